@@ -1,8 +1,6 @@
 """`mad vote` and `mad scale`: from a study to a model that `mlxhog train` takes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -110,40 +108,14 @@ def test_a_mistake_writes_nothing_and_names_the_way_out(
     assert [path.name for path in Path().iterdir()] == ["studies"]
 
 
-def test_a_scaled_winner_trains_as_a_language_model():
+def test_a_scaled_winner_trains_as_a_language_model(capsys: pytest.CaptureFixture[str]):
     line = "mlstm(h2) swiglu(inner=16) gated-conv mlp(inner=16)"
-    assert (
-        run("scale", line, "--depth", "4", "--how", "stretch", "--out", "d.yaml", "--dim", "16")
-        == 0
-    )
-    words = [
-        "train",
-        "--model",
-        "d.yaml",
-        "--steps",
-        "2",
-        "--workers",
-        "mlx:cpu",
-        "--seq-len",
-        "16",
-    ]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mlxhog",
-            *words,
-            "--batch-size",
-            "2",
-            "--eval-tokens",
-            "512",
-            "--json",
-            "--quiet",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    scale = ["--depth", "4", "--how", "stretch", "--out", "d.yaml", "--dim", "16"]
+    assert run("scale", line, *scale) == 0
+    Path("text.txt").write_text("lock free adds never wait " * 1000)
+    small = ["--seq-len", "16", "--batch-size", "2", "--eval-tokens", "512"]
+    train = ["train", "--model", "d.yaml", "--data", "text.txt", "--workers", "mlx:cpu"]
+    capsys.readouterr()
+    assert main([*train, *small, "--steps", "2", "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["status"], result["steps"]) == ("done", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import param_spec
 from mlxhog.models.registry import load_candidate
+from mlxhog.report.metrics import Result
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -31,15 +33,23 @@ def candidate(folder: Path, text: str = WINNER) -> str:
     return str(path)
 
 
+MIXED = {"workers": "torch:cpu,mlx:cpu", "eval_every": "1h", "steps": 25}
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run, and its checkpoint, of workers of both frameworks."""
+def first(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """What a run of workers of both frameworks came to."""
     folder = tmp_path_factory.mktemp("winner")
-    common = {"model": candidate(folder), "workers": "torch:cpu,mlx:cpu", "steps": 12}
-    result = train(small_config(folder, **common))
+    result = train(small_config(folder, model=candidate(folder), **MIXED))
     assert result.status == "done"
-    assert result.checkpoint is not None
-    return Path(result.run), Path(result.checkpoint)
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(first: Result) -> tuple[Path, Path]:
+    """That run, and its checkpoint."""
+    assert first.checkpoint is not None
+    return Path(first.run), Path(first.checkpoint)
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -61,15 +71,13 @@ def texts(
     return [answer["text"] for answer in found["answers"]]
 
 
-def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(tmp_path: Path) -> None:
-    common = {
-        "model": candidate(tmp_path),
-        "workers": "torch:cpu,mlx:cpu",
-        "eval_every": "1h",
-    }
-    first = train(small_config(tmp_path, **common, steps=25))
-    second = train(small_config(tmp_path, **common, steps=25, resume=first.run))
-    assert (first.status, second.status) == ("done", "done")
+def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
+    first: Result, tmp_path: Path
+) -> None:
+    shutil.copytree(first.run, tmp_path / "run")
+    again = {"model": candidate(tmp_path), "resume": str(tmp_path / "run")}
+    second = train(small_config(tmp_path, **MIXED, **again))
+    assert second.status == "done"
     assert first.val_bits_per_byte is not None
     assert second.val_bits_per_byte is not None
     assert second.val_bits_per_byte < first.val_bits_per_byte < 7.5  # a uniform guess has 8.3

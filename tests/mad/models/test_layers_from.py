@@ -43,9 +43,7 @@ def in_another_process(code: str, *words: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-@pytest.mark.parametrize(
-    "where", ["--backend=torch", "--backend=mlx", "--workers=torch:cpu,mlx:cpu"]
-)
+@pytest.mark.parametrize("where", ["--backend=torch", "--backend=mlx", "--workers=mlx:cpu*2"])
 def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--set", "seq_len=16", "--set", "train_rows=64", "--set", "test_rows=16")
     found = told(

@@ -41,14 +41,15 @@ def one_fails(record):
     return replace(record, status="failed", reason="killed: needs more memory than there is")
 
 
-@pytest.fixture
-def whole(tmp_path):
-    return read_ranking(study(tmp_path))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return read_ranking(study(tmp_path_factory.mktemp("whole")))
 
 
-@pytest.fixture
-def partial(tmp_path):
-    return read_ranking(study(tmp_path, change=without_last_seed_of_mixed))
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
+    root = tmp_path_factory.mktemp("partial")
+    return read_ranking(study(root, change=without_last_seed_of_mixed))
 
 
 def test_candidates_are_ordered_by_score_and_every_number_is_there(whole):

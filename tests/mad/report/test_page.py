@@ -11,10 +11,12 @@ from mlxhog.mad.report.page import page
 from mlxhog.mad.report.plots import COSTS, on_front, plots
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts
-from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
+from tests.mad.report.sample import CHANNELS, CONV, MIXED, study
+from tests.mad.report.sample import TASKS as ALL_TASKS
 
 pytestmark = pytest.mark.slow
 
+TASKS = ALL_TASKS[:2]  # a picture takes long
 PNG = b"\x89PNG\r\n\x1a\n"
 EXPECTED = {
     *("score-params", "score-state", "score-seconds", "seeds", "slots"),
@@ -64,7 +66,8 @@ def troubled(record):
 
 @pytest.fixture(scope="module")
 def ranking(tmp_path_factory):
-    return read_ranking(study(tmp_path_factory.mktemp("studies"), change=troubled), curves=True)
+    root = tmp_path_factory.mktemp("studies")
+    return read_ranking(study(root, change=troubled, tasks=TASKS), curves=True)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +167,8 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     def one_candidate_one_seed(record):
         return record if (record.candidate, record.seed) == (CONV, 0) else None
 
-    alone = read_ranking(study(tmp_path, change=one_candidate_one_seed, seeds=(0,)), curves=True)
+    only = {"change": one_candidate_one_seed, "seeds": (0,), "tasks": TASKS}
+    alone = read_ranking(study(tmp_path, **only), curves=True)
     assert {plot.name for plot in plots(alone)} == EXPECTED - {"seeds", "slots"}
 
 

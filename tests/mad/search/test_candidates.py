@@ -45,7 +45,7 @@ def enumerated(space: Space) -> list[Layers]:
         {}, optional={"params": st.integers(4000, 40_000), "state": st.integers(1, 300)}
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
     template: str, depth: Any, most: dict[str, int], budget: dict[str, int]
 ):

@@ -68,7 +68,7 @@ def test_grid_follows_the_order_of_the_space_whatever_the_scores():
 
 
 @NAMES
-@pytest.mark.parametrize("killed_after", [0, 1, 17, 29])
+@pytest.mark.parametrize("killed_after", [1, 17])
 def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str, killed_after: int):
     found = candidates()
     whole = search(found, name, 5, 30)

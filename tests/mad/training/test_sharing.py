@@ -118,7 +118,7 @@ def execute(run: SharedRun, config: RunConfig, queue) -> None:
 
 def test_processes_that_are_spawned_add_to_the_same_table():
     context = get_context("spawn")
-    config = small_run(steps=40, eval_every=40)
+    config = small_run(steps=40, eval_every=40, workers="mlx:cpu")
     other = replace(config, layers=(make("swiglu"),))
     with shared_tables([config]) as run:
         go(run, config)

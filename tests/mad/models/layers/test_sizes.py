@@ -1,13 +1,20 @@
-"""Sizes of the attention and recurrent mixers, what they refuse, and how they start."""
+"""Sizes of the layers, what they refuse, how they start, and where they end."""
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
+from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
+from tests.models.sample import batch, perturbed_params
+from tests.models.twins import TWINS
+from tests.tolerances import LOGITS_F32, assert_close
 
 # The table of states at width 128: every default is that of mad-lab, which has no ssd.
 STATES = {
@@ -21,8 +28,13 @@ STATES = {
     "mamba": {"cell": 1024, "conv": 768},
     "gated-delta-net": {"cell": 4 * 32 * 32, "conv": 384 * 3},
     "gated-conv": {"conv": 256},
+    "mlstm": {"cell": 4228, "conv": 384},
+    "mlstm(h1,conv=0)": {"cell": 16513},
+    "slstm": {"cell": 512},
+    "mlp": {},
 }
 D = 128
+UNEVEN = ("mlstm(h3)", "slstm(h0)", "mlstm-v1(h3)", "slstm-v1(h5)")
 PARAMETERS = {
     "mh-attention": 4 * D * D + 4 * D,
     "mh-attention(bias=false,kv_heads=4,qk_norm=true)": 2 * D * D + 2 * D * D // 4 + 2 * 8,
@@ -33,6 +45,11 @@ PARAMETERS = {
     "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
     "gated-delta-net": 5 * D * D + 384 * 4 + 2 * 4 * D + 2 * 4 + 32,
     "gated-delta-net(decay=false)": 5 * D * D + 384 * 4 + 4 * D + 32,
+    "mlstm": 5 * D * D + 2 * (4 * D + 4) + 5 * D + D,
+    "slstm": 5 * D * D + 4 * D * 32 + 4 * D + D,
+    "mlp": 8 * D * D + 5 * D,
+    "geglu": 3 * D * 192,
+    "moe-swiglu": 3 * D * 128 + 8 * D + 8,
 }
 
 
@@ -64,12 +81,23 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("linear-attention(floor=0)", "floor is 0.0; outputs are divided by it"),
         ("linear-attention(h3)", "heads is 3"),
         ("gla(rank=0)", "rank is 0"),
+        *((text, "heads is ., and the .*width is .*; choose one of 1, 2") for text in UNEVEN),
         ("gla(h0)", "heads is 0"),
         ("ssd(h5)", "heads is 5, and the inner width is 64"),
         ("ssd(states=0)", "states is 0; set it to at least 1"),
         ("mamba(rank=0)", "rank is 0; set it to at least 1"),
         ("mamba(expand=0)", "expand is 0"),
         ("gated-delta-net(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("mlstm(conv=-1)", "conv is -1; give a number of taps, or 0 for none"),
+        ("mlstm-v1(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("mlstm-v1(qkv_block=3)", "inner.*does not divide into blocks|qkv_proj_blocksize 3"),
+        ("mlp(inner=0)", "inner is 0; set it to at least 1"),
+        ("hyena(expand=0)", "expand is 0"),
+        ("hyena(groups=7)", "groups is 7, and the projections have 384 channels"),
+        ("mh-hyena(kernel=0)", "kernel is 0"),
+        ("mh-hyena(filter_width=0)", "filter_width is 0"),
+        ("moe-swiglu(active=9)", "active is 9 of 8 experts; take 1 to 8"),
+        ("moe-swiglu(router=hash)", "router is 'hash'; choose one of top-k, mad"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_way_out(text: str, message: str) -> None:
@@ -124,3 +152,44 @@ def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said() -> 
     assert parse("mh-attention mh-sliding-attention") == parse(
         "mh-attention(base=10000) mh-sliding-attention(base=10000)"
     )
+
+
+# -- xLSTM, Hyena and feed-forward layers ----------------------------------------------------------
+
+
+def config(layers: str) -> MADConfig:
+    return MADConfig(vocab_size=23, hidden_size=16, layers=parse(layers), max_length=70)
+
+
+def logits(cfg: MADConfig, params: Any, tokens: Any) -> Any:
+    return lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("text", ["hyena", "mh-hyena(h4)"])
+def test_a_long_filter_reaches_as_far_back_as_the_model_is_long(text: str, name: str) -> None:
+    cfg, side = replace(config(text), max_length=6), TWINS[name]
+    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 11, 2)
+    wanted = logits(cfg, params, tokens)
+    assert_close(side.logits(cfg, params, tokens)[0], wanted, LOGITS_F32)
+    state: Any = side.zero_state(cfg, 1)
+    for t in range(11):
+        found, state = side.logits(cfg, params, tokens[:, t : t + 1], state)
+        assert_close(found[:, 0], wanted[:, t], LOGITS_F32)
+
+
+def test_a_mixture_takes_the_best_experts_alone_and_mad_labs_router_does_not() -> None:
+    shares = {}
+    for router in ("top-k", "mad"):
+        cfg = config(f"moe-swiglu(router={router})")
+        (layer,) = cfg.layers
+        rng = np.random.default_rng(0)
+        p = {spec.name: rng.standard_normal(spec.shape) for spec in layer.param_spec(16)}
+        x = rng.standard_normal((1, 1, 16))
+        whole = layer.reference(cfg, p, x)
+        worst = int((x @ p["router.weight"].T + p["router.bias"]).argmin())
+        units = slice(worst * 16, worst * 16 + 16)
+        p["w1.weight"][units] = 0.0
+        shares[router] = np.abs(layer.reference(cfg, p, x) - whole).max()
+    assert shares["top-k"] == 0.0
+    assert shares["mad"] > 0.0

@@ -1,5 +1,7 @@
-"""Vectors of positions, learned or of sines, and the auto-encoder that answers from one vector."""
+"""What is around the layers: vectors of positions, the auto-encoder, and how parameters begin."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from mlxhog.models import lm_numpy
+from mlxhog.models.families import init_params
 from mlxhog.models.mad import MADConfig, param_spec
+from mlxhog.models.mad.layers import LAYERS, make
 from mlxhog.models.mad.model import sincos
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
@@ -91,3 +95,56 @@ def test_every_output_of_an_autoencoder_depends_on_the_last_token(name: str) -> 
     tokens[0, -1] = (tokens[0, -1] + 1) % cfg.vocab_size
     after, _ = side.logits(cfg, params, tokens)
     assert (np.abs(after - before).max(-1) > 1e-3).all()
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+def model_of(*layers: str, **changes: object) -> MADConfig:
+    items = tuple(map(make, layers))
+    return MADConfig(vocab_size=512, hidden_size=64, layers=items, max_length=256, **changes)
+
+
+@pytest.mark.parametrize("backbone", ["language-model", "autoencoder"])
+def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
+    backbone: str,
+) -> None:
+    found = init_params(model_of("swiglu", backbone=backbone, position="learned"), 1)
+    own = {name: value for name, value in found.items() if not name.startswith("layers.")}
+    assert {"embedding.weight", "position.weight", "head.weight", "head.bias"} <= own.keys()
+    assert ("decoder.1.linear.weight" in own) == (backbone == "autoencoder")
+    for name, value in own.items():
+        if "norm" in name:
+            assert (value == 1).all(), name
+        elif name.startswith("head") and backbone == "language-model":
+            bound = 1 / math.sqrt(64)  # torch.nn.Linear's, weight and bias
+            assert 0.95 * bound < abs(value).max() <= bound, name
+            assert abs(value.mean()) < 5 * bound / math.sqrt(3 * value.size), name
+        elif name.endswith("bias"):
+            assert not value.any(), name
+        else:
+            assert abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size), name
+            assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
+
+
+@pytest.mark.parametrize("name", sorted(layer.name for layer in LAYERS))
+def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: str) -> None:
+    layer = make(name)
+    spec = param_spec(model_of("swiglu", name))
+    for own in layer.param_spec(64):
+        assert replace(spec[f"layers.1.{own.name}"], name=own.name) == own
+
+
+def test_every_layer_begins_with_numbers_of_its_own() -> None:
+    found = init_params(model_of("swiglu", "swiglu"), 1)
+    assert not np.array_equal(found["layers.0.w1.weight"], found["layers.1.w1.weight"])
+
+
+@pytest.mark.parametrize("position", ["none", "learned"])
+def test_of_the_wrapper_the_maps_decay_and_no_embedding_norm_or_bias(position: str) -> None:
+    spec = param_spec(model_of("swiglu", backbone="autoencoder", position=position))
+    assert {name for name in spec if spec[name].decay and not name.startswith("layers.")} == {
+        "decoder.0.linear.weight",
+        "decoder.1.linear.weight",
+        "head.weight",
+    }
