@@ -31,7 +31,7 @@ def logits_of(*probabilities: float) -> NDArray[np.float32]:
         return np.log(np.array([probabilities], np.float32))
 
 
-def frequencies(sampler: Sampler, logits: NDArray[np.float32], n: int = 20_000) -> list[float]:
+def frequencies(sampler: Sampler, logits: NDArray[np.float32], n: int = 10_000) -> list[float]:
     counts = np.bincount(sampler(np.repeat(logits, n, axis=0)), minlength=logits.shape[1])
     return [float(c) / n for c in counts]
 
@@ -102,7 +102,7 @@ def distribution(sampler: Sampler, logits: NDArray[np.float32], n: int) -> dict[
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_p": 0.5}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}, {"top_k": 3}, {"min_p": 0.3}],
+    [{"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}, {"min_p": 0.3}],
 )
 def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]) -> None:
     random = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]
     )
     theirs = warpers(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.copy()))
     wanted = torch.softmax(theirs[0], -1).numpy()
-    found = distribution(Sampler(**options), logits, 20_000)
+    found = distribution(Sampler(**options), logits, 5000)
     assert set(found) <= set(np.flatnonzero(wanted))
     for token in np.argsort(-wanted)[:3].tolist():
         assert found[token] == pytest.approx(wanted[token], abs=0.015)
