@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlxhog.config.config import FALLING_SCHEDULES
 from mlxhog.config.options import option, to_flag
 from mlxhog.errors import ConfigError
 
@@ -123,13 +124,26 @@ class ClassicConfig:
     lr: float | None = option(
         None, "step size of the first epoch", group="steps", above=0, none=ITS_OWN
     )
+    schedule: str = option(
+        "geometric",
+        "step size over the run: times beta after every epoch; times beta after stages that grow "
+        "by 1/beta; or 1/k",
+        group="steps",
+        choices=("geometric", *FALLING_SCHEDULES),
+    )
     beta: float | None = option(
         None,
-        "factor on the step size after every epoch",
+        "factor on the step size after every epoch, or stage of backoff (0.37)",
         group="steps",
         above=0,
         high=1,
         none=ITS_OWN,
+    )
+    backoff_epochs: int = option(
+        1,
+        "backoff: epochs with the first step size; inverse: epochs until it is half",
+        group="steps",
+        low=1,
     )
     batch_size: int | None = option(
         None, "examples whose mean gradient is one step", group="steps", low=1, none=ITS_OWN
@@ -238,7 +252,6 @@ class RunSettings:
         average_at_end: schemes with copies: average once, not after every epoch.
         epochs: passes over the examples.
         lr: step size of the first epoch.
-        beta: factor on it after every epoch.
         batch: examples in a step.
         sampling: of `SAMPLINGS`.
         seed: of the order of examples.
@@ -254,17 +267,12 @@ class RunSettings:
     average_at_end: bool
     epochs: int
     lr: float
-    beta: float
     batch: int
     sampling: str
     seed: int
     probe_every: int | None
     hot: int
     period: int
-
-    def gamma(self, epoch: int) -> float:
-        """Step size of an epoch, counted from 1."""
-        return self.lr * self.beta ** (epoch - 1)
 
     @property
     def claim(self) -> int:

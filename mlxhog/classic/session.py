@@ -6,7 +6,7 @@
     copies averaged, where the scheme has copies   host     in the clock
     objective and errors in float64                host     outside of the clock
 
-The step size of epoch k is lr * beta^(k - 1).
+The step size of epoch k is lr * beta^(k - 1), or another schedule's: `step_sizes`.
 
 How often is an update lost? The last round counts it with a probe: one float to which 1 is added in
 the way in which the scheme writes (by load and store where it is racy, by compare-and-swap where it
@@ -36,8 +36,10 @@ from mlxhog.classic.dispatcher import Dispatcher, epoch_order
 from mlxhog.classic.problem import Float32, Int32, Int64, Problem
 from mlxhog.classic.result import ClassicResult, Epoch, NoObserver, Observer
 from mlxhog.classic.worker import ORDER, Share, WorkerArgs, data_views, param_views, plan_layout
+from mlxhog.config.config import BACKOFF_BETA
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.machine import machine
+from mlxhog.optim import schedules
 
 MOST_EXAMPLES = 2**31 - 1  # an order is int32
 
@@ -144,7 +146,6 @@ class Session:
             average_at_end=config.average == "end",
             epochs=defaults.epochs if config.epochs is None else config.epochs,
             lr=defaults.lr if config.lr is None else config.lr,
-            beta=defaults.beta if config.beta is None else config.beta,
             batch=self.batch,
             sampling=config.sampling,
             seed=config.seed,
@@ -153,7 +154,8 @@ class Session:
             period=config.period,
         )
         make_args = partial(self._worker_args, settings, free_cores(workers))
-        return _Run(self.problem, self.arena, settings, make_args, observer).execute()
+        gamma = step_sizes(config, settings.lr, defaults.beta)
+        return _Run(self.problem, self.arena, settings, gamma, make_args, observer).execute()
 
     def _probe_every(self, scheme: Scheme, workers: int) -> int | None:
         if workers == 1 or scheme.copies:
@@ -195,6 +197,34 @@ def check_options(config: ClassicConfig, scheme: Scheme) -> None:
     ):
         if value != usual and scheme.kind != "hot_cold":
             raise ConfigError(f"{flag} {value} is for --write hot-cold; leave it out")
+    if config.schedule == "geometric" and config.backoff_epochs != default.backoff_epochs:
+        raise ConfigError(
+            f"--backoff-epochs {config.backoff_epochs} is for --schedule backoff or inverse; leave "
+            "it out"
+        )
+    if config.schedule == "inverse" and config.beta is not None:
+        raise ConfigError(f"--schedule inverse has no --beta {config.beta:g}; leave it out")
+    if config.schedule == "backoff" and config.beta == 1:
+        raise ConfigError("--beta 1 never backs off; give --schedule backoff one below 1")
+
+
+def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int], float]:
+    """The step size of an epoch, counted from 1.
+
+    Args:
+        config: chooses the schedule.
+        lr: step size of the first epoch.
+        beta: factor after every epoch where `config` names none.
+    """
+    if config.schedule == "geometric":
+        factor = beta if config.beta is None else config.beta
+        return lambda epoch: lr * factor ** (epoch - 1)
+    if config.schedule == "inverse":
+        schedule = schedules.inverse(lr, steps=config.backoff_epochs)
+    else:
+        factor = BACKOFF_BETA if config.beta is None else config.beta
+        schedule = schedules.backoff(lr, steps=config.backoff_epochs, beta=factor)
+    return lambda epoch: schedule(0.0, epoch - 1)
 
 
 def count_workers(problem: Problem, config: ClassicConfig, scheme: Scheme, batch: int) -> int:
@@ -265,6 +295,7 @@ class _Run:
         problem: Problem,
         arena: Arena,
         settings: RunSettings,
+        gamma: Callable[[int], float],
         make_args: Callable[[int], WorkerArgs],
         observer: Observer,
     ) -> None:
@@ -274,11 +305,12 @@ class _Run:
             problem: with its data.
             arena: of `worker.plan_layout`, filled.
             settings: of the run.
+            gamma: from an epoch, counted from 1, to its step size.
             make_args: what the worker of a rank is spawned with.
             observer: told how it goes.
         """
         self.problem, self.arena = problem, arena
-        self.settings, self.observer = settings, observer
+        self.settings, self.gamma, self.observer = settings, gamma, observer
         self.params = param_views(arena)
         self.order = arena.segment(ORDER)
         self.dispatcher = Dispatcher(arena, settings, make_args, observer)
@@ -343,7 +375,7 @@ class _Run:
         start_s = self.dispatcher.start()
         self.start_s += start_s
         load = copies and (number == 1 or not settings.average_at_end)
-        totals = self.dispatcher.do(n, Share(gamma=settings.gamma(number), load=load))
+        totals = self.dispatcher.do(n, Share(gamma=self.gamma(number), load=load))
         self.missed += n - min(n, totals.examples)
         if copies:
             average_s = self._average()
@@ -354,7 +386,7 @@ class _Run:
             self.dispatcher.stop()
         return Epoch(
             number=number,
-            lr=settings.gamma(number),
+            lr=self.gamma(number),
             seconds=totals.seconds,
             native_s=totals.native_s,
             examples=totals.examples,

@@ -12,6 +12,8 @@ from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
+FALLING_SCHEDULES = ("backoff", "inverse")
+BACKOFF_BETA = 0.37
 GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
 
 _data = partial(option, group="data")
@@ -206,16 +208,26 @@ class TrainConfig:
 
     schedule: str = _schedule(
         "cosine",
-        "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of Hogwild",
-        choices=("constant", "cosine", "wsd", "backoff"),
+        "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of "
+        "Hogwild, in stages; inverse is 1/k itself",
+        choices=("constant", "cosine", "wsd", *FALLING_SCHEDULES),
     )
     warmup: float = _schedule(0.03, "part of the budget with a rising step size", low=0, below=1)
     lr_floor: float = _schedule(0.1, "step size at the end, as a share of lr", low=0, high=1)
     backoff_steps: int = _schedule(
-        1000, "backoff: updates with the first step size", unit="steps", low=1
+        1000,
+        "backoff: updates with the first step size; inverse: updates until it is half",
+        unit="steps",
+        low=1,
+    )
+    backoff_epochs: int | None = _schedule(
+        None,
+        "passes over the text instead of backoff-steps; the step size changes between them only",
+        low=1,
+        none="off",
     )
     backoff_beta: float = _schedule(
-        0.37, "backoff: factor of the step size after each stage", above=0, below=1
+        BACKOFF_BETA, "backoff: factor of the step size after each stage", above=0, below=1
     )
 
     steps: int | None = _budget(
@@ -323,6 +335,9 @@ class TrainConfig:
         except ValueError as error:
             found.append(("slow", str(error)))
         found += self._contradictions_of_strategy()
+        if self.backoff_epochs is not None and self.schedule not in FALLING_SCHEDULES:
+            problem = f"is for schedules backoff and inverse, not {self.schedule}; leave it out"
+            found.append(("backoff_epochs", problem))
         if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
             problem = (
                 f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to "

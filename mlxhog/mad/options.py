@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from mlxhog.config.config import BACKOFF_BETA, FALLING_SCHEDULES
 from mlxhog.config.options import convert_fields, option
 from mlxhog.config.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.errors import ConfigError
@@ -31,10 +32,27 @@ class Protocol:
     clip: float = option(0.0, "largest gradient norm; 0 switches clipping off", low=0)
     schedule: str = option(
         "cosine",
-        "step size over the run: to lr-floor, stepped every epoch; or as the reference's code runs",
-        choices=("cosine", "constant"),
+        "step size over the run: to lr-floor, stepped every epoch; as the reference's code runs; "
+        "the 1/k rule of Hogwild, in stages; or 1/k itself",
+        choices=("cosine", "constant", *FALLING_SCHEDULES),
     )
     lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
+    backoff_steps: int = option(
+        100,
+        "backoff: updates with the first step size; inverse: updates until it is half",
+        unit="steps",
+        low=1,
+    )
+    backoff_epochs: int | None = option(
+        None,
+        "passes over the training rows instead of backoff-steps; the step size changes between "
+        "them only",
+        low=1,
+        none="off",
+    )
+    backoff_beta: float = option(
+        BACKOFF_BETA, "backoff: factor of the step size after each stage", above=0, below=1
+    )
     batch_size: int = option(128, "sequences in one step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
     epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
@@ -67,8 +85,19 @@ class Protocol:
         problems = convert_fields(self)
         if not problems and self.steps is not None and self.epochs is not None:
             problems.append("steps and epochs are both given; leave one out")
+        falling = self.schedule in FALLING_SCHEDULES
+        if not problems and self.backoff_epochs is not None and not falling:
+            problem = f"is for schedules backoff and inverse, not {self.schedule}; leave it out"
+            problems.append(f"backoff_epochs: {problem}")
         if problems:
             raise ConfigError("\n".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; those of back-off only where the schedule has them."""
+        values = asdict(self)
+        if self.schedule not in FALLING_SCHEDULES:
+            values = {name: v for name, v in values.items() if not name.startswith("backoff_")}
+        return values
 
 
 WORKER_OPTIONS: Final = (

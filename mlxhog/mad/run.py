@@ -57,7 +57,7 @@ class RunConfig:
             "layers": [to_dict(layer) for layer in self.layers],
             "dim": self.dim,
             "position": self.position,
-            "protocol": asdict(self.protocol),
+            "protocol": self.protocol.to_dict(),
             "seed": self.seed,
             "workers": self.workers,
             "threads": self.threads,

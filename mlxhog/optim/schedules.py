@@ -1,8 +1,9 @@
-"""Step sizes over a run: constant, cosine, warmup-stable-decay, and the robust 1/k back-off.
+"""Step sizes over a run: constant, cosine, warmup-stable-decay, 1/k, and the robust 1/k back-off.
 
 A schedule maps (progress, update) to a step size. `progress` in [0, 1] is the largest used share of
 any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the run;
-`update` counts updates applied so far by all workers.
+`update` counts updates applied so far by all workers. The last two depend on `update` alone, so
+they need not know when the run ends; they may count epochs instead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from mlxhog.config.config import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 
 Schedule = Callable[[float, int], float]
@@ -18,16 +20,32 @@ Schedule = Callable[[float, int], float]
 WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the step size falls
 
 
-class ScheduleConfig(Protocol):
-    """The options that choose a schedule; `mlxhog.config.config.TrainConfig` has them."""
+class FallingConfig(Protocol):
+    """The options of `backoff` and `inverse`; those of MAD candidates have them, too."""
 
     @property
     def schedule(self) -> str:
-        """One of constant, cosine, wsd, backoff."""
+        """Name of the schedule."""
 
     @property
     def lr(self) -> float:
         """Largest step size."""
+
+    @property
+    def backoff_steps(self) -> int:
+        """Updates with the first step size of backoff, or until that of inverse is half."""
+
+    @property
+    def backoff_epochs(self) -> int | None:
+        """Epochs in place of `backoff_steps`; the step size changes between epochs only."""
+
+    @property
+    def backoff_beta(self) -> float:
+        """Factor of the step size after each stage of backoff."""
+
+
+class ScheduleConfig(FallingConfig, Protocol):
+    """The options that choose a schedule; `mlxhog.config.config.TrainConfig` has them."""
 
     @property
     def warmup(self) -> float:
@@ -37,17 +55,9 @@ class ScheduleConfig(Protocol):
     def lr_floor(self) -> float:
         """Step size at the end of cosine and wsd, as a share of lr."""
 
-    @property
-    def backoff_steps(self) -> int:
-        """Updates with the first step size of backoff."""
 
-    @property
-    def backoff_beta(self) -> float:
-        """Factor of the step size after each stage of backoff."""
-
-
-def build(config: ScheduleConfig) -> Schedule:
-    """The schedule that `config.schedule` names.
+def build(config: ScheduleConfig, *, per_epoch: int) -> Schedule:
+    """The schedule that `config.schedule` names, in a run with so many updates in an epoch.
 
     Raises:
         ConfigError: unknown name.
@@ -59,11 +69,24 @@ def build(config: ScheduleConfig) -> Schedule:
         return cosine(lr, warmup=warmup, floor=floor)
     if config.schedule == "wsd":
         return wsd(lr, warmup=warmup, floor=floor)
-    if config.schedule == "backoff":
-        return backoff(lr, steps=config.backoff_steps, beta=config.backoff_beta)
+    if config.schedule in FALLING_SCHEDULES:
+        return falling(config, per_epoch=per_epoch)
     raise ConfigError(
-        f"no schedule {config.schedule!r}; choose from backoff, constant, cosine, wsd"
+        f"no schedule {config.schedule!r}; choose from backoff, constant, cosine, inverse, wsd"
     )
+
+
+def falling(config: FallingConfig, *, per_epoch: int) -> Schedule:
+    """`backoff` or `inverse`, whichever `config.schedule` names; see `FallingConfig`."""
+    epochs = config.backoff_epochs
+    steps = config.backoff_steps if epochs is None else epochs
+    if config.schedule == "inverse":
+        schedule = inverse(config.lr, steps=steps)
+    else:
+        schedule = backoff(config.lr, steps=steps, beta=config.backoff_beta)
+    if epochs is None:
+        return schedule
+    return lambda progress, update: schedule(progress, update // per_epoch)
 
 
 def constant(lr: float, *, warmup: float = 0.0) -> Schedule:
@@ -113,11 +136,18 @@ def wsd(lr: float, *, warmup: float, floor: float, decay: float = WSD_DECAY) -> 
     return at
 
 
+def inverse(lr: float, *, steps: float) -> Schedule:
+    """`lr / (1 + update / steps)`: half of `lr` after `steps` updates, of order 1/k in the end."""
+    return lambda progress, update: lr / (1.0 + update / steps)
+
+
 def backoff(lr: float, *, steps: float, beta: float) -> Schedule:
     """`lr` for `steps` updates, then `beta * lr` for `steps / beta`, and so on.
 
-    After k updates the step size is of order 1/k, without knowing the curvature: on a strongly
-    convex problem the error falls as 1/k (Niu et al. 2011, arXiv:1106.5730, section 5).
+    After k updates the step size is of order 1/k: on a problem of strong convexity c the error
+    falls as 1/k where `steps` is at least ln(2/beta) / (lr c). The constant of that bound,
+    ln(2/beta) / (1 - beta), is smallest at beta = .37336.
+    Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 5.
     """
 
     def at(progress: float, update: int) -> float:
@@ -138,21 +168,6 @@ def backoff_stage(update: int, *, steps: float, beta: float) -> int:
 def backoff_start(stage: int, *, steps: float, beta: float) -> float:
     """Updates before a stage: `steps * (1 + 1/beta + ... + 1/beta^(stage-1))`."""
     return float(steps * (beta**-stage - 1.0) / (1.0 / beta - 1.0))
-
-
-def best_backoff_beta() -> float:
-    """The beta that minimises the paper's constant ln(2/beta) / (1 - beta): 0.37336.
-
-    It is the root of ln(2/beta) = (1 - beta)/beta, found by bisection.
-    """
-    low, high = 0.1, 0.9
-    while high - low > 1e-12:
-        beta = 0.5 * (low + high)
-        if math.log(2.0 / beta) < (1.0 - beta) / beta:
-            low = beta
-        else:
-            high = beta
-    return 0.5 * (low + high)
 
 
 def _warmed(progress: float, warmup: float) -> float:

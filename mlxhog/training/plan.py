@@ -182,7 +182,11 @@ def make_plan(config: TrainConfig) -> Plan:
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
         ),
-        schedule=partial(schedules.build, config),
+        schedule=partial(
+            schedules.build,
+            config,
+            per_epoch=max(1, n_tickets // strategy.batches_per_step()),
+        ),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
         budget=own_budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),

@@ -29,6 +29,9 @@ PROBLEM = hinge(n=50, d=30)
         ({"average": "end"}, "--average end is for --scheme avg_runs"),
         ({"hot": 10, "write": "racy"}, "--hot 10 is for --write hot-cold"),
         ({"period": 10}, "--period 10 is for --write hot-cold"),
+        ({"backoff_epochs": 2}, "--backoff-epochs 2 is for --schedule backoff or inverse"),
+        ({"schedule": "inverse", "beta": 0.9}, "--schedule inverse has no --beta 0.9"),
+        ({"schedule": "backoff", "beta": 1.0}, "--beta 1 never backs off"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_with_the_way_out(options, said):

@@ -16,6 +16,7 @@ from mlxhog.classic.session import (
     average_copies,
     compare,
     probe_interval,
+    step_sizes,
     train,
 )
 from tests.classic.native import alone
@@ -233,6 +234,22 @@ def test_draws_with_replacement_leave_a_share_of_one_over_e_out():
 @pytest.mark.parametrize(("batch", "claim"), [(1, 256), (2, 256), (125, 250), (300, 300)])
 def test_a_claim_is_whole_mini_batches(batch, claim):
     assert claim_size(batch) == claim
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1.0, 0.8, 0.64, 0.512]),
+        ({"beta": 0.5}, [1.0, 0.5, 0.25, 0.125]),
+        ({"schedule": "backoff"}, [1.0, 0.37, 0.37, 0.37, 0.37**2]),  # stages of 1, 2.7, 7.3 epochs
+        ({"schedule": "backoff", "beta": 0.5, "backoff_epochs": 2}, [1, 1, *[0.5] * 4, 0.25]),
+        ({"schedule": "inverse", "backoff_epochs": 2}, [1.0, 2 / 3, 0.5, 0.4]),
+    ],
+    ids=str,
+)
+def test_step_sizes_of_epochs_follow_the_schedule(options, expected):
+    step_size = step_sizes(ClassicConfig(**options), lr=1.0, beta=0.8)
+    assert [step_size(epoch) for epoch in range(1, 1 + len(expected))] == pytest.approx(expected)
 
 
 def test_the_mean_of_copies_is_rounded_once():

@@ -187,6 +187,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         ),
         ({"average_every": 5}, "strategy avg_runs, not hogwild"),
         ({"sync_shares": "speed"}, "strategy sync, not hogwild"),
+        ({"backoff_epochs": 2}, "schedules backoff and inverse, not cosine"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),

@@ -150,6 +150,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("(progress - warmup) / (1.0 - warmup)", "progress / (1.0 - warmup)"),
             ("(progress - (1.0 - decay)) / decay", "(progress - decay) / decay"),
             ("if update >= backoff_start(stage + 1", "if update > backoff_start(stage + 1"),
+            ("schedule(progress, update // per_epoch)", "schedule(progress, update)"),
         ],
     ),
     "mlxhog/optim/sparsified.py": (

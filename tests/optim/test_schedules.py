@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from mlxhog.config.config import BACKOFF_BETA
 from mlxhog.errors import ConfigError
 from mlxhog.optim import schedules
 
@@ -19,11 +20,12 @@ class Options:
     warmup: float = 0.1
     lr_floor: float = 0.25
     backoff_steps: int = 100
+    backoff_epochs: int | None = None
     backoff_beta: float = 0.37
 
 
 def at(name: str, progress: float, update: int = 0) -> float:
-    return schedules.build(Options(name))(progress, update)
+    return schedules.build(Options(name), per_epoch=10)(progress, update)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "wsd"])
@@ -69,21 +71,35 @@ def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
     assert (np.diff(found) <= 0).all()
 
 
-def test_the_best_beta_is_the_papers() -> None:
-    beta = schedules.best_backoff_beta()
-    assert beta == pytest.approx(0.37336, abs=1e-4)
+@pytest.mark.parametrize("name", ["backoff", "inverse"])
+def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
+    per_epoch = 10
+    by_epoch = schedules.build(Options(name, backoff_epochs=3), per_epoch=per_epoch)
+    by_update = schedules.build(Options(name, backoff_steps=3), per_epoch=per_epoch)
+    for update in range(400):
+        assert by_epoch(0.0, update) == by_update(0.0, update // per_epoch)
 
-    def bracket(b: float) -> float:
+
+def test_inverse_is_half_after_its_steps_and_falls_as_one_over_k() -> None:
+    assert [at("inverse", 0.0, update) for update in (0, 100, 300)] == [2.0, 1.0, 0.5]
+    assert at("inverse", 0.0, 10**7) == pytest.approx(2.0 * 100 / 10**7, rel=1e-4)
+
+
+def test_the_default_beta_has_the_papers_smallest_constant() -> None:
+    def constant(b: float) -> float:
         return math.log(2 / b) / (1 - b)
 
-    assert bracket(beta) == pytest.approx(1 / beta, rel=1e-9)
-    assert bracket(beta) < min(bracket(beta - 1e-3), bracket(beta + 1e-3))
+    best = 0.37336
+    assert math.log(2 / best) == pytest.approx((1 - best) / best, rel=1e-4)
+    assert constant(best) == pytest.approx(1 / best, rel=1e-4)
+    assert constant(best) < min(constant(best - 1e-3), constant(best + 1e-3))
+    assert constant(BACKOFF_BETA) == pytest.approx(constant(best), rel=1e-4)
 
 
 def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic() -> None:
     # f(x) = c x^2 / 2 with gradient noise of variance sigma^2: the expected error obeys exactly
     # a <- (1 - gamma c)^2 a + gamma^2 sigma^2, so no sampling is needed.
-    c, sigma, theta, beta = 1.0, 1.0, 0.2, schedules.best_backoff_beta()
+    c, sigma, theta, beta = 1.0, 1.0, 0.2, BACKOFF_BETA
     steps = round(math.log(2 / beta) / theta)
     schedule = schedules.backoff(theta / c, steps=steps, beta=beta)
     error, errors = 1.0, np.empty(10**6)

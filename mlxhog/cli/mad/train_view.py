@@ -109,7 +109,7 @@ def facts(plan: RunPlan) -> dict[str, Any]:
         "state": sum(sum(parts.values()) for parts in state_sizes(model, model.max_length)),
         "seed": config.seed,
         "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
-        "protocol": asdict(config.protocol),
+        "protocol": config.protocol.to_dict(),
         "limit": plan.limit,
         "key": config.key(),
     }

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -205,7 +205,7 @@ def _facts(
     )
     own = {
         name: value
-        for name, value in asdict(protocol).items()
+        for name, value in protocol.to_dict().items()
         if value is not None and not any(name in point for point in measured.points)
     }
     tasks = ", ".join(dict.fromkeys(setting.task for setting in measured.settings))

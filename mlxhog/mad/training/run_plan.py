@@ -17,7 +17,7 @@ from mlxhog import optim, strategies
 from mlxhog.arena import Arena
 from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import FALLING_SCHEDULES, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
@@ -141,6 +141,8 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedule
     protocol = config.protocol
     if protocol.schedule == "constant":
         return partial(schedules.constant, protocol.lr)
+    if protocol.schedule in FALLING_SCHEDULES:
+        return partial(schedules.falling, protocol, per_epoch=per_epoch)
     return partial(
         schedules.cosine_by_epoch,
         protocol.lr,

@@ -47,7 +47,11 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
         weight_decay=protocol.weight_decay,
     )
     epochs = plan.limit // plan.per_epoch
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if protocol.schedule == "backoff":  # one epoch at lr, then 1 / .37 of them at .37 lr
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 if k < 1 else 0.37)
+    else:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
     batches, found, ops = plan.task_rows.batches(), [], choose("torch", "reference", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
@@ -59,7 +63,7 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
             loss.backward()
             optimizer.step()
             found.append(float(loss.detach()))
-        if protocol.schedule == "cosine":
+        if protocol.schedule != "constant":
             schedule.step()
     return np.array(found)
 
@@ -76,8 +80,13 @@ def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend: str) -
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "protocol",
-    [{}, {"schedule": "constant", "weight_decay": 0.3}, {"weight_decay": 0.3, "wd_all": True}],
-    ids=["cosine", "constant and decay", "decay of everything"],
+    [
+        {},
+        {"schedule": "constant", "weight_decay": 0.3},
+        {"weight_decay": 0.3, "wd_all": True},
+        {"schedule": "backoff", "backoff_epochs": 1},
+    ],
+    ids=["cosine", "constant and decay", "decay of everything", "back-off by epoch"],
 )
 def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
     backend: str, protocol: dict[str, object]
@@ -88,6 +97,14 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
     found = losses(config)
     assert len(found) == 24
     assert_close(found, torch_losses(config), STEP_LOSSES_F32)
+
+
+def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them() -> None:
+    assert "backoff_steps" not in small_run().to_dict()["protocol"]
+    assert small_run(backoff_steps=7).key() == small_run().key()
+    assert small_run(schedule="backoff", backoff_steps=7).key() != small_run().key()
+    with pytest.raises(ConfigError, match="backoff_epochs"):
+        small_run(backoff_epochs=2)
 
 
 def test_decay_reaches_matrices_only_unless_everything_is_asked_for() -> None:
