@@ -43,7 +43,7 @@ MODES = {
 HERE = Path(__file__).resolve().parent
 ORDER = (
     "classic_speed", "paper_tables", "synthetic_svm", "image_svm", "linear_regression",
-    "staleness", "scaling", "schemes", "mixed_backends", "sparsified",
+    "staleness", "scaling", "schemes", "mixed_backends", "sparsified", "backoff",
 )  # fmt: skip
 """The classic problems first; scaling after staleness, which it reads."""
 

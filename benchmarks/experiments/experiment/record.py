@@ -22,9 +22,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from harness.claims import (
@@ -45,6 +46,7 @@ from harness.claims import (
 
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
+from mlxhog.mad.scores import half_width
 from mlxhog.report import charts
 from mlxhog.report.charts import LIGHT, panel, png, style, title
 
@@ -60,6 +62,7 @@ __all__ = [
     "UNTOLD",
     "Claim",
     "Compared",
+    "Difference",
     "Experiment",
     "Outcome",
     "Sample",
@@ -72,6 +75,7 @@ __all__ = [
     "run",
     "say",
     "title",
+    "together",
     "write_recorded",
 ]
 
@@ -154,6 +158,7 @@ class Outcome:
         claims: numbers with limits of our own (`harness.claims.Claim`); they decide the exit code.
         settings: sizes, step sizes, budgets: what a second person needs to repeat it.
         results: every other number, `Sample`s included.
+        seeds: of the measurements, where they are not the scale's.
     """
 
     compared: list[Compared]
@@ -161,6 +166,43 @@ class Outcome:
     claims: list[Claim] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+
+
+# -- verdicts from intervals over seeds ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean over seeds, and half of its 95 % interval; None with one seed."""
+
+    mean: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Difference:
+        """Of one value for each seed."""
+        values = list(values)
+        return cls(fmean(values), half_width(values))
+
+    def below(self, limit: float = 0.0) -> str:
+        """Whether it is below a limit: `HOLDS`, `FAILS`, or `UNTOLD` where the interval has it."""
+        if self.half is None:
+            return UNTOLD
+        if self.mean + self.half < limit:
+            return HOLDS
+        return FAILS if self.mean - self.half > limit else UNTOLD
+
+    def __str__(self) -> str:
+        """The mean with its interval."""
+        return f"{self.mean:+.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
+
+
+def together(verdicts: Sequence[str]) -> str:
+    """One verdict of several: `PARTLY` where some hold, `FAILS` where some do not and none does."""
+    if len(set(verdicts)) == 1:
+        return verdicts[0]
+    return PARTLY if HOLDS in verdicts else FAILS
 
 
 def say(text: str) -> None:
@@ -292,7 +334,7 @@ def _document(
         "claims": [{**asdict(claim), "met": claim.met} for claim in outcome.claims],
         "settings": outcome.settings,
         "results": _as_objects(outcome.results),
-        "seeds": scale.seeds,
+        "seeds": scale.seeds if outcome.seeds is None else outcome.seeds,
         "seconds": round(seconds, 1),
         "others_load": round(others_load, 3),
         "busy": busy,

@@ -1,0 +1,70 @@
+"""The experiment on back-off runs, and its verdicts follow from the losses of its seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments" / "backoff.py"
+
+
+@pytest.fixture(scope="module")
+def backoff(load: Any) -> Any:
+    return load("backoff")
+
+
+def losses(backoff: Any, by_schedule: dict[str, list[float]]) -> Any:
+    """Losses of the seeds, the same with every factor but the last, where they are 1 higher."""
+    return {
+        name: {
+            factor: [backoff.Trained(value + (factor == backoff.FACTORS[-1])) for value in values]
+            for factor in backoff.FACTORS
+        }
+        for name, values in by_schedule.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        ([1.0, 1.1, 0.9], "holds"),
+        ([3.0, 3.1, 2.9], "does not hold"),
+        ([2.0, 1.0, 3.0], "cannot be told here"),
+    ],
+)
+def test_a_claim_is_told_where_the_interval_of_the_difference_leaves_out_0(
+    backoff: Any, ours: list[float], verdict: str
+) -> None:
+    given = losses(backoff, {"back-off": ours, "1/k": [2.0, 2.1, 1.9]})
+    for measure in ("tuned", "worst", "average"):
+        assert backoff.beside(given, "1/k", measure).below() == verdict
+    assert backoff.beside(given, "1/k", "tuned").mean == pytest.approx(sum(ours) / 3 - 2.0)
+    assert backoff.MEASURES["worst"](given, "1/k") == pytest.approx([3.0, 3.1, 2.9])
+
+
+def test_parts_that_disagree_hold_in_part(backoff: Any) -> None:
+    assert backoff.together(["holds", "does not hold"]) == "holds in part"
+    assert backoff.together(["cannot be told here", "does not hold"]) == "does not hold"
+    assert backoff.together(["cannot be told here"] * 2) == "cannot be told here"
+
+
+def test_an_excess_of_one_over_k_has_exponent_minus_1(backoff: Any) -> None:
+    curve = [-math.log10(k) for k in range(1, 65)]
+    assert backoff.slope(curve, 6) == pytest.approx(-1.0)
+
+
+@pytest.mark.slow
+def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(tmp_path: Path) -> None:
+    script = [sys.executable, SCRIPT, "--tiny", "--out", tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "backoff.json").read_text())
+    assert len(document["compared"]) == 5
+    assert len(document["table"]) == 16
+    assert (tmp_path / "backoff.png").read_bytes().startswith(b"\x89PNG")
