@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments" / "backoff.py"
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +56,12 @@ def test_an_excess_of_one_over_k_has_exponent_minus_1(backoff: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(tmp_path: Path) -> None:
-    script = [sys.executable, SCRIPT, "--tiny", "--out", tmp_path]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(
+    backoff: Any, load: Any, tmp_path: Path
+) -> None:
+    arguments = ["--tiny", "--out", str(tmp_path)]
+    run = load("experiment.record").run
+    assert run(backoff.ABOUT, backoff.result, backoff.draw, arguments=arguments) == 0
     document = json.loads((tmp_path / "backoff.json").read_text())
     assert len(document["compared"]) == 5
     assert len(document["table"]) == 16
