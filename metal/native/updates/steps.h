@@ -124,6 +124,12 @@ struct Step {
   }
 };
 
+// Clang deduces an aggregate's arguments from version 17 on.
+template <class Rule>
+Step(Rule) -> Step<Rule>;
+template <class Rule>
+Step(Rule, float*, float*) -> Step<Rule>;
+
 // Muon's momentum: the mean moves, the direction goes to `x`, and no parameter is written. The mean is private, or
 // shared under the lock of its parameter.
 struct DirectionStep {
