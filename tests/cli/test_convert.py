@@ -30,6 +30,7 @@ from mlxhog.files import durable, mapped
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
+from tests.pairs import in_pairs
 from tests.small_disk import small_disk
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -94,8 +95,7 @@ def hf(tmp_path: Path) -> Path:
 # -- other packages load it ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize("shard_size", ["5GB", "300kB"])
+@pytest.mark.parametrize(("use_bias", "shard_size"), [(False, "300kB"), (True, "5GB")])
 def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
     tmp_path: Path, use_bias: bool, shard_size: str
 ) -> None:
@@ -176,8 +176,16 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
 # -- round trips -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("between", [["mlxhog"], ["xlstm"], ["xlstm", "mlxhog"], ["hf"]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("between", "dtype"),
+    [
+        (["mlxhog"], torch.bfloat16),
+        (["xlstm"], torch.float16),
+        (["xlstm", "mlxhog"], torch.bfloat16),
+        (["xlstm", "mlxhog"], torch.float32),
+        (["hf"], torch.float16),
+    ],
+)
 def test_transformers_weights_and_unknown_fields_survive_every_way_around(
     tmp_path: Path, hf: Path, between: list[str], dtype: torch.dtype
 ) -> None:
@@ -198,9 +206,7 @@ def test_transformers_weights_and_unknown_fields_survive_every_way_around(
         assert (source / name).read_bytes() == (hf / name).read_bytes()
 
 
-@pytest.mark.parametrize("slstm_at", [[], [1], [0, 1]])
-@pytest.mark.parametrize("tie_weights", [False, True])
-@pytest.mark.parametrize("slstm", ["vanilla", "cuda"])
+@in_pairs(slstm_at=[[], [1], [0, 1]], tie_weights=[False, True], slstm=["vanilla", "cuda"])
 def test_a_v1_stack_survives_the_way_to_ours_and_back(
     tmp_path: Path, slstm_at: list[int], tie_weights: bool, slstm: str
 ) -> None:
@@ -495,9 +501,9 @@ print(highest() - before)
 """
 
 
-@pytest.mark.parametrize("stored", ["safetensors", "pt"])
 @pytest.mark.parametrize(
-    ("to", "dtype"), [("hf", ""), ("xlstm", "bfloat16"), ("mlxhog", "float32")]
+    ("stored", "to", "dtype"),
+    [("safetensors", "hf", ""), ("pt", "xlstm", "bfloat16"), ("safetensors", "mlxhog", "float32")],
 )
 def test_memory_stays_flat_however_large_the_model(
     tmp_path: Path, stored: str, to: str, dtype: str

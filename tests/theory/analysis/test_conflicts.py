@@ -43,6 +43,9 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     assert rows.untouched >= 320 - letters - 1
     assert by["embedding"].elements.omega.value <= rows.omega.value * 32
     assert any("gradients" in step for step in told)
+    for one in measured.blocks:  # elements are the paper's coordinates
+        assert one.elements is one.by[EXACT, ELEMENT]
+        assert one.elements.groups == one.block.parameters
 
 
 def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta() -> None:
@@ -98,14 +101,3 @@ def test_a_gradient_that_is_not_finite_names_its_batch(
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)  # type: ignore[arg-type]
-
-
-def test_elements_are_the_papers_coordinates(tmp_path: Path) -> None:
-    model = subject(tmp_path)
-    with Child() as child:
-        measured = measure(
-            child, model, tickets(model.batches().n_tickets, 12, 0), lambda step: None
-        )
-    for one in measured.blocks:
-        assert one.elements is one.by[EXACT, ELEMENT]
-        assert one.elements.groups == one.block.parameters

@@ -122,7 +122,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
     # settings under which a lock-free run of two workers would be refused
     config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
     told: list[str] = []
-    observed = probe_run(config, workers="mlx:cpu*2", seconds=1.0, tell=told.append)
+    observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=told.append)
     assert (observed.source, observed.workers, observed.write) == ("probe", 2, "racy")
     assert observed.steps == sum(observed.histogram.values()) > 5
     assert observed.lost_update_rate is not None
