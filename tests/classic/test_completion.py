@@ -48,13 +48,7 @@ def test_serial_sgd_reaches_the_recorded_errors(full, rank):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "write"),
-    [
-        ("hogwild", "lossless"),
-        ("hogwild", "racy"),
-        ("aig", "auto"),
-        ("round_robin", "auto"),
-    ],
+    ("scheme", "write"), [("hogwild", "lossless"), ("hogwild", "racy"), ("aig", "auto")]
 )
 def test_three_workers_come_near_to_serial(small, scheme, write):
     serial = train(small, ClassicConfig(scheme="serial"))
@@ -148,7 +142,7 @@ def test_a_tenth_is_held_out_and_nothing_is_in_both(full):
     pairs = [
         data.users.astype(np.int64) * data.n_items + data.items for data in (training, testing)
     ]
-    assert not np.intersect1d(*pairs).size
+    assert (np.diff(np.sort(np.concatenate(pairs))) > 0).all()
     assert training.n_users == testing.n_users == 48_019
 
 

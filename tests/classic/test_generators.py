@@ -52,10 +52,9 @@ def meeting(rows, number: int) -> float:
         (lambda lengths, rows: lengths.max(), 677),
         (lambda lengths, rows: rows.degrees().max() / rows.n_rows, 0.42),
         (lambda lengths, rows: meeting(rows, int(lengths.argmax())), 0.9995),
-        (lambda lengths, rows: np.mean([meeting(rows, row) for row in range(100)]), 0.91),
         (lambda lengths, rows: np.square(rows.degrees() / rows.n_rows).sum(), 4.49),
     ],
-    ids=["mean length", "median length", "omega", "delta", "rho", "p_conf", "sum of q^2"],
+    ids=["mean length", "median length", "omega", "delta", "rho", "sum of q^2"],
 )
 def test_rcv1_like_has_the_statistics_of_rcv1(text, statistic, published):
     value = statistic(np.diff(text.indptr), text)
@@ -191,7 +190,7 @@ def busy(rows):
 
 def test_netflix_like_has_each_pair_once(ratings):
     pairs = ratings.users.astype(np.int64) * ratings.n_items + ratings.items
-    assert len(np.unique(pairs)) == ratings.n_entries
+    assert (np.diff(pairs) > 0).all()  # they are sorted
 
 
 def test_a_smaller_netflix_like_has_fewer_users_and_films():
