@@ -10,7 +10,8 @@
                                  parameter of kind `rows`
     params              float32  every parameter, sorted by name, then the lost-update probe, then a
                                  float per worker slot for the import self-check (`importing.py`)
-    <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`
+    <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
+                                 `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
     <extra>             any      whatever a strategy declares
 
@@ -114,6 +115,7 @@ class Layout:
         probe: the lost-update probe's floats, behind the last parameter.
         n_floats: length of the parameter segment, a multiple of 4096.
         segments: by name, in the order of their offsets.
+        state: private state that is not laid out like the parameters, name -> parameter -> place.
         n_lock_words: stripes of the parameter segment plus rows.
         n_tickets: batches per epoch.
         max_workers: worker slots, numbered from 1.
@@ -124,6 +126,7 @@ class Layout:
     probe: Slot
     n_floats: int
     segments: dict[str, Segment]
+    state: dict[str, dict[str, Slot]]
     n_lock_words: int
     n_tickets: int
     max_workers: int
@@ -134,12 +137,17 @@ class Layout:
         fields = asdict(self)
         fields["slots"] = list(fields["slots"].values())
         fields["segments"] = list(fields["segments"].values())
+        fields["state"] = {name: list(slots.values()) for name, slots in fields["state"].items()}
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of `to_json()`, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def parts(self, segment: str) -> Mapping[str, Slot]:
+        """Where each parameter's part of a segment of parameters or of state lies."""
+        return self.state.get(segment.rpartition(".")[0], self.slots)
 
     @property
     def occupied_bytes(self) -> int:
@@ -171,6 +179,10 @@ class Layout:
                 slots={s["name"]: _slot(s) for s in fields.pop("slots")},
                 probe=_slot(fields.pop("probe")),
                 segments={s["name"]: Segment(**s) for s in fields.pop("segments")},
+                state={
+                    name: {s["name"]: _slot(s) for s in slots}
+                    for name, slots in fields.pop("state").items()
+                },
                 **fields,
             )
             layout._check()
@@ -188,9 +200,11 @@ class Layout:
             if segment.offset % PAGE or not 0 <= segment.offset <= end <= self.total_bytes:
                 raise ValueError(f"segment {segment.name} lies outside of the arena")
         for slot in (*self.slots.values(), self.probe):
-            fits = 0 <= slot.offset <= slot.offset + slot.size <= self.n_floats
-            if not fits or slot.offset % ALIGN_FLOATS or math.prod(slot.shape) != slot.size:
-                raise ValueError(f"parameter {slot.name} lies outside of its segment")
+            _check_place(slot, self.n_floats)
+        for name, slots in self.state.items():
+            floats = self.segments[f"{name}.{self.max_workers}"].count
+            for slot in slots.values():
+                _check_place(slot, floats)
         if self.self_check(self.max_workers + 1) >= self.n_floats:
             raise ValueError("the self-check lies outside of the parameter segment")
         if self.segments["params"].count != self.n_floats:
@@ -202,6 +216,7 @@ def plan(
     *,
     max_workers: int = 16,
     private: Sequence[str] = (),
+    state: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
     shared: Sequence[str] = (),
     n_tickets: int,
     extra: Mapping[str, tuple[str, int]] | None = None,
@@ -211,8 +226,10 @@ def plan(
 
     Args:
         params: name -> shape, initialiser and kind.
-        max_workers: worker slots; each costs one copy of the parameters per private state.
+        max_workers: worker slots; each has its own segment of every private state.
         private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<max_workers>`.
+        state: private state with shapes of its own, name -> parameter -> shape; parameters without
+            one have no such state.
         shared: optimizer state kept once.
         n_tickets: batches per epoch, at least 1.
         extra: more segments, name -> (dtype, count); a count of `PARAMETER_COPY` means one item per
@@ -228,6 +245,8 @@ def plan(
     if n_tickets < 1:
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
     slots, probe, n_floats, n_lock_words = _place_parameters(params, max_workers)
+    own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
+    floats = {name: own[name][1] if name in own else n_floats for name in private}
     blocks: list[tuple[str, str, int]] = [
         ("counters", "uint8", PAGE),
         ("ledger", "uint8", PAGE),
@@ -235,7 +254,7 @@ def plan(
         ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
         ("locks", "uint32", n_lock_words),
         ("params", "float32", n_floats),
-        *((f"{m}.{k}", "float32", n_floats) for m in private for k in range(1, max_workers + 1)),
+        *((f"{m}.{k}", "float32", floats[m]) for m in private for k in range(1, max_workers + 1)),
         *((name, "float32", n_floats) for name in shared),
         *(
             (name, dtype, n_floats if count == PARAMETER_COPY else count)
@@ -252,6 +271,7 @@ def plan(
             probe=probe,
             n_floats=n_floats,
             segments=segments,
+            state={name: places for name, (places, _) in own.items()},
             n_lock_words=n_lock_words,
             n_tickets=n_tickets,
             max_workers=max_workers,
@@ -261,6 +281,24 @@ def plan(
         if json_pages_needed <= json_pages:
             return layout
         json_pages = json_pages_needed
+
+
+def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot], int]:
+    """Places of state with these shapes, by parameter, and the floats of their segment.
+
+    Neighbours are as far apart as parameters of their sizes, and the segment is whole pages.
+
+    Raises:
+        ShapeError: a size below 1.
+    """
+    offset, slots = 0, {}
+    for name in sorted(shapes):
+        shape = tuple(shapes[name])
+        if not all(n >= 1 for n in shape):
+            raise ShapeError(f"state of {name!r} has shape {shape}; it needs sizes >= 1")
+        slots[name] = Slot(name, shape, offset, math.prod(shape), "dense", "zeros")
+        offset = _round_up(offset + slots[name].size, ALIGN_FLOATS)
+    return slots, max(PAGE_FLOATS, _round_up(offset, PAGE_FLOATS))
 
 
 def _place_parameters(
@@ -320,6 +358,13 @@ def _place_segments(
         segments[name] = Segment(name, dtype, offset, count)
         offset = _round_up(offset + segments[name].nbytes, PAGE)
     return segments, offset
+
+
+def _check_place(slot: Slot, floats: int) -> None:
+    """Raise ValueError where a part lies outside of a segment of this many floats."""
+    fits = 0 <= slot.offset <= slot.offset + slot.size <= floats
+    if not fits or slot.offset % ALIGN_FLOATS or math.prod(slot.shape) != slot.size:
+        raise ValueError(f"parameter {slot.name} lies outside of its segment")
 
 
 def _in_one_piece(offset: int, nbytes: int) -> bool:

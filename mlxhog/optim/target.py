@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.arena.layout import place_state
 from mlxhog.errors import ShapeError
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
@@ -36,13 +37,15 @@ class Target:
         slots: every parameter by name.
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `updates.WRITE_MODES`, the arena's.
-        private: this worker's state by segment name, each (n,) float32, laid out as `flat`.
+        private: this worker's state by segment name, each (n,) float32, laid out as `flat`, or as
+            `places` says.
         shared: state of all workers by segment name, the same layout.
         decay: names of the parameters that weight decay applies to.
         metal: applies the steps by Metal kernels; None applies them by native code.
         pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
             parameters are only read, without a lock. None adds steps to the parameters.
         record: keeps the steps that are added to dense parameters, under the same locks.
+        places: private segments that are not laid out as `flat`, name -> parameter -> place.
     """
 
     flat: Float32
@@ -55,10 +58,15 @@ class Target:
     metal: MetalSteps | None = None
     pending: Float32 | None = None
     record: Record | None = None
+    places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
 
     def moments(self, *, shared: bool) -> Mapping[str, Float32]:
         """The optimizer's state by segment name: that of all workers, or this worker's own."""
         return self.shared if shared else self.private
+
+    def state(self, name: str, slot: Slot) -> Float32:
+        """One parameter's part of a private segment, in the shape it has there."""
+        return parameter(self.private[name], self.places.get(name, self.slots)[slot.name])
 
     def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
         """Each gradient with its slot, rows summed up; all checked before anything is written."""
@@ -106,6 +114,22 @@ class Target:
             last, prev = (parameter(flat, slot) for flat in self.record)
             prev[...] = last
             last[...] = delta
+
+
+def new_state(
+    names: Sequence[str], shapes: Mapping[str, Mapping[str, tuple[int, ...]]], floats: int
+) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
+    """Private state of one worker that has no arena, all zero, and the places of a `Target`.
+
+    Args:
+        names: an optimizer's `state_segments`.
+        shapes: its `optim.state_shapes`.
+        floats: length of the parameter segment.
+    """
+    placed = {name: place_state(shapes[name]) for name in names if name in shapes}
+    sizes = {name: placed[name][1] if name in placed else floats for name in names}
+    private = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
+    return private, {name: slots for name, (slots, _) in placed.items()}
 
 
 def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:

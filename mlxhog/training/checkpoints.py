@@ -20,6 +20,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import CheckpointError
 from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -131,11 +132,21 @@ def _fill(
     sources: list[str],
     saved: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Set a segment to the mean of saved ones, parameter by parameter; zero without any."""
+    """Set a segment to the mean of saved ones, parameter by parameter; zero without any.
+
+    Raises:
+        CheckpointError: a saved part has another shape than this run keeps.
+    """
     flat = arena.segment(segment)
-    for name, slot in arena.layout.slots.items():
+    for name, slot in arena.layout.parts(segment).items():
         parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
         if parts:
+            if parts[0].shape != slot.shape:
+                raise CheckpointError(
+                    f"the checkpoint's optimizer state {sources[0]}/{name} has shape "
+                    f"{parts[0].shape}, this run keeps {slot.shape}; resume with the optimizer, "
+                    "and the options of its state, that the run has"
+                )
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
 
@@ -157,10 +168,11 @@ def _summary(resumption: Resumption) -> str:
 
 def n_bytes(plan: Plan) -> int:
     """Return about how large a checkpoint will be."""
-    workers = len(plan.workers)
-    copies = 1 + workers * len(plan.private_state) + len(plan.shared_state)
-    copies += len(plan.strategy.kept_segments())
-    return 4 * plan.parameters * copies
+    private = [f"{name}.1" for name in plan.private_state]
+    segments = [*len(plan.workers) * private, *plan.shared_state, *plan.strategy.kept_segments()]
+    return 4 * sum(
+        slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
+    )
 
 
 def save(
@@ -180,7 +192,7 @@ def save(
     moments: dict[str, NDArray[np.float32]] = {}
     for segment in segments:
         flat = arena.segment(segment)
-        for name, slot in arena.layout.slots.items():
+        for name, slot in arena.layout.parts(segment).items():
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             moments[f"{segment}/{name}"] = view
     config = plan.config

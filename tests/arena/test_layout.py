@@ -206,5 +206,41 @@ def test_a_layout_that_contradicts_itself_is_refused(damage, reason):
         Layout.from_json(json.dumps(fields))
 
 
+SMALL = {"m": {"b": (7, 2), "a": (3,)}, "norm": {"b": (1,)}}
+
+
+def small_state() -> Layout:
+    specs = {"a": Spec((3,)), "b": Spec((700, 200))}
+    return plan(specs, max_workers=2, private=("m", "v", "norm"), state=SMALL, n_tickets=1)
+
+
+def test_state_may_have_shapes_of_its_own():
+    layout = small_state()
+    places = layout.parts("m.2")
+    assert {name: slot.shape for name, slot in places.items()} == SMALL["m"]
+    assert [places["a"].offset, places["b"].offset] == [0, 32]  # in name order, 128 bytes apart
+    assert layout.parts("v.2") == layout.parts("params") == layout.slots
+    assert list(layout.parts("norm.1")) == ["b"]
+    sizes = {name: layout.segments[f"{name}.1"].nbytes for name in ("m", "v", "norm")}
+    assert sizes == {"m": PAGE, "v": 4 * layout.n_floats, "norm": PAGE}
+
+
+def test_a_layout_with_state_of_its_own_survives_its_json():
+    layout = small_state()
+    assert Layout.from_json(layout.to_json()) == layout
+
+
+def test_state_that_lies_outside_of_its_segment_is_refused():
+    fields = json.loads(small_state().to_json())
+    fields["state"]["m"][1].update(shape=[700, 20], size=14_000)
+    with pytest.raises(ArenaError, match="parameter b lies outside"):
+        Layout.from_json(json.dumps(fields))
+
+
+def test_state_without_size_is_refused():
+    with pytest.raises(ShapeError, match="state of 'a' has shape"):
+        plan({"a": Spec((3,))}, private=("m",), state={"m": {"a": (0,)}}, n_tickets=1)
+
+
 def test_the_ticket_ring_has_two_slots_for_each_of_many_workers():
     assert plan({}, max_workers=3000, n_tickets=1).segments["tickets"].count >= 6000
