@@ -40,6 +40,17 @@ POLAR_BFLOAT16 = Tolerance(
     "element of a factor is off by 0.4 %, and terms of eight times the result cancel",
     of_largest=0.08,
 )
+APOLLO_GOLDEN = Tolerance(
+    "an independent float64 derivation agrees with the recorded float32 steps to 5e-7",
+    of_largest=1e-6,
+)
+APOLLO_GOLDEN_F64 = Tolerance("sums in another order, in float64", of_largest=1e-12)
+STEP_F32 = Tolerance("a step rounded in another order, in the last bit", of_largest=1e-6)
+SOAP_F32 = Tolerance(
+    "eigenvectors of neighbouring eigenvalues turn with the rounding of float32, and elements of a "
+    "direction near the sign of a small mean with them",
+    of_largest=1e-3,
+)
 LOSS_F32 = Tolerance("float32 rounding of a mean of order 4", atol=1e-5)
 GRADIENT_F32 = Tolerance(
     "reordering the chunks alone moves the float32 reference by 1.4e-4 of the largest entry",

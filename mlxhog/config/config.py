@@ -163,15 +163,38 @@ class TrainConfig:
     )
 
     optimizer: str = _optimizer(
-        "adamw", "update rule", choices=("adamw", "momentum", "muon", "sgd")
-    )
+        "adamw",
+        "update rule",
+        choices=(
+            "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",
+        ),
+    )  # fmt: skip
     lr: float = _optimizer(
         1e-3, "step size at the top of the schedule", above=0, aliases=("learning_rate",)
     )
+    lr_workers: str = _optimizer(
+        "auto",
+        "factor of lr where P workers add steps of their own (hogwild, round_robin): none, "
+        "1/sqrt(P), or 1/P; auto is sqrt for Lion, none for the others",
+        choices=("auto", "none", "sqrt", "linear"),
+    )
     momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
-    beta1: float = _optimizer(0.9, "AdamW, Muon: decay of the first moment", low=0, below=1)
-    beta2: float = _optimizer(0.95, "AdamW: decay of the second moment", low=0, below=1)
-    eps: float = _optimizer(1e-8, "AdamW: added to the root of the second moment", above=0)
+    beta1: float = _optimizer(
+        0.9, "all but SGD and momentum: decay of the first moment", low=0, below=1
+    )
+    beta2: float = _optimizer(0.95, "decay of the second moment; Lion: of its mean", low=0, below=1)
+    beta2_half_life: int | None = _optimizer(
+        None,
+        "sets beta2 instead: after so much text a gradient has half its weight; beta2 is "
+        "2^(-tokens in one step / half-life)",
+        unit="tokens",
+        low=1,
+        none="off",
+    )
+    beta3: float = _optimizer(
+        0.92, "Adan: decay of the mean of gradients' differences", low=0, below=1
+    )
+    eps: float = _optimizer(1e-8, "added to the root of the second moment", above=0)
     nesterov: float = _optimizer(
         0.1, "Muon: weight of the gradient itself in a direction, beside its mean", low=0, high=1
     )
@@ -195,6 +218,30 @@ class TrainConfig:
         "Muon: type of those factors in its matrix products that bear it; auto is bfloat16 for "
         "polar3 where the CPU multiplies it faster",
         choices=("auto", "float32", "bfloat16"),
+    )
+    projection_rank: int | None = _optimizer(
+        None,
+        "APOLLO: rank of projected gradients; auto is a quarter of a matrix's shorter side",
+        low=1,
+        none="auto",
+    )
+    projection_scale: float | None = _optimizer(
+        None,
+        "APOLLO: its root multiplies updates; auto is a matrix's shorter side over the rank",
+        above=0,
+        none="auto",
+    )
+    projection_every: int = _optimizer(
+        200, "APOLLO: steps before a projection is drawn anew", unit="steps", low=1
+    )
+    projection_compat: str = _optimizer(
+        "guarded",
+        "APOLLO: after a gradient of zeros the next update is limited as a first one, or as in the "
+        "authors' package, which stops such a matrix for about 1,850 steps",
+        choices=("guarded", "official"),
+    )
+    precondition_every: int = _optimizer(
+        10, "SOAP: steps between two refreshes of its eigenbases", unit="steps", low=1
     )
     weight_decay: float = _optimizer(0.1, "decay of weight matrices, decoupled", low=0)
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
@@ -318,6 +365,11 @@ class TrainConfig:
         return "last" if self.predict == "auto" and self.shares_moments else "own"
 
     @property
+    def adds_steps_apart(self) -> bool:
+        """Whether each worker adds steps of its own to parameters that others move, too."""
+        return self.strategy in ("hogwild", "round_robin")
+
+    @property
     def has_budget(self) -> bool:
         """Whether it says how long to train; `resume` without it is the rest of the run's own."""
         return not (self.steps is None and self.tokens is None and self.time is None)
@@ -367,6 +419,14 @@ class TrainConfig:
         if self.moments == "shared" and self.optimizer not in ("adamw", "muon"):
             problem = f"{self.optimizer} has none that workers could share; leave it out"
             found.append(("moments", problem))
+        if self.beta2_half_life is not None and self.optimizer in ("sgd", "momentum"):
+            found.append(("beta2_half_life", f"{self.optimizer} has no beta2; leave it out"))
+        if self.projection_rank is not None and self.optimizer == "apollo-mini":
+            problem = "apollo-mini has rank 1; leave it out, or take optimizer=apollo"
+            found.append(("projection_rank", problem))
+        if self.lr_workers in ("sqrt", "linear") and not self.adds_steps_apart:
+            problem = f"{self.lr_workers}, but in {self.strategy} no two workers add steps of"
+            found.append(("lr_workers", f"{problem} their own; leave it out"))
         narrow = self.orthogonalization_dtype == "bfloat16"
         if self.optimizer == "muon" and self.orthogonalization == "ns5" and narrow:
             problem = "is bfloat16, whose rounding the five steps of ns5 enlarge too far"

@@ -2,25 +2,35 @@
 
 Each has a native step and a NumPy reference in one file, equal bit for bit with one worker, and
 Metal kernels (`metal_steps.py`) with the same roundings.
-Muon's products sum in another order than its reference, to a stated tolerance.
+Muon's products sum in another order than its reference, to a stated tolerance. Lion, Adan, Muon,
+APOLLO and SOAP make directions and write them as SGD writes gradients.
 Moments are each worker's own: every step already carries its history. Those of AdamW and Muon may
 be of all workers, written under the locks of the parameters.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 from mlxhog import _native
 from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import AdamW
+from mlxhog.optim.adan import Adan
+from mlxhog.optim.apollo import Apollo
+from mlxhog.optim.lion import Lion
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, Muon
 from mlxhog.optim.sgd import SGD, Momentum
+from mlxhog.optim.soap import Soap
 from mlxhog.optim.sparsified import Sparsified
 from mlxhog.optim.target import Target
 from mlxhog.optim.updates import Grads
+
+OPTIMIZERS: Final = (
+    "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",
+)  # fmt: skip
 
 
 class Optimizer(Protocol):
@@ -28,7 +38,10 @@ class Optimizer(Protocol):
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """Private state: one segment of the parameters' layout per worker and name."""
+        """Private state: one segment per worker and name.
+
+        It is laid out as the parameters, unless `state_shapes` gives it shapes of its own.
+        """
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
@@ -73,7 +86,11 @@ class OptimizerConfig(Protocol):
 
     @property
     def optimizer(self) -> str:
-        """One of sgd, momentum, adamw, muon."""
+        """One of `OPTIMIZERS`."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of APOLLO's projections."""
 
     @property
     def momentum(self) -> float:
@@ -81,11 +98,39 @@ class OptimizerConfig(Protocol):
 
     @property
     def beta1(self) -> float:
-        """Decay of AdamW's and Muon's first moment."""
+        """Decay of the first moment."""
 
     @property
     def beta2(self) -> float:
-        """Decay of AdamW's second moment."""
+        """Decay of the second moment; of Lion's mean."""
+
+    @property
+    def beta2_half_life(self) -> int | None:
+        """Tokens after which a gradient has half its weight in what `beta2` decays."""
+
+    @property
+    def beta3(self) -> float:
+        """Decay of Adan's mean of differences."""
+
+    @property
+    def projection_rank(self) -> int | None:
+        """Rank of APOLLO's projections."""
+
+    @property
+    def projection_scale(self) -> float | None:
+        """What the root of multiplies APOLLO's updates."""
+
+    @property
+    def projection_every(self) -> int:
+        """Steps with one of APOLLO's projections."""
+
+    @property
+    def projection_compat(self) -> str:
+        """One of guarded, official."""
+
+    @property
+    def precondition_every(self) -> int:
+        """Steps between refreshes of SOAP's bases."""
 
     @property
     def nesterov(self) -> float:
@@ -128,48 +173,110 @@ class OptimizerConfig(Protocol):
         """Whether a sparsified step keeps what does not leave."""
 
 
+def state_shapes(
+    optimizer: Optimizer, shapes: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+    """Shapes of private state that is not laid out like the parameters.
+
+    Args:
+        optimizer: whose state.
+        shapes: of the parameters, by name.
+
+    Returns:
+        Segment -> parameter -> shape; segments that are laid out like the parameters are missing.
+    """
+    rule = optimizer.rule if isinstance(optimizer, Sparsified) else optimizer
+    return rule.state_shapes(shapes) if isinstance(rule, Apollo | Soap) else {}
+
+
+def half_life_decay(tokens_per_step: int, half_life: int) -> float:
+    """Decay per step of a mean in which a gradient has half its weight after `half_life` tokens."""
+    return float(2.0 ** (-tokens_per_step / half_life))
+
+
 def build(
-    config: OptimizerConfig, hidden: frozenset[str] = frozenset(), *, threads: int = 1
+    config: OptimizerConfig,
+    hidden: frozenset[str] = frozenset(),
+    *,
+    threads: int = 1,
+    tokens_per_step: int | None = None,
 ) -> Optimizer:
     """The optimizer that `config.optimizer` names, sparsified where the configuration says so.
 
     Args:
         config: its options.
-        hidden: the model's hidden matrices, by name, which Muon orthogonalises.
+        hidden: the model's hidden matrices, by name, for rules that treat them apart.
         threads: that it may use.
+        tokens_per_step: tokens whose mean gradient is one step, for `beta2_half_life`.
 
     Raises:
         ConfigError: unknown name.
     """
-    rule = _rule(config, hidden, threads)
+    beta2 = config.beta2
+    if config.beta2_half_life is not None and tokens_per_step is not None:
+        beta2 = half_life_decay(tokens_per_step, config.beta2_half_life)
+    rule = _rule(config, hidden, beta2, threads)
     selection = Selection.parse(config.sparsify)
     if selection is None:
         return rule
     return Sparsified(rule, selection, error_feedback=config.error_feedback)
 
 
-def _rule(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Optimizer:
+def _rule(config: OptimizerConfig, hidden: frozenset[str], beta2: float, threads: int) -> Optimizer:
     """The optimizer that `config.optimizer` names."""
-    if config.optimizer == "sgd":
-        return SGD(weight_decay=config.weight_decay)
-    if config.optimizer == "momentum":
-        return Momentum(momentum=config.momentum, weight_decay=config.weight_decay)
-    if config.optimizer == "muon":
-        return _muon(config, hidden, threads)
-    if config.optimizer != "adamw":
-        raise ConfigError(
-            f"no optimizer {config.optimizer!r}; choose from adamw, momentum, muon, sgd"
+    name, weight_decay = config.optimizer, config.weight_decay
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"no optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    if name == "sgd":
+        return SGD(weight_decay=weight_decay)
+    if name == "momentum":
+        return Momentum(momentum=config.momentum, weight_decay=weight_decay)
+    if name == "lion":
+        return Lion(beta1=config.beta1, beta2=beta2, weight_decay=weight_decay)
+    if name == "muon":
+        return _muon(config, hidden, beta2, threads)
+    if name in ("apollo", "apollo-mini"):
+        mini = name == "apollo-mini"
+        return Apollo(
+            hidden=hidden,
+            rank=1 if mini else config.projection_rank,
+            tensor=mini,
+            scale=config.projection_scale,
+            refresh_every=config.projection_every,
+            seed=config.seed,
+            beta1=config.beta1,
+            beta2=beta2,
+            eps=config.eps,
+            weight_decay=weight_decay,
+            zero_guard=config.projection_compat != "official",
+        )
+    if name == "adan":
+        return Adan(
+            beta1=config.beta1,
+            beta2=beta2,
+            beta3=config.beta3,
+            eps=config.eps,
+            weight_decay=weight_decay,
+        )
+    if name == "soap":
+        return Soap(
+            hidden=hidden,
+            beta1=config.beta1,
+            beta2=beta2,
+            eps=config.eps,
+            weight_decay=weight_decay,
+            precondition_every=config.precondition_every,
         )
     return AdamW(
         beta1=config.beta1,
-        beta2=config.beta2,
+        beta2=beta2,
         eps=config.eps,
-        weight_decay=config.weight_decay,
+        weight_decay=weight_decay,
         shared=config.shares_moments,
     )
 
 
-def _muon(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Muon:
+def _muon(config: OptimizerConfig, hidden: frozenset[str], beta2: float, threads: int) -> Muon:
     if config.orthogonalization not in ORTHOGONALIZATIONS:
         raise ConfigError(
             f"orthogonalization is {config.orthogonalization!r}; choose from "
@@ -187,7 +294,7 @@ def _muon(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Muon
         rows=config.orthogonalization_rows,
         every=config.orthogonalization_every,
         bfloat16=dtype == "bfloat16",
-        beta2=config.beta2,
+        beta2=beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
         shared=config.shares_moments,
@@ -196,6 +303,7 @@ def _muon(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Muon
 
 
 __all__ = [
-    "SGD", "AdamW", "Momentum", "Muon", "Optimizer", "OptimizerConfig", "Selection", "Sparsified",
-    "Target", "build",
+    "OPTIMIZERS", "SGD", "AdamW", "Adan", "Apollo", "Lion", "Momentum", "Muon", "Optimizer",
+    "OptimizerConfig", "Selection", "Soap", "Sparsified", "Target", "build", "half_life_decay",
+    "state_shapes",
 ]  # fmt: skip

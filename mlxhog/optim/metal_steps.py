@@ -28,6 +28,7 @@ from mlxhog.metal.kernels.steps import (
     RECORDED,
     SGD,
     Rule,
+    channel_scale_apply,
     muon_direction,
     muon_direction_shared,
 )
@@ -186,6 +187,36 @@ class MetalSteps:
                 m_flat[span] = self.engine.host(outputs["m_out"])
             directions.append(self.engine.host(outputs["x_out"]).reshape(slot.shape))
         return directions
+
+    def scale_channels(
+        self, slot: Slot, g: Float32, factors: Float32, *, coef: float, decay: float
+    ) -> None:
+        """Apply APOLLO's step of a matrix, `w += coef * (g * factors) - decay * w`, in place.
+
+        Args:
+            slot: the matrix.
+            g: (r, c) float32.
+            factors: (r, 1), (1, c) or (1, 1) float32.
+            coef: minus the step size.
+            decay: step size times weight decay.
+
+        Raises:
+            MetalError: the kernel failed.
+        """
+        along_rows, along_columns = factors.shape
+        axis = 0 if along_rows > 1 else 1 if along_columns > 1 else None
+        s = self.engine.array(factors.reshape(-1))
+        self.engine.run(
+            channel_scale_apply(
+                self.arena,
+                self.engine.array(g),
+                s,
+                axis=axis,
+                coef=coef,
+                decay=decay,
+                offset=slot.offset,
+            )
+        )
 
     def add(self, offset: int, values: Float32) -> None:
         """Add values to floats of the parameter segment from `offset` on, as steps are added."""

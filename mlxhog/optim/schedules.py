@@ -56,13 +56,31 @@ class ScheduleConfig(FallingConfig, Protocol):
         """Step size at the end of cosine and wsd, as a share of lr."""
 
 
-def build(config: ScheduleConfig, *, per_epoch: int) -> Schedule:
+def workers_factor(rule: str, optimizer: str, workers: int) -> float:
+    """Factor of lr where several workers add steps of their own.
+
+    Lion moves every element by lr whatever the gradient, so P workers move it by up to P * lr while
+    one computes. The other rules' steps shrink where gradients of different workers disagree.
+
+    Args:
+        rule: none, sqrt, linear, or auto: sqrt for Lion, none for the others.
+        optimizer: its name.
+        workers: that add steps of their own.
+    """
+    if rule == "sqrt" or (rule == "auto" and optimizer == "lion"):
+        return 1.0 / math.sqrt(workers)
+    return 1.0 / workers if rule == "linear" else 1.0
+
+
+def build(config: ScheduleConfig, *, per_epoch: int, factor: float = 1.0) -> Schedule:
     """The schedule that `config.schedule` names, in a run with so many updates in an epoch.
+
+    Its step sizes are `factor` times those of the configuration.
 
     Raises:
         ConfigError: unknown name.
     """
-    lr, warmup, floor = config.lr, config.warmup, config.lr_floor
+    lr, warmup, floor = config.lr * factor, config.warmup, config.lr_floor
     if config.schedule == "constant":
         return constant(lr, warmup=warmup)
     if config.schedule == "cosine":
@@ -70,20 +88,20 @@ def build(config: ScheduleConfig, *, per_epoch: int) -> Schedule:
     if config.schedule == "wsd":
         return wsd(lr, warmup=warmup, floor=floor)
     if config.schedule in FALLING_SCHEDULES:
-        return falling(config, per_epoch=per_epoch)
+        return falling(config, per_epoch=per_epoch, factor=factor)
     raise ConfigError(
         f"no schedule {config.schedule!r}; choose from backoff, constant, cosine, inverse, wsd"
     )
 
 
-def falling(config: FallingConfig, *, per_epoch: int) -> Schedule:
+def falling(config: FallingConfig, *, per_epoch: int, factor: float = 1.0) -> Schedule:
     """`backoff` or `inverse`, whichever `config.schedule` names; see `FallingConfig`."""
     epochs = config.backoff_epochs
     steps = config.backoff_steps if epochs is None else epochs
     if config.schedule == "inverse":
-        schedule = inverse(config.lr, steps=steps)
+        schedule = inverse(config.lr * factor, steps=steps)
     else:
-        schedule = backoff(config.lr, steps=steps, beta=config.backoff_beta)
+        schedule = backoff(config.lr * factor, steps=steps, beta=config.backoff_beta)
     if epochs is None:
         return schedule
     return lambda progress, update: schedule(progress, update // per_epoch)

@@ -25,7 +25,7 @@ from mlxhog.optim import (
     gradients,
     updates,
 )
-from mlxhog.optim.target import parameter
+from mlxhog.optim.target import new_state, parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
 
 Mask = NDArray[np.bool_]
@@ -74,12 +74,19 @@ class WrittenSupport:
         self._optimizer: Optimizer = optim.build(config, hidden)
         if isinstance(self._optimizer, AdamW | Muon):
             self._optimizer = replace(self._optimizer, shared=False)
+        shapes = {name: slot.shape for name, slot in slots.items()}
+        private, places = new_state(
+            self._optimizer.state_segments,
+            optim.state_shapes(self._optimizer, shapes),
+            params.size,
+        )
         self._target = Target(
             flat=params.copy(),
             slots=slots,
             locks=None,
             mode=updates.WRITE_MODES["racy"],  # nobody else writes them
-            private={name: np.zeros_like(params) for name in self._optimizer.state_segments},
+            private=private,
+            places=places,
             shared={},
             decay=decay,
         )

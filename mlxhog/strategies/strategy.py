@@ -132,6 +132,12 @@ class Strategy:
         """Batches whose gradients one step averages."""
         return 1
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens whose mean gradient one step applies."""
+        config = self.config
+        return self.batches_per_step() * config.sequences_per_ticket * config.seq_len
+
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker's part, in its process."""
         raise NotImplementedError
@@ -322,6 +328,7 @@ class Context:
             decay=self.decay,
             metal=self.metal,
             record=look_ahead.record(arena, self.config, self.workers),
+            places=arena.layout.state,
         )
 
     @property

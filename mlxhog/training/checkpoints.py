@@ -144,8 +144,8 @@ def _fill(
             if parts[0].shape != slot.shape:
                 raise CheckpointError(
                     f"the checkpoint's optimizer state {sources[0]}/{name} has shape "
-                    f"{parts[0].shape}, this run keeps {slot.shape}; resume with the optimizer, "
-                    "and the options of its state, that the run has"
+                    f"{parts[0].shape}, this run keeps {slot.shape}; resume with the optimizer's "
+                    "options that the run has, or add --reset-optimizer to begin without moments"
                 )
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)

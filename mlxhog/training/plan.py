@@ -72,8 +72,7 @@ class Plan(Setup):
     @property
     def tokens_per_step(self) -> int:
         """Tokens in one update."""
-        tokens_per_ticket = self.config.sequences_per_ticket * self.config.seq_len
-        return tokens_per_ticket * self.strategy.batches_per_step()
+        return self.strategy.tokens_per_step
 
     @property
     def emulated(self) -> bool:
@@ -147,9 +146,11 @@ def make_plan(config: TrainConfig) -> Plan:
         head = families.head(model)
         spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
     hidden, workers = families.hidden_matrices(model), choice.workers
-    optimizer = optim.build(config, hidden)
     strategy = strategies.build(config, len(workers))
     strategy.check(model)
+    optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
+    apart = len(workers) if config.adds_steps_apart else 1
+    factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
     scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
     layout = plan_layout(spec, strategy, optimizer, n_tickets, scores)
@@ -165,7 +166,7 @@ def make_plan(config: TrainConfig) -> Plan:
             *choice.notes,
             *writers.notes,
             *kernels.notes,
-            *_optimizer_notes(config, model, hidden),
+            *_optimizer_notes(config, model, hidden, factor),
         ),
         layout=layout,
         parameters=param_count(model),
@@ -186,6 +187,7 @@ def make_plan(config: TrainConfig) -> Plan:
             schedules.build,
             config,
             per_epoch=max(1, n_tickets // strategy.batches_per_step()),
+            factor=factor,
         ),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
@@ -197,15 +199,30 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def _optimizer_notes(
-    config: TrainConfig, model: ModelConfig, hidden: frozenset[str]
+    config: TrainConfig, model: ModelConfig, hidden: frozenset[str], factor: float
 ) -> tuple[str, ...]:
-    """What the user should know of an optimizer that does not fit the model."""
-    if config.optimizer != "muon" or hidden:
-        return ()
-    return (
-        f"optimizer muon: this {families.of(model).title} has no hidden matrix (both sides at "
-        f"least {model.hidden_size / 2:g}, half its width), so adamw moves every parameter",
-    )
+    """What the user should know of an optimizer's step size, and where it does not fit the model.
+
+    Args:
+        config: of the run.
+        model: its architecture.
+        hidden: its hidden matrices.
+        factor: of lr.
+    """
+    notes = []
+    if factor != 1.0:
+        notes.append(
+            f"lr {config.lr * factor:.3g}: {factor:.3g} of {config.lr:g}, since each worker adds "
+            "steps of its own (lr_workers)"
+        )
+    if config.optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
+        rule = "adam" if config.optimizer.startswith("apollo") else "adamw"
+        notes.append(
+            f"optimizer {config.optimizer}: this {families.of(model).title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
+            "every parameter"
+        )
+    return tuple(notes)
 
 
 def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:
@@ -241,7 +258,7 @@ def _gpu_share(
     """What each worker on a GPU may take of it."""
     segments = int(config.read == "live")  # by the model, and again by whoever writes
     if writers.gpu_write == "metal":
-        segments += 1 + len(optimizer.state_segments) + len(optimizer.shared_segments)
+        segments += 1 + len(optimizer.metal_rule.private) + len(optimizer.shared_segments)
     return GPUShare(
         workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
         adopted_bytes=segments * 4 * layout.n_floats,

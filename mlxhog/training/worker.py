@@ -100,7 +100,9 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
     live = zero_copy.live_params(job, arena)
     backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
     hidden = families.hidden_matrices(setup.model)
-    optimizer = optim.build(config, hidden, threads=job.spec.threads)
+    optimizer = optim.build(
+        config, hidden, threads=job.spec.threads, tokens_per_step=setup.strategy.tokens_per_step
+    )
     return Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),

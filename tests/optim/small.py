@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlxhog import optim
 from mlxhog.optim import Optimizer, Target
 from mlxhog.optim.gradients import Float32
+from mlxhog.optim.target import new_state
 
 RACY = 1  # needs no locks; with one worker all modes are the same (tests/metal/test_one_worker.py)
 
@@ -38,12 +40,15 @@ def initial(seed: int = 0) -> Float32:
 
 def target(optimizer: Optimizer, flat: Float32, *decay: str) -> Target:
     """A target over `flat` with fresh state, where weight decay applies to the names given."""
+    shapes = optim.state_shapes(optimizer, {slot.name: slot.shape for slot in SLOTS.values()})
+    private, places = new_state(optimizer.state_segments, shapes, N)
     return Target(
         flat=flat,
         slots=SLOTS,
         locks=None,
         mode=RACY,
-        private={name: np.zeros(N, np.float32) for name in optimizer.state_segments},
+        private=private,
+        places=places,
         shared={name: np.zeros(N, np.float32) for name in optimizer.shared_segments},
         decay=frozenset(decay),
     )

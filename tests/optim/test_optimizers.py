@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Optimizer, Soap
 from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
+
+HIDDEN = frozenset({"matrix"})
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,14 @@ class Options:
     momentum: float = 0.6
     beta1: float = 0.8
     beta2: float = 0.9
+    beta2_half_life: int | None = None
+    beta3: float = 0.7
+    projection_rank: int | None = None
+    projection_scale: float | None = None
+    projection_every: int = 200
+    projection_compat: str = "guarded"
+    precondition_every: int = 10
+    seed: int = 0
     nesterov: float = 0.1
     orthogonalization: str = "polar3"
     orthogonalization_rows: int | None = None
@@ -38,6 +50,34 @@ def test_options_choose_the_optimizer() -> None:
     assert optim.build(Options()) == adamw
     assert optim.build(Options("momentum")) == Momentum(momentum=0.6, weight_decay=0.2)
     assert optim.build(Options("sgd")) == SGD(weight_decay=0.2)
+    lion = Lion(beta1=0.8, beta2=0.9, weight_decay=0.2)
+    assert optim.build(Options("lion")) == lion
+    moments = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
+    assert optim.build(Options("adan")) == Adan(**moments, beta3=0.7)
+    soap = Soap(hidden=HIDDEN, **moments, precondition_every=5)
+    assert optim.build(Options("soap", precondition_every=5), HIDDEN) == soap
+    apollo = Apollo(hidden=HIDDEN, **moments, rank=3, refresh_every=50, seed=7)
+    chosen = Options("apollo", projection_rank=3, projection_every=50, seed=7)
+    assert optim.build(chosen, HIDDEN) == apollo
+    mini = Apollo(hidden=HIDDEN, **moments, rank=1, tensor=True, scale=128.0, zero_guard=False)
+    chosen = Options("apollo-mini", projection_scale=128.0, projection_compat="official")
+    assert optim.build(chosen, HIDDEN) == mini
+
+
+def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
+    assert set(options(TrainConfig)["optimizer"].choices) == set(optim.OPTIMIZERS)
+    for name in optim.OPTIMIZERS:
+        assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
+
+
+def test_the_second_moment_may_forget_by_tokens() -> None:
+    config = Options(beta2_half_life=4096)
+    built = optim.build(config, tokens_per_step=512)
+    assert isinstance(built, AdamW)
+    assert built.beta2**8 == pytest.approx(0.5)  # 8 steps are 4,096 tokens
+    twice = optim.build(config, tokens_per_step=1024)
+    assert isinstance(twice, AdamW)
+    assert twice.beta2 == pytest.approx(built.beta2**2)
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones() -> None:
@@ -70,8 +110,15 @@ def test_two_workers_share_moments_and_count_their_updates_together() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [SGD(weight_decay=0.5), Momentum(weight_decay=0.5), AdamW(weight_decay=0.5)],
-    ids=["sgd", "momentum", "adamw"],
+    [
+        SGD(weight_decay=0.5),
+        Momentum(weight_decay=0.5),
+        AdamW(weight_decay=0.5),
+        Lion(weight_decay=0.5),
+        Apollo(weight_decay=0.5, hidden=frozenset()),
+        Apollo(weight_decay=0.5, hidden=frozenset({"matrix"})),
+    ],
+    ids=["sgd", "momentum", "adamw", "lion", "adam of apollo", "apollo"],
 )
 def test_weight_decay_touches_only_its_group(rule: Optimizer) -> None:
     flat = initial()
@@ -96,7 +143,11 @@ BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", BAD_GRADIENTS)
-@pytest.mark.parametrize("rule", [SGD(), Momentum(), AdamW()], ids=["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize(
+    "rule",
+    [SGD(), Momentum(), AdamW(), Lion(), Adan(), Apollo(hidden=HIDDEN), Soap(hidden=HIDDEN)],
+    ids=["sgd", "momentum", "adamw", "lion", "adan", "apollo", "soap"],
+)
 def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(
     rule: Optimizer, case: str
 ) -> None:

@@ -53,6 +53,26 @@ def test_no_warm_up_starts_at_lr() -> None:
     assert schedules.cosine(3.0, warmup=0.0, floor=0.1)(0.0, 0) == 3.0
 
 
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "factor"),
+    [
+        ("auto", "adamw", 1.0),
+        ("auto", "lion", 0.5),
+        ("none", "lion", 1.0),
+        ("sqrt", "adamw", 0.5),
+        ("linear", "adamw", 0.25),
+    ],
+)
+def test_four_workers_take_a_part_of_lr_by_the_rule(
+    rule: str, optimizer: str, factor: float
+) -> None:
+    assert schedules.workers_factor(rule, optimizer, 4) == factor
+    assert schedules.workers_factor(rule, optimizer, 1) == 1.0
+    for name in ("cosine", "wsd", "backoff"):
+        scheduled = schedules.build(Options(name), per_epoch=10, factor=factor)
+        assert scheduled(0.1, 0) == pytest.approx(2.0 * factor)
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="cosine"):
         at("cosin", 0.5)

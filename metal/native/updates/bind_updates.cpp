@@ -1,5 +1,6 @@
 // Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
-// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp what Muon does before its steps are written.
+// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp and bind_directions.cpp what Muon and other rules do
+// before their steps are written.
 #include "cas_add.h"
 #include "elements.h"
 #include "packed16.h"
@@ -13,6 +14,7 @@ using namespace nb::literals;
 void bind_steps(nb::module_&);
 void bind_sparse(nb::module_&);
 void bind_muon(nb::module_&);
+void bind_directions(nb::module_&);
 
 namespace {
 
@@ -164,4 +166,5 @@ void bind_updates(nb::module_& m) {
   bind_steps(m);
   bind_sparse(m);
   bind_muon(m);
+  bind_directions(m);
 }

@@ -19,6 +19,17 @@ OFTEN = 0.5
 TURNED = 0.5
 """Cosine between an old gradient and a fresh one below which the old one mostly misleads."""
 
+ADAPTIVE = {
+    "adamw": "AdamW",
+    "adan": "Adan",
+    "apollo": "APOLLO",
+    "apollo-mini": "APOLLO-Mini",
+    "lion": "Lion",
+    "muon": "Muon",
+    "soap": "SOAP",
+}
+"""Optimizers whose steps do not scale with the gradient, as texts spell them."""
+
 FRESH = 0.9
 """Cosine above which an old gradient is nearly as good as a fresh one."""
 
@@ -191,8 +202,8 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
         f"gradients were seen to change by {rule.inputs['smoothness']:.3g} per unit of distance, "
         f"and staleness was {evidence.lag.largest:g} at most"
     )
-    if evidence.config.optimizer in ("adamw", "muon"):
-        name = {"adamw": "AdamW", "muon": "Muon"}[evidence.config.optimizer]
+    if evidence.config.optimizer in ADAPTIVE:
+        name = ADAPTIVE[evidence.config.optimizer]
         yield Advice(
             "step size",
             f"leave lr {lr:g} as it is for one worker, and lower it first if several do worse",

@@ -255,7 +255,7 @@ class StaleGradient:
 class OptimizerMovement:
     """The movement of an optimizer's updates, without weight decay; one call per update.
 
-    Muon's is taken for AdamW's, whose elements are about as large.
+    Every rule but SGD and momentum is taken for AdamW, whose elements are about as large.
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; momentum as torch.optim.SGD has it.
     """
 
@@ -267,9 +267,9 @@ class OptimizerMovement:
             size: elements of a gradient.
         """
         self.config, self._steps = config, 0
-        memory = config.optimizer != "sgd"
+        memory, adaptive = config.optimizer != "sgd", config.optimizer not in ("sgd", "momentum")
         self._first = np.zeros(size if memory else 0, np.float32)
-        self._second = np.zeros(size if config.optimizer in ("adamw", "muon") else 0, np.float32)
+        self._second = np.zeros(size if adaptive else 0, np.float32)
 
     def learn(self, grad: Float32) -> Float32:
         """Take in a gradient, and return the direction of its update, for a step of `-lr`."""

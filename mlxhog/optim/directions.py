@@ -1,0 +1,82 @@
+"""Directions: what rules with private state make of a gradient, and how they are written.
+
+A direction u is computed in memory of the worker alone, in one pass over the gradient and its
+state. It is written as plain SGD writes a gradient, `w -= lr * (u + weight_decay * w)`, by the same
+kernels, locks and write modes, native or Metal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.sgd import SGD
+from mlxhog.optim.target import Target, touched
+from mlxhog.optim.updates import Float32, Slot
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The formula of a direction, element by element, in native code and in NumPy.
+
+    Attributes:
+        state: private segments it keeps, in the order of its arguments.
+        native: `native(g, *state, u, **rates)` moves the state on and fills u.
+        reference: `reference(g, *state, **rates)` returns u and the new state, with the same bits.
+    """
+
+    state: tuple[str, ...]
+    native: Callable[..., None]
+    reference: Callable[..., tuple[Float32, ...]]
+
+    def of(
+        self,
+        target: Target,
+        slot: Slot,
+        grad: Float32 | Rows,
+        rates: Mapping[str, float],
+        *,
+        native: bool,
+    ) -> Float32 | Rows:
+        """Move one parameter's state on, of touched rows only, and return its direction."""
+        at, g = touched(grad)
+        kept = [target.state(name, slot) for name in self.state]
+        parts = [part[at] for part in kept]  # views of a whole parameter, copies of rows
+        if native:
+            u = np.empty_like(g)
+            self.native(g, *parts, u, **rates)
+        else:
+            u, *parts = self.reference(g, *parts, **rates)
+        if not native or isinstance(grad, Rows):
+            for part, value in zip(kept, parts, strict=True):
+                part[at] = value
+        return Rows(grad.index, u) if isinstance(grad, Rows) else u
+
+
+def write(
+    target: Target,
+    directions: Iterable[tuple[Slot, Float32 | Rows]],
+    by: SGD,
+    *,
+    lr: float,
+    step: int,
+    seed: int,
+) -> None:
+    """Write directions as they come; all at once where Metal kernels do, in few launches."""
+    if target.metal is not None:
+        by.step(target, {slot.name: u for slot, u in directions}, lr=lr, step=step, seed=seed)
+        return
+    for slot, u in directions:
+        by.step(target, {slot.name: u}, lr=lr, step=step, seed=seed)
+
+
+def dense(slot: Slot, grad: Float32 | Rows) -> Float32:
+    """A gradient as an array of the parameter's shape; rows that are not named are zero."""
+    if not isinstance(grad, Rows):
+        return grad
+    whole = np.zeros(slot.shape, np.float32)
+    whole[grad.index] = grad.values
+    return whole

@@ -1,0 +1,212 @@
+"""SOAP: Adam in the eigenbases of Shampoo's preconditioners (Vyas et al. 2024, arXiv:2409.11321).
+
+A hidden matrix G of r rows and c columns, after clipping, moves by
+
+    L <- beta2 L + (1 - beta2) G G^T        R <- beta2 R + (1 - beta2) G^T G
+    m <- beta1 m + (1 - beta1) G            v <- beta2 v + (1 - beta2) (Q_L^T G Q_R)^2
+    u  = Q_L ((Q_L^T m Q_R) / (sqrt(v) + eps)) Q_R^T
+    w <- w - lr sqrt(1 - beta2^t) / (1 - beta1^t) u - lr weight_decay w
+
+Q_L and Q_R are eigenvectors of L and R. The first gradient gives L, R and, by a decomposition,
+their eigenvectors; it moves nothing, so t is one less than the number of gradients. Every
+`precondition_every` steps each Q takes one step of orthogonal iteration, Q <- qr(L Q), its columns
+sorted by the eigenvalues that diag(Q^T L Q) estimates, and v goes along. A side longer than
+`LONGEST` has no basis of its own. Everything that is not a hidden matrix takes AdamW's steps.
+
+State is private: `m` and `v` of every parameter, `left` and `right` (L, R), `left_basis` and
+`right_basis` (Q_L, Q_R) of hidden matrices.
+Order and bias correction follow the authors' code, https://github.com/nikhilvyas/SOAP.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.optim import metal_steps
+from mlxhog.optim.adamw import AdamW
+from mlxhog.optim.directions import dense, write
+from mlxhog.optim.sgd import SGD
+from mlxhog.optim.target import Target, float32
+from mlxhog.optim.updates import Float32, Grads, Slot
+
+LONGEST: Final = 10_000
+"""Longest side of a matrix that has a basis: decomposing takes its cube of operations."""
+
+ROUNDING: Final = 1e-3
+"""How far the mean squared length of a basis's columns may be from 1."""
+
+BASES: Final = (("left", "left_basis", 0), ("right", "right_basis", 1))
+"""Second moments, their eigenvectors, and the axis of the matrix that they belong to."""
+
+
+def eigenbasis(second: Float32) -> Float32:
+    """Eigenvectors of a symmetric matrix (n, n) as columns, largest eigenvalue first."""
+    _, vectors = np.linalg.eigh(second.astype(np.float64))
+    return np.asarray(vectors[:, ::-1], np.float32)
+
+
+def refreshed(second: Float32, basis: Float32) -> tuple[Float32, NDArray[np.intp]]:
+    """One step of orthogonal iteration towards the eigenvectors of a symmetric matrix.
+
+    Returns:
+        The new basis, (n, n), and from which column of the old one each of its columns came.
+    """
+    moved = second @ basis
+    order = np.argsort(-np.einsum("ij,ij->j", basis, moved), kind="stable")
+    q, _ = np.linalg.qr(moved[:, order])
+    return q, order
+
+
+def is_basis(basis: Float32) -> bool:
+    """Whether a matrix that was filled with orthonormal columns still has them.
+
+    An average of several workers' bases has shorter ones, and one that was never filled has none.
+    """
+    return abs(float(np.vdot(basis, basis)) / len(basis) - 1.0) < ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soap:
+    """SOAP for the matrices named in `hidden`, AdamW for the rest; all state private.
+
+    A gradient of some rows of a hidden matrix counts as zero in the others.
+
+    Attributes:
+        hidden: names of the matrices that have eigenbases.
+        beta1: decay of first moments.
+        beta2: decay of second moments and of L and R.
+        eps: added to roots of second moments.
+        weight_decay: decoupled.
+        precondition_every: steps between two refreshes of the bases.
+        native: False takes the NumPy references of what is written, for one worker only.
+    """
+
+    hidden: frozenset[str]
+    beta1: float = 0.95
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    precondition_every: int = 10
+    native: bool = True
+    state_segments: tuple[str, ...] = ("m", "v", "left", "right", "left_basis", "right_basis")
+    shared_segments: tuple[str, ...] = ()
+    metal_rule: metal_steps.Rule = metal_steps.ADAM
+
+    def state_shapes(
+        self, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Shapes of L, R and their bases, segment -> parameter -> shape."""
+        own: dict[str, dict[str, tuple[int, ...]]] = {}
+        for second, basis, axis in BASES:
+            sides = {name: shapes[name][axis] for name in self.hidden}
+            own[second] = {name: (n, n) for name, n in sides.items() if n <= LONGEST}
+            own[basis] = own[second]
+        return own
+
+    @cached_property
+    def _rest(self) -> AdamW:
+        """The rule of everything that is not a hidden matrix."""
+        return AdamW(
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            native=self.native,
+        )
+
+    def step(
+        self,
+        target: Target,
+        grads: Grads,
+        *,
+        lr: float,
+        step: int,
+        seed: int = 0,
+        grad_scale: float = 1.0,
+        shared_step: int | None = None,
+    ) -> None:
+        """Apply one update; see `Optimizer.step`."""
+        pairs = target.pairs(grads)
+        rest = {slot.name: grad for slot, grad in pairs if slot.name not in self.hidden}
+        if rest:
+            self._rest.step(target, rest, lr=lr, step=step, seed=seed, grad_scale=grad_scale)
+        t = max(1, step - 1)
+        correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
+        # SGD's write decays by its own step size times weight_decay, and here lr is meant.
+        by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
+        hidden = [(slot, dense(slot, grad)) for slot, grad in pairs if slot.name in self.hidden]
+        directions = self._directions(target, hidden, t, grad_scale)
+        write(target, directions, by, lr=lr * correction, step=step, seed=seed)
+
+    def _directions(
+        self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
+    ) -> Iterator[tuple[Slot, Float32]]:
+        """Move the state of each hidden matrix on; what it moves by, but for a first gradient."""
+        for slot, grad in pairs:
+            g = float32(grad_scale) * grad
+            sides = [
+                (target.state(second, slot), target.state(basis, slot), axis)
+                for second, basis, axis in BASES
+                if slot.name in target.places[second]
+            ]
+            moved = _are_ready(sides)
+            if moved:
+                yield slot, self._direction(target, slot, g, sides)
+            for second, _, axis in sides:
+                second *= float32(self.beta2)
+                second += float32(1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
+            if not moved:
+                for second, basis, _ in sides:
+                    basis[...] = eigenbasis(second)
+            elif t % self.precondition_every == 0:
+                v = target.state("v", slot)
+                for second, basis, axis in sides:
+                    basis[...], order = refreshed(second, basis)
+                    v[...] = v.take(order, axis=axis)
+
+    def _direction(
+        self,
+        target: Target,
+        slot: Slot,
+        g: Float32,
+        sides: list[tuple[Float32, Float32, int]],
+    ) -> Float32:
+        """Move m and v on, and return m, scaled in the eigenbases and turned back."""
+        m, v = target.state("m", slot), target.state("v", slot)
+        m *= float32(self.beta1)
+        m += float32(1.0 - self.beta1) * g
+        v *= float32(self.beta2)
+        v += float32(1.0 - self.beta2) * np.square(_turned(g, sides))
+        scaled = np.divide(_turned(m, sides), np.sqrt(v) + float32(self.eps))
+        return _turned_back(scaled, sides)
+
+
+def _are_ready(sides: list[tuple[Float32, Float32, int]]) -> bool:
+    """Whether a matrix has bases; those that are none any more are computed anew."""
+    for second, basis, _ in sides:
+        if not is_basis(basis):
+            if not second.any():
+                return False
+            basis[...] = eigenbasis(second)
+    return True
+
+
+def _turned(x: Float32, sides: list[tuple[Float32, Float32, int]]) -> Float32:
+    """Q_L^T x Q_R."""
+    for _, basis, axis in sides:
+        x = x @ basis if axis else basis.T @ x
+    return x
+
+
+def _turned_back(x: Float32, sides: list[tuple[Float32, Float32, int]]) -> Float32:
+    """Q_L x Q_R^T."""
+    for _, basis, axis in sides:
+        x = x @ basis.T if axis else basis @ x
+    return np.ascontiguousarray(x)

@@ -1,0 +1,297 @@
+"""APOLLO and APOLLO-Mini: the trajectories of the authors' package, projections, the zero guard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog import arena, optim
+from mlxhog.arena import Arena
+from mlxhog.metal.engine import ReferenceEngine
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim import AdamW, Apollo, Target
+from mlxhog.optim.apollo import draw_projection, factors_reference
+from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.target import new_state
+from mlxhog.optim.updates import WRITE_MODES
+from tests.optim.small import MATRIX, Slot, initial, parameter, target
+from tests.tolerances import APOLLO_GOLDEN, APOLLO_GOLDEN_F64, STEP_F32, assert_close
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "apollo"
+CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One parameter of a recorded case: how it was moved, and where it went."""
+
+    init: NDArray[Any]
+    grads: NDArray[Any]
+    params: NDArray[Any]
+    moments: tuple[NDArray[Any], NDArray[Any]]
+    norms: NDArray[Any]
+    projections: NDArray[Any] | None
+    group: dict[str, Any]
+    lr: float
+
+    @property
+    def is_hidden(self) -> bool:
+        return self.projections is not None
+
+    def rule(self, **how: object) -> Apollo:
+        """The optimizer of its group, with the package's defaults."""
+        group = self.group
+        beta1, beta2 = group.get("betas", (0.9, 0.999))
+
+        def injected(slot: object, number: int) -> NDArray[Any]:
+            assert self.projections is not None
+            return self.projections[number].astype(np.float32)
+
+        rule = Apollo(
+            hidden=frozenset({"p"} if self.is_hidden else ()),
+            rank=group.get("rank"),
+            tensor=group.get("scale_type") == "tensor",
+            scale=group.get("scale"),
+            refresh_every=group.get("update_proj_gap", 200),
+            beta1=beta1,
+            beta2=beta2,
+            eps=group.get("eps", 1e-6),
+            weight_decay=group.get("weight_decay", 0.0),
+            growth=None if group.get("disable_nl") else 1.01,
+            scale_first=group.get("scale_front", False),
+            zero_guard=False,
+            bias_correction=group.get("correct_bias", True),
+            long_side=group.get("proj_type") == "reverse_std",
+            projection=injected,
+        )
+        return replace(rule, **how)  # type: ignore[arg-type]
+
+    def steps(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Each step that has a gradient."""
+        for at, grad in enumerate(self.grads):
+            if not np.isnan(grad).all():
+                yield at, grad
+
+
+def trajectories(case: str) -> list[Trajectory]:
+    data = np.load(GOLDEN / f"{case}.npz")
+    config = json.loads(str(data["config"]))
+    found: list[Trajectory] = []
+    for group in config["groups"]:
+        for _ in group["shapes"]:
+            key = f"p{len(found)}_"
+            options = {**config["opt"], **group}
+            found.append(
+                Trajectory(
+                    *(data[key + name] for name in ("init", "grads", "params")),
+                    (data[key + "exp_avg"], data[key + "exp_avg_sq"]),
+                    data[key + "nl_norm"],
+                    data[key + "proj"] if "rank" in group else None,
+                    options,
+                    options["lr"],
+                )
+            )
+    return found
+
+
+def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:
+    slot = Slot("p", trajectory.init.shape, 32)
+    flat = np.zeros(slot.offset + slot.size + 32, np.float32)
+    parameter(flat, slot)[...] = trajectory.init
+    shapes = optim.state_shapes(rule, {"p": slot.shape})
+    private, places = new_state(rule.state_segments, shapes, flat.size)
+    racy = WRITE_MODES["racy"]
+    return Target(flat, {"p": slot}, None, racy, private, {}, frozenset("p"), places=places), slot
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "reference"])
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_those_of_the_authors_package(case: str, native: bool) -> None:
+    for trajectory in trajectories(case):
+        rule = trajectory.rule(native=native)
+        where, slot = place(rule, trajectory)
+        for count, (at, grad) in enumerate(trajectory.steps(), start=1):
+            rule.step(where, {"p": grad.astype(np.float32)}, lr=trajectory.lr, step=count)
+            assert_close(parameter(where.flat, slot), trajectory.params[at], APOLLO_GOLDEN)
+            for name, expected in zip("mv", trajectory.moments, strict=True):
+                assert_close(where.state(name, slot), expected[at], APOLLO_GOLDEN)
+            if not np.isnan(trajectory.norms[at]):
+                assert_close(where.state("norm", slot)[0], trajectory.norms[at], APOLLO_GOLDEN)
+
+
+def test_in_float64_the_formula_is_the_packages() -> None:
+    for trajectory in trajectories("float64"):
+        w, rule = trajectory.init.copy(), trajectory.rule()
+        m, v, norm = (np.zeros_like(x[0]) for x in (*trajectory.moments, trajectory.norms))
+        assert trajectory.projections is not None
+        for count, (at, grad) in enumerate(trajectory.steps()):
+            factors, m, v, norm = factors_reference(
+                grad,
+                trajectory.projections[count // rule.refresh_every],
+                m,
+                v,
+                norm,
+                right=w.shape[0] >= w.shape[1],
+                tensor=False,
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-6,
+                scale=trajectory.group["scale"],
+                first=count == 0,
+                zero_guard=False,
+            )
+            size = 0.01 * math.sqrt(1 - 0.999 ** (count + 1)) / (1 - 0.9 ** (count + 1))
+            w = (w - size * grad * factors) * (1 - 0.01 * 0.05)
+            assert_close(w, trajectory.params[at], APOLLO_GOLDEN_F64)
+
+
+def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh() -> None:
+    p = draw_projection(MATRIX, 4, 0, seed=3, right=False)
+    assert p.shape == (6, 4)
+    assert p.dtype == np.float32
+    # As any NumPy draws it: Philox's numbers and the normal ones made of them are fixed.
+    np.testing.assert_allclose(p[0, :2], RECORDED, rtol=1e-6)
+    np.testing.assert_array_equal(p, draw_projection(MATRIX, 4, 0, seed=3, right=False))
+    others = [
+        draw_projection(MATRIX, 4, 1, seed=3, right=False),
+        draw_projection(MATRIX, 4, 0, seed=4, right=False),
+        draw_projection(Slot("other", (6, 9), 0), 4, 0, seed=3, right=False),
+    ]
+    assert all(not np.isclose(p, other).any() for other in others)
+
+
+RECORDED = (0.17810124, -0.46952346)
+
+
+def test_projected_columns_have_length_one_on_average() -> None:
+    p = draw_projection(Slot("large", (900, 400), 0), 100, 5, seed=0, right=True)
+    assert p.shape == (100, 400)
+    assert np.square(p).sum(axis=0).mean() == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way() -> None:
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(MATRIX.shape, dtype=np.float32) for _ in range(6)]
+    grads[2][...] = 0
+
+    def moved(*, zero_guard: bool) -> list[float]:
+        rule = Apollo(hidden=frozenset({"matrix"}), rank=2, zero_guard=zero_guard)
+        flat = initial()
+        where, lengths = target(rule, flat), []
+        for step, g in enumerate(grads, start=1):
+            before = flat.copy()
+            rule.step(where, {"matrix": g}, lr=0.1, step=step)
+            lengths.append(float(np.linalg.norm(flat - before)))
+        return lengths
+
+    guarded, official = moved(zero_guard=True), moved(zero_guard=False)
+    assert guarded[:3] == official[:3]
+    assert guarded[2] == 0
+    assert min(guarded[3:]) > 0.3 * guarded[0]
+    assert max(official[3:]) < 1e-6
+
+
+def test_updates_grow_by_one_percent_at_most() -> None:
+    rule, flat = Apollo(hidden=frozenset({"matrix"}), rank=2, bias_correction=False), initial()
+    where, lengths = target(rule, flat), []
+    rng = np.random.default_rng(0)
+    for step in range(1, 8):
+        g = rng.standard_normal(MATRIX.shape, dtype=np.float32) * np.float32(10.0**step)
+        rule.step(where, {"matrix": g}, lr=0.1, step=step)
+        lengths.append(float(where.state("norm", MATRIX)[0]))
+    growth = np.array(lengths[1:]) / np.array(lengths[:-1])
+    assert growth.max() < 1.0101
+
+
+def test_updates_are_about_as_large_as_adams_at_every_rank() -> None:
+    """Where gradients point nowhere in particular; the scale is the shorter side over the rank."""
+    slot, rng = Slot("matrix", (64, 200), 0), np.random.default_rng(0)
+    grads = [rng.standard_normal(slot.shape, dtype=np.float32) for _ in range(30)]
+
+    def length(rule: optim.Optimizer) -> float:
+        flat = np.zeros(slot.size, np.float32)
+        shapes = optim.state_shapes(rule, {"matrix": slot.shape})
+        private, places = new_state(rule.state_segments, shapes, flat.size)
+        racy = WRITE_MODES["racy"]
+        where = Target(flat, {"matrix": slot}, None, racy, private, {}, frozenset(), places=places)
+        for step, g in enumerate(grads, start=1):
+            before = flat.copy()
+            rule.step(where, {"matrix": g}, lr=0.1, step=step)
+        return float(np.linalg.norm(flat - before))
+
+    adam = length(AdamW(beta1=0.9, beta2=0.999, weight_decay=0.0))
+    hidden = frozenset({"matrix"})
+    for rule in (Apollo(hidden=hidden), Apollo(hidden=hidden, rank=1, tensor=True)):
+        assert 0.5 < length(replace(rule, growth=None)) / adam < 2.0
+
+
+def test_the_state_is_small() -> None:
+    model = load_architecture("tiny")
+    hidden = families.hidden_matrices(model)
+    shapes = {name: one.shape for name, one in families.param_spec(model).items()}
+    full = sum(math.prod(shape) for shape in shapes.values())
+    rest = sum(math.prod(shape) for name, shape in shapes.items() if name not in hidden)
+
+    def floats(rule: Apollo) -> int:
+        state = rule.state_shapes(shapes)
+        return sum(math.prod(shape) for kind in state.values() for shape in kind.values())
+
+    mini = floats(Apollo(hidden=hidden, rank=1, tensor=True))
+    assert mini - 2 * rest < 0.02 * 2 * full  # the hidden matrices' part
+    assert mini < floats(Apollo(hidden=hidden)) < 0.6 * 2 * full
+
+
+@dataclass(frozen=True)
+class Parameter:
+    shape: tuple[int, ...]
+    kind: str = "dense"
+    init: str = "zeros"
+
+
+ENGINES: dict[str, Callable[[], Any]] = {
+    "reference": ReferenceEngine,
+    "emulated": lambda: HostEngine("mlx"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("tensor", [False, True], ids=["channels", "tensor"])
+@pytest.mark.parametrize("shape", [(40, 33), (7, 50)], ids=str)
+def test_metal_kernels_take_the_same_steps(
+    shape: tuple[int, int], tensor: bool, engine: str
+) -> None:
+    params = {"bias": Parameter((9,)), "matrix": Parameter(shape)}
+    rule = Apollo(hidden=frozenset({"matrix"}), rank=2, tensor=tensor, weight_decay=0.3)
+    own = optim.state_shapes(rule, {name: one.shape for name, one in params.items()})
+    layout = arena.plan(params, max_workers=1, private=rule.state_segments, state=own, n_tickets=1)
+    decay, results = frozenset({"matrix"}), []
+    for make in (None, ENGINES[engine]):
+        with Arena.create(layout, write="cas") as memory:
+            flat, slots = memory.params, layout.slots
+            flat[...] = np.random.default_rng(0).standard_normal(flat.size)
+            private = {name: memory.segment(f"{name}.1") for name in rule.state_segments}
+            metal = None if make is None else MetalSteps(make(), flat, slots, decay)
+            cas, places = WRITE_MODES["cas"], layout.state
+            where = Target(flat, slots, None, cas, private, {}, decay, metal, places=places)
+            before = flat.copy()
+            for step in range(1, 5):
+                rng = np.random.default_rng(step)
+                grads = {
+                    name: rng.standard_normal(one.shape, dtype=np.float32)
+                    for name, one in params.items()
+                }
+                rule.step(where, grads, lr=0.05, step=step, grad_scale=0.5)
+            results.append(flat.copy())
+    assert_close(results[1], results[0], STEP_F32)
+    assert np.abs(results[0] - before).max() > 0.01

@@ -1,0 +1,166 @@
+"""Runs with Lion, Adan, APOLLO and SOAP: either backend, any strategy, saved and resumed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.errors import CheckpointError
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
+from mlxhog.report.metrics import Result
+from mlxhog.training.plan import make_plan
+from tests.training.small import identical, largest_difference, parameters, small_config
+
+pytestmark = pytest.mark.slow
+
+RULES = ["lion", "adan", "apollo", "apollo-mini", "soap"]
+COMMON = {"lr": 1e-3, "schedule": "constant", "warmup": 0}
+REFRESHED = {"projection_every": 7, "precondition_every": 3}
+
+
+def arrays(result: Result) -> dict[str, np.ndarray]:
+    """The optimizer state a run ended with."""
+    return dict(checkpoint.load(Path(str(result.checkpoint))).optimizer)
+
+
+@pytest.mark.parametrize("optimizer", RULES)
+def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
+    tmp_path: Path, optimizer: str
+) -> None:
+    common = {**COMMON, **REFRESHED, "strategy": "serial", "optimizer": optimizer}
+    whole = train(small_config(tmp_path, steps=24, **common))
+    first = train(small_config(tmp_path, steps=10, **common))
+    second = train(small_config(tmp_path, steps=14, resume=first.run, **common))
+    assert second.steps == 24
+    assert identical(parameters(whole), parameters(second))
+    assert identical(arrays(whole), arrays(second))
+
+
+@pytest.mark.parametrize("optimizer", ["adan", "apollo"])
+def test_lock_free_training_with_one_worker_is_serial_training(
+    tmp_path: Path, optimizer: str
+) -> None:
+    serial, hogwild = (
+        train(small_config(tmp_path, strategy=strategy, optimizer=optimizer, **COMMON))
+        for strategy in ("serial", "hogwild")
+    )
+    assert identical(parameters(serial), parameters(hogwild))
+
+
+@pytest.mark.parametrize("optimizer", RULES)
+def test_both_backends_take_the_same_steps(tmp_path: Path, optimizer: str) -> None:
+    """As far as their gradients agree, to float32 rounding, which turns the sign of small ones."""
+    common = {**COMMON, "strategy": "serial", "steps": 4, "optimizer": optimizer}
+    by_torch, by_mlx = (
+        parameters(train(small_config(tmp_path, workers=backend, **common)))
+        for backend in ("torch:cpu", "mlx:cpu")
+    )
+    differ = np.concatenate([(by_torch[n] - by_mlx[n]).ravel() for n in by_torch])
+    assert np.sqrt(np.square(differ).mean()) < 1e-4
+    assert largest_difference(by_torch, by_mlx) <= 8.1e-3  # four steps of lr, in both directions
+
+
+@pytest.mark.parametrize("strategy", ["hogwild", "sync", "round_robin", "avg_runs"])
+@pytest.mark.parametrize("optimizer", ["apollo-mini", "soap"])
+def test_workers_of_both_frameworks_train_with_it(
+    tmp_path: Path, optimizer: str, strategy: str
+) -> None:
+    workers = "mlx:cpu,torch:cpu"
+    common = {**COMMON, **REFRESHED, "optimizer": optimizer, "strategy": strategy}
+    result = train(small_config(tmp_path, workers=workers, steps=40, **common))
+    assert (result.status, result.steps) == ("done", 40)
+    assert all(np.isfinite(value).all() for value in parameters(result).values())
+
+
+def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path: Path) -> None:
+    config = small_config(tmp_path, optimizer="apollo", projection_rank=3, **COMMON)
+    result = train(config)
+    saved = checkpoint.load(Path(str(result.checkpoint)))
+    hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
+    assert len(hidden) == 8
+    for name, value in saved.params.items():
+        shape = value.shape
+        if name in hidden:
+            shape = (shape[0], 3) if shape[0] >= shape[1] else (3, shape[1])
+            assert saved.optimizer[f"norm.1/{name}"].shape == (1,)
+            assert saved.optimizer[f"norm.1/{name}"] > 0
+        for kind in "mv":
+            moment = saved.optimizer[f"{kind}.1/{name}"]
+            assert moment.shape == shape
+            assert moment.any()
+    assert sum(key.startswith("norm") for key in saved.optimizer) == len(hidden)
+
+
+def test_a_small_state_makes_a_small_arena(tmp_path: Path) -> None:
+    common = {"model": "tiny", "workers": "2", "max_workers": 2}
+    adamw, mini = (
+        make_plan(small_config(tmp_path, optimizer=optimizer, **common))
+        for optimizer in ("adamw", "apollo-mini")
+    )
+    hidden = families.hidden_matrices(adamw.model)
+    sizes = {name: slot.size for name, slot in adamw.layout.slots.items()}
+    saved = 2 * 2 * 4 * sum(sizes[name] for name in hidden)  # workers, moments, bytes
+    assert adamw.arena_bytes - mini.arena_bytes > 0.95 * saved
+
+
+def test_a_worker_that_joins_takes_the_average_of_the_state(tmp_path: Path) -> None:
+    common = {**COMMON, **REFRESHED, "strategy": "hogwild", "optimizer": "soap"}
+    first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=12, **common))
+    second = train(
+        small_config(tmp_path, workers="mlx:cpu*3", steps=12, resume=first.run, **common)
+    )
+    assert second.steps == 24
+    for name, value in arrays(second).items():
+        if "basis" in name:  # which an average was none
+            np.testing.assert_allclose(value.T @ value, np.eye(len(value)), atol=1e-4)
+
+
+def test_state_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    common = {**COMMON, "strategy": "serial", "optimizer": "apollo"}
+    first = train(small_config(tmp_path, steps=4, projection_rank=4, **common))
+    again = small_config(tmp_path, steps=4, projection_rank=2, resume=first.run, **common)
+    with pytest.raises(CheckpointError, match="optimizer state m.1/.* has shape .* this run keeps"):
+        train(again)
+
+
+def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
+    tmp_path: Path,
+) -> None:
+    def plan_of(**options: object) -> tuple[float, list[str]]:
+        plan = make_plan(small_config(tmp_path, lr=1e-3, **options))
+        return plan.schedule()(0.03, 0), [note for note in plan.notes if "lr_workers" in note]
+
+    step, (note,) = plan_of(optimizer="lion", workers="2")
+    assert step == pytest.approx(1e-3 / math.sqrt(2))
+    assert "lr 0.000707: 0.707 of 0.001" in note
+    for options in (
+        {"optimizer": "lion", "workers": "2", "strategy": "sync"},
+        {"optimizer": "lion", "workers": "1"},
+        {"optimizer": "adamw", "workers": "2"},
+    ):
+        assert plan_of(**options) == (pytest.approx(1e-3), [])
+
+
+def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path: Path) -> None:
+    common = {**COMMON, "strategy": "serial", "steps": 6, "batch_size": 2}  # 64 tokens a step
+    by_tokens = train(small_config(tmp_path, beta2_half_life=640, **common))
+    directly = train(small_config(tmp_path, beta2=2.0**-0.1, **common))
+    assert identical(parameters(by_tokens), parameters(directly))
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "soap"])
+def test_a_model_without_hidden_matrices_trains_too(tmp_path: Path, optimizer: str) -> None:
+    model = tmp_path / "model.yaml"
+    model.write_text(
+        "model_type: mad\nvocab_size: 320\nhidden_size: 32\nlayers: [slstm-v1]\nbos_token_id: 256\n"
+    )
+    config = small_config(tmp_path, model=str(model), optimizer=optimizer, steps=5)
+    notes = [note for note in make_plan(config).notes if "no hidden matrix" in note]
+    assert bool(notes) == (optimizer == "soap")
+    assert train(config).status == "done"
