@@ -1,11 +1,12 @@
-"""What an optimizer's step costs beside the gradient it moves: Muon and AdamW, one thread.
+"""What an optimizer's step costs beside the gradient it moves, and how large its state is.
 
-    python benchmarks/optimizer_steps.py            ten minutes
-    python benchmarks/optimizer_steps.py --quick    under three
+    python benchmarks/optimizer_steps.py            a quarter of an hour, one thread
+    python benchmarks/optimizer_steps.py --quick    under five minutes
 
 xLSTM Large of width 128 and 512, four blocks, bytes. Gradients of 512 and of 2,048 tokens, which
 include reading the shared parameters and the norm, and steps take turns in one process, so that
-drift hits all alike. The share is that of the step in gradient and step together.
+drift hits all alike. The share is that of the step in gradient and step together; of SOAP the mean
+step counts, since every tenth refreshes the bases. State is what a worker keeps in the arena.
 
 Beside the times stands what bounds them: the operations of the orthogonalisation, with one triangle
 of every symmetric product, over the speed of our own matrix product at that size.
@@ -14,8 +15,11 @@ of every symmetric product, over the speed of our own matrix product at that siz
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +45,7 @@ from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Muon, Optimizer, Target, gradients, updates
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from mlxhog.optim.target import new_state
 
 SEQ = 256
 TOKENS = {512: 0.15, 2048: 0.05}
@@ -52,7 +57,14 @@ KINDS = {
     "muon": TrainConfig(optimizer="muon"),
     "muon, float32": TrainConfig(optimizer="muon", orthogonalization_dtype="float32"),
     "muon, ns5": TrainConfig(optimizer="muon", orthogonalization="ns5"),
+    "lion": TrainConfig(optimizer="lion"),
+    "adan": TrainConfig(optimizer="adan"),
+    "apollo": TrainConfig(optimizer="apollo"),
+    "apollo-mini": TrainConfig(optimizer="apollo-mini"),
+    "soap": TrainConfig(optimizer="soap"),
 }
+MINI_STATE = 0.02
+"""Largest part of AdamW's state of the hidden matrices that APOLLO-Mini may keep."""
 
 
 class Bench:
@@ -63,22 +75,29 @@ class Bench:
         size = LargeSize(d=d, blocks=4, heads=4, vocab=320, batch=2, seq=SEQ)
         self.model: XLSTMLargeConfig = large(size)
         spec = families.param_spec(self.model)
-        layout = arena.plan(spec, max_workers=1, n_tickets=1, private=("m", "v"))
+        layout = arena.plan(spec, max_workers=1, n_tickets=1)
         self.arena = Arena.create(layout)
         for name, value in families.init_params(self.model, seed=0).items():
             self.arena.param(name)[...] = value
+        hidden = families.hidden_matrices(self.model)
         self.optimizers: dict[str, Optimizer] = {
-            name: optim.build(config, self.model) for name, config in KINDS.items()
+            name: optim.build(config, hidden) for name, config in KINDS.items()
         }
-        self.target = Target(
+        base = Target(
             flat=self.arena.params,
             slots=layout.slots,
             locks=self.arena.locks(1),
             mode=updates.WRITE_MODES[self.arena.write],
-            private={name: self.arena.segment(f"{name}.1") for name in ("m", "v")},
+            private={},
             shared={},
             decay=frozenset(name for name, one in spec.items() if one.decay),
         )
+        shapes = {name: one.shape for name, one in spec.items()}
+        self.targets = {}
+        for name, rule in self.optimizers.items():
+            own = optim.state_shapes(rule, shapes)
+            private, places = new_state(rule.state_segments, own, layout.n_floats)
+            self.targets[name] = replace(base, private=private, places=places)
         self.backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
         self.backend.bind(self.model, layout.slots, layout.n_floats, None)
         rng = np.random.default_rng(0)
@@ -88,7 +107,7 @@ class Bench:
             x, y = np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
             self.batches[tokens] = Batch(x, y, n_bytes=0)
         self.grads: Any = None
-        self.steps = 0
+        self.steps = dict.fromkeys(KINDS, 0)
 
     def gradient(self, tokens: int) -> None:
         """Read the parameters, compute a gradient and its norm."""
@@ -99,15 +118,27 @@ class Bench:
 
     def step(self, kind: str) -> None:
         """Take one step with the last gradient."""
-        self.steps += 1
+        self.steps[kind] += 1
+        step = self.steps[kind]
         self.optimizers[kind].step(
-            self.target, self.grads, lr=1e-5, step=self.steps, seed=self.steps, grad_scale=0.5
+            self.targets[kind], self.grads, lr=1e-5, step=step, seed=step, grad_scale=0.5
         )
 
     def hidden(self) -> list[tuple[int, int]]:
         """Shapes of the hidden matrices."""
+        slots = self.targets["adamw"].slots
         names = families.hidden_matrices(self.model)
-        return [self.target.slots[name].shape for name in names]  # type: ignore[misc]
+        return [slots[name].shape for name in names]  # type: ignore[misc]
+
+    def state_floats(self, kind: str) -> tuple[int, int]:
+        """Floats of a rule's state: of all parameters, and of the hidden matrices alone."""
+        target, hidden = self.targets[kind], families.hidden_matrices(self.model)
+        sizes = [
+            (name, slot.size)
+            for segment in target.private
+            for name, slot in target.places.get(segment, target.slots).items()
+        ]
+        return sum(n for _, n in sizes), sum(n for name, n in sizes if name in hidden)
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -158,7 +189,8 @@ def measure(findings: Findings, d: int, rounds: int) -> None:
                     times[kind].append(spent)
     samples = {name: Sample.of(values) for name, values in times.items()}
     speed = product_speed(min(min(shape) for shape in bench.hidden()) * 2)
-    print(f"\nwidth {d}, {sum(s.size for s in bench.target.slots.values()):,} parameters")
+    parameters = sum(slot.size for slot in bench.targets["adamw"].slots.values())
+    print(f"\nwidth {d}, {parameters:,} parameters")
     for name, sample in samples.items():
         what = f"gradient of {name} tokens" if name.isdigit() else f"step of {name}"
         print(
@@ -167,7 +199,7 @@ def measure(findings: Findings, d: int, rounds: int) -> None:
         )
     shares = {}
     for kind in KINDS:
-        step = samples[kind].median
+        step = samples[kind].median if kind != "soap" else float(np.mean(times[kind]))
         shares[kind] = {tokens: step / (step + samples[str(tokens)].median) for tokens in TOKENS}
         spelt = ", ".join(f"{100 * share:.1f} % at {n}" for n, share in shares[kind].items())
         print(f"  share of {kind:15} {spelt}")
@@ -183,6 +215,19 @@ def measure(findings: Findings, d: int, rounds: int) -> None:
             f"{speed / 1e9:.0f} GFLOP/s of the float32 product"
             + ("; products of bfloat16 factors are twice as fast" if rule.bfloat16 else "")
         )
+    state = {kind: bench.state_floats(kind) for kind in KINDS}
+    for kind, (whole, hidden) in state.items():
+        of_all, of_hidden = whole / state["adamw"][0], hidden / state["adamw"][1]
+        print(
+            f"  state of {kind:15} {4 * whole / 2**20:8.2f} MiB, {of_all:.3f} of AdamW's; "
+            f"of the hidden matrices {of_hidden:.3f}"
+        )
+    findings.at_most(
+        f"state of APOLLO-Mini for hidden matrices over AdamW's, width {d}",
+        state["apollo-mini"][1] / state["adamw"][1],
+        MINI_STATE,
+        timing=False,
+    )
     for tokens, share in TOKENS.items():
         findings.at_most(
             f"share of a Muon step, width {d}, {tokens} tokens", shares["muon"][tokens], share
@@ -192,11 +237,15 @@ def measure(findings: Findings, d: int, rounds: int) -> None:
         "shares": shares,
         "float32_product_flops": speed,
         "bound_seconds": bounds,
+        "state_floats": state,
     }
 
 
 def main() -> int:
     """Measure what the flags ask for."""
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # NumPy's products, as workers have them
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
