@@ -4,16 +4,19 @@ With `--forbid-skips` only tests of Apple hardware may be left out.
 """
 
 import itertools
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlxhog.arena import worker_pool
 from mlxhog.machine import machine
 from mlxhog.metal.host.engine import HostEngine
 
@@ -47,6 +50,28 @@ def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch, shim_ca
     (cache / "mlxhog").mkdir(parents=True)
     (cache / "mlxhog" / "metal").symlink_to(shim_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked_workers() -> Iterator[None]:
+    """Workers start soon; a process that has looked at Apple's frameworks must not fork."""
+
+    def context(method: str) -> Any:
+        from tests import forked
+
+        assert method == "spawn"
+        return forked.CONTEXT
+
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.platform == "linux":
+            patch.setattr(worker_pool, "get_context", context)
+        yield
+
+
+@pytest.fixture
+def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers start as they do for users."""
+    monkeypatch.setattr(worker_pool, "get_context", multiprocessing.get_context)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Create, attach, refuse: one arena in this and in spawned processes."""
 
+import gc
 import mmap
 import multiprocessing
 import os
@@ -202,6 +203,7 @@ def flip(at):
     ],
 )
 def test_a_damaged_or_foreign_segment_is_refused_with_a_reason(arena, tmp_path, change, reason):
+    gc.collect()  # other tests' processes close theirs
     before = len(os.listdir("/dev/fd"))
     fd = damaged(arena, tmp_path, change)
     with pytest.raises(ArenaError, match=reason):

@@ -20,7 +20,7 @@ from mlxhog.arena.workers import State
 from tests.arena import spawned
 from tests.processes import alive
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("spawned_workers")]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0

@@ -25,7 +25,7 @@ from tests.classic.native import (
     sums,
     x_of,
 )
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def counted(kind: str, **options: Any) -> tuple[Float32, np.ndarray]:
     with shared(BOARD_FLOATS + 64, 64, WORKERS) as segment:
         for rank in range(WORKERS):
             segment.locks(rank + 1)
-        together = SPAWN.Barrier(WORKERS)
+        together = PROCESSES.Barrier(WORKERS)
         run(count_down, [(segment, kind, rank, options, together) for rank in range(WORKERS)])
         expected = sum(counting_problem(segment, kind, rank)[1] for rank in range(WORKERS))
         return x_of(segment).reshape(-1)[:49].copy(), expected
@@ -270,7 +270,7 @@ def advance(board: _native.ClassicBoard, ranks: Any) -> None:
 def with_replacement(
     processes: list[Any], segment: Shared, kind: str, victim: int, generation: int
 ) -> None:
-    process = SPAWN.Process(target=run_for_ever, args=(segment, kind, victim, generation))
+    process = PROCESSES.Process(target=run_for_ever, args=(segment, kind, victim, generation))
     process.start()
     assert pid_of(process)
     processes[victim] = process

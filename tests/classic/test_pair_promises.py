@@ -13,7 +13,7 @@ from mlxhog import _native
 from mlxhog.classic.problem import pack_pairs
 from tests.classic.native import BOARD_FLOATS, board_of, scheme_of
 from tests.classic.pair_problems import Tangle
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 from tests.tolerances import SIMPLEX_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def rate(segment: Shared, kind: str, rank: int, together: Barrier) -> None:
 def rated(kind: str) -> float:
     with shared(BOARD_FLOATS + 16, 1 + WORKERS * ADDS[kind], WORKERS) as segment:
         prepare(segment)
-        together = SPAWN.Barrier(WORKERS)
+        together = PROCESSES.Barrier(WORKERS)
         run(rate, [(segment, kind, rank, together) for rank in range(WORKERS)])
         assert not segment.words.any(), "a lock is still taken"
         item = floats_of(segment)[:16].copy()
@@ -111,7 +111,7 @@ def pulled(kind: str, labels: int) -> np.ndarray:
         _, x = star(segment, kind, labels)
         x[1:, 0] = 1
         x[0, -1] = labels > 2  # at another label; as one scalar, 0
-        together = SPAWN.Barrier(WORKERS)
+        together = PROCESSES.Barrier(WORKERS)
         run(pull, [(segment, kind, rank, labels, together) for rank in range(WORKERS)])
         assert not segment.words.any(), "a lock is still taken"
         return x[0].copy()

@@ -1,4 +1,4 @@
-"""Shared memory and spawned workers for tests of the native updates; no arena needed.
+"""Shared memory and worker processes for tests of the native updates; no arena needed.
 
 bytes                  what
 0 ..                   lock words, uint32
@@ -9,7 +9,6 @@ bytes                  what
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +21,9 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.optim.gradients import Float32
+from tests import forked
 
-SPAWN = multiprocessing.get_context("forkserver")  # from one process that has these imports done
-SPAWN.set_forkserver_preload([__name__, "pytest", "hypothesis", "hypothesis.extra.numpy"])
+PROCESSES = forked.CONTEXT
 TIMEOUT_S = 60.0
 
 WORKER = np.dtype(
@@ -42,7 +41,7 @@ def _page(n: int) -> int:
 
 
 class Shared:
-    """Lock words, worker table and floats in one mapping; picklable while a process is spawned."""
+    """Lock words, worker table and floats in one mapping; picklable while a process starts."""
 
     def __init__(self, n_floats: int, n_words: int = 0, n_workers: int = 4, fd: int = -1) -> None:
         n_words = n_words or n_floats // _native.STRIPE + 1
@@ -98,11 +97,11 @@ def spawned(
     target: Callable[..., None], jobs: Sequence[tuple[Any, ...]]
 ) -> Iterator[list[BaseProcess]]:
     """Processes `target(*job)`, started; none outlives the block."""
-    processes = [SPAWN.Process(target=target, args=job) for job in jobs]
+    processes: list[BaseProcess] = [PROCESSES.Process(target=target, args=job) for job in jobs]
     try:
         for process in processes:
             process.start()
-        yield list(processes)
+        yield processes
     finally:
         for process in processes:
             process.kill()

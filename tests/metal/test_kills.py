@@ -15,7 +15,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.machine.processes import follow_parent
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, shared
+from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ class Supervisor:
         entry["generation"] += 1
         entry["dead"] = 0
         job = (self.segment, slot, int(entry["generation"][0]))
-        process = SPAWN.Process(target=add_for_ever, args=job)
+        process = PROCESSES.Process(target=add_for_ever, args=job)
         process.start()
         entry["start_time"] = _native.process_start_time(pid_of(process))
         entry["pid"] = pid_of(process)

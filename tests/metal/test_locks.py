@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared, spawned
 
 HOLDER, WAITER, OTHER = 1, 2, 3
 
@@ -40,7 +40,7 @@ def segment() -> Iterator[Shared]:
 @pytest.fixture
 def holder(segment: Shared) -> Iterator[Holder]:
     """A spawned worker that holds lock 3, and the event that makes it let go."""
-    holding, let_go = SPAWN.Event(), SPAWN.Event()
+    holding, let_go = PROCESSES.Event(), PROCESSES.Event()
     with spawned(hold, [(segment, 3, holding, let_go)]) as (process,):
         assert holding.wait(TIMEOUT_S)
         yield process, let_go

@@ -15,7 +15,7 @@ from mlxhog import _native
 from mlxhog.machine.processes import follow_parent
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, run, shared, spawned
 from tests.metal.test_one_worker import MODES
 from tests.optim.small import Slot
 
@@ -123,7 +123,7 @@ def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, nam
     workers, rounds = 3, 1500
     parameter = DENSE if name == "dense" else ROWS
     with shared(N, N_WORDS) as segment:
-        barrier = SPAWN.Barrier(workers)
+        barrier = PROCESSES.Barrier(workers)
         jobs = [(segment, barrier, k + 1, mode, name, rounds) for k in range(workers)]
         run(add_in_every_form, jobs)
         assert not segment.words.any(), "a lock word is still taken"

@@ -10,7 +10,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.machine.processes import follow_parent
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, shared, spawned
 
 LOSSLESS, RACY, CAS = 0, 1, 2
 N = 40 * _native.STRIPE + 13
@@ -75,7 +75,7 @@ def test_readers_see_only_what_was_written(kernel: str) -> None:
     with shared(N) as segment:
         segment.floats[...] = ONE
         written = [x.view(np.uint32) for x in (ONE, PI if kernel == "copy" else NEAR_PI)]
-        barrier = SPAWN.Barrier(3)
+        barrier = PROCESSES.Barrier(3)
         jobs = [(segment, barrier, slot, kernel) for slot in (1, 2)]
         seen, changes = np.empty(N, np.float32), 0
         with spawned(write_for_ever, jobs):

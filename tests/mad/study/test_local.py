@@ -61,6 +61,7 @@ def where(config, *, callbacks, rungs):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with pool(tmp_path, where) as executor:
         found = []
@@ -147,6 +148,7 @@ def test_a_run_whose_worker_is_always_killed_has_failed_after_four_attempts(tmp_
     assert len([text for text in messages if text and "it is run again" in text]) == 3
 
 
+@pytest.mark.usefixtures("spawned_workers")
 def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_path):
     with pool(tmp_path, small.slow) as executor:
         executor.submit(task())

@@ -26,7 +26,7 @@ needs_ray = pytest.mark.skipif(
 
 
 @pytest.fixture
-def through_ray():
+def through_ray(spawned_workers):
     """Runs a session of a study through Ray, which is started for it."""
 
     def session(store, run, *, silence_s, **how):

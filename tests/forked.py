@@ -1,0 +1,52 @@
+"""Worker processes of tests come from a server that has imported the frameworks, and forks.
+
+A spawned worker imports Python, NumPy and its framework before it does anything: half a second of a
+core with MLX, two with torch, which is most of what a small run takes. The server is that of
+`multiprocessing`; each worker has the environment of its own start. Commands in processes of their
+own, whatever workers start themselves, and tests with `spawned_workers` spawn as users do.
+"""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from unittest import mock
+
+MODULES = [
+    "mlx.core",
+    "torch",
+    "pytest",  # modules of tests import these three, and hold what processes run
+    "hypothesis",
+    "hypothesis.extra.numpy",
+    "mlxhog.training.worker",
+    "mlxhog.mad.study.worker",
+    "mlxhog.classic.worker",
+]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""For the server: threads would not survive in what it forks. A worker asks for its own."""
+
+
+class Process(ForkServerProcess):
+    """A process with the environment that its parent had when it was started."""
+
+    def start(self) -> None:
+        self.environment = dict(os.environ)
+        with mock.patch.dict(os.environ, ONE_THREAD):
+            forkserver.ensure_running()
+        super().start()
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self.environment)
+        super().run()
+
+
+class Context(ForkServerContext):
+    """Stands in for the context of `multiprocessing` that spawns."""
+
+    Process = Process
+
+
+CONTEXT = Context()
+CONTEXT.set_forkserver_preload(MODULES)
