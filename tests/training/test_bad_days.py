@@ -122,7 +122,12 @@ def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
             os.kill(frozen[0], signal.SIGSTOP)
 
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", steps=3000, heartbeat_timeout_s=1.5, restarts=50
+        tmp_path,
+        strategy="sync",  # the other worker waits
+        workers="mlx:cpu*2",
+        steps=300,
+        heartbeat_timeout_s=1.5,
+        restarts=50,
     )
     result = train(config, observer=freeze)
     assert result.status == "done"
@@ -170,9 +175,9 @@ def test_a_full_disk_while_training_is_told_and_training_goes_on(
 
     monkeypatch.setattr(run.Run, "append_metrics", full)
     messages: list[str] = []
-    config = small_config(tmp_path, steps=2000, save_every=500)
+    config = small_config(tmp_path, steps=400, save_every=100)
     result = train(config, observer=lambda p: messages.append(p.message or ""))
-    assert (result.status, result.steps) == ("unsaved", 2000)
+    assert (result.status, result.steps) == ("unsaved", 400)
     assert any(m.endswith("training goes on") for m in messages)
     assert result.checkpoint is not None
     checkpoint.load(Path(result.checkpoint))

@@ -1,4 +1,4 @@
-"""Which form of the model's operations each worker uses is known, or refused, before it starts."""
+"""Which form of the model's operations workers use: chosen or refused before, told afterwards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.backends import kernel_choice
+from mlxhog.cli.train import summary
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
@@ -19,7 +20,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, kernels_used, label
 from mlxhog.training.plan import make_plan
 from tests.machine.test_verdicts import kernel
-from tests.training.small import small_config
+from tests.training.small import largest_difference, mixed_model, parameters, small_config
 
 pytestmark = pytest.mark.slow
 
@@ -165,3 +166,34 @@ def test_several_forms_are_all_named_once() -> None:
     assert kernels_used(["reference", "metal", "metal"]) == "reference,metal"
     assert label("cpu", "reference,metal") == "kernels reference,metal"
     assert label("cpu", "reference,native") == ""
+
+
+# -- a run whose operators are Metal source on the CPU: the same training, and it says so ----------
+
+
+def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(
+    tmp_path: Path,
+) -> None:
+    seen: list[Progress] = []
+    options = {"steps": 10, "workers": "mlx:cpu"}
+    reference = train(small_config(tmp_path, **options, kernels="reference"))
+    emulated = train(
+        small_config(tmp_path, **options, kernels="metal-emulated"), observer=seen.append
+    )
+    # Ten steps of 1e-3; both compute in float32, in other orders.
+    assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4
+    assert reference.to_json()["emulated"] is False
+    assert emulated.to_json()["emulated"] is True
+    assert "kernels metal-emulated: Metal source ran on the CPU" in summary(emulated)
+    assert "kernels metal-emulated: Metal source on the CPU, a test" in str(seen[0].message)
+    assert json.loads((Path(emulated.run) / "run.json").read_text())["emulated"] is True
+
+
+def test_a_mixed_stack_trains_on_emulated_kernels_to_the_parameters_of_the_reference(
+    tmp_path: Path,
+) -> None:
+    options = {"steps": 3, "workers": "torch:cpu", "model": mixed_model(tmp_path)}
+    reference = train(small_config(tmp_path, **options, kernels="reference"))
+    emulated = train(small_config(tmp_path, **options, kernels="metal-emulated"))
+    # Three steps of 1e-3; both compute in float32, in other orders.
+    assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4

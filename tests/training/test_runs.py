@@ -7,8 +7,16 @@ import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
+from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
-from tests.training.small import identical, largest_difference, parameters, small_config
+from mlxhog.models import families
+from tests.training.small import (
+    identical,
+    largest_difference,
+    mixed_model,
+    parameters,
+    small_config,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +42,15 @@ def test_a_run_goes_on_with_another_number_of_workers_and_another_backend(tmp_pa
 
 def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path: Path) -> None:
     """The regression of Lightning-AI/litgpt#1712."""
-    probe = train(small_config(tmp_path, steps=1))
+    options = {"batch_size": 8}  # so that an epoch has few steps
+    probe = train(small_config(tmp_path, steps=1, **options))
     state = checkpoint.load(Path(str(probe.checkpoint))).state
     tickets = state["ledger"]["n"]
     late = int(tickets * 0.9)
-    first = train(small_config(tmp_path, steps=late, workers="mlx:cpu*2"))
+    first = train(small_config(tmp_path, steps=late, workers="mlx:cpu*2", **options))
     rest = 2 * tickets - late
-    second = train(small_config(tmp_path, steps=rest, workers="mlx:cpu*2", resume=first.run))
+    more = small_config(tmp_path, steps=rest, workers="mlx:cpu*2", resume=first.run, **options)
+    second = train(more)
     state = checkpoint.load(Path(str(second.checkpoint))).state
     assert state["ledger"]["epoch"] == 2
     assert state["ledger"]["watermark"] == 0
@@ -72,3 +82,38 @@ def test_the_run_directory_holds_what_the_design_names(tmp_path: Path) -> None:
     assert result.checkpoint is not None
     files = {path.name for path in Path(result.checkpoint).iterdir()}
     assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files
+
+
+def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {
+        "model": mixed_model(tmp_path),
+        "workers": "torch:cpu,mlx:cpu",
+        "eval_every": "1h",
+        "steps": 40,
+    }
+    first = train(small_config(tmp_path, strategy="sync", **common))
+    second = train(small_config(tmp_path, strategy="hogwild", resume=first.run, **common))
+    assert (first.status, second.status) == ("done", "done")
+    assert first.val_bits_per_byte is not None
+    assert second.val_bits_per_byte is not None
+    assert second.val_bits_per_byte < first.val_bits_per_byte < 7.0  # a uniform guess has 8.3
+
+    found = checkpoint.load(Path(str(second.checkpoint)))
+    cfg = families.read(found.config)
+    assert (cfg.model_type, cfg.bos_token_id) == ("xlstm_v1", 256)
+    assert parameters(second).keys() == families.param_spec(cfg).keys()
+
+    words = ["generate", str(second.run), "--prompt", "lock ", "--temperature", "0", "--json"]
+    answers = []
+    for backend in ("torch:cpu", "mlx:cpu"):
+        assert main([*words, "--max-new-tokens", "12", "--backend", backend]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["text"])
+    assert answers[0] == answers[1]
+
+
+def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path) -> None:
+    large = train(small_config(tmp_path, steps=2))
+    with pytest.raises(CheckpointError, match="model_type is 'xlstm' there and 'xlstm_v1' here"):
+        train(small_config(tmp_path, steps=2, model=mixed_model(tmp_path), resume=large.run))
