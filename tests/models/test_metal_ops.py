@@ -1,4 +1,4 @@
-"""Models whose mLSTM cell runs on the emulated Metal kernels compute what they always did."""
+"""Models and cells on the emulated Metal kernels compute what the plain operators do."""
 
 from typing import Any
 
@@ -7,12 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog.errors import ShapeError
+from mlxhog.metal.engine_mlx import MLXEngine
+from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.models.ops.metal import ops_mlx as metal_mlx
+from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
+from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.models.golden import CELLS, cell_case
-from tests.models.metal_gpu import kernels_of_a_gpu, lazy_kernels
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
+from tests.models.slstm import slstm_inputs
 from tests.models.twins import Twin
 from tests.tolerances import (
     CELL_EXTREME_F32,
@@ -21,6 +28,8 @@ from tests.tolerances import (
     LOGITS_F32,
     LOSS_F32,
     OP_GRADIENT_F32,
+    SLSTM_F32,
+    SLSTM_GRADIENT_F32,
     STATE_F32,
     assert_close,
 )
@@ -141,6 +150,38 @@ def test_a_training_step_runs_all_six_kernels(framework: str) -> None:
     }
 
 
+# -- as on an Apple GPU, whose Metal is stood in for -----------------------------------------------
+
+
+def kernels_of_a_gpu(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[metal_mlx.MetalOps | metal_torch.MetalOps, list[Any]]:
+    """The ops, computed by the host shim, and the launches they make."""
+    emulated = choose(framework, "metal-emulated", "cpu").engine
+    if framework == "mlx":
+        mlx = FakeMLX(dict(KERNELS), emulated).install(monkeypatch)
+        return metal_mlx.MetalOps(MLXEngine()), mlx.calls
+    mps = FakeMPS(dict(KERNELS), emulated).install(monkeypatch)
+    return metal_torch.MetalOps(MPSEngine("cpu")), mps.calls
+
+
+def lazy_kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[metal_mlx.MetalOps, list[str]]:
+    """MLX's ops whose launches only have shapes, as in a trace, and the names of those made."""
+    launched: list[str] = []
+
+    def lazy_kernel(*, name: str, **_: Any) -> Any:
+        def call(*, inputs: Any, output_shapes: Any, output_dtypes: Any, **_: Any) -> Any:
+            launched.append(name)
+            pairs = zip(output_shapes, output_dtypes, strict=True)
+            return [mx.zeros(shape, dtype) + inputs[0].sum() for shape, dtype in pairs]
+
+        return call
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx.fast, "metal_kernel", lazy_kernel)
+    return metal_mlx.MetalOps(MLXEngine()), launched
+
+
 @frameworks
 def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
     framework: str, monkeypatch: pytest.MonkeyPatch
@@ -196,3 +237,60 @@ def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
     for _ in range(2):
         mx.eval(gradient(*inputs))
     assert len(launched) == 6
+
+
+# -- the sLSTM cell: what comes on top of being the cell (test_slstm_cell.py) ----------------------
+
+
+@frameworks
+def test_on_a_gpu_the_slstm_cell_gives_the_engine_the_arrays_of_the_framework_itself(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, twin = slstm_inputs(2, 7, 3, 4), REFERENCE[framework]
+    ops, launches = kernels_of_a_gpu(framework, monkeypatch)
+    starts = twin.array(np.array([[0, 0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1, 0]], bool))
+
+    def scalar(ops: Any, p: Any) -> Any:
+        h, (h_last, c, _, _) = ops.slstm_cell(*p.values(), starts=starts)
+        return (h**2).sum() + (h_last**3).sum() + c.sum()
+
+    expected = twin.op_grads(scalar, inputs)
+    result = twin.op_grads(lambda _, p: scalar(ops, p), inputs)
+    assert len(launches) == 2
+    for name in inputs:
+        assert_close(result[name], expected[name], SLSTM_GRADIENT_F32, label=name)
+
+
+def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ops, launched = lazy_kernels(monkeypatch)
+
+    def loss(*inputs: mx.array) -> mx.array:
+        h, (_, c, _, _) = ops.slstm_cell(*inputs)
+        return h.sum() + c.sum()
+
+    # mx.compile calls the function once with placeholders, which nothing can evaluate.
+    gradient = mx.compile(mx.grad(loss, argnums=tuple(range(6))))
+    inputs = [mx.array(x) for x in slstm_inputs(1, 6, 2, 3).values()]
+    for _ in range(2):
+        mx.eval(gradient(*inputs))
+    assert launched == ["mlxhog_slstm_forward", "mlxhog_slstm_backward"]
+
+
+@frameworks
+def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framework: str) -> None:
+    inputs = slstm_inputs(1, 1, 1, 1025)
+    with pytest.raises(ShapeError, match="heads of 1025 units, .* at most 1024; use more heads"):
+        EMULATED[framework].op("slstm_cell", *inputs.values())
+
+
+def test_inputs_of_16_bits_to_the_slstm_cell_are_computed_in_float32() -> None:
+    inputs = [value.astype(np.float16) for value in slstm_inputs(1, 5, 2, 3).values()]
+    expected, _ = REFERENCE["torch"].op("slstm_cell", *inputs)
+    h, _ = choose("torch", "metal-emulated", "cpu").slstm_cell(*map(torch.tensor, inputs))
+    assert h.dtype == torch.float32
+    assert_close(h, expected, SLSTM_F32)
+    h, _ = choose("mlx", "metal-emulated", "cpu").slstm_cell(*map(mx.array, inputs))
+    assert h.dtype == mx.float32
+    assert_close(np.array(h), expected, SLSTM_F32)

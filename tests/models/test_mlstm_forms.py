@@ -14,7 +14,7 @@ from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
-from tests.models.twins import Twin
+from tests.models.twins import TWINS, Twin
 from tests.pairs import in_pairs
 from tests.tolerances import (
     CELL_EXTREME_F32,
@@ -22,6 +22,7 @@ from tests.tolerances import (
     CELL_GRADIENT_F32,
     GRADIENT_ANY_F32,
     STATE_F32,
+    Tolerance,
     assert_close,
 )
 
@@ -137,6 +138,11 @@ def in_float64(x: Arrays, eps: float) -> tuple[list[Array], Callable[..., Arrays
     return [h, *last], grads
 
 
+def tolerance(name: str) -> Tolerance:
+    """Of the output in a recorded case."""
+    return CELL_EXTREME_F32 if name == "mlstm_cell_d_extreme" else CELL_F32
+
+
 @forms
 @pytest.mark.parametrize("name", CELLS)
 def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: str) -> None:
@@ -145,13 +151,12 @@ def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: 
         return  # the parallel form has no state, so nothing is recorded
     inputs = case.inputs | dict(zip(STATE, case.state or (), strict=False))
     how = {"chunk_size": case.chunk_size, "eps": case.eps}
-    tolerance = CELL_EXTREME_F32 if name == "mlstm_cell_d_extreme" else CELL_F32
     h, *last = form(inputs, **how)
     grads = form.grads(inputs, [case.h_weight], **how)
     recorded = [kind for kind in form.recorded if f"{kind}.h" in case.recorded]
     assert recorded
     for kind in recorded:
-        assert_close(h, case.h(kind), tolerance, label=kind)
+        assert_close(h, case.h(kind), tolerance(name), label=kind)
         for part, letter in zip(last, STATE, strict=False):
             expected = case.recorded[f"{kind}.{letter}"].reshape(part.shape)
             assert_close(part, expected, STATE_F32, label=f"{kind} {letter}")
@@ -228,3 +233,31 @@ def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -
         for name in expected:
             label = f"{name} from {start}"
             assert_close(grads[name][:, own], expected[name], CELL_GRADIENT_F32, label=label)
+
+
+# -- however the sequence is cut ------------------------------------------------------------------
+
+
+@in_pairs(twin=TWINS, name=CELLS, chunk_size=[1, 7, 64])
+def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_size: int) -> None:
+    case = cell_case(name)
+    h, _ = twin.op(
+        "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
+    )
+    assert_close(h, case.h("recurrent_f64"), tolerance(name))
+
+
+@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+@pytest.mark.parametrize("name", CELLS)
+def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, name: str) -> None:
+    case = cell_case(name)
+    state = case.state
+    outputs = []
+    for t in range(case.inputs["q"].shape[1]):
+        now = [value[:, t : t + 1] for value in case.inputs.values()]
+        h, state = twin.op("mlstm_cell", *now, chunk_size=16, eps=case.eps, state=state)
+        outputs.append(h)
+    assert_close(np.concatenate(outputs, 1), case.h("recurrent_f64"), tolerance(name))
+    assert state is not None
+    for part, recorded in zip(state, case.last_state("recurrent_f64"), strict=True):
+        assert_close(part, recorded, STATE_F32)
