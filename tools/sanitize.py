@@ -61,7 +61,7 @@ class Sanitizer:
     def flags_of(self, compiler: str) -> tuple[str, ...]:
         """Return the flags as this compiler spells them."""
         own = self.clang_flags if "clang" in compiler else self.gcc_flags
-        return ("-g", *self.flags, *own, "-Wno-error=frame-larger-than=")
+        return ("-g1", "-O1", *self.flags, *own, "-Wno-error=frame-larger-than=")
 
 
 SANITIZERS = {

@@ -510,7 +510,7 @@ SUBJECTS = (
     Subject("checkpoint", _write_checkpoint, _read_checkpoint, 2),
     Subject("checkpoint with a manifest that fits", _write_checkpoint, _read_signed, 4),
     Subject("runs", _write_run, _read_runs, 4),
-    Subject("study", _write_study, _read_study, 3),
+    Subject("study", _write_study, _read_study, 2),
     Subject("doctor's record", _write_record, _read_record, 4),
     Subject("MAD rows", _write_rows, _read_rows, 4),
     Subject("text", _text("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 1),

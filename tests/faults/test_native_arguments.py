@@ -125,23 +125,25 @@ LEDGER_CALLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("call", LEDGER_CALLS)
 @pytest.mark.parametrize(("upper", "lower"), [(HUGE, 0), (9, 0), (4, 5)])
-def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(
-    call: str, upper: int, lower: int
-) -> None:
-    noticed = int(call == "announce_returns")  # claim searches only where it has not noticed all
+def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(upper: int, lower: int) -> None:
+    # `claim` searches only where it has not noticed all
     out = script(f"""
         from mlxhog.errors import ArenaError
         from tests.faults.test_native_arguments import words_of
-        words, slots = words_of(next={upper}, watermark={lower}, returns=1, noticed={noticed})
-        try:
-            print(_native.TicketLedger(words, slots).{call}(*{LEDGER_CALLS[call]}))
-        except ArenaError as error:
-            print(error)
+        for call, arguments in {LEDGER_CALLS}.items():
+            noticed = int(call == "announce_returns")
+            words, slots = words_of(next={upper}, watermark={lower}, returns=1, noticed=noticed)
+            try:
+                getattr(_native.TicketLedger(words, slots), call)(*arguments)
+            except ArenaError as error:
+                print(call, error)
     """)
-    assert f"next is {upper} and the watermark {lower}, with a ring of 8" in out
-    assert "resume it from its last checkpoint" in out
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == list(LEDGER_CALLS)
+    for line in lines:
+        assert f"next is {upper} and the watermark {lower}, with a ring of 8" in line
+        assert "resume it from its last checkpoint" in line
 
 
 def test_a_slot_in_no_state_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""process_life.cpp as macOS compiles it, with a libproc that answers truthfully."""
+"""process_life.cpp and pool.cpp as macOS compiles them; its libproc answers truthfully."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from tests.training.test_deaths import wait_until
 pytestmark = linux_only
 
 UPDATES = ROOT / "metal" / "native" / "updates"
+OPS = ROOT / "metal" / "native" / "ops"
+USER_INITIATED = 0x19
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +127,11 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any)
         waiter.join(10)
         assert taken == [1]
         assert words[0] == 2
+
+
+def test_helpers_of_the_pool_have_the_class_of_their_caller() -> None:
+    flags = ["-D__APPLE__", f"-isystem{HERE / 'include'}", f"-I{OPS}"]
+    pool = ctypes.CDLL(str(build("pool", *flags, str(HERE / "pool.cpp"), str(OPS / "pool.cpp"))))
+    seen = (ctypes.c_uint * 3)()
+    pool.classes(USER_INITIATED, 3, seen)
+    assert list(seen) == [USER_INITIATED] * 3

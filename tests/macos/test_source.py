@@ -140,7 +140,10 @@ def test_clang_takes_the_native_code_for_apple_silicon(tmp_path: Path) -> None:
     command += [f"-stdlib++-isystem{multiarch / 'c++' / standard.name}", f"-idirafter{multiarch}"]
 
     headers, parsed = tmp_path / "headers.h", tmp_path / "headers.pch"  # parsed once for all files
-    headers.write_text("#include <nanobind/nanobind.h>\n#include <nanobind/ndarray.h>\n")
+    most = ("nanobind/nanobind.h", "nanobind/ndarray.h", "nanobind/stl/vector.h")
+    most += ("algorithm", "atomic", "cmath", "condition_variable", "functional", "memory", "mutex")
+    most += ("optional", "random", "string", "thread", "vector")
+    headers.write_text("".join(f"#include <{name}>\n" for name in most))
     subprocess.run([*command, "-x", "c++-header", headers, "-o", parsed], check=True)
 
     def complaints(path: Path) -> str:

@@ -50,9 +50,12 @@ def test_a_source_that_lost_a_named_step_is_an_error(
         sources(tmp_path)
 
 
-@pytest.mark.slow
-def test_a_search_that_does_not_compile_is_an_error(tmp_path: Path) -> None:
-    sources(tmp_path)
+def test_a_search_that_does_not_compile_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "_HERE", tmp_path)
+    for name in ("hooks.h", "ledger.cpp", "search.cpp", "scenarios.cpp"):
+        (tmp_path / name).touch()
     (tmp_path / "locks.cpp").write_text("no code")
     with pytest.raises(MetalError, match="does not compile"):
         build(tmp_path)

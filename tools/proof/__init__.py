@@ -57,7 +57,7 @@ class Verdict:
 
 PROOFS = (
     Proof(claim="3 adders, 3 tries: nothing is lost"),
-    Proof(claim="3 adders, 3 tries: every adder ends", endless=True),
+    Proof(claim="3 adders, 2 tries: every adder ends", options=("TRIES=2",), endless=True),
     Proof(
         claim="2 adders, 64 tries as in the source: nothing is lost",
         options=("ADDERS=2", "TRIES=64"),
@@ -113,7 +113,7 @@ def verify(proof: Proof) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         model = str(_FOLDER / proof.model)
         _run(folder, "spin", *(f"-D{option}" for option in proof.options), "-a", model)
-        _run(folder, "gcc", "-O2", "-DCOLLAPSE", _mode(proof), "-o", "search", "pan.c")
+        _run(folder, "gcc", "-O1", "-DCOLLAPSE", _mode(proof), "-o", "search", "pan.c")
         depth = ("-m1000000", "-b")  # -b: too deep a run is an error, not a gap in the search
         said = _run(folder, "./search", *depth, *(("-l",) if proof.endless else ()))
     errors = re.search(r"errors: (\d+)", said)
