@@ -54,9 +54,11 @@ ROUNDS = {128: (40, 12), 512: (12, 4)}
 """Width -> turns, in full and with --quick."""
 KINDS = {
     "adamw": TrainConfig(),
-    "muon": TrainConfig(optimizer="muon"),
-    "muon, float32": TrainConfig(optimizer="muon", orthogonalization_dtype="float32"),
-    "muon, ns5": TrainConfig(optimizer="muon", orthogonalization="ns5"),
+    "muon": TrainConfig(optimizer="muon", moments="private"),
+    "muon, float32": TrainConfig(
+        optimizer="muon", moments="private", orthogonalization_dtype="float32"
+    ),
+    "muon, ns5": TrainConfig(optimizer="muon", moments="private", orthogonalization="ns5"),
     "lion": TrainConfig(optimizer="lion"),
     "adan": TrainConfig(optimizer="adan"),
     "apollo": TrainConfig(optimizer="apollo"),

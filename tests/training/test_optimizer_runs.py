@@ -164,3 +164,16 @@ def test_a_model_without_hidden_matrices_trains_too(tmp_path: Path, optimizer: s
     notes = [note for note in make_plan(config).notes if "no hidden matrix" in note]
     assert bool(notes) == (optimizer == "soap")
     assert train(config).status == "done"
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "apollo", "soap"])
+def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path: Path, optimizer: str) -> None:
+    common = {**COMMON, **REFRESHED, "strategy": "serial", "steps": 6, "optimizer": optimizer}
+    by_cpu, by_metal = (
+        parameters(train(small_config(tmp_path, gpu_write=writer, **common)))
+        for writer in ("cpu", "metal-emulated")
+    )
+    if optimizer == "apollo":  # a matrix's step is rounded in another order
+        assert largest_difference(by_cpu, by_metal) < 1e-5
+    else:
+        assert identical(by_cpu, by_metal)
