@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mlxhog.arena.layout import Slot
 from mlxhog.optim import Muon, Optimizer
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from mlxhog.optim.soap import Soap
 
 OPERATIONS_PER_NUMBER = 150
 """Operations of matrix products that take as long as one number of a parameter that AdamW moves.
@@ -40,13 +41,16 @@ def cost(slot: Slot, optimizer: Optimizer) -> float:
     """What the mean and the step of a parameter cost, in numbers that AdamW moves.
 
     A matrix that Muon orthogonalises costs the products of `muon.polar_reference` besides, with one
-    triangle of each symmetric one.
+    triangle of each symmetric one; one that SOAP moves, about four products with each of its sides.
     """
-    if not (isinstance(optimizer, Muon) and slot.name in optimizer.hidden):
+    if not (isinstance(optimizer, Muon | Soap) and slot.name in optimizer.hidden):
         return slot.size
     shorter, longer = sorted(slot.shape)
-    symmetric = 4 * len(ORTHOGONALIZATIONS[optimizer.orthogonalization]) - 3
-    operations = 3 * shorter**2 * longer + symmetric * shorter**3
+    if isinstance(optimizer, Soap):
+        operations = 8 * slot.size * (shorter + longer)
+    else:
+        symmetric = 4 * len(ORTHOGONALIZATIONS[optimizer.orthogonalization]) - 3
+        operations = 3 * shorter**2 * longer + symmetric * shorter**3
     return slot.size + operations / OPERATIONS_PER_NUMBER
 
 

@@ -10,6 +10,7 @@ from mlxhog.arena import plan
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import AdamW, Muon, Optimizer
+from mlxhog.optim.soap import Soap
 from mlxhog.strategies import division
 
 
@@ -29,13 +30,13 @@ def test_no_other_division_of_sequences_is_done_sooner(
 
 @pytest.mark.parametrize("model", ["tiny", "160m"])
 @pytest.mark.parametrize("workers", [2, 4, 8])
-@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize("kind", [AdamW, Muon, Soap])
 def test_parameters_are_divided_by_what_their_steps_cost(
-    model: str, workers: int, muon: bool
+    model: str, workers: int, kind: type
 ) -> None:
     architecture = load_architecture(model)
     hidden = families.hidden_matrices(architecture)
-    optimizer: Optimizer = Muon(hidden=hidden) if muon else AdamW()
+    optimizer: Optimizer = AdamW() if kind is AdamW else kind(hidden=hidden)
     slots = list(plan(families.param_spec(architecture), max_workers=1, n_tickets=1).slots.values())
     costs = [division.cost(slot, optimizer) for slot in slots]
     shares = division.parameters(costs, workers)
