@@ -94,7 +94,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "figures"
-    how = ["--seconds", "0", "--workers", "torch:cpu*3", "--plot", str(figures)]
+    how = [*MLX, "--seconds", "0", "--workers", "torch:cpu*3", "--plot", str(figures)]
     assert main(["analyze", *model, *LOOK, *how]) == 0
     out, err = capsys.readouterr()
     for said in (
