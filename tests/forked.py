@@ -1,9 +1,10 @@
-"""Worker processes of tests come from a server that has imported the frameworks, and forks.
+"""Worker processes of tests come from a server that has imported what they need, and forks.
 
-A spawned worker imports Python, NumPy and its framework before it does anything: half a second of a
-core with MLX, two with torch, which is most of what a small run takes. The server is that of
-`multiprocessing`; each worker has the environment of its own start. Commands in processes of their
-own, whatever workers start themselves, and tests with `spawned_workers` spawn as users do.
+A spawned worker imports NumPy, SciPy and the package before it does anything: half a second of a
+core, as much as a small run takes. MLX and torch are never imported before a fork: each worker
+imports its own. The server is that of `multiprocessing`; each worker has the environment of its own
+start. Commands in processes of their own, whatever workers start themselves, and tests with
+`spawned_workers` spawn as users do.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from unittest import mock
 
 MODULES = [
-    "mlx.core",
-    "torch",
     "pytest",  # modules of tests import these three, and hold what processes run
     "hypothesis",
     "hypothesis.extra.numpy",

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.config.config import FALLING_SCHEDULES
+from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.config.options import option, to_flag
 from mlxhog.errors import ConfigError
 

@@ -5,14 +5,12 @@ from functools import partial
 
 import yaml
 
-from mlxhog.config import slowdowns
+from mlxhog.config import contradictions
 from mlxhog.config.options import convert_fields, option, options
 from mlxhog.config.quantities import Interval
-from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
-FALLING_SCHEDULES = ("backoff", "inverse")
 BACKOFF_BETA = 0.37
 GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
 
@@ -257,7 +255,7 @@ class TrainConfig:
         "cosine",
         "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of "
         "Hogwild, in stages; inverse is 1/k itself",
-        choices=("constant", "cosine", "wsd", *FALLING_SCHEDULES),
+        choices=("constant", "cosine", "wsd", *contradictions.FALLING_SCHEDULES),
     )
     warmup: float = _schedule(0.03, "part of the budget with a rising step size", low=0, below=1)
     lr_floor: float = _schedule(0.1, "step size at the end, as a share of lr", low=0, high=1)
@@ -334,7 +332,7 @@ class TrainConfig:
         """
         problems = convert_fields(self)
         if not problems:
-            problems = [f"{name}: {text}" for name, text in self._contradictions()]
+            problems = [f"{name}: {text}" for name, text in contradictions.found(self)]
         if problems:
             raise ConfigError("\n".join(problems))
         if self.resume is None and self.reset_optimizer:
@@ -373,125 +371,6 @@ class TrainConfig:
     def has_budget(self) -> bool:
         """Whether it says how long to train; `resume` without it is the rest of the run's own."""
         return not (self.steps is None and self.tokens is None and self.time is None)
-
-    def _contradictions(self) -> list[tuple[str, str]]:
-        """Pairs (option, what it contradicts and the way out)."""
-        found = []
-        found += self._contradictions_of_prediction()
-        if self.async_after > 0 and self.strategy != "hogwild":
-            found.append(
-                ("async_after", f"is for strategy hogwild, not {self.strategy}; leave it out")
-            )
-        try:
-            slowdowns.parse(self.slow)
-        except ValueError as error:
-            found.append(("slow", str(error)))
-        found += self._contradictions_of_strategy()
-        if self.backoff_epochs is not None and self.schedule not in FALLING_SCHEDULES:
-            problem = f"is for schedules backoff and inverse, not {self.schedule}; leave it out"
-            found.append(("backoff_epochs", problem))
-        if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
-            problem = (
-                f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to "
-                "use cas; set write=auto, or gpu_write=cpu"
-            )
-            found.append(("write", problem))
-        return found + self._contradictions_of_optimizer() + self._sparse_contradictions()
-
-    def _contradictions_of_prediction(self) -> list[tuple[str, str]]:
-        """What reads ahead of the parameters need."""
-        if self.predict in ("auto", "none"):
-            return []
-        found = []
-        if self.read == "live" and self.strategy == "hogwild":
-            found.append(("read", "live reads have no snapshot to predict from; add predict=none"))
-        if self.predict == "last" and self.strategy not in ("hogwild", "round_robin"):
-            problem = f"last is for workers that add their own steps, not for {self.strategy}"
-            found.append(("predict", f"{problem}; leave it out"))
-        elif self.predict == "last" and not self.shares_moments:
-            problem = "last looks ahead by steps that all workers' moments make"
-            found.append(("predict", f"{problem}; add moments=shared"))
-        return found
-
-    def _contradictions_of_optimizer(self) -> list[tuple[str, str]]:
-        """What optimizers other than adamw cannot do, and what muon cannot combine."""
-        found = []
-        if self.moments == "shared" and self.optimizer not in ("adamw", "muon"):
-            problem = f"{self.optimizer} has none that workers could share; leave it out"
-            found.append(("moments", problem))
-        if self.beta2_half_life is not None and self.optimizer in ("sgd", "momentum"):
-            found.append(("beta2_half_life", f"{self.optimizer} has no beta2; leave it out"))
-        if self.projection_rank is not None and self.optimizer == "apollo-mini":
-            problem = "apollo-mini has rank 1; leave it out, or take optimizer=apollo"
-            found.append(("projection_rank", problem))
-        if self.lr_workers in ("sqrt", "linear") and not self.adds_steps_apart:
-            problem = f"{self.lr_workers}, but in {self.strategy} no two workers add steps of"
-            found.append(("lr_workers", f"{problem} their own; leave it out"))
-        narrow = self.orthogonalization_dtype == "bfloat16"
-        if self.optimizer == "muon" and self.orthogonalization == "ns5" and narrow:
-            problem = "is bfloat16, whose rounding the five steps of ns5 enlarge too far"
-            found.append(("orthogonalization_dtype", f"{problem}; leave it out, or take polar3"))
-        return found
-
-    def _sparse_contradictions(self) -> list[tuple[str, str]]:
-        """What does not go together with the options of group sparse."""
-        found = []
-        try:
-            sparsified = Selection.parse(self.sparsify) is not None
-        except ValueError as error:
-            return [("sparsify", str(error))]
-        lock_free = self.strategy in ("serial", "hogwild") and self.async_after == 0
-        if sparsified and not lock_free:
-            problem = "is for workers that write their own steps; set strategy=hogwild"
-            found.append(("sparsify", f"{problem}, without async_after"))
-        if sparsified and self.gpu_write != "cpu":
-            problem = f"single elements are added by the CPU, and gpu_write is {self.gpu_write}"
-            found.append(("sparsify", f"{problem}; set gpu_write=cpu"))
-        if sparsified and self.moments == "shared":
-            problem = "shared moments would still be written whole at every step"
-            found.append(("sparsify", f"{problem}; set moments=private"))
-        if not sparsified and not self.error_feedback:
-            problem = "without sparsify every step is written whole, and nothing is left to drop"
-            found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
-        if self.blocks == "disjoint" and (self.strategy != "hogwild" or self.async_after > 0):
-            problem = "disjoint is for workers that write side by side; set strategy=hogwild"
-            found.append(("blocks", f"{problem}, without async_after"))
-        if self.blocks == "disjoint" and self.moments == "shared":
-            problem = "the moments of disjoint blocks go from worker to worker with the block"
-            found.append(("moments", f"{problem}; leave it out"))
-        return found
-
-    def _contradictions_of_strategy(self) -> list[tuple[str, str]]:
-        """What strategies other than hogwild cannot do."""
-        found = []
-        if self.average_every is not None and self.strategy != "avg_runs":
-            found.append(
-                ("average_every", f"is for strategy avg_runs, not {self.strategy}; leave it out")
-            )
-        synchronous = self.strategy == "sync" or self.async_after > 0
-        if self.sync_shares != "equal" and not synchronous:
-            found.append(
-                ("sync_shares", f"is for strategy sync, not {self.strategy}; leave it out")
-            )
-        if self.strategy in ("round_robin", "avg_runs"):
-            if self.read == "live":
-                problem = f"live, but {self.strategy} computes with copies; leave read out"
-                found.append(("read", problem))
-            if self.write == "racy":
-                problem = (
-                    f"racy, but in {self.strategy} nobody writes beside a worker; leave it out"
-                )
-                found.append(("write", problem))
-        if self.strategy == "avg_runs":
-            if self.gpu_write.startswith("metal"):
-                problem = (
-                    f"{self.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
-                )
-                found.append(("gpu_write", problem))
-            if self.moments == "shared":
-                problem = "shared, but the runs are independent; leave it out, or use hogwild"
-                found.append(("moments", problem))
-        return found
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.

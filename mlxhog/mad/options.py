@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from mlxhog.config.config import BACKOFF_BETA, FALLING_SCHEDULES
+from mlxhog.config.config import BACKOFF_BETA
+from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.config.options import convert_fields, option
 from mlxhog.config.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.errors import ConfigError

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from mlxhog.config.config import FALLING_SCHEDULES
+from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 
 Schedule = Callable[[float, int], float]

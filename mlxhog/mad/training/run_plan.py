@@ -17,7 +17,8 @@ from mlxhog import optim, strategies
 from mlxhog.arena import Arena
 from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.config.config import FALLING_SCHEDULES, TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.config.options import options
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
