@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from multiprocessing import resource_tracker
 
 import pytest
 
@@ -25,6 +26,12 @@ needs_ray = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _search_path(monkeypatch):
+    """Of modules; through Ray a study changes it for good, which other tests must not see."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+
+
 @pytest.fixture
 def through_ray(spawned_workers):
     """Runs a session of a study through Ray, which is started for it."""
@@ -37,6 +44,7 @@ def through_ray(spawned_workers):
             ) as executor:  # fmt: skip
                 return go(store, executor=executor, **how)
 
+    resource_tracker.ensure_running()  # it stays, as that of other tests would
     before = set(below(os.getpid()))
     yield session
     assert not [pid for pid in below(os.getpid()) if pid not in before and alive(pid)]
