@@ -25,6 +25,7 @@ from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.session import train as solve
+from mlxhog.config.config import BACKOFF_BETA
 from mlxhog.data import heldout
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
@@ -33,6 +34,7 @@ from mlxhog.mad.training.candidate import train as train_candidate
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
 from mlxhog.optim import Target, gradients, updates
+from mlxhog.optim.schedules import backoff_start
 from mlxhog.training.plan import make_plan
 
 CONSTANT, INVERSE, BACKOFF, USUAL = "constant", "1/k", "back-off", "usual"
@@ -367,7 +369,17 @@ def search(
     return [(share, rate, value) for (share, rate), value in sorted(losses.items())]
 
 
-def slope(curve: Sequence[float], first: int) -> float:
-    """Exponent p of an excess that falls as k^p, over the epochs from `first` (from 1) on."""
-    k = np.arange(first, len(curve) + 1)
-    return float(np.polyfit(np.log10(k), np.asarray(curve)[first - 1 :], 1)[0])
+def stage_ends(rule: Rule, epochs: int) -> list[int]:
+    """Epochs after which back-off has ended a stage, in the last nine tenths of a run."""
+    steps = max(1, round(rule.share * epochs))
+    ends, end = [], steps
+    while end <= epochs:
+        ends.append(end)
+        end = math.ceil(backoff_start(1 + len(ends), steps=steps, beta=BACKOFF_BETA))
+    return [end for end in ends if end >= epochs / 10]
+
+
+def slope(curve: Sequence[float], at: Sequence[int]) -> float:
+    """Exponent p of an excess that falls as k^p, by its values after some epochs k, from 1."""
+    values = [curve[k - 1] for k in at]
+    return float(np.polyfit(np.log10(at), values, 1)[0])

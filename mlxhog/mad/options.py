@@ -39,7 +39,7 @@ class Protocol:
     )
     lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
     backoff_steps: int = option(
-        100,
+        1000,
         "backoff: updates with the first step size; inverse: updates until it is half",
         unit="steps",
         low=1,

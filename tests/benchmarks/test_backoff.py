@@ -50,9 +50,14 @@ def test_parts_that_disagree_hold_in_part(backoff: Any) -> None:
     assert backoff.together(["cannot be told here"] * 2) == "cannot be told here"
 
 
+def test_stages_of_8_epochs_end_after_8_30_and_89(backoff: Any) -> None:
+    rule = backoff.Rule("back-off", 0.06, share=1 / 32)
+    assert backoff.stage_ends(rule, 256) == [30, 89, 246]
+
+
 def test_an_excess_of_one_over_k_has_exponent_minus_1(backoff: Any) -> None:
     curve = [-math.log10(k) for k in range(1, 65)]
-    assert backoff.slope(curve, 6) == pytest.approx(-1.0)
+    assert backoff.slope(curve, [8, 30, 60]) == pytest.approx(-1.0)
 
 
 @pytest.mark.slow
