@@ -204,7 +204,7 @@ def proposition_4_1(
     if not 0 < theta < 1:
         raise DataError(f"theta = {theta}: wanted a number between 0 and 1")
     scale = 2 * L * M**2 * omega
-    squared = tau**2 * omega * math.sqrt(delta)
+    squared = tau * (tau * omega * math.sqrt(delta))
     gamma = theta * eps * c / (scale * (1 + LAG * rho * tau + GAMMA_LAG_SQUARED * squared))
     lag = 1 + LAG * rho * tau + K_LAG_SQUARED * squared
     k = math.ceil(scale * lag * math.log(L * D0 / eps) / (c**2 * theta * eps))
@@ -229,7 +229,7 @@ def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts)
     pen(tau) = 1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)
     """
     _check_conflict(tau, rho, delta)
-    value = 1 + LAG * rho * tau + K_LAG_SQUARED * tau**2 * omega * math.sqrt(delta)
+    value = 1 + LAG * rho * tau + K_LAG_SQUARED * tau * (tau * omega * math.sqrt(delta))
     return Bound(
         name="penalty",
         source=HOGWILD,

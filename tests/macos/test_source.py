@@ -135,6 +135,12 @@ def test_clang_takes_the_native_code_for_apple_silicon(tmp_path: Path) -> None:
     target = ["-target", "aarch64-linux-gnu", "-mcpu=apple-m1"]
     system = [HERE / "include", HERE / "aarch64", nanobind.include_dir()]
     system.append(sysconfig.get_path("include"))
+    python = f"python{sysconfig.get_python_version()}"
+    if (multiarch / python / "pyconfig.h").exists():  # Debian's has a file for each processor
+        (tmp_path / "aarch64-linux-gnu" / python).mkdir(parents=True)
+        own = tmp_path / "aarch64-linux-gnu" / python / "pyconfig.h"
+        own.write_text(f'#include "{multiarch / python / "pyconfig.h"}"\n')
+        system.append(tmp_path)
     command = [str(CLANG), *flags, *target, *(f"-isystem{folder}" for folder in system)]
     command += [f"-stdlib++-isystem{standard}"]
     command += [f"-stdlib++-isystem{multiarch / 'c++' / standard.name}", f"-idirafter{multiarch}"]

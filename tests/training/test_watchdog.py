@@ -152,10 +152,12 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
         entry=SimpleNamespace(beat=lambda: None),
         target=lambda slot: None,
         strategy=SimpleNamespace(worker=lambda context: None),
+        rank=0,
     )
     ring: Any = None
     setup = SimpleNamespace(batches=lambda: given)
-    job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup)
+    config = SimpleNamespace(slow=None)
+    job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
     made = steps.Steps(job, context, ring)
     batches = list(made._micro_batches(Lease(0, 0)))
     loss, grads = made._loss_and_grads(batches)
