@@ -1,6 +1,6 @@
 """Run every experiment and write benchmarks/RESULTS.md: the documents' claims, measured.
 
-    python benchmarks/all.py --quick             one seed, under 20 minutes on two quiet cores
+    python benchmarks/all.py --quick             few seeds, under half an hour on two quiet cores
     python benchmarks/all.py --full              three seeds, the documents' sizes: hours, or days
     python benchmarks/all.py --only scaling      one of them, or several
     python benchmarks/all.py --page              RESULTS.md again, from the results there are

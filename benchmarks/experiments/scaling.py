@@ -144,7 +144,10 @@ def _penalties(scale: Scale) -> dict[float, float]:
     document = json.loads(path.read_text()) if path.exists() else {}
     if not document or document["mode"] != scale.mode:
         return {}
-    rows = [row for row in document["table"] if row["rule"] in ("AdamW serial", "AdamW in turn")]
+    rules = ("AdamW serial", "AdamW in turn")
+    rows = [row for row in document["table"] if row.get("rule") in rules]
+    if not rows:  # of an earlier form of that experiment
+        return {}
     serial = rows[0]["times the gradients of serial"]
     return {row["staleness"]: row["times the gradients of serial"] / serial for row in rows}
 

@@ -69,6 +69,7 @@ BACKEND = "mlx:cpu"  # starts soonest, and eight of them have to
 MOST = {1: 1.10, 3: 1.25, 7: 1.6}
 """What staleness may cost the best rule."""
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
+FEW_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.25)
 """Of the gradients: where serial trainings end."""
 GRADIENTS = {"quick": 300, "full": 1200}
 FACTOR = 1.5
@@ -92,7 +93,7 @@ def momentum(name: str, count: int) -> dict[str, float]:
 
 def counts(scale: Scale) -> tuple[int, ...]:
     """Numbers of workers."""
-    values: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2, 4, 8), full=(2, 4, 8))
+    values: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2, 4), full=(2, 4, 8))
     return values
 
 
@@ -118,8 +119,21 @@ def settings(scale: Scale) -> dict[str, Any]:
     """Recorded step sizes and budgets; arbitrary ones where numbers mean nothing."""
     if scale.mode == "tiny":
         return {"gradients": 40, "lr": {}}
-    values: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
-    return values
+    values = recorded(ABOUT.name)
+    missing = [f"{n}, {k}" for n, k in rows_of(scale) if f"{n}, {k}" not in _rates(values, scale)]
+    if missing:
+        raise SystemExit(
+            f"no step size was searched for --{scale.mode} of {'; '.join(missing)}; run "
+            f"python benchmarks/experiments/{ABOUT.name}.py --tune"
+        )
+    chosen: dict[str, Any] = values[scale.mode]
+    return chosen
+
+
+def _rates(values: Mapping[str, Any], scale: Scale) -> Mapping[str, float]:
+    """The searched step sizes of a mode, by arm."""
+    found: Mapping[str, float] = values.get(scale.mode, {}).get("lr", {})
+    return found
 
 
 def rate(chosen: Mapping[str, Any], name: str, count: int) -> float:
@@ -132,7 +146,7 @@ def result(scale: Scale) -> Outcome:
     """Train every arm with every seed, and compare with serial trainings of the same seed."""
     chosen, bench = settings(scale), _bench(scale)
     seeds = (1,) if scale.mode == "tiny" else (1, 2, 3)
-    shares = (0.5, 1.0) if scale.mode == "tiny" else SHARES
+    shares: tuple[float, ...] = scale.pick(tiny=(0.5, 1.0), quick=FEW_SHARES, full=SHARES)
     n = chosen["gradients"]
     curves: dict[int, list[tuple[int, float]]] = {}
     ends: dict[tuple[str, int], list[float]] = {arm: [] for arm in rows_of(scale)}
