@@ -85,7 +85,7 @@ class Lane:
             self.groups = [frozenset(n for block in group for n in block.params) for group in parts]
         self.arena = Arena.create(self.layout, write="lossless")
         self.arena.params[...] = self.backend.inbox
-        self.optimizer = optim.build(config, self.model)
+        self.optimizer = optim.build(config, families.hidden_matrices(self.model))
         self.target = Target(
             flat=self.arena.params,
             slots=self.layout.slots,
