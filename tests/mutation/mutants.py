@@ -116,7 +116,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
         [
             ("float32(1.0 - beta2) * squared", "float32(1.0 - beta1) * squared"),
-            ("1.0 - self.beta2**v_step", "1.0 - self.beta2**step"),
+            ("            step = shared_step", "            pass"),
             ("if slot.name in target.decay else 0.0", ""),
             ('return ("m", "v") if self.shared else ()', "return ()"),
         ],
@@ -130,9 +130,12 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
     "mlxhog/optim/muon.py": (
         ("tests/optim/test_muon.py",),
         [
-            ("math.sqrt(max(slot.shape))", "math.sqrt(min(slot.shape))"),
+            ("RMS * math.sqrt(max(min(", "RMS * math.sqrt(min(min("),
             ("if slot.name not in self.hidden}", "if True}"),
-            ("means = [parameter(m_flat, slot)", "means = [parameter(m_flat, slot).copy()"),
+            (
+                'm_flat = target.moments(shared=self.shared)["m"]',
+                'm_flat = target.moments(shared=self.shared)["m"].copy()',
+            ),
         ],
     ),
     "mlxhog/optim/target.py": (
@@ -164,15 +167,20 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ),
         ],
     ),
+    "mlxhog/strategies/look_ahead.py": (
+        ("tests/strategies/test_look_ahead.py",),
+        [
+            ("MEMORY * self._others + (1.0 - MEMORY)", "MEMORY * self._others + MEMORY"),
+            ("(workers - 1) / workers", "workers / (workers - 1)"),
+            ("self._others = float(workers - 1)", "self._others = float(workers)"),
+        ],
+    ),
     "mlxhog/strategies/hogwild.py": (
         ("tests/training/test_strategies.py", "tests/strategies/test_hogwild_claims.py"),
         [
-            ("staleness=version - self._version_read", "staleness=version"),
+            ("staleness = version - self._version_read", "staleness = version"),
             ("finite = bool(np.isfinite(norm))", "finite = True"),
-            (
-                'context.arena.counters.load("version") + 1,',
-                'context.arena.counters.load("version"),',
-            ),
+            ("context.shared_steps() + 1,", "context.shared_steps(),"),
         ],
     ),
     "mlxhog/strategies/strategy.py": (
