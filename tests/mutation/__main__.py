@@ -35,7 +35,7 @@ LONGEST_S = 300
 
 # Read by Python at its start: makes `mlxhog` the copy, whatever is installed.
 SITE = """\
-import importlib.util, sys
+import importlib.machinery, importlib.util, sys
 
 
 class Copy:
@@ -45,6 +45,8 @@ class Copy:
             return importlib.util.spec_from_file_location(
                 name, PACKAGE + "/__init__.py", submodule_search_locations=[PACKAGE]
             )
+        if name.startswith("mlxhog.") and not name.startswith("mlxhog._native"):
+            return importlib.machinery.PathFinder.find_spec(name, path)  # not an editable install's
 
 
 sys.meta_path.insert(0, Copy)
