@@ -1,6 +1,8 @@
 """A cache of its own for every test, compiled Metal kernels apart; the option `--forbid-skips`.
 
-With `--forbid-skips` only tests of Apple hardware may be left out.
+With `--forbid-skips` only tests of Apple hardware may be left out. Hypothesis draws the same
+examples in every run, so that a verdict is about the change; `--hypothesis-profile=random` draws
+others.
 """
 
 import itertools
@@ -14,11 +16,16 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from mlxhog.arena import worker_pool
 from mlxhog.machine import machine
 from mlxhog.metal.host.engine import HostEngine
+
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 MAY_SKIP = {"metal", "macos"}
 _skipped: list[str] = []

@@ -77,7 +77,7 @@ def test_at_the_largest_near_serial_lag_the_penalty_is_the_slack(
     bound = bounds.near_serial(omega=omega, rho=rho, delta=delta, tau=0, slack=slack, facts=CONVEX)
     tau = bound.values["largest_tau"]
     if math.isinf(tau):
-        assert rho == delta == 0
+        assert max(rho, delta) < 1e-300, "without conflict, or with one too rare for a float"
         return
     at = bounds.penalty(tau=tau, omega=omega, rho=rho, delta=delta, facts=CONVEX)
     assert at.values["penalty"] - 1 == pytest.approx(slack, rel=1e-9)
