@@ -1,7 +1,7 @@
 """Compiles C++ to libraries that outlive the process: a cache of files named after their content.
 
 Processes and threads that build one library at once all succeed: a file appears whole, by renaming.
-Only what this user alone can have written is loaded (`mlxhog.machine.cache`).
+Only what this user alone can have written is loaded (`mlxhog.files.cache`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.machine.cache import is_kept, private_directory, user_cache_directory
+from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
 
 HOST = Path(__file__).parent
 _FLAGS = (

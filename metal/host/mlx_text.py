@@ -20,8 +20,8 @@ from threading import Lock
 from typing import Any
 
 from mlxhog.errors import MetalError
+from mlxhog.files.cache import is_kept
 from mlxhog.files.durable import replace_file
-from mlxhog.machine.cache import is_kept
 from mlxhog.metal import source
 from mlxhog.metal.host import build
 from mlxhog.metal.kernel import Kernel

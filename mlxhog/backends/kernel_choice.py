@@ -27,13 +27,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.ops import kernels
-from mlxhog.report.metrics import EMULATED
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
 BACKOFF_BETA = 0.37
-GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
+EMULATED = "metal-emulated"
+"""Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
+GPU_WRITES = ("cpu", "metal", "auto", EMULATED)
 
 _data = partial(option, group="data")
 _model = partial(option, group="model")
@@ -56,7 +58,7 @@ class TrainConfig:
     kernels: str = _model(
         "auto",
         "forms of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
-        choices=("auto", "reference", "native", "metal", "metal-emulated"),
+        choices=("auto", "reference", "native", "metal", EMULATED),
     )
     compute_dtype: str = _model(
         "float32",

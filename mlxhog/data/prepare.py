@@ -24,8 +24,8 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
 from mlxhog.files import plain_json
+from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
-from mlxhog.machine.cache import user_cache_directory
 
 _VERSION = "mlxhog-prepared-1"
 _RECORD = "prepared.json"

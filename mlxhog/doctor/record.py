@@ -17,8 +17,8 @@ from mlxhog.doctor.accessors import KERNELS
 from mlxhog.doctor.litmus import broken
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files import plain_json
+from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import replace_file
-from mlxhog.machine.cache import user_cache_directory
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Identity, Verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers

@@ -22,8 +22,8 @@ from typing import Any
 
 from mlxhog.config.limits import MOST_SHOWN, said, shown
 from mlxhog.files import plain_json
+from mlxhog.files.cache import user_cache_directory
 from mlxhog.machine import machine
-from mlxhog.machine.cache import user_cache_directory
 
 FORMAT = 1
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from mlxhog.config.config import EMULATED
 from mlxhog.config.quantities import format_clock
 
 # Bits per byte of simple models of the `sotu` corpus: what a number is worth.
@@ -19,9 +20,6 @@ REFERENCE_BITS_PER_BYTE = {
 
 ANY_TEXT = {"uniform": 8.0}
 """What is true of every text."""
-
-
-EMULATED = "metal-emulated"
 
 
 def kernels_used(kernels: Iterable[str]) -> str:

@@ -25,10 +25,10 @@ from mlxhog import _native
 from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Backend
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.report.metrics import EMULATED, Activity, Doing
+from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training.session import Session
 
 SEGMENT = "evaluation"

@@ -13,11 +13,12 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
+from mlxhog.config.config import EMULATED
 from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.machine import machine
-from mlxhog.report.metrics import EMULATED, Doing, Progress, Result, label
+from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor

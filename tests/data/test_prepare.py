@@ -15,7 +15,7 @@ from mlxhog.data import corpora, heldout, tokens
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.machine.cache import user_cache_directory
+from mlxhog.files.cache import user_cache_directory
 
 
 @pytest.fixture

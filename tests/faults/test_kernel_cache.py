@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.cache import is_kept, private_directory
+from mlxhog.files.cache import is_kept, private_directory
 from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host.probes import GROUP_SUM, on
