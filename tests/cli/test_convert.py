@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +23,14 @@ from mlxhog.checkpoint import checkpoint, formats, run
 from mlxhog.checkpoint.formats import contents
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.files import durable, mapped
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
+from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.pairs import in_pairs
-from tests.small_disk import small_disk
 from tests.tolerances import LOGITS_F32, assert_close
 
 pytestmark = pytest.mark.slow
-
-Tensors = dict[str, torch.Tensor]
 
 
 def convert(*words: object) -> int:
@@ -69,27 +63,9 @@ def loaded_v1(folder: Path, like: Any) -> Any:
     return model
 
 
-def state_dict(folder: Path) -> Tensors:
-    files = sorted(folder.glob("*.safetensors"))
-    return {name: t for file in files for name, t in load_file(file).items()}
-
-
-def assert_same(found: Tensors, expected: Tensors) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name], tensor), name
-
-
 @pytest.fixture
 def hf(tmp_path: Path) -> Path:
-    peers.transformers_model().save_pretrained(tmp_path / "hf")
-    for name, content in ByteTokenizer().files().items():
-        (tmp_path / "hf" / name).write_bytes(content)
-    fields = json.loads((tmp_path / "hf" / "config.json").read_text())
-    fields |= {"license": "ours", "nested": {"a": [1, 2]}, "bos_token_id": 0}
-    (tmp_path / "hf" / "config.json").write_text(json.dumps(fields))
-    return tmp_path / "hf"
+    return peers.save_transformers(tmp_path / "hf")
 
 
 # -- other packages load it ------------------------------------------------------------------------
@@ -133,10 +109,10 @@ def test_the_package_loads_fused_weights(tmp_path: Path, hf: Path) -> None:
 
 def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
     model = XLSTMLargeConfig(vocab_size=320, hidden_size=128, num_hidden_layers=1, num_heads=2)
-    made = run.create(tmp_path / "runs", "a")
+    source_run = run.create(tmp_path / "runs", "a")
     params = families.init_params(model, seed=1)
     checkpoint.save(
-        made,
+        source_run,
         step=3,
         params=params,
         model_config=model.to_dict(),
@@ -144,11 +120,11 @@ def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
         state={},
         tokenizer=ByteTokenizer(),
     )
-    for k, source in enumerate(("latest", made.name, made.directory)):
+    for k, source in enumerate(("latest", source_run.name, source_run.directory)):
         target = tmp_path / f"to-{k}"
         assert convert(source, target, "--to", "hf", "--out", tmp_path / "runs") == 0
-        found = AutoModelForCausalLM.from_pretrained(target).state_dict()
-        assert_same(dict(found), {name: torch.from_numpy(v) for name, v in params.items()})
+        tensors = AutoModelForCausalLM.from_pretrained(target).state_dict()
+        assert_same(dict(tensors), {name: torch.from_numpy(v) for name, v in params.items()})
         assert formats.open(target).tokenizer().bos == 256
 
 
@@ -157,19 +133,19 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
 ) -> None:
     fields = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps(fields | {"tie_word_embeddings": True}))
-    held = load_file(hf / "model.safetensors")
-    held["lm_head.weight"] = held["backbone.embeddings.weight"].clone()
-    expected = {k: v for k, v in held.items() if k != "lm_head.weight"}
+    weights = load_file(hf / "model.safetensors")
+    weights["lm_head.weight"] = weights["backbone.embeddings.weight"].clone()
+    expected = {k: v for k, v in weights.items() if k != "lm_head.weight"}
     save_file(expected, hf / "model.safetensors", {"format": "pt"})
     assert convert(hf, tmp_path / "b", "--to", "hf") == 0
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "b")
-    assert_same(dict(theirs.state_dict()), held)
+    assert_same(dict(theirs.state_dict()), weights)
     assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
     assert torch.equal(
-        loaded_large(tmp_path / "c").lm_head.weight, held["backbone.embeddings.weight"]
+        loaded_large(tmp_path / "c").lm_head.weight, weights["backbone.embeddings.weight"]
     )
     assert convert(tmp_path / "c", tmp_path / "d", "--to", "mlxhog") == 0
-    assert_same(state_dict(tmp_path / "d"), held)
+    assert_same(state_dict(tmp_path / "d"), weights)
     assert formats.open(tmp_path / "d").config.tie_word_embeddings
 
 
@@ -238,8 +214,8 @@ def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_type_is_converted_as_torch_rounds(tmp_path: Path, hf: Path, dtype: str) -> None:
     assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
-    wanted = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
-    assert_same(state_dict(tmp_path / "b"), wanted)
+    rounded = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
+    assert_same(state_dict(tmp_path / "b"), rounded)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
 
 
@@ -249,10 +225,10 @@ def test_a_check_compares_the_logits_of_both(
 ) -> None:
     words = [hf, tmp_path / "b", "--to", "xlstm", "--dtype", dtype, "--check"]
     assert convert(*words, "--json") == 0
-    found = json.loads(capsys.readouterr().out)["logits"]
-    assert found["tokens"] == 64
-    assert (found["largest_difference"] == 0) == (dtype == "keep")
-    assert found["largest_difference"] < 0.1 < found["largest"]
+    logits = json.loads(capsys.readouterr().out)["logits"]
+    assert logits["tokens"] == 64
+    assert (logits["largest_difference"] == 0) == (dtype == "keep")
+    assert logits["largest_difference"] < 0.1 < logits["largest"]
 
 
 def test_a_check_that_finds_other_logits_ends_with_code_1(
@@ -261,10 +237,10 @@ def test_a_check_that_finds_other_logits_ends_with_code_1(
     real = contents.to_xlstm
 
     def swapped(arrays: contents.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
-        found = real(arrays, *words, **options)
+        converted = real(arrays, *words, **options)
         layer = "backbone.blocks.1.mlstm_layer."
         q, k = f"{layer}q.weight", f"{layer}k.weight"
-        return found | {q: found[k], k: found[q]}
+        return converted | {q: converted[k], k: converted[q]}
 
     monkeypatch.setattr(contents, "to_xlstm", swapped)
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--check") == 1
@@ -274,7 +250,7 @@ def test_a_check_that_finds_other_logits_ends_with_code_1(
 # -- what it says ----------------------------------------------------------------------------------
 
 
-def test_one_line_says_what_was_made(
+def test_one_line_says_what_was_converted(
     tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert convert(hf, tmp_path / "b", "--to", "mlxhog") == 0
@@ -292,190 +268,6 @@ def test_json_is_one_object(tmp_path: Path, hf: Path, capsys: pytest.CaptureFixt
     assert (record["from"], record["to"], record["family"]) == ("hf", "xlstm", "xlstm")
     assert list(record["files"]) == sorted(p.name for p in (tmp_path / "b").glob("*.safetensors"))
     assert record["parameters"] == sum(t.numel() for t in state_dict(hf).values())
-
-
-# -- what it refuses -------------------------------------------------------------------------------
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int, said: str, *words: object) -> None:
-    assert convert(*words) == code
-    out, err = capsys.readouterr()
-    assert said in err, err
-    assert len(err.splitlines()) == 1
-    assert out == ""
-
-
-def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_what_transformers_cannot_compute_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    v1 = peers.save_package(peers.v1([1]), tmp_path / "v1")
-    bare = peers.save_package(peers.large(add_out_norm=False), tmp_path / "bare")
-    refused(capsys, 2, "transformers has no model for", v1, tmp_path / "x", "--to", "hf")
-    refused(capsys, 2, "add_out_norm false", bare, tmp_path / "x", "--to", "hf")
-    assert entries(tmp_path) == ["bare", "v1"]
-
-
-def test_a_target_that_exists_is_replaced_only_on_request(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = tmp_path / "b"
-    assert convert(hf, target, "--to", "hf", "--quiet") == 0
-    capsys.readouterr()
-    refused(capsys, 2, "or replace it with --force", hf, target, "--to", "xlstm")
-    assert convert(hf, target, "--to", "xlstm", "--force") == 0
-    assert formats.open(target).format == "xlstm"
-    capsys.readouterr()
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "letter.txt").touch()
-    refused(
-        capsys, 2, "is no checkpoint's directory", hf, tmp_path / "home", "--to", "hf", "--force"
-    )
-    assert entries(tmp_path) == ["b", "hf", "home"]
-
-
-@pytest.mark.parametrize("other", ["README.md", ".git"])
-def test_replacing_a_checkpoint_deletes_nothing_else(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str], other: str
-) -> None:
-    target = Path(shutil.copytree(hf, tmp_path / "b"))
-    (target / other).mkdir() if other == ".git" else (target / other).touch()
-    before = entries(target)
-    said = f"b holds {other}, which --force would delete"
-    refused(capsys, 2, said, hf, target, "--to", "xlstm", "--force")
-    assert entries(target) == before
-
-
-def test_a_target_inside_a_file_is_refused(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "a").touch()
-    refused(capsys, 2, "a is no directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
-
-
-def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path: Path, hf: Path) -> None:
-    before = state_dict(hf)
-    assert convert(hf, hf, "--to", "xlstm", "--force") == 0
-    assert convert(hf, hf, "--to", "hf", "--force") == 0
-    assert_same(state_dict(hf), before)
-    assert entries(tmp_path) == ["hf"]
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ((), "--to is missing"),
-        (("--to", "mlxhg"), "wanted one of hf, xlstm, mlxhog; did you mean 'mlxhog'?"),
-        (("--to", "hf", "--dtype", "int8"), "wanted one of keep, float32, bfloat16, float16"),
-        (("--to", "hf", "--shard-size", "many"), "wanted a size such as 5GB"),
-        (("--to", "hf", "--shard-size", "0"), "wanted a size such as 5GB"),
-        (("--to", "hf", "--fused"), "--fused is for xLSTM Large with --to xlstm"),
-        (("--to", "xlstm", "--slstm", "cuda"), "--slstm cuda is for v1"),
-        (("--to", "hf", "--config", "gone.json"), "cannot read the config gone.json"),
-    ],
-)
-def test_wrong_options_are_refused_before_anything_is_written(
-    tmp_path: Path, hf: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    refused(capsys, 2, said, hf, tmp_path / "b", *words)
-    assert entries(tmp_path) == ["hf"]
-
-
-DAMAGED = "holds numbers that are not finite; use another checkpoint of the same model"
-
-
-@pytest.mark.parametrize(
-    ("value", "dtype", "said"),
-    [
-        (float("nan"), "keep", DAMAGED),
-        (float("nan"), "float16", DAMAGED),
-        (float("inf"), "float32", DAMAGED),
-        (1e6, "float16", "holds numbers too large for float16; --dtype float32 or keep holds them"),
-    ],
-)
-def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
-    tmp_path: Path, value: float, dtype: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = peers.large()
-    with torch.no_grad():
-        model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
-    source = peers.save_package(model, tmp_path / "a")
-    name = f"backbone.blocks.1.ffn.proj_up.weight of {source} {said}"
-    refused(capsys, 2, name, source, tmp_path / "b", "--to", "hf", "--dtype", dtype)
-    assert entries(tmp_path) == ["a"]
-
-
-def test_a_disk_too_small_is_refused_before_anything_is_written(
-    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
-    refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--to", "hf")
-    assert entries(tmp_path) == ["hf"]
-
-
-def test_a_disk_that_is_full_leaves_nothing_half_written(
-    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(durable, "SPACE_MARGIN", 0)  # as if others filled it meanwhile
-    (tmp_path / "disk").mkdir()
-    with small_disk(tmp_path / "disk", 200_000) as mounted:
-        if not mounted:
-            monkeypatch.setattr(mapped, "chunks", full_after(20))
-        target = tmp_path / "disk" / "b"
-        refused(capsys, 3, "disk became full while writing", hf, target, "--to", "hf")
-        assert entries(tmp_path / "disk") == []
-
-
-def full_after(n: int) -> Callable[[NDArray[Any]], Iterator[NDArray[Any]]]:
-    """What reads arrays, and finds the disk full after some of them."""
-    real, left = mapped.chunks, iter(range(n))
-
-    def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        yield from real(source)
-
-    return chunks
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_a_disk_that_fills_up_leaves_nothing_half_written(
-    tmp_path: Path,
-    hf: Path,
-    force: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    if force:
-        shutil.copytree(hf, tmp_path / "b")
-    before = entries(tmp_path)
-    monkeypatch.setattr(mapped, "chunks", full_after(20))
-    words = [hf, tmp_path / "b", "--to", "mlxhog", *(["--force"] if force else [])]
-    refused(capsys, 3, "disk became full while writing", *words)
-    assert entries(tmp_path) == before
-    if force:
-        assert formats.open(tmp_path / "b").format == "hf"
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path, hf: Path) -> None:
-    (tmp_path / "b.999999999.part").mkdir()
-    (tmp_path / "b.999999999.part" / "model.safetensors").touch()
-    assert convert(hf, tmp_path / "b", "--to", "hf") == 0
-    assert entries(tmp_path) == ["b", "hf"]
-
-
-def test_a_process_killed_while_it_replaces_a_checkpoint_loses_neither(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert convert(hf, tmp_path / "b", "--to", "xlstm") == 0
-    (tmp_path / "b").rename(tmp_path / "b.999999999.old")
-    capsys.readouterr()
-    refused(capsys, 2, "or replace it with --force", hf, tmp_path / "b", "--to", "hf")
-    assert entries(tmp_path) == ["b", "hf"]
-    assert formats.open(tmp_path / "b").format == "xlstm"
 
 
 # -- memory ----------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import xLSTMConfig, xLSTMForCausalLM
 from xlstm import xLSTMLMModel, xLSTMLMModelConfig
 from xlstm.blocks.mlstm.block import mLSTMBlockConfig
@@ -16,6 +18,10 @@ from xlstm.blocks.slstm.block import sLSTMBlockConfig
 from xlstm.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm.components.feedforward import FeedForwardConfig
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+from mlxhog.data.tokenizers import ByteTokenizer
+
+Tensors = dict[str, torch.Tensor]
 
 NATIVE = {
     "chunkwise_kernel": "chunkwise--native_autograd",
@@ -85,6 +91,17 @@ def v1(slstm_at: list[int], *, conv: int = 4, ffn: bool = True, **changed: Any) 
     return model
 
 
+def save_transformers(folder: Path) -> Path:
+    """A directory of transformers with a tokenizer, and with fields that we do not know."""
+    transformers_model().save_pretrained(folder)
+    for name, content in ByteTokenizer().files().items():
+        (folder / name).write_bytes(content)
+    fields = json.loads((folder / "config.json").read_text())
+    fields |= {"license": "ours", "nested": {"a": [1, 2]}, "bos_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(fields))
+    return folder
+
+
 def save_package(model: Any, folder: Path, name: str = "model.pt") -> Path:
     """Save a model of the xlstm package as its users do: a state dict, and the config as YAML."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,3 +118,16 @@ def save_config(model: Any, folder: Path) -> None:
 def state(model: Any) -> dict[str, Any]:
     """A state dict as NumPy arrays; bfloat16 becomes float32, which holds it exactly."""
     return {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
+
+
+def state_dict(folder: Path) -> Tensors:
+    """What the safetensors files of a directory hold."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def assert_same(tensors: Tensors, expected: Tensors) -> None:
+    assert tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert tensors[name].dtype == tensor.dtype, name
+        assert torch.equal(tensors[name], tensor), name
