@@ -25,8 +25,9 @@ from random import Random
 from types import FrameType
 
 from mlxhog.errors import MOST_CHARACTERS, MlxhogError
-from tests.faults.loaders import SUBJECTS, Subject
+from tests.faults.loaders import SUBJECTS
 from tests.faults.mutations import mutate
+from tests.faults.subjects import Subject
 
 CASE_S = 20
 """Seconds of one case; the slowest takes less than one on a quiet machine."""

@@ -20,7 +20,7 @@ from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import Record
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
-from tests.faults.loaders import LARGE, MAD, V1
+from tests.faults.subjects import LARGE, MAD, V1
 
 same_every_time = settings(
     derandomize=True, deadline=None, max_examples=100, suppress_health_check=list(HealthCheck)

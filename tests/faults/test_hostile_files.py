@@ -20,7 +20,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.config import limits, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.data import tokenizers
+from mlxhog.data import corpora, tokenizers
 from mlxhog.errors import (
     MOST_CHARACTERS,
     CheckpointError,
@@ -39,6 +39,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from tests.faults import loaders
 from tests.faults.mutations import BOMB
+from tests.faults.subjects import LARGE, V1
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def test_a_date_in_yaml_is_text(tmp_path: Path) -> None:
     [
         lambda path: read_yaml(path),
         lambda path: load_architecture(path),
-        lambda path: loaders.read_space(path),
+        lambda path: space_file.read_space(path),
         lambda path: formats.opening.read_config(path),
     ],
     ids=["train", "architecture", "space", "config of a checkpoint"],
@@ -152,10 +153,10 @@ def test_json_that_nothing_can_handle_is_a_value_error(text: str, said: str) -> 
 def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "hello", "score": NaN}\n')
-    assert list(loaders.corpora.find(str(path)).documents()) == [b"hello"]
+    assert list(corpora.find(str(path)).documents()) == [b"hello"]
     path.write_text("[" * 100_000 + "\n")
     with pytest.raises(DataError, match=r"a.jsonl:1: not JSON \(lists or objects are nested"):
-        list(loaders.corpora.find(str(path)).documents())
+        list(corpora.find(str(path)).documents())
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -167,19 +168,19 @@ def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path: Path) -> 
 @pytest.mark.parametrize("field", ["num_heads", "hidden_size", "num_hidden_layers"])
 def test_a_size_beyond_reason_is_refused_at_once(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
-        families.read({**loaders.LARGE, field: value})
+        families.read({**LARGE, field: value})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, -1.0, "nan", "1e999"])
 @pytest.mark.parametrize("field", ["norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor"])
 def test_a_number_that_is_none_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
-        families.read({**loaders.LARGE, field: value})
+        families.read({**LARGE, field: value})
 
 
 def test_the_nearest_width_is_found_without_trying_all() -> None:
     with pytest.raises(ConfigError, match="set hidden_size to 99996"):
-        families.read({**loaders.LARGE, "hidden_size": 100_000, "num_heads": 6})
+        families.read({**LARGE, "hidden_size": 100_000, "num_heads": 6})
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_the_nearest_width_is_found_without_trying_all() -> None:
 )  # fmt: skip
 def test_v1_refuses_what_it_cannot_build(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        families.read({**loaders.V1, **changes})
+        families.read({**V1, **changes})
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ def test_an_edited_study_is_refused_by_field(
 def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    list(loaders._write_study(tmp_path))
+    list(loaders.write_study(tmp_path))
     path = tmp_path / "s" / "runs.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes) + "\n")
     with pytest.raises(StudyError, match=rf"has {next(iter(changes))} .*resume the study"):
@@ -425,7 +426,7 @@ def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(
 def test_a_damaged_record_of_doctor_permits_nothing(
     tmp_path: Path, path: tuple[Any, ...], value: object
 ) -> None:
-    (file,) = loaders._write_record(tmp_path)
+    (file,) = loaders.write_record(tmp_path)
     assert verdicts.load(tmp_path, loaders.MAC).gpu_write(["mlx:gpu", "torch:cpu"]).ok
     record = json.loads(file.read_bytes())
     inner = record
