@@ -54,7 +54,7 @@ def test_a_search_that_does_not_compile_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocols, "_HERE", tmp_path)
-    for name in ("hooks.h", "ledger.cpp", "search.cpp", "scenarios.cpp"):
+    for name in ("hooks.h", "ledger.cpp", "search.cpp", "scenarios.cpp", "main.cpp"):
         (tmp_path / name).touch()
     (tmp_path / "locks.cpp").write_text("no code")
     with pytest.raises(MetalError, match="does not compile"):

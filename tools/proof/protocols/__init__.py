@@ -4,7 +4,7 @@
     python -m tools.proof.protocols --full    the spare ones, too, in all scenarios: minutes
 
 `search.h` says what is searched and on which model of memory, `scenarios.cpp` what the processes
-do. The sources are `arena/ledger.cpp` and `updates/locks.cpp` themselves: `sources` only puts a
+do, `main.cpp` which orders are weakened. The sources are `arena/ledger.cpp` and `updates/locks.cpp` themselves: `sources` only puts a
 name on each of the ledger's atomic calls and makes two of the locks' limits small.
 
 `NEEDED` and `SPARE` are the mutation table: each acquire and each release of these protocols is
@@ -193,11 +193,11 @@ def sources(folder: Path) -> dict[tuple[str, int], str]:
     """
     function, named, counts = "", [], dict[str, int]()
 
-    def name(found: re.Match[str]) -> str:
-        counts[found[1]] = counts.get(found[1], 0) + 1
+    def name(call: re.Match[str]) -> str:
+        counts[call[1]] = counts.get(call[1], 0) + 1
         return (
-            f'PROOF_CALL("ledger.cpp", {number}, "{function} {found[1]}{counts[found[1]]}", '
-            f"{found[1]})("
+            f'PROOF_CALL("ledger.cpp", {number}, "{function} {call[1]}{counts[call[1]]}", '
+            f"{call[1]})("
         )
 
     ledger = (_NATIVE / "arena" / "ledger.cpp").read_text()
@@ -247,6 +247,7 @@ def build(folder: Path) -> Path:
         folder / "locks.cpp",
         _HERE / "search.cpp",
         _HERE / "scenarios.cpp",
+        _HERE / "main.cpp",
     ]
     include = [_NATIVE, _NATIVE / "arena", _NATIVE / "updates", _HERE]
     options = [
