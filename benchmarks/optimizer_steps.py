@@ -97,7 +97,7 @@ class Bench:
         shapes = {name: one.shape for name, one in spec.items()}
         self.targets = {}
         for name, rule in self.optimizers.items():
-            own = optim.state_shapes(rule, shapes)
+            own = rule.state_shapes(shapes)
             private, places = new_state(rule.state_segments, own, layout.n_floats)
             self.targets[name] = replace(base, private=private, places=places)
         self.backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")

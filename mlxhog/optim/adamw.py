@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from mlxhog import _native
 from mlxhog.metal.kernels.step_rules import adam_hp
 from mlxhog.optim import metal_steps
+from mlxhog.optim.rule import Optimizer, Pairs, Step
 from mlxhog.optim.target import Target, float32, parameter, touched
-from mlxhog.optim.updates import Float32, Grads
+from mlxhog.optim.updates import Float32
 
 
 def adamw_reference(
@@ -44,12 +46,12 @@ def adamw_reference(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW:
+class AdamW(Optimizer):
     """AdamW, with moments of each worker's own or one pair for all workers.
 
-    Bias correction counts the updates that went into the moments: `step` for private ones,
-    `shared_step` for shared ones. Rows that a gradient does not touch keep both moments, as in
-    torch.optim.SparseAdam; a dense gradient decays all of them.
+    Bias correction counts the updates that went into the moments, private or shared. Rows that a
+    gradient does not touch keep both moments, as in torch.optim.SparseAdam; a dense gradient decays
+    all of them.
     """
 
     beta1: float = 0.9
@@ -74,40 +76,28 @@ class AdamW:
         """The kernels of shared moments, or of private ones."""
         return metal_steps.ADAM_SHARED if self.shared else metal_steps.ADAM
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
         moments = target.moments(shared=self.shared)
         m_flat, v_flat = moments["m"], moments["v"]
-        if self.shared and shared_step is not None:
-            step = shared_step
+        count = step.shared_count if self.shared else step.count
         common = {
-            "lr": lr,
+            "lr": step.lr,
             "beta1": self.beta1,
             "beta2": self.beta2,
             "eps": self.eps,
-            "bias1": 1.0 - self.beta1**step,
-            "bias2": 1.0 - self.beta2**step,
+            "bias1": 1.0 - self.beta1**count,
+            "bias2": 1.0 - self.beta2**count,
         }
-        pairs = target.pairs(grads)
         if target.metal is not None:
             hp = adam_hp(**common, weight_decay=self.weight_decay)
-            target.metal.apply(self.metal_rule, pairs, moments, hp, grad_scale, target.record)
+            target.metal.apply(self.metal_rule, pairs, moments, hp, step.grad_scale, target.record)
             return
         for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0
-            rates = {**common, "weight_decay": decay, "grad_scale": grad_scale}
+            rates = {**common, "weight_decay": decay, "grad_scale": step.grad_scale}
             if self.native:
-                how = {**rates, "seed": seed, "shared": self.shared}
+                how = {**rates, "seed": step.seed, "shared": self.shared}
                 state = (m_flat, v_flat)
                 target.apply(_native.adamw_step, _native.adamw_rows, slot, grad, state, how)
             else:
@@ -115,3 +105,36 @@ class AdamW:
                 w, m, v = (parameter(flat, slot) for flat in (target.flat, m_flat, v_flat))
                 delta, m[at], v[at] = adamw_reference(w[at], g, m[at], v[at], **rates)
                 target.add(slot, at, delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideAdamW(Optimizer):
+    """A rule for the matrices named in `hidden`, beside AdamW, which moves all the rest.
+
+    Attributes:
+        hidden: names of the matrices.
+        beta1: decay of first moments, of both rules.
+        beta2: decay of second moments.
+        eps: added to roots of second moments.
+        weight_decay: decoupled, of both rules.
+        native: False takes the NumPy references, for one worker only.
+    """
+
+    hidden: frozenset[str]
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    native: bool = True
+
+    @cached_property
+    def adamw(self) -> AdamW:
+        """The rule of everything that is not in `hidden`; its moments are shared if theirs are."""
+        return AdamW(
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            shared=bool(self.shared_segments),
+            native=self.native,
+        )

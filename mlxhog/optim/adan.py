@@ -17,9 +17,10 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.optim import metal_steps
 from mlxhog.optim.directions import Direction, write
+from mlxhog.optim.rule import Optimizer, Pairs, Step
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, float32
-from mlxhog.optim.updates import Float32, Grads
+from mlxhog.optim.updates import Float32
 
 
 def adan_reference(
@@ -61,7 +62,7 @@ ADAN: Final = Direction(("m", "diff", "v", "prev"), _native.adan_direction, adan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adan:
+class Adan(Optimizer):
     """Adan with private state: `m`, `diff`, `v`, and the last gradient `prev`.
 
     A parameter with weight decay becomes (w - lr * u) / (1 + lr * weight_decay). Rows that a
@@ -78,30 +79,19 @@ class Adan:
     shared_segments: tuple[str, ...] = ()
     metal_rule: metal_steps.Rule = metal_steps.SGD
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
         rates = {
             "beta1": self.beta1,
             "beta2": self.beta2,
             "beta3": self.beta3,
-            "bias1": 1.0 - self.beta1**step,
-            "bias2": 1.0 - self.beta2**step,
-            "bias3": 1.0 - self.beta3**step,
+            "bias1": 1.0 - self.beta1**step.count,
+            "bias2": 1.0 - self.beta2**step.count,
+            "bias3": 1.0 - self.beta3**step.count,
             "eps": self.eps,
-            "grad_scale": grad_scale,
-            "first": step == 1,
+            "grad_scale": step.grad_scale,
+            "first": step.count == 1,
         }
-        pairs = target.pairs(grads)
         by = SGD(weight_decay=self.weight_decay, native=self.native)
         for decays in (True, False):
             directions = (
@@ -109,5 +99,5 @@ class Adan:
                 for slot, grad in pairs
                 if (slot.name in target.decay) == decays
             )
-            proximal = lr / (1.0 + lr * self.weight_decay) if decays else lr
-            write(target, directions, by, lr=proximal, step=step, seed=seed)
+            shrunk = 1.0 + step.lr * self.weight_decay if decays else 1.0
+            write(target, directions, by, step, lr=step.lr / shrunk)

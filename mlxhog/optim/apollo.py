@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -37,11 +37,12 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.optim import metal_steps
-from mlxhog.optim.directions import Direction, dense, write
+from mlxhog.optim.directions import Direction, split, write
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, float32
-from mlxhog.optim.updates import Float32, Grads, Slot
+from mlxhog.optim.updates import Float32, Slot
 
 Floats = NDArray[Any]
 
@@ -158,7 +159,7 @@ def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apollo:
+class Apollo(Optimizer):
     """APOLLO for the matrices named in `hidden`, Adam for the rest; all state private.
 
     A gradient of some rows of a hidden matrix counts as zero in the others.
@@ -205,9 +206,7 @@ class Apollo:
     shared_segments: tuple[str, ...] = ()
     metal_rule: metal_steps.Rule = metal_steps.SGD
 
-    def state_shapes(
-        self, shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, dict[str, tuple[int, ...]]]:
+    def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of the state, segment -> parameter -> shape, for parameters of these shapes."""
         moments = {
             name: self._projected(shape) if name in self.hidden else shape
@@ -215,62 +214,46 @@ class Apollo:
         }
         return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.hidden}}
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
-        pairs = target.pairs(grads)
-        correction = 1.0
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+        lr, correction = step.lr, 1.0
         if self.bias_correction:
-            correction = math.sqrt(1.0 - self.beta2**step) / (1.0 - self.beta1**step)
+            correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.beta1**step.count)
         step_size = lr * correction
         # SGD's write decays by step_size * weight_decay, and here lr * weight_decay is meant.
         by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
-        rest = [(slot, grad) for slot, grad in pairs if slot.name not in self.hidden]
-        hidden = [(slot, dense(slot, grad)) for slot, grad in pairs if slot.name in self.hidden]
-        directions = self._rest(target, rest, lr, grad_scale)
-        write(target, directions, by, lr=step_size, step=step, seed=seed)
-        factors = self._factors(target, hidden, lr, step, grad_scale)
+        hidden, rest = split(pairs, self.hidden)
+        write(target, self._rest(target, rest, step), by, step, lr=step_size)
+        factors = self._factors(target, hidden, step)
         if target.metal is not None:
             for slot, g, s in factors:
                 decay = lr * self.weight_decay if slot.name in target.decay else 0.0
                 target.metal.scale_channels(slot, g, s, coef=-step_size, decay=decay)
             return
         scaled = ((slot, g * s) for slot, g, s in factors)
-        write(target, scaled, by, lr=step_size, step=step, seed=seed)
+        write(target, scaled, by, step, lr=step_size)
 
     def _rest(
-        self, target: Target, pairs: list[tuple[Slot, Float32 | Rows]], lr: float, grad_scale: float
+        self, target: Target, pairs: Pairs, step: Step
     ) -> Iterator[tuple[Slot, Float32 | Rows]]:
         """Adam's directions, one after another."""
         rates = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
         for slot, grad in pairs:
-            how = {**rates, "factor": self._kept(target, slot, lr), "grad_scale": grad_scale}
+            kept = self._kept(target, slot, step.lr)
+            how = {**rates, "factor": kept, "grad_scale": step.grad_scale}
             yield slot, ADAM.of(target, slot, grad, how, native=self.native)
 
     def _factors(
-        self,
-        target: Target,
-        pairs: list[tuple[Slot, Float32]],
-        lr: float,
-        step: int,
-        grad_scale: float,
+        self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
     ) -> Iterator[tuple[Slot, Float32, Float32]]:
         """Each hidden matrix with its gradient, and what that is multiplied with, in turn."""
+        grad_scale = step.grad_scale
         for slot, g in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
             rank = self._rank(slot.shape)
             factors, m[...], v[...], norm[0] = factors_reference(
                 g if grad_scale == 1.0 else float32(grad_scale) * g,
-                self._projection(slot, (step - 1) // self.refresh_every),
+                self._projection(slot, (step.count - 1) // self.refresh_every),
                 m,
                 v,
                 float(norm[0]),
@@ -280,12 +263,12 @@ class Apollo:
                 beta2=self.beta2,
                 eps=self.eps,
                 scale=min(slot.shape) / rank if self.scale is None else self.scale,
-                first=step == 1,
+                first=step.count == 1,
                 growth=self.growth,
                 scale_first=self.scale_first,
                 zero_guard=self.zero_guard,
             )
-            yield slot, g, factors * float32(grad_scale * self._kept(target, slot, lr))
+            yield slot, g, factors * float32(grad_scale * self._kept(target, slot, step.lr))
 
     def _kept(self, target: Target, slot: Slot, lr: float) -> float:
         """What weight decay, which comes after the update, leaves of it."""

@@ -8,11 +8,12 @@ kernels, locks and write modes, native or Metal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import Pairs, Step
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, touched
 from mlxhog.optim.updates import Float32, Slot
@@ -60,17 +61,33 @@ def write(
     target: Target,
     directions: Iterable[tuple[Slot, Float32 | Rows]],
     by: SGD,
+    step: Step,
     *,
     lr: float,
-    step: int,
-    seed: int,
 ) -> None:
-    """Write directions as they come; all at once where Metal kernels do, in few launches."""
+    """Write directions as they come; all at once where Metal kernels do, in few launches.
+
+    Args:
+        target: what they are written to.
+        directions: of some parameters; gradients have been scaled before.
+        by: writes them.
+        step: in which they are written.
+        lr: step size of this write.
+    """
+    step = replace(step, lr=lr, grad_scale=1.0)
     if target.metal is not None:
-        by.step(target, {slot.name: u for slot, u in directions}, lr=lr, step=step, seed=seed)
+        by.update(target, list(directions), step)
         return
-    for slot, u in directions:
-        by.step(target, {slot.name: u}, lr=lr, step=step, seed=seed)
+    for pair in directions:
+        by.update(target, [pair], step)
+
+
+def split(
+    pairs: Pairs, hidden: frozenset[str]
+) -> tuple[list[tuple[Slot, Float32]], list[tuple[Slot, Float32 | Rows]]]:
+    """Split off the hidden matrices, each with a gradient of its shape; the rest stays as it is."""
+    whole = [(slot, dense(slot, grad)) for slot, grad in pairs if slot.name in hidden]
+    return whole, [(slot, grad) for slot, grad in pairs if slot.name not in hidden]
 
 
 def dense(slot: Slot, grad: Float32 | Rows) -> Float32:

@@ -10,9 +10,10 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.optim import metal_steps
 from mlxhog.optim.directions import Direction, write
+from mlxhog.optim.rule import Optimizer, Pairs, Step
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, float32
-from mlxhog.optim.updates import Float32, Grads
+from mlxhog.optim.updates import Float32
 
 
 def lion_reference(
@@ -32,7 +33,7 @@ LION: Final = Direction(("m",), _native.lion_direction, lion_reference)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lion:
+class Lion(Optimizer):
     """`w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)`, with `m` private.
 
     Rows that a gradient does not touch keep their mean.
@@ -46,22 +47,11 @@ class Lion:
     shared_segments: tuple[str, ...] = ()
     metal_rule: metal_steps.Rule = metal_steps.SGD
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
-        rates = {"beta1": self.beta1, "beta2": self.beta2, "grad_scale": grad_scale}
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+        rates = {"beta1": self.beta1, "beta2": self.beta2, "grad_scale": step.grad_scale}
         directions = (
-            (slot, LION.of(target, slot, grad, rates, native=self.native))
-            for slot, grad in target.pairs(grads)
+            (slot, LION.of(target, slot, grad, rates, native=self.native)) for slot, grad in pairs
         )
         by = SGD(weight_decay=self.weight_decay, native=self.native)
-        write(target, directions, by, lr=lr, step=step, seed=seed)
+        write(target, directions, by, step, lr=step.lr)

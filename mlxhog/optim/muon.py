@@ -36,7 +36,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -44,11 +43,12 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.metal.kernels.step_rules import muon_hp
 from mlxhog.optim import metal_steps
-from mlxhog.optim.adamw import AdamW
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.adamw import BesideAdamW
+from mlxhog.optim.directions import split
+from mlxhog.optim.rule import Pairs, Step
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, float32, parameter
-from mlxhog.optim.updates import WRITE_MODES, Float32, Grads, Slot
+from mlxhog.optim.updates import WRITE_MODES, Float32, Slot
 
 Coefficients = tuple[tuple[float, float, float], ...]
 
@@ -138,122 +138,66 @@ def to_bfloat16(x: Float32) -> Float32:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon:
+class Muon(BesideAdamW):
     """Muon for the matrices named in `hidden`, AdamW for the rest.
 
     A gradient of some rows of a hidden matrix counts as zero in the others.
 
     Attributes:
         hidden: names of the parameters that are orthogonalised, matrices all of them.
-        beta1: decay of the first moment, of both rules.
         nesterov: weight of the gradient itself in a direction, beside its mean.
         orthogonalization: a key of `ORTHOGONALIZATIONS`.
         rows: that are orthogonalised together; None is the whole matrix.
         every: whole matrices at every so-manieth step, `rows` (or 1) in between; None is never, or
             always where `rows` says nothing.
         bfloat16: whether some factors are rounded to bfloat16; see `polar_reference`.
-        beta2: decay of AdamW's second moment.
-        eps: of AdamW.
-        weight_decay: of both rules.
         shared: whether all workers have one pair of moments.
         threads: each takes matrices of its own, so results do not depend on their number.
-        native: False takes the NumPy references, for one worker only.
     """
 
-    hidden: frozenset[str]
-    beta1: float = 0.9
     nesterov: float = 0.1
     orthogonalization: str = "polar3"
     rows: int | None = None
     every: int | None = None
     bfloat16: bool = False
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
     shared: bool = False
     threads: int = 1
-    native: bool = True
 
     @property
     def state_segments(self) -> tuple[str, ...]:
         """Private state: "m" and "v", unless they are shared."""
-        return self._rest.state_segments
+        return () if self.shared else ("m", "v")
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
         """Shared state: "m" and "v", if they are."""
-        return self._rest.shared_segments
+        return ("m", "v") if self.shared else ()
 
     @property
     def metal_rule(self) -> metal_steps.Rule:
         """The kernels of shared moments, or of private ones."""
         return metal_steps.MUON_SHARED if self.shared else metal_steps.MUON
 
-    @cached_property
-    def _rest(self) -> AdamW:
-        """The rule of everything that is not a hidden matrix."""
-        return AdamW(
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            shared=self.shared,
-            native=self.native,
-        )
-
-    @cached_property
-    def _write(self) -> SGD:
-        """What writes directions: w -= lr * (u + weight_decay * w)."""
-        return SGD(weight_decay=self.weight_decay, native=self.native)
-
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
-        pairs = target.pairs(grads)
-        rest = {slot.name: grad for slot, grad in pairs if slot.name not in self.hidden}
-        if rest:
-            self._rest.step(
-                replace(target, record=None),
-                rest,
-                lr=lr,
-                step=step,
-                seed=seed,
-                grad_scale=grad_scale,
-                shared_step=shared_step,
-            )
-        hidden = [
-            (slot, _dense(slot, grad) if isinstance(grad, Rows) else grad)
-            for slot, grad in pairs
-            if slot.name in self.hidden
-        ]
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+        hidden, rest = split(pairs, self.hidden)
+        self.adamw.update(replace(target, record=None), rest, step)
+        by = SGD(weight_decay=self.weight_decay, native=self.native)
         for batch in _batches(hidden, BATCH * self.threads):
-            directions = self._directions(target, batch, grad_scale, seed, self._block(step))
-            self._write.step(target, directions, lr=lr, step=step, seed=seed)
+            directions = self._directions(target, batch, step)
+            by.update(target, directions, replace(step, grad_scale=1.0))
 
-    def _block(self, step: int) -> int:
-        """How many rows are orthogonalised together in this step; 0 is all of them."""
+    def _block(self, count: int) -> int:
+        """How many rows are orthogonalised together in this update; 0 is all of them."""
         if self.every is None:
             return self.rows or 0
-        return 0 if (step - 1) % self.every == 0 else self.rows or 1
+        return 0 if (count - 1) % self.every == 0 else self.rows or 1
 
     def _directions(
-        self,
-        target: Target,
-        batch: Sequence[tuple[Slot, Float32]],
-        grad_scale: float,
-        seed: int,
-        block: int,
-    ) -> dict[str, Float32]:
+        self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
+    ) -> list[tuple[Slot, Float32]]:
         """Move the means of some hidden matrices on, and return their directions u."""
+        block, grad_scale = self._block(step.count), step.grad_scale
         m_flat = target.moments(shared=self.shared)["m"]
         scales = [
             RMS * math.sqrt(max(min(block or slot.shape[0], slot.shape[0]), slot.shape[1]))
@@ -287,7 +231,7 @@ class Muon:
                 beta1=self.beta1,
                 nesterov=self.nesterov,
                 grad_scale=grad_scale,
-                seed=seed,
+                seed=step.seed,
                 rows=block,
                 bfloat16=self.bfloat16,
                 threads=self.threads,
@@ -307,13 +251,7 @@ class Muon:
                     for row in range(0, len(x), together)
                 ]
                 us.append(np.concatenate(parts))
-        return {slot.name: u for (slot, _), u in zip(batch, us, strict=True)}
-
-
-def _dense(slot: Slot, grad: Rows) -> Float32:
-    whole = np.zeros(slot.shape, np.float32)
-    whole[grad.index] = grad.values
-    return whole
+        return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
 
 
 def _batches(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 
@@ -44,18 +45,6 @@ class FallingConfig(Protocol):
         """Factor of the step size after each stage of backoff."""
 
 
-class ScheduleConfig(FallingConfig, Protocol):
-    """The options that choose a schedule; `mlxhog.config.config.TrainConfig` has them."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the run with a rising step size."""
-
-    @property
-    def lr_floor(self) -> float:
-        """Step size at the end of cosine and wsd, as a share of lr."""
-
-
 def workers_factor(rule: str, optimizer: str, workers: int) -> float:
     """Factor of lr where several workers add steps of their own.
 
@@ -72,7 +61,7 @@ def workers_factor(rule: str, optimizer: str, workers: int) -> float:
     return 1.0 / workers if rule == "linear" else 1.0
 
 
-def build(config: ScheduleConfig, *, per_epoch: int, factor: float = 1.0) -> Schedule:
+def build(config: TrainConfig, *, per_epoch: int, factor: float = 1.0) -> Schedule:
     """The schedule that `config.schedule` names, in a run with so many updates in an epoch.
 
     Its step sizes are `factor` times those of the configuration.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from mlxhog import _native
 from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
 from mlxhog.optim import metal_steps
+from mlxhog.optim.rule import Optimizer, Pairs, Step
 from mlxhog.optim.target import Target, float32, parameter, touched
-from mlxhog.optim.updates import Float32, Grads
+from mlxhog.optim.updates import Float32
 
 
 def sgd_reference(
@@ -40,7 +41,7 @@ def momentum_reference(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD:
+class SGD(Optimizer):
     """`w -= lr * (g + weight_decay * w)`; no state."""
 
     weight_decay: float = 0.0
@@ -49,30 +50,18 @@ class SGD:
     shared_segments: tuple[str, ...] = ()
     metal_rule: metal_steps.Rule = metal_steps.SGD
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
-        pairs = target.pairs(grads)
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
         if target.metal is not None:
-            hp = sgd_hp(lr=lr, weight_decay=self.weight_decay)
-            target.metal.apply(self.metal_rule, pairs, {}, hp, grad_scale, target.record)
+            hp = sgd_hp(lr=step.lr, weight_decay=self.weight_decay)
+            target.metal.apply(self.metal_rule, pairs, {}, hp, step.grad_scale, target.record)
             return
         for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0
-            rates = {"lr": lr, "weight_decay": decay, "grad_scale": grad_scale}
+            rates = {"lr": step.lr, "weight_decay": decay, "grad_scale": step.grad_scale}
             if self.native:
-                target.apply(
-                    _native.sgd_step, _native.sgd_rows, slot, grad, (), {**rates, "seed": seed}
-                )
+                how = {**rates, "seed": step.seed}
+                target.apply(_native.sgd_step, _native.sgd_rows, slot, grad, (), how)
             else:
                 at, g = touched(grad)
                 w = parameter(target.flat, slot)
@@ -80,7 +69,7 @@ class SGD:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Momentum:
+class Momentum(Optimizer):
     """`m = momentum * m + g + weight_decay * w; w -= lr * m`, with `m` private.
 
     Rows that a gradient does not touch keep their momentum.
@@ -95,53 +84,32 @@ class Momentum:
     shared_segments: tuple[str, ...] = ()
     metal_rule: metal_steps.Rule = metal_steps.MOMENTUM
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
         m_flat = target.private["m"]
-        pairs = target.pairs(grads)
         if target.metal is not None:
             hp = momentum_hp(
-                lr=lr,
+                lr=step.lr,
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 weight_decay=self.weight_decay,
             )
-            target.metal.apply(self.metal_rule, pairs, {"m": m_flat}, hp, grad_scale, target.record)
+            state = {"m": m_flat}
+            target.metal.apply(self.metal_rule, pairs, state, hp, step.grad_scale, target.record)
             return
         for slot, grad in pairs:
-            decay = self.weight_decay if slot.name in target.decay else 0.0
+            rates = {
+                "lr": step.lr,
+                "momentum": self.momentum,
+                "weight_decay": self.weight_decay if slot.name in target.decay else 0.0,
+                "grad_scale": step.grad_scale,
+            }
             if self.native:
-                rates = {
-                    "lr": lr,
-                    "momentum": self.momentum,
-                    "nesterov": self.nesterov,
-                    "weight_decay": decay,
-                    "grad_scale": grad_scale,
-                    "seed": seed,
-                }
-                state = (m_flat,)
-                target.apply(_native.momentum_step, _native.momentum_rows, slot, grad, state, rates)
+                how = {**rates, "nesterov": self.nesterov, "seed": step.seed}
+                steps = (_native.momentum_step, _native.momentum_rows)
+                target.apply(*steps, slot, grad, (m_flat,), how)
             else:
                 at, g = touched(grad)
                 w, m = parameter(target.flat, slot), parameter(m_flat, slot)
-                delta, m[at] = momentum_reference(
-                    w[at],
-                    g,
-                    m[at],
-                    lr=lr,
-                    momentum=self.momentum,
-                    nesterov=self.nesterov,
-                    weight_decay=decay,
-                    grad_scale=grad_scale,
-                )
+                delta, m[at] = momentum_reference(w[at], g, m[at], nesterov=self.nesterov, **rates)
                 target.add(slot, at, delta)

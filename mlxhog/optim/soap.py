@@ -21,20 +21,20 @@ Order and bias correction follow the authors' code, https://github.com/nikhilvya
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.optim import metal_steps
-from mlxhog.optim.adamw import AdamW
-from mlxhog.optim.directions import dense, write
+from mlxhog.optim.adamw import BesideAdamW
+from mlxhog.optim.directions import split, write
+from mlxhog.optim.rule import Pairs, Shapes, Step
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, float32
-from mlxhog.optim.updates import Float32, Grads, Slot
+from mlxhog.optim.updates import Float32, Slot
 
 LONGEST: Final = 10_000
 """Longest side of a matrix that has a basis: decomposing takes its cube of operations."""
@@ -73,35 +73,25 @@ def is_basis(basis: Float32) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Soap:
+class Soap(BesideAdamW):
     """SOAP for the matrices named in `hidden`, AdamW for the rest; all state private.
 
     A gradient of some rows of a hidden matrix counts as zero in the others.
 
     Attributes:
         hidden: names of the matrices that have eigenbases.
-        beta1: decay of first moments.
         beta2: decay of second moments and of L and R.
-        eps: added to roots of second moments.
-        weight_decay: decoupled.
         precondition_every: steps between two refreshes of the bases.
-        native: False takes the NumPy references of what is written, for one worker only.
     """
 
-    hidden: frozenset[str]
     beta1: float = 0.95
-    beta2: float = 0.95
-    eps: float = 1e-8
     weight_decay: float = 0.01
     precondition_every: int = 10
-    native: bool = True
     state_segments: tuple[str, ...] = ("m", "v", "left", "right", "left_basis", "right_basis")
     shared_segments: tuple[str, ...] = ()
     metal_rule: metal_steps.Rule = metal_steps.ADAM
 
-    def state_shapes(
-        self, shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, dict[str, tuple[int, ...]]]:
+    def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of L, R and their bases, segment -> parameter -> shape."""
         own: dict[str, dict[str, tuple[int, ...]]] = {}
         for second, basis, axis in BASES:
@@ -110,40 +100,16 @@ class Soap:
             own[basis] = own[second]
         return own
 
-    @cached_property
-    def _rest(self) -> AdamW:
-        """The rule of everything that is not a hidden matrix."""
-        return AdamW(
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            native=self.native,
-        )
-
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update; see `Optimizer.step`."""
-        pairs = target.pairs(grads)
-        rest = {slot.name: grad for slot, grad in pairs if slot.name not in self.hidden}
-        if rest:
-            self._rest.step(target, rest, lr=lr, step=step, seed=seed, grad_scale=grad_scale)
-        t = max(1, step - 1)
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+        hidden, rest = split(pairs, self.hidden)
+        self.adamw.update(target, rest, step)
+        t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
         # SGD's write decays by its own step size times weight_decay, and here lr is meant.
         by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
-        hidden = [(slot, dense(slot, grad)) for slot, grad in pairs if slot.name in self.hidden]
-        directions = self._directions(target, hidden, t, grad_scale)
-        write(target, directions, by, lr=lr * correction, step=step, seed=seed)
+        directions = self._directions(target, hidden, t, step.grad_scale)
+        write(target, directions, by, step, lr=step.lr * correction)
 
     def _directions(
         self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float

@@ -23,15 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlxhog import _native
 from mlxhog.config.selection import Selection
 from mlxhog.optim import metal_steps, updates
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step
 from mlxhog.optim.target import Target, parameter
-from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, row_width
+from mlxhog.optim.updates import Float32, Int32, Rows, Slot, row_width
 
 
 def take(
@@ -92,13 +92,10 @@ def _take_reference(
     return index, values
 
 
-if TYPE_CHECKING:
-    from mlxhog.optim import Optimizer
-
 RESIDUAL = "residual"
 
 
-class Sparsified:
+class Sparsified(Optimizer):
     """An optimizer whose steps are written in part. Belongs to one worker.
 
     Attributes:
@@ -142,18 +139,12 @@ class Sparsified:
         """The rule's; no Metal kernel writes sparsified steps."""
         return self.rule.metal_rule
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Take one step and write what the selection lets go; see `Optimizer.step`.
+    def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
+        """The rule's."""
+        return self.rule.state_shapes(shapes)
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Take one step and write what the selection lets go.
 
         Concurrency: the step is computed from parameters read without a lock; the few elements are
         added as the arena's mode promises. A worker killed in between leaves its residual with
@@ -161,16 +152,7 @@ class Sparsified:
         """
         assert target.metal is None
         pending = self._pending(target)
-        pairs = target.pairs(grads)
-        self.rule.step(
-            replace(target, pending=pending),
-            {slot.name: grad for slot, grad in pairs},
-            lr=lr,
-            step=step,
-            seed=seed,
-            grad_scale=grad_scale,
-            shared_step=shared_step,
-        )
+        self.rule.update(replace(target, pending=pending), pairs, step)
         written = {}
         for slot, grad in pairs:
             index, values = take(
@@ -178,7 +160,7 @@ class Sparsified:
                 pending,
                 slot,
                 grad.index if isinstance(grad, Rows) else None,
-                lr=lr,
+                lr=step.lr,
                 keep=self.error_feedback,
                 native=self.native,
             )
@@ -189,7 +171,7 @@ class Sparsified:
                 values,
                 locks=target.locks,
                 mode=target.mode,
-                seed=seed,
+                seed=step.seed,
                 native=self.native,
             )
             written[slot.name] = index

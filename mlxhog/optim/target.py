@@ -123,7 +123,7 @@ def new_state(
 
     Args:
         names: an optimizer's `state_segments`.
-        shapes: its `optim.state_shapes`.
+        shapes: its `state_shapes`.
         floats: length of the parameter segment.
     """
     placed = {name: place_state(shapes[name]) for name in names if name in shapes}

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
+from mlxhog.config.config import TrainConfig
 from mlxhog.optim import (
     AdamW,
     Muon,
     Optimizer,
-    OptimizerConfig,
     Sparsified,
     Target,
     gradients,
@@ -29,18 +28,6 @@ from mlxhog.optim.target import new_state, parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
 
 Mask = NDArray[np.bool_]
-
-
-class WriteConfig(OptimizerConfig, Protocol):
-    """The options that decide what is written; `mlxhog.config.config.TrainConfig` has them."""
-
-    @property
-    def lr(self) -> float:
-        """Step size."""
-
-    @property
-    def clip(self) -> float:
-        """Largest gradient norm; 0 does not clip."""
 
 
 class WrittenSupport:
@@ -55,7 +42,7 @@ class WrittenSupport:
 
     def __init__(
         self,
-        config: WriteConfig,
+        config: TrainConfig,
         slots: Mapping[str, Slot],
         params: Float32,
         decay: frozenset[str],
@@ -77,7 +64,7 @@ class WrittenSupport:
         shapes = {name: slot.shape for name, slot in slots.items()}
         private, places = new_state(
             self._optimizer.state_segments,
-            optim.state_shapes(self._optimizer, shapes),
+            self._optimizer.state_shapes(shapes),
             params.size,
         )
         self._target = Target(

@@ -23,7 +23,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import Optimizer, state_shapes
+from mlxhog.optim import Optimizer
 from mlxhog.optim.schedules import Schedule
 from mlxhog.strategies import Context, Strategy
 
@@ -109,7 +109,7 @@ def plan_layout(
         spec,
         max_workers=strategy.workers,
         private=optimizer.state_segments,
-        state=state_shapes(optimizer, {name: one.shape for name, one in spec.items()}),
+        state=optimizer.state_shapes({name: one.shape for name, one in spec.items()}),
         shared=optimizer.shared_segments,
         n_tickets=n_tickets,
         extra={

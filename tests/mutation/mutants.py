@@ -116,7 +116,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
         [
             ("float32(1.0 - beta2) * squared", "float32(1.0 - beta1) * squared"),
-            ("            step = shared_step", "            pass"),
+            ("step.shared_count if self.shared else step.count", "step.count"),
             ("if slot.name in target.decay else 0.0", ""),
             ('return ("m", "v") if self.shared else ()', "return ()"),
         ],
@@ -131,11 +131,16 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/optim/test_muon.py",),
         [
             ("RMS * math.sqrt(max(min(", "RMS * math.sqrt(min(min("),
-            ("if slot.name not in self.hidden}", "if True}"),
             (
                 'm_flat = target.moments(shared=self.shared)["m"]',
                 'm_flat = target.moments(shared=self.shared)["m"].copy()',
             ),
+        ],
+    ),
+    "mlxhog/optim/directions.py": (
+        ("tests/optim/test_muon.py",),
+        [
+            ("for slot, grad in pairs if slot.name not in hidden]", "for slot, grad in pairs]"),
         ],
     ),
     "mlxhog/optim/target.py": (

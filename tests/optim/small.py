@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxhog import optim
 from mlxhog.optim import Optimizer, Target
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.target import new_state
@@ -40,7 +39,7 @@ def initial(seed: int = 0) -> Float32:
 
 def target(optimizer: Optimizer, flat: Float32, *decay: str) -> Target:
     """A target over `flat` with fresh state, where weight decay applies to the names given."""
-    shapes = optim.state_shapes(optimizer, {slot.name: slot.shape for slot in SLOTS.values()})
+    shapes = optimizer.state_shapes({slot.name: slot.shape for slot in SLOTS.values()})
     private, places = new_state(optimizer.state_segments, shapes, N)
     return Target(
         flat=flat,

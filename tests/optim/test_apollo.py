@@ -108,7 +108,7 @@ def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:
     slot = Slot("p", trajectory.init.shape, 32)
     flat = np.zeros(slot.offset + slot.size + 32, np.float32)
     parameter(flat, slot)[...] = trajectory.init
-    shapes = optim.state_shapes(rule, {"p": slot.shape})
+    shapes = rule.state_shapes({"p": slot.shape})
     private, places = new_state(rule.state_segments, shapes, flat.size)
     racy = WRITE_MODES["racy"]
     return Target(flat, {"p": slot}, None, racy, private, {}, frozenset("p"), places=places), slot
@@ -220,7 +220,7 @@ def test_updates_are_about_as_large_as_adams_at_every_rank() -> None:
 
     def length(rule: optim.Optimizer) -> float:
         flat = np.zeros(slot.size, np.float32)
-        shapes = optim.state_shapes(rule, {"matrix": slot.shape})
+        shapes = rule.state_shapes({"matrix": slot.shape})
         private, places = new_state(rule.state_segments, shapes, flat.size)
         racy = WRITE_MODES["racy"]
         where = Target(flat, {"matrix": slot}, None, racy, private, {}, frozenset(), places=places)
@@ -273,7 +273,7 @@ def test_metal_kernels_take_the_same_steps(
 ) -> None:
     params = {"bias": Parameter((9,)), "matrix": Parameter(shape)}
     rule = Apollo(hidden=frozenset({"matrix"}), rank=2, tensor=tensor, weight_decay=0.3)
-    own = optim.state_shapes(rule, {name: one.shape for name, one in params.items()})
+    own = rule.state_shapes({name: one.shape for name, one in params.items()})
     layout = arena.plan(params, max_workers=1, private=rule.state_segments, state=own, n_tickets=1)
     decay, results = frozenset({"matrix"}), []
     for make in (None, ENGINES[engine]):

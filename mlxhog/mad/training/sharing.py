@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
 
 from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
@@ -24,7 +23,8 @@ from mlxhog.mad.training import candidate
 from mlxhog.models.mad.model import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
-from mlxhog.optim.gradients import Grads
+from mlxhog.optim.metal_steps import Rule
+from mlxhog.optim.rule import Pairs, Step
 from mlxhog.optim.updates import Float32
 from mlxhog.strategies import Context
 
@@ -107,12 +107,12 @@ class SharedRun:
 
         def join(context: Context) -> None:
             prepare(context)
-            context.optimizer = cast(Optimizer, SharedEmbedding(context, shared, name))
+            context.optimizer = SharedEmbedding(context, shared, name)
 
         return candidate.train(config, callbacks=callbacks, rungs=rungs, prepare=join)
 
 
-class SharedEmbedding:
+class SharedEmbedding(Optimizer):
     """A run's optimizer, whose steps of the embedding go to a shared table.
 
     The run's own embedding is a copy of the table, taken again after every step.
@@ -128,33 +128,27 @@ class SharedEmbedding:
         self._mode = updates.WRITE_MODES[shared.write]
         self._copy[...] = self._table
 
-    def __getattr__(self, name: str) -> Any:
-        """Return what the run's own optimizer has under a name, such as its segments."""
-        return getattr(self._own, name)
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Those of the run's own optimizer."""
+        return self._own.state_segments
 
-    def step(
-        self,
-        target: Target,
-        grads: Grads,
-        *,
-        lr: float,
-        step: int,
-        seed: int = 0,
-        grad_scale: float = 1.0,
-        shared_step: int | None = None,
-    ) -> None:
-        """Apply one update, of the embedding to the table; see `Optimizer.step`."""
-        own = {name: grad for name, grad in grads.items() if name != EMBEDDING}
-        for where, part in ((target, own), (self._of_table(target), _only(grads, EMBEDDING))):
-            self._own.step(
-                where,
-                part,
-                lr=lr,
-                step=step,
-                seed=seed,
-                grad_scale=grad_scale,
-                shared_step=shared_step,
-            )
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Those of the run's own optimizer."""
+        return self._own.shared_segments
+
+    @property
+    def metal_rule(self) -> Rule:
+        """That of the run's own optimizer."""
+        return self._own.metal_rule
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update, of the embedding to the table."""
+        own = [(slot, grad) for slot, grad in pairs if slot.name != EMBEDDING]
+        of_table = [(self._slot, grad) for slot, grad in pairs if slot.name == EMBEDDING]
+        self._own.update(target, own, step)
+        self._own.update(self._of_table(target), of_table, step)
         self._copy[...] = self._table
 
     def _of_table(self, target: Target) -> Target:
@@ -170,7 +164,3 @@ class SharedEmbedding:
             shared={name: segment[here] for name, segment in target.shared.items()},
             decay=target.decay,
         )
-
-
-def _only(grads: Grads, name: str) -> Grads:
-    return {name: grads[name]} if name in grads else {}

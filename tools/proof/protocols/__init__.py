@@ -4,8 +4,9 @@
     python -m tools.proof.protocols --full    the spare ones, too, in all scenarios: minutes
 
 `search.h` says what is searched and on which model of memory, `scenarios.cpp` what the processes
-do, `main.cpp` which orders are weakened. The sources are `arena/ledger.cpp` and `updates/locks.cpp` themselves: `sources` only puts a
-name on each of the ledger's atomic calls and makes two of the locks' limits small.
+do, `main.cpp` which orders are weakened. The sources are `arena/ledger.cpp` and
+`updates/locks.cpp` themselves: `sources` only puts a name on each of the ledger's atomic calls and
+makes two of the locks' limits small.
 
 `NEEDED` and `SPARE` are the mutation table: each acquire and each release of these protocols is
 weakened in turn. One that is needed is named with the scenario that breaks without it. One that
