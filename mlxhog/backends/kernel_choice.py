@@ -29,9 +29,8 @@ from dataclasses import dataclass
 
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import GPU_ENGINES, Verdicts
-from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models.ops import kernels
 
 
@@ -65,22 +64,26 @@ class Writers:
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
 
-def choose_writers(config: TrainConfig, workers: Sequence[WorkerSpec]) -> Writers:
-    """Return who adds the steps of these workers on this machine.
+def choose_writers(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> Writers:
+    """Return who adds the steps of a run's workers.
+
+    Args:
+        config: of the run.
+        backends: of all workers, once per worker.
+        record: of this machine.
 
     Raises:
         ConfigError: Metal kernels were asked for in a run without a GPU worker.
         EnvironmentLacks: doctor's verdict on this machine does not allow what was asked for.
     """
-    backends = [worker.backend for worker in workers]
-    _check_live_reads(config, backends)
+    _check_live_reads(config, backends, record)
     if config.gpu_write == "metal":
-        _check_metal(config, backends)
+        _check_metal(config, backends, record)
         return Writers("metal", "cas")
     if config.gpu_write == EMULATED:
         return Writers(EMULATED, "cas")
     if config.gpu_write == "auto":
-        refusal = _why_not_auto(config, backends)
+        refusal = _why_not_auto(config, backends, record)
         if refusal is None:
             return Writers("metal", "cas", ("gpu_write auto: metal, no update was lost here",))
         note = f"gpu_write auto: cpu, because {refusal}"
@@ -92,13 +95,13 @@ def _cpu_mode(config: TrainConfig) -> str:
     return "lossless" if config.write == "auto" else config.write
 
 
-def _check_metal(config: TrainConfig, backends: Sequence[str]) -> None:
+def _check_metal(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> None:
     if not set(backends) & set(GPU_BACKENDS):
         raise ConfigError(
             f"gpu_write=metal needs a GPU worker, workers are {', '.join(backends)}; add mlx:gpu, "
             f"or use gpu_write={EMULATED} to run the Metal source on the CPU"
         )
-    refusal = doctors_refusal(backends)
+    refusal = doctors_refusal(backends, record)
     if refusal is not None and not config.force:
         raise EnvironmentLacks(
             f"gpu_write=metal is not known to be safe here: {refusal}; "
@@ -106,14 +109,13 @@ def _check_metal(config: TrainConfig, backends: Sequence[str]) -> None:
         )
 
 
-def doctors_refusal(backends: Sequence[str], found: Verdicts | None = None) -> str | None:
+def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
     """Why this machine may not let its GPU write; None where kernels are right and lose nothing.
 
     Args:
         backends: of all workers, once per worker.
-        found: what doctor found; None is the record of this machine.
+        record: what doctor found.
     """
-    record = verdicts.load() if found is None else found
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
     for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
         if not verdict.ok:
@@ -121,36 +123,36 @@ def doctors_refusal(backends: Sequence[str], found: Verdicts | None = None) -> s
     return None
 
 
-def why_not_metal(backends: Sequence[str], found: Verdicts | None = None) -> str | None:
+def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
     """Why `auto` lets the CPU add the steps of GPU workers; None where the GPU may.
 
     Args:
         backends: of all workers, once per worker.
-        found: see `doctors_refusal`.
+        record: what doctor found.
     """
     on_gpu = set(backends) & set(GPU_BACKENDS)
     if not on_gpu:
         return "no worker of this run uses a GPU"
     if set(backends) - on_gpu:
         return "CPU workers add to the same parameters"
-    return doctors_refusal(backends, found)
+    return doctors_refusal(backends, record)
 
 
-def _why_not_auto(config: TrainConfig, backends: Sequence[str]) -> str | None:
+def _why_not_auto(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> str | None:
     if config.strategy == "avg_runs":
         return "every worker of avg_runs has parameters of its own, and the CPU adds to them"
     asked = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
     if asked:
         return f"write={config.write} was asked for, and a GPU that writes needs cas"
-    return why_not_metal(backends)
+    return why_not_metal(backends, record)
 
 
-def _check_live_reads(config: TrainConfig, backends: Sequence[str]) -> None:
+def _check_live_reads(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> None:
     """Refuse GPU reads of memory that others write, unless doctor found them whole and fresh."""
     if config.read != "live" or config.force:
         return
     for backend in sorted(set(backends) & set(GPU_BACKENDS)):
-        verdict = verdicts.load().live_read(backend)
+        verdict = record.live_read(backend)
         if not verdict.ok:
             raise EnvironmentLacks(
                 f"read=live of {backend} is not known to be safe here: {verdict.reason}; "
@@ -171,49 +173,52 @@ class ModelKernels:
     notes: tuple[str, ...] = ()
 
 
-def choose_kernels(config: TrainConfig, workers: Sequence[WorkerSpec]) -> ModelKernels:
-    """Return what each of these workers uses on this machine.
+def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> ModelKernels:
+    """Return what each of a run's workers uses.
+
+    Args:
+        config: of the run.
+        backends: of all workers, once per worker.
+        record: of this machine.
 
     Raises:
         ConfigError: a worker cannot run what was asked for.
         EnvironmentLacks: Metal kernels were asked for, and doctor has not found them right here; or
             native ones are not built.
     """
-    asked, found = config.kernels, verdicts.load()
-    names = [worker.backend for worker in workers]
-    dtype = config.compute_dtype
-    chosen = {name: of_backend(asked, name, found, dtype) for name in dict.fromkeys(names)}
+    asked, dtype = config.kernels, config.compute_dtype
+    chosen = {name: of_backend(asked, name, record, dtype) for name in dict.fromkeys(backends)}
     on_gpu = [name for name in chosen if name in GPU_BACKENDS]
     if asked == "metal" and not config.force:
         for name in on_gpu:
-            _check_right(name, found)
-    notes = [_note(name, chosen[name], found) for name in on_gpu] if asked == "auto" else []
+            _check_right(name, record)
+    notes = [_note(name, chosen[name], record) for name in on_gpu] if asked == "auto" else []
     if asked == "auto" and dtype != "float32" and len(on_gpu) < len(chosen):
         notes.append(
             f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}"
         )
-    return ModelKernels(tuple(chosen[name] for name in names), tuple(filter(None, notes)))
+    return ModelKernels(tuple(chosen[name] for name in backends), tuple(filter(None, notes)))
 
 
-def of_backend(asked: str, backend: str, found: Verdicts, compute_dtype: str = "float32") -> str:
+def of_backend(asked: str, backend: str, record: Verdicts, compute_dtype: str = "float32") -> str:
     """Return what a choice of kernels means for workers of a backend.
 
     Args:
         asked: the option.
         backend: such as "mlx:gpu".
-        found: what doctor found on this machine.
+        record: what doctor found on this machine.
         compute_dtype: of the run.
 
     Raises:
         ConfigError, EnvironmentLacks: see `models.kernels.resolve`.
     """
     framework, device = backend.split(":")
-    worth_it = backend in GPU_BACKENDS and found.model_kernels(backend).ok
+    worth_it = backend in GPU_BACKENDS and record.model_kernels(backend).ok
     return kernels.resolve(framework, asked, device, metal_verified=worth_it, weights=compute_dtype)
 
 
-def _check_right(backend: str, found: Verdicts) -> None:
-    verdict = found.kernels(GPU_ENGINES[backend])
+def _check_right(backend: str, record: Verdicts) -> None:
+    verdict = record.kernels(GPU_ENGINES[backend])
     if not verdict.ok:
         raise EnvironmentLacks(
             f"kernels=metal of {backend} is not known to be right here: {verdict.reason}; "
@@ -221,9 +226,9 @@ def _check_right(backend: str, found: Verdicts) -> None:
         )
 
 
-def _note(backend: str, chosen: str, found: Verdicts) -> str:
+def _note(backend: str, chosen: str, record: Verdicts) -> str:
     """Say what `auto` made of a GPU; "" where the plain operations are merely the faster ones."""
     if chosen == "metal":
-        return f"kernels auto: metal on {backend}, {found.model_kernels(backend).reason}"
-    right = found.kernels(GPU_ENGINES[backend])
+        return f"kernels auto: metal on {backend}, {record.model_kernels(backend).reason}"
+    right = record.kernels(GPU_ENGINES[backend])
     return "" if right.ok else f"kernels auto: {chosen} on {backend}, because {right.reason}"

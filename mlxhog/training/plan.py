@@ -113,18 +113,19 @@ def make_plan(config: TrainConfig) -> Plan:
     model = load_architecture(config.model)
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
-    here = machine.here()
+    here, record = machine.here(), verdicts.load()
     choice = resolve_workers(
         config.workers,
         config.threads,
         machine=here,
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
-        tokens_per_s=verdicts.load().tokens_per_s,
+        tokens_per_s=record.tokens_per_s,
     )
     slowdowns.check_ranks(config.slow, len(choice.workers))
-    writers = kernel_choice.choose_writers(config, choice.workers)
-    kernels = kernel_choice.choose_kernels(config, choice.workers)
+    backends = [worker.backend for worker in choice.workers]
+    writers = kernel_choice.choose_writers(config, backends, record)
+    kernels = kernel_choice.choose_kernels(config, backends, record)
     _check_parameters(config, model, here.memory_bytes)
     resumption = Resumption.of(config, model.to_dict())
     own_budget = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,8 +18,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import verdicts
-from mlxhog.machine.verdicts import Verdict
-from mlxhog.machine.workers import WorkerSpec
+from mlxhog.machine.verdicts import Verdict, Verdicts
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
 from mlxhog.training import evaluation
@@ -181,19 +180,16 @@ class Doctor:
         return self.verdict
 
 
-def resolved(
-    monkeypatch: pytest.MonkeyPatch, backends: str, doctor: Doctor, **options: object
-) -> kernel_choice.Writers:
-    monkeypatch.setattr(verdicts, "load", lambda: doctor)
-    workers = [WorkerSpec(backend, 1) for backend in backends.split()]
-    return kernel_choice.choose_writers(TrainConfig(**options), workers)  # type: ignore[arg-type]
+def resolved(backends: str, doctor: Doctor, **options: object) -> kernel_choice.Writers:
+    config = TrainConfig(**options)  # type: ignore[arg-type]
+    return kernel_choice.choose_writers(config, backends.split(), cast(Verdicts, doctor))
 
 
 GOOD, BAD = Doctor(True), Doctor(False)
 
 
 @pytest.mark.parametrize(
-    ("backends", "doctor", "options", "wanted"),
+    ("backends", "doctor", "options", "expected"),
     [
         ("mlx:gpu mlx:cpu", BAD, {}, ("cpu", "lossless")),
         ("mlx:cpu", BAD, {"write": "racy"}, ("cpu", "racy")),
@@ -206,14 +202,13 @@ GOOD, BAD = Doctor(True), Doctor(False)
     ],
 )
 def test_a_choice_of_writers_has_one_meaning(
-    monkeypatch: pytest.MonkeyPatch,
     backends: str,
     doctor: Doctor,
     options: dict[str, object],
-    wanted: tuple[str, str],
+    expected: tuple[str, str],
 ) -> None:
-    found = resolved(monkeypatch, backends, doctor, **options)
-    assert (found.gpu_write, found.write) == wanted
+    writers = resolved(backends, doctor, **options)
+    assert (writers.gpu_write, writers.write) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,47 +221,46 @@ def test_a_choice_of_writers_has_one_meaning(
     ],
 )
 def test_auto_falls_back_to_the_cpu_and_says_why(
-    monkeypatch: pytest.MonkeyPatch,
     backends: str,
     doctor: Doctor,
     options: dict[str, object],
     reason: str,
 ) -> None:
-    found = resolved(monkeypatch, backends, doctor, gpu_write="auto", **options)
-    assert (found.gpu_write, found.write) == ("cpu", "lossless")
-    (note,) = found.notes
+    writers = resolved(backends, doctor, gpu_write="auto", **options)
+    assert (writers.gpu_write, writers.write) == ("cpu", "lossless")
+    (note,) = writers.notes
     assert note.startswith("gpu_write auto: cpu")
     assert reason in note
 
 
-def test_auto_says_so_when_it_chooses_metal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "metal" in resolved(monkeypatch, "mlx:gpu", GOOD, gpu_write="auto").notes[0]
+def test_auto_says_so_when_it_chooses_metal() -> None:
+    assert "metal" in resolved("mlx:gpu", GOOD, gpu_write="auto").notes[0]
 
 
-def test_metal_without_a_gpu_worker_or_a_good_verdict_is_refused_with_the_way_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_metal_without_a_gpu_worker_or_a_good_verdict_is_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigError, match="needs a GPU worker.*metal-emulated"):
-        resolved(monkeypatch, "mlx:cpu torch:cpu", GOOD, gpu_write="metal")
+        resolved("mlx:cpu torch:cpu", GOOD, gpu_write="metal")
     with pytest.raises(EnvironmentLacks, match="lost 3 of 9.*mlxhog doctor.*--force"):
-        resolved(monkeypatch, "mlx:gpu", BAD, gpu_write="metal")
+        resolved("mlx:gpu", BAD, gpu_write="metal")
 
 
-def test_live_reads_of_a_gpu_need_a_good_verdict_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_reads_of_a_gpu_need_a_good_verdict_too() -> None:
     options: dict[str, Any] = {"read": "live", "predict": "none"}
     with pytest.raises(EnvironmentLacks, match="read=live of mlx:gpu.*mlxhog doctor.*--force"):
-        resolved(monkeypatch, "mlx:gpu", BAD, **options)
+        resolved("mlx:gpu", BAD, **options)
     for backends, doctor, more in (
         ("mlx:gpu", GOOD, {}),
         ("mlx:gpu", BAD, {"force": True}),
         ("torch:cpu", BAD, {}),
     ):
-        assert resolved(monkeypatch, backends, doctor, **options, **more).gpu_write == "cpu"
+        assert resolved(backends, doctor, **options, **more).gpu_write == "cpu"
 
 
 def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentLacks, match="run `mlxhog doctor`"):
-        kernel_choice.choose_writers(TrainConfig(gpu_write="metal"), [WorkerSpec("mlx:gpu", 1)])
+        kernel_choice.choose_writers(
+            TrainConfig(gpu_write="metal"), ["mlx:gpu"], verdicts.load(tmp_path)
+        )
 
 
 @pytest.mark.parametrize("write", ["lossless", "racy"])

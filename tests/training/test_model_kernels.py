@@ -16,7 +16,6 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, kernels_used, label
 from mlxhog.training.plan import make_plan
 from tests.machine.test_verdicts import kernel
@@ -41,16 +40,13 @@ def measured(metal: float = 300.0, *, ok: bool = True) -> Verdicts:
 FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
 
 
-def resolved(
-    monkeypatch: pytest.MonkeyPatch, backends: str, found: Verdicts, **options: object
-) -> kernel_choice.ModelKernels:
-    monkeypatch.setattr(verdicts, "load", lambda: found)
-    workers = [WorkerSpec(backend, 1) for backend in backends.split()]
-    return kernel_choice.choose_kernels(TrainConfig(**options), workers)  # type: ignore[arg-type]
+def resolved(backends: str, record: Verdicts, **options: object) -> kernel_choice.ModelKernels:
+    config = TrainConfig(**options)  # type: ignore[arg-type]
+    return kernel_choice.choose_kernels(config, backends.split(), record)
 
 
 @pytest.mark.parametrize(
-    ("backends", "found", "options", "wanted"),
+    ("backends", "record", "options", "expected"),
     [
         ("mlx:cpu torch:cpu", UNTESTED, {}, "native native"),
         ("mlx:gpu mlx:cpu", UNTESTED, {}, "reference native"),
@@ -67,17 +63,16 @@ def resolved(
     ],
 )
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
-    monkeypatch: pytest.MonkeyPatch,
     backends: str,
-    found: Verdicts,
+    record: Verdicts,
     options: dict[str, object],
-    wanted: str,
+    expected: str,
 ) -> None:
-    assert resolved(monkeypatch, backends, found, **options).of_workers == tuple(wanted.split())
+    assert resolved(backends, record, **options).of_workers == tuple(expected.split())
 
 
 @pytest.mark.parametrize(
-    ("backends", "found", "said"),
+    ("backends", "record", "reasons"),
     [
         ("mlx:gpu mlx:gpu", FASTER, ["metal on mlx:gpu, 300 tokens/s"]),
         ("mlx:gpu", WRONG, ["reference on mlx:gpu, because on mlx these differ from reference"]),
@@ -87,17 +82,17 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     ],
 )
 def test_auto_says_what_became_of_a_gpu_where_that_is_worth_knowing(
-    monkeypatch: pytest.MonkeyPatch, backends: str, found: Verdicts, said: list[str]
+    backends: str, record: Verdicts, reasons: list[str]
 ) -> None:
-    notes = resolved(monkeypatch, backends, found).notes
-    assert len(notes) == len(said)
-    for note, words in zip(notes, said, strict=True):
+    notes = resolved(backends, record).notes
+    assert len(notes) == len(reasons)
+    for note, words in zip(notes, reasons, strict=True):
         assert note.startswith(f"kernels auto: {words}")
 
 
-def test_a_choice_that_was_made_by_the_user_needs_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_that_was_made_by_the_user_needs_no_note() -> None:
     for kernels in ("reference", "metal"):
-        assert resolved(monkeypatch, "mlx:gpu", FASTER, kernels=kernels).notes == ()
+        assert resolved("mlx:gpu", FASTER, kernels=kernels).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -109,20 +104,21 @@ def test_a_choice_that_was_made_by_the_user_needs_no_note(monkeypatch: pytest.Mo
     ],
 )
 def test_a_worker_that_cannot_run_the_kernels_is_named_with_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, backends: str, kernels: str, refused: str
+    backends: str, kernels: str, refused: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"'{kernels}', which {refused} cannot run; use auto"):
-        resolved(monkeypatch, backends, FASTER, kernels=kernels, force=True)
+        resolved(backends, FASTER, kernels=kernels, force=True)
 
 
 @pytest.mark.parametrize(
-    ("found", "said"), [(WRONG, "these differ from reference"), (UNTESTED, "has not been tested")]
+    ("record", "reason"),
+    [(WRONG, "these differ from reference"), (UNTESTED, "has not been tested")],
 )
 def test_metal_kernels_that_are_not_known_to_be_right_are_refused(
-    monkeypatch: pytest.MonkeyPatch, found: Verdicts, said: str
+    record: Verdicts, reason: str
 ) -> None:
-    with pytest.raises(EnvironmentLacks, match=f"of mlx:gpu is not known.*{said}.*--force"):
-        resolved(monkeypatch, "mlx:gpu", found, kernels="metal")
+    with pytest.raises(EnvironmentLacks, match=f"of mlx:gpu is not known.*{reason}.*--force"):
+        resolved("mlx:gpu", record, kernels="metal")
 
 
 def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(

@@ -23,7 +23,7 @@ from mlxhog.config.options import options
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
-from mlxhog.machine import machine
+from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
 from mlxhog.mad.options import WORKER_OPTIONS
@@ -198,8 +198,9 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
     )
     workers = chosen.workers
     training = _training(config, workers, worker_options)
-    writers = kernel_choice.choose_writers(training, workers)
-    kernels = kernel_choice.choose_kernels(training, workers)
+    backends, record = [worker.backend for worker in workers], verdicts.load()
+    writers = kernel_choice.choose_writers(training, backends, record)
+    kernels = kernel_choice.choose_kernels(training, backends, record)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
     per_epoch = max(1, n_tickets // strategy.batches_per_step())
