@@ -368,9 +368,9 @@ def _check_place(slot: Slot, floats: int) -> None:
 
 
 def _in_one_piece(offset: int, nbytes: int) -> bool:
-    """Whether a range of an object lies in one of its pieces; also the page that it ends in."""
+    """Whether a range of an object lies in one of its pieces, which end with a page."""
     piece = offset // PIECE_BEGINS
-    return _round_up(offset + nbytes, PAGE) <= (piece + 1) * PIECE_ENDS
+    return offset + nbytes <= (piece + 1) * PIECE_ENDS
 
 
 def _ring(n_tickets: int, max_workers: int) -> int:

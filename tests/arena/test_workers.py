@@ -52,8 +52,9 @@ def test_slots_are_given_out_once_with_incarnations_never_used_before(table):
         table.acquire_slot(14)
 
 
-def test_a_living_workers_slot_is_not_given_away(table):
-    table.acquire_slot(11).state = State.RUNNING
+@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING])
+def test_a_living_workers_slot_is_not_given_away(table, state):
+    table.acquire_slot(11).state = state
     with pytest.raises(ArenaError, match="belongs to process 11"):
         table.acquire_slot(12, slot=1)
 

@@ -352,6 +352,30 @@ def test_resuming_at_90_percent_loses_and_repeats_nothing_in_this_and_the_next_e
     assert seen == Counter((e, t) for e in range(3) for t in range(n))
 
 
+def test_a_position_in_a_later_epoch_counts_from_the_beginning_of_that_epoch():
+    ledger, _, _ = make_ledger(n=10, ring=16)
+    ledger.start_epoch(3)
+    for ticket in (0, 2, 5):
+        assert ledger.claim_exact(3, ticket, 1)
+        assert ledger.begin_apply(3, ticket, 1)
+        assert ledger.finish(3, ticket, 1)
+    position = ledger.position()
+    assert position == {"epoch": 3, "watermark": 1, "done": [2, 5], "torn": 0, "n": 10}
+    resumed, _, _ = make_ledger(n=10, ring=16)
+    resumed.restore(position)
+    assert [resumed.claim(2) for _ in range(4)] == [(3, 1), (3, 3), (3, 4), (3, 6)]
+
+
+@pytest.mark.parametrize(("count", "end"), [(0, 2), (1, 3), (2, 4), (3, 6), (4, 8), (5, 9)])
+def test_an_end_lies_directly_behind_so_many_tickets_that_are_not_done(count, end):
+    ledger, _, _ = make_ledger(n=100, ring=16)
+    for ticket in (0, 1, 4, 6):
+        assert ledger.claim_exact(0, ticket, 1)
+        assert ledger.begin_apply(0, ticket, 1)
+        assert ledger.finish(0, ticket, 1)
+    assert ledger.end_after(count) == end
+
+
 def test_a_position_of_another_size_or_without_sense_is_refused():
     ledger, _, _ = make_ledger(10, 16)
     position = ledger.position()

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.errors import ShapeError
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32
+from mlxhog.optim.gradients import Float32, Rows
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, run, shared
+from tests.optim.small import Slot
 
 LOSSLESS, RACY, CAS = 0, 1, 2
 TOTAL_ADDS = 10**8
@@ -80,14 +82,30 @@ def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
     assert 0 <= lost < 0.2
 
 
-def test_duplicate_rows_all_add_up() -> None:
+ROWS = Slot("rows", (4, 8), 0, kind="rows", row_word0=0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_duplicate_rows_all_add_up(native: bool) -> None:
     with shared(4 * 8, n_words=4) as segment:
-        index = np.array([2, 0, 2, 2], np.int32)
         values = np.arange(4 * 8, dtype=np.float32).reshape(4, 8)
-        _native.add_rows(segment.locks(1), LOSSLESS, segment.floats, 0, 8, 0, index, values)
-        wanted = np.zeros((4, 8), np.float32)
-        np.add.at(wanted, index, values)
-        np.testing.assert_array_equal(segment.floats.reshape(4, 8), wanted)
+        delta = Rows(np.array([2, 0, 2, 2], np.int32), values)
+        how = {"locks": segment.locks(1), "mode": LOSSLESS, "native": native}
+        updates.add(segment.floats, ROWS, delta, **how)
+        total = np.stack(
+            [values[1], 0 * values[1], values[0] + values[2] + values[3], 0 * values[1]]
+        )
+        np.testing.assert_array_equal(segment.floats.reshape(4, 8), total)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("row", [-1, 4])
+def test_a_row_outside_the_parameter_is_refused_unwritten(row: int, native: bool) -> None:
+    flat = np.zeros(4 * 8, np.float32)
+    delta = Rows(np.array([0, row], np.int32), np.ones((2, 8), np.float32))
+    with pytest.raises(ShapeError, match="the parameter has rows 0 to 3"):
+        updates.add(flat, ROWS, delta, locks=None, mode=RACY, native=native)
+    assert not flat.any()
 
 
 @pytest.mark.parametrize("mode", [LOSSLESS, RACY, CAS])

@@ -30,7 +30,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("max(RING_LEAST, 2 * max_workers)", "RING_LEAST"),
             ("return -(-n // multiple) * multiple", "return n // multiple * multiple"),
             ("if row is None else stripes + row", "if row is None else row"),
-            ("return _round_up(offset + nbytes, PAGE) <=", "return offset + nbytes <="),
+            ("(piece + 1) * PIECE_ENDS", "(piece + 1) * PIECE_BEGINS"),
             ("math.prod(slot.shape) != slot.size", "slot.size < 0"),
         ],
     ),

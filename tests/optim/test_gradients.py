@@ -45,11 +45,12 @@ def test_a_gradient_sum_copies_because_backends_reuse_their_arrays() -> None:
     total = GradientSum()
     total.add({**reused, "e": rows}, 0.5)
     reused["w"][:] = 4.0
+    rows.index[:] = 3, 0
     rows.values[:] = 3.0
     total.add({**reused, "e": rows}, 0.25)
-    found = total.grads()
-    np.testing.assert_array_equal(found["w"], 1.5)
-    summed = found["e"]
+    grads = total.grads()
+    np.testing.assert_array_equal(grads["w"], 1.5)
+    summed = grads["e"]
     assert isinstance(summed, Rows)
-    np.testing.assert_array_equal(summed.index, [0, 2])
-    np.testing.assert_array_equal(summed.values, 1.25)
+    np.testing.assert_array_equal(summed.index, [0, 2, 3])
+    np.testing.assert_array_equal(summed.values, [[1.25, 1.25], [0.5, 0.5], [0.75, 0.75]])
