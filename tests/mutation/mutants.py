@@ -113,7 +113,11 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ],
     ),
     "mlxhog/optim/adamw.py": (
-        ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
+        (
+            "tests/optim/test_optimizers.py",
+            "tests/optim/test_torch.py",
+            "tests/metal/test_one_worker.py",
+        ),
         [
             ("float32(1.0 - beta2) * squared", "float32(1.0 - beta1) * squared"),
             ("step.shared_count if self.shared else step.count", "step.count"),
