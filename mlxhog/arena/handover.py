@@ -29,8 +29,8 @@ _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
 
 
-def socket_path(directory: Path) -> Path:
-    """Where the socket of a run directory goes.
+def socket_path(directory: Path, name: str = "socket") -> Path:
+    """Where a socket of a run directory goes.
 
     Inside; or, where that path is too long for a socket, in the temporary directory, in a directory
     that belongs to this user alone.
@@ -38,7 +38,7 @@ def socket_path(directory: Path) -> Path:
     Raises:
         ArenaError: something else has the name of that private directory.
     """
-    inside = directory.absolute() / "socket"
+    inside = directory.absolute() / name
     if len(os.fsencode(inside)) <= _PATH_BYTES:
         return inside
     private = Path(tempfile.gettempdir()) / f"mlxhog-{os.getuid()}"
@@ -70,7 +70,7 @@ class DescriptorServer:
         """
         self.path = path
         self._fd = fd
-        self._socket = _listen(path)
+        self._socket = listen(path)
         self._wake_read, self._wake_write = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="mlxhog-handover", daemon=True)
         self._thread.start()
@@ -95,7 +95,7 @@ class DescriptorServer:
                 connection, _ = self._socket.accept()
                 with connection:
                     connection.settimeout(_TIMEOUT_S)
-                    if _peer_uid(connection) == os.getuid():
+                    if peer_uid(connection) == os.getuid():
                         socket.send_fds(connection, [GREETING], [self._fd])
                         # macOS may drop a descriptor that is still under way when this end closes
                         # (CPython issue 14669), so the reader says when it has it.
@@ -132,7 +132,7 @@ def receive_fd(path: Path) -> int:
         except OSError as error:
             raise ArenaError(f"cannot connect to {path}: {error}") from error
         try:
-            if _peer_uid(connection) != os.getuid():
+            if peer_uid(connection) != os.getuid():
                 raise ArenaError(f"the socket {path} is served by another user")
             message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 1)
             with contextlib.suppress(OSError):  # a server that did not wait has what it needs
@@ -160,8 +160,12 @@ def is_stale(path: Path) -> bool:
     return False
 
 
-def _listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, which only this user may connect to."""
+def listen(path: Path) -> socket.socket:
+    """A listening socket at `path`, which only this user may connect to.
+
+    Raises:
+        ArenaError: the path is taken by a living process, or unusable.
+    """
     if path.is_socket() and is_stale(path):
         path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -172,13 +176,13 @@ def _listen(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ArenaError(
-            f"cannot serve the arena at {path}: {error}; is another process running in this run "
+            f"cannot serve the run at {path}: {error}; is another process running in this run "
             "directory?"
         ) from error
     return listener
 
 
-def _peer_uid(connection: socket.socket) -> int:
+def peer_uid(connection: socket.socket) -> int:
     """User id of the process at the other end."""
     if sys.platform == "darwin":
         raw = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)

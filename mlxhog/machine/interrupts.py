@@ -33,6 +33,10 @@ class Interrupts:
     def _add(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
 
+    def end(self) -> None:
+        """Ask the loop to end as one signal does; asked again it does not hurry."""
+        self.count = max(self.count, 1)
+
     def __enter__(self) -> Self:
         """Begin to count."""
         if threading.current_thread() is threading.main_thread():

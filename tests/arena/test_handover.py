@@ -44,13 +44,13 @@ def test_only_the_user_may_open_the_socket(arena, tmp_path):
 
 def test_another_user_gets_no_descriptor(arena, tmp_path, monkeypatch):
     path = tmp_path / "socket"
-    monkeypatch.setattr(handover, "_peer_uid", lambda connection: os.getuid() + 1)
+    monkeypatch.setattr(handover, "peer_uid", lambda connection: os.getuid() + 1)
     with arena.serve(path), pytest.raises(ArenaError, match="another user"):
         receive_fd(path)
     monkeypatch.undo()
     ours = os.getuid()
     strangers = iter([ours + 1, ours])  # the server sees a stranger, the reader its own user
-    monkeypatch.setattr(handover, "_peer_uid", lambda connection: next(strangers))
+    monkeypatch.setattr(handover, "peer_uid", lambda connection: next(strangers))
     with arena.serve(path), socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.fspath(path))
         connection.settimeout(children.WAIT_S)

@@ -1,0 +1,160 @@
+"""Requests over the socket of a run: one line each way, and nobody is waited for."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.arena import handover, requests
+from mlxhog.arena.requests import Refused, Request, RequestServer, ask
+from mlxhog.errors import RunError
+
+LIMIT_S = 20.0
+
+
+def echo(request: Request) -> None:
+    if request.name == "refuse":
+        request.refuse(Refused("not here", 3))
+    else:
+        request.answer(name=request.name, fields=request.fields)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RequestServer]:
+    with RequestServer(tmp_path) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def polled(server: RequestServer, act: Callable[[Request], None] = echo) -> Iterator[None]:
+    """Let a thread look for requests until the block ends, as a supervisor does."""
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.wait(0.005):
+            for request in server.take():
+                act(request)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def connected(server: RequestServer) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(LIMIT_S)
+    client.connect(os.fspath(server.path))
+    return client
+
+
+def reply(client: socket.socket) -> Any:
+    with client:
+        return json.loads(client.makefile("rb").readline())
+
+
+def test_a_request_is_answered_with_what_the_owner_says(server, tmp_path):
+    with polled(server):
+        answer = ask(tmp_path, "leave", worker=2, timeout_s=LIMIT_S)
+    assert answer == {"name": "leave", "fields": {"worker": 2}}
+
+
+def test_a_refusal_keeps_its_message_and_exit_code(server, tmp_path):
+    with polled(server), pytest.raises(Refused, match="not here") as refused:
+        ask(tmp_path, "refuse", timeout_s=LIMIT_S)
+    assert refused.value.exit_code == 3
+
+
+def test_a_line_in_pieces_is_put_together_and_holds_up_nobody(server, tmp_path):
+    slow = connected(server)
+    slow.sendall(b'{"request": ')
+    with polled(server):
+        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["name"] == "status"
+        slow.sendall(b'"stop"}\n')
+        assert reply(slow)["name"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"stop\n", "no JSON"),
+        (b"[1]\n", "no JSON object with the key 'request'"),
+        (b'{"worker": 1}\n', "no JSON object with the key 'request'"),
+        (b'{"request": "a", "request": "b"}\n', "occurs twice"),
+        (b"[" * 20_000 + b"\n", "nested too deeply"),
+        (b"x" * (requests.MOST_BYTES + 1), "more than 65,536 bytes"),
+    ],
+)
+def test_a_line_that_is_no_request_is_told_why(server, line, said):
+    client = connected(server)
+    with polled(server):
+        client.sendall(line)
+        answer = reply(client)
+    assert answer["ok"] is False
+    assert said in answer["error"]
+
+
+def test_who_leaves_before_the_answer_or_without_a_request_harms_nobody(server, tmp_path):
+    with polled(server):
+        for line in (b"", b'{"request": ', b'{"request": "status"}\n'):
+            client = connected(server)
+            client.sendall(line)
+            client.close()
+        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["name"] == "status"
+
+
+def test_the_silent_are_dropped_so_that_others_come_in(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "SILENT_S", 0.0)
+    silent = [connected(server) for _ in range(requests.MOST_CLIENTS + 4)]
+    with polled(server):
+        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["name"] == "status"
+        assert all(client.recv(10) == b"" for client in silent[: requests.MOST_CLIENTS])
+    for client in silent:
+        client.close()
+
+
+def test_another_user_is_not_heard(server, monkeypatch):
+    monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
+    client = connected(server)
+    with polled(server):
+        assert client.recv(10) == b""
+    client.close()
+
+
+def test_a_run_of_another_user_is_not_asked(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
+    with pytest.raises(RunError, match="another user"):
+        ask(tmp_path, "stop", timeout_s=LIMIT_S)
+
+
+def test_only_the_user_may_open_the_socket(server):
+    assert server.path.stat().st_mode & 0o077 == 0
+
+
+def test_nobody_at_the_socket_is_said_with_the_way_to_go_on(tmp_path):
+    with pytest.raises(RunError, match="not running.*mlxhog train --resume"):
+        ask(tmp_path, "stop")
+    with contextlib.closing(handover.listen(tmp_path / requests.SOCKET)):
+        pass  # which leaves its socket behind, as a kill does
+    with pytest.raises(RunError, match="not running"):
+        ask(tmp_path, "stop")
+    with RequestServer(tmp_path) as server, polled(server):
+        assert ask(tmp_path, "stop", timeout_s=LIMIT_S)["name"] == "stop"
+    assert not server.path.exists()
+
+
+def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path):
+    with pytest.raises(RunError, match="has not answered in 0.2 s"):
+        ask(tmp_path, "stop", timeout_s=0.2)
+    with polled(server, Request.hang_up):
+        with pytest.raises(RunError, match="has ended before it answered"):
+            ask(tmp_path, "stop", timeout_s=LIMIT_S)
