@@ -11,6 +11,8 @@ steps           steps taken by this call, dropped ones included, as workers repo
 version         updates applied to the parameters, since the model was initialised
 moments_since   the version at which the optimizer's shared moments began
 tokens          tokens computed by this call
+workers         workers of the run now: those it began with, and those that have joined and are up,
+                without those that have left; the supervisor writes it
 first_ticket    where synchronous rounds begin, counted from the beginning of training
 end_ticket      likewise, where the budget ends for strategies that take any free ticket; 0 nowhere
 tickets_before  tickets that were done before this call
@@ -36,7 +38,7 @@ from mlxhog.errors import ArenaError
 
 LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
-    "version", "moments_since", "tokens", "steps",
+    "version", "moments_since", "tokens", "steps", "workers",
     "command", "pause", "start_ns", "limit_ns",
     "first_ticket", "end_ticket", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",

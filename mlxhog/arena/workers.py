@@ -100,6 +100,7 @@ class State(IntEnum):
     RUNNING = 2
     FINISHED = 3
     DEAD = 4
+    LEAVING = 5  # the supervisor wants it to finish its step and go; nobody takes its place
 
 
 class Phase(IntEnum):
@@ -273,7 +274,7 @@ class WorkerTable:
             ArenaError: no slot is free, or `slot` still has a living worker.
         """
         entry = self._free_entry() if slot is None else self.entry(slot)
-        if entry.state in (State.STARTING, State.RUNNING):
+        if entry.state in (State.STARTING, State.RUNNING, State.LEAVING):
             raise ArenaError(
                 f"worker slot {entry.slot} belongs to process {entry.pid}; "
                 "wait for that process and mark it dead first"
@@ -317,6 +318,10 @@ class WorkerTable:
         entry.dead = 1
         if entry.state != State.FINISHED:
             entry.state = State.DEAD
+
+    def release(self, slot: int) -> None:
+        """Give up a slot whose process has been waited for; its counts stay for reports."""
+        self.entry(slot).state = State.FREE
 
     def close(self) -> None:
         """Let go of the mapping; entries handed out before must not be used any more."""

@@ -23,6 +23,9 @@ COMMANDS = {
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "classic": "the Hogwild paper's own problems, scheme by scheme",
     "runs": "the list of runs",
+    "join": "add workers to a run while it trains",
+    "leave": "let a worker of a running run go",
+    "stop": "end a running run from another terminal, with a checkpoint",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
@@ -46,6 +49,9 @@ examples:
 `mlxhog COMMAND --help` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
 something, 4 diverged, 130 interrupted"""
+
+FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
+"""Where a command is not the function `run` of the module of its name."""
 
 LACKS, INTERRUPTED = 3, 130
 
@@ -109,7 +115,8 @@ def _run(command: str, arguments: list[str]) -> int:
     # operators': prompts take ten times longer where other programs run, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code: int = importlib.import_module(f"mlxhog.cli.{command}").run(arguments)
+        module, _, function = FUNCTIONS.get(command, f"{command}.run").partition(".")
+        code: int = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)(arguments)
         return code
     except MlxhogError as error:
         print(error, file=sys.stderr)

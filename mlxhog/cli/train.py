@@ -170,6 +170,7 @@ def _print_plan(plan: "Plan", *, as_json: bool) -> None:
         "parameters": plan.parameters,
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
+        "free_slots": plan.free_slots,
         "workers": [
             {"backend": worker.backend, "threads": worker.threads, "kernels": kernels}
             for worker, kernels in zip(plan.workers, plan.kernels, strict=True)
@@ -184,6 +185,8 @@ def _print_plan(plan: "Plan", *, as_json: bool) -> None:
     print(config.to_yaml())
     print(f"parameters     {plan.parameters:,} ({format_count(plan.parameters)})")
     print(f"shared memory  {plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})")
+    if plan.free_slots:
+        print(f"free slots     {plan.free_slots}, for workers that join (mlxhog join)")
     print(f"each worker    {plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})")
     print(f"steps          write {plan.writers.write}, gpu-write {plan.writers.gpu_write}")
     for number, worker in enumerate(plan.workers, start=1):

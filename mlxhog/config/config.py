@@ -70,7 +70,14 @@ class TrainConfig:
     threads: int | None = _workers(
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
-    max_workers: int = _workers(16, "worker slots in the arena", low=1, high=4096)
+    max_workers: int | None = _workers(
+        None,
+        "worker slots in the arena, each with room for its optimizer state; auto is two more than "
+        "workers where others can join (hogwild) and memory is plenty",
+        low=1,
+        high=4096,
+        none="auto",
+    )
     cpu_blas: str = _workers(
         "auto",
         "matrix products of MLX where kernels=reference: the fastest library here, or its own",

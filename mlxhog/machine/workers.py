@@ -6,8 +6,9 @@ mlx:gpu,torch:cpu*3     exactly these
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -26,6 +27,8 @@ MOST_AUTO_WORKERS = 4
 # A CPU worker slower than this share of the fastest kind costs the others memory bandwidth and
 # staleness, and adds next to no steps.
 WORTH_RUNNING = 0.05
+
+MOST_WORKERS = 16  # where --max-workers does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def resolve_workers(
     threads: int | None = None,
     *,
     machine: Machine,
-    max_workers: int = 16,
+    max_workers: int | None = None,
     serial: bool = False,
     tokens_per_s: Mapping[str, float] | None = None,
 ) -> WorkerChoice:
@@ -59,7 +62,7 @@ def resolve_workers(
         workers: `auto`, a number, or a list of backends.
         threads: threads of each worker; None shares the cores, at least one each.
         machine: where they will run.
-        max_workers: slots in the arena.
+        max_workers: slots in the arena; None is `MOST_WORKERS`.
         serial: the strategy runs one worker; `auto` then means one with every core.
         tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
             leaves out CPU workers that are not worth running.
@@ -75,6 +78,7 @@ def resolve_workers(
             "pages of another size; install an arm64 Python (`file $(which python3)` tells) and "
             "mlxhog in it"
         )
+    max_workers = MOST_WORKERS if max_workers is None else max_workers
     text = workers.strip()
     notes: list[str] = []
     if text == "auto":
@@ -86,11 +90,52 @@ def resolve_workers(
         _check_count(int(text), max_workers, serial)
         backends = _auto(machine, int(text), notes)
     else:
-        backends = _listed(text, max_workers)
+        backends = _listed(text, partial(_check_count, max_workers=max_workers, serial=False))
         for backend in dict.fromkeys(backends):
             _require(backend, machine)
     _check_count(len(backends), max_workers, serial)
     return WorkerChoice(_with_threads(backends, threads, machine, notes), tuple(notes))
+
+
+def joining_workers(
+    workers: str, threads: int | None, *, machine: Machine, present: int, free: int
+) -> tuple[WorkerSpec, ...]:
+    """Return the workers that are to join a run.
+
+    Args:
+        workers: a number, or backends as in `resolve_workers`; `auto` is one.
+        threads: of each; None shares the cores with those that are there.
+        machine: where they are to run.
+        present: workers of the run now.
+        free: slots that it has left.
+
+    Raises:
+        ConfigError: the option cannot be read, or has more workers than there are free slots.
+        EnvironmentLacks: a backend that was asked for by name is not there.
+    """
+
+    def check(count: int) -> None:
+        if count > free:
+            slots = f"{free} free slot{'s' * (free != 1)} beside its {present} workers"
+            raise ConfigError(
+                f"{count} worker{'s' * (count > 1)} cannot join: the run has {slots}; let others "
+                "leave (mlxhog leave), or start a run with more --max-workers"
+            )
+
+    text = "1" if workers.strip() == "auto" else workers.strip()
+    if re.fullmatch(r"[+-]?\d{1,9}", text):
+        if int(text) < 1:
+            raise ConfigError(f"workers is {text}; wanted at least 1")
+        check(int(text))
+        backends = _auto(machine, int(text), [])
+    else:
+        backends = _listed(text, check)
+        for backend in dict.fromkeys(backends):
+            _require(backend, machine)
+    share = max(1, machine.cores // (present + len(backends)))
+    return tuple(
+        WorkerSpec(name, 1 if name in GPU_BACKENDS else threads or share) for name in backends
+    )
 
 
 def _check_count(count: int, max_workers: int, serial: bool) -> None:
@@ -105,8 +150,8 @@ def _check_count(count: int, max_workers: int, serial: bool) -> None:
         )
 
 
-def _listed(text: str, max_workers: int) -> list[str]:
-    """Read `mlx:gpu,torch:cpu*3`, stopping as soon as there are too many."""
+def _listed(text: str, check: Callable[[int], None]) -> list[str]:
+    """Read `mlx:gpu,torch:cpu*3`, stopping as soon as there are too many, which `check` says."""
     backends: list[str] = []
     for part in text.split(","):
         name, star, times = (piece.strip() for piece in part.partition("*"))
@@ -118,7 +163,7 @@ def _listed(text: str, max_workers: int) -> list[str]:
         if star and not (times.isdecimal() and int(times) > 0):
             raise ConfigError(f"workers: {part.strip()!r} wants a number of workers after the star")
         count = int(times) if star else 1
-        _check_count(len(backends) + count, max_workers, serial=False)
+        check(len(backends) + count)
         backends += [name] * count
     return backends
 

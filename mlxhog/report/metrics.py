@@ -54,7 +54,7 @@ class WorkerReport:
         slot: its number in the worker table, from 1.
         backend: such as "torch:cpu".
         pid: process id of the newest process in its slot.
-        state: free, starting, running, finished or dead.
+        state: free, starting, running, leaving, left, finished or dead.
         steps: batches it has finished, dropped ones included.
         tokens: tokens in them.
         tokens_per_s: of late.

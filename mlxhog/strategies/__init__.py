@@ -29,8 +29,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
-def build(config: TrainConfig, workers: int) -> Strategy:
+def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     """The strategy that the configuration names, for so many workers.
+
+    Args:
+        config: of the run.
+        workers: that it begins with.
+        max_workers: that it may have at a time; as many by default.
 
     Raises:
         ConfigError: unknown name.
@@ -39,10 +44,10 @@ def build(config: TrainConfig, workers: int) -> Strategy:
     if name not in STRATEGIES:
         raise ConfigError(f"no strategy {name!r}; choose from {', '.join(STRATEGIES)}")
     if name == "hogwild" and config.async_after > 0:
-        return SyncThenHogwild(config, workers)
+        return SyncThenHogwild(config, workers, max_workers)
     if name == "hogwild" and config.blocks == "disjoint":
-        return Disjoint(config, workers)
-    return STRATEGIES[name](config, workers)
+        return Disjoint(config, workers, max_workers)
+    return STRATEGIES[name](config, workers, max_workers)
 
 
 __all__ = [

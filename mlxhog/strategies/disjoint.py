@@ -45,6 +45,11 @@ class Disjoint(Hogwild):
 
     probes: ClassVar[bool] = False  # no two updates meet, so none is lost
 
+    @property
+    def fixed(self) -> str | None:
+        """The groups are as many as the workers, and one."""
+        return "blocks=disjoint divides the model's blocks among the workers that it began with"
+
     def check(self, model: ModelConfig) -> None:
         """Refuse a model with too few blocks for so many workers."""
         block_groups(model, self.workers)

@@ -3,7 +3,7 @@
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
-`--predict` says (`look_ahead.py`).
+`--predict` says (`look_ahead.py`); how many there are, a worker looks up before every read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,21 @@ from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 
 
 class Hogwild(Strategy):
-    """Lock-free workers; also `serial`, which is this with one worker."""
+    """Lock-free workers; also `serial`, which is this with one worker.
+
+    None waits for another, so workers may join and leave while the run goes on: a batch belongs to
+    whoever takes its ticket.
+    """
+
+    @property
+    def fixed(self) -> str | None:
+        """One worker is what `serial` means."""
+        serial = self.config.strategy == "serial"
+        return "strategy serial is one worker by itself" if serial else None
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """What looking ahead needs."""
-        return look_ahead.segments(self.config, self.workers)
+        return look_ahead.segments(self.config, self.slots)
 
     def kept_segments(self) -> tuple[str, ...]:
         """What looking ahead needs."""
@@ -54,11 +64,19 @@ class HogwildWorker:
         self.context = context
         arena = context.arena
         self._live = context.reads_live
-        self._reader = look_ahead.reader(arena, context.config, context.workers)
-        self._target = context.target(context.slot)
+        self._follow(context.live_workers)
         self._version_read = 0
         end = arena.counters.load("end_ticket")
         self._end = end + more_tickets if end else NO_END
+
+    def _follow(self, workers: int) -> None:
+        """Read and write as one of so many workers does."""
+        context = self.context
+        self._workers = workers
+        if workers == 1:  # what is recorded now would be old when others come
+            look_ahead.forget(context.arena, context.config)
+        self._reader = look_ahead.reader(context.arena, context.config, workers)
+        self._target = context.target(context.slot)
 
     def counts_step(self) -> bool:
         """Every batch is a step."""
@@ -86,6 +104,8 @@ class HogwildWorker:
     def read(self) -> None:
         """A snapshot, as it is or moved on; live reads need nothing."""
         context = self.context
+        if (workers := context.live_workers) != self._workers:
+            self._follow(workers)
         self._version_read = context.arena.counters.load("version")
         context.entry.version_read = self._version_read
         if self._live:

@@ -49,6 +49,13 @@ def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
     return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS}
 
 
+def forget(arena: Arena, config: TrainConfig) -> None:
+    """Let the last steps be none, where they are recorded at all; nobody else writes meanwhile."""
+    for name in SEGMENTS if config.prediction == "last" else ():
+        if name in arena.layout.segments:
+            arena.segment(name).fill(0.0)
+
+
 def looks_ahead(config: TrainConfig, workers: int) -> bool:
     """Whether steps are recorded, for `predict=last`; one worker has nobody to look ahead for."""
     return config.prediction == "last" and workers > 1

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry
+from mlxhog.arena.workers import Entry, State
 from mlxhog.backends.backend import Backend, Float32, Grads
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -26,6 +26,7 @@ from mlxhog.data.ledger import Ledger, Position
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.schedules import workers_factor
 from mlxhog.strategies import look_ahead
 
 
@@ -99,17 +100,29 @@ class Strategy:
 
     Attributes:
         config: of the run.
-        workers: number of workers in the run.
+        workers: number of workers that the run begins with.
+        max_workers: worker slots of the arena, if more than those; see `slots`.
     """
 
     config: TrainConfig
     workers: int
+    max_workers: int = 0
 
     numbered: ClassVar[bool] = False
     """Whether batches are dealt out by number: single ones that are done cannot be skipped."""
 
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
+
+    @property
+    def fixed(self) -> str | None:
+        """Why no worker can join or leave while it runs; None where they can."""
+        return f"strategy {self.config.strategy} has a part of each step for each of its workers"
+
+    @property
+    def slots(self) -> int:
+        """Workers that it can have at a time."""
+        return max(self.workers, self.max_workers)
 
     # -- before anything is started --------------------------------------------------------------
 
@@ -190,8 +203,12 @@ class Strategy:
         return {"course": position, "went_async": False}
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Worker slots whose private optimizer state means something now."""
-        return tuple(range(1, self.workers + 1))
+        """Worker slots whose private optimizer state means something now.
+
+        Those of the workers, whichever have joined and left; all of them before any has started.
+        """
+        taken = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
+        return taken or tuple(range(1, self.workers + 1))
 
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
@@ -304,8 +321,13 @@ class Context:
 
     @property
     def workers(self) -> int:
-        """Number of workers in the run."""
+        """Number of workers that the run began with."""
         return self.strategy.workers
+
+    @property
+    def live_workers(self) -> int:
+        """Number of workers in the run now, which joining and leaving changes."""
+        return self.arena.counters.load("workers") or self.workers
 
     @property
     def rank(self) -> int:
@@ -327,7 +349,7 @@ class Context:
             shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
-            record=look_ahead.record(arena, self.config, self.workers),
+            record=look_ahead.record(arena, self.config, self.live_workers),
             places=arena.layout.state,
         )
 
@@ -381,8 +403,15 @@ class Context:
         return counters.load("version") - counters.load("moments_since")
 
     def lr(self) -> float:
-        """Step size of the next update."""
-        return self.schedule(self.progress(), self.arena.counters.load("version"))
+        """Step size of the next update.
+
+        The schedule has the factor of `lr_workers` for the workers that the run began with.
+        """
+        lr = self.schedule(self.progress(), self.arena.counters.load("version"))
+        if (live := self.live_workers) != self.workers:
+            rule = partial(workers_factor, self.config.lr_workers, self.config.optimizer)
+            lr *= rule(live) / rule(self.workers)
+        return lr
 
     def grad_scale(self, norm: float) -> float:
         """The factor that clips a gradient of this norm."""

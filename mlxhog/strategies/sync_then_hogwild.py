@@ -29,6 +29,11 @@ from mlxhog.strategies.sync import (
 class SyncThenHogwild(Strategy):
     """`Sync` until a share of the run is over, then `Hogwild`."""
 
+    @property
+    def fixed(self) -> str | None:
+        """The rounds count on every worker."""
+        return "async_after begins with rounds that need all of its workers"
+
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of both."""
         ahead = look_ahead.segments(self.config, self.workers)

@@ -61,6 +61,7 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     message = _restore_moments(plan, arena, saved)
     if RESIDUAL not in plan.private_state:
         _write_residuals(arena, saved)
+    joined = _joined_text(state.get("joined", 0), len(plan.workers))
     strategy.restore_state(arena, state)
     used = state["used"]
     budget = replace(
@@ -69,7 +70,18 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         tokens_before=used["tokens"],
         seconds_before=used["seconds"],
     )
-    return Start(budget, (_summary(plan.resumption), *([message] if message else [])))
+    return Start(budget, (_summary(plan.resumption), *filter(None, (joined, message))))
+
+
+def _joined_text(joined: int, workers: int) -> str | None:
+    """Say that the run begins with the workers of its configuration, where it had others."""
+    if not joined:
+        return None
+    many = f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had {'joined' if joined > 0 else 'left'}"
+    return (
+        f"{many} when this was saved; the run goes on with the {workers} of its configuration "
+        "(mlxhog join adds others)"
+    )
 
 
 def _initialise(plan: Plan, arena: Arena) -> None:
@@ -223,6 +235,7 @@ def save(
             **plan.strategy.state(arena),
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,
+            "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
         },

@@ -209,8 +209,7 @@ class FinalEvaluation:
     def wait(self) -> Score:
         """Wait until every batch is scored, the time is over, or the user interrupts."""
         while self.supervisor.has_workers() and not self._ended():
-            deaths = self.supervisor.restarts
-            ended_or_died = partial(self._ended_or_died, deaths)
+            ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
             limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
             if not self._until(ended_or_died, self._doing, limit_s):
                 break
@@ -226,8 +225,8 @@ class FinalEvaluation:
         late = monotonic_ns() >= self._end_ns
         return self._score().share == 1.0 or (late and self.supervisor.resting())
 
-    def _ended_or_died(self, deaths: int) -> bool:
-        return self._ended() or self.supervisor.restarts > deaths
+    def _ended_or_died(self, ends: int) -> bool:
+        return self._ended() or self.supervisor.ends() > ends
 
     def _doing(self) -> Doing:
         return Doing(Activity.EVALUATING, round(100 * self._score().share))

@@ -56,7 +56,8 @@ class Setup:
     Attributes:
         strategy: of the run; it holds the configuration.
         model: the architecture.
-        workers: backend and threads of each worker; worker k gets slot k + 1.
+        workers: backend and threads of each worker, those that have joined included; worker k has
+            slot k + 1.
         writers: who adds their steps, and in which write mode.
         kernels: form of the model's operations of each worker; never "auto".
         notes: what the user should know about these choices.
@@ -87,6 +88,15 @@ class Setup:
         """This without what a plan knows beside it: small enough to be sent to every worker."""
         return Setup(**{field.name: getattr(self, field.name) for field in fields(Setup)})
 
+    def with_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> Setup:
+        """This with another worker in a slot, which is one of its own or the next."""
+        before, after = slice(slot - 1), slice(slot, None)
+        return replace(
+            self,
+            workers=(*self.workers[before], spec, *self.workers[after]),
+            kernels=(*self.kernels[before], kernels, *self.kernels[after]),
+        )
+
 
 def plan_layout(
     spec: Mapping[str, ParamSpec],
@@ -104,16 +114,16 @@ def plan_layout(
         n_tickets: batches of an epoch.
         scores: segments of its evaluations, as `arena.plan` takes them.
     """
-    workers = range(1, strategy.workers + 1)
+    slots = range(1, strategy.slots + 1)
     return arena.plan(
         spec,
-        max_workers=strategy.workers,
+        max_workers=strategy.slots,
         private=optimizer.state_segments,
         state=optimizer.state_shapes({name: one.shape for name, one in spec.items()}),
         shared=optimizer.shared_segments,
         n_tickets=n_tickets,
         extra={
-            **{f"ring.{slot}": ("uint8", records.RING_BYTES) for slot in workers},
+            **{f"ring.{slot}": ("uint8", records.RING_BYTES) for slot in slots},
             **strategy.segments(len(spec)),
             **scores,
         },

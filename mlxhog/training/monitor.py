@@ -44,11 +44,15 @@ class Monitor:
         kernels: str = "reference",
         marks: bool = False,
     ) -> None:
-        """Attach to the rings of all workers; the last three go into what is shown."""
-        self.arena, self.workers, self.budget = arena, workers, budget
+        """Attach to the rings of all slots; the last three go into what is shown.
+
+        `workers` holds who is, or was, in which slot; those that join are added to it.
+        """
+        self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.gpu_write, self.kernels, self.marks = gpu_write, kernels, marks
-        self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(workers))]
-        self._recent: list[deque[_Step]] = [deque() for _ in workers]
+        slots = range(1, arena.layout.max_workers + 1)
+        self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
+        self._recent: dict[int, deque[_Step]] = {slot: deque() for slot in slots}
         self.val_bits_per_byte: float | None = None
         self.val_tokens: int | None = None
         self.loss: float | None = None
@@ -56,13 +60,13 @@ class Monitor:
         self.ended_ns: int | None = None
         self.over = False  # the budget is used up
         self.samples = 0
-        self._staleness: list[Counter[int]] = [Counter() for _ in workers]
+        self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
         now = monotonic_ns()
-        of_workers = zip(self._rings, self._recent, self._staleness, strict=True)
-        for ring, recent, staleness in of_workers:
+        for slot, ring in self._rings.items():
+            recent, staleness = self._recent[slot], self._staleness[slot]
             for record in ring.drain():
                 if record["kind"] == Kind.STEP:
                     staleness[int(record["staleness"])] += 1
@@ -83,7 +87,8 @@ class Monitor:
                     self.val_tokens = int(record["tokens"])
             while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
                 recent.popleft()
-        steps = [step for recent in self._recent for step in recent if math.isfinite(step.loss)]
+        recents = self._recent.values()
+        steps = [step for recent in recents for step in recent if math.isfinite(step.loss)]
         if steps:
             self.loss = float(np.mean([step.loss for step in steps]))
         if n_bytes := sum(step.n_bytes for step in steps):
@@ -98,43 +103,44 @@ class Monitor:
     def no_step_fits(self) -> bool:
         """Whether no worker begins another step, since it would end after the budget's time."""
         limit_s = self.budget.seconds
-        entries = (self.arena.workers.entry(k + 1) for k in range(len(self.workers)))
-        shortest_s = min(entry.step_s for entry in entries)
+        entries = [self.arena.workers.entry(slot) for slot in self.workers]
+        shortest_s = min((one.step_s for one in entries if one.state != State.FREE), default=0.0)
         return limit_s is not None and self.seconds() + shortest_s >= limit_s
 
     def lost_update_rate(self) -> float | None:
         """Share of probe increments that never arrived; None before the first step."""
-        adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.workers)))
+        adds = sum(entry.probe_adds for entry in self.arena.workers)
         return updates.lost_update_rate(self.arena.probe, adds) if adds else None
 
     def staleness(self) -> dict[int, int]:
         """Steps by how many updates others made between their reads and writes, ascending."""
-        return _ascending(sum(self._staleness, Counter()))
+        return _ascending(sum(self._staleness.values(), Counter()))
 
     def dropped_steps(self) -> int:
         """Steps dropped because their gradient was not finite."""
-        return sum(self.arena.workers.entry(k + 1).dropped for k in range(len(self.workers)))
+        return sum(entry.dropped for entry in self.arena.workers)
 
     def worker_reports(self) -> tuple[WorkerReport, ...]:
-        """One report per worker slot."""
+        """One report per worker slot that has been in use."""
         reports = []
-        for k, (spec, recent) in enumerate(zip(self.workers, self._recent, strict=True)):
-            entry = self.arena.workers.entry(k + 1)
+        for slot, spec in sorted(self.workers.items()):
+            entry = self.arena.workers.entry(slot)
+            has_left = entry.state == State.FREE and entry.generation > 0
             applied = entry.steps - entry.dropped
             reports.append(
                 WorkerReport(
-                    slot=k + 1,
+                    slot=slot,
                     backend=spec.backend,
                     pid=entry.pid,
-                    state=State(entry.state).name.lower(),
+                    state="left" if has_left else State(entry.state).name.lower(),
                     steps=entry.steps,
                     tokens=entry.tokens,
-                    tokens_per_s=_rate(recent),
+                    tokens_per_s=0.0 if has_left else _rate(self._recent[slot]),
                     mean_staleness=entry.staleness_sum / applied if applied else 0.0,
                     max_staleness=entry.staleness_max,
                     dropped=entry.dropped,
                     memory_bytes=entry.rss_bytes,
-                    staleness=_ascending(self._staleness[k]),
+                    staleness=_ascending(self._staleness[slot]),
                 )
             )
         return tuple(reports)

@@ -6,7 +6,7 @@ Everything that can be wrong with the input is found here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,15 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim import Optimizer, schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
+from mlxhog.strategies import Strategy
 from mlxhog.training import evaluation
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
+FREE_SLOTS = 2  # for workers that join, where --max-workers does not say otherwise
+FREE_SLOTS_SHARE = 1 / 16  # of the memory a run may use: what they take at most
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 
 
@@ -73,6 +76,11 @@ class Plan(Setup):
     def tokens_per_step(self) -> int:
         """Tokens in one update."""
         return self.strategy.tokens_per_step
+
+    @property
+    def free_slots(self) -> int:
+        """Workers that can join it."""
+        return self.strategy.slots - self.strategy.workers
 
     @property
     def emulated(self) -> bool:
@@ -154,7 +162,8 @@ def make_plan(config: TrainConfig) -> Plan:
     factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
     scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
-    layout = plan_layout(spec, strategy, optimizer, n_tickets, scores)
+    lay_out = partial(plan_layout, spec, optimizer=optimizer, n_tickets=n_tickets, scores=scores)
+    strategy, layout = _with_free_slots(strategy, lay_out, here.memory_bytes)
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
     plan = Plan(
         strategy=strategy,
@@ -197,6 +206,30 @@ def make_plan(config: TrainConfig) -> Plan:
     )
     _check_memory(plan, here.memory_bytes)
     return plan
+
+
+def _with_free_slots(
+    strategy: Strategy, lay_out: Callable[[Strategy], Layout], memory_bytes: int
+) -> tuple[Strategy, Layout]:
+    """Give the arena slots for workers that join: as many as asked for, or what memory allows.
+
+    Args:
+        strategy: for the workers that the run begins with.
+        lay_out: the arena of a strategy.
+        memory_bytes: of this machine.
+    """
+    config, layout = strategy.config, lay_out(strategy)
+    if strategy.fixed:
+        return strategy, layout
+    if config.max_workers is not None:
+        wanted = replace(strategy, max_workers=config.max_workers)
+        return wanted, lay_out(wanted)
+    most_bytes = layout.occupied_bytes + FREE_SLOTS_SHARE * config.memory_limit * memory_bytes
+    for free in range(FREE_SLOTS, 0, -1):
+        larger = replace(strategy, max_workers=strategy.workers + free)
+        if (its_layout := lay_out(larger)).occupied_bytes <= most_bytes:
+            return larger, its_layout
+    return strategy, layout
 
 
 def _optimizer_notes(

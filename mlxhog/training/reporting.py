@@ -152,11 +152,16 @@ def summary(plan: Plan, run: Run) -> str:
     return (
         f"mlxhog {version('mlxhog')}  {config.strategy}  {len(plan.workers)} "
         f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
-        f"arena {format_bytes(plan.arena_bytes)} shared  "
+        f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
         f"tokens ({config.tokenizer})  run {run.directory}"
     )
+
+
+def _free_slots(plan: Plan) -> str:
+    """How many workers can join, where they can."""
+    return f" ({plan.free_slots} slots free)" if plan.free_slots else ""
 
 
 def _metal(plan: Plan) -> str:

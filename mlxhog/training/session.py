@@ -18,6 +18,7 @@ from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor
@@ -111,6 +112,11 @@ class Session(ABC):
         """Ask the next worker that finishes a step for an "eval" or a "sample"."""
         counters = self.arena.counters
         counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
+
+    def add_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
+        """Let one more worker begin, in a free slot whose optimizer state is in place."""
+        self._setup = self._setup.with_worker(slot, spec, kernels)
+        self.supervisor.join(slot, spec)
 
     def abandon(self) -> None:
         """End every worker that does not rest; its ticket goes back."""

@@ -3,6 +3,9 @@
 The supervisor is the only one that reaps: a worker's tickets are returned and its locks declared
 free after `waitpid` has said that it is gone, never before. A worker keeps its slot through
 restarts and so inherits its predecessor's optimizer state.
+
+Workers may join and leave while others train. One that has joined is no condition of the run: where
+it cannot start, or dies too often, the run goes on without it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from mlxhog.training import worker, worker_messages
 from mlxhog.training.job import Job
 
 RESTART_WINDOW_S = 600.0
+LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
@@ -41,6 +45,9 @@ class _Seat:
     spec: WorkerSpec
     deaths_s: deque[float] = field(default_factory=deque)
     halvings: int = 0
+    joined: bool = False  # while the run went on,
+    up: bool = False  # and trains since then
+    leaving_s: float | None = None  # since when, in watched time
     log_begin: int = 0  # of its newest process, in bytes
     heard: bool = False  # its notices have been passed on
     beat_ns: int = 0  # its last sign of life that was seen,
@@ -76,6 +83,7 @@ class Supervisor:
         self._make_job = make_job
         self._watched = WatchedTime()
         self.restarts = 0
+        self.removed = 0
         self.torn = 0
         self.messages: list[str] = []
 
@@ -87,6 +95,12 @@ class Supervisor:
             (self.run_dir / "logs").mkdir(exist_ok=True)
         for seat in self.seats:
             self._spawn(seat)
+        self._count()
+
+    def _count(self) -> None:
+        """Say how many workers the run has, which step sizes and predictions go by."""
+        n = sum(seat.up or not seat.joined for seat in self.seats)
+        self.arena.counters.store("workers", n)
 
     def _spawn(self, seat: _Seat) -> None:
         log = self._log(seat.slot)
@@ -111,16 +125,20 @@ class Supervisor:
         """
         self._kill_stale()
         dead = self.pool.wait(timeout_s)
-        for seat in self.seats:
+        for seat in list(self.seats):
             if seat.slot in dead:
-                self._replace(seat)
+                self._settle(seat)
                 continue
             if not seat.heard and self.entry(seat).state == State.RUNNING:
                 seat.heard = True
                 self.messages += worker_messages.read_notices(self._log(seat.slot), seat.log_begin)
+                if seat.joined and not seat.up:
+                    seat.up = True
+                    self._count()
+                    self.messages.append(f"{_name(seat)} has joined")
             if self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
                 raise Diverged(
-                    f"worker {seat.slot} ({seat.spec.backend}) computed "
+                    f"{_name(seat)} computed "
                     f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower "
                     "--lr or --clip, then --resume from the last checkpoint"
                 )
@@ -139,12 +157,29 @@ class Supervisor:
         self.torn += report.torn
         return death
 
+    def _settle(self, seat: _Seat) -> None:
+        """Replace a worker that has ended, unless it was to leave, or has only joined and cannot.
+
+        Raises:
+            WorkerFailed, ConfigError, EnvironmentLacks: see `poll`.
+        """
+        if seat.leaving_s is not None:
+            self._remove(seat)
+            return
+        try:
+            self._replace(seat)
+        except (ConfigError, EnvironmentLacks, WorkerFailed) as error:
+            is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
+            if is_last or not seat.joined:
+                raise
+            self._remove(seat, f"{error}; the run goes on without it")
+
     def _replace(self, seat: _Seat) -> None:
         state = self.entry(seat).state
         death = self._reap(seat)
         if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
-        what = f"worker {seat.slot} ({seat.spec.backend})"
+        what = _name(seat)
         if state == State.STARTING and death.code in EXIT_ERRORS:
             raise EXIT_ERRORS[death.code](f"{what} cannot start: {self.last_words(seat.slot)}")
         if death.is_fault:
@@ -185,6 +220,46 @@ class Supervisor:
         job = self._make_job(seat.slot, seat.halvings)
         self.messages.append(worker_messages.less_work_text(cause, job.micro_batch))
 
+    # -- joining and leaving ---------------------------------------------------------------------
+
+    def free_slots(self) -> list[int]:
+        """Slots in which workers could join: first those that nobody has had."""
+        taken = {seat.slot for seat in self.seats}
+        free = [entry for entry in self.arena.workers if entry.slot not in taken]
+        return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
+
+    def join(self, slot: int, spec: WorkerSpec) -> None:
+        """Spawn one more worker, in a free slot whose optimizer state is in place."""
+        seat = _Seat(slot, spec, joined=True)
+        self.seats.append(seat)
+        self._spawn(seat)
+
+    def leave(self, slot: int) -> None:
+        """Let a worker finish its step and go; `poll` says when it has left."""
+        (seat,) = [seat for seat in self.seats if seat.slot == slot]
+        entry = self.entry(seat)
+        if entry.state == State.RUNNING:
+            seat.leaving_s = self._watched.look()
+            entry.state = State.LEAVING
+        else:  # it holds nothing yet, or not any more
+            self._remove(seat)
+
+    def dismiss_starting(self) -> None:
+        """End the workers that were to join and are not up yet."""
+        for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
+            self._remove(seat)
+
+    def _remove(self, seat: _Seat, why: str | None = None) -> None:
+        """Give up a seat: its process ends now, if it has not yet, and nobody takes its place."""
+        if seat.slot in self.pool:
+            self._reap(seat)
+        self.seats.remove(seat)
+        self.removed += 1
+        self.arena.workers.release(seat.slot)
+        self._count()
+        steps = self.entry(seat).steps
+        self.messages.append(why or f"{_name(seat)} has left after {steps} steps")
+
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
         steps_s = [
@@ -204,9 +279,12 @@ class Supervisor:
             allowed_s = max(limit_s, START_S) if entry.state == State.STARTING else limit_s
             if silent_s > allowed_s and seat.slot in self.pool and self.pool[seat.slot].is_alive():
                 self.messages.append(
-                    f"worker {seat.slot} ({seat.spec.backend}) gave no sign of life for "
+                    f"{_name(seat)} gave no sign of life for "
                     f"{silent_s:.0f} s in phase {Phase(entry.phase).name.lower()}; killed"
                 )
+                self.pool[seat.slot].kill()
+            late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
+            if late and self.pool[seat.slot].is_alive():
                 self.pool[seat.slot].kill()
 
     # -- state -----------------------------------------------------------------------------------
@@ -218,6 +296,10 @@ class Supervisor:
     def ready(self) -> bool:
         """Whether every worker is up."""
         return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
+
+    def ends(self) -> int:
+        """How many workers have ended, and may have left undone what they had taken on."""
+        return self.restarts + self.removed
 
     def has_workers(self) -> bool:
         """Whether there is a process that could do anything; dead ones are replaced by `poll`."""
@@ -288,11 +370,13 @@ class Supervisor:
         for seat in self.seats:
             if seat.slot in self.pool and not self._rests(seat):
                 phase = Phase(self.entry(seat).phase).name.lower()
-                self.messages.append(
-                    f"worker {seat.slot} ({seat.spec.backend}) was still in phase {phase}; ended"
-                )
+                self.messages.append(f"{_name(seat)} was still in phase {phase}; ended")
                 self._reap(seat)
 
     def kill(self) -> None:
         """End every worker at once and reap it."""
         self.stop(timeout_s=0.0)
+
+
+def _name(seat: _Seat) -> str:
+    return f"worker {seat.slot} ({seat.spec.backend})"

@@ -13,6 +13,7 @@ from typing import Any
 from mlxhog.arena.control import Command
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.requests import Refused, RequestServer
 from mlxhog.config.budget import END_S, STOP_S, training_s
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
@@ -27,10 +28,12 @@ from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.training import checkpoints
+from mlxhog.training.elastic import Elastic
 from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.reporting import Observer, Reporter, summary
+from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
@@ -101,6 +104,14 @@ class _Training(Session):
         self._began_ns = began_ns
         self._end_ns: int | None = None  # when the run has to be over, of a budget of time
         self._signals = Interrupts()
+        self._requests = Requests(
+            self,
+            stack.enter_context(RequestServer(directory)),
+            self.monitor,
+            Elastic(self, plan, self.monitor),
+            end=self._signals.end,
+            save=self._save_while_training,
+        )
 
     # -- the run from its start to its end -------------------------------------------------------
 
@@ -136,6 +147,7 @@ class _Training(Session):
                 self.status, error = "failed", failure
             finally:
                 self.supervisor.stop(timeout_s=0.0 if self._signals.count > 1 else self._stop_s())
+                self._requests.close()
         self.monitor.drain()
         if self.arena.counters.load("start_ns"):
             self.reporter.append_metrics()  # what a run says in the end counts all of it
@@ -161,7 +173,7 @@ class _Training(Session):
         regular: list[tuple[Interval, Callable[[], None]]] = [
             (config.eval_every, partial(self.ask, "eval")),
             (config.sample_every, partial(self.ask, "sample")),
-            (config.save_every, self._save_while_training),
+            (config.save_every, self._save_now_and_then),
         ]
         last = [(0, 0.0)] * len(regular)
         while not self._signals.count:
@@ -220,6 +232,7 @@ class _Training(Session):
             WorkerFailed: training ended before its budget was used.
         """
         self.supervisor.command(Command.REST)
+        self.supervisor.dismiss_starting()
         resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
         limit_s = GRACE_S if self._time_is_over() else REST_S
@@ -272,25 +285,37 @@ class _Training(Session):
             f"{failure}; saved {self.saved}, go on with mlxhog train --resume {self.run.directory}"
         )
 
-    def _save_while_training(self) -> None:
-        """Let every worker finish its step, save, and go on."""
+    def _save_now_and_then(self) -> None:
+        """Save while training, unless the end is near, which saves a checkpoint anyway."""
         limit_s = self.monitor.budget.seconds
         if limit_s is not None and self.monitor.seconds() + self._save_s() >= limit_s:
-            return  # the end saves one
+            return
         try:
-            with self.paused(REST_S) as still:
-                if still:
-                    self.settle()
-                    self._save()
-                elif not self._signals.count:
-                    self.report(f"no checkpoint: workers did not pause within {REST_S:.0f} s")
-        except (EnvironmentLacks, CheckpointError) as error:
-            self.report(f"no checkpoint: {error}; training goes on")
+            self._save_while_training()
+        except Refused as error:
+            if not self._signals.count:
+                self.report(f"no checkpoint: {error}; training goes on")
 
-    def _save(self) -> None:
+    def _save_while_training(self) -> Path:
+        """Let every worker finish its step, save, and go on; returns the checkpoint.
+
+        Raises:
+            Refused: the workers did not pause, or it cannot be written; training goes on.
+        """
+        with self.paused(REST_S) as still:
+            if not still:
+                raise Refused(f"workers did not pause within {REST_S:.0f} s")
+            self.settle()
+            try:
+                return self._save()
+            except (EnvironmentLacks, CheckpointError) as error:
+                raise Refused(str(error), error.exit_code) from error
+
+    def _save(self) -> Path:
         self.saved = checkpoints.save(
             self.plan, self.run, self.arena, self.ledger, self.start, self.monitor
         )
+        return self.saved
 
     def _take_evaluation(self) -> None:
         """Wait for the evaluation of the parameters, and evaluate what they are the average of."""
@@ -330,7 +355,7 @@ class _Training(Session):
 
     def _write_sample(self) -> None:
         """Let one worker write a sample of text; none is waited for once a worker has died."""
-        samples, deaths, seconds = self.monitor.samples, self.supervisor.restarts, SAMPLE_S
+        samples, ends, seconds = self.monitor.samples, self.supervisor.ends(), SAMPLE_S
         if self._end_ns is not None:
             seconds = (self._end_ns - monotonic_ns()) / 1e9
         if not self.supervisor.has_workers() or seconds <= 0.0:  # a checkpoint may take long
@@ -339,7 +364,7 @@ class _Training(Session):
         self.ask("sample")
         self.supervisor.command(Command.SAMPLE)
         self.until(
-            lambda: self.monitor.samples > samples or self.supervisor.restarts > deaths,
+            lambda: self.monitor.samples > samples or self.supervisor.ends() > ends,
             Doing(Activity.SAMPLING),
             limit_s=seconds + LEAST_S,
         )
@@ -360,6 +385,7 @@ class _Training(Session):
             raise _StopNow
         super().poll(doing)
         self.reporter.report_now_and_then(doing)
+        self._requests.serve(doing)
 
     def drain(self) -> None:
         """Take in what workers have recorded."""

@@ -69,6 +69,8 @@ def _run(job: Job) -> None:
     steps.warm_up()
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
+        if entry.state == State.LEAVING:
+            break
         entry.rss_bytes = resident_bytes()
         if command == Command.TRAIN:
             context.take_limit()

@@ -54,7 +54,7 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
         return None
     gpu = engine.create(job.engine, threads=job.spec.threads)
     slots = {job.slot, 1}  # where a strategy keeps one state for all, it is slot 1's
-    recorded = tuple(look_ahead.segments(job.config, len(job.setup.workers)))
+    recorded = tuple(look_ahead.segments(job.config, job.setup.strategy.slots))
     private = (f"{name}.{slot}" for name in rule.private for slot in slots)
     names = [*private, *rule.shared, *recorded]
     try:

@@ -64,6 +64,7 @@ RESULT = Result(
 PLAN = types.SimpleNamespace(
     parameters=680_000,
     arena_bytes=9_000_000,
+    free_slots=2,
     worker_bytes=500_000_000,
     workers=(WorkerSpec("mlx:cpu", 1), WorkerSpec("torch:cpu", 1)),
     writers=Writers("cpu", "lossless"),

@@ -15,7 +15,7 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import build
-from mlxhog.training.supervisor import RESTART_WINDOW_S, Supervisor
+from mlxhog.training.supervisor import LEAVE_S, RESTART_WINDOW_S, Supervisor
 
 TIMEOUT_S = 60.0
 POLL_S = 0.05
@@ -78,7 +78,7 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def make_job(slot: int, halvings: int) -> Any:
         return None
 
-    with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
+    with Arena.create(plan({"w": parameter}, max_workers=4, n_tickets=8)) as arena:
         specs = [WorkerSpec("torch:cpu", 1)] * 2
         supervisor = Supervisor(arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job)
         supervisor.start()
@@ -177,3 +177,98 @@ def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supe
     supervisor.entry(other).beat(Phase.EVALUATE)
     supervisor.abandon()
     assert not supervisor.has_workers()
+
+
+def live(supervisor: Supervisor) -> int:
+    """The workers that step sizes and predictions go by."""
+    return supervisor.arena.counters.load("workers")
+
+
+def joined(supervisor: Supervisor) -> int:
+    """The slot of a worker that has joined two others; it is up."""
+    slot = supervisor.free_slots()[0]
+    supervisor.join(slot, WorkerSpec("mlx:cpu", 1))
+    assert live(supervisor) == 2  # it has a framework to load first
+    run(supervisor)
+    supervisor.poll(POLL_S)
+    assert live(supervisor) == 3
+    assert supervisor.messages.pop() == f"worker {slot} (mlx:cpu) has joined"
+    return slot
+
+
+def test_who_has_joined_counts_until_it_has_left(supervisor: Supervisor) -> None:
+    assert (joined(supervisor), supervisor.free_slots()) == (3, [4])
+    supervisor.leave(3)
+    supervisor.poll(POLL_S)
+    assert live(supervisor) == 3  # its step is under way
+    supervisor.pool[3].kill()
+    supervisor.poll(POLL_S)
+    assert (live(supervisor), supervisor.restarts, supervisor.removed) == (2, 0, 1)
+    assert supervisor.arena.workers.entry(3).state == State.FREE
+    assert supervisor.free_slots() == [4, 3]  # the one nobody has had comes first
+    assert joined(supervisor) == 4
+
+
+def test_a_death_changes_no_count_since_somebody_takes_the_place(supervisor: Supervisor) -> None:
+    slot = joined(supervisor)
+    supervisor.pool[slot].kill()
+    supervisor.poll(POLL_S)
+    assert (live(supervisor), supervisor.restarts) == (3, 1)
+
+
+def test_a_worker_that_leaves_and_does_not_go_is_killed(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    slot = joined(supervisor)
+    supervisor.leave(slot)
+    for _ in range(round(LEAVE_S) + 2):
+        assert supervisor.entry(supervisor.seats[-1]).state in (State.LEAVING, State.RUNNING)
+        clock.wait(1.0)
+        supervisor.poll(POLL_S)
+    assert slot not in supervisor.pool
+    assert supervisor.messages == [f"worker {slot} (mlx:cpu) has left after 0 steps"]
+
+
+def test_a_worker_that_joins_and_cannot_is_given_up_and_the_run_goes_on(
+    supervisor: Supervisor,
+) -> None:
+    supervisor.join(3, WorkerSpec("mlx:gpu", 1))
+    supervisor.pool[3].process.exitcode = 3  # the environment lacks something
+    supervisor.poll(POLL_S)
+    assert "cannot start" in supervisor.messages[0]
+    assert "the run goes on without it" in supervisor.messages[0]
+    assert [seat.slot for seat in supervisor.seats] == [1, 2]
+    slot = joined(supervisor)
+    supervisor.messages.clear()
+    for _ in range(6):
+        run(supervisor)
+        supervisor.pool[slot].kill()
+        supervisor.poll(POLL_S)
+    assert "died 6 times" in supervisor.messages[-1]
+    assert (live(supervisor), len(supervisor.seats)) == (2, 2)
+
+
+def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor: Supervisor) -> None:
+    slot = joined(supervisor)
+    for other in (1, 2):
+        supervisor.leave(other)
+        supervisor.pool[other].kill()
+    supervisor.poll(POLL_S)
+
+    def die_again() -> None:
+        run(supervisor)
+        supervisor.pool[slot].kill()
+        supervisor.poll(POLL_S)
+
+    for _ in range(5):
+        die_again()
+    with pytest.raises(WorkerFailed, match="died 6 times"):
+        die_again()
+
+
+def test_who_is_not_up_when_training_ends_is_dismissed(supervisor: Supervisor) -> None:
+    run(supervisor, Phase.IDLE)
+    supervisor.join(3, WorkerSpec("mlx:cpu", 1))
+    assert not supervisor.resting()
+    supervisor.dismiss_starting()
+    assert supervisor.resting()

@@ -69,7 +69,7 @@ def probe_run(
             async_after=0.0,
             average_every=None,
             read="snapshot",
-            max_workers=max(2, config.max_workers),
+            max_workers=None if config.max_workers is None else max(2, config.max_workers),
             write="racy",
             gpu_write="cpu",
             steps=None,

@@ -1,0 +1,96 @@
+"""`mlxhog join`, `leave` and `stop`: ask a running run, from another terminal of the same user."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
+from mlxhog.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinConfig:
+    """Options of `mlxhog join`."""
+
+    workers: str = option("1", "a number, or backends such as torch:cpu*2")
+    threads: int | None = option(
+        None, "threads of each; auto is the run's, or shares the cores", low=1, none="auto"
+    )
+    out: str = option("runs", "folder that holds the runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopConfig:
+    """Options of `mlxhog leave` and `mlxhog stop`."""
+
+    out: str = option("runs", "folder that holds the runs")
+
+
+def join(arguments: list[str]) -> int:
+    """Run `mlxhog join`; returns its exit code."""
+    flags = _flags(
+        "join",
+        "Add workers to a run while it trains. They go on with the optimizer state of one that is\n"
+        "there. The run needs free slots (mlxhog train --max-workers) and strategy hogwild.",
+        ("join latest --workers torch:cpu", "join latest --workers mlx:cpu,torch:cpu --threads 1"),
+    )
+    flags.options(JoinConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(JoinConfig, [parsed.given], parsed.problems)
+    return _ask(parsed, config.out, "join", workers=config.workers, threads=config.threads)
+
+
+def leave(arguments: list[str]) -> int:
+    """Run `mlxhog leave`; returns its exit code."""
+    flags = _flags(
+        "leave",
+        "Let a worker of a running run finish its step and go, by default the last that joined.",
+        ("leave latest", "leave latest 3"),
+        "[WORKER]",
+    )
+    flags.argument("worker", metavar="WORKER", nargs="?", help="its number in the table of workers")
+    flags.options(StopConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(StopConfig, [parsed.given], parsed.problems)
+    number = parsed.other.worker
+    if number is not None and not (number.isdecimal() and 0 < int(number) < 10**6):
+        raise ConfigError(f"WORKER is {number!r}; wanted its number, such as 3")
+    return _ask(parsed, config.out, "leave", **({} if number is None else {"worker": int(number)}))
+
+
+def stop(arguments: list[str]) -> int:
+    """Run `mlxhog stop`; returns its exit code."""
+    flags = _flags(
+        "stop",
+        "End a running run as Ctrl-C does: it finishes its step and saves a checkpoint.",
+        ("stop latest", "stop 20260102-101500-sotu --json"),
+    )
+    flags.options(StopConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(StopConfig, [parsed.given], parsed.problems)
+    return _ask(parsed, config.out, "stop")
+
+
+def _flags(command: str, about: str, examples: Sequence[str], *arguments: str) -> Flags:
+    flags = Flags(command, about, examples, ("RUN", *arguments))
+    flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
+    flags.argument("--json", action="store_true", help="the run's answer as one line of JSON")
+    return flags
+
+
+def _ask(parsed: Parsed, out: str, request: str, **fields: Any) -> int:
+    """Send a request to the run that the command line names, and print its answer."""
+    from mlxhog.arena.requests import ask
+    from mlxhog.checkpoint.run import find
+
+    run = find(parsed.other.run, Path(out))
+    answer = ask(run.directory, request, **fields)
+    if parsed.other.json:
+        print(json.dumps({"run": str(run.directory), **answer}))
+    else:
+        print(f"{run.name}: {answer['message']}")
+    return 0

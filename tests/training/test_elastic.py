@@ -1,0 +1,286 @@
+"""Workers join and leave while a run trains, and nothing but its speed changes."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import TrainConfig, strategies, train
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.requests import Refused, ask
+from mlxhog.arena.workers import Phase, State
+from mlxhog.checkpoint import checkpoint
+from mlxhog.cli import main
+from mlxhog.report.metrics import Progress, Result
+from mlxhog.training import elastic
+from mlxhog.training import plan as plans
+from mlxhog.training.plan import make_plan
+from tests.processes import alive
+from tests.training.asking import Client, endless, trained, until
+from tests.training.small import small_config
+
+
+def tickets(result: Result) -> tuple[int, dict[str, Any]]:
+    """Batches that a run's ledger counts, and the state of its checkpoint."""
+    state = checkpoint.load(Path(str(result.checkpoint))).state
+    ledger = state["ledger"]
+    return ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"]), state
+
+
+def works(slot: int, steps: int = 1) -> Any:
+    """Whether the worker of a slot trains, and has taken so many steps."""
+
+    def condition(workers: dict[int, Any]) -> bool:
+        one = workers.get(slot, {"state": "", "steps": 0})
+        return one["state"] == "running" and one["steps"] >= steps
+
+    return condition
+
+
+def has_left(slot: int) -> Any:
+    return lambda workers: workers[slot]["state"] == "left"
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
+    def join(directory: Path) -> None:
+        said = ask(directory, "join", workers="torch:cpu")["message"]
+        assert said.startswith("worker 2 (torch:cpu, 1 thread) joins")
+        until(directory, works(2, steps=5))
+
+    result = trained(endless(tmp_path), join)
+    done, state = tickets(result)
+    assert result.steps == done == state["used"]["steps"] == sum(w.steps for w in result.workers)
+    assert [(w.slot, w.backend) for w in result.workers] == [(1, "mlx:cpu"), (2, "torch:cpu")]
+    assert result.workers[1].staleness  # the table shows it like the others
+
+
+@pytest.mark.slow
+def test_a_budget_in_steps_is_met_exactly_whoever_joins_leaves_and_dies(tmp_path):
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=1500, lr_workers="sqrt")
+
+    def disturb(directory: Path) -> None:
+        ask(directory, "join", workers="mlx:cpu*2")
+        joined = until(directory, lambda workers: works(3)(workers) and works(4)(workers))
+        os.kill(joined[4]["pid"], signal.SIGKILL)
+        ask(directory, "leave", worker=1)
+        until(directory, has_left(1))
+        assert not alive(joined[1]["pid"])
+
+    client = Client(config, disturb)
+    result = train(config, observer=client)
+    client.finish()
+    done, state = tickets(result)
+    assert (result.status, result.steps, done) == ("done", 1500, 1500)
+    assert state["joined"] == 1  # two have, and one has left
+    assert result.restarts == 1
+
+
+@pytest.mark.slow
+def test_a_slot_that_was_left_is_taken_again(tmp_path):
+    def come_and_go(directory: Path) -> None:
+        ask(directory, "join", workers="mlx:cpu*2")
+        until(directory, lambda workers: works(2)(workers) and works(3)(workers))
+        with pytest.raises(Refused, match="0 free slots beside its 3 workers.*--max-workers"):
+            ask(directory, "join")
+        said = ask(directory, "leave")["message"]
+        assert said == "worker 3 (mlx:cpu) finishes its step and leaves"
+        steps = until(directory, has_left(3))[3]["steps"]
+        ask(directory, "join", workers="torch:cpu")
+        until(directory, works(3, steps + 1))
+        ask(directory, "leave", worker=1)
+        until(directory, has_left(1))
+        ask(directory, "leave", worker=2)
+        until(directory, has_left(2))
+        with pytest.raises(Refused, match="worker 3 is the only one that trains.*mlxhog stop"):
+            ask(directory, "leave", worker=3)
+
+    result = trained(endless(tmp_path, max_workers=3), come_and_go)
+    assert tickets(result)[0] == result.steps
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_with_the_workers_of_its_configuration(tmp_path):
+    config = endless(tmp_path)
+
+    def join(directory: Path) -> None:
+        ask(directory, "join", workers="mlx:cpu")
+        until(directory, works(2))
+
+    messages: list[str] = []
+
+    def note(progress: Progress) -> None:
+        messages.extend([progress.message] if progress.message else [])
+
+    first = trained(config, join)
+    assert sorted(tickets(first)[1]["opt_steps"]) == ["1", "2"]
+    resumed = train(replace(config, resume=first.run, steps=5, time=None), observer=note)
+    assert (resumed.steps, len(resumed.workers)) == (first.steps + 5, 1)
+    assert any("1 worker had joined" in message for message in messages)
+    assert "2 workers' moments were averaged for 1 workers" in messages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["mlx:cpu", "mlx:cpu*2"])
+def test_workers_of_shared_moments_who_look_ahead_take_others_in(tmp_path, workers):
+    config = endless(tmp_path, workers=workers, optimizer="muon")
+    assert config.prediction == "last"
+    slot = 2 if workers == "mlx:cpu" else 3
+
+    def come_and_go(directory: Path) -> None:
+        ask(directory, "join", workers="mlx:cpu")
+        until(directory, works(slot, steps=5))
+        ask(directory, "leave")
+        until(directory, has_left(slot))
+
+    result = trained(config, come_and_go)
+    assert tickets(result)[0] == result.steps
+    assert np.isfinite(checkpoint.load(Path(str(result.checkpoint))).params["lm_head.weight"]).all()
+
+
+@pytest.mark.slow
+def test_what_cannot_join_is_refused_and_training_goes_on(tmp_path, capsys):
+    config = endless(tmp_path, workers="mlx:cpu*2")
+
+    def refused(directory: Path) -> None:
+        for words, code, said in [
+            (["--workers", "torch:cqu"], 2, "did you mean 'torch:cpu'?"),
+            (["--workers", "torch:mps"], 3, "needs macOS on Apple silicon"),
+            (["--workers", "3"], 2, "3 workers cannot join: the run has 2 free slots"),
+            (["--workers", "0"], 2, "wanted at least 1"),
+        ]:
+            assert main(["join", "latest", "--out", config.out, *words]) == code
+            assert said in capsys.readouterr().err
+        for number, said in [("9", "no worker 9; the run has 1, 2"), ("x", "WORKER is 'x'")]:
+            assert main(["leave", "latest", number, "--out", config.out]) == 2
+            assert said in capsys.readouterr().err
+        for fields, said in [
+            ({"workers": 3}, "wanted text"),
+            ({"threads": True}, "threads is True"),
+            ({"worker": 1}, "no field 'worker'"),
+        ]:
+            with pytest.raises(Refused, match=said):
+                ask(directory, "join", **fields)
+        with pytest.raises(Refused, match="no worker has joined"):
+            ask(directory, "leave")
+
+    result = trained(config, refused)
+    assert (len(result.workers), result.status) == (2, "interrupted")
+
+
+@pytest.mark.slow
+def test_a_strategy_that_counts_on_its_workers_refuses(tmp_path):
+    def refused(directory: Path) -> None:
+        with pytest.raises(Refused, match="strategy sync has a part of each step.*use|hogwild"):
+            ask(directory, "join")
+        with pytest.raises(Refused, match="the workers of this run are fixed"):
+            ask(directory, "leave", worker=1)
+
+    trained(endless(tmp_path, workers="mlx:cpu*2", strategy="sync"), refused)
+
+
+@pytest.mark.slow
+def test_what_would_be_lost_keeps_a_worker_from_leaving(tmp_path):
+    def join(directory: Path) -> None:
+        ask(directory, "join", workers="mlx:cpu")
+        until(directory, works(2))
+        with pytest.raises(Refused, match="error_feedback.*would be lost"):
+            ask(directory, "leave")
+
+    trained(endless(tmp_path, sparsify="topk:0.1"), join)
+
+
+@pytest.mark.parametrize(
+    ("options", "fixed"),
+    [
+        ({"strategy": "hogwild"}, None),
+        ({"strategy": "serial"}, "one worker by itself"),
+        ({"strategy": "sync"}, "part of each step"),
+        ({"strategy": "round_robin"}, "part of each step"),
+        ({"strategy": "avg_runs"}, "part of each step"),
+        ({"strategy": "hogwild", "async_after": 0.1}, "rounds that need all"),
+        ({"strategy": "hogwild", "blocks": "disjoint"}, "divides the model's blocks"),
+    ],
+)
+def test_only_workers_that_wait_for_nobody_are_elastic(tmp_path, options, fixed):
+    workers = "mlx:cpu" if options["strategy"] == "serial" else "mlx:cpu*2"
+    found = make_plan(small_config(tmp_path, workers=workers, **options))
+    assert found.free_slots == (2 if fixed is None else 0)
+    assert (found.strategy.fixed is None) == (fixed is None)
+    assert fixed is None or fixed in str(found.strategy.fixed)
+
+
+def shape(n: int) -> Any:
+    return SimpleNamespace(shape=(n,), init="zeros", kind="dense")
+
+
+@pytest.mark.parametrize(("max_workers", "slots"), [(1, 1), (7, 7), (None, 3)])
+def test_free_slots_are_as_many_as_are_asked_for(tmp_path, max_workers, slots):
+    found = make_plan(small_config(tmp_path, max_workers=max_workers))
+    assert (found.strategy.slots, found.layout.max_workers) == (slots, slots)
+
+
+@pytest.mark.parametrize(("megabytes", "free"), [(20, 0), (120, 1), (1000, 2)])
+def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
+    def lay_out(strategy: strategies.Strategy) -> Any:  # a slot takes 4 MB
+        return plan({"w": shape(10**6)}, max_workers=strategy.slots, private="m", n_tickets=1)
+
+    strategy = strategies.build(TrainConfig(), 2)
+    larger, layout = plans._with_free_slots(strategy, lay_out, megabytes * 10**6)
+    assert (larger.slots, layout.max_workers) == (2 + free, 2 + free)
+
+
+def arena_of_three() -> Arena:
+    private = ("m", "residual")
+    return Arena.create(plan({"w": shape(8)}, max_workers=3, private=private, n_tickets=1))
+
+
+def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
+    with arena_of_three() as arena:
+        for slot, steps in ((1, 7), (2, 9)):
+            entry = arena.workers.acquire_slot(slot=slot)
+            entry.state, entry.opt_step, entry.phase = State.RUNNING, steps, Phase.COMPUTE
+            arena.segment(f"m.{slot}")[...] = steps
+            arena.segment(f"residual.{slot}")[...] = steps
+        arena.segment("residual.3")[...] = 5.0  # of somebody who left
+        elastic.inherit(arena, 3, ("m", "residual"))
+        assert arena.workers.entry(3).opt_step == 9
+        assert (arena.segment("m.3") == 9.0).all()
+        assert (arena.segment("residual.3") == 0.0).all()
+
+
+def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
+    with arena_of_three() as arena:
+        entry = arena.workers.acquire_slot(slot=1)
+        entry.state, entry.phase, entry.opt_step = State.RUNNING, Phase.APPLY, 3
+        naps: list[float] = []
+
+        def nap(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 4:  # its step is over
+                arena.segment("m.1")[...] = 4.0
+                entry.opt_step, entry.phase = 4, Phase.DATA
+
+        monkeypatch.setattr(elastic.time, "sleep", nap)
+        elastic.inherit(arena, 2, ("m",))
+        assert len(naps) == 4
+        assert (arena.segment("m.2") == 4.0).all()
+        assert arena.workers.entry(2).opt_step == 4
+
+
+def test_step_sizes_follow_the_number_of_workers(tmp_path):
+    config = TrainConfig(lr_workers="sqrt", optimizer="sgd")
+    strategy = strategies.build(config, 4, 16)
+    with arena_of_three() as arena:
+        context: Any = object.__new__(strategies.Context)
+        context.arena, context.strategy = arena, strategy
+        context.schedule = lambda progress, update: 0.5  # as for the 4 that it began with
+        context.progress = lambda: 0.0
+        for live, lr in ((0, 0.5), (4, 0.5), (16, 0.25), (1, 1.0)):
+            arena.counters.store("workers", live)
+            assert context.lr() == pytest.approx(lr)
