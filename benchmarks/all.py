@@ -33,6 +33,7 @@ MEANS = {
     "met": "every limit that we set ourselves is kept",
     "missed": "a limit that we set ourselves is missed",
     "not_measurable": "others used the machine meanwhile, so times say nothing",
+    "cannot_be_told": "the repeats are too few, or too far apart",
     "failed": "the script ended with an error",
 }
 MODES = {

@@ -1,59 +1,36 @@
 """Training speed of small worker mixes: tokens per second, and time to the same held-out loss.
 
-    python benchmarks/speedup.py           the table of the README, under 30 minutes
+    python benchmarks/speedup.py           the table of the README, under 40 minutes
     python benchmarks/speedup.py --quick   throughput, step split and memory, under 5 minutes
-    python benchmarks/speedup.py --full    also a loss that takes serial training 3,000 steps
-    python benchmarks/speedup.py --tune    search the settings, and write speedup_settings.json
+    python benchmarks/speedup.py --full    also a lower loss
+    python benchmarks/speedup.py --tune    search the settings of the trainings to a loss
 
 Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256. Throughput is at B 8 beside
 the xlstm package (its xLSTMLarge with native kernels and AdamW): one process with one and two
 threads, and two processes that share the model by `share_memory()` with plain in-place adds.
-Time to a loss counts training time only; each strategy runs at the settings the search found:
-rate, batch size, and the amount of text after which its cosine schedule ends.
+Time to a loss counts training time only; each strategy and optimizer runs at the settings that a
+search found (`training/time_to_loss.py`), for five seeds, and pairs of runs give intervals.
 All variants take turns; numbers are medians over turns or seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
 from language_models import xlstm_package
-from training.recording import HeldOut, Recorded, count_parameters, model_file, record, step_shares
-
-from mlxhog import TrainConfig
-
-SETTINGS = Path(__file__).with_name("speedup_settings.json")
-TARGET = 1.8
-FULL_TARGET, FULL_TIMES = 1.45, 5.0  # a lower loss, and how many times the tokens it is given
-RATES = (1e-3, 1.5e-3, 3e-3)
-BATCHES = (2, 4)
-SEEDS = (1, 2, 3)
-SEARCH_TOKENS = 1_200_000  # every setting is tried with as much text
-MARGIN = 0.02  # bits per byte that the chosen amount of text has to end below the target
-SHORTER = 0.85  # the amount is cut by this factor as long as that holds
+from training.recording import count_parameters, model_file, record, step_shares
+from training.time_to_loss import ARMS, Pair, Race, Target
 
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "serial 1 thread": {"strategy": "serial", "workers": "torch:cpu", "threads": 1},
-    "serial 2 threads": {"strategy": "serial", "workers": "torch:cpu", "threads": 2},
-    "sync torch+torch": {"strategy": "sync", "workers": TORCH, "threads": 1},
-    "sync mlx+torch": {"strategy": "sync", "workers": BOTH, "threads": 1},
-    "hogwild plain torch+torch": {"workers": TORCH, "threads": 1, "predict": "none"},
-    "hogwild predicted torch+torch": {"workers": TORCH, "threads": 1, "predict": "own"},
-    "hogwild predicted mlx+torch": {"workers": BOTH, "threads": 1, "predict": "own"},
-}
-# Variants that differ in threads or backends only share the settings found for one of them.
-TUNED_AS = {
-    "serial 2 threads": "serial 1 thread",
-    "sync mlx+torch": "sync torch+torch",
-    "hogwild predicted mlx+torch": "hogwild predicted torch+torch",
-}
+TARGET, LOWER = Target(1.8, 600_000), Target(1.6, 1_500_000)
+SEEDS = (1, 2, 3, 4, 5)
+RACED = (*(("muon", arm) for arm in ARMS), ("adamw", "serial 1 thread"), ("adamw", "hogwild"))
+"""Optimizer and arm of every training to a loss."""
+LOCK_FREE = "muon hogwild"
 
 
 def main() -> int:
@@ -64,10 +41,12 @@ def main() -> int:
     mode = parser.add_mutually_exclusive_group()
     for flag in ("quick", "full", "tune"):
         mode.add_argument(f"--{flag}", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     if chosen.tune:
-        return tune(chosen.seed)
+        race = Race(TARGET)
+        for optimizer in ("muon", "adamw"):
+            race.tune(optimizer)
+        return 0
     wait_until_quiet()
     watch, cpu = LoadWatch(), own_cpu_s()
     claims: list[Claim] = []
@@ -76,9 +55,9 @@ def main() -> int:
         part(claims, results, quick=chosen.quick)
     if not chosen.quick:
         default_command(claims, results)
-        time_to_loss(claims, results, target=TARGET, seeds=SEEDS, full=False)
+        time_to_loss(claims, results, TARGET)
     if chosen.full:
-        time_to_loss(claims, results, target=FULL_TARGET, seeds=SEEDS[:2], full=True)
+        time_to_loss(claims, results, LOWER)
     return finish(
         "speedup",
         claims,
@@ -194,120 +173,28 @@ def default_command(claims: list[Claim], results: dict[str, Any]) -> None:
 # -- time to a loss -------------------------------------------------------------------------------
 
 
-def one_run(name: str, seed: int, settings: dict[str, Any], times: float = 1.0) -> Recorded:
-    """Train a variant at some settings, keeping its parameters."""
-    options = {**settings, "tokens": int(times * settings["tokens"]), "seed": seed}
-    return record(keep_params=True, **VARIANTS[name], **options)
-
-
-def time_to_loss(
-    claims: list[Claim],
-    results: dict[str, Any],
-    *,
-    target: float,
-    seeds: tuple[int, ...],
-    full: bool,
-) -> None:
-    """Seconds of training until held-out bits per byte fall to the target."""
-    settings = json.loads(SETTINGS.read_text())["settings"]
-    held_out = HeldOut(TrainConfig())
-    names = (
-        ["serial 1 thread", "serial 2 threads", "sync torch+torch", "hogwild predicted torch+torch"]
-        if full
-        else list(VARIANTS)
-    )
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for seed in seeds:
-        for name in names:
-            chosen = settings[TUNED_AS.get(name, name)]
-            run = one_run(name, seed, chosen, FULL_TIMES if full else 1.0)
-            crossing = held_out.crossing(run.points, target)
-            took = crossing[0] if crossing else float("inf")
-            times[name].append(took)
-            print(f"  seed {seed}  {name:32} {took:6.1f} s  {run.result.tokens_per_s:7,.0f} tok/s")
-    print(f"\nseconds to {target} bits per byte (median, range)")
+def time_to_loss(claims: list[Claim], results: dict[str, Any], target: Target) -> None:
+    """Seconds of training until held-out bits per byte fall to the target, for every arm."""
+    race = Race(target)
+    times: dict[str, list[float]] = {f"{opt} {arm}": [] for opt, arm in RACED}
+    for seed in SEEDS:
+        for optimizer, arm in RACED if seed % 2 else reversed(RACED):
+            times[f"{optimizer} {arm}"].append(race.seconds(arm, optimizer, seed))
+    print(f"\nseconds to {target.bits} bits per byte (median, range)")
     for name, values in times.items():
         sample = Sample.of(values)
-        print(f"  {name:32} {sample.median:6.1f}  ({sample.low:.1f} - {sample.high:.1f})")
-    results[f"seconds to {target}"] = {name: Sample.of(values) for name, values in times.items()}
-
-    def ratio(slow: str, fast: str) -> float:
-        return median(x / y for x, y in zip(times[slow], times[fast], strict=True))
-
-    lock_free = "hogwild predicted torch+torch"
-    claims += [
-        Claim(
-            f"serial 1 thread / {lock_free}, to {target}",
-            ratio("serial 1 thread", lock_free),
-            ">=",
-            1.75 if full else 1.6,
-        ),
-        Claim(
-            f"serial 2 threads / {lock_free}, to {target}",
-            ratio("serial 2 threads", lock_free),
-            ">=",
-            1.0,
-        ),
-    ]
-    if not full:
-        claims.append(
-            Claim(
-                "mlx+torch: sync / hogwild predicted",
-                ratio("sync mlx+torch", "hogwild predicted mlx+torch"),
-                ">=",
-                1.3,
-            )
-        )
-
-
-def tune(seed: int) -> int:
-    """Search each variant's settings and write them to `SETTINGS`; what stands there is kept.
-
-    First every rate and batch size at one amount of text, scored by the final held-out loss; then,
-    at the best, less and less text as long as the run still ends below the target.
-    """
-    held_out = HeldOut(TrainConfig())
-    document = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
-    trials: list[dict[str, Any]] = document.get("trials", [])
-    best: dict[str, dict[str, Any]] = document.get("settings", {})
-
-    def trial(name: str, **settings: Any) -> float:
-        for known in trials:
-            if known == {"variant": name, **settings, "bits_per_byte": known["bits_per_byte"]}:
-                return float(known["bits_per_byte"])
-        run = one_run(name, seed, settings)
-        params = run.points[-1].params
-        assert params is not None
-        bits = held_out.bits_per_byte(params)
-        trials.append({"variant": name, **settings, "bits_per_byte": round(bits, 4)})
-        print(json.dumps(trials[-1]), flush=True)
-        write()
-        return bits
-
-    def write() -> None:
-        record = {"target": TARGET, "seed": seed, "settings": best, "trials": trials}
-        SETTINGS.write_text(json.dumps(record, indent=1) + "\n")
-
-    for name in VARIANTS:
-        if name in TUNED_AS or name in best:
-            continue
-        grid = [(lr, batch_size) for batch_size in BATCHES for lr in RATES]
-        scores = {
-            point: trial(name, lr=point[0], batch_size=point[1], tokens=SEARCH_TOKENS)
-            for point in grid
-        }
-        lr, batch_size = min(scores, key=lambda point: scores[point])
-        bits, tokens = scores[lr, batch_size], SEARCH_TOKENS
-        while bits > TARGET - MARGIN:  # too little text: more
-            tokens = int(tokens / SHORTER)
-            bits = trial(name, lr=lr, batch_size=batch_size, tokens=tokens)
-        while trial(name, lr=lr, batch_size=batch_size, tokens=int(tokens * SHORTER)) <= (
-            TARGET - MARGIN
-        ):
-            tokens = int(tokens * SHORTER)
-        best[name] = {"lr": lr, "batch_size": batch_size, "tokens": tokens}
-        write()
-    return 0
+        line = f"  {name:32} {sample.median:6.1f}  ({sample.low:.1f} - {sample.high:.1f})"
+        print(line + ("" if name == LOCK_FREE else f"   {Pair.of(times[LOCK_FREE], values)}"))
+    print(f"  (behind each: how many times sooner {LOCK_FREE} is)")
+    results[f"seconds to {target.bits}"] = {name: Sample.of(v) for name, v in times.items()}
+    for rival, least in (
+        ("muon serial 1 thread", 1 / 0.58),
+        ("muon serial 2 threads", 1.0),
+        ("muon sync by speed", 0.95),
+        ("adamw hogwild", 1.5),
+    ):
+        pair = Pair.of(times[LOCK_FREE], times[rival])
+        claims.append(pair.claim(f"{rival} / {LOCK_FREE}, to {target.bits}", least))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The frame of every benchmark: machine, load, claims and exit code.
 
 A script measures, lists `Claim`s, and ends with `raise SystemExit(finish(...))`: a table, then one
-JSON line; exit code 0 (met), 1 (missed) or 3 (not measurable on a machine that others keep busy).
+JSON line; exit code 0 (met), 1 (missed) or 3 (not measurable on a machine that others keep busy, or
+not to be told from so few repeats).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-MET, MISSED, NOT_MEASURABLE = "met", "missed", "not_measurable"
-EXIT_CODES = {MET: 0, MISSED: 1, NOT_MEASURABLE: 3}
+MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
+EXIT_CODES = {MET: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
 
 
@@ -36,6 +37,7 @@ class Claim:
         relation: "<=" or ">=" or "==".
         limit: what `value` must be in relation to.
         timing: False for a claim that holds on a busy machine as well (a count).
+        interval: where the value lies by its repeats; None for a number without one.
     """
 
     name: str
@@ -43,13 +45,26 @@ class Claim:
     relation: str
     limit: float
     timing: bool = True
+    interval: tuple[float, float] | None = None
 
     @property
     def met(self) -> bool:
-        """Whether the value keeps the limit; NaN keeps none."""
+        """Whether the value, with all of its interval, keeps the limit; NaN keeps none."""
+        return all(map(self._keeps, self.interval or (self.value,)))
+
+    @property
+    def ended(self) -> str:
+        """How it ended: met, missed, or not to be told where its interval holds the limit."""
+        if self.met:
+            return MET
+        ends = self.interval or (self.value,)
+        unknown = any(map(math.isnan, ends)) and not math.isnan(self.value)
+        return UNTOLD if unknown or any(map(self._keeps, ends)) else MISSED
+
+    def _keeps(self, value: float) -> bool:
         if self.relation == "<=":
-            return self.value <= self.limit
-        return self.value >= self.limit if self.relation == ">=" else self.value == self.limit
+            return value <= self.limit
+        return value >= self.limit if self.relation == ">=" else value == self.limit
 
 
 @dataclass(frozen=True)
@@ -214,12 +229,13 @@ def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
 
 
 def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
-    """Missed if a count is wrong; else not measurable if others spoilt timings; else all or not."""
-    if any(not claim.met for claim in claims if not claim.timing):
+    """Missed if a count is wrong; else not measurable if others spoilt timings; else the worst."""
+    if any(claim.ended == MISSED for claim in claims if not claim.timing):
         return MISSED
     if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
         return NOT_MEASURABLE
-    return MET if all(claim.met for claim in claims) else MISSED
+    ends = {claim.ended for claim in claims}
+    return next((ended for ended in (MISSED, UNTOLD) if ended in ends), MET)
 
 
 def finish(
@@ -241,11 +257,11 @@ def finish(
     """
     ended = verdict(claims, others_load=others_load)
     print()
+    marks = {MET: "met   ", MISSED: "MISSED", UNTOLD: "untold"}
     for claim in claims:
-        mark = "met   " if claim.met else "MISSED"
-        print(
-            f"  {mark}  {claim.name}: {claim.value:.4g} (wanted {claim.relation} {claim.limit:g})"
-        )
+        within = "" if claim.interval is None else " ({:.4g} to {:.4g})".format(*claim.interval)
+        wanted = f"wanted {claim.relation} {claim.limit:g}"
+        print(f"  {marks[claim.ended]}  {claim.name}: {claim.value:.4g}{within} ({wanted})")
     if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
         print(
             f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
@@ -271,7 +287,7 @@ def _plain(value: Any) -> Any:
         return _plain(asdict(value))
     if isinstance(value, float) and math.isnan(value):
         return None
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

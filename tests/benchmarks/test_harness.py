@@ -53,6 +53,24 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
     assert ("busy machine" in printed) == (others_load > 0.1)
 
 
+@pytest.mark.parametrize(
+    ("interval", "ended"),
+    [
+        ((1.2, 1.5), "met"),
+        ((1.0, 1.5), "cannot_be_told"),
+        ((1.0, 1.1), "missed"),
+        ((float("nan"), float("nan")), "cannot_be_told"),
+    ],
+)
+def test_an_interval_that_holds_the_limit_tells_nothing(
+    harness: Any, interval: tuple[float, float], ended: str
+) -> None:
+    claim = harness.Claim("sooner", 1.3, ">=", 1.2, interval=interval)
+    assert claim.ended == ended
+    assert harness.verdict([claim], others_load=0.0) == ended
+    assert harness.verdict([claim, *claims(harness, time=1.2, lost=0)], others_load=0.0) == "missed"
+
+
 def test_our_own_work_is_not_others_load(harness: Any) -> None:
     import time
 

@@ -1,0 +1,220 @@
+"""Seconds of training until a held-out loss: what trains, at which settings, and who is sooner.
+
+Every arm runs at settings that a search found for it: step size and momentum first, then the amount
+of text after which its schedule ends, as little as still ends below the target. The search counts
+text and no time, so a busy machine does not change what it finds.
+
+Two arms are compared seed by seed, in runs beside each other: the geometric mean of the ratios of
+their times, its 95 % interval by Student's t, and the two-sided p-value of a ratio of one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.claims import Claim
+from training.recording import HeldOut, Recorded, record
+
+from mlxhog import TrainConfig
+
+SETTINGS = Path(__file__).parent.with_name("time_to_loss_settings.json")
+UNTOLD = "cannot be told"
+MARGIN = 0.05  # bits per byte that the chosen amount of text has to end below the target
+SHORTER = 0.85  # the amount is cut by this factor as long as that holds
+
+TORCH = {"workers": "torch:cpu*2", "threads": 1}
+BOTH = {"workers": "mlx:cpu,torch:cpu", "threads": 1}
+SPEED = {"strategy": "sync", "sync_shares": "speed"}
+ARMS: dict[str, dict[str, Any]] = {
+    "serial 1 thread": {"strategy": "serial", "workers": "torch:cpu", "threads": 1},
+    "serial 2 threads": {"strategy": "serial", "workers": "torch:cpu", "threads": 2},
+    "sync": {"strategy": "sync", **TORCH},
+    "sync by speed": {**SPEED, **TORCH},
+    "hogwild": {"strategy": "hogwild", **TORCH},
+    "sync by speed mlx+torch": {**SPEED, **BOTH},
+    "hogwild mlx+torch": {"strategy": "hogwild", **BOTH},
+}
+# Arms that differ in threads, shares or backends only have the settings found for one of them.
+TUNED_AS = {
+    "serial 2 threads": "serial 1 thread",
+    "sync by speed": "sync",
+    "sync by speed mlx+torch": "sync",
+    "hogwild mlx+torch": "hogwild",
+}
+
+
+def grid(*rates: float, **momenta: Sequence[float]) -> tuple[dict[str, Any], ...]:
+    """Every step size with every momentum."""
+    points: list[dict[str, Any]] = [{"lr": lr} for lr in rates]
+    for name, values in momenta.items():
+        points = [{**point, name: value} for value in values for point in points]
+    return tuple(points)
+
+
+GRIDS: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
+    "adamw": {
+        arm: grid(7e-4, 1e-3, 1.5e-3, 2e-3) for arm in ("serial 1 thread", "sync", "hogwild")
+    },
+    "muon": {
+        "serial 1 thread": grid(2.7e-3, 4e-3, 6e-3),
+        "sync": grid(4e-3, 6e-3, 9e-3, beta1=(0.8, 0.7)),
+        "hogwild": grid(2e-3, 3e-3, 4.5e-3),
+    },
+}
+COMMON = {"batch_size": 2, "schedule": "cosine"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loss to reach.
+
+    Attributes:
+        bits: held-out bits per byte.
+        tokens: text with which the points of a grid are tried.
+        eval_tokens: held-out text of one evaluation.
+    """
+
+    bits: float
+    tokens: int
+    eval_tokens: int = 65_536
+
+    def settings(self, optimizer: str, arm: str) -> dict[str, Any]:
+        """What the search found for an arm.
+
+        Raises:
+            SystemExit: nothing was searched.
+        """
+        searched = _document().get(self._key, {}).get(optimizer, {}).get("settings", {})
+        name = TUNED_AS.get(arm, arm)
+        if name not in searched:
+            raise SystemExit(
+                f"no settings were searched for {optimizer}, {name}, {self.bits} bits per byte; "
+                "run this script with --tune"
+            )
+        chosen: dict[str, Any] = searched[name]
+        return chosen
+
+    @property
+    def _key(self) -> str:
+        return f"{self.bits:g}"
+
+
+def run_arm(arm: str, optimizer: str, seed: int, options: Mapping[str, Any]) -> Recorded:
+    """Train with some options, keeping the parameters of every moment."""
+    chosen = {**COMMON, **ARMS[arm], "optimizer": optimizer, "seed": seed, **options}
+    return record(keep_params=True, **chosen)
+
+
+class Race:
+    """Runs of arms to one target, and their times."""
+
+    def __init__(self, target: Target) -> None:
+        """Open the held-out text."""
+        self.target = target
+        self._held_out = HeldOut(TrainConfig(), target.eval_tokens)
+
+    def seconds(self, arm: str, optimizer: str, seed: int, **options: Any) -> float:
+        """Train an arm at its settings; infinity where it does not reach the target."""
+        chosen = {**self.target.settings(optimizer, arm), **options}
+        run = run_arm(arm, optimizer, seed, chosen)
+        crossing = self._held_out.crossing(run.points, self.target.bits)
+        took = crossing[0] if crossing else math.inf
+        speed = f"{run.result.tokens_per_s:7,.0f} tok/s"
+        print(f"  seed {seed}  {optimizer:6} {arm:24} {took:6.1f} s  {speed}", flush=True)
+        return took
+
+    def tune(self, optimizer: str) -> None:
+        """Search the settings of every arm, and write them down; known trials are not repeated."""
+        document = _document()
+        kept = document.setdefault(self.target._key, {}).setdefault(optimizer, {})
+        trials: list[dict[str, Any]] = kept.setdefault("trials", [])
+
+        def trial(arm: str, tokens: int, point: Mapping[str, Any]) -> float:
+            key = {"arm": arm, "tokens": tokens, **point}
+            for known in trials:
+                if known == {**key, "bits_per_byte": known["bits_per_byte"]}:
+                    return float(known["bits_per_byte"])
+            params = run_arm(arm, optimizer, 0, {**point, "tokens": tokens}).points[-1].params
+            assert params is not None
+            trials.append({**key, "bits_per_byte": round(self._held_out.bits_per_byte(params), 4)})
+            print(json.dumps(trials[-1]), flush=True)
+            _write(document)
+            return float(trials[-1]["bits_per_byte"])
+
+        limit = self.target.bits - MARGIN
+        for arm, points in GRIDS[optimizer].items():
+            scores = [trial(arm, self.target.tokens, point) for point in points]
+            best, tokens = points[scores.index(min(scores))], self.target.tokens
+            if min(scores) > limit:
+                while trial(arm, tokens, best) > limit:
+                    tokens = int(tokens / SHORTER)
+            else:
+                while trial(arm, int(tokens * SHORTER), best) <= limit:
+                    tokens = int(tokens * SHORTER)
+            kept.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
+            _write(document)
+
+
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
+    return document
+
+
+def _write(document: Mapping[str, Any]) -> None:
+    SETTINGS.write_text(json.dumps(document, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How many times sooner one arm is than another, by runs in pairs.
+
+    Attributes:
+        ratio: geometric mean of the other's times over the arm's own; above 1 it is sooner.
+        low: lower end of the 95 % interval of that ratio; NaN for a single pair.
+        high: its upper end.
+        p: two-sided p-value of a ratio of 1; NaN for a single pair.
+        pairs: how many there were.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    p: float
+    pairs: int
+
+    @classmethod
+    def of(cls, own: Sequence[float], others: Sequence[float]) -> Pair:
+        """Compare times in the order of their seeds; one that is infinite tells nothing."""
+        from scipy import stats
+
+        logs = [math.log(o) - math.log(s) for s, o in zip(own, others, strict=True)]
+        if not all(map(math.isfinite, logs)):
+            return cls(math.nan, math.nan, math.nan, math.nan, len(logs))
+        mean = sum(logs) / len(logs)
+        if len(logs) < 2:
+            return cls(math.exp(mean), math.nan, math.nan, math.nan, len(logs))
+        test = stats.ttest_1samp(logs, 0.0)
+        low, high = test.confidence_interval(0.95)
+        return cls(math.exp(mean), math.exp(low), math.exp(high), float(test.pvalue), len(logs))
+
+    def claim(self, name: str, least: float) -> Claim:
+        """The claim that the arm is sooner by some factor."""
+        return Claim(name, self.ratio, ">=", least, interval=(self.low, self.high))
+
+    @property
+    def verdict(self) -> str:
+        """`sooner` or `later` where the interval lies on one side of 1."""
+        if self.low > 1:
+            return "sooner"
+        return "later" if self.high < 1 else UNTOLD
+
+    def __str__(self) -> str:
+        """Ratio, interval, p and verdict in one line."""
+        return (
+            f"{self.ratio:.2f}x ({self.low:.2f} - {self.high:.2f}, p {self.p:.2g}): {self.verdict}"
+        )

@@ -1,0 +1,77 @@
+"""Trainings to a loss: their settings, what slows them, and what can be told from their times."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from mlxhog import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def unequal(load: Any) -> Any:
+    return load("unequal_workers")
+
+
+@pytest.fixture(scope="module")
+def races(load: Any) -> Any:
+    return load("training.time_to_loss")
+
+
+def test_every_arm_has_settings_and_is_a_run_that_can_be(
+    load: Any, unequal: Any, races: Any
+) -> None:
+    speedup = load("speedup")
+    slowed = [
+        (scale.target, optimizer, arm, slow)
+        for scale in (unequal.QUICK, unequal.FULL)
+        for optimizer in scale.optimizers
+        for condition in scale.conditions.values()
+        for arm, slow in unequal.arms_under(condition).items()
+    ]
+    raced = [(speedup.TARGET, optimizer, arm, None) for optimizer, arm in speedup.RACED]
+    for target, optimizer, arm, slow in [*slowed, *raced]:
+        settings = target.settings(optimizer, arm)
+        options = {**races.COMMON, **races.ARMS[arm], **settings, "slow": slow}
+        TrainConfig(optimizer=optimizer, **options)
+
+
+def test_settings_that_nobody_searched_are_asked_for(races: Any) -> None:
+    with pytest.raises(SystemExit, match=r"no settings were searched for muon, hogwild, 1\.2 bits"):
+        races.Target(1.2, 1000).settings("muon", "hogwild mlx+torch")
+
+
+def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_are(
+    unequal: Any,
+) -> None:
+    arms = {name: unequal.arms_under(slow) for name, slow in unequal.QUICK.conditions.items()}
+    assert "serial 1 thread" not in arms["one 4x slower"]
+    assert arms["random sleeps"]["serial 1 thread"] == "0=random:0.1:6"
+    assert all("sync by speed" in of_condition for of_condition in arms.values())
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "verdict"),
+    [
+        ([1.0, 2.0, 1.5], [1.5, 3.1, 2.2], "sooner"),
+        ([1.5, 3.1, 2.2], [1.0, 2.0, 1.5], "later"),
+        ([1.0, 2.0, 1.5], [1.3, 1.8, 1.6], "cannot be told"),
+        ([1.0, 2.0, 1.5], [1.5, 3.0, math.inf], "cannot be told"),
+        ([1.0], [2.0], "cannot be told"),
+    ],
+)
+def test_pairs_tell_who_is_sooner_where_their_interval_does(
+    races: Any, own: list[float], others: list[float], verdict: str
+) -> None:
+    assert races.Pair.of(own, others).verdict == verdict
+
+
+def test_a_pair_has_the_interval_and_p_value_of_students_t(races: Any) -> None:
+    pair = races.Pair.of([1.0, 1.0, 1.0], [math.exp(k) for k in (0.1, 0.2, 0.3)])
+    # Mean 0.2, standard error 0.1 / sqrt(3), 4.3027 of them to either side for two degrees.
+    assert math.log(pair.ratio) == pytest.approx(0.2)
+    assert math.log(pair.low) == pytest.approx(0.2 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
+    assert pair.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641
+    assert pair.claim("sooner", 1.1).ended == "cannot_be_told"
