@@ -132,8 +132,8 @@ class Elastic:
         writers = kernel_choice.choose_writers(plan.config, together, record)
         if (writers.gpu_write, writers.write) != (plan.writers.gpu_write, plan.writers.write):
             raise ConfigError(
-                f"{', '.join(backends)} cannot join: the run writes with gpu_write={plan.writers.gpu_write} and "
-                f"write={plan.writers.write}, beside it that would have to be "
+                f"{', '.join(backends)} cannot join: the run writes with "
+                f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, beside it that would have to be "
                 f"{writers.gpu_write} and {writers.write}; start a run with all of them"
             )
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
