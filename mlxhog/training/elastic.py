@@ -133,8 +133,9 @@ class Elastic:
         if (writers.gpu_write, writers.write) != (plan.writers.gpu_write, plan.writers.write):
             raise ConfigError(
                 f"{', '.join(backends)} cannot join: the run writes with "
-                f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, beside it that "
-                f"would have to be {writers.gpu_write} and {writers.write}; start a run with all of them"
+                f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, but beside "
+                f"it that would have to be {writers.gpu_write} and {writers.write}; start a run "
+                "with all of them"
             )
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
         if on_gpu > plan.gpu_share.workers:
