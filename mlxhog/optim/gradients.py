@@ -77,12 +77,12 @@ class GradientSum:
 
     def grads(self) -> dict[str, Float32 | Rows]:
         """The sum, with each touched row once."""
-        found: dict[str, Float32 | Rows] = dict(self._dense)
+        total: dict[str, Float32 | Rows] = dict(self._dense)
         for name, parts in self._rows.items():
             index = np.concatenate([part.index for part in parts])
             values = np.concatenate([part.values for part in parts])
-            found[name] = Rows(index, values).coalesced()
-        return found
+            total[name] = Rows(index, values).coalesced()
+        return total
 
 
 def global_norm(grads: Grads) -> float:

@@ -259,12 +259,12 @@ def _batches(
 ) -> Iterator[list[tuple[Slot, Float32]]]:
     """Cut into runs of at least this many floats, large matrices first."""
     batch: list[tuple[Slot, Float32]] = []
-    held = 0
+    size = 0
     for slot, grad in sorted(pairs, key=lambda pair: (-pair[0].size, pair[0].offset)):
         batch.append((slot, grad))
-        held += slot.size
-        if held >= floats:
+        size += slot.size
+        if size >= floats:
             yield batch
-            batch, held = [], 0
+            batch, size = [], 0
     if batch:
         yield batch

@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="name of one subject")
     parser.add_argument("--keep", type=Path, help="folder for the files of failures")
-    wanted = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("error")
 
     def hang(number: int, frame: FrameType | None) -> None:
@@ -107,24 +107,24 @@ def main() -> int:
     if pages:
         limit = pages * resource.getpagesize() + ROOM_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-    subjects = [s for s in SUBJECTS if wanted.only in (None, s.name)]
+    subjects = [s for s in SUBJECTS if options.only in (None, s.name)]
     shares = sum(subject.weight for subject in subjects)
     failures = total = 0
     spent = {}
     for subject in subjects:
         began = time.process_time()
         with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
-            count = -(-wanted.mutations * subject.weight // shares)
-            for failure in cases_of(subject, wanted.seed, Path(folder), count):
+            count = -(-options.mutations * subject.weight // shares)
+            for failure in cases_of(subject, options.seed, Path(folder), count):
                 total += 1
                 if failure is not None:
                     failures += 1
                     print(json.dumps(asdict(failure)), flush=True)
-                    if wanted.keep:
+                    if options.keep:
                         (path,) = [p for p in Path(folder).rglob(failure.file) if p.is_file()][:1]
-                        wanted.keep.mkdir(exist_ok=True)
+                        options.keep.mkdir(exist_ok=True)
                         name = f"{subject.name} {failure.number} {path.name}".replace("/", "_")
-                        (wanted.keep / name).write_bytes(path.read_bytes())
+                        (options.keep / name).write_bytes(path.read_bytes())
         spent[subject.name] = round(time.process_time() - began, 2)
     print(json.dumps({"mutations": total, "failures": failures, "cpu_s": spent}), flush=True)
     return 1 if failures else 0

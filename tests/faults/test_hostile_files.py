@@ -386,13 +386,13 @@ def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
 def test_an_edited_study_is_refused_by_field(
     tmp_path: Path, before: str, after: str, said: str
 ) -> None:
-    held = store.create(tmp_path, "s", study.Study(candidates=("gated-conv",)).to_dict())
-    path = held.directory / "study.yaml"
+    stored = store.create(tmp_path, "s", study.Study(candidates=("gated-conv",)).to_dict())
+    path = stored.directory / "study.yaml"
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))
     with pytest.raises(StudyError) as caught:
-        study.read(held)
+        study.read(stored)
     assert said in str(caught.value)
 
 
@@ -434,10 +434,10 @@ def test_a_damaged_record_of_doctor_permits_nothing(
         inner = inner[key]
     inner[path[-1]] = value
     file.write_text(json.dumps(record))
-    found = verdicts.load(tmp_path, loaders.MAC)
-    assert not found.found
-    assert "is damaged" in found.gpu_write(["mlx:gpu"]).reason
-    assert not found.kernels("mlx").ok
+    record = verdicts.load(tmp_path, loaders.MAC)
+    assert not record.found
+    assert "is damaged" in record.gpu_write(["mlx:gpu"]).reason
+    assert not record.kernels("mlx").ok
     for content in (b"[" * 100_000, b"\xff", b"NaN", b"[]", b"null"):
         file.write_bytes(content)
         assert not verdicts.load(tmp_path, loaders.MAC).found

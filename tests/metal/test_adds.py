@@ -69,15 +69,15 @@ def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
         pytest.skip("this CPU has no compare-and-swap of four floats")
     if kernel == "rows":
         n -= n % WIDTH
-    found, wanted = concurrent_adds(kernel, workers, n)
-    np.testing.assert_array_equal(found, wanted)
+    floats, expected = concurrent_adds(kernel, workers, n)
+    np.testing.assert_array_equal(floats, expected)
 
 
 @pytest.mark.slow
 def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
-    found, wanted = concurrent_adds("racy", 2, (1 << 20) + TAIL)
-    assert found.max() <= wanted
-    lost = updates.lost_update_rate(found, wanted)
+    floats, expected = concurrent_adds("racy", 2, (1 << 20) + TAIL)
+    assert floats.max() <= expected
+    lost = updates.lost_update_rate(floats, expected)
     print(f"racy adds of two workers: {100 * lost:.3f} % lost")
     assert 0 <= lost < 0.2
 

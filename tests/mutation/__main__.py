@@ -173,12 +173,12 @@ def check_imports(
     files = {fault.module: (copy / fault.file).resolve() for fault in faults}
     files["mlxhog._native"] = native.resolve()
     command = [sys.executable, "-c", ORIGINS, *files]
-    found = subprocess.run(
+    process = subprocess.run(
         command, cwd=copy, env=environment, capture_output=True, text=True, check=False
     )
-    if found.returncode:
-        raise RuntimeError(found.stderr[-2000:])
-    origins: dict[str, str] = json.loads(found.stdout)
+    if process.returncode:
+        raise RuntimeError(process.stderr[-2000:])
+    origins: dict[str, str] = json.loads(process.stdout)
     for module, file in files.items():
         if Path(origins[module]) != file:
             raise RuntimeError(

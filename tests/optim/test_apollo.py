@@ -86,12 +86,12 @@ class Trajectory:
 def trajectories(case: str) -> list[Trajectory]:
     data = np.load(GOLDEN / f"{case}.npz")
     config = json.loads(str(data["config"]))
-    found: list[Trajectory] = []
+    trajectories: list[Trajectory] = []
     for group in config["groups"]:
         for _ in group["shapes"]:
-            key = f"p{len(found)}_"
+            key = f"p{len(trajectories)}_"
             options = {**config["opt"], **group}
-            found.append(
+            trajectories.append(
                 Trajectory(
                     *(data[key + name] for name in ("init", "grads", "params")),
                     (data[key + "exp_avg"], data[key + "exp_avg_sq"]),
@@ -101,7 +101,7 @@ def trajectories(case: str) -> list[Trajectory]:
                     options["lr"],
                 )
             )
-    return found
+    return trajectories
 
 
 def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:

@@ -13,19 +13,19 @@ from mlxhog.optim.gradients import Float32, GradientSum, Rows
 
 def dense(rows: Rows, n_rows: int) -> Float32:
     """The same gradient as a dense array."""
-    found = np.zeros((n_rows, rows.values.shape[1]), np.float32)
-    np.add.at(found, rows.index, rows.values)
-    return found
+    whole = np.zeros((n_rows, rows.values.shape[1]), np.float32)
+    np.add.at(whole, rows.index, rows.values)
+    return whole
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
 def test_coalesced_rows_ascend_and_mean_the_same(index: list[int], width: int) -> None:
     values = np.random.default_rng(0).standard_normal((len(index), width), dtype=np.float32)
     rows = Rows(np.array(index, np.int32), values)
-    found = rows.coalesced()
-    assert found.index.dtype == np.int32
-    np.testing.assert_array_equal(found.index, np.unique(index))
-    np.testing.assert_array_equal(dense(found, 10), dense(rows, 10))
+    once = rows.coalesced()
+    assert once.index.dtype == np.int32
+    np.testing.assert_array_equal(once.index, np.unique(index))
+    np.testing.assert_array_equal(dense(once, 10), dense(rows, 10))
 
 
 def test_rows_that_ascend_are_not_copied() -> None:
