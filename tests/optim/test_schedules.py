@@ -78,17 +78,20 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         at("cosin", 0.5)
 
 
-@pytest.mark.parametrize(("steps", "beta"), [(100, 0.37), (1000, 0.37), (7, 0.5), (3, 0.9)])
+@pytest.mark.parametrize(
+    ("steps", "beta"), [(100, 0.37), (1000, 0.37), (19, 0.37), (7, 0.5), (3, 0.9)]
+)
 def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
     steps: int, beta: float
 ) -> None:
     schedule = schedules.backoff(1.0, steps=steps, beta=beta)
     updates = np.arange(32_000)
-    found = np.array([schedule(0.0, int(k)) for k in updates])
-    length = [np.count_nonzero(np.isclose(found, beta**stage)) for stage in range(4)]
+    sizes = np.array([schedule(0.0, int(k)) for k in updates])
+    length = [np.count_nonzero(np.isclose(sizes, beta**stage)) for stage in range(4)]
+    assert length[0] == steps
     for stage in range(4):
         assert abs(length[stage] - steps / beta**stage) <= 1
-    assert (np.diff(found) <= 0).all()
+    assert (np.diff(sizes) <= 0).all()
 
 
 @pytest.mark.parametrize("name", ["backoff", "inverse"])

@@ -202,6 +202,18 @@ def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
         assert resumed.counters.load("steps") == STEPS - 4
 
 
+def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once() -> None:
+    kept = {"steps": [2, 2], "tokens": [20, 20], "updates": [2, 2]}
+    rest = {"first_ticket": 4, "averagings": 0, "every": None}
+    with new_arena(2) as arena:
+        arena.counters.store("version", 4)
+        runs(2).begin(arena, {**kept, **rest})
+        one = worker(arena, 1)
+        one.context.budget = Budget(tokens=60, tokens_before=40)
+        one.context.schedule = lambda progress, update: 1.0 - progress
+        assert one._lr() == pytest.approx(0.6)
+
+
 def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
     """Let each worker step so often, if no averaging holds it up."""
     for slot, steps in zip((1, 2), own_steps, strict=True):

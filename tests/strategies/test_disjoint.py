@@ -188,6 +188,15 @@ def test_groups_of_equal_layers_are_of_about_the_same_size() -> None:
     assert max(sizes) < 2 * min(sizes)
 
 
+@pytest.mark.parametrize("model", MIXED)
+def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
+    cells = [
+        {block.cell for block in group} - {None}
+        for group in block_groups(load_architecture(model), 3)
+    ]
+    assert (cells.count({"mlstm"}), cells.count({"slstm"})) == (3, 1)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
     cfg = load_architecture(model)

@@ -14,6 +14,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger, Position
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Outcome
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import context, strategy
 
@@ -90,6 +91,39 @@ def test_a_resumed_budget_passes_over_tickets_that_are_done(
         one = worker(arena, 1)
         assert take_steps(one) == expected
         assert HOGWILD.steps_done(arena, one.context.ledger) == steps
+
+
+def test_an_outcome_counts_the_updates_that_landed_since_the_read() -> None:
+    with new_arena() as arena:
+        slow, other = worker(arena, 1), worker(arena, 2)
+        take_step(other, 1.0)
+        lease = slow.claim()
+        assert isinstance(lease, Lease)
+        slow.read()
+        take_step(other, 1.0)
+        take_step(other, 1.0)
+        outcome = slow.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        assert (outcome.staleness, outcome.version) == (2, 4)
+        assert take_step(slow, 1.0).staleness == 0
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(value: float) -> None:
+    with new_arena() as arena:
+        one = worker(arena, 1)
+        outcome = take_step(one, value)
+        assert not outcome.applied
+        assert arena.param("w").tolist() == [0.0] * 4
+        assert (arena.counters.load("version"), one.context.entry.opt_step) == (0, 0)
+        assert take_step(one, 1.0).applied
+        assert (arena.counters.load("version"), one.context.entry.opt_step) == (1, 1)
+
+
+def take_step(worker: HogwildWorker, gradient: float) -> Outcome:
+    lease = worker.claim()
+    assert isinstance(lease, Lease)
+    worker.read()
+    return worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
 def test_without_a_budget_of_steps_tickets_never_end() -> None:

@@ -16,7 +16,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy
-from mlxhog.strategies.round_robin import RoundRobin, RoundRobinWorker
+from mlxhog.strategies.round_robin import _TURN, RoundRobin, RoundRobinWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, strategy
 
@@ -132,6 +132,29 @@ def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is()
             thread.join(30)
         assert resumed.param("w").tolist() == [expected(TURNS, 2)] * 4
         assert resumed.workers.entry(2).staleness_max == 1
+
+
+def test_the_turn_of_a_worker_that_died_behind_its_step_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with new_arena(2) as arena:
+        victim = worker(arena, 1, workers=2)
+        store = victim._words.store
+
+        def die_before_the_turn_is_passed_on(line: int, word: int, value: int) -> None:
+            if (line, word) == (0, _TURN):
+                raise KeyboardInterrupt
+            store(line, word, value)
+
+        monkeypatch.setattr(victim._words, "store", die_before_the_turn_is_passed_on)
+        with pytest.raises(KeyboardInterrupt):
+            take_turns(victim)
+        assert turns(2).steps_done(arena, Ledger(arena)) == 0
+        turns(2).settle(arena, Ledger(arena))
+        assert turns(2).steps_done(arena, Ledger(arena)) == 1
+        assert turns(2).position(arena) == {"turn": 1, "versions": [1, 0]}
+        assert arena.counters.load("version") == 1
+        assert arena.param("w").tolist() == [expected(1, 2)] * 4
 
 
 def together_for(arena: Arena, steps: int) -> list[threading.Thread]:

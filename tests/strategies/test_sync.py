@@ -87,6 +87,16 @@ def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena:
     assert arena.param("w").tolist() == [-LR * 2.0] * 4
 
 
+def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena: Arena) -> None:
+    of = strategy(Sync, clip=1.0)
+    first, second = SyncWorker(context(arena, 1, of)), SyncWorker(context(arena, 2, of))
+    thread = threading.Thread(target=step, args=(first, 2.0), daemon=True)
+    thread.start()
+    step(second, 4.0)  # the mean is 3 in each of four elements, so its norm is 6
+    thread.join(30)
+    np.testing.assert_allclose(arena.param("w"), -LR * 3.0 / 6.0, rtol=1e-5)
+
+
 @pytest.mark.parametrize("counted", [10, 20])
 def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_one(
     arena: Arena, counted: int
