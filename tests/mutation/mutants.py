@@ -47,7 +47,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         [
             ("entry.incarnation = incarnation", "entry.incarnation = 1"),
             ("if entry.state == State.DEAD:", "if entry.state == State.FINISHED:"),
-            ("in (State.STARTING, State.RUNNING):", "in (State.RUNNING,):"),
+            ("(State.STARTING, State.RUNNING", "(State.RUNNING, State.RUNNING"),
             ("_native.sweep_locks(self._lock_words, entry.slot)", "pass"),
             ("self.compute_ns + self.apply_ns", "self.compute_ns + self.wait_ns"),
         ],
