@@ -6,6 +6,7 @@ runs/<utc>-<name>/
   socket             hands the arena to later readers
   run.json           status, pids, versions, machine; replaced by rename
   metrics.jsonl      one line per interval; a torn last line is ignored
+  events.jsonl       one line for each message, sample and checkpoint, with its time
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
 """
@@ -58,6 +59,11 @@ class Run:
     def metrics_path(self) -> Path:
         """Where metrics are appended."""
         return self.directory / "metrics.jsonl"
+
+    @property
+    def events_path(self) -> Path:
+        """Where messages, samples and checkpoints are appended as they happen."""
+        return self.directory / "events.jsonl"
 
     @property
     def samples_path(self) -> Path:
@@ -132,16 +138,11 @@ class Run:
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
-        line = plain_json.dumps(record) + b"\n"
-        with disk_errors(f"writing {self.metrics_path}"), self.metrics_path.open("a+b") as file:
-            end = end_of_last_line(file)
-            file.truncate(end)
-            try:
-                file.write(line)
-                file.flush()
-            except OSError:
-                os.truncate(self.metrics_path, end)
-                raise
+        _append_line(self.metrics_path, record)
+
+    def append_event(self, record: Mapping[str, Any]) -> None:
+        """Append one line to `events.jsonl`, as `append_metrics` does."""
+        _append_line(self.events_path, record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of `metrics.jsonl`, without a torn last one.
@@ -218,6 +219,19 @@ class Run:
         except (OSError, ValueError):
             return {"status": DAMAGED}
         return status if isinstance(status, dict) else {"status": DAMAGED}
+
+
+def _append_line(path: Path, record: Mapping[str, Any]) -> None:
+    line = plain_json.dumps(record) + b"\n"
+    with disk_errors(f"writing {path}"), path.open("a+b") as file:
+        end = end_of_last_line(file)
+        file.truncate(end)
+        try:
+            file.write(line)
+            file.flush()
+        except OSError:
+            os.truncate(path, end)
+            raise
 
 
 def create(root: Path, name: str) -> Run:

@@ -26,6 +26,8 @@ COMMANDS = {
     "join": "add workers to a run while it trains",
     "leave": "let a worker of a running run go",
     "stop": "end a running run from another terminal, with a checkpoint",
+    "watch": "the live table of a run that another terminal trains",
+    "report": "one HTML file about one run or several, with curves, workers and samples",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
@@ -88,7 +90,7 @@ def _only_tells(words: Sequence[str]) -> bool:
     """Whether a command changes and checks nothing, so a reader that leaves had what it wanted."""
     return (
         words in (["classic"], ["mad"])
-        or words[:1] in ([], ["help"], ["runs"], ["analyze"], ["-V"], ["--version"])
+        or words[:1] in ([], ["help"], ["runs"], ["watch"], ["analyze"], ["-V"], ["--version"])
         or words[:2] in (["mad", "show"], ["mad", "board"])
         or not {"-h", "--help", "--dry-run"}.isdisjoint(words)
     )

@@ -63,6 +63,10 @@ class WorkerReport:
         dropped: steps left out because a gradient was not finite.
         memory_bytes: largest resident memory of its process so far.
         staleness: its steps by their staleness, see `Progress`.
+        read_s: time its processes have spent reading parameters, in seconds.
+        compute_s: ... computing gradients.
+        apply_s: ... adding steps.
+        wait_s: ... waiting for other workers or for locks.
     """
 
     slot: int
@@ -77,6 +81,10 @@ class WorkerReport:
     dropped: int
     memory_bytes: int
     staleness: Mapping[int, int] = field(default_factory=dict)
+    read_s: float = 0.0
+    compute_s: float = 0.0
+    apply_s: float = 0.0
+    wait_s: float = 0.0
 
 
 class Activity(Enum):

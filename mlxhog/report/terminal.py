@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -23,6 +23,8 @@ from mlxhog.report.streams import printable
 from mlxhog.report.views import LiveView
 
 SAMPLE_WIDTH = 400
+GAP = 2  # columns between those of the table
+WIDTH = 64  # columns of the bar and the scale, where the terminal has them
 BEST = 1.5  # right end of the scale; a better model sits at the end
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
@@ -46,16 +48,26 @@ class LiveTable(LiveView[Progress]):
 
 def render(progress: Progress, sample: str | None = None) -> RenderableType:
     """Return the picture of a run: budget, losses, scale, workers, sample."""
-    parts: list[RenderableType] = [
-        _heading(progress),
-        Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=64), 0),
-        _losses(progress),
-        *_scale(progress),
-        _workers(progress),
-    ]
-    if sample:
-        parts.append(Text(f"sample> {printable(sample)[:SAMPLE_WIDTH]}", style="italic"))
-    return Group(*parts)
+    return _Picture(progress, sample)
+
+
+class _Picture:
+    """A renderable that fits whatever width the terminal has at the moment it is drawn."""
+
+    def __init__(self, progress: Progress, sample: str | None) -> None:
+        self._progress, self._sample = progress, sample
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the parts, the scale and the table no wider than the terminal."""
+        progress, width = self._progress, min(WIDTH, options.max_width)
+        yield _heading(progress)
+        yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
+        yield _losses(progress)
+        yield from _scale(progress, width)
+        yield _workers(progress, options.max_width)
+        if self._sample:
+            text = f"sample> {printable(self._sample)[:SAMPLE_WIDTH]}"
+            yield Text(text, style="italic")
 
 
 def _heading(progress: Progress) -> Text:
@@ -79,11 +91,11 @@ def _losses(progress: Progress) -> Text:
     )
 
 
-def _scale(progress: Progress) -> tuple[Text, Text, Text]:
+def _scale(progress: Progress, width: int) -> tuple[Text, Text, Text]:
     shown = progress.val_bits_per_byte
     value = progress.train_bits_per_byte if shown is None else shown
     names, axis, numbers = scale(
-        value, references=REFERENCE_BITS_PER_BYTE if progress.marks else ANY_TEXT
+        value, width=width, references=REFERENCE_BITS_PER_BYTE if progress.marks else ANY_TEXT
     )
     drawn = Text(axis, style="dim")
     if "o" in axis:
@@ -91,23 +103,45 @@ def _scale(progress: Progress) -> tuple[Text, Text, Text]:
     return Text(names, style="dim"), drawn, Text(numbers, style="dim")
 
 
-def _workers(progress: Progress) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("worker", "backend", "state"):
-        table.add_column(title, no_wrap=True)
-    for title in ("steps", "tok/s", "staleness mean / max", "dropped", "memory"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for worker in progress.workers:
-        table.add_row(
+COLUMNS = (
+    "worker",
+    "backend",
+    "state",
+    "steps",
+    "tok/s",
+    "staleness mean / max",
+    "dropped",
+    "memory",
+)
+_WORDS = 3  # of these columns, aligned to the left
+_DROPPED_FIRST = (6, 7, 5, 2, 1)
+"""Columns that a narrow window has no room for, in the order in which they go."""
+
+
+def _workers(progress: Progress, width: int) -> Table:
+    rows = [
+        (
             str(worker.slot),
             worker.backend,
-            Text(worker.state, style=STATE_STYLES.get(worker.state, "")),
+            worker.state,
             str(worker.steps),
             format_count(worker.tokens_per_s),
             f"{worker.mean_staleness:.1f} / {worker.max_staleness}",
             str(worker.dropped),
             format_bytes(worker.memory_bytes),
         )
+        for worker in progress.workers
+    ]
+    widths = [max(map(len, column)) + GAP for column in zip(COLUMNS, *rows, strict=True)]
+    shown = list(range(len(COLUMNS)))
+    for column in _DROPPED_FIRST:
+        if sum(widths[k] for k in shown) - GAP > width:
+            shown.remove(column)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for k in shown:
+        table.add_column(COLUMNS[k], justify="left" if k < _WORDS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[k], style=STATE_STYLES.get(row[k], "")) for k in shown))
     return table
 
 

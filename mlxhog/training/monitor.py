@@ -141,6 +141,10 @@ class Monitor:
                     dropped=entry.dropped,
                     memory_bytes=entry.rss_bytes,
                     staleness=_ascending(self._staleness[slot]),
+                    read_s=round(entry.read_ns / 1e9, 3),
+                    compute_s=round(entry.compute_ns / 1e9, 3),
+                    apply_s=round(entry.apply_ns / 1e9, 3),
+                    wait_s=round(entry.wait_ns / 1e9, 3),
                 )
             )
         return tuple(reports)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,8 @@ class Reporter:
 
     def report(self, message: str | None, doing: Doing | None = None) -> None:
         """Show the observer a message, or how far the run is."""
+        if message is not None:
+            self.record("message", text=message)
         if self.observer is None:
             return
         progress = self.monitor.progress(sample=self.sample, message=message, doing=doing)
@@ -60,6 +65,13 @@ class Reporter:
         if now - self._last_metrics >= METRICS_S and training_began:
             self._last_metrics = now
             self.append_metrics()
+
+    def record(self, kind: str, **fields: object) -> None:
+        """Append a line to events.jsonl: a message, a sample, a checkpoint."""
+        steps, _, elapsed_s = self.monitor.totals()
+        event = {"t_s": time.time(), "elapsed_s": elapsed_s, "step": steps, "kind": kind, **fields}
+        with contextlib.suppress(EnvironmentLacks):  # that metrics cannot be written is said
+            self.run.append_event(event)
 
     def append_metrics(self) -> None:
         """Append a line to metrics.jsonl; where that fails, the run goes on without."""
@@ -84,19 +96,24 @@ class Reporter:
     def write_status(self, *, status: str, checkpoint: Path | None, **more: Any) -> None:
         """Replace run.json."""
         steps, tokens, _ = self.monitor.totals()
+        here = machine.here()
         self.run.write_status(
             {
                 "status": status,
                 "supervisor_pid": os.getpid(),
                 "socket": socket_path(self.run.directory),
                 "mlxhog": version("mlxhog"),
-                "machine": machine.here().name,
+                "machine": here.name,
+                "chip": machine.chip_name(),
+                "cores": here.cores,
+                "memory_bytes": here.memory_bytes,
                 "gpu_write": self.plan.writers.gpu_write,
                 "kernels": self.plan.kernels_used,
                 "emulated": self.plan.emulated,
                 "parameters": self.plan.parameters,
                 "steps": steps,
                 "tokens": tokens,
+                "budget": asdict(self.monitor.budget),
                 "checkpoint": checkpoint,
                 **more,
             }

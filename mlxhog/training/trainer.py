@@ -152,6 +152,7 @@ class _Training(Session):
         if self.arena.counters.load("start_ns"):
             self.reporter.append_metrics()  # what a run says in the end counts all of it
         result = self._result(error)
+        self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
         try:
             self._write_status(result=result.to_json(), error=result.error)
         except EnvironmentLacks as full:  # the result still reaches the caller
@@ -315,6 +316,7 @@ class _Training(Session):
         self.saved = checkpoints.save(
             self.plan, self.run, self.arena, self.ledger, self.start, self.monitor
         )
+        self.reporter.record("checkpoint", path=self.saved)
         return self.saved
 
     def _take_evaluation(self) -> None:
@@ -393,6 +395,7 @@ class _Training(Session):
         self.monitor.drain()
         if self.monitor.samples > samples:
             self.reporter.sample = self.run.last_sample()
+            self.reporter.record("sample", text=self.reporter.sample)
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""

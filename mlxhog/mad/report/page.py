@@ -13,28 +13,7 @@ from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import Row
 from mlxhog.report.charts import DARK, LIGHT
-
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;
-  --heat: 0 114 178; --warn: #9a4b00; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e4e6e9;
-  --faint: #3a3f47; --soft: #9aa4b0; --heat: 77 178 255; --warn: #ffc14d; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.sum, figcaption, footer, p.note { color: var(--soft); }
-.partial { border-left: 4px solid var(--warn); padding-left: .8rem; font-weight: 600; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
-th { font-weight: 600; vertical-align: bottom; } .t { text-align: left; }
-td.h { background: rgb(var(--heat) / calc(var(--v) * .45)); }
-code { font: .92em ui-monospace, monospace; } li { margin: .15rem 0; }
-figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
-@media print { body { max-width: none; margin: 0; font-size: 10pt; }
-  figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
-  td.h { print-color-adjust: exact; } }
-"""
+from mlxhog.report.page import document, facts, table
 
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
@@ -54,21 +33,7 @@ def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
         "numbers.</footer>",
     ]
     body = "\n".join(filter(None, parts))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return document(title, body)
 
 
 def _summary(ranking: Ranking) -> str:
@@ -91,9 +56,10 @@ def _leaderboard(ranking: Ranking) -> str:
     notes = [NOTE, ceiling_note(ranking), order_note(ranking)]
     return (
         "<h2>Leaderboard</h2>\n"
-        + _table(
+        + table(
             header,
             [_row(ranking, *pair) for pair in zip(rows, ranking.rows, strict=True)],
+            LEFT,
         )
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
@@ -113,27 +79,14 @@ def _row(ranking: Ranking, texts: Sequence[str], row: Row) -> str:
     return "".join([*cells, f'<td class="t">{status}</td>'])
 
 
-def _table(header: Sequence[str], rows: Iterable[str]) -> str:
-    left_aligned = ("layers", "status", "", "run", "reason")
-    heads = "".join(
-        f'<th class="t">{escape(head)}</th>' if head in left_aligned else f"<th>{escape(head)}</th>"
-        for head in header
-    )
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+LEFT = ("layers", "status", "", "run", "reason")
+"""Columns of words."""
 
 
 def _facts(ranking: Ranking) -> str:
     if not ranking.facts:
         return ""
-    rows = "\n".join(
-        f'<tr><th class="t">{escape(name)}</th><td class="t">{escape(value)}</td></tr>'
-        for name, value in ranking.facts
-    )
-    return f"<h2>Protocol</h2>\n<table><tbody>\n{rows}\n</tbody></table>"
+    return f"<h2>Protocol</h2>\n{facts(ranking.facts)}"
 
 
 def _figure(plot: Plot) -> str:
@@ -163,7 +116,9 @@ def _troubles(ranking: Ranking) -> str:
         f'<td class="t">{escape(record.reason)}</td>'
         for record in records
     ]
-    return "<h2>Runs that count as 0</h2>\n" + _table(["status", "layers", "run", "reason"], rows)
+    return "<h2>Runs that count as 0</h2>\n" + table(
+        ["status", "layers", "run", "reason"], rows, LEFT
+    )
 
 
 def _missing(ranking: Ranking) -> str:

@@ -1,0 +1,99 @@
+"""`mlxhog report`: one HTML file about one run or several."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.options import option
+from mlxhog.config.quantities import format_bytes
+from mlxhog.config.sources import resolve
+from mlxhog.errors import RunError
+from mlxhog.report import charts
+
+if TYPE_CHECKING:
+    from mlxhog.watching.record import Record
+
+ABOUT = """\
+Write one HTML file about one run, or about several beside each other: result, machine, curves over
+time, samples and updates, staleness, workers over time, samples of text, what failed and recovered,
+configuration, and the commands that repeat it. The file needs no network. A run that is still
+training is reported as far as it is."""
+EXAMPLES = (
+    "report latest",
+    "report latest --to page.html --png figures",
+    "report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html",
+)
+NAME = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Options of `mlxhog report`."""
+
+    to: str | None = option(
+        None, f"file to write; {NAME} in the run's folder, or here for several", none="auto"
+    )
+    png: str | None = option(None, "folder for the figures as PNG files, too", none="none")
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("report", ABOUT, EXAMPLES, ("RUN...",))
+    flags.argument("runs", metavar="RUN", nargs="+", help="a path, a run's name, or latest")
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    flags.options(ReportConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(ReportConfig, [parsed.given], parsed.problems)
+    if config.png is not None:
+        charts.require("without --png the report needs nothing more")
+    from mlxhog.checkpoint.run import find
+    from mlxhog.watching.record import Record
+    from mlxhog.watching.report import report
+
+    runs = [find(spec, Path(config.out)) for spec in parsed.other.runs]
+    if len({each.directory.resolve() for each in runs}) < len(runs):
+        raise RunError("a run is named twice; name each run once")
+    records = [Record(each) for each in runs]
+    text = report(records).encode()
+    path = Path(config.to) if config.to else _default(records)
+    _write(path, text)
+    figures = [] if config.png is None else _draw(records, Path(config.png))
+    if parsed.other.json:
+        written = {"report": str(path), "bytes": len(text), "figures": list(map(str, figures))}
+        print(json.dumps({**written, "notes": [n for each in records for n in each.notes]}))
+        return 0
+    for record in records:
+        for note in record.notes:
+            print(f"{record.run.name}: {note}")
+    print(f"{path}  {format_bytes(len(text))}")
+    for figure in figures:
+        print(figure)
+    return 0
+
+
+def _default(records: "Sequence[Record]") -> Path:
+    return records[0].run.directory / NAME if len(records) == 1 else Path(NAME)
+
+
+def _write(path: Path, content: bytes) -> None:
+    from mlxhog.files.durable import disk_errors, replace_file
+
+    with disk_errors(f"writing {path}"):
+        replace_file(path, content)
+
+
+def _draw(records: "Sequence[Record]", folder: Path) -> list[Path]:
+    from mlxhog.files.durable import disk_errors
+    from mlxhog.watching.figures import figures
+
+    with disk_errors(f"making {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in figures(records):
+        paths.append(folder / f"{name}.png")
+        _write(paths[-1], content)
+    return paths

@@ -1,0 +1,78 @@
+"""`mlxhog watch`: the live table of a run that another terminal trains."""
+
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
+from mlxhog.report.metrics import Progress
+from mlxhog.report.plain import Observer, observer
+
+ABOUT = """\
+Show how a run goes that another terminal trains: the table of `mlxhog train`, as lines in a pipe or
+with --quiet. It reads the run's files, and its shared memory without the right to write it, so it
+disturbs nobody. It ends when the run ends, and says how; Ctrl-C ends it before, and the run goes
+on."""
+EXAMPLES = (
+    "watch latest",
+    "watch runs/20260102-101500-sotu --quiet",
+    "watch latest --json | jq .loss",
+)
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """Options of `mlxhog watch`."""
+
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("watch", ABOUT, EXAMPLES, ("RUN",))
+    flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
+    flags.argument("--json", action="store_true", help="one JSON object per line and state")
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
+    flags.options(WatchConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(WatchConfig, [parsed.given], parsed.problems)
+    from mlxhog.checkpoint.run import find
+    from mlxhog.watching.follow import Follower, follow
+
+    watched = find(parsed.other.run, Path(config.out))
+    view: AbstractContextManager[Observer] = (
+        nullcontext(JsonLines())
+        if parsed.other.json
+        else observer(sys.stdout, quiet=parsed.other.quiet)
+    )
+    try:
+        with Follower(watched) as follower:
+            with view as shown:
+                follow(follower, shown)
+            if not parsed.other.json:
+                print(follower.ending())
+    except KeyboardInterrupt:
+        goes_on = "the run goes on" if watched.is_locked() else "the run has ended"
+        print(f"no longer watched; {goes_on}: mlxhog watch {watched.directory}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+class JsonLines:
+    """Prints every state that differs from the one before, as one line of JSON."""
+
+    def __init__(self) -> None:
+        self._printed = ""
+
+    def __call__(self, progress: Progress) -> None:
+        """Print a state or a message."""
+        doing = None if progress.doing is None else str(progress.doing)
+        text = json.dumps({**progress.to_json(), "doing": doing})
+        if text != self._printed:
+            print(text, flush=True)
+        self._printed = text

@@ -1,0 +1,363 @@
+"""What a run's metrics.jsonl says over time, in columns; read as the file grows.
+
+A file may be from an older version, be written to at this moment, or be damaged: a line that is no
+progress of a run is left out and counted, a field that is missing leaves a gap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OF_RUN = (
+    "elapsed_s", "step", "tokens", "updates", "loss", "train_bits_per_byte", "val_bits_per_byte",
+    "tokens_per_s", "lost_update_rate", "memory_bytes", "budget_fraction",
+)  # fmt: skip
+OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
+ENDED = ("free", "finished", "left")
+"""States of a slot after which another process in it is no restart."""
+MOST_WORKERS = 256
+MOST_LINE = 1 << 22
+"""Bytes of a line; a longer one is damage."""
+BLOCK = 1 << 22
+ROUND = 5
+"""Digits of a number that is drawn."""
+
+
+@dataclass
+class Span:
+    """A time in which a worker slot had one process in one state.
+
+    Attributes:
+        slot: number of the slot.
+        begin_s: seconds of training of the whole run; likewise `end_s`.
+        state: see `arena.workers.State`.
+        pid: of its process.
+    """
+
+    slot: int
+    begin_s: float
+    end_s: float
+    state: str
+    pid: int
+
+
+@dataclass
+class Worker:
+    """What is known of one worker slot.
+
+    Attributes:
+        backend: such as "torch:cpu".
+        columns: one of each name in `OF_WORKER`, a number per line or NaN.
+        staleness: steps by their staleness, of the commands before the newest.
+        newest: the last line of the newest command.
+        restarts: processes that took the place of a dead one.
+    """
+
+    backend: str
+    columns: dict[str, array[float]]
+    staleness: Counter[int] = field(default_factory=Counter)
+    newest: Mapping[str, Any] = field(default_factory=dict)
+    restarts: int = 0
+
+
+class History:
+    """The lines of one metrics.jsonl as columns.
+
+    Attributes:
+        path: of the file.
+        columns: one of each name in `OF_RUN`, a number per line or NaN.
+        workers: by slot.
+        spans: of all workers, each slot's in order of time.
+        damaged: lines that were left out.
+        newest: the last line, {} before there is one.
+        starts: how often the file was read from its beginning; it was replaced where that changes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read nothing yet."""
+        self.path = path
+        self.starts = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.columns: dict[str, array[float]] = {name: array("d") for name in OF_RUN}
+        self.workers: dict[int, Worker] = {}
+        self.spans: list[Span] = []
+        self.damaged = 0
+        self.newest: dict[str, Any] = {}
+        self.starts += 1
+        self._read, self._inode = 0, -1
+        self._pid: object = None
+        self._dropped_before = 0
+        self._open_spans: dict[int, Span] = {}
+
+    def __len__(self) -> int:
+        """Lines taken in."""
+        return len(self.columns["elapsed_s"])
+
+    def update(self) -> int:
+        """Take in the lines that are new; returns how many those are.
+
+        A file that was replaced, as a resume does that drops lines, is read anew.
+
+        Raises:
+            OSError: it cannot be read; a file that is not there yet has no lines.
+        """
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return 0
+        with file:
+            status = self.path.stat()
+            if self._inode not in (-1, status.st_ino) or status.st_size < self._read:
+                self._begin()
+            self._inode = status.st_ino
+            before = len(self)
+            file.seek(self._read)
+            for line in self._lines(file):
+                self._take(line)
+        return len(self) - before
+
+    def _lines(self, file: Any) -> Iterator[bytes]:
+        """Whole lines from here on; a last one without its end is read when it has one."""
+        rest = b""
+        while block := file.read(BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            self._read = file.tell() - len(rest)
+            yield from lines
+            if len(rest) > MOST_LINE:
+                self.damaged += 1
+                rest = b""
+                self._read = file.tell()
+
+    def _take(self, line: bytes) -> None:
+        """Append one line to the columns, or count it as damaged."""
+        try:
+            record = json.loads(line)
+            elapsed_s, step = _number(record["elapsed_s"]), _number(record["step"])
+            if math.isnan(elapsed_s + step):
+                raise ValueError("a line without its time")
+            workers = workers_of(record)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            self.damaged += 1
+            return
+        before = len(self)
+        self._new_command(record)
+        dropped = sum(int(_number(worker.get("dropped", 0), 0)) for worker in workers)
+        record["updates"] = step - self._dropped_before - dropped
+        if before:  # axes never go back
+            for name in ("elapsed_s", "step", "tokens", "updates"):
+                record[name] = max(_number(record.get(name)), self.columns[name][-1])
+        since_s = _number(record["elapsed_s"]) - (self.columns["elapsed_s"][-1] if before else 0.0)
+        if before and since_s <= 0:  # nobody trains while the last evaluation goes on
+            record |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
+        evaluated = record.get("val_bits_per_byte")
+        if evaluated == self.newest.get("val_bits_per_byte"):  # one point per evaluation
+            record = {**record, "val_bits_per_byte": None}
+        for name, column in self.columns.items():
+            column.append(_number(record.get(name)))
+        for worker in workers:
+            self._take_worker(worker, before, since_s)
+        for known in self.workers.values():
+            if len(known.columns["staleness"]) == before:  # it is not in this line
+                _append(known.columns, {})
+        self.newest = {**record, "val_bits_per_byte": evaluated}
+
+    def _new_command(self, record: Mapping[str, Any]) -> None:
+        """Keep the totals of the command before, where another one goes on: workers count anew."""
+        pid = record.get("supervisor_pid")
+        if self.newest and pid != self._pid:
+            for known in self.workers.values():
+                known.staleness += _histogram(known.newest)
+                self._dropped_before += int(_number(known.newest.get("dropped", 0), 0))
+                known.newest = {}
+            self._open_spans.clear()
+        self._pid = pid
+
+    def _take_worker(self, record: Mapping[str, Any], before: int, since_s: float) -> None:
+        slot = int(_number(record.get("slot"), -1))
+        known = self.workers.get(slot)
+        if known is None:
+            if slot < 0 or len(self.workers) >= MOST_WORKERS:
+                return
+            gaps = {name: array("d", [math.nan]) * before for name in OF_WORKER}
+            known = self.workers[slot] = Worker(str(record.get("backend", "?"))[:40], gaps)
+        elif len(known.columns["staleness"]) > before:  # a slot twice in one line
+            return
+        _append(
+            known.columns,
+            {
+                "tokens_per_s": _number(record.get("tokens_per_s")) if since_s > 0 else math.nan,
+                "memory_bytes": _number(record.get("memory_bytes")),
+                "staleness": _late(known.newest, record),
+                "waiting": _share(known.newest, record, since_s),
+            },
+        )
+        known.backend = str(record.get("backend", known.backend))[:40]
+        self._extend_span(slot, record, since_s)
+        known.newest = record
+
+    def _extend_span(self, slot: int, record: Mapping[str, Any], since_s: float) -> None:
+        now = self.columns["elapsed_s"][-1]
+        state, pid = str(record.get("state", "?"))[:20], int(_number(record.get("pid"), 0))
+        span = self._open_spans.get(slot)
+        if span is not None and (span.state, span.pid) == (state, pid):
+            span.end_s = now
+            return
+        if span is not None and span.pid != pid and span.state not in ENDED:
+            self.workers[slot].restarts += 1
+        begin = span.end_s if span is not None else max(now - since_s, 0.0)
+        self._open_spans[slot] = Span(slot, begin, now, state, pid)
+        self.spans.append(self._open_spans[slot])
+
+    def staleness(self, slot: int) -> Counter[int]:
+        """Steps of a slot by their staleness, in all commands."""
+        known = self.workers[slot]
+        return known.staleness + _histogram(known.newest)
+
+    def column(self, name: str, slot: int | None = None) -> NDArray[np.float64]:
+        """A copy of one column, of the run or of a worker."""
+        columns = self.columns if slot is None else self.workers[slot].columns
+        return np.array(columns[name])
+
+    def drawn(self, points: int, begin: int = 0) -> Drawn:
+        """The columns from one line on, in at most so many points: see `thin`."""
+        rows = len(self) - begin
+        parts = buckets(rows, points)
+
+        def of(columns: Mapping[str, array[float]]) -> dict[str, list[float | None]]:
+            return {
+                name: rounded(thin(np.array(column)[begin:], parts))
+                for name, column in columns.items()
+                if name not in AXES
+            }
+
+        axes = {name: ends(np.array(self.columns[name])[begin:], parts) for name in AXES}
+        return Drawn(
+            axes={
+                "elapsed_s": axes["elapsed_s"].round(2).tolist(),
+                **{name: np.nan_to_num(axes[name]).astype(int).tolist() for name in AXES[1:]},
+            },
+            of_run=of(self.columns),
+            of_workers={slot: of(known.columns) for slot, known in sorted(self.workers.items())},
+        )
+
+
+AXES = ("elapsed_s", "tokens", "updates")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Columns in few points; all lists are equally long.
+
+    Attributes:
+        axes: never falling, of each name in `AXES`.
+        of_run: of each other name in `OF_RUN`; None is a gap.
+        of_workers: of each name in `OF_WORKER`, by slot.
+    """
+
+    axes: dict[str, list[float]]
+    of_run: dict[str, list[float | None]]
+    of_workers: dict[int, dict[str, list[float | None]]]
+
+
+def buckets(rows: int, points: int) -> NDArray[np.int64] | None:
+    """The first row of each of `points` / 2 buckets, or None where every row may be a point."""
+    n = max(points // 2, 1)
+    return None if rows <= max(points, 2) else np.arange(n, dtype=np.int64) * rows // n
+
+
+def thin(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """Keep the smallest and the largest number of every bucket, so that no peak is lost.
+
+    They come in the order in which the bucket rises or falls. A bucket of gaps stays one.
+
+    >>> thin(np.array([1.0, 9.0, 2.0, 5.0, 4.0, 0.0]), np.array([0, 3])).tolist()
+    [1.0, 9.0, 5.0, 0.0]
+    """
+    if starts is None:
+        return values
+    low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+    first, last = values[starts], values[_lasts(starts, len(values))]
+    falls = last < first
+    return np.column_stack([np.where(falls, high, low), np.where(falls, low, high)]).ravel()
+
+
+def ends(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """The first and the last number of every bucket: where `thin`'s two are drawn."""
+    if starts is None:
+        return values
+    return np.column_stack([values[starts], values[_lasts(starts, len(values))]]).ravel()
+
+
+def _lasts(starts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    return np.append(starts[1:], rows) - 1
+
+
+def rounded(values: NDArray[np.float64]) -> list[float | None]:
+    """Numbers with the digits that can be seen; gaps are None."""
+    return [None if math.isnan(v) else float(f"{v:.{ROUND}g}") for v in values.tolist()]
+
+
+def workers_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The workers of a line of metrics; what is none is left out."""
+    workers = record.get("workers")
+    return [one for one in workers if isinstance(one, dict)] if isinstance(workers, list) else []
+
+
+def _append(columns: Mapping[str, array[float]], values: Mapping[str, float]) -> None:
+    for name, column in columns.items():
+        column.append(values.get(name, math.nan))
+
+
+def _number(value: object, otherwise: float = math.nan) -> float:
+    """A number of a line as a float; anything else, infinities too, is a gap."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return otherwise
+    try:
+        number = float(value)
+    except OverflowError:
+        return otherwise
+    return number if math.isfinite(number) else otherwise
+
+
+def _late(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """Mean staleness of the steps between two lines of a worker; NaN where it took none."""
+    (steps, total), (steps_before, total_before) = map(_lateness, (now, before))
+    fresh = steps - steps_before
+    return (total - total_before) / fresh if fresh > 0 else math.nan
+
+
+def _lateness(record: Mapping[str, Any]) -> tuple[float, float]:
+    applied = _number(record.get("steps", 0), 0) - _number(record.get("dropped", 0), 0)
+    return applied, applied * _number(record.get("mean_staleness", 0), 0)
+
+
+def _share(before: Mapping[str, Any], now: Mapping[str, Any], since_s: float) -> float:
+    """Share of its time that a worker waited for others between two lines."""
+    waited = _number(now.get("wait_s")) - _number(before.get("wait_s", 0.0))
+    if since_s <= 0 or math.isnan(waited) or not before:
+        return math.nan
+    return min(max(waited / since_s, 0.0), 1.0)
+
+
+def _histogram(record: Mapping[str, Any]) -> Counter[int]:
+    """Steps by their staleness of a worker's line; what is no number is left out."""
+    steps = record.get("staleness")
+    return Counter(dict(_counts(steps.items())) if isinstance(steps, dict) else {})
+
+
+def _counts(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[int, int]]:
+    for lag, count in items:
+        if str(lag).isdecimal() and len(str(lag)) < 19 and _number(count, 0) > 0:
+            yield int(lag), int(count)

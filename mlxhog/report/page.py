@@ -1,0 +1,149 @@
+"""An HTML page in one file: nothing is loaded from elsewhere, light and dark, on paper too.
+
+Texts of the page may come from files that anybody wrote, so the page names the hashes of its own
+scripts, and a browser runs no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from html import escape
+from importlib import resources
+
+from mlxhog.files import plain_json
+from mlxhog.report.charts import DARK, LIGHT
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;
+  --heat: 0 114 178; --warn: #9a4b00; }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e4e6e9;
+  --faint: #3a3f47; --soft: #9aa4b0; --heat: 77 178 255; --warn: #ffc14d; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.sum, figcaption, footer, p.note { color: var(--soft); }
+.partial { border-left: 4px solid var(--warn); padding-left: .8rem; font-weight: 600; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
+th { font-weight: 600; vertical-align: bottom; } .t { text-align: left; }
+td.h { background: rgb(var(--heat) / calc(var(--v) * .45)); }
+code { font: .92em ui-monospace, monospace; } li { margin: .15rem 0; }
+figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
+@media print { body { max-width: none; margin: 0; font-size: 10pt; }
+  figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
+  td.h { print-color-adjust: exact; } }
+"""
+"""Of every page."""
+
+
+def document(
+    title: str,
+    body: str,
+    *,
+    styles: Iterable[str] = (),
+    scripts: Sequence[str] = (),
+    data: object = None,
+    talks: bool = False,
+) -> str:
+    """Return a page.
+
+    Args:
+        title: of the window, plain text.
+        body: HTML.
+        styles: beside `STYLE`.
+        scripts: run in this order at the end of the page.
+        data: what they draw, as JSON in the element `data`.
+        talks: whether they may talk to the server that the page came from.
+    """
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            "style-src 'unsafe-inline'",
+            *([f"script-src {hashes}"] if scripts else []),
+            *(["connect-src 'self'"] if talks else []),
+        ]
+    )
+    embedded = "" if data is None else f"\n{_json_block(data)}"
+    after = embedded + "".join(f"\n<script>{script}</script>" for script in scripts)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="{policy}">
+<title>{escape(title)}</title>
+<style>{"".join([STYLE, *styles])}</style>
+</head>
+<body>
+{body}{after}
+</body>
+</html>
+"""
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _json_block(data: object) -> str:
+    text = plain_json.dumps(data).decode().replace("<", "\\u003c")  # no </script> inside
+    return f'<script type="application/json" id="data">{text}</script>'
+
+
+@cache
+def asset(name: str) -> str:
+    """Return a file of `web/`: our script and styles, and uPlot's (MIT, its licence beside it)."""
+    return resources.files("mlxhog.report").joinpath("web", name).read_text(encoding="utf-8")
+
+
+def chart_scripts() -> list[str]:
+    """What draws the charts of a run: uPlot 1.6.32 with its licence, then our own."""
+    licence = asset("uPlot-LICENSE.txt").strip().replace("*/", "")
+    return [f"/*\n{licence}\n*/\n{asset('uPlot.iife.min.js')}", asset("run.js")]
+
+
+def chart_styles() -> list[str]:
+    """Styles of the charts of a run."""
+    return [asset("uPlot.min.css"), asset("run.css")]
+
+
+def inks() -> dict[str, tuple[str, ...]]:
+    """Colors of lines for light and for dark pages."""
+    return {theme.name: theme.inks for theme in (LIGHT, DARK)}
+
+
+def table(header: Sequence[str], rows: Iterable[str], left: Sequence[str] = ()) -> str:
+    """Return a table that scrolls sideways where the window is narrow.
+
+    Args:
+        header: plain texts.
+        rows: cells of each row, as HTML.
+        left: names of the columns that are aligned to the left.
+    """
+    heads = "".join(
+        f'<th class="t" scope="col">{escape(head)}</th>'
+        if head in left
+        else f'<th scope="col">{escape(head)}</th>'
+        for head in header
+    )
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return a table of names and values, plain texts."""
+    rows = "\n".join(
+        f'<tr><th class="t" scope="row">{escape(name)}</th><td class="t">{escape(value)}</td></tr>'
+        for name, value in pairs
+    )
+    return f"<table><tbody>\n{rows}\n</tbody></table>"

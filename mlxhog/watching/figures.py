@@ -1,0 +1,114 @@
+"""Figures of runs as PNG files: curves on three axes, staleness, workers over time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlxhog.report.charts import LIGHT, Theme, blank, legend, panel, png, style, title
+from mlxhog.watching.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = 2000
+CURVES = (
+    ("bits per byte (dashed: held-out)", ("train_bits_per_byte", "val_bits_per_byte")),
+    ("tokens per second", ("tokens_per_s",)),
+)
+LABELS = {"elapsed_s": "seconds of training", "tokens": "samples", "updates": "updates"}
+MOST_LAGS = 24
+"""Bars of a histogram; the last one holds what is later."""
+STATE_INKS = {"running": 0, "starting": 4, "dead": 1}
+
+
+def figures(records: Sequence[Record], theme: Theme = LIGHT) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each PNG file: those that the runs have numbers for."""
+    trained = [record for record in records if len(record.history)]
+    if not trained:
+        return
+    yield "curves", png(_curves(trained, theme))
+    for k, record in enumerate(trained):
+        mark = f"-{k + 1}" if len(trained) > 1 else ""
+        if record.history.workers:
+            yield f"staleness{mark}", png(_staleness(record, theme))
+            yield f"workers{mark}", png(_workers(record, theme))
+
+
+def _curves(records: Sequence[Record], theme: Theme) -> Figure:
+    """A row per quantity, a column per axis: time, samples, updates."""
+    figure = blank(theme, 11.0, 6.0)
+    grid = figure.subplots(len(CURVES), len(LABELS), squeeze=False)
+    for row, (text, quantities) in enumerate(CURVES):
+        for column, (name, label) in enumerate(LABELS.items()):
+            axes = grid[row][column]
+            style(axes, theme)
+            for k, record in enumerate(records):
+                ink = theme.inks[k % len(theme.inks)]
+                _lines(axes, record, name, quantities, ink)
+            axes.set_xlabel(label)
+            if column == 0:
+                axes.set_ylabel(text)
+    if len(records) > 1:
+        legend(grid[0][-1], theme)
+    return figure
+
+
+def _lines(axes: Axes, record: Record, name: str, quantities: Sequence[str], ink: str) -> None:
+    """Draw quantities of one run over the axis `name`, the first one with the run's name."""
+    drawn = record.history.drawn(POINTS)
+    divisor = record.seq_len if name == "tokens" else 1
+    xs = np.array(drawn.axes[name], dtype=float) / divisor
+    for k, quantity in enumerate(quantities):
+        ys = np.array(drawn.of_run[quantity], dtype=float)  # None becomes NaN
+        known = ~np.isnan(ys)
+        style, mark, label = ("--", ".", None) if k else ("-", "", record.run.name)
+        axes.plot(xs[known], ys[known], style, marker=mark, color=ink, lw=1.2, label=label)
+
+
+def _staleness(record: Record, theme: Theme) -> Figure:
+    figure, axes = panel(theme, 7.5, 3.6)
+    counts: Counter[int] = Counter()
+    for slot in record.history.workers:
+        counts += record.history.staleness(slot)
+    steps = max(sum(counts.values()), 1)
+    shares = [0.0] * (min(max(counts, default=0), MOST_LAGS) + 1)
+    for lag, n in counts.items():
+        shares[min(lag, len(shares) - 1)] += n / steps
+    axes.bar(range(len(shares)), shares, color=theme.inks[0])
+    axes.axvline(record.others, color=theme.inks[1], lw=1.5, label=f"P-1 = {record.others}")
+    axes.set_xlabel("updates by others between a step's read and write")
+    axes.set_ylabel("share of steps")
+    title(axes, theme, f"staleness of {record.run.name}")
+    legend(axes, theme)
+    return figure
+
+
+def _workers(record: Record, theme: Theme) -> Figure:
+    slots = sorted(record.history.workers)
+    figure, axes = panel(theme, 7.5, 1.4 + 0.35 * len(slots))
+    for span in record.history.spans:
+        inks = STATE_INKS.get(span.state)
+        axes.barh(
+            slots.index(span.slot),
+            max(span.end_s - span.begin_s, 0.0),
+            left=span.begin_s,
+            color=theme.faint if inks is None else theme.inks[inks],
+            edgecolor=theme.paper,
+        )
+    for event in record.events:
+        if event.kind == "checkpoint" and event.elapsed_s is not None:
+            axes.axvline(event.elapsed_s, color=theme.ink, lw=0.8, ls=":")
+    names = [f"{slot} {record.history.workers[slot].backend}" for slot in slots]
+    axes.set_yticks(range(len(slots)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds of training; dotted lines are checkpoints")
+    last = [span.end_s for span in record.history.spans]
+    axes.set_xlim(0, max([*last, math.ulp(1.0)]))
+    title(axes, theme, f"workers of {record.run.name}")
+    return figure

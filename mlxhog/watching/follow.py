@@ -1,0 +1,273 @@
+"""Following a run of another process: its newest state, twice a second, until it ends.
+
+The files of a run say how it goes every two seconds. Where its process serves the shared memory,
+that is read as well, without the right to write it, and what is shown is as fresh as the trainer's
+own view.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.handover import socket_path
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.budget import Budget
+from mlxhog.config.limits import said
+from mlxhog.config.sources import read_yaml
+from mlxhog.errors import ArenaError, ConfigError, RunError
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.history import MOST_LINE, workers_of
+from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
+from mlxhog.training.monitor import Monitor
+from mlxhog.watching.events import EventLog
+from mlxhog.watching.record import Record
+
+LOOK_S = 0.5
+MOST_MESSAGES = 20
+"""Told at once: of a run that has trained for long, the newest."""
+DOING: dict[int, Activity] = {
+    Command.REST: Activity.FINISHING,
+    Command.EVALUATE: Activity.EVALUATING,
+    Command.SAMPLE: Activity.SAMPLING,
+}
+T = TypeVar("T")
+NOTHING = Progress(
+    step=0,
+    tokens=0,
+    elapsed_s=0.0,
+    budget_fraction=0.0,
+    eta_s=None,
+    loss=None,
+    train_bits_per_byte=None,
+    val_bits_per_byte=None,
+    tokens_per_s=0.0,
+    lost_update_rate=None,
+    memory_bytes=0,
+    workers=(),
+)
+
+
+class Follower:
+    """One run, as it is now; use it as a context manager.
+
+    Attributes:
+        run: the run.
+        notes: what is not as it should be, each said once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Read what its files say now, and attach its shared memory where it is served."""
+        self.run = run
+        self.notes: list[str] = []
+        self._marks = _option(run, "data") == "sotu"
+        self._log = EventLog(run.events_path)
+        self._stack = ExitStack()
+        self._arena: Arena | None = None
+        self._monitor: Monitor | None = None
+        self._newest: dict[str, Any] = {}
+        self.sample: str | None = None
+        self.messages: list[str] = []
+
+    def __enter__(self) -> Follower:
+        """Attach."""
+        if self.is_running():
+            try:
+                arena = Arena.connect(socket_path(self.run.directory))
+            except ArenaError as error:
+                self.notes.append(
+                    f"{error}; what is shown comes from its files, which are written every 2 s"
+                )
+            else:
+                self._arena = self._stack.enter_context(arena)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the shared memory."""
+        self._monitor = None
+        self._stack.close()
+
+    def is_running(self) -> bool:
+        """Whether a process trains the run now."""
+        try:
+            return self.run.is_locked()
+        except RunError:  # it was moved or deleted
+            return False
+
+    def look(self) -> Progress:
+        """Return the state of the run; a message is in `messages`, a new sample in the progress."""
+        self._read_files()
+        progress = self._of_arena() if self._arena is not None else None
+        progress = progress or progress_of(self._newest)
+        return replace(progress, sample=self.sample, marks=self._marks)
+
+    def _read_files(self) -> None:
+        try:
+            events = self._log.update()
+        except (OSError, ValueError) as error:
+            self._tell(f"{self._log.path.name} cannot be read: {said(error)}")
+            events = []
+        for event in events:
+            if event.kind == "sample":
+                self.sample = event.text
+            elif event.kind == "checkpoint":
+                self.messages.append(f"saved {event.text}")
+            elif event.kind == "message":
+                self.messages.append(event.text)
+        del self.messages[:-MOST_MESSAGES]
+        newest = newest_line(self.run.metrics_path)
+        if newest is not None:
+            self._newest = newest
+
+    def _tell(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _of_arena(self) -> Progress | None:
+        """The state as the shared memory has it; None before the files know the workers."""
+        arena, newest = self._arena, progress_of(self._newest)
+        if arena is None or not newest.workers:
+            return None
+        if self._monitor is None:
+            self._monitor = self._attach(arena, newest)
+        self._monitor.workers.update(
+            {worker.slot: WorkerSpec(worker.backend, 1) for worker in newest.workers}
+        )
+        monitor, command = self._monitor, arena.counters.load("command")
+        monitor.drain()
+        monitor.val_bits_per_byte, monitor.val_tokens = newest.val_bits_per_byte, newest.val_tokens
+        if monitor.loss is None:
+            monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
+        if command not in (Command.TRAIN, 0) and monitor.ended_ns is None:
+            monitor.ended_ns = monotonic_ns()
+        activity = Activity.PAUSING if arena.counters.load("pause") else DOING.get(command)
+        return monitor.progress(doing=None if activity is None else Doing(activity))
+
+    def _attach(self, arena: Arena, newest: Progress) -> Monitor:
+        budget = budget_of(self.run.read_status().get("budget"))
+        if limit_ns := arena.counters.load("limit_ns"):
+            budget = replace(budget, seconds=limit_ns / 1e9)
+        return Monitor(arena, (), budget, gpu_write=newest.gpu_write, kernels=newest.kernels)
+
+    def ending(self) -> str:
+        """Say how the run ended, and what to type next."""
+        record = Record(self.run)
+        facts, run = record.facts(), self.run.directory
+        bits = facts["held-out bits per byte"]
+        lines = [
+            f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "
+            f"{facts['training time']}, held-out {bits} bits per byte"
+        ]
+        if "error" in facts:
+            lines.append(facts["error"])
+        if record.state == "interrupted" and not record.result:
+            lines.append("its process is gone without a last word: it was killed")
+        again = "" if record.state == "done" else f"\n      mlxhog train --resume {run}"
+        return "\n".join([*lines, f"next: mlxhog report {run}{again}"])
+
+
+def follow(
+    follower: Follower,
+    view: Callable[[Progress], None],
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show a run to a view until no process trains it any more.
+
+    Args:
+        follower: of the run, attached.
+        view: called about twice a second, and once for every message.
+        pause: waits so many seconds.
+    """
+    told = 0
+    while True:
+        running = follower.is_running()  # before the look, which then sees all it wrote
+        progress = follower.look()
+        notes, told = follower.notes[told:], len(follower.notes)
+        for message in (*notes, *follower.messages):
+            view(replace(progress, message=message))
+        follower.messages.clear()
+        view(progress)
+        if not running:
+            return
+        pause(LOOK_S)
+
+
+def newest_line(path: Path) -> dict[str, Any] | None:
+    """Return the last whole line of a metrics.jsonl that is a progress, or None."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - MOST_LINE, 0))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and "step" in record:
+            return record
+    return None
+
+
+def progress_of(record: Mapping[str, Any]) -> Progress:
+    """Read a line of metrics; a field that is missing or of another type keeps its default."""
+    workers = tuple(_filled(NO_WORKER, worker) for worker in workers_of(record))
+    return replace(_filled(NOTHING, record), workers=workers)
+
+
+NO_WORKER = WorkerReport(
+    slot=0,
+    backend="?",
+    pid=0,
+    state="?",
+    steps=0,
+    tokens=0,
+    tokens_per_s=0.0,
+    mean_staleness=0.0,
+    max_staleness=0,
+    dropped=0,
+    memory_bytes=0,
+)
+
+
+def budget_of(record: object) -> Budget:
+    """Read the budget in a run.json; without limits where there is none."""
+    return _filled(Budget(), record) if isinstance(record, dict) else Budget()
+
+
+def _filled(blank: T, record: Mapping[str, Any]) -> T:
+    """Fill in the numbers and words of a record whose types are those of a dataclass."""
+    values = {}
+    for field in fields(blank):  # type: ignore[arg-type]
+        default, value = getattr(blank, field.name), record.get(field.name)
+        numbers = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(default, str):
+            matches = isinstance(value, str)
+        elif isinstance(default, bool):
+            matches = isinstance(value, bool)
+        elif isinstance(default, int):
+            matches = type(value) is int
+        else:
+            matches = numbers and (default is None or isinstance(default, float))
+        if matches:
+            values[field.name] = value
+    return replace(blank, **values)  # type: ignore[type-var]
+
+
+def _option(run: Run, name: str) -> object:
+    """An option of a run's config.yaml; None where that cannot be read."""
+    try:
+        entries = read_yaml(run.config_path)
+    except ConfigError:
+        return None
+    return next((entry.value for entry in entries if entry.name == name), None)

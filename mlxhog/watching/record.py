@@ -1,0 +1,299 @@
+"""What the folder of a run says of it, while it trains and later; damage is told, never fatal."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from mlxhog.checkpoint.run import DAMAGED, Run
+from mlxhog.config import limits
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.quantities import format_bytes, format_clock, format_count
+from mlxhog.config.sources import read_yaml
+from mlxhog.errors import ConfigError, RunError
+from mlxhog.report.history import History, workers_of
+from mlxhog.report.metrics import label, number, rate
+from mlxhog.report.streams import printable, printable_lines
+from mlxhog.watching.events import MOST_TEXT, Event, EventLog
+
+MOST_EVENTS = 2000
+"""Events and samples that are kept, the newest."""
+MOST_SPANS = 2000
+"""Times of workers that a page shows, the newest."""
+_ASIDE = ("out", "name")
+"""Options that say where a run lies, not what it does."""
+
+
+class Record:
+    """A run as its folder shows it; `refresh` looks again.
+
+    Attributes:
+        run: the run.
+        history: of its metrics.
+        status: its run.json.
+        config: option -> value, as config.yaml spells them.
+        events: the newest `MOST_EVENTS`.
+        told: how many there were in all.
+        notes: what is missing or damaged, for the reader of a report.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Read everything there is now.
+
+        Raises:
+            RunError: its metrics cannot be read at all.
+        """
+        self.run = run
+        self.history = History(run.metrics_path)
+        self.status: dict[str, Any] = {}
+        self.config: dict[str, object] = {}
+        self.events: list[Event] = []
+        self.told = 0
+        self.notes: list[str] = []
+        self._log = EventLog(run.events_path)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at every file again; of those that grow only what is new is read.
+
+        Raises:
+            RunError: the metrics cannot be read.
+        """
+        self.status = self.run.read_status()
+        self.notes = []
+        try:
+            self.history.update()
+        except OSError as error:
+            raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
+        if not self.config:
+            self._read_config()
+        self._read_events()
+        self._note()
+
+    def _read_config(self) -> None:
+        try:
+            entries = read_yaml(self.run.config_path)
+        except ConfigError as error:
+            self.notes.append(f"its configuration is not shown: {error}")
+            return
+        self.config = {str(entry.name): entry.value for entry in entries}
+
+    def _read_events(self) -> None:
+        try:
+            fresh = self._log.update()
+            self.events += fresh
+            self.told += len(fresh)
+        except (OSError, ValueError) as error:
+            self.notes.append(f"{self._log.path.name} is not shown: {limits.said(error)}")
+        if not self.events and not self._log.path.exists():
+            self.events = self._old_samples()
+        del self.events[:-MOST_EVENTS]
+
+    def _old_samples(self) -> list[Event]:
+        """The samples of a run that kept no events."""
+        try:
+            text = limits.read_bytes(self.run.samples_path).decode("utf-8", errors="replace")
+        except (OSError, ValueError):
+            return []
+        samples = text.splitlines()[-MOST_EVENTS:]
+        return [Event(None, None, "sample", printable(one)[:MOST_TEXT]) for one in samples]
+
+    def _note(self) -> None:
+        notes, made_by = self.notes, self.status.get("mlxhog")
+        if self.status.get("status") == DAMAGED or not self.status:
+            notes.append("its run.json is missing or damaged: status and result are not known")
+        if isinstance(made_by, str) and made_by != version("mlxhog"):
+            notes.append(
+                f"made by mlxhog {printable(made_by)[:40]}, read by {version('mlxhog')}: "
+                "what that version did not record is left out"
+            )
+        if self.history.damaged:
+            notes.append(f"{self.history.damaged} damaged lines of metrics.jsonl are left out")
+        if self._log.damaged:
+            notes.append(f"{self._log.damaged} damaged lines of events.jsonl are left out")
+        if not len(self.history):
+            notes.append("no metrics yet: nothing was trained, or its first two seconds go on")
+        elif not self._log.path.exists():
+            notes.append("it kept no events, so messages and the times of samples are not known")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process trains it now."""
+        return self.status.get("status") == "running"
+
+    @property
+    def state(self) -> str:
+        """Its status in a word."""
+        return printable(str(self.status.get("status", "unknown")))[:20]
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """How the newest command ended; {} while it has not."""
+        result = self.status.get("result")
+        return result if isinstance(result, dict) else {}
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a training sequence; 1 where that is not known."""
+        value = self.config.get("seq_len")
+        return value if type(value) is int and value > 0 else 1
+
+    @property
+    def samples(self) -> list[Event]:
+        """Texts the model wrote."""
+        return [event for event in self.events if event.kind == "sample"]
+
+    @property
+    def others(self) -> int:
+        """P - 1: the updates by others that a step meets where all workers are equally fast."""
+        return max(len(self.history.workers) - 1, 0)
+
+    # -- facts -----------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, str]:
+        """What a table says of the run: name -> value, in a fixed order; - is not known."""
+        history, newest, result = self.history, self.history.newest, self.result
+        workers = [worker.backend for _, worker in sorted(history.workers.items())]
+        restarts = result.get("restarts", sum(w.restarts for w in history.workers.values()))
+        error = self.status.get("error")
+        return {
+            "status": self.state,
+            **({"error": printable_lines(str(error))[:MOST_TEXT]} if error else {}),
+            "training time": _spelled(_last(history, "elapsed_s"), format_clock),
+            "steps": _spelled(_last(history, "step"), lambda n: f"{n:,.0f}"),
+            "tokens": _spelled(_last(history, "tokens"), format_count),
+            "tokens/s": _spelled(_mean_rate(history), format_count),
+            "train bits per byte": number(_last(history, "train_bits_per_byte")),
+            "held-out bits per byte": number(_last(history, "val_bits_per_byte")),
+            "lost updates": rate(_last(history, "lost_update_rate")),
+            "workers": ", ".join(workers) or "-",
+            "workers restarted": str(restarts),
+            "steps dropped": str(_whole(result.get("dropped_steps", _dropped(newest)))),
+            "batches torn": str(_whole(result.get("torn"))),
+            "largest memory of all workers": _spelled(_most(history, "memory_bytes"), format_bytes),
+            "parameters": _spelled(_plain(self.status.get("parameters")), format_count),
+        }
+
+    def machine(self) -> dict[str, str]:
+        """Where it ran: name -> value."""
+        status = self.status
+        metal = label(str(status.get("gpu_write", "cpu")), str(status.get("kernels", "")))
+        return {
+            "machine": _text(status.get("machine")),
+            "chip": _text(status.get("chip")),
+            "cores": _text(status.get("cores")),
+            "memory": _spelled(_plain(status.get("memory_bytes")), format_bytes),
+            "mlxhog": _text(status.get("mlxhog")),
+            "kernels": _text(status.get("kernels")),
+            **({"Metal": metal} if metal else {}),
+        }
+
+    def changed(self) -> dict[str, object]:
+        """The options of this version that differ from their defaults, as YAML spells them."""
+        known = options(TrainConfig)
+        return {
+            name: value
+            for name, value in self.config.items()
+            if name in known
+            and name not in _ASIDE
+            and str(value) != str(known[name].spell(known[name].default))
+        }
+
+    def commands(self) -> list[tuple[str, str]]:
+        """Command lines, with what each is for."""
+        run = shlex.quote(str(self.run.directory))
+        flags = [
+            shlex.join([options(TrainConfig)[name].flag, str(value)])
+            for name, value in self.changed().items()
+        ]
+        return [
+            ("repeat it with the file of its options", f"mlxhog train -c {run}/config.yaml"),
+            ("the same, spelled out", " ".join(["mlxhog train", *flags])),
+            ("go on with it", f"mlxhog train --resume {run}"),
+            ("write text with it", f'mlxhog generate {run} --prompt "The "'),
+            ("this page again", f"mlxhog report {run}"),
+        ]
+
+    # -- what is drawn ---------------------------------------------------------------------------
+
+    def to_json(self, points: int) -> dict[str, Any]:
+        """Return what a page draws, in at most so many points per line."""
+        return {
+            "name": self.run.name,
+            "state": self.state,
+            "seq_len": self.seq_len,
+            "events": [event.to_json() for event in self.events],
+            **self.tables(),
+            **self.lines(points),
+        }
+
+    def tables(self) -> dict[str, Any]:
+        """Return what a page draws beside curves: workers, their staleness, their processes."""
+        history = self.history
+        return {
+            "others": self.others,
+            "workers": {slot: w.backend for slot, w in sorted(history.workers.items())},
+            "staleness": {slot: dict(history.staleness(slot)) for slot in sorted(history.workers)},
+            "spans": [
+                [one.slot, round(one.begin_s, 2), round(one.end_s, 2), one.state, one.pid]
+                for one in history.spans[-MOST_SPANS:]
+            ],
+        }
+
+    def lines(self, points: int, begin: int = 0) -> dict[str, Any]:
+        """Return the curves from one line of the metrics on; `rows` is how many lines there are."""
+        drawn = self.history.drawn(points, begin)
+        return {
+            "rows": len(self.history),
+            "starts": self.history.starts,
+            "axes": drawn.axes,
+            "of_run": {name: drawn.of_run[name] for name in DRAWN},
+            "of_workers": drawn.of_workers,
+        }
+
+
+DRAWN = (
+    "loss", "train_bits_per_byte", "val_bits_per_byte", "tokens_per_s", "lost_update_rate",
+    "memory_bytes",
+)  # fmt: skip
+
+
+def _last(history: History, name: str) -> float | None:
+    """The newest number of a column, or None where it has none."""
+    column = history.columns[name]
+    return next((value for value in reversed(column) if not math.isnan(value)), None)
+
+
+def _most(history: History, name: str) -> float | None:
+    return max((value for value in history.columns[name] if not math.isnan(value)), default=None)
+
+
+def _mean_rate(history: History) -> float | None:
+    tokens, seconds = _last(history, "tokens"), _last(history, "elapsed_s")
+    return tokens / seconds if tokens is not None and seconds else None
+
+
+def _dropped(newest: Mapping[str, Any]) -> int:
+    counts = [worker.get("dropped") for worker in workers_of(newest)]
+    return sum(count for count in counts if type(count) is int)
+
+
+def _whole(value: object) -> object:
+    return value if type(value) is int else "-"
+
+
+def _plain(value: object) -> float | None:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None  # type: ignore[arg-type]
+
+
+def _spelled(value: float | None, spell: Any) -> str:
+    return "-" if value is None else str(spell(value))
+
+
+def _text(value: object) -> str:
+    """A field of a run.json, which anybody may have edited, as one line."""
+    return "-" if value in (None, "") else printable(str(value))[:80]

@@ -1,0 +1,61 @@
+"""A browser for the pages of a run: the system's Chromium, without a screen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser of Playwright; each test opens pages of its own."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page in a window, with what went wrong in it."""
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.troubles: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on(
+            "console",
+            lambda said: self.troubles.append(said.text) if said.type == "error" else None,
+        )
+
+    def open(self, url: str) -> Any:
+        """Go there, and return the page once its charts are drawn."""
+        self.page.goto(url)
+        self.page.wait_for_function("document.documentElement.dataset.drawn !== undefined")
+        return self.page
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Any]:
+    """Makes windows: `visit(viewport=..., color_scheme=...)`."""
+    visits: list[Visit] = []
+
+    def make(**options: Any) -> Visit:
+        visits.append(Visit(chromium, **options))
+        return visits[-1]
+
+    yield make
+    for each in visits:
+        each.context.close()

@@ -1,0 +1,94 @@
+"""Folders of runs that nobody trained, for what reads them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mlxhog.checkpoint.run import Run
+
+Line = dict[str, Any]
+
+
+def lines(n: int, workers: int = 2, *, every_s: float = 2.0, pid: int = 100) -> Iterator[Line]:
+    """Metrics of a run that goes well: every worker takes 10 steps between two lines."""
+    for k in range(1, n + 1):
+        table = [
+            {
+                "slot": slot,
+                "backend": "torch:cpu",
+                "pid": pid + slot,
+                "state": "running",
+                "steps": 10 * k,
+                "tokens": 640 * k,
+                "tokens_per_s": 300.0 + slot + math.sin(k),
+                "mean_staleness": 1.0,
+                "max_staleness": 3,
+                "dropped": 0,
+                "memory_bytes": 200_000_000 + k,
+                "staleness": {"0": 3 * k, "1": 5 * k, "2": k, "3": k},
+                "wait_s": 0.5 * k,
+            }
+            for slot in range(1, workers + 1)
+        ]
+        yield {
+            "step": 10 * workers * k,
+            "tokens": 640 * workers * k,
+            "elapsed_s": every_s * k,
+            "budget_fraction": k / n,
+            "eta_s": every_s * (n - k),
+            "loss": 5.0 / math.sqrt(k),
+            "train_bits_per_byte": 7.0 / math.sqrt(k),
+            "val_bits_per_byte": None if k < 5 else 7.5 / math.sqrt(k - k % 5),
+            "tokens_per_s": 320.0 * workers,
+            "lost_update_rate": 0.0,
+            "memory_bytes": 200_000_000 * workers,
+            "workers": table,
+            "staleness": {},
+            "supervisor_pid": pid,
+            "marks": False,
+        }
+
+
+def event(kind: str, text: str, *, elapsed_s: float = 4.0, step: int = 40) -> Line:
+    """A line of events.jsonl."""
+    return {"t_s": 1.8e9, "elapsed_s": elapsed_s, "step": step, "kind": kind, "text": text}
+
+
+EVENTS = (
+    event("message", "worker 2 (torch:cpu) died (SIGKILL) and is being replaced"),
+    event("sample", "The year of the union"),
+    event("checkpoint", "checkpoints/step-00000040"),
+)
+
+
+def write_run(
+    root: Path,
+    name: str = "20260101-000000-made",
+    *,
+    metrics: Iterable[Line] = (),
+    events: Iterable[Line] | None = EVENTS,
+    status: Line | None = None,
+    config: str = "seq_len: 64\nlr: 0.01\nworkers: torch:cpu*2\n",
+) -> Run:
+    """Write the folder of a run, and return it."""
+    run = Run((root / name).absolute())
+    run.checkpoints.mkdir(parents=True)
+    run.config_path.write_text(config)
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    if events is not None:
+        run.events_path.write_text("".join(json.dumps(line) + "\n" for line in events))
+    run.write_status(
+        {"status": "done", "mlxhog": version("mlxhog"), "machine": "linux x86_64"} | (status or {})
+    )
+    return run
+
+
+def append(run: Run, metrics: Iterable[Line]) -> None:
+    """Let a run grow."""
+    with run.metrics_path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in metrics)

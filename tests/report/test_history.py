@@ -1,0 +1,127 @@
+"""A run's metrics over time: read as they grow, whatever stands in the file."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.report.history import History, buckets, ends, thin
+from tests.report.sample_run import append, lines, write_run
+
+
+def history(run):
+    read = History(run.metrics_path)
+    read.update()
+    return read
+
+
+def test_every_line_is_one_number_in_every_column(tmp_path):
+    read = history(write_run(tmp_path, metrics=lines(30, workers=3)))
+    assert len(read) == 30
+    assert read.column("elapsed_s").tolist() == [2.0 * k for k in range(1, 31)]
+    assert read.column("updates")[-1] == 900
+    assert {len(read.column(name)) for name in read.columns} == {30}
+    assert {len(read.column("waiting", slot)) for slot in read.workers} == {30}
+    assert read.column("waiting", 2)[-1] == pytest.approx(0.25)
+    assert read.column("staleness", 2)[-1] == pytest.approx(1.0)
+
+
+def test_a_file_that_grows_is_read_on_and_a_torn_line_waits_for_its_end(tmp_path):
+    run = write_run(tmp_path, metrics=lines(3))
+    read = history(run)
+    more = list(lines(5))[3:]
+    append(run, more[:1])
+    text = json.dumps(more[1]) + "\n"
+    with run.metrics_path.open("a") as file:
+        file.write(text[:50])
+        file.flush()
+        assert read.update() == 1
+        file.write(text[50:])
+    assert read.update() == 1
+    assert read.update() == 0
+    assert (len(read), read.damaged) == (5, 0)
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    run = write_run(tmp_path, metrics=lines(9))
+    read = history(run)
+    run.drop_metrics_after(step=80, elapsed_s=8.0)
+    assert read.update() > 0
+    assert (len(read), read.starts) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[]", "7", '"text"', '{"step": 1}', '{"step": "x", "elapsed_s": 1}', "\x00\xff",
+     '{"step": 1e999, "elapsed_s": 1}', "[" * 10**5],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_damaged_line_is_left_out_and_counted(tmp_path, damage):
+    good = [json.dumps(line) for line in lines(4)]
+    run = write_run(tmp_path)
+    run.metrics_path.write_text("\n".join([*good[:2], damage, *good[2:], ""]), errors="replace")
+    read = history(run)
+    assert (len(read), read.damaged) == (4, 1)
+
+
+def test_fields_of_other_versions_are_gaps(tmp_path):
+    old = [{"step": k, "elapsed_s": k, "workers": [{"slot": 1}]} for k in range(1, 4)]
+    odd = {"step": 9, "elapsed_s": 9, "loss": "low", "workers": ["x", {"slot": {}}], "tokens": None}
+    read = history(write_run(tmp_path, metrics=[*old, odd]))
+    assert len(read) == 4
+    assert np.isnan(read.column("loss")).all()
+    assert list(read.workers) == [1]
+
+
+def test_a_resumed_run_adds_up_the_steps_of_its_commands(tmp_path):
+    first, second = list(lines(4)), list(lines(3, pid=500))
+    for line in second:
+        line["step"] += first[-1]["step"]
+        line["elapsed_s"] += first[-1]["elapsed_s"]
+    read = history(write_run(tmp_path, metrics=[*first, *second]))
+    assert read.staleness(1) == {0: 12 + 9, 1: 20 + 15, 2: 4 + 3, 3: 4 + 3}
+    assert read.workers[1].restarts == 0
+    assert [span.pid for span in read.spans if span.slot == 1] == [101, 501]
+
+
+def test_a_worker_that_took_the_place_of_another_has_a_span_of_its_own(tmp_path):
+    changed = list(lines(6))
+    for line in changed[3:]:
+        line["workers"][1]["pid"] = 999
+    read = history(write_run(tmp_path, metrics=changed))
+    spans = [(span.pid, span.begin_s, span.end_s) for span in read.spans if span.slot == 2]
+    assert spans == [(102, 0.0, 6.0), (999, 6.0, 12.0)]
+    assert read.workers[2].restarts == 1
+
+
+def test_a_worker_that_joined_later_has_a_gap_before(tmp_path):
+    grown = [*list(lines(3, workers=1)), *list(lines(6, workers=2))[3:]]
+    read = history(write_run(tmp_path, metrics=grown))
+    assert np.isnan(read.column("tokens_per_s", 2)).tolist() == [True] * 3 + [False] * 3
+
+
+def test_a_held_out_number_is_one_point_however_often_a_line_repeats_it(tmp_path):
+    read = history(write_run(tmp_path, metrics=lines(20)))
+    known = ~np.isnan(read.column("val_bits_per_byte"))
+    assert np.flatnonzero(known).tolist() == [4, 9, 14, 19]
+
+
+@given(
+    st.lists(st.floats(-1e9, 1e9) | st.just(math.nan), min_size=1, max_size=400),
+    st.integers(2, 60),
+)
+def test_few_points_keep_the_smallest_and_the_largest_number_and_the_ends_of_the_axis(
+    values, points
+):
+    column = np.array(values)
+    starts = buckets(len(column), points)
+    kept, rows = thin(column, starts), ends(np.arange(len(column)), starts)
+    assert len(kept) == len(rows) <= max(points, 2)
+    assert (rows[0], rows[-1]) == (0, len(column) - 1)
+    if not np.isnan(column).all():
+        assert np.nanmin(kept) == np.nanmin(column)
+        assert np.nanmax(kept) == np.nanmax(column)
+    assert np.isnan(kept).all() == np.isnan(column).all()

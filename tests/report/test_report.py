@@ -1,0 +1,268 @@
+"""`mlxhog report`: one file that says everything of a run, and stands in for nothing it lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mlxhog import cli, train
+from mlxhog.report import charts
+from tests.report.sample_run import event, lines, write_run
+from tests.training.small import small_config
+
+PNG = b"\x89PNG\r\n\x1a\n"
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
+
+
+def report(capsys, *words):
+    """Run the command, which succeeds; returns the page and what --json said."""
+    assert cli.main(["report", *map(str, words), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    with open(said["report"], encoding="utf-8") as file:
+        return file.read(), said
+
+
+def outside(page):
+    """Whatever a browser would fetch: every source, link and imported style, outside scripts."""
+    text = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    return re.findall(r"""(?:src|href|srcset)\s*=|url\(|@import""", text)
+
+
+def test_the_page_lies_in_the_runs_folder_and_fetches_nothing(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(30))
+    page, said = report(capsys, run.directory)
+    assert said["report"] == str(run.directory / "report.html")
+    assert not outside(page)
+    assert "default-src 'none'" in page
+    assert "connect-src" not in page
+    assert "Permission is hereby granted, free of charge" in page  # uPlot's licence goes with it
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "01:00", "38.4k",
+     "mlxhog train -c", "mlxhog train --seq-len 64 --lr 0.01 --workers",
+     "Differs from the defaults: seq_len 64", "died (SIGKILL) and is being replaced",
+     "The year of the union", "checkpoints/step-00000040"],
+)  # fmt: skip
+def test_the_page_says(tmp_path, capsys, what):
+    run = write_run(tmp_path, metrics=lines(30))
+    page, _ = report(capsys, run.directory)
+    assert what in page
+
+
+def test_eight_hours_of_four_workers_stay_below_half_a_megabyte(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(14_400, workers=4))
+    page, said = report(capsys, run.directory)
+    assert said["bytes"] == len(page.encode()) < 500_000
+
+
+def test_several_runs_are_compared_on_one_page_here(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = write_run(tmp_path / "runs", "a-one", metrics=lines(10))
+    second = write_run(tmp_path / "runs", "b-two", metrics=lines(20), status={"status": "diverged"})
+    page, said = report(capsys, first.name, second.directory)
+    assert said["report"] == "report.html"
+    assert page.count("<section") == 2
+    assert "diverged" in page
+
+
+@pytest.mark.slow
+def test_the_figures_are_png_files(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(30))
+    _, said = report(capsys, run.directory, "--png", tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"curves.png", "staleness.png", "workers.png"}
+    for path in said["figures"]:
+        with open(path, "rb") as file:
+            assert file.read(8) == PNG
+
+
+def test_without_matplotlib_figures_are_refused_before_anything_is_written(
+    tmp_path, capsys, monkeypatch
+):
+    run = write_run(tmp_path, metrics=lines(3))
+    monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["report", str(run.directory), "--png", str(tmp_path / "figures")]) == 3
+    assert "pip install 'mlxhog[plots]'" in capsys.readouterr().err
+    assert not (run.directory / "report.html").exists()
+
+
+def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(20), status={"mlxhog": "0.0.1"})
+    with run.metrics_path.open("a") as file:
+        file.write("not JSON\n")
+    with run.events_path.open("a") as file:
+        file.write("{}\n[]\n")
+    run.config_path.write_text("a: [")
+    page, said = report(capsys, run.directory)
+    notes = " ".join(said["notes"])
+    assert "made by mlxhog 0.0.1" in notes
+    assert "1 damaged lines of metrics.jsonl" in notes
+    assert "2 damaged lines of events.jsonl" in notes
+    assert "configuration is not shown" in notes
+    assert all(word in page for word in ("made by mlxhog 0.0.1", "The year of the union"))
+
+
+def test_a_run_without_metrics_or_events_has_a_report_that_says_so(tmp_path, capsys):
+    run = write_run(tmp_path, events=None)
+    run.metrics_path.unlink()
+    page, said = report(capsys, run.directory)
+    assert "no metrics yet" in " ".join(said["notes"])
+    assert "<section" in page
+
+
+def test_a_run_of_before_events_shows_the_samples_of_its_file(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(3), events=None)
+    run.samples_path.write_text("an old text\n")
+    page, said = report(capsys, run.directory)
+    assert "an old text" in page
+    assert "it kept no events" in " ".join(said["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing"], "no run 'nothing'"),
+        (["20260101-000000-made", "latest"], "named twice"),
+        ([], "RUN"),
+        (["latest", "--to", "no/such/folder/page.html"], "its directory is not there"),
+        (["latest", "--too", "x"], "did you mean '--to'"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs", metrics=lines(3))
+    assert cli.main(["report", *words]) in (2, 3)
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys):
+    killed = []
+
+    def kill(progress):
+        worker = progress.workers[1]
+        if not killed and worker.state == "running" and progress.step > 20:
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+
+    config = small_config(
+        tmp_path, workers="mlx:cpu*2", steps=3000, sample_every="off", save_every="1s"
+    )
+    result = train(config, observer=kill)
+    assert (result.status, len(killed)) == ("done", 1)
+    page, said = report(capsys, result.run)
+    assert said["notes"] == []
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    (run,) = data["runs"]
+    told = [(kind, text) for _, _, kind, text in run["events"]]
+    assert any("worker 2" in text and "being replaced" in text for _, text in told)
+    assert [text for kind, text in told if kind == "checkpoint"]
+    assert told[-1] == ("ended", "done")
+    assert sum(sum(steps.values()) for steps in run["staleness"].values()) > 0
+    assert '<td class="t">1</td>' in page  # workers restarted
+
+
+# -- in a browser ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path, capsys):
+    """The page of a run with hostile texts, as a URL."""
+    events = [event("sample", HOSTILE), event("message", HOSTILE), event("checkpoint", "here")]
+    run = write_run(tmp_path, metrics=lines(200, workers=3), events=events,
+                    config=f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n")  # fmt: skip
+    report(capsys, run.directory)
+    return f"file://{run.directory}/report.html"
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_chart_and_runs_nothing_else(written, visit):
+    window = visit(offline=True)
+    page = window.open(written)
+    assert page.locator("#charts canvas").count() == 7
+    assert page.locator('[data-part="workers"] rect').count() == 3
+    assert page.locator('[data-part="staleness"] svg').count() == 4
+    assert page.locator('[data-part="staleness"] text', has_text="P-1 = 2").count() == 4
+    assert page.locator(".samples li").count() == 1
+    assert page.evaluate("window.hacked") is None
+    assert window.troubles == []
+    assert window.requests == [written]
+
+
+@pytest.mark.slow
+def test_curves_are_drawn_on_three_axes_chosen_by_keyboard(written, visit):
+    page = visit().open(written)
+    label = page.locator("#charts .u-legend .u-label").first
+    assert label.inner_text() == "training time"
+    page.locator("input[name=axis][value=time]").focus()
+    page.keyboard.press("ArrowRight")
+    assert label.inner_text() == "samples (sequences)"
+    page.keyboard.press("ArrowRight")
+    assert label.inner_text() == "updates"
+
+
+@pytest.mark.slow
+def test_a_chart_is_read_and_zoomed_by_keyboard(written, visit):
+    page = visit().open(written)
+    value = page.locator("#loss .u-series .u-value").first
+    page.locator("#loss .chart").focus()
+    page.keyboard.press("Home")
+    assert value.inner_text() == "00:02"
+    page.keyboard.press("ArrowRight")
+    assert value.inner_text() == "00:04"
+    label = page.locator("#loss .chart").get_attribute("aria-label")
+    assert "loss 0.353" in label
+    page.keyboard.press("+")
+    page.keyboard.press("0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 1400])
+def test_the_page_is_as_wide_as_its_window(written, visit, width):
+    page = visit(viewport={"width": width, "height": 700}).open(written)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    widths = page.evaluate(
+        "[...document.querySelectorAll('#charts canvas')].map(c => c.clientWidth)"
+    )
+    assert all(0 < each <= width for each in widths)
+
+
+@pytest.mark.slow
+def test_the_page_is_dark_where_the_reader_prefers_that(written, visit):
+    colors = [
+        visit(color_scheme=scheme)
+        .open(written)
+        .evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
+    assert colors == ["rgb(255, 255, 255)", "rgb(22, 24, 28)"]
+
+
+@pytest.mark.slow
+def test_several_runs_share_the_charts(tmp_path, capsys, visit):
+    runs = [write_run(tmp_path, name, metrics=lines(n)) for name, n in (("a", 20), ("b", 33))]
+    report(capsys, *(run.directory for run in runs), "--to", tmp_path / "page.html")
+    window = visit()
+    page = window.open(f"file://{tmp_path}/page.html")
+    names = page.locator("#bits .u-legend .u-label").all_inner_texts()
+    assert names == ["training time", "a: train", "a: held-out", "b: train", "b: held-out"]
+    assert window.troubles == []
+
+
+def test_the_command_works_from_a_shell(tmp_path):
+    run = write_run(tmp_path, metrics=lines(5))
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxhog", "report", str(run.directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "report.html" in done.stdout

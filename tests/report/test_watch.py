@@ -1,0 +1,276 @@
+"""`mlxhog watch`: what another terminal's run does, from outside, without disturbing it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxhog import cli
+from mlxhog.checkpoint.run import Run, list_runs
+from mlxhog.errors import ArenaError
+from mlxhog.files import durable
+from mlxhog.report.metrics import Progress
+from mlxhog.watching.follow import NOTHING, Follower, follow, newest_line, progress_of
+from tests.report.sample_run import EVENTS, append, event, lines, write_run
+
+ROOT = Path(__file__).parents[2]
+TRAIN = """
+import sys
+from pathlib import Path
+from mlxhog import train
+from tests.training.small import small_config
+if __name__ == "__main__":
+    train(small_config(Path(sys.argv[1]), workers="mlx:cpu*2", steps=None, time=float(sys.argv[2])))
+"""
+
+
+def wait_until(condition, limit_s=60.0):
+    end = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+    return value
+
+
+class Training:
+    """A run in a process of its own."""
+
+    def __init__(self, root: Path, seconds: float) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(root), str(seconds)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.run: Run = wait_until(lambda: self._run(root / "runs"))
+
+    def _run(self, runs: Path) -> Run | None:
+        assert self.process.poll() is None
+        found = list_runs(runs)
+        return found[0] if found and newest_line(found[0].metrics_path) else None
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Starts runs; they are ended with the test."""
+    started: list[Training] = []
+
+    def start(seconds: float) -> Training:
+        started.append(Training(tmp_path, seconds))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+def watch(*words: object, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "watch", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+# -- of a run that has ended -----------------------------------------------------------------------
+
+
+def test_a_run_that_has_ended_is_shown_once_with_how_it_ended(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(20))
+    assert cli.main(["watch", str(run.directory)]) == 0
+    out = capsys.readouterr().out
+    assert "step 400" in out
+    assert "done: 400 steps" in out
+    assert f"mlxhog report {run.directory}" in out
+    assert "worker 2 (torch:cpu) died (SIGKILL) and is being replaced" in out
+    assert "sample: The year of the union" in out
+
+
+def test_a_run_that_was_killed_is_said_to_be_interrupted_and_how_it_goes_on(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(20), status={"status": "running"})
+    assert cli.main(["watch", str(run.directory)]) == 0
+    out = capsys.readouterr().out
+    assert "interrupted: 400 steps" in out
+    assert f"mlxhog train --resume {run.directory}" in out
+
+
+def test_json_is_one_object_per_state(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(20))
+    assert cli.main(["watch", str(run.directory), "--json"]) == 0
+    states = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert states[-1]["step"] == 400
+    assert [worker["slot"] for worker in states[-1]["workers"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]\n7\n", '{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {}]}',
+     '{"step": 3, "loss": "low", "eta_s": null, "workers": [{"slot": 1.5, "pid": "x"}]}'],
+)  # fmt: skip
+def test_metrics_of_any_content_can_be_watched(tmp_path, capsys, text):
+    run = write_run(tmp_path)
+    run.metrics_path.write_text(text + "\n")
+    assert cli.main(["watch", str(run.directory)]) == 0
+    assert "held-out - bits per byte" in capsys.readouterr().out
+
+
+def test_a_line_of_metrics_is_the_progress_it_was_written_from(tmp_path):
+    (line,) = lines(1)
+    progress = progress_of(line)
+    assert (progress.step, progress.loss) == (line["step"], line["loss"])
+    assert progress.workers[1].tokens_per_s == line["workers"][1]["tokens_per_s"]
+    assert progress_of({}) == NOTHING
+
+
+@pytest.mark.parametrize(("words", "says"), [(["nothing"], "no run 'nothing'"), ([], "RUN")])
+def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["watch", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+# -- of a run that goes on -------------------------------------------------------------------------
+
+
+def test_new_lines_events_and_the_end_are_followed(tmp_path):
+    run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
+    seen: list[Progress] = []
+    looks = []
+
+    def live(seconds: float) -> None:
+        """Between two looks the run goes on."""
+        looks.append(seconds)
+        if len(looks) == 1:
+            append(run, list(lines(5))[3:])
+            with run.events_path.open("a") as file:
+                file.write(json.dumps(event("sample", "new text")) + "\n")
+                file.write(json.dumps(event("message", "said later")) + "\n")
+        if len(looks) == 2:
+            lock.close()
+
+    lock = (run.directory / "lock").open("a+")
+    durable.take(lock)
+    with Follower(run) as follower:
+        follow(follower, seen.append, pause=live)
+    assert [progress.step for progress in seen][-1] == 100
+    messages = [progress.message for progress in seen if progress.message]
+    assert "no socket" in messages[0]
+    assert messages[1].startswith("worker 2 (torch:cpu) died")
+    assert messages[2:] == ["said later"]
+    assert seen[-1].sample == "new text"
+    assert len(looks) == 2
+
+
+@pytest.mark.slow
+def test_a_running_run_is_watched_through_its_shared_memory_and_not_disturbed(training):
+    trained = training(30)
+    seen: list[Progress] = []
+
+    def enough(_: float) -> None:
+        time.sleep(0.1)
+        if len(seen) == 12:
+            trained.stop()
+
+    with Follower(trained.run) as follower:
+        assert follower._arena is not None
+        with pytest.raises(ArenaError, match="read"):
+            follower._arena.counters.store("command", 1)
+        follow(follower, seen.append, pause=enough)
+        assert follower.ending().startswith("interrupted: ")
+    steps = [progress.step for progress in seen if not progress.message]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 6  # ten looks a second; its files have a line in two seconds
+    assert {worker.backend for worker in seen[5].workers} == {"mlx:cpu"}
+    result = trained.run.read_status()["result"]
+    assert (result["restarts"], result["torn"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_watch_in_a_pipe_ends_with_its_run(training):
+    trained = training(6)
+    done = watch(trained.run.directory)
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, err
+    assert "\x1b" not in out
+    assert out.splitlines()[-2].startswith("done: ")
+    assert "mlxhog report" in out.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_watching_and_not_the_run(training):
+    trained = training(60)
+    with watch(trained.run.directory) as watching:
+        watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, err = watching.communicate(timeout=60)
+    assert watching.returncode == 130
+    assert "the run goes on" in err
+    assert "Traceback" not in err
+    assert trained.process.poll() is None
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_ends_it_without_a_word(training):
+    trained = training(60)
+    with watch(trained.run.directory) as watching:
+        watching.stdout.readline()
+        watching.stdout.close()
+        assert watching.wait(60) == 0
+        assert watching.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_the_trainers_death_ends_it(training):
+    trained = training(60)
+    with watch(trained.run.directory) as watching:
+        watching.stdout.readline()
+        trained.process.kill()
+        out, _ = watching.communicate(timeout=60)
+    assert "interrupted: " in out
+    assert "it was killed" in out
+    assert "mlxhog train --resume" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("columns", "environ"), [(40, {}), (100, {}), (100, {"NO_COLOR": "1"})])
+def test_on_a_terminal_the_table_is_redrawn_and_fits(tmp_path, columns, environ):
+    run = write_run(tmp_path, metrics=lines(20))
+    ours, theirs = pty.openpty()
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "watch", str(run.directory)],
+        stdout=theirs,
+        env={**clean, "TERM": "xterm-256color", "COLUMNS": str(columns), **environ},
+    )
+    os.close(theirs)
+    shown = b""
+    while select.select([ours], [], [], 60)[0]:
+        try:
+            shown += os.read(ours, 1 << 16)
+        except OSError:  # the other end is closed: Linux says so by an error
+            break
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    if environ:
+        assert "\x1b" not in text
+        return
+    assert "\x1b[" in text
+    assert "backend" in text
+    assert ("dropped" in text) == (columns == 100)
