@@ -1,4 +1,4 @@
-"""Adds to the flat shared arena, dense, by rows and the naive one, and to version counters.
+"""Adds to the flat shared arena, dense, by rows and the naive one.
 
 Arguments of the adds here:
 
@@ -23,14 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument, Kernel, Launch
 from mlxhog.metal.kernels.arguments import (
     DONE,
     arrays,
     check_range,
     check_rows,
-    check_written,
     row_group,
     size,
     sizes,
@@ -97,37 +95,6 @@ def scatter_add_rows(
     )
 
 
-def version_bump(counters: Any, blocks: Any) -> Launch:
-    """Launch `counters[blocks[i]] += 1` for every i, modulo 2^32; equal blocks add up.
-
-    Counters say how many steps have gone into a block of parameters. The order is relaxed, and
-    Metal has no other: launch it after the step it announces has finished, and take a value as "at
-    least so many steps". The output `done` is 1 for every block that was counted and 0 for one
-    that does not exist.
-
-    Args:
-        counters: (8 or more,) uint32, shared, written in place.
-        blocks: (n,) int32.
-
-    Raises:
-        ShapeError: `counters` is too small, or (NumPy only) a block has no counter.
-    """
-    check_written("counters", counters)
-    if isinstance(blocks, np.ndarray) and blocks.size:
-        low, high = int(blocks.min()), int(blocks.max())
-        if low < 0 or high >= size(counters):
-            raise ShapeError(
-                f"blocks run from {low} to {high}; there are counters 0 to {size(counters) - 1}"
-            )
-    n = size(blocks)
-    return Launch(
-        kernel=VERSION_BUMP,
-        inputs={"counters": counters, "blocks": blocks, "n": n, "n_counters": size(counters)},
-        outputs={"done": (n,)},
-        grid=(n, 1, 1),
-    )
-
-
 # -- in NumPy, for one writer ----------------------------------------------------------------------
 
 
@@ -159,15 +126,6 @@ def _rows_reference(
     done[:] = inside
 
 
-def _version_reference(
-    *, counters: UInt32, blocks: Int32, n: int, n_counters: int, done: UInt32
-) -> None:
-    """Add 1 to the counter of every block, equal blocks as often as they come."""
-    inside = (blocks[:n] >= 0) & (blocks[:n] < n_counters)
-    np.add.at(counters, blocks[:n][inside], np.uint32(1))
-    done[:] = inside
-
-
 # -- declarations ----------------------------------------------------------------------------------
 
 
@@ -191,11 +149,6 @@ def _sample_rows(rng: np.random.Generator, n: int) -> Launch:
     g = rng.integers(-8, 9, (r, d)).astype(np.float32)
     rows = rng.integers(0, r, r).astype(np.int32)
     return scatter_add_rows(arena, rows, g, scale=-0.5, offset=5, height=r)
-
-
-def _sample_version(rng: np.random.Generator, n: int) -> Launch:
-    counters = rng.integers(0, 2**32, max(8, n), dtype=np.uint32)
-    return version_bump(counters, rng.integers(0, len(counters), n, dtype=np.int32))
 
 
 _ARENA = written("arena")
@@ -236,16 +189,4 @@ SCATTER_ADD_ROWS = Kernel(
     sample=_sample_rows,
     bytes_per_element=12,  # and 8 per row
 )
-VERSION_BUMP = Kernel(
-    name="version_bump",
-    header="versions.h",
-    source=(
-        "mlxhog::version_bump(counters, blocks, n, n_counters, done, thread_position_in_grid.x);"
-    ),
-    inputs=(written("counters", "uint32"), *arrays("blocks", "int32"), *sizes("n n_counters")),
-    outputs=(DONE,),
-    reference=_version_reference,
-    sample=_sample_version,
-    bytes_per_element=16,  # a block read, its counter read and written, done written
-)
-KERNELS = (DENSE_AXPY, RACY_AXPY, SCATTER_ADD_ROWS, VERSION_BUMP)
+KERNELS = (DENSE_AXPY, RACY_AXPY, SCATTER_ADD_ROWS)

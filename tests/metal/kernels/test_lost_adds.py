@@ -102,11 +102,6 @@ def channel_scale_apply() -> Count:
     return Count(launch, (arena,))
 
 
-def version_bump() -> Count:
-    counters = np.zeros(N, np.uint32)
-    return Count(adds.version_bump(counters, np.arange(N, dtype=np.int32)), (counters,))
-
-
 CASES: dict[str, Callable[[], Count]] = {
     "dense_axpy": dense_axpy,
     "scatter_add_rows": scatter_add_rows,
@@ -124,7 +119,6 @@ CASES: dict[str, Callable[[], Count]] = {
     "momentum_apply_rows": lambda: step("momentum", rows=True),
     "adam_apply_rows": lambda: step("adam", rows=True),
     "adam_shared_apply_rows": lambda: step("adam_shared", rows=True),
-    "version_bump": version_bump,
 }
 
 
