@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
-from mlxhog.arena.handover import DescriptorServer, receive_fd
+from mlxhog.arena.handover import DescriptorServer, receive_fds
 from mlxhog.arena.header import Header, read_header
 from mlxhog.arena.layout import PAGE, Layout
 from mlxhog.arena.process import process_start_time
@@ -53,6 +53,8 @@ class Arena:
         run_id: the run it belongs to.
         readonly: whether this mapping refuses to write; a write then ends the process.
         note: "", or what its creator should tell the user of how it is kept.
+        readers_fd: of the page of a run's readers (`published.py`), which whoever connected may
+            take, setting this to None; None where there is none.
         counters: shared counters by name.
         workers: the worker table.
 
@@ -71,6 +73,7 @@ class Arena:
         self.run_id = self._header.run_id
         self.readonly = readonly
         self.note = ""
+        self.readers_fd: int | None = None
         if write is not None and write != self.write:
             raise WriteModeError(
                 f"this arena is written in mode {self.write!r}, not {write!r}; writers of two "
@@ -173,21 +176,39 @@ class Arena:
         Raises:
             ArenaError: nobody serves there, or what is served is not an arena.
         """
-        return cls.from_fd(receive_fd(path), readonly=True)
+        fd, *others = receive_fds(path)
+        try:
+            arena = cls.from_fd(fd, readonly=True)
+        except ArenaError:
+            for other in others:
+                os.close(other)
+            raise
+        arena.readers_fd = others[0] if others else None
+        return arena
 
     def handle(self) -> ArenaHandle:
         """What a spawned process needs to attach; the arena has to stay open until it has."""
         self._mapped()
         return ArenaHandle(self._fds[0])
 
-    def serve(self, path: Path) -> DescriptorServer:
+    def serve(self, path: Path, readers_fd: int | None = None) -> DescriptorServer:
         """Hand this arena, without the right to write it, to later readers of the same user.
+
+        Args:
+            path: of the socket.
+            readers_fd: of the page in which they say what they hold; stays the caller's.
 
         Raises:
             ArenaError: the path is taken by a living process, or unusable.
         """
         self._mapped()
-        return DescriptorServer(path, self._fds[-1])
+        page = () if readers_fd is None else (readers_fd,)
+        return DescriptorServer(path, self._fds[-1], *page)
+
+    @property
+    def creator(self) -> tuple[int, int]:
+        """Pid and start time of the process that created it."""
+        return self._header.creator_pid, self._header.creator_start_time
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -255,6 +276,8 @@ class Arena:
         del self.workers, self.counters
         for fd in self._fds:
             os.close(fd)
+        if self.readers_fd is not None:
+            os.close(self.readers_fd)
         try:
             mapping.close()
         except BufferError:

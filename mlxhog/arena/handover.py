@@ -1,7 +1,8 @@
 """Handing an arena's descriptor to readers that come later, over a Unix socket, same user only.
 
-A run's supervisor serves a descriptor that cannot write; `generate` and other readers receive it.
-A socket file whose server died stays behind; since nobody answers it is recognised and replaced.
+A run's supervisor serves a descriptor that cannot write; `generate` and other readers receive it,
+and where the run keeps copies for readers, that of the page in which they say what they hold. A
+socket file whose server died stays behind; since nobody answers it is recognised and replaced.
 """
 
 from __future__ import annotations
@@ -57,19 +58,19 @@ def socket_path(directory: Path, name: str = "socket") -> Path:
 
 
 class DescriptorServer:
-    """Answers every connection of the same user with a descriptor, until closed.
+    """Answers every connection of the same user with one descriptor or two, until closed.
 
     Concurrency: serves from a daemon thread of its own; one connection at a time.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
-        """Start serving `fd`, which has to stay open, at `path`.
+    def __init__(self, path: Path, *fds: int) -> None:
+        """Start serving `fds`, which have to stay open, at `path`.
 
         Raises:
             ArenaError: a living process serves that path already, or it cannot be served.
         """
         self.path = path
-        self._fd = fd
+        self._fds = fds
         self._socket = listen(path)
         self._wake_read, self._wake_write = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="mlxhog-handover", daemon=True)
@@ -96,7 +97,7 @@ class DescriptorServer:
                 with connection:
                     connection.settimeout(_TIMEOUT_S)
                     if peer_uid(connection) == os.getuid():
-                        socket.send_fds(connection, [GREETING], [self._fd])
+                        socket.send_fds(connection, [GREETING], self._fds)
                         # macOS may drop a descriptor that is still under way when this end closes
                         # (CPython issue 14669), so the reader says when it has it.
                         connection.settimeout(_RECEIPT_S)
@@ -114,7 +115,15 @@ class DescriptorServer:
 
 
 def receive_fd(path: Path) -> int:
-    """The descriptor that a `DescriptorServer` of the same user serves at `path`.
+    """The first descriptor that a `DescriptorServer` serves at `path`; raises as `receive_fds`."""
+    first, *others = receive_fds(path)
+    for fd in others:
+        os.close(fd)
+    return first
+
+
+def receive_fds(path: Path) -> list[int]:
+    """The descriptors that a `DescriptorServer` of the same user serves at `path`, one or two.
 
     Raises:
         ArenaError: no socket there, a stale one, or one that is not ours.
@@ -134,17 +143,18 @@ def receive_fd(path: Path) -> int:
         try:
             if peer_uid(connection) != os.getuid():
                 raise ArenaError(f"the socket {path} is served by another user")
-            message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 1)
+            message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 2)
             with contextlib.suppress(OSError):  # a server that did not wait has what it needs
                 connection.send(RECEIVED)
         except OSError as error:
             raise ArenaError(f"no descriptor came from {path}: {error}") from error
-    if message != GREETING or len(fds) != 1:
+    if message != GREETING or not fds:
         for fd in fds:
             os.close(fd)
         raise ArenaError(f"{path} answered {message!r}; it is not the socket of a run")
-    os.set_inheritable(fds[0], False)
-    return int(fds[0])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
 
 
 def is_stale(path: Path) -> bool:

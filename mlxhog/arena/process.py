@@ -50,6 +50,16 @@ def process_start_time(pid: int) -> int:
     return _native.process_start_time(pid) if pid > 0 else 0
 
 
+def process_is_gone(pid: int, start_time: int) -> bool:
+    """Whether the process of this pid and start time has ended, be it a zombie yet.
+
+    Args:
+        pid: of the process.
+        start_time: from `process_start_time`; 0 where it is not known.
+    """
+    return _native.process_is_gone(pid, start_time)
+
+
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _SHM = Path("/dev/shm")

@@ -43,6 +43,7 @@ from mlxhog.files.durable import (
     write_synced,
 )
 from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import NO_EFFECT
 
 MODEL = "model.safetensors"
@@ -124,9 +125,7 @@ def save(
             for _ in tensors.write_entries(part / MODEL, entries, digests[MODEL]):
                 pass
             tensors.write(part / OPTIMIZER, optimizer, digests[OPTIMIZER])
-            fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
-            write_synced(part / CONFIG, plain_json.dumps(fields | _labels(tokenizer), indent=1))
-            for name, content in tokenizer.files().items():
+            for name, content in _described(model, tokenizer).items():
                 write_synced(part / name, content)
             known = {name: digest.hexdigest() for name, digest in digests.items()}
             manifest.write(part, step, state, known)
@@ -136,6 +135,24 @@ def save(
         if old != final:
             remove(old)
     return final
+
+
+def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Write what a checkpoint holds beside tensors, each file by rename."""
+    folder.mkdir(exist_ok=True)
+    for name, content in _described(model, tokenizer).items():
+        replace_file(folder / name, content)
+
+
+def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
+    """Return what `write_model` has written.
+
+    Raises:
+        ConfigError, DataError: it is missing or damaged.
+    """
+    fields = read_config(folder / CONFIG)
+    model = families.read(fields)
+    return model, tokenizers.load(folder, model.bos_token_id)
 
 
 def load(path: Path, *, verify: bool = True) -> Checkpoint:
@@ -310,6 +327,12 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
                 f"{name} holds numbers that are not finite; nothing was saved, "
                 "the previous checkpoint stands"
             )
+
+
+def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The files of the architecture and the tokenizer, by name."""
+    fields = contents.our_config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
+    return {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
 
 
 def _labels(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 runs/<utc>-<name>/
   lock               held while a supervisor lives; names its process
   config.yaml        the resolved configuration
+  model/             its architecture and tokenizer, for readers of the arena
   socket             hands the arena to later readers
   run.json           status, pids, versions, machine; replaced by rename
   metrics.jsonl      one line per interval; a torn last line is ignored
@@ -69,6 +70,11 @@ class Run:
     def samples_path(self) -> Path:
         """Where sampled text is appended."""
         return self.directory / "samples.txt"
+
+    @property
+    def model(self) -> Path:
+        """Where the architecture and the tokenizer are kept."""
+        return self.directory / "model"
 
     @property
     def checkpoints(self) -> Path:

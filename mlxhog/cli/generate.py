@@ -1,4 +1,4 @@
-"""`mlxhog generate`: text from a checkpoint or a run."""
+"""`mlxhog generate`: text from a checkpoint, or from a run while it trains."""
 
 import json
 import sys
@@ -11,13 +11,16 @@ from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
+from mlxhog.live import MODES
 from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
     from mlxhog.decoding.generate import Answer, Answers, Piece
+    from mlxhog.live.source import Follower, Loaded
 
 EXAMPLES = (
     'generate latest --prompt "The "',
+    'generate latest --prompt "The " --mode pinned_per_sequence',
     "generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9",
     r"generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt",
     "generate latest --prompt-file questions.jsonl --json",
@@ -57,6 +60,13 @@ class GenerateConfig:
         "what the backend keeps in memory; 8bit and 4bit are for mlx backends",
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )
+    mode: str = option(
+        "double_buffer",
+        "which weights of a run that trains: the copy it published last, the same one for the "
+        "whole answer, the whole model or each tensor between two updates, whatever is there, or "
+        "its newest checkpoint",
+        choices=MODES,
+    )
     out: str = option("runs", "folder that holds the runs")
 
 
@@ -83,13 +93,15 @@ def run(arguments: list[str]) -> int:
 
     stop = [stop_string(word) for word in parsed.other.stop]
     prompts = _prompts(config)
-    pieces = _answer(parsed.other.model, prompts, stop, config)
+    follower, pieces = _answer(parsed.other.model, prompts, stop, config)
+    weights = _Weights(follower, len(prompts))
     answers = Answers(len(prompts))
-    recorded = answers.follow(pieces)
+    recorded = answers.follow(weights.follow(pieces))
     if parsed.other.json:
         for _ in recorded:
             pass
         records = [_record(*pair) for pair in zip(prompts, answers.rows, strict=True)]
+        records = [record | weights.record(row) for row, record in enumerate(records)]
         pace = {
             "tokens_per_s": _rounded(answers.tokens_per_s),
             "seconds": round(answers.seconds, 3),
@@ -101,16 +113,18 @@ def run(arguments: list[str]) -> int:
         _write_in_order(prompts, answers, recorded)
     else:
         _stream(prompts[0], recorded)
-    print(_pace(answers), file=sys.stderr)
+    for line in (*weights.lines(), _pace(answers)):
+        print(line, file=sys.stderr)
     return 0
 
 
 def _answer(
     model: str, prompts: Sequence[str], stop: Sequence[str], config: GenerateConfig
-) -> "Iterator[Piece]":
-    """Load the model, and return its answers, piece by piece."""
-    from mlxhog.decoding.model import open_model
+) -> "tuple[Follower, Iterator[Piece]]":
+    """Load the model; return what computes its answers, and these, piece by piece."""
     from mlxhog.decoding.sampling import Sampler
+    from mlxhog.live.opening import open_source
+    from mlxhog.live.source import Follower
 
     sampler = Sampler(
         temperature=config.temperature,
@@ -120,17 +134,69 @@ def _answer(
         repetition_penalty=config.repetition_penalty,
         seed=config.seed,
     )
-    opened = open_model(
-        model, root=Path(config.out), backend=config.backend, weights=config.weights
+    source, opened = open_source(
+        model,
+        root=Path(config.out),
+        backend=config.backend,
+        weights=config.weights,
+        mode=config.mode,
     )
-    return opened.answer(
+    follower = Follower(source, opened.backend)
+    return follower, opened.answer(
         prompts,
         sampler=sampler,
         max_new_tokens=config.max_new_tokens,
         stop=stop,
         batch_size=config.batch_size,
         prefill_chunk=config.prefill_chunk,
+        by=follower,
     )
+
+
+class _Weights:
+    """Which weights each answer was written with, where they are those of a run that trains."""
+
+    def __init__(self, follower: "Follower", answers: int) -> None:
+        self._follower, self._live = follower, not follower.source.ended()
+        self._first: list[Loaded | None] = [None] * answers
+        self._last = list(self._first)
+
+    def follow(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
+        """Note what each piece is computed with."""
+        for piece in pieces:
+            if self._live:
+                self._last[piece.row] = now = self._follower.loaded()
+                self._first[piece.row] = self._first[piece.row] or now
+            yield piece
+
+    def record(self, row: int) -> dict[str, Any]:
+        """What the JSON says of one answer."""
+        first, last = self._first[row], self._last[row]
+        if first is None or last is None:
+            return {}
+        weights = {
+            "of": self._follower.source.whose,
+            "mode": self._follower.source.mode,
+            "version_first": first.version,
+            "version_last": last.version,
+            "consistent": last.consistent,
+            "age_updates": last.age_updates,
+            "age_s": _rounded(last.age_s),
+        }
+        return {"weights": weights}
+
+    def lines(self) -> list[str]:
+        """What is said beside the text."""
+        source = self._follower.source
+        lines = [source.note] if source.note else []
+        for row, (first, last) in enumerate(zip(self._first, self._last, strict=True), start=1):
+            if first is None or last is None:
+                continue
+            versions = f"{first.version}" + f" to {last.version}" * (first.version != last.version)
+            which = "" if len(self._first) == 1 else f"answer {row}: "
+            age = f"{last.age_updates} updates and {last.age_s:.1f} s old at its end"
+            lines.append(f"{which}weights of {source.whose}, version {versions}, {age}")
+        return lines
 
 
 def _prompts(config: GenerateConfig) -> list[str]:

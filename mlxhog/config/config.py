@@ -308,6 +308,15 @@ class TrainConfig:
         Interval(seconds=300), "checkpoint, likewise; the end always saves one"
     )
     keep_last: int = _run(3, "checkpoints kept", low=1)
+    live: str = _run(
+        "auto",
+        "keep two more copies of the parameters in shared memory, for those who read the weights "
+        "while they are trained; auto does where they take up to a tenth of what a run may use",
+        choices=("auto", "on", "off"),
+    )
+    live_every: Interval = _run(
+        Interval(seconds=1), "a copy for those readers, likewise, while there are any"
+    )
     resume: str | None = _run(
         None, "go on with a run: a path, its name, latest, or one of its checkpoints"
     )

@@ -35,6 +35,8 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
             "use cas; set write=auto, or gpu_write=cpu"
         )
         found.append(("write", problem))
+    if not config.live_every.on and config.live != "off":
+        found.append(("live_every", "off, so readers would get no copy; set live=off as well"))
     return found + _of_optimizer(config) + _of_sparse(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlxhog import backends
 from mlxhog.backends.backend import Backend
@@ -12,7 +13,7 @@ from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
-from mlxhog.decoding.generate import Piece
+from mlxhog.decoding.generate import Piece, RecurrentModel
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import DataError
 from mlxhog.machine import machine
@@ -39,6 +40,25 @@ class Model:
     checkpoint: Path
     end_tokens: frozenset[int] = frozenset()
 
+    @classmethod
+    def without_weights(
+        cls,
+        backend: str,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        checkpoint: Path,
+        end_tokens: frozenset[int] = frozenset(),
+    ) -> Model:
+        """A model whose backend is yet to be filled, started by its name.
+
+        Raises:
+            ConfigError: no such backend.
+            EnvironmentLacks: it is not there.
+        """
+        (worker,) = resolve_workers(backend, machine=machine.here()).workers
+        started = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
+        return cls(started, config, tokenizer, checkpoint, end_tokens)
+
     def write(
         self,
         prompt: str,
@@ -60,8 +80,11 @@ class Model:
         stop: Sequence[str] = (),
         batch_size: int = generate.BATCH_SIZE,
         prefill_chunk: int = generate.PREFILL_CHUNK,
+        by: RecurrentModel[Any] | None = None,
     ) -> Iterator[Piece]:
         """Answer prompts together, token by token; arguments as `mlxhog.decoding.generate.answer`.
+
+        `by` computes in the backend's place, if it is given.
 
         Raises:
             ConfigError: a number is out of its range, a stop string is empty, or prompt and answer
@@ -72,7 +95,7 @@ class Model:
         most = max((len(tokens) for tokens in ids), default=0)
         families.check_length(self.config, most + max_new_tokens)
         return generate.answer(
-            self.backend,
+            self.backend if by is None else by,
             ids,
             tokenizer=self.tokenizer,
             sampler=sampler,
@@ -103,24 +126,30 @@ def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32")
         EnvironmentLacks: the backend is not there.
     """
     path = checkpoint.locate(spec, root)
-    (worker,) = resolve_workers(backend, machine=machine.here()).workers
     opened = formats.open(path)
-    families.check_language_model(opened.config)
-    tokenizer = _tokenizer(opened)
-    loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
-    refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
-    return Model(loaded, opened.config, tokenizer, path, _end_tokens(opened))
+    model = Model.without_weights(
+        backend, opened.config, tokenizer_of(opened), path, end_tokens(opened.config)
+    )
+    refuse_not_finite(model.backend.load(opened.config, opened.tensors, weights=weights), path)
+    return model
 
 
-def _end_tokens(opened: formats.Opened) -> frozenset[int]:
+def end_tokens(config: ModelConfig) -> frozenset[int]:
     """The config's EOS: none, one, or a list."""
-    eos = opened.config.to_dict().get("eos_token_id")
+    eos = config.to_dict().get("eos_token_id")
     return frozenset(
         token for token in (eos if isinstance(eos, list) else [eos]) if token is not None
     )
 
 
-def _tokenizer(opened: formats.Opened) -> Tokenizer:
+def tokenizer_of(opened: formats.Opened) -> Tokenizer:
+    """The tokenizer of a language model's checkpoint.
+
+    Raises:
+        ConfigError: the model is an auto-encoder.
+        DataError: there is none, or one that does not fit the model.
+    """
+    families.check_language_model(opened.config)
     tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise DataError(

@@ -152,7 +152,7 @@ class Sparsified(Optimizer):
         """
         assert target.metal is None
         pending = self._pending(target)
-        self.rule.update(replace(target, pending=pending), pairs, step)
+        self.rule.update(replace(target, pending=pending, marks=None), pairs, step)
         written = {}
         for slot, grad in pairs:
             index, values = take(
@@ -164,6 +164,8 @@ class Sparsified(Optimizer):
                 keep=self.error_feedback,
                 native=self.native,
             )
+            if target.marks is not None:
+                target.marks.begin(slot.name)
             updates.add_at(
                 target.flat,
                 slot,
@@ -174,6 +176,8 @@ class Sparsified(Optimizer):
                 seed=step.seed,
                 native=self.native,
             )
+            if target.marks is not None:
+                target.marks.end(slot.name)
             written[slot.name] = index
         self.written = written
 

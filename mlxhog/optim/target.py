@@ -10,6 +10,7 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.arena.layout import place_state
+from mlxhog.arena.marks import Marks
 from mlxhog.errors import ShapeError
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
@@ -46,6 +47,7 @@ class Target:
             parameters are only read, without a lock. None adds steps to the parameters.
         record: keeps the steps that are added to dense parameters, under the same locks.
         places: private segments that are not laid out as `flat`, name -> parameter -> place.
+        marks: say to readers which parameter is being written.
     """
 
     flat: Float32
@@ -59,6 +61,7 @@ class Target:
     pending: Float32 | None = None
     record: Record | None = None
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
+    marks: Marks | None = None
 
     def moments(self, *, shared: bool) -> Mapping[str, Float32]:
         """The optimizer's state by segment name: that of all workers, or this worker's own."""
@@ -94,6 +97,8 @@ class Target:
     ) -> None:
         """Call the native step that fits the slot's exclusion unit and the gradient's form."""
         common = (self.locks, self.mode, self.flat, slot.offset)
+        if self.marks is not None:
+            self.marks.begin(slot.name)
         if isinstance(grad, Rows):
             place = (row_width(slot), slot.row_word0, grad.index, grad.values)
             rows(*common, *place, *state, **rates, pending=self.pending)
@@ -105,6 +110,8 @@ class Target:
         else:
             last, prev = self.record
             dense(*common, grad, *state, **rates, last=last, prev=prev)
+        if self.marks is not None:
+            self.marks.end(slot.name)
 
     def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
         """Add a step to distinct rows, as the references do it: for one worker only."""

@@ -283,6 +283,7 @@ class AvgRunsWorker:
         context, words = self.context, self._words
         entry, ledger = context.entry, context.ledger
         norm = gradients.global_norm(grads)
+        context.marks.begin_update()
         if self._leased:  # else the one before died with its step behind it
             record = self._record(lease, bool(np.isfinite(norm)), samples)
             self._journal.write(record)
@@ -297,6 +298,7 @@ class AvgRunsWorker:
         words.store(self._line, _STEPS, self._number(lease) + 1)
         version = _version(words, context.workers)
         context.arena.counters.store("version", version)
+        context.marks.end_update()
         return Outcome(applied=record.applied, staleness=0, version=version)
 
     def _number(self, lease: Lease) -> int:
@@ -366,9 +368,11 @@ class AvgRunsWorker:
         decided = words.load(0, _DECIDED)
         if words.load(self._line, _STAGES) == 2 * decided:
             return
+        context.marks.begin_update()
         for stage, part in enumerate((_average_share, _take_average), start=1):
             part(context.arena, words, context.rank, context.workers, decided)
             self._wait_for(2 * decided - 2 + stage)
+        context.marks.end_update()
 
     def _wait_for(self, stages: int) -> None:
         """Wait until every worker has ended so many; the supervisor replaces a dead one.

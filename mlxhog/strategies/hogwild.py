@@ -122,10 +122,12 @@ class HogwildWorker:
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
         finite = bool(np.isfinite(norm))
+        context.marks.begin_update()
         if finite:
             self._step(grads, norm)
             entry.opt_step += 1
         version = counters.add("version", 1) if finite else counters.load("version")
+        context.marks.end_update()
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
         staleness = version - self._version_read

@@ -183,6 +183,7 @@ class RoundRobinWorker:
         norm = gradients.global_norm(grads)
         self._wait_for_turn()
         entry.phase = Phase.APPLY
+        context.marks.begin_update()
         if self._leased:  # else the one before died in this turn, with its step behind it
             lr = self._lr()
             record = self._record(lease, bool(np.isfinite(norm)), samples)
@@ -193,6 +194,7 @@ class RoundRobinWorker:
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         record = self._journal.read()
         _take_in(context.strategy, context.arena, words, context.rank, record)
+        context.marks.end_update()
         if words.load(0, _OPEN) == self._turn + context.workers:
             if not (self._is_over(self._turn + context.workers) or context.paused()):
                 self._open(self._turn + context.workers + 1)

@@ -12,11 +12,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
+from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, State
 from mlxhog.backends.backend import Backend, Float32, Grads
@@ -314,6 +315,11 @@ class Context:
     decay: frozenset[str]
     model: ModelConfig
 
+    @cached_property
+    def marks(self) -> Marks:
+        """By which readers see that this worker writes; a Metal kernel steps many parameters."""
+        return Marks(self.arena, self.slot, whole=self.metal is not None)
+
     @property
     def config(self) -> TrainConfig:
         """The run's configuration."""
@@ -351,6 +357,7 @@ class Context:
             metal=self.metal,
             record=look_ahead.record(arena, self.config, self.live_workers),
             places=arena.layout.state,
+            marks=self.marks,
         )
 
     @property

@@ -359,6 +359,7 @@ class SyncWorker:
             self._words.store(self._line + 1, 0, samples)
             self._finish_stage(base)
         self._wait_for(base)  # also for a successor: the others may not be as far as the dead was
+        context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
             self._average()
             # Noted here and stored below: whoever replaces a dead worker counts its step once.
@@ -379,6 +380,7 @@ class SyncWorker:
         version = entry.version_read + finite  # every worker of a round read the same one
         if context.rank == 0:
             counters.store("version", version)
+        context.marks.end_update()
         self._finish_stage(base + 2)
         self._wait_for(base + 2)
         return Outcome(applied=finite, staleness=0, version=version)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlxhog import arena
-from mlxhog.arena import ArenaHandle, Layout, records
+from mlxhog.arena import ArenaHandle, Layout, published, records
 from mlxhog.arena.records import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.kernel_choice import Writers
@@ -104,6 +104,8 @@ def plan_layout(
     optimizer: Optimizer,
     n_tickets: int,
     scores: Mapping[str, tuple[str, int]],
+    *,
+    live: bool = False,
 ) -> Layout:
     """Lay out the arena of a run.
 
@@ -113,6 +115,7 @@ def plan_layout(
         optimizer: of the run.
         n_tickets: batches of an epoch.
         scores: segments of its evaluations, as `arena.plan` takes them.
+        live: whether to keep copies of the parameters for readers.
     """
     slots = range(1, strategy.slots + 1)
     return arena.plan(
@@ -126,6 +129,7 @@ def plan_layout(
             **{f"ring.{slot}": ("uint8", records.RING_BYTES) for slot in slots},
             **strategy.segments(len(spec)),
             **scores,
+            **(published.segments(len(spec), strategy.slots) if live else {}),
         },
     )
 

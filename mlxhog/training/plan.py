@@ -40,6 +40,7 @@ from mlxhog.training.side_jobs import Text
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 FREE_SLOTS = 2  # for workers that join, where --max-workers does not say otherwise
 FREE_SLOTS_SHARE = 1 / 16  # of the memory a run may use: what they take at most
+LIVE_PART = 0.1  # of a run's memory that copies for readers may take unasked
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 
 
@@ -162,7 +163,10 @@ def make_plan(config: TrainConfig) -> Plan:
     factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
     scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
-    lay_out = partial(plan_layout, spec, optimizer=optimizer, n_tickets=n_tickets, scores=scores)
+    live, live_note = _reads_live(config, model, here.memory_bytes)
+    lay_out = partial(
+        plan_layout, spec, optimizer=optimizer, n_tickets=n_tickets, scores=scores, live=live
+    )
     strategy, layout = _with_free_slots(strategy, lay_out, here.memory_bytes)
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
     plan = Plan(
@@ -176,6 +180,7 @@ def make_plan(config: TrainConfig) -> Plan:
             *choice.notes,
             *writers.notes,
             *kernels.notes,
+            *live_note,
             *_optimizer_notes(config, model, hidden, factor),
         ),
         layout=layout,
@@ -257,6 +262,20 @@ def _optimizer_notes(
             "every parameter"
         )
     return tuple(notes)
+
+
+def _reads_live(
+    config: TrainConfig, model: ModelConfig, memory_bytes: int
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether to keep copies for readers, and what the user should know of it."""
+    n_bytes = 2 * 4 * param_count(model)
+    fits = n_bytes <= LIVE_PART * config.memory_limit * memory_bytes
+    if config.live != "auto" or fits:
+        return config.live != "off", ()
+    return False, (
+        f"no copies for live readers: the two would take {n_bytes / 2**30:.1f} GiB; --live on "
+        "keeps them all the same",
+    )
 
 
 def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
+from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import Entry, Phase, State
@@ -155,6 +156,9 @@ class Supervisor:
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn
         self.torn += report.torn
+        # Where all write an update together, who takes its place ends it.
+        over = self.strategy.between_steps(self.arena)
+        Marks(self.arena, seat.slot).settle(update=over)
         return death
 
     def _settle(self, seat: _Seat) -> None:

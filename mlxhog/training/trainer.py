@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxhog.arena import published
 from mlxhog.arena.control import Command
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, RequestServer
+from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import END_S, STOP_S, training_s
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
@@ -25,6 +27,7 @@ from mlxhog.errors import (
     WorkerFailed,
 )
 from mlxhog.files.durable import disk_errors, replace_file
+from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.training import checkpoints
@@ -85,7 +88,14 @@ class _Training(Session):
         )
         self.start = checkpoints.restore(plan, self.arena, self.ledger)
         self.begin(self.start.budget, self.start.budget.step_limit(plan.tokens_per_step))
-        stack.enter_context(self.arena.serve(socket_path(directory)))
+        self.publisher: Publisher | None = None
+        if published.WORDS in plan.layout.segments:
+            self.publisher = Publisher(self.arena, self.strategy, self.config.live_every)
+            stack.callback(self.publisher.close)
+        with disk_errors(f"writing {self.run.model}"):
+            checkpoint.write_model(self.run.model, plan.model, plan.data.tokenizer)
+        page = None if self.publisher is None else self.publisher.readers_fd
+        stack.enter_context(self.arena.serve(socket_path(directory), page))
         self.monitor = Monitor(
             self.arena,
             plan.workers,
@@ -148,6 +158,7 @@ class _Training(Session):
             finally:
                 self.supervisor.stop(timeout_s=0.0 if self._signals.count > 1 else self._stop_s())
                 self._requests.close()
+                self._end_publishing()
         self.monitor.drain()
         if self.arena.counters.load("start_ns"):
             self.reporter.append_metrics()  # what a run says in the end counts all of it
@@ -241,6 +252,7 @@ class _Training(Session):
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
+        self._end_publishing()
         if not (self._signals.count or self._budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"
@@ -307,10 +319,17 @@ class _Training(Session):
             if not still:
                 raise Refused(f"workers did not pause within {REST_S:.0f} s")
             self.settle()
+            if self.publisher is not None:  # what readers get is the checkpoint's
+                self.publisher.publish_at_rest()
             try:
                 return self._save()
             except (EnvironmentLacks, CheckpointError) as error:
                 raise Refused(str(error), error.exit_code) from error
+
+    def _end_publishing(self) -> None:
+        """Leave readers the last weights; nobody may move."""
+        if self.publisher is not None:
+            self.publisher.end()
 
     def _save(self) -> Path:
         self.saved = checkpoints.save(

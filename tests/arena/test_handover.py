@@ -9,6 +9,7 @@ import pytest
 
 from mlxhog.arena import Arena, handover, plan
 from mlxhog.arena.handover import DescriptorServer, receive_fd, socket_path
+from mlxhog.arena.published import Readers
 from mlxhog.errors import ArenaError
 from tests.arena import children
 from tests.arena.test_arena import received, spawn
@@ -28,6 +29,18 @@ def test_a_reader_connects_while_the_arena_is_served_and_not_after(arena, tmp_pa
                 assert (reader.run_id, reader.readonly) == ("served", True)
     with pytest.raises(ArenaError, match="no socket"):
         Arena.connect(path)
+
+
+def test_a_page_for_readers_comes_with_the_arena_and_can_be_written(arena, tmp_path):
+    readers, fd = Readers.create()
+    with arena.serve(tmp_path / "socket", fd), Arena.connect(tmp_path / "socket") as reader:
+        theirs = Readers.attach(os.dup(reader.readers_fd))
+        theirs.register()
+        assert (readers.present(), readers.came()) == (1, 1)
+        first = receive_fd(tmp_path / "socket")
+        assert os.fstat(first).st_size == arena.layout.total_bytes
+        os.close(first)
+    os.close(fd)
 
 
 def test_what_is_served_cannot_be_mapped_for_writing(arena, tmp_path):

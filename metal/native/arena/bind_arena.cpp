@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -70,6 +71,41 @@ void bind_words(nb::module_& m, const std::string& suffix) {
       },
       "buf"_a.noconvert(), "off"_a, "expected"_a, "desired"_a,
       "Replace a control word if it is `expected`; returns whether (acquire, release).");
+}
+
+void bind_marks(nb::module_& m) {
+  using Mark = uint64_t;
+  m.def(
+      "begin_writing",
+      [](const Bytes& buf, size_t off) {
+        mlxhog::begin_writing(word_at<Mark>(buf.data(), buf.size(), off));
+      },
+      "buf"_a.noconvert(), "off"_a, "Make a mark odd before its writer writes.");
+  m.def(
+      "end_writing",
+      [](const Bytes& buf, size_t off) {
+        mlxhog::end_writing(word_at<Mark>(buf.data(), buf.size(), off));
+      },
+      "buf"_a.noconvert(), "off"_a, "Make a mark even when its writer has written.");
+  m.def(
+      "nobody_writes",
+      [](const ConstBytes& buf, size_t off, size_t stride, size_t n) -> std::optional<Mark> {
+        if (n == 0) return 0;
+        if (stride == 0 || stride % sizeof(Mark) != 0 || n - 1 > buf.size() / stride) {
+          throw nb::value_error(("marks: wanted a stride of whole 8-byte words and as many marks as "
+                                 "fit, got " + std::to_string(n) + ", " + std::to_string(stride) +
+                                 " bytes apart")
+                                    .c_str());
+        }
+        word_at<const Mark>(buf.data(), buf.size(), off + (n - 1) * stride);
+        const Mark* first = word_at<const Mark>(buf.data(), buf.size(), off);
+        Mark sum = 0;
+        if (!mlxhog::nobody_writes(first, stride / sizeof(Mark), n, &sum)) return std::nullopt;
+        return sum;
+      },
+      "buf"_a.noconvert(), "off"_a, "stride"_a, "n"_a,
+      "The sum of marks that are all even; None where one is odd. Works on read-only memory.");
+  m.def("full_fence", &mlxhog::full_fence, "Order a store before a load of another word.");
 }
 
 nb::dict worker_fields() {
@@ -210,6 +246,7 @@ void bind_ledger(nb::module_& m) {
 void bind_arena(nb::module_& m) {
   bind_words<uint32_t>(m, "u32");
   bind_words<uint64_t>(m, "u64");
+  bind_marks(m);
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {
       std::rethrow_exception(thrown);

@@ -1,9 +1,10 @@
-// Control words: 32- and 64-bit atomics on memory that several processes map.
+// Control words: 32- and 64-bit atomics on memory that several processes map, and marks.
 //
 // Lock-free atomics are address-free, so they work between processes that map the same pages at
 // different addresses. Builtins instead of std::atomic_ref, which Apple clang 16 lacks.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -45,5 +46,40 @@ inline void raise(Word* word, Word value) {
     if (cas(word, now, value)) return;
   }
 }
+
+// Marks tell readers that take no lock whether memory was written while they copied it (a sequence
+// lock). A mark has one writer; it is odd while that writer writes. Source: Boehm 2012, Can Seqlocks
+// Get Along with Programming Language Memory Models?
+
+// Makes a mark odd; one that is odd already stays, so whoever follows a dead writer goes on with it.
+inline void begin_writing(std::uint64_t* mark) {
+  __atomic_store_n(mark, __atomic_load_n(mark, __ATOMIC_RELAXED) | 1, __ATOMIC_RELAXED);
+  // Release: whoever sees a write behind this fence sees the odd mark, too.
+  __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+// Makes a mark even, another number than any before. Release: publishes what was written.
+inline void end_writing(std::uint64_t* mark) {
+  const std::uint64_t now = __atomic_load_n(mark, __ATOMIC_RELAXED);
+  store(mark, now + (now & 1));
+}
+
+// Whether `n` marks, `stride` words apart, are all even, and their sum, which grows with every write.
+// A copy is of one moment if this was true before it, and the same sum after it.
+inline bool nobody_writes(const std::uint64_t* marks, std::size_t stride, std::size_t n, std::uint64_t* sum) {
+  // Acquire: what was copied before is not read later than the marks.
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  *sum = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint64_t mark = load(marks + i * stride);
+    if (mark & 1) return false;
+    *sum += mark;
+  }
+  return true;
+}
+
+// Between a store and a load of other words, where two processes each do both and one has to see
+// the other's store (Dekel).
+inline void full_fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 }  // namespace mlxhog

@@ -142,6 +142,8 @@ void bind_updates(nb::module_& m) {
         "Free every word that names a reaped slot (of one generation, if given); returns how many.");
   m.def("process_start_time", &process_start_time, "pid"_a,
         "When a process started, in the unit of the worker table; 0 if there is none.");
+  m.def("process_is_gone", &process_is_gone, "pid"_a, "start_time"_a,
+        "Whether the process of this pid and start time has ended, be it a zombie yet.");
   m.attr("STRIPE") = kStripe;
   m.def("widest_cas", &widest_cas, "Floats in the widest compare-and-swap that `cas` mode uses here.");
   m.def("add_dense", &add_dense, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a,

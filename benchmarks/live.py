@@ -1,0 +1,400 @@
+"""Reading a model while it is trained: what is promised, what it costs, what a weight change does.
+
+    python benchmarks/live.py                      everything, about half an hour
+    python benchmarks/live.py --quick              fewer reads, shorter runs
+    python benchmarks/live.py --only promises      one part of it, or several
+
+promises    reads against writers that add 1 to every element at every update, mode by mode
+training    tokens/s of a training on one core with a reader busy on another, and the reader's own
+            beside those of a generator of a checkpoint while nothing trains
+publishing  what taking one copy costs, for models of several sizes
+states      logits after a text whose state was computed with older weights, and with the newest
+
+A part is a function that adds to the findings; `PARTS` lists them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness.claims import (
+    ROOT,
+    Findings,
+    LoadWatch,
+    Sample,
+    cores,
+    finish,
+    own_cpu_s,
+    pin,
+    unpin,
+)  # fmt: skip
+
+from mlxhog.arena import Arena, plan, published
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import Interval
+from mlxhog.decoding.model import Model
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import MlxhogError
+from mlxhog.live import CHECKPOINT, READ_MODES
+from mlxhog.live.opening import open_source
+from mlxhog.live.publishing import Publisher
+from mlxhog.live.running import RunWeights
+from mlxhog.live.source import Follower
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
+from mlxhog.strategies import Hogwild
+
+sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that of the tests
+from tests.live.patterns import Inbox, check, pattern_run  # noqa: E402
+
+SPAWN = multiprocessing.get_context("spawn")
+PROMPT = "The "
+TEXT = "The Congress shall from time to time receive from the President information on the state "
+SIZES = ("tiny", "125m")
+START_S = 120.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        reads: of each mode.
+        seconds: of each training run that is timed.
+        turns: pairs of such runs.
+        copies: that are taken of each model.
+        steps: updates before states are compared.
+    """
+
+    reads: int
+    seconds: float
+    turns: int
+    copies: int
+    steps: int
+
+
+FULL = Scale(reads=100_000, seconds=30.0, turns=5, copies=50, steps=400)
+QUICK = Scale(reads=2_000, seconds=12.0, turns=2, copies=10, steps=100)
+
+
+# -- promises --------------------------------------------------------------------------------------
+
+
+def promises(scale: Scale, findings: Findings) -> None:
+    """Reads of each mode against two writers; a read that breaks its promise is counted."""
+    rows: dict[str, Any] = {}
+    for mode in READ_MODES:
+        with tempfile.TemporaryDirectory() as folder, pattern_run(Path(folder), writers=2) as run:
+            source, backend = run.reader(mode), Inbox()
+            broken, whole, mixed, versions = 0, 0, 0, set()
+            began = time.perf_counter()
+            for _ in range(scale.reads):
+                loaded = source.load(backend)  # type: ignore[arg-type]
+                versions.add(loaded.version)
+                whole += loaded.consistent
+                mixed += loaded.mixed or 0
+                try:
+                    check(mode, loaded, backend.inbox, run.arena)
+                except AssertionError:
+                    broken += 1
+            seconds = time.perf_counter() - began
+            source.close()
+        rows[mode] = {
+            "reads": scale.reads,
+            "of one version": whole / scale.reads,
+            "tensors of no one version": mixed,
+            "versions seen": len(versions),
+            "reads_per_s, checked": scale.reads / seconds,
+        }
+        print(f"{mode:20} {rows[mode]}", flush=True)
+        findings.exact(f"{mode}: reads of {scale.reads:,} that broke the promise", broken, 0)
+    findings.results["promises"] = rows
+
+
+# -- training beside a reader ----------------------------------------------------------------------
+
+
+def write_for_ever(spec: str, out: str, mode: str, core: int, pipe: Connection) -> None:
+    """In a process: generate from a run or a checkpoint on one core; tell tokens and versions."""
+    pin(core)
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            source, model = open_source(spec, root=Path(out), backend="torch:cpu", mode=mode)
+            if mode == CHECKPOINT or isinstance(source, RunWeights):
+                break
+        except MlxhogError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+    follower = Follower(source, model.backend)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        pipe.send("reads")
+        while True:
+            seconds = pipe.recv()
+            pipe.send(_written(model, follower, seconds))
+
+
+def _written(model: Model, follower: Follower, seconds: float) -> dict[str, float]:
+    """Generate for some time, answer after answer of 100 tokens."""
+    tokens, answers, of_two, versions = 0, 0, 0, set()
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        follower.refresh(in_sequence=False)
+        sampler, seen = Sampler(temperature=0.8, seed=answers), set()
+        for _ in model.answer([PROMPT], sampler=sampler, max_new_tokens=100, by=follower):
+            tokens += 1
+            seen.add(follower.loaded().version)
+        answers, of_two, versions = answers + 1, of_two + (len(seen) > 1), versions | seen
+    now = time.perf_counter()
+    return {
+        "tokens_per_s": tokens / (now - began),
+        "versions": len(versions),
+        "answers of several versions": of_two / max(1, answers),
+    }
+
+
+@contextlib.contextmanager
+def reading(spec: str, out: str, mode: str, core: int) -> Iterator[Connection]:
+    """A process that generates when it is asked to; the pipe takes seconds and gives findings."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=write_for_ever, args=(spec, out, mode, core, theirs))
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join(5.0)
+        process.kill()
+        process.join()
+
+
+def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> dict[str, Any]:
+    """One run on one core, perhaps with a reader on another; its result and the reader's."""
+    options = ["--workers=torch:cpu", "--threads=1", "--model=tiny", f"--out={out}"]
+    options += [f"--time={seconds:g}", "--eval-every=off", "--sample-every=off", "--save-every=off"]
+    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
+    pin(core)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    unpin(cores())
+    found: dict[str, Any] = {}
+    try:
+        if with_reader is not None:
+            with reading("latest", out, READ_MODES[0], with_reader) as pipe:
+                if not pipe.poll(START_S):
+                    raise RuntimeError("the reader does not start")
+                pipe.recv()
+                pipe.send(max(2.0, seconds * 0.6))
+                if not pipe.poll(seconds + START_S):
+                    raise RuntimeError("the reader does not answer")
+                found["reader"] = pipe.recv()
+        output, _ = process.communicate(timeout=seconds + START_S)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+    found["tokens_per_s"] = json.loads(output.splitlines()[-1])["tokens_per_s"]
+    return found
+
+
+def training(scale: Scale, findings: Findings) -> None:
+    """The same training with and without a reader, in turns."""
+    core, other = cores()[0], cores()[-1]
+    alone, beside, live, offline = [], [], [], []
+    extra: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as out:
+        for _ in range(scale.turns):
+            alone.append(trained(out, scale.seconds, core, with_reader=None)["tokens_per_s"])
+            found = trained(out, scale.seconds, core, with_reader=other)
+            beside.append(found["tokens_per_s"])
+            live.append(found["reader"]["tokens_per_s"])
+            extra.append(found["reader"])
+            with reading("latest", out, CHECKPOINT, other) as pipe:
+                pipe.poll(START_S)
+                pipe.recv()
+                pipe.send(max(2.0, scale.seconds * 0.3))
+                pipe.poll(scale.seconds + START_S)
+                offline.append(pipe.recv()["tokens_per_s"])
+            print(f"alone {alone[-1]:.0f}  beside a reader {beside[-1]:.0f} tokens/s;", end=" ")
+            print(f"reader {live[-1]:.0f}, of a checkpoint {offline[-1]:.0f}", flush=True)
+    ratio = statistics.median(b / a for a, b in zip(alone, beside, strict=True))
+    findings.at_least("training beside a reader on another core, of that without", ratio, 0.9)
+    ratio = statistics.median(b / a for a, b in zip(offline, live, strict=True))
+    findings.at_least("the reader, of a generator of a checkpoint", ratio, 0.9)
+    findings.results["training"] = {
+        "alone_tokens_per_s": Sample.of(alone),
+        "beside_tokens_per_s": Sample.of(beside),
+        "reader_tokens_per_s": Sample.of(live),
+        "offline_tokens_per_s": Sample.of(offline),
+        "readers": extra,
+    }
+
+
+# -- publishing ------------------------------------------------------------------------------------
+
+
+def publishing(scale: Scale, findings: Findings) -> None:
+    """Seconds of one copy while nobody writes, and the memory of two."""
+    rows = {}
+    for name in SIZES:
+        spec = families.param_spec(load_architecture(name))
+        layout = plan(spec, n_tickets=1, extra=published.segments(len(spec), 16))
+        with Arena.create(layout) as arena:
+            publisher = Publisher(arena, Hogwild(TrainConfig(steps=1), 1), Interval(steps=10**9))
+            seconds = []
+            for _ in range(scale.copies):
+                arena.counters.add("version")
+                began = time.perf_counter()
+                publisher._publish(at_rest=False)
+                seconds.append(time.perf_counter() - began)
+            publisher.close()
+        n_bytes = 4 * layout.n_floats
+        rows[name] = {
+            "copy_ms": Sample.of([1e3 * s for s in seconds]),
+            "GB_per_s": n_bytes / statistics.median(seconds) / 1e9,
+            "copies_bytes": 2 * n_bytes,
+        }
+        print(f"a copy of {name}: {1e3 * statistics.median(seconds):.2f} ms", flush=True)
+    findings.results["publishing"] = rows
+
+
+# -- states ----------------------------------------------------------------------------------------
+
+GAPS = (1, 10, 100)
+AFTER = (1, 16, 64)
+"""Tokens that the new weights have read of the text whose state the old ones made."""
+
+
+def states(scale: Scale, findings: Findings) -> None:
+    """How far logits are off whose state older weights have made.
+
+    After a text is read with the weights of one version, the same text or more of it is read with
+    those of a later version: from the state that there is, and from the beginning.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        kept, model = _versions(out, scale.steps)
+    tokens = model.tokenizer.encode((TEXT * 8).encode())[:256].astype(np.int32)[None]
+    rows = []
+    base = min(kept)
+    for gap in GAPS:
+        for after in AFTER:
+            old = _logits(model, kept[base], tokens[:, : 256 - after])
+            mixed = _logits(model, kept[base + gap], tokens[:, 256 - after :], old[1])
+            fresh = _logits(model, kept[base + gap], tokens)
+            before = _logits(model, kept[base], tokens)
+            row = {
+                "updates between": gap,
+                "tokens read with the new weights": after,
+                "largest difference of logits": float(np.abs(mixed[0] - fresh[0]).max()),
+                "nats from recomputed": _divergence(fresh[0], mixed[0]),
+                "nats between old and new weights": _divergence(fresh[0], before[0]),
+            }
+            rows.append(row)
+            print(row, flush=True)
+    findings.results["states"] = {"version": base, "rows": rows}
+
+
+def _versions(out: str, steps: int) -> tuple[dict[int, np.ndarray], Model]:
+    """Parameters at one version and some after it, read from a run while it trains."""
+    options = ["--workers=torch:cpu", "--threads=1", "--model=tiny", "--live-every=1"]
+    options += [f"--steps={steps + max(GAPS) + 200}", f"--out={out}", "--eval-every=off"]
+    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(MlxhogError):
+                source, model = open_source(
+                    "latest", root=Path(out), backend="torch:cpu", mode="snapshot"
+                )
+                if isinstance(source, RunWeights):
+                    break
+            if time.monotonic() > deadline:
+                raise RuntimeError("the run cannot be read")
+            time.sleep(0.05)
+        kept: dict[int, np.ndarray] = {}
+        while not source.ended():
+            loaded = source.load(model.backend)
+            wanted = [min(kept, default=loaded.version) + gap for gap in GAPS]
+            if loaded.version >= steps and loaded.consistent:
+                if not kept or loaded.version in wanted:
+                    kept.setdefault(loaded.version, model.backend.inbox.copy())
+                elif loaded.version > min(kept) + max(GAPS):
+                    if len(kept) == 1 + len(GAPS):
+                        break
+                    kept = {}  # one of them went by unseen
+        process.wait()
+        if len(kept) != 1 + len(GAPS):
+            raise RuntimeError("no run of versions without a gap was seen; is the machine busy?")
+        return kept, model
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _logits(model: Model, params: np.ndarray, tokens: np.ndarray, state: Any = None) -> Any:
+    """Logits after the tokens, and the state."""
+    np.copyto(model.backend.inbox, params)
+    model.backend.refresh()
+    return model.backend.logits(np.ascontiguousarray(tokens), state)
+
+
+def _divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
+    """Kullback-Leibler divergence of two next-token distributions, in nats."""
+
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64) - x.max()
+        return np.asarray(x - np.log(np.exp(x).sum()))
+
+    p, q = log_softmax(p_logits), log_softmax(q_logits)
+    return float((np.exp(p) * (p - q)).sum())
+
+
+Part = Callable[[Scale, Findings], None]
+PARTS: dict[str, Part] = {
+    "promises": promises,
+    "training": training,
+    "publishing": publishing,
+    "states": states,
+}
+
+
+def main() -> int:
+    """Measure the parts that were asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", choices=list(PARTS))
+    parser.add_argument("--reads", type=int, help="of each mode")
+    chosen = parser.parse_args()
+    scale = QUICK if chosen.quick else FULL
+    if chosen.reads:
+        scale = Scale(**{**vars(scale), "reads": chosen.reads})
+    findings, watch, began = Findings(), LoadWatch(), own_cpu_s()
+    for name in chosen.only or PARTS:
+        PARTS[name](scale, findings)
+    others = watch.stop(own_cpu_s() - began)
+    results = {**findings.results, "scale": vars(scale)}
+    packages = ("mlxhog", "numpy", "torch")
+    return finish("live", findings.claims, others_load=others, results=results, packages=packages)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

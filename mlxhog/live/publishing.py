@@ -1,0 +1,152 @@
+"""Publishing copies of the parameters, by a thread of the supervisor's process.
+
+While a reader has the run open, a copy is published whenever `--live-every` has gone by, each into
+the memory of the one before the last (`mlxhog/arena/published.py`). Nobody who trains waits for it,
+or knows of it: it takes no lock, and begins again where an update came in between.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from mlxhog.arena import Arena, Layout
+from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
+from mlxhog.arena.published import WORDS, Copies, Readers
+from mlxhog.config.quantities import Interval
+from mlxhog.live.copying import Taken, copy_model, copy_tensors
+from mlxhog.optim.updates import Float32
+from mlxhog.strategies import Strategy
+
+POLL_S = 0.05
+TRIES_S = 0.02  # for a copy that is not of one moment
+COPYING_PART = 0.1  # of the time that copying may take
+LET_GO_S = 0.05  # for a reader, where the run itself has to wait
+
+
+class Publisher:
+    """Publishes the parameters of a run while it has readers, and once when it has ended."""
+
+    def __init__(self, arena: Arena, strategy: Strategy, every: Interval) -> None:
+        """Begin; there is nothing to do before a reader comes.
+
+        Args:
+            arena: with the segments of `published.py`, created by this process.
+            strategy: of the run; says what the model is.
+            every: how often.
+        """
+        self.readers, self.readers_fd = Readers.create()
+        self._arena, self._strategy, self._every = arena, strategy, every
+        self._copies = Copies(arena)
+        self._marks = MarksReader(arena.segment(SEGMENT), arena.layout)
+        self._lock = threading.Lock()  # of the thread and of whoever calls
+        self._stop = threading.Event()
+        self._came = 0
+        self._steps, self._not_before = 0, 0.0
+        self._published_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="mlxhog-publisher", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            with self._lock:
+                if self._is_due():
+                    self._publish(at_rest=False)
+
+    def _is_due(self) -> bool:
+        came = self.readers.came()
+        if came == 0 or self.readers.present() == 0:
+            return False
+        if came == self._came:
+            steps = self._arena.counters.load("version") - self._steps
+            seconds = time.monotonic() - self._published_s
+            if not self._every.due(steps=steps, seconds=seconds):
+                return False
+        return came != self._came or time.monotonic() >= self._not_before
+
+    def _publish(self, *, at_rest: bool, asking: bool = True) -> bool:
+        """Publish a copy, unless the newest is what there is.
+
+        Args:
+            at_rest: whether nobody moves.
+            asking: whether to leave alone what a reader holds; it notices if its copy is replaced.
+
+        Returns:
+            Whether the newest copy is now as new as can be.
+        """
+        came, version = self.readers.came(), self._arena.counters.load("version")
+        newest = self._copies.newest()
+        if newest is not None and newest.oldest == newest.version == version and not newest.mixed:
+            self._came = came
+            return True
+        began = time.monotonic()
+
+        def fill(out: Float32) -> tuple[int, int, int]:
+            taken = self._copy(out, at_rest=at_rest)
+            return taken.oldest, taken.version, len(taken.mixed)
+
+        if not self._copies.publish(self.readers if asking else None, fill):
+            return False
+        now = time.monotonic()
+        self._came, self._steps, self._published_s = came, version, now
+        self._not_before = now + (now - began) / COPYING_PART
+        return True
+
+    def _copy(self, out: Float32, *, at_rest: bool) -> Taken:
+        arena = self._arena
+        if at_rest:
+            self._strategy.load(arena, out, training=True)
+            version = arena.counters.load("version")
+            return Taken(version, version)
+
+        def copy() -> list[str]:
+            if "copies.1" not in arena.layout.segments:
+                return copy_tensors(arena.layout, self._marks, out, arena.params)
+            before = {name: self._marks.quiet(name) for name in arena.layout.slots}
+            self._strategy.load(arena, out, training=True)
+            return [name for name, at in before.items() if not self._marks.unchanged(name, at)]
+
+        return copy_model(arena.counters, self._marks, copy, limit_s=TRIES_S)
+
+    def publish_at_rest(self) -> None:
+        """Publish what the run has reached, if someone reads it; nobody may move."""
+        with self._lock:
+            if not self._copies.closed and self.readers.present():
+                self._publish_now()
+
+    def _publish_now(self) -> None:
+        """Wait a little for a reader that holds the memory; one that does not let go is overtaken.
+
+        It is stopped, or copies very slowly: it reads again.
+        """
+        until = time.monotonic() + LET_GO_S
+        while not self._publish(at_rest=True):
+            time.sleep(0.001)
+            if time.monotonic() > until:
+                self._publish(at_rest=True, asking=False)
+                return
+
+    def end(self) -> None:
+        """Publish what the run has come to, for those who go on reading it; nobody may move.
+
+        No copy will come after it.
+        """
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        for slot in range(1, self._arena.layout.max_workers + 2):
+            Marks(self._arena, slot).settle()
+        self._publish_now()
+        self._copies.close()
+
+    def close(self) -> None:
+        """Let go of the readers' page, when it is no longer served."""
+        self.end()
+        os.close(self.readers_fd)
+
+
+def copies_bytes(layout: Layout) -> int:
+    """Memory that the two copies of an arena take; 0 where it has none."""
+    return 2 * layout.segments["live.1"].nbytes if WORDS in layout.segments else 0

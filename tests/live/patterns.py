@@ -1,0 +1,149 @@
+"""A run whose updates can be told from its weights: every update adds 1 to every element.
+
+So after n updates every parameter holds n, and what mixes two moments holds two numbers. Writers
+go through the marks, locks and counters of real workers, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.arena import Arena, ArenaHandle, plan, published
+from mlxhog.arena.control import Command
+from mlxhog.arena.marks import Marks
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import Interval
+from mlxhog.live.publishing import Publisher
+from mlxhog.live.running import RunWeights
+from mlxhog.live.source import Loaded
+from mlxhog.machine.processes import follow_parent
+from mlxhog.models.families import param_spec
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.optim import updates
+from mlxhog.strategies import Hogwild
+
+SPAWN = multiprocessing.get_context("spawn")
+WAIT_S = 60.0
+MODEL = XLSTMLargeConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_heads=2)
+
+
+def layout(max_workers: int = 3, **more: tuple[str, int]) -> Any:
+    spec = param_spec(MODEL)
+    extra = {**published.segments(len(spec), max_workers), **more}
+    return plan(spec, max_workers=max_workers, n_tickets=4, extra=extra)
+
+
+def add_ones(handle: ArenaHandle, slot: int, pipe: Connection) -> None:
+    """In a worker: update after update, with some arithmetic in between, until told to leave."""
+    follow_parent()
+    with Arena.from_handle(handle, write="lossless") as arena:
+        arena.workers.acquire_slot(slot=slot)
+        marks, locks = Marks(arena, slot), arena.locks(slot)
+        ones = {n: np.ones(s.shape, np.float32) for n, s in arena.layout.slots.items()}
+        matrix = np.ones((160, 160), np.float32)
+        pipe.send("ready")
+        while arena.counters.load("command") != Command.EXIT:
+            for _ in range(4):
+                matrix = matrix @ matrix / 160
+            marks.begin_update()
+            for name, place in arena.layout.slots.items():
+                marks.begin(name)
+                updates.add(arena.params, place, ones[name], locks=locks, mode=0)
+                marks.end(name)
+            arena.counters.add("version")
+            marks.end_update()
+
+
+@dataclass
+class Inbox:
+    """A backend as far as a source fills it."""
+
+    inbox: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    bound: int = 0
+
+    def bind(self, model: Any, slots: Any, n_floats: int, live: Any) -> None:
+        self.inbox, self.bound = np.full(n_floats, -1, np.float32), self.bound + 1
+
+    def refresh(self) -> None:
+        pass
+
+
+class PatternRun:
+    """The arena of such a run, its publisher, and readers connected to it."""
+
+    def __init__(self, folder: Path, publish_every: Interval, writers: int) -> None:
+        self.arena = Arena.create(layout(), run_id="patterns")
+        self.arena.counters.store("command", Command.TRAIN)
+        strategy = Hogwild(TrainConfig(steps=1), max(1, writers))
+        self.publisher = Publisher(self.arena, strategy, publish_every)
+        self.path = folder / "socket"
+        self.server = self.arena.serve(self.path, self.publisher.readers_fd)
+        self.processes = []
+        for slot in range(1, writers + 1):
+            ours, theirs = SPAWN.Pipe()
+            process = SPAWN.Process(target=add_ones, args=(self.arena.handle(), slot, theirs))
+            process.start()
+            self.processes.append(process)
+            assert ours.poll(WAIT_S)
+            ours.recv()
+
+    def reader(self, mode: str) -> RunWeights:
+        return RunWeights(Arena.connect(self.path), MODEL, name="patterns", mode=mode)
+
+    def stop_writers(self) -> None:
+        """They end the update they are amid."""
+        self.arena.counters.store("command", Command.EXIT)
+        for process in self.processes:
+            process.join(WAIT_S)
+
+    def close(self) -> None:
+        self.stop_writers()
+        for process in self.processes:
+            process.kill()
+            process.join(WAIT_S)
+        self.server.close()
+        self.publisher.close()
+        self.arena.close()
+
+
+@contextmanager
+def pattern_run(
+    folder: Path, *, every: str | int = "20ms", writers: int = 1
+) -> Iterator[PatternRun]:
+    run = PatternRun(folder, Interval.parse(every), writers)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def numbers(values: NDArray[np.float32], arena: Arena) -> dict[str, NDArray[np.float32]]:
+    """Which numbers each parameter holds."""
+    return {
+        name: np.unique(values[slot.offset : slot.offset + slot.size])
+        for name, slot in arena.layout.slots.items()
+    }
+
+
+def check(mode: str, loaded: Loaded, values: NDArray[np.float32], arena: Arena) -> None:
+    """Assert what a mode promises of what it gave, and what it said of it."""
+    found = numbers(values, arena)
+    everything = np.unique(np.concatenate(list(found.values())))
+    assert (everything == np.round(everything)).all(), "an element that nobody has written"
+    assert loaded.oldest <= everything.min(), (loaded, everything)
+    assert everything.max() <= loaded.version, (loaded, everything)
+    if mode == "racy":
+        return
+    several = [name for name, held in found.items() if len(held) > 1]
+    assert len(several) <= (loaded.mixed or 0), (loaded, several)
+    if loaded.consistent:
+        assert everything.tolist() == [loaded.version]

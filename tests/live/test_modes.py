@@ -1,0 +1,163 @@
+"""What each read mode promises of a model that is being written."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import Interval
+from mlxhog.errors import ArenaError, ConfigError
+from mlxhog.live import READ_MODES
+from mlxhog.live.publishing import Publisher
+from mlxhog.live.running import RunWeights
+from mlxhog.live.source import Follower
+from mlxhog.strategies import AvgRuns
+from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
+
+pytestmark = pytest.mark.slow
+READS = 200
+
+
+@pytest.mark.parametrize("mode", READ_MODES)
+@pytest.mark.parametrize("writers", [1, 2])
+def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_path: Path) -> None:
+    with pattern_run(tmp_path, writers=writers) as run:
+        source, backend, seen, consistent = run.reader(mode), Inbox(), set(), 0
+        last = -1
+        deadline = time.monotonic() + WAIT_S
+        for k in itertools.count():
+            if k >= READS and len(seen) > 1:
+                break
+            assert time.monotonic() < deadline
+            loaded = source.load(backend)  # type: ignore[arg-type]
+            check(mode, loaded, backend.inbox, run.arena)
+            assert loaded.oldest >= last or mode in ("snapshot", "tensor")
+            last = loaded.oldest
+            seen.add(loaded.version)
+            consistent += loaded.consistent
+        source.close()
+        assert backend.bound == 1
+        assert consistent or mode in ("racy", "tensor")
+
+
+def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None:
+    with pattern_run(tmp_path, writers=2) as run:
+        sources = [run.reader("double_buffer") for _ in range(3)]
+        of_version: dict[tuple[int, int], bytes] = {}
+        for k in range(READS):
+            backend = Inbox()
+            loaded = sources[k % 3].load(backend)  # type: ignore[arg-type]
+            n = run.arena.layout.probe.offset
+            bits = backend.inbox[:n].tobytes()
+            number = sources[k % 3]._number
+            assert of_version.setdefault((number, loaded.version), bits) == bits
+        for source in sources:
+            source.close()
+
+
+def test_nothing_is_copied_while_nobody_reads(tmp_path: Path) -> None:
+    with pattern_run(tmp_path, every="5ms", writers=1) as run:
+        copies = run.publisher._copies
+        assert copies.number() == 0
+        source = run.reader("double_buffer")
+        assert copies.number() >= 1
+        source.close()
+        run.publisher.readers.present()
+        before = copies.number()
+        with run.publisher._lock:  # one that was being taken is over
+            before = copies.number()
+        run.reader("racy").close()
+        assert copies.number() == before
+
+
+def test_weights_of_a_sequence_stay_until_it_ends(tmp_path: Path) -> None:
+    with pattern_run(tmp_path, every="5ms", writers=1) as run:
+        backend = Inbox()
+        source = run.reader("pinned_per_sequence")
+        follower = Follower(source, backend)  # type: ignore[arg-type]
+        first = follower.refresh(in_sequence=True)
+        while not source.has_newer():
+            pass
+        assert follower.refresh(in_sequence=True) == first
+        assert numbers(backend.inbox, run.arena)["lm_head.weight"].tolist() == [first.version]
+        aged = follower.loaded()
+        assert aged.age_updates > 0
+        assert aged.age_s > 0
+        while follower.refresh(in_sequence=False) == first:
+            pass
+        source.close()
+
+
+def test_the_last_weights_stay_when_the_run_has_ended(tmp_path: Path) -> None:
+    with pattern_run(tmp_path, every=10**6, writers=2) as run:
+        source, backend = run.reader("double_buffer"), Inbox()
+        source.load(backend)  # type: ignore[arg-type]
+        assert not source.ended()
+        run.stop_writers()
+        run.publisher.end()
+        assert source.ended()
+        assert source.has_newer()
+        loaded = source.load(backend)  # type: ignore[arg-type]
+        version = run.arena.counters.load("version")
+        assert (loaded.version, loaded.consistent) == (version, True)
+        assert (loaded.age_updates, loaded.age_s) == (0, 0.0)
+        check("double_buffer", loaded, backend.inbox, run.arena)
+        late = run.reader("double_buffer")
+        assert late.load(Inbox()).version == version  # type: ignore[arg-type]
+        for reader in (source, late):
+            reader.close()
+
+
+@pytest.mark.parametrize("mode", ["double_buffer", "tensor"])
+def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
+    mode: str, tmp_path: Path
+) -> None:
+    own = {f"copies.{k}": ("float32", PARAMETER_COPY) for k in (1, 2)}
+    path = tmp_path / "socket"
+    with Arena.create(layout(2, **own)) as arena:
+        arena.segment("copies.1")[:], arena.segment("copies.2")[:] = 1, 3
+        config = TrainConfig(steps=1, strategy="avg_runs")
+        publisher = Publisher(arena, AvgRuns(config, 2), Interval(seconds=1))
+        with arena.serve(path, publisher.readers_fd):
+            source = RunWeights(Arena.connect(path), MODEL, name="averaged", mode=mode)
+            backend = Inbox()
+            source.load(backend)  # type: ignore[arg-type]
+            held = numbers(backend.inbox, arena)
+            values, words = (2, "average") if mode == "double_buffer" else (1, "worker 1 of 2")
+            assert {tuple(one.tolist()) for one in held.values()} == {(values,)}
+            assert words in source.whose
+            source.close()
+        publisher.close()
+
+
+def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path) -> None:
+    from mlxhog.arena import plan
+    from mlxhog.models.families import param_spec
+
+    path = tmp_path / "socket"
+    with Arena.create(plan(param_spec(MODEL), n_tickets=1)) as arena, arena.serve(path):
+        with pytest.raises(ConfigError, match="no read mode 'fresh'"):
+            RunWeights(Arena.connect(path), MODEL, name="bare", mode="fresh")
+        for mode in READ_MODES[:-1]:
+            with pytest.raises(ArenaError, match="--live on"):
+                RunWeights(Arena.connect(path), MODEL, name="bare", mode=mode)
+        source = RunWeights(Arena.connect(path), MODEL, name="bare", mode="racy")
+        assert source.load(Inbox()).version == 0  # type: ignore[arg-type]
+        source.close()
+
+
+def test_an_arena_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pattern_run(tmp_path, writers=0) as run:
+        from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+        other = XLSTMLargeConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_heads=2)
+        with pytest.raises(ArenaError, match="another model"):
+            RunWeights(Arena.connect(run.path), other, name="patterns")
+        assert np.isfinite(run.arena.params).all()

@@ -1,0 +1,303 @@
+"""Readers of runs that really train: what they get is what checkpoints of the same version hold."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena import Arena, header
+from mlxhog.arena import arena as arenas
+from mlxhog.arena.handover import socket_path
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import run as runs
+from mlxhog.cli import main
+from mlxhog.decoding.model import Model, open_model
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ArenaError, CheckpointError, MlxhogError
+from mlxhog.live import publishing
+from mlxhog.live.opening import open_source
+from mlxhog.live.running import RunWeights
+from mlxhog.live.source import Follower
+from mlxhog.report.metrics import Progress
+from tests.live.patterns import Inbox
+from tests.training.small import small_config
+from tests.training.test_deaths import shared_segments, wait_until
+
+pytestmark = pytest.mark.slow
+
+LIMIT_S = 60.0
+
+
+class Watcher:
+    """Reads a run from a thread of its own, load after load, while `train` goes on here."""
+
+    def __init__(self, config: TrainConfig, mode: str, once: Callable[[Any], None]) -> None:
+        self._out, self._mode, self._once = Path(config.out), mode, once
+        self._over = threading.Event()
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read)
+
+    def _read(self) -> None:
+        try:
+            while not self._over.is_set():
+                with contextlib.suppress(MlxhogError, ValueError):  # it is not there yet
+                    (run,) = runs.list_runs(self._out)
+                    arena = Arena.connect(socket_path(run.directory))
+                    model, _ = checkpoint.read_model(run.model)
+                    source = RunWeights(arena, model, name=run.name, mode=self._mode)
+                    break
+                time.sleep(0.005)
+            while not self._over.is_set():
+                self._once(source)
+            source.close()
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(LIMIT_S)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("mode", ["double_buffer", "snapshot"])
+@pytest.mark.parametrize(("strategy", "workers"), [("serial", 1), ("sync", 2), ("round_robin", 2)])
+def test_a_version_is_the_parameters_after_so_many_updates(
+    strategy: str, workers: int, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These strategies give the same parameters again, so a rerun says what a version holds."""
+    monkeypatch.setattr(publishing, "POLL_S", 0.002)
+    options = {"strategy": strategy, "workers": f"mlx:cpu*{workers}", "steps": 40}
+    seen: dict[int, bytes] = {}
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    backend = Inbox()
+
+    def look(source: RunWeights) -> None:
+        loaded = source.load(backend)  # type: ignore[arg-type]
+        if loaded.consistent:
+            names = source._arena.layout.slots
+            parts = (backend.inbox[s.offset : s.offset + s.size] for s in names.values())
+            bits = b"".join(part.tobytes() for part in parts)
+            assert seen.setdefault(loaded.version, bits) == bits
+
+    config = small_config(tmp_path / "a", live_every=1, **options)
+    with Watcher(config, mode, look):
+        train(config)
+    again = small_config(tmp_path / "b", save_every=1, keep_last=100, **options)
+    run = Path(train(again).run)
+    compared = 0
+    for version, bits in seen.items():
+        path = run / "checkpoints" / f"step-{version:08d}"
+        if path.exists():
+            params = checkpoint.load(path).params
+            assert b"".join(params[name].tobytes() for name in sorted(params)) == bits, version
+            compared += 1
+    assert compared >= 2, (sorted(seen), "too few versions to say anything")
+    assert not shared_segments()
+
+
+class Observer:
+    """Writes a few words with the newest weights whenever the run reports."""
+
+    def __init__(self, out: str) -> None:
+        self.out, self.texts = Path(out), dict[int, str]()
+        self.follower: Follower | None = None
+        self.model: Model | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step < 1:
+            return
+        if self.follower is None:
+            source, self.model = open_source("latest", root=self.out, backend="torch:cpu")
+            self.follower = Follower(source, self.model.backend)
+        loaded = self.follower.refresh(in_sequence=False)
+        if loaded.consistent:
+            assert self.model is not None
+            self.texts[loaded.version] = written(self.model)
+
+
+def written(model: Model) -> str:
+    return "".join(model.write("lock", sampler=Sampler(temperature=0.0), max_new_tokens=12))
+
+
+def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path: Path) -> None:
+    """Only copies at rest, of which each has a checkpoint, and the first are published here."""
+    config = small_config(
+        tmp_path, time=8.0, steps=None, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
+    )
+    observer = Observer(config.out)
+    result = train(config, observer=observer)
+    assert observer.follower is not None
+    assert observer.follower.source.ended()
+    observer.follower.refresh(in_sequence=False)
+    last = observer.follower.loaded()
+    saved = {path.name: path for path in (Path(result.run) / "checkpoints").glob("step-*")}
+    assert f"step-{last.version:08d}" == Path(str(result.checkpoint)).name
+    assert last.consistent
+    compared = 0
+    for version, text in observer.texts.items():
+        path = saved.get(f"step-{version:08d}")
+        if path is not None:
+            assert written(open_model(str(path), root=tmp_path, backend="torch:cpu")) == text
+            compared += 1
+    assert compared >= 1
+    observer.follower.source.close()
+
+
+def test_generate_says_which_weights_of_a_run_it_wrote_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(tmp_path, steps=None, time=8.0)
+    told: list[tuple[dict[str, Any], str]] = []
+
+    def generate(progress: Progress) -> None:
+        if progress.step < 1 or told:
+            return
+        words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
+        capsys.readouterr()
+        assert main([*words, "--json"]) == 0
+        line = json.loads(capsys.readouterr().out)
+        assert main([*words, "--mode=tensor"]) == 0
+        told.append((line, capsys.readouterr().err))
+
+    train(config, observer=generate)
+    ((line, said),) = told
+    weights = line["weights"]
+    assert 0 <= weights["version_first"] <= weights["version_last"]
+    assert weights["of"].startswith("run ")
+    assert {"mode", "age_updates", "age_s", "consistent"} <= weights.keys()
+    assert "weights of run " in said
+    assert "updates and" in said
+    assert main(["generate", "latest", "--out", config.out, "--max-new-tokens=2", "--json"]) == 0
+    assert "weights" not in json.loads(capsys.readouterr().out)
+
+
+def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
+    tmp_path: Path,
+) -> None:
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=1500, restarts=100)
+    consistent_after: list[int] = []
+    killed: list[int] = []
+    backend = Inbox()
+
+    def look(source: RunWeights) -> None:
+        loaded = source.load(backend)  # type: ignore[arg-type]
+        if len(killed) >= 3 and loaded.consistent:
+            consistent_after.append(loaded.version)
+
+    def kill(progress: Progress) -> None:
+        pids = [w.pid for w in progress.workers if w.state == "running" and w.pid not in killed]
+        if progress.step >= 1 and pids and len(killed) < 3:
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
+
+    with Watcher(config, "snapshot", look):
+        result = train(config, observer=kill)
+    assert result.steps == 1500
+    assert consistent_after
+    assert not shared_segments()
+
+
+def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path: Path) -> None:
+    result = train(small_config(tmp_path, steps=5))
+    source, model = open_source("latest", root=tmp_path / "runs", backend="torch:cpu")
+    assert source.ended()
+    assert source.whose == f"checkpoint step-00000005 of run {Path(result.run).name}"
+    loaded = Follower(source, model.backend).loaded()
+    assert (loaded.version, loaded.consistent, source.newest()) == (5, True, 5)
+    assert not source.has_newer()
+
+
+@contextlib.contextmanager
+def held_run(folder: Path) -> Iterator[runs.Run]:
+    """A run that a supervisor holds."""
+    run = runs.create(folder, "held")
+    with run.lock():
+        yield run
+
+
+def test_a_run_of_another_format_or_write_mode_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.live.patterns import layout
+
+    for change, words in (
+        (lambda m: m.setattr(header, "VERSION", 99), "format 99"),
+        (lambda m: m.setattr(arenas, "WRITE_MODES", ("later",)), "write mode 'later'"),
+    ):
+        with held_run(tmp_path) as run, contextlib.ExitStack() as stack:
+            with monkeypatch.context() as patch:
+                change(patch)  # type: ignore[no-untyped-call]
+                write = arenas.WRITE_MODES[0]
+                arena = stack.enter_context(Arena.create(layout(), write=write))
+                stack.enter_context(arena.serve(socket_path(run.directory)))
+            with pytest.raises(ArenaError, match=words):
+                open_source(run.name, root=tmp_path, backend="torch:cpu")
+
+
+def test_a_run_without_copies_is_read_from_its_checkpoint_or_refused(tmp_path: Path) -> None:
+    config = small_config(tmp_path, steps=None, time=6.0, save_every=10, live="off")
+    notes: list[str] = []
+
+    def look(progress: Progress) -> None:
+        with contextlib.suppress(CheckpointError):
+            if progress.step >= 20 and not notes:
+                source, _ = open_source("latest", root=Path(config.out), backend="torch:cpu")
+                notes.append(source.note)
+                with pytest.raises(ArenaError, match="--live on"):
+                    open_source(
+                        "latest", root=Path(config.out), backend="torch:cpu", mode="snapshot"
+                    )
+
+    train(config, observer=look)
+    wait_until(lambda: notes, LIMIT_S, "a look at the run")
+    assert "--live on" in notes[0]
+
+
+def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.training.test_bad_days import flags
+
+    config = small_config(tmp_path, steps=10**6)
+    command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            found: list[Any] = []
+
+            def opened() -> bool:
+                with contextlib.suppress(MlxhogError):
+                    found[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
+                return bool(found) and isinstance(found[0], RunWeights)
+
+            wait_until(opened, LIMIT_S, "a run that can be read")
+            source, model = found
+            follower = Follower(source, model.backend)
+            wait_until(source.has_newer, LIMIT_S, "a second copy")
+            assert not source.ended()
+            process.send_signal(signal.SIGKILL)
+            process.wait(LIMIT_S)
+            wait_until(source.ended, LIMIT_S, "the end of the run to be seen")
+            before = follower.refresh(in_sequence=False)
+            assert np.isfinite(model.backend.inbox).all()
+            assert follower.refresh(in_sequence=False) == before
+            source.close()
+        finally:
+            process.kill()
