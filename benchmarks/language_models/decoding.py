@@ -196,7 +196,7 @@ def prefill_and_forward(
     position, of the same number of tokens.
     """
     from mlxhog.data.batch import Batch
-    from mlxhog.decoding.generate import PREFILL_CHUNK
+    from mlxhog.decoding.engine import PREFILL_CHUNK
 
     ids = np.random.default_rng(1).integers(1, cfg.vocab_size, (B, S + 1)).astype(np.int32)
     batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), n_bytes=0)

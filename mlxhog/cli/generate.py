@@ -15,7 +15,8 @@ from mlxhog.live import MODES
 from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
-    from mlxhog.decoding.generate import Answer, Answers, Piece
+    from mlxhog.decoding.engine import Piece
+    from mlxhog.decoding.generate import Answer, Answers
     from mlxhog.live.source import Follower, Loaded
 
 EXAMPLES = (

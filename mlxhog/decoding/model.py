@@ -13,7 +13,7 @@ from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
-from mlxhog.decoding.generate import Piece, RecurrentModel
+from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import DataError
 from mlxhog.machine import machine
@@ -78,8 +78,8 @@ class Model:
         sampler: Sampler,
         max_new_tokens: int,
         stop: Sequence[str] = (),
-        batch_size: int = generate.BATCH_SIZE,
-        prefill_chunk: int = generate.PREFILL_CHUNK,
+        batch_size: int = BATCH_SIZE,
+        prefill_chunk: int = PREFILL_CHUNK,
         by: RecurrentModel[Any] | None = None,
     ) -> Iterator[Piece]:
         """Answer prompts together, token by token; arguments as `mlxhog.decoding.generate.answer`.

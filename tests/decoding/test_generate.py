@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,70 +12,14 @@ from numpy.typing import NDArray
 
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
-from mlxhog.decoding.generate import Piece, RecurrentModel, answer, generate
+from mlxhog.decoding.engine import Piece, RecurrentModel
+from mlxhog.decoding.generate import answer, generate
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.text import TextStream, stream_text
 from mlxhog.errors import ConfigError, DataError
+from tests.decoding.readers import Countdown, History, MarkovModel, Reader
 
-History = tuple[tuple[int, ...], ...]
 BYTES = ByteTokenizer()
-
-
-class Reader:
-    """A model whose state is what each row has read, for the tests."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, ...]] = []
-        self.read: History = ()
-
-    def logits(
-        self, tokens: NDArray[np.int32], state: History | None
-    ) -> tuple[NDArray[np.float32], History]:
-        assert tokens.dtype == np.int32
-        self.calls.append(tokens.shape)
-        before = ((),) * len(tokens) if state is None else state
-        assert len(before) == len(tokens)
-        self.read = tuple((*old, *new) for old, new in zip(before, tokens.tolist(), strict=True))
-        return np.stack([self.says(history) for history in self.read]), self.read
-
-    def stack_states(self, states: Sequence[History]) -> History:
-        return tuple(history for state in states for history in state)
-
-    def take_state(self, state: History, rows: Sequence[int]) -> History:
-        return tuple(state[row] for row in rows)
-
-    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
-        raise NotImplementedError
-
-
-class MarkovModel(Reader):
-    """Logits that depend on the last two tokens."""
-
-    def __init__(self, vocab_size: int = 320, seed: int = 0) -> None:
-        super().__init__()
-        random = np.random.default_rng(seed)
-        self.first = random.standard_normal((vocab_size, vocab_size)).astype(np.float32)
-        self.second = random.standard_normal((vocab_size, vocab_size)).astype(np.float32)
-
-    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
-        before = history[-2] if len(history) > 1 else 0
-        said: NDArray[np.float32] = 3 * (self.first[history[-1]] + self.second[before])
-        return said
-
-
-class Countdown(Reader):
-    """Says fixed texts after prompts of one token: the text is chosen by that token."""
-
-    def __init__(self, *texts: Sequence[int]) -> None:
-        super().__init__()
-        self.texts = texts
-
-    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
-        _, prompt, *said = history
-        logits = np.zeros(320, np.float32)
-        logits[319] = 50.0  # a padding row, the most likely of all
-        logits[self.texts[prompt][len(said)]] = 40.0
-        return logits
 
 
 def run(

@@ -1,0 +1,247 @@
+"""The engine: requests come and go between tokens, prompts are read in turns, sessions go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.decoding.engine import Engine, Piece, Request
+from mlxhog.decoding.generate import answer
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError, DataError, Diverged
+from tests.decoding.readers import Countdown, History, MarkovModel, Reader
+
+BYTES = ByteTokenizer()
+
+
+def engine(model: Reader | None = None, **how: Any) -> Engine[History]:
+    return Engine(model or MarkovModel(), BYTES, **how)
+
+
+def asked(prompt: list[int], n: int = 8, seed: int = 0, **how: Any) -> Request:
+    sampler = how.pop("sampler", Sampler(seed=seed))
+    return Request(prompt=prompt, sampler=sampler, max_new_tokens=n, **how)
+
+
+def rest(engine: Engine[History]) -> list[Piece]:
+    """Everything until nobody is left."""
+    pieces = []
+    while engine.is_busy:
+        pieces += engine.step()
+    return pieces
+
+
+def tokens(pieces: list[Piece], row: int) -> list[int | None]:
+    return [piece.token for piece in pieces if piece.row == row]
+
+
+def alone(prompt: list[int], n: int = 8, seed: int = 0) -> list[int | None]:
+    said = answer(
+        MarkovModel(), [prompt], tokenizer=BYTES, sampler=Sampler(seed=seed), max_new_tokens=n
+    )
+    return [piece.token for piece in said]
+
+
+def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another() -> None:
+    e = engine()
+    first = e.submit(asked([84], n=12, seed=1))
+    pieces = e.step() + e.step()
+    assert len(tokens(pieces, first)) == 3  # of the prompt, and one of each step
+    second = e.submit(asked([65, 66], n=5, seed=2))
+    pieces += e.step()
+    assert len(tokens(pieces, second)) == 2
+    pieces += rest(e)
+    assert tokens(pieces, first) == alone([84], 12, 1)
+    assert tokens(pieces, second) == alone([65, 66], 5, 2)
+
+
+def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces() -> None:
+    model = MarkovModel()
+    e = engine(model, prefill_chunk=10)
+    streaming = e.submit(asked([84], n=30))
+    e.step()
+    long = e.submit(asked([7] * 95))
+    short = e.submit(asked([8] * 5))
+    seen: list[Piece] = []
+    while not tokens(seen, long):
+        before = len(model.calls)
+        step = e.step()
+        seen += step
+        assert len(tokens(step, streaming)) == 1
+        assert sum(width for rows, width in model.calls[before:] if width > 1) < 20
+    assert len(tokens(seen, short)) > 5  # it did not wait for the long one
+    assert tokens(seen + rest(e), long) == alone([7] * 95)
+
+
+def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours() -> None:
+    def cuts(*others: int) -> list[int]:
+        model = Spy()
+        e = engine(model, prefill_chunk=8)
+        for length in others:
+            e.submit(asked([1] * length))
+        e.submit(asked([2] * 20))
+        rest(e)
+        return model.cuts
+
+    class Spy(MarkovModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cuts: list[int] = []
+
+        def logits(self, tokens: Any, state: Any) -> Any:
+            if tokens.shape[1] > 1 and 2 in tokens:
+                self.cuts.append(tokens.shape[1])
+            return super().logits(tokens, state)
+
+    assert cuts() == cuts(3, 9) == cuts(8) == [8, 8, 5]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps: int) -> None:
+    e = engine(batch_size=2, prefill_chunk=4)
+    rows = [e.submit(asked([84 + k] * (k + 2), n=9, seed=k)) for k in range(4)]
+    pieces = [piece for _ in range(steps) for piece in e.step()]
+    for row in (1, 3):
+        e.cancel(rows[row])
+        e.cancel(rows[row])
+    after = rest(e)
+    assert not {piece.row for piece in after} & {1, 3}
+    assert tokens(pieces + after, 0) == alone([84] * 2, 9, 0)
+    assert tokens(pieces + after, 2) == alone([86] * 4, 9, 2)
+
+
+def test_no_more_answers_than_the_batch_has_places_run_together() -> None:
+    model = MarkovModel()
+    e = engine(model, batch_size=3)
+    for k in range(7):
+        e.submit(asked([k], n=3 + k))
+    assert (e.n_running, e.n_waiting) == (0, 7)
+    e.step()
+    assert (e.n_running, e.n_waiting) == (3, 4)
+    rest(e)
+    assert max(rows for rows, _ in model.calls) == 3
+    assert not e.is_busy
+
+
+def test_parameters_may_change_between_two_steps() -> None:
+    old, new = MarkovModel(seed=0), MarkovModel(seed=1)
+    model = MarkovModel(seed=0)
+    e = engine(model)
+    e.submit(asked([84], sampler=Sampler(temperature=0)))
+    said = tokens(e.step() + e.step(), 0)
+    model.first, model.second = new.first, new.second
+    said += tokens(rest(e), 0)
+    history = [256, 84]
+    for k, token in enumerate(said):
+        one = old if k < 3 else new
+        assert token == int(np.argmax(one.says(tuple(history))[:257]))
+        history.append(int(token or 0))
+
+
+def test_requests_that_make_no_sense_are_refused_and_change_nothing() -> None:
+    e = engine()
+    for request, error, message in (
+        (asked([1, 300]), DataError, "token 300 at position 1 is outside"),
+        (asked([1], n=0), ConfigError, "max_new_tokens is 0, expected 1 or more"),
+        (asked([1], stop=("",)), ConfigError, "a stop string is empty"),
+    ):
+        with pytest.raises(error, match=message):
+            e.submit(request)
+    assert not e.is_busy
+
+
+def test_after_logits_that_are_not_finite_the_engine_can_be_cleared() -> None:
+    model = MarkovModel()
+    e = engine(model, most_sessions=2)
+    e.submit(asked([1], session="a"))
+    good = model.first
+    model.first = np.full_like(good, np.nan)
+    with pytest.raises(Diverged):
+        e.step()
+    e.clear()
+    model.first = good
+    row = e.submit(asked([84], seed=4, session="a"))
+    assert tokens(rest(e), row) == alone([84], seed=4)
+
+
+# -- sessions --------------------------------------------------------------------------------------
+
+
+def read_by(request: Request, *before: Request, model: Reader | None = None) -> tuple[int, ...]:
+    """What the model has read when it draws the first token of the last request."""
+    spy = model or MarkovModel()
+    e = engine(spy, most_sessions=4)
+    for one in before:
+        e.submit(one)
+        rest(e)
+    e.submit(request)
+    e.step()
+    return spy.read[0] if request.max_new_tokens == 1 else spy.read[0][:-1]
+
+
+def test_a_session_goes_on_after_prompt_and_answer() -> None:
+    said = [token for token in alone([84, 85], 4) if token is not None]
+    first = asked([84, 85], n=4, session="a")
+    read = read_by(asked([70, 71], n=1, session="a"), first)
+    assert read == (256, 84, 85, *said, 70, 71)
+    assert read_by(asked([70, 71], n=1, session="b"), first) == (256, 70, 71)
+    assert read_by(asked([70, 71], n=1), first) == (256, 70, 71)
+
+
+def test_a_session_ends_before_the_stop_string_as_its_answer_does() -> None:
+    one = asked([0], n=13, session="a", stop=["wo t"], sampler=Sampler(temperature=0))
+    read = read_by(asked([7], n=1, session="a"), one, model=Countdown(b"one two three"))
+    assert bytes(read[2:-1]) == b"one t"
+
+
+def test_a_session_whose_document_ended_may_be_asked_for_nothing_new() -> None:
+    one = asked([0], n=5, session="a", ends={256}, sampler=Sampler(temperature=0))
+    model = Countdown([104, 256, 105])
+    assert read_by(asked([], n=1, session="a"), one, model=model) == (256, 0, 104, 256)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_session_counts_its_tokens(n: int) -> None:
+    e = engine(most_sessions=1)
+    for turn in range(1, 4):
+        e.submit(asked([84, 85], n=n, session="a"))
+        rest(e)
+        kept = e.session("a")
+        assert kept is not None
+        assert kept.n_tokens == 1 + turn * (2 + n)
+        assert len(kept.state[0]) == kept.n_tokens - 1
+
+
+def test_a_cancelled_answer_leaves_its_session_as_it_was() -> None:
+    e = engine(most_sessions=4)
+    e.submit(asked([84], n=2, session="a"))
+    rest(e)
+    before = e.session("a")
+    for steps in range(3):
+        row = e.submit(asked([85], n=20, session="a"))
+        for _ in range(steps):
+            e.step()
+        e.cancel(row)
+    assert e.session("a") is before
+
+
+def test_a_session_takes_one_request_at_a_time() -> None:
+    e = engine(most_sessions=4)
+    e.submit(asked([84], session="a"))
+    with pytest.raises(ConfigError, match="session 'a' is still being answered; wait"):
+        e.submit(asked([85], session="a"))
+    e.submit(asked([85], session="b"))
+    rest(e)
+    e.submit(asked([85], session="a"))
+
+
+def test_the_session_that_was_used_longest_ago_is_forgotten_first() -> None:
+    e = engine(most_sessions=2)
+    for name in ("a", "b", "a", "c"):
+        e.submit(asked([84], n=1, session=name))
+        rest(e)
+    assert [e.session(name) is not None for name in "abc"] == [True, False, True]
+    assert e.n_sessions == 2
