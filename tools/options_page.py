@@ -13,6 +13,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import Option, options
 from mlxhog.mad.options import Protocol
+from mlxhog.serving.config import ServeConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 
@@ -28,6 +29,7 @@ file and line and the nearest legal name. Every command explains its own options
 """
 _COMMANDS: tuple[tuple[str, type], ...] = (
     ("mlxhog train", TrainConfig),
+    ("mlxhog serve", ServeConfig),
     ("mlxhog classic", ClassicConfig),
     ("mlxhog mad train, bench and search: how a candidate is trained", Protocol),
 )

@@ -19,6 +19,7 @@ from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
     "generate": "text from a checkpoint or a run",
+    "serve": "OpenAI's HTTP interface to a checkpoint, or to a run while it trains",
     "convert": "checkpoints of transformers, of the xlstm package, and ours",
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "classic": "the Hogwild paper's own problems, scheme by scheme",

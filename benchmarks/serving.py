@@ -1,0 +1,273 @@
+"""A server beside a training: many clients, many streams at once, the first token.
+
+    python benchmarks/serving.py                      everything, a few minutes
+    python benchmarks/serving.py --quick              fewer requests and tokens
+    python benchmarks/serving.py --only streams       one part of it, or several
+
+streams    tokens/s of 32 answers at once on two threads, beside those of one answer, of the engine
+           alone: `tiny`, and a model whose weights do not fit into the caches
+requests   OpenAI's client, 16 at a time, asks a server of a run that trains; what failed or hung,
+           how much memory the server takes on, how many versions of the weights answered
+first      seconds to the first token of a stream, asked one after another while the run trains
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness.claims import Findings, LoadWatch, Sample, finish, own_cpu_s
+from language_models.decoding import Ids, load_backend
+
+from mlxhog.checkpoint import run as runs
+from mlxhog.decoding.engine import Engine, Request
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+STREAMS, THREADS, CLIENTS = 32, 2, 16
+GAIN = 5.0  # of 32 answers over one
+FIRST_S = 0.1
+MEMORY_BYTES = 16 << 20
+HUNG_S = 120.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    requests: int
+    firsts: int
+    tokens: int
+    turns: int
+
+
+FULL, QUICK = Scale(1000, 200, 400, 5), Scale(200, 50, 100, 3)
+
+
+# -- many streams ----------------------------------------------------------------------------------
+
+
+def models() -> dict[str, ModelConfig]:
+    """`tiny`, and one of 100 MB."""
+    large = XLSTMLargeConfig(vocab_size=8192, hidden_size=512, num_hidden_layers=6, num_heads=4)
+    return {"tiny": load_architecture("tiny"), "d 512 x 6": large}
+
+
+def tokens_per_s(backend: Any, cfg: ModelConfig, count: int, tokens: int) -> float:
+    """Tokens per second of `count` answers at once, from when all are being written."""
+    engine: Engine[Any] = Engine(backend, Ids(cfg.vocab_size), batch_size=count)
+    for k in range(count):
+        sampler = Sampler(temperature=0.8, seed=k)
+        engine.submit(Request(prompt=[1, 2, 3], sampler=sampler, max_new_tokens=tokens))
+    engine.step()
+    began, written = time.perf_counter(), 0
+    while engine.is_busy:
+        written += len(engine.step())
+    return written / (time.perf_counter() - began)
+
+
+def streams(scale: Scale, findings: Findings) -> None:
+    """Measure what answering together gains."""
+    for name, cfg in models().items():
+        backend = load_backend("torch:cpu", cfg, threads=THREADS)
+        tokens_per_s(backend, cfg, 2, 20)
+        rates: dict[int, list[float]] = {1: [], STREAMS: []}
+        for _ in range(scale.turns):
+            for count, found in rates.items():
+                found.append(tokens_per_s(backend, cfg, count, scale.tokens))
+        one, many = Sample.of(rates[1]), Sample.of(rates[STREAMS])
+        gain = many.median / one.median
+        print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain:.1f}x")
+        findings.results[f"streams {name}"] = {"one": one, "together": many}
+        findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
+
+
+# -- a server beside a training --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of a run that trains."""
+
+    url: str
+    model: str
+    pid: int
+
+    def rss_bytes(self) -> int:
+        """Memory of the server's process."""
+        asked = ["ps", "-o", "rss=", "-p", str(self.pid)]
+        return 1024 * int(subprocess.run(asked, capture_output=True, check=True).stdout)
+
+    def client(self) -> Any:
+        """OpenAI's client, which does not retry."""
+        import openai
+
+        return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=HUNG_S)
+
+
+def mlxhog(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@contextmanager
+def serving(workers: str) -> Iterator[Server]:
+    """A server of a run that trains until the block ends."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        training = mlxhog(folder, "train", "--time", "1h", "--workers", workers, "--json")
+        served = None
+        try:
+            deadline = time.monotonic() + HUNG_S
+            while not any((run.directory / "socket").exists() for run in list_runs(folder)):
+                if training.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("the training did not start")
+                time.sleep(0.1)
+            served = mlxhog(folder, "serve", "latest", "--port", "0", "--json")
+            assert served.stdout is not None
+            told = json.loads(served.stdout.readline())
+            yield Server(told["url"], told["model"], told["pid"])
+            if training.poll() is not None:
+                raise SystemExit("the training ended meanwhile")
+        finally:
+            for process in (served, training):
+                if process is not None:
+                    process.send_signal(signal.SIGTERM)
+                    process.communicate()
+
+
+def list_runs(folder: Path) -> list[runs.Run]:
+    """The runs of a folder."""
+    return runs.list_runs(folder / "runs")
+
+
+def requests(scale: Scale, findings: Findings) -> None:
+    """Have many clients ask at once while a run trains."""
+    failed: list[str] = []
+    seconds: list[float] = []
+    versions: set[int] = set()
+    with serving("torch:cpu") as server:
+
+        def ask(numbers: Iterator[int], lock: threading.Lock) -> None:
+            with server.client() as client:
+                while True:
+                    with lock:
+                        k = next(numbers, None)
+                    if k is None:
+                        return
+                    began = time.perf_counter()
+                    try:
+                        versions.update(_asked(client, server.model, k))
+                        seconds.append(time.perf_counter() - began)
+                    except Exception as error:  # noqa: BLE001  # counted, whatever it is
+                        failed.append(f"{type(error).__name__}: {error}")
+
+        def all_of(count: int) -> None:
+            numbers, lock = iter(range(count)), threading.Lock()
+            threads = [threading.Thread(target=ask, args=(numbers, lock)) for _ in range(CLIENTS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        all_of(scale.requests // 10)
+        before = server.rss_bytes()
+        all_of(scale.requests)
+        grown = server.rss_bytes() - before
+    print(
+        f"{len(seconds)} answers, median {statistics.median(seconds):.3f} s, the longest "
+        f"{max(seconds):.3f} s; {len(versions)} versions; memory {grown / 2**20:+.1f} MiB"
+    )
+    findings.results["requests"] = {
+        "seconds": Sample.of(seconds), "versions": len(versions), "failed": failed[:5],
+    }  # fmt: skip
+    findings.exact(f"requests that failed or hung, of {scale.requests}", len(failed), 0)
+    findings.at_most("memory that the server took on, bytes", grown, MEMORY_BYTES, timing=False)
+
+
+def _asked(client: Any, model: str, k: int) -> set[int]:
+    """Ask once, whole or as a stream; returns the versions that answered."""
+    how = {"model": model, "prompt": "The " * (1 + k % 40), "max_tokens": 8 + k % 50, "seed": k}
+    if k % 2:
+        *_, last = client.completions.create(**how, stream=True)
+    else:
+        last = client.completions.create(**how)
+    weights = last.model_extra["mlxhog"]
+    return {weights["version_first"], weights["version_last"]}
+
+
+def first(scale: Scale, findings: Findings) -> None:
+    """Measure the time to the first token while a run trains on every core."""
+    found = []
+    with serving("auto") as server, server.client() as client:
+        for k in range(scale.firsts + 5):
+            began = time.perf_counter()
+            stream = client.completions.create(
+                model=server.model, prompt="The state of", max_tokens=8, stream=True
+            )
+            next(iter(stream))
+            found.append(time.perf_counter() - began)
+            for _ in stream:
+                pass
+            if k < 5:
+                found.clear()  # connections and caches begin
+            time.sleep(0.02)
+    late = float(np.quantile(found, 0.95))
+    print(f"first token: median {statistics.median(found):.4f} s, 95 % below {late:.4f} s")
+    findings.results["first"] = {"seconds": Sample.of(found), "95 %": late}
+    findings.at_most(
+        "seconds to the first token while training, median", statistics.median(found), FIRST_S
+    )
+
+
+PARTS: dict[str, Callable[[Scale, Findings], None]] = {
+    "streams": streams,
+    "requests": requests,
+    "first": first,
+}
+
+
+def main() -> int:
+    """Measure, and print the claims."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", choices=list(PARTS))
+    arguments = parser.parse_args()
+    findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
+    for name in arguments.only or PARTS:
+        print(f"-- {name}", flush=True)
+        PARTS[name](QUICK if arguments.quick else FULL, findings)
+    return finish(
+        "serving",
+        findings.claims,
+        others_load=watch.stop(own_cpu_s() - before),
+        results=findings.results,
+        packages=("mlxhog", "numpy", "torch", "starlette", "uvicorn", "openai"),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

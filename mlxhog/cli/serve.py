@@ -1,0 +1,61 @@
+"""`mlxhog serve`: OpenAI's HTTP interface to a checkpoint, or to a run while it trains."""
+
+import json
+import os
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.sources import resolve
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.serving.config import ServeConfig
+
+if TYPE_CHECKING:
+    from mlxhog.serving.engine_thread import Served
+
+EXAMPLES = (
+    "serve latest",
+    "serve latest --port 8400 --mode pinned_per_sequence",
+    "serve runs/20260102-101500-sotu --backend mlx:cpu --batch-size 8",
+    "serve exported/ --host 0.0.0.0      with MLXHOG_API_KEY in the environment",
+)
+
+MODEL = "RUN_OR_CHECKPOINT"
+NEEDS = ("starlette", "uvicorn", "h11", "prometheus_client")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags(
+        "serve",
+        "Serve a model to clients of OpenAI's interface; a run that trains with its newest "
+        "weights.",
+        EXAMPLES,
+        (MODEL,),
+    )
+    flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
+    flags.argument("--json", action="store_true", help="one JSON object when the server is ready")
+    flags.options(ServeConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(ServeConfig, [parsed.given], parsed.problems)
+    missing = [package for package in NEEDS if find_spec(package) is None]
+    if missing:
+        raise EnvironmentLacks(
+            f"serving needs {', '.join(missing)}: python -m pip install 'mlxhog[serve]'"
+        )
+
+    from mlxhog.serving.server import serve
+
+    def on_ready(url: str, served: "Served") -> None:
+        if served.note:
+            print(served.note, file=sys.stderr)
+        if parsed.other.json:
+            told = {"url": url, "model": served.name, "weights": served.whose, "pid": os.getpid()}
+            print(json.dumps(told), flush=True)
+        else:
+            print(f"{served.whose} at {url}, model {served.name}; Ctrl-C ends", flush=True)
+
+    serve(parsed.other.model, config, on_ready)
+    print("ended", file=sys.stderr)
+    return 0

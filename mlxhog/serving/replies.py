@@ -1,0 +1,186 @@
+"""The JSON that clients get: answers whole or in chunks, errors, the list of models."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from mlxhog.decoding.engine import FinishReason
+from mlxhog.serving.engine_thread import Job, Part
+from mlxhog.serving.requests import Asked, Refused
+
+_FINISHED: dict[FinishReason | None, str | None] = {
+    None: None,
+    "stop": "stop",
+    "length": "length",
+    "document_end": "stop",
+}
+
+STREAM_END = b"data: [DONE]\n\n"
+
+
+class Reply:
+    """One request's answers as they are written, in OpenAI's form.
+
+    Every object bears the version of the weights, the number of updates applied to them:
+    `system_fingerprint` that of its last token, `mlxhog` those of the first and last of all tokens.
+
+    Args:
+        asked: the request.
+        job: what answers it.
+        model: name of the model.
+        prompts: the prompts as texts, for requests that want them before the answer.
+    """
+
+    def __init__(self, asked: Asked, job: Job, *, model: str, prompts: Sequence[str]) -> None:
+        self._asked, self._job, self._model = asked, job, model
+        self._id = f"{'chatcmpl' if asked.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        count = len(job.requests)
+        self._texts = [[prompts[k // asked.sampling.n]] if asked.echo else [] for k in range(count)]
+        self._begun = [False] * count
+        self._finish: list[FinishReason | None] = [None] * count
+        self._parts: list[Part] = []  # the first, and the last
+        self._consistent = True
+        self._session_tokens: int | None = None
+        self.n_tokens = 0
+
+    def take(self, part: Part) -> str:
+        """Note a part; returns the text that it adds to its choice."""
+        self._parts = [*self._parts[:1], part]
+        self._consistent &= part.loaded.consistent
+        self._session_tokens = part.session_tokens
+        self.n_tokens += part.token is not None
+        self._finish[part.choice] = part.finish_reason
+        text = part.text
+        if self._asked.is_chat and not self._begun[part.choice]:
+            text = text.lstrip()  # the blank after "Assistant:"
+        self._begun[part.choice] |= bool(text)
+        self._texts[part.choice].append(text)
+        return text
+
+    def begin(self) -> list[bytes]:
+        """Return what a stream begins with."""
+        if self._asked.is_chat:
+            role = {"role": "assistant", "content": ""}
+            return [self._event([self._choice(k, delta=role)]) for k in range(len(self._texts))]
+        return [
+            self._event([self._choice(k, text=texts[0])])
+            for k, texts in enumerate(self._texts)
+            if texts
+        ]
+
+    def events(self, parts: Sequence[Part]) -> list[bytes]:
+        """Return parts as events of a stream: one for each choice that goes on."""
+        texts: dict[int, str] = {}
+        for part in parts:
+            texts[part.choice] = texts.get(part.choice, "") + self.take(part)
+        events = []
+        for k, text in texts.items():
+            finish = _FINISHED[self._finish[k]]
+            if text or finish:
+                body: dict[str, Any] = {"text": text}
+                if self._asked.is_chat:
+                    body = {"delta": {"content": text} if text else {}}
+                events.append(self._event([self._choice(k, finish, **body)], is_last=bool(finish)))
+        return events
+
+    def end(self) -> list[bytes]:
+        """Return what a stream ends with."""
+        usage = [self._event([], usage=self._usage())] if self._asked.include_usage else []
+        return [*usage, STREAM_END]
+
+    def whole(self) -> dict[str, Any]:
+        """Return the answer as one object."""
+        choices = []
+        for k, texts in enumerate(self._texts):
+            text = "".join(texts)
+            body: dict[str, Any] = {"text": text}
+            if self._asked.is_chat:
+                body = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            choices.append(self._choice(k, _FINISHED[self._finish[k]], **body))
+        kind = "chat.completion" if self._asked.is_chat else "text_completion"
+        return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
+
+    def _choice(self, index: int, finish: str | None = None, **body: Any) -> dict[str, Any]:
+        return {"index": index, **body, "logprobs": None, "finish_reason": finish}
+
+    def _event(self, choices: list[Any], *, is_last: bool = False, **more: Any) -> bytes:
+        kind = "chat.completion.chunk" if self._asked.is_chat else "text_completion"
+        if is_last:
+            more["mlxhog"] = self._weights()
+        return event(self._object(kind, choices) | more)
+
+    def _object(self, kind: str, choices: list[Any]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "system_fingerprint": f"v{self._parts[-1].loaded.version}" if self._parts else None,
+            "choices": choices,
+        }
+
+    def _usage(self) -> dict[str, int]:
+        n = self._asked.sampling.n
+        n_prompt = sum(len(request.prompt) for request in self._job.requests[::n])
+        return {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": self.n_tokens,
+            "total_tokens": n_prompt + self.n_tokens,
+        }
+
+    def _weights(self) -> dict[str, Any]:
+        """What the answer was written with; the fields of docs/live.md."""
+        first, last = self._parts[0].loaded, self._parts[-1].loaded
+        told: dict[str, Any] = {
+            "version_first": first.version,
+            "version_last": last.version,
+            "age_s": round(last.age_s, 3),
+            "age_updates": last.age_updates,
+            "consistent": self._consistent,
+        }
+        if self._asked.session is not None:
+            told["session"] = {
+                "id": self._asked.session,
+                "resumed": self._job.resumes,
+                "tokens": self._session_tokens,
+            }
+        return told
+
+
+def event(value: object) -> bytes:
+    """Return a server-sent event with a JSON value."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def error_body(refused: Refused) -> dict[str, Any]:
+    """Return OpenAI's error object."""
+    kind = "invalid_request_error"
+    if refused.status == 401:
+        kind = "authentication_error"
+    elif refused.status == 429:
+        kind = "rate_limit_error"
+    elif refused.status >= 500:
+        kind = "server_error"
+    return {
+        "error": {
+            "message": refused.message,
+            "type": kind,
+            "param": refused.param,
+            "code": refused.code,
+        }
+    }
+
+
+def models(name: str, created: int) -> dict[str, Any]:
+    """Return the list of the one model there is."""
+    return {"object": "list", "data": [model(name, created)]}
+
+
+def model(name: str, created: int) -> dict[str, Any]:
+    """Return the description of a model."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "mlxhog"}

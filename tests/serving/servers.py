@@ -1,0 +1,139 @@
+"""Servers in processes of their own, and clients that write their bytes themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+START_S = 60
+END_S = 30
+
+
+@dataclass
+class Server:
+    """A running `mlxhog serve`."""
+
+    process: subprocess.Popen[str]
+    told: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        """As clients of OpenAI want it: with /v1."""
+        return str(self.told["url"])
+
+    @property
+    def root(self) -> str:
+        return self.url.removesuffix("/v1")
+
+    @property
+    def model(self) -> str:
+        return str(self.told["model"])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    def health(self) -> dict[str, Any]:
+        told: dict[str, Any] = httpx.get(f"{self.root}/health").json()
+        return told
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = httpx.get(f"{self.root}/metrics").text.splitlines()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.split("{")[0].split(" ")[0] == name
+        )
+
+    def rss_bytes(self) -> int:
+        asked = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
+        return 1024 * int(subprocess.run(asked, capture_output=True, check=True).stdout)
+
+    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
+        """Send a signal; returns exit code and what it printed to stderr."""
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=END_S)
+        return self.process.returncode, err
+
+
+def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a command of mlxhog."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", *words],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def serving(model: str | Path, *words: str, cwd: Path, **environment: str) -> Iterator[Server]:
+    """A server on a free port, until the block ends."""
+    process = start("serve", str(model), "--port", "0", "--json", *words, cwd=cwd, **environment)
+    try:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], START_S)
+        line = process.stdout.readline() if ready else ""
+        if not line:
+            process.kill()
+            raise AssertionError(f"the server did not start: {process.communicate()[1]}")
+        yield Server(process, json.loads(line))
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+
+
+@contextmanager
+def connected(server: Server) -> Iterator[socket.socket]:
+    """A connection to write any bytes to."""
+    with socket.create_connection(server.address, timeout=START_S) as connection:
+        yield connection
+
+
+def head(path: str, *lines: str, method: str = "POST") -> bytes:
+    """The head of a request."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
+
+
+def post(path: str, body: bytes) -> bytes:
+    return head(path, f"Content-Length: {len(body)}", "Content-Type: application/json") + body
+
+
+def answered(connection: socket.socket) -> bytes:
+    """Everything until the server closes; what a reset cuts off is left out."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionError:
+        pass
+    return received
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])

@@ -1,0 +1,155 @@
+"""`mlxhog serve`: its words, its errors, its end, keys, and many models."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.cli import serve as serve_command
+from mlxhog.serving.config import listen
+from tests.serving.servers import serving, start
+
+slow = pytest.mark.slow
+
+
+def test_help_shows_how_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "mlxhog serve latest" in out
+    assert "MLXHOG_API_KEY" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing"], "no run 'nothing'"),
+        (["latest", "--port", "70000"], "--port is '70000'; wanted a whole number"),
+        (["latest", "--mode", "rcay"], "did you mean 'racy'"),
+        (["latest", "--host", "0.0.0.0", "--port", "0"], "set an API key"),
+        (["latest", "--prot", "1"], "did you mean '--port'"),
+    ],
+)
+def test_wrong_words_are_named(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLXHOG_API_KEY", raising=False)
+    assert main(["serve", *words, *([] if "--port" in words else ["--port", "0"])]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    with closing(listen("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "latest", "--port", str(port)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port} of 127.0.0.1 is in use" in line
+
+
+def test_without_the_packages_an_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve_command, "find_spec", lambda name: None if name == "uvicorn" else 1)
+    assert main(["serve", "latest"]) == 3
+    err = capsys.readouterr().err
+    assert "needs uvicorn" in err
+    assert "pip install 'mlxhog[serve]'" in err
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_server_well_and_frees_its_port(folder: Path, number: int) -> None:
+    with serving("latest", cwd=folder) as server:
+        port = server.address[1]
+        code, err = server.end(number)
+    assert (code, err.splitlines()[-1]) == (0, "ended")
+    listen("127.0.0.1", port).close()
+
+
+@slow
+def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder: Path) -> None:
+    with serving("latest", "--max-new-tokens=10000000", cwd=folder) as server:
+        body: Any = {"model": server.model, "prompt": "ab", "max_tokens": 10**7, "stream": True}
+        with httpx.stream("POST", f"{server.url}/completions", json=body, timeout=60) as answer:
+            next(answer.iter_lines())
+            server.process.send_signal(signal.SIGINT)
+            server.process.send_signal(signal.SIGINT)
+            server.process.wait(timeout=30)
+    assert server.process.returncode == 0
+
+
+@slow
+def test_with_a_key_only_those_who_have_it_are_answered(folder: Path) -> None:
+    with serving("latest", "--host", "0.0.0.0", cwd=folder, MLXHOG_API_KEY="opensesame") as server:
+        url = f"http://127.0.0.1:{server.address[1]}"
+        body: Any = {"model": server.model, "prompt": "ab"}
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": "Basic opensesame"}, 401),
+            ({"Authorization": "Bearer opensesame"}, 200),
+        ):
+            answer = httpx.post(f"{url}/v1/completions", json=body, headers=headers)
+            assert answer.status_code == status
+            for path in ("/v1/models", "/metrics"):
+                assert httpx.get(url + path, headers=headers).status_code == status
+        assert httpx.get(f"{url}/health").status_code == 200
+        error = httpx.get(f"{url}/v1/models").json()["error"]
+        assert error["code"] == "invalid_api_key"
+        assert "opensesame" not in json.dumps(error)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                client.models.list()
+
+
+@slow
+@pytest.mark.parametrize("backend", ["mlx:cpu", "torch:cpu"])
+def test_health_and_metrics_tell_what_is_served(folder: Path, backend: str) -> None:
+    with serving("latest", "--backend", backend, cwd=folder) as server:
+        health = server.health()
+        assert health["status"] == "ok"
+        assert health["model"] == server.model
+        assert health["training"] is False
+        assert (health["version"], health["newest"]) == (7, 7)
+        body: Any = {"model": server.model, "prompt": "ab", "max_tokens": 9, "n": 2}
+        assert httpx.post(f"{server.url}/completions", json=body).status_code == 200
+        assert server.metric("mlxhog_answers_total") == 2
+        assert server.metric("mlxhog_tokens_total") == 2 + 2 * 9
+        assert server.metric("mlxhog_first_token_seconds_count") == 1
+        assert server.metric("mlxhog_weights_version") == 7
+
+
+@slow
+def test_a_checkpoint_is_served_by_its_path(folder: Path) -> None:
+    (path,) = (folder / "runs").glob("*/checkpoints/step-*")
+    with serving(path, cwd=folder) as server:
+        assert "checkpoint" in server.told["weights"]
+        assert server.health()["version"] == 7
+
+
+@slow
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    from mlxhog.checkpoint import run
+
+    run.create(tmp_path / "runs", "empty")
+    process = start("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "no checkpoint yet" in err

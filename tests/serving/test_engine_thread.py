@@ -1,0 +1,324 @@
+"""The engine's thread: newer weights between tokens, errors of the model, many clients."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.decoding.engine import Request
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError, Diverged, RunError
+from mlxhog.live.source import Loaded
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.serving import engine_thread
+from mlxhog.serving.config import ServeConfig
+from mlxhog.serving.engine_thread import Busy, EngineThread, Failed, Job, Part
+from tests.decoding.readers import History, Reader
+
+
+class Letter(Reader):
+    """Says one letter for ever: that of its weights. The test lets it say each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.letter: float = ord("a")
+        self.may_say = threading.Semaphore(0)
+        self.error: Exception | None = None
+
+    def logits(
+        self, tokens: NDArray[np.int32], state: History | None
+    ) -> tuple[NDArray[np.float32], History]:
+        assert self.may_say.acquire(timeout=30)
+        if self.error is not None:
+            raise self.error
+        return super().logits(tokens, state)
+
+    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+        logits = np.zeros(320, np.float32)
+        if np.isnan(self.letter):
+            return logits + np.nan
+        logits[int(self.letter)] = 40.0
+        return logits
+
+    def close(self) -> None:
+        pass
+
+
+class Letters:
+    """Weights that are newer whenever the test says; see `WeightSource`."""
+
+    whose, note = "letters", ""
+
+    def __init__(self, mode: str) -> None:
+        self.mode, self.version, self.loaded, self.is_closed = mode, 0, 0, False
+
+    def newest(self) -> int:
+        return self.version
+
+    def has_newer(self) -> bool:
+        return self.version != self.loaded
+
+    def load(self, backend: Any) -> Loaded:
+        self.loaded = self.version
+        backend.letter = ord("a") + self.version
+        return Loaded(version=self.version, oldest=self.version)
+
+    def aged(self, loaded: Loaded) -> Loaded:
+        return loaded
+
+    def ended(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Bench:
+    """An engine's thread with a model that waits for the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, mode: str, **how: Any) -> None:
+        self.backend, self.source = Letter(), Letters(mode)
+        config = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
+        model = SimpleNamespace(
+            backend=self.backend,
+            tokenizer=ByteTokenizer(),
+            checkpoint=Path("letters"),
+            end_tokens=frozenset(),
+            config=config,
+        )
+        monkeypatch.setattr(engine_thread, "open_source", lambda *_, **__: (self.source, model))
+        monkeypatch.setattr("mlxhog.live.source.LOADING_PART", 1e9)  # load whenever newer
+        self.thread = EngineThread("letters", ServeConfig(**how))
+        assert self.thread.wait().whose == "letters"
+
+    def job(self, n: int = 4, count: int = 1, **how: Any) -> Job:
+        request = Request(prompt=[1, 2], sampler=Sampler(temperature=0), max_new_tokens=n, **how)
+        return Job([request] * count)
+
+    def say(self, tokens: int) -> None:
+        self.backend.may_say.release(tokens)
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    made: list[Bench] = []
+
+    def make(mode: str = "double_buffer", **how: Any) -> Bench:
+        made.append(Bench(monkeypatch, mode, **how))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.say(10**6)
+        one.thread.stop()
+        assert one.source.is_closed
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def soon() -> None:
+        await asyncio.wait_for(work, timeout=60)
+
+    asyncio.run(soon())
+
+
+async def rest(job: Job) -> list[Part]:
+    parts: list[Part] = []
+    while some := await job.parts():
+        parts += some
+    return parts
+
+
+def text(parts: list[Part], choice: int = 0) -> str:
+    return "".join(part.text for part in parts if part.choice == choice)
+
+
+def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench: Make) -> None:
+    b = bench()
+
+    async def work() -> None:
+        job = b.job(n=4)
+        b.thread.start(job)
+        b.say(1)  # the prompt; the first token comes of it
+        b.say(1)
+        parts = await job.parts()
+        while len(parts) < 2:
+            parts += await job.parts()
+        # The thread waits in the third step, whose weights it took before.
+        b.source.version = 5
+        b.say(3)
+        parts += await rest(job)
+        assert text(parts) in ("aaaf", "aaff")
+        assert [part.loaded.version for part in parts] == [
+            0 if letter == "a" else 5 for letter in text(parts)
+        ]
+        assert parts[-1].finish_reason == "length"
+
+    run(work())
+
+
+def test_pinned_answers_keep_their_weights_to_the_end(bench: Make) -> None:
+    b = bench("pinned_per_sequence")
+
+    async def work() -> None:
+        job = b.job(n=6)
+        b.thread.start(job)
+        b.say(2)
+        parts = await job.parts()
+        b.source.version = 5
+        b.say(10)
+        assert text(parts + await rest(job)) == "a" * 6
+        second = b.job(n=2)
+        b.thread.start(second)
+        assert text(await rest(second)) == "ff"
+
+    run(work())
+
+
+def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_thread, "PINNED_S", 0.0)
+    b = bench("pinned_per_sequence", batch_size=2)
+
+    async def work() -> None:
+        first = b.job(n=8)
+        b.thread.start(first)
+        b.say(2)
+        parts = await first.parts()
+        b.source.version = 5
+        b.say(1)  # a step that had begun
+        second = b.job(n=2)
+        b.thread.start(second)  # there is a place, but it would get the old weights
+        b.say(20)
+        assert text(parts + await rest(first)) == "a" * 8
+        assert text(await rest(second)) == "ff"
+
+    run(work())
+
+
+def test_many_answers_run_together_and_the_rest_waits_or_is_sent_away(bench: Make) -> None:
+    b = bench(batch_size=3, queue=2)
+
+    async def work() -> None:
+        jobs = [b.job(n=2) for _ in range(5)]
+        for job in jobs:
+            b.thread.start(job)
+        with pytest.raises(Busy, match="5 answers are running or waiting, of 5 at most"):
+            b.thread.start(b.job())
+        b.say(100)
+        assert [text(await rest(job)) for job in jobs] == ["aa"] * 5
+        assert b.thread.n_answers == 0
+        b.thread.start(last := b.job(count=5, n=1))
+        assert [text(await rest(last), k) for k in range(5)][0] == "a"
+
+    run(work())
+
+
+def test_a_cancelled_job_frees_its_place_at_once(bench: Make) -> None:
+    b = bench(batch_size=1, queue=0)
+
+    async def work() -> None:
+        gone = b.job(n=1000)
+        b.thread.start(gone)
+        b.say(2)
+        await gone.parts()
+        b.thread.cancel(gone)
+        b.thread.cancel(gone)
+        b.say(100)
+        b.thread.start(job := b.job(n=3))
+        assert text(await rest(job)) == "aaa"
+
+    run(work())
+
+
+def test_weights_that_are_not_finite_end_answers_and_the_next_ones_do_not(bench: Make) -> None:
+    b = bench()
+
+    async def work() -> None:
+        b.say(100)
+        b.backend.letter = np.nan
+        jobs = [b.job(), b.job()]
+        for job in jobs:
+            b.thread.start(job)
+            with pytest.raises(Diverged):
+                await rest(job)
+        assert "not finite" in b.thread.trouble
+        b.source.version = 3
+        b.thread.start(job := b.job())
+        assert text(await rest(job)) == "dddd"
+        assert b.thread.trouble == ""
+
+    run(work())
+
+
+def test_an_error_of_the_program_is_told_as_such_and_printed(
+    bench: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    b = bench()
+
+    async def work() -> None:
+        b.say(100)
+        b.backend.error = ZeroDivisionError("of a kernel")
+        b.thread.start(job := b.job())
+        with pytest.raises(Failed, match="its terminal says how"):
+            await rest(job)
+        b.backend.error = None
+        b.thread.start(job := b.job())
+        assert text(await rest(job)) == "aaaa"
+
+    run(work())
+    assert "ZeroDivisionError: of a kernel" in capfd.readouterr().err
+
+
+def test_two_requests_in_one_session_at_a_time_are_refused(bench: Make) -> None:
+    b = bench(sessions=2)
+
+    async def work() -> None:
+        b.thread.start(first := b.job(session="s"))
+        b.thread.start(second := b.job(session="s"))
+        with pytest.raises(ConfigError, match="session 's' is still being answered"):
+            await rest(second)
+        b.say(100)
+        parts = await rest(first)
+        assert parts[-1].session_tokens == 1 + 2 + 4
+        b.thread.start(third := b.job(session="s"))
+        assert (await rest(third))[-1].session_tokens == 2 * (2 + 4) + 1
+        assert third.resumes
+        assert not first.resumes
+
+    run(work())
+
+
+def test_what_cannot_be_opened_is_an_error_of_the_starter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thread = EngineThread("nothing", ServeConfig(out="nowhere", wait=0))
+    with pytest.raises(RunError, match="nothing"):
+        thread.wait()
+    thread.stop()
+
+
+def test_a_source_that_breaks_ends_the_thread_with_its_error(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+
+    def broken() -> bool:
+        raise OSError("the run's folder is gone")
+
+    monkeypatch.setattr(b.source, "ended", broken)
+    b.thread._thread.join(30)
+    assert "folder is gone" in str(b.thread.died)
+    assert b.source.is_closed

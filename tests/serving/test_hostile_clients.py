@@ -1,0 +1,270 @@
+"""Slow, broken and hostile clients get an error and harm nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from mlxhog.serving import server as serving_server
+from mlxhog.serving.server import PatientProtocol
+from tests.serving.servers import (
+    START_S,
+    Server,
+    answered,
+    connected,
+    head,
+    post,
+    status_of,
+)
+
+pytestmark = pytest.mark.slow
+
+COMPLETIONS = "/v1/completions"
+MINUTES = 200_000
+"""Tokens of an answer that no test waits for."""
+
+
+@pytest.fixture(autouse=True)
+def _harms_nobody(server: Server, client: openai.OpenAI) -> Iterator[None]:
+    """After each of them another client is answered, and nothing of theirs is left."""
+    yield
+    said = client.completions.create(model=server.model, prompt="ab", max_tokens=5)
+    assert said.usage is not None
+    assert said.usage.completion_tokens == 5
+    assert server.process.poll() is None
+    until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
+
+
+def until(holds: Any) -> None:
+    """Wait for what comes true soon, and fail where it does not."""
+    for _ in range(600):
+        if holds():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("it did not come true")
+
+
+def sent(server: Server, *parts: bytes) -> bytes:
+    with connected(server) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+        except ConnectionError:
+            pass  # the server has answered and closed
+        return answered(connection)
+
+
+def message(answer: bytes) -> str:
+    """What the error says, in OpenAI's form."""
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return str(body["error"]["message"])
+
+
+CLOSE = "Connection: close"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "the body is not JSON"),
+        (b"", "the body is not JSON"),
+        (b"[1]", "wanted a JSON object"),
+        (b"\xff\xfe\x00", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
+        (b'{"prompt": NaN}', "the body is not JSON"),
+        (b'{"prompt": "a", "prompt": "b"}', "the body is not JSON"),
+        (b'{"prompt": "\\ud800"}', "the body is not JSON"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+    ],
+)
+def test_a_body_that_is_not_json_is_refused(server: Server, body: bytes, says: str) -> None:
+    request = head(COMPLETIONS, CLOSE, f"Content-Length: {len(body)}") + body
+    answer = sent(server, request)
+    assert status_of(answer) == 400
+    assert says in message(answer)
+
+
+def test_a_huge_body_is_refused_by_its_length(server: Server) -> None:
+    request = head(COMPLETIONS, CLOSE, "Content-Length: 104857600")
+    answer = sent(server, request, *[b"x" * (1 << 20)] * 100)
+    assert status_of(answer) == 413
+    assert "more than 1,000,000 bytes" in message(answer)
+
+
+def test_a_huge_body_of_unknown_length_is_refused_where_the_limit_is(server: Server) -> None:
+    before = server.rss_bytes()
+    request = head(COMPLETIONS, CLOSE, "Transfer-Encoding: chunked")
+    piece = b"%x\r\n%s\r\n" % (1 << 16, b"x" * (1 << 16))
+    answer = sent(server, request, *[piece] * 1600)
+    assert status_of(answer) == 413
+    assert server.rss_bytes() - before < 40 << 20
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"X-{k}: {k}" for k in range(10_000)],
+        ["a: b"] * 5000,
+        ["X: " + "y" * 200_000],
+    ],
+    ids=["many", "short", "long"],
+)
+def test_ten_thousand_headers_are_refused(server: Server, lines: list[str]) -> None:
+    answer = sent(server, head(COMPLETIONS, *lines, CLOSE))
+    assert status_of(answer) in (400, 431)
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\x16\x03\x01\x02\x00\x01\x00" * 40, b"GET\r\n\r\n", b"\0" * 99]
+)
+def test_what_is_not_http_is_refused(server: Server, noise: bytes) -> None:
+    assert status_of(sent(server, noise)) == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", COMPLETIONS, 405), ("POST", "/v1/nothing", 404), ("GET", "/../etc/passwd", 404)],
+)
+def test_paths_that_are_not_there_name_those_that_are(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    answer = sent(server, head(path, CLOSE, "Content-Length: 0", method=method))
+    assert status_of(answer) == status
+    assert "this server has /v1/completions" in message(answer)
+
+
+def long_stream(server: Server, **how: Any) -> bytes:
+    fields = {"model": server.model, "prompt": "ab", "max_tokens": MINUTES, "stream": True} | how
+    return post(COMPLETIONS, json.dumps(fields).encode())
+
+
+def test_a_client_that_leaves_in_mid_stream_cancels_its_answer(server: Server) -> None:
+    with connected(server) as connection:
+        connection.sendall(long_stream(server, n=4))
+        assert b"data:" in connection.recv(65536) + connection.recv(65536)
+        assert server.health()["running"] == 4
+    until(lambda: server.health()["running"] == 0)
+    assert server.metric("mlxhog_answers_total") > 0
+
+
+def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_cancels_it(
+    server: Server,
+) -> None:
+    with connected(server) as connection:
+        connection.sendall(long_stream(server, stream=False))
+        until(lambda: server.health()["running"] == 1)
+    until(lambda: server.health()["running"] == 0)
+
+
+def test_a_client_that_leaves_in_mid_body_is_forgotten(server: Server) -> None:
+    with connected(server) as connection:
+        connection.sendall(head(COMPLETIONS, "Content-Length: 100") + b'{"prompt"')
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(server: Server, client: openai.OpenAI) -> None:
+    with connected(server) as connection:
+        connection.sendall(long_stream(server, n=7))
+        until(lambda: server.health()["running"] == 7)
+        for _ in range(3):
+            said = client.completions.create(model=server.model, prompt="ab", max_tokens=50)
+            assert said.usage is not None
+            assert said.usage.completion_tokens == 50
+
+
+def test_beyond_the_queue_clients_are_told_to_retry(server: Server, client: openai.OpenAI) -> None:
+    with connected(server) as first, connected(server) as second:
+        first.sendall(long_stream(server, n=8))
+        second.sendall(long_stream(server, n=4))
+        until(lambda: server.health()["waiting"] == 4)
+        with pytest.raises(openai.RateLimitError, match="12 answers are running or wait") as raised:
+            client.completions.create(model=server.model, prompt="ab")
+        assert int(raised.value.response.headers["retry-after"]) > 0
+
+
+def test_web_pages_of_others_may_not_use_the_server(server: Server) -> None:
+    body = {"model": server.model, "prompt": "ab"}
+    for headers, status in (
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Host": "evil.example:80"}, 421),
+        ({"Origin": server.root}, 200),
+        ({}, 200),
+    ):
+        answer = httpx.post(f"{server.url}/completions", json=body, headers=headers)
+        assert answer.status_code == status
+
+
+def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: openai.OpenAI) -> None:
+    def some(count: int) -> None:
+        for k in range(count):
+            client.completions.create(
+                model=server.model,
+                prompt="ab" * (1 + k % 50),
+                max_tokens=20,
+                extra_body={"session": f"s{k}"},
+            )
+            httpx.post(f"{server.url}/completions", content=b"{")
+            with connected(server) as connection:
+                connection.sendall(long_stream(server))
+                connection.recv(1000)
+
+    some(60)
+    before = server.rss_bytes()
+    some(240)
+    assert server.rss_bytes() - before < 12 << 20
+
+
+# -- patience, in this process ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """The address of a server that waits for a quarter of a second and writes a lot."""
+    monkeypatch.setattr(serving_server, "PATIENCE_S", 0.25)
+    monkeypatch.setattr(serving_server, "_LOOK_S", 0.05)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    from mlxhog.serving.config import listen
+
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=PatientProtocol, ws="none", lifespan="off", log_config=None)
+    )
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    yield listener.getsockname()
+    server.should_exit = True
+    thread.join(START_S)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HT", head("/", "Content-Length: 10")[:-2], head("/", method="GET")],
+    ids=["nothing", "half a line", "half a head", "reads nothing"],
+)
+def test_a_client_that_keeps_the_server_waiting_is_dropped(
+    impatient: tuple[str, int], sent: bytes
+) -> None:
+    import socket
+
+    with socket.create_connection(impatient, timeout=START_S) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(sent)
+        threading.Event().wait(1.0)
+        received = answered(connection)
+    assert len(received) < 100_000_000

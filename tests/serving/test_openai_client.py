@@ -1,0 +1,211 @@
+"""The package `openai`, unchanged, against a real server."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from mlxhog.decoding.model import open_model
+from mlxhog.decoding.sampling import Sampler
+from tests.serving.servers import Server
+
+pytestmark = pytest.mark.slow
+
+LETTERS = set("abcdefghi\n")
+
+
+def ask(client: openai.OpenAI, server: Server, prompt: Any = "ab", **how: Any) -> Any:
+    return client.completions.create(model=server.model, prompt=prompt, **({"seed": 1} | how))
+
+
+def say(client: openai.OpenAI, server: Server, text: str = "ab", **how: Any) -> Any:
+    message = {"role": "user", "content": text}
+    return client.chat.completions.create(
+        model=server.model, messages=[message], **({"seed": 1} | how)
+    )
+
+
+def test_the_list_of_models_has_the_run(client: openai.OpenAI, server: Server) -> None:
+    (model,) = client.models.list().data
+    assert model.id == server.model
+    assert client.models.retrieve(server.model) == model
+    with pytest.raises(openai.NotFoundError, match="this server has"):
+        client.models.retrieve("gpt-4")
+
+
+def test_a_completion_is_what_generate_writes_with_the_same_seed(
+    client: openai.OpenAI, server: Server, folder: Path
+) -> None:
+    said = ask(client, server, max_tokens=40, temperature=0.8)
+    model = open_model("latest", root=folder / "runs", backend="torch:cpu")
+    expected = model.write("ab", sampler=Sampler(temperature=0.8, seed=1), max_new_tokens=40)
+    assert said.choices[0].text == "".join(expected)
+    assert said.choices[0].finish_reason == "length"
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (2, 40)
+
+
+def test_a_stream_brings_the_same_text_in_pieces(client: openai.OpenAI, server: Server) -> None:
+    whole = ask(client, server, max_tokens=60)
+    chunks = list(
+        ask(client, server, max_tokens=60, stream=True, stream_options={"include_usage": True})
+    )
+    assert len(chunks) > 2
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].usage == whole.usage
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(
+    client: openai.OpenAI, server: Server
+) -> None:
+    said = say(client, server, max_completion_tokens=30, stop="ab")
+    message = said.choices[0].message
+    assert message.role == "assistant"
+    assert set(message.content) <= LETTERS
+    assert "ab" not in message.content
+    assert not message.content.startswith("\n")
+    chunks = list(say(client, server, max_completion_tokens=30, stop="ab", stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == message.content
+    assert chunks[-1].choices[0].finish_reason == said.choices[0].finish_reason
+
+
+def test_a_chat_is_the_text_that_the_documents_show(client: openai.OpenAI, server: Server) -> None:
+    text = "Be brief.\nUser: ab\nAssistant:"
+    plain = ask(client, server, text, max_tokens=30, stop="\nUser:").choices[0].text
+    messages: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "ab"}]},
+    ]
+    said = client.chat.completions.create(
+        model=server.model, messages=messages, max_tokens=30, seed=1
+    )
+    assert said.choices[0].message.content == plain.lstrip()
+
+
+def test_every_answer_says_which_weights_wrote_it(client: openai.OpenAI, server: Server) -> None:
+    said = ask(client, server)
+    assert said.system_fingerprint == "v7"
+    weights = said.model_extra["mlxhog"]
+    assert (weights["version_first"], weights["version_last"]) == (7, 7)
+    assert weights["age_s"] >= 0
+    assert weights["consistent"] is True
+    *_, last = ask(client, server, stream=True)
+    assert last.model_extra["mlxhog"]["version_last"] == 7
+    assert last.system_fingerprint == "v7"
+
+
+def test_several_prompts_and_answers_come_in_their_order(
+    client: openai.OpenAI, server: Server
+) -> None:
+    said = ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True)
+    texts = [choice.text for choice in said.choices]
+    assert [choice.index for choice in said.choices] == [0, 1, 2, 3]
+    assert [text[:2] for text in texts] == ["ab", "ab", "hi", "hi"]
+    assert texts[0] != texts[1]
+    assert said.usage.prompt_tokens == 4
+    streamed = ["", "", "", ""]
+    for chunk in ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == texts
+
+
+def test_a_prompt_may_be_ids(client: openai.OpenAI, server: Server) -> None:
+    text = ask(client, server, "ab", echo=True).choices[0].text
+    assert ask(client, server, [97, 98], echo=True).choices[0].text == text
+    assert ask(client, server, [[97, 98]], echo=True).choices[0].text == text
+
+
+def test_seeds_decide_and_without_one_answers_differ(client: openai.OpenAI, server: Server) -> None:
+    texts = [ask(client, server, max_tokens=60, seed=s).choices[0].text for s in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    drawn = {ask(client, server, max_tokens=60, seed=None).choices[0].text for _ in range(3)}
+    assert len(drawn) == 3
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(client: openai.OpenAI, server: Server) -> None:
+    def one(k: int) -> str:
+        prompt = "abcde"[: k % 5 + 1] * (1 + 70 * k)
+        return str(ask(client, server, prompt, max_tokens=80, seed=k).choices[0].text)
+
+    alone = [one(k) for k in range(8)]
+    together: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda k=k: together.__setitem__(k, one(k)), name=f"client {k}")
+        for k in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [together[k] for k in range(8)] == alone
+
+
+def test_a_session_goes_on_where_it_was(client: openai.OpenAI, server: Server) -> None:
+    def turn(text: str, session: str) -> Any:
+        return ask(client, server, text, max_tokens=20, extra_body={"session": session})
+
+    first = turn("ab", "one")
+    second = turn("cd", "one")
+    assert first.model_extra["mlxhog"]["session"] == {
+        "id": "one",
+        "resumed": False,
+        "tokens": 1 + 2 + 20,
+    }
+    assert second.model_extra["mlxhog"]["session"] == {
+        "id": "one",
+        "resumed": True,
+        "tokens": 1 + 2 + 20 + 2 + 20,
+    }
+    whole = ask(client, server, "ab" + first.choices[0].text + "cd", max_tokens=20)
+    assert second.choices[0].text == whole.choices[0].text
+    for k in range(4):
+        turn("ab", f"other-{k}")
+    assert turn("cd", "one").model_extra["mlxhog"]["session"]["resumed"] is False
+
+
+def test_a_chat_in_a_session_sends_new_messages_alone(
+    client: openai.OpenAI, server: Server
+) -> None:
+    how: Any = {"max_tokens": 15, "extra_body": {"session": "chat"}}
+    first = say(client, server, "ab", **how).choices[0].message.content
+    second = say(client, server, "cd", **how)
+    text = f"User: ab\nAssistant:{first}\nUser: cd\nAssistant:"
+    assert second.model_extra["mlxhog"]["session"]["resumed"] is True
+    plain = ask(client, server, text, max_tokens=15, stop="\nUser:").choices[0].text
+    assert second.choices[0].message.content == plain.lstrip()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0; wanted a whole number at least 1"),
+        ({"max_tokens": 10**6}, "this server writes at most 200000"),
+        ({"temperature": -1}, "temperature is -1; wanted a number at least 0"),
+        ({"extra_body": {"temprature": 1}}, "did you mean 'temperature'"),
+        ({"extra_body": {"temperature": "hot"}}, "temperature is 'hot'; wanted a number"),
+        ({"logprobs": 2}, "logprobs is not supported here; leave it out"),
+        ({"prompt": [97, 300]}, "token 300 at position 1 is outside the vocabulary of 257"),
+        ({"prompt": "a" * 3001}, "a prompt of 3001 tokens; this server reads at most 3000"),
+        ({"prompt": []}, "prompt is \\[\\]; wanted a text"),
+        ({"n": 9}, "9 answers in one request; at most 8"),
+        ({"stop": [""]}, "stop is \\[''\\]; wanted a text"),
+        ({"extra_body": {"session": "a b"}}, "session is 'a b'; wanted a name"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_reason(
+    client: openai.OpenAI, server: Server, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
+        ask(client, server, **fields)
+    assert ask(client, server).choices[0].text
+
+
+def test_another_model_is_named_and_refused(client: openai.OpenAI, server: Server) -> None:
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-4'"):
+        client.completions.create(model="gpt-4", prompt="a")
