@@ -28,6 +28,7 @@ COMMANDS = {
     "leave": "let a worker of a running run go",
     "stop": "end a running run from another terminal, with a checkpoint",
     "watch": "the live table of a run that another terminal trains",
+    "board": "a page on this machine that follows a run",
     "report": "one HTML file about one run or several, with curves, workers and samples",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",

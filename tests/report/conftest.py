@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.report.running import Training
+
+DRAWN = "html[data-drawn]"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -43,7 +47,7 @@ class Visit:
     def open(self, url: str) -> Any:
         """Go there, and return the page once its charts are drawn."""
         self.page.goto(url)
-        self.page.wait_for_function("document.documentElement.dataset.drawn !== undefined")
+        self.page.locator(DRAWN).wait_for(state="attached")  # polling needs what the pages forbid
         return self.page
 
 
@@ -59,3 +63,18 @@ def visit(chromium: Any) -> Iterator[Any]:
     yield make
     for each in visits:
         each.context.close()
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[Any]:
+    """Starts runs; they are ended with the test."""
+    started: list[Training] = []
+
+    def start(seconds: float) -> Training:
+        started.append(Training(tmp_path, seconds))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()

@@ -10,72 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from mlxhog import cli
-from mlxhog.checkpoint.run import Run, list_runs
 from mlxhog.errors import ArenaError
 from mlxhog.files import durable
 from mlxhog.report.metrics import Progress
-from mlxhog.watching.follow import NOTHING, Follower, follow, newest_line, progress_of
+from mlxhog.watching.follow import NOTHING, Follower, follow, progress_of
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
-
-ROOT = Path(__file__).parents[2]
-TRAIN = """
-import sys
-from pathlib import Path
-from mlxhog import train
-from tests.training.small import small_config
-if __name__ == "__main__":
-    train(small_config(Path(sys.argv[1]), workers="mlx:cpu*2", steps=None, time=float(sys.argv[2])))
-"""
-
-
-def wait_until(condition, limit_s=60.0):
-    end = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-    return value
-
-
-class Training:
-    """A run in a process of its own."""
-
-    def __init__(self, root: Path, seconds: float) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(root), str(seconds)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self.run: Run = wait_until(lambda: self._run(root / "runs"))
-
-    def _run(self, runs: Path) -> Run | None:
-        assert self.process.poll() is None
-        found = list_runs(runs)
-        return found[0] if found and newest_line(found[0].metrics_path) else None
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
-
-
-@pytest.fixture
-def training(tmp_path):
-    """Starts runs; they are ended with the test."""
-    started: list[Training] = []
-
-    def start(seconds: float) -> Training:
-        started.append(Training(tmp_path, seconds))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.wait()
 
 
 def watch(*words: object, **options: object) -> subprocess.Popen[str]:

@@ -108,7 +108,9 @@ const runView = (() => {
       const axis = { stroke: ink, grid: { stroke: faint, width: 0.5 }, ticks: { stroke: faint } };
       const entry = { figure, box, key, title, data, zoomed: false };
       const plot = new uPlot({
-        width: Math.max(box.clientWidth, 200), height: 230, scales: { x: { time: false } },
+        width: Math.max(box.clientWidth, 200), height: 230, scales: { x: { time: false },
+          y: { range: (u, min, max) => (min === null || (min === 0 && max === 0) ? [0, 0.01]
+            : uPlot.rangeNum(min, max, 0.1, true)) } },
         legend: { live: true },
         cursor: { drag: { x: true, y: false, setScale: true } },
         hooks: { setSelect: [() => { entry.zoomed = true; }] },

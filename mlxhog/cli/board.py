@@ -1,0 +1,103 @@
+"""`mlxhog board`: a page on this machine that follows a run."""
+
+import importlib.util
+import json
+import secrets
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
+from mlxhog.errors import ConfigError, EnvironmentLacks
+
+ABOUT = """\
+Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
+of text, messages. Everything comes from this machine, and only this machine can open it; from
+another one: ssh -L 8322:127.0.0.1:8322 HOST. The link printed here holds a token that lets the
+page's buttons save a checkpoint, write a sample or stop the run. Ctrl-C ends the board, not the
+run."""
+EXAMPLES = ("board", "board latest --port 8400", "board runs/20260102-101500-sotu")
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardConfig:
+    """Options of `mlxhog board`."""
+
+    port: int = option(8322, "where to listen; 0 takes a free one", low=0, high=65535)
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("board", ABOUT, EXAMPLES, ("[RUN]",))
+    flags.argument(
+        "run", metavar="RUN", nargs="?", default="latest", help="a path, a run's name, or latest"
+    )
+    flags.argument("--json", action="store_true", help="print address and token as JSON")
+    flags.options(BoardConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(BoardConfig, [parsed.given], parsed.problems)
+    _require()
+    from mlxhog.checkpoint.run import find
+
+    followed = find(parsed.other.run, Path(config.out))
+    listener = _listen(config.port)
+    with listener:
+        import uvicorn
+
+        from mlxhog.watching.board import Board
+        from mlxhog.watching.record import Record
+
+        token = secrets.token_urlsafe(16)
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
+        server: uvicorn.Server
+        board = Board(Record(followed), token, lambda: server.should_exit)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                board.app,
+                log_level="critical",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+                h11_max_incomplete_event_size=1 << 16,
+            )
+        )
+        if parsed.other.json:
+            print(json.dumps({"url": address, "token": token, "run": str(followed.directory)}))
+        else:
+            print(f"board of {followed.directory}\n  {address}#{token}")
+        sys.stdout.flush()
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass
+    print("the board is closed; the run is not touched by that", file=sys.stderr)
+    return 0
+
+
+def _require() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentLacks(
+            f"mlxhog board needs {' and '.join(missing)}, not installed: "
+            "python -m pip install 'mlxhog[serve]'; without it: mlxhog watch, mlxhog report"
+        )
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen()  # from now on nobody who follows the link is refused
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"port {port} cannot be used: {error.strerror}; choose another with --port, "
+            "0 takes a free one"
+        ) from error
+    return listener

@@ -1,0 +1,124 @@
+"use strict";
+// A page that follows a run: what `/data` returns, then what `/events` adds to it.
+
+(() => {
+  const MOST_ROWS = 6000;  // then the curves are fetched again, in fewer points
+  const place = (id) => document.getElementById(id);
+  const tell = (text) => { place("told").textContent = text; };
+  let run = null, show = null, source = null;
+
+  function add(lines) {
+    const before = run.axes.elapsed_s.length, more = lines.axes.elapsed_s.length;
+    const extend = (old, fresh) => {
+      for (const name of Object.keys(fresh)) {
+        old[name] = (old[name] || new Array(before).fill(null)).concat(fresh[name]);
+      }
+    };
+    extend(run.axes, lines.axes);
+    extend(run.of_run, lines.of_run);
+    for (const slot of Object.keys(lines.of_workers)) {
+      run.of_workers[slot] ??= {};
+      extend(run.of_workers[slot], lines.of_workers[slot]);
+    }
+    run.rows = lines.rows;
+    return before + more;
+  }
+
+  function rows(id, values) {
+    place(id).replaceChildren(...values.map((texts) => {
+      const row = document.createElement("tr");
+      texts.forEach((text, k) => {
+        const cell = document.createElement(k ? "td" : "th");
+        cell.className = "t";
+        if (!k) cell.scope = "row";
+        cell.textContent = text;
+        row.append(cell);
+      });
+      return row;
+    }));
+  }
+
+  function now(news) {
+    const state = place("state");
+    state.textContent = news.state;
+    state.classList.toggle("off", news.state !== "running");
+    document.title = news.state + ": " + run.name;
+    rows("facts", Object.entries(news.facts));
+    rows("table", news.table);
+    for (const button of document.querySelectorAll("button[data-ask]")) {
+      button.disabled = news.state !== "running";
+    }
+  }
+
+  async function fetchAll() {
+    const answer = await fetch("data");
+    if (!answer.ok) throw new Error(await answer.text());
+    const data = await answer.json();
+    const fresh = data.runs[0];
+    if (run) Object.keys(run).forEach((key) => delete run[key]);
+    run = Object.assign(run || {}, fresh);
+    now(data.now);
+    if (show) show();
+    else show = runView.start([run], data.inks);
+    listen();
+  }
+
+  function listen() {
+    if (source) source.close();
+    const at = new URLSearchParams({ rows: run.rows, starts: run.starts, told: run.told });
+    source = new EventSource("events?" + at);
+    source.onmessage = (event) => {
+      const news = JSON.parse(event.data);
+      if (news.reset || add(news.lines) > MOST_ROWS) {
+        source.close();
+        fetchAll().catch(lost);
+        return;
+      }
+      Object.assign(run, { staleness: news.staleness, spans: news.spans, workers: news.workers,
+        others: news.others, told: news.told, events: run.events.concat(news.events) });
+      now(news.now);
+      show();
+      tell("");
+    };
+    source.onerror = () => {
+      source.close();
+      lost();
+    };
+  }
+
+  function lost() {
+    tell("The server of this page (mlxhog board) does not answer; trying again.");
+    setTimeout(() => fetchAll().then(() => tell("")).catch(lost), 2000);
+  }
+
+  // The token comes with the link from the terminal, after #, which no server sees.
+  function token() {
+    if (location.hash.length > 1) {
+      sessionStorage.setItem("token", location.hash.slice(1));
+      history.replaceState(null, "", location.pathname);
+    }
+    return place("token").value || sessionStorage.getItem("token") || "";
+  }
+
+  async function ask(button) {
+    if (button.dataset.sure && !confirm(button.dataset.sure)) return;
+    button.disabled = true;
+    tell(button.textContent + " ...");
+    try {
+      const answer = await fetch("ask/" + button.dataset.ask, {
+        method: "POST", headers: { "X-Mlxhog-Token": token() } });
+      const said = await answer.json();
+      tell(answer.ok ? said.message : said.error);
+      if (answer.status === 403) place("token").focus();
+    } catch (error) {
+      tell(String(error));
+    }
+    button.disabled = false;
+  }
+
+  if (token()) place("token-field").hidden = true;
+  for (const button of document.querySelectorAll("button[data-ask]")) {
+    button.addEventListener("click", () => ask(button));
+  }
+  fetchAll().catch(lost);
+})();

@@ -1,0 +1,248 @@
+"""A board: a page on this machine that follows one run, and buttons to ask the run for something.
+
+The page is the report's, drawn by the same script. Whoever can reach the port may look; to ask the
+run for anything takes the token that was printed in the terminal. A page of another site reaches
+the port as well, so requests under other names than this machine's own are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Callable, Mapping
+from html import escape
+from time import monotonic
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mlxhog.arena import requests
+from mlxhog.config.quantities import format_bytes, format_count
+from mlxhog.errors import MlxhogError
+from mlxhog.files import plain_json
+from mlxhog.report import page
+from mlxhog.report.history import workers_of
+from mlxhog.watching.record import Record
+from mlxhog.watching.report import curves, points_for, section
+
+LOOK_S = 1.0
+"""Between two looks at the files; a run writes its metrics every two seconds."""
+SILENT_LOOKS = 15
+"""After so many looks without news a stream gets a comment, so that a lost client is noticed."""
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_NAMES = (b"host", b"origin")
+ASKS = {
+    "checkpoint": ("Save a checkpoint", ""),
+    "sample": ("Write a sample", ""),
+    "stop": ("Stop the run", "Stop the run? It finishes its step and saves a checkpoint."),
+}
+"""What the buttons ask for: what they say, and what they ask first."""
+HEADER = ("worker", "backend", "state", "steps", "tok/s", "staleness mean / max", "memory")
+
+
+T = TypeVar("T")
+
+
+class Board:
+    """The application that shows one run.
+
+    Args:
+        record: of the run.
+        token: what the buttons need.
+        ending: whether the server is about to end, and streams have to.
+
+    Concurrency: for one event loop; files are read beside it, by one thread at a time.
+    """
+
+    def __init__(self, record: Record, token: str, ending: Callable[[], bool]) -> None:
+        self.record, self._token, self._ending = record, token.encode(), ending
+        self._lock = asyncio.Lock()
+        self._looked_s = -LOOK_S
+        self.app = Starlette(
+            routes=[
+                Route("/", self._page),
+                Route("/data", self._data),
+                Route("/events", self._events),
+                Route("/ask/{what}", self._ask, methods=["POST"]),
+            ],
+            middleware=[Middleware(OwnNameOnly)],
+        )
+
+    async def _read(self, what: Callable[[], T]) -> T:
+        """Return what a function makes of the record as it is now."""
+        async with self._lock:
+            return await asyncio.to_thread(self._refreshed, what)
+
+    def _refreshed(self, what: Callable[[], T]) -> T:
+        if monotonic() - self._looked_s >= LOOK_S / 2:
+            self.record.refresh()
+            self._looked_s = monotonic()
+        return what()
+
+    async def _page(self, request: Request) -> Response:
+        text = await self._read(lambda: board_page(self.record))
+        return HTMLResponse(text, headers={"Cache-Control": "no-store"})
+
+    async def _data(self, request: Request) -> Response:
+        def whole() -> bytes:
+            record = self.record
+            run = {**record.to_json(points_for([record])), "told": record.told}
+            return plain_json.dumps({"runs": [run], "now": now(record), "inks": page.inks()})
+
+        return Response(await self._read(whole), media_type="application/json")
+
+    async def _events(self, request: Request) -> Response:
+        asked = request.query_params
+        try:
+            rows, starts, told = (int(asked[name]) for name in ("rows", "starts", "told"))
+        except (KeyError, ValueError):
+            return JSONResponse({"error": "wanted ?rows=N&starts=N&told=N"}, status_code=400)
+        return StreamingResponse(
+            self._stream(max(rows, 0), starts, max(told, 0)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _stream(self, rows: int, starts: int, told: int) -> AsyncIterator[bytes]:
+        """Yield what is new since a client had so many lines of metrics, and events."""
+        seen, silent = _Seen(rows, starts, told), 0
+        yield b"retry: 2000\n\n"
+        while not self._ending():
+            text = await self._read(lambda: seen.news(self.record))
+            if text is not None:
+                silent = 0
+                yield b"data: " + text + b"\n\n"
+            elif (silent := silent + 1) % SILENT_LOOKS == 0:
+                yield b": still here\n\n"
+            for _ in range(4):
+                if not self._ending():
+                    await asyncio.sleep(LOOK_S / 4)
+
+    async def _ask(self, request: Request) -> Response:
+        """Pass a button on to the run, for whoever has the token."""
+        what = request.path_params["what"]
+        sent = request.headers.get("x-mlxhog-token", "").encode()
+        if not hmac.compare_digest(sent, self._token):
+            error = "the token is missing or wrong; it stands in the terminal of mlxhog board"
+            return JSONResponse({"error": error}, status_code=403)
+        if what not in ASKS:
+            error = f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}"
+            return JSONResponse({"error": error}, status_code=404)
+        try:
+            answer = await asyncio.to_thread(requests.ask, self.record.run.directory, what)
+        except MlxhogError as error:
+            return JSONResponse({"error": str(error)}, status_code=409)
+        message = answer.get("message", f"saved {answer.get('path')}")
+        return JSONResponse({"message": str(message)})
+
+
+class OwnNameOnly:
+    """Refuses what a browser sends for another site: names that point here, foreign origins."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            host, origin = (headers.get(name, b"").decode("latin-1").lower() for name in _NAMES)
+            if _hostname(f"//{host}") not in OWN_NAMES or (origin and origin != f"http://{host}"):
+                response = JSONResponse(
+                    {"error": "this board answers to its own address only"}, status_code=421
+                )
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # such as half an address of IPv6
+        return ""
+
+
+def now(record: Record) -> dict[str, Any]:
+    """Return the numbers that a board shows beside its curves."""
+    return {
+        "state": record.state,
+        "facts": record.facts(),
+        "table": [_cells(worker) for worker in workers_of(record.history.newest)],
+    }
+
+
+def _cells(worker: Mapping[str, Any]) -> list[str]:
+    def spelled(name: str, spell: Callable[[float], str]) -> str:
+        value = worker.get(name)
+        return spell(value) if isinstance(value, int | float) else "-"
+
+    return [
+        str(worker.get("slot", "?"))[:10],
+        str(worker.get("backend", "?"))[:40],
+        str(worker.get("state", "?"))[:20],
+        spelled("steps", lambda n: f"{n:,}"),
+        spelled("tokens_per_s", format_count),
+        f"{spelled('mean_staleness', '{:.1f}'.format)} / {spelled('max_staleness', str)}",
+        spelled("memory_bytes", format_bytes),
+    ]
+
+
+class _Seen:
+    """What one page has: so many lines of metrics, of which reading of the file, and events."""
+
+    def __init__(self, rows: int, starts: int, told: int) -> None:
+        self._rows, self._starts, self._told = rows, starts, told
+        self._now: dict[str, Any] = {}
+
+    def news(self, record: Record) -> bytes | None:
+        """Return what the page lacks, as JSON; None where that is nothing."""
+        history, state = record.history, now(record)
+        if history.starts != self._starts or len(history) < self._rows or record.told < self._told:
+            return b'{"reset": true}'
+        fresh = record.told - self._told
+        if len(history) == self._rows and not fresh and state == self._now:
+            return None
+        lines = record.lines(points=len(history) + 1, begin=self._rows)
+        newest = record.events[max(len(record.events) - fresh, 0) :]
+        events = [event.to_json() for event in newest]
+        self._rows, self._told, self._now = len(history), record.told, state
+        told = {"events": events, "told": record.told, "now": state}
+        return plain_json.dumps({"lines": lines, **told, **record.tables()})
+
+
+def board_page(record: Record) -> str:
+    """Return the page; a script fetches what it shows."""
+    name = record.run.name
+    buttons = "".join(
+        f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{escape(text)}'
+        "</button>"
+        for what, (text, sure) in ASKS.items()
+    )
+    heads = "".join(f'<th class="t" scope="col">{escape(title)}</th>' for title in HEADER)
+    body = f"""<h1>{escape(name)}</h1>
+<p class="sum"><span class="state" id="state">reading</span>
+<span id="told" role="status" aria-live="polite"></span></p>
+<div class="bar live">{buttons}
+<label id="token-field">token <input id="token" type="password" autocomplete="off"
+ aria-describedby="token-help"></label>
+<span class="when" id="token-help">the link in the terminal has it</span></div>
+<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody id="table"></tbody></table></div>
+{curves()}
+<h2>Run</h2>
+<div class="scroll"><table><tbody id="facts"></tbody></table></div>
+{section(record, 0)}
+<footer>Follows the run while <code>mlxhog board</code> runs. Charts: uPlot, MIT.</footer>"""
+    return page.document(
+        name,
+        body,
+        styles=page.chart_styles(),
+        scripts=[*page.chart_scripts(), page.asset("board.js")],
+        talks=True,
+    )

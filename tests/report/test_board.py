@@ -1,0 +1,253 @@
+"""`mlxhog board`: a page that follows a run, on this machine, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mlxhog import cli
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import board as command
+from mlxhog.files import durable
+from tests.report.sample_run import EVENTS, append, event, lines, write_run
+from tests.report.test_report import HOSTILE
+
+pytestmark = pytest.mark.slow
+
+
+class Server:
+    """`mlxhog board` of one run, in a process of its own."""
+
+    def __init__(self, run: Run) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlxhog", "board", str(run.directory), "--port", "0", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        said = json.loads(self.process.stdout.readline())
+        self.url, self.token = said["url"], said["token"]
+
+    def open(self, path: str, *, method: str = "GET", **headers: str) -> Any:
+        """Ask it for something; returns status and content, of errors too."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, method=method, headers=named)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def end(self) -> int:
+        """End it as Ctrl-C does; returns its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=30)
+        return self.process.returncode
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """Starts boards; they are ended with the test."""
+    started: list[Server] = []
+
+    def start(run: Run) -> Server:
+        started.append(Server(run))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
+
+
+def held(run: Run) -> Any:
+    """Hold the lock of a run, as the process that trains it does."""
+    lock = (run.directory / "lock").open("a+")
+    durable.take(lock)
+    return lock
+
+
+# -- what is served --------------------------------------------------------------------------------
+
+
+def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path, serve):
+    server = serve(write_run(tmp_path, metrics=lines(14_400, workers=16)))
+    (status, page), (_, data) = server.open(""), server.open("data")
+    assert status == 200
+    assert len(page) + len(data) < 500_000
+    run = json.loads(data)["runs"][0]
+    assert run["rows"] == 14_400
+    assert run["axes"]["elapsed_s"][-1] == 28_800
+    assert b"connect-src 'self'" in page
+    assert b'src="' not in page
+
+
+def test_the_stream_adds_what_is_new_and_nothing_twice(tmp_path, serve):
+    run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
+    server = serve(run)
+    starts = json.loads(server.open("data")[1])["runs"][0]["starts"]
+    url = f"{server.url}events?rows=3&starts={starts}&told=1"
+    with urllib.request.urlopen(url, timeout=30) as stream:
+        told = (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+        first = next(told)  # its state, which no one had
+        assert (first["lines"]["axes"]["updates"], first["events"]) == ([], [])
+        append(run, list(lines(5))[3:])
+        with run.events_path.open("a") as file:
+            file.write(json.dumps(event("sample", "fresh text")) + "\n")
+        rows, samples = [], []
+        while len(rows) < 2 or not samples:
+            news = next(told)
+            rows += news["lines"]["axes"]["updates"]
+            samples += news["events"]
+        assert rows == [80, 100]
+        assert [sample[2:] for sample in samples] == [["sample", "fresh text"]]
+        run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
+        assert next(told) == {"reset": True}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 403), ({"X_Mlxhog_Token": "guess"}, 403), ({"Host": "evil.example"}, 421),
+     ({"Origin": "http://evil.example"}, 421)],
+)  # fmt: skip
+def test_a_request_without_the_token_or_for_another_site_is_refused(
+    tmp_path, serve, headers, status
+):
+    server = serve(write_run(tmp_path, metrics=lines(3)))
+    if "Host" in headers or "Origin" in headers:
+        headers |= {"X_Mlxhog_Token": server.token}
+    code, text = server.open("ask/stop", method="POST", **headers)
+    assert (code, list(json.loads(text))) == (status, ["error"])
+
+
+def test_a_run_that_has_ended_cannot_be_asked(tmp_path, serve):
+    server = serve(write_run(tmp_path, metrics=lines(3)))
+    code, text = server.open("ask/stop", method="POST", X_Mlxhog_Token=server.token)
+    assert code == 409
+    assert "not running" in json.loads(text)["error"]
+    assert server.open("ask/dance", method="POST", X_Mlxhog_Token=server.token)[0] == 404
+    assert server.open("ask/stop", X_Mlxhog_Token=server.token)[0] == 405
+
+
+@pytest.mark.parametrize("query", ["", "rows=x&starts=1&told=0", "rows=-1"])
+def test_a_wrong_question_is_answered_with_what_was_wanted(tmp_path, serve, query):
+    code, text = serve(write_run(tmp_path, metrics=lines(3))).open(f"events?{query}")
+    assert (code, b"wanted ?rows=N" in text) == (400, True)
+
+
+def test_ctrl_c_ends_it_while_a_page_listens(tmp_path, serve):
+    server = serve(write_run(tmp_path, metrics=lines(3)))
+    with urllib.request.urlopen(server.url + "events?rows=3&starts=1&told=3", timeout=30) as stream:
+        stream.readline()
+        assert server.end() == 0
+
+
+def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
+    run = write_run(tmp_path, metrics=lines(3))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.main(["board", str(run.directory), "--port", str(port)]) == 2
+    err = capsys.readouterr().err
+    assert f"port {port} cannot be used" in err
+    assert err.count("\n") == 1
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+    run = write_run(tmp_path, metrics=lines(3))
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["board", str(run.directory)]) == 3
+    assert "pip install 'mlxhog[serve]'" in capsys.readouterr().err
+
+
+# -- in a browser ----------------------------------------------------------------------------------
+
+
+def test_a_browser_shows_the_run_and_asks_nobody_else(tmp_path, serve, visit):
+    run = write_run(tmp_path, metrics=lines(100), events=[event("sample", HOSTILE)])
+    server, window = serve(run), visit()
+    page = window.open(server.url)
+    assert page.locator("#charts canvas").count() == 7
+    assert page.locator("#state").inner_text() == "done"
+    assert page.locator("#table tr").count() == 2
+    assert page.evaluate("window.hacked") is None
+    assert window.troubles == []
+    assert all(url.startswith(server.url) for url in window.requests)
+
+
+def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visit):
+    run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
+    lock = held(run)
+    window = visit()
+    page = window.open(serve(run).url)
+    assert page.locator("#state").inner_text() == "running"
+    newest = page.locator("#loss .chart")
+    assert "loss 2.236" in newest.get_attribute("aria-label")
+    append(run, list(lines(25))[5:])
+    with run.events_path.open("a") as file:
+        file.write(json.dumps(event("sample", "it improves")) + "\n")
+    page.locator(".samples", has_text="it improves").wait_for()
+    page.locator('#loss .chart[aria-label*="loss 1."]').wait_for()
+    lock.close()
+    run.write_status({"status": "done"})
+    page.locator("#state", has_text="done").wait_for()
+    assert page.locator('button[data-ask="stop"]').is_disabled()
+    assert window.troubles == []
+
+
+def test_a_run_that_is_resumed_is_drawn_anew(tmp_path, serve, visit):
+    run = write_run(tmp_path, metrics=lines(9))
+    page = visit().open(serve(run).url)
+    run.drop_metrics_after(step=80, elapsed_s=8.0)
+    page.locator("#facts tr", has_text="steps").filter(has_text="80").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [320, 1400])
+def test_the_page_is_as_wide_as_its_window(tmp_path, serve, visit, width):
+    run = write_run(tmp_path, metrics=lines(50, workers=3))
+    page = visit(viewport={"width": width, "height": 700}).open(serve(run).url)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+def test_the_token_comes_with_the_link_and_leaves_the_address(tmp_path, serve, visit):
+    server = serve(write_run(tmp_path, metrics=lines(5), status={"status": "running"}))
+    page = visit().open(f"{server.url}#{server.token}")
+    assert page.url == server.url
+    assert page.locator("#token-field").is_hidden()
+    other = visit().open(server.url)
+    assert other.locator("#token-field").is_visible()
+
+
+def test_a_board_that_is_gone_is_said(tmp_path, serve, visit):
+    server = serve(write_run(tmp_path, metrics=lines(5)))
+    page = visit().open(server.url)
+    server.end()
+    page.locator("#told", has_text="does not answer").wait_for()
+
+
+def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, visit):
+    trained = training(120)
+    server = serve(trained.run)
+    page = visit().open(f"{server.url}#{server.token}")
+    page.on("dialog", lambda dialog: dialog.accept())
+    told = page.locator("#told")
+    page.locator('button[data-ask="checkpoint"]').press("Enter")
+    told.filter(has_text="step-").wait_for()
+    assert list(trained.run.checkpoints.iterdir())
+    page.locator('button[data-ask="sample"]').press("Enter")
+    page.locator(".samples li").first.wait_for()
+    page.locator('button[data-ask="stop"]').press("Enter")
+    page.locator("#state", has_text="interrupted").wait_for(timeout=60_000)
+    assert trained.process.wait(60) is not None
+    assert trained.run.read_status()["result"]["checkpoint"]
