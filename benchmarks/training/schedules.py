@@ -17,25 +17,21 @@ from typing import Any
 import numpy as np
 from experiment.language import descend
 from numpy.typing import NDArray
-from training.recording import model_file
+from training.alone import ALONE, model_of, train_alone
 
-from mlxhog import TrainConfig, backends, optim
+from mlxhog import TrainConfig
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.session import train as solve
 from mlxhog.config.config import BACKOFF_BETA
-from mlxhog.data import heldout
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import resolve
 from mlxhog.mad.training.candidate import train as train_candidate
-from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
-from mlxhog.optim import Target, gradients, updates
 from mlxhog.optim.schedules import backoff_start
-from mlxhog.training.plan import make_plan
 
 CONSTANT, INVERSE, BACKOFF, USUAL = "constant", "1/k", "back-off", "usual"
 SCHEDULES = (CONSTANT, INVERSE, BACKOFF, USUAL)
@@ -210,69 +206,21 @@ class Language:
     def train(self, rule: Rule, seed: int) -> Trained:
         """Held-out bits per byte."""
         config = TrainConfig(
-            model=_model(self.width, self.blocks),
+            model=model_of(self.width, self.blocks),
             batch_size=self.batch,
             seq_len=self.seq_len,
             steps=self.gradients,
             optimizer="adamw",
-            strategy="serial",
-            workers="torch:cpu",
-            threads=1,
             seed=seed,
             warmup=0.0,
+            **ALONE,
             **rule.options(self.gradients, "cosine"),
         )
-        plan = make_plan(config)
-        backend = backends.create("torch:cpu", threads=1, kernels=plan.kernels[0], cpu_blas="auto")
-        backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
-        for name, value in families.init_params(plan.model, seed).items():
-            slot = plan.layout.slots[name]
-            backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
-        backend.refresh()
-        optimizer = optim.build(config, families.hidden_matrices(plan.model))
-        target = Target(
-            flat=backend.inbox,
-            slots=plan.layout.slots,
-            locks=None,
-            mode=updates.WRITE_MODES["racy"],  # nobody else writes
-            private={s: np.zeros(plan.layout.n_floats, np.float32) for s in plan.private_state},
-            shared={},
-            decay=plan.decay,
-        )
-        schedule, batches = plan.schedule(), plan.batches()
-        for k in range(self.gradients):
-            _, grads = backend.loss_and_grads(batches.at(*divmod(k, batches.n_tickets)))
-            norm = gradients.global_norm(grads)
-            if not math.isfinite(norm):
-                continue
-            optimizer.step(
-                target,
-                grads,
-                lr=schedule(k / self.gradients, k),
-                step=k + 1,
-                grad_scale=gradients.clip_factor(norm, config.clip),
-            )
-            backend.refresh()
-        nats, n_bytes = 0.0, 0
-        for batch in heldout.batches(
-            plan.data.open(self.seq_len)[1],
-            seq_len=self.seq_len,
-            batch_size=32,
-            eval_tokens=self.held_out,
-        ):
-            nats, n_bytes = nats + backend.evaluate(batch).nats, n_bytes + batch.n_bytes
-        backend.close()
-        bits = heldout.bits_per_byte(nats, n_bytes)
-        return Trained(bits if math.isfinite(bits) else 8.0)  # what no knowledge of a byte costs
+        return Trained(train_alone(config, self.held_out))
 
     def to_json(self) -> dict[str, Any]:
         """What a second person needs."""
         return {**asdict(self), "corpus": "sotu", "optimizer": "adamw", "warmup": 0}
-
-
-@lru_cache
-def _model(width: int, blocks: int) -> str:
-    return model_file(hidden_size=width, num_hidden_layers=blocks)
 
 
 # -- a MAD candidate ------------------------------------------------------------------------------
