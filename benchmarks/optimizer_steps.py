@@ -53,7 +53,7 @@ TOKENS = {512: 0.15, 2048: 0.05}
 ROUNDS = {128: (40, 12), 512: (12, 4)}
 """Width -> turns, in full and with --quick."""
 KINDS = {
-    "adamw": TrainConfig(),
+    "adamw": TrainConfig(optimizer="adamw"),
     "muon": TrainConfig(optimizer="muon", moments="private"),
     "muon, float32": TrainConfig(
         optimizer="muon", moments="private", orthogonalization_dtype="float32"

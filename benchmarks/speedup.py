@@ -31,6 +31,7 @@ SEEDS = (1, 2, 3, 4, 5)
 RACED = (*(("muon", arm) for arm in ARMS), ("adamw", "serial 1 thread"), ("adamw", "hogwild"))
 """Optimizer and arm of every training to a loss."""
 LOCK_FREE = "muon hogwild"
+FREE = {"strategy": "hogwild", "optimizer": "adamw"}
 
 
 def main() -> int:
@@ -73,7 +74,10 @@ def main() -> int:
 def ours(workers: str, threads: int, seconds: float) -> float:
     """Tokens per second of a mix, all its workers training at once."""
     strategy = "hogwild" if "," in workers or "*" in workers else "serial"
-    run = record(workers=workers, threads=threads, strategy=strategy, batch_size=8, time=seconds)
+    run = record(
+        optimizer="adamw", workers=workers, threads=threads, strategy=strategy, batch_size=8,
+        time=seconds,
+    )  # fmt: skip
     return run.result.tokens_per_s
 
 
@@ -120,7 +124,8 @@ def step_split(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> 
         ("d 128, 4 blocks", {"batch_size": 8}, 0.10),
         ("d 512, 6 blocks", {"batch_size": 8, "model": model_file(**wide)}, 0.15),
     ):
-        run = record(workers=TORCH, threads=1, time=6.0 if quick else 15.0, **options)
+        seconds = 6.0 if quick else 15.0
+        run = record(workers=TORCH, threads=1, time=seconds, **FREE, **options)
         shares = step_shares(run.table, 2)
         print(f"\nstep at {name}: " + ", ".join(f"{k} {v:.1%}" for k, v in shares.items()))
         results[f"step split, {name}"] = dict(shares)
@@ -130,7 +135,8 @@ def step_split(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> 
 def memory(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None:
     """Proportional set size of worker processes, and what each way of reading costs."""
     model = model_file(hidden_size=512, num_hidden_layers=6)
-    common = {"model": model, "batch_size": 1, "seq_len": 32, "optimizer": "sgd", "threads": 1}
+    common = {"model": model, "batch_size": 1, "seq_len": 32, "threads": 1}
+    common |= {**FREE, "optimizer": "sgd"}
     parameters = 4 * count_parameters(model)
     ways = {
         "live": {"read": "live", "predict": "none"},

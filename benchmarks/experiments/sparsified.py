@@ -139,6 +139,8 @@ def config(folder: Path, way: str, *, steps: int, seed: int, lr: float) -> Train
         workers="torch:cpu*2",
         threads=1,
         steps=steps,
+        strategy="hogwild",
+        optimizer="adamw",
         lr=lr,
         seed=seed,
         out=str(folder / "runs"),

@@ -25,7 +25,7 @@ from mlxhog.optim import Target, gradients, updates
 
 Step = Callable[[], float | None]
 """Runs once; returns the seconds that count where not all of it does."""
-OPTIONS = TrainConfig()
+OPTIONS = TrainConfig(optimizer="adamw", lr=1e-3)
 
 
 def large(size: LargeSize) -> XLSTMLargeConfig:
@@ -94,7 +94,7 @@ def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) ->
         assert np.isfinite(loss)
         scale = gradients.clip_factor(gradients.global_norm(grads), OPTIONS.clip)
         steps += 1
-        optimizer.step(target, grads, lr=OPTIONS.lr, step=steps, seed=steps, grad_scale=scale)
+        optimizer.step(target, grads, lr=OPTIONS.top_lr, step=steps, seed=steps, grad_scale=scale)
 
     return step
 

@@ -64,7 +64,7 @@ class _Recorder:
         self._gap_s = seconds / len(self.points)
 
     def __call__(self, progress: Progress) -> None:
-        if self.arena is None:
+        if self.arena is None or progress.step < 1:  # a strategy that is chosen takes another arena
             (run,) = self.out.iterdir()
             self.arena = Arena.connect(socket_path(run))
         if progress.step < 1:

@@ -124,8 +124,9 @@ class Lane:
         computed = time.process_time()
         grads = self._held(grads, number)
         scale = gradients.clip_factor(gradients.global_norm(grads), self.config.clip)
+        lr = self.config.top_lr
         self.optimizer.step(
-            self.target, grads, lr=self.config.lr, step=number + 1, seed=number, grad_scale=scale
+            self.target, grads, lr=lr, step=number + 1, seed=number, grad_scale=scale
         )
         self.times.gradient.append(computed - began)
         self.times.write.append(time.process_time() - computed)

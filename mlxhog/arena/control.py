@@ -100,3 +100,4 @@ class Command(IntEnum):
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5
+    MEASURE = 6  # time gradients, once and all at the same time

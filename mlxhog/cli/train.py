@@ -97,12 +97,19 @@ def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
 
 
 def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
-    """The stored options of a run, but for its budget: what is left of it, the checkpoint says."""
+    """The stored options of a run.
+
+    Without its budget: what is left of it, the checkpoint says. And without its step size where
+    another optimizer is to go on.
+    """
     from mlxhog.checkpoint.run import find, run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
     stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)
-    return [value for value in stored if value.name not in BUDGETS]
+    own = _last([stored], "optimizer")
+    same = _last(layers, "optimizer") in (None, "auto", own)
+    left = BUDGETS if same else (*BUDGETS, "lr", "learning_rate")
+    return [value for value in stored if value.name not in left]
 
 
 def summary(result: "Result") -> str:
@@ -162,7 +169,7 @@ def _short(path: str) -> str:
 
 
 def _print_plan(plan: "Plan", *, as_json: bool) -> None:
-    config = plan.config
+    config = plan.stored
     values = {
         name: spec.spell(getattr(config, name)) for name, spec in options(TrainConfig).items()
     }

@@ -11,6 +11,7 @@ from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
+DEFAULT_OPTIMIZER = "muon"
 BACKOFF_BETA = 0.37
 EMULATED = "metal-emulated"
 """Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
@@ -94,10 +95,11 @@ class TrainConfig:
     )
 
     strategy: str = _strategy(
-        "hogwild",
+        "auto",
         "one process, lock-free workers, gradients averaged at a barrier, workers that add their "
-        "steps in turn, or runs of their own that are averaged",
-        choices=("serial", "hogwild", "sync", "round_robin", "avg_runs"),
+        "steps in turn, or runs of their own that are averaged; auto measures how evenly the "
+        "workers compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
+        choices=("auto", "serial", "hogwild", "sync", "round_robin", "avg_runs"),
     )
     predict: str = _strategy(
         "auto",
@@ -170,15 +172,18 @@ class TrainConfig:
     )
 
     optimizer: str = _optimizer(
-        "adamw",
-        "update rule",
+        "auto",
+        "update rule; auto is muon, and that of the run where one is resumed",
         choices=(
-            "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",
+            "auto", "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd",
+            "soap",
         ),
     )  # fmt: skip
-    lr: float = _optimizer(
-        1e-3, "step size at the top of the schedule", above=0, aliases=("learning_rate",)
-    )
+    lr: float | None = _optimizer(
+        None,
+        "step size at the top of the schedule; auto is the optimizer's own, by width and strategy",
+        above=0, aliases=("learning_rate",), none="auto",
+    )  # fmt: skip
     lr_workers: str = _optimizer(
         "auto",
         "factor of lr where P workers add steps of their own (hogwild, round_robin): none, "
@@ -186,9 +191,12 @@ class TrainConfig:
         choices=("auto", "none", "sqrt", "linear"),
     )
     momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
-    beta1: float = _optimizer(
-        0.9, "all but SGD and momentum: decay of the first moment", low=0, below=1
-    )
+    beta1: float | None = _optimizer(
+        None,
+        "all but SGD and momentum: decay of the first moment; auto is 0.9, and 0.75 where muon "
+        "takes averaged gradients (sync)",
+        low=0, below=1, none="auto",
+    )  # fmt: skip
     beta2: float = _optimizer(0.95, "decay of the second moment; Lion: of its mean", low=0, below=1)
     beta2_half_life: int | None = _optimizer(
         None,
@@ -343,13 +351,17 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        """Convert and check every value; set the default budget, unless a run with one goes on.
+        """Convert and check every value, and set what follows from others.
+
+        That is the strategy, where only one has what is asked for; and of a run that begins, the
+        default budget and optimizer: a resumed one brings them along.
 
         Raises:
             ConfigError: all problems, one per line.
         """
         problems = convert_fields(self)
         if not problems:
+            object.__setattr__(self, "strategy", contradictions.implied_strategy(self))
             problems = [f"{name}: {text}" for name, text in contradictions.found(self)]
         if problems:
             raise ConfigError("\n".join(problems))
@@ -357,11 +369,20 @@ class TrainConfig:
             raise ConfigError("reset_optimizer: is for a run that is resumed; add --resume")
         if self.resume is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
+        if self.resume is None and self.optimizer == "auto":
+            object.__setattr__(self, "optimizer", DEFAULT_OPTIMIZER)
 
     @property
     def sequences_per_ticket(self) -> int:
         """Sequences in one batch, which may be several micro-batches."""
         return self.batch_size * self.grad_accumulation
+
+    @property
+    def top_lr(self) -> float:
+        """`lr` as a number, which it is once `mlxhog.optim.for_model` has seen the model."""
+        if self.lr is None:
+            raise ConfigError("lr is auto, and no model has said what that is; give a number")
+        return self.lr
 
     @property
     def shares_moments(self) -> bool:

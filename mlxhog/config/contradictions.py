@@ -40,6 +40,24 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
     return found + _of_optimizer(config) + _of_sparse(config)
 
 
+def implied_strategy(config: TrainConfig) -> str:
+    """The strategy, which for auto is the one that has the other options, where only one has."""
+    if config.strategy != "auto":
+        return config.strategy
+    lock_free = (
+        config.async_after > 0
+        or config.predict in ("own", "last")
+        or config.read == "live"
+        or config.write == "racy"
+        or config.sparsify != "none"
+        or config.blocks != "all"
+        or config.lr_workers in ("sqrt", "linear")
+    )
+    if lock_free:
+        return "hogwild"
+    return "auto" if config.sync_shares == "equal" else "sync"
+
+
 def _of_prediction(config: TrainConfig) -> list[tuple[str, str]]:
     """What reads ahead of the parameters need."""
     if config.predict in ("auto", "none"):
@@ -59,7 +77,7 @@ def _of_prediction(config: TrainConfig) -> list[tuple[str, str]]:
 def _of_optimizer(config: TrainConfig) -> list[tuple[str, str]]:
     """What optimizers other than adamw cannot do, and what muon cannot combine."""
     found = []
-    if config.moments == "shared" and config.optimizer not in ("adamw", "muon"):
+    if config.moments == "shared" and config.optimizer not in ("auto", "adamw", "muon"):
         problem = f"{config.optimizer} has none that workers could share; leave it out"
         found.append(("moments", problem))
     if config.beta2_half_life is not None and config.optimizer in ("sgd", "momentum"):

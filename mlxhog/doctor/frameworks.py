@@ -290,6 +290,7 @@ def check_training(seconds: float = SECONDS) -> list[Check]:
         text.write_text(_TEXT)
         config = TrainConfig(
             data=str(text), model=MODEL, seq_len=64, time=seconds, out=folder,
+            strategy="hogwild",
             eval_every=Interval(), sample_every=Interval(), schedule="constant",
         )  # fmt: skip
         try:

@@ -10,12 +10,14 @@ be of all workers, written under the locks of the parameters.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from mlxhog import _native
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
+from mlxhog.optim import schedules
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.adan import Adan
 from mlxhog.optim.apollo import Apollo
@@ -31,10 +33,43 @@ OPTIMIZERS: Final = (
     "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",
 )  # fmt: skip
 
+BETA1: Final = 0.9
+AVERAGED_BETA1: Final = 0.75
+"""Muon's where a step averages the gradients of several workers."""
+
 
 def half_life_decay(tokens_per_step: int, half_life: int) -> float:
     """Decay per step of a mean in which a gradient has half its weight after `half_life` tokens."""
     return float(2.0 ** (-tokens_per_step / half_life))
+
+
+def rule_of(name: str, hidden: frozenset[str]) -> str:
+    """The optimizer of that name where it fits the model: Muon without hidden matrices is AdamW."""
+    return "adamw" if name == "muon" and not hidden else name
+
+
+def for_model(config: TrainConfig, width: int, hidden: frozenset[str], workers: int) -> TrainConfig:
+    """The configuration with what it leaves open until model and workers are known.
+
+    Args:
+        config: with an optimizer and a strategy that are not "auto".
+        width: of the model.
+        hidden: its hidden matrices.
+        workers: of the run.
+    """
+    name = rule_of(config.optimizer, hidden)
+    averaged = workers if config.strategy == "sync" else 1
+    lr, beta1 = config.lr, config.beta1
+    if lr is None:
+        lr = schedules.default_lr(name, width, averaged)
+    if beta1 is None:
+        beta1 = AVERAGED_BETA1 if name == "muon" and averaged > 1 else BETA1
+    return replace(config, optimizer=name, lr=lr, beta1=beta1)
+
+
+def first_decay(config: TrainConfig) -> float:
+    """Decay of the first moment."""
+    return BETA1 if config.beta1 is None else config.beta1
 
 
 def build(
@@ -75,7 +110,7 @@ def _rule(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
     if name == "momentum":
         return Momentum(momentum=config.momentum, weight_decay=weight_decay)
     if name == "lion":
-        return Lion(beta1=config.beta1, beta2=beta2, weight_decay=weight_decay)
+        return Lion(beta1=first_decay(config), beta2=beta2, weight_decay=weight_decay)
     if name == "muon":
         return _muon(config, hidden, beta2, threads)
     if name in ("apollo", "apollo-mini"):
@@ -87,7 +122,7 @@ def _rule(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
             scale=config.projection_scale,
             refresh_every=config.projection_every,
             seed=config.seed,
-            beta1=config.beta1,
+            beta1=first_decay(config),
             beta2=beta2,
             eps=config.eps,
             weight_decay=weight_decay,
@@ -95,7 +130,7 @@ def _rule(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
         )
     if name == "adan":
         return Adan(
-            beta1=config.beta1,
+            beta1=first_decay(config),
             beta2=beta2,
             beta3=config.beta3,
             eps=config.eps,
@@ -104,14 +139,14 @@ def _rule(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
     if name == "soap":
         return Soap(
             hidden=hidden,
-            beta1=config.beta1,
+            beta1=first_decay(config),
             beta2=beta2,
             eps=config.eps,
             weight_decay=weight_decay,
             precondition_every=config.precondition_every,
         )
     return AdamW(
-        beta1=config.beta1,
+        beta1=first_decay(config),
         beta2=beta2,
         eps=config.eps,
         weight_decay=weight_decay,
@@ -131,7 +166,7 @@ def _muon(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
         dtype = "bfloat16" if fast else "float32"
     return Muon(
         hidden=hidden,
-        beta1=config.beta1,
+        beta1=first_decay(config),
         nesterov=config.nesterov,
         orthogonalization=config.orthogonalization,
         rows=config.orthogonalization_rows,
@@ -147,5 +182,6 @@ def _muon(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
 
 __all__ = [
     "OPTIMIZERS", "SGD", "AdamW", "Adan", "Apollo", "Lion", "Momentum", "Muon", "Optimizer",
-    "Selection", "Soap", "Sparsified", "Target", "build", "half_life_decay"
+    "Selection", "Soap", "Sparsified", "Target", "build", "first_decay",
+    "for_model", "half_life_decay", "rule_of",
 ]  # fmt: skip

@@ -18,6 +18,9 @@ from mlxhog.errors import ConfigError
 
 Schedule = Callable[[float, int], float]
 
+MUON_LR: Final = 3e-3
+MUON_WIDTH: Final = 128
+"""Of the model for which a search found that step size; other widths have their own."""
 WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the step size falls
 
 
@@ -27,10 +30,6 @@ class FallingConfig(Protocol):
     @property
     def schedule(self) -> str:
         """Name of the schedule."""
-
-    @property
-    def lr(self) -> float:
-        """Largest step size."""
 
     @property
     def backoff_steps(self) -> int:
@@ -43,6 +42,22 @@ class FallingConfig(Protocol):
     @property
     def backoff_beta(self) -> float:
         """Factor of the step size after each stage of backoff."""
+
+
+def default_lr(optimizer: str, width: int, averaged: int = 1) -> float:
+    """The largest step size that an optimizer takes by default.
+
+    Args:
+        optimizer: its name.
+        width: of the model.
+        averaged: workers whose gradients one step averages.
+
+    Muon's step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and what it does
+    to activations should not depend on d. Source: Yang, Simon and Bernstein 2023, arXiv:2310.17813.
+    """
+    if optimizer != "muon":
+        return 1e-3
+    return MUON_LR * math.sqrt(averaged * MUON_WIDTH / width)
 
 
 def workers_factor(rule: str, optimizer: str, workers: int) -> float:
@@ -61,15 +76,18 @@ def workers_factor(rule: str, optimizer: str, workers: int) -> float:
     return 1.0 / workers if rule == "linear" else 1.0
 
 
-def build(config: TrainConfig, *, per_epoch: int, factor: float = 1.0) -> Schedule:
-    """The schedule that `config.schedule` names, in a run with so many updates in an epoch.
+def build(config: TrainConfig, *, lr: float, per_epoch: int) -> Schedule:
+    """The schedule that `config.schedule` names.
 
-    Its step sizes are `factor` times those of the configuration.
+    Args:
+        config: its options.
+        lr: the largest step size.
+        per_epoch: updates in an epoch of the run.
 
     Raises:
         ConfigError: unknown name.
     """
-    lr, warmup, floor = config.lr * factor, config.warmup, config.lr_floor
+    warmup, floor = config.warmup, config.lr_floor
     if config.schedule == "constant":
         return constant(lr, warmup=warmup)
     if config.schedule == "cosine":
@@ -77,20 +95,20 @@ def build(config: TrainConfig, *, per_epoch: int, factor: float = 1.0) -> Schedu
     if config.schedule == "wsd":
         return wsd(lr, warmup=warmup, floor=floor)
     if config.schedule in FALLING_SCHEDULES:
-        return falling(config, per_epoch=per_epoch, factor=factor)
+        return falling(config, lr=lr, per_epoch=per_epoch)
     raise ConfigError(
         f"no schedule {config.schedule!r}; choose from backoff, constant, cosine, inverse, wsd"
     )
 
 
-def falling(config: FallingConfig, *, per_epoch: int, factor: float = 1.0) -> Schedule:
+def falling(config: FallingConfig, *, lr: float, per_epoch: int) -> Schedule:
     """`backoff` or `inverse`, whichever `config.schedule` names; see `FallingConfig`."""
     epochs = config.backoff_epochs
     steps = config.backoff_steps if epochs is None else epochs
     if config.schedule == "inverse":
-        schedule = inverse(config.lr * factor, steps=steps)
+        schedule = inverse(lr, steps=steps)
     else:
-        schedule = backoff(config.lr * factor, steps=steps, beta=config.backoff_beta)
+        schedule = backoff(lr, steps=steps, beta=config.backoff_beta)
     if epochs is None:
         return schedule
     return lambda progress, update: schedule(progress, update // per_epoch)

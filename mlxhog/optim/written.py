@@ -96,7 +96,7 @@ class WrittenSupport:
 
     def _take_step(self, target: Target, grads: Grads) -> None:
         scale = gradients.clip_factor(gradients.global_norm(grads), self._config.clip)
-        lr = self._config.lr
+        lr = self._config.top_lr
         self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
 
     def _mask(self, name: str, at: updates.Int32) -> Mask:

@@ -91,6 +91,7 @@ class Activity(Enum):
     """What a run does beside training, as the user reads it."""
 
     STARTING = "starting workers"
+    MEASURING = "measuring workers"
     FINISHING = "finishing the last steps"
     PAUSING = "pausing for a checkpoint"
     EVALUATING = "evaluating"

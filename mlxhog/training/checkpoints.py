@@ -207,7 +207,7 @@ def save(
         for name, slot in arena.layout.parts(segment).items():
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             moments[f"{segment}/{name}"] = view
-    config = plan.config
+    config, stored = plan.config, plan.stored
     seconds = monitor.seconds()
     used = dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True))
     version = counters.load("version")
@@ -225,6 +225,7 @@ def save(
         state={
             "version": version,
             "optimizer": config.optimizer,
+            "strategy": {"strategy": stored.strategy, "sync_shares": stored.sync_shares},
             **({"moments_since": counters.load("moments_since")} if plan.shared_state else {}),
             "used": used,
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},

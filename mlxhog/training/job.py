@@ -103,7 +103,7 @@ def plan_layout(
     strategy: Strategy,
     optimizer: Optimizer,
     n_tickets: int,
-    scores: Mapping[str, tuple[str, int]],
+    tables: Mapping[str, tuple[str, int]],
     *,
     live: bool = False,
 ) -> Layout:
@@ -114,7 +114,7 @@ def plan_layout(
         strategy: of the run.
         optimizer: of the run.
         n_tickets: batches of an epoch.
-        scores: segments of its evaluations, as `arena.plan` takes them.
+        tables: segments of its evaluations and the like, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
     """
     slots = range(1, strategy.slots + 1)
@@ -128,7 +128,7 @@ def plan_layout(
         extra={
             **{f"ring.{slot}": ("uint8", records.RING_BYTES) for slot in slots},
             **strategy.segments(len(spec)),
-            **scores,
+            **tables,
             **(published.segments(len(spec), strategy.slots) if live else {}),
         },
     )

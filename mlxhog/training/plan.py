@@ -32,7 +32,7 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim import Optimizer, schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
-from mlxhog.training import evaluation
+from mlxhog.training import evaluation, evenness
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
@@ -57,6 +57,8 @@ class Plan(Setup):
         shared_state: optimizer segments kept once.
         budget: what this call may add.
         resumption: the run that is resumed; None begins a new one.
+        auto: whether the strategy is left open for a resume: the workers have not been measured
+            yet, or there is only one.
     """
 
     data: prepare.Prepared
@@ -67,6 +69,19 @@ class Plan(Setup):
     shared_state: tuple[str, ...]
     budget: Budget
     resumption: Resumption | None
+    auto: bool = False
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the strategy is a guess until the workers have been measured."""
+        return self.auto and len(self.workers) > 1
+
+    @property
+    def stored(self) -> TrainConfig:
+        """The configuration that a run's folder keeps."""
+        if not self.auto:
+            return self.config
+        return replace(self.config, strategy="auto", sync_shares="equal")
 
     @property
     def config(self) -> TrainConfig:
@@ -136,10 +151,16 @@ def make_plan(config: TrainConfig) -> Plan:
     writers = kernel_choice.choose_writers(config, backends, record)
     kernels = kernel_choice.choose_kernels(config, backends, record)
     _check_parameters(config, model, here.memory_bytes)
-    resumption = Resumption.of(config, model.to_dict())
+    hidden = families.hidden_matrices(model)
+    resumption = Resumption.of(config, model.to_dict(), hidden)
     own_budget = None
     if resumption is not None:
         config, own_budget = resumption.config, resumption.own_budget
+    workers, auto, named = choice.workers, config.strategy == "auto", config.optimizer
+    if auto:
+        guess = evenness.guess(workers) if len(workers) > 1 else "serial"
+        config = replace(config, **evenness.options(guess))
+    config = optim.for_model(config, model.hidden_size, hidden, len(workers))
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
@@ -155,17 +176,18 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled = SampledHead.of_counts(config.sampled_head, counts)
         head = families.head(model)
         spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
-    hidden, workers = families.hidden_matrices(model), choice.workers
     strategy = strategies.build(config, len(workers))
     strategy.check(model)
     optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
     apart = len(workers) if config.adds_steps_apart else 1
     factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
-    scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
+    tables = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
+    if auto:
+        tables |= evenness.segment(len(workers))
     live, live_note = _reads_live(config, model, here.memory_bytes)
     lay_out = partial(
-        plan_layout, spec, optimizer=optimizer, n_tickets=n_tickets, scores=scores, live=live
+        plan_layout, spec, optimizer=optimizer, n_tickets=n_tickets, tables=tables, live=live
     )
     strategy, layout = _with_free_slots(strategy, lay_out, here.memory_bytes)
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
@@ -181,7 +203,7 @@ def make_plan(config: TrainConfig) -> Plan:
             *writers.notes,
             *kernels.notes,
             *live_note,
-            *_optimizer_notes(config, model, hidden, factor),
+            *_optimizer_notes(config, named, model, hidden, factor),
         ),
         layout=layout,
         parameters=param_count(model),
@@ -201,13 +223,14 @@ def make_plan(config: TrainConfig) -> Plan:
         schedule=partial(
             schedules.build,
             config,
+            lr=config.top_lr * factor,
             per_epoch=max(1, n_tickets // strategy.batches_per_step()),
-            factor=factor,
         ),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
         budget=own_budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
         resumption=resumption,
+        auto=auto,
     )
     _check_memory(plan, here.memory_bytes)
     return plan
@@ -238,12 +261,13 @@ def _with_free_slots(
 
 
 def _optimizer_notes(
-    config: TrainConfig, model: ModelConfig, hidden: frozenset[str], factor: float
+    config: TrainConfig, named: str, model: ModelConfig, hidden: frozenset[str], factor: float
 ) -> tuple[str, ...]:
     """What the user should know of an optimizer's step size, and where it does not fit the model.
 
     Args:
         config: of the run.
+        named: optimizer that was asked for.
         model: its architecture.
         hidden: its hidden matrices.
         factor: of lr.
@@ -251,13 +275,13 @@ def _optimizer_notes(
     notes = []
     if factor != 1.0:
         notes.append(
-            f"lr {config.lr * factor:.3g}: {factor:.3g} of {config.lr:g}, since each worker adds "
-            "steps of its own (lr_workers)"
+            f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
+            "worker adds steps of its own (lr_workers)"
         )
-    if config.optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
-        rule = "adam" if config.optimizer.startswith("apollo") else "adamw"
+    if named in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
+        rule = "adam" if named.startswith("apollo") else "adamw"
         notes.append(
-            f"optimizer {config.optimizer}: this {families.of(model).title} has no hidden matrix "
+            f"optimizer {named}: this {families.of(model).title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
             "every parameter"
         )

@@ -160,6 +160,7 @@ class Reporter:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: the machine's part (workers, memory, model), and the data's."""
     config = plan.config
+    strategy = plan.stored.strategy if plan.undecided else config.strategy
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers
@@ -167,7 +168,7 @@ def summary(plan: Plan, run: Run) -> str:
     train, val = (TokenFile.open(path).n_tokens for path in (plan.data.train, plan.data.val))
     model = Path(config.model).name
     return (
-        f"mlxhog {version('mlxhog')}  {config.strategy}  {len(plan.workers)} "
+        f"mlxhog {version('mlxhog')}  {strategy}  {len(plan.workers)} "
         f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
         f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from mlxhog import optim
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run
@@ -33,12 +34,15 @@ class Resumption:
     own_budget: Budget | None
 
     @classmethod
-    def of(cls, config: TrainConfig, model: Mapping[str, Any]) -> Self | None:
+    def of(
+        cls, config: TrainConfig, model: Mapping[str, Any], hidden: frozenset[str]
+    ) -> Self | None:
         """Load what the configuration resumes; None where it begins a new run.
 
         Args:
             config: of this call.
             model: the fields of the architecture that goes on.
+            hidden: its hidden matrices.
 
         Raises:
             RunError: there is no such run.
@@ -51,7 +55,7 @@ class Resumption:
         run, path = checkpoint.resumable(config.resume, Path(config.out))
         saved = checkpoint.load(path)
         checkpoint.check_architecture(saved, model)
-        _check_optimizer(config, saved)
+        config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
         if config.has_budget:
             return cls(config, run, saved, None)
         own = saved.state["budget"]
@@ -92,15 +96,33 @@ class Resumption:
             raise RunError(f"another command has just gone on with {self.run.directory}; try again")
 
 
-def _check_optimizer(config: TrainConfig, saved: Checkpoint) -> None:
-    """Refuse moments that another optimizer has left; checkpoints of old do not name theirs."""
-    own = saved.state.get("optimizer", config.optimizer)
-    if own != config.optimizer and not config.reset_optimizer:
+def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:
+    """Go on with the run's own optimizer unless another is named; refuse moments of another one.
+
+    Checkpoints of old do not name theirs, which is AdamW where nobody says otherwise.
+    """
+    own = saved.state.get("optimizer")
+    if config.optimizer == "auto":
+        return replace(config, optimizer=own or "adamw")
+    own = config.optimizer if own is None else optim.rule_of(own, hidden)
+    if own != optim.rule_of(config.optimizer, hidden) and not config.reset_optimizer:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer}, which "
             f"cannot go on with its moments; add --optimizer {own}, or --reset-optimizer to begin "
             "without moments"
         )
+    return config
+
+
+def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
+    """Go on with the run's own strategy unless another is named; what one worker did binds nobody.
+
+    Checkpoints of old do not name theirs, which is hogwild where nobody says otherwise.
+    """
+    own = saved.state.get("strategy", {"strategy": "hogwild"})
+    if config.strategy != "auto" or own["strategy"] == "serial":
+        return config
+    return replace(config, **own)
 
 
 def _rest(state: Mapping[str, Any]) -> Budget:

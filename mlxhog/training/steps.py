@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from mlxhog.arena import records
+from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
@@ -18,6 +19,7 @@ from mlxhog.data.batch import Batch, joined
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
 from mlxhog.strategies import Context, Idle, Lease, Outcome
+from mlxhog.training import evenness
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
@@ -33,6 +35,7 @@ class Steps:
         self.strategy = context.strategy.worker(context)
         self._batches = job.setup.batches()
         self._target = context.target(job.slot)
+        self._measured = False
         self._slowdown = slowdowns.parse(job.config.slow).get(context.rank, Slowdown())
 
     def warm_up(self) -> None:
@@ -47,6 +50,25 @@ class Steps:
         if self.job.spec.backend not in GPU_BACKENDS:
             batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
         self.context.backend.loss_and_grads(batch)
+
+    def measure(self) -> None:
+        """Time gradients while all other workers do, once; see `evenness`."""
+        if self._measured:
+            return
+        context, times = self.context, list[float]()
+        end_ns = monotonic_ns() + int(1e9 * evenness.MEASURE_S)
+        while self._asked_to_measure() and (len(times) < evenness.LEAST or monotonic_ns() < end_ns):
+            batches = list(self._micro_batches(Lease(0, len(times) % self._batches.n_tickets)))
+            began_ns = monotonic_ns()
+            context.entry.beat(Phase.COMPUTE)
+            self._loss_and_grads(batches)
+            self._slow_down(monotonic_ns() - began_ns, len(times), self._asked_to_measure)
+            times.append((monotonic_ns() - began_ns) / 1e9)
+        self._measured = True
+        evenness.Paces(context.arena, context.workers).note(context.rank, times)
+
+    def _asked_to_measure(self) -> bool:
+        return self.context.arena.counters.load("command") == Command.MEASURE
 
     def step(self) -> None:
         """Take one ticket from claim to record, or wait a moment where there is none."""
@@ -79,7 +101,7 @@ class Steps:
         read_ns = monotonic_ns()
         entry.beat(Phase.COMPUTE)
         loss, grads = self._loss_and_grads(batches) if batches else (math.nan, {})
-        self._slow_down(monotonic_ns() - read_ns)
+        self._slow_down(monotonic_ns() - read_ns, entry.steps, self.context.training)
         computed_ns = monotonic_ns()
         outcome = self.strategy.write(grads, lease, samples)
         if outcome.applied and self.context.strategy.probes:
@@ -138,18 +160,18 @@ class Steps:
         context = self.context
         return context.seconds() < self._slowdown.late_s and context.training()
 
-    def _slow_down(self, spent_ns: int) -> None:
+    def _slow_down(self, spent_ns: int, step: int, goes_on: Callable[[], bool]) -> None:
         """Make a gradient take as many times as long as the option `slow` says, or until the end.
 
         Args:
             spent_ns: that it has taken.
+            step: its number among this worker's.
+            goes_on: whether the end has not come yet.
         """
-        context = self.context
-        rank, step = context.rank, context.entry.steps
-        factor = self._slowdown.factor_of(self.job.config.seed, rank, step)
+        factor = self._slowdown.factor_of(self.job.config.seed, self.context.rank, step)
         end_ns = monotonic_ns() + (factor - 1) * spent_ns
-        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and context.training():
-            context.entry.beat()
+        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and goes_on():
+            self.context.entry.beat()
             time.sleep(min(rest_s, LONGEST_NAP_S))
 
     def _loss_and_grads(self, batches: list[Batch]) -> tuple[float, Grads]:

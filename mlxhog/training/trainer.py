@@ -16,6 +16,7 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, RequestServer
 from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import END_S, STOP_S, training_s
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
@@ -30,7 +31,7 @@ from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
-from mlxhog.training import checkpoints
+from mlxhog.training import checkpoints, evenness
 from mlxhog.training.elastic import Elastic
 from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
 from mlxhog.training.monitor import Monitor
@@ -66,19 +67,30 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     began_ns = monotonic_ns()
-    plan = make_plan(config)
-    with ExitStack() as stack:
-        return _Training(plan, observer, stack, began_ns).execute()
+    plan, run = make_plan(config), None
+    while True:
+        with ExitStack() as stack:
+            training = _Training(plan, observer, stack, began_ns, run)
+            try:
+                return training.execute()
+            except _OtherStrategy as other:  # which needs another arena
+                run, plan = training.run, make_plan(replace(config, **evenness.options(str(other))))
 
 
 class _Training(Session):
     """The run while it lives."""
 
     def __init__(
-        self, plan: Plan, observer: Observer | None, stack: ExitStack, began_ns: int
+        self,
+        plan: Plan,
+        observer: Observer | None,
+        stack: ExitStack,
+        began_ns: int,
+        run: Run | None = None,
     ) -> None:
+        """Make the arena of a run; of one that is open already, a second one."""
         self.plan, self.config = plan, plan.config
-        self.run = plan.open_run()
+        self.is_open, self.run = run is not None, run or plan.open_run()
         stack.enter_context(self.run.lock())
         if plan.resumption is not None:
             plan.resumption.check_newest()
@@ -126,18 +138,20 @@ class _Training(Session):
     # -- the run from its start to its end -------------------------------------------------------
 
     def execute(self) -> Result:
-        with disk_errors(f"writing {self.run.config_path}"):
-            replace_file(self.run.config_path, self.config.to_yaml().encode())
+        self._write_config()
         self._write_status()
         error: MlxhogError | None = None
         notes = (*self.start.messages, *self.plan.notes, *self.plan.data.notes, self.arena.note)
-        for message in (summary(self.plan, self.run), *filter(None, notes)):
-            self.report(message)
+        if not self.is_open:
+            for message in (summary(self.plan, self.run), *filter(None, notes)):
+                self.report(message)
         self.reporter.drop_lost_metrics(self.start.budget)
         with self._signals:
             try:
                 self.supervisor.start()
                 self.until(self.supervisor.ready, Doing(Activity.STARTING))
+                if self.plan.undecided and not self._signals.count:
+                    self._choose_strategy()
                 if not self._signals.count:
                     self._train()
                     self._rest()
@@ -173,6 +187,27 @@ class _Training(Session):
         if isinstance(error, Diverged):
             self.report(str(error))
         return result
+
+    def _write_config(self) -> None:
+        with disk_errors(f"writing {self.run.config_path}"):
+            replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
+
+    def _choose_strategy(self) -> None:
+        """Measure the workers, and say what follows.
+
+        Raises:
+            _OtherStrategy: these workers and this arena are not made for it.
+        """
+        paces = evenness.Paces(self.arena, len(self.plan.workers))
+        self.supervisor.command(Command.MEASURE)
+        if not self.until(paces.complete, Doing(Activity.MEASURING)):
+            return  # interrupted
+        choice = evenness.choose(paces.seconds(), self.config.sequences_per_ticket)
+        self.report(str(choice))
+        if choice.strategy != self.config.strategy:
+            raise _OtherStrategy(choice.strategy)
+        self.plan = self.reporter.plan = replace(self.plan, auto=False)
+        self._write_config()
 
     def _train(self) -> None:
         config, counters = self.config, self.arena.counters
@@ -429,6 +464,10 @@ class _Training(Session):
             copies_bits_per_byte=tuple(self.copies_bits_per_byte),
             error=error,
         )
+
+
+class _OtherStrategy(Exception):
+    """The workers have been measured, and ask for the strategy of this name."""
 
 
 class _StopNow(Exception):

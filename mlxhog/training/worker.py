@@ -82,6 +82,8 @@ def _run(job: Job) -> None:
             side_jobs.evaluate_rest()
         elif command == Command.SAMPLE:
             side_jobs.serve()
+        elif command == Command.MEASURE:
+            steps.measure()
         entry.beat(Phase.IDLE)
         time.sleep(0.002)
     entry.state = State.FINISHED

@@ -83,7 +83,7 @@ class Trainer(types.ModuleType):
 
     def make_plan(self, config: TrainConfig) -> types.SimpleNamespace:
         self.config = config
-        return types.SimpleNamespace(**vars(PLAN), config=config)
+        return types.SimpleNamespace(**vars(PLAN), stored=config)
 
     def train(self, config: TrainConfig, *, observer: Callable[[Progress], None]) -> Result:
         self.config = config
@@ -229,6 +229,18 @@ def test_resume_may_stand_in_the_file(trainer, stored_run, tmp_path):
     assert (trainer.config.lr, trainer.config.clip) == (0.5, 1.0)
 
 
+def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, stored_run):
+    reset = ["train", "--resume", stored_run, "--reset-optimizer"]
+    assert main([*reset, "--optimizer", "muon"]) == 0  # which it is by default
+    assert (trainer.config.optimizer, trainer.config.lr) == ("muon", 0.5)
+    assert main([*reset, "--optimizer", "auto"]) == 0
+    assert (trainer.config.optimizer, trainer.config.lr) == ("auto", 0.5)
+    assert main([*reset, "--optimizer", "adamw"]) == 0
+    assert (trainer.config.optimizer, trainer.config.lr) == ("adamw", None)
+    assert main([*reset, "--optimizer", "adamw", "--lr", "0.1"]) == 0
+    assert trainer.config.lr == 0.1
+
+
 def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run, capsys):
     assert main(["train", "--resume", stored_run + "x"]) == 2
     assert f"did you mean '{stored_run}'?" in capsys.readouterr().err
@@ -302,7 +314,7 @@ def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, cap
         "no flag '--wrokers'; did you mean '--workers'?",
         "unexpected argument 'stray'",
         "conf.yaml:1: no option 'lrr'; did you mean 'lr'?",
-        "--lr is 'fast'; wanted a number above 0",
+        "--lr is 'fast'; wanted a number above 0, or auto",
     ]
 
 
@@ -345,7 +357,7 @@ def test_train_help_lists_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--lr X, --learning-rate X step size at the top of the schedule [0.001]" in out
+    assert "--lr X, --learning-rate X step size at the top of the schedule; auto" in out
     assert "--eval-every STEPS|TIME|off" in out
 
 

@@ -44,7 +44,7 @@ def test_every_field_is_an_option_with_help_and_a_group():
 def test_every_default_is_legal_and_means_itself():
     config = TrainConfig()
     for name, spec in options(TrainConfig).items():
-        if name != "time":
+        if name not in ("time", "optimizer"):  # which a new run has, and a resumed one brings along
             assert getattr(config, name) == spec.default, name
 
 
@@ -126,10 +126,10 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
         "no flag '--foo'",
         "conf.yaml:2: no option 'batchsize'; did you mean 'batch_size'?",
         "conf.yaml:1: seed is 'one'; wanted a whole number at least 0 and at most 4294967295",
-        "conf.yaml:3: strategy is 'hogwlid'; wanted one of serial, hogwild, sync, "
+        "conf.yaml:3: strategy is 'hogwlid'; wanted one of auto, serial, hogwild, sync, "
         "round_robin, avg_runs; "
         "did you mean 'hogwild'?",
-        "--lr is '-1'; wanted a number above 0",
+        "--lr is '-1'; wanted a number above 0, or auto",
         "--iters is '1.5'; wanted a whole number at least 1, or none",
     ]
 
@@ -189,8 +189,8 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         ({"beta2_half_life": 1000, "optimizer": "momentum"}, "momentum has no beta2"),
         ({"projection_rank": 4, "optimizer": "apollo-mini"}, "take optimizer=apollo"),
         ({"lr_workers": "sqrt", "strategy": "sync"}, "no two workers add steps of their own"),
-        ({"average_every": 5}, "strategy avg_runs, not hogwild"),
-        ({"sync_shares": "speed"}, "strategy sync, not hogwild"),
+        ({"average_every": 5}, "strategy avg_runs, not auto"),
+        ({"sync_shares": "speed", "strategy": "hogwild"}, "strategy sync, not hogwild"),
         ({"backoff_epochs": 2}, "schedules backoff and inverse, not cosine"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
@@ -227,6 +227,39 @@ def test_a_slowdown_that_cannot_be_read_is_answered_with_the_three_forms(text):
         TrainConfig(slow=text)
 
 
+def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer():
+    assert TrainConfig().optimizer == TrainConfig(optimizer="auto").optimizer == "muon"
+    assert TrainConfig(resume="latest").optimizer == "auto"
+    assert TrainConfig(resume="latest", optimizer="adamw").optimizer == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("values", "strategy"),
+    [
+        ({}, "auto"),
+        ({"moments": "private", "predict": "none", "gpu_write": "cpu"}, "auto"),
+        ({"async_after": 0.1}, "hogwild"),
+        ({"predict": "last", "moments": "shared"}, "hogwild"),
+        ({"read": "live"}, "hogwild"),
+        ({"write": "racy"}, "hogwild"),
+        ({"sparsify": "topk:0.1"}, "hogwild"),
+        ({"blocks": "disjoint"}, "hogwild"),
+        ({"lr_workers": "sqrt"}, "hogwild"),
+        ({"sync_shares": "speed"}, "sync"),
+        ({"strategy": "round_robin", "predict": "last", "moments": "shared"}, "round_robin"),
+    ],
+)
+def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
+    assert TrainConfig(**values).strategy == strategy
+
+
+def test_a_step_size_that_waits_for_the_model_is_no_number_yet():
+    assert TrainConfig().lr is TrainConfig(lr="auto").lr is None
+    assert TrainConfig(lr="1e-2").top_lr == 1e-2
+    with pytest.raises(ConfigError, match="lr is auto, and no model has said what that is"):
+        _ = TrainConfig().top_lr
+
+
 def test_a_worker_is_slowed_in_one_way():
     with pytest.raises(ConfigError, match=r"slow: worker 1 stands in '1=2,1=late:5' twice"):
         TrainConfig(slow="1=2,1=late:5")
@@ -235,20 +268,20 @@ def test_a_worker_is_slowed_in_one_way():
 @pytest.mark.parametrize(
     ("values", "shares", "prediction"),
     [
-        ({}, False, "own"),
-        ({"optimizer": "muon"}, True, "last"),
+        ({}, True, "last"),
+        ({"optimizer": "adamw"}, False, "own"),
         ({"optimizer": "muon", "predict": "own"}, True, "own"),
         ({"optimizer": "muon", "moments": "private"}, False, "own"),
         ({"optimizer": "muon", "strategy": "sync"}, False, "none"),
         ({"optimizer": "muon", "blocks": "disjoint"}, False, "own"),
         ({"optimizer": "muon", "read": "live"}, True, "none"),
-        ({"moments": "shared"}, True, "last"),
+        ({"optimizer": "adamw", "moments": "shared"}, True, "last"),
         ({"strategy": "round_robin", "moments": "shared"}, True, "none"),
         ({"strategy": "round_robin", "moments": "shared", "predict": "last"}, True, "last"),
     ],
 )
 def test_who_shares_moments_and_where_gradients_are_taken(values, shares, prediction):
-    config = TrainConfig(**values)
+    config = TrainConfig(**{"strategy": "hogwild", **values})
     assert (config.shares_moments, config.prediction) == (shares, prediction)
 
 

@@ -65,7 +65,7 @@ def test_options_choose_the_optimizer() -> None:
 
 
 def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
-    assert set(options(TrainConfig)["optimizer"].choices) == set(optim.OPTIMIZERS)
+    assert set(options(TrainConfig)["optimizer"].choices) == {"auto", *optim.OPTIMIZERS}
     for name in optim.OPTIMIZERS:
         assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
 

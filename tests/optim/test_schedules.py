@@ -16,7 +16,6 @@ from mlxhog.optim import schedules
 @dataclass(frozen=True)
 class Options:
     schedule: str
-    lr: float = 2.0
     warmup: float = 0.1
     lr_floor: float = 0.25
     backoff_steps: int = 100
@@ -25,7 +24,7 @@ class Options:
 
 
 def at(name: str, progress: float, update: int = 0) -> float:
-    return schedules.build(Options(name), per_epoch=10)(progress, update)
+    return schedules.build(Options(name), lr=2.0, per_epoch=10)(progress, update)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "wsd"])
@@ -69,7 +68,7 @@ def test_four_workers_take_a_part_of_lr_by_the_rule(
     assert schedules.workers_factor(rule, optimizer, 4) == factor
     assert schedules.workers_factor(rule, optimizer, 1) == 1.0
     for name in ("cosine", "wsd", "backoff"):
-        scheduled = schedules.build(Options(name), per_epoch=10, factor=factor)
+        scheduled = schedules.build(Options(name), lr=2.0 * factor, per_epoch=10)
         assert scheduled(0.1, 0) == pytest.approx(2.0 * factor)
 
 
@@ -97,8 +96,8 @@ def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
 @pytest.mark.parametrize("name", ["backoff", "inverse"])
 def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
     per_epoch = 10
-    by_epoch = schedules.build(Options(name, backoff_epochs=3), per_epoch=per_epoch)
-    by_update = schedules.build(Options(name, backoff_steps=3), per_epoch=per_epoch)
+    by_epoch = schedules.build(Options(name, backoff_epochs=3), lr=2.0, per_epoch=per_epoch)
+    by_update = schedules.build(Options(name, backoff_steps=3), lr=2.0, per_epoch=per_epoch)
     for update in range(400):
         assert by_epoch(0.0, update) == by_update(0.0, update // per_epoch)
 

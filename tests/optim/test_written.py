@@ -17,7 +17,7 @@ from tests.optim.test_sparsified import gradients
 
 @dataclass(frozen=True)
 class Options(test_optimizers.Options):
-    lr: float = 0.1
+    top_lr: float = 0.1
     clip: float = 0.0
 
 
@@ -44,7 +44,7 @@ def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) ->
     for step in range(1, 5):
         masks = support.of(gradients(step))
         flat[...] = params  # every step is taken at the same parameters
-        optimizer.step(place, gradients(step), lr=config.lr, step=step)
+        optimizer.step(place, gradients(step), lr=config.top_lr, step=step)
         assert masks.keys() == SLOTS.keys()
         for name, mask in masks.items():
             changed = parameter(flat, SLOTS[name]) != parameter(params, SLOTS[name])

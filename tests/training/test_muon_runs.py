@@ -12,6 +12,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
+from mlxhog.optim import schedules
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, largest_difference, parameters, small_config
 
@@ -127,6 +128,27 @@ def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
     assert saved.state["opt_steps"] == {"1": 10}
 
 
+def test_a_run_of_adamw_goes_on_with_it_where_no_optimizer_is_named(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path))
+    resumed = {"resume": first.run, "steps": 10}
+    assert (
+        make_plan(small_config(tmp_path, optimizer="auto", lr=None, **resumed)).config.top_lr
+        == 1e-3
+    )
+    second = train(small_config(tmp_path, optimizer="auto", **resumed))
+    saved = checkpoint.load(Path(str(second.checkpoint)))
+    assert (saved.state["optimizer"], saved.state["opt_steps"]) == ("adamw", {"1": 30})
+    with pytest.raises(CheckpointError, match=r"optimizer adamw, this is muon.*--reset-optimizer"):
+        make_plan(small_config(tmp_path, optimizer="muon", **resumed))
+
+
+def test_the_stored_configuration_says_what_was_left_to_the_model(tmp_path: Path) -> None:
+    result = train(small_config(tmp_path, optimizer="auto", lr=None))
+    stored = (Path(result.run) / "config.yaml").read_text().splitlines()
+    assert "optimizer: muon" in stored
+    assert f"lr: {schedules.default_lr('muon', 32)}" in stored
+
+
 @pytest.mark.parametrize(
     ("strategy", "workers"),
     [
@@ -145,7 +167,7 @@ def test_several_workers_train_with_it(tmp_path: Path, strategy: str, workers: s
 
 def test_a_step_is_the_same_whoever_orthogonalises(tmp_path: Path) -> None:
     """A worker's threads, or the workers of a round, each take matrices of their own."""
-    common = {**MUON, "steps": 5, "orthogonalization_dtype": "float32"}
+    common = {**MUON, "beta1": 0.9, "steps": 5, "orthogonalization_dtype": "float32"}
     one, two = (
         train(small_config(tmp_path, strategy="serial", threads=threads, batch_size=4, **common))
         for threads in (1, 2)
@@ -160,10 +182,15 @@ def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(
 ) -> None:
     model = tmp_path / "model.yaml"
     model.write_text(WITHOUT_HIDDEN)
-    common = {"model": str(model), "strategy": "serial", "steps": 10}
+    common = {"model": str(model), "strategy": "serial", "steps": 10, "lr": None}
     muon = small_config(tmp_path, optimizer="muon", **common)
     (note,) = [note for note in make_plan(muon).notes if "muon" in note]
     assert "no hidden matrix (both sides at least 16, half its width)" in note
     assert "adamw moves every parameter" in note
+    planned = make_plan(muon).config
+    assert (planned.optimizer, planned.top_lr) == ("adamw", 1e-3)
     by_adamw = train(small_config(tmp_path, **common))
-    assert identical(parameters(train(muon)), parameters(by_adamw))
+    by_muon = train(muon)
+    assert identical(parameters(by_muon), parameters(by_adamw))
+    resumed = small_config(tmp_path, **{**common, "optimizer": "muon", "resume": by_muon.run})
+    assert make_plan(resumed).config.optimizer == "adamw"  # the name of what it had is no obstacle

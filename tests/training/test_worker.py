@@ -76,13 +76,13 @@ def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run
     clock, beats = Clock(stops_at_s), []
     monkeypatch.setattr(steps, "monotonic_ns", lambda: round(clock.now_s * 1e9))
     monkeypatch.setattr(steps.time, "sleep", clock.nap)
-    entry = SimpleNamespace(steps=5, beat=lambda: beats.append(clock.now_s))
+    entry = SimpleNamespace(beat=lambda: beats.append(clock.now_s))
     of_worker: Any = SimpleNamespace(
-        context=SimpleNamespace(rank=1, entry=entry, training=clock.training),
+        context=SimpleNamespace(rank=1, entry=entry),
         job=SimpleNamespace(config=SimpleNamespace(seed=0)),
         _slowdown=Slowdown(factor=4.0),
     )
-    steps.Steps._slow_down(of_worker, spent_ns=200_000_000)
+    steps.Steps._slow_down(of_worker, 200_000_000, 5, clock.training)
     assert clock.now_s == pytest.approx(slept_s, abs=0.02)
     assert len(beats) == clock.naps >= 10
 

@@ -45,6 +45,8 @@ class Setup:
             "model": model_file(**self.sizes),
             "batch_size": self.batch,
             "seq_len": self.seq_len,
+            "strategy": "hogwild",
+            "optimizer": "adamw",
             "schedule": "constant",
             "threads": 1,
         }

@@ -143,7 +143,7 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedule
     if protocol.schedule == "constant":
         return partial(schedules.constant, protocol.lr)
     if protocol.schedule in FALLING_SCHEDULES:
-        return partial(schedules.falling, protocol, per_epoch=per_epoch)
+        return partial(schedules.falling, protocol, lr=protocol.lr, per_epoch=per_epoch)
     return partial(
         schedules.cosine_by_epoch,
         protocol.lr,
@@ -239,7 +239,7 @@ def _training(
     """Say the protocol in the words of `mlxhog train`."""
     assert set(worker_options) <= set(WORKER_OPTIONS)
     protocol = config.protocol
-    how: dict[str, object] = dict(worker_options)
+    how: dict[str, object] = {"strategy": "hogwild", **worker_options}
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
         how |= {"strategy": "serial", "predict": "none", "async_after": 0.0, "average_every": None}

@@ -193,7 +193,7 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
     (rule,) = (
         one.bound for one in evidence.conditions if one.bound.name == "step for dense problems"
     )
-    limit, lr = rule.values["constant_step"], evidence.config.lr
+    limit, lr = rule.values["constant_step"], evidence.config.top_lr
     if evidence.config.optimizer == "momentum":  # which adds up to steps 1 / (1 - momentum) as long
         limit *= 1 - evidence.config.momentum
     if "smoothness" not in rule.inputs:
@@ -273,7 +273,7 @@ def _advise_early(evidence: Evidence) -> Iterator[Advice]:
         yield Advice(
             "freshness",
             "fewer workers, or a smaller lr, would make more of each gradient",
-            f"{measured}, {where}, with full steps of lr {evidence.config.lr:g}",
+            f"{measured}, {where}, with full steps of lr {evidence.config.top_lr:g}",
         )
     else:
         strong = stale.cosine < TURNED
@@ -282,7 +282,7 @@ def _advise_early(evidence: Evidence) -> Iterator[Advice]:
             "train the first part in sync" + ("" if strong else " where every bit counts")
             if evidence.may_start_in_sync
             else "a longer warm-up, as the other options leave no synchronous start",
-            f"{measured}, {where}, with full steps of lr {evidence.config.lr:g}: gradients age "
+            f"{measured}, {where}, with full steps of lr {evidence.config.top_lr:g}: gradients age "
             "fastest then, and warm-up (small first steps) helps against the same thing",
             f"--async-after {0.1 if strong else 0.05}" if evidence.may_start_in_sync else "",
         )

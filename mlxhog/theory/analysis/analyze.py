@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mlxhog import optim
 from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
@@ -18,6 +19,7 @@ from mlxhog.data.batches import Batches
 from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
+from mlxhog.models import families
 from mlxhog.report.metrics import Progress
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
 from mlxhog.theory.analysis.advice import Evidence, advise
@@ -68,6 +70,7 @@ def probe_run(
             strategy="hogwild",
             async_after=0.0,
             average_every=None,
+            sync_shares="equal",
             read="snapshot",
             max_workers=None if config.max_workers is None else max(2, config.max_workers),
             write="racy",
@@ -137,6 +140,13 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     plan = plan_of(named, options)
     write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
     seen = None if named.run is None else of_run(named.run, write)
+    hidden = families.hidden_matrices(plan.model)
+    settled = named.config
+    if settled.strategy == "auto":  # the question is what lock-free workers would do
+        settled = replace(settled, strategy="hogwild")
+    workers = len(_workers_of(named))
+    settled = optim.for_model(settled, plan.model.hidden_size, hidden, workers)
+    named = replace(named, config=settled)
     subject = subject_of(named, plan)
     limit = most_samples(subject)
     samples = min(options.samples, limit)
@@ -239,6 +249,8 @@ def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
         predict="none",
         async_after=0.0,
         average_every=None,
+        sync_shares="equal",
+        lr_workers="auto",
         blocks="all",
         optimizer="sgd",  # gradients alone are computed: no memory for moments
         moments="private",

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import optim
 from mlxhog.arena.child import Lane
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
@@ -283,9 +284,10 @@ class OptimizerMovement:
         if config.optimizer == "momentum":
             self._first = np.float32(config.momentum) * self._first + grad
             return self._first.copy()
-        self._first += np.float32(1 - config.beta1) * (grad - self._first)
+        beta1 = optim.first_decay(config)
+        self._first += np.float32(1 - beta1) * (grad - self._first)
         self._second += np.float32(1 - config.beta2) * (grad * grad - self._second)
-        first = self._first / np.float32(1 - config.beta1**self._steps)
+        first = self._first / np.float32(1 - beta1**self._steps)
         second = self._second / np.float32(1 - config.beta2**self._steps)
         direction: Float32 = first / (np.sqrt(second) + np.float32(config.eps))
         return direction
@@ -322,7 +324,7 @@ def compare_stale_gradients(
     results = []
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
-        ours.move(movement.learn(ours.flat), -config.lr)
+        ours.move(movement.learn(ours.flat), -config.top_lr)
         if done in LAGS:
             pairs = []
             for one, first in zip(watched, old, strict=True):

@@ -69,7 +69,8 @@ def advice(
     blocks_option: str = "all",
     **options: object,
 ) -> dict[str, Advice]:
-    config = TrainConfig(blocks=blocks_option, **options)  # type: ignore[arg-type]
+    chosen = {"strategy": "hogwild", "optimizer": "adamw", "lr": 1e-3, **options}
+    config = TrainConfig(blocks=blocks_option, **chosen)  # type: ignore[arg-type]
     rules = conditions(
         blocks,
         updates_per_epoch=UPDATES,

@@ -1,0 +1,203 @@
+"""`--strategy auto`: workers are measured, and their times choose the strategy."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.metrics import Activity, Progress, Result
+from mlxhog.training import evenness, trainer
+from mlxhog.training.evenness import Choice, choose, guess
+from mlxhog.training.plan import make_plan
+from tests.training.small import identical, parameters, small_config
+
+TWO = {"strategy": "auto", "workers": "mlx:cpu*2"}
+GAINS = {"sync": 1.0, "hogwild": 1.3}
+
+
+# -- the rule --------------------------------------------------------------------------------------
+
+
+def test_even_and_steady_workers_average_their_gradients() -> None:
+    choice = choose([[0.02] * 50, [0.02] * 50], sequences=2)
+    assert (choice.strategy, choice.gain) == ("sync", pytest.approx(1.0))
+
+
+def test_unequal_workers_average_where_the_sequences_divide_by_their_speed() -> None:
+    # 12 sequences: 8 for the fast one and 4 for the other take both equally long.
+    assert choose([[0.06] * 9, [0.12] * 9], sequences=6).gain == pytest.approx(1.0)
+    # Of 2 sequences the fast one computes both, while the other could have computed one.
+    lone = choose([[0.01] * 9, [0.02] * 9], sequences=1)
+    assert (lone.strategy, lone.gain) == ("hogwild", pytest.approx(1.5))
+
+
+def test_workers_that_are_held_up_now_and_then_do_not_wait_for_each_other() -> None:
+    rng = np.random.default_rng(0)
+    held_up = [(0.02 * rng.choice([1.0, 6.0], 60, p=[0.9, 0.1])).tolist() for _ in range(2)]
+    choice = choose(held_up, sequences=2)
+    assert choice.strategy == "hogwild"
+    assert choice.gain > 1.2
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_rounds_are_never_faster_than_their_workers(workers: int) -> None:
+    rng = np.random.default_rng(workers)
+    times = [rng.uniform(0.01, 0.05, 30).tolist() for _ in range(workers)]
+    assert choose(times, sequences=4).gain > 1.0
+
+
+def test_the_line_has_the_figures_that_decide() -> None:
+    line = str(choose([[0.02, 0.03], [0.05, 0.05, 0.05]], sequences=1))
+    assert line.startswith("strategy hogwild: a gradient takes the workers 25 ± 5, 50 ± 0 ms; ")
+    assert "compute 1.50 times as many as in rounds" in line
+    assert "strategy sync, shares by speed: " in str(choose([[1.0], [1.0]], sequences=1))
+
+
+def test_workers_that_look_alike_are_taken_for_even_until_they_are_measured() -> None:
+    gpu, mlx, torch = (WorkerSpec(name, 1) for name in ("mlx:gpu", "mlx:cpu", "torch:cpu"))
+    assert guess([mlx, mlx]) == guess([mlx, torch]) == "sync"
+    assert guess([gpu, mlx]) == guess([mlx, WorkerSpec("mlx:cpu", 2)]) == "hogwild"
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+class Messages:
+    """An observer that keeps what a run says, and acts once while workers are measured."""
+
+    def __init__(self, act: int | None = None) -> None:
+        self.texts: list[str] = []
+        self.act, self.done = act, False
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.message is not None:
+            self.texts.append(progress.message)
+        measuring = progress.doing is not None and progress.doing.activity == Activity.MEASURING
+        if measuring and self.act is not None and not self.done:
+            self.done = True
+            os.kill(
+                progress.workers[0].pid if self.act == signal.SIGKILL else os.getpid(), self.act
+            )
+
+    def choices(self) -> list[str]:
+        return [text for text in self.texts if text.startswith("strategy ")]
+
+
+def stored(result: Result) -> tuple[str, str]:
+    """Strategy and shares, as the run's configuration has them."""
+    values = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
+    return values["strategy"], values["sync_shares"]
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes the choice: its last name, whatever was measured."""
+    names: list[str] = []
+
+    def choose(seconds: list[list[float]], sequences: int) -> Choice:
+        assert all(min(times) > 0 and len(times) >= evenness.LEAST for times in seconds)
+        means = tuple(times[0] for times in seconds)
+        return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
+
+    monkeypatch.setattr(trainer.evenness, "choose", choose)
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sync", "hogwild"])
+@pytest.mark.parametrize("guessed", ["sync", "hogwild"])
+def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
+    tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, guessed: str, name: str
+) -> None:
+    monkeypatch.setattr(evenness, "guess", lambda workers: guessed)
+    chosen.append(name)
+    messages, own = Messages(), (name, "speed" if name == "sync" else "equal")
+    first = train(small_config(tmp_path, steps=20, **TWO), observer=messages)
+    assert (first.status, first.steps, stored(first)) == ("done", 20, own)
+    (line,) = messages.choices()
+    assert f"{GAINS[name]:.2f} times as many" in line
+    assert sum(text.startswith("mlxhog ") for text in messages.texts) == 1
+    assert len(list(Path(first.run).parent.iterdir())) == 1
+
+    again = Messages()
+    chosen.append("sync" if name == "hogwild" else "hogwild")  # measured now, it would be this
+    second = train(small_config(tmp_path, steps=10, resume=first.run, **TWO), observer=again)
+    assert (second.status, second.steps, stored(second)) == ("done", 30, own)
+    assert not again.choices()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_much_slower_is_seen(tmp_path: Path) -> None:
+    messages = Messages()
+    # Of two sequences the fast worker would compute both, and the other one none.
+    config = small_config(tmp_path, slow="0=20,1=50", batch_size=1, steps=5, **TWO)
+    result = train(config, observer=messages)
+    assert (result.status, stored(result)) == ("done", ("hogwild", "equal"))
+    assert messages.choices()
+
+
+@pytest.mark.slow
+def test_one_worker_is_serial_and_leaves_the_choice_to_a_resumed_run(
+    tmp_path: Path, chosen: list[str]
+) -> None:
+    one = small_config(tmp_path, strategy="auto", workers="mlx:cpu")
+    assert make_plan(one).config.strategy == "serial"
+    messages = Messages()
+    first = train(one, observer=messages)
+    assert stored(first) == ("auto", "equal")
+    assert not messages.choices()
+    assert "serial  1 worker" in messages.texts[0]
+    serial = train(small_config(tmp_path, strategy="serial"))
+    assert identical(parameters(first), parameters(serial))
+    assert make_plan(small_config(tmp_path, resume=serial.run, **TWO)).undecided
+    chosen.append("hogwild")
+    second = train(small_config(tmp_path, resume=first.run, **TWO), observer=messages)
+    assert (second.steps, stored(second)) == (40, ("hogwild", "equal"))
+    assert messages.choices()
+
+
+@pytest.mark.slow
+def test_a_worker_killed_while_it_is_measured_is_replaced_and_measured(
+    tmp_path: Path, chosen: list[str]
+) -> None:
+    chosen.append("sync")
+    killer = Messages(signal.SIGKILL)
+    config = small_config(tmp_path, slow="0=50,1=50", steps=5, **TWO)
+    result = train(config, observer=killer)
+    assert killer.done
+    assert (result.status, result.steps, result.restarts) == ("done", 5, 1)
+    assert killer.choices()
+
+
+@pytest.mark.slow
+def test_a_run_interrupted_while_workers_are_measured_has_chosen_nothing(tmp_path: Path) -> None:
+    presser = Messages(signal.SIGINT)
+    result = train(small_config(tmp_path, slow="0=50,1=50", **TWO), observer=presser)
+    assert presser.done
+    assert (result.status, result.steps, stored(result)) == ("interrupted", 0, ("auto", "equal"))
+    assert not presser.choices()
+
+
+@pytest.mark.slow
+def test_a_run_from_before_strategies_were_chosen_goes_on_lock_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(small_config(tmp_path, workers="mlx:cpu*2"))
+    load = checkpoint.load
+
+    def of_old(path: Path) -> checkpoint.Checkpoint:
+        saved = load(path)
+        saved.state.pop("strategy")
+        return saved
+
+    monkeypatch.setattr(checkpoint, "load", of_old)
+    resumed = make_plan(small_config(tmp_path, resume=first.run, **TWO))
+    assert (resumed.config.strategy, resumed.auto) == ("hogwild", False)
