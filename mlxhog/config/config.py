@@ -309,7 +309,7 @@ class TrainConfig:
         aliases=("steps_per_eval",),
     )
     eval_tokens: int = _run(
-        65536, "held-out text in one evaluation; the last one takes up to 2M", unit="tokens", low=1
+        16384, "held-out text in one evaluation; the last one takes up to 2M", unit="tokens", low=1
     )
     sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
     save_every: Interval = _run(

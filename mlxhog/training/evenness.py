@@ -22,11 +22,12 @@ A table of the arena holds the times:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Final
 
 from mlxhog.arena import Arena
+from mlxhog.config.config import TrainConfig
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import division
 
@@ -131,6 +132,7 @@ def guess(workers: Sequence[WorkerSpec]) -> str:
     return "sync" if len(devices) == 1 else "hogwild"
 
 
-def options(strategy: str) -> dict[str, str]:
-    """The options of `TrainConfig` that a choice stands for."""
-    return {"strategy": strategy, "sync_shares": "speed" if strategy == "sync" else "equal"}
+def with_strategy(config: TrainConfig, strategy: str) -> TrainConfig:
+    """The configuration with the options that a choice stands for."""
+    shares = "speed" if strategy == "sync" else "equal"
+    return replace(config, strategy=strategy, sync_shares=shares)

@@ -159,7 +159,7 @@ def make_plan(config: TrainConfig) -> Plan:
     workers, auto, named = choice.workers, config.strategy == "auto", config.optimizer
     if auto:
         guess = evenness.guess(workers) if len(workers) > 1 else "serial"
-        config = replace(config, **evenness.options(guess))
+        config = evenness.with_strategy(config, guess)
     config = optim.for_model(config, model.hidden_size, hidden, len(workers))
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val

@@ -74,7 +74,8 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
             try:
                 return training.execute()
             except _OtherStrategy as other:  # which needs another arena
-                run, plan = training.run, make_plan(replace(config, **evenness.options(str(other))))
+                run, chosen = training.run, str(other)
+        plan = make_plan(evenness.with_strategy(config, chosen))
 
 
 class _Training(Session):

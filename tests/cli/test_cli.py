@@ -193,7 +193,7 @@ def test_dry_run_says_what_would_run(trainer, capsys):
 def test_dry_run_json_is_one_object(trainer, capsys):
     assert main(["train", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["config"]["lr"] == 1e-3
+    assert (plan["config"]["strategy"], plan["config"]["lr"]) == ("auto", "auto")
     assert plan["workers"] == [
         {"backend": "mlx:cpu", "threads": 1, "kernels": "native"},
         {"backend": "torch:cpu", "threads": 1, "kernels": "reference"},

@@ -135,10 +135,10 @@ def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_much_slower_is_seen(tmp_path: Path) -> None:
+def test_workers_that_are_held_up_are_seen(tmp_path: Path) -> None:
     messages = Messages()
-    # Of two sequences the fast worker would compute both, and the other one none.
-    config = small_config(tmp_path, slow="0=20,1=50", batch_size=1, steps=5, **TWO)
+    slow = "0=random:0.3:10,1=random:0.3:10"
+    config = small_config(tmp_path, slow=slow, seed=127, steps=5, **TWO)  # drawn far apart
     result = train(config, observer=messages)
     assert (result.status, stored(result)) == ("done", ("hogwild", "equal"))
     assert messages.choices()

@@ -140,13 +140,7 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     plan = plan_of(named, options)
     write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
     seen = None if named.run is None else of_run(named.run, write)
-    hidden = families.hidden_matrices(plan.model)
-    settled = named.config
-    if settled.strategy == "auto":  # the question is what lock-free workers would do
-        settled = replace(settled, strategy="hogwild")
-    workers = len(_workers_of(named))
-    settled = optim.for_model(settled, plan.model.hidden_size, hidden, workers)
-    named = replace(named, config=settled)
+    named = replace(named, config=_settled(named, plan))
     subject = subject_of(named, plan)
     limit = most_samples(subject)
     samples = min(options.samples, limit)
@@ -263,6 +257,15 @@ def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
     return plan
 
 
+def _settled(named: Target, plan: Plan) -> TrainConfig:
+    """The training settings with what they leave to the model; lock-free where that is open."""
+    config = named.config
+    if config.strategy == "auto":
+        config = replace(config, strategy="hogwild")
+    hidden = families.hidden_matrices(plan.model)
+    return optim.for_model(config, plan.model.hidden_size, hidden, len(_workers_of(named)))
+
+
 def subject_of(named: Target, plan: Plan) -> Subject:
     """Say which gradients are to be sampled."""
     (worker,), config = plan.workers, plan.config
@@ -282,7 +285,7 @@ def subject_of(named: Target, plan: Plan) -> Subject:
         batch_size=config.sequences_per_ticket,
         seed=config.seed,
         sampled=plan.sampled,
-        sparsified=None if config.sparsify == "none" else named.config,
+        sparsified=None if config.sparsify == "none" else _settled(named, plan),
     )
 
 
