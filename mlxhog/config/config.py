@@ -52,7 +52,7 @@ class TrainConfig:
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )
-    batch_size: int = _model(2, "sequences in one gradient of one worker", low=1)
+    batch_size: int = _model(4, "sequences in one gradient of one worker", low=1)
     grad_accumulation: int = _model(
         1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
     )

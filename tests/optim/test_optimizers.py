@@ -70,6 +70,31 @@ def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
         assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
 
 
+@pytest.mark.parametrize(
+    ("options", "width", "workers", "lr", "beta1"),
+    [
+        ({"strategy": "serial"}, 128, 1, 3e-3, 0.9),
+        ({"strategy": "hogwild"}, 128, 4, 3e-3, 0.9),
+        ({"strategy": "hogwild"}, 512, 2, 1.5e-3, 0.9),
+        ({"strategy": "sync"}, 128, 4, 6e-3, 0.75),
+        ({"strategy": "sync"}, 128, 1, 3e-3, 0.9),
+        ({"strategy": "sync", "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5),
+        ({"strategy": "sync", "optimizer": "adamw"}, 512, 4, 1e-3, 0.9),
+        ({"strategy": "hogwild", "optimizer": "lion"}, 64, 2, 1e-3, 0.9),
+    ],
+)
+def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
+    options: dict[str, Any], width: int, workers: int, lr: float, beta1: float
+) -> None:
+    settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
+    assert (settled.top_lr, settled.beta1) == (pytest.approx(lr), beta1)
+
+
+def test_muon_without_hidden_matrices_is_adamw_at_its_step_size() -> None:
+    settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
+    assert (settled.optimizer, settled.lr) == ("adamw", 1e-3)
+
+
 def test_the_second_moment_may_forget_by_tokens() -> None:
     config = Options(beta2_half_life=4096)
     built = optim.build(config, tokens_per_step=512)
