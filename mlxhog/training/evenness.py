@@ -24,12 +24,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
 from mlxhog.config.config import TrainConfig
 from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import division
+
+if TYPE_CHECKING:
+    from mlxhog.training.session import Session
 
 SEGMENT: Final = "paces"
 MOST: Final = 100
@@ -101,6 +106,16 @@ class Choice:
             f"strategy {name}: a gradient takes the workers {times} ms; without waiting they "
             f"compute {self.gain:.2f} times as many as in rounds (hogwild from {MARGIN:g} on)"
         )
+
+
+def measured(session: Session) -> Choice | None:
+    """Let all workers that are up measure, and choose; None where the user interrupts."""
+    strategy = session.strategy
+    paces = Paces(session.arena, strategy.workers)
+    session.supervisor.command(Command.MEASURE)
+    if not session.until(paces.complete, Doing(Activity.MEASURING)):
+        return None
+    return choose(paces.seconds(), strategy.config.sequences_per_ticket)
 
 
 def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:

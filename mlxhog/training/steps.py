@@ -52,10 +52,10 @@ class Steps:
         self.context.backend.loss_and_grads(batch)
 
     def measure(self) -> None:
-        """Time gradients while all other workers do, once; see `evenness`."""
-        if self._measured:
-            return
+        """Time gradients while all others do that the run begins with, once; see `evenness`."""
         context, times = self.context, list[float]()
+        if self._measured or context.rank >= context.workers:
+            return
         end_ns = monotonic_ns() + int(1e9 * evenness.MEASURE_S)
         while self._asked_to_measure() and (len(times) < evenness.LEAST or monotonic_ns() < end_ns):
             batches = list(self._micro_batches(Lease(0, len(times) % self._batches.n_tickets)))

@@ -199,11 +199,8 @@ class _Training(Session):
         Raises:
             _OtherStrategy: these workers and this arena are not made for it.
         """
-        paces = evenness.Paces(self.arena, len(self.plan.workers))
-        self.supervisor.command(Command.MEASURE)
-        if not self.until(paces.complete, Doing(Activity.MEASURING)):
+        if (choice := evenness.measured(self)) is None:
             return  # interrupted
-        choice = evenness.choose(paces.seconds(), self.config.sequences_per_ticket)
         self.report(str(choice))
         if choice.strategy != self.config.strategy:
             raise _OtherStrategy(choice.strategy)

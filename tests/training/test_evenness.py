@@ -14,7 +14,7 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
-from mlxhog.training import evenness, trainer
+from mlxhog.training import evenness
 from mlxhog.training.evenness import Choice, choose, guess
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -107,7 +107,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         means = tuple(times[0] for times in seconds)
         return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
 
-    monkeypatch.setattr(trainer.evenness, "choose", choose)
+    monkeypatch.setattr(evenness, "choose", choose)
     return names
 
 
