@@ -230,7 +230,7 @@ def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
     def lay_out(strategy: strategies.Strategy) -> Any:  # a slot takes 4 MB
         return plan({"w": shape(10**6)}, max_workers=strategy.slots, private="m", n_tickets=1)
 
-    strategy = strategies.build(TrainConfig(), 2)
+    strategy = strategies.build(TrainConfig(strategy="hogwild"), 2)
     larger, layout = plans._with_free_slots(strategy, lay_out, megabytes * 10**6)
     assert (larger.slots, layout.max_workers) == (2 + free, 2 + free)
 

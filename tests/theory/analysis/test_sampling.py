@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Lane
-from mlxhog.models.families import param_spec
+from mlxhog.models.families import hidden_matrices, param_spec
 from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.analysis.sampling import (
     ELEMENT,
@@ -83,7 +83,9 @@ def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
     ours = source(lane, small)
     assert small.sparsified is not None
     decay = frozenset(name for name, one in param_spec(small.model).items() if one.decay)
-    worker = WrittenSupport(small.sparsified, small.layout.slots, ours.backend.inbox, decay)
+    hidden = hidden_matrices(small.model)
+    slots, params = small.layout.slots, ours.backend.inbox
+    worker = WrittenSupport(small.sparsified, slots, params, decay, hidden)
     for number, ticket in enumerate(TICKETS):
         _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
         masks = worker.of(grads)
