@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 
@@ -251,7 +251,7 @@ class Engine(Generic[State]):
             if row.unread.size:
                 self._reading.append(row)
                 continue
-            piece = row.draw(logits)
+            (piece,) = self._draw([row], logits)
             pieces.append(piece)
             if piece.finish_reason is None:
                 self._writing.append(row)
@@ -271,10 +271,8 @@ class Engine(Generic[State]):
         last = np.array([[row.last] for row in rows], np.int32)
         logits, together = self._model.logits(last, together)
         self._states = [together]
-        pieces, going_on = [], []
-        for j, row in enumerate(rows):
-            piece = row.draw(logits[j : j + 1])
-            pieces.append(piece)
+        pieces, going_on = self._draw(rows, logits), []
+        for j, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
             if piece.finish_reason is None:
                 going_on.append(j)
             elif row.request.session is not None:
@@ -282,6 +280,13 @@ class Engine(Generic[State]):
         if len(going_on) < len(rows):
             self._go_on_with(going_on)
         return pieces
+
+    def _draw(self, rows: Sequence[_Row[State]], logits: NDArray[np.float32]) -> list[Piece]:
+        """Choose the next token of each row from logits (B, V)."""
+        samplers = [row.request.sampler for row in rows]
+        occurred = [row.occurred for row in rows]
+        tokens = draw_each(samplers, logits[:, : self._tokenizer.n_ids], occurred)
+        return [row.take(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
 
     def _together(self) -> State:
         states = self._states
@@ -329,17 +334,15 @@ class _Row(Generic[State]):
             self.n_before += session.n_tokens - len(session.unread)
         self.n_written = 0
         self.texts: list[str] = []
-        self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, request.stop)
-        self._occurred: NDArray[np.bool_] | None = None
+        self.occurred: NDArray[np.bool_] | None = None
         if request.sampler.repetition_penalty != 1:
-            self._occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
-            self._occurred[0, prompt] = True
+            self.occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
+            self.occurred[0, prompt] = True
 
-    def draw(self, logits: NDArray[np.float32]) -> Piece:
-        """Choose the next token from logits (1, V)."""
-        sampler = self.request.sampler
-        piece = self._said(int(sampler(logits[:, : self._tokenizer.n_ids], self._occurred)[0]))
+    def take(self, token: int) -> Piece:
+        """Go on with a token that was drawn."""
+        piece = self._said(token)
         if self.request.session is not None:
             self.texts.append(piece.text)
         return piece
@@ -347,8 +350,8 @@ class _Row(Generic[State]):
     def _said(self, token: int) -> Piece:
         if token in self.request.ends:
             return Piece(self.index, None, self._text.end(), "document_end")
-        if self._occurred is not None:
-            self._occurred[0, token] = True
+        if self.occurred is not None:
+            self.occurred[0, token] = True
         self.last = token
         self.n_written += 1
         is_last = self.n_written == self.request.max_new_tokens

@@ -20,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.errors import ConfigError, Diverged
 
 pytestmark = pytest.mark.slow
@@ -202,3 +202,39 @@ def test_settings_out_of_range_are_named(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ConfigError, match=rf"{name} is .*, expected"):
         Sampler(**options)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    logits=hnp.arrays(
+        np.float32, (5, 40), elements=st.floats(-80, 80, width=32) | st.just(-np.inf)
+    ),
+    temperatures=st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.0]), min_size=5, max_size=5),
+    top_ks=st.lists(st.sampled_from([0, 0, 3]), min_size=5, max_size=5),
+    penalties=st.lists(st.sampled_from([1.0, 1.0, 1.5]), min_size=5, max_size=5),
+)
+def test_samplers_that_draw_together_draw_what_each_draws_alone(
+    logits: NDArray[np.float32], temperatures: Any, top_ks: Any, penalties: Any
+) -> None:
+    logits[:, 0] = 0.0  # something can be drawn
+    occurred = np.arange(40) % 3 == 0
+
+    def samplers() -> list[Sampler]:
+        each = enumerate(zip(temperatures, top_ks, penalties, strict=True))
+        return [
+            Sampler(temperature=t, top_k=k, repetition_penalty=p, seed=seed)
+            for seed, (t, k, p) in each
+        ]
+
+    alone, together = samplers(), samplers()
+    for _ in range(3):
+        expected = [int(one(logits[j : j + 1], occurred[None])[0]) for j, one in enumerate(alone)]
+        assert draw_each(together, logits, [occurred[None]] * 5).tolist() == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_one_row_that_is_not_finite_is_an_error_among_others(bad: float) -> None:
+    logits = np.zeros((3, 10), np.float32)
+    logits[1] = bad
+    with pytest.raises(Diverged):
+        draw_each([Sampler(seed=k) for k in range(3)], logits, [None] * 3)

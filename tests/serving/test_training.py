@@ -84,7 +84,7 @@ def test_a_stream_sees_newer_weights_between_its_tokens(
 def test_when_the_run_ends_its_last_weights_stay(
     training: subprocess.Popen[str], server: Server, tmp_path: Path
 ) -> None:
-    version(server)
+    until(lambda: server.health()["newest"] > 0)
     training.send_signal(signal.SIGINT)
     _, err = training.communicate(timeout=END_S)
     assert training.returncode == 130, err
