@@ -29,6 +29,8 @@ MOST_WORKERS = 256
 MOST_LINE = 1 << 22
 """Bytes of a line; a longer one is damage."""
 BLOCK = 1 << 22
+MOST_NUMBER = 10**300
+"""A whole number that is still a float."""
 ROUND = 5
 """Digits of a number that is drawn."""
 
@@ -60,6 +62,7 @@ class Worker:
         columns: one of each name in `OF_WORKER`, a number per line or NaN.
         staleness: steps by their staleness, of the commands before the newest.
         newest: the last line of the newest command.
+        applied: steps and the sum of their staleness in that line.
         restarts: processes that took the place of a dead one.
     """
 
@@ -67,6 +70,7 @@ class Worker:
     columns: dict[str, array[float]]
     staleness: Counter[int] = field(default_factory=Counter)
     newest: Mapping[str, Any] = field(default_factory=dict)
+    applied: tuple[float, float] = (0.0, 0.0)
     restarts: int = 0
 
 
@@ -170,7 +174,8 @@ class History:
             self._take_worker(worker, before, since_s)
         for known in self.workers.values():
             if len(known.columns["staleness"]) == before:  # it is not in this line
-                _append(known.columns, {})
+                for column in known.columns.values():
+                    column.append(math.nan)
         self.newest = {**record, "val_bits_per_byte": evaluated}
 
     def _new_command(self, record: Mapping[str, Any]) -> None:
@@ -180,7 +185,7 @@ class History:
             for known in self.workers.values():
                 known.staleness += _histogram(known.newest)
                 self._dropped_before += int(_number(known.newest.get("dropped", 0), 0))
-                known.newest = {}
+                known.newest, known.applied = {}, (0.0, 0.0)
             self._open_spans.clear()
         self._pid = pid
 
@@ -194,15 +199,12 @@ class History:
             known = self.workers[slot] = Worker(str(record.get("backend", "?"))[:40], gaps)
         elif len(known.columns["staleness"]) > before:  # a slot twice in one line
             return
-        _append(
-            known.columns,
-            {
-                "tokens_per_s": _number(record.get("tokens_per_s")) if since_s > 0 else math.nan,
-                "memory_bytes": _number(record.get("memory_bytes")),
-                "staleness": _late(known.newest, record),
-                "waiting": _share(known.newest, record, since_s),
-            },
-        )
+        before_applied, known.applied = known.applied, _applied(record)
+        columns, trains = known.columns, since_s > 0
+        columns["tokens_per_s"].append(_number(record.get("tokens_per_s")) if trains else math.nan)
+        columns["memory_bytes"].append(_number(record.get("memory_bytes")))
+        columns["staleness"].append(_late(before_applied, known.applied))
+        columns["waiting"].append(_share(known.newest, record, since_s))
         known.backend = str(record.get("backend", known.backend))[:40]
         self._extend_span(slot, record, since_s)
         known.newest = record
@@ -315,32 +317,25 @@ def workers_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [one for one in workers if isinstance(one, dict)] if isinstance(workers, list) else []
 
 
-def _append(columns: Mapping[str, array[float]], values: Mapping[str, float]) -> None:
-    for name, column in columns.items():
-        column.append(values.get(name, math.nan))
-
-
 def _number(value: object, otherwise: float = math.nan) -> float:
     """A number of a line as a float; anything else, infinities too, is a gap."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is float:
+        return value if math.isfinite(value) else otherwise
+    if type(value) is not int or abs(value) > MOST_NUMBER:
         return otherwise
-    try:
-        number = float(value)
-    except OverflowError:
-        return otherwise
-    return number if math.isfinite(number) else otherwise
+    return float(value)
 
 
-def _late(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+def _late(before: tuple[float, float], now: tuple[float, float]) -> float:
     """Mean staleness of the steps between two lines of a worker; NaN where it took none."""
-    (steps, total), (steps_before, total_before) = map(_lateness, (now, before))
-    fresh = steps - steps_before
-    return (total - total_before) / fresh if fresh > 0 else math.nan
+    fresh = now[0] - before[0]
+    return (now[1] - before[1]) / fresh if fresh > 0 else math.nan
 
 
-def _lateness(record: Mapping[str, Any]) -> tuple[float, float]:
-    applied = _number(record.get("steps", 0), 0) - _number(record.get("dropped", 0), 0)
-    return applied, applied * _number(record.get("mean_staleness", 0), 0)
+def _applied(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Steps that a worker has added, and the sum of their staleness."""
+    steps = _number(record.get("steps"), 0) - _number(record.get("dropped"), 0)
+    return steps, steps * _number(record.get("mean_staleness"), 0)
 
 
 def _share(before: Mapping[str, Any], now: Mapping[str, Any], since_s: float) -> float:

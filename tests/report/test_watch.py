@@ -14,10 +14,14 @@ import time
 import pytest
 
 from mlxhog import cli
+from mlxhog.arena import requests
+from mlxhog.checkpoint.run import Run
 from mlxhog.errors import ArenaError
 from mlxhog.files import durable
 from mlxhog.report.metrics import Progress
 from mlxhog.watching.follow import NOTHING, Follower, follow, progress_of
+from mlxhog.watching.record import Record
+from tests.report.running import wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
@@ -29,6 +33,11 @@ def watch(*words: object, **options: object) -> subprocess.Popen[str]:
         text=True,
         **options,  # type: ignore[call-overload]
     )
+
+
+def states(run: Run, slot: int) -> set[str]:
+    """What the metrics of a run say that a worker slot has been."""
+    return {span.state for span in Record(run).history.spans if span.slot == slot}
 
 
 # -- of a run that has ended -----------------------------------------------------------------------
@@ -142,6 +151,25 @@ def test_a_running_run_is_watched_through_its_shared_memory_and_not_disturbed(tr
     assert {worker.backend for worker in seen[5].workers} == {"mlx:cpu"}
     result = trained.run.read_status()["result"]
     assert (result["restarts"], result["torn"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
+    trained = training(90)
+    with Follower(trained.run) as follower:
+        assert len(wait_until(lambda: follower.look().workers)) == 2
+        requests.ask(trained.run.directory, "join", workers="mlx:cpu")
+        joined = wait_until(lambda: next(iter(follower.look().workers[2:]), None))
+        assert (joined.slot, joined.backend) == (3, "mlx:cpu")
+        wait_until(lambda: follower.look().workers[2].steps > 0)
+        wait_until(lambda: "running" in states(trained.run, slot=3))
+        requests.ask(trained.run.directory, "leave", worker=3)
+        wait_until(lambda: follower.look().workers[2].state == "left")
+    trained.stop()
+    record = Record(trained.run)
+    assert record.others == 2
+    assert {"running", "left"} <= states(trained.run, slot=3)
+    assert record.history.workers[3].restarts == 0
 
 
 @pytest.mark.slow
