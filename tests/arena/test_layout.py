@@ -136,6 +136,17 @@ def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers
     assert abs(layout.occupied_bytes - whole.total_bytes) <= PAGE * 8  # the layout's own text
 
 
+def test_on_macos_a_segment_that_reaches_beyond_a_piece_begins_in_the_next():
+    def place(n_bytes):
+        extra = {"large": ("uint8", n_bytes)}
+        return plan({}, max_workers=1, n_tickets=8, extra=extra, pieces=True).segments["large"]
+
+    begin = place(1).offset
+    room = ANON_MAX_SIZE // PAGES * PAGES - begin  # the earliest end of a first piece
+    assert place(room).offset == begin
+    assert place(room + 1).offset == -(-ANON_MAX_SIZE // PAGES) * PAGES  # the latest beginning
+
+
 def test_layouts_that_differ_in_one_shape_have_different_digests():
     assert (
         plan({"w": Spec((3, 4))}, n_tickets=1).digest
