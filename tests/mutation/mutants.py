@@ -189,7 +189,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ],
     ),
     "mlxhog/strategies/hogwild.py": (
-        ("tests/training/test_strategies.py", "tests/strategies/test_hogwild_claims.py"),
+        ("tests/strategies/test_hogwild_claims.py", "tests/training/test_strategies.py"),
         [
             ("staleness = version - self._version_read", "staleness = version"),
             ("finite = bool(np.isfinite(norm))", "finite = True"),
