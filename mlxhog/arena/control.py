@@ -15,6 +15,8 @@ workers         workers of the run now: those it began with, and those that have
                 without those that have left; the supervisor writes it
 first_ticket    where synchronous rounds begin, counted from the beginning of training
 end_ticket      likewise, where the budget ends for strategies that take any free ticket; 0 nowhere
+stream_end      1 + the tickets that are there, where text arrives while training; 0 where all is
+                there from the beginning
 tickets_before  tickets that were done before this call
 eval_asked      evaluations of the held-out text asked for while training
 eval_taken      evaluations a worker has taken on
@@ -40,7 +42,7 @@ LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
     "version", "moments_since", "tokens", "steps", "workers",
     "command", "pause", "start_ns", "limit_ns",
-    "first_ticket", "end_ticket", "tickets_before",
+    "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",
     "sample_asked", "sample_taken",
 )  # fmt: skip

@@ -48,6 +48,13 @@ class TrainConfig:
         "every-12th", "held-out text: every-12th (document), or tail (the end of each)"
     )
 
+    follow: str | None = _data(
+        None,
+        "folder whose new text files and examples are trained on as they arrive, each once, in "
+        "place of data, which stays the held-out text; without a budget until mlxhog stop",
+        none="off",
+    )
+
     model: str = _model("tiny", "architecture: a name, or a YAML or JSON file", aliases=("size",))
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
@@ -367,7 +374,7 @@ class TrainConfig:
             raise ConfigError("\n".join(problems))
         if self.resume is None and self.reset_optimizer:
             raise ConfigError("reset_optimizer: is for a run that is resumed; add --resume")
-        if self.resume is None and not self.has_budget:
+        if self.resume is None and self.follow is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
         if self.resume is None and self.optimizer == "auto":
             object.__setattr__(self, "optimizer", DEFAULT_OPTIMIZER)

@@ -26,6 +26,10 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
     except ValueError as error:
         found.append(("slow", str(error)))
     found += _of_strategy(config)
+    lock_free = config.strategy in ("serial", "hogwild") and config.async_after == 0
+    if config.follow is not None and not (lock_free and config.blocks == "all"):
+        problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
+        found.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
     if config.backoff_epochs is not None and config.schedule not in FALLING_SCHEDULES:
         problem = f"is for schedules backoff and inverse, not {config.schedule}; leave it out"
         found.append(("backoff_epochs", problem))
@@ -52,6 +56,8 @@ def implied_strategy(config: TrainConfig) -> str:
         or config.sparsify != "none"
         or config.blocks != "all"
         or config.lr_workers in ("sqrt", "linear")
+        or config.follow is not None
+        or config.max_workers is not None
     )
     if lock_free:
         return "hogwild"

@@ -136,6 +136,10 @@ class Batches:
         """Tickets per epoch."""
         return -(-self._order.n // self._batch_size)
 
+    def example(self) -> Batch:
+        """Return a batch of the same shape as many, to try a model with."""
+        return self.at(0, 0)
+
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket.
 

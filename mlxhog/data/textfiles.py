@@ -91,6 +91,17 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 
 def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
+    for where, record in records(path):
+        yield record_text(record, text_key, where)
+
+
+def records(path: Path) -> Iterator[tuple[str, object]]:
+    """Yield the records of a `.jsonl` file, each with its place for errors.
+
+    Raises:
+        DataError: the file is unreadable, or a line is no JSON.
+        EnvironmentLacks: reading it needs a package that is not installed.
+    """
     with _open(path) as file:
         for number, line in enumerate(_lines(path, file), 1):
             if not line.strip():
@@ -104,7 +115,16 @@ def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
                 raise DataError(
                     f"{where}: not JSON ({error}); repair or delete this line"
                 ) from error
-            yield _normalise(_to_bytes(_text(record, text_key, where)))
+            yield where, record
+
+
+def record_text(record: object, text_key: str | None, where: str) -> bytes:
+    """Return the text of a record by the rules of `documents`.
+
+    Raises:
+        DataError: it has none.
+    """
+    return _normalise(_to_bytes(_text(record, text_key, where)))
 
 
 def _text(record: object, text_key: str | None, where: str) -> str:

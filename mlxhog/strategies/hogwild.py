@@ -89,17 +89,20 @@ class HogwildWorker:
             return Idle.DONE
         if context.paused():
             return Idle.WAIT
-        claim = context.ledger.claim(context.owner, self._end)
+        end = self._end
+        if stream := context.arena.counters.load("stream_end"):
+            end = min(end, stream - 1)
+        claim = context.ledger.claim(context.owner, end)
         if claim is None:
-            return Idle.DONE if self._all_are_handed_out() else Idle.WAIT
+            return Idle.DONE if self._all_are_handed_out(end) else Idle.WAIT
         epoch, ticket = claim
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 
-    def _all_are_handed_out(self) -> bool:
-        """Whether the last ticket of the budget is someone's; a dead worker's comes back yet."""
+    def _all_are_handed_out(self, end: int) -> bool:
+        """Whether the last ticket before `end` is someone's; a dead worker's comes back yet."""
         ledger = self.context.ledger
-        return ledger.state(*ledger.locate(self._end - 1)) != TicketState.FREE
+        return not end or ledger.state(*ledger.locate(end - 1)) != TicketState.FREE
 
     def read(self) -> None:
         """A snapshot, as it is or moved on; live reads need nothing."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from mlxhog.arena import Arena
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
+from mlxhog.data.ledger import Ledger, Position
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError
 from mlxhog.files import mapped
@@ -51,7 +52,7 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     saved, strategy = plan.resumption.checkpoint, plan.strategy
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
-    state = saved.state
+    state = {**saved.state, "ledger": _position(plan, saved.state, ledger)}
     arena.counters.store("version", int(state["version"]))
     position = strategy.resume(arena, ledger, state)
     if position is not None:
@@ -71,6 +72,21 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         seconds_before=used["seconds"],
     )
     return Start(budget, (_summary(plan.resumption), *filter(None, (joined, message))))
+
+
+def _position(plan: Plan, state: Mapping[str, Any], ledger: Ledger) -> Position:
+    """Where the text that is trained on goes on: that of `--data`, or that which is followed.
+
+    A run may train on either in turn; each goes on where it was left, from its beginning at first.
+    """
+    positions = state.get("ledgers", {"data": state["ledger"]})
+    fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
+    position: Position = positions.get(_text_kind(plan), fresh)
+    return position
+
+
+def _text_kind(plan: Plan) -> str:
+    return "data" if plan.config.follow is None else "stream"
 
 
 def _joined_text(joined: int, workers: int) -> str | None:
@@ -208,6 +224,8 @@ def save(
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             moments[f"{segment}/{name}"] = view
     config, stored = plan.config, plan.stored
+    position = ledger.position()
+    earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     seconds = monitor.seconds()
     used = dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True))
     version = counters.load("version")
@@ -232,7 +250,12 @@ def save(
             "left": rest,
             "over": monitor.over,
             "val_bits_per_byte": monitor.val_bits_per_byte,
-            "ledger": ledger.position(),
+            "ledger": position,
+            "followed": config.follow is not None,
+            "ledgers": {
+                **earlier.get("ledgers", {"data": earlier["ledger"]} if earlier else {}),
+                _text_kind(plan): position,
+            },
             **plan.strategy.state(arena),
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 
 from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends import kernel_choice
@@ -28,7 +29,7 @@ from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.session import Session
 
-COPIES = 200  # tries to copy state while its owner does not write it
+COPY_S = 1.0  # how long to try to copy state while its owner does not write it
 
 
 class Elastic:
@@ -165,16 +166,18 @@ def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
     Concurrency: that worker may be training. Its state is copied while it does not write; where it
     always does, the copy may hold parts of two of its steps.
     """
-    workers = [one for one in arena.workers if one.state == State.RUNNING and one.slot != slot]
+    workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
     source, heir = max(workers, key=lambda one: one.opt_step), arena.workers.entry(slot)
     kinds = [kind for kind in private if kind != RESIDUAL]
-    for _ in range(COPIES):
+    end_ns = monotonic_ns() + int(COPY_S * 1e9)
+    while True:
         before = _moment(source)
         for kind in kinds:
             updates.snapshot(
                 arena.segment(f"{kind}.{slot}"), arena.segment(f"{kind}.{source.slot}")
             )
-        if not kinds or (before is not None and before == _moment(source)):
+        is_whole = before is not None and before == _moment(source)
+        if is_whole or not kinds or monotonic_ns() >= end_ns:
             break
         time.sleep(0.001)
     heir.opt_step = source.opt_step

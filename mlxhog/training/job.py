@@ -38,6 +38,9 @@ class Batches(Protocol):
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket."""
 
+    def example(self) -> Batch:
+        """Return a batch of the same shape as many, to try a model with."""
+
 
 class SideJobs(Protocol):
     """What a worker does beside its steps."""

@@ -20,7 +20,8 @@ from mlxhog.checkpoint import run
 from mlxhog.config import slowdowns
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import prepare
+from mlxhog.config.contradictions import FALLING_SCHEDULES
+from mlxhog.data import prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
@@ -166,6 +167,7 @@ def make_plan(config: TrainConfig) -> Plan:
     )
     train, val = data.open(config.seq_len)
     _check_vocabulary(config, model, data)
+    config, follow_notes = _following(config)
     model = families.with_bos(model, data.tokenizer.bos)
     if resumption is not None:
         resumption.check_data(data.tokenizer, train.digest)
@@ -182,6 +184,8 @@ def make_plan(config: TrainConfig) -> Plan:
     apart = len(workers) if config.adds_steps_apart else 1
     factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
+    if config.follow is not None:
+        n_tickets = stream.TICKETS
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
     if auto:
         tables |= evenness.segment(len(workers))
@@ -203,6 +207,7 @@ def make_plan(config: TrainConfig) -> Plan:
             *writers.notes,
             *kernels.notes,
             *live_note,
+            *follow_notes,
             *_optimizer_notes(config, named, model, hidden, factor),
         ),
         layout=layout,
@@ -299,6 +304,27 @@ def _reads_live(
     return False, (
         f"no copies for live readers: the two would take {n_bytes / 2**30:.1f} GiB; --live on "
         "keeps them all the same",
+    )
+
+
+def _following(config: TrainConfig) -> tuple[TrainConfig, tuple[str, ...]]:
+    """The configuration, where nothing ends the run with a step size that needs no end; notes.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if config.follow is None:
+        return config, ()
+    if not Path(config.follow).expanduser().is_dir():
+        raise ConfigError(
+            f"follow: there is no folder {config.follow}; make it (mkdir), or name another"
+        )
+    note = f"follows {config.follow}: new text files there are trained once"
+    if config.has_budget or config.schedule in FALLING_SCHEDULES:
+        return config, (note,)
+    constant = replace(config, schedule="constant", warmup=0.0)
+    return constant, (
+        f"{note}, at a constant lr of {config.top_lr:g}, until mlxhog stop or Ctrl-C",
     )
 
 

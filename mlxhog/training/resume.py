@@ -56,7 +56,8 @@ class Resumption:
         saved = checkpoint.load(path)
         checkpoint.check_architecture(saved, model)
         config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
-        if config.has_budget:
+        begins_to_follow = config.follow is not None and not saved.state.get("followed", False)
+        if config.has_budget or begins_to_follow:  # of text that has no end
             return cls(config, run, saved, None)
         own = saved.state["budget"]
         config = replace(config, **own)

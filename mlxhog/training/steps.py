@@ -46,7 +46,7 @@ class Steps:
         """
         print(f"micro-batch {self.job.micro_batch}", flush=True)
         self.context.copy_to_inbox()
-        batch = next(self._micro_batches(Lease(0, 0)))
+        batch = self._batches.example().part(0, self.job.micro_batch)
         if self.job.spec.backend not in GPU_BACKENDS:
             batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
         self.context.backend.loss_and_grads(batch)

@@ -34,6 +34,7 @@ from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.training import checkpoints, evenness
 from mlxhog.training.elastic import Elastic
 from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
+from mlxhog.training.follow import Following
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.reporting import Observer, Reporter, summary
@@ -90,17 +91,22 @@ class _Training(Session):
         run: Run | None = None,
     ) -> None:
         """Make the arena of a run; of one that is open already, a second one."""
-        self.plan, self.config = plan, plan.config
         self.is_open, self.run = run is not None, run or plan.open_run()
         stack.enter_context(self.run.lock())
         if plan.resumption is not None:
             plan.resumption.check_newest()
         directory = self.run.directory
+        self.following = Following.of(plan, directory)
+        if self.following is not None:
+            plan = replace(plan, batches=self.following.batches)
+        self.plan, self.config = plan, plan.config
         super().__init__(
             plan, directory, stack=stack, run_id=self.run.name[:64], fallback=directory
         )
         self.start = checkpoints.restore(plan, self.arena, self.ledger)
-        self.begin(self.start.budget, self.start.budget.step_limit(plan.tokens_per_step))
+        budget, follows = self.start.budget, self.following is not None
+        # Steps on text that arrives may have fewer tokens than others.
+        self.begin(budget, budget.steps if follows else budget.step_limit(plan.tokens_per_step))
         self.publisher: Publisher | None = None
         if published.WORDS in plan.layout.segments:
             self.publisher = Publisher(self.arena, self.strategy, self.config.live_every)
@@ -124,7 +130,7 @@ class _Training(Session):
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
         self.copies_bits_per_byte: list[float] = []
-        self._began_ns = began_ns
+        self._began_ns, self._stack = began_ns, stack
         self._end_ns: int | None = None  # when the run has to be over, of a budget of time
         self._signals = Interrupts()
         self._requests = Requests(
@@ -149,6 +155,10 @@ class _Training(Session):
         self.reporter.drop_lost_metrics(self.start.budget)
         with self._signals:
             try:
+                if self.following is not None:
+                    if self.plan.resumption is None:
+                        self._save()  # from where whatever it takes in is found after a kill
+                    self.following.begin(self.arena, self.ledger, self._stack)
                 self.supervisor.start()
                 self.until(self.supervisor.ready, Doing(Activity.STARTING))
                 if self.plan.undecided and not self._signals.count:
@@ -228,6 +238,8 @@ class _Training(Session):
             self.poll()
             steps, seconds = counters.load("steps"), self.monitor.seconds()
             for k, (interval, act) in enumerate(regular):
+                if self.following is not None and steps == last[k][0]:
+                    continue  # it waits for text, and has nothing new to show
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
                     act()
@@ -438,6 +450,9 @@ class _Training(Session):
         if self._signals.count > 1:
             raise _StopNow
         super().poll(doing)
+        if self.following is not None:
+            for message in self.following.look(training=doing is None):
+                self.report(message)
         self.reporter.report_now_and_then(doing)
         self._requests.serve(doing)
 

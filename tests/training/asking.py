@@ -62,8 +62,9 @@ def trained(config: TrainConfig, act: Callable[[Path], object], steps: int = 3) 
 
 
 def endless(tmp_path: Path, **options: object) -> TrainConfig:
-    """A run that somebody has to end."""
-    return small_config(tmp_path, steps=None, time=120.0, **options)
+    """A run that somebody has to end, lock-free unless the options say otherwise."""
+    ending = {"steps": None, "time": 120.0}
+    return small_config(tmp_path, **{"strategy": "hogwild", **ending, **options})
 
 
 def until(directory: Path, condition: Callable[[dict[int, Any]], bool]) -> dict[int, Any]:

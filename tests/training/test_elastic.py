@@ -106,7 +106,7 @@ def test_a_slot_that_was_left_is_taken_again(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_is_resumed_with_the_workers_of_its_configuration(tmp_path):
-    config = endless(tmp_path)
+    config = endless(tmp_path, optimizer="adamw")
 
     def join(directory: Path) -> None:
         ask(directory, "join", workers="mlx:cpu")
@@ -221,7 +221,7 @@ def shape(n: int) -> Any:
 
 @pytest.mark.parametrize(("max_workers", "slots"), [(1, 1), (7, 7), (None, 3)])
 def test_free_slots_are_as_many_as_are_asked_for(tmp_path, max_workers, slots):
-    found = make_plan(small_config(tmp_path, max_workers=max_workers))
+    found = make_plan(small_config(tmp_path, strategy="hogwild", max_workers=max_workers))
     assert (found.strategy.slots, found.layout.max_workers) == (slots, slots)
 
 

@@ -90,6 +90,10 @@ class RowBatches:
         """Batches per epoch."""
         return -(-self._order.n // self._size)
 
+    def example(self) -> Batch:
+        """Return a batch of the same shape as many, to try a model with."""
+        return self.at(0, 0)
+
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket.
 

@@ -1,0 +1,274 @@
+"""A run follows a folder: what comes is trained once, in order, and never lost by a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena.requests import ask
+from mlxhog.checkpoint import checkpoint, run
+from mlxhog.data.byte_tokenizer import ByteTokenizer
+from mlxhog.data.stream import Segment, StreamWriter, append_example
+from mlxhog.errors import ConfigError
+from mlxhog.report.metrics import Progress, Result
+from mlxhog.training import follow
+from mlxhog.training.follow import Follower
+from mlxhog.training.plan import make_plan
+from tests.training.asking import LIMIT_S, Client
+from tests.training.small import small_config
+
+TOKENIZER = ByteTokenizer()
+ROOT = Path(__file__).parents[2]
+
+
+def following(tmp_path: Path, **options: object) -> TrainConfig:
+    folder = tmp_path / "new"
+    folder.mkdir(exist_ok=True)
+    return small_config(tmp_path, follow=str(folder), **{"steps": None, **options})
+
+
+def segments(directory: Path) -> list[Segment]:
+    found: list[Segment] = []
+    while segment := Segment.read(directory / "stream", len(found) + 1, verify=True):
+        found.append(segment)
+    return found
+
+
+def rows(directory: Path) -> list[bytes]:
+    """The text of every row that was published, in order; BOS has none."""
+    text = []
+    for segment in segments(directory):
+        at = 0
+        for n, _ in segment.rows:
+            text.append(bytes(TOKENIZER.decode(segment.tokens[at : at + n].astype("int32"))))
+            at += int(n)
+    return text
+
+
+def done(directory: Path) -> int:
+    """Tickets of the stream that the last checkpoint counts as trained."""
+    found = run.Run(directory)
+    _, path = checkpoint.resumable(str(directory), found.directory.parent)
+    position = checkpoint.load(path).state["ledgers"]["stream"]
+    assert position["done"] == []
+    return int(position["epoch"] * position["n"] + position["watermark"])
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, f"waited for: {what}"
+        time.sleep(0.02)
+
+
+class Following(Client):
+    """Acts beside a run that follows, also before it has taken a step; notes its messages."""
+
+    def __init__(self, config: TrainConfig, act: Callable[[Path], object]) -> None:
+        super().__init__(config, act, steps=0)
+        self.messages: list[str] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.messages += [progress.message] if progress.message else []
+        super().__call__(progress)
+
+
+def followed(config: TrainConfig, act: Callable[[Path], object]) -> tuple[Result, list[str]]:
+    def act_and_stop(directory: Path) -> None:
+        try:
+            act(directory)
+        finally:
+            ask(directory, "stop")
+
+    client = Following(config, act_and_stop)
+    result = train(config, observer=client)
+    client.finish()
+    return result, client.messages
+
+
+def trained_all(directory: Path, rows_there: int) -> Callable[[], bool]:
+    """Whether so many rows are published, and a checkpoint counts all tickets as trained."""
+
+    def condition() -> bool:
+        if len(rows(directory)) < rows_there:
+            return False
+        ask(directory, "checkpoint")
+        return done(directory) == segments(directory)[-1].end_ticket
+
+    return condition
+
+
+@pytest.mark.slow
+def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
+    config = following(tmp_path, workers="mlx:cpu,torch:cpu", batch_size=2)
+    folder = Path(config.follow)
+    (folder / "first.txt").write_text("the first text " * 3)
+
+    def feed(directory: Path) -> None:
+        wait_for(trained_all(directory, 2), "the first file")
+        lines = [{"prompt": "two and two is", "answer": " four"}, {"text": "a plain record"}]
+        (folder / "next.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        wait_for(trained_all(directory, 4), "the records")
+        append_example(directory, {"prompt": "say", "answer": " it"}, TOKENIZER)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "last.md").write_text("# the last")
+        wait_for(trained_all(directory, 6), "the example and the last file")
+
+    result, messages = followed(config, feed)
+    directory = Path(result.run)
+    said = rows(directory)
+    text = b"the first text " * 3
+    assert said[:2] == [text[:32], text[31:]]  # neighbours overlap by a token
+    assert said[2:4] == [b"two and two is four", b"a plain record"]
+    assert sorted(said[4:]) == [b"# the last", b"say it"]
+    assert result.status == "interrupted"
+    assert result.steps == segments(directory)[-1].end_ticket == done(directory)
+    assert any("until mlxhog stop or Ctrl-C" in message for message in messages)
+    assert sum("waiting for new text" in message for message in messages) >= 2
+    wait_again, _ = followed(replace(config, resume=result.run), lambda directory: None)
+    assert wait_again.steps == result.steps  # nothing new, so nothing is trained
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_its_text_and_on_what_comes_in_turn(tmp_path):
+    first = train(small_config(tmp_path, steps=7))
+    config = replace(following(tmp_path), resume=first.run)  # which has used up its own budget
+    (Path(str(config.follow)) / "new.txt").write_text("something new " * 30)
+    second, _ = followed(config, lambda run: wait_for(trained_all(run, 14), "the file"))
+    assert second.steps == 7 + 7
+    third = train(replace(config, resume=first.run, follow=None, steps=5))
+    ledgers = checkpoint.load(Path(str(third.checkpoint))).state["ledgers"]
+    assert ledgers["stream"]["watermark"] == 7
+    assert ledgers["data"]["watermark"] + len(ledgers["data"]["done"]) == 12
+
+
+RUN = """
+import sys
+from pathlib import Path
+from mlxhog import train
+from tests.training.test_follow import following
+if __name__ == "__main__":
+    options = dict(workers="mlx:cpu*2", save_every="1s", time=300.0)
+    train(following(Path(sys.argv[1]), resume=(sys.argv[2:] or [None])[0], **options))
+"""
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
+    script = tmp_path / "follow.py"
+    script.write_text(RUN)
+    config = following(tmp_path)
+    sent: list[str] = []
+
+    def start(*resume: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(tmp_path), *resume]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    def send(directory: Path, count: int) -> None:
+        for _ in range(count):
+            text = f"number {len(sent)}"
+            append_example(directory, {"prompt": "say", "answer": f" {text}"}, TOKENIZER)
+            sent.append(f"say {text}")
+            (Path(str(config.follow)) / f"{len(sent):04}.txt").write_text(f"file {len(sent)}")
+
+    def seen(directory: Path) -> set[str]:
+        return {row.decode() for row in rows(directory)}
+
+    process = start()
+    try:
+        wait_for(lambda: (tmp_path / "runs").is_dir(), "the run")
+        wait_for(lambda: bool(run.list_runs(tmp_path / "runs")), "the run")
+        directory = run.find("latest", tmp_path / "runs").directory
+        wait_for((directory / "stream" / "stream.json").exists, "its stream")
+        for some in (0, 10, 5):  # the first kill may come before the first step
+            send(directory, 10)
+            wait_for(lambda n=some: len(seen(directory) & set(sent)) >= n, "some of them")
+            send(directory, 10)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            send(directory, 3)  # nobody is there
+            process = start(str(directory))
+        files = {f"file {k + 1}" for k in range(len(sent))}
+        wait_for(lambda: seen(directory) >= set(sent) | files, "all of them")
+        wait_for(trained_all(directory, 0), "their training")
+        ask(directory, "stop")
+        assert process.wait(LIMIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    published = [row.decode() for row in rows(directory)]
+    assert sorted(published) == sorted([*sent, *files])  # each once
+    assert done(directory) == segments(directory)[-1].end_ticket
+
+
+@pytest.fixture
+def follower(tmp_path, monkeypatch) -> Any:
+    """Of a folder whose files are whole at once."""
+    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    writer = StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1)
+    return Follower(folder, writer)
+
+
+def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_path):
+    for name, content in [
+        ("a.txt", b"good"),
+        ("b.txt", b"\0binary"),
+        ("c.jsonl", b'{"prompt": "long ' + b"x" * 20 + b'", "answer": "a"}\n'),
+        ("d.jsonl", b"{not json\n"),
+        ("e.txt", b""),
+        ("f.part", b"unfinished"),
+        (".g.txt", b"hidden"),
+        ("h.png", b"a picture"),
+    ]:
+        (follower.folder / name).write_bytes(content)
+    assert follower.look()
+    assert rows(tmp_path) == [b"good"]
+    said = list(follower.messages)
+    assert [text.partition(" ")[0] for text in said] == ["b.txt", "c.jsonl", "d.jsonl"]
+    assert "binary: a zero byte" in said[0]
+    assert "the run trains on at most 16" in said[1]
+    assert not follower.look()
+    again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))
+    assert not again.look()
+    (follower.folder / "a.txt").write_bytes(b"changed")
+    assert not follower.look()
+    assert not follower.look()
+    assert list(follower.messages)[3:] == [
+        "a.txt has changed since it was read; only new files are trained"
+    ]
+
+
+def test_a_file_that_still_grows_is_left_until_it_stands_still(follower, tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SETTLED_S", 1000.0)
+    clock = [0.0]
+    monkeypatch.setattr(follow.time, "monotonic", lambda: clock[0])
+    path = follower.folder / "a.txt"
+    for text in ("begin", "begin and end"):
+        path.write_text(text)
+        for _ in range(3):
+            assert not follower.look()
+            clock[0] += 400.0
+    clock[0] += 400.0
+    assert follower.look()
+    assert rows(tmp_path) == [b"begin and end"]
+
+
+def test_following_is_for_workers_that_take_any_batch(tmp_path):
+    others = ({"strategy": "sync"}, {"async_after": 0.5}, {"blocks": "disjoint"})
+    for options in others:
+        with pytest.raises(ConfigError, match="follow: is for lock-free workers"):
+            following(tmp_path, **options)
+    config = replace(following(tmp_path), follow=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="no folder .*nowhere"):
+        make_plan(config)
