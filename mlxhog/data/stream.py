@@ -5,7 +5,7 @@
     stream/00000001.rows         (rows, 2) int64: tokens of a row, and its first labels that are not
                                  trained
     stream/00000001.json         the header; a segment is there once this is, by rename
-    stream/examples.jsonl        examples that `append_example` has taken; only grows
+    stream/examples.jsonl        examples that `append_examples` has taken; only grows
 
 A row is trained as it stands: its inputs are all tokens but the last, its labels all but the first.
 A document is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by a token. An
@@ -126,20 +126,20 @@ def example_row(record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, w
     return Row(ids, masked=len(prompt))
 
 
-def append_example(run: Path, example: object, tokenizer: Tokenizer) -> None:
-    """Keep an example for a run that follows; it is on the disk when this returns.
+def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer) -> None:
+    """Keep examples for a run that follows; they are on the disk when this returns.
 
-    The run trains on it once, also where it is killed meanwhile, as soon as it trains.
+    The run trains on them once, also where it is killed meanwhile, as soon as it trains.
 
     Args:
         run: the run's directory.
-        example: `{"prompt": TEXT, "answer": TEXT}`.
+        examples: each `{"prompt": TEXT, "answer": TEXT}`.
         tokenizer: of the run's model.
 
     Raises:
         RunError: the run does not follow anything.
-        DataError: the example is empty, too long, or not text; nothing is kept.
-        EnvironmentLacks: the disk is full; nothing is kept.
+        DataError: an example is empty, too long, or not text; none of them is kept.
+        EnvironmentLacks: the disk is full; none is kept.
 
     Concurrency: any number of processes may append at once.
     """
@@ -153,19 +153,21 @@ def append_example(run: Path, example: object, tokenizer: Tokenizer) -> None:
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder / 'stream.json'} cannot be read: {error}; {_WAY_OUT}") from error
-    if not isinstance(example, Mapping):
-        raise DataError(
-            f"an example is {shown(example)}; expected an object with prompt and answer"
-        )
-    example_row(example, tokenizer, seq_len, "the example")
-    line = plain_json.dumps(example) + b"\n"
+    for number, example in enumerate(examples, start=1):
+        where = f"example {number}"
+        if not isinstance(example, Mapping):
+            raise DataError(
+                f"{where} is {shown(example)}; expected an object with prompt and answer"
+            )
+        example_row(example, tokenizer, seq_len, where)
+    lines = b"".join(plain_json.dumps(example) + b"\n" for example in examples)
     path = folder / EXAMPLES
     with disk_errors(f"writing {path}"), path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = end_of_last_line(file)
         file.truncate(end)  # what somebody who was killed had written of a line
         try:
-            file.write(line)
+            file.write(lines)
             file.flush()
             flush(file.fileno())
         except OSError:
@@ -284,7 +286,7 @@ class StreamWriter:
             self._take(segment)
 
     def accept_examples(self) -> None:
-        """Let `append_example` keep examples: from now on the run can be resumed after any kill.
+        """Let `append_examples` keep examples: from now on the run can be resumed after any kill.
 
         Raises:
             EnvironmentLacks: the disk is full.

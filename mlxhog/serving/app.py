@@ -15,8 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from mlxhog.checkpoint.run import Run, is_run, run_of
+from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Int32, Request, checked_ids
-from mlxhog.errors import Diverged, MlxhogError
+from mlxhog.errors import DataError, Diverged, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.serving import replies, requests
 from mlxhog.serving.admission import Admission, read_body
 from mlxhog.serving.config import ServeConfig
@@ -50,6 +52,7 @@ class Api:
         routes = [
             Route("/v1/completions", self._completions, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/examples", self._examples, methods=["POST"]),
             Route("/v1/models", self._models, methods=["GET"]),
             Route("/v1/models/{name}", self._model, methods=["GET"]),
             Route("/health", self._health, methods=["GET"]),
@@ -203,6 +206,28 @@ class Api:
             self.metrics.answers.labels("cancelled").inc(job.n_open)
             self._engine.cancel(job)
 
+    # -- examples ----------------------------------------------------------------------------------
+
+    async def _examples(self, http: HTTPRequest) -> Response:
+        """Hand examples on to the run; they are on its disk when this answers."""
+        given = requests.examples(await read_body(http))
+        await asyncio.to_thread(self._keep, given)
+        return _json({"object": "examples", "kept": len(given)})
+
+    def _keep(self, given: Sequence[object]) -> None:
+        model = self._served.model
+        run = Run(model.checkpoint) if is_run(model.checkpoint) else run_of(model.checkpoint)
+        try:
+            if run is None:
+                raise RunError(f"{model.checkpoint.name} is a checkpoint of no run; serve a run")
+            append_examples(run.directory, given, model.tokenizer)
+        except RunError as error:
+            raise Refused(str(error), status=409, code="not_following") from error
+        except DataError as error:
+            raise Refused(str(error), param="examples", code="invalid_value") from error
+        except EnvironmentLacks as error:
+            raise Refused(str(error), status=507, code="not_kept") from error
+
     # -- the rest ----------------------------------------------------------------------------------
 
     async def _models(self, http: HTTPRequest) -> Response:
@@ -348,7 +373,7 @@ async def _refused(http: HTTPRequest, error: Exception) -> Response:
 
 async def _not_found(http: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    ways = "/v1/completions, /v1/chat/completions, /v1/models, /health and /metrics"
+    ways = "/v1/completions, /v1/chat/completions, /v1/examples, /v1/models, /health and /metrics"
     message = f"{http.method} {http.url.path[:100]}: {error.detail}; this server has {ways}"
     return _error(Refused(message, status=error.status_code))
 

@@ -18,6 +18,9 @@ from mlxhog.decoding.sampling import Sampler
 from mlxhog.files import plain_json
 
 MOST_STOPS, MOST_STOP_CHARACTERS = 8, 100
+MOST_EXAMPLES = 1000
+"""In one request."""
+
 CHAT_TOKENS = 256
 """Length of a chat's answer where the client does not say."""
 
@@ -147,6 +150,26 @@ def chat(body: bytes, *, model: str) -> Asked:
         fields.rest["max_tokens"] = most
     fields.rest.setdefault("max_tokens", CHAT_TOKENS)
     return fields.asked(prompts=(text,), stops=(USER,), joint="\n", is_chat=True)
+
+
+def examples(body: bytes) -> list[object]:
+    """Return the examples of `POST /v1/examples`: one object, or a list under `examples`.
+
+    Raises:
+        Refused: it is not JSON, or there are none or too many; what an example has to be is seen
+            by who keeps it.
+    """
+    fields = _Fields(body, "")
+    many = fields.rest.get("examples", [fields.rest])
+    if set(fields.rest) - {"examples"} and "examples" in fields.rest:
+        raise Refused("the body has other fields beside examples; leave them out", param="examples")
+    if not isinstance(many, list) or not 1 <= len(many) <= MOST_EXAMPLES:
+        raise Refused(
+            f"examples is {shown(many)}; wanted a list of 1 to {MOST_EXAMPLES} objects with prompt "
+            "and answer",
+            param="examples",
+        )
+    return many
 
 
 def chat_text(messages: Sequence[tuple[str, str]]) -> str:

@@ -17,7 +17,7 @@ from mlxhog.data.stream import (
     Source,
     StreamBatches,
     StreamWriter,
-    append_example,
+    append_examples,
     document_rows,
     example_row,
 )
@@ -86,7 +86,7 @@ def test_what_is_no_example_is_named(record, said, tmp_path):
     assert said in str(refused.value).replace("'", '"')
     opened(tmp_path)
     with pytest.raises(DataError):
-        append_example(tmp_path, record, TOKENIZER)
+        append_examples(tmp_path, [record], TOKENIZER)
     assert not (tmp_path / "stream" / "examples.jsonl").exists()
 
 
@@ -141,24 +141,24 @@ def test_a_damaged_segment_is_named(tmp_path, suffix):
 
 def test_examples_need_a_run_that_follows(tmp_path):
     with pytest.raises(RunError, match="--follow FOLDER"):
-        append_example(tmp_path, {"prompt": "a", "answer": "b"}, TOKENIZER)
+        append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     opened(tmp_path)
     with pytest.raises(DataError, match="expected an object"):
-        append_example(tmp_path, ["a", "b"], TOKENIZER)
+        append_examples(tmp_path, [["a", "b"]], TOKENIZER)
 
 
 def test_a_torn_line_of_who_was_killed_is_no_part_of_the_next_example(tmp_path):
     opened(tmp_path)
-    append_example(tmp_path, {"prompt": "a", "answer": "b"}, TOKENIZER)
+    append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     path = tmp_path / "stream" / "examples.jsonl"
     path.write_bytes(path.read_bytes() + b'{"prompt": "c", "an')
-    append_example(tmp_path, {"prompt": "d", "answer": "e"}, TOKENIZER)
+    append_examples(tmp_path, [{"prompt": "d", "answer": "e"}], TOKENIZER)
     assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == ["a", "d"]
 
 
 def append_many(run: Path, name: int) -> None:
     for k in range(50):
-        append_example(run, {"prompt": f"{name}", "answer": f"{k}"}, TOKENIZER)
+        append_examples(run, [{"prompt": f"{name}", "answer": f"{k}"}], TOKENIZER)
 
 
 def test_processes_that_append_at_once_lose_nothing(tmp_path):
@@ -189,5 +189,5 @@ def test_a_disk_without_room_keeps_what_is_there(tmp_path, monkeypatch):
     assert (writer.end, opened(tmp_path).end) == (1, 1)
     monkeypatch.setattr("mlxhog.data.stream.flush", full)
     with pytest.raises(EnvironmentLacks, match="disk"):
-        append_example(tmp_path, {"prompt": "a", "answer": "b"}, TOKENIZER)
+        append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     assert (tmp_path / "stream" / "examples.jsonl").read_bytes() == b""

@@ -17,7 +17,7 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.byte_tokenizer import ByteTokenizer
-from mlxhog.data.stream import Segment, StreamWriter, append_example
+from mlxhog.data.stream import Segment, StreamWriter, append_examples
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import follow
@@ -118,7 +118,7 @@ def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
         lines = [{"prompt": "two and two is", "answer": " four"}, {"text": "a plain record"}]
         (folder / "next.jsonl").write_text("\n".join(map(json.dumps, lines)))
         wait_for(trained_all(directory, 4), "the records")
-        append_example(directory, {"prompt": "say", "answer": " it"}, TOKENIZER)
+        append_examples(directory, [{"prompt": "say", "answer": " it"}], TOKENIZER)
         (folder / "sub").mkdir()
         (folder / "sub" / "last.md").write_text("# the last")
         wait_for(trained_all(directory, 6), "the example and the last file")
@@ -176,7 +176,7 @@ def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
     def send(directory: Path, count: int) -> None:
         for _ in range(count):
             text = f"number {len(sent)}"
-            append_example(directory, {"prompt": "say", "answer": f" {text}"}, TOKENIZER)
+            append_examples(directory, [{"prompt": "say", "answer": f" {text}"}], TOKENIZER)
             sent.append(f"say {text}")
             (Path(str(config.follow)) / f"{len(sent):04}.txt").write_text(f"file {len(sent)}")
 

@@ -1,0 +1,90 @@
+"""Examples that a client posts: on the run's disk with the answer, or refused with the reason."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mlxhog.data.byte_tokenizer import ByteTokenizer
+from mlxhog.data.stream import StreamWriter
+from mlxhog.serving.requests import MOST_EXAMPLES, Refused, examples
+from tests.serving.servers import Server, serving
+
+ONE = {"prompt": "2 and 2 is", "answer": " 4"}
+
+
+@pytest.fixture(scope="module")
+def followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose `runs` hold one run that follows; of 16 tokens at a time."""
+    copy = tmp_path_factory.mktemp("followed")
+    shutil.copytree(folder / "runs", copy / "runs", dirs_exist_ok=True)
+    (directory,) = (copy / "runs").iterdir()
+    StreamWriter(directory, ByteTokenizer(), seq_len=16, batch_size=1).accept_examples()
+    return copy
+
+
+@pytest.fixture(scope="module")
+def fed(followed: Path) -> Iterator[Server]:
+    with serving("latest", cwd=followed) as server:
+        yield server
+
+
+def kept(folder: Path) -> list[Any]:
+    (directory,) = (folder / "runs").iterdir()
+    path = directory / "stream" / "examples.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def posted(server: Server, body: object) -> httpx.Response:
+    return httpx.post(f"{server.url}/examples", json=body)
+
+
+@pytest.mark.slow
+def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
+    before = kept(followed)
+    reply = posted(fed, ONE)
+    assert (reply.status_code, reply.json()) == (200, {"object": "examples", "kept": 1})
+    two = [{"prompt": "a", "answer": str(k)} for k in range(2)]
+    assert posted(fed, {"examples": two}).json()["kept"] == 2
+    assert kept(followed) == [*before, ONE, *two]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"prompt": "a"}, "answer is None, expected text"),
+        ({"examples": [ONE, {"prompt": "a", "answer": ""}]}, "example 2: the answer is empty"),
+        ({"examples": [ONE, 3]}, "example 2 is 3"),
+        ({"prompt": "a" * 16, "answer": "b"}, "has 18 tokens, the run trains on at most 16"),
+        ({"examples": []}, "wanted a list of 1 to 1000"),
+        ([ONE], "wanted a JSON object"),
+    ],
+)
+def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, body, said):
+    before = kept(followed)
+    reply = posted(fed, body)
+    assert reply.status_code == 400
+    assert said in reply.json()["error"]["message"]
+    assert kept(followed) == before
+
+
+@pytest.mark.slow
+def test_a_run_that_follows_nothing_takes_none(server):
+    reply = posted(server, ONE)
+    assert reply.status_code == 409
+    assert "mlxhog train --follow FOLDER" in reply.json()["error"]["message"]
+
+
+def test_a_body_has_one_example_or_a_list_of_them():
+    assert examples(json.dumps(ONE).encode()) == [ONE]
+    assert examples(json.dumps({"examples": [ONE, 1]}).encode()) == [ONE, 1]
+    for body in ({"examples": "x"}, {"examples": [ONE] * (MOST_EXAMPLES + 1)}):
+        with pytest.raises(Refused, match="wanted a list"):
+            examples(json.dumps(body).encode())
+    with pytest.raises(Refused, match="other fields beside"):
+        examples(json.dumps({"examples": [ONE], "prompt": "a"}).encode())
