@@ -3,8 +3,8 @@
 Lock-free workers never wait, and pay with gradients that are late. Gradients of `sync` are never
 late, and a round lasts until its last sequence is done, however `sync_shares=speed` divides them.
 So what matters is how much of the workers' time rounds would use. Before training all workers
-compute gradients at the same time for a second, and from these times follow the gradients per
-second of either strategy:
+compute gradients at the same time for a second or a little more, and from these times follow the
+gradients per second of either strategy:
 
     hogwild   sum over workers of 1 / (mean time)
     sync      P / (mean over rounds of the largest n t / B)
@@ -41,9 +41,15 @@ MOST: Final = 100
 """Gradients of a worker that are kept."""
 
 MEASURE_S: Final = 1.0
-"""How long they are computed; every worker computes two at least."""
+"""How long they are computed."""
 
+LONGEST_S: Final = 4.0
+"""The same where there are fewer than `ENOUGH` after that time."""
+
+ENOUGH: Final = 8
 LEAST: Final = 2
+"""Computed by every worker, however long that takes."""
+
 MARGIN: Final = 1.15
 """How many times the gradients of `sync` those of `hogwild` have to be.
 
@@ -139,6 +145,12 @@ def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
         means_s=tuple(means),
         deviations_s=tuple(pstdev(times) for times in seconds),
     )
+
+
+def is_enough(count: int, seconds: float) -> bool:
+    """Whether a worker has measured so many gradients, in so many seconds, that it may stop."""
+    limit_s = MEASURE_S if count >= ENOUGH else LONGEST_S
+    return count >= LEAST and seconds >= limit_s
 
 
 def guess(workers: Sequence[WorkerSpec]) -> str:

@@ -56,8 +56,7 @@ class Steps:
         context, times = self.context, list[float]()
         if self._measured or context.rank >= context.workers:
             return
-        end_ns = monotonic_ns() + int(1e9 * evenness.MEASURE_S)
-        while self._asked_to_measure() and (len(times) < evenness.LEAST or monotonic_ns() < end_ns):
+        while self._asked_to_measure() and not evenness.is_enough(len(times), sum(times)):
             batches = list(self._micro_batches(Lease(0, len(times) % self._batches.n_tickets)))
             began_ns = monotonic_ns()
             context.entry.beat(Phase.COMPUTE)

@@ -67,6 +67,16 @@ def test_workers_that_look_alike_are_taken_for_even_until_they_are_measured() ->
     assert guess([gpu, mlx]) == guess([mlx, WorkerSpec("mlx:cpu", 2)]) == "hogwild"
 
 
+@pytest.mark.parametrize(
+    ("count", "seconds", "enough"),
+    [(20, 0.9, False), (20, 1.1, True), (5, 1.1, False), (5, 4.1, True), (1, 60.0, False)],
+)
+def test_few_gradients_are_measured_longer_and_no_worker_measures_one_alone(
+    count: int, seconds: float, enough: bool
+) -> None:
+    assert evenness.is_enough(count, seconds) == enough
+
+
 # -- runs ------------------------------------------------------------------------------------------
 
 
