@@ -230,9 +230,9 @@ def board_page(record: Record) -> str:
 <p class="sum"><span class="state" id="state">reading</span>
 <span id="told" role="status" aria-live="polite"></span></p>
 <div class="bar live">{buttons}
-<label id="token-field">token <input id="token" type="password" autocomplete="off"
- aria-describedby="token-help"></label>
-<span class="when" id="token-help">the link in the terminal has it</span></div>
+<label id="token-field">token <input id="token" autocomplete="off" spellcheck="false"
+ aria-describedby="token-help"> <span class="when" id="token-help">the link in the terminal has
+ it</span></label></div>
 <div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody id="table"></tbody></table></div>
 {curves()}
 <h2>Run</h2>

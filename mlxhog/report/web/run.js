@@ -5,7 +5,8 @@
 const runView = (() => {
   const AXES = {
     time: { label: "training time", of: (run) => run.axes.elapsed_s },
-    samples: { label: "samples (sequences)", of: (run) => run.axes.tokens.map((n) => n / run.seq_len) },
+    samples: { label: "samples (sequences)",
+      of: (run) => run.axes.tokens.map((n) => n / run.seq_len) },
     updates: { label: "updates", of: (run) => run.axes.updates },
   };
   const MB = 1e6;
@@ -120,7 +121,8 @@ const runView = (() => {
         series: [{ label: AXES[this.axis].label, value: (u, v) => (time ? clock(v) : short(v)) },
           ...drawn.map((line, k) => ({
             label: line.name, stroke: inks[(alone ? k : line.k) % inks.length], width: 1.5,
-            dash: line.dashed ? [6, 4] : undefined, spanGaps: true, points: { show: false },
+            dash: line.dashed ? [6, 4] : undefined, spanGaps: true,
+            points: { show: Boolean(line.dashed), size: 4 },
             value: (u, v) => short(v) }))],
       }, data, box);
       entry.plot = plot;
@@ -186,11 +188,12 @@ const runView = (() => {
     const folded = Math.max(...lags) > end;
     const mean = lags.reduce((sum, lag) => sum + lag * counts[lag], 0) / total;
     const node = make("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img",
-      "aria-label": `${title}: mean ${short(mean)}, largest ${Math.max(...lags)}; P-1 is ${others}` });
+      "aria-label": `${title}: mean ${short(mean)}, largest ${Math.max(...lags)}; ` +
+        `P-1 is ${others}` });
     bars.forEach((share, lag) => {
       const tall = (base - 16) * share / top, x = left + lag * wide;
-      node.append(make("rect", { x: x + 1, y: base - tall, width: Math.max(wide - 2, 1), height: tall,
-        class: "running" }, make("title", {}, `${lag}: ${(100 * share).toFixed(1)} % of steps`)));
+      node.append(make("rect", { x: x + 1, y: base - tall, width: Math.max(wide - 2, 1),
+        height: tall, class: "running" }, make("title", {}, `${lag}: ${(100 * share).toFixed(1)} % of steps`)));
       if (bars.length < 14 || lag % 4 === 0 || lag === end) {
         node.append(make("text", { x: x + wide / 2, y: height - 8, "text-anchor": "middle" },
           lag + (folded && lag === end ? "+" : "")));
@@ -223,7 +226,8 @@ const runView = (() => {
       node.append(make("text", { x: 0, y: y + 14 }, `${slot} ${run.workers[slot]}`.slice(0, 18)));
       for (const [, from, to, state, pid] of run.spans.filter((span) => span[0] === slot)) {
         node.append(make("rect", { x: x(from), y, width: Math.max(x(to) - x(from), 2), height: tall,
-          class: state }, make("title", {}, `${state}, process ${pid}, ${clock(from)} to ${clock(to)}`)));
+          class: state },
+        make("title", {}, `${state}, process ${pid}, ${clock(from)} to ${clock(to)}`)));
       }
     });
     const y = slots.length * (tall + 6) + 4;
@@ -250,7 +254,8 @@ const runView = (() => {
     const cells = (row, tag) => make("tr", {}, ...row.map((text) =>
       make(tag, { class: "t" }, String(text ?? ""))));
     return make("div", { class: "scroll" }, make("table", { class: name },
-      make("thead", {}, cells(header, "th")), make("tbody", {}, ...rows.map((row) => cells(row, "td")))));
+      make("thead", {}, cells(header, "th")),
+      make("tbody", {}, ...rows.map((row) => cells(row, "td")))));
   }
 
   const when = ([time, step]) =>
