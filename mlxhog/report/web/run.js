@@ -193,7 +193,8 @@ const runView = (() => {
     bars.forEach((share, lag) => {
       const tall = (base - 16) * share / top, x = left + lag * wide;
       node.append(make("rect", { x: x + 1, y: base - tall, width: Math.max(wide - 2, 1),
-        height: tall, class: "running" }, make("title", {}, `${lag}: ${(100 * share).toFixed(1)} % of steps`)));
+        height: tall, class: "running" },
+      make("title", {}, `${lag}: ${(100 * share).toFixed(1)} % of steps`)));
       if (bars.length < 14 || lag % 4 === 0 || lag === end) {
         node.append(make("text", { x: x + wide / 2, y: height - 8, "text-anchor": "middle" },
           lag + (folded && lag === end ? "+" : "")));
