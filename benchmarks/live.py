@@ -9,6 +9,7 @@ training    tokens/s of a training on one core with a reader busy on another, an
             beside those of a generator of a checkpoint while nothing trains
 publishing  what taking one copy costs, for models of several sizes
 states      logits after a text whose state was computed with older weights, and with the newest
+server      a server of a run that trains, by `serving.py`: streams at once, clients, first tokens
 
 A part is a function that adds to the findings; `PARTS` lists them.
 """
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import serving
 from harness.claims import (
     ROOT,
     Findings,
@@ -366,12 +368,22 @@ def _divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum())
 
 
+# -- server ----------------------------------------------------------------------------------------
+
+
+def server(scale: Scale, findings: Findings) -> None:
+    """Measure what `serving.py` measures."""
+    for part in serving.PARTS.values():
+        part(serving.QUICK if scale.turns == QUICK.turns else serving.FULL, findings)
+
+
 Part = Callable[[Scale, Findings], None]
 PARTS: dict[str, Part] = {
     "promises": promises,
     "training": training,
     "publishing": publishing,
     "states": states,
+    "server": server,
 }
 
 

@@ -233,10 +233,14 @@ class Engine(Generic[State]):
         Raises:
             Diverged: the model's logits are not finite; call `clear` before another step.
         """
-        return [*self._read(), *self._write()]
+        return [*self.read(), *self.write()]
 
-    def _read(self) -> list[Piece]:
-        """Read prompts in turns, and draw the first token of each that is read to its end."""
+    def read(self) -> list[Piece]:
+        """Do the first half of a step: prompts in turns; the first token of those read to the end.
+
+        Raises:
+            Diverged: see `step`.
+        """
         pieces, n_read = [], 0
         while n_read < self._prefill_chunk:
             while self.admits and self._waiting and self.n_running < self._batch_size:
@@ -262,8 +266,12 @@ class Engine(Generic[State]):
                 self._keep(row, piece, row.state)
         return pieces
 
-    def _write(self) -> list[Piece]:
-        """Write one token of every answer whose prompt is read."""
+    def write(self) -> list[Piece]:
+        """Do the second half of a step: one token of every answer whose prompt is read.
+
+        Raises:
+            Diverged: see `step`.
+        """
         if not self._writing:
             return []
         rows = self._writing

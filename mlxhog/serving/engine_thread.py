@@ -311,13 +311,12 @@ class EngineThread:
             loaded = self._follower.loaded()
             self._look(loaded)
             self._engine.admits = not self._has_waited_too_long()
-            pieces = self._engine.step()
+            for half in (self._engine.read, self._engine.write):  # first tokens do not wait
+                if pieces := half():
+                    self._call(self._deliver, [self._part(piece, loaded) for piece in pieces])
             self.trouble = ""
         except Exception as error:
             self._fail(error)
-            return
-        if pieces:
-            self._call(self._deliver, [self._part(piece, loaded) for piece in pieces])
 
     def _has_waited_too_long(self) -> bool:
         """Whether newer weights wait for answers that keep theirs."""
