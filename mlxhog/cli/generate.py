@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,12 +164,13 @@ class _Weights:
         self._last = list(self._first)
 
     def follow(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
-        """Note what each piece is computed with."""
-        for piece in pieces:
-            if self._live:
-                self._last[piece.row] = now = self._follower.loaded()
-                self._first[piece.row] = self._first[piece.row] or now
-            yield piece
+        """Note what each piece is computed with; let go of the weights after the last."""
+        with closing(self._follower.source):
+            for piece in pieces:
+                if self._live:
+                    self._last[piece.row] = now = self._follower.loaded()
+                    self._first[piece.row] = self._first[piece.row] or now
+                yield piece
 
     def record(self, row: int) -> dict[str, Any]:
         """What the JSON says of one answer."""
