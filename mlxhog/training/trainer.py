@@ -17,7 +17,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, RequestServer
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.budget import END_S, STOP_S, training_s
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import (
@@ -32,6 +31,7 @@ from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.training import checkpoints, evenness
+from mlxhog.training.deadlines import LEAST_S, Deadlines
 from mlxhog.training.elastic import Elastic
 from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
 from mlxhog.training.follow import Following
@@ -42,11 +42,7 @@ from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
-SAMPLE_S = 60.0
-EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
-SAMPLING_S = 1.0  # of what is left then
-LEAST_S = 1.0  # for an evaluation, however late it is
 SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
@@ -130,8 +126,7 @@ class _Training(Session):
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
         self.copies_bits_per_byte: list[float] = []
-        self._began_ns, self._stack = began_ns, stack
-        self._end_ns: int | None = None  # when the run has to be over, of a budget of time
+        self._deadlines, self._stack = Deadlines(began_ns, self.start.budget.seconds), stack
         self._signals = Interrupts()
         self._requests = Requests(
             self,
@@ -181,7 +176,9 @@ class _Training(Session):
             except MlxhogError as failure:
                 self.status, error = "failed", failure
             finally:
-                self.supervisor.stop(timeout_s=0.0 if self._signals.count > 1 else self._stop_s())
+                self.supervisor.stop(
+                    timeout_s=0.0 if self._signals.count > 1 else self._deadlines.leaving_s()
+                )
                 self._requests.close()
                 self._end_publishing()
         self.monitor.drain()
@@ -246,18 +243,11 @@ class _Training(Session):
 
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
-        seconds = self.start.budget.seconds
-        if not seconds:
-            return
-        limit_s = training_s(
-            seconds,
-            start_s=(monotonic_ns() - self._began_ns) / 1e9,
-            save_s=self._save_s(),
-            evaluates=self.config.eval_every.on,
-        )
-        self._end_ns = self._began_ns + int((seconds + END_S - STOP_S) * 1e9)
-        self.arena.counters.store("limit_ns", int(limit_s * 1e9))
-        self.monitor.budget = replace(self.start.budget, seconds=limit_s)
+        evaluates = self.config.eval_every.on
+        limit_s = self._deadlines.training_s(save_s=self._save_s(), evaluates=evaluates)
+        if limit_s is not None:
+            self.arena.counters.store("limit_ns", int(limit_s * 1e9))
+            self.monitor.budget = replace(self.start.budget, seconds=limit_s)
 
     def _save_s(self) -> float:
         """About how long a checkpoint takes."""
@@ -406,24 +396,12 @@ class _Training(Session):
 
     def _evaluate_until(self, parts: int) -> int:
         """When an evaluation has to end that is the first of so many; monotonic."""
-        now = monotonic_ns()
-        if self._end_ns is None:
-            seconds = max(EVALUATING_S, self.monitor.seconds()) / parts
-        else:
-            seconds = max(((self._end_ns - now) / 1e9 - SAMPLING_S) / parts, LEAST_S)
-        return now + int(seconds * 1e9)
-
-    def _stop_s(self) -> float:
-        """How long workers may take to leave."""
-        if self._end_ns is None:
-            return 5.0
-        return min(max((self._end_ns - monotonic_ns()) / 1e9, LEAST_S), 5.0)
+        return self._deadlines.evaluation_ns(parts=parts, trained_s=self.monitor.seconds())
 
     def _write_sample(self) -> None:
         """Let one worker write a sample of text; none is waited for once a worker has died."""
-        samples, ends, seconds = self.monitor.samples, self.supervisor.ends(), SAMPLE_S
-        if self._end_ns is not None:
-            seconds = (self._end_ns - monotonic_ns()) / 1e9
+        samples, ends = self.monitor.samples, self.supervisor.ends()
+        seconds = self._deadlines.sample_s()
         if not self.supervisor.has_workers() or seconds <= 0.0:  # a checkpoint may take long
             return
         self.arena.counters.store("side_until_ns", monotonic_ns() + int(seconds * 1e9))

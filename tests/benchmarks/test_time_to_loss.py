@@ -34,8 +34,7 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(
     raced = [(speedup.TARGET, optimizer, arm, None) for optimizer, arm in speedup.RACED]
     for target, optimizer, arm, slow in [*slowed, *raced]:
         settings = target.settings(optimizer, arm)
-        options = {**races.COMMON, **races.ARMS[arm], **settings, "slow": slow}
-        TrainConfig(optimizer=optimizer, **options)
+        TrainConfig(**races.arm_options(arm, optimizer), **settings, slow=slow)
 
 
 def test_settings_that_nobody_searched_are_asked_for(races: Any) -> None:
