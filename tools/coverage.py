@@ -20,6 +20,8 @@ import numpy as np
 from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine, Ran
 from mlxhog.metal.host.translate import CONSUMERS
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernels.packed16 import packed16_add
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS as SOURCES
 from tools.lint.text import functions as functions_of
@@ -83,6 +85,8 @@ def measured(cache: Path | None = None) -> Coverage:
         for kernel, instance in instances():
             engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
             library, _ = engine.built(kernel, instance)
+        losers = HostEngine(consumer, cache=cache, flags=FLAGS, chaos=1, threads=1)
+        losers.run(losing_races())
         ran |= engine.ran
         functions |= functions_ran(library)
     return Coverage(
@@ -95,6 +99,14 @@ def measured(cache: Path | None = None) -> Coverage:
         functions_ran=frozenset(functions),
         functions=defined(SOURCES.glob("*.h")),
     )
+
+
+def losing_races() -> Launch:
+    """Adds that give up after one try; under chaos some do, and are counted."""
+    arena, g, failures = (np.full(8, fill, np.uint32) for fill in (0, 1, 0))
+    launch = packed16_add(arena, g, failures, offset=0, instance="half")
+    impatient = replace(launch.kernel, source=launch.kernel.source.replace("<T>", "<T, 1>"))
+    return replace(launch, kernel=impatient, grid=(8, 200, 1), group=(8, 32, 1))
 
 
 def defined(headers: Iterable[Path]) -> frozenset[str]:

@@ -59,7 +59,7 @@ def arena() -> Iterator[Arena]:
 
 
 def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
-    config = TrainConfig(**options)  # type: ignore[arg-type]
+    config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", **options})  # type: ignore[arg-type]
     return job(
         slot=2,
         setup=SimpleNamespace(
