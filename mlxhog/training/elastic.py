@@ -119,7 +119,7 @@ class Elastic:
         if why := self._plan.strategy.fixed:
             raise Refused(
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "
-                "hogwild"
+                "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
             )
 
     def _check_writers(self, backends: list[str], record: Verdicts) -> None:
