@@ -18,7 +18,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends import kernel_choice
-from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.verdicts import Verdicts
@@ -55,23 +54,24 @@ class Elastic:
             Refused: they cannot join; nothing has changed.
         """
         self._check_elastic()
+        plan = self._plan
         free, present = self._supervisor.free_slots(), len(self._supervisor.seats)
         try:
             specs = joining_workers(
                 workers,
-                threads or self._plan.config.threads,
+                threads or plan.config.threads,
                 machine=machine.here(),
                 present=present,
                 free=len(free),
             )
             record, backends = verdicts.load(), [spec.backend for spec in specs]
             self._check_writers(backends, record)
-            self._check_memory(present + len(specs))
-            kernels = kernel_choice.choose_kernels(self._plan.config, backends, record)
+            plan.memory.check_joined(plan.arena_bytes, plan.worker_bytes, present + len(specs))
+            kernels = kernel_choice.choose_kernels(plan.config, backends, record)
         except (ConfigError, EnvironmentLacks) as error:
             raise Refused(str(error), error.exit_code) from error
         for slot, spec, form in zip(free, specs, kernels.of_workers, strict=False):
-            inherit(self._arena, slot, self._plan.private_state)
+            inherit(self._arena, slot, plan.private_state)
             self._session.add_worker(slot, spec, form)
             self._monitor.workers[slot] = spec
         names = [
@@ -144,17 +144,6 @@ class Elastic:
                 f"the GPU's memory is divided among {plan.gpu_share.workers} worker"
                 f"{'s' * (plan.gpu_share.workers > 1)} of this run, so no other can join on it; "
                 "start a run with more of them"
-            )
-
-    def _check_memory(self, n_workers: int) -> None:
-        plan, here = self._plan, machine.here()
-        limit = plan.config.memory_limit * here.memory_bytes
-        n_bytes = plan.arena_bytes + n_workers * plan.worker_bytes
-        if n_bytes > limit:
-            raise EnvironmentLacks(
-                f"{n_workers} workers need {format_bytes(n_bytes)} "
-                f"({format_bytes(plan.worker_bytes)} each), the limit is {format_bytes(limit)}; "
-                "start the run with a larger --memory-limit"
             )
 
 

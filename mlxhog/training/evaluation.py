@@ -16,26 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena.control import EVAL_ROUND, Command
-from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Backend
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.report.metrics import Activity, Doing
-from mlxhog.training.session import Session
 
 SEGMENT = "evaluation"
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in one batch, unless one sequence is more: what cannot be abandoned
 FINAL_TOKENS = 2_000_000  # the final evaluation covers at most this much text
-BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
 _DTYPE = np.dtype([("round", "<u8"), ("nats", "<f8"), ("n_bytes", "<u8"), ("tokens", "<u8")])
 
 
@@ -177,56 +171,3 @@ class Scores:
         rows = self._table[batches]
         n_bytes, tokens = int(rows["n_bytes"].sum()), int(rows["tokens"].sum())
         return Score(float(rows["nats"].sum()), n_bytes, tokens, len(batches) / len(self))
-
-
-class FinalEvaluation:
-    """Evaluations of resting parameters at the end of a run, one after the other.
-
-    What is done lies in the arena (`Scores`). A worker that dies leaves batches undone; a new round
-    shares them out again. Nothing is waited for once the time is over.
-    """
-
-    def __init__(self, session: Session) -> None:
-        """Prepare; no worker is told anything yet."""
-        self.arena, self.supervisor, self._until = session.arena, session.supervisor, session.until
-        self._scores = Scores(session.arena.segment(SEGMENT))
-        self._round = self._first = self._end_ns = 0
-
-    def begin(self, end_ns: int) -> None:
-        """Tell all workers to score the held-out text, at the parameters as they are now.
-
-        Args:
-            end_ns: monotonic time after which no batch is begun.
-        """
-        self._round += 1
-        self._first, self._end_ns = self._round, end_ns
-        counters = self.arena.counters
-        counters.store("side_until_ns", end_ns)
-        counters.store("eval_first", self._first)
-        counters.store("eval_next", self._round * EVAL_ROUND)
-        self.supervisor.command(Command.EVALUATE)
-
-    def wait(self) -> Score:
-        """Wait until every batch is scored, the time is over, or the user interrupts."""
-        while self.supervisor.has_workers() and not self._ended():
-            ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
-            limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
-            if not self._until(ended_or_died, self._doing, limit_s):
-                break
-            if not self._ended():
-                self._round += 1
-                self.arena.counters.store("eval_next", self._round * EVAL_ROUND)
-        return self._score()
-
-    def _score(self) -> Score:
-        return self._scores.total(self._first)
-
-    def _ended(self) -> bool:
-        late = monotonic_ns() >= self._end_ns
-        return self._score().share == 1.0 or (late and self.supervisor.resting())
-
-    def _ended_or_died(self, ends: int) -> bool:
-        return self._ended() or self.supervisor.ends() > ends
-
-    def _doing(self) -> Doing:
-        return Doing(Activity.EVALUATING, round(100 * self._score().share))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -31,9 +30,8 @@ from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.training import checkpoints, evenness
-from mlxhog.training.deadlines import LEAST_S, Deadlines
 from mlxhog.training.elastic import Elastic
-from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
+from mlxhog.training.ending import Deadlines, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan, make_plan
@@ -64,15 +62,15 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     began_ns = monotonic_ns()
-    plan, run = make_plan(config), None
+    run = None
     while True:
+        plan = make_plan(config)
         with ExitStack() as stack:
             training = _Training(plan, observer, stack, began_ns, run)
             try:
                 return training.execute()
             except _OtherStrategy as other:  # which needs another arena
-                run, chosen = training.run, str(other)
-        plan = make_plan(evenness.with_strategy(config, chosen))
+                run, config = training.run, evenness.with_strategy(config, str(other))
 
 
 class _Training(Session):
@@ -120,13 +118,12 @@ class _Training(Session):
             marks=self.config.data == "sotu",
         )
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
-        self.evaluation = FinalEvaluation(self)
         self.val_share: float | None = None
         self.status = "running"
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
-        self.copies_bits_per_byte: list[float] = []
         self._deadlines, self._stack = Deadlines(began_ns, self.start.budget.seconds), stack
+        self.evaluation = FinalEvaluation(self, self.monitor, self._deadlines)
         self._signals = Interrupts()
         self._requests = Requests(
             self,
@@ -163,7 +160,7 @@ class _Training(Session):
                     self._rest()
                     self._save_and_evaluate()
                 if self.config.sample_every.on and self._may_ask():
-                    self._write_sample()
+                    write_sample(self, self.monitor, self._deadlines)
                 self.status = "interrupted" if self._signals.count else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
@@ -302,8 +299,7 @@ class _Training(Session):
         """Save what the run has come to, while workers evaluate it."""
         evaluates = self.config.eval_every.on and self._may_ask()
         if evaluates:
-            copies = len(self.strategy.copies())
-            self.evaluation.begin(self._evaluate_until(parts=1 + copies))
+            self.evaluation.begin()
         try:
             if self.start.budget.is_used_up and self.plan.resumption is not None:
                 self.saved = self.plan.resumption.checkpoint.path
@@ -383,35 +379,10 @@ class _Training(Session):
         if average is None:
             return
         self.monitor.val_bits_per_byte, self.monitor.val_tokens = average, score.tokens
-        with self.strategy.each_copy(self.arena) as copies:
-            for k, load in enumerate(copies):
-                all_rest = self.until(self.supervisor.resting, Doing(Activity.EVALUATING), BATCH_S)
-                if self._signals.count or not all_rest:
-                    return
-                load()
-                self.evaluation.begin(self._evaluate_until(parts=len(copies) - k))
-                self.copies_bits_per_byte.append(self.evaluation.wait().bits_per_byte or math.nan)
-        if warning := self.strategy.warning(average, self.copies_bits_per_byte):
+        if self.evaluation.score_copies() and (
+            warning := self.strategy.warning(average, self.evaluation.copies_bits_per_byte)
+        ):
             self.report(warning)
-
-    def _evaluate_until(self, parts: int) -> int:
-        """When an evaluation has to end that is the first of so many; monotonic."""
-        return self._deadlines.evaluation_ns(parts=parts, trained_s=self.monitor.seconds())
-
-    def _write_sample(self) -> None:
-        """Let one worker write a sample of text; none is waited for once a worker has died."""
-        samples, ends = self.monitor.samples, self.supervisor.ends()
-        seconds = self._deadlines.sample_s()
-        if not self.supervisor.has_workers() or seconds <= 0.0:  # a checkpoint may take long
-            return
-        self.arena.counters.store("side_until_ns", monotonic_ns() + int(seconds * 1e9))
-        self.ask("sample")
-        self.supervisor.command(Command.SAMPLE)
-        self.until(
-            lambda: self.monitor.samples > samples or self.supervisor.ends() > ends,
-            Doing(Activity.SAMPLING),
-            limit_s=seconds + LEAST_S,
-        )
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -452,7 +423,7 @@ class _Training(Session):
             status=self.status,
             checkpoint=self.saved,
             val_share=self.val_share,
-            copies_bits_per_byte=tuple(self.copies_bits_per_byte),
+            copies_bits_per_byte=tuple(self.evaluation.copies_bits_per_byte),
             error=error,
         )
 

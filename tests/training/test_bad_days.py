@@ -107,7 +107,7 @@ def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
     monkeypatch.setattr(
         training, "_take_evaluation", lambda self: setattr(self._signals, "count", 1)
     )
-    monkeypatch.setattr(training, "_write_sample", lambda self: pytest.fail("a sample"))
+    monkeypatch.setattr(trainer, "write_sample", lambda *_: pytest.fail("a sample"))
     result = train(small_config(tmp_path, steps=2, eval_every="1h", sample_every="1h"))
     assert result.status == "interrupted"
     assert result.checkpoint is not None

@@ -18,7 +18,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import elastic
-from mlxhog.training import plan as plans
+from mlxhog.training.memory import Memory
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
 from tests.training.asking import Client, endless, trained, until
@@ -231,7 +231,7 @@ def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
         return plan({"w": shape(10**6)}, max_workers=strategy.slots, private="m", n_tickets=1)
 
     strategy = strategies.build(TrainConfig(strategy="hogwild"), 2)
-    larger, layout = plans._with_free_slots(strategy, lay_out, megabytes * 10**6)
+    larger, layout = Memory(megabytes * 10**6, 0.8).with_free_slots(strategy, lay_out)
     assert (larger.slots, layout.max_workers) == (2 + free, 2 + free)
 
 

@@ -12,7 +12,8 @@ from mlxhog.arena.records import RECORD, Ring
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.report.metrics import Progress
-from mlxhog.training import checkpoints, trainer
+from mlxhog.training import checkpoints
+from mlxhog.training.ending import Deadlines
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def test_the_last_evaluation_needs_no_record_in_any_ring(
 def test_an_evaluation_without_time_says_that_it_covers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer._Training, "_evaluate_until", lambda training, parts: 1)
+    monkeypatch.setattr(Deadlines, "evaluation_ns", lambda deadlines, parts, trained_s: 1)
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.status, result.val_share, result.val_bits_per_byte) == ("done", 0.0, None)
     assert result.to_json()["val_share"] == 0.0

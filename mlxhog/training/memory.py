@@ -1,0 +1,166 @@
+"""The memory of a run: what its parts take, what they may take, and what there is room for.
+
+Shared is the arena: parameters, optimizer state, copies for readers, and a part for each worker
+slot. Private to each worker are snapshots, gradients, activations and the process itself, of which
+there is an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mlxhog.arena import Layout
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.kernel_choice import Writers
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import format_bytes
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.models.families import ModelConfig, param_count
+from mlxhog.optim import Optimizer
+from mlxhog.strategies import Strategy
+
+WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
+FREE_SLOTS = 2  # for workers that join, where --max-workers does not say otherwise
+FREE_SLOTS_SHARE = 1 / 16  # of the memory a run may use: what they take at most
+LIVE_PART = 0.1  # of a run's memory that copies for readers may take unasked
+ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a run may take.
+
+    Attributes:
+        machine_bytes: of this machine.
+        part: of that, which a run may take (`memory_limit`).
+    """
+
+    machine_bytes: int
+    part: float
+
+    @property
+    def limit_bytes(self) -> float:
+        """What a run may take."""
+        return self.part * self.machine_bytes
+
+    def check_parameters(self, name: str, model: ModelConfig) -> None:
+        """Refuse a model whose parameters do not fit, before its blocks are listed one by one.
+
+        Args:
+            name: of the model.
+            model: the architecture.
+
+        Raises:
+            EnvironmentLacks: they do not.
+        """
+        n_bytes = 4 * param_count(model)
+        if n_bytes > self.limit_bytes:
+            raise EnvironmentLacks(
+                f"the parameters of model {name} alone need {n_bytes / 2**30:.1f} GiB, the "
+                f"limit is {self._limit()}; use a smaller --model, or raise --memory-limit"
+            )
+
+    def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
+        """Refuse a run that does not fit.
+
+        Args:
+            arena_bytes: shared memory.
+            worker_bytes: of each worker.
+            workers: that it begins with.
+
+        Raises:
+            EnvironmentLacks: it does not.
+        """
+        n_bytes = arena_bytes + workers * worker_bytes
+        if n_bytes > self.limit_bytes:
+            raise EnvironmentLacks(
+                f"the run needs {n_bytes / 2**30:.1f} GiB ({arena_bytes / 2**30:.1f} shared, "
+                f"{worker_bytes / 2**30:.1f} in each of {workers} workers), the limit is "
+                f"{self._limit()}; use fewer --workers, a smaller --batch-size or --model, or "
+                "raise --memory-limit"
+            )
+
+    def check_joined(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
+        """Refuse workers that join a run where all do not fit; arguments as for `check_run`.
+
+        Raises:
+            EnvironmentLacks: they do not.
+        """
+        n_bytes, limit = arena_bytes + workers * worker_bytes, self.limit_bytes
+        if n_bytes > limit:
+            raise EnvironmentLacks(
+                f"{workers} workers need {format_bytes(n_bytes)} ({format_bytes(worker_bytes)} "
+                f"each), the limit is {format_bytes(limit)}; start the run with a larger "
+                "--memory-limit"
+            )
+
+    def _limit(self) -> str:
+        gib = 2**30
+        return f"{self.limit_bytes / gib:.1f} GiB ({self.part:g} of {self.machine_bytes / gib:.1f})"
+
+    def keeps_copies(self, live: str, parameters: int) -> tuple[bool, tuple[str, ...]]:
+        """Whether to keep copies for readers, and what the user should know of it.
+
+        Args:
+            live: on, off, or auto: where they take no more than `LIVE_PART`.
+            parameters: of the model.
+        """
+        n_bytes = 2 * 4 * parameters
+        if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
+            return live != "off", ()
+        return False, (
+            f"no copies for live readers: the two would take {n_bytes / 2**30:.1f} GiB; --live on "
+            "keeps them all the same",
+        )
+
+    def with_free_slots(
+        self, strategy: Strategy, lay_out: Callable[[Strategy], Layout]
+    ) -> tuple[Strategy, Layout]:
+        """Give an arena slots for workers that join: as many as asked for, or as there is room.
+
+        Args:
+            strategy: for the workers that the run begins with.
+            lay_out: the arena of a strategy.
+        """
+        max_workers, layout = strategy.config.max_workers, lay_out(strategy)
+        if strategy.fixed:
+            return strategy, layout
+        if max_workers is not None:
+            larger = replace(strategy, max_workers=max_workers)
+            return larger, lay_out(larger)
+        most_bytes = layout.occupied_bytes + FREE_SLOTS_SHARE * self.limit_bytes
+        for free in range(FREE_SLOTS, 0, -1):
+            larger = replace(strategy, max_workers=strategy.workers + free)
+            if (its_layout := lay_out(larger)).occupied_bytes <= most_bytes:
+                return larger, its_layout
+        return strategy, layout
+
+
+def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
+    """Private memory of a worker: snapshots, gradients, activations, and the process itself."""
+    copies = 1 + (config.read != "live")
+    copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
+    copies += config.prediction == "own" and workers > 1
+    per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
+    per_token += 4 * model.vocab_size
+    tokens = config.batch_size * config.seq_len
+    return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
+
+
+def gpu_share(
+    config: TrainConfig,
+    workers: Sequence[WorkerSpec],
+    writers: Writers,
+    optimizer: Optimizer,
+    layout: Layout,
+) -> GPUShare:
+    """What each worker on a GPU may take of it."""
+    segments = int(config.read == "live")  # by the model, and again by whoever writes
+    if writers.gpu_write == "metal":
+        segments += 1 + len(optimizer.metal_rule.private) + len(optimizer.shared_segments)
+    return GPUShare(
+        workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
+        adopted_bytes=segments * 4 * layout.n_floats,
+    )

@@ -1,0 +1,119 @@
+"""The options of a run after everything that they leave open has been decided.
+
+What is open until model, workers and checkpoint are known: budget, optimizer and strategy of a run
+that goes on, the strategy of a new one, the step size, and the schedule of a run without an end.
+All of it is decided here, once, before anything is started; nobody changes it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlxhog import optim
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.contradictions import FALLING_SCHEDULES
+from mlxhog.errors import ConfigError
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.optim import schedules
+from mlxhog.training import evenness
+from mlxhog.training.resume import Resumption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What a call of `train` comes to.
+
+    Attributes:
+        config: the options, none of which is open.
+        lr: largest step size, with the factor of `lr_workers`.
+        budget: what this call may add.
+        resumption: the run that goes on; None begins a new one.
+        auto: whether a resume is to leave the strategy open: the workers have not been measured
+            yet, or there is only one.
+        notes: what the user should know of these decisions.
+    """
+
+    config: TrainConfig
+    lr: float
+    budget: Budget
+    resumption: Resumption | None
+    auto: bool
+    notes: tuple[str, ...]
+
+
+def resolve(
+    config: TrainConfig,
+    model: ModelConfig,
+    hidden: frozenset[str],
+    workers: Sequence[WorkerSpec],
+) -> Resolved:
+    """Decide what the options of a call leave open.
+
+    Args:
+        config: of the call.
+        model: its architecture.
+        hidden: the model's hidden matrices.
+        workers: that the run begins with.
+
+    Raises:
+        RunError, CheckpointError: the run that is to go on cannot.
+        ConfigError: the run is done, or there is no folder to follow.
+    """
+    n_workers, budget = len(workers), None
+    resumption = Resumption.of(config, model.to_dict(), hidden)
+    if resumption is not None:
+        config, budget = resumption.config, resumption.own_budget
+    asked_for, auto = config.optimizer, config.strategy == "auto"
+    if auto:
+        guess = evenness.guess(workers) if n_workers > 1 else "serial"
+        config = evenness.with_strategy(config, guess)
+    config = optim.for_model(config, model.hidden_size, hidden, n_workers)
+    apart = n_workers if config.adds_steps_apart else 1
+    factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
+    config, notes = _without_end(config)
+    if factor != 1.0:
+        notes.append(
+            f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
+            "worker adds steps of its own (lr_workers)"
+        )
+    if asked_for in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
+        rule = "adam" if asked_for.startswith("apollo") else "adamw"
+        notes.append(
+            f"optimizer {asked_for}: this {families.of(model).title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
+            "every parameter"
+        )
+    return Resolved(
+        config=config,
+        lr=config.top_lr * factor,
+        budget=budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
+        resumption=resumption,
+        auto=auto,
+        notes=tuple(notes),
+    )
+
+
+def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """The options, with a step size that needs no end where nothing ends the run; and notes.
+
+    Raises:
+        ConfigError: there is no folder to follow.
+    """
+    if config.follow is None:
+        return config, []
+    if not Path(config.follow).expanduser().is_dir():
+        raise ConfigError(
+            f"follow: there is no folder {config.follow}; make it (mkdir), or name another"
+        )
+    note = f"follows {config.follow}: new text files there are trained once"
+    if config.has_budget or config.schedule in FALLING_SCHEDULES:
+        return config, [note]
+    constant = replace(config, schedule="constant", warmup=0.0)
+    return constant, [
+        f"{note}, at a constant lr of {config.top_lr:g}, until mlxhog stop or Ctrl-C",
+    ]
