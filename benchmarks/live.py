@@ -106,7 +106,7 @@ def promises(scale: Scale, findings: Findings) -> None:
             broken, whole, mixed, versions = 0, 0, 0, set()
             began = time.perf_counter()
             for _ in range(scale.reads):
-                loaded = source.load(backend)  # type: ignore[arg-type]
+                loaded = source.load(backend)
                 versions.add(loaded.version)
                 whole += loaded.consistent
                 mixed += loaded.mixed or 0

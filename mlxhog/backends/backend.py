@@ -45,10 +45,9 @@ class Evaluation:
     targets: int
 
 
-class Backend(Protocol):
-    """One framework on one device. Not thread-safe: one worker process owns it."""
+class WeightHolder(Protocol):
+    """What takes a model's weights: the part of a backend that reading them needs."""
 
-    name: str
     inbox: Float32
 
     def bind(
@@ -95,6 +94,12 @@ class Backend(Protocol):
 
     def refresh(self) -> None:
         """Make the inbox visible to the device; nothing where they share memory."""
+
+
+class Backend(WeightHolder, Protocol):
+    """One framework on one device. Not thread-safe: one worker process owns it."""
+
+    name: str
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.

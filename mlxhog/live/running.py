@@ -18,7 +18,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.marks import SEGMENT, MarksReader
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
-from mlxhog.backends.backend import Backend
+from mlxhog.backends.backend import WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
 from mlxhog.live import READ_MODES
@@ -86,7 +86,7 @@ class RunWeights:
             self._reader = self._registered()
         self._number, self._taken_ns = 0, monotonic_ns()
         self._newest: Copy | None = None
-        self._bound: Backend | None = None
+        self._bound: WeightHolder | None = None
         self._version = -1
         if mode in OF_COPIES:
             self._wait_for_copy(since=self._before)
@@ -141,7 +141,7 @@ class RunWeights:
             return self._copies.number() != self._number
         return self._counted() != self._version
 
-    def load(self, backend: Backend) -> Loaded:
+    def load(self, backend: WeightHolder) -> Loaded:
         """Fill the backend as the mode says; see `WeightSource.load`."""
         out = self._inbox(backend)
         loaded = self._read(out)
@@ -182,7 +182,7 @@ class RunWeights:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def _inbox(self, backend: Backend) -> Float32:
+    def _inbox(self, backend: WeightHolder) -> Float32:
         """Where parameters go: the memory that the backend computes from, where it can."""
         if self._weights != "float32":
             return np.empty(self._n, np.float32)

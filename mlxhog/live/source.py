@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from mlxhog.backends.backend import Backend, Float32, Int32, State
+from mlxhog.backends.backend import Backend, Float32, Int32, State, WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
 from mlxhog.errors import ConfigError
@@ -70,7 +70,7 @@ class WeightSource(Protocol):
     def has_newer(self) -> bool:
         """Whether there are newer weights than those loaded last; cheap, never blocks."""
 
-    def load(self, backend: Backend) -> Loaded:
+    def load(self, backend: WeightHolder) -> Loaded:
         """Fill the backend's parameters from the newest weights; states that it made stay valid.
 
         Raises:
@@ -128,7 +128,7 @@ class CheckpointWeights:
         """False."""
         return False
 
-    def load(self, backend: Backend) -> Loaded:
+    def load(self, backend: WeightHolder) -> Loaded:
         """Fill the backend; see `WeightSource.load`."""
         not_finite = backend.load(self._model, self._tensors, weights=self._weights)
         refuse_not_finite(not_finite, self._path)

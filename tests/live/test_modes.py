@@ -36,7 +36,7 @@ def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_p
             if k >= READS and len(seen) > 1:
                 break
             assert time.monotonic() < deadline
-            loaded = source.load(backend)  # type: ignore[arg-type]
+            loaded = source.load(backend)
             check(mode, loaded, backend.inbox, run.arena)
             assert loaded.oldest >= last or mode in ("snapshot", "tensor")
             last = loaded.oldest
@@ -53,7 +53,7 @@ def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None
         of_version: dict[tuple[int, int], bytes] = {}
         for k in range(READS):
             backend = Inbox()
-            loaded = sources[k % 3].load(backend)  # type: ignore[arg-type]
+            loaded = sources[k % 3].load(backend)
             n = run.arena.layout.probe.offset
             bits = backend.inbox[:n].tobytes()
             number = sources[k % 3]._number
@@ -98,19 +98,19 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path: Path) -> None:
 def test_the_last_weights_stay_when_the_run_has_ended(tmp_path: Path) -> None:
     with pattern_run(tmp_path, every=10**6, writers=2) as run:
         source, backend = run.reader("double_buffer"), Inbox()
-        source.load(backend)  # type: ignore[arg-type]
+        source.load(backend)
         assert not source.ended()
         run.stop_writers()
         run.publisher.end()
         assert source.ended()
         assert source.has_newer()
-        loaded = source.load(backend)  # type: ignore[arg-type]
+        loaded = source.load(backend)
         version = run.arena.counters.load("version")
         assert (loaded.version, loaded.consistent) == (version, True)
         assert (loaded.age_updates, loaded.age_s) == (0, 0.0)
         check("double_buffer", loaded, backend.inbox, run.arena)
         late = run.reader("double_buffer")
-        assert late.load(Inbox()).version == version  # type: ignore[arg-type]
+        assert late.load(Inbox()).version == version
         for reader in (source, late):
             reader.close()
 
@@ -128,7 +128,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
         with arena.serve(path, publisher.readers_fd):
             source = RunWeights(Arena.connect(path), MODEL, name="averaged", mode=mode)
             backend = Inbox()
-            source.load(backend)  # type: ignore[arg-type]
+            source.load(backend)
             held = numbers(backend.inbox, arena)
             values, words = (2, "average") if mode == "double_buffer" else (1, "worker 1 of 2")
             assert {tuple(one.tolist()) for one in held.values()} == {(values,)}
@@ -149,7 +149,7 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path
             with pytest.raises(ArenaError, match="--live on"):
                 RunWeights(Arena.connect(path), MODEL, name="bare", mode=mode)
         source = RunWeights(Arena.connect(path), MODEL, name="bare", mode="racy")
-        assert source.load(Inbox()).version == 0  # type: ignore[arg-type]
+        assert source.load(Inbox()).version == 0
         source.close()
 
 

@@ -89,7 +89,7 @@ def test_a_version_is_the_parameters_after_so_many_updates(
     backend = Inbox()
 
     def look(source: RunWeights) -> None:
-        loaded = source.load(backend)  # type: ignore[arg-type]
+        loaded = source.load(backend)
         if loaded.consistent:
             names = source._arena.layout.slots
             parts = (backend.inbox[s.offset : s.offset + s.size] for s in names.values())
@@ -193,7 +193,7 @@ def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_mode
     backend = Inbox()
 
     def look(source: RunWeights) -> None:
-        loaded = source.load(backend)  # type: ignore[arg-type]
+        loaded = source.load(backend)
         if len(killed) >= 3 and loaded.consistent:
             consistent_after.append(loaded.version)
 
