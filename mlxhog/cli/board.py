@@ -1,9 +1,7 @@
 """`mlxhog board`: a page on this machine that follows a run."""
 
-import importlib.util
 import json
 import secrets
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine.http_server import listen, require, url_of
 
 ABOUT = """\
 Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
@@ -41,11 +39,11 @@ def run(arguments: list[str]) -> int:
     flags.options(BoardConfig)
     parsed = flags.parse(arguments)
     config = resolve(BoardConfig, [parsed.given], parsed.problems)
-    _require()
+    require("board", "starlette", "uvicorn", instead="mlxhog watch, mlxhog report")
     from mlxhog.checkpoint.run import find
 
     followed = find(parsed.other.run, Path(config.out))
-    listener = _listen(config.port)
+    listener = listen(HOST, config.port)
     with listener:
         import uvicorn
 
@@ -53,7 +51,7 @@ def run(arguments: list[str]) -> int:
         from mlxhog.watching.record import Record
 
         token = secrets.token_urlsafe(16)
-        address = f"http://{HOST}:{listener.getsockname()[1]}/"
+        address = f"{url_of(listener)}/"
         server: uvicorn.Server
         board = Board(Record(followed), token, lambda: server.should_exit)
         server = uvicorn.Server(
@@ -77,27 +75,3 @@ def run(arguments: list[str]) -> int:
             pass
     print("the board is closed; the run is not touched by that", file=sys.stderr)
     return 0
-
-
-def _require() -> None:
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentLacks(
-            f"mlxhog board needs {' and '.join(missing)}, not installed: "
-            "python -m pip install 'mlxhog[serve]'; without it: mlxhog watch, mlxhog report"
-        )
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen()  # from now on nobody who follows the link is refused
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"port {port} cannot be used: {error.strerror}; choose another with --port, "
-            "0 takes a free one"
-        ) from error
-    return listener

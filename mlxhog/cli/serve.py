@@ -3,12 +3,11 @@
 import json
 import os
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.sources import resolve
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.http_server import require
 from mlxhog.serving.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ EXAMPLES = (
 )
 
 MODEL = "RUN_OR_CHECKPOINT"
-NEEDS = ("starlette", "uvicorn", "h11", "prometheus_client")
 
 
 def run(arguments: list[str]) -> int:
@@ -39,12 +37,7 @@ def run(arguments: list[str]) -> int:
     flags.options(ServeConfig)
     parsed = flags.parse(arguments)
     config = resolve(ServeConfig, [parsed.given], parsed.problems)
-    missing = [package for package in NEEDS if find_spec(package) is None]
-    if missing:
-        raise EnvironmentLacks(
-            f"serving needs {', '.join(missing)}: python -m pip install 'mlxhog[serve]'"
-        )
-
+    require("serve", "starlette", "uvicorn", "h11", "prometheus_client")
     from mlxhog.serving.server import serve
 
     def on_ready(url: str, served: "Served") -> None:

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.types import Scope
 
-from mlxhog.serving.config import is_own
+from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 from mlxhog.serving.requests import Refused
 
 MOST_BODY_BYTES = 1_000_000
@@ -19,8 +19,6 @@ BODY_S = 30.0
 
 _OPEN = frozenset({"/health"})
 """What needs no key: it tells whether the server is well, and no text of anyone."""
-
-_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Admission:
@@ -36,7 +34,8 @@ class Admission:
 
     def __init__(self, host: str, key: str | None) -> None:
         self._key = None if key is None else key.encode()
-        self._names = _OWN_NAMES | {host.lower()} if is_own(host) else None
+        # HTTP/1.0 need not name the host.
+        self._names = OWN_NAMES | {host.lower(), ""} if is_own(host) else None
 
     def check(self, scope: Scope) -> None:
         """Check a request of ASGI.
@@ -50,7 +49,11 @@ class Admission:
             )
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._key is None:
-            self._check_origin(headers)
+            try:
+                check_names(headers, self._names)
+            except ForeignRequest as foreign:
+                advice = "; with an API key they may" if foreign.status == 403 else ""
+                raise Refused(f"{foreign}{advice}", status=foreign.status) from None
         elif scope["path"] not in _OPEN:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):
@@ -59,18 +62,6 @@ class Admission:
                     status=401,
                     code="invalid_api_key",
                 )
-
-    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self._names is not None and host and _hostname(host) not in self._names:
-            # A web page's own name may be made to point here (DNS rebinding).
-            raise Refused(f"this server is not {host[:100]}; use its own address", status=421)
-        origin = headers.get(b"origin", b"").decode("latin-1").lower()
-        if origin and origin.partition("://")[2] != host:
-            raise Refused(
-                f"web pages of {origin[:100]} may not use this server; with an API key they may",
-                status=403,
-            )
 
 
 async def read_body(http: HTTPRequest) -> bytes:
@@ -96,10 +87,3 @@ async def read_body(http: HTTPRequest) -> bytes:
     except ClientDisconnect:
         raise Refused("the client has gone", status=499) from None
     return b"".join(pieces)
-
-
-def _hostname(host: str) -> str:
-    """Return the name in a Host header, without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]

@@ -1,18 +1,15 @@
-"""What a server is told, and the address it may listen on."""
+"""The options of `mlxhog serve`, and the key that clients have to send."""
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mlxhog.config.options import option
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError
 from mlxhog.live import MODES, READ_MODES
+from mlxhog.machine.http_server import is_own
 
 KEY_VARIABLE = "MLXHOG_API_KEY"
 
@@ -76,63 +73,3 @@ def key_of(config: ServeConfig, environment: Mapping[str, str] = os.environ) -> 
             f"API key ({KEY_VARIABLE}=... mlxhog serve ..., or --api-key), or leave --host out"
         )
     return key or None
-
-
-def is_own(host: str) -> bool:
-    """Return whether an address can be reached from this machine alone.
-
-    Raises:
-        ConfigError: there is no such address.
-    """
-    return all(
-        ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
-        for *_, address in _resolved(host, 0)
-    )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        ConfigError: there is no such address, or another program listens there.
-        EnvironmentLacks: the system does not let this user have the port.
-    """
-    family, kind, protocol, _, address = _resolved(host, port)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # The port of a server that ended seconds ago is free; that of one that runs is not.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} of {host} is in use by another program; choose another with --port, "
-                "or --port 0 for any that is free"
-            ) from error
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(f"--host {host} is no address of this machine") from error
-        raise EnvironmentLacks(
-            f"cannot listen on port {port} of {host}: {error.strerror}; choose another --port"
-        ) from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the base URL of a listening socket, as clients want it."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-
-
-def _resolved(host: str, port: int) -> list[tuple[Any, ...]]:
-    """Return what `socket.getaddrinfo` finds."""
-    try:
-        return list(
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        )
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            f"--host {host}: no such address; 127.0.0.1 is this machine alone, 0.0.0.0 all of its "
-            "networks"
-        ) from error

@@ -14,9 +14,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mlxhog.machine.http_server import listen, url_of
 from mlxhog.machine.interrupts import SIGNALS
 from mlxhog.serving.app import Api
-from mlxhog.serving.config import ServeConfig, key_of, listen, url_of
+from mlxhog.serving.config import ServeConfig, key_of
 from mlxhog.serving.engine_thread import EngineThread, Served
 
 PATIENCE_S = 30.0
@@ -51,7 +52,7 @@ def serve(model: str, config: ServeConfig, on_ready: Callable[[str, Served], Non
             served = engine.wait()
 
             def on_started() -> None:
-                on_ready(url_of(listener), served)
+                on_ready(f"{url_of(listener)}/v1", served)
 
             before = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from html import escape
 from time import monotonic
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,6 +25,7 @@ from mlxhog.arena import requests
 from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json
+from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.report import page
 from mlxhog.report.history import workers_of
 from mlxhog.watching.record import Record
@@ -35,8 +35,6 @@ LOOK_S = 1.0
 """Between two looks at the files; a run writes its metrics every two seconds."""
 SILENT_LOOKS = 15
 """After so many looks without news a stream gets a comment, so that a lost client is noticed."""
-OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-_NAMES = (b"host", b"origin")
 ASKS = {
     "checkpoint": ("Save a checkpoint", ""),
     "sample": ("Write a sample", ""),
@@ -151,22 +149,15 @@ class OwnNameOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
         if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            host, origin = (headers.get(name, b"").decode("latin-1").lower() for name in _NAMES)
-            if _hostname(f"//{host}") not in OWN_NAMES or (origin and origin != f"http://{host}"):
+            try:
+                check_names(dict(scope["headers"]), OWN_NAMES)
+            except ForeignRequest:
                 response = JSONResponse(
                     {"error": "this board answers to its own address only"}, status_code=421
                 )
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # such as half an address of IPv6
-        return ""
 
 
 def now(record: Record) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.checkpoint.run import Run
-from mlxhog.cli import board as command
 from mlxhog.files import durable
+from mlxhog.machine import http_server
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import HOSTILE
 
@@ -160,13 +160,13 @@ def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
         port = taken.getsockname()[1]
         assert cli.main(["board", str(run.directory), "--port", str(port)]) == 2
     err = capsys.readouterr().err
-    assert f"port {port} cannot be used" in err
+    assert f"port {port} of 127.0.0.1 is in use" in err
     assert err.count("\n") == 1
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     run = write_run(tmp_path, metrics=lines(3))
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(http_server, "find_spec", lambda name: None)
     assert cli.main(["board", str(run.directory)]) == 3
     assert "pip install 'mlxhog[serve]'" in capsys.readouterr().err
 

@@ -14,8 +14,8 @@ import openai
 import pytest
 import uvicorn
 
+from mlxhog.machine.http_server import listen
 from mlxhog.serving import server as serving_server
-from mlxhog.serving.config import listen
 from mlxhog.serving.server import PatientProtocol
 from tests.serving.servers import (
     START_S,
