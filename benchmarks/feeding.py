@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+from serving import mlxhog
 
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint
@@ -46,17 +45,6 @@ TRAIN = (
 )
 
 
-def command(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start a command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
 class Pair:
     """A run that follows, and its server."""
 
@@ -64,11 +52,11 @@ class Pair:
         self.folder = folder
         existing = runs.list_runs(folder / "runs")
         words = ("--resume", "latest") if existing else ()
-        self.training = command(folder, "train", "--json", *TRAIN, *words)
+        self.training = mlxhog(folder, "train", "--json", *TRAIN, *words)
         self._wait(lambda: bool(runs.list_runs(folder / "runs")))
         (self.run,) = runs.list_runs(folder / "runs")
         self._wait(self._follows)
-        self.server = command(folder, "serve", "latest", "--port", "0", "--json")
+        self.server = mlxhog(folder, "serve", "latest", "--port", "0", "--json")
         assert self.server.stdout is not None
         self.url = json.loads(self.server.stdout.readline())["url"]
 

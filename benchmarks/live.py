@@ -16,7 +16,6 @@ A part is a function that adds to the findings; `PARTS` lists them.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import multiprocessing
@@ -42,6 +41,7 @@ from harness.claims import (
     cores,
     finish,
     own_cpu_s,
+    parts_parser,
     pin,
     unpin,
 )  # fmt: skip
@@ -389,11 +389,7 @@ PARTS: dict[str, Part] = {
 
 def main() -> int:
     """Measure the parts that were asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", action="append", choices=list(PARTS))
+    parser = parts_parser(__doc__, PARTS)
     parser.add_argument("--reads", type=int, help="of each mode")
     chosen = parser.parse_args()
     scale = QUICK if chosen.quick else FULL

@@ -13,7 +13,6 @@ first      seconds to the first token of a stream, asked one after another while
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import statistics
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.claims import Findings, LoadWatch, Sample, finish, own_cpu_s
+from harness.claims import Findings, LoadWatch, Sample, finish, own_cpu_s, parts_parser
 from language_models.decoding import Ids, load_backend
 
 from mlxhog.checkpoint import run as runs
@@ -250,12 +249,7 @@ PARTS: dict[str, Callable[[Scale, Findings], None]] = {
 
 def main() -> int:
     """Measure, and print the claims."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", action="append", choices=list(PARTS))
-    arguments = parser.parse_args()
+    arguments = parts_parser(__doc__, PARTS).parse_args()
     findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
     for name in arguments.only or PARTS:
         print(f"-- {name}", flush=True)

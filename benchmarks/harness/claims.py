@@ -7,6 +7,7 @@ not to be told from so few repeats).
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -236,6 +237,16 @@ def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
         return NOT_MEASURABLE
     ends = {claim.ended for claim in claims}
     return next((ended for ended in (MISSED, UNTOLD) if ended in ends), MET)
+
+
+def parts_parser(about: str | None, parts: Iterable[str]) -> argparse.ArgumentParser:
+    """The flags of a script that measures one or several of its parts, `--quick` or whole."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", choices=list(parts))
+    return parser
 
 
 def finish(

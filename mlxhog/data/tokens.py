@@ -17,7 +17,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -270,12 +269,7 @@ class TokenWriter:
         self._file.write(block)
         self._starts.append(self._starts[-1] + 1 + len(ids))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Complete the file, or on an error just close it."""
         if error is not None:
             self._file.close()
