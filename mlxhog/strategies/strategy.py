@@ -9,6 +9,7 @@ back. All strategies run in the same processes on the same arena, so that they c
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -93,7 +94,7 @@ class StrategyWorker(Protocol):
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Strategy(ABC):
     """A strategy for one run; the methods here are those of lock-free workers.
 
     It holds nothing but its options, so every process may have its own: what has happened stands
@@ -152,9 +153,9 @@ class Strategy:
         config = self.config
         return self.batches_per_step() * config.sequences_per_ticket * config.seq_len
 
+    @abstractmethod
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker's part, in its process."""
-        raise NotImplementedError
 
     # -- while no worker moves -------------------------------------------------------------------
 
