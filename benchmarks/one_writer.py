@@ -1,0 +1,295 @@
+"""Document 000's own case: one writer learns decision segments with APOLLO, one reader answers.
+
+    python benchmarks/one_writer.py             about ten minutes
+    python benchmarks/one_writer.py --quick     about three
+
+A segment is 50 to 256 bytes of text that the model has not seen, of which the last third is
+trained. For APOLLO, APOLLO-Mini and AdamW, from a checkpoint that the same rule has trained:
+
+gradient   the share of elements that are zero, of the embedding and of dense layers
+step       its size beside the spacing of floats: the share of dense elements that a step leaves
+           where they were, in float32 and if the weights were bfloat16
+answers    what a reader saw that answered while segments were trained (`--follow`): updates during
+           one answer of 100 tokens, tokens written by other weights than its first, weights' age
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness.claims import Findings, LoadWatch, Sample, finish, own_cpu_s
+from numpy.typing import NDArray
+
+from mlxhog import arena, backends, optim
+from mlxhog.arena import Arena, Slot
+from mlxhog.arena.requests import ask
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import run as runs
+from mlxhog.config.config import TrainConfig
+from mlxhog.data import sotu
+from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import MlxhogError
+from mlxhog.live.opening import open_source
+from mlxhog.live.running import RunWeights
+from mlxhog.live.source import Follower
+from mlxhog.models import families
+from mlxhog.optim import Target, updates
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.target import new_state
+
+OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
+LENGTHS = (50, 128, 256)
+ROWS = 4
+WARM = 20  # steps on segments before one is looked at: moments and limiter have settled
+ANSWER = 100
+WAIT_S = 120.0
+DENSE_ZEROS = 0.01
+"""Share of zero elements from which on a dense layer's gradient would count as sparse here."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Steps of the checkpoint, segments that are looked at, seconds of answering."""
+
+    steps: int
+    segments: int
+    seconds: float
+
+
+FULL, QUICK = Scale(600, 30, 60.0), Scale(150, 8, 15.0)
+
+
+def segments(length: int) -> Iterator[Batch]:
+    """Batches of decision segments, cut from the newest addresses, again and again."""
+    text = "".join(address.text for address in sotu.read()[-20:]).encode()
+    ids = np.frombuffer(text, np.uint8).astype(np.int32)
+    starts = np.arange(0, len(ids) - length - 1, length)
+    rng = np.random.default_rng(length)
+    while True:
+        rows = ids[rng.choice(starts, ROWS, replace=False)[:, None] + np.arange(length + 1)]
+        x, y = rows[:, :-1].copy(), rows[:, 1:].copy()
+        y[:, : length - length // 3] = IGNORED
+        yield Batch(x, y, int((y != IGNORED).sum()))
+
+
+class Writer:
+    """A model of a checkpoint in an arena, and one optimizer that moves it, in this process."""
+
+    def __init__(self, checkpoint: Path, config: TrainConfig) -> None:
+        """Load the weights; the optimizer begins without state."""
+        opened = formats.open(checkpoint)
+        self.model = opened.config
+        spec = families.param_spec(self.model)
+        layout = arena.plan(spec, max_workers=1, n_tickets=1)
+        self.arena = Arena.create(layout)
+        opened.copy_into({name: self.arena.param(name) for name in spec})
+        hidden = families.hidden_matrices(self.model)
+        self.config = optim.for_model(config, self.model.hidden_size, hidden, 1)
+        self.rule = optim.build(self.config, hidden)
+        shapes = {name: one.shape for name, one in spec.items()}
+        state, places = new_state(
+            self.rule.state_segments, self.rule.state_shapes(shapes), layout.n_floats
+        )
+        self.target = Target(
+            flat=self.arena.params,
+            slots=layout.slots,
+            locks=self.arena.locks(1),
+            mode=updates.WRITE_MODES[self.arena.write],
+            private=state,
+            shared={},
+            decay=frozenset(name for name, one in spec.items() if one.decay),
+            places=places,
+        )
+        self.backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
+        self.backend.bind(self.model, layout.slots, layout.n_floats, None)
+        self.steps = 0
+
+    def gradient(self, batch: Batch) -> Mapping[str, Any]:
+        """The mean gradient at the weights as they are."""
+        updates.snapshot(self.backend.inbox, self.arena.params)
+        self.backend.refresh()
+        _, grads = self.backend.loss_and_grads(batch)
+        return grads
+
+    def step(self, grads: Mapping[str, Any]) -> None:
+        """Take one step at the full step size."""
+        self.steps += 1
+        self.rule.step(
+            self.target, grads, lr=self.config.lr, step=self.steps, seed=0, grad_scale=1.0
+        )
+
+    def dense(self) -> NDArray[np.float32]:
+        """The parameters that are no rows of a table, (n,), copied."""
+        slots = self.target.slots.items()
+        return np.concatenate(
+            [self.arena.param(name).ravel() for name, slot in slots if slot.kind != "rows"]
+        )
+
+    def close(self) -> None:
+        """Let go of backend and memory."""
+        self.backend.close()
+        self.arena.close()
+
+
+def zeros(grads: Mapping[str, Any], slots: Mapping[str, Slot], *, tables: bool) -> float:
+    """Share of elements that are exactly zero, of tables of rows or of everything else."""
+    n = nonzero = 0
+    for name, grad in grads.items():
+        if (slots[name].kind == "rows") == tables:
+            values = grad.coalesced().values if isinstance(grad, Rows) else grad
+            n, nonzero = n + slots[name].size, nonzero + int(np.count_nonzero(values))
+    return 1 - nonzero / n
+
+
+def unmoved(before: NDArray[np.float32], after: NDArray[np.float32], bits: int) -> float:
+    """Share of elements whose step is below half the spacing of floats with `bits` of mantissa."""
+    _, exponents = np.frexp(before)
+    spacing = np.ldexp(np.float64(1.0), exponents - 1 - bits)
+    return float((np.abs(after.astype(np.float64) - before) < spacing / 2).mean())
+
+
+def steps(optimizer: str, checkpoint: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Gradients and steps on segments of each length."""
+    rows = []
+    for length in LENGTHS:
+        writer = Writer(checkpoint, TrainConfig(optimizer=optimizer, strategy="serial"))
+        measured: list[tuple[float, ...]] = []
+        for k, batch in enumerate(segments(length)):
+            if k == WARM + scale.segments:
+                break
+            grads, before = writer.gradient(batch), writer.dense()
+            slots = writer.target.slots
+            share = [zeros(grads, slots, tables=tables) for tables in (True, False)]
+            writer.step(grads)
+            after = writer.dense()
+            if k >= WARM:
+                size = np.abs(after - before)
+                spacings = float(np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45)))
+                still = (unmoved(before, after, 23), unmoved(before, after, 7))
+                measured.append((*share, spacings, *still))
+        writer.close()
+        names = (
+            "zeros of the embedding", "zeros of dense layers", "step in float32 spacings, median",
+            "unmoved in float32", "unmoved in bfloat16",
+        )  # fmt: skip
+        medians = map(statistics.median, zip(*measured, strict=True))
+        rows.append({"bytes": length, **dict(zip(names, medians, strict=True))})
+        print(optimizer, {k: round(v, 4) for k, v in rows[-1].items()}, flush=True)
+    return rows
+
+
+def train(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a training in a folder."""
+    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *words]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+
+
+def answers(folder: Path, run: runs.Run, scale: Scale) -> dict[str, Any]:
+    """Answer while the run goes on with segments that it finds in a folder."""
+    (folder / "new").mkdir()
+    lines = []
+    for k, batch in zip(range(4000), segments(128), strict=False):
+        for x in batch.x:
+            text = bytes(x.astype(np.uint8)).decode("utf-8", "replace")
+            lines.append(json.dumps({"prompt": text[:85], "answer": text[85:]}))
+        if k % 400 == 399:
+            (folder / "new" / f"{k}.jsonl").write_text("\n".join(lines))
+            lines = []
+    training = train(folder, "--resume", str(run.directory), "--follow", "new")
+    try:
+        source, model = opened(folder)
+        follower = Follower(source, model.backend)
+        sampler = Sampler(temperature=0.8, seed=0)
+        updates_in, tokens_after, ages, tokens = [], [], [], 0
+        began = time.monotonic()
+        while time.monotonic() - began < scale.seconds:
+            follower.refresh(in_sequence=False)
+            versions = []
+            for _ in model.answer(["The "], sampler=sampler, max_new_tokens=ANSWER, by=follower):
+                loaded = follower.loaded()
+                versions.append(loaded.version)
+                ages.append(loaded.age_updates)
+            updates_in.append(versions[-1] - versions[0])
+            tokens_after.append(sum(version != versions[0] for version in versions))
+            tokens += len(versions)
+        seconds = time.monotonic() - began
+        status = ask(run.directory, "status", timeout_s=10.0)
+        source.close()
+        return {
+            "answers": len(updates_in),
+            "answers of several versions": sum(map(bool, tokens_after)) / len(tokens_after),
+            "tokens of other weights than the first": sum(tokens_after) / tokens,
+            "updates in an answer": Sample.of([float(n) for n in updates_in]),
+            "age in updates": Sample.of([float(n) for n in ages]),
+            "reader_tokens_per_s": tokens / seconds,
+            "writer_step": status["step"],
+        }
+    finally:
+        training.kill()
+        training.communicate()
+
+
+def opened(folder: Path) -> tuple[RunWeights, Any]:
+    """The run's shared weights, once it trains."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        try:
+            source, model = open_source("latest", root=folder / "runs", backend="torch:cpu")
+        except MlxhogError:
+            time.sleep(0.2)
+            continue
+        if isinstance(source, RunWeights):
+            return source, model
+        time.sleep(0.2)
+    raise RuntimeError("the run does not go on")
+
+
+def main() -> int:
+    """Measure each optimizer, and print the claims."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    scale = QUICK if parser.parse_args().quick else FULL
+    findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
+    for optimizer in OPTIMIZERS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            words = ("--optimizer", optimizer, "--steps", str(scale.steps), "--eval-every", "off")
+            training = train(folder, *words)
+            output, _ = training.communicate()
+            result = json.loads(output.splitlines()[-1])
+            (run,) = runs.list_runs(folder / "runs")
+            rows = steps(optimizer, run.directory / "checkpoints" / "latest", scale)
+            live = answers(folder, run, scale)
+        print(optimizer, live, flush=True)
+        findings.results[optimizer] = {
+            "val_bits_per_byte": result["val_bits_per_byte"], "steps": rows, "answers": live,
+        }  # fmt: skip
+        dense = max(row["zeros of dense layers"] for row in rows)
+        findings.at_most(
+            f"{optimizer}: zeros among the gradients of dense layers", dense, DENSE_ZEROS,
+            timing=False,
+        )  # fmt: skip
+    others = watch.stop(own_cpu_s() - before)
+    results = {**findings.results, "scale": vars(scale)}
+    packages = ("mlxhog", "numpy", "torch")
+    return finish(
+        "one_writer", findings.claims, others_load=others, results=results, packages=packages
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
