@@ -69,6 +69,7 @@ PROMPT = "The "
 TEXT = "The Congress shall from time to time receive from the President information on the state "
 SIZES = ("tiny", "125m")
 START_S = 120.0
+ALL_CORES = cores()
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
     pin(core)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    unpin(cores())
+    unpin(ALL_CORES)
     found: dict[str, Any] = {}
     try:
         if with_reader is not None:

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "arguments.h"
 #include "decode_large.h"
 #include "decode_v1.h"
+#include "pool.h"
 
 namespace nb = nanobind;
 
@@ -63,10 +65,14 @@ class Held {
   std::vector<In> arrays_;
 };
 
-// Checks the arrays of a step, and runs it without the GIL.
+// Rows that a thread has to have before it takes them through the whole model by itself; see kManyRows in few_rows.cpp.
+constexpr Index kRowsWorthAThread = 16;
+
+// Checks the arrays of a step, and runs it without the GIL: run(first row, row count, threads). Many rows are divided
+// among the threads, which meet at the end of the step alone; a few share each product of the model.
 template <class Run>
 void checked_step(const Tokens& tokens, const In& before, Out& after, Out& logits, Index state_floats, Index V,
-                  const Run& run) {
+                  int threads, const Run& run) {
   const Index rows = static_cast<Index>(tokens.size());
   expect("before", before, {rows, state_floats});
   expect("after", after, {rows, state_floats});
@@ -77,7 +83,11 @@ void checked_step(const Tokens& tokens, const In& before, Out& after, Out& logit
                              " is outside [0, " + std::to_string(V) + ")")
                                 .c_str());
   nb::gil_scoped_release release;
-  run(rows);
+  const Index parts = std::clamp<Index>(rows / kRowsWorthAThread, 1, std::max(threads, 1));
+  parallel_for(parts, static_cast<int>(parts), [&](Index part) {
+    const Index first = rows * part / parts;
+    run(first, rows * (part + 1) / parts - first, parts > 1 ? 1 : threads);
+  });
 }
 
 class Decoder {
@@ -110,8 +120,10 @@ class Decoder {
   Index state_floats() const { return static_cast<Index>(model_.blocks.size()) * model_.block_state(); }
 
   void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
-    checked_step(tokens, before, after, logits, state_floats(), model_.V, [&](Index rows) {
-      decode_step(model_, rows, tokens.data(), before.data(), after.data(), logits.data(), threads);
+    const Index width = state_floats(), V = model_.V;
+    checked_step(tokens, before, after, logits, width, V, threads, [&](Index first, Index rows, int inside) {
+      decode_step(model_, rows, tokens.data() + first, before.data() + first * width, after.data() + first * width,
+                  logits.data() + first * V, inside);
     });
   }
 
@@ -168,8 +180,10 @@ class V1Decoder {
   void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
     if (before.data() < after.data() + after.size() && after.data() < before.data() + before.size())
       throw nb::value_error("after shares memory with before, which is read while after is written; give it its own");
-    checked_step(tokens, before, after, logits, state_floats(), model_.V, [&](Index rows) {
-      decode_v1_step(model_, rows, tokens.data(), before.data(), after.data(), logits.data(), threads);
+    const Index width = state_floats(), V = model_.V;
+    checked_step(tokens, before, after, logits, width, V, threads, [&](Index first, Index rows, int inside) {
+      decode_v1_step(model_, rows, tokens.data() + first, before.data() + first * width, after.data() + first * width,
+                     logits.data() + first * V, inside);
     });
   }
 

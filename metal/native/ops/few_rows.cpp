@@ -18,7 +18,11 @@ constexpr Index kAhead = 4096;
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
 
-MLXHOG_INLINE void load(const float* from, Lanes& to) { std::memcpy(&to, from, sizeof to); }
+// The first `count` of kLanes numbers; the others are zero.
+MLXHOG_INLINE void load(const float* from, Lanes& to, Index count = kLanes) {
+  if (count < kLanes) to = Lanes{};
+  std::memcpy(&to, from, count * sizeof *from);
+}
 
 MLXHOG_INLINE float sum(const Lanes& lanes) {
   float parts[kLanes];
@@ -34,27 +38,23 @@ MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
   Lanes sums[Weights][Inputs] = {};
   const Index tile_floats = std::max<Index>(1, Weights * in);
   const float* next = w + std::max<Index>(1, kAhead / tile_floats) * tile_floats;  // may be beyond the end: only a hint
-  Index j = 0;
-  for (; j + kLanes <= in; j += kLanes) {
+  const auto add = [&](Index j, Index count) MLXHOG_ALWAYS {
     Lanes inputs[Inputs], weights;
 #pragma GCC unroll 8
-    for (int c = 0; c < Inputs; ++c) load(x + c * in + j, inputs[c]);
+    for (int c = 0; c < Inputs; ++c) load(x + c * in + j, inputs[c], count);
 #pragma GCC unroll 8
     for (int r = 0; r < Weights; ++r) {
       __builtin_prefetch(next + r * in + j);
-      load(w + r * in + j, weights);
+      load(w + r * in + j, weights, count);
 #pragma GCC unroll 8
       for (int c = 0; c < Inputs; ++c) sums[r][c] += weights * inputs[c];
     }
-  }
-#pragma GCC unroll 8
+  };
+  Index j = 0;
+  for (; j + kLanes <= in; j += kLanes) add(j, kLanes);
+  if (j < in) add(j, in - j);
   for (int r = 0; r < Weights; ++r)
-#pragma GCC unroll 8
-    for (int c = 0; c < Inputs; ++c) {
-      float dot = sum(sums[r][c]);
-      for (Index tail = j; tail < in; ++tail) dot += w[r * in + tail] * x[c * in + tail];
-      dots[r * Inputs + c] = dot;
-    }
+    for (int c = 0; c < Inputs; ++c) dots[r * Inputs + c] = sum(sums[r][c]);
 }
 
 template <int Weights, int Inputs>
@@ -91,6 +91,73 @@ MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const FewRowsMa
     for (Index row = 0; row < rows; ++row) one_tile<1, 1>(in, x, map, out, row);
 }
 
+// -- as many rows as lanes -------------------------------------------------------------------------------------------
+// With a row in each lane nothing has to be summed across lanes, which is most of the work above where rows are short.
+// The sixteen sums of a dot product, and the order in which they are added up, are those of `tile`.
+
+constexpr Index kManyRows = 8;  // from here on lanes that no row fills cost less than sums across lanes
+constexpr int kOutputs = 4;     // of a tile: as many chains, and what AVX2 has registers for
+
+// x (rows, in) as (group, in, kLanes): the rows of each group beside each other; lanes without a row are zero.
+std::vector<float> rows_in_lanes(Index rows, Index in, const float* x) {
+  const Index groups = (rows + kLanes - 1) / kLanes;
+  std::vector<float> lanes(groups * in * kLanes);
+  for (Index r = 0; r < rows; ++r) {
+    float* to = lanes.data() + r / kLanes * in * kLanes + r % kLanes;
+    for (Index j = 0; j < in; ++j) to[j * kLanes] = x[r * in + j];
+  }
+  return lanes;
+}
+
+// Dot products of `Weights` rows of W with the rows in the lanes of x (in, kLanes).
+template <int Weights>
+MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Lanes (&dots)[Weights]) {
+  Lanes sums[kLanes][Weights];
+  for (Index lane = 0; lane < kLanes; ++lane) {
+    Lanes chains[Weights] = {};
+    for (Index j = lane; j < in; j += kLanes) {
+      Lanes inputs;
+      load(x + j * kLanes, inputs);
+#pragma GCC unroll 8
+      for (int r = 0; r < Weights; ++r) chains[r] += w[r * in + j] * inputs;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Weights; ++r) sums[lane][r] = chains[r];
+  }
+  for (Index half = kLanes / 2; half; half /= 2)
+    for (Index lane = 0; lane < half; ++lane)
+#pragma GCC unroll 8
+      for (int r = 0; r < Weights; ++r) sums[lane][r] += sums[lane + half][r];
+  for (int r = 0; r < Weights; ++r) dots[r] = sums[0][r];
+}
+
+template <int Weights>
+MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, const FewRowsMap& map, Index first_out) {
+  for (Index first = 0; first < rows; first += kLanes) {
+    Lanes dots[Weights];
+    lanes_tile<Weights>(in, map.weight + first_out * in, lanes + first * in, dots);
+    const Index count = std::min(kLanes, rows - first);
+    for (int r = 0; r < Weights; ++r) {
+      const float bias = map.bias ? map.bias[first_out + r] : 0.0f;
+      float values[kLanes];
+      std::memcpy(values, &dots[r], sizeof values);
+      for (Index c = 0; c < count; ++c) {
+        const float value = values[c] + bias;
+        float& y = map.y[(first + c) * map.out + first_out + r];
+        y = map.add ? y + value : value;
+      }
+    }
+  }
+}
+
+// As `outputs`, with rows in lanes.
+MLXHOG_CLONES void lanes_outputs(Index rows, Index in, const float* lanes, const FewRowsMap& map, Index first,
+                                 Index last) {
+  Index out = first;
+  for (; out + kOutputs <= last; out += kOutputs) one_lanes_tile<kOutputs>(rows, in, lanes, map, out);
+  for (; out < last; ++out) one_lanes_tile<1>(rows, in, lanes, map, out);
+}
+
 }  // namespace
 
 void few_rows_maps(Index rows, Index in, const float* x, const std::vector<FewRowsMap>& maps, int threads) {
@@ -98,12 +165,16 @@ void few_rows_maps(Index rows, Index in, const float* x, const std::vector<FewRo
   for (const FewRowsMap& map : maps) total += map.out;
   const Index worth = std::max<Index>(1, total * in * rows / kWorthAThread);
   const Index pieces = std::clamp<Index>(threads, 1, worth);
+  const bool many = rows >= kManyRows;
+  const std::vector<float> lanes = many ? rows_in_lanes(rows, in, x) : std::vector<float>();
   parallel_for(pieces, static_cast<int>(pieces), [&](Index piece) {
     // Every piece takes its share of each map.
     for (const FewRowsMap& map : maps) {
       const Index share = (map.out + pieces - 1) / pieces;
       const Index first = std::min(piece * share, map.out);
-      outputs(rows, in, x, map, first, std::min(first + share, map.out));
+      const Index last = std::min(first + share, map.out);
+      if (many) lanes_outputs(rows, in, lanes.data(), map, first, last);
+      else outputs(rows, in, x, map, first, last);
     }
   });
 }
