@@ -29,6 +29,10 @@ RECORD = np.dtype(
         ("staleness", "<u8"),
         ("n_bytes", "<u8"),  # text bytes the targets decode to
         ("nats", "<f8"),  # evaluations: summed nats
+        ("read_s", "<f4"),  # seconds of a step, by what they went into
+        ("compute_s", "<f4"),
+        ("apply_s", "<f4"),
+        ("wait_s", "<f4"),
     ]
 )
 RING_BYTES = 128 + CAPACITY * RECORD.itemsize

@@ -7,6 +7,7 @@ runs/<utc>-<name>/
   socket             hands the arena to later readers
   run.json           status, pids, versions, machine; replaced by rename
   metrics.jsonl      one line per interval; a torn last line is ignored
+  times.json         times of each worker's newest steps; replaced by rename
   events.jsonl       one line for each message, sample and checkpoint, with its time
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
@@ -60,6 +61,11 @@ class Run:
     def metrics_path(self) -> Path:
         """Where metrics are appended."""
         return self.directory / "metrics.jsonl"
+
+    @property
+    def times_path(self) -> Path:
+        """Where the times of the newest steps are kept."""
+        return self.directory / "times.json"
 
     @property
     def events_path(self) -> Path:
@@ -170,6 +176,33 @@ class Run:
                 f"{self.metrics_path} is damaged after {len(found)} lines: {error}; remove what is"
             ) from error
         return found
+
+    def write_times(self, workers: Sequence[Mapping[str, Any]]) -> None:
+        """Replace `times.json`: of each worker, the times of its newest steps.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses; the old file stands.
+        """
+        with disk_errors(f"writing {self.times_path}"):
+            replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
+
+    def read_times(self) -> list[dict[str, Any]]:
+        """Return what `write_times` kept; nothing where there is no file.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        if not self.times_path.exists():
+            return []
+        try:
+            workers = plain_json.loads(limits.read_bytes(self.times_path))["workers"]
+            if not all(isinstance(worker, dict) for worker in workers):
+                raise ValueError("it holds no workers")
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RunError(
+                f"{self.times_path} is damaged ({error}); remove it, and train on to have another"
+            ) from error
+        return list(workers)
 
     def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
         """Drop the lines of steps that no checkpoint holds, before a run goes on without them.

@@ -31,6 +31,7 @@ COMMANDS = {
     "board": "a page on this machine that follows a run",
     "report": "one HTML file about one run or several, with curves, workers and samples",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
+    "simulate": "what each strategy would do with workers like these, without training",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
 }
@@ -92,7 +93,8 @@ def _only_tells(words: Sequence[str]) -> bool:
     """Whether a command changes and checks nothing, so a reader that leaves had what it wanted."""
     return (
         words in (["classic"], ["mad"])
-        or words[:1] in ([], ["help"], ["runs"], ["watch"], ["analyze"], ["-V"], ["--version"])
+        or words[:1]
+        in ([], ["help"], ["runs"], ["watch"], ["analyze"], ["simulate"], ["-V"], ["--version"])
         or words[:2] in (["mad", "show"], ["mad", "board"])
         or not {"-h", "--help", "--dry-run"}.isdisjoint(words)
     )

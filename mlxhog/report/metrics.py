@@ -1,8 +1,10 @@
 """Progress and result of a training run: what it reports while it trains and when it ends."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from statistics import median
 from typing import Any
 
 from mlxhog.config.config import EMULATED
@@ -44,6 +46,40 @@ def label(gpu_write: str, kernels: str) -> str:
     """
     parts = (("gpu-write", gpu_write), ("kernels", kernels))
     return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
+
+
+class StepTimes:
+    """Times of a worker's newest steps, in order, by what they went into."""
+
+    PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
+
+    def __init__(self, most: int) -> None:
+        """Keep so many steps."""
+        self._parts: dict[str, deque[float]] = {
+            name: deque(maxlen=most) for name in (*self.PARTS, "other_s")
+        }
+        self._last_ns: int | None = None
+        self.steps = 0
+
+    def take(self, t_ns: int, **parts: float) -> None:
+        """Take in a step that ended at a time; what is left since the one before is `other_s`."""
+        self.steps += 1
+        for name in self.PARTS:
+            self._parts[name].append(parts[name])
+        if self._last_ns is not None:
+            rest_s = (t_ns - self._last_ns) / 1e9 - sum(parts.values())
+            self._parts["other_s"].append(max(0.0, rest_s))
+        self._last_ns = t_ns
+
+    def to_json(self) -> dict[str, Any]:
+        """Microseconds of the gradients in order; of the other parts, the median in seconds."""
+        parts = self._parts
+        return {
+            "steps": self.steps,
+            "compute_us": [round(1e6 * s) for s in parts["compute_s"]],
+            **{name: median(parts[name]) if parts[name] else 0.0 for name in parts
+               if name != "compute_s"},
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

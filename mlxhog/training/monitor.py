@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from mlxhog.config.budget import Budget
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
-from mlxhog.report.metrics import Doing, Progress, WorkerReport
+from mlxhog.report.metrics import Doing, Progress, StepTimes, WorkerReport
 
 WINDOW_S = 5.0  # throughput and loss are averages over this much time
+
+
+MOST_TIMES = 4096  # newest steps of a worker whose times are kept
 
 
 class _Step(NamedTuple):
@@ -61,6 +64,7 @@ class Monitor:
         self.over = False  # the budget is used up
         self.samples = 0
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
+        self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
@@ -70,6 +74,10 @@ class Monitor:
             for record in ring.drain():
                 if record["kind"] == Kind.STEP:
                     staleness[int(record["staleness"])] += 1
+                    self._times[slot].take(
+                        int(record["t_ns"]),
+                        **{name: float(record[name]) for name in StepTimes.PARTS},
+                    )
                     recent.append(
                         _Step(
                             t_ns=int(record["t_ns"]),
@@ -148,6 +156,14 @@ class Monitor:
                 )
             )
         return tuple(reports)
+
+    def step_times(self) -> list[dict[str, Any]]:
+        """Times of the newest steps of every worker, as `times.json` keeps them."""
+        return [
+            {"slot": slot, "backend": self.workers[slot].backend, **times.to_json()}
+            for slot, times in self._times.items()
+            if slot in self.workers and times.steps
+        ]
 
     def totals(self) -> tuple[int, int, float]:
         """Steps, tokens and seconds of training of the whole run, before this call and in it."""

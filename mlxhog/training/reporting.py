@@ -30,6 +30,7 @@ Observer = Callable[[Progress], None]
 
 REPORT_S = 0.5
 METRICS_S = 2.0
+TIMES_S = 30.0
 
 
 class Reporter:
@@ -40,7 +41,7 @@ class Reporter:
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
         self._reported: set[str] = set()
-        self._last_report = self._last_metrics = 0.0
+        self._last_report = self._last_metrics = self._last_times = 0.0
 
     def report(self, message: str | None, doing: Doing | None = None) -> None:
         """Show the observer a message, or how far the run is."""
@@ -65,6 +66,9 @@ class Reporter:
         if now - self._last_metrics >= METRICS_S and training_began:
             self._last_metrics = now
             self.append_metrics()
+        if now - self._last_times >= TIMES_S and training_began:
+            self._last_times = now
+            self.write_times()
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""
@@ -83,6 +87,11 @@ class Reporter:
             if message not in self._reported:  # it would be said again every few seconds
                 self._reported.add(message)
                 self.report(message)
+
+    def write_times(self) -> None:
+        """Replace times.json; that a disk is full is said of the metrics."""
+        with contextlib.suppress(EnvironmentLacks):
+            self.run.write_times(self.monitor.step_times())
 
     def drop_lost_metrics(self, budget: Budget) -> None:
         """Let the metrics of a resumed run end where its checkpoint does."""

@@ -108,7 +108,8 @@ class Steps:
         applied_ns = monotonic_ns()
         entry.read_ns += read_ns - began_ns
         entry.compute_ns += computed_ns - read_ns
-        entry.apply_ns += applied_ns - computed_ns - (entry.wait_ns - waited_before)
+        waited_ns = entry.wait_ns - waited_before
+        entry.apply_ns += applied_ns - computed_ns - waited_ns
         self._count(outcome, loss, tokens)
         self.ring.append(
             kind=records.Kind.STEP,
@@ -119,6 +120,10 @@ class Steps:
             tokens=tokens,
             n_bytes=sum(batch.n_bytes for batch in batches),
             staleness=outcome.staleness,
+            read_s=(read_ns - began_ns) / 1e9,
+            compute_s=(computed_ns - read_ns) / 1e9,
+            apply_s=(applied_ns - computed_ns - waited_ns) / 1e9,
+            wait_s=waited_ns / 1e9,
         )
 
     def _count(self, outcome: Outcome, loss: float, tokens: int) -> None:

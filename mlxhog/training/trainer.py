@@ -181,6 +181,7 @@ class _Training(Session):
         self.monitor.drain()
         if self.arena.counters.load("start_ns"):
             self.reporter.append_metrics()  # what a run says in the end counts all of it
+            self.reporter.write_times()
         result = self._result(error)
         self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
         try:

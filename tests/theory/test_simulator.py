@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.theory import simulator
 from mlxhog.theory.simulator import simulate, time_to_loss
-from mlxhog.theory.simulator.schemes import AvgRuns, Hogwild, Locked, RoundRobin, Scheme, Sync
-from mlxhog.theory.simulator.workers import (
-    ComputeTime,
-    Constant,
-    Measured,
-    ShiftedExponential,
-    Worker,
+from mlxhog.theory.simulator.schemes import (
+    Hogwild,
+    Locked,
+    OuterLoop,
+    RoundRobin,
+    Scheme,
+    Sync,
 )
+from mlxhog.theory.simulator.times import ComputeTime, Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
 pytestmark = pytest.mark.slow
@@ -148,15 +150,16 @@ def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time
 
 def test_averaged_runs_meet_once_per_period() -> None:
     found = simulate(
-        workers_of(3, Constant(1.0), read_s=0.5, apply_s=0.25), AvgRuns(period=4, round_s=1.0)
+        workers_of(3, Constant(1.0), read_s=0.5, apply_s=0.25), OuterLoop(period=4, round_s=1.0)
     )
-    assert found.updates_per_s == close(3 * 4 / (0.5 + 4 * 1.25 + 1.0))
+    merge_s = (3 + 1) / (2 * 3) * 0.5 + 1.0  # each reads a share of 3 copies, and writes it
+    assert found.updates_per_s == close(3 * 4 / (4 * 1.75 + merge_s))
     assert found.staleness.max == 0
 
 
 def test_longer_periods_wait_less_for_stragglers() -> None:
     efficiency = [
-        simulate(workers_of(4, TIMES["shifted"]), AvgRuns(period=period)).efficiency
+        simulate(workers_of(4, TIMES["shifted"]), OuterLoop(period=period)).efficiency
         for period in (1, 4, 16, 64)
     ]
     assert efficiency == sorted(efficiency)
@@ -189,7 +192,7 @@ def test_who_asks_for_little_bandwidth_gets_all_of_it() -> None:
     assert simulator.speeds([True] * 2, [10.0, 0.0], cores=None, bandwidth=5) == [0.5, 1.0]
 
 
-@pytest.mark.parametrize("scheme", [Hogwild(), RoundRobin(), Sync(backups=1), AvgRuns(3)])
+@pytest.mark.parametrize("scheme", [Hogwild(), RoundRobin(), Sync(backups=1), OuterLoop(3)])
 def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
     workers = workers_of(3, TIMES["shifted"], apply_s=0.1)
     runs = [simulate(workers, scheme, updates=500, seed=seed) for seed in (7, 7, 8)]
@@ -255,6 +258,6 @@ def test_workers_and_machines_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="2 backup workers of 2: wanted 0 to 1"):
         simulate(workers_of(2, Constant(1.0)), Sync(backups=2))
     with pytest.raises(ConfigError, match="every 0 steps"):
-        simulate(workers_of(2, Constant(1.0)), AvgRuns(0))
+        simulate(workers_of(2, Constant(1.0)), OuterLoop(0))
     with pytest.raises(DataError, match="measured at no staleness"):
         time_to_loss(simulate(workers_of(1, Constant(1.0)), Hogwild()), {})

@@ -1,15 +1,21 @@
-"""An event-driven simulation of workers that train together: speed and staleness, no learning.
+"""An event-driven simulation of workers that train together: speed, staleness, and toy problems.
 
-Each worker reads, computes and adds; a scheme says in which order and what waits for what; cores
-and memory bandwidth are shared among the workers that are active at the same time. What comes out
-is always a prediction, with the inputs it is made of.
+Each worker reads, computes and adds; a scheme says in which order and what waits for what. What
+comes out is always a prediction, with the inputs it is made of.
+
+    times       how long gradients take
+    workers     what a step costs a worker, and what workers share
+    schemes     when they read, how they write and when they meet
+    gates       schemes that bound staleness by waiting
+    objectives  small problems that simulated updates solve
+    machine     the clock: shared cores and memory, deaths and joins
+    what_if     `mlxhog simulate`: every strategy on one set of workers
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,15 +23,15 @@ import numpy as np
 
 from mlxhog.errors import DataError
 from mlxhog.theory.analysis.staleness import Staleness, of_histogram
+from mlxhog.theory.simulator.machine import Deadlock, Event, Machine, fair_shares, speeds
+from mlxhog.theory.simulator.objectives import Learner
 from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import (
-    Behaviour,
-    Condition,
-    SharedState,
-    Work,
-    Worker,
-    WorkerContext,
-)
+from mlxhog.theory.simulator.workers import Worker
+
+__all__ = [
+    "Deadlock", "Event", "Machine", "Prediction", "TimeToLoss", "descend", "fair_shares",
+    "simulate", "speeds", "time_to_loss",
+]  # fmt: skip
 
 # -- the prediction --------------------------------------------------------------------------------
 
@@ -41,6 +47,7 @@ class Prediction:
         gradients_per_s: gradients that went into them.
         efficiency: gradients_per_s over those of the same workers, each alone on the machine.
         waiting_share: part of the workers' time spent waiting for others.
+        waiting: the same of each worker, in their order; None for one that was never there.
         wasted_share: part of the gradients that were thrown away.
         staleness: over all updates.
         workers: the same per worker, in their order.
@@ -52,6 +59,7 @@ class Prediction:
     gradients_per_s: float
     efficiency: float
     waiting_share: float
+    waiting: tuple[float | None, ...]
     wasted_share: float
     staleness: Staleness
     workers: tuple[Staleness, ...]
@@ -121,168 +129,6 @@ def time_to_loss(prediction: Prediction, updates_at: Mapping[float, float]) -> T
     )
 
 
-# -- shares of a machine's cores and memory --------------------------------------------------------
-
-
-def fair_shares(demands: Sequence[float], capacity: float) -> list[float]:
-    """Divide a capacity: no one gets more than it asks for, and who asks for more gets the same.
-
-    Source: max-min fairness, Bertsekas and Gallager, Data Networks, section 6.5.
-    """
-    shares = [0.0] * len(demands)
-    rest, waiting = capacity, len(demands)
-    for k in sorted(range(len(demands)), key=demands.__getitem__):
-        shares[k] = min(demands[k], rest / waiting)
-        rest -= shares[k]
-        waiting -= 1
-    return shares
-
-
-def speeds(
-    on_core: Sequence[bool],
-    traffic: Sequence[float],
-    *,
-    cores: int | None,
-    bandwidth: float | None,
-) -> list[float]:
-    """Speed of each active worker, 1 where it runs as if alone.
-
-    Cores are divided evenly by the operating system; a worker slowed by that asks for less memory
-    traffic, and is slowed again where its fair share of the bandwidth is less than it asks for.
-
-    Args:
-        on_core: whether a worker's present phase needs a core of the CPU.
-        traffic: bytes per second it moves at full speed.
-        cores: of the machine; None for as many as there are workers.
-        bandwidth: of the memory in bytes per second; None for no limit.
-    """
-    busy = sum(on_core)
-    slow = 1.0 if cores is None or busy <= cores else cores / busy
-    speed = [slow if needs else 1.0 for needs in on_core]
-    if bandwidth is None:
-        return speed
-    demands = [bytes_per_s * s for bytes_per_s, s in zip(traffic, speed, strict=True)]
-    if sum(demands) <= bandwidth:
-        return speed
-    shares = fair_shares(demands, bandwidth)
-    return [
-        s * share / demand if demand else s
-        for s, share, demand in zip(speed, shares, demands, strict=True)
-    ]
-
-
-# -- the clock -------------------------------------------------------------------------------------
-
-_DRAWN_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of a simulation: simulated seconds, and counts since its start."""
-
-    now: float
-    version: int
-    gradients: int
-    wasted: int
-    waited_s: float
-
-
-class Machine:
-    """Workers on shared cores and memory, advanced from one finished phase to the next."""
-
-    def __init__(
-        self,
-        workers: Sequence[Worker],
-        scheme: Scheme,
-        *,
-        cores: int | None,
-        bandwidth: float | None,
-        seed: int,
-    ) -> None:
-        """Start every worker's first phase at time 0; arguments as in `simulator.simulate`."""
-        self.board, self.now, self.waited_s = SharedState(), 0.0, 0.0
-        self._cores, self._bandwidth = cores, bandwidth
-        streams = np.random.SeedSequence(seed).spawn(len(workers))
-        self._behaviours: list[Behaviour] = scheme.start(
-            [
-                WorkerContext(
-                    rank, worker, self.board, _compute_times(worker, np.random.default_rng(stream))
-                )
-                for rank, (worker, stream) in enumerate(zip(workers, streams, strict=True))
-            ]
-        )
-        self._doing: list[Work | Condition] = [next(each) for each in self._behaviours]
-        self._rest_s = [math.inf] * len(workers)  # seconds of work at full speed
-        for rank in range(len(workers)):
-            self._begin(rank)
-        self._settle()
-
-    def snapshot(self) -> Snapshot:
-        """Return where the simulation is."""
-        board = self.board
-        return Snapshot(self.now, board.version, board.gradients, board.wasted, self.waited_s)
-
-    def run_until(self, version: int) -> None:
-        """Advance until so many updates have been made; all that end together are included."""
-        while self.board.version < version:
-            self._advance()
-
-    def _advance(self) -> None:
-        """Go on to the time at which the next phase ends."""
-        active = [rank for rank, rest_s in enumerate(self._rest_s) if rest_s < math.inf]
-        assert active, "every worker waits for another: a scheme deadlocks"
-        works = [work for rank in active if isinstance(work := self._doing[rank], Work)]
-        speed = speeds(
-            [work.on_core for work in works],
-            [work.moved_bytes / work.seconds for work in works],
-            cores=self._cores,
-            bandwidth=self._bandwidth,
-        )
-        ends = [self._rest_s[rank] / s for rank, s in zip(active, speed, strict=True)]
-        step = min(ends)
-        self.now += step
-        self.waited_s += step * (len(self._rest_s) - len(active))
-        for rank, s, end in zip(active, speed, ends, strict=True):
-            self._rest_s[rank] = 0.0 if end == step else max(0.0, self._rest_s[rank] - step * s)
-        for rank in active:
-            if self._rest_s[rank] == 0.0:
-                self._next(rank)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Let go who waits for something that has happened, until nothing more happens."""
-        moved = True
-        while moved:
-            moved = False
-            for rank, doing in enumerate(self._doing):
-                condition = doing.unless if isinstance(doing, Work) else doing
-                if condition is not None and condition():
-                    self._next(rank)
-                    moved = True
-
-    def _next(self, rank: int) -> None:
-        self._doing[rank] = next(self._behaviours[rank])
-        self._begin(rank)
-
-    def _begin(self, rank: int) -> None:
-        """Take up what a worker does; phases that take no time are over at once."""
-        while isinstance(doing := self._doing[rank], Work) and doing.seconds == 0:
-            self._doing[rank] = next(self._behaviours[rank])
-        self._rest_s[rank] = doing.seconds if isinstance(doing, Work) else math.inf
-
-
-def _compute_times(worker: Worker, rng: np.random.Generator) -> Callable[[], float]:
-    """A worker's successive compute times, drawn many at once."""
-    times: list[float] = []
-
-    def next_s() -> float:
-        if not times:
-            times.extend(worker.compute.draw(rng, _DRAWN_AT_ONCE).tolist())
-        return times.pop()
-
-    return next_s
-
-
 # -- the simulation --------------------------------------------------------------------------------
 
 
@@ -295,21 +141,25 @@ def simulate(
     cores: int | None = None,
     bandwidth: float | None = None,
     seed: int = 0,
+    events: Sequence[Event] = (),
 ) -> Prediction:
     """Simulate a machine and return what it would do.
 
     Args:
         workers: at least one.
-        scheme: one of `mlxhog.theory.simulator.schemes`.
-        updates: to simulate after the warm-up.
+        scheme: one of `mlxhog.theory.simulator.schemes` or `gates`.
+        updates: to simulate after the warm-up; fewer where all workers have finished before.
         warm_up: updates left out at the start; a tenth of `updates` where not given.
         cores: of the CPU, shared by its workers; None for enough of them.
         bandwidth: of the memory, bytes per second; None for no limit.
         seed: of the compute times. The same seed gives the same prediction.
+        events: deaths and joins.
 
     Raises:
-        DataError: no workers, nothing to simulate, or a machine without cores or bandwidth.
+        DataError: no workers, nothing to simulate, events that cannot be or come too late, or a
+            machine without cores or bandwidth.
         ConfigError: the scheme does not fit the workers.
+        Deadlock: every worker waits for another.
     """
     if not workers or updates < 1:
         raise DataError(f"{len(workers)} workers, {updates} updates: wanted at least one of each")
@@ -317,14 +167,24 @@ def simulate(
         if value is not None and not value > 0:
             raise DataError(f"a machine with {name} = {value}: wanted more than 0, or no limit")
     skipped = updates // 10 if warm_up is None else warm_up
-    machine = Machine(workers, scheme, cores=cores, bandwidth=bandwidth, seed=seed)
+    machine = Machine(workers, scheme, cores=cores, bandwidth=bandwidth, seed=seed, events=events)
     machine.run_until(skipped)
     start = machine.snapshot()
     machine.run_until(start.version + updates)
     end = machine.snapshot()
+    last = max((event.at_s for event in events), default=0.0)
+    if last > end.now:
+        raise DataError(
+            f"a worker is to die or join at {last:g} s, and {updates} updates take {end.now:.3g} s "
+            "in all; simulate more updates, or let it happen earlier"
+        )
     seconds = end.now - start.now
+    if seconds <= 0:
+        raise DataError("all workers finish within the warm-up; give them more steps")
     gradients, wasted = end.gradients - start.gradients, end.wasted - start.wasted
-    late = machine.board.staleness[start.version : end.version]
+    late = machine.board.lateness[start.version : end.version]
+    waited = np.subtract(end.waited_s, start.waited_s)
+    there = np.subtract(end.there_s, start.there_s)
     return Prediction(
         inputs={
             "workers": [worker.to_json() for worker in workers],
@@ -334,12 +194,14 @@ def simulate(
             "updates": updates,
             "warm_up": skipped,
             "seed": seed,
+            "events": [asdict(event) for event in events],
         },
         seconds=seconds,
         updates_per_s=(end.version - start.version) / seconds,
         gradients_per_s=gradients / seconds,
         efficiency=gradients / seconds / sum(1.0 / worker.step_s for worker in workers),
-        waiting_share=(end.waited_s - start.waited_s) / (seconds * len(workers)),
+        waiting_share=float(waited.sum() / there.sum()),
+        waiting=tuple(float(w / t) if t > 0 else None for w, t in zip(waited, there, strict=True)),
         wasted_share=wasted / (gradients + wasted),
         staleness=of_histogram("all", Counter(tau for _, tau in late)),
         workers=tuple(
@@ -347,3 +209,30 @@ def simulate(
             for rank, worker in enumerate(workers)
         ),
     )
+
+
+def descend(
+    workers: Sequence[Worker],
+    scheme: Scheme,
+    learner: Learner,
+    *,
+    updates: int,
+    seed: int = 0,
+    events: Sequence[Event] = (),
+) -> Machine:
+    """Train a toy problem until its target is reached, or so many updates have been made.
+
+    Args:
+        workers: at least one.
+        scheme: how they train together.
+        learner: the problem and its step size; its `course` and `reached` say what came of it.
+        updates: at most.
+        seed: of the compute times.
+        events: deaths and joins.
+
+    Raises:
+        DataError, ConfigError, Deadlock: as `simulate`.
+    """
+    machine = Machine(workers, scheme, seed=seed, events=events, learner=learner)
+    machine.run_until(updates)
+    return machine

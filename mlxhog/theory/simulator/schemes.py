@@ -1,63 +1,91 @@
-"""Schemes for the simulator: when workers read, how they write and when they meet."""
+"""Schemes for the simulator: when workers read, how they write and when they meet.
+
+A worker that has died or finished is waited for by nobody. Rules that bound staleness by waiting
+stand in `gates.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator.workers import Behaviour, Condition, Work, WorkerContext
+from mlxhog.theory.simulator.workers import (
+    Behaviour,
+    Condition,
+    SharedState,
+    Start,
+    Work,
+    WorkerContext,
+)
 
 
 class Scheme(Protocol):
     """One way to train together."""
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return what each worker does."""
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters, for the inputs of a prediction."""
 
 
-@dataclass
-class _Barrier:
-    """Rounds that begin when the one before has ended."""
+class Barrier:
+    """Stages that everyone who is there has to end before anyone goes on.
 
-    round_: int = 0
-    arrived: int = 0
+    A worker that joins takes up the stage that the others are in.
+    """
 
-    def over(self) -> Condition:
-        """Return the condition that the present round has ended."""
-        mine = self.round_
-        return lambda: self.round_ > mine
+    def __init__(self, board: SharedState) -> None:
+        """Begin at stage 0 for everyone."""
+        self._board = board
+        self._ended: dict[int, int] = {}
+        self.passed = 0
 
-    def arrive(self) -> int:
-        """Come to the present round; return how many have."""
-        self.arrived += 1
-        return self.arrived
+    def join(self, rank: int) -> None:
+        """Wait for this worker from now on."""
+        self._ended[rank] = self.passed
 
-    def end(self) -> None:
-        """End the round for everyone."""
-        self.round_, self.arrived = self.round_ + 1, 0
+    def arrive(self, rank: int) -> Condition:
+        """End a stage; returns the condition that everyone has."""
+        self._ended[rank] += 1
+        stage = self._ended[rank]
+
+        def over() -> bool:
+            others = (self._ended[r] for r in self._board.alive if r in self._ended)
+            if all(ended >= stage for ended in others):
+                self.passed = max(self.passed, stage)
+                return True
+            return False
+
+        return over
+
+
+def _is_first(queue: list[int], worker: WorkerContext) -> bool:
+    """Whether a worker is the first of those in a queue that are still there."""
+    while queue[0] not in worker.board.alive:
+        queue.pop(0)
+    return queue[0] == worker.rank
 
 
 @dataclass(frozen=True)
 class Hogwild:
     """Everyone reads, computes and adds without asking."""
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return what each worker does."""
 
         def behaviour(worker: WorkerContext) -> Behaviour:
-            while True:
-                read = worker.board.version
+            for _ in worker.steps():
+                read = worker.look()
                 yield worker.read()
                 yield worker.compute()
                 yield worker.add()
-                worker.board.apply(worker.rank, read)
+                worker.apply(read)
 
-        return [behaviour(worker) for worker in workers]
+        return [partial(behaviour, worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -66,28 +94,85 @@ class Hogwild:
 
 @dataclass(frozen=True)
 class Locked:
-    """As Hogwild, but only one worker at a time may add: one lock for all parameters."""
+    """As Hogwild, but only one worker at a time may do a part of its step: one lock for all.
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
-        """Return what each worker does."""
-        adding: set[int] = set()
+    Who comes first has it first; a dead worker's lock is free.
+
+    Attributes:
+        scope: "apply" locks the adding of a step, "step" all of it.
+    """
+
+    scope: str = "apply"
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return what each worker does.
+
+        Raises:
+            ConfigError: there is no such scope.
+        """
+        if self.scope not in ("apply", "step"):
+            raise ConfigError(f"a lock of scope {self.scope!r}: wanted apply or step")
+        whole, queue = self.scope == "step", list[int]()
 
         def behaviour(worker: WorkerContext) -> Behaviour:
-            while True:
-                read = worker.board.version
+            take = partial(_is_first, queue, worker)
+            for _ in worker.steps():
+                if whole:
+                    queue.append(worker.rank)
+                    yield take
+                read = worker.look()
                 yield worker.read()
                 yield worker.compute()
-                yield lambda: not adding
-                adding.add(worker.rank)
+                if not whole:
+                    queue.append(worker.rank)
+                    yield take
                 yield worker.add()
-                adding.discard(worker.rank)
-                worker.board.apply(worker.rank, read)
+                worker.apply(read)
+                queue.pop(0)
 
-        return [behaviour(worker) for worker in workers]
+        return [partial(behaviour, worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
-        return {"name": "locked"}
+        return {"name": "locked", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class ParameterServer:
+    """Workers push gradients to an owner, which applies them in the order of their arrival.
+
+    A worker that has pushed waits until its gradient is in the parameters, then pulls.
+
+    Attributes:
+        apply_s: seconds that the owner takes for one; the worker's own `apply_s` where not given.
+
+    Source: Dean et al. 2012, Large Scale Distributed Deep Networks (Downpour SGD).
+    """
+
+    apply_s: float | None = None
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return what each worker does."""
+        arrived: list[int] = []
+
+        def behaviour(worker: WorkerContext) -> Behaviour:
+            my_turn = partial(_is_first, arrived, worker)
+            for _ in worker.steps():
+                read = worker.look()
+                yield worker.read()
+                yield worker.compute()
+                yield worker.copy()
+                arrived.append(worker.rank)
+                yield my_turn
+                yield worker.add() if self.apply_s is None else Work(self.apply_s)
+                worker.apply(read)
+                arrived.pop(0)
+
+        return [partial(behaviour, worker) for worker in workers]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and parameters."""
+        return {"name": "async_ps", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -102,23 +187,27 @@ class RoundRobin:
 
     handover_s: float = 0.0
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return what each worker does."""
+        last = [-1]
 
         def behaviour(worker: WorkerContext) -> Behaviour:
-            def my_turn() -> bool:  # every update passes the turn on
-                return worker.board.version % len(workers) == worker.rank
+            def my_turn() -> bool:
+                alive = worker.board.alive
+                following = [rank for rank in alive if rank > last[0]] or alive
+                return min(following) == worker.rank
 
-            while True:
-                read = worker.board.version
+            for _ in worker.steps():
+                read = worker.look()
                 yield worker.read()
                 yield worker.compute()
                 yield my_turn
                 yield Work(self.handover_s)
                 yield worker.add()
-                worker.board.apply(worker.rank, read)
+                worker.apply(read)
+                last[0] = worker.rank
 
-        return [behaviour(worker) for worker in workers]
+        return [partial(behaviour, worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -129,17 +218,22 @@ class RoundRobin:
 class Sync:
     """Gradients at the same parameters, averaged: one update per round.
 
+    A worker copies its gradient to where all see it; then each averages a share of the parameters
+    over all gradients, and makes the step there.
+
     Attributes:
         backups: workers that a round does not wait for; their gradients are thrown away.
-        round_s: seconds for the barrier, beyond everyone's own `apply_s`.
+        round_s: seconds for the barriers of a round, beyond what each worker does.
+        by_speed: whether the samples of a round are divided so that all are done together.
 
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
 
     backups: int = 0
     round_s: float = 0.0
+    by_speed: bool = False
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return what each worker does.
 
         Raises:
@@ -150,24 +244,46 @@ class Sync:
                 f"{self.backups} backup workers of {len(workers)}: wanted 0 to {len(workers) - 1}, "
                 "so that a round waits for someone"
             )
-        quorum = len(workers) - self.backups
-        barrier = _Barrier()
+        barrier, computed = Barrier(workers[0].board), dict[int, list[int]]()
+        speeds = {one.rank: 1.0 / one.worker.compute.mean_s for one in workers}
 
         def behaviour(worker: WorkerContext) -> Behaviour:
-            while True:
-                read, over = worker.board.version, barrier.over()
-                yield worker.read()
-                yield worker.compute(unless=over)
-                if not over():
-                    yield worker.add(unless=over)
-                if not over() and barrier.arrive() == quorum:
-                    yield Work(self.round_s)
-                    worker.board.apply(worker.rank, read, gradients=quorum)
-                    worker.board.wasted += self.backups
-                    barrier.end()
-                yield over
+            board, rank = worker.board, worker.rank
+            barrier.join(rank)
+            for _ in worker.steps():
+                round_ = barrier.passed
+                done = computed.setdefault(round_, [])
 
-        return [behaviour(worker) for worker in workers]
+                def gathered(done: list[int] = done) -> bool:
+                    there = len(board.alive)
+                    return len(done) >= max(1, there - self.backups)
+
+                read = worker.look()
+                yield worker.read()
+                share = 1.0
+                if self.by_speed:
+                    total = sum(speeds[r] for r in board.alive)
+                    share = len(board.alive) * speeds[rank] / total
+                gradient = worker.compute(unless=gathered)
+                yield Work(
+                    share * gradient.seconds, gradient.moved_bytes, gradient.on_core, gathered
+                )
+                if not gathered():
+                    yield worker.copy()
+                    done.append(rank)
+                yield gathered
+                n = len(board.alive)
+                yield worker.copy((n + 1) / (2 * n))
+                yield worker.add(1 / n)
+                yield barrier.arrive(rank)
+                yield Work(self.round_s)
+                if round_ in computed:  # the first to leave the round says what came of it
+                    del computed[round_]
+                    used = done[: max(1, n - self.backups)]
+                    board.apply(used[0], read, used)
+                    board.wasted += n - len(used)
+
+        return [partial(behaviour, worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -175,44 +291,76 @@ class Sync:
 
 
 @dataclass(frozen=True)
-class AvgRuns:
-    """Private copies, averaged now and then; every step of a worker counts as an update.
+class OuterLoop:
+    """Replicas of the parameters that are merged every so many of their steps.
+
+    With as many replicas as workers this is local SGD; with fewer, the workers of a replica train
+    it lock-free. Every step counts as an update, and staleness counts updates of the same replica.
 
     Attributes:
-        period: steps of each worker between two averages.
-        round_s: seconds for an average.
+        period: steps of each replica between two merges; None for no merge before the end.
+        replicas: how many; None for one per worker.
+        round_s: seconds for a merge, beyond the copies that each worker makes.
+        name: of the strategy.
 
-    Source: Zinkevich, Weimer, Smola, Li 2010, Parallelized Stochastic Gradient Descent.
+    Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
 
-    period: int
+    period: int | None
+    replicas: int | None = None
     round_s: float = 0.0
+    name: str = "local_sgd"
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return what each worker does.
 
         Raises:
-            ConfigError: the period is not positive.
+            ConfigError: the period is not positive, or the workers cannot be divided.
         """
-        if self.period < 1:
+        if self.period is not None and self.period < 1:
             raise ConfigError(f"an average every {self.period} steps: wanted 1 or more")
-        barrier = _Barrier()
+        count = len(workers) if self.replicas is None else self.replicas
+        if count < 1 or len(workers) % count:
+            raise ConfigError(
+                f"{count} replicas of {len(workers)} workers: wanted a number that divides them"
+            )
+        board = workers[0].board
+        barrier, merged = Barrier(board), [0]
+        steps, versions = [0] * count, [0] * count  # of each replica: begun, ended
+        if board.learner is not None:
+            board.learner.replicate(count)
 
         def behaviour(worker: WorkerContext) -> Behaviour:
-            while True:
-                over = barrier.over()
+            own = worker.rank % count
+            barrier.join(worker.rank)
+            for _ in worker.steps():
+                while self.period is not None and steps[own] >= self.period * (merged[0] + 1):
+                    yield from meet(worker)
+                steps[own] += 1
+                if board.learner is not None:
+                    board.learner.read(worker.rank, of=1 + own)
+                read = versions[own]
                 yield worker.read()
-                for _ in range(self.period):
-                    yield worker.compute()
-                    yield worker.add()
-                    worker.board.apply(worker.rank, worker.board.version)
-                if barrier.arrive() == len(workers):
-                    yield Work(self.round_s)
-                    barrier.end()
-                yield over
+                yield worker.compute()
+                yield worker.add()
+                if board.learner is not None:
+                    board.learner.apply((worker.rank,), of=1 + own)
+                board.count(worker.rank, versions[own] - read, (worker.rank,))
+                versions[own] += 1
 
-        return [behaviour(worker) for worker in workers]
+        def meet(worker: WorkerContext) -> Behaviour:
+            round_ = merged[0]
+            yield barrier.arrive(worker.rank)
+            yield worker.copy((count + 1) / (2 * count))
+            yield Work(self.round_s)
+            if merged[0] == round_:
+                merged[0] += 1
+                steps[:] = [self.period * merged[0] if self.period else n for n in steps]
+                if board.learner is not None:
+                    board.learner.merge(sorted({1 + rank % count for rank in board.alive}))
+
+        return [partial(behaviour, worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
-        return {"name": "avg_runs", **asdict(self)}
+        return asdict(self)

@@ -1,0 +1,56 @@
+"""`mlxhog simulate`: what each strategy would do with workers like these."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.sources import resolve
+from mlxhog.report.views import may_redraw
+
+ABOUT = """\
+What would each strategy do with workers like these? Simulates them, event by event, without
+training anything: gradients per second, staleness, and how long workers wait for each other. Times
+of gradients are constant, exponential, log-normal, Pareto or in slow and fast spells; some workers
+may be slower, die and come back, or join later. With --run the times are those that a run recorded.
+With --objective a small problem is trained, too, whose minimum is known."""
+EXAMPLES = (
+    "simulate --workers 16 --slow 1=10",
+    "simulate --workers 8 --times exponential:1s:2s --sync-time 100ms",
+    "simulate --times pareto:50ms:1.5 --strategies hogwild,sync,sync_backup --backup-workers 2",
+    "simulate --workers 4 --kill 1=30s:10s --join 3=1m --json",
+    "simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic",
+    "simulate --run latest",
+    "simulate --strategies version_naive,push_gate,version_bound --max-staleness 2",
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    # The options need NumPy, which takes .1 s.
+    from mlxhog.theory.simulator.what_if import SimulateConfig
+
+    flags = Flags("simulate", ABOUT, EXAMPLES)
+    flags.argument("--json", action="store_true", help="one JSON object with everything")
+    flags.argument("--run", metavar="RUN", help="take times and number of workers from a run")
+    flags.argument("--out", metavar="DIR", default="runs", help="folder of the runs [runs]")
+    flags.options(SimulateConfig)
+    parsed = flags.parse(arguments)
+    from mlxhog.theory.simulator.recorded import options_of_run, workers_of_run
+    from mlxhog.theory.simulator.what_if import compare
+
+    given, workers, source = parsed.given, None, ""
+    if parsed.other.run is not None:
+        workers = workers_of_run(parsed.other.run, Path(parsed.other.out))
+        given, source = options_of_run(given, workers), f"recorded by {parsed.other.run}"
+    comparison = compare(resolve(SimulateConfig, [given], parsed.problems), workers, source)
+    if parsed.other.json:
+        from mlxhog.files import plain_json
+
+        print(plain_json.dumps(comparison.to_json()).decode())
+        return 0
+    from mlxhog.report.table import show
+
+    show(comparison.sections(), sys.stdout, plain=not may_redraw(sys.stdout))
+    return 0

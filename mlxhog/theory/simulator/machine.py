@@ -1,0 +1,375 @@
+"""Workers on shared cores and memory, advanced from one finished phase to the next.
+
+Cores and memory bandwidth are shared among the workers that are active at the same time. Workers
+may die and join at given times; a scheme waits for none that is not there.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mlxhog.errors import DataError
+from mlxhog.theory.simulator.objectives import Learner
+from mlxhog.theory.simulator.schemes import Scheme
+from mlxhog.theory.simulator.workers import (
+    Behaviour,
+    Condition,
+    SharedState,
+    Work,
+    Worker,
+    WorkerContext,
+)
+
+# -- shares of a machine's cores and memory --------------------------------------------------------
+
+
+def fair_shares(demands: Sequence[float], capacity: float) -> list[float]:
+    """Divide a capacity: no one gets more than it asks for, and who asks for more gets the same.
+
+    Source: max-min fairness, Bertsekas and Gallager, Data Networks, section 6.5.
+    """
+    shares = [0.0] * len(demands)
+    rest, waiting = capacity, len(demands)
+    for k in sorted(range(len(demands)), key=demands.__getitem__):
+        shares[k] = min(demands[k], rest / waiting)
+        rest -= shares[k]
+        waiting -= 1
+    return shares
+
+
+def speeds(
+    on_core: Sequence[bool],
+    traffic: Sequence[float],
+    *,
+    cores: int | None,
+    bandwidth: float | None,
+) -> list[float]:
+    """Speed of each active worker, 1 where it runs as if alone.
+
+    Cores are divided evenly by the operating system; a worker slowed by that asks for less memory
+    traffic, and is slowed again where its fair share of the bandwidth is less than it asks for.
+
+    Args:
+        on_core: whether a worker's present phase needs a core of the CPU.
+        traffic: bytes per second it moves at full speed.
+        cores: of the machine; None for as many as there are workers.
+        bandwidth: of the memory in bytes per second; None for no limit.
+    """
+    busy = sum(on_core)
+    slow = 1.0 if cores is None or busy <= cores else cores / busy
+    speed = [slow if needs else 1.0 for needs in on_core]
+    if bandwidth is None:
+        return speed
+    demands = [bytes_per_s * s for bytes_per_s, s in zip(traffic, speed, strict=True)]
+    if sum(demands) <= bandwidth:
+        return speed
+    shares = fair_shares(demands, bandwidth)
+    return [
+        s * share / demand if demand else s
+        for s, share, demand in zip(speed, shares, demands, strict=True)
+    ]
+
+
+# -- the clock -------------------------------------------------------------------------------------
+
+
+class Deadlock(Exception):
+    """Every worker that is there waits for another; says after how many updates."""
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """A worker dies or joins.
+
+    Attributes:
+        at_s: simulated seconds.
+        rank: of the worker.
+        joins: whether it joins; else it dies. Who joins first is not there before.
+    """
+
+    at_s: float
+    rank: int
+    joins: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a simulation: simulated seconds, and counts since its start."""
+
+    now: float
+    version: int
+    gradients: int
+    wasted: int
+    waited_s: tuple[float, ...]
+    there_s: tuple[float, ...]
+
+
+class Machine:
+    """A simulation that goes on until so many updates have been made."""
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        scheme: Scheme,
+        *,
+        cores: int | None = None,
+        bandwidth: float | None = None,
+        seed: int = 0,
+        events: Sequence[Event] = (),
+        learner: Learner | None = None,
+    ) -> None:
+        """Start the first phase of every worker that is there; arguments as in `simulate`.
+
+        Raises:
+            DataError: an event names no worker, or a worker dies that is not there.
+            ConfigError: the scheme does not fit the workers.
+        """
+        self.board = SharedState(learner=learner)
+        self._events = sorted(events)
+        absent = _check_events(self._events, len(workers))
+        on_core = sum(worker.on_core for worker in workers)
+        self._limits = None if cores is not None and on_core <= cores else cores, bandwidth
+        self._free = self._limits == (None, None)  # then no worker slows another
+        streams = np.random.SeedSequence(seed).spawn(len(workers))
+        contexts = [
+            WorkerContext(
+                rank, worker, self.board, worker.compute.successive(np.random.default_rng(stream))
+            )
+            for rank, (worker, stream) in enumerate(zip(workers, streams, strict=True))
+        ]
+        self._starts = scheme.start(contexts)
+        n = len(workers)
+        self._behaviours: list[Behaviour | None] = [None] * n
+        self._doing: list[Work | Condition | None] = [None] * n
+        self._rest_s = [math.inf] * n  # seconds of work at full speed; of a free machine, unused
+        self._ends: list[tuple[float, int, int]] = []  # heap of a free machine: end, rank, phase
+        self._phase = [0] * n
+        self._watching: set[int] = set()  # ranks with a condition to look at
+        self._waiting_since = [math.inf] * n
+        self._waited_s, self._there_s, self._since = [0.0] * n, [0.0] * n, [math.inf] * n
+        for rank in range(n):
+            if rank not in absent:
+                self._join(rank)
+        self._settle()
+
+    def snapshot(self) -> Snapshot:
+        """Return where the simulation is."""
+        board, now = self.board, self.board.now
+        waited = (
+            w + max(0.0, now - s) for w, s in self._so_far(self._waited_s, self._waiting_since)
+        )
+        there = (t + max(0.0, now - s) for t, s in self._so_far(self._there_s, self._since))
+        return Snapshot(
+            now, board.version, board.gradients, board.wasted, tuple(waited), tuple(there)
+        )
+
+    @staticmethod
+    def _so_far(past: Sequence[float], since: Sequence[float]) -> zip[tuple[float, float]]:
+        return zip(past, since, strict=True)
+
+    def run_until(self, version: int, seconds: float = math.inf) -> None:
+        """Advance until so many updates have been made, or a time is over, or all have finished.
+
+        All updates that end together are included.
+
+        Raises:
+            Deadlock: every worker that is there waits for another.
+        """
+        learner = self.board.learner
+        while self.board.version < version and self.board.now < seconds:
+            if not self.board.alive and not self._events:
+                return
+            if learner is not None and learner.reached is not None:
+                return
+            self._advance()
+
+    # -- who is there ----------------------------------------------------------------------------
+
+    def _join(self, rank: int) -> None:
+        board = self.board
+        if board.alive:  # nobody waits for the steps that it has missed
+            slowest = min(board.clocks.get(other, 0) for other in board.alive)
+            board.clocks[rank] = max(board.clocks.get(rank, 0), slowest)
+        board.alive.add(rank)
+        self._since[rank] = board.now
+        self._behaviours[rank] = self._starts[rank]()
+        self._next(rank)
+
+    def _leave(self, rank: int) -> None:
+        board, now = self.board, self.board.now
+        self._stop_waiting(rank)
+        self._there_s[rank] += now - self._since[rank]
+        self._since[rank] = math.inf
+        board.alive.discard(rank)
+        self._behaviours[rank] = self._doing[rank] = None
+        self._rest_s[rank] = math.inf
+        self._phase[rank] += 1
+        self._watching.discard(rank)
+
+    def _happen(self) -> None:
+        """Let the next event happen."""
+        event = self._events.pop(0)
+        self.board.now = event.at_s
+        if event.joins:
+            self._join(event.rank)
+        elif event.rank in self.board.alive:  # else it has finished before
+            self._leave(event.rank)
+        self._settle()
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Go on to the time at which the next phase ends, or the next event happens."""
+        board = self.board
+        next_end = self._next_end()
+        if self._events and self._events[0].at_s <= next_end:
+            if not self._free and next_end < math.inf:
+                self._work(self._events[0].at_s - board.now)
+            self._happen()
+            return
+        if next_end == math.inf:
+            waiting = ", ".join(str(rank) for rank in sorted(board.alive))
+            raise Deadlock(
+                f"after {board.version} updates every worker waits for another (ranks {waiting})"
+            )
+        if self._free:
+            ended = self._pop(next_end)
+        else:
+            ended = self._work_until_one_ends()
+        board.now = next_end
+        for rank in ended:
+            self._next(rank)
+        self._settle()
+
+    def _next_end(self) -> float:
+        """When the next phase ends; infinite where nobody works."""
+        if self._free:
+            while self._ends and self._phase[self._ends[0][1]] != self._ends[0][2]:
+                heapq.heappop(self._ends)  # it was abandoned
+            return self._ends[0][0] if self._ends else math.inf
+        ends = (self._rest_s[rank] / speed for rank, speed in zip(*self._active(), strict=True))
+        return self.board.now + min(ends, default=math.inf)
+
+    def _pop(self, end: float) -> list[int]:
+        """The ranks whose phase ends then."""
+        ended = []
+        while self._ends and self._ends[0][0] <= end:
+            _, rank, phase = heapq.heappop(self._ends)
+            if self._phase[rank] == phase:
+                ended.append(rank)
+        return sorted(ended)
+
+    def _active(self) -> tuple[list[int], list[float]]:
+        """Ranks that work, and their speeds."""
+        active = [rank for rank, rest_s in enumerate(self._rest_s) if rest_s < math.inf]
+        works = [work for rank in active if isinstance(work := self._doing[rank], Work)]
+        cores, bandwidth = self._limits
+        return active, speeds(
+            [work.on_core for work in works],
+            [work.moved_bytes / work.seconds for work in works],
+            cores=cores,
+            bandwidth=bandwidth,
+        )
+
+    def _work(self, seconds: float) -> None:
+        """Let everyone work so long, at most until one is done."""
+        active, speed = self._active()
+        for rank, s in zip(active, speed, strict=True):
+            self._rest_s[rank] = max(0.0, self._rest_s[rank] - seconds * s)
+
+    def _work_until_one_ends(self) -> list[int]:
+        """Let everyone work until someone is done; returns who is."""
+        active, speed = self._active()
+        ends = [self._rest_s[rank] / s for rank, s in zip(active, speed, strict=True)]
+        self._work(min(ends))
+        ended = [rank for rank, end in zip(active, ends, strict=True) if end == min(ends)]
+        for rank in ended:
+            self._rest_s[rank] = 0.0
+        return ended
+
+    # -- what workers do -------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Let go who waits for something that has happened, until nothing more happens."""
+        moved = True
+        while moved:
+            moved = False
+            for rank in sorted(self._watching):
+                doing = self._doing[rank]
+                condition = doing.unless if isinstance(doing, Work) else doing
+                if condition is not None and condition():
+                    self._next(rank)
+                    moved = True
+
+    def _next(self, rank: int) -> None:
+        """Let a worker begin what it does next; phases that take no time are over at once."""
+        self._stop_waiting(rank)
+        self._watching.discard(rank)
+        behaviour = self._behaviours[rank]
+        assert behaviour is not None, "only who is there does something"
+        self._phase[rank] += 1
+        doing = next(behaviour, None)
+        while isinstance(doing, Work) and doing.seconds == 0:
+            doing = next(behaviour, None)
+        if doing is None:
+            self._leave(rank)
+            return
+        self._doing[rank] = doing
+        if isinstance(doing, Work):
+            self._rest_s[rank] = doing.seconds
+            if self._free:
+                end = self.board.now + doing.seconds
+                heapq.heappush(self._ends, (end, rank, self._phase[rank]))
+            if doing.unless is not None:
+                self._watching.add(rank)
+            return
+        self._rest_s[rank] = math.inf
+        self._waiting_since[rank] = self.board.now
+        self._watching.add(rank)
+
+    def _stop_waiting(self, rank: int) -> None:
+        if self._waiting_since[rank] < math.inf:
+            self._waited_s[rank] += self.board.now - self._waiting_since[rank]
+            self._waiting_since[rank] = math.inf
+
+
+def _check_events(events: Sequence[Event], workers: int) -> set[int]:
+    """Refuse events that cannot happen; return the ranks that join before they are there."""
+    there: dict[int, bool] = {}
+    absent = set()
+    for event in events:
+        if not 0 <= event.rank < workers or not event.at_s >= 0:
+            raise DataError(
+                f"worker {event.rank} at {event.at_s:g} s: wanted one of the {workers} workers "
+                f"(ranks 0 to {workers - 1}), and a time of 0 s or more"
+            )
+        if event.rank not in there and event.joins:
+            absent.add(event.rank)
+        elif there.get(event.rank, True) == event.joins:
+            what = "joins where it is already" if event.joins else "dies where it is not"
+            raise DataError(f"worker {event.rank} {what} at {event.at_s:g} s; leave that out")
+        there[event.rank] = event.joins
+    return absent
+
+
+def slowed(workers: Sequence[Worker], factors: dict[int, float]) -> list[Worker]:
+    """The workers, some of them slower by a factor in what they compute.
+
+    Raises:
+        DataError: a rank that no worker has, or a factor that is not positive.
+    """
+    for rank, factor in factors.items():
+        if not 0 <= rank < len(workers) or not factor > 0:
+            raise DataError(
+                f"worker {rank} slower by {factor:g}: wanted a rank of 0 to {len(workers) - 1} and "
+                "a factor above 0"
+            )
+    return [
+        replace(worker, compute=worker.compute.scaled(factors[rank])) if rank in factors else worker
+        for rank, worker in enumerate(workers)
+    ]

@@ -1,0 +1,101 @@
+"""`mlxhog simulate` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+
+pytestmark = pytest.mark.slow
+
+
+def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["simulate", "--workers", "16", "--slow", "1=10", "--updates", "1000"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("hogwild computes most")
+    assert max(map(len, text.splitlines())) <= 80
+    assert main([*words, "--json", "--strategies", "hogwild,sync,sync_speed"]) == 0
+    rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
+    rate = {name: row["prediction"]["gradients_per_s"] for name, row in rows.items()}
+    assert rate["hogwild"] > 1.3 * rate["sync_speed"] > 5 * rate["sync"]
+    assert rows["hogwild"]["prediction"]["staleness"]["mean"] == pytest.approx(15, abs=0.5)
+    assert rows["hogwild"]["prediction"]["waiting"][1] == 0
+
+
+def test_rules_that_deadlock_are_shown_to_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--strategies", "version_naive,push_gate,version_bound", "--max-staleness", "1"]
+    assert main(["simulate", *words, "--updates", "500", "--json"]) == 0
+    rows = {r["strategy"]: r for r in json.loads(capsys.readouterr().out)["strategies"]}
+    assert "every worker waits for another" in rows["version_naive"]["deadlock"]
+    assert "every worker waits for another" in rows["push_gate"]["deadlock"]
+    assert rows["version_bound"]["deadlock"] is None
+    assert rows["version_bound"]["prediction"]["staleness"]["max"] <= 1
+
+
+def test_a_toy_problem_shows_what_staleness_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--objective", "quadratic", "--strategies", "serial,sync,hogwild"]
+    options = ["--times", "constant:1s", "--workers", "2", "--seed", "1"]
+    assert main(["simulate", *words, *options, "--json"]) == 0
+    rows = {r["strategy"]: r for r in json.loads(capsys.readouterr().out)["strategies"]}
+    assert rows["hogwild"]["target_s"] < rows["serial"]["target_s"]
+    assert main(["simulate", *words, *options]) == 0
+    assert "reaches the target first" in capsys.readouterr().out
+
+
+def test_times_of_a_run_are_simulated_and_may_be_slowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "20260101-000000-a")
+    run.directory.mkdir()
+    run.write_status({"status": "done"})
+    one = {"backend": "mlx:cpu", "steps": 3, "compute_us": [1000, 1000, 4000]}
+    costs = {"read_s": 0.0, "apply_s": 0.001, "wait_s": 0.0, "other_s": 0.0}
+    run.write_times([{"slot": slot, **one, **costs} for slot in (1, 2)])
+    words = ["simulate", "--run", str(run.directory), "--strategies", "hogwild", "--json"]
+    rates = []
+    for more in ([], ["--slow", "0=3"]):
+        assert main([*words, *more]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["strategies"]
+        rates.append(row["prediction"]["gradients_per_s"])
+    assert rates[0] == pytest.approx(2 / 0.003, rel=0.02)
+    assert rates[1] == pytest.approx(1 / 0.003 + 1 / 0.007, rel=0.02)
+    assert main([*words, "--workers", "3"]) == 2
+    assert "--workers contradicts --run" in capsys.readouterr().err
+    run.times_path.write_text("{}")
+    assert main(words) == 2
+    assert "times.json is damaged" in capsys.readouterr().err
+    run.times_path.unlink()
+    assert main(words) == 2
+    assert "recorded no times of steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--times", "gauss:1"], "wanted one of constant:TIME"),
+        (["--times", "pareto:1:1"], "a Pareto shape of 1.0: wanted above 1"),
+        (["--slow", "9=2"], "--slow names worker 9, and there are 4"),
+        (["--kill", "1=soon"], "wanted RANK=TIME or RANK=TIME:DOWN"),
+        (["--kill", "1=1:1,1=3"], "names worker 1 twice"),
+        (["--join", "1=1:2"], "--join has '1=1:2'; wanted RANK=TIME"),
+        (["--kill", "1=9h"], "simulate more updates"),
+        (["--strategies", "hogwidl"], "did you mean 'hogwild'"),
+        (["--workers", "0"], "--workers is '0'; wanted"),
+        (["--strategies", "diloco", "--replicas", "3"], "wanted a number that divides them"),
+        (["--run", "nothing"], "nothing"),
+    ],
+)
+def test_bad_input_is_named_with_the_way_out(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", *words]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""

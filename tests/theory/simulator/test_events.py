@@ -1,0 +1,75 @@
+"""Simulated workers that die, come back, join and finish; nobody waits for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxhog.errors import DataError
+from mlxhog.theory.simulator import Event, simulate
+from mlxhog.theory.simulator.gates import SSP
+from mlxhog.theory.simulator.schemes import (
+    Hogwild,
+    Locked,
+    OuterLoop,
+    ParameterServer,
+    RoundRobin,
+    Scheme,
+    Sync,
+)
+from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.workers import Worker
+
+SCHEMES = [
+    Hogwild(), Locked(), Locked("step"), ParameterServer(), RoundRobin(), Sync(), Sync(backups=1),
+    SSP(1), OuterLoop(4), OuterLoop(4, 2), OuterLoop(None),
+]  # fmt: skip
+
+
+def workers_of(count: int, **costs: float) -> list[Worker]:
+    return [Worker(name="w", compute=Constant(1.0), **costs) for _ in range(count)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
+    scheme: Scheme,
+) -> None:
+    """The death falls into the adding of a step, so into a lock, a turn, a round."""
+    events = [Event(10.15, 1, joins=False), Event(40.0, 1, joins=True)]
+    found = simulate(
+        workers_of(4, apply_s=0.3), scheme, updates=400, warm_up=0, events=events, seed=2
+    )
+    steps = [one.steps for one in found.workers]
+    if not isinstance(scheme, Sync):  # whose rounds are counted for the first who was done
+        assert steps[1] > 20
+        assert min(steps[0], steps[2], steps[3]) > steps[1]
+    assert found.gradients_per_s > 0
+
+
+def test_who_joins_late_is_not_there_before() -> None:
+    found = simulate(
+        workers_of(2), Hogwild(), updates=150, warm_up=0, events=[Event(50.0, 1, joins=True)]
+    )
+    assert [one.steps for one in found.workers] == pytest.approx([100, 50], abs=1)
+    assert found.staleness.mean == pytest.approx(2 / 3, abs=0.05)  # 1 where both are there
+
+
+def test_a_finished_worker_is_waited_for_by_nobody() -> None:
+    first, *others = workers_of(3)
+    short = Worker(name="w", compute=Constant(1.0), steps=5)
+    assert first.steps is None
+    for scheme in (Sync(), SSP(0), RoundRobin(), OuterLoop(3)):
+        found = simulate([short, *others], scheme, updates=100, warm_up=0)
+        assert found.seconds < 105, scheme
+
+
+def test_events_that_cannot_be_are_refused() -> None:
+    for events, said in (
+        ([Event(1.0, 5, joins=False)], "wanted one of the 2 workers"),
+        ([Event(-1.0, 0, joins=False)], "a time of 0 s or more"),
+        ([Event(1.0, 0, joins=False), Event(2.0, 0, joins=False)], "dies where it is not"),
+        ([Event(1.0, 0, joins=False), Event(2.0, 0, joins=True), Event(3.0, 0, joins=True)],
+         "joins where it is already"),
+        ([Event(900.0, 0, joins=False)], "simulate more updates"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            simulate(workers_of(2), Hogwild(), updates=100, events=events)

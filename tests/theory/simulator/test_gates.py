@@ -1,0 +1,109 @@
+"""Gates keep their bounds and stop nobody for ever; the two wrong ones do stop everybody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.theory.simulator import Deadlock, Event, Machine, simulate
+from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
+from mlxhog.theory.simulator.schemes import Hogwild, Scheme
+from mlxhog.theory.simulator.times import Constant, LogNormal, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
+
+
+def workers_of(count: int, slow: float = 1.0, steps: int | None = None) -> list[Worker]:
+    """The first is slower by a factor."""
+    same = Worker(name="w", compute=ShiftedExponential(0.5, 0.5), steps=steps)
+    first = replace(same, compute=same.compute.scaled(slow))
+    return [first, *[same] * (count - 1)]
+
+
+def spread(machine: Machine) -> int:
+    """How far clocks of workers that are there lie apart."""
+    clocks = [machine.board.clocks.get(rank, 0) for rank in machine.board.alive]
+    return max(clocks) - min(clocks)
+
+
+@pytest.mark.parametrize("slack", [0, 1, 3])
+def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack: int) -> None:
+    machine = Machine(workers_of(8, slow=10.0), SSP(slack), seed=3)
+    widest = 0
+    for version in range(1, 1500):
+        machine.run_until(version)
+        widest = max(widest, spread(machine))
+    assert widest == slack + 1
+    assert max(tau for _, tau in machine.board.lateness) <= 7 * (2 * slack + 1)
+
+
+def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker() -> None:
+    slow = simulate(workers_of(8, slow=10.0), SSP(3), updates=4000)
+    assert slow.gradients_per_s == pytest.approx(8 * 0.1, rel=0.05)
+    assert slow.waiting[0] == 0
+    assert min(share for share in slow.waiting[1:] if share is not None) > 0.8
+    even = simulate(workers_of(8), SSP(3), updates=4000)
+    assert even.gradients_per_s > simulate(workers_of(8), SSP(0), updates=4000).gradients_per_s
+
+
+def schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event], int]:
+    """Workers of random speeds, some of which die, some of which come back."""
+    count, slack = int(rng.integers(2, 9)), int(rng.integers(0, 5))
+    workers = [
+        Worker(name="w", compute=LogNormal(float(rng.uniform(0.1, 4)), 0.7), steps=20)
+        for _ in range(count)
+    ]
+    events = []
+    for rank in range(count - 1):
+        if rng.random() < 0.3:
+            at_s = float(rng.uniform(1, 15))
+            events.append(Event(at_s, rank, joins=False))
+            if rng.random() < 0.5:
+                events.append(Event(at_s + 3.0, rank, joins=True))
+    return workers, events, slack
+
+
+def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        workers, events, slack = schedule(rng)
+        for scheme in (SSP(slack), VersionBound(slack + 1)):
+            machine = Machine(workers, scheme, seed=seed, events=events)
+            machine.run_until(10**6)
+            assert machine.board.clocks[len(workers) - 1] == 20  # who never dies has finished
+            assert not machine.board.alive
+
+
+@pytest.mark.parametrize("bound", [0, 1, 4, 20])
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_the_safe_version_bound_holds_without_a_deadlock(bound: int, count: int) -> None:
+    found = simulate(workers_of(count, slow=8.0), VersionBound(bound), updates=500, warm_up=0)
+    assert found.staleness.max <= bound
+    assert found.gradients_per_s <= simulate(workers_of(count, slow=8.0), Hogwild()).gradients_per_s
+
+
+def test_the_obvious_version_bound_deadlocks_among_equally_old_reads() -> None:
+    same = [Worker(name="w", compute=Constant(1.0))] * 3
+    with pytest.raises(Deadlock, match=r"after 1 updates every worker waits .*ranks 0, 1, 2"):
+        simulate(same, VersionBound(1, safe=False), updates=100)
+    assert simulate(same, VersionBound(1), updates=100).staleness.max == 1
+
+
+def test_the_documents_push_gate_holds_a_stale_worker_for_ever() -> None:
+    workers = workers_of(4, slow=20.0, steps=50)
+    machine = Machine(workers, PushGate(3), seed=1)
+    with pytest.raises(Deadlock, match="rank"):
+        machine.run_until(10**6)
+    assert 0 in machine.board.alive  # the slow one never returns
+    assert machine.board.clocks.get(0, 0) < 50
+    ended = Machine(workers, SSP(3), seed=1)
+    ended.run_until(10**6)
+    assert not ended.board.alive
+
+
+@pytest.mark.parametrize("scheme", [SSP(-1), VersionBound(-1), PushGate(-1)])
+def test_negative_bounds_are_refused(scheme: Scheme) -> None:
+    with pytest.raises(ConfigError, match="of -1: wanted 0 or more"):
+        simulate(workers_of(2), scheme)

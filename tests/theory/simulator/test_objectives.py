@@ -1,0 +1,105 @@
+"""Toy problems: gradients, minima, and what schemes make of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import DataError
+from mlxhog.theory.simulator import descend
+from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
+from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.workers import Worker
+
+BOWL = Quadratic((1.0, 0.5, 0.1))
+SPARSE = SparseLogistic(examples=300, features=40, nonzeros=3)
+
+
+def learned(scheme: Scheme, workers: int, updates: int, **options: float) -> Learner:
+    learner = Learner(BOWL, lr=0.1, **options)  # type: ignore[arg-type]
+    those = [Worker(name="w", compute=Constant(1.0))] * workers
+    descend(those, scheme, learner, updates=updates)
+    return learner
+
+
+def test_one_worker_without_noise_is_gradient_descent() -> None:
+    expected = (1 - 0.1 * np.array(BOWL.curvatures)) ** 30
+    assert learned(Hogwild(), 1, 30).model == pytest.approx(expected)
+
+
+def test_a_round_of_sync_is_one_step_of_the_mean_gradient() -> None:
+    expected = (1 - 0.1 * np.array(BOWL.curvatures)) ** 30
+    assert learned(Sync(), 4, 30).model == pytest.approx(expected)
+
+
+def test_a_late_gradient_is_taken_where_it_was_read() -> None:
+    x, h = [np.ones(3)] * 3, np.array(BOWL.curvatures)
+    for _ in range(30):  # x(t + 1) = x(t) - lr h x(t - 2), from the first read of all three on
+        x.append(x[-1] - 0.1 * h * x[-3])
+    assert learned(RoundRobin(), 3, 30).model == pytest.approx(x[-1])
+
+
+def test_outer_momentum_is_nesterovs() -> None:
+    h, x, v = np.array(BOWL.curvatures), np.ones(3), np.zeros(3)
+    for _ in range(5):
+        gone = x - (1 - 0.1 * h) ** 4 * x
+        v = 0.9 * v + gone
+        x = x - 0.7 * (gone + 0.9 * v)
+    found = learned(OuterLoop(4), 2, 2 * 4 * 5 + 1, outer_lr=0.7, outer_momentum=0.9)
+    learner_x = found._params[0]
+    assert learner_x == pytest.approx(x)
+
+
+@pytest.mark.parametrize(
+    "objective", [SPARSE, Quadratic((1.0, 0.2), noise=0.3, touched=1), Quadratic((1.0,), drift=2)]
+)
+def test_gradients_are_unbiased(objective: Objective) -> None:
+    rng, x = np.random.default_rng(0), objective.start() + 0.3
+    draws = [objective.gradient(x, rng, k) for k in range(40_000)]
+    mean, error = np.mean(draws, axis=0), np.std(draws, axis=0) / math.sqrt(len(draws))
+    step = 1e-5
+    for k in range(len(x)):
+        e = np.eye(len(x))[k] * step
+        slope = (objective.excess(x + e) - objective.excess(x - e)) / (2 * step)
+        assert mean[k] == pytest.approx(slope, abs=5 * error[k] + 1e-4)
+
+
+def test_the_minimum_of_the_logistic_problem_is_one_and_sgd_gets_near_it() -> None:
+    assert SPARSE.excess(SPARSE.start()) > 0.05
+    learner = Learner(SPARSE, lr=0.2, target=0.05 * SPARSE.excess(SPARSE.start()), every=20)
+    descend([Worker(name="w", compute=Constant(1.0))] * 2, Hogwild(), learner, updates=20_000)
+    assert learner.reached is not None
+    assert min(excess for _, _, excess in learner.course) > 0
+    index, _, _ = SPARSE._data
+    rows = [set(row) for row in index[:200].tolist()]
+    meets = np.mean([bool(a & b) for k, a in enumerate(rows) for b in rows[:k]])
+    assert meets == pytest.approx(SPARSE.p_conf, rel=0.1)
+
+
+def test_the_longer_workers_with_own_data_go_alone_the_farther_off_they_end() -> None:
+    """Client drift, which SCAFFOLD corrects; workers on the same data have none."""
+    ends = []
+    for drift in (0.0, 2.0):
+        for period in (1, 30):
+            learner = Learner(Quadratic((1.0, 0.3), drift=drift), lr=0.3)
+            workers = [Worker(name="w", compute=Constant(1.0))] * 2
+            descend(workers, OuterLoop(period), learner, updates=1201)
+            ends.append(learner.objective.excess(learner._params[0]))
+    same, same_long, own, own_long = ends
+    assert max(same, same_long, own) < 1e-9
+    assert own_long > 0.1
+
+
+def test_problems_that_cannot_be_are_refused() -> None:
+    for make in (
+        lambda: Quadratic(()),
+        lambda: Quadratic((1.0, -1.0)),
+        lambda: Quadratic((1.0,), touched=2),
+        lambda: SparseLogistic(examples=10, features=3, nonzeros=4),
+        lambda: Learner(BOWL, lr=0.0),
+    ):
+        with pytest.raises(DataError, match="wanted"):
+            make()
