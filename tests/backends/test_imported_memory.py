@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from multiprocessing import get_context
 from typing import Any
 
 import pytest
 
 from mlxhog.arena import Arena, plan
 from tests.backends import imported_children as children
+from tests.forked import CONTEXT
 
 pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.skipif(
@@ -19,11 +19,10 @@ WAIT_S = 60.0
 
 
 def answer(target: Any, *arguments: Any) -> Any:
-    """What a spawned process says of an arena."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
+    """What another process says of an arena."""
+    ours, theirs = CONTEXT.Pipe()
     with Arena.create(plan({}, n_tickets=1)) as arena:
-        process = context.Process(target=target, args=(arena.handle(), theirs, *arguments))
+        process = CONTEXT.Process(target=target, args=(arena.handle(), theirs, *arguments))
         process.start()
         theirs.close()
         assert ours.poll(WAIT_S)

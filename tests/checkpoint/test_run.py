@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import stat
 import threading
@@ -17,6 +16,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
+from tests.forked import CONTEXT
 
 
 @pytest.fixture
@@ -67,9 +67,8 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_command_on_a_run_is_told_who_holds_it(run: Run) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    child = spawn.Process(target=hold, args=(run.directory, there))
+    here, there = CONTEXT.Pipe()
+    child = CONTEXT.Process(target=hold, args=(run.directory, there))
     child.start()
     try:
         pid = here.recv() if here.poll(60) else 0

@@ -1,6 +1,5 @@
 """Every ticket once per epoch, whoever dies: a model, and real processes that are really killed."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from mlxhog.data import ledger as module
 from mlxhog.data.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError
 from tests.data import ledger_children
+from tests.forked import CONTEXT
 
 pytestmark = pytest.mark.slow
 
@@ -426,7 +426,6 @@ def test_readers_take_no_tickets():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
     n, epochs, workers, kills = 400, 4, 4, 8
-    spawn = multiprocessing.get_context("spawn")
     layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
     rng = random.Random(seed)
     moments = sorted(rng.sample(range(50, n * epochs - 200), kills))
@@ -438,7 +437,7 @@ def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
         def start(slot):
             owner = table.acquire_slot(slot=slot).incarnation
             args = (arena.handle(), owner, epochs, seed, 200_000)
-            process = spawn.Process(target=ledger_children.work, args=args, daemon=True)
+            process = CONTEXT.Process(target=ledger_children.work, args=args, daemon=True)
             process.start()
             table.seated(slot, process.pid)
             return process
@@ -467,12 +466,11 @@ def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
 
 def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round():
     n, epochs, workers = 500, 80, 3  # a ring of 1024 slots: 39 laps
-    spawn = multiprocessing.get_context("spawn")
     layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
     with Arena.create(layout) as arena:
         assert arena.segment("tickets").size == 1024
         processes = [
-            spawn.Process(target=ledger_children.work, args=(arena.handle(), k, epochs, 0, 0))
+            CONTEXT.Process(target=ledger_children.work, args=(arena.handle(), k, epochs, 0, 0))
             for k in range(1, workers + 1)
         ]
         for process in processes:

@@ -16,6 +16,7 @@ from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files.cache import user_cache_directory
+from tests.forked import CONTEXT
 
 
 @pytest.fixture
@@ -239,10 +240,9 @@ def _prepare_in_child(source: str, cache: Path, results: multiprocessing.Queue[b
 
 
 def test_processes_preparing_at_once_end_with_one_good_copy(corpus: Path, cache: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[bool] = spawn.Queue()
+    results: multiprocessing.Queue[bool] = CONTEXT.Queue()
     children = [
-        spawn.Process(target=_prepare_in_child, args=(str(corpus), cache, results))
+        CONTEXT.Process(target=_prepare_in_child, args=(str(corpus), cache, results))
         for _ in range(3)
     ]
     for child in children:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 from dataclasses import replace
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from mlxhog.mad.training.candidate import no_preparation, train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.layers import make
+from tests.forked import CONTEXT
 from tests.mad.training.small_runs import numbers, small_run
 
 pytestmark = pytest.mark.slow
@@ -116,16 +116,15 @@ def execute(run: SharedRun, config: RunConfig, queue) -> None:
     queue.put(go(run, config).status)
 
 
-def test_processes_that_are_spawned_add_to_the_same_table():
-    context = get_context("spawn")
+def test_other_processes_add_to_the_same_table():
     config = small_run(steps=40, eval_every=40, workers="mlx:cpu")
     other = replace(config, layers=(make("swiglu"),))
     with shared_tables([config]) as run:
         go(run, config)
         before = table(run, config).copy()
-        queue = context.Queue()
+        queue = CONTEXT.Queue()
         children = [
-            context.Process(target=execute, args=(SharedRun(run.handle, run.names), one, queue))
+            CONTEXT.Process(target=execute, args=(SharedRun(run.handle, run.names), one, queue))
             for one in (config, other)
         ]
         for child in children:
