@@ -56,6 +56,7 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     tell("shared memory", "")
     checks += check_shared_memory()
     tell("Metal engines", "")
+    texts = kernels.check_mlx_text()  # of all kernels at once; emulated engines find them kept
     engines = kernels.Engines(accessors.metal_engines(machine))
     try:
         started_engines, usable = engines.start()
@@ -68,7 +69,7 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     tell("memory between frameworks", "")
     imported = frameworks.check_imports(machine, quick=effort.quick)
     rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)
-    checks += [*started_engines, kernels.check_mlx_text()]
+    checks += [*started_engines, texts]
     if not effort.quick:
         tell("a run", "")
         checks += frameworks.check_training()

@@ -61,13 +61,12 @@ Make = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
-def create(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes engines by name; kernels are compiled once for all tests here."""
-    cache = tmp_path_factory.mktemp("kernels")
+def create(host_engine: Callable[..., HostEngine]) -> Make:
+    """Makes engines by name."""
 
     def made(name: str) -> Any:
         consumer = name.partition(":")[2]
-        return HostEngine(consumer, cache=cache) if consumer else ReferenceEngine()
+        return host_engine(consumer) if consumer else ReferenceEngine()
 
     return made
 
