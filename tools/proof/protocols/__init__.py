@@ -253,7 +253,7 @@ def build(folder: Path) -> Path:
     include = [_NATIVE, _NATIVE / "arena", _NATIVE / "updates", _HERE]
     options = [
         "-std=c++20",
-        "-O2",
+        "-O1",
         "-include",
         str(_HERE / "hooks.h"),
         *(f"-I{p}" for p in include),
