@@ -54,9 +54,7 @@ class Process(ForkServerProcess):
         server = WITH_TORCH if torch else PLAIN
         with mock.patch.dict(os.environ, LIMITS):
             server.ensure_running()
-        with mock.patch.object(
-            forkserver, "connect_to_new_process", server.connect_to_new_process
-        ):
+        with mock.patch.object(forkserver, "connect_to_new_process", server.connect_to_new_process):
             super().start()
 
     def run(self) -> None:

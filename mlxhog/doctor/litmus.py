@@ -279,11 +279,17 @@ LOW: Final = -5592405.0  # 0xCAAAAAAA
 HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so are both sums
 READ_MODES: Final = ("lossless", "cas")
 _PUBLISHED = 20
-_PATIENCE_S = 5.0
+PATIENCE_S: Final = 5.0
 
 
 def try_reader(
-    litmus: Litmus, kind: str, reader: Accessor, writer: Accessor, mode: str
+    litmus: Litmus,
+    kind: str,
+    reader: Accessor,
+    writer: Accessor,
+    mode: str,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> dict[str, Any]:
     """Try one reader beside one writer, each in a process of its own.
 
@@ -293,6 +299,7 @@ def try_reader(
         reader: of this kind.
         writer: who adds meanwhile.
         mode: how it adds.
+        patience_s: how long a write may take to be seen.
 
     Returns:
         A row of the record: `samples` values looked at; `torn` that were never written;
@@ -329,7 +336,7 @@ def try_reader(
             litmus.arena.counters.store(counter, 0)
         place.start_line()
         writing.start(0, publish, writer, mode)
-        row["visible_s"] = reading.call(_GRACE_S, see, reader)
+        row["visible_s"] = reading.call(_GRACE_S, see, reader, patience_s)
         writing.take(0, _GRACE_S)
     except Failed as failure:
         row["error"] = str(failure)
@@ -394,7 +401,7 @@ def publish(lane: Lane, writer: Accessor, mode: str) -> None:
         place.wait_for("eval_taken", number, "the reader never saw a write")
 
 
-def see(lane: Lane, reader: Accessor) -> float:
+def see(lane: Lane, reader: Accessor, patience_s: float) -> float:
     """In a child: return the longest time in seconds that a published value took to be seen.
 
     Raises:
@@ -406,10 +413,10 @@ def see(lane: Lane, reader: Accessor) -> float:
     longest = 0.0
     for number in range(1, _PUBLISHED + 1):
         place.wait_for("version", number, "the writer published nothing")
-        deadline = time.perf_counter() + _PATIENCE_S
+        deadline = time.perf_counter() + patience_s
         while source.read().min() < number:
             if time.perf_counter() > deadline:
-                raise TimeoutError(f"a write was not seen within {_PATIENCE_S:.0f} s")
+                raise TimeoutError(f"a write was not seen within {patience_s:g} s")
         longest = max(longest, (monotonic_ns() - counters.load("start_ns")) / 1e9)
         counters.store("eval_taken", number)
     return longest

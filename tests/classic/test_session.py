@@ -40,6 +40,7 @@ SCHEMES = [
     {"scheme": "avg_runs"},
     {"scheme": "avg_runs", "average": "end"},
 ]
+TURN = 8  # examples; a turn for each would make these tests some of the system's scheduler
 QUEUES = [
     options for options in SCHEMES if options.get("scheme") not in ("round_robin", "sync")
 ]  # turns are dealt in advance
@@ -81,7 +82,7 @@ def test_one_worker_is_serial_bit_for_bit_with_mini_batches(batch):
     ("scheme", "handout"), [("round_robin", "once"), ("sync", "epoch"), ("avg_runs", "once")]
 )
 def test_three_workers_repeat_themselves_bit_for_bit(scheme, handout):
-    config = ClassicConfig(workers=3, scheme=scheme, epochs=2)
+    config = ClassicConfig(workers=3, scheme=scheme, epochs=2, batch_size=TURN)
     first, again = train(PROBLEM, config), train(PROBLEM, replace(config, handout=handout))
     assert same(first, again)
     assert first.objective == again.objective
@@ -117,7 +118,9 @@ def near(result: ClassicResult, reference: ClassicResult) -> bool:
 
 
 @pytest.mark.parametrize(
-    "options", [HOGWILD[0], HOGWILD[2], {"scheme": "aig"}, {"scheme": "round_robin"}], ids=str
+    "options",
+    [HOGWILD[0], HOGWILD[2], {"scheme": "aig"}, {"scheme": "round_robin", "batch_size": TURN}],
+    ids=str,
 )
 def test_three_workers_come_near_to_serial(options):
     assert near(*compare(PROBLEM, ClassicConfig(workers=3, epochs=12, **options)))
@@ -125,8 +128,9 @@ def test_three_workers_come_near_to_serial(options):
 
 @pytest.mark.parametrize("scheme", ["sync", "avg_runs"])
 def test_a_mean_of_two_workers_comes_near_to_serial_with_twice_its_step(scheme):
-    result = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, epochs=20, lr=0.2))
-    assert near(result, train(PROBLEM, ClassicConfig(scheme="serial", epochs=20, lr=0.1)))
+    config = ClassicConfig(workers=2, scheme=scheme, epochs=20, lr=0.2, batch_size=TURN)
+    serial = ClassicConfig(scheme="serial", epochs=20, lr=0.1, batch_size=TURN)
+    assert near(train(PROBLEM, config), train(PROBLEM, serial))
 
 
 @pytest.mark.parametrize("handout", ["once", "epoch", "queue"])

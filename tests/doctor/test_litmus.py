@@ -219,5 +219,6 @@ def test_a_reader_of_old_values_is_caught(reading: Litmus, monkeypatch: pytest.M
 
 
 def test_a_reader_that_never_sees_a_write_is_told(reading: Litmus) -> None:
-    row = try_reader(reading, "live", planted("BlindReader"), NATIVE, "lossless")
-    assert "not seen within" in row["error"]
+    blind = planted("BlindReader")
+    row = try_reader(reading, "live", blind, NATIVE, "lossless", patience_s=0.5)
+    assert "not seen within 0.5 s" in row["error"]
