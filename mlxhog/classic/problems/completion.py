@@ -156,7 +156,7 @@ class MatrixCompletion:
             "train_error": float(np.sqrt(train / self.train.n_entries)),
         }
         if self.test is not None:
-            test = self._squared_error(params, self._packed(self.test))
+            test = self._squared_error(params, self._test_packed)
             measures["test_error"] = float(np.sqrt(test / self.test.n_entries))
         return measures
 
@@ -176,6 +176,11 @@ class MatrixCompletion:
     @cached_property
     def _train_packed(self) -> Int32:
         return self._packed(self.train)
+
+    @cached_property
+    def _test_packed(self) -> Int32:
+        assert self.test is not None
+        return self._packed(self.test)
 
     def _packed(self, ratings: Ratings) -> Int32:
         return pack_pairs(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))
