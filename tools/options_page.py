@@ -12,8 +12,8 @@ from pathlib import Path
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import Option, options
+from mlxhog.live.serving.config import ServeConfig
 from mlxhog.mad.options import Protocol
-from mlxhog.serving.config import ServeConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 

@@ -21,10 +21,9 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 """Name of an installed package -> its folder in the repository."""
 
 ORDER = (
-    "errors", "_native", "config", "files", "machine", "report", "arena", "data", "metal",
-    "models", "optim", "backends", "checkpoint", "strategies", "decoding", "live",
-    "training", "watching", "classic", "theory", "mad", "doctor", "parity", "serving", "cli",
-    "__main__",
+    "errors", "_native", "config", "files", "machine", "arena", "data", "metal", "models",
+    "optim", "backends", "checkpoint", "strategies", "decoding", "live", "report", "training",
+    "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
 )  # fmt: skip
 """The folders and files of `mlxhog`: imports stay inside one, or point to one further up here."""
 

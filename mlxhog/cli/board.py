@@ -47,8 +47,8 @@ def run(arguments: list[str]) -> int:
     with listener:
         import uvicorn
 
-        from mlxhog.watching.board import Board
-        from mlxhog.watching.record import Record
+        from mlxhog.report.board import Board
+        from mlxhog.report.record import Record
 
         token = secrets.token_urlsafe(16)
         address = f"{url_of(listener)}/"

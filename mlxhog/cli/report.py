@@ -14,7 +14,7 @@ from mlxhog.errors import RunError
 from mlxhog.report import charts
 
 if TYPE_CHECKING:
-    from mlxhog.watching.record import Record
+    from mlxhog.report.record import Record
 
 ABOUT = """\
 Write one HTML file about one run, or about several beside each other: result, machine, curves over
@@ -51,8 +51,8 @@ def run(arguments: list[str]) -> int:
     if config.png is not None:
         charts.require("without --png the report needs nothing more")
     from mlxhog.checkpoint.run import find
-    from mlxhog.watching.record import Record
-    from mlxhog.watching.report import report
+    from mlxhog.report.record import Record
+    from mlxhog.report.run_page import report
 
     runs = [find(spec, Path(config.out)) for spec in parsed.other.runs]
     if len({each.directory.resolve() for each in runs}) < len(runs):
@@ -88,7 +88,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _draw(records: "Sequence[Record]", folder: Path) -> list[Path]:
     from mlxhog.files.durable import disk_errors
-    from mlxhog.watching.figures import figures
+    from mlxhog.report.figures import figures
 
     with disk_errors(f"making {folder}"):
         folder.mkdir(parents=True, exist_ok=True)

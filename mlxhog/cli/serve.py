@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.sources import resolve
+from mlxhog.live.serving.config import ServeConfig
 from mlxhog.machine.http_server import require
-from mlxhog.serving.config import ServeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.serving.engine_thread import Served
+    from mlxhog.live.serving.engine_thread import Served
 
 EXAMPLES = (
     "serve latest",
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config = resolve(ServeConfig, [parsed.given], parsed.problems)
     require("serve", "starlette", "uvicorn", "h11", "prometheus_client")
-    from mlxhog.serving.server import serve
+    from mlxhog.live.serving.server import serve
 
     def on_ready(url: str, served: "Served") -> None:
         if served.note:

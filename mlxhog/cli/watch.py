@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config = resolve(WatchConfig, [parsed.given], parsed.problems)
     from mlxhog.checkpoint.run import find
-    from mlxhog.watching.follow import Follower, follow
+    from mlxhog.report.follow import Follower, follow
 
     watched = find(parsed.other.run, Path(config.out))
     view: AbstractContextManager[Observer] = (

@@ -1,1 +1,1 @@
-"""Views of a run for people: lines, tables, charts."""
+"""What is shown of runs and results: lines, tables, charts, pages, a board."""

@@ -26,7 +26,7 @@ from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.training.monitor import Monitor
+from mlxhog.report.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.resume import Resumption
 

@@ -24,7 +24,7 @@ from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, joining_workers
 from mlxhog.optim import updates
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.training.monitor import Monitor
+from mlxhog.report.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.session import Session
 

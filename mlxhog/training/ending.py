@@ -9,8 +9,8 @@ from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.config.budget import END_S, STOP_S, training_s
 from mlxhog.report.metrics import Activity, Doing
+from mlxhog.report.monitor import Monitor
 from mlxhog.training.evaluation import SEGMENT, Score, Scores
-from mlxhog.training.monitor import Monitor
 from mlxhog.training.session import Session
 
 EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more

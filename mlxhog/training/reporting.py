@@ -22,7 +22,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
-from mlxhog.training.monitor import Monitor
+from mlxhog.report.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
 

@@ -22,8 +22,8 @@ from mlxhog.arena.requests import Refused, Request, RequestServer
 from mlxhog.config.limits import shown
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Activity, Doing
+from mlxhog.report.monitor import Monitor
 from mlxhog.training.elastic import Elastic
-from mlxhog.training.monitor import Monitor
 from mlxhog.training.session import Session
 
 _Answer = dict[str, Any]

@@ -29,11 +29,11 @@ from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
+from mlxhog.report.monitor import Monitor
 from mlxhog.training import checkpoints, evenness
 from mlxhog.training.elastic import Elastic
 from mlxhog.training.ending import Deadlines, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
-from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Requests

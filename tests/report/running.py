@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlxhog.checkpoint.run import Run, list_runs
-from mlxhog.watching.follow import newest_line
+from mlxhog.report.follow import newest_line
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from mlxhog.arena import requests
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import ArenaError
 from mlxhog.files import durable
+from mlxhog.report.follow import NOTHING, Follower, follow, progress_of
 from mlxhog.report.metrics import Progress
-from mlxhog.watching.follow import NOTHING, Follower, follow, progress_of
-from mlxhog.watching.record import Record
+from mlxhog.report.record import Record
 from tests.report.running import wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 

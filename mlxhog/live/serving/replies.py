@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxhog.decoding.engine import FinishReason
-from mlxhog.serving.engine_thread import Job, Part
-from mlxhog.serving.requests import Asked, Refused
+from mlxhog.live.serving.engine_thread import Job, Part
+from mlxhog.live.serving.requests import Asked, Refused
 
 _FINISHED: dict[FinishReason | None, str | None] = {
     None: None,

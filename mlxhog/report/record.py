@@ -15,10 +15,10 @@ from mlxhog.config.options import options
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.config.sources import read_yaml
 from mlxhog.errors import ConfigError, RunError
+from mlxhog.report.events import MOST_TEXT, Event, EventLog
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import label, number, rate
 from mlxhog.report.streams import printable, printable_lines
-from mlxhog.watching.events import MOST_TEXT, Event, EventLog
 
 MOST_EVENTS = 2000
 """Events and samples that are kept, the newest."""

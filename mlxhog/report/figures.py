@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlxhog.report.charts import LIGHT, Theme, blank, legend, panel, png, style, title
-from mlxhog.watching.record import Record
+from mlxhog.report.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from mlxhog.checkpoint import run as runs
-from tests.serving.servers import END_S, Server, serving, start
+from tests.live.serving.servers import END_S, Server, serving, start
 
 pytestmark = pytest.mark.slow
 

@@ -28,8 +28,8 @@ from mlxhog.files import plain_json
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.report import page
 from mlxhog.report.history import workers_of
-from mlxhog.watching.record import Record
-from mlxhog.watching.report import curves, points_for, section
+from mlxhog.report.record import Record
+from mlxhog.report.run_page import curves, points_for, section
 
 LOOK_S = 1.0
 """Between two looks at the files; a run writes its metrics every two seconds."""

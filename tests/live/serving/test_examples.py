@@ -11,8 +11,8 @@ import pytest
 
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.stream import StreamWriter
-from mlxhog.serving.requests import MOST_EXAMPLES, Refused, examples
-from tests.serving.servers import Server, serving
+from mlxhog.live.serving.requests import MOST_EXAMPLES, Refused, examples
+from tests.live.serving.servers import Server, serving
 
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
 

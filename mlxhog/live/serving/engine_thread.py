@@ -25,9 +25,9 @@ from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request
 from mlxhog.decoding.model import Model
 from mlxhog.errors import CheckpointError, MlxhogError, RunError
 from mlxhog.live.opening import open_source
+from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.source import Follower, Loaded, WeightSource
 from mlxhog.models import families
-from mlxhog.serving.config import ServeConfig
 
 POLL_S = 0.5
 """How often an idle thread looks for newer weights, and a busy one whether the run has ended."""

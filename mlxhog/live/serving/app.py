@@ -19,13 +19,13 @@ from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Int32, Request, checked_ids
 from mlxhog.errors import DataError, Diverged, EnvironmentLacks, MlxhogError, RunError
-from mlxhog.serving import replies, requests
-from mlxhog.serving.admission import Admission, read_body
-from mlxhog.serving.config import ServeConfig
-from mlxhog.serving.engine_thread import FAILED, Busy, EngineThread, Failed, Job, Part, Served
-from mlxhog.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from mlxhog.serving.replies import Reply, error_body
-from mlxhog.serving.requests import Asked, Refused
+from mlxhog.live.serving import replies, requests
+from mlxhog.live.serving.admission import Admission, read_body
+from mlxhog.live.serving.config import ServeConfig
+from mlxhog.live.serving.engine_thread import FAILED, Busy, EngineThread, Failed, Job, Part, Served
+from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
+from mlxhog.live.serving.replies import Reply, error_body
+from mlxhog.live.serving.requests import Asked, Refused
 
 RETRY_AFTER_S = 1
 

@@ -8,7 +8,7 @@ from html import escape
 from importlib.metadata import version
 
 from mlxhog.report import page
-from mlxhog.watching.record import Record
+from mlxhog.report.record import Record
 
 MOST_NUMBERS = 30_000
 """In all curves of a page together: what keeps it below half a megabyte."""

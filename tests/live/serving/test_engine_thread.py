@@ -17,11 +17,11 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError, Diverged, RunError
+from mlxhog.live.serving import engine_thread
+from mlxhog.live.serving.config import ServeConfig
+from mlxhog.live.serving.engine_thread import Busy, EngineThread, Failed, Job, Part
 from mlxhog.live.source import Loaded
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.serving import engine_thread
-from mlxhog.serving.config import ServeConfig
-from mlxhog.serving.engine_thread import Busy, EngineThread, Failed, Job, Part
 from tests.decoding.readers import History, Reader
 
 

@@ -13,7 +13,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from tests.serving.servers import Server, serving
+from tests.live.serving.servers import Server, serving
 
 
 @pytest.fixture(scope="session")

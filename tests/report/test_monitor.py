@@ -9,7 +9,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.records import RING_BYTES, Kind, Ring
 from mlxhog.config.budget import Budget
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.training.monitor import Monitor
+from mlxhog.report.monitor import Monitor
 
 
 def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:

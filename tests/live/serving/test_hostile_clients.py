@@ -14,10 +14,10 @@ import openai
 import pytest
 import uvicorn
 
+from mlxhog.live.serving import server as serving_server
+from mlxhog.live.serving.server import PatientProtocol
 from mlxhog.machine.http_server import listen
-from mlxhog.serving import server as serving_server
-from mlxhog.serving.server import PatientProtocol
-from tests.serving.servers import (
+from tests.live.serving.servers import (
     START_S,
     Server,
     answered,

@@ -14,11 +14,11 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mlxhog.live.serving.app import Api
+from mlxhog.live.serving.config import ServeConfig, key_of
+from mlxhog.live.serving.engine_thread import EngineThread, Served
 from mlxhog.machine.http_server import listen, url_of
 from mlxhog.machine.interrupts import SIGNALS
-from mlxhog.serving.app import Api
-from mlxhog.serving.config import ServeConfig, key_of
-from mlxhog.serving.engine_thread import EngineThread, Served
 
 PATIENCE_S = 30.0
 """How long a client may take to send a request, or to read what it was sent."""

@@ -11,7 +11,7 @@ import pytest
 
 from mlxhog.decoding.model import open_model
 from mlxhog.decoding.sampling import Sampler
-from tests.serving.servers import Server
+from tests.live.serving.servers import Server
 
 pytestmark = pytest.mark.slow
 

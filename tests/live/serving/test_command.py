@@ -15,7 +15,7 @@ import pytest
 from mlxhog.cli import main
 from mlxhog.cli import serve as serve_command
 from mlxhog.machine.http_server import listen
-from tests.serving.servers import serving, start
+from tests.live.serving.servers import serving, start
 
 slow = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.types import Scope
 
+from mlxhog.live.serving.requests import Refused
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
-from mlxhog.serving.requests import Refused
 
 MOST_BODY_BYTES = 1_000_000
 MOST_HEADERS = 100

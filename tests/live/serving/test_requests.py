@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.serving.requests import CHAT_TOKENS, Asked, Refused, chat, chat_text, completion
+from mlxhog.live.serving.requests import CHAT_TOKENS, Asked, Refused, chat, chat_text, completion
 
 
 def asked(**fields: Any) -> Asked:

@@ -25,11 +25,11 @@ from mlxhog.config.limits import said
 from mlxhog.config.sources import read_yaml
 from mlxhog.errors import ArenaError, ConfigError, RunError
 from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.events import EventLog
 from mlxhog.report.history import MOST_LINE, workers_of
 from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
-from mlxhog.training.monitor import Monitor
-from mlxhog.watching.events import EventLog
-from mlxhog.watching.record import Record
+from mlxhog.report.monitor import Monitor
+from mlxhog.report.record import Record
 
 LOOK_S = 0.5
 MOST_MESSAGES = 20

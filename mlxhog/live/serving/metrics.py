@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from mlxhog.serving.engine_thread import EngineThread
+from mlxhog.live.serving.engine_thread import EngineThread
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
