@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.cli import serve as serve_command
+from mlxhog.machine import http_server
 from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import serving, start
 
@@ -66,7 +66,7 @@ def test_a_port_in_use_is_one_line(
 def test_without_the_packages_an_error_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(serve_command, "find_spec", lambda name: None if name == "uvicorn" else 1)
+    monkeypatch.setattr(http_server, "find_spec", lambda name: None if name == "uvicorn" else 1)
     assert main(["serve", "latest"]) == 3
     err = capsys.readouterr().err
     assert "needs uvicorn" in err
