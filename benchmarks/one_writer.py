@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from mlxhog import arena, backends, optim
 from mlxhog.arena import Arena, Slot
 from mlxhog.arena.requests import ask
-from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import sotu
@@ -87,9 +87,9 @@ def segments(length: int) -> Iterator[Batch]:
 class Writer:
     """A model of a checkpoint in an arena, and one optimizer that moves it, in this process."""
 
-    def __init__(self, checkpoint: Path, config: TrainConfig) -> None:
+    def __init__(self, path: Path, config: TrainConfig) -> None:
         """Load the weights; the optimizer begins without state."""
-        opened = formats.open(checkpoint)
+        opened = formats.open(path)
         self.model = opened.config
         spec = families.param_spec(self.model)
         layout = arena.plan(spec, max_workers=1, n_tickets=1)
@@ -160,11 +160,11 @@ def unmoved(before: NDArray[np.float32], after: NDArray[np.float32], bits: int) 
     return float((np.abs(after.astype(np.float64) - before) < spacing / 2).mean())
 
 
-def steps(optimizer: str, checkpoint: Path, scale: Scale) -> list[dict[str, Any]]:
+def steps(optimizer: str, path: Path, scale: Scale) -> list[dict[str, Any]]:
     """Gradients and steps on segments of each length."""
     rows = []
     for length in LENGTHS:
-        writer = Writer(checkpoint, TrainConfig(optimizer=optimizer, strategy="serial"))
+        writer = Writer(path, TrainConfig(optimizer=optimizer, strategy="serial"))
         measured: list[tuple[float, ...]] = []
         for k, batch in enumerate(segments(length)):
             if k == WARM + scale.segments:
@@ -192,8 +192,10 @@ def steps(optimizer: str, checkpoint: Path, scale: Scale) -> list[dict[str, Any]
 
 def train(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Start a training in a folder."""
-    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--workers=torch:cpu", *words]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def answers(folder: Path, run: runs.Run, scale: Scale) -> dict[str, Any]:
@@ -269,15 +271,12 @@ def main() -> int:
             folder = Path(name)
             words = ("--optimizer", optimizer, "--steps", str(scale.steps), "--eval-every", "off")
             training = train(folder, *words)
-            output, _ = training.communicate()
-            result = json.loads(output.splitlines()[-1])
+            training.communicate()
             (run,) = runs.list_runs(folder / "runs")
-            rows = steps(optimizer, run.directory / "checkpoints" / "latest", scale)
+            rows = steps(optimizer, checkpoint.latest(run), scale)
             live = answers(folder, run, scale)
         print(optimizer, live, flush=True)
-        findings.results[optimizer] = {
-            "val_bits_per_byte": result["val_bits_per_byte"], "steps": rows, "answers": live,
-        }  # fmt: skip
+        findings.results[optimizer] = {"steps": rows, "answers": live}
         dense = max(row["zeros of dense layers"] for row in rows)
         findings.at_most(
             f"{optimizer}: zeros among the gradients of dense layers", dense, DENSE_ZEROS,
