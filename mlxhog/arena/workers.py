@@ -32,6 +32,7 @@ more entry belongs to the arena's creator. The same table in C is
      248  u64   opt_step          worker            steps its optimizer state has seen
      256  u64   restarts          supervisor        workers that died in this slot and were replaced
      264  u64   torn              supervisor        tickets that died half applied
+     272  f64   rate_sum          worker            sum of its step sizes, where they go by delay
 
 `state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
 acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
@@ -80,6 +81,7 @@ _FIELDS = {
     "opt_step": ("<u8", 248),
     "restarts": ("<u8", 256),
     "torn": ("<u8", 264),
+    "rate_sum": ("<f8", 272),
 }
 WORKER_DTYPE = np.dtype(
     {
@@ -210,6 +212,7 @@ class Entry:
     opt_step = _Int()
     restarts = _Int()
     torn = _Int()
+    rate_sum = _Float()
 
     @property
     def step_s(self) -> float:

@@ -6,6 +6,7 @@
     round_robin  worker p applies the updates p, p + P, p + 2P, ...; reads are ordered, so the
                  result is the same in every run
     sync         P gradients at the same x, their mean applied once; the same in every run
+    cyclades     examples without a coordinate in common, side by side: the result of serial
     avg_runs     every worker on a copy of its own; copies are averaged (MapReduce)
     serial       one worker, plain sequential SGD
 
@@ -25,7 +26,7 @@ from mlxhog.errors import ConfigError
 if TYPE_CHECKING:  # NumPy, which reading options need not load
     from mlxhog.classic.problem import Defaults
 
-SCHEMES = ("hogwild", "aig", "round_robin", "sync", "avg_runs", "serial")
+SCHEMES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "avg_runs", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")
 
 HANDOUTS = ("once", "epoch", "queue")
@@ -107,6 +108,13 @@ class ClassicConfig:
         "mini-batches",
         group="scheme",
         choices=HANDOUTS,
+    )
+    component_batch: int | None = option(
+        None,
+        "cyclades: examples whose conflicts are looked at together; auto tries some",
+        group="scheme",
+        low=1,
+        none="auto",
     )
     average: str = option(
         "epoch",
@@ -210,6 +218,7 @@ _OTHERS = {
     "aig": Scheme("aig", "aig", needs_all=False),
     "round_robin": Scheme("round_robin", "round_robin"),
     "sync": Scheme("sync", "sync"),
+    "cyclades": Scheme("cyclades", "private"),
     "avg_runs": Scheme("avg_runs", "private", copies=True),
     "serial": SERIAL,
 }
@@ -241,6 +250,35 @@ def choose_scheme(name: str, write: str, defaults: Defaults) -> Scheme:
     return Scheme("hogwild", write.replace("-", "_"), needs_all=False)
 
 
+def check_components(config: ClassicConfig, scheme: Scheme, batch: int) -> None:
+    """Refuse what does not go with scheme cyclades.
+
+    Args:
+        config: of the run.
+        scheme: that it names.
+        batch: examples in a step.
+
+    Raises:
+        ConfigError: there is such.
+    """
+    if scheme.name != "cyclades":
+        if config.component_batch is not None:
+            raise ConfigError(
+                f"--component-batch {config.component_batch} is for --scheme cyclades, not "
+                f"{scheme.name}; leave it out"
+            )
+        return
+    if config.handout != "once":
+        raise ConfigError(
+            f"--handout {config.handout}, but cyclades deals out whole components; leave it out"
+        )
+    if batch != 1:
+        raise ConfigError(
+            f"steps of {batch} examples, but cyclades deals out single ones by their conflicts; "
+            "add --batch-size 1"
+        )
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What is decided of one run before it begins.
@@ -259,6 +297,7 @@ class RunSettings:
             where nobody can lose one.
         hot: coordinates that hot-cold keeps private.
         period: examples between two merges of hot-cold.
+        component_batch: examples whose conflicts cyclades looks at together; None tries some.
     """
 
     scheme: Scheme
@@ -273,6 +312,7 @@ class RunSettings:
     probe_every: int | None
     hot: int
     period: int
+    component_batch: int | None = None
 
     @property
     def claim(self) -> int:

@@ -13,7 +13,7 @@ the scheme needs all workers at every step; then the run ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -80,6 +80,13 @@ class RoundTotals:
     def examples(self) -> int:
         """Examples done by all workers."""
         return self.done.total()
+
+    def add(self, other: RoundTotals) -> None:
+        """Take in those of further rounds."""
+        self.seconds += other.seconds
+        self.native_s += other.native_s
+        self.done.update(other.done)
+        self.died |= other.died
 
 
 class Dispatcher:
@@ -200,6 +207,26 @@ class Dispatcher:
         pieces = [(0, count)]
         while pieces:
             pieces += self._round(self._deal(pieces.pop(), share))
+        return self._totals
+
+    def do_parts(self, parts: Sequence[tuple[int, int]], share: Share) -> RoundTotals:
+        """Have parts of the order, (start, count), done in one round, one by each worker.
+
+        Args:
+            parts: of every rank.
+            share: what the shares of all workers have in common.
+
+        Raises:
+            WorkerFailed: a worker died.
+        """
+        self._totals = RoundTotals()
+        self._round(
+            {
+                rank: replace(share, start=start, count=count)
+                for rank, (start, count) in enumerate(parts)
+                if count
+            }
+        )
         return self._totals
 
     def _deal(self, piece: tuple[int, int], share: Share) -> dict[int, Share]:

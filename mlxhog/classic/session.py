@@ -31,7 +31,15 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.classic.config import SERIAL, ClassicConfig, RunSettings, Scheme, choose_scheme
+from mlxhog.classic.config import (
+    SERIAL,
+    ClassicConfig,
+    RunSettings,
+    Scheme,
+    check_components,
+    choose_scheme,
+)
+from mlxhog.classic.cyclades import ConflictFree
 from mlxhog.classic.dispatcher import Dispatcher, epoch_order
 from mlxhog.classic.problem import Float32, Int32, Int64, Problem
 from mlxhog.classic.result import ClassicResult, Epoch, NoObserver, Observer
@@ -101,6 +109,7 @@ class Session:
         self.scheme = choose_scheme(config.scheme, config.write, defaults)
         check_options(config, self.scheme)
         self.batch = defaults.batch_size if config.batch_size is None else config.batch_size
+        check_components(config, self.scheme, self.batch)
         self.workers = count_workers(problem, config, self.scheme, self.batch)
         self.initial, data = problem.initial(config.seed), problem.data()
         check_finite(problem.name, {**self.initial, **data})
@@ -152,13 +161,14 @@ class Session:
             probe_every=self._probe_every(scheme, workers),
             hot=min(config.hot, coordinates),
             period=config.period,
+            component_batch=config.component_batch,
         )
         make_args = partial(self._worker_args, settings, free_cores(workers))
         gamma = step_sizes(config, settings.lr, defaults.beta)
         return _Run(self.problem, self.arena, settings, gamma, make_args, observer).execute()
 
     def _probe_every(self, scheme: Scheme, workers: int) -> int | None:
-        if workers == 1 or scheme.copies:
+        if workers == 1 or scheme.copies or scheme.name == "cyclades":
             return None
         private = self.config.hot if scheme.kind == "hot_cold" else 0
         return probe_interval(self.problem.supports(), private)
@@ -318,6 +328,11 @@ class _Run:
         self.epochs: list[Epoch] = []
         self.start_s, self.missed = 0.0, 0
         self.lost_updates = self.probe_updates = 0
+        self._conflict_free: ConflictFree | None = None
+        if settings.scheme.name == "cyclades" and settings.workers > 1:
+            self._conflict_free = ConflictFree(
+                problem.supports(), settings.workers, settings.component_batch, observer.tell
+            )
 
     def execute(self) -> ClassicResult:
         """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
@@ -375,7 +390,11 @@ class _Run:
         start_s = self.dispatcher.start()
         self.start_s += start_s
         load = copies and (number == 1 or not settings.average_at_end)
-        totals = self.dispatcher.do(n, Share(gamma=self.gamma(number), load=load))
+        share = Share(gamma=self.gamma(number), load=load)
+        if self._conflict_free is None:
+            totals = self.dispatcher.do(n, share)
+        else:
+            totals = self._conflict_free.epoch(self.order, self.dispatcher, share)
         self.missed += n - min(n, totals.examples)
         if copies:
             average_s = self._average()

@@ -6,6 +6,7 @@ from functools import partial
 import yaml
 
 from mlxhog.config import contradictions
+from mlxhog.config.asynchrony import LATE, Asynchrony
 from mlxhog.config.options import convert_fields, option, options
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError
@@ -30,7 +31,7 @@ _safety = partial(option, group="safety")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Asynchrony):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -103,11 +104,13 @@ class TrainConfig:
 
     strategy: str = _strategy(
         "auto",
-        "one process, lock-free workers, gradients averaged at a barrier, workers that add their "
-        "steps in turn, or runs of their own that are averaged; auto measures how evenly the "
-        "workers compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
-        choices=("auto", "serial", "hogwild", "sync", "round_robin", "avg_runs"),
-    )
+        "how the workers train together, see docs/training.md; auto measures how evenly they "
+        "compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
+        choices=(
+            "auto", "serial", "hogwild", "sync", "round_robin", "avg_runs", "async_ps", "ssp",
+            "locked", "aig", "sim", "cyclades",
+        ),
+    )  # fmt: skip
     predict: str = _strategy(
         "auto",
         "where a gradient is taken: at the parameters, or where they will be when it lands, by "
@@ -193,7 +196,7 @@ class TrainConfig:
     )  # fmt: skip
     lr_workers: str = _optimizer(
         "auto",
-        "factor of lr where P workers add steps of their own (hogwild, round_robin): none, "
+        "factor of lr where P workers add steps of their own (all but sync, avg_runs): none, "
         "1/sqrt(P), or 1/P; auto is sqrt for Lion, none for the others",
         choices=("auto", "none", "sqrt", "linear"),
     )
@@ -411,7 +414,7 @@ class TrainConfig:
     @property
     def adds_steps_apart(self) -> bool:
         """Whether each worker adds steps of its own to parameters that others move, too."""
-        return self.strategy in ("hogwild", "round_robin")
+        return self.strategy in (*LATE, "round_robin")
 
     @property
     def has_budget(self) -> bool:

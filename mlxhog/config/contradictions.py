@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.config import slowdowns
+from mlxhog.config import asynchrony, slowdowns
 from mlxhog.config.selection import Selection
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
         slowdowns.parse(config.slow)
     except ValueError as error:
         found.append(("slow", str(error)))
-    found += _of_strategy(config)
+    found += _of_strategy(config) + asynchrony.contradictions(config)
     lock_free = config.strategy in ("serial", "hogwild") and config.async_after == 0
     if config.follow is not None and not (lock_free and config.blocks == "all"):
         problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
@@ -61,6 +61,8 @@ def implied_strategy(config: TrainConfig) -> str:
     )
     if lock_free:
         return "hogwild"
+    if (strategy := asynchrony.implied_strategy(config)) is not None:
+        return strategy
     return "auto" if config.sync_shares == "equal" else "sync"
 
 

@@ -166,7 +166,7 @@ class Option:
 
 
 def options(cls: type) -> Mapping[str, Option]:
-    """Return the options of a dataclass by name, in the order of its fields."""
+    """Return the options of a dataclass by name: its own in their order, then inherited ones."""
     return _options(cls)
 
 
@@ -174,7 +174,8 @@ def options(cls: type) -> Mapping[str, Option]:
 def _options(cls: type) -> Mapping[str, Option]:
     hints = typing.get_type_hints(cls)
     specs = {}
-    for field in dataclasses.fields(cls):
+    own = vars(cls).get("__annotations__", {})
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in own):
         extra = field.metadata.get(_METADATA)
         if extra is not None:
             base, optional = _strip_none(hints[field.name])

@@ -141,7 +141,7 @@ def joining_workers(
 def _check_count(count: int, max_workers: int, serial: bool) -> None:
     if serial and count > 1:
         raise ConfigError(
-            f"strategy serial runs 1 worker, workers asks for {count}; "
+            f"strategy serial runs 1 worker, and so does sim; workers asks for {count}; "
             "leave workers out, or use strategy hogwild or sync"
         )
     if count > max_workers:

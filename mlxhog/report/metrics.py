@@ -96,13 +96,14 @@ class WorkerReport:
         tokens_per_s: of late.
         mean_staleness: updates by others between its reads and writes.
         max_staleness: the largest of them.
-        dropped: steps left out because a gradient was not finite.
+        dropped: steps left out because a gradient was not finite, or too late.
         memory_bytes: largest resident memory of its process so far.
         staleness: its steps by their staleness, see `Progress`.
         read_s: time its processes have spent reading parameters, in seconds.
         compute_s: ... computing gradients.
         apply_s: ... adding steps.
         wait_s: ... waiting for other workers or for locks.
+        rate_share: its part of the sum of all step sizes, where these go by staleness or speed.
     """
 
     slot: int
@@ -121,6 +122,7 @@ class WorkerReport:
     compute_s: float = 0.0
     apply_s: float = 0.0
     wait_s: float = 0.0
+    rate_share: float | None = None
 
 
 class Activity(Enum):
@@ -223,7 +225,7 @@ class Result:
         val_share: how much of the final evaluation there was time for, 0 to 1; None without one,
             and at 0 the evaluation is one from before the end of training.
         restarts: workers started again.
-        dropped_steps: steps left out because a gradient was not finite.
+        dropped_steps: steps left out because a gradient was not finite, or too late.
         torn: batches whose worker died while adding its step.
         lost_update_rate: part of the increments to the probe that got lost.
         workers: one report each.
@@ -286,6 +288,7 @@ class Result:
                     "steps": worker.steps,
                     "tokens": worker.tokens,
                     "mean_staleness": worker.mean_staleness,
+                    **({} if (share := worker.rate_share) is None else {"rate_share": share}),
                 }
                 for worker in self.workers
             ],

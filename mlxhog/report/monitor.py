@@ -19,6 +19,8 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
 from mlxhog.report.metrics import Doing, Progress, StepTimes, WorkerReport
 
+SHARE_LIMIT = 2.0
+"""A worker's part of all step sizes may be so many times its part of the text, or the inverse."""
 WINDOW_S = 5.0  # throughput and loss are averages over this much time
 
 
@@ -125,12 +127,19 @@ class Monitor:
         return _ascending(sum(self._staleness.values(), Counter()))
 
     def dropped_steps(self) -> int:
-        """Steps dropped because their gradient was not finite."""
+        """Steps dropped because their gradient was not finite, or too late."""
         return sum(entry.dropped for entry in self.arena.workers)
+
+    def share_warning(self) -> str | None:
+        """What the user should know of the parts that workers have in the result, if anything."""
+        entries = [self.arena.workers.entry(slot) for slot in sorted(self.workers)]
+        rates, tokens = [one.rate_sum for one in entries], [one.tokens for one in entries]
+        return share_warning(rates, tokens)
 
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot that has been in use."""
         reports = []
+        total_rate = sum(entry.rate_sum for entry in self.arena.workers)
         for slot, spec in sorted(self.workers.items()):
             entry = self.arena.workers.entry(slot)
             has_left = entry.state == State.FREE and entry.generation > 0
@@ -153,6 +162,7 @@ class Monitor:
                     compute_s=round(entry.compute_ns / 1e9, 3),
                     apply_s=round(entry.apply_ns / 1e9, 3),
                     wait_s=round(entry.wait_ns / 1e9, 3),
+                    rate_share=entry.rate_sum / total_rate if total_rate else None,
                 )
             )
         return tuple(reports)
@@ -222,3 +232,28 @@ def _rate(recent: deque[_Step]) -> float:
         return 0.0
     tokens = sum(step.tokens for step in recent) - recent[0].tokens
     return tokens / max((recent[-1].t_ns - recent[0].t_ns) / 1e9, 1e-9)
+
+
+def share_warning(rates: Sequence[float], tokens: Sequence[int]) -> str | None:
+    """Warn where a worker's part of all step sizes is not about its part of the text.
+
+    Args:
+        rates: sum of the step sizes of each worker's updates.
+        tokens: that each worker has computed.
+    """
+    of_rates, of_text = sum(rates), sum(tokens)
+    if of_rates <= 0 or of_text == 0:
+        return None
+    unequal = [
+        (slot, rate / of_rates, seen / of_text)
+        for slot, (rate, seen) in enumerate(zip(rates, tokens, strict=True), start=1)
+        if seen and not 1 / SHARE_LIMIT <= rate / of_rates * of_text / seen <= SHARE_LIMIT
+    ]
+    if not unequal:
+        return None
+    slot, share, seen = min(unequal, key=lambda one: one[1] / one[2])
+    return (
+        f"worker {slot} computed {seen:.0%} of the text and has {share:.0%} of all step sizes: its "
+        "text counts less, or more, than the others'; where text and speed go together that is a "
+        "bias (staleness_lr, rescale_by_speed)"
+    )

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
+from mlxhog.strategies import backup_workers
+from mlxhog.strategies.aig import Aig
+from mlxhog.strategies.async_ps import AsyncPS
 from mlxhog.strategies.avg_runs import AvgRuns
 from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies.locked import Locked
 from mlxhog.strategies.round_robin import RoundRobin
+from mlxhog.strategies.sim import Sim
+from mlxhog.strategies.ssp import SSP
 from mlxhog.strategies.strategy import (
     Context,
     Idle,
@@ -26,6 +32,11 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "sync": Sync,
     "round_robin": RoundRobin,
     "avg_runs": AvgRuns,
+    "async_ps": AsyncPS,
+    "ssp": SSP,
+    "locked": Locked,
+    "aig": Aig,
+    "sim": Sim,
 }
 
 
@@ -38,11 +49,19 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
         max_workers: that it may have at a time; as many by default.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, or more workers than the strategy has.
     """
     name = config.strategy
     if name not in STRATEGIES:
         raise ConfigError(f"no strategy {name!r}; choose from {', '.join(STRATEGIES)}")
+    if name == "sim" and workers > 1:
+        raise ConfigError(
+            f"strategy sim simulates its workers in one process, and workers asks for {workers}; "
+            "name one, such as --workers mlx:cpu, or take the simulated strategy itself"
+        )
+    if name == "sync" and config.backup_workers:
+        backup_workers.check(config, workers)
+        return backup_workers.SyncWithBackups(config, workers, max_workers)
     if name == "hogwild" and config.async_after > 0:
         return SyncThenHogwild(config, workers, max_workers)
     if name == "hogwild" and config.blocks == "disjoint":

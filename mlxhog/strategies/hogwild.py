@@ -3,7 +3,8 @@
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
-`--predict` says (`look_ahead.py`); how many there are, a worker looks up before every read.
+`--predict` says (`look_ahead.py`); how many there are, a worker looks up before every read. What a
+late gradient's step becomes, `--staleness-lr` and what goes with it say (`delays.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import NO_END, TicketState
 from mlxhog.optim import gradients
 from mlxhog.strategies import look_ahead
+from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 
 
@@ -66,6 +68,7 @@ class HogwildWorker:
         self._live = context.reads_live
         self._follow(context.live_workers)
         self._version_read = 0
+        self._delays = Delays(context)
         end = arena.counters.load("end_ticket")
         self._end = end + more_tickets if end else NO_END
 
@@ -120,22 +123,27 @@ class HogwildWorker:
         """Add this worker's optimizer step; other workers' steps may land in between."""
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
-        grads = self._own(grads)
+        grads = self._delays.compensated(self._own(grads))
         norm = gradients.global_norm(grads)
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-        finite = bool(np.isfinite(norm))
+        late = self._delays.is_too_late(self._staleness())
+        applied = bool(np.isfinite(norm)) and not late
         context.marks.begin_update()
-        if finite:
+        if applied:
             self._step(grads, norm)
             entry.opt_step += 1
-        version = counters.add("version", 1) if finite else counters.load("version")
+        version = counters.add("version", 1) if applied else counters.load("version")
         context.marks.end_update()
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
         staleness = version - self._version_read
         self._reader.landed(staleness)
-        return Outcome(applied=finite, staleness=staleness, version=version + 1)
+        return Outcome(applied, staleness, version + 1, too_late=late)
+
+    def _staleness(self) -> int:
+        """Updates by others since this worker's read, so far."""
+        return self.context.arena.counters.load("version") - self._version_read
 
     def _own(self, grads: Grads) -> Grads:
         """The part of the gradient that this worker writes."""
@@ -151,7 +159,7 @@ class HogwildWorker:
         context.optimizer.step(
             self._target,
             grads,
-            lr=context.lr(),
+            lr=self._delays.rate(context.lr(), self._staleness()),
             step=step,
             seed=self._version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),

@@ -67,11 +67,19 @@ class Lease:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one gradient."""
+    """What became of one gradient.
+
+    Attributes:
+        applied: whether it has moved the parameters.
+        staleness: updates by others between its read and its write.
+        version: updates of the run, this one included.
+        too_late: it is finite, and was left out for its staleness.
+    """
 
     applied: bool
     staleness: int = 0
     version: int = 0
+    too_late: bool = False
 
 
 class StrategyWorker(Protocol):
@@ -258,6 +266,10 @@ class Strategy(ABC):
         Then a worker that is starting has nothing to go on with while the arena is to hold still.
         """
         return True
+
+    def held_up(self, arena: Arena) -> str | None:
+        """Whom the others have been waiting for, where that is worth a message; told once."""
+        return None
 
     # -- evaluation ------------------------------------------------------------------------------
 

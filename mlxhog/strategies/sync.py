@@ -41,7 +41,7 @@ round. It may get no sequence at all, and then has no gradient: the mean is that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -169,8 +169,10 @@ class SyncWorker:
         self._norms = arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
         self._names = list(arena.layout.slots)
-        costs = [division.cost(slot, context.optimizer) for slot in arena.layout.slots.values()]
-        self._share = division.parameters(costs, context.workers)[context.rank]
+        slots = arena.layout.slots.values()
+        self._costs = [division.cost(slot, context.optimizer) for slot in slots]
+        self._ranks: Sequence[int] = range(context.workers)
+        self._share = division.parameters(self._costs, context.workers)[context.rank]
         self._line = 2 + 2 * context.rank
         self._by_speed = context.config.sync_shares == "speed"
         self._began_ns = 0
@@ -195,7 +197,7 @@ class SyncWorker:
         word = self._words.load(0, 0)
         if word >> 2 == round_ + 1 and word & 3 != STOP:
             return word & 3
-        if context.rank != 0:
+        if context.rank != self._ranks[0]:
             return word & 3 if word >> 2 == round_ + 1 else 0
         limit = context.step_limit
         if context.paused() and not context.stopping():
@@ -209,7 +211,7 @@ class SyncWorker:
         else:
             code = GO
         if code != STOP:
-            if any(self._stages(rank) < 3 * round_ for rank in range(context.workers)):
+            if any(self._stages(rank) < 3 * round_ for rank in self._ranks):
                 return 0  # who died at the end of a round did not wait for the others in it
             self._publish(round_)
         self._words.store(0, 0, (round_ + 1) << 2 | code)
@@ -289,8 +291,7 @@ class SyncWorker:
         """
         entry = self.context.entry
         pause_s, began_ns = 0.0, monotonic_ns()
-        ranks = range(self.context.workers)
-        while any(self._stages(rank) <= stage for rank in ranks):
+        while any(self._stages(rank) <= stage for rank in self._ranks):
             entry.beat()
             time.sleep(pause_s)
             pause_s = min(1e-3, pause_s + 2e-5)
@@ -346,11 +347,8 @@ class SyncWorker:
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Average with the other workers' gradients, then apply this worker's share."""
-        context = self.context
-        entry, ledger, counters = context.entry, context.ledger, context.arena.counters
-        start = self._stages(context.rank)
-        round_ = start // 3
-        base = 3 * round_
+        start = self._stages(self.context.rank)
+        base = start // 3 * 3
         if start == base:
             if self._by_speed:
                 self._note_pace(samples)
@@ -358,6 +356,13 @@ class SyncWorker:
                 self._write_own(grads)
             self._words.store(self._line + 1, 0, samples)
             self._finish_stage(base)
+        return self._end_round(lease, start)
+
+    def _end_round(self, lease: Lease, start: int) -> Outcome:
+        """Average and apply, with those who take part in the round; `start` stages are finished."""
+        context = self.context
+        entry, ledger, counters = context.entry, context.ledger, context.arena.counters
+        base = start // 3 * 3
         self._wait_for(base)  # also for a successor: the others may not be as far as the dead was
         context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
@@ -378,7 +383,7 @@ class SyncWorker:
             entry.opt_step = self._step()
         entry.ticket = -1
         version = entry.version_read + finite  # every worker of a round read the same one
-        if context.rank == 0:
+        if context.rank == self._ranks[0]:
             counters.store("version", version)
         context.marks.end_update()
         self._finish_stage(base + 2)
@@ -397,7 +402,7 @@ class SyncWorker:
 
     def _average(self) -> None:
         slots = self.context.arena.layout.slots
-        of_ranks = [(self._weight(rank), own) for rank, own in enumerate(self._all)]
+        of_ranks = [(self._weight(rank), self._all[rank]) for rank in self._ranks]
         weights, all_grads = zip(*(pair for pair in of_ranks if pair[0]), strict=True)
         equal = len(set(weights)) == 1
         shares = [np.float32(1.0 if equal else w * len(weights) / sum(weights)) for w in weights]

@@ -122,10 +122,10 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         return "the optimizer begins anew, without moments"
     steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
     saved_slots = list(steps)
-    slots = [k + 1 for k in range(len(plan.workers))]
     # where one slot's moments are those of all, it stands for the others, too
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
+    slots = sorted({*range(1, len(plan.workers) + 1), *now})
     for slot in slots:
         sources = [slot] if same and slot in steps else saved_slots
         entry = arena.workers.entry(slot)

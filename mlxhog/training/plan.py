@@ -92,7 +92,7 @@ class Plan(Setup):
     @property
     def free_slots(self) -> int:
         """Workers that can join it."""
-        return self.strategy.slots - self.strategy.workers
+        return 0 if self.strategy.fixed else self.strategy.slots - self.strategy.workers
 
     @property
     def emulated(self) -> bool:
@@ -139,7 +139,7 @@ def make_plan(config: TrainConfig) -> Plan:
         config.threads,
         machine=here,
         max_workers=config.max_workers,
-        serial=config.strategy == "serial",
+        serial=config.strategy in ("serial", "sim"),
         tokens_per_s=record.tokens_per_s,
     )
     workers, n_workers = choice.workers, len(choice.workers)

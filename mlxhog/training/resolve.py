@@ -74,6 +74,8 @@ def resolve(
         config = evenness.with_strategy(config, guess)
     config = optim.for_model(config, model.hidden_size, hidden, n_workers)
     apart = n_workers if config.adds_steps_apart else 1
+    if config.strategy == "sim":
+        apart = config.simulated_staleness.workers
     factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
     config, notes = _without_end(config)
     if factor != 1.0:

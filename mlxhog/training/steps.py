@@ -97,7 +97,7 @@ class Steps:
         began_ns = monotonic_ns()
         entry.beat(Phase.READ)
         self.strategy.read()
-        read_ns = monotonic_ns()
+        read_ns, waited_to_read = monotonic_ns(), entry.wait_ns
         entry.beat(Phase.COMPUTE)
         loss, grads = self._loss_and_grads(batches) if batches else (math.nan, {})
         self._slow_down(monotonic_ns() - read_ns, entry.steps, self.context.training)
@@ -106,10 +106,11 @@ class Steps:
         if outcome.applied and self.context.strategy.probes:
             self._probe()  # which all workers write, as they do no parameter of disjoint blocks
         applied_ns = monotonic_ns()
-        entry.read_ns += read_ns - began_ns
+        reading_ns = read_ns - began_ns - (waited_to_read - waited_before)
+        applying_ns = applied_ns - computed_ns - (entry.wait_ns - waited_to_read)
+        entry.read_ns += reading_ns
         entry.compute_ns += computed_ns - read_ns
-        waited_ns = entry.wait_ns - waited_before
-        entry.apply_ns += applied_ns - computed_ns - waited_ns
+        entry.apply_ns += applying_ns
         self._count(outcome, loss, tokens)
         self.ring.append(
             kind=records.Kind.STEP,
@@ -120,10 +121,10 @@ class Steps:
             tokens=tokens,
             n_bytes=sum(batch.n_bytes for batch in batches),
             staleness=outcome.staleness,
-            read_s=(read_ns - began_ns) / 1e9,
+            read_s=reading_ns / 1e9,
             compute_s=(computed_ns - read_ns) / 1e9,
-            apply_s=(applied_ns - computed_ns - waited_ns) / 1e9,
-            wait_s=waited_ns / 1e9,
+            apply_s=applying_ns / 1e9,
+            wait_s=(entry.wait_ns - waited_before) / 1e9,
         )
 
     def _count(self, outcome: Outcome, loss: float, tokens: int) -> None:
@@ -139,7 +140,7 @@ class Steps:
             entry.staleness_max = max(entry.staleness_max, outcome.staleness)
         else:
             entry.dropped += 1
-            entry.nonfinite_in_row += 1
+            entry.nonfinite_in_row = 0 if outcome.too_late else entry.nonfinite_in_row + 1
         if self.strategy.counts_step():
             counters.add("steps", 1)
         counters.add("tokens", tokens)

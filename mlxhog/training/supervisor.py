@@ -87,6 +87,7 @@ class Supervisor:
         self.removed = 0
         self.torn = 0
         self.messages: list[str] = []
+        self._held_up: str | None = None  # as it was told last
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -144,6 +145,10 @@ class Supervisor:
                     "--lr or --clip, then --resume from the last checkpoint"
                 )
         self.ledger.sweep_orphans()
+        held_up = self.strategy.held_up(self.arena)
+        if held_up is not None and held_up != self._held_up:
+            self._held_up = held_up
+            self.messages.append(held_up)
 
     def entry(self, seat: _Seat) -> Entry:
         """The worker table entry of a seat."""

@@ -286,6 +286,8 @@ class _Training(Session):
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
         self._end_publishing()
+        if warning := self.monitor.share_warning():
+            self.report(warning)
         if not (self._signals.count or self._budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"

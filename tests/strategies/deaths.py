@@ -75,8 +75,17 @@ def die_together(
     line: tuple[str, int],
     *,
     times: int,
+    reap: Callable[[], object] = lambda: None,
 ) -> bool:
     """Run two workers in threads; one dies at a line, and the other wherever it is then.
+
+    Args:
+        victim: works until it dies.
+        other: works beside it.
+        strategy: of the victim.
+        line: where it dies, of `lines`.
+        times: how often the line is reached first.
+        reap: called when the victim is dead, for an other that waits for a lock that it held.
 
     Returns:
         Whether the line was reached so often; else both have run to their end.
@@ -89,6 +98,8 @@ def die_together(
             work()
         except Died:
             dead.set()
+            if work is victim:
+                reap()
         finally:
             sys.settrace(None)
 
@@ -103,6 +114,12 @@ def die_together(
         thread.join(30)
         assert not thread.is_alive(), f"nobody ended after a death at {line}"
     return dead.is_set()
+
+
+def after(event: threading.Event, run: Callable[[Any], object], worker: Any) -> None:
+    """Run a worker once another has begun, which would else find nothing left to do."""
+    assert event.wait(30)
+    run(worker)
 
 
 def die_and_be_replaced(

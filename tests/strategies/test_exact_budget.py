@@ -15,11 +15,16 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.config.budget import Budget
+from mlxhog.config.simulated_staleness import SimulatedStaleness
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy, StrategyWorker, build
+from mlxhog.strategies.aig import AigWorker
+from mlxhog.strategies.async_ps import AsyncPSWorker
 from mlxhog.strategies.avg_runs import AvgRunsWorker
 from mlxhog.strategies.hogwild import HogwildWorker
+from mlxhog.strategies.locked import LockedWorker
 from mlxhog.strategies.round_robin import RoundRobinWorker
+from mlxhog.strategies.ssp import SSPWorker
 from mlxhog.strategies.sync import SyncWorker
 from tests.strategies import test_avg_runs, test_hogwild_claims, test_round_robin, test_sync_deaths
 from tests.strategies.deaths import die_together, lines
@@ -45,7 +50,10 @@ class Kind:
         config: Any = SimpleNamespace(
             strategy=self.name, async_after=self.async_after, average_every=2, blocks="all",
             clip=0.0, read="snapshot", prediction="none", seq_len=10,
-            sync_shares="equal",
+            sync_shares="equal", staleness_lr="none", delay_compensation="none",
+            rescale_by_speed=False, backup_workers=0,
+            lock_scope="step", slack=1, slack_notice=30.0, seed=0,
+            simulated_staleness=SimulatedStaleness.parse("fixed:1"),
         )  # fmt: skip
         return build(config, WORKERS)
 
@@ -55,6 +63,10 @@ KINDS = [
     Kind("sync", SyncWorker, test_sync_deaths.METHODS),
     Kind("round_robin", RoundRobinWorker, test_round_robin.METHODS),
     Kind("avg_runs", AvgRunsWorker, test_avg_runs.METHODS),
+    Kind("locked", LockedWorker, ("read", "write")),
+    Kind("aig", AigWorker, ("write",)),
+    Kind("async_ps", AsyncPSWorker, ("read", "write")),
+    Kind("ssp", SSPWorker, ("claim", "_enter", "_wait_at_gate", "_landed")),
     Kind("hogwild", SyncWorker, ("_decision", "_leave", "write"), 0.5),
     Kind("hogwild", HogwildWorker, ("claim", "write"), 0.5),
 ]
@@ -108,6 +120,10 @@ class Run:
             thread.join(30)
             assert not thread.is_alive()
 
+    def mark_dead(self, worker: Any) -> None:
+        """What the supervisor does first when one is dead: its locks may be taken over."""
+        self.arena.workers.mark_dead(worker.context.slot)
+
     def reap(self) -> None:
         """What the supervisor does first when all are dead."""
         for slot in range(1, WORKERS + 1):
@@ -152,7 +168,7 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
         victim, other = run.workers if number % 2 else reversed(run.workers)
         reached += die_together(
             partial(run.work, victim), partial(run.work, other), kind.dies_in, (method, number),
-            times=2,
+            times=1 if method == "_enter" else 2, reap=partial(run.mark_dead, victim),
         )  # fmt: skip
         run.reap()
         if run.strategy.between_steps(run.arena):

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "strategies"),
     [
-        ("adamw", ["hogwild", "sync", "round_robin", "avg_runs"]),
+        ("adamw", ["hogwild", "sync", "round_robin", "avg_runs", "async_ps", "ssp", "aig"]),
         ("momentum", ["sync"]),
         ("muon", ["hogwild", "sync"]),
-        ("sgd", ["avg_runs"]),
+        ("sgd", ["avg_runs", "locked"]),
     ],
 )
 def test_one_worker_of_any_strategy_is_the_serial_run_bit_for_bit(

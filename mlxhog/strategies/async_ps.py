@@ -1,0 +1,110 @@
+"""A parameter server: workers pull the parameters with their version, and push gradients.
+
+The server applies gradients one by one, as they arrive, with one optimizer state: that is exact for
+every optimizer, and still asynchronous. The staleness of a gradient is the version when it is
+applied less the version that was pulled, and counts updates by others alone. Its mean is P - 1,
+whatever the workers' speeds, while each has a gradient in hand; slow workers' are older.
+
+The server is a role: whoever pulls or pushes takes it, by one lock, and does what it asks for. So
+there is no process that could die for all, and no gradient is copied to one. A pull is a copy of
+exactly one version. A worker that dies in the role is followed by the next to need it: its gradient
+counts as torn where it was being applied, and its ticket comes back before that.
+
+    segment    dtype   meaning
+    step.lock  uint32  the role (`locked.py`)
+
+Version and step count are stored before the ledger calls the ticket done, and under the lock: each
+update that is done is counted exactly once. The optimizer's state is that of worker slot 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.workers import Phase
+from mlxhog.backends.backend import Grads
+from mlxhog.optim import gradients, updates
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.locked import StepLock, lock_segment
+from mlxhog.strategies.strategy import Context, Lease, Outcome
+
+STATE_SLOT = 1
+
+
+class AsyncPS(Hogwild):
+    """Workers that pull from a server and push to it."""
+
+    @property
+    def fixed(self) -> str | None:
+        """The one optimizer state lies in a worker's slot."""
+        return f"strategy {self.config.strategy} keeps the server's state in a worker's slot"
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The server's lock."""
+        return lock_segment()
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """The server's."""
+        return (STATE_SLOT,)
+
+    def worker(self, context: Context) -> AsyncPSWorker:
+        """Prepare one worker."""
+        return AsyncPSWorker(context)
+
+
+class AsyncPSWorker(HogwildWorker):
+    """Pull, compute, push."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
+        super().__init__(context)
+        self._server = StepLock(context)
+        self._state = context.arena.workers.entry(STATE_SLOT)
+
+    def _follow(self, workers: int) -> None:
+        """Step with the server's state; how many there are makes no difference."""
+        super()._follow(workers)
+        self._target = self.context.target(STATE_SLOT)
+
+    def read(self) -> None:
+        """Pull: the parameters of one version."""
+        context = self.context
+        self._server.acquire()
+        self._version_read = context.arena.counters.load("version")
+        updates.snapshot(context.backend.inbox, context.arena.params)
+        self._server.release()
+        context.entry.version_read = self._version_read
+        context.backend.refresh()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Push: the server applies the gradient, unless it is not finite or too late."""
+        context = self.context
+        entry, counters, ledger = context.entry, context.arena.counters, context.ledger
+        entry.phase = Phase.APPLY
+        self._server.acquire()
+        version = counters.load("version")
+        staleness = version - self._version_read
+        grads = self._delays.compensated(grads)
+        norm = gradients.global_norm(grads)
+        late = self._delays.is_too_late(staleness)
+        applied = bool(np.isfinite(norm)) and not late
+        ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+        context.marks.begin_update()
+        if applied:
+            self._step(grads, norm)
+            self._state.opt_step += 1
+            counters.store("version", version + 1)
+        context.marks.end_update()
+        self._landed()
+        ledger.finish(lease.epoch, lease.ticket, context.owner)
+        self._server.release()
+        entry.ticket = -1
+        return Outcome(applied, staleness, version + applied, too_late=late)
+
+    def _step(self, grads: Grads, norm: float) -> None:
+        """The server's next step."""
+        self._add(grads, norm, self._state.opt_step + 1)
+
+    def _landed(self) -> None:
+        """An iteration of this worker is over; the server is still its own."""

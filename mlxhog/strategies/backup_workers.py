@@ -1,0 +1,191 @@
+"""Synchronous rounds that do not wait for the slowest (Chen et al. 2016, arXiv:1604.00981).
+
+Of n workers all compute a gradient of the round; when n - b have written theirs, b being
+`--backup-workers`, the round is closed with those that are there: their mean is applied, by them,
+and what comes later is thrown away. Its text is passed over, so text that takes long to compute
+counts less: this is biased where such text differs from the rest.
+
+The rounds are those of `sync.py`, with its stages and segments. What is added is who takes part: a
+word that is set once in a round, by whoever sees first that enough are there. A worker that was too
+late calls its tickets of all rounds that it missed done, and goes on with the newest round. Rounds
+are decided on by the lowest rank that took part in the one before.
+
+    segment       dtype  meaning
+    sync.*        those of `sync.py`
+    quorum.words  uint8  word 0: (R + 1) 2^24 + a bit for each rank that takes part in round R
+"""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from mlxhog import _native
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.backends.backend import Grads
+from mlxhog.config.config import TrainConfig
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import ConfigError
+from mlxhog.strategies import division
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome
+from mlxhog.strategies.sync import GO, STOP, Sync, SyncWorker
+from mlxhog.strategies.words import LINE, Words
+
+QUORUM = "quorum.words"
+MOST_WORKERS = 24
+
+
+def check(config: TrainConfig, workers: int) -> None:
+    """Refuse a number of backup workers that leaves none to wait for.
+
+    Raises:
+        ConfigError: it does, or there are more workers than the quorum's word has bits.
+    """
+    if config.backup_workers >= workers:
+        raise ConfigError(
+            f"backup_workers is {config.backup_workers}, and the run has {workers} "
+            f"worker{'s' * (workers > 1)}: a round waits for at least one; take at most "
+            f"{workers - 1}, or more --workers"
+        )
+    if workers > MOST_WORKERS:
+        raise ConfigError(
+            f"backup_workers is for up to {MOST_WORKERS} workers, and the run has {workers}; "
+            "leave it out, or take fewer"
+        )
+
+
+class SyncWithBackups(Sync):
+    """Averaged gradients of the first that are there."""
+
+    numbered: ClassVar[bool] = True
+
+    def batches_per_step(self) -> int:
+        """Those that a round waits for."""
+        return self.workers - self.config.backup_workers
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {**super().segments(n_params), QUORUM: ("uint8", LINE)}
+
+    def worker(self, context: Context) -> QuorumWorker:
+        """Prepare one worker."""
+        return QuorumWorker(context)
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Rounds that all who take part have ended."""
+        words = Words(arena.segment("sync.words"))
+        closed, ranks = members(arena)
+        ended = all(words.load(2 + 2 * rank, 0) >= 3 * closed for rank in ranks)
+        return closed if ended else closed - 1
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no round is under way."""
+        decided, code = divmod(Words(arena.segment("sync.words")).load(0, 0), 4)
+        return code != GO or decided <= self.steps_done(arena, Ledger(arena))
+
+
+def members(arena: Arena) -> tuple[int, list[int]]:
+    """How many rounds have been closed, and who takes part in the last of them."""
+    closed, mask = divmod(_native.load_u64(arena.segment(QUORUM), 0), 1 << MOST_WORKERS)
+    return closed, [rank for rank in range(MOST_WORKERS) if mask >> rank & 1]
+
+
+class QuorumWorker(SyncWorker):
+    """One worker's part of the rounds that it is in time for."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
+        super().__init__(context)
+        self._ranks = range(context.workers)
+        self._needed = context.strategy.batches_per_step()
+        self._counts = False
+
+    def counts_step(self) -> bool:
+        """A round is one step, counted by the lowest rank that takes part."""
+        return self._counts
+
+    def claim(self) -> Lease | Idle:
+        """Lease this rank's ticket of the newest round, unless that is closed."""
+        context = self.context
+        stages = self._stages(context.rank)
+        decided, code = divmod(self._words.load(0, 0), 4)
+        closed, ranks = members(context.arena)
+        if closed > stages // 3 and not (closed == stages // 3 + 1 and context.rank in ranks):
+            self._pass_over(closed)
+            return Idle.WAIT
+        round_, stage = divmod(stages, 3)
+        if stage == 0 and (decided <= round_ or code == STOP):
+            code = self._decide(round_)
+            if code != GO:
+                return Idle.DONE if code == STOP else Idle.WAIT
+        first = context.arena.counters.load("first_ticket") + round_ * context.workers
+        epoch, ticket = divmod(first + context.rank, context.ledger.n)
+        self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
+        context.entry.ticket = ticket
+        return Lease(epoch, ticket)
+
+    def _pass_over(self, closed: int) -> None:
+        """Call this rank's tickets done of the rounds it was too late for; go on behind them."""
+        context = self.context
+        ledger, first = context.ledger, context.arena.counters.load("first_ticket")
+        for round_ in range(self._stages(context.rank) // 3, closed):
+            epoch, ticket = ledger.locate(first + round_ * context.workers + context.rank)
+            ledger.claim_exact(epoch, ticket, context.owner)
+            ledger.begin_apply(epoch, ticket, context.owner)
+            ledger.finish(epoch, ticket, context.owner)
+        self._words.store(self._line, 0, 3 * closed)
+        context.entry.ticket = -1
+
+    def _decide(self, round_: int) -> int:
+        """The decision on the next round: the lowest rank of the last one makes it; 0 is none."""
+        context = self.context
+        _, ranks = members(context.arena)
+        self._ranks = ranks or range(context.workers)
+        return self._decision(round_)
+
+    def _progress(self, round_: int) -> float:
+        """As `Context.progress`, from all tokens: who takes part differs from round to round."""
+        context = self.context
+        tokens = context.arena.counters.load("tokens")
+        return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Take part in the round with this gradient, or throw it away where that is closed."""
+        context = self.context
+        start = self._stages(context.rank)
+        round_ = start // 3
+        if start == 3 * round_ and members(context.arena)[0] <= round_:
+            self._write_own(grads)
+            self._words.store(self._line + 1, 0, samples)
+            self._finish_stage(start)
+        ranks = self._wait_for_quorum(round_)
+        self._counts = False
+        if context.rank not in ranks:
+            self._pass_over(members(context.arena)[0])
+            version = context.arena.counters.load("version")
+            return Outcome(applied=False, version=version, too_late=True)
+        self._ranks = ranks
+        shares = division.parameters(self._costs, len(ranks))
+        self._share = shares[ranks.index(context.rank)]
+        self._counts = context.rank == ranks[0]
+        return self._end_round(lease, start)
+
+    def _wait_for_quorum(self, round_: int) -> list[int]:
+        """Wait until the round is closed, or close it; who takes part, nobody once it is over."""
+        context, words = self.context, self.context.arena.segment(QUORUM)
+        entry, began_ns, nap_s = context.entry, monotonic_ns(), 0.0
+        while True:
+            word = _native.load_u64(words, 0)
+            closed, ranks = members(context.arena)
+            if closed > round_:
+                entry.wait_ns += monotonic_ns() - began_ns
+                return ranks if closed == round_ + 1 else []
+            arrived = [r for r in range(context.workers) if self._stages(r) == 3 * round_ + 1]
+            if len(arrived) >= self._needed:
+                mask = sum(1 << rank for rank in arrived)
+                _native.cas_u64(words, 0, word, (round_ + 1) << MOST_WORKERS | mask)
+                continue
+            entry.beat()
+            time.sleep(nap_s)
+            nap_s = min(1e-3, nap_s + 2e-5)

@@ -1,0 +1,132 @@
+"""What the step of a late gradient becomes, for one worker, as its options say.
+
+    staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.asynchrony`)
+    delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
+                        with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
+                        for F, where ms = .95 ms + .05 g g of this worker's gradients
+    rescale_by_speed    lr T_p mean(1 / T), T_p a worker's time for a gradient: workers then move
+                        the parameters equally far in the same time, and all together as far as
+                        without it
+
+Sources: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326; Mahran, Maranjyan and Richtarik 2026,
+Rescaled Asynchronous SGD, arXiv:2605.13434.
+
+Rules by staleness, and different speeds, give some workers a larger part in the result than others.
+Where fast workers see other text than slow ones, that is a bias; `mlxhog.report.monitor` warns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlxhog.arena.workers import State
+from mlxhog.backends.backend import Float32, Grads
+from mlxhog.config.asynchrony import Compensation, StalenessRule
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Rows
+
+if TYPE_CHECKING:
+    from mlxhog.strategies.strategy import Context
+
+MEMORY = 0.95
+"""Share of a gradient's mean square that stays when another has come."""
+EPS = 1e-7
+
+
+class Delays:
+    """One worker's late gradients."""
+
+    def __init__(self, context: Context) -> None:
+        """Read the options."""
+        config = context.config
+        self._context = context
+        self._rule = StalenessRule.parse(config.staleness_lr)
+        self._compensation = Compensation.parse(config.delay_compensation)
+        self._by_speed = config.rescale_by_speed
+        self._adapts = self._by_speed or self._rule.kind != "none" or bool(self._compensation)
+        self._now: Float32 | None = None
+        self._mean_squares: dict[str, Float32] = {}
+
+    def is_too_late(self, staleness: int) -> bool:
+        """Whether a gradient is left out."""
+        return self._rule.factor(staleness, self._context.live_workers) == 0.0
+
+    def rate(self, lr: float, staleness: int) -> float:
+        """The step size of a gradient with this staleness; noted where options change it."""
+        context = self._context
+        if self._rule.kind != "none":
+            lr *= self._rule.factor(staleness, context.live_workers)
+        if self._by_speed:
+            lr *= speed_factor(context.entry.step_s, _step_times(context))
+        if self._adapts:
+            context.entry.rate_sum += lr
+        return lr
+
+    def compensated(self, grads: Grads, read: Float32 | None = None) -> Grads:
+        """The gradient as it would be at the parameters as they are now, about.
+
+        Args:
+            grads: of this worker.
+            read: what they were taken at, laid out as the parameters; None is the backend's inbox.
+        """
+        rule, context = self._compensation, self._context
+        if rule is None:
+            return grads
+        if self._now is None:
+            self._now = np.empty_like(context.arena.params)
+        updates.snapshot(self._now, context.arena.params)
+        moved = self._now - (context.backend.inbox if read is None else read)
+        found: dict[str, Float32 | Rows] = {}
+        for name, grad in grads.items():
+            slot = context.arena.layout.slots[name]
+            by = moved[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            if isinstance(grad, Rows):
+                rows = grad.coalesced()
+                values = self._corrected(rule, name, rows.values, by[rows.index], rows.index)
+                found[name] = Rows(rows.index, values)
+            else:
+                found[name] = self._corrected(rule, name, grad, by, slice(None))
+        return found
+
+    def _corrected(
+        self,
+        rule: Compensation,
+        name: str,
+        grad: Float32,
+        moved: Float32,
+        at: slice | updates.Int32,
+    ) -> Float32:
+        square = grad * grad
+        strength: Float32 | np.float32 = np.float32(rule.factor)
+        if rule.adaptive:
+            if name not in self._mean_squares:
+                shape = self._context.arena.layout.slots[name].shape
+                self._mean_squares[name] = np.zeros(shape, np.float32)
+            mean = self._mean_squares[name]
+            mean[at] = np.float32(MEMORY) * mean[at] + np.float32(1.0 - MEMORY) * square
+            strength = np.float32(rule.factor) / np.sqrt(mean[at] + np.float32(EPS))
+        return grad + strength * square * moved
+
+
+def _step_times(context: Context) -> list[float]:
+    """Time that each worker takes for a gradient, in seconds; 0 is not known yet."""
+    working = (State.STARTING, State.RUNNING)
+    return [entry.step_s for entry in context.arena.workers if entry.state in working]
+
+
+def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
+    """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are known.
+
+    The sum over workers of factor / seconds is that of 1 / seconds, so that all together move the
+    parameters as far as without it, and factor / seconds is the same for each of them.
+
+    Args:
+        own_s: its time.
+        all_s: that of each worker, its own included.
+    """
+    if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
+        return 1.0
+    return own_s * sum(1.0 / each for each in all_s) / len(all_s)

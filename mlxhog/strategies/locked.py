@@ -1,0 +1,97 @@
+"""One lock around a step: what locking costs, and a reference without races.
+
+    lock_scope  the lock is held for                        what that is
+    step        read, compute and add (the default)         serial training by turns that nobody
+                                                             orders: no gradient is ever late
+    apply       the add alone                               gradients side by side, adds one by one
+
+Everything else is `hogwild`: tickets, private moments, budget. The lock is crash-safe: of a worker
+that dies with it, the next one takes it over, and its ticket counts as torn or comes back.
+
+    segment    dtype   meaning
+    step.lock  uint32  the lock word (`metal/native/updates/locks.h`), alone on its line
+"""
+
+from __future__ import annotations
+
+from mlxhog import _native
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.backends.backend import Grads
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Context, Lease, Outcome
+
+LOCK = "step.lock"
+MEASURED = "strategy {} measures what locking costs the workers that it begins with"
+WORDS = 32
+"""Lock words in the segment: one cache line of 128 bytes, of which the first is used."""
+
+
+class StepLock:
+    """The lock of one strategy, as one worker takes it.
+
+    Whoever finds it held by a dead worker takes it over; a living one is waited for. It is not
+    released by an exception: who raises in the midst of a step ends its process, and is dead.
+    """
+
+    def __init__(self, context: Context) -> None:
+        """Use the arena's segment `step.lock`."""
+        arena, self._entry = context.arena, context.entry
+        generation = self._entry.generation & 0xFFFF
+        words, workers = arena.segment(LOCK), arena.segment("workers")
+        self._locks = _native.Locks(words, workers, context.slot, generation)
+
+    def acquire(self) -> None:
+        """Take it; the time that takes counts as waiting."""
+        began_ns = monotonic_ns()
+        self._locks.acquire(0)
+        self._entry.wait_ns += monotonic_ns() - began_ns
+
+    def release(self) -> None:
+        """Give it back."""
+        self._locks.release(0)
+
+
+def lock_segment() -> dict[str, tuple[str, int]]:
+    """The segment of the table above."""
+    return {LOCK: ("uint32", WORDS)}
+
+
+class Locked(Hogwild):
+    """Workers that hold one lock for a step, or for adding it."""
+
+    @property
+    def fixed(self) -> str | None:
+        """It measures what locking costs so many workers."""
+        return MEASURED.format(self.config.strategy)
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The lock."""
+        return lock_segment()
+
+    def worker(self, context: Context) -> LockedWorker:
+        """Prepare one worker."""
+        return LockedWorker(context)
+
+
+class LockedWorker(HogwildWorker):
+    """Hogwild under one lock."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
+        super().__init__(context)
+        self._lock = StepLock(context)
+        self._whole = context.config.lock_scope == "step"
+
+    def read(self) -> None:
+        """A snapshot, under the lock where that is for the whole step."""
+        if self._whole:
+            self._lock.acquire()
+        super().read()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Add the step, alone."""
+        if not self._whole:
+            self._lock.acquire()
+        outcome = super().write(grads, lease, samples)
+        self._lock.release()
+        return outcome

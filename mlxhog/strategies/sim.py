@@ -1,0 +1,257 @@
+"""Simulated asynchrony: one process takes each gradient at parameters as old as it is told.
+
+Step t takes the gradient of ticket t at the parameters as they were after step t - tau, and adds it
+to the newest. `--sim-staleness` says what tau is (`mlxhog.config.simulated_staleness`); the step is
+that of a simulated worker, each of which has an optimizer state of its own. So a run is a function
+of its configuration, whatever the machine does meanwhile: with tau = 0 it is `serial`, and with
+`fixed:N` it is `round_robin` with N + 1 processes, bit for bit.
+
+    segment                    dtype    meaning
+    sim.after.0 .. sim.after.D float32  parameters after step k, of the last D + 1 steps: in k mod
+                                        (D + 1), D being the largest tau; step 0 is the beginning
+    sim.words                  uint8    line 0: [0] steps so far, [1] those before this call,
+                                        [2] tokens of this call
+                                        line 1 + k: [0] version of `sim.after.k`
+                                        line 2 + D: journal (`words.py`)
+
+The copies lie in the arena, so a process that replaces a dead one goes on where it was, and a
+checkpoint keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.workers import Phase
+from mlxhog.backends.backend import Grads
+from mlxhog.config.simulated_staleness import Course, SimulatedStaleness, Turn
+from mlxhog.data.ledger import Ledger, TicketState
+from mlxhog.optim import gradients, updates
+from mlxhog.strategies.delays import Delays
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
+
+_STEP, _FIRST, _TOKENS = range(3)
+
+
+class Sim(Strategy):
+    """One process that simulates workers."""
+
+    numbered: ClassVar[bool] = True
+
+    @property
+    def fixed(self) -> str | None:
+        """The one process is all there is."""
+        return "strategy sim simulates its workers in one process"
+
+    @cached_property
+    def rule(self) -> SimulatedStaleness:
+        """Whose gradient each step applies, and how old it is."""
+        return self.config.simulated_staleness
+
+    @property
+    def slots(self) -> int:
+        """One for each simulated worker, for its optimizer state."""
+        return self.rule.workers
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {
+            **{name: ("float32", PARAMETER_COPY) for name in self.kept_segments()},
+            "sim.words": ("uint8", LINE * (3 + self.rule.most)),
+        }
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The parameters after each of the last steps."""
+        return tuple(f"sim.after.{k}" for k in range(self.rule.most + 1))
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Those of the simulated workers."""
+        return tuple(range(1, self.slots + 1))
+
+    def worker(self, context: Context) -> SimWorker:
+        """Prepare the process."""
+        return SimWorker(context, self)
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Begin with the arena's parameters, or where it was left off."""
+        words, version = Words(arena.segment("sim.words")), arena.counters.load("version")
+        names = self.kept_segments()
+        # Another rule keeps other copies: the age of a gradient begins at 0 again.
+        goes_on = position is not None and len(position["versions"]) == len(names)
+        if position is None or not goes_on:
+            step, versions = 0, [version] * len(names)
+            updates.snapshot(arena.segment(names[0]), arena.params)
+        else:
+            step, versions = position["step"], position["versions"]
+        words.store(0, _STEP, step)
+        words.store(0, _FIRST, step)
+        for k, own in enumerate(versions):
+            words.store(1 + k, 0, own)
+
+    def position(self, arena: Arena) -> dict[str, Any]:
+        """How many steps are over, and the versions of all copies."""
+        words = Words(arena.segment("sim.words"))
+        return {
+            "step": words.load(0, _STEP),
+            "versions": [words.load(1 + k, 0) for k in range(self.rule.most + 1)],
+        }
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Steps of this call."""
+        words = Words(arena.segment("sim.words"))
+        return words.load(0, _STEP) - words.load(0, _FIRST)
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """End the step of a process that died behind it."""
+        words = Words(arena.segment("sim.words"))
+        step = words.load(0, _STEP)
+        number = arena.counters.load("first_ticket") + step - words.load(0, _FIRST)
+        record = self.journal(words).read()
+        if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
+            self.take_in(arena, words, step, record)
+            words.store(0, _STEP, step + 1)
+        super().settle(arena, ledger)
+
+    def journal(self, words: Words) -> Journal:
+        """The process's notes."""
+        return Journal(words, 2 + self.rule.most)
+
+    def turn(self, step: int) -> Turn:
+        """Whose gradient a step applies, and its age."""
+        return self._course.at(step)
+
+    @cached_property
+    def _course(self) -> Course:
+        return self.rule.course(self.config.seed)
+
+    def copy_of(self, step: int) -> int:
+        """Where the parameters after so many steps lie."""
+        return step % (self.rule.most + 1)
+
+    def take_in(self, arena: Arena, words: Words, step: int, record: StepRecord) -> None:
+        """Make what a step was noted to leave what holds; doing it twice changes nothing."""
+        arena.workers.entry(self.turn(step).worker + 1).opt_step = record.opt_step
+        arena.counters.store("version", record.version)
+        words.store(0, _TOKENS, record.tokens)
+        copy = self.copy_of(step + 1)
+        updates.snapshot(arena.segment(f"sim.after.{copy}"), arena.params)
+        words.store(1 + copy, 0, record.version)
+
+
+class SimWorker:
+    """The process that takes the steps of all simulated workers."""
+
+    def __init__(self, context: Context, strategy: Sim) -> None:
+        """Prepare it."""
+        self.context, self._strategy = context, strategy
+        arena = context.arena
+        self._words = Words(arena.segment("sim.words"))
+        self._journal = strategy.journal(self._words)
+        self._copies = [arena.segment(name) for name in strategy.kept_segments()]
+        self._targets = [context.target(slot) for slot in strategy.state_slots(arena)]
+        self._delays = Delays(context)
+        self._first = self._words.load(0, _FIRST)
+        self._step = 0
+        self._read_from = 0
+        self._leased = False
+
+    def counts_step(self) -> bool:
+        """Every batch is a step."""
+        return True
+
+    def claim(self) -> Lease | Idle:
+        """Lease the next ticket."""
+        context, limit = self.context, self.context.step_limit
+        step = self._words.load(0, _STEP)
+        over = limit is not None and step - self._first >= limit
+        if over or context.stopping() or context.used_up():
+            return Idle.DONE
+        if context.paused():
+            return Idle.WAIT
+        number = context.arena.counters.load("first_ticket") + step - self._first
+        epoch, ticket = context.ledger.locate(number)
+        self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
+        if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
+            return Idle.WAIT  # the one before has just died with it, and it comes back
+        self._step = step
+        context.entry.ticket = ticket
+        return Lease(epoch, ticket)
+
+    def read(self) -> None:
+        """Load the parameters as they were so many steps ago."""
+        context, strategy = self.context, self._strategy
+        age = strategy.turn(self._step).staleness
+        self._read_from = strategy.copy_of(self._step - age)
+        context.entry.version_read = self._words.load(1 + self._read_from, 0)
+        updates.snapshot(context.backend.inbox, self._copies[self._read_from])
+        context.backend.refresh()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Add the step to the newest parameters, and keep them as they are then."""
+        context, strategy, words = self.context, self._strategy, self._words
+        entry, ledger = context.entry, context.ledger
+        late = False
+        entry.phase = Phase.APPLY
+        context.marks.begin_update()
+        if self._leased:  # else the one before died with its step behind it
+            staleness = context.arena.counters.load("version") - entry.version_read
+            grads = self._delays.compensated(grads)
+            norm = gradients.global_norm(grads)
+            late = self._delays.is_too_late(staleness)
+            lr = self._lr(staleness)
+            record = self._record(lease, bool(np.isfinite(norm)) and not late, samples)
+            self._journal.write(record)
+            ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+            if record.applied:
+                self._apply(grads, norm, lr, record)
+            ledger.finish(lease.epoch, lease.ticket, context.owner)
+        record = self._journal.read()
+        strategy.take_in(context.arena, words, self._step, record)
+        context.marks.end_update()
+        entry.ticket = -1
+        words.store(0, _STEP, self._step + 1)
+        staleness = max(0, record.version - record.applied - entry.version_read)
+        return Outcome(record.applied, staleness, record.version, too_late=late)
+
+    def _record(self, lease: Lease, applied: bool, samples: int) -> StepRecord:
+        """What will hold once this step is done."""
+        context = self.context
+        worker = self._strategy.turn(self._step).worker
+        return StepRecord(
+            opt_step=context.arena.workers.entry(worker + 1).opt_step + applied,
+            version=context.arena.counters.load("version") + applied,
+            tokens=self._words.load(0, _TOKENS) + samples * context.config.seq_len,
+            applied=applied,
+            ticket=lease.epoch * context.ledger.n + lease.ticket,
+        )
+
+    def _lr(self, staleness: int) -> float:
+        """Step size of this step, from what the steps before it have left."""
+        context = self.context
+        progress = context.budget.progress(
+            steps=self._step - self._first,
+            tokens=self._words.load(0, _TOKENS),
+            seconds=context.seconds(),
+        )
+        lr = context.schedule(progress, context.arena.counters.load("version"))
+        return self._delays.rate(lr, staleness)
+
+    def _apply(self, grads: Grads, norm: float, lr: float, record: StepRecord) -> None:
+        context = self.context
+        worker = self._strategy.turn(self._step).worker
+        context.optimizer.step(
+            self._targets[worker],
+            grads,
+            lr=lr,
+            step=record.opt_step,
+            seed=context.entry.version_read * 65_537 + worker + 1,
+            grad_scale=context.grad_scale(norm),
+            shared_step=context.shared_steps() + 1,
+        )

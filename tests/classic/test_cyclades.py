@@ -1,0 +1,121 @@
+"""Parallel steps whose result is that of serial ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.cyclades import Summary, components, divide
+from mlxhog.classic.generators import netflix_like
+from mlxhog.classic.problem import Problem
+from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
+from mlxhog.classic.result import ClassicResult, NoObserver
+from mlxhog.classic.session import train
+from mlxhog.errors import ConfigError
+from tests.classic.small import Hinge, hinge
+from tests.classic.test_session import SERIAL, same
+
+
+def supports(*edges: list[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    indptr = np.cumsum([0, *map(len, edges)]).astype(np.int64)
+    return indptr, np.concatenate([*map(np.asarray, edges), []]).astype(np.int32), 10
+
+
+def partition(labels: np.ndarray) -> set[frozenset[int]]:
+    return {frozenset(np.flatnonzero(labels == one).tolist()) for one in np.unique(labels)}
+
+
+def test_components_are_what_is_connected_by_common_coordinates() -> None:
+    graph = supports([0, 1], [2], [1, 3], [4, 5], [], [3])
+    every = np.arange(6, dtype=np.int32)
+    assert partition(components(graph, every)) == {
+        frozenset({0, 2, 5}), frozenset({1}), frozenset({3}), frozenset({4}),
+    }  # fmt: skip
+    some = np.array([5, 3, 5, 0], np.int32)  # 2 is not among them, so 0 and 5 do not meet
+    assert partition(components(graph, some)) == {
+        frozenset({0, 2}), frozenset({1}), frozenset({3}),
+    }  # fmt: skip
+    nothing = supports([], [])
+    assert partition(components(nothing, np.arange(2, dtype=np.int32))) == {
+        frozenset({0}), frozenset({1}),
+    }  # fmt: skip
+
+
+def test_components_go_whole_and_in_order_to_whoever_has_least_to_do() -> None:
+    labels = np.array([3, 0, 3, 1, 0, 3, 2], np.int32)
+    shares = divide(labels, 2)
+    assert [share.tolist() for share in shares] == [[0, 2, 5, 6], [1, 3, 4]]
+    summary = Summary()
+    summary.add(labels, shares)
+    assert summary.sizes == {1: 2, 2: 1, 3: 1}
+    assert summary.speedup == 7 / 4
+
+
+def sparse() -> Hinge:
+    return hinge(n=500, d=4000, row=4)
+
+
+class Hears(NoObserver):
+    """What a run tells."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def tell(self, message: str) -> None:
+        self.said.append(message)
+
+
+def told(problem: Problem, **options: Any) -> tuple[ClassicResult, list[str]]:
+    hears = Hears()
+    return train(problem, ClassicConfig(scheme="cyclades", workers=2, **options), hears), hears.said
+
+
+def ratings() -> MatrixCompletion:
+    return MatrixCompletion(*hold_out(netflix_like(3000, 900, 700), seed=0), rank=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "options"),
+    [
+        (sparse(), {"component_batch": 100}),
+        (sparse(), {"sampling": "replacement"}),
+        (ratings(), {"component_batch": 64, "epochs": 2, "batch_size": 1}),
+    ],
+    ids=["svm", "with replacement", "matrix completion"],
+)
+def test_two_workers_are_serial_bit_for_bit(problem: Problem, options: dict[str, Any]) -> None:
+    serial = {name: value for name, value in options.items() if name != "component_batch"}
+    reference = train(problem, ClassicConfig(scheme="serial", **serial))
+    result, said = told(problem, **options)
+    assert same(result, reference)
+    assert [epoch.examples for epoch in result.epochs] == [
+        epoch.examples for epoch in reference.epochs
+    ]
+    assert len(said) == 1
+    assert "2 workers are up to" in said[0]
+
+
+@pytest.mark.slow
+def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
+    dense = hinge(n=60, d=8, row=8)
+    result, said = told(dense)
+    assert same(result, train(dense, SERIAL))
+    assert "the largest component has 60: one worker does nearly all" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scheme": "hogwild", "component_batch": 9}, "is for --scheme cyclades, not hogwild"),
+        ({"scheme": "cyclades", "handout": "queue"}, "deals out whole components"),
+        ({"scheme": "cyclades", "batch_size": 4}, "add --batch-size 1"),
+        ({"scheme": "cyclades", "write": "racy"}, "cyclades has one way to write"),
+    ],
+)
+def test_options_that_contradict_it_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train(hinge(), ClassicConfig(workers=2, **options))

@@ -1,0 +1,281 @@
+"""A parameter server, with and without a gate, in one process."""
+
+from __future__ import annotations
+
+import random
+import threading
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.arena.workers import State
+from mlxhog.config.budget import Budget
+from mlxhog.data.ledger import Ledger
+from mlxhog.optim import AdamW
+from mlxhog.strategies import Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
+from mlxhog.strategies.ssp import SSP, SSPWorker, clocks_of
+from tests.strategies.deaths import after, die_and_be_replaced, lines
+from tests.strategies.test_sync import LR, context, strategy, wait_until
+
+STEPS = 8
+
+
+def server(slack: int | None = None, workers: int = 2, **options: object) -> Strategy:
+    kind = AsyncPS if slack is None else SSP
+    how: dict[str, object] = {"strategy": "ssp", "slack": slack, "slack_notice": 30.0, **options}
+    return strategy(kind, workers, read="snapshot", **how)
+
+
+def new_arena(of: Strategy, steps: int = STEPS, state: tuple[str, ...] = ()) -> Arena:
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    extra = of.segments(1)
+    layout = plan(
+        {"w": parameter}, max_workers=of.workers, n_tickets=64, extra=extra, private=state
+    )
+    arena = Arena.create(layout)
+    of.limit_steps(arena, Ledger(arena), steps)
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def worker(arena: Arena, slot: int, of: Strategy, steps: int = STEPS, **more: Any) -> Any:
+    found = context(arena, slot, of)
+    found.entry.state = State.RUNNING
+    found.budget = Budget(steps=steps)
+    found.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    for name, value in more.items():
+        setattr(found, name, value)
+    return of.worker(found)
+
+
+def push(worker: AsyncPSWorker, lease: Lease | Idle, gradient: float = 1.0) -> Outcome:
+    assert isinstance(lease, Lease)
+    return worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
+
+
+def take_steps(worker: AsyncPSWorker) -> None:
+    done = worker.context.strategy.steps_done
+    arena, ledger = worker.context.arena, worker.context.ledger
+    while (lease := worker.claim()) is not Idle.DONE or done(arena, ledger) < STEPS:
+        if isinstance(lease, Lease):
+            worker.read()
+            push(worker, lease)
+
+
+def test_staleness_is_the_updates_between_a_pull_and_its_push() -> None:
+    of = server()
+    with new_arena(of) as arena:
+        one, other = worker(arena, 1, of), worker(arena, 2, of)
+        mine, theirs = one.claim(), other.claim()
+        one.read()
+        other.read()
+        assert push(other, theirs).staleness == 0
+        assert one.context.entry.version_read == 0
+        outcome = push(one, mine)
+        assert (outcome.staleness, outcome.version) == (1, 2)
+        assert arena.param("w").tolist() == [-2 * LR] * 4
+
+
+def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival() -> None:
+    of, rule = server(), AdamW(weight_decay=0.0)
+    with new_arena(of, state=("m", "v")) as several, new_arena(of, state=("m", "v")) as alone:
+        more = {"optimizer": rule}
+        workers = [worker(several, slot, of, **more) for slot in (1, 2)]
+        (one,) = [worker(alone, 1, of, **more)]
+        for k in range(6):
+            for worker_ in (workers[k % 2], one):
+                lease = worker_.claim()
+                worker_.read()
+                push(worker_, lease, gradient=float(k - 2))
+        assert np.array_equal(several.params[:4], alone.params[:4])
+        assert several.workers.entry(1).opt_step == 6
+        assert np.array_equal(several.segment("m.1"), alone.segment("m.1"))
+        assert not several.segment("m.2").any()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_is_pushed_in_vain(value: float) -> None:
+    of = server()
+    with new_arena(of) as arena:
+        one = worker(arena, 1, of)
+        lease = one.claim()
+        one.read()
+        assert not push(one, lease, gradient=value).applied
+        assert arena.counters.load("version") == arena.workers.entry(1).opt_step == 0
+        assert of.steps_done(arena, Ledger(arena)) == 1
+
+
+# -- the gate --------------------------------------------------------------------------------------
+
+
+def iterate(worker: SSPWorker) -> None:
+    lease = worker.claim()
+    worker.read()
+    push(worker, lease)
+
+
+def test_a_worker_begins_no_step_that_is_too_far_ahead_of_the_slowest() -> None:
+    of = server(slack=2)
+    with new_arena(of, steps=60) as arena:
+        fast, slow = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
+        lease = slow.claim()
+        slow.read()
+        for _ in range(3):
+            iterate(fast)
+        assert clocks_of(arena) == {1: 3, 2: 0}
+        thread = threading.Thread(target=iterate, args=(fast,), daemon=True)
+        thread.start()
+        wait_until(lambda: of.held_up(arena) is None and fast._words.load(0, 2) > 0)  # it waits
+        assert clocks_of(arena)[1] == 3
+        assert push(slow, lease).staleness == 3
+        thread.join(30)
+        assert clocks_of(arena) == {1: 4, 2: 1}
+
+
+def test_nobody_waits_for_a_dead_worker_and_its_successor_is_not_behind_the_slowest() -> None:
+    of = server(slack=0)
+    with new_arena(of, steps=60) as arena:
+        one, dead = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
+        dead.claim()
+        iterate(one)
+        arena.workers.mark_dead(2)
+        Ledger(arena).reap(dead.context.owner)
+        for _ in range(4):
+            iterate(one)
+        successor = worker(arena, 2, of, 60)
+        assert clocks_of(arena) == {1: 5}  # it is starting
+        iterate(successor)
+        assert clocks_of(arena) == {1: 5, 2: 6}
+
+
+@pytest.mark.parametrize("ends", ["finished", "done"])
+def test_nobody_waits_for_a_worker_that_has_ended(ends: str) -> None:
+    of = server(slack=0)
+    with new_arena(of, steps=60) as arena:
+        one, other = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
+        iterate(other)
+        if ends == "finished":
+            other.context.entry.state = State.FINISHED
+        else:
+            other.context.budget = Budget(tokens=0)
+            assert other.claim() is Idle.DONE
+        for _ in range(5):
+            iterate(one)
+        assert clocks_of(arena) == {1: 6}
+
+
+@pytest.mark.parametrize(("counter", "idle"), [("command", Idle.DONE), ("pause", Idle.WAIT)])
+def test_a_worker_at_the_gate_hears_the_supervisor(counter: str, idle: Idle) -> None:
+    of = server(slack=0)
+    with new_arena(of) as arena:
+        one, other = worker(arena, 1, of), worker(arena, 2, of)
+        other.claim()
+        iterate(one)
+        arena.counters.store(counter, Command.REST if counter == "command" else 1)
+        assert one.claim() is idle
+
+
+def test_who_holds_up_the_others_for_long_is_named_once() -> None:
+    of = server(slack=0, slack_notice=1e-6)
+    with new_arena(of) as arena:
+        one, slow = worker(arena, 1, of), worker(arena, 2, of)
+        lease = slow.claim()
+        slow.read()
+        assert of.held_up(arena) is None
+        iterate(one)
+        thread = threading.Thread(target=one.claim, daemon=True)
+        thread.start()
+        wait_until(lambda: of.held_up(arena) is not None)
+        told = of.held_up(arena)
+        assert told is not None
+        assert told.startswith("worker 2 is slow: after 0 of its gradients others have waited")
+        assert of.held_up(arena) == told
+        push(slow, lease)
+        thread.join(30)
+        assert of.held_up(arena) is None
+
+
+@pytest.mark.parametrize("slack", [0, 1, 3])
+def test_clocks_and_staleness_stay_within_their_bounds_whoever_is_fast_and_whoever_dies(
+    slack: int,
+) -> None:
+    """Steps of four workers in a random order, as far as the gate lets them; some of them die."""
+    workers, steps, rng = 4, 50, random.Random(slack)
+    of, worst = server(slack=slack, workers=workers), 0
+    with new_arena(of, steps=steps) as arena:
+        team = {slot: worker(arena, slot, of, steps) for slot in range(1, workers + 1)}
+        leases: dict[int, Lease] = {}
+        for one in team.values():
+            one._enter()
+        while of.steps_done(arena, Ledger(arena)) < steps:
+            slot = rng.choices(list(team), weights=(8, 4, 2, 1))[0]
+            one = team[slot]
+            if slot in leases and rng.random() < 0.05:
+                arena.workers.mark_dead(slot)
+                Ledger(arena).reap(one.context.owner)
+                team[slot] = worker(arena, slot, of, steps)
+                del leases[slot]
+            elif slot in leases:
+                worst = max(worst, push(one, leases.pop(slot)).staleness)
+            elif not one._takes_part():
+                one._enter()
+            elif one._lead() <= slack:
+                if isinstance(lease := one.claim(), Lease):
+                    one.read()
+                    leases[slot] = lease
+            clocks = clocks_of(arena).values()
+            assert not clocks or max(clocks) - min(clocks) <= slack + 1
+        assert 0 < worst <= (workers - 1) * (2 * slack + 1)
+
+
+# -- deaths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("slack", "kind", "methods"),
+    [
+        (None, AsyncPSWorker, ("read", "write", "_step")),
+        (1, AsyncPSWorker, ("write",)),
+        (1, SSPWorker, ("claim", "_enter", "_wait_at_gate", "_landed")),
+    ],
+)
+def test_a_death_at_any_line_stops_nobody_and_costs_one_torn_step(
+    slack: int | None, kind: type[AsyncPSWorker], methods: tuple[str, ...]
+) -> None:
+    of, reached = server(slack=slack), 0
+    for method, number in lines(kind, methods):
+        with new_arena(of) as arena:
+            make = partial(worker, arena, 1, of)
+            victim, other = make(), worker(arena, 2, of)
+            begun = threading.Event()
+            thread = threading.Thread(target=after, args=(begun, take_steps, other), daemon=True)
+            thread.start()
+
+            def run(one: Any, begun: threading.Event = begun) -> None:
+                begun.set()
+                take_steps(one)
+
+            reached += die_and_be_replaced(victim, (method, number), make, run)
+            thread.join(30)
+            where = f"{method}+{number}"
+            assert not thread.is_alive(), f"nobody went on after a death at {where}"
+            ledger = Ledger(arena)
+            torn = ledger.position()["torn"]
+            assert of.steps_done(arena, ledger) == STEPS, where
+            assert torn <= 1, where
+            version = arena.counters.load("version")
+            assert version == arena.workers.entry(1).opt_step or torn, where
+            assert STEPS - torn <= version <= STEPS, where
+            assert arena.param("w")[0] in [-LR * STEPS, -LR * (STEPS - torn)], where
+            clocks = clocks_of(arena).values() if slack is not None else ()
+            assert not clocks or max(clocks) - min(clocks) <= 2, where
+    assert reached >= 3

@@ -1,0 +1,166 @@
+"""Rounds that do not wait for the slowest, in one process."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.data.ledger import Ledger, TicketState
+from mlxhog.errors import ConfigError
+from mlxhog.strategies import Idle, Lease, Outcome, Strategy, build
+from mlxhog.strategies.backup_workers import QuorumWorker, SyncWithBackups, members
+from tests.strategies.deaths import after, die_and_be_replaced, lines
+from tests.strategies.test_sync import LR, context, strategy
+
+WORKERS, ROUNDS = 3, 3
+OF = strategy(SyncWithBackups, WORKERS, backup_workers=1)
+
+
+def new_arena() -> Arena:
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    params = {name: parameter for name in "abc"}
+    arena = Arena.create(plan(params, max_workers=3, n_tickets=16, extra=OF.segments(3)))
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def worker(arena: Arena, rank: int, rounds: int = ROUNDS) -> QuorumWorker:
+    found = context(arena, rank + 1, OF)
+    found.step_limit = rounds
+    found.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    return QuorumWorker(found)
+
+
+def write(worker: QuorumWorker, lease: Lease | Idle) -> Outcome:
+    """A gradient of 1 + rank everywhere."""
+    assert isinstance(lease, Lease)
+    gradient = np.full(4, 1.0 + worker.context.rank, np.float32)
+    return worker.write({name: gradient for name in "abc"}, lease, samples=1)
+
+
+def take_rounds(worker: QuorumWorker) -> None:
+    while (lease := worker.claim()) is not Idle.DONE:
+        if isinstance(lease, Lease):
+            worker.read()
+            write(worker, lease)
+
+
+def together(*workers: QuorumWorker, run: Any = take_rounds) -> list[threading.Thread]:
+    threads = [threading.Thread(target=run, args=(one,), daemon=True) for one in workers]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_round_is_the_mean_of_the_first_and_nobody_waits_for_the_last() -> None:
+    with new_arena() as arena:
+        slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
+        lease = slow.claim()
+        assert lease is Idle.WAIT  # rank 0 decides on the first round
+        (first,) = together(fast[0], run=lambda one: write(one, one.claim()))
+        while not isinstance(lease := slow.claim(), Lease):
+            pass
+        slow.read()
+        write(fast[1], fast[1].claim())
+        join([first])
+        assert members(arena) == (1, [0, 2])
+        assert arena.param("b").tolist() == [-LR * 2.0] * 4
+        assert OF.steps_done(arena, Ledger(arena)) == arena.counters.load("version") == 1
+        outcome = write(slow, lease)
+        assert (outcome.applied, outcome.too_late, slow.counts_step()) == (False, True, False)
+        assert arena.param("b").tolist() == [-LR * 2.0] * 4
+        assert Ledger(arena).state(0, 1) == TicketState.DONE  # its text is passed over
+
+
+def test_a_late_worker_goes_on_with_the_newest_round_and_leaves_no_ticket_behind() -> None:
+    with new_arena() as arena:
+        slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
+        threads = together(*fast)
+        while not isinstance(lease := slow.claim(), Lease):
+            pass
+        join(threads)
+        write(slow, lease)
+        while (lease := slow.claim()) is not Idle.DONE:
+            assert lease is Idle.WAIT
+        assert OF.steps_done(arena, Ledger(arena)) == ROUNDS
+        assert Ledger(arena).watermark == ROUNDS * WORKERS
+        assert OF.between_steps(arena)
+
+
+def test_steps_are_counted_by_one_worker_of_each_round() -> None:
+    counted = []
+
+    def take(one: QuorumWorker) -> None:
+        while (lease := one.claim()) is not Idle.DONE:
+            if isinstance(lease, Lease):
+                one.read()
+                write(one, lease)
+                counted.append(one.counts_step())
+
+    with new_arena() as arena:
+        join(together(*[worker(arena, rank) for rank in range(WORKERS)], run=take))
+        assert sum(counted) == ROUNDS
+        assert [arena.workers.entry(k + 1).opt_step for k in range(3)].count(ROUNDS) >= 1
+
+
+@pytest.mark.parametrize(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
+def test_a_round_has_somebody_to_wait_for(backups: int, workers: int) -> None:
+    config: Any = SimpleNamespace(strategy="sync", backup_workers=backups)
+    with pytest.raises(ConfigError, match="backup_workers is"):
+        build(config, workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_death_at_any_line_stops_nobody_and_costs_at_most_one_torn_apply(rank: int) -> None:
+    methods = ("claim", "_pass_over", "_decide", "write", "_wait_for_quorum")
+    reached = 0
+    for method, number in lines(QuorumWorker, methods):
+        with new_arena() as arena:
+            make = partial(worker, arena, rank)
+            victim = make()
+            others = [worker(arena, k) for k in range(WORKERS) if k != rank]
+            begun = threading.Event()
+            threads = together(*others, run=partial(after, begun, take_rounds))
+
+            def run(one: QuorumWorker, begun: threading.Event = begun) -> None:
+                begun.set()
+                take_rounds(one)
+
+            reached += die_and_be_replaced(victim, (method, number), make, run)
+            where = f"{method}+{number}"
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive(), f"nobody went on after a death at {where}"
+            ledger = Ledger(arena)
+            assert OF.steps_done(arena, ledger) == arena.counters.load("version") == ROUNDS, where
+            assert ledger.position()["torn"] <= 1, where
+            least, most = -LR * 2.5 * ROUNDS, -LR * 1.5 * (ROUNDS - 1)  # of which means, is chance
+            for name in "abc":
+                values = arena.param(name)
+                assert np.all(values == values[0]), where
+                assert least <= values[0] <= most, where
+    assert reached >= 25
+
+
+def strategy_of(workers: int) -> Strategy:
+    return build(SimpleNamespace(strategy="sync", backup_workers=1), workers)  # type: ignore[arg-type]
+
+
+def test_a_step_counts_as_many_batches_as_it_waits_for() -> None:
+    assert strategy_of(3).batches_per_step() == 2

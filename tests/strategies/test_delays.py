@@ -1,0 +1,160 @@
+"""What the step of a late gradient becomes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.config.asynchrony import Compensation, StalenessRule
+from mlxhog.optim.updates import Rows
+from mlxhog.report.monitor import share_warning
+from mlxhog.strategies import Lease
+from mlxhog.strategies.delays import Delays, speed_factor
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from tests.strategies.test_sync import LR, context, strategy
+
+
+@pytest.mark.parametrize(
+    ("text", "factors"),
+    [
+        ("none", [1, 1, 1, 1, 1]),
+        ("linear", [1, 1 / 1.5, 1 / 2, 1 / 2.5, 1 / 5]),
+        ("linear:0", [1, 1, 1, 1, 1]),
+        ("exp", [1, 0.9, 0.81, 0.729, 0.9**8]),
+        ("exp:0", [1, 0, 0, 0, 0]),
+        ("delay_adaptive", [1, 1, 1, 1, 3 / 8]),
+        ("drop", [1, 1, 1, 1, 1]),
+        ("drop:2", [1, 1, 1, 0, 0]),
+    ],
+)
+def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(
+    text: str, factors: list[float]
+) -> None:
+    rule = StalenessRule.parse(text)
+    assert [rule.factor(tau, 4) for tau in (0, 1, 2, 3, 8)] == pytest.approx(factors)
+
+
+def test_what_is_left_out_by_default_is_twice_as_late_as_there_are_workers() -> None:
+    rule = StalenessRule.parse("drop")
+    assert [rule.factor(tau, 4) for tau in (8, 9)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("text", ["linear:-1", "exp:2", "exp:x", "drop:-1", "none:1", "sqrt", ""])
+def test_a_rule_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="wanted none, linear:C"):
+        StalenessRule.parse(text)
+
+
+@pytest.mark.parametrize("text", ["constant:0", "adaptive:-1", "constant:x", "linear"])
+def test_a_compensation_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="wanted none, constant:F"):
+        Compensation.parse(text)
+
+
+def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_them() -> None:
+    times = [0.1, 0.1, 0.5]
+    factors = [speed_factor(own, times) for own in times]
+    per_second = [factor / own for factor, own in zip(factors, times, strict=True)]
+    assert per_second == pytest.approx([per_second[0]] * 3)
+    assert sum(per_second) == pytest.approx(sum(1 / own for own in times))
+    assert speed_factor(0.1, [0.1, 0.0]) == 1.0  # not known yet
+
+
+def test_a_part_of_all_step_sizes_that_is_not_the_part_of_the_text_is_told() -> None:
+    assert share_warning([1.0, 1.0], [100, 150]) is None
+    assert share_warning([0.0, 0.0], [0, 0]) is None
+    found = share_warning([9.0, 1.0], [500, 500])
+    assert found is not None
+    assert found.startswith("worker 2 computed 50% of the text and has 10% of all step sizes")
+
+
+def arena_with_rows() -> Arena:
+    params = {
+        "rows": SimpleNamespace(shape=(3, 2), init="zeros", kind="rows"),
+        "w": SimpleNamespace(shape=(4,), init="zeros", kind="dense"),
+    }
+    arena = Arena.create(plan(params, max_workers=2, n_tickets=8))
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def worker(arena: Arena, slot: int, **options: object) -> HogwildWorker:
+    of = context(arena, slot, strategy(Hogwild, read="snapshot", **options))
+    of.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    return HogwildWorker(of)
+
+
+def test_a_compensated_gradient_has_moved_on_with_the_parameters() -> None:
+    with arena_with_rows() as arena:
+        one = worker(arena, 1, delay_compensation="constant:0.5")
+        one.read()
+        arena.param("w")[...] = 2.0
+        arena.param("rows")[1] = 4.0
+        gradient = np.full(4, 3.0, np.float32)
+        rows = Rows(np.array([1, 1], np.int32), np.ones((2, 2), np.float32))
+        found = one._delays.compensated({"w": gradient, "rows": rows})
+        dense, sparse = found["w"], found["rows"]
+        assert isinstance(sparse, Rows)
+        assert np.array_equal(dense, np.full(4, 3 + 0.5 * 9 * 2, np.float32))
+        assert sparse.index.tolist() == [1]
+        assert sparse.values.tolist() == [[2 + 0.5 * 4 * 4] * 2]  # its rows are summed up first
+
+
+def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square() -> None:
+    with arena_with_rows() as arena:
+        one = worker(arena, 1, delay_compensation="adaptive:2")
+        one.read()
+        arena.param("w")[...] = 1.0
+        gradient = np.full(4, 3.0, np.float32)
+        mean = 0.0
+        for _ in range(3):
+            mean = 0.95 * mean + 0.05 * 9
+            found = one._delays.compensated({"w": gradient})["w"]
+            assert not isinstance(found, Rows)
+            np.testing.assert_allclose(found, 3 + 2 / np.sqrt(mean + 1e-7) * 9, rtol=1e-5)
+
+
+def take(worker: HogwildWorker, gradient: float = 1.0, others: int = 0) -> None:
+    """A step that comes so many updates of others late."""
+    lease = worker.claim()
+    assert isinstance(lease, Lease)
+    worker.read()
+    worker.context.arena.counters.add("version", others)
+    worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
+
+
+def test_lock_free_workers_scale_a_late_step_and_note_its_size() -> None:
+    with arena_with_rows() as arena:
+        one = worker(arena, 1, staleness_lr="linear:1")
+        take(one, others=0)
+        take(one, others=3)
+        assert arena.param("w").tolist() == [-LR * 1.25] * 4
+        assert one.context.entry.rate_sum == LR * 1.25
+
+
+def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence() -> None:
+    with arena_with_rows() as arena:
+        one = worker(arena, 1, staleness_lr="drop:2")
+        lease = one.claim()
+        assert isinstance(lease, Lease)
+        one.read()
+        arena.counters.store("version", 3)
+        outcome = one.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        assert (outcome.applied, outcome.too_late, outcome.staleness) == (False, True, 3)
+        assert (arena.counters.load("version"), one.context.entry.opt_step) == (3, 0)
+        assert not arena.param("w").any()
+        assert one.context.ledger.count_done() == 1
+
+
+def test_without_an_option_nothing_is_computed() -> None:
+    with arena_with_rows() as arena:
+        one = Delays(worker(arena, 1).context)
+        grads = {"w": np.ones(4, np.float32)}
+        assert one.compensated(grads) is grads
+        assert one.rate(0.1, 5) == 0.1

@@ -1,0 +1,150 @@
+"""Runs with a server, a gate, locks and simulated staleness, by real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxhog import train
+from mlxhog.errors import ConfigError
+from mlxhog.report.metrics import Result
+from tests.training.small import identical, parameters, small_config
+from tests.training.test_deaths import train_and_kill_twice
+
+pytestmark = pytest.mark.slow
+
+TWO = "mlx:cpu*2"
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("mlx:cpu", {"optimizer": "muon", "lr": 3e-3, "schedule": "constant"}),
+        ("torch:cpu", {"optimizer": "adamw", "clip": 0.01}),
+    ],
+)
+def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
+    tmp_path: Path, backend: str, options: dict[str, object]
+) -> None:
+    common = {"steps": 31, **options}
+    turns = small_config(tmp_path, strategy="round_robin", workers=f"{backend}*3", **common)
+    sim = small_config(tmp_path, strategy="sim", sim_staleness="fixed:2", workers=backend, **common)
+    of_turns, simulated = train(turns), train(sim)
+    assert identical(parameters(of_turns), parameters(simulated))
+    assert dict(of_turns.staleness) == dict(simulated.staleness) == {0: 1, 1: 1, 2: 29}
+
+
+def test_a_simulation_without_staleness_is_serial_and_resumes_as_if_it_had_not_stopped(
+    tmp_path: Path,
+) -> None:
+    common = {"schedule": "constant", "warmup": 0}
+    fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0", **common))
+    serial = train(small_config(tmp_path, strategy="serial", **common))
+    assert identical(parameters(fresh), parameters(serial))
+    late = {"strategy": "sim", "sim_staleness": "speed:1,1,3", **common}
+    whole = train(small_config(tmp_path, steps=30, **late))
+    first = train(small_config(tmp_path, steps=13, **late))
+    second = train(small_config(tmp_path, steps=17, resume=first.run, **late))
+    assert second.steps == 30
+    assert identical(parameters(whole), parameters(second))
+    assert max(whole.staleness) > 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "async_ps"},
+        {"strategy": "ssp", "slack": 1},
+        {"strategy": "locked"},
+        {"strategy": "aig"},
+        {"strategy": "sim", "workers": "mlx:cpu", "sim_staleness": "uniform:0:3"},
+    ],
+    ids=lambda options: str(options["strategy"]),
+)
+def test_a_killed_worker_stops_nobody_and_the_run_reaches_its_last_step(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    """Also one that holds the lock: which it does all the time under `locked`."""
+    result = train_and_kill_twice(
+        small_config(tmp_path, **{"workers": TWO, "steps": 700, **options})
+    )
+    assert result.lost_update_rate == 0.0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Workers of both frameworks and a server, one of them slow, with rules for late gradients."""
+    return train(
+        small_config(
+            tmp_path_factory.mktemp("served"), strategy="async_ps", workers="mlx:cpu,torch:cpu",
+            slow="1=3", staleness_lr="linear:2", delay_compensation="constant", steps=120, lr=1e-2,
+            eval_every="1h",
+        )
+    )  # fmt: skip
+
+
+def test_workers_of_both_frameworks_train_with_a_server(served: Result) -> None:
+    assert (served.status, served.steps, served.lost_update_rate) == ("done", 120, 0.0)
+    assert served.val_bits_per_byte is not None
+    assert served.val_bits_per_byte < 3.5
+    assert sum(served.staleness.values()) == 120
+
+
+def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: Result) -> None:
+    shares = [worker["rate_share"] for worker in served.to_json()["workers"]]
+    assert sum(shares) == pytest.approx(1.0)
+    fast, slow = served.workers
+    assert slow.mean_staleness > fast.mean_staleness
+    assert shares[1] < slow.tokens / served.tokens  # late gradients have smaller steps
+
+
+def test_a_server_goes_on_from_a_checkpoint_with_its_optimizer_state(tmp_path: Path) -> None:
+    common = {"schedule": "constant", "warmup": 0, "strategy": "async_ps"}
+    whole = train(small_config(tmp_path, steps=30, **common))
+    first = train(small_config(tmp_path, steps=13, **common))
+    second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
+    assert identical(parameters(whole), parameters(second))
+    more = train(small_config(tmp_path, steps=10, resume=second.run, **common, workers=TWO))
+    assert more.steps == 40
+
+
+def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
+    options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3", "lock_scope": "apply"}
+    chosen = [
+        small_config(tmp_path, strategy="auto", **{name: value}).strategy
+        for name, value in options.items()
+    ]
+    assert chosen == ["ssp", "sync", "sim", "locked"]
+    assert small_config(tmp_path, strategy="auto", staleness_lr="exp").strategy == "hogwild"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strategy": "cyclades"}, "one component, at the speed of serial; set strategy=serial"),
+        ({"strategy": "hogwild", "slack": 1}, "slack: is for strategy ssp, not hogwild"),
+        ({"strategy": "ssp", "backup_workers": 1}, "is for strategy sync, not ssp"),
+        ({"strategy": "sync", "sim_staleness": "fixed:1"}, "is for strategy sim, not sync"),
+        ({"strategy": "aig", "lock_scope": "apply"}, "is for strategy locked, not aig"),
+        ({"strategy": "sync", "staleness_lr": "exp"}, "in sync no gradient is late"),
+        ({"strategy": "round_robin", "staleness_lr": "exp"}, "every gradient is P - 1 updates old"),
+        ({"strategy": "hogwild", "staleness_lr": "best"}, "wanted none, linear:C"),
+        ({"strategy": "hogwild", "delay_compensation": "4"}, "wanted none, constant:F"),
+        ({"strategy": "sim", "sim_staleness": "fixed:x"}, "wanted fixed:N"),
+        ({"strategy": "async_ps", "predict": "own"}, "own is for hogwild"),
+        ({"strategy": "async_ps", "read": "live"}, "computes with copies"),
+        ({"strategy": "async_ps", "moments": "shared"}, "one optimizer state anyway"),
+        ({"strategy": "locked", "write": "racy"}, "nobody writes beside a worker"),
+        ({"strategy": "aig", "write": "cas"}, "under the locks of what it touches"),
+        ({"strategy": "sim", "rescale_by_speed": True}, "one process, and one speed"),
+        ({"backup_workers": 1, "strategy": "sync", "sync_shares": "speed"}, "use one of the two"),
+        ({"blocks": "disjoint", "staleness_lr": "exp"}, "writes no parameter beside others"),
+        ({"read": "live", "delay_compensation": "constant", "predict": "none"}, "keep no copy"),
+    ],
+)  # fmt: skip
+def test_an_option_that_contradicts_the_strategy_is_refused_with_the_way_out(
+    tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        small_config(tmp_path, **options)
