@@ -49,6 +49,10 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "round_robin": ("--strategy=round_robin",),
     # So often that a replaced worker, for whom the others wait, has caught up within SETTLE_S.
     "avg_runs": ("--strategy=avg_runs", "--average-every=10"),
+    "async_ps": ("--strategy=async_ps",),
+    "ssp": ("--strategy=ssp", "--slack=1"),
+    "locked": ("--strategy=locked",),
+    "aig": ("--strategy=aig",),
 }
 HEARTBEAT_S = 6.0
 CALM_S = 20.0  # after so long without progress no fault is planted, until there is some

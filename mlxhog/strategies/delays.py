@@ -52,6 +52,8 @@ class Delays:
 
     def is_too_late(self, staleness: int) -> bool:
         """Whether a gradient is left out."""
+        if self._rule.kind == "none":
+            return False
         return self._rule.factor(staleness, self._context.live_workers) == 0.0
 
     def rate(self, lr: float, staleness: int) -> float:

@@ -202,6 +202,7 @@ def test_what_would_be_lost_keeps_a_worker_from_leaving(tmp_path):
         ({"strategy": "serial"}, "one worker by itself"),
         ({"strategy": "sync"}, "part of each step"),
         ({"strategy": "round_robin"}, "part of each step"),
+        ({"strategy": "async_ps"}, "keeps the server's state in a worker's slot"),
         ({"strategy": "avg_runs"}, "part of each step"),
         ({"strategy": "hogwild", "async_after": 0.1}, "rounds that need all"),
         ({"strategy": "hogwild", "blocks": "disjoint"}, "divides the model's blocks"),
