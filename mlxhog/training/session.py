@@ -23,6 +23,9 @@ from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor
 
+FIRST_WAIT_S = 0.004
+LONGER = 1.25  # each wait of a phase than the one before: phases that are soon over end soon
+
 
 class Session(ABC):
     """An arena and its workers while the run lives. Used by one thread of one process.
@@ -30,7 +33,7 @@ class Session(ABC):
     A kind of run says what is shown (`report`), read from the arena (`drain`) and what interrupts.
     """
 
-    poll_s = 0.05  # longest wait for the death of a worker
+    poll_s = 0.05  # longest wait for the death of a worker; a phase begins with shorter ones
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class Session(ABC):
             self.arena, self.ledger, setup.workers, self.strategy, run_dir, self._job
         )
         stack.callback(self.supervisor.kill)
+        self._wait_s = FIRST_WAIT_S
         self._budget = Budget()
         self.step_limit: int | None = None
 
@@ -96,6 +100,7 @@ class Session(ABC):
     def train(self) -> int:
         """Let workers step; returns when training began, monotonic nanoseconds."""
         began_ns = monotonic_ns()
+        self._wait_s = FIRST_WAIT_S
         self.arena.counters.store("start_ns", began_ns)
         self.supervisor.command(Command.TRAIN)
         return began_ns
@@ -155,6 +160,7 @@ class Session(ABC):
             WorkerFailed: no worker is left that could make the condition true.
         """
         watched, interrupts = WatchedTime(), self.interrupts()
+        self._wait_s = FIRST_WAIT_S
         while not condition():
             if watched.look() > limit_s:
                 return False
@@ -172,7 +178,8 @@ class Session(ABC):
         Raises:
             WorkerFailed, Diverged, ConfigError, EnvironmentLacks: see `Supervisor.poll`.
         """
-        self.supervisor.poll(self.poll_s)
+        self.supervisor.poll(self._wait_s)
+        self._wait_s = min(self.poll_s, LONGER * self._wait_s)
         self.drain()
         self._report_messages()
 
