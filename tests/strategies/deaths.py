@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
@@ -13,6 +14,11 @@ from mlxhog import strategies
 from mlxhog.data.ledger import Ledger
 
 STRATEGIES = str(Path(strategies.__file__).parent)
+
+
+def let_others_run() -> None:
+    """Wait as a worker does that has nothing to do; a loop without it keeps the others waiting."""
+    time.sleep(0.0002)
 
 
 class Died(BaseException):

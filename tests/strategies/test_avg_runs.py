@@ -17,7 +17,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy, avg_runs
 from mlxhog.strategies.avg_runs import AvgRuns, AvgRunsWorker
-from tests.strategies.deaths import die_and_be_replaced, lines
+from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.test_sync import LR, context, strategy
 
 pytestmark = pytest.mark.slow
@@ -70,6 +70,8 @@ def take_steps(worker: AvgRunsWorker) -> None:
             worker.read()
             found = gradient(lease.epoch * n + lease.ticket, worker.context.backend.inbox[0])
             worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
+        else:
+            let_others_run()
 
 
 def all_done(worker: AvgRunsWorker) -> bool:
@@ -234,6 +236,8 @@ def finish(worker: AvgRunsWorker) -> None:
             worker.read()
             found = gradient(lease.epoch * n + lease.ticket, worker.context.backend.inbox[0])
             worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
+        else:
+            let_others_run()
 
 
 def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_resume() -> None:

@@ -27,7 +27,7 @@ from mlxhog.strategies.round_robin import RoundRobinWorker
 from mlxhog.strategies.ssp import SSPWorker
 from mlxhog.strategies.sync import SyncWorker
 from tests.strategies import test_avg_runs, test_hogwild_claims, test_round_robin, test_sync_deaths
-from tests.strategies.deaths import die_together, lines
+from tests.strategies.deaths import die_together, let_others_run, lines
 from tests.strategies.test_sync import context
 
 pytestmark = pytest.mark.slow
@@ -108,6 +108,8 @@ class Run:
                 worker.write({"a": gradient, "b": gradient}, lease, samples=1)
                 if worker.counts_step():
                     self.arena.counters.add("steps", 1)
+            else:
+                let_others_run()
 
     def done(self) -> int:
         return self.strategy.steps_done(self.arena, self.ledger)

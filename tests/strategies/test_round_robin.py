@@ -17,7 +17,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy
 from mlxhog.strategies.round_robin import _TURN, RoundRobin, RoundRobinWorker
-from tests.strategies.deaths import die_and_be_replaced, lines
+from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.test_sync import LR, context, strategy
 
 TURNS = 9
@@ -60,6 +60,8 @@ def take_turns(worker: RoundRobinWorker) -> None:
             worker.context.entry.staleness_max = max(
                 worker.context.entry.staleness_max, outcome.staleness
             )
+        else:
+            let_others_run()
 
 
 def expected(turns: int, workers: int, without: int | None = None) -> np.float32:

@@ -16,7 +16,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
 from mlxhog.strategies.sync import SyncWorker, sync_segments
-from tests.strategies.deaths import die_and_be_replaced, lines
+from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.test_sync import LR, by_speed, context, note_speeds
 
 pytestmark = pytest.mark.slow
@@ -45,6 +45,8 @@ def take_rounds(worker: SyncWorker, rounds: int) -> None:
             worker.context.entry.phase = Phase.COMPUTE
             worker.read()
             worker.write({"a": gradient, "b": gradient}, lease, samples=1)
+        else:
+            let_others_run()
 
 
 def new_worker(arena: Arena, slot: int) -> SyncWorker:
@@ -69,6 +71,8 @@ def take_rounds_by_speed(worker: SyncWorker, rounds: int) -> None:
             gradient = np.full(4, np.mean(ranks or [0.0]), np.float32)
             grads = {"a": gradient, "b": gradient} if ranks else {}
             worker.write(grads, lease, samples=len(ranks))
+        else:
+            let_others_run()
 
 
 @pytest.mark.parametrize(
