@@ -70,11 +70,10 @@ def training(tmp_path: Path) -> Iterator[Any]:
     """Starts runs; they are ended with the test."""
     started: list[Training] = []
 
-    def start(seconds: float) -> Training:
-        started.append(Training(tmp_path, seconds))
+    def start(seconds: float, metrics_s: float = 2.0) -> Training:
+        started.append(Training(tmp_path, seconds, metrics_s))
         return started[-1]
 
     yield start
     for each in started:
-        each.process.kill()
-        each.process.wait()
+        each.kill()

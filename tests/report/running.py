@@ -19,9 +19,12 @@ TRAIN = """
 import sys
 from pathlib import Path
 from mlxhog import train
+from mlxhog.training import reporting
 from tests.training.small import small_config
 if __name__ == "__main__":
-    train(small_config(Path(sys.argv[1]), workers="mlx:cpu*2", steps=None, time=float(sys.argv[2])))
+    reporting.METRICS_S = float(sys.argv[3])
+    workers = dict(workers="mlx:cpu*2", slow="0=8,1=8")  # they leave the cores to who watches
+    train(small_config(Path(sys.argv[1]), steps=None, time=float(sys.argv[2]), **workers))
 """
 
 
@@ -35,11 +38,11 @@ def wait_until(condition: Callable[[], T | None], limit_s: float = 60.0) -> T:
 
 
 class Training:
-    """A run in a process of its own."""
+    """A run in a process of its own, whose metrics have a line in so many seconds."""
 
-    def __init__(self, root: Path, seconds: float) -> None:
+    def __init__(self, root: Path, seconds: float, metrics_s: float = 2.0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(root), str(seconds)],
+            [sys.executable, "-c", TRAIN, str(root), str(seconds), str(metrics_s)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -54,3 +57,7 @@ class Training:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(60)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()

@@ -70,6 +70,14 @@ def serve() -> Iterator[Any]:
         each.process.communicate()
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The board of a run that has ended."""
+    server = Server(write_run(tmp_path_factory.mktemp("ended"), metrics=lines(3)))
+    yield server
+    server.end()
+
+
 def held(run: Run) -> Any:
     """Hold the lock of a run, as the process that trains it does."""
     lock = (run.directory / "lock").open("a+")
@@ -81,12 +89,13 @@ def held(run: Run) -> Any:
 
 
 def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path, serve):
-    server = serve(write_run(tmp_path, metrics=lines(14_400, workers=16)))
+    # a line in 6 s: as many as will not fit are drawn in the same number of points
+    server = serve(write_run(tmp_path, metrics=lines(4_800, workers=16, every_s=6.0)))
     (status, page), (_, data) = server.open(""), server.open("data")
     assert status == 200
     assert len(page) + len(data) < 500_000
     run = json.loads(data)["runs"][0]
-    assert run["rows"] == 14_400
+    assert run["rows"] == 4_800
     assert run["axes"]["elapsed_s"][-1] == 28_800
     assert b"connect-src 'self'" in page
     assert b'src="' not in page
@@ -120,28 +129,24 @@ def test_the_stream_adds_what_is_new_and_nothing_twice(tmp_path, serve):
     [({}, 403), ({"X_Mlxhog_Token": "guess"}, 403), ({"Host": "evil.example"}, 421),
      ({"Origin": "http://evil.example"}, 421)],
 )  # fmt: skip
-def test_a_request_without_the_token_or_for_another_site_is_refused(
-    tmp_path, serve, headers, status
-):
-    server = serve(write_run(tmp_path, metrics=lines(3)))
+def test_a_request_without_the_token_or_for_another_site_is_refused(ended, headers, status):
     if "Host" in headers or "Origin" in headers:
-        headers |= {"X_Mlxhog_Token": server.token}
-    code, text = server.open("ask/stop", method="POST", **headers)
+        headers |= {"X_Mlxhog_Token": ended.token}
+    code, text = ended.open("ask/stop", method="POST", **headers)
     assert (code, list(json.loads(text))) == (status, ["error"])
 
 
-def test_a_run_that_has_ended_cannot_be_asked(tmp_path, serve):
-    server = serve(write_run(tmp_path, metrics=lines(3)))
-    code, text = server.open("ask/stop", method="POST", X_Mlxhog_Token=server.token)
+def test_a_run_that_has_ended_cannot_be_asked(ended):
+    code, text = ended.open("ask/stop", method="POST", X_Mlxhog_Token=ended.token)
     assert code == 409
     assert "not running" in json.loads(text)["error"]
-    assert server.open("ask/dance", method="POST", X_Mlxhog_Token=server.token)[0] == 404
-    assert server.open("ask/stop", X_Mlxhog_Token=server.token)[0] == 405
+    assert ended.open("ask/dance", method="POST", X_Mlxhog_Token=ended.token)[0] == 404
+    assert ended.open("ask/stop", X_Mlxhog_Token=ended.token)[0] == 405
 
 
 @pytest.mark.parametrize("query", ["", "rows=x&starts=1&told=0", "rows=-1"])
-def test_a_wrong_question_is_answered_with_what_was_wanted(tmp_path, serve, query):
-    code, text = serve(write_run(tmp_path, metrics=lines(3))).open(f"events?{query}")
+def test_a_wrong_question_is_answered_with_what_was_wanted(ended, query):
+    code, text = ended.open(f"events?{query}")
     assert (code, b"wanted ?rows=N" in text) == (400, True)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from mlxhog import cli, train
 from mlxhog.report import charts
+from mlxhog.training import reporting
 from tests.report.sample_run import event, lines, write_run
 from tests.training.small import small_config
 
@@ -144,7 +145,8 @@ def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys):
+def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reporting, "REPORT_S", 0.0)
     killed = []
 
     def kill(progress):
@@ -154,7 +156,7 @@ def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys):
             killed.append(worker.pid)
 
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", steps=3000, sample_every="off", save_every="1s"
+        tmp_path, workers="mlx:cpu*2", steps=500, sample_every="off", save_every=100
     )
     result = train(config, observer=kill)
     assert (result.status, len(killed)) == ("done", 1)

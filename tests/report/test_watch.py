@@ -21,7 +21,7 @@ from mlxhog.files import durable
 from mlxhog.report.follow import NOTHING, Follower, follow, progress_of
 from mlxhog.report.metrics import Progress
 from mlxhog.report.record import Record
-from tests.report.running import wait_until
+from tests.report.running import Training, wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
@@ -155,7 +155,7 @@ def test_a_running_run_is_watched_through_its_shared_memory_and_not_disturbed(tr
 
 @pytest.mark.slow
 def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
-    trained = training(90)
+    trained = training(90, metrics_s=0.2)
     with Follower(trained.run) as follower:
         assert len(wait_until(lambda: follower.look().workers)) == 2
         requests.ask(trained.run.directory, "join", workers="mlx:cpu")
@@ -174,7 +174,7 @@ def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
 
 @pytest.mark.slow
 def test_watch_in_a_pipe_ends_with_its_run(training):
-    trained = training(6)
+    trained = training(3)
     done = watch(trained.run.directory)
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
@@ -183,23 +183,29 @@ def test_watch_in_a_pipe_ends_with_its_run(training):
     assert "mlxhog report" in out.splitlines()[-1]
 
 
+@pytest.fixture(scope="module")
+def going_on(tmp_path_factory):
+    """A run that no watcher ends."""
+    trained = Training(tmp_path_factory.mktemp("going on"), 120)
+    yield trained
+    trained.kill()
+
+
 @pytest.mark.slow
-def test_ctrl_c_ends_the_watching_and_not_the_run(training):
-    trained = training(60)
-    with watch(trained.run.directory) as watching:
+def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
+    with watch(going_on.run.directory) as watching:
         watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         _, err = watching.communicate(timeout=60)
     assert watching.returncode == 130
     assert "the run goes on" in err
     assert "Traceback" not in err
-    assert trained.process.poll() is None
+    assert going_on.process.poll() is None
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_it_without_a_word(training):
-    trained = training(60)
-    with watch(trained.run.directory) as watching:
+def test_a_reader_that_leaves_ends_it_without_a_word(going_on):
+    with watch(going_on.run.directory, "--json") as watching:
         watching.stdout.readline()
         watching.stdout.close()
         assert watching.wait(60) == 0

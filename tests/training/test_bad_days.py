@@ -125,8 +125,8 @@ def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
         tmp_path,
         strategy="sync",  # the other worker waits
         workers="mlx:cpu*2",
-        steps=300,
-        heartbeat_timeout_s=1.5,
+        steps=60,
+        heartbeat_timeout_s=0.8,
         restarts=50,
     )
     result = train(config, observer=freeze)
@@ -175,9 +175,9 @@ def test_a_full_disk_while_training_is_told_and_training_goes_on(
 
     monkeypatch.setattr(run.Run, "append_metrics", full)
     messages: list[str] = []
-    config = small_config(tmp_path, steps=400, save_every=100)
+    config = small_config(tmp_path, steps=100, save_every=20)
     result = train(config, observer=lambda p: messages.append(p.message or ""))
-    assert (result.status, result.steps) == ("unsaved", 400)
+    assert (result.status, result.steps) == ("unsaved", 100)
     assert any(m.endswith("training goes on") for m in messages)
     assert result.checkpoint is not None
     checkpoint.load(Path(result.checkpoint))
@@ -210,10 +210,11 @@ def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "REST_S", 0.2)
+    monkeypatch.setattr(trainer, "GRACE_S", 0.2)
     monkeypatch.setattr(Supervisor, "resting", lambda self: False)
     monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
     messages: list[str] = []
-    config = small_config(tmp_path, steps=None, time="1s", eval_every="1h", sample_every="1h")
+    config = small_config(tmp_path, steps=None, time="500ms", eval_every="1h", sample_every="1h")
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert result.status == "done"
     assert result.checkpoint is not None

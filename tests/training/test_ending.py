@@ -12,7 +12,7 @@ from mlxhog.arena.records import RECORD, Ring
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.report.metrics import Progress
-from mlxhog.training import checkpoints
+from mlxhog.training import checkpoints, trainer
 from mlxhog.training.ending import Deadlines
 from tests.training.small import small_config
 
@@ -50,8 +50,9 @@ def test_an_evaluation_that_was_cut_says_how_much_it_covers(tmp_path: Path) -> N
 
 
 def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_given_back(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "GRACE_S", 0.5)
     stopped: list[int] = []
 
     def stop_the_second_worker(progress: Progress) -> None:

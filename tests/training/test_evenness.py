@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
-from mlxhog.training import evenness
+from mlxhog.training import evenness, supervisor, worker
 from mlxhog.training.evenness import Choice, choose, guess
+from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
 
@@ -118,7 +120,15 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
 
     monkeypatch.setattr(evenness, "choose", choose)
+    monkeypatch.setattr(supervisor, "worker", SimpleNamespace(main=measure_briefly))
     return names
+
+
+def measure_briefly(job: Job) -> None:
+    """What a worker of these runs does: the same in less time. Children import it."""
+    for name in ("MEASURE_S", "LONGEST_S"):
+        setattr(evenness, name, 0.1)
+    worker.main(job)
 
 
 @pytest.mark.slow
@@ -180,7 +190,7 @@ def test_a_worker_killed_while_it_is_measured_is_replaced_and_measured(
 ) -> None:
     chosen.append("sync")
     killer = Messages(signal.SIGKILL)
-    config = small_config(tmp_path, slow="0=50,1=50", steps=5, **TWO)
+    config = small_config(tmp_path, slow="0=20,1=20", steps=5, **TWO)
     result = train(config, observer=killer)
     assert killer.done
     assert (result.status, result.steps, result.restarts) == ("done", 5, 1)
@@ -190,7 +200,7 @@ def test_a_worker_killed_while_it_is_measured_is_replaced_and_measured(
 @pytest.mark.slow
 def test_a_run_interrupted_while_workers_are_measured_has_chosen_nothing(tmp_path: Path) -> None:
     presser = Messages(signal.SIGINT)
-    result = train(small_config(tmp_path, slow="0=50,1=50", **TWO), observer=presser)
+    result = train(small_config(tmp_path, slow="0=20,1=20", **TWO), observer=presser)
     assert presser.done
     assert (result.status, result.steps, stored(result)) == ("interrupted", 0, ("auto", "equal"))
     assert not presser.choices()

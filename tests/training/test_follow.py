@@ -107,7 +107,14 @@ def trained_all(directory: Path, rows_there: int) -> Callable[[], bool]:
     return condition
 
 
+@pytest.fixture
+def looking_often(monkeypatch) -> None:
+    for name in ("LOOK_S", "SETTLED_S"):
+        monkeypatch.setattr(follow, name, 0.1)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("looking_often")
 def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
     config = following(tmp_path, workers="mlx:cpu,torch:cpu", batch_size=2)
     folder = Path(config.follow)
@@ -139,6 +146,7 @@ def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("looking_often")
 def test_a_run_trains_on_its_text_and_on_what_comes_in_turn(tmp_path):
     first = train(small_config(tmp_path, steps=7))
     config = replace(following(tmp_path), resume=first.run)  # which has used up its own budget
@@ -155,9 +163,11 @@ RUN = """
 import sys
 from pathlib import Path
 from mlxhog import train
+from mlxhog.training import follow
 from tests.training.test_follow import following
 if __name__ == "__main__":
-    options = dict(workers="mlx:cpu*2", save_every="1s", time=300.0)
+    follow.LOOK_S = follow.SETTLED_S = 0.1
+    options = dict(workers="mlx:cpu*2", save_every="300ms", time=300.0)
     train(following(Path(sys.argv[1]), resume=(sys.argv[2:] or [None])[0], **options))
 """
 

@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_rest_of_its_budg
 def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     tmp_path: Path,
 ) -> None:
-    result = train(small_config(tmp_path, steps=200, workers="torch:cpu,mlx:cpu"))
+    result = train(small_config(tmp_path, steps=40, workers="torch:cpu,mlx:cpu"))
     found = checkpoint.load(Path(str(result.checkpoint)))
     tokens = np.frombuffer(b"\0never wait lock free adds", np.uint8).astype(np.int32)[None]
     tokens[0, 0] = 256

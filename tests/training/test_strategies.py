@@ -109,7 +109,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 
 def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", average_every=5, steps=400, lr=1e-2,
+        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", average_every=5, steps=200, lr=1e-2,
         eval_every="1h",
     )  # fmt: skip
     result = train(config)
@@ -133,12 +133,12 @@ def test_shares_by_speed_change_who_computes_and_not_what_is_computed(
 ) -> None:
     common = {
         "strategy": "sync", "workers": workers, "batch_size": 3, "optimizer": "momentum",
-        "lr": 1e-2, "steps": 60,
+        "lr": 1e-2, "steps": 30,
     }  # fmt: skip
     equal = train(small_config(tmp_path, **common))
     by_speed = train(small_config(tmp_path, sync_shares="speed", slow=slow, **common))
     assert by_speed.tokens == equal.tokens
-    assert [worker.steps for worker in by_speed.workers] == [60, 60]
+    assert [worker.steps for worker in by_speed.workers] == [30, 30]
     assert largest_difference(parameters(by_speed), parameters(equal)) < 1e-4
     if slow is not None:
         of_slow, of_fast = sorted(worker.tokens for worker in by_speed.workers)
@@ -164,11 +164,11 @@ def test_a_slowed_worker_that_the_run_does_not_have_is_refused(tmp_path: Path) -
 
 
 def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path: Path) -> None:
-    common = {"workers": "mlx:cpu*2", "slow": "1=late:500ms"}
-    alone = train(small_config(tmp_path, steps=None, time=2, **common))
+    common = {"workers": "mlx:cpu*2", "slow": "1=late:400ms"}
+    alone = train(small_config(tmp_path, steps=None, time=1.5, **common))
     assert 0 < alone.workers[1].steps < alone.workers[0].steps
     together = train(small_config(tmp_path, strategy="sync", steps=5, **common))
-    assert together.seconds > 0.5
+    assert together.seconds > 0.4
     assert [worker.steps for worker in together.workers] == [5, 5]
 
 

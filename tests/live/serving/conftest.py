@@ -47,7 +47,6 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
+def client(server: Server) -> openai.OpenAI:
     """OpenAI's own client."""
-    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
-        yield client
+    return server.openai()

@@ -15,7 +15,7 @@ import pytest
 from mlxhog.cli import main
 from mlxhog.machine import http_server
 from mlxhog.machine.http_server import listen
-from tests.live.serving.servers import serving, start
+from tests.live.serving.servers import MLX, serving, start
 
 slow = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_without_the_packages_an_error_names_the_extra(
 @slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_server_well_and_frees_its_port(folder: Path, number: int) -> None:
-    with serving("latest", cwd=folder) as server:
+    with serving("latest", MLX, cwd=folder) as server:
         port = server.address[1]
         code, err = server.end(number)
     assert (code, err.splitlines()[-1]) == (0, "ended")
@@ -85,7 +85,7 @@ def test_a_signal_ends_the_server_well_and_frees_its_port(folder: Path, number: 
 
 @slow
 def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder: Path) -> None:
-    with serving("latest", "--max-new-tokens=10000000", cwd=folder) as server:
+    with serving("latest", MLX, "--max-new-tokens=10000000", cwd=folder) as server:
         body: Any = {"model": server.model, "prompt": "ab", "max_tokens": 10**7, "stream": True}
         with httpx.stream("POST", f"{server.url}/completions", json=body, timeout=60) as answer:
             next(answer.iter_lines())
@@ -97,8 +97,9 @@ def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder: Path) -> Non
 
 @slow
 def test_with_a_key_only_those_who_have_it_are_answered(folder: Path) -> None:
-    with serving("latest", "--host", "0.0.0.0", cwd=folder, MLXHOG_API_KEY="opensesame") as server:
-        url = f"http://127.0.0.1:{server.address[1]}"
+    key = {"MLXHOG_API_KEY": "opensesame"}
+    with serving("latest", MLX, "--host", "0.0.0.0", cwd=folder, **key) as server:
+        url, http = f"http://127.0.0.1:{server.address[1]}", server.http
         body: Any = {"model": server.model, "prompt": "ab"}
         for headers, status in (
             ({}, 401),
@@ -106,12 +107,12 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder: Path) -> None:
             ({"Authorization": "Basic opensesame"}, 401),
             ({"Authorization": "Bearer opensesame"}, 200),
         ):
-            answer = httpx.post(f"{url}/v1/completions", json=body, headers=headers)
+            answer = http.post(f"{url}/v1/completions", json=body, headers=headers)
             assert answer.status_code == status
             for path in ("/v1/models", "/metrics"):
-                assert httpx.get(url + path, headers=headers).status_code == status
-        assert httpx.get(f"{url}/health").status_code == 200
-        error = httpx.get(f"{url}/v1/models").json()["error"]
+                assert http.get(url + path, headers=headers).status_code == status
+        assert http.get(f"{url}/health").status_code == 200
+        error = http.get(f"{url}/v1/models").json()["error"]
         assert error["code"] == "invalid_api_key"
         assert "opensesame" not in json.dumps(error)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
@@ -139,7 +140,7 @@ def test_health_and_metrics_tell_what_is_served(folder: Path, backend: str) -> N
 @slow
 def test_a_checkpoint_is_served_by_its_path(folder: Path) -> None:
     (path,) = (folder / "runs").glob("*/checkpoints/step-*")
-    with serving(path, cwd=folder) as server:
+    with serving(path, MLX, cwd=folder) as server:
         assert "checkpoint" in server.told["weights"]
         assert server.health()["version"] == 7
 

@@ -12,7 +12,7 @@ import pytest
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.stream import StreamWriter
 from mlxhog.live.serving.requests import MOST_EXAMPLES, Refused, examples
-from tests.live.serving.servers import Server, serving
+from tests.live.serving.servers import MLX, Server, serving
 
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
 
@@ -29,7 +29,7 @@ def followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fed(followed: Path) -> Iterator[Server]:
-    with serving("latest", cwd=followed) as server:
+    with serving("latest", MLX, cwd=followed) as server:
         yield server
 
 
@@ -40,7 +40,7 @@ def kept(folder: Path) -> list[Any]:
 
 
 def posted(server: Server, body: object) -> httpx.Response:
-    return httpx.post(f"{server.url}/examples", json=body)
+    return server.http.post(f"{server.url}/examples", json=body)
 
 
 @pytest.mark.slow
@@ -74,8 +74,9 @@ def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, 
 
 
 @pytest.mark.slow
-def test_a_run_that_follows_nothing_takes_none(server):
-    reply = posted(server, ONE)
+def test_a_run_that_follows_nothing_takes_none(folder):
+    with serving("latest", MLX, cwd=folder) as server:
+        reply = posted(server, ONE)
     assert reply.status_code == 409
     assert "mlxhog train --follow FOLDER" in reply.json()["error"]["message"]
 

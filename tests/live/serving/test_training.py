@@ -6,36 +6,56 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import openai
 import pytest
 
 from mlxhog.checkpoint import run as runs
-from tests.live.serving.servers import END_S, Server, serving, start
+from mlxhog.live.opening import open_source
+from tests.live.serving.servers import END_S, MLX, Server, serving, start
+from tests.training.small import small_config
+from tests.training.test_bad_days import flags
 
 pytestmark = pytest.mark.slow
 
-FAST = ("--live-every=1", "--workers=torch:cpu", "--batch-size=1", "--seq-len=32")
+
+@dataclass
+class Served:
+    """A run that trains in a folder, and a server that was started at the same time."""
+
+    folder: Path
+    training: subprocess.Popen[str]
+    server: Server
+
+
+@contextmanager
+def trained_and_served(folder: Path) -> Iterator[Served]:
+    """A run without end, and its server, until the block ends."""
+    config = small_config(folder, steps=10**6, batch_size=1, live_every=1)
+    with ExitStack() as stack:
+        cache = str(folder / "cache")
+        training = start("train", "--quiet", *flags(config), cwd=folder, XDG_CACHE_HOME=cache)
+        stack.callback(training.communicate, timeout=END_S)
+        stack.callback(training.terminate)
+        server = stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=folder))
+        yield Served(folder, training, server)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A run and a server that no test ends."""
+    with trained_and_served(tmp_path_factory.mktemp("served")) as served:
+        yield served
 
 
 @pytest.fixture
-def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run that trains in a folder of its own until the test ends it."""
-    process = start("train", "--time", "1h", "--quiet", *FAST, cwd=tmp_path)
-    yield process
-    if process.poll() is None:
-        process.terminate()
-    process.communicate(timeout=END_S)
-
-
-@pytest.fixture
-def server(training: subprocess.Popen[str], tmp_path: Path) -> Iterator[Server]:
-    """A server that was started at the same time as the run."""
-    with serving("latest", "--wait", "60", cwd=tmp_path) as server:
-        yield server
+def own(tmp_path: Path) -> Iterator[Served]:
+    """A run and a server that this test may end."""
+    with trained_and_served(tmp_path) as served:
+        yield served
 
 
 def until(holds: Callable[[], Any]) -> None:
@@ -47,14 +67,14 @@ def until(holds: Callable[[], Any]) -> None:
 
 
 def version(server: Server, **how: Any) -> tuple[int, int]:
-    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
-        fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 5} | how
-        weights = client.completions.create(**fields).model_extra["mlxhog"]
+    fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 5} | how
+    weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
     assert weights["age_s"] >= 0
     return weights["version_first"], weights["version_last"]
 
 
-def test_two_completions_come_from_two_versions(server: Server) -> None:
+def test_two_completions_come_from_two_versions(shared: Served) -> None:
+    server = shared.server
     assert server.health()["training"] is True
     _, first = version(server)
     until(lambda: server.health()["newest"] > first)
@@ -63,67 +83,61 @@ def test_two_completions_come_from_two_versions(server: Server) -> None:
     assert server.metric("mlxhog_weights_loads") > 0
 
 
-def test_a_stream_sees_newer_weights_between_its_tokens(
-    server: Server,
-) -> None:
+def test_a_stream_sees_newer_weights_between_its_tokens(shared: Served) -> None:
+    server = shared.server
     fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 4000, "stream": True}
-    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
 
-        def stream() -> tuple[list[str], dict[str, Any]]:
-            chunks = list(client.completions.create(**fields))
-            return [str(c.system_fingerprint) for c in chunks], chunks[-1].model_extra["mlxhog"]
+    def has_two() -> bool:
+        chunks: Any = list(server.openai().completions.create(**fields))
+        weights = chunks[-1].model_extra["mlxhog"]
+        assert str(chunks[-1].system_fingerprint) == f"v{weights['version_last']}"
+        return bool(weights["version_last"] > weights["version_first"])
 
-        def has_two() -> bool:
-            fingerprints, weights = stream()
-            assert fingerprints[-1] == f"v{weights['version_last']}"
-            return bool(weights["version_last"] > weights["version_first"])
-
-        until(has_two)
+    until(has_two)
 
 
-def test_when_the_run_ends_its_last_weights_stay(
-    training: subprocess.Popen[str], server: Server, tmp_path: Path
-) -> None:
+def test_when_the_run_ends_its_last_weights_stay(own: Served) -> None:
+    server = own.server
     until(lambda: server.health()["newest"] > 0)
-    training.send_signal(signal.SIGINT)
-    _, err = training.communicate(timeout=END_S)
-    assert training.returncode == 130, err
+    own.training.send_signal(signal.SIGINT)
+    _, err = own.training.communicate(timeout=END_S)
+    assert own.training.returncode == 130, err
     until(lambda: server.health()["training"] is False)
-    (run,) = runs.list_runs(tmp_path / "runs")
+    (run,) = runs.list_runs(own.folder / "runs")
     saved = int((run.checkpoints / "latest").read_text().strip().rpartition("-")[2])
     assert version(server) == (saved, saved)
 
 
-def test_a_killed_run_leaves_weights_and_a_server_that_answers(
-    training: subprocess.Popen[str], server: Server
-) -> None:
-    _, before = version(server)
-    training.kill()
-    until(lambda: server.health()["training"] is False)
-    first, last = version(server)
+def test_a_killed_run_leaves_weights_and_a_server_that_answers(own: Served) -> None:
+    _, before = version(own.server)
+    own.training.kill()
+    until(lambda: own.server.health()["training"] is False)
+    first, last = version(own.server)
     assert before <= first == last
 
 
-def test_a_killed_server_does_not_hold_the_run_up(
-    training: subprocess.Popen[str], server: Server, tmp_path: Path
-) -> None:
-    version(server)
-    server.process.kill()
-    server.process.communicate(timeout=END_S)
-    with serving("latest", cwd=tmp_path) as another:
-        _, first = version(another)
-        until(lambda: another.health()["newest"] > first)
-    assert training.poll() is None
+def test_a_killed_server_does_not_hold_the_run_up(shared: Served) -> None:
+    with serving("latest", MLX, cwd=shared.folder) as other:
+        version(other)
+        other.process.kill()
+        other.process.communicate(timeout=END_S)
+    source, _ = open_source("latest", root=shared.folder / "runs", backend="mlx:cpu")
+    with closing(source):  # a reader that comes afterwards,
+        until(source.has_newer)
+    _, first = version(shared.server)  # and one that was there before
+    until(lambda: shared.server.health()["newest"] > first)
+    assert shared.training.poll() is None
 
 
-def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(server: Server) -> None:
+def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared: Served) -> None:
+    server = shared.server
     failed: list[str] = []
     seen: set[int] = set()
 
     def ask(k: int) -> None:
         for _ in range(10):
             fields = {"model": server.model, "prompt": "The " * (k + 1), "max_tokens": 20}
-            answer = httpx.post(f"{server.url}/completions", json=fields, timeout=120)
+            answer = server.http.post(f"{server.url}/completions", json=fields)
             if answer.status_code == 200:
                 seen.add(answer.json()["mlxhog"]["version_last"])
             else:

@@ -1,0 +1,12 @@
+"""Observers of runs are called at every look: what acts on a run from an observer acts soon."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxhog.training import reporting
+
+
+@pytest.fixture(autouse=True)
+def _observed_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "REPORT_S", 0.0)
