@@ -45,13 +45,13 @@ HERE = Path(__file__).resolve().parent
 ORDER = (
     "classic_speed", "paper_tables", "synthetic_svm", "image_svm", "linear_regression",
     "staleness", "scaling", "schemes", "mixed_backends", "sparsified", "backoff",
-    "widths",
+    "widths", "density", "late_gradients",
 )  # fmt: skip
 """The classic problems first; scaling after staleness, which it reads."""
 
 QUICK_S = {
     "classic_speed": 150, "staleness": 120, "scaling": 60, "schemes": 120, "mixed_backends": 60,
-    "backoff": 480, "widths": 300,
+    "backoff": 480, "widths": 300, "density": 60, "late_gradients": 200,
 }  # fmt: skip
 """What scripts take with --quick, for the first estimate; the last run's own time is better."""
 

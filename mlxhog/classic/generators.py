@@ -245,6 +245,49 @@ def _draw_words(
     return indptr, (keys - row_starts).astype(np.int32), counts
 
 
+# -- rows of one density ---------------------------------------------------------------------------
+
+
+def sparse_regression(
+    n: int, n_features: int, density: float, *, noise: float = 0.1, seed: int = 0
+) -> tuple[SparseRows, SparseRows]:
+    """Draw a linear regression whose rows all have the same share of their features set.
+
+    Rows have length 1 and features drawn without preference; labels are the product with a dense
+    plane of normal weights, plus normal noise. So densities differ in how often two rows meet.
+
+    Args:
+        n: rows to learn from.
+        n_features: features.
+        density: share of them in a row, in (0, 1]; at least one is set.
+        noise: standard deviation of the labels' noise; theirs without it is 1.
+        seed: equal seeds give equal rows.
+
+    Returns:
+        Rows to learn from, and a quarter as many to be measured on.
+    """
+    rng = np.random.default_rng(seed)
+    each = max(1, round(density * n_features))
+    plane = rng.standard_normal(n_features)
+
+    def draw(count: int) -> SparseRows:
+        rows = [rng.choice(n_features, each, replace=False, shuffle=False) for _ in range(count)]
+        indices = np.sort(np.stack(rows), axis=1)
+        values = rng.standard_normal((count, each))
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
+        scores = np.einsum("rk,rk->r", values, plane[indices])
+        return SparseRows(
+            indptr=np.arange(0, count * each + 1, each, dtype=np.int64),
+            indices=indices.astype(np.int32).ravel(),
+            values=values.astype(np.float32).ravel(),
+            labels=(scores + noise * rng.standard_normal(count)).astype(np.float32),
+            n_features=n_features,
+            label_kind="numbers",
+        )
+
+    return draw(n), draw(max(1, n // 4))
+
+
 # -- 100 features, a fifth of them set -------------------------------------------------------------
 #
 # "Sparsity 0.2" is not sparse in Hogwild's sense: with about 20 of 100 coordinates per row, 98 % of

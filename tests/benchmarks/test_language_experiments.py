@@ -156,6 +156,12 @@ def test_a_prediction_rests_on_measured_costs_and_on_the_staleness_that_was_meas
     assert "Prediction for M2 Ultra" in outcome.compared[0].measured
 
 
+def test_a_gate_at_the_push_makes_who_is_too_late_wait_for_ever(load: Any) -> None:
+    waits = load("late_gradients").waits_for_ever
+    assert [waits(slack) for slack in (0, 1, 4, 8)] == [True] * 4
+    assert not waits(10**6)
+
+
 @pytest.mark.parametrize(("lowest", "lr"), [(3.0, 2.0), (0.3, 0.25), (1.0, 1.0)])
 def test_a_step_size_is_found_by_doubling_and_halving(load: Any, lowest: float, lr: float) -> None:
     assert load("experiment.language").descend(lambda x: abs(x - lowest), 1.0) == lr

@@ -16,6 +16,7 @@ from mlxhog.classic.generators import (
     linreg5,
     netflix_like,
     rcv1_like,
+    sparse_regression,
     svm100,
 )
 from mlxhog.classic.problem import pair_supports
@@ -263,3 +264,18 @@ def test_a_vertex_of_abdomen_like_has_six_neighbours_at_most():
     degrees = np.bincount(np.concatenate([graph.heads, graph.tails]))
     assert degrees.max() == 6
     assert set(graph.terminals.values()) == {0, 1}
+
+
+@pytest.mark.parametrize(("density", "each"), [(0.001, 1), (0.05, 10), (1.0, 200)])
+def test_rows_of_one_density_have_as_many_features_and_length_1(density: float, each: int) -> None:
+    train, test = sparse_regression(2000, 200, density, noise=0.0, seed=1)
+    assert (train.n_rows, test.n_rows, train.n_features) == (2000, 500, 200)
+    assert np.all(np.diff(train.indptr) == each)
+    lengths = np.sqrt(np.add.reduceat(train.values.astype(np.float64) ** 2, train.indptr[:-1]))
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-6)
+    degrees = train.degrees()
+    assert degrees.mean() == 2000 * each / 200
+    assert degrees.max() < 2000 * each / 200 + 6 * np.sqrt(2000 * each / 200)  # without preference
+    assert train.labels.std() == pytest.approx(1.0, rel=0.25)
+    again, _ = sparse_regression(2000, 200, density, noise=0.0, seed=1)
+    assert np.array_equal(train.values, again.values)

@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/strategies/test_hogwild_claims.py", "tests/training/test_strategies.py"),
         [
             ("staleness = version - self._version_read", "staleness = version"),
-            ("finite = bool(np.isfinite(norm))", "finite = True"),
+            ("applied = bool(np.isfinite(norm)) and not late", "applied = not late"),
             ("context.shared_steps() + 1,", "context.shared_steps(),"),
         ],
     ),
