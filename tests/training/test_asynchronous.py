@@ -100,6 +100,26 @@ def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: 
     assert shares[1] < slow.tokens / served.tokens  # late gradients have smaller steps
 
 
+def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_one(
+    tmp_path: Path,
+) -> None:
+    config = small_config(tmp_path, workers=TWO, slow="1=4", rescale_by_speed=True, steps=200)
+    result = train(config)
+    slow = result.workers[1]
+    assert slow.rate_share is not None
+    assert slow.tokens / result.tokens < 0.4
+    assert slow.rate_share > 1.3 * slow.tokens / result.tokens
+
+
+def test_whom_the_others_wait_for_at_the_gate_is_named(tmp_path: Path) -> None:
+    messages: list[str] = []
+    config = small_config(
+        tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=20
+    )
+    train(config, observer=lambda progress: messages.append(progress.message or ""))
+    assert any(message.startswith("worker 2 is slow: after") for message in messages)
+
+
 def test_a_server_goes_on_from_a_checkpoint_with_its_optimizer_state(tmp_path: Path) -> None:
     common = {"schedule": "constant", "warmup": 0, "strategy": "async_ps"}
     whole = train(small_config(tmp_path, steps=30, **common))
