@@ -118,6 +118,12 @@ class WorkerProcess:
         self.process.kill()
         self.process.join()
 
+    def end(self, timeout_s: float | None = 0.0) -> None:
+        """Wait until it ends, and kill it where that takes longer; it is still to be reaped."""
+        self.process.join(timeout_s)
+        if self.process.exitcode is None:
+            self.kill()
+
     def reap(self, timeout_s: float | None = 0.0) -> Death:
         """Wait until it ends, kill it where that takes longer, and free its slots.
 
@@ -125,9 +131,7 @@ class WorkerProcess:
             How it ended; the same whenever this is called again.
         """
         if self._death is None:
-            self.process.join(timeout_s)
-            if self.process.exitcode is None:
-                self.kill()
+            self.end(timeout_s)
             assert self.process.exitcode is not None
             self._death = Death(self.process.exitcode)
             self.process.close()

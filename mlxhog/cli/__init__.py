@@ -29,6 +29,7 @@ COMMANDS = {
     "stop": "end a running run from another terminal, with a checkpoint",
     "watch": "the live table of a run that another terminal trains",
     "board": "a page on this machine that follows a run",
+    "replay": "a recorded lock-free run again, bit for bit",
     "report": "one HTML file about one run or several, with curves, workers and samples",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
     "simulate": "what each strategy would do with workers like these, without training",

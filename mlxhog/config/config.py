@@ -151,6 +151,12 @@ class TrainConfig(Asynchrony):
         "safe here; metal-emulated runs every worker's steps through the Metal source on the CPU",
         choices=GPU_WRITES,
     )
+    determinism: str = _strategy(
+        "none",
+        "rounds: only strategies whose runs end with the same bits again; record: lock-free, with "
+        "a log by which mlxhog replay does the run again bit for bit",
+        choices=("none", "rounds", "record", "replay"),
+    )
     force: bool = _strategy(
         False,
         "gpu_write=metal, kernels=metal and read=live although doctor found no proof that they are "

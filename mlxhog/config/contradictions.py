@@ -41,15 +41,18 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
         found.append(("write", problem))
     if not config.live_every.on and config.live != "off":
         found.append(("live_every", "off, so readers would get no copy; set live=off as well"))
-    return found + _of_optimizer(config) + _of_sparse(config)
+    return found + _of_optimizer(config) + _of_sparse(config) + _of_determinism(config)
 
 
 def implied_strategy(config: TrainConfig) -> str:
     """The strategy, which for auto is the one that has the other options, where only one has."""
     if config.strategy != "auto":
         return config.strategy
+    if config.determinism == "rounds":
+        return "sync"
     lock_free = (
-        config.async_after > 0
+        config.determinism in ("record", "replay")
+        or config.async_after > 0
         or config.predict in ("own", "last")
         or config.read == "live"
         or config.write == "racy"
@@ -129,6 +132,43 @@ def _of_sparse(config: TrainConfig) -> list[tuple[str, str]]:
     if config.blocks == "disjoint" and config.moments == "shared":
         problem = "the moments of disjoint blocks go from worker to worker with the block"
         found.append(("moments", f"{problem}; leave it out"))
+    return found
+
+
+def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
+    """What runs that are recorded, or that repeat by themselves, cannot have."""
+    name, found = "determinism", []
+    if config.determinism == "rounds":
+        if config.sync_shares != "equal":
+            problem = "rounds, but shares by speed follow from times that are measured"
+            found.append((name, f"{problem}; leave sync_shares out"))
+        if config.time is not None or config.tokens is not None or config.follow is not None:
+            problem = "rounds, but only a number of steps ends a run at the same one again"
+            found.append((name, f"{problem}; give --steps, without --time, --tokens and --follow"))
+        elif config.steps is None and config.resume is None:
+            found.append((name, "rounds needs a number of steps; add --steps"))
+    if config.determinism not in ("record", "replay"):
+        return found
+    for wrong, problem in (
+        (config.strategy != "hogwild", f"strategy is {config.strategy}; leave it out, or take "
+         "determinism=rounds, which needs no record"),
+        (config.async_after > 0, "async_after begins in rounds; leave it out"),
+        (config.blocks != "all", "blocks=disjoint has no record; leave it out"),
+        (config.read == "live", "live reads see single elements change, which no record tells; "
+         "set read=snapshot"),
+        (config.write not in ("auto", "lossless"), f"write is {config.write}: without stripe "
+         "locks no record tells who wrote an element first; set write=lossless"),
+        (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}; set gpu_write=cpu"),
+        (config.sparsify != "none", "a sparsified step reads parameters without a lock; leave "
+         "sparsify out"),
+        (config.delay_compensation != "none", "delay compensation reads parameters without a "
+         "lock; leave delay_compensation out"),
+        (config.follow is not None, "text that arrives is no part of a record; leave follow out"),
+        (config.resume is not None, "a record begins with its run; add --determinism none to go "
+         "on without one, and the record stays what it is"),
+    ):  # fmt: skip
+        if wrong:
+            found.append((name, f"{config.determinism}, but {problem}"))
     return found
 
 

@@ -26,6 +26,9 @@ from mlxhog.optim import updates_reference
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
+IN_TURN: Final = 3
+"""As lossless, and accesses are noted or repeated; for locks that follow turns (recorded runs)."""
+
 UInt32 = NDArray[np.uint32]
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 
@@ -257,7 +260,7 @@ def lost_update_rate(probe: Float32, adds: int) -> float:
 
 
 __all__ = [
-    "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place", "Rows", "Slot",
-    "UInt32", "add", "add_at", "add_packed16", "add_probe", "check", "lost_update_rate",
-    "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
+    "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place",
+    "Rows", "Slot", "UInt32", "add", "add_at", "add_packed16", "add_probe", "check",
+    "lost_update_rate", "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from mlxhog.strategies.avg_runs import AvgRuns
 from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.locked import Locked
+from mlxhog.strategies.recorded import Recorded
 from mlxhog.strategies.round_robin import RoundRobin
 from mlxhog.strategies.sim import Sim
 from mlxhog.strategies.ssp import SSP
@@ -40,6 +41,11 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
+def repeating() -> tuple[str, ...]:
+    """Strategies of which two runs end with the same bits, whatever timing does."""
+    return tuple(name for name, kind in STRATEGIES.items() if name == "serial" or kind.repeats)
+
+
 def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     """The strategy that the configuration names, for so many workers.
 
@@ -49,11 +55,19 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
         max_workers: that it may have at a time; as many by default.
 
     Raises:
-        ConfigError: unknown name, or more workers than the strategy has.
+        ConfigError: unknown name, one whose runs do not repeat where they have to, or more workers
+            than the strategy has.
     """
     name = config.strategy
     if name not in STRATEGIES:
         raise ConfigError(f"no strategy {name!r}; choose from {', '.join(STRATEGIES)}")
+    if config.determinism in ("record", "replay"):
+        return Recorded(config, workers, max_workers)
+    if config.determinism == "rounds" and name not in repeating():
+        raise ConfigError(
+            f"determinism=rounds: a run of strategy {name} is never the same twice; those of "
+            f"{', '.join(repeating())} are, or record hogwild: determinism=record"
+        )
     if name == "sim" and workers > 1:
         raise ConfigError(
             f"strategy sim simulates its workers in one process, and workers asks for {workers}; "
@@ -71,5 +85,5 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
 
 __all__ = [
     "STRATEGIES", "Context", "Idle", "Lease", "Outcome", "Part", "Strategy", "StrategyWorker",
-    "build",
+    "build", "repeating",
 ]  # fmt: skip

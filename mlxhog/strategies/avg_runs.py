@@ -52,6 +52,7 @@ class AvgRuns(Strategy):
     """Independent runs, whose parameters are averaged."""
 
     numbered: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""

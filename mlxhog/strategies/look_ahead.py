@@ -51,9 +51,14 @@ def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
 
 def forget(arena: Arena, config: TrainConfig) -> None:
     """Let the last steps be none, where they are recorded at all; nobody else writes meanwhile."""
-    for name in SEGMENTS if config.prediction == "last" else ():
-        if name in arena.layout.segments:
-            arena.segment(name).fill(0.0)
+    for name in recorded(arena, config):
+        arena.segment(name).fill(0.0)
+
+
+def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
+    """Segments that hold the last steps; none where nothing is recorded, whoever works now."""
+    names = SEGMENTS if config.prediction == "last" else ()
+    return tuple(name for name in names if name in arena.layout.segments)
 
 
 def looks_ahead(config: TrainConfig, workers: int) -> bool:
@@ -119,15 +124,15 @@ class LastSteps(AsTheyAre):
         """Expect one step of each other worker, until gradients have landed."""
         super().__init__(params)
         self._record = record
-        self._others = float(workers - 1)
+        self.others = float(workers - 1)
 
     def read(self, dst: Float32) -> None:
         """A snapshot, moved on."""
-        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self._others, trend=TREND)
+        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
 
     def landed(self, staleness: int) -> None:
         """Take it into the running mean."""
-        self._others = MEMORY * self._others + (1.0 - MEMORY) * staleness
+        self.others = MEMORY * self.others + (1.0 - MEMORY) * staleness
 
 
 def reader(arena: Arena, config: TrainConfig, workers: int) -> Reader:

@@ -44,6 +44,7 @@ class Sim(Strategy):
     """One process that simulates workers."""
 
     numbered: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
 
     @property
     def fixed(self) -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mlxhog.arena import Arena
@@ -120,6 +121,9 @@ class Strategy(ABC):
 
     numbered: ClassVar[bool] = False
     """Whether batches are dealt out by number: single ones that are done cannot be skipped."""
+
+    repeats: ClassVar[bool] = False
+    """Whether a run of a fixed number of steps gives the same bits again, whatever timing does."""
 
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
@@ -327,6 +331,7 @@ class Context:
     step_limit: int | None
     decay: frozenset[str]
     model: ModelConfig
+    run_dir: Path | None = None
 
     @cached_property
     def marks(self) -> Marks:

@@ -123,6 +123,7 @@ class Sync(Strategy):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     numbered: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
 
     def batches_per_step(self) -> int:
         """One of every worker."""

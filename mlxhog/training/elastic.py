@@ -65,6 +65,7 @@ class Elastic:
                 free=len(free),
             )
             record, backends = verdicts.load(), [spec.backend for spec in specs]
+            self._check_record(backends)
             self._check_writers(backends, record)
             plan.memory.check_joined(plan.arena_bytes, plan.worker_bytes, present + len(specs))
             kernels = kernel_choice.choose_kernels(plan.config, backends, record)
@@ -121,6 +122,23 @@ class Elastic:
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "
                 "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
             )
+
+    def _check_record(self, backends: list[str]) -> None:
+        """Refuse workers that a record cannot tell of.
+
+        Raises:
+            ConfigError: the run is recorded, and there is one.
+        """
+        if self._plan.config.determinism != "record":
+            return
+        if self._plan.private_state:
+            raise ConfigError(
+                "no worker can join this recorded run: it would begin with another worker's "
+                "moments, copied while that trains; record with moments of all workers "
+                "(--moments shared), or begin with all workers"
+            )
+        if on_gpu := [backend for backend in backends if backend in GPU_BACKENDS]:
+            raise ConfigError(f"{on_gpu[0]} cannot join a recorded run: only CPUs repeat")
 
     def _check_writers(self, backends: list[str], record: Verdicts) -> None:
         """Refuse workers beside which the run would have to write in another way.

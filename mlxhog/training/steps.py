@@ -87,6 +87,10 @@ class Steps:
         else:
             self._take(lease)
 
+    def gradient(self, lease: Lease) -> Grads:
+        """The gradient of a batch at what the strategy has read."""
+        return self._loss_and_grads(list(self._micro_batches(lease)))[1]
+
     def _take(self, lease: Lease) -> None:
         """Read, compute, write, record."""
         entry = self.context.entry

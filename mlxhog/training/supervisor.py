@@ -23,11 +23,13 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.checkpoint import event_log
+from mlxhog.checkpoint.event_log import Begin
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.strategies import Strategy
+from mlxhog.strategies import Strategy, turns
 from mlxhog.training import worker, worker_messages
 from mlxhog.training.job import Job
 
@@ -107,9 +109,13 @@ class Supervisor:
     def _spawn(self, seat: _Seat) -> None:
         log = self._log(seat.slot)
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
+        job = self._make_job(seat.slot, seat.halvings)
+        if self.config.determinism == "record":
+            begun = Begin(job.spec.backend, job.spec.threads, job.kernels)
+            event_log.append(event_log.worker_path(self.run_dir, seat.slot), begun)
         self.pool[seat.slot] = WorkerProcess(
             worker.main,
-            (self._make_job(seat.slot, seat.halvings),),
+            (job,),
             name=f"mlxhog-worker-{seat.slot}",
             threads=seat.spec.threads,
             arena=self.arena,
@@ -156,8 +162,12 @@ class Supervisor:
 
     def _reap(self, seat: _Seat, timeout_s: float = 0.0) -> Death:
         """Settle what a worker held that is dead, or is killed after some seconds."""
-        death = self.pool.reap(seat.slot, timeout_s)
         entry = self.entry(seat)
+        if self.config.determinism == "record":
+            self.pool[seat.slot].end(timeout_s)
+            died = entry.state not in (State.FINISHED, State.LEAVING)
+            turns.settle(self.arena, self.run_dir, seat.slot, died=died)
+        death = self.pool.reap(seat.slot, timeout_s)
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn
         self.torn += report.torn

@@ -20,6 +20,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import (
     CheckpointError,
+    ConfigError,
     Diverged,
     EnvironmentLacks,
     MlxhogError,
@@ -30,7 +31,7 @@ from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import checkpoints, evenness
+from mlxhog.training import checkpoints, evenness, recording
 from mlxhog.training.elastic import Elastic
 from mlxhog.training.ending import Deadlines, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
@@ -62,9 +63,12 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     began_ns = monotonic_ns()
+    if config.determinism == "replay":
+        raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
     run = None
     while True:
         plan = make_plan(config)
+        recording.check(plan)
         with ExitStack() as stack:
             training = _Training(plan, observer, stack, began_ns, run)
             try:
@@ -151,6 +155,8 @@ class _Training(Session):
                     if self.plan.resumption is None:
                         self._save()  # from where whatever it takes in is found after a kill
                     self.following.begin(self.arena, self.ledger, self._stack)
+                if self.config.determinism == "record":
+                    recording.begin(self.plan, self.run.directory, self.arena)
                 self.supervisor.start()
                 self.until(self.supervisor.ready, Doing(Activity.STARTING))
                 if self.plan.undecided and not self._signals.count:
@@ -178,6 +184,8 @@ class _Training(Session):
                 )
                 self._requests.close()
                 self._end_publishing()
+        if self.config.determinism == "record":
+            recording.end(self.run.directory, self.arena)
         self.monitor.drain()
         if self.arena.counters.load("start_ns"):
             self.reporter.append_metrics()  # what a run says in the end counts all of it

@@ -122,6 +122,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
         step_limit=job.step_limit,
         decay=setup.decay,
         model=setup.model,
+        run_dir=job.run_dir,
     )
 
 

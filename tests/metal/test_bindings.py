@@ -46,10 +46,15 @@ def test_lossless_without_locks_is_refused(segment: Shared) -> None:
         _native.add_dense(None, LOSSLESS, segment.floats, 0, ones(1))
 
 
-@pytest.mark.parametrize("mode", [-1, 3, 9])
+@pytest.mark.parametrize("mode", [-1, 4, 9])
 def test_a_mode_without_a_kernel_is_refused(segment: Shared, mode: int) -> None:
     with pytest.raises(ValueError, match="wanted 0"):
         _native.add_dense(segment.locks(1), mode, segment.floats, 0, ones(1))
+
+
+def test_adds_in_turn_need_turns(segment: Shared) -> None:
+    with pytest.raises(ValueError, match="the locks have no turns"):
+        _native.add_dense(segment.locks(1), 3, segment.floats, 0, ones(1))
 
 
 @pytest.mark.parametrize("row", [-1, 2])

@@ -86,9 +86,23 @@ void bind_muon(nb::module_& m) {
           const MuonRates rates{static_cast<float>(beta1), static_cast<float>(1.0 - beta1),
                                 static_cast<float>(nesterov), static_cast<float>(1.0 - nesterov),
                                 static_cast<float>(grad_scale)};
-          orthogonalize(gs, us, scales, coefficients, rows, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
-            walk_stripes(locks, mode, offsets[i], 0, 0, n, seed,
+          const auto walk = [&](std::size_t i, float* x) {
+            walk_stripes(locks, mode, offsets[i], 0, 0, gs[i].size(), seed,
                          DirectionStep{gs[i].data(), m_flat.data() + offsets[i], x, rates});
+          };
+          if (mode != Mode::in_turn) {
+            orthogonalize(gs, us, scales, coefficients, rows, bfloat16, threads,
+                          [&](Index i, float* x, std::size_t) { walk(static_cast<std::size_t>(i), x); });
+            return;
+          }
+          std::vector<Buffer> xs;  // turns have an order, threads have none
+          for (std::size_t i = 0; i < gs.size(); ++i) {
+            xs.push_back(uninitialised(static_cast<Index>(gs[i].size())));
+            const nb::gil_scoped_release nogil;
+            walk(i, xs.back().get());
+          }
+          orthogonalize(gs, us, scales, coefficients, rows, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
+            std::copy_n(xs[static_cast<std::size_t>(i)].get(), n, x);
           });
         },
         "locks"_a.none(), "mode"_a, "m_flat"_a.noconvert(), "offsets"_a, "gs"_a.noconvert(), "us"_a.noconvert(),

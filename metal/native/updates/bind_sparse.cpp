@@ -102,6 +102,7 @@ void bind_sparse(nb::module_& m) {
         [](LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t size, std::size_t width,
            std::optional<std::size_t> word0, IndexArray index, Values values, std::uint64_t seed) {
           const Mode mode = mode_of(mode_number);
+          if (mode == Mode::in_turn) refuse("scattered elements are not added in turn: such steps read without a lock");
           Locks* locks = locks_for(object, mode);
           if (index.size() != values.size()) refuse(text(index.size()) + " places for " + text(values.size()) + " values");
           if (width == 0 || size % width != 0) refuse("size " + text(size) + ": wanted whole rows of " + text(width));

@@ -1,6 +1,6 @@
 // Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
 // bind_sparse.cpp the adds at scattered elements, bind_muon.cpp and bind_directions.cpp what Muon and other rules do
-// before their steps are written.
+// before their steps are written, bind_turns.cpp accesses whose order is noted.
 #include "cas_add.h"
 #include "elements.h"
 #include "packed16.h"
@@ -15,6 +15,7 @@ void bind_steps(nb::module_&);
 void bind_sparse(nb::module_&);
 void bind_muon(nb::module_&);
 void bind_directions(nb::module_&);
+void bind_turns(nb::module_&);
 
 namespace {
 
@@ -169,4 +170,5 @@ void bind_updates(nb::module_& m) {
   bind_sparse(m);
   bind_muon(m);
   bind_directions(m);
+  bind_turns(m);
 }

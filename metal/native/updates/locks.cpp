@@ -73,6 +73,24 @@ void Locks::wait(std::size_t i) {
   }
 }
 
+void Locks::alive() { beat(monotonic_ns()); }
+
+void Locks::lock_of_living(std::size_t i) {
+  std::uint64_t beat_at = 0;
+  for (int look = 0; !try_lock(i); ++look) {
+    if (look < kSpins) {
+      pause_cpu();
+      continue;
+    }
+    const std::uint64_t now = monotonic_ns();
+    if (now >= beat_at) {
+      beat(now);
+      beat_at = now + kBeatEveryNs;
+    }
+    sched_yield();
+  }
+}
+
 std::size_t sweep_locks(std::uint32_t* words, std::size_t n_words, std::uint32_t slot, std::int64_t generation) {
   std::size_t freed = 0;
   for (std::size_t i = 0; i < n_words; ++i) {

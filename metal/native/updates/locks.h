@@ -12,6 +12,8 @@
 
 namespace mlxhog {
 
+class Turns;
+
 static_assert(__atomic_always_lock_free(sizeof(std::uint32_t), nullptr),
               "lock words must be lock-free: only then are they valid across processes");
 
@@ -34,6 +36,15 @@ class Locks {
   void lock(std::size_t i) {
     if (!try_lock(i)) wait(i);
   }
+
+  // Take lock i, but not over from a dead owner: wait until the supervisor has settled what that left (turns.h).
+  void lock_of_living(std::size_t i);
+
+  // A sign of life of this worker, for whoever waits long.
+  void alive();
+
+  // Who notes or repeats the order of accesses (walk.h, Mode::in_turn); null for other modes.
+  Turns* turns = nullptr;
 
   // Only by the owner. Release: the next owner sees every element written under the lock.
   void unlock(std::size_t i) { __atomic_store_n(&words_[i], 0u, __ATOMIC_RELEASE); }

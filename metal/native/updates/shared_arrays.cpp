@@ -30,15 +30,18 @@ LocksObject::LocksObject(Words words_array, Table table_array, std::uint32_t slo
             generation & 0xffffu) {}
 
 Mode mode_of(int mode) {
-  if (mode < 0 || mode > 2) {
-    refuse("write mode " + std::to_string(mode) + ": wanted 0 (lossless), 1 (racy) or 2 (cas)");
+  if (mode < 0 || mode > 3) {
+    refuse("write mode " + std::to_string(mode) + ": wanted 0 (lossless), 1 (racy), 2 (cas) or 3 (in turn)");
   }
   return static_cast<Mode>(mode);
 }
 
 Locks* locks_for(LocksObject* object, Mode mode) {
+  if (takes_locks(mode) && object == nullptr) {
+    refuse("locks is None: a mode that locks (lossless, in turn) needs the arena's locks");
+  }
+  if (mode == Mode::in_turn && object->locks.turns == nullptr) refuse("the locks have no turns: call follow first");
   if (object != nullptr) return &object->locks;
-  if (mode == Mode::lossless) refuse("locks is None: the lossless mode needs the arena's locks");
   return nullptr;
 }
 
@@ -46,7 +49,7 @@ void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const 
   if (offset > flat.size() || count > flat.size() - offset) {
     refuse(text(count) + " floats at offset " + text(offset) + " do not fit the segment of " + text(flat.size()));
   }
-  if (mode == Mode::lossless && stripes(offset + count) > locks->size()) {
+  if (takes_locks(mode) && stripes(offset + count) > locks->size()) {
     refuse("the update reaches stripe " + text(stripes(offset + count) - 1) + ", but there are only " +
            text(locks->size()) + " lock words");
   }
@@ -74,9 +77,9 @@ RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std
   }
   if (offset > flat.size()) refuse("offset " + text(offset) + " is outside the segment of " + text(flat.size()));
   std::size_t limit = (flat.size() - offset) / width;  // rows that fit the segment and the lock words
-  if (mode == Mode::lossless && word0) {
+  if (takes_locks(mode) && word0) {
     limit = std::min(limit, locks->size() - std::min(*word0, locks->size()));
-  } else if (mode == Mode::lossless) {
+  } else if (takes_locks(mode)) {
     const std::size_t guarded = locks->size() * kStripe;
     limit = std::min(limit, (guarded - std::min(offset, guarded)) / width);
   }

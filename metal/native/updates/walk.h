@@ -11,10 +11,14 @@
 
 #include "locks.h"
 #include "steps.h"
+#include "turns.h"
 
 namespace mlxhog {
 
-enum class Mode : int { lossless = 0, racy = 1, cas = 2 };
+// in_turn: as lossless, and every access is noted or repeated (turns.h).
+enum class Mode : int { lossless = 0, racy = 1, cas = 2, in_turn = 3 };
+
+inline bool takes_locks(Mode mode) { return mode == Mode::lossless || mode == Mode::in_turn; }
 
 inline constexpr std::ptrdiff_t kStripes = -1;  // row parameters give their first lock word instead
 
@@ -60,6 +64,15 @@ void each_locked(Locks& locks, std::size_t n, std::size_t start, WordOf word_of,
   }
 }
 
+// The same, each in its turn and in this order. Never inlined, so that it changes no code of the other modes.
+template <class WordOf, class Run>
+__attribute__((noinline)) void each_in_turn(Locks& locks, std::size_t n, std::size_t start, WordOf word_of, Run run) {
+  for (std::size_t k = 0; k < n; ++k) {
+    const std::size_t i = rotated(k, start, n);
+    locks.turns->take(locks, word_of(i), [&] { run(i); });
+  }
+}
+
 template <class Step>
 void write_by_cas(const Step& step, std::size_t p, std::size_t q, std::size_t n) {
   for (std::size_t i = 0; i < n; i += kStripe) step.apply_cas(p + i, q + i, std::min(kStripe, n - i));
@@ -95,6 +108,10 @@ void walk_stripes(Locks* locks, Mode mode, std::size_t offset, std::size_t p, st
       cut(start, blocks, cas);
       cut(0, start, cas);
       break;
+    case Mode::in_turn:
+      each_in_turn(*locks, blocks, start, [&](std::size_t i) { return first + i; },
+                   [&](std::size_t i) { cut(i, i + 1, add); });
+      break;
   }
 }
 
@@ -108,6 +125,11 @@ void walk_rows(Locks* locks, Mode mode, std::size_t offset, std::size_t width, s
   if (mode == Mode::lossless && word0 != kStripes) {
     each_locked(*locks, rows, start, [&](std::size_t k) { return static_cast<std::size_t>(word0) + row_of(k); },
                 [&](std::size_t k) { step.apply(row_of(k) * width, k * width, width); });
+    return;
+  }
+  if (mode == Mode::in_turn && word0 != kStripes) {
+    each_in_turn(*locks, rows, start, [&](std::size_t k) { return static_cast<std::size_t>(word0) + row_of(k); },
+                 [&](std::size_t k) { step.apply(row_of(k) * width, k * width, width); });
     return;
   }
   for (std::size_t k = 0; k < rows; ++k) {

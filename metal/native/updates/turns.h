@@ -1,0 +1,91 @@
+// Turns: in which order workers read and wrote what a lock word guards, recorded, and taken again.
+//
+// `next[i]` counts everything that has been done under lock word i, reads and writes alike, so each access has a
+// turn of its own there. A worker that records notes the turn of each of its accesses, in the order of its program.
+// A worker that repeats does its n-th access when `next` has come to the noted turn: then every stripe sees the same
+// accesses in the same order, whichever process runs when. The recorded order exists, so nobody waits for ever.
+//
+// A worker's book is shared memory, so that what it had done is known after it was killed at any instruction:
+//   bytes 0 .. 7     u64  word of its last access << 32 | accesses noted in this step
+//   bytes 8 .. 11    u32  1 + the word that it waits for, when it repeats; 0 while it does not wait
+//   bytes 12 .. 511       its caller's
+//   bytes 512 ..     u32  the turn of each access of this step
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "locks.h"
+
+namespace mlxhog {
+
+class Turns {
+ public:
+  static constexpr std::size_t kHead = 512;  // bytes of a book in front of its turns
+
+  // `next` and `book` stay owned by the caller and must outlive this object.
+  Turns(std::uint32_t* next, std::size_t n_words, std::uint8_t* book, std::size_t book_bytes)
+      : next_(next), words_(reinterpret_cast<std::uint64_t*>(book)), waits_(reinterpret_cast<std::uint32_t*>(book + 8)),
+        noted_(reinterpret_cast<std::uint32_t*>(book + kHead)), room_((book_bytes - kHead) / sizeof(std::uint32_t)),
+        seen_(n_words, 0), gaps_(room_) {}
+
+  std::size_t room() const { return room_; }
+  std::size_t done() const { return done_; }
+  const std::uint32_t* gaps() const { return gaps_.data(); }
+
+  // Begin a step whose accesses are noted.
+  void record();
+
+  // Begin a step whose accesses have the turns of a recorded one: gaps as `gaps` gave them, or turns themselves. What
+  // comes after the last is left out. Where `torn`, the last waits for its turn and then leaves the rest to `settle`.
+  void repeat(std::vector<std::uint32_t> turns, bool absolute, bool torn);
+
+  // End the access that `repeat` left to the caller.
+  void settle();
+
+  // Do `run`, which touches what lock word `word` guards.
+  template <class Run>
+  void take(Locks& locks, std::size_t word, Run run) {
+    if (repeats_) {
+      if (!wait(locks, word)) return;
+      run();
+      pass(word);
+      return;
+    }
+    note(locks, word);
+    run();
+    pass(word);
+    locks.unlock(word);
+  }
+
+ private:
+  void note(Locks& locks, std::size_t word);  // take the lock, and write down whose turn it is
+  bool wait(Locks& locks, std::size_t word);  // until the noted turn; whether there is something to do
+  void pass(std::size_t word) {
+    // Release: whoever takes the next turn without a lock sees what was written.
+    __atomic_store_n(&next_[word], turn_ + 1, __ATOMIC_RELEASE);
+  }
+  void publish(std::size_t word, std::size_t done) {
+    __atomic_store_n(words_, static_cast<std::uint64_t>(word) << 32 | done, __ATOMIC_RELEASE);
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // no write of `run` comes before it in this program
+  }
+
+  std::uint32_t* next_;
+  std::uint64_t* words_;
+  std::uint32_t* waits_;
+  std::uint32_t* noted_;
+  std::size_t room_;
+  std::vector<std::uint32_t> seen_;   // by word: the turn after this worker's last access
+  std::vector<std::uint32_t> gaps_;   // accesses of others since then
+  std::vector<std::uint32_t> turns_;  // to be repeated
+  std::size_t done_ = 0, torn_word_ = 0;
+  std::uint32_t turn_ = 0;
+  bool repeats_ = false, absolute_ = false, torn_ = false, unsettled_ = false;
+};
+
+// A sum of each 1024 floats' bits, weighted by place: sums[i] of values [1024 i, 1024 (i + 1)).
+void stripe_sums(const float* values, std::size_t n, std::uint32_t* sums);
+
+}  // namespace mlxhog

@@ -1,0 +1,59 @@
+"""`mlxhog replay`: a recorded run again, bit for bit."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
+
+ABOUT = """\
+Do a recorded run again and compare it bit for bit: train --determinism record keeps a log of the
+order in which its lock-free workers read and wrote every stripe of the parameters, of their batches
+and step sizes, and of deaths. The replay starts the same workers, lets each access wait for its
+turn, and checks the weights that each step reads, the norm of each gradient, and the SHA-256 of
+weights and optimizer state at the end. Exit code 1: something differs; the first difference is
+named by worker, step and stripe."""
+EXAMPLES = (
+    "replay latest",
+    "replay runs/20260102-101500-sotu --json",
+    "train --determinism record --workers mlx:cpu,torch:cpu --steps 100",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Options of `mlxhog replay`."""
+
+    anyway: bool = option(
+        False, "go on although other versions are installed, or another processor computes"
+    )
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("replay", ABOUT, EXAMPLES, ("RUN",))
+    flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    flags.options(ReplayConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(ReplayConfig, [parsed.given], parsed.problems)
+    from mlxhog.checkpoint.run import find
+    from mlxhog.training.replay import replay
+
+    outcome = replay(find(parsed.other.run, Path(config.out)), anyway=config.anyway)
+    if parsed.other.json:
+        print(json.dumps(outcome.to_json()))
+    else:
+        deaths = f", {outcome.deaths} of which died" if outcome.deaths else ""
+        print(
+            f"{outcome.steps} steps of {len(outcome.workers)} workers "
+            f"({', '.join(outcome.workers)}){deaths}, in {outcome.seconds:.1f} s"
+        )
+        if outcome.difference is None:
+            print(f"equal bit for bit: {outcome.hashes} hashes; weights {outcome.sha256[:16]}")
+        else:
+            print(f"differs first at {outcome.difference}")
+    return 0 if outcome.difference is None else 1

@@ -1,0 +1,254 @@
+"""Lock-free training whose order of accesses is noted, so that it can be repeated bit for bit.
+
+A worker reads and writes as in `hogwild.py`, with two differences. It reads each stripe (or row)
+under its lock, so that what it read of it is of one moment; and it notes the turn of each access
+there (`metal/native/updates/turns.h`). Batch, step size and look-ahead are noted as well, so
+nothing is left that timing decides. Workers wait for nobody but for the one that holds a stripe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.backends.backend import Float32, Grads
+from mlxhog.checkpoint import event_log
+from mlxhog.checkpoint.event_log import CHECK_EVERY, Numbers, Step, Torn, UInt32
+from mlxhog.errors import MlxhogError
+from mlxhog.files.durable import disk_errors
+from mlxhog.optim import gradients, updates
+from mlxhog.strategies import look_ahead, turns
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome
+
+
+class Recorded(Hogwild):
+    """Lock-free workers whose accesses are noted, or are repeated as noted."""
+
+    probes: ClassVar[bool] = False  # nothing gets lost under locks
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """Add turns and books."""
+        return {**super().segments(n_params), **turns.segments(self.slots)}
+
+    def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
+        """Prepare one worker."""
+        if self.config.determinism == "replay":
+            return ReplayedWorker(context)
+        return RecordedWorker(context)
+
+
+class InTurnWorker(HogwildWorker):
+    """A worker whose accesses to shared parameters have turns."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare; nothing shared is read before the first step."""
+        arena = context.arena
+        self.book = turns.Book(arena, context.slot)
+        self._turns = _native.Turns(turns.next_turns(arena), self.book.content)
+        self._locks = arena.locks(context.slot)
+        _native.follow_turns(self._locks, self._turns)
+        self._regions = turns.regions(arena.layout)
+        self._previous: Float32 | None = None
+        super().__init__(context)
+
+    def _follow(self, workers: int) -> None:
+        """Leave it to the first step, since it reads."""
+        self._workers = 0
+        self._reader = look_ahead.AsTheyAre(self.context.arena.params)
+
+    def _seed(self, numbers: Numbers) -> int:
+        """Where accesses begin."""
+        return numbers.version_read * 65_537 + self.context.slot
+
+    def _read_in_turn(self, numbers: Numbers) -> None:
+        """Read what the gradient is taken at, as one of so many workers does."""
+        context, seed = self.context, self._seed(numbers)
+        if numbers.workers != self._workers:
+            self._follow_in_turn(numbers.workers, seed)
+        inbox, params, record = context.backend.inbox, context.arena.params, self._target.record
+        access = (self._locks, self._regions, inbox, params)
+        if record is not None:
+            trend = look_ahead.TREND
+            a, b = numbers.horizon * (1.0 + trend), numbers.horizon * trend
+            _native.read_in_turn(*access, record.last, record.prev, a=a, b=b, seed=seed)
+        elif self._previous is not None:
+            share = (numbers.workers - 1) / numbers.workers
+            _native.read_in_turn(*access, own_prev=self._previous, a=share, seed=seed)
+        else:
+            _native.read_in_turn(*access, seed=seed)
+
+    def _follow_in_turn(self, workers: int, seed: int) -> None:
+        """Read and write as one of so many workers does."""
+        context, arena, config = self.context, self.context.arena, self.context.config
+        self._workers, self._previous = workers, None
+        record = look_ahead.record(arena, config, workers)
+        self._target = replace(
+            context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
+        )
+        self._reader = look_ahead.AsTheyAre(arena.params)
+        recorded = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
+        if workers == 1:
+            _native.zero_in_turn(self._locks, self._regions, recorded, seed)
+        if record is not None:
+            self._reader = look_ahead.LastSteps(arena.params, record, workers)
+        elif config.prediction == "own" and workers > 1:
+            self._previous = np.empty_like(arena.params)
+            access = (self._locks, self._regions, self._previous, arena.params)
+            _native.read_in_turn(*access, seed=seed)
+
+    def _write_in_turn(self, grads: Grads, numbers: Numbers) -> None:
+        """Write the optimizer's step."""
+        self.context.optimizer.step(
+            self._target,
+            grads,
+            lr=numbers.lr,
+            step=numbers.opt_step,
+            seed=self._seed(numbers),
+            grad_scale=self.context.grad_scale(numbers.norm),
+            shared_step=numbers.shared_step,
+        )
+
+    def _weights_read(self) -> Float32:
+        """The weights of this step as the backend has them, without what is no parameter."""
+        return self.context.backend.inbox[: self.context.arena.layout.probe.offset]
+
+
+class RecordedWorker(InTurnWorker):
+    """Notes what it does, in its book first and then in its log."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker; its log has the record of its beginning."""
+        super().__init__(context)
+        assert context.run_dir is not None
+        self._path = event_log.worker_path(context.run_dir, context.slot)
+        with disk_errors(f"writing {self._path}"):
+            self._log = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            self._end_of_log = os.fstat(self._log).st_size
+        self._number = 0
+        self._lease: Lease | None = None
+        self._sums: UInt32 = np.empty(0, np.uint32)
+        self._sha256 = b""
+
+    def claim(self) -> Lease | Idle:
+        """Take any free ticket."""
+        lease = super().claim()
+        if isinstance(lease, Lease):
+            self._lease = lease
+        return lease
+
+    def read(self) -> None:
+        """A snapshot, as it is or moved on, of stripes that are of one moment each."""
+        context, lease = self.context, self._lease
+        assert lease is not None
+        self._turns.record()
+        self._version_read = context.arena.counters.load("version")
+        context.entry.version_read = self._version_read
+        workers = context.live_workers
+        horizon = float(workers - 1)
+        if isinstance(self._reader, look_ahead.LastSteps) and workers == self._workers:
+            horizon = self._reader.others
+        numbers = Numbers(
+            self._number, lease.epoch, lease.ticket, self._version_read, workers, horizon
+        )
+        self.book.numbers, self.book.begun_at = numbers, self._end_of_log
+        self.book.phase = turns.READING
+        self._read_in_turn(numbers)
+        weights = self._weights_read()
+        self._sums, self._sha256 = _native.stripe_sums(weights), b""
+        if self._number % CHECK_EVERY == 0:
+            self._sha256 = hashlib.sha256(weights).digest()
+        context.backend.refresh()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Add this worker's optimizer step, and append its record."""
+        outcome = super().write(grads, lease, samples)
+        self._number += 1
+        numbers, gaps = self.book.numbers, self._turns.gaps()
+        content = event_log.encode(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
+        with disk_errors(f"writing {self._path}"):
+            written = os.write(self._log, content)
+        if written < len(content):
+            raise MlxhogError(f"{self._path} took {written} of {len(content)} bytes: disk full?")
+        self._end_of_log += written
+        self.book.phase = turns.IDLE
+        return outcome
+
+    def _add(self, grads: Grads, norm: float, step: int) -> None:
+        """Write a step whose numbers are noted first."""
+        context = self.context
+        numbers = self.book.numbers._replace(
+            opt_step=step,
+            shared_step=context.shared_steps() + 1,
+            lr=self._delays.rate(context.lr(), self._staleness()),
+            norm=norm,
+        )
+        self.book.numbers = numbers
+        self.book.phase = turns.WRITING
+        self._write_in_turn(grads, numbers)
+
+
+class Difference(Exception):
+    """The first thing in which a replay differs from its record."""
+
+
+class ReplayedWorker(InTurnWorker):
+    """Does again what a log says, in the turns that it says."""
+
+    def repeat_read(self, record: Step | Torn) -> bool:
+        """Read what the gradient of a recorded step was taken at; whether one was.
+
+        Raises:
+            Difference: it is other weights.
+        """
+        torn = isinstance(record, Torn)
+        unfinished = isinstance(record, Torn) and record.writing and record.unfinished
+        self._turns.repeat(record.turns.tolist(), absolute=torn, torn=unfinished)
+        self._read_in_turn(record.numbers)
+        if isinstance(record, Torn):
+            self.context.backend.refresh()
+            return record.writing
+        weights = self._weights_read()
+        differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
+        if len(differ):
+            begin = int(differ[0]) * updates.STRIPE
+            names = turns.parameters_in(self.context.arena.layout, begin, begin + updates.STRIPE)
+            more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
+            raise Difference(f"it reads other weights in stripe {differ[0]} ({names}){more}")
+        if record.sha256 and hashlib.sha256(weights).digest() != record.sha256:
+            raise Difference("the weights that it reads have another SHA-256")
+        self.context.backend.refresh()
+        return True
+
+    def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
+        """Write the step of a gradient as far as it was written, and check what can be checked.
+
+        Raises:
+            Difference: the gradient is another one.
+        """
+        norm, numbers = gradients.global_norm(grads), record.numbers
+        if isinstance(record, Torn) or record.applied:  # not where it came too late
+            if norm != numbers.norm:
+                raise Difference(f"its gradient has norm {norm!r}, recorded was {numbers.norm!r}")
+            self._write_in_turn(grads, numbers)
+        if self._turns.done != len(record.turns):
+            raise Difference(
+                f"it has {self._turns.done} accesses to shared parameters, recorded were "
+                f"{len(record.turns)}"
+            )
+        if isinstance(record, Torn):
+            self._leave_as(record)
+
+    def _leave_as(self, record: Torn) -> None:
+        """Leave memory as a worker did that died while it wrote."""
+        arena, slot = self.context.arena, self.context.slot
+        if record.unfinished:
+            word, _ = self.book.last
+            turns.put(turns.shared_floats(arena, word), record.floats)
+            self._turns.settle()
+        turns.put(turns.private_floats(arena, slot), record.private)

@@ -1,0 +1,207 @@
+"""What a run keeps of the order of its accesses in shared memory, and of whoever died amid one.
+
+    segment        dtype   meaning
+    turns.next     uint8   u32 per lock word: accesses so far
+    turns.<slot>   uint8   book of that worker's step in hand, see `Book`
+
+`metal/native/updates/turns.h` says what turns are; `recorded.py` has the workers.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.arena import Arena, Layout
+from mlxhog.arena.layout import PARAMETER_COPY, Slot
+from mlxhog.backends.backend import Float32
+from mlxhog.checkpoint import event_log
+from mlxhog.checkpoint.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
+from mlxhog.files.durable import disk_errors
+from mlxhog.optim import updates
+from mlxhog.strategies import look_ahead
+
+NEXT = "turns.next"
+SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
+"""Segments of the parameters' layout that all workers write, where a run has them."""
+IDLE, READING, WRITING = 0, 1, 2
+_PHASE, _BEGUN, _NUMBERS_AT = 16, 24, 64
+Region = tuple[int, int, int, int | None]
+"""First float, floats, floats of a row, lock word of row 0 (None: by stripes)."""
+
+
+def segments(slots: int) -> dict[str, tuple[str, int]]:
+    """Arena segments of the table above; a quarter of the parameters' bytes is room for a step."""
+    books = {f"turns.{slot}": ("uint8", PARAMETER_COPY) for slot in range(1, slots + 1)}
+    return {NEXT: ("uint8", PARAMETER_COPY), **books}
+
+
+def next_turns(arena: Arena) -> UInt32:
+    """The turn that each lock word is at, (lock words,) uint32, shared."""
+    return arena.segment(NEXT).view(np.uint32)[: arena.layout.n_lock_words]
+
+
+class Book:
+    """What a worker's step has come to, in shared memory: it outlives the worker.
+
+    bytes 0 .. 15 and from 512 on are those of turns.h; 16 the phase (u32), 24 where its record
+    begins in the log (u64), 64 its `Numbers`.
+    """
+
+    def __init__(self, arena: Arena, slot: int) -> None:
+        """Open the book of a slot."""
+        self.content: NDArray[np.uint8] = arena.segment(f"turns.{slot}")
+
+    @property
+    def phase(self) -> int:
+        """One of IDLE, READING, WRITING."""
+        return _native.load_u32(self.content, _PHASE)
+
+    @phase.setter
+    def phase(self, value: int) -> None:
+        _native.store_u32(self.content, _PHASE, value)
+
+    @property
+    def begun_at(self) -> int:
+        """Where the record of this step begins in the log."""
+        return _native.load_u64(self.content, _BEGUN)
+
+    @begun_at.setter
+    def begun_at(self, value: int) -> None:
+        _native.store_u64(self.content, _BEGUN, value)
+
+    @property
+    def numbers(self) -> Numbers:
+        """Of this step."""
+        return Numbers.unpack(self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES].tobytes())
+
+    @numbers.setter
+    def numbers(self, value: Numbers) -> None:
+        packed = np.frombuffer(value.pack(), np.uint8)
+        self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES] = packed
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """Lock word of the last access of this step, and how many there were."""
+        word, count = divmod(_native.load_u64(self.content, 0), 1 << 32)
+        return word, count
+
+    @property
+    def waits_for(self) -> int | None:
+        """The lock word whose turn a worker that repeats waits for."""
+        word = _native.load_u32(self.content, 8)
+        return word - 1 if word else None
+
+    def turns(self, count: int) -> UInt32:
+        """The turns of this step's first accesses, (count,) uint32."""
+        return self.content[_native.TURNS_HEAD :].view(np.uint32)[:count].copy()
+
+
+def regions(layout: Layout) -> list[Region]:
+    """The parameters as runs with one kind of lock."""
+    found: list[Region] = []
+    for slot in sorted(layout.slots.values(), key=lambda one: one.offset):
+        if slot.kind == "rows":
+            found.append((slot.offset, slot.size, updates.row_width(slot), slot.row_word0))
+        elif found and found[-1][3] is None:
+            begin = found[-1][0]
+            found[-1] = (begin, slot.offset + slot.size - begin, 0, None)
+        else:
+            found.append((slot.offset, slot.size, 0, None))
+    return found
+
+
+def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
+    """What a lock word guards: runs of the parameter segment, as (first float, end)."""
+    runs = []
+    for slot in layout.slots.values():
+        if slot.kind == "rows" and slot.row_word0 is not None:
+            row, width = word - slot.row_word0, updates.row_width(slot)
+            if 0 <= row < slot.shape[0]:
+                runs.append((slot.offset + row * width, slot.offset + (row + 1) * width))
+        elif slot.kind != "rows":
+            begin = max(slot.offset, word * updates.STRIPE)
+            end = min(slot.offset + slot.size, (word + 1) * updates.STRIPE)
+            if begin < end:
+                runs.append((begin, end))
+    return runs
+
+
+def parameters_in(layout: Layout, begin: int, end: int) -> str:
+    """Names of the parameters that lie in [begin, end) of their segment."""
+    found: list[Slot] = sorted(layout.slots.values(), key=lambda one: one.offset)
+    return ", ".join(s.name for s in found if s.offset < end and begin < s.offset + s.size)
+
+
+def shared_floats(arena: Arena, word: int) -> list[Float32]:
+    """What a lock word guards of every shared array of the parameters' layout."""
+    runs = guarded(arena.layout, word)
+    shared = [arena.segment(name) for name in SHARED if name in arena.layout.segments]
+    return [array[begin:end] for array in shared for begin, end in runs]
+
+
+def private_floats(arena: Arena, slot: int) -> list[Float32]:
+    """A worker's private optimizer state, segment by segment."""
+    return [arena.segment(name) for name in private_names(arena.layout, slot)]
+
+
+def private_names(layout: Layout, slot: int) -> list[str]:
+    """Segments of one worker's private optimizer state: floats with the slot in their name."""
+    own = [name for name in layout.segments if name.rpartition(".")[2] == str(slot)]
+    return [
+        name
+        for name in own
+        if layout.segments[name].dtype == "float32" and not name.startswith("live.")
+    ]
+
+
+def taken(arrays: list[Float32]) -> bytes:
+    """Some arrays as bytes."""
+    return b"".join(array.tobytes() for array in arrays)
+
+
+def put(arrays: list[Float32], content: bytes) -> None:
+    """Set arrays to what `taken` took."""
+    floats, at = np.frombuffer(content, np.float32), 0
+    for array in arrays:
+        array[...] = floats[at : at + len(array)]
+        at += len(array)
+
+
+def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
+    """Write down what a worker had done that has ended, and free its locks.
+
+    Its process is gone, and is not declared dead yet: until then nobody takes over what it held.
+
+    Args:
+        arena: of the run.
+        run_dir: of the run.
+        slot: of the worker.
+        died: whether it ended otherwise than it was asked to.
+    """
+    book, path = Book(arena, slot), event_log.worker_path(run_dir, slot)
+    phase = book.phase
+    if phase == IDLE:
+        if died:
+            event_log.append(path, Died())
+        return
+    with disk_errors(f"writing {path}"):
+        os.truncate(path, book.begun_at)  # it may have written a part of its record
+    word, count = book.last
+    turns, shared = book.turns(count), next_turns(arena)
+    unfinished = count > 0 and int(shared[word]) == int(turns[-1])
+    floats, private = b"", b""
+    if unfinished and phase == WRITING:
+        floats = taken(shared_floats(arena, word))
+    if phase == WRITING:
+        private = taken(private_floats(arena, slot))
+    torn = Torn(book.numbers, phase == WRITING, unfinished, turns, floats, private)
+    event_log.append(path, torn)
+    if unfinished:
+        shared[word] += 1
+    book.phase = IDLE
+    _native.sweep_locks(arena.segment("locks"), slot)

@@ -1,0 +1,413 @@
+"""A recorded run once more: every worker in a process of its own, in the recorded turns.
+
+Each process computes its gradients when it can and waits before every access to shared parameters
+until it is its turn, as `metal/native/updates/turns.h` says. So the replay runs in parallel, in any
+order that gives every stripe the same history, and ends with the same bits. What can be checked is
+checked on the way: the weights that each step reads, stripe by stripe, the norm of each gradient,
+and SHA-256 of the weights and of the optimizer's state at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.arena import Arena, records
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.worker_pool import WorkerProcess
+from mlxhog.arena.workers import Phase
+from mlxhog.checkpoint import event_log
+from mlxhog.checkpoint.event_log import Begin, Record, Step, Torn
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import read_yaml, resolve
+from mlxhog.data.ledger import Ledger
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
+from mlxhog.machine.processes import follow_parent
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.optim import updates
+from mlxhog.strategies import Lease
+from mlxhog.strategies.recorded import Difference, ReplayedWorker
+from mlxhog.strategies.turns import Book, next_turns, parameters_in
+from mlxhog.training import checkpoints, recording, worker
+from mlxhog.training.job import Job
+from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.steps import Steps
+
+POLL_S = 0.5
+STUCK_S = 5.0
+"""How long all processes may wait for turns, with nobody computing, before none will ever come."""
+
+QUIET: dict[str, Any] = {
+    "determinism": "replay", "live": "off", "resume": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replay found.
+
+    Attributes:
+        run: folder of the run.
+        workers: backends, by the slots of the run's first workers.
+        steps: that were done again, torn ones included.
+        deaths: of workers in the record.
+        hashes: compared ones, with the final ones.
+        difference: the first thing that differs, in words; None where nothing does.
+        sha256: of the weights at the end, recorded.
+        seconds: it took.
+    """
+
+    run: str
+    workers: tuple[str, ...]
+    steps: int
+    deaths: int
+    hashes: int
+    difference: str | None
+    sha256: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "equal": self.difference is None}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process did that worked in a slot.
+
+    Attributes:
+        slot: of the worker table.
+        number: how many processes had worked there before.
+        begin: its backend, threads and kernels.
+        first: its first step, counted in the slot.
+        records: of its steps.
+    """
+
+    slot: int
+    number: int
+    begin: Begin
+    first: int
+    records: tuple[Step | Torn, ...]
+
+    def __str__(self) -> str:
+        """Name it."""
+        return f"worker {self.slot} ({self.begin.backend})"
+
+
+# -- one process ----------------------------------------------------------------------------------
+
+
+def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
+    """Entry point of a process that does one part again; it says on the pipe how that ended."""
+    follow_parent()
+    with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    part = parts(directory, job.slot)[number]
+    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
+    entry = arena.workers.entry(job.slot)
+    context = worker.make_context(job, arena, entry)
+    steps = Steps(job, context, records.Ring(arena.segment(f"ring.{job.slot}")))
+    steps.warm_up()
+    repeated = steps.strategy
+    assert isinstance(repeated, ReplayedWorker)
+    for k, record in enumerate(part.records):
+        entry.beat(Phase.COMPUTE)
+        try:
+            if repeated.repeat_read(record):
+                grads = steps.gradient(Lease(record.numbers.epoch, record.numbers.ticket))
+                repeated.repeat_write(record, grads)
+        except Difference as difference:
+            pipe.send((k, str(difference)))
+            return
+    pipe.send((len(part.records), None))
+    context.backend.close()
+
+
+def parts(directory: Path, slot: int) -> list[Part]:
+    """What the processes in one slot did, one after the other.
+
+    Raises:
+        RunError: the log is cut or damaged.
+    """
+    path = event_log.worker_path(directory, slot)
+    begins: list[Begin] = []
+    by_process: list[list[Record]] = []
+    for record in event_log.read(path):
+        if isinstance(record, Begin):
+            begins.append(record)
+            by_process.append([])
+        elif not begins:
+            raise RunError(f"the log {path} does not begin with a worker; it is not whole")
+        else:
+            by_process[-1].append(record)
+    found, first = [], 0
+    for number, (begin, done) in enumerate(zip(begins, by_process, strict=True)):
+        steps = tuple(one for one in done if isinstance(one, Step | Torn))
+        found.append(Part(slot, number, begin, first, steps))
+        first += len(steps)
+    return found
+
+
+# -- the run --------------------------------------------------------------------------------------
+
+
+def replay(run: Run, *, anyway: bool = False) -> Outcome:
+    """Do a recorded run again, and compare.
+
+    Args:
+        run: its folder.
+        anyway: also where other versions compute, or another processor.
+
+    Raises:
+        RunError: the run was not recorded, has not ended, or its log is cut or damaged.
+        EnvironmentLacks: a backend is missing, or other versions are installed.
+        CheckpointError: the log is from another layout, or begins with other weights.
+        DataError: it was trained on other text.
+        WorkerFailed: a process of the replay died.
+    """
+    began_ns = monotonic_ns()
+    header = event_log.read_json(run.directory, "header")
+    end = event_log.read_json(run.directory, "end")
+    logs = [
+        parts(run.directory, slot)
+        for slot in range(1, header["slots"] + 1)
+        if event_log.worker_path(run.directory, slot).exists()
+    ]
+    if not anyway:
+        _check_versions(header, logs)
+    plan = _plan(header, run)
+    with ExitStack() as stack:
+        logs_of_processes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        replaying = _Replay(plan, header, run.directory, logs_of_processes, stack)
+        difference = replaying.follow(logs) or replaying.compare(end)
+    steps = [record for log in logs for part in log for record in part.records]
+    hashed = sum(isinstance(step, Step) and len(step.sha256) > 0 for step in steps)
+    return Outcome(
+        run=str(run.directory),
+        workers=tuple(one["backend"] for one in header["workers"]),
+        steps=len(steps),
+        deaths=sum(max(0, len(log) - 1) for log in logs),
+        hashes=hashed + len(end["sha256"]),
+        difference=difference,
+        sha256=end["sha256"]["params"],
+        seconds=(monotonic_ns() - began_ns) / 1e9,
+    )
+
+
+def _check_versions(header: dict[str, Any], logs: Sequence[Sequence[Part]]) -> None:
+    backends = {part.begin.backend for log in logs for part in log}
+    try:
+        here = recording.versions(backends)
+    except ModuleNotFoundError as error:
+        raise EnvironmentLacks(
+            f"the run has workers {', '.join(sorted(backends))}, and {error.name} is not "
+            "installed here; install it, or replay where it is"
+        ) from error
+    differ = [
+        f"{name} {was} (here {here.get(name, 'missing')})"
+        for name, was in header["versions"].items()
+        if here.get(name) != was
+    ]
+    machine, was = recording.here(), header["machine"]
+    if machine["processor"] != was["processor"] or machine["name"] != was["name"]:
+        differ.append(f"{was['name']}, {was['processor']} (here {machine['processor']})")
+    if differ:
+        raise EnvironmentLacks(
+            f"the run was recorded with {', '.join(differ)}; other versions and processors round "
+            "in other ways, so replay it there, or see how far it goes: add --anyway"
+        )
+
+
+def _plan(header: dict[str, Any], run: Run) -> Plan:
+    """The plan of a recorded run, whatever this machine would choose.
+
+    Raises:
+        CheckpointError, DataError: it is not the same model, or not the same text.
+    """
+    stored = read_yaml(run.directory / event_log.FOLDER / recording.CONFIG)
+    recorded = resolve(TrainConfig, [stored])
+    workers = header["workers"]
+    config = replace(
+        recorded,
+        **QUIET,
+        workers=",".join(one["backend"] for one in workers),
+        max_workers=header["slots"],
+    )
+    plan = make_plan(config)
+    plan = replace(
+        plan,
+        workers=tuple(WorkerSpec(one["backend"], one["threads"]) for one in workers),
+        kernels=tuple(one["kernels"] for one in workers),
+    )
+    if recording.layout_digest(plan.layout) != header["layout_sha256"]:
+        raise CheckpointError(
+            f"the log of {run.directory} is from another layout of the parameters than model "
+            f"{config.model} has here; replay it with the model file and version that recorded it"
+        )
+    digest = TokenFile.open(plan.data.train).digest
+    if digest != header["tokens_sha256"]:
+        raise DataError(
+            f"the run was trained on tokens with digest {header['tokens_sha256'][:12]}, "
+            f"{config.data} gives {digest[:12]} now; put back the text that it was recorded with"
+        )
+    return plan
+
+
+class _Replay:
+    """The processes of one replay and their arena."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        header: dict[str, Any],
+        directory: Path,
+        logs: Path,
+        stack: ExitStack,
+    ) -> None:
+        """Create the arena as the run began.
+
+        Raises:
+            CheckpointError: it begins with other weights.
+        """
+        self._setup, self._directory, self._logs = plan.for_workers(), directory, logs
+        self.arena = stack.enter_context(
+            Arena.create(plan.layout, write=plan.writers.write, run_id="replay")
+        )
+        checkpoints.restore(plan, self.arena, Ledger(self.arena))
+        initial = recording.digests(self.arena)
+        differ = [name for name, was in header["initial_sha256"].items() if initial[name] != was]
+        if differ:
+            raise CheckpointError(
+                f"the run began with other values of {', '.join(differ)} than this mlxhog and "
+                "NumPy make of its seed; replay it with the versions that recorded it"
+            )
+        self._budget = plan.budget
+        self._running: dict[int, tuple[Part, WorkerProcess]] = {}
+        stack.callback(self._end_all)
+
+    def _end_all(self) -> None:
+        for _, process in self._running.values():
+            process.close()
+
+    def follow(self, logs: Sequence[Sequence[Part]]) -> str | None:
+        """Let every process do its part; returns the first difference.
+
+        Raises:
+            WorkerFailed: a process died.
+        """
+        waiting = {log[0].slot: [part for part in log if part.records] for log in logs if log}
+        for slot in waiting:
+            self._start_next(waiting, slot)
+        quiet: tuple[list[Any], int] = ([], monotonic_ns())
+        while self._running:
+            ready = connection.wait(
+                [x for _, one in self._running.values() for x in (one.pipe, one.process.sentinel)],
+                timeout=POLL_S,
+            )
+            for slot, (part, process) in list(self._running.items()):
+                if process.pipe in ready or process.process.sentinel in ready:
+                    difference = self._ended(part, process)
+                    if difference is not None:
+                        return difference
+                    del self._running[slot]
+                    self._start_next(waiting, slot)
+            state = [(slot, Book(self.arena, slot).last) for slot in self._running]
+            all_wait = all(Book(self.arena, slot).waits_for is not None for slot in self._running)
+            if state != quiet[0] or not all_wait:
+                quiet = (state, monotonic_ns())
+            elif self._running and monotonic_ns() - quiet[1] > STUCK_S * 1e9:
+                return self._stuck()
+        return None
+
+    def _start_next(self, waiting: dict[int, list[Part]], slot: int) -> None:
+        if not waiting[slot]:
+            return
+        part = waiting[slot].pop(0)
+        spec = WorkerSpec(part.begin.backend, part.begin.threads)
+        setup = self._setup
+        while len(setup.workers) < slot - 1:  # slots that others have joined in
+            setup = setup.with_worker(len(setup.workers) + 1, spec, part.begin.kernels)
+        job = Job(
+            setup=setup.with_worker(slot, spec, part.begin.kernels),
+            handle=self.arena.handle(),
+            slot=slot,
+            budget=self._budget,
+            step_limit=None,
+            run_dir=self._logs,
+        )
+        process = WorkerProcess(
+            main,
+            (job, self._directory, part.number),
+            name=f"mlxhog-replay-{slot}",
+            threads=spec.threads,
+            pipe=True,
+            arena=self.arena,
+            slots=(slot,),
+        )
+        self._running[slot] = (part, process)
+
+    def _ended(self, part: Part, process: WorkerProcess) -> str | None:
+        try:
+            done, difference = process.pipe.recv() if process.pipe.poll(POLL_S) else (0, None)
+        except EOFError:
+            done, difference = 0, None
+        if difference is None and done < len(part.records):
+            death = process.reap(timeout_s=10.0)
+            words = (self._logs / f"worker-{part.slot}.log").read_text(errors="replace")
+            raise WorkerFailed(f"{part} of the replay died ({death}): {words.strip()[-600:]}")
+        process.reap(timeout_s=10.0)
+        process.close()
+        return None if difference is None else f"{self._name(part, done)}: {difference}"
+
+    @staticmethod
+    def _name(part: Part, index: int) -> str:
+        """An event: a step of a worker, and when it began."""
+        numbers = part.records[index].numbers
+        return (
+            f"{part}, its step {part.first + index + 1} (batch {numbers.epoch}.{numbers.ticket}, "
+            f"read after update {numbers.version_read})"
+        )
+
+    def _stuck(self) -> str:
+        """Say who waits for what, where nobody goes on."""
+        next_turn, texts = next_turns(self.arena), []
+        for part, _ in self._running.values():
+            word = Book(self.arena, part.slot).waits_for
+            if word is not None:
+                texts.append(f"{part} waits at stripe or row {word}, turn {int(next_turn[word])}")
+        return f"nobody goes on, so the logs do not fit together: {'; '.join(texts)}"
+
+    def compare(self, end: dict[str, Any]) -> str | None:
+        """Compare what all have come to with the end of the run; returns what differs."""
+        digests = recording.digests(self.arena)
+        differ = [name for name, was in end["sha256"].items() if digests.get(name) != was]
+        if not differ:
+            return None
+        text = f"the end: {', '.join(differ)} differ from the record"
+        weights = self.arena.params[: self.arena.layout.probe.offset]
+        sums = np.asarray(end["sums"], np.uint32)
+        stripes = np.flatnonzero(_native.stripe_sums(weights) != sums)
+        return f"{text}{self._named(stripes)}"
+
+    def _named(self, stripes: Iterable[int]) -> str:
+        for stripe in stripes:
+            begin = int(stripe) * updates.STRIPE
+            names = parameters_in(self.arena.layout, begin, begin + updates.STRIPE)
+            return f", first in stripe {stripe} ({names})"
+        return ""
+
+
+__all__ = ["Outcome", "replay"]
