@@ -142,11 +142,11 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
         if config.sync_shares != "equal":
             problem = "rounds, but shares by speed follow from times that are measured"
             found.append((name, f"{problem}; leave sync_shares out"))
-        if config.time is not None or config.tokens is not None or config.follow is not None:
-            problem = "rounds, but only a number of steps ends a run at the same one again"
-            found.append((name, f"{problem}; give --steps, without --time, --tokens and --follow"))
-        elif config.steps is None and config.resume is None:
-            found.append((name, "rounds needs a number of steps; add --steps"))
+        if config.time is not None or config.follow is not None:
+            problem = "rounds, but a run that time or arriving text ends never ends the same again"
+            found.append((name, f"{problem}; give --steps or --tokens, and neither of them"))
+        elif not config.has_budget and config.resume is None:
+            found.append((name, "rounds needs a budget in steps or tokens; add --steps"))
     if config.determinism not in ("record", "replay"):
         return found
     for wrong, problem in (

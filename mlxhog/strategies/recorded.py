@@ -162,7 +162,7 @@ class RecordedWorker(InTurnWorker):
         weights = self._weights_read()
         self._sums, self._sha256 = _native.stripe_sums(weights), b""
         if self._number % CHECK_EVERY == 0:
-            self._sha256 = hashlib.sha256(weights).digest()
+            self._sha256 = hashlib.sha256(weights.data).digest()
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
@@ -220,7 +220,7 @@ class ReplayedWorker(InTurnWorker):
             names = turns.parameters_in(self.context.arena.layout, begin, begin + updates.STRIPE)
             more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
             raise Difference(f"it reads other weights in stripe {differ[0]} ({names}){more}")
-        if record.sha256 and hashlib.sha256(weights).digest() != record.sha256:
+        if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
             raise Difference("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
         return True

@@ -88,7 +88,7 @@ def digests(arena: Arena) -> dict[str, str]:
         names += turns.private_names(layout, slot)
     found = {name: arena.segment(name) for name in names}
     found["params"] = found["params"][: layout.probe.offset]
-    return {name: hashlib.sha256(values).hexdigest() for name, values in found.items()}
+    return {name: hashlib.sha256(values.data).hexdigest() for name, values in found.items()}
 
 
 def layout_digest(layout: Layout) -> str:

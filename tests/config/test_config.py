@@ -169,6 +169,11 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         read_yaml(tmp_path / "conf.yaml")
 
 
+@pytest.mark.parametrize(("determinism", "strategy"), [("record", "hogwild"), ("rounds", "sync")])
+def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strategy):
+    assert TrainConfig(determinism=determinism, steps=5).strategy == strategy
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -198,6 +203,20 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
         ({"strategy": "avg_runs", "moments": "shared"}, "runs are independent"),
+        ({"determinism": "rounds", "time": 5}, "give --steps or --tokens"),
+        ({"determinism": "rounds"}, "needs a budget in steps or tokens"),
+        ({"determinism": "rounds", "steps": 5, "sync_shares": "speed"}, "times that are measured"),
+        ({"determinism": "rounds", "steps": 5, "backup_workers": 1}, "leave backup_workers out"),
+        ({"determinism": "record", "delay_compensation": "constant:1"}, "without a lock"),
+        ({"determinism": "record", "strategy": "sync"}, "strategy is sync; leave it out"),
+        ({"determinism": "record", "read": "live"}, "set read=snapshot"),
+        ({"determinism": "record", "write": "racy"}, "set write=lossless"),
+        ({"determinism": "record", "gpu_write": "metal"}, "set gpu_write=cpu"),
+        ({"determinism": "record", "sparsify": "topk:0.1"}, "leave sparsify out"),
+        ({"determinism": "record", "blocks": "disjoint"}, "disjoint has no record"),
+        ({"determinism": "record", "async_after": 0.5}, "async_after begins in rounds"),
+        ({"determinism": "record", "follow": "new"}, "leave follow out"),
+        ({"determinism": "record", "resume": "latest"}, "add --determinism none"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(values, said):

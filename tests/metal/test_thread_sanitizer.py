@@ -17,7 +17,7 @@ import pytest
 from mlxhog.optim.updates import WRITE_MODES
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp"]
+SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp"]
 OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 RACE_FOUND = 66  # the sanitizer's exit code
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")

@@ -29,13 +29,14 @@ std::string text(std::size_t n) { return std::to_string(n); }
 
 // Turns together with the arrays they live in, kept alive.
 struct TurnsObject {
-  TurnsObject(Words next_array, Bytes book_array) : next(next_array), book(book_array), turns(made()) {}
+  TurnsObject(Words next_array, Bytes book_array)
+      : next(next_array), book(checked(book_array)), turns(next.data(), next.size(), book.data(), book.size()) {}
 
-  Turns made() {
+  static Bytes checked(Bytes book) {
     if (reinterpret_cast<std::uintptr_t>(book.data()) % 8 != 0 || book.size() < Turns::kHead) {
       refuse("book of " + text(book.size()) + " bytes: wanted at least " + text(Turns::kHead) + ", 8-byte aligned");
     }
-    return Turns(next.data(), next.size(), book.data(), book.size());
+    return book;
   }
 
   Words next;
@@ -102,6 +103,7 @@ void bind_turns(nb::module_& m) {
            },
            "turns"_a, "absolute"_a = false, "torn"_a = false,
            "Begin a step whose accesses come in recorded turns (gaps unless absolute), and end with the last.")
+      .def("stop", [](TurnsObject& self) { self.turns.stop(); }, "Let a thread that waits for a turn give up.")
       .def("settle", [](TurnsObject& self) { self.turns.settle(); }, "End the access that a torn step left.")
       .def_prop_ro("done", [](const TurnsObject& self) { return self.turns.done(); }, "Accesses of this step so far.")
       .def("gaps", [](const TurnsObject& self) { return numbers(self.turns.gaps(), self.turns.done()); },

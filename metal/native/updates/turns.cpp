@@ -15,7 +15,7 @@ namespace mlxhog {
 namespace {
 
 constexpr int kSpins = 256;
-constexpr int kYields = 200;               // then sleep between two looks: others need the core
+constexpr int kYields = 200;  // then sleep between two looks: others need the core
 constexpr long kNapNs = 50000;
 
 std::string text(std::size_t n) { return std::to_string(n); }
@@ -76,6 +76,7 @@ bool Turns::wait(Locks& locks, std::size_t word) {
       const timespec nap{0, kNapNs};
       nanosleep(&nap, nullptr);
       locks.alive();
+      if (stopped_.load(std::memory_order_relaxed)) throw std::runtime_error("nobody waits for turns any more");
     }
   }
   __atomic_store_n(waits_, 0u, __ATOMIC_RELAXED);

@@ -42,6 +42,9 @@ class Turns {
   // comes after the last is left out. Where `torn`, the last waits for its turn and then leaves the rest to `settle`.
   void repeat(std::vector<std::uint32_t> turns, bool absolute, bool torn);
 
+  // Let whoever waits for a turn in another thread give up with an error.
+  void stop() { stopped_.store(true, std::memory_order_relaxed); }
+
   // End the access that `repeat` left to the caller.
   void settle();
 
@@ -82,6 +85,7 @@ class Turns {
   std::vector<std::uint32_t> turns_;  // to be repeated
   std::size_t done_ = 0, torn_word_ = 0;
   std::uint32_t turn_ = 0;
+  std::atomic<bool> stopped_{false};
   bool repeats_ = false, absolute_ = false, torn_ = false, unsettled_ = false;
 };
 

@@ -1,0 +1,82 @@
+"""What recording a lock-free run costs: throughput, in pairs, and bytes of its log.
+
+    python benchmarks/recording_cost.py --pairs 10 --time 20
+
+Runs with and without `--determinism record` take turns; each pair gives one ratio of tokens per
+second. The claims are those of docs/training.md: at most 2 % of the throughput, at most 2 MB/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from pathlib import Path
+
+from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s
+
+from mlxhog import TrainConfig, train
+from mlxhog.checkpoint import event_log
+
+MOST_MB_PER_S = 2.0
+LEAST_SHARE = 0.98
+
+
+def one_run(folder: Path, workers: str, determinism: str, seconds: float) -> tuple[float, float]:
+    """Tokens per second while training, and bytes of its log per second."""
+    config = TrainConfig(
+        workers=workers, strategy="hogwild", determinism=determinism, time=seconds, threads=1,
+        eval_every="off", sample_every="off", save_every="off", out=str(folder),
+    )  # fmt: skip
+    result = train(config)
+    logs = (Path(result.run) / event_log.FOLDER).glob("worker-*.log")
+    n_bytes = sum(path.stat().st_size for path in logs)
+    return result.tokens / result.seconds, n_bytes / result.seconds
+
+
+def main() -> None:
+    """Measure pairs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--time", type=float, default=20.0)
+    parser.add_argument("--workers", default="mlx:cpu,torch:cpu")
+    options = parser.parse_args()
+    watch, shares, rates = LoadWatch(), [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for pair in range(options.pairs):
+            order = ("none", "record") if pair % 2 == 0 else ("record", "none")
+            speeds = {}
+            for determinism in order:
+                speeds[determinism], rate = one_run(
+                    folder, options.workers, determinism, options.time
+                )
+                if determinism == "record":
+                    rates.append(rate)
+            shares.append(speeds["record"] / speeds["none"])
+            print(
+                f"{pair + 1:3}  {speeds['none']:.0f} tok/s, recorded {speeds['record']:.0f} "
+                f"({shares[-1]:.3f}), log {rates[-1] / 1e6:.3f} MB/s",
+                flush=True,
+            )
+    mean, spread = statistics.fmean(shares), statistics.pstdev(shares)
+    half = 2.0 * spread / math.sqrt(max(1, len(shares) - 1))
+    claims = [
+        Claim("throughput of recorded runs, as a share", mean, ">=", LEAST_SHARE,
+              interval=(mean - half, mean + half)),
+        Claim("log, MB per second", max(rates) / 1e6, "<=", MOST_MB_PER_S),
+    ]  # fmt: skip
+    raise SystemExit(
+        finish(
+            "recording_cost",
+            claims,
+            others_load=watch.stop(own_cpu_s()),
+            results={"shares": shares, "share": Sample.of(shares), "bytes_per_s": Sample.of(rates)},
+            packages=("mlxhog", "numpy", "mlx", "torch"),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,364 @@
+"""Recorded lock-free workers and their repetition, in one process, with deaths at any line."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.backends.backend import Grads
+from mlxhog.checkpoint import event_log
+from mlxhog.checkpoint.event_log import Begin, Died, Step, Torn
+from mlxhog.config.budget import Budget
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import RunError
+from mlxhog.optim import SGD, AdamW, Muon, Optimizer
+from mlxhog.optim.gradients import Rows
+from mlxhog.strategies import Context, Lease
+from mlxhog.strategies.recorded import Difference, Recorded, RecordedWorker, ReplayedWorker
+from mlxhog.strategies.turns import Book, guarded, next_turns, private_floats, settle
+from tests.strategies.deaths import Died as Killed
+from tests.strategies.deaths import dies_at, lines
+
+PARAMS = {
+    "dense": SimpleNamespace(shape=(30, 90), init="zeros", kind="dense"),
+    "few": SimpleNamespace(shape=(7,), init="zeros", kind="dense"),
+    "rows": SimpleNamespace(shape=(6, 40), init="zeros", kind="rows"),
+}
+KINDS: dict[str, tuple[str, Callable[[], Optimizer]]] = {
+    "shared moments, last": ("last", lambda: AdamW(shared=True)),
+    "shared Muon, last": ("last", lambda: Muon(hidden=frozenset({"dense"}), shared=True)),
+    "private moments, own": ("own", lambda: AdamW()),
+    "none": ("none", lambda: SGD()),
+}
+
+
+class Runs:
+    """Arenas of one configuration, and workers in them."""
+
+    def __init__(self, kind: str, directory: Path, stack: ExitStack) -> None:
+        self.prediction, self.make = KINDS[kind]
+        self.directory, self.stack = directory, stack
+        (directory / event_log.FOLDER).mkdir(parents=True)
+
+    def arena(self, determinism: str) -> Arena:
+        strategy, rule = self.strategy(determinism), self.make()
+        layout = plan(
+            PARAMS,
+            max_workers=2,
+            private=rule.state_segments,
+            shared=rule.shared_segments,
+            n_tickets=64,
+            extra=strategy.segments(len(PARAMS)),
+        )
+        arena = self.stack.enter_context(Arena.create(layout))
+        arena.params[: layout.probe.offset] = np.sin(np.arange(layout.probe.offset))
+        arena.counters.store("command", Command.TRAIN)
+        return arena
+
+    def strategy(self, determinism: str) -> Recorded:
+        config: Any = SimpleNamespace(
+            strategy="hogwild", determinism=determinism, prediction=self.prediction, clip=0.5,
+            read="snapshot", staleness_lr="linear:0.5", delay_compensation="none",
+            rescale_by_speed=False,
+        )  # fmt: skip
+        return Recorded(config, 2)
+
+    def worker(self, arena: Arena, slot: int, determinism: str = "record") -> Any:
+        entry = arena.workers.acquire_slot(slot=slot)
+        if determinism == "record":
+            path = event_log.worker_path(self.directory, slot)
+            event_log.append(path, Begin("numpy", 1, "none"))
+        backend: Any = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
+        strategy = self.strategy(determinism)
+        context = Context(
+            arena=arena,
+            ledger=Ledger(arena),
+            entry=entry,
+            slot=slot,
+            owner=entry.incarnation,
+            strategy=strategy,
+            backend=backend,
+            optimizer=self.make(),
+            metal=None,
+            schedule=lambda progress, update: 0.1 / (1 + update),
+            budget=Budget(steps=100),
+            step_limit=100,
+            decay=frozenset(),
+            model=SimpleNamespace(),  # type: ignore[arg-type]
+            run_dir=self.directory,
+        )
+        return strategy.worker(context)
+
+    def log(self, slot: int) -> list[event_log.Record]:
+        return list(event_log.read(event_log.worker_path(self.directory, slot)))
+
+
+@pytest.fixture
+def runs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runs]:
+    with ExitStack() as stack:
+        yield Runs(request.param, tmp_path, stack)
+
+
+every_kind = pytest.mark.parametrize("runs", KINDS, indirect=True)
+one_kind = pytest.mark.parametrize("runs", ["shared moments, last"], indirect=True)
+
+
+def gradient(worker: Any, ticket: int) -> Grads:
+    """A gradient that depends on every bit of what was read."""
+    inbox, grads = worker.context.backend.inbox, {}
+    for name, slot in worker.context.arena.layout.slots.items():
+        values = inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        grads[name] = np.cos(values * np.float32(ticket + 1))
+    chosen = np.array([ticket % 6, (ticket + 2) % 6], np.int32)
+    return {**grads, "rows": Rows(np.sort(chosen), grads["rows"][np.sort(chosen)])}
+
+
+def claim_and_read(worker: RecordedWorker) -> Lease:
+    lease = worker.claim()
+    assert isinstance(lease, Lease)
+    worker.read()
+    return lease
+
+
+def write(worker: RecordedWorker, lease: Lease) -> None:
+    worker.write(gradient(worker, lease.ticket), lease, 1)
+
+
+def run_interleaved(runs: Runs, steps: int = 4) -> Arena:
+    """Two workers; each writes on what the other has written since its read."""
+    arena = runs.arena("record")
+    a, b = runs.worker(arena, 1), runs.worker(arena, 2)
+    lease = claim_and_read(a)
+    for _ in range(steps):
+        other = claim_and_read(b)
+        write(a, lease)
+        lease = claim_and_read(a)
+        write(b, other)
+    write(a, lease)
+    return arena
+
+
+def repeat(worker: ReplayedWorker, records: list[Step | Torn]) -> None:
+    for record in records:
+        if worker.repeat_read(record):
+            worker.repeat_write(record, gradient(worker, record.numbers.ticket))
+
+
+def replayed(runs: Runs, slots: tuple[int, ...] = (1, 2)) -> Arena:
+    """The logs done again, each slot by a thread of its own."""
+    arena, failures = runs.arena("replay"), list[BaseException]()
+    workers: list[ReplayedWorker] = []
+
+    def follow(slot: int) -> None:
+        worker = None
+        try:
+            for record in runs.log(slot):
+                if isinstance(record, Begin):
+                    if worker is not None:
+                        arena.workers.mark_dead(slot)
+                    worker = runs.worker(arena, slot, "replay")
+                    workers.append(worker)
+                elif isinstance(record, Step | Torn):
+                    assert worker is not None
+                    repeat(worker, [record])
+        except BaseException as failure:
+            failures.append(failure)
+            for other in workers:
+                other._turns.stop()
+
+    threads = [threading.Thread(target=follow, args=(slot,), daemon=True) for slot in slots]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "nobody's turn"
+    if failures:
+        raise failures[0]
+    return arena
+
+
+def assert_same(a: Arena, b: Arena) -> None:
+    for name, segment in a.layout.segments.items():
+        if segment.dtype == "float32":
+            before, after = a.segment(name), b.segment(name)
+            assert before.tobytes() == after.tobytes(), name
+
+
+@every_kind
+def test_workers_that_read_and_write_between_each_other_are_repeated_bit_for_bit(
+    runs: Runs,
+) -> None:
+    recorded = run_interleaved(runs)
+    assert_same(recorded, replayed(runs))
+
+
+@every_kind
+def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_bit(
+    runs: Runs, tmp_path: Path
+) -> None:
+    died = set[type]()
+    for k, line in enumerate(lines(RecordedWorker, ["read", "_add", "write"])):
+        each = Runs(KIND_OF[runs.prediction, type(runs.make())], tmp_path / str(k), runs.stack)
+        recorded = die_at(each, line)
+        died |= {type(record) for record in each.log(1)}
+        assert_same(recorded, replayed(each))
+    assert Torn in died
+
+
+KIND_OF = {(prediction, type(make())): name for name, (prediction, make) in KINDS.items()}
+
+
+def die_at(runs: Runs, line: tuple[str, int]) -> Arena:
+    """Worker 1 dies at a line of its second step, while worker 2 goes on."""
+    arena = runs.arena("record")
+    victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
+    write(victim, claim_and_read(victim))
+    held = claim_and_read(other)
+    sys.settrace(dies_at(RecordedWorker, *line))
+    try:
+        lease = claim_and_read(victim)
+        write(victim, lease)
+    except Killed:
+        pass
+    finally:
+        sys.settrace(None)
+    settle(arena, runs.directory, 1, died=True)
+    arena.workers.mark_dead(1)
+    victim.context.ledger.reap(victim.context.owner)
+    write(other, held)
+    heir = runs.worker(arena, 1)
+    write(heir, claim_and_read(heir))
+    write(other, claim_and_read(other))
+    return arena
+
+
+@pytest.mark.parametrize("runs", ["shared Muon, last", "private moments, own"], indirect=True)
+def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs: Runs) -> None:
+    arena = runs.arena("record")
+    victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
+    lease = claim_and_read(victim)
+    write(other, claim_and_read(other))
+    book = Book(arena, 1)
+    commit = victim._log
+    victim._log = -1  # the write of its record fails: as far as memory goes it dies right there
+    with pytest.raises(Exception, match="Bad file descriptor"):
+        write(victim, lease)
+    victim._log = commit
+    word, _ = book.last
+    next_turns(arena)[word] -= 1  # memory as it is in the midst of its last access
+    arena.segment("locks")[word] = victim._locks.word
+    begin, end = guarded(arena.layout, word)[-1]
+    arena.params[begin + (end - begin) // 2 : end] += 1.0  # the rest of it was not written so
+    for private in private_floats(arena, 1):
+        private[: private.size // 2] *= 2.0
+    settle(arena, runs.directory, 1, died=True)
+    assert not arena.segment("locks").any()
+    arena.workers.mark_dead(1)
+    write(other, claim_and_read(other))
+    heir = runs.worker(arena, 1)
+    write(heir, claim_and_read(heir))
+    (torn,) = [record for record in runs.log(1) if isinstance(record, Torn)]
+    assert torn.writing
+    assert torn.unfinished
+    assert_same(arena, replayed(runs))
+
+
+@one_kind
+def test_a_worker_that_dies_between_two_steps_is_in_the_log(runs: Runs) -> None:
+    arena = run_interleaved(runs, 1)
+    settle(arena, runs.directory, 2, died=True)
+    assert isinstance(runs.log(2)[-1], Died)
+
+
+@one_kind
+def test_other_weights_are_named_by_stripe_and_parameter(runs: Runs) -> None:
+    run_interleaved(runs)
+    change(runs, 2, lambda step: step.sums.__setitem__(2, 5))
+    with pytest.raises(Difference, match=r"other weights in stripe 2 \(dense, few, rows\)"):
+        replayed(runs)
+
+
+@one_kind
+def test_another_gradient_is_named_by_its_norm(runs: Runs) -> None:
+    run_interleaved(runs)
+    change(runs, 1, lambda step: replace_norm(step, 3.5))
+    with pytest.raises(Difference, match="its gradient has norm .* recorded was 3.5"):
+        replayed(runs)
+
+
+@one_kind
+def test_turns_that_contradict_each_other_are_an_error_and_no_deadlock(runs: Runs) -> None:
+    run_interleaved(runs)
+    change(runs, 1, lambda step: step.turns.__setitem__(slice(None), 0), which=-1)
+    with pytest.raises(RuntimeError, match="is over: it is at"):
+        replayed(runs)
+
+
+def replace_norm(step: Step, norm: float) -> None:
+    object.__setattr__(step, "numbers", step.numbers._replace(norm=norm))
+
+
+def change(runs: Runs, slot: int, edit: Callable[[Step], object], which: int = 2) -> None:
+    """Write a log again, one of its steps edited."""
+    records = runs.log(slot)
+    steps = [record for record in records if isinstance(record, Step)]
+    edit(steps[which])
+    path = event_log.worker_path(runs.directory, slot)
+    path.write_bytes(b"".join(map(event_log.encode, records)))
+
+
+@one_kind
+def test_a_log_that_is_cut_or_damaged_is_refused_with_the_place(runs: Runs) -> None:
+    run_interleaved(runs, 2)
+    path = event_log.worker_path(runs.directory, 1)
+    content = path.read_bytes()
+    for cut in (len(content) - 1, len(content) - 40, 3):
+        path.write_bytes(content[:cut])
+        with pytest.raises(RunError, match=rf"is cut at byte \d+ of {cut}"):
+            runs.log(1)
+    flipped = bytearray(content)
+    flipped[-1] ^= 1
+    path.write_bytes(bytes(flipped))
+    with pytest.raises(RunError, match="is damaged: the record at byte"):
+        runs.log(1)
+
+
+@one_kind
+def test_who_waits_for_a_dead_workers_stripe_goes_on_once_it_is_settled(runs: Runs) -> None:
+    arena = runs.arena("record")
+    victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
+    claim_and_read(victim)
+    word, _ = Book(arena, 1).last
+    arena.segment("locks")[word] = victim._locks.word  # it dies with this stripe in hand
+    arena.workers.entry(1).dead = 1
+    thread = threading.Thread(target=lambda: claim_and_read(other), daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive(), "it took over what nobody has settled"
+    settle(arena, runs.directory, 1, died=True)
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@one_kind
+def test_a_step_with_more_accesses_than_its_book_has_room_for_is_an_error(runs: Runs) -> None:
+    arena = runs.arena("record")
+    locks = arena.locks(1)
+    book = np.zeros(_native.TURNS_HEAD + 4, np.uint8)
+    turns = _native.Turns(next_turns(arena), book)
+    _native.follow_turns(locks, turns)
+    turns.record()
+    with pytest.raises(RuntimeError, match="more than 1 accesses"):
+        _native.add_dense(locks, 3, arena.params, 0, np.ones(2000, np.float32))
+    assert not arena.segment("locks").any()

@@ -1,0 +1,182 @@
+"""A recorded run of real processes, killed ones included, is replayed bit for bit or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxhog import train
+from mlxhog.checkpoint import event_log
+from mlxhog.checkpoint.event_log import Step
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
+from mlxhog.report.metrics import Progress, Result
+from mlxhog.training import recording, replay
+from tests.training.small import identical, parameters, small_config
+
+pytestmark = pytest.mark.slow
+
+
+class KillOnce:
+    """Kills the first worker once it has taken a few steps."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def __call__(self, progress: Progress) -> None:
+        first = progress.workers[0]
+        if not self.done and first.state == "running" and progress.step > 3:
+            os.kill(first.pid, signal.SIGKILL)
+            self.done = True
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Two workers with moments of all; one was killed."""
+    config = small_config(
+        tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
+        optimizer="muon", strategy="auto", steps=400,
+    )  # fmt: skip
+    killer = KillOnce()
+    result = train(config, observer=killer)
+    assert killer.done
+    assert (result.status, result.restarts) == ("done", 1)
+    return result
+
+
+@pytest.fixture
+def copy(recorded: Result, tmp_path: Path) -> Path:
+    """The recorded run's folder, to be spoilt."""
+    return Path(shutil.copytree(recorded.run, tmp_path / Path(recorded.run).name))
+
+
+def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
+    recorded: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", recorded.run, "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["equal"]
+    assert outcome["deaths"] == 1
+    assert outcome["steps"] >= 400
+    assert outcome["hashes"] > 4
+
+
+def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) -> None:
+    config = small_config(tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=80)
+    outcome = replay.replay(Run(Path(train(config).run)))
+    assert outcome.difference is None
+    assert outcome.workers == ("mlx:cpu", "torch:cpu")
+    assert outcome.steps == 80
+
+
+def test_the_first_difference_is_named_by_worker_step_and_stripe(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = event_log.worker_path(copy, 2)
+    records = list(event_log.read(path))
+    steps = [record for record in records if isinstance(record, Step)]
+    steps[10].sums[1] ^= 1
+    path.write_bytes(b"".join(map(event_log.encode, records)))
+    assert main(["replay", str(copy)]) == 1
+    shown = capsys.readouterr().out
+    assert "differs first at worker 2 (mlx:cpu), its step 11" in shown
+    assert "other weights in stripe 1 (" in shown
+
+
+def test_logs_that_do_not_fit_together_end_in_a_message(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "STUCK_S", 1.0)
+    path = event_log.worker_path(copy, 2)
+    records = list(event_log.read(path))
+    path.write_bytes(b"".join(map(event_log.encode, records[:20])))  # whole records, but too few
+    outcome = replay.replay(Run(copy))
+    assert outcome.difference is not None
+    assert "nobody goes on" in outcome.difference
+    assert "worker 1 (mlx:cpu) waits at stripe or row" in outcome.difference
+
+
+def header(directory: Path, **values: object) -> None:
+    path = directory / event_log.FOLDER / "header.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda run: shutil.rmtree(run / "replay"), RunError, "was not recorded; record one with"),
+        (lambda run: (run / "replay" / "end.json").unlink(), RunError, "has no end"),
+        (lambda run: header(run, format=99), RunError, "wanted a log of format 1"),
+        (lambda run: header(run, layout_sha256="0"), CheckpointError, "another layout"),
+        (lambda run: header(run, tokens_sha256="0" * 64), DataError, "other text|digest 0000"),
+        (lambda run: header(run, initial_sha256={"params": ""}), CheckpointError, "began with"),
+        (lambda run: header(run, versions={"numpy": "1.0"}), EnvironmentLacks, r"numpy 1\.0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_replayed_is_refused_with_the_reason(
+    copy: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    spoil(copy)
+    with pytest.raises(error, match=message):
+        replay.replay(Run(copy))
+
+
+def test_a_replay_without_the_backend_says_which(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(backends: set[str]) -> dict[str, str]:
+        raise ModuleNotFoundError(name="mlx")
+
+    monkeypatch.setattr(recording, "versions", missing)
+    with pytest.raises(EnvironmentLacks, match="workers mlx:cpu, and mlx is not installed"):
+        replay.replay(Run(copy))
+
+
+def test_a_log_that_is_cut_is_refused_before_anything_starts(copy: Path) -> None:
+    path = event_log.worker_path(copy, 1)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(RunError, match="is cut at byte"):
+        replay.replay(Run(copy))
+
+
+def test_a_recorded_run_goes_on_only_without_a_record_which_stays(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["train", "--resume", str(copy), "--steps", "5", "--quiet"]
+    assert main(more) == 2
+    assert "a record begins with its run; add --determinism none" in capsys.readouterr().err
+    assert main([*more, "--determinism", "none"]) == 0
+    assert replay.replay(Run(copy)).difference is None
+
+
+def test_workers_on_a_gpu_are_not_recorded() -> None:
+    worker = SimpleNamespace(backend="mlx:gpu")
+    config = SimpleNamespace(determinism="record")
+    plan: Any = SimpleNamespace(workers=[worker], config=config)
+    with pytest.raises(ConfigError, match="nobody has shown that mlx:gpu computes the same bits"):
+        recording.check(plan)
+
+
+def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path: Path) -> None:
+    options = {"workers": "mlx:cpu*2", "determinism": "rounds", "strategy": "auto", "steps": 60}
+    first, second = (train(small_config(tmp_path, **options)) for _ in range(2))
+    assert identical(parameters(first), parameters(second))
+
+
+def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not(
+    tmp_path: Path,
+) -> None:
+    config = small_config(tmp_path, determinism="rounds", strategy="hogwild")
+    with pytest.raises(
+        ConfigError, match="never the same twice; those of serial, sync, round_robin, avg_runs, sim are"
+    ):
+        train(config)
