@@ -54,7 +54,7 @@ class Kind:
             clip=0.0, read="snapshot", prediction="none", seq_len=10,
             sync_shares="equal", staleness_lr="none", delay_compensation="none",
             rescale_by_speed=False, backup_workers=self.backup_workers,
-            lock_scope="step", slack=1, slack_notice=30.0, seed=0,
+            lock_scope="step", slack=1, slack_notice=30.0, seed=0, determinism="none",
             simulated_staleness=SimulatedStaleness.parse("fixed:1"),
         )  # fmt: skip
         return build(config, WORKERS)

@@ -177,6 +177,7 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
 ) -> None:
     config = small_config(tmp_path, determinism="rounds", strategy="hogwild")
     with pytest.raises(
-        ConfigError, match="never the same twice; those of serial, sync, round_robin, avg_runs, sim are"
+        ConfigError,
+        match="never the same twice; those of serial, sync, round_robin, avg_runs, sim are",
     ):
         train(config)

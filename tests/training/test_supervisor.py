@@ -69,7 +69,7 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     config: Any = SimpleNamespace(
         heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild",
-        async_after=0.0, blocks="all",
+        async_after=0.0, blocks="all", determinism="none",
     )  # fmt: skip
     context = SimpleNamespace(Process=lambda **_: Process())
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
