@@ -142,6 +142,9 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
         if config.sync_shares != "equal":
             problem = "rounds, but shares by speed follow from times that are measured"
             found.append((name, f"{problem}; leave sync_shares out"))
+        if config.backup_workers:
+            problem = "rounds, but timing decides whose gradients backup workers throw away"
+            found.append((name, f"{problem}; leave backup_workers out"))
         if config.time is not None or config.follow is not None:
             problem = "rounds, but a run that time or arriving text ends never ends the same again"
             found.append((name, f"{problem}; give --steps or --tokens, and neither of them"))
