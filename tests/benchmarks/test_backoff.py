@@ -62,8 +62,9 @@ def test_an_excess_of_one_over_k_has_exponent_minus_1(backoff: Any) -> None:
 
 @pytest.mark.slow
 def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(
-    backoff: Any, load: Any, tmp_path: Path
+    backoff: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backoff, "FACTORS", (1.0, 4.0))  # the best step sizes, and one that is not
     arguments = ["--tiny", "--out", str(tmp_path)]
     run = load("experiment.record").run
     assert run(backoff.ABOUT, backoff.result, backoff.draw, arguments=arguments) == 0

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlxhog.live import READ_MODES
+from tests import forked
+from tests.live import patterns
 
 pytestmark = pytest.mark.slow
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "live.py"
 
 
-def measured(*flags: str) -> Any:
-    command = [sys.executable, str(SCRIPT), "--quick", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 3), done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_reads_of_every_mode_are_counted_and_checked() -> None:
-    line = measured("--only=promises", "--reads=100")
+def test_reads_of_every_mode_are_counted_and_checked(
+    load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if sys.platform == "linux":
+        monkeypatch.setattr(patterns, "SPAWN", forked.CONTEXT)
+    words = ["live.py", "--quick", "--only=promises", "--reads=100"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert load("live").main() in (0, 3)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(line["promises"]) == set(READ_MODES)
     assert [claim["value"] for claim in line["claims"]] == [0] * len(READ_MODES)
     assert all(row["reads"] == 100 for row in line["promises"].values())

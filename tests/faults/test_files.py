@@ -111,9 +111,9 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
                 os.rename(found.directory, tmp_path / "moved")
 
     result = trainer.train(
-        small_config(tmp_path, steps=600, save_every=200, eval_every="1h"), observer=move
+        small_config(tmp_path, steps=200, save_every=50, eval_every="1h"), observer=move
     )
-    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 600, None)
+    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 200, None)
     assert result.val_bits_per_byte is not None
     assert "was it moved or deleted?" in str(result.error)
     assert sum("no metrics: " in message for message in messages) == 1

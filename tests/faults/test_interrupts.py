@@ -25,13 +25,15 @@ FIRST_MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("function", FIRST_MOMENTS.values(), ids=FIRST_MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*zip(FIRST_MOMENTS, SIGNALS, strict=True), ("the arena is created", signal.SIGINT)],
+)
 def test_a_signal_before_training_is_a_message_and_130(
-    tmp_path: Path, function: str, number: int
+    tmp_path: Path, moment: str, number: int
 ) -> None:
     """The process sends the signal to itself when it first calls a function."""
-    module, _, name = function.rpartition(".")
+    module, _, name = FIRST_MOMENTS[moment].rpartition(".")
     program = (
         "import os, pkgutil, sys\n"
         "from mlxhog.__main__ import main\n"

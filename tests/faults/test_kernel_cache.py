@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,14 @@ __attribute__((constructor)) static void ran() {{ open("{mark}", O_CREAT | O_WRO
 
 
 @pytest.fixture
-def planted(tmp_path: Path) -> tuple[Path, Path]:
+def planted(tmp_path: Path, host_engine: Callable[..., HostEngine]) -> tuple[Path, Path]:
     """A cache whose kernel is a link to a library that leaves a mark, and the mark's path."""
     cache, mark = tmp_path / "cache", tmp_path / "ran"
-    path, _ = HostEngine("mps", cache=cache).built(GROUP_SUM)
+    private_directory(cache)
+    built, _ = host_engine("mps").built(GROUP_SUM)
+    path = cache / built.name
+    shutil.copy2(built, path)
+    assert HostEngine("mps", cache=cache).built(GROUP_SUM)[0] == path
     other = tmp_path / "other.so"
     command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(other)]
     subprocess.run(command, input=MARKS.format(mark=mark), text=True, check=True, timeout=60)

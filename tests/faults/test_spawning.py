@@ -28,12 +28,12 @@ def ended(command: list[str | Path], folder: Path, text: str = "") -> str:
 
 def script(tmp_path: Path) -> str:
     """A program without `if __name__ == "__main__"`."""
-    config = small_config(tmp_path, steps=3, workers="mlx:cpu*2")
+    config = small_config(tmp_path, steps=3)
     return (
         "import pathlib\n"
         "from mlxhog import TrainConfig, train\n"
         f"config = TrainConfig(model={config.model!r}, data={config.data!r}, seq_len=32, "
-        "batch_size=2, workers='mlx:cpu*2', threads=1, eval_every='off', sample_every='off', "
+        "batch_size=2, workers='mlx:cpu', threads=1, eval_every='off', sample_every='off', "
         "steps=3, out='runs')\n"
         "print(train(config).status, len(list(pathlib.Path('runs').iterdir())))\n"
     )
