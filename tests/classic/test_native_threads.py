@@ -28,7 +28,7 @@ def build(directory: Path, name: str, *options: str) -> Path:
     if not program.exists():
         files = [str(ROOT / source) for source in SOURCES]
         test = str(Path(__file__).with_name("threads.cpp"))
-        command = [str(sanitizer.COMPILER), *sanitizer.OPTIONS, "-fsanitize=thread", *options]
+        command = [str(sanitizer.COMPILER), *sanitizer.OPTIONS, *sanitizer.WATCHED, *options]
         subprocess.run(
             [*command, f"-I{ROOT / 'classic'}", "-o", str(program), test, *files], check=True
         )

@@ -300,12 +300,12 @@ print(highest() - before)
 def test_memory_stays_flat_however_large_the_model(
     tmp_path: Path, stored: str, to: str, dtype: str
 ) -> None:
-    model = XLSTMLargeConfig(vocab_size=40_000, hidden_size=512, num_hidden_layers=2, num_heads=2)
+    model = XLSTMLargeConfig(vocab_size=24_000, hidden_size=512, num_hidden_layers=2, num_heads=2)
     params = {
         name: torch.full(spec.shape, 0.5) for name, spec in families.param_spec(model).items()
     }
     n_bytes = sum(tensor.nbytes for tensor in params.values())
-    assert n_bytes > 150 << 20
+    assert n_bytes > 100 << 20
     (tmp_path / "a").mkdir()
     if stored == "pt":
         torch.save(params, tmp_path / "a" / "model.pt")

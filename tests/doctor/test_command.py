@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -24,19 +27,15 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "mlxhog", "doctor", *words]
-
-
 @pytest.fixture(scope="module")
 def record(environ: dict[str, str]) -> dict[str, Any]:
     """What `mlxhog doctor --quick --json` prints, which is all it prints."""
-    done = subprocess.run(
-        command("--quick", "--json"), capture_output=True, text=True, check=False, env=environ
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "litmus ..." in done.stderr
-    record: dict[str, Any] = json.loads(done.stdout)
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch.dict(os.environ, environ), redirect_stdout(out), redirect_stderr(err):
+        code = main(["doctor", "--quick", "--json"])
+    assert code == 0, err.getvalue() + out.getvalue()
+    assert "litmus ..." in err.getvalue()
+    record: dict[str, Any] = json.loads(out.getvalue())
     return record
 
 

@@ -19,6 +19,7 @@ from mlxhog.optim.updates import WRITE_MODES
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp"]
 OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
+WATCHED = ["-fsanitize=thread", "-O1"]
 RACE_FOUND = 66  # the sanitizer's exit code
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
@@ -81,7 +82,7 @@ def test_no_data_race_in_the_relaxed_atomic_build(
 ) -> None:
     program = directory / "atomic"
     if not program.exists():
-        program = build(directory, "atomic", "-fsanitize=thread", "-DMLXHOG_ATOMIC_KERNELS=1")
+        program = build(directory, "atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
     ended = finish(*launcher, program, "race", str(WRITE_MODES[mode]))
     assert ended.returncode == 0, ended.stderr[:4000]
     assert "WARNING" not in ended.stderr
@@ -90,7 +91,7 @@ def test_no_data_race_in_the_relaxed_atomic_build(
 def test_the_sanitizer_sees_the_races_of_the_plain_build(
     directory: Path, launcher: list[str]
 ) -> None:
-    program = build(directory, "watched", "-fsanitize=thread")
+    program = build(directory, "watched", *WATCHED)
     ended = finish(*launcher, program, "race", str(WRITE_MODES["racy"]))
     assert ended.returncode == RACE_FOUND
     assert "data race" in ended.stderr

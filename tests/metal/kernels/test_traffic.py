@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.registry import KERNELS
 from tests.metal.kernels import traffic
@@ -49,13 +51,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traffic")
 
 
+@pytest.fixture(scope="module")
+def texts(host_engine: Callable[..., HostEngine], shim_cache: Path) -> Path:
+    """Where MLX's texts of all kernels are."""
+    return shim_cache
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "instance"), MEMORY_BOUND)
-def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, instance: str, folder: Path) -> None:
+def test_a_kernel_moves_as_many_bytes_as_it_says(
+    name: str, instance: str, folder: Path, texts: Path
+) -> None:
     """And besides only what does not grow with its elements: rates, row numbers, factors."""
     launch = dense(KERNELS[name].sample(np.random.default_rng(1), N))
     launch = replace(launch, instance=instance)
-    found = traffic.of(launch, folder)
+    found = traffic.of(launch, folder, texts)
     moved = sum(argument.read + argument.written for argument in found.values())
     said = launch.kernel.bytes_per_element * elements(launch)
     besides = {"hp", "s", "rows", "failures", "found", "added", "done"}
@@ -65,8 +75,9 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, instance: str, folde
     assert moved - aside == pytest.approx(said, rel=2 / N), found
 
 
-def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path) -> None:
-    found = traffic.of(dense(KERNELS["dense_axpy"].sample(np.random.default_rng(1), N)), folder)
+def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path, texts: Path) -> None:
+    launch = dense(KERNELS["dense_axpy"].sample(np.random.default_rng(1), N))
+    found = traffic.of(launch, folder, texts)
     assert found["g"] == traffic.Traffic(4 * N, 0)
     assert found["arena"] == traffic.Traffic(4 * N, 4 * N)
     assert found["done"] == traffic.Traffic(0, 4)

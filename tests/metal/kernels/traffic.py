@@ -24,10 +24,16 @@ class Traffic:
     written: int
 
 
-def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
-    """Run a launch and return the traffic of every array argument by name."""
+def of(launch: Launch, folder: Path, cache: Path) -> dict[str, Traffic]:
+    """Run a launch and return the traffic of every array argument by name.
+
+    Args:
+        launch: as for an engine.
+        folder: for libraries.
+        cache: of the texts that MLX compiles.
+    """
     kernel = launch.kernel
-    program = translate.mlx(kernel, launch.instance, folder)
+    program = translate.mlx(kernel, launch.instance, cache)
     path = _library(program.text, folder, program.name)
     outputs = {a.name: np.zeros(launch.outputs[a.name], a.dtype) for a in kernel.outputs}
     arrays = buffers(launch, program.signature, outputs, mlx=True)
@@ -65,7 +71,9 @@ def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
 def _library(text: str, folder: Path, name: str) -> Path:
     """Compile a kernel with accesses that report themselves, and the rest without."""
     kernel, path = folder / f"{name}.o", folder / f"{name}.so"
-    _compile("-fsanitize=thread", "-c", "-x", "c++", "-", "-o", kernel, text=text)
+    reports = ("-fsanitize=thread", "-O1")
+    parsed = build._prelude(folder, "g++", (*build._flags("g++"), *reports))
+    _compile(*reports, *parsed, "-c", "-x", "c++", "-", "-o", kernel, text=text)
     rest = folder / "rest.so"
     if not rest.exists():
         runtime = sorted((build.HOST / "runtime").glob("*.cpp"))
