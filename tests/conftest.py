@@ -29,6 +29,9 @@ hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
+# Threads of torch that have nothing to do sleep, as they do in workers: the cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 MAY_SKIP = {"metal", "macos"}
 _skipped: list[str] = []
 

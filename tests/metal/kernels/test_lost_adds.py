@@ -21,7 +21,7 @@ from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
 from mlxhog.metal.registry import KERNELS
 from tests.metal.kernels.numbers import Array, counter
 
-ADDS = 500_000
+ADDS = 512_000
 N = 64  # elements, of which each counts exactly up to 2^24
 
 # AdamW with beta1 = 0 and m / (0 * sqrt(v) + 1) = -1, so that w gains 1; v = 1 * v + 1 * g^2.
