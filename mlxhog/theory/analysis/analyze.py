@@ -263,7 +263,7 @@ def _settled(named: Target, plan: Plan) -> TrainConfig:
     if config.strategy == "auto":
         config = replace(config, strategy="hogwild")
     hidden = families.hidden_matrices(plan.model)
-    return optim.for_model(config, plan.model.hidden_size, hidden, len(_workers_of(named)))
+    return optim.for_model(config, plan.model.hidden_size, hidden, len(workers_of(named)))
 
 
 def subject_of(named: Target, plan: Plan) -> Subject:
@@ -321,7 +321,7 @@ def _observe(
         return seen
     (worker,) = plan.workers
     workers = named.config.workers
-    if workers == "auto" or len(_workers_of(named)) < 2:
+    if workers == "auto" or len(workers_of(named)) < 2:
         workers = f"{worker.backend}*2"
     tell("a short lock-free run", workers)
     return probe_run(
@@ -332,7 +332,7 @@ def _observe(
     )
 
 
-def _workers_of(named: Target) -> tuple[WorkerSpec, ...]:
+def workers_of(named: Target) -> tuple[WorkerSpec, ...]:
     """The workers that a run with these settings would have."""
     config = named.config
     return resolve_workers(
@@ -347,7 +347,7 @@ def _workers_of(named: Target) -> tuple[WorkerSpec, ...]:
 def _lag(seen: ObservedStaleness | None, named: Target) -> Lag:
     if seen is not None and seen.workers > 1:
         return Lag(mean=seen.mean, largest=float(seen.largest), seen=True)
-    others = max(1.0, len(_workers_of(named)) - 1.0)
+    others = max(1.0, len(workers_of(named)) - 1.0)
     return Lag(mean=others, largest=others, seen=False)
 
 

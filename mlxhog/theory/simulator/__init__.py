@@ -14,6 +14,7 @@ comes out is always a prediction, with the inputs it is made of.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -217,6 +218,7 @@ def descend(
     learner: Learner,
     *,
     updates: int,
+    seconds: float = math.inf,
     seed: int = 0,
     events: Sequence[Event] = (),
 ) -> Machine:
@@ -227,6 +229,7 @@ def descend(
         scheme: how they train together.
         learner: the problem and its step size; its `course` and `reached` say what came of it.
         updates: at most.
+        seconds: simulated, at most.
         seed: of the compute times.
         events: deaths and joins.
 
@@ -234,5 +237,5 @@ def descend(
         DataError, ConfigError, Deadlock: as `simulate`.
     """
     machine = Machine(workers, scheme, seed=seed, events=events, learner=learner)
-    machine.run_until(updates)
+    machine.run_until(updates, seconds)
     return machine

@@ -35,6 +35,7 @@ def _behaviours(
         for _ in worker.steps():
             yield may_read
             reads[worker.rank] = worker.look()
+            yield worker.exchange()
             yield worker.read()
             yield worker.compute()
             yield worker.add()

@@ -184,7 +184,7 @@ class Machine:
         while self.board.version < version and self.board.now < seconds:
             if not self.board.alive and not self._events:
                 return
-            if learner is not None and learner.reached is not None:
+            if learner is not None and (learner.reached is not None or learner.diverged):
                 return
             self._advance()
 

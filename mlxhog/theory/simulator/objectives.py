@@ -192,6 +192,9 @@ class SparseLogistic:
 LOOKS = 10
 """At the excess, whose mean has to be at the target: a single one may be so by chance."""
 
+DIVERGED = 1e3
+"""Times the first excess, from which on a training counts as diverged."""
+
 SHARED = 0
 """The parameters of all workers; replicas of an outer loop count from 1."""
 
@@ -210,6 +213,7 @@ class Learner:
         outer_momentum: Nesterov momentum of an outer loop.
         course: (seconds, gradients, excess) at every look.
         reached: seconds and gradients at which the excess fell to the target; None until then.
+        diverged: whether the excess has grown a thousandfold: nothing more is trained.
     """
 
     objective: Objective
@@ -221,6 +225,7 @@ class Learner:
     outer_momentum: float = 0.0
     course: list[tuple[float, int, float]] = field(default_factory=list)
     reached: tuple[float, int] | None = None
+    diverged: bool = False
 
     def __post_init__(self) -> None:
         """Begin where the objective says."""
@@ -231,6 +236,8 @@ class Learner:
         self._read: dict[int, Float64] = {}
         self._velocity = np.zeros_like(self._params[SHARED])
         self._updates = 0
+        self._control: dict[int, Float64] = {}  # of SCAFFOLD: c at SHARED, c_i by replica
+        self._steps: dict[int, int] = {}  # of each replica since the last merge
 
     @property
     def model(self) -> Float64:
@@ -245,19 +252,30 @@ class Learner:
     def apply(self, ranks: Sequence[int], of: int = SHARED) -> None:
         """Make a step of the mean gradient of some workers, each at what it had read."""
         grads = [self.objective.gradient(self._read[rank], self._rng, rank) for rank in ranks]
-        self._params[of] -= self.lr * np.mean(grads, axis=0)
+        step = np.mean(grads, axis=0)
+        if of in self._control:
+            step = step + self._control[SHARED] - self._control[of]
+            self._steps[of] += 1
+        self._params[of] -= self.lr * step
 
-    def replicate(self, replicas: int) -> None:
+    def replicate(self, replicas: int, *, corrected: bool = False) -> None:
         """Begin with so many replicas of the parameters, numbered from 1."""
         for key in range(1, replicas + 1):
             self._params[key] = self._params[SHARED].copy()
+        if corrected:
+            self._control = {key: np.zeros_like(self._velocity) for key in self._params}
+            self._steps = dict.fromkeys(self._params, 0)
 
     def merge(self, keys: Sequence[int]) -> None:
         """Outer step on the mean of some replicas, and go on from there with all.
 
         v <- beta v + D; x <- x - lr (D + beta v), D the mean distance that replicas have gone.
-        Source: Douillard et al. 2023, arXiv:2311.08105.
+        Corrections: c_i <- c_i - c + (x - y_i) / (K lr), and c is their mean.
+
+        Sources: Douillard et al. 2023, arXiv:2311.08105; Karimireddy et al. 2020, arXiv:1910.06378,
+        option II.
         """
+        self._correct(keys)
         gone = self._params[SHARED] - np.mean([self._params[key] for key in keys], axis=0)
         self._velocity = self.outer_momentum * self._velocity + gone
         step = gone + self.outer_momentum * self._velocity
@@ -266,12 +284,25 @@ class Learner:
             if key != SHARED:
                 self._params[key] = self._params[SHARED].copy()
 
+    def _correct(self, keys: Sequence[int]) -> None:
+        if not self._control:
+            return
+        for key in keys:
+            if self._steps[key]:
+                gone = (self._params[SHARED] - self._params[key]) / (self._steps[key] * self.lr)
+                self._control[key] = self._control[key] - self._control[SHARED] + gone
+                self._steps[key] = 0
+        self._control[SHARED] = np.mean([self._control[key] for key in keys], axis=0)
+
     def note(self, seconds: float, gradients: int) -> None:
         """Look at the excess now and then."""
         self._updates += 1
         if self._updates % self.every:
             return
         excess = self.objective.excess(self.model)
+        if not excess <= DIVERGED * (1 + self.course[0][-1] if self.course else excess):
+            self.diverged = True
+            return
         self.course.append((seconds, gradients, excess))
         if self.target is not None and self.reached is None and len(self.course) >= LOOKS:
             if sum(one for *_, one in self.course[-LOOKS:]) <= LOOKS * self.target:

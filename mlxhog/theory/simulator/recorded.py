@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.sources import Given
 from mlxhog.errors import ConfigError, DataError, RunError
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.theory.simulator.times import Recorded
 from mlxhog.theory.simulator.workers import Worker
 
@@ -29,19 +31,8 @@ def workers_of_run(spec: str, root: Path) -> list[Worker]:
         RunError: there is no such run, or it recorded no times.
     """
     run = runs.find(spec, root)
-    workers = []
     try:
-        for one in run.read_times():
-            workers.append(
-                Worker(
-                    name=f"{one['slot']} {one['backend']}",
-                    compute=Recorded([us / 1e6 for us in one["compute_us"]]),
-                    read_s=float(one["read_s"]),
-                    apply_s=float(one["apply_s"]),
-                    other_s=float(one["other_s"]),
-                    on_core="gpu" not in one["backend"] and "mps" not in one["backend"],
-                )
-            )
+        workers = [worker_of(one) for one in run.read_times()]
     except (LookupError, TypeError, ValueError, DataError) as error:
         raise RunError(
             f"{run.times_path} holds no times of steps ({error}); train on to have others"
@@ -52,6 +43,22 @@ def workers_of_run(spec: str, root: Path) -> list[Worker]:
             "have them, or name another run"
         )
     return workers
+
+
+def worker_of(times: Mapping[str, Any]) -> Worker:
+    """A worker, from its part of a run's times.
+
+    Raises:
+        LookupError, TypeError, ValueError, DataError: they are no times of steps.
+    """
+    return Worker(
+        name=f"{times['slot']} {times['backend']}",
+        compute=Recorded([us / 1e6 for us in times["compute_us"]]),
+        read_s=float(times["read_s"]),
+        apply_s=float(times["apply_s"]),
+        other_s=float(times["other_s"]),
+        on_core=times["backend"] not in GPU_BACKENDS,
+    )
 
 
 def options_of_run(given: Sequence[Given], workers: Sequence[Worker]) -> list[Given]:

@@ -80,6 +80,7 @@ class Hogwild:
         def behaviour(worker: WorkerContext) -> Behaviour:
             for _ in worker.steps():
                 read = worker.look()
+                yield worker.exchange()
                 yield worker.read()
                 yield worker.compute()
                 yield worker.add()
@@ -121,6 +122,7 @@ class Locked:
                     queue.append(worker.rank)
                     yield take
                 read = worker.look()
+                yield worker.exchange()
                 yield worker.read()
                 yield worker.compute()
                 if not whole:
@@ -159,6 +161,7 @@ class ParameterServer:
             my_turn = partial(_is_first, arrived, worker)
             for _ in worker.steps():
                 read = worker.look()
+                yield worker.exchange()
                 yield worker.read()
                 yield worker.compute()
                 yield worker.copy()
@@ -199,6 +202,7 @@ class RoundRobin:
 
             for _ in worker.steps():
                 read = worker.look()
+                yield worker.exchange()
                 yield worker.read()
                 yield worker.compute()
                 yield my_turn
@@ -302,6 +306,7 @@ class OuterLoop:
         replicas: how many; None for one per worker.
         round_s: seconds for a merge, beyond the copies that each worker makes.
         name: of the strategy.
+        corrected: whether local steps are corrected for data of their own, as SCAFFOLD does.
 
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
@@ -310,6 +315,7 @@ class OuterLoop:
     replicas: int | None = None
     round_s: float = 0.0
     name: str = "local_sgd"
+    corrected: bool = False
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return what each worker does.
@@ -328,7 +334,7 @@ class OuterLoop:
         barrier, merged = Barrier(board), [0]
         steps, versions = [0] * count, [0] * count  # of each replica: begun, ended
         if board.learner is not None:
-            board.learner.replicate(count)
+            board.learner.replicate(count, corrected=self.corrected)
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % count

@@ -25,6 +25,8 @@ class Worker:
         read_s: seconds to take a copy of the parameters.
         apply_s: seconds to add a step to them.
         other_s: seconds of a step beside these: its batch, its ticket, its record.
+        exchange_s: seconds of a step to send and receive, where each one is shared with workers on
+            other machines; a round's or a merge's are the scheme's.
         read_bytes: memory traffic of the copy.
         compute_bytes: memory traffic of a gradient.
         apply_bytes: memory traffic of adding a step.
@@ -40,6 +42,7 @@ class Worker:
     read_s: float = 0.0
     apply_s: float = 0.0
     other_s: float = 0.0
+    exchange_s: float = 0.0
     read_bytes: float = 0.0
     compute_bytes: float = 0.0
     apply_bytes: float = 0.0
@@ -48,8 +51,8 @@ class Worker:
 
     def __post_init__(self) -> None:
         """Check the costs."""
-        costs = ("read_s", "apply_s", "other_s", "read_bytes", "compute_bytes", "apply_bytes")
-        for name in costs:
+        times = ("read_s", "apply_s", "other_s", "exchange_s")
+        for name in (*times, "read_bytes", "compute_bytes", "apply_bytes"):
             if not getattr(self, name) >= 0:
                 raise DataError(
                     f"worker {self.name!r} has {name} = {getattr(self, name)}; wanted 0 or more"
@@ -168,9 +171,13 @@ class WorkerContext:
         self.board.apply(self.rank, read_version)
 
     def read(self) -> Work:
-        """Get a batch, and take a copy of the parameters."""
+        """Get a batch, and take a copy of parameters that lie here."""
         worker = self.worker
         return self._work(worker.other_s + worker.read_s, worker.read_bytes)
+
+    def exchange(self) -> Work:
+        """Send a step to workers on other machines, and receive theirs."""
+        return Work(self.worker.exchange_s, on_core=False)
 
     def compute(self, unless: Condition | None = None) -> Work:
         """Compute a gradient. A slow one moves the same bytes as a fast one."""

@@ -1,0 +1,202 @@
+"""Does the advisor find the strategy that is best, where it is known which one that is?
+
+    python benchmarks/advisor.py           ten scenarios, four seeds
+    python benchmarks/advisor.py --quick   two seeds
+
+Each scenario is a set of synthetic workers with known times and a noisy quadratic, made so that one
+strategy wins. Every strategy trains it by simulation, at the best of eight step sizes, until the
+excess has fallen to a hundredth: that is the truth, which the advisor does not see. It sees the
+times, what a round costs, conflict and heterogeneity, as `mlxhog advise` would measure them;
+applies its rules, tries its two best with other seeds, and answers. Document 003's profile of five
+fields is among the scenarios, and beside each stands what its decision tree answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from harness.claims import Claim, finish
+
+from mlxhog.theory.advisor.arms import Arm, arms
+from mlxhog.theory.advisor.profile import Profile
+from mlxhog.theory.advisor.rules import recommend
+from mlxhog.theory.simulator import descend
+from mlxhog.theory.simulator.objectives import Learner, Quadratic
+from mlxhog.theory.simulator.times import (
+    ComputeTime,
+    Constant,
+    LogNormal,
+    Markov,
+    Pareto,
+    ShiftedExponential,
+)
+from mlxhog.theory.simulator.workers import Worker
+
+STRATEGIES = (
+    "serial", "sync", "hogwild", "round_robin", "ssp", "local_sgd", "scaffold",
+)  # fmt: skip
+RATES = tuple(2.0**-k for k in range(1, 9))
+TARGET = 0.01
+MOST_GRADIENTS = 6_000
+WITHIN = 1.10
+SMOOTH = tuple(0.3 + 0.04 * k for k in range(10))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A workload with a known winner.
+
+    Attributes:
+        name: of the situation.
+        profile: what the advisor sees.
+        objective: what is trained.
+        planted: names of the arms that are the right answer.
+        document: what document 003's decision tree answers; "" where it has no field for this.
+    """
+
+    name: str
+    profile: Profile
+    objective: Quadratic
+    planted: frozenset[str]
+    document: str = ""
+
+
+def profile_of(
+    times: Sequence[ComputeTime], *, sync_s: float, exchange_s: float = 0.0, alone: float = 0.0,
+    **known: Any,
+) -> Profile:  # fmt: skip
+    """A profile of workers with these times."""
+    workers = [Worker(name="w", compute=time, exchange_s=exchange_s) for time in times]
+    one = Worker(name="w", compute=Constant(alone)) if alone else replace(workers[-1], exchange_s=0)
+    return Profile(workers=workers, alone=one, sync_s=sync_s, **known)
+
+
+def scenarios() -> list[Scenario]:
+    """The ten, each with its winner."""
+    even, noisy = Constant(0.1), Quadratic(SMOOTH, noise=0.6)
+    jitter = LogNormal(0.1, 0.05)
+    tail = ShiftedExponential(0.05, 0.05)
+    spells = Markov(Constant(0.05), Constant(0.5), to_slow=0.02, to_fast=0.2)
+    document = Profile.of_document(
+        compute_time_ms=100,
+        communication_time_ms=80,
+        compute_variance=0.0,
+        gradient_sparsity=1.0,
+        data_heterogeneity=0.0,
+        workers=8,
+    )
+    sparse = Quadratic((1.0,) * 100, noise=0.2, touched=2)
+    apart = Quadratic(SMOOTH, noise=0.3, drift=1.5)
+    free = frozenset({"hogwild", "ssp"})
+    local = frozenset({"local_sgd", "diloco"})
+    return [
+        Scenario("four workers share one core", profile_of([Constant(0.4)] * 4, sync_s=0.004,
+                 alone=0.1), noisy, frozenset({"serial"})),
+        Scenario("equal workers, cheap barrier", profile_of([even] * 4, sync_s=0.002), noisy,
+                 frozenset({"sync"}), "fully_synchronous"),
+        Scenario("a little jitter, must repeat", profile_of([tail] * 4, sync_s=0.01,
+                 reproducible=True), noisy, frozenset({"sync", "round_robin", "local_sgd"})),
+        Scenario("one worker ten times slower", profile_of([Constant(1.0), *[even] * 7],
+                 sync_s=0.005), noisy, free, "bounded_async"),
+        Scenario("exponential stragglers", profile_of([tail] * 8, sync_s=0.005), noisy, free,
+                 "bounded_async"),
+        Scenario("heavy tails", profile_of([Pareto(0.05, 1.5)] * 8, sync_s=0.005), noisy, free,
+                 "bounded_async"),
+        Scenario("slow spells", profile_of([spells] * 6, sync_s=0.005), noisy, free,
+                 "bounded_async"),
+        Scenario("sparse updates, some stragglers", profile_of([tail] * 8, sync_s=0.02,
+                 p_conf=0.04, density=0.02), sparse, free, "hogwild"),
+        Scenario("the document's five fields: slow link", document, noisy, local, "local_sgd"),
+        Scenario("slow link, workers with data of their own", profile_of([jitter] * 4, sync_s=0.5,
+                 exchange_s=0.5, heterogeneity=2.0), apart, frozenset({"scaffold"}), "diloco"),
+    ]  # fmt: skip
+
+
+def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> float:
+    """Mean time to the target at the best step size; infinite where none reaches it."""
+    profile, objective = scenario.profile, scenario.objective
+    workers = [profile.alone] if arm.strategy == "serial" else list(profile.workers)
+    together = len(workers) if arm.strategy == "sync" else 1
+    target, best = TARGET * objective.excess(objective.start()), math.inf
+    for rate in RATES:
+        times: list[float] = []
+        for seed in seeds:
+            if math.inf in times:
+                break  # the mean is
+            learner = Learner(
+                objective, lr=rate, seed=seed, target=target, every=max(1, len(workers) // together)
+            )
+            most = MOST_GRADIENTS // together
+            descend(workers, arm.scheme, learner, updates=most, seconds=3 * best, seed=seed)
+            times.append(learner.reached[0] if learner.reached else math.inf)
+        best = min(best, fmean(times))
+        if fmean(times) > 1.5 * best:
+            break  # smaller steps only take longer
+    return best
+
+
+def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
+    """What the advisor answers, and what is true."""
+    known = arms(scenario.profile, STRATEGIES)
+    if scenario.profile.reproducible:
+        known = {name: arm for name, arm in known.items() if arm.repeats}
+    truth = {name: seconds_to_target(scenario, arm, seeds) for name, arm in known.items()}
+    found = recommend(scenario.profile, STRATEGIES)
+    pair = [one.arm for one in (found.first, found.second) if one is not None]
+    other_seeds = [1000 + seed for seed in seeds]
+    tried = {arm.name: seconds_to_target(scenario, arm, other_seeds) for arm in pair}
+    answer = min(tried, key=lambda name: tried[name] * (1.0 if name == pair[0].name else 1.02))
+    best = min(truth, key=lambda name: truth[name])
+    return {
+        "scenario": scenario.name,
+        "planted": sorted(scenario.planted),
+        "rule": found.rule,
+        "advised": found.first.arm.name,
+        "tried": {name: round(value, 2) for name, value in tried.items()},
+        "answer": answer,
+        "best": best,
+        "slower": truth[answer] / truth[best],
+        "document": scenario.document,
+        "seconds": {name: round(value, 2) for name, value in truth.items()},
+    }
+
+
+def main() -> int:
+    """Judge every scenario."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="two seeds")
+    chosen = parser.parse_args()
+    rows = []
+    for scenario in scenarios():
+        row = judge(scenario, range(2 if chosen.quick else 4))
+        rows.append(row)
+        print(
+            f"{row['scenario']:42} {row['answer']:12} best {row['best']:12} "
+            f"x {row['slower']:.2f}  ({row['rule']})",
+            flush=True,
+        )
+    return finish("advisor", claims(rows), others_load=0.0, results={"rows": rows})
+
+
+def claims(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """What has to hold; counts, which no load can spoil."""
+    right = sum(row["answer"] in row["planted"] for row in rows)
+    advised = sum(row["advised"] in row["planted"] for row in rows)
+    slowest = max(row["slower"] for row in rows)
+    few = len(rows) - 1
+    return [
+        Claim("planted winner found", right, ">=", few, timing=False),
+        Claim("planted winner found before the trial", advised, ">=", few - 1, timing=False),
+        Claim("slowest answer over the best strategy", slowest, "<=", WITHIN, timing=False),
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,100 @@
+"""The simulator's throughput of two workers beside the measured one, for every strategy.
+
+    python benchmarks/predicted_speed.py           five turns
+    python benchmarks/predicted_speed.py --quick   two turns
+
+Model: xLSTM d 128, 4 blocks, bytes of the corpus sotu, S 256, B 2, AdamW, two workers with one
+thread each. What a step costs is taken from a lock-free run of both workers (`times.json`): what
+they take while the other works, too, which is more than one takes alone, in their order, and what
+lies between two steps. Nothing is fitted to the speed of the strategies that are predicted: a
+barrier costs what the copies and the shares of a step cost that workers make around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.claims import Findings, LoadWatch, finish, own_cpu_s, wait_until_quiet
+from training.recording import QUIET_OPTIONS, model_file
+
+from mlxhog import TrainConfig, train
+from mlxhog.checkpoint.run import Run
+from mlxhog.theory.simulator import simulate
+from mlxhog.theory.simulator.recorded import worker_of
+from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.workers import Worker
+
+STEPS = 400
+WITHIN = 0.10
+SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
+ARMS: dict[str, dict[str, Any]] = {
+    "hogwild": {"strategy": "hogwild"},
+    "round_robin": {"strategy": "round_robin"},
+    "sync": {"strategy": "sync"},
+    "avg_runs": {"strategy": "avg_runs"},
+    "avg_runs every 20": {"strategy": "avg_runs", "average_every": 20},
+}
+SCHEMES: dict[str, Scheme] = {
+    "hogwild": Hogwild(),
+    "round_robin": RoundRobin(),
+    "sync": Sync(),
+    "avg_runs": OuterLoop(None),
+    "avg_runs every 20": OuterLoop(20),
+}
+
+
+def measured(model: str, **options: Any) -> tuple[float, list[Worker]]:
+    """Gradients per second of a run, and what its steps cost."""
+    rounds = options["strategy"] == "sync"
+    with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
+        settings = {
+            **QUIET_OPTIONS, "model": model, "batch_size": 2, "seq_len": 256, "threads": 1,
+            "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder, "eval_tokens": 1,
+            "steps": STEPS // 2 if rounds else STEPS, **options,
+        }  # fmt: skip
+        result = train(TrainConfig(**settings))
+        workers = [worker_of(one) for one in Run(Path(result.run)).read_times()]
+    return result.tokens_per_s / (2 * 256), workers
+
+
+def main() -> int:
+    """Measure every strategy in turns, predict, compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="two turns")
+    turns = 2 if parser.parse_args().quick else 5
+    wait_until_quiet()
+    watch, cpu, model = LoadWatch(), own_cpu_s(), model_file(**SIZES)
+    rates: dict[str, list[float]] = {name: [] for name in ARMS}
+    predicted: dict[str, list[float]] = {name: [] for name in ARMS}
+    for _ in range(turns):
+        workers: list[Worker] = []
+        for name, options in ARMS.items():
+            rate, costs = measured(model, **options)
+            workers = workers or costs  # those of hogwild, which is the first
+            rates[name].append(rate)
+            updates = 3000 // (2 if name == "sync" else 1)
+            expected = simulate(workers, SCHEMES[name], updates=updates).gradients_per_s
+            predicted[name].append(expected)
+            print(f"{name:18} {rate:7.1f} gradients/s, predicted {expected:7.1f}", flush=True)
+    found = Findings(results={"measured": rates, "predicted": predicted})
+    for name in ARMS:
+        pairs = zip(predicted[name], rates[name], strict=True)
+        error = median(abs(expected / rate - 1) for expected, rate in pairs)
+        found.at_most(f"{name}: relative error of the prediction", error, WITHIN)
+    return finish(
+        "predicted_speed",
+        found.claims,
+        others_load=watch.stop(own_cpu_s() - cpu),
+        results=found.results,
+        packages=("mlxhog", "numpy", "mlx"),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

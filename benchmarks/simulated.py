@@ -1,0 +1,199 @@
+"""The simulator against closed forms, and gates that must not stop a run: 10,000 schedules.
+
+    python benchmarks/simulated.py           minutes
+    python benchmarks/simulated.py --quick   500 schedules
+
+Also the straggler figure of document 002: times 1 + Exp(0.5), n to 10,000, in simulated rounds and
+by order statistics, E[max] = 1 + 2 H_n; 003's "seven times" is the same without the constant part.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from harness.claims import Claim, Findings, finish
+
+from mlxhog.theory.simulator import Deadlock, Event, Machine, simulate
+from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
+from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, Scheme, Sync
+from mlxhog.theory.simulator.times import Constant, LogNormal, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
+
+STEPS = 12  # of each worker in a random schedule
+TAIL = ShiftedExponential(1.0, 2.0)  # 1 + Exp(0.5)
+FIGURE = (2, 8, 16, 100, 1000, 10_000)
+
+
+def main() -> int:
+    """Check everything."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="500 schedules")
+    count = 500 if parser.parse_args().quick else 10_000
+    found = Findings()
+    closed_forms(found)
+    straggler_figure(found)
+    gates(found, count)
+    return finish("simulated", found.claims, others_load=0.0, results=found.results)
+
+
+def workers_of(count: int, **costs: float) -> list[Worker]:
+    """Equal workers with times 1 + Exp(0.5)."""
+    return [Worker(name="w", compute=TAIL, **costs) for _ in range(count)]
+
+
+def harmonic(n: int) -> float:
+    """H_n."""
+    return float((1 / np.arange(1, n + 1)).sum())
+
+
+def closed_forms(found: Findings) -> None:
+    """Mean staleness, the time of a round, the best number of backups, the best period."""
+    worst = max(
+        abs(simulate(workers, Hogwild(), updates=20_000).staleness.mean / (len(workers) - 1) - 1)
+        for workers in (
+            workers_of(2),
+            workers_of(16),
+            [Worker(name="slow", compute=TAIL.scaled(10)), *workers_of(15)],
+        )
+    )
+    found.at_most("mean staleness over P - 1, largest relative error", worst, 0.02, timing=False)
+    apart = max(
+        abs(simulate(workers_of(n), Sync(), updates=4000).updates_per_s * (1 + 2 * harmonic(n)) - 1)
+        for n in (2, 8, 16)
+    )
+    found.at_most("rounds against a + H_P / lambda, error", apart, 0.025, timing=False)
+    best = {}
+    for n in (4, 8, 16):
+        rates = {
+            k: simulate(workers_of(n), Sync(backups=n - k), updates=6000, seed=n).gradients_per_s
+            for k in range(max(1, n // 2), n + 1)
+        }
+        expected = {k: k / (1 + 2 * (harmonic(n) - harmonic(n - k))) for k in rates}
+        first = max(expected, key=lambda k: expected[k])
+        best[n] = {"formula": first, "simulated": max(rates, key=lambda k: rates[k])}
+        found.at_most(
+            f"rate of the best k of {n} ({first}) below the largest simulated",
+            1 - rates[first] / max(rates.values()), 0.02, timing=False,
+        )  # fmt: skip
+    found.results["best_k"] = best
+    # (T_c + T_s / H)(1 + b (H - 1)) is least at H = sqrt(T_s (1 - b) / (T_c b)).
+    compute, merge, cost = 0.1, 0.05, 0.001
+    steady = [Worker(name="w", compute=Constant(compute))] * 4
+    periods = range(1, 81)
+    prices = [
+        (1 + cost * (h - 1))
+        / simulate(steady, OuterLoop(h, round_s=merge), updates=40 * h).updates_per_s
+        for h in periods
+    ]
+    formula = (merge * (1 - cost) / (compute * cost)) ** 0.5
+    simulated = periods[int(np.argmin(prices))]
+    found.results["best_period"] = {"formula": formula, "simulated": simulated}
+    found.at_most("price at H* over the least simulated", prices[round(formula) - 1] / min(prices),
+                  1.01, timing=False)  # fmt: skip
+
+
+def straggler_figure(found: Findings) -> None:
+    """Slowest over mean and over fastest of n workers, drawn and by order statistics."""
+    rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    for n in FIGURE:
+        rounds = TAIL.draw(rng, n * (200_000 // n + 50)).reshape(-1, n)
+        slowest, fastest = rounds.max(axis=1).mean(), rounds.min(axis=1).mean()
+        expected = 1 + 2 * harmonic(n)
+        rows.append(
+            {
+                "n": n,
+                "slowest_over_mean": float(slowest / 3),
+                "formula": expected / 3,
+                "slowest_over_fastest": float(slowest / fastest),
+                "exponential": harmonic(n),
+            }
+        )
+        print(
+            f"n {n:6}: slowest {slowest / 3:5.2f} times the mean (formula {expected / 3:5.2f}), "
+            f"{slowest / fastest:5.2f} times the fastest; purely exponential {harmonic(n):5.2f}",
+            flush=True,
+        )
+        found.at_most(f"order statistics at n = {n}, error", abs(slowest / expected - 1), 0.03,
+                      timing=False)  # fmt: skip
+    found.results["stragglers"] = rows
+
+
+def gates(found: Findings, count: int) -> None:
+    """Random schedules with deaths and returns under each gate."""
+    rng, kinds = np.random.default_rng(1), ("ssp", "safe version bound", "naive", "push gate")
+    stopped, wide, late = dict.fromkeys(kinds, 0), 0, 0
+    for seed in range(count):
+        workers, events, slack = random_schedule(rng)
+        bound = slack + 1
+        clocks, ended = spread(workers, slack, events, seed)
+        stopped["ssp"] += not ended
+        wide = max(wide, clocks - slack)
+        machine, ended = run(workers, VersionBound(bound), events, seed)
+        stopped["safe version bound"] += not ended
+        late += any(tau > bound for _, tau in machine.board.lateness)
+        for kind, scheme in (
+            ("naive", VersionBound(bound, safe=False)),
+            ("push gate", PushGate(1)),
+        ):
+            stopped[kind] += not run(workers, scheme, (), seed)[1]
+    for kind in kinds:
+        print(f"{kind:20} stops in {stopped[kind]} of {count} schedules", flush=True)
+    found.exact("ssp: schedules that stop for ever", stopped["ssp"], 0)
+    found.at_most("ssp: largest spread of clocks beyond the slack", wide, 1, timing=False)
+    found.exact("safe version bound: schedules that stop", stopped["safe version bound"], 0)
+    found.exact("safe version bound: schedules beyond the bound", late, 0)
+    for kind in ("naive", "push gate"):
+        name = f"{kind}: schedules that stop"
+        found.claims.append(Claim(name, stopped[kind], ">=", 1, timing=False))
+    found.results["schedules"] = count
+    found.results["stopped"] = stopped
+
+
+def random_schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event], int]:
+    """Workers of random speeds, deaths, returns, and a slack."""
+    count, slack = int(rng.integers(2, 9)), int(rng.integers(0, 5))
+    workers = [
+        Worker(name="w", compute=LogNormal(float(rng.uniform(0.1, 4)), 0.7), steps=STEPS)
+        for _ in range(count)
+    ]
+    events = []
+    for rank in range(count - 1):
+        if rng.random() < 0.3:
+            at_s = float(rng.uniform(1, 15))
+            events.append(Event(at_s, rank, joins=False))
+            if rng.random() < 0.5:
+                events.append(Event(at_s + 3.0, rank, joins=True))
+    return workers, events, slack
+
+
+def run(workers: list[Worker], scheme: Scheme, events: Any, seed: int) -> tuple[Machine, bool]:
+    """Simulate to the end; whether it is reached."""
+    machine = Machine(workers, scheme, seed=seed, events=events)
+    try:
+        machine.run_until(10**9)
+    except Deadlock:
+        return machine, False
+    return machine, True
+
+
+def spread(workers: list[Worker], slack: int, events: Any, seed: int) -> tuple[int, bool]:
+    """Largest difference between clocks of workers that are there under SSP; whether all finish."""
+    machine, widest, version = Machine(workers, SSP(slack), seed=seed, events=events), 0, -1
+    board = machine.board
+    try:
+        while board.version > version:
+            version = board.version
+            machine.run_until(version + 1)
+            clocks = [board.clocks.get(rank, 0) for rank in board.alive]
+            widest = max(widest, max(clocks, default=0) - min(clocks, default=0))
+    except Deadlock:
+        return widest, False
+    return widest, True
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

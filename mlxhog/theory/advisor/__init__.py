@@ -1,0 +1,37 @@
+"""`mlxhog advise`: which strategy for this model on this machine, and why.
+
+profile     what the advice is made of: times, a round's cost, conflict, noise, heterogeneity
+arms        strategies of this tree, each as options of train and as a scheme of the simulator
+rules       the table that chooses, with its reasons; what is predicted of every strategy
+measuring   a profile measured here, in about 20 s
+trial       the two best, trained in turns
+history     what was advised before, and how it came out
+advise      all of it, as the command has it
+"""
+
+from dataclasses import dataclass
+
+from mlxhog.config.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseConfig:
+    """Options of `mlxhog advise` beside those of training."""
+
+    measure: float = option(
+        4.0, "training time of each of the three short runs that are measured", unit="s", above=0
+    )
+    samples: int = option(24, "gradients whose conflicts and noise are measured", low=12)
+    try_time: float = option(
+        60.0, "training time of each of the two best, in turns", unit="s", above=0, aliases=("try",)
+    )
+    reproducible: bool = option(False, "only strategies that repeat bit for bit")
+    heterogeneity: float | None = option(
+        None,
+        "where workers have data of their own: variance of the workers' mean gradients over that "
+        "of a batch's gradient",
+        low=0,
+    )
+    link: float | None = option(
+        None, "where workers are on several machines: Gbit/s between them", above=0
+    )

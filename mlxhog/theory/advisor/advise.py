@@ -1,0 +1,178 @@
+"""Advice on a strategy: measured, predicted, tried, explained, remembered."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlxhog.errors import ConfigError
+from mlxhog.machine import machine
+from mlxhog.report.table import Section
+from mlxhog.strategies import STRATEGIES
+from mlxhog.theory.advisor import AdviseConfig, history
+from mlxhog.theory.advisor.measuring import measured_profile
+from mlxhog.theory.advisor.profile import Profile
+from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
+from mlxhog.theory.advisor.trial import SLICES, Trial, try_both
+from mlxhog.theory.analysis.target import Target
+
+Tell = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyAdvice:
+    """What to do, and why.
+
+    Attributes:
+        title: what was asked about.
+        profile: what was measured.
+        recommendation: what the rules make of it.
+        trial: the two best, tried; None without a trial.
+        seconds: that the advice took.
+    """
+
+    title: str
+    profile: Profile
+    recommendation: Recommendation
+    trial: Trial | None
+    seconds: float
+
+    @property
+    def chosen(self) -> Expected:
+        """The arm to train with: the trial's winner, or the rules' choice."""
+        first, second = self.recommendation.first, self.recommendation.second
+        if self.trial is not None and second is not None and self.trial.winner == second.arm.name:
+            return second
+        return first
+
+    @property
+    def answer(self) -> str:
+        """One line."""
+        return f"{self.chosen.arm.name}: mlxhog train {self.chosen.arm.flags}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `advise --json` prints, and what is remembered."""
+        found = self.recommendation
+        return {
+            "subject": self.title,
+            "machine": machine.here().name,
+            "answer": self.answer,
+            "chosen": self.chosen.arm.name,
+            "flags": self.chosen.arm.flags,
+            "advised": found.first.arm.name,
+            "rule": found.rule,
+            "because": found.because,
+            "otherwise": found.otherwise,
+            "expected": [one.to_json() for one in found.expected],
+            "profile": self.profile.to_json(),
+            "trial": None if self.trial is None else self.trial.to_json(),
+            "seconds": self.seconds,
+        }
+
+    def sections(self) -> Iterator[Section]:
+        """Arrange the advice for `mlxhog.report.table.show`, 80 columns wide."""
+        found = self.recommendation
+        yield Section(textwrap.fill(self.answer, 80))
+        yield Section(
+            "why",
+            notes=_filled(
+                f"{found.rule}: {found.because}",
+                f"what would change it: {found.otherwise}",
+                *self._trial_notes(),
+            ),
+        )
+        rows = [
+            (
+                one.arm.name,
+                f"{one.prediction.gradients_per_s:.4g}",
+                f"{one.prediction.staleness.mean:.2f}",
+                f"{one.prediction.waiting_share:.0%}",
+                f"{one.samples:.2f}",
+                f"{one.time:.2f}",
+            )
+            for one in found.expected
+        ]
+        header = ("strategy", "gradients/s", "staleness", "idle", "samples", "time")
+        yield Section("predicted", header, rows, _filled(
+            "samples: that a loss takes, over those of one worker; a rule of thumb until it is "
+            "tried. time: to that loss, over that of sync"
+        ))  # fmt: skip
+        yield Section("measured", notes=_filled(*self._measured_notes()))
+
+    def _trial_notes(self) -> Iterator[str]:
+        trial = self.trial
+        if trial is None:
+            return
+        (a, b), (first, second) = trial.names, trial.bits_per_byte
+        text = (
+            f"tried {trial.seconds[0]:.0f} s each in {SLICES} turns: {a} {first:.3f}, {b} "
+            f"{second:.3f} bits per byte, difference {trial.difference:+.3f} ± "
+            f"{2 * trial.error:.3f}"
+        )
+        if trial.tie:
+            text += f": a tie, so {trial.winner}, which is the more repeatable or the advised one"
+        yield text
+
+    def _measured_notes(self) -> Iterator[str]:
+        profile = self.profile
+        times = ", ".join(
+            f"{1e3 * one['mean_s']:.3g} ms (cv {one['cv']:.2f}, 99 % {1e3 * one['p99_s']:.3g})"
+            for one in profile.to_json()["workers"]
+        )
+        yield f"a gradient takes the workers {times} while all of them work"
+        yield (
+            f"the slowest of a round takes {1e3 * profile.slowest_s:.3g} ms, barrier and average "
+            f"{1e3 * profile.sync_s:.3g} ms: rounds cost {profile.gain:.1%}"
+        )
+        yield (
+            f"{profile.count} workers compute {profile.scaling:.2f} times as much as one; two "
+            f"updates meet with probability {profile.p_conf:.2g}, each touches "
+            f"{profile.density:.0%} of the elements"
+        )
+        if profile.noise_scale is not None:
+            yield (
+                f"gradient noise scale {profile.noise_scale:.3g} sequences, a gradient has "
+                f"{profile.batch}"
+            )
+
+
+def _filled(*notes: str) -> list[str]:
+    return [textwrap.fill(note, 80, subsequent_indent="  ") for note in notes]
+
+
+def advise_on(named: Target, options: AdviseConfig, *, tries: bool, tell: Tell) -> StrategyAdvice:
+    """Measure, predict, try, and remember.
+
+    Args:
+        named: the model and its training.
+        options: how much, and what is known besides.
+        tries: whether the two best are trained in turns.
+        tell: told (part, step) before each step.
+
+    Raises:
+        MlxhogError: bad input, or what cannot be measured here; see `measured_profile`.
+    """
+    began = time.monotonic()
+    if options.link is not None and tries:
+        raise ConfigError(
+            "--link describes several machines, and a trial runs on this one; add --no-try"
+        )
+    if named.config.strategy == "auto":
+        named = replace(named, config=replace(named.config, strategy="hogwild"))
+    profile = measured_profile(named, options, tell)
+    found = recommend(profile, STRATEGIES)
+    trial = None
+    if tries and found.second is not None:
+        trial = try_both(named, (found.first.arm, found.second.arm), options.try_time, tell)
+    advice = StrategyAdvice(
+        title=named.title,
+        profile=profile,
+        recommendation=found,
+        trial=trial,
+        seconds=time.monotonic() - began,
+    )
+    history.remember(advice.to_json())
+    return advice

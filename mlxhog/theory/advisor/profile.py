@@ -1,0 +1,195 @@
+"""What advice is made of: how long steps take, what a round costs, how updates meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mlxhog.errors import DataError
+from mlxhog.theory.simulator.times import Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
+
+ROUNDS = 4000
+"""Rounds that the mean of the slowest is taken over."""
+
+LASTING = 1.5
+"""Mean time of the slowest worker over the median one's, from which on it is a slow worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A workload on a machine, as far as strategies depend on it.
+
+    Attributes:
+        workers: what a step costs each, while all of them work.
+        alone: what it costs one that has the machine to itself.
+        sync_s: seconds of a barrier and an average, beyond the slowest gradient (T_s).
+        p_conf: probability that two updates touch a common element, weighted by parameters.
+        density: share of the elements that an update touches.
+        noise_scale: sequences beyond which a larger batch hardly helps; None where not measured.
+        batch: sequences in a gradient.
+        adaptive: whether the optimizer is an adaptive one.
+        reproducible: whether only strategies that repeat bit for bit will do.
+        heterogeneity: zeta^2 / sigma^2, variance of the workers' mean gradients over that of a
+            batch's gradient; 0 where all draw from the same data.
+        link_gbit_s: between the machines; None on one machine.
+        backend: of a worker that trains alone; "" where nothing is to be trained.
+        source: where the numbers come from.
+    """
+
+    workers: Sequence[Worker]
+    alone: Worker
+    sync_s: float
+    p_conf: float = 1.0
+    density: float = 1.0
+    noise_scale: float | None = None
+    batch: int = 1
+    adaptive: bool = False
+    reproducible: bool = False
+    heterogeneity: float = 0.0
+    link_gbit_s: float | None = None
+    backend: str = ""
+    source: str = "measured here"
+    seed: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check what was measured, or claimed.
+
+        Raises:
+            DataError: a number is outside its range.
+        """
+        for name in ("p_conf", "density"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"{name} of {getattr(self, name)}: wanted a share, 0 to 1")
+        if not self.workers or not self.sync_s >= 0 or not self.heterogeneity >= 0:
+            raise DataError(
+                f"{len(self.workers)} workers, {self.sync_s} s for a round, heterogeneity "
+                f"{self.heterogeneity}: wanted a worker at least, and no negative numbers"
+            )
+
+    @classmethod
+    def of_document(
+        cls,
+        *,
+        compute_time_ms: float,
+        communication_time_ms: float,
+        compute_variance: float,
+        gradient_sparsity: float,
+        data_heterogeneity: float,
+        workers: int,
+    ) -> Profile:
+        """The five fields of document 003's WorkloadProfile, which has no units for three of them.
+
+        Variance is taken for the coefficient of variation of a least time with an exponential
+        delay, up to 1; communication is what a barrier costs, and what each step costs that is
+        shared; sparsity for the share of elements that are not zero, as the document says;
+        heterogeneity for zeta^2 / sigma^2, since a KL divergence is nothing gradients show.
+        """
+        mean_s = compute_time_ms / 1e3
+        delay_s = mean_s * min(1.0, compute_variance)
+        time = ShiftedExponential(mean_s - delay_s, delay_s) if delay_s else Constant(mean_s)
+        worker = Worker(name="document", compute=time, exchange_s=communication_time_ms / 1e3)
+        share = gradient_sparsity
+        return cls(
+            workers=[worker] * workers,
+            alone=worker,
+            sync_s=communication_time_ms / 1e3,
+            p_conf=1 - math.exp(-(share**2) * 10_000) if share < 1 else 1.0,
+            density=share,
+            heterogeneity=data_heterogeneity,
+            source="document 003's five fields",
+        )
+
+    # -- what follows ----------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """P."""
+        return len(self.workers)
+
+    @cached_property
+    def _rounds(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Compute times of many rounds, (ROUNDS, P)."""
+        rng = np.random.default_rng(self.seed)
+        columns = []
+        for worker in self.workers:
+            times = worker.compute.successive(rng)
+            columns.append([next(times) for _ in range(ROUNDS)])
+        return np.array(columns).T
+
+    @property
+    def mean_s(self) -> float:
+        """E[X]: mean time of a gradient, such that P of them per E[X] is what all compute."""
+        return self.count / sum(1 / worker.compute.mean_s for worker in self.workers)
+
+    @property
+    def slowest_s(self) -> float:
+        """E[max]: mean time of the slowest gradient of a round."""
+        return float(self._rounds.max(axis=1).mean())
+
+    @property
+    def straggling(self) -> float:
+        """E[max] / E[X] - 1: what waiting for the slowest costs, in gradients."""
+        return self.slowest_s / self.mean_s - 1
+
+    @property
+    def overhead(self) -> float:
+        """T_s / E[X]."""
+        return self.sync_s / self.mean_s
+
+    @property
+    def gain(self) -> float:
+        """G: the most that any method without barriers can gain over sync, as a share."""
+        return self.straggling + self.overhead
+
+    @property
+    def scaling(self) -> float:
+        """Gradients per second of all workers together over those of one alone."""
+        return sum(1 / worker.step_s for worker in self.workers) * self.alone.step_s
+
+    @property
+    def slow_worker(self) -> int | None:
+        """The rank of a worker that is slow for good, where there is one."""
+        means = [worker.compute.mean_s for worker in self.workers]
+        rank = int(np.argmax(means))
+        return rank if means[rank] > LASTING * float(np.median(means)) else None
+
+    def period(self, share: float = 0.1) -> int:
+        """H_min: local steps after which a merge takes no more than a share of the time."""
+        return max(1, math.ceil(self.sync_s * (1 - share) / (share * self.mean_s)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, for --json and the history."""
+        times = [Measured(column) for column in self._rounds.T]
+        return {
+            "source": self.source,
+            "workers": [
+                {
+                    "name": worker.name,
+                    "mean_s": worker.compute.mean_s,
+                    "cv": float(time.seconds.std() / time.seconds.mean()),
+                    "min_s": float(time.seconds.min()),
+                    "p95_s": float(np.quantile(time.seconds, 0.95)),
+                    "p99_s": float(np.quantile(time.seconds, 0.99)),
+                    "read_s": worker.read_s,
+                    "apply_s": worker.apply_s,
+                    "other_s": worker.other_s,
+                }
+                for worker, time in zip(self.workers, times, strict=True)
+            ],
+            "alone_step_s": self.alone.step_s,
+            "mean_s": self.mean_s,
+            "slowest_s": self.slowest_s,
+            "sync_s": self.sync_s,
+            "gain": self.gain,
+            "scaling": self.scaling,
+            "p_conf": self.p_conf,
+            "density": self.density,
+            "noise_scale": self.noise_scale,
+            "heterogeneity": self.heterogeneity,
+        }

@@ -1,0 +1,147 @@
+"""Each rule of the advisor turns where its number does; the trial decides by paired losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import DataError
+from mlxhog.strategies import STRATEGIES
+from mlxhog.theory.advisor.arms import arms
+from mlxhog.theory.advisor.profile import Profile
+from mlxhog.theory.advisor.rules import RULES, Recommendation, recommend
+from mlxhog.theory.advisor.trial import TIE_BITS, decide
+from mlxhog.theory.simulator.times import ComputeTime, Constant, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
+
+ALL = (
+    "serial", "sync", "hogwild", "round_robin", "ssp", "async_ps", "local_sgd", "avg_runs",
+    "diloco", "scaffold", "fedprox",
+)  # fmt: skip
+EVEN, TAIL = Constant(0.1), ShiftedExponential(0.05, 0.05)
+
+
+def profile(times: list[ComputeTime], sync_s: float = 0.002, **known: Any) -> Profile:
+    workers = [Worker(name="w", compute=time) for time in times]
+    alone = known.pop("alone", Worker(name="w", compute=times[-1]))
+    return Profile(workers=workers, alone=alone, sync_s=sync_s, **known)
+
+
+def advised(one: Profile, strategies: tuple[str, ...] = ALL) -> Recommendation:
+    found = recommend(one, strategies)
+    assert found.second is None or found.second.arm.family != found.first.arm.family
+    return found
+
+
+@pytest.mark.parametrize(
+    ("one", "name", "rule"),
+    [
+        (profile([EVEN]), "serial", "the machine is full"),
+        (
+            profile([Constant(0.4)] * 4, alone=Worker(name="w", compute=EVEN)),
+            "serial",
+            "the machine is full",
+        ),
+        (profile([TAIL] * 4, reproducible=True), "round_robin", "runs must repeat"),
+        (profile([EVEN] * 4, reproducible=True), "sync", "runs must repeat"),
+        (profile([EVEN] * 4), "sync", "rounds cost next to nothing"),
+        (profile([TAIL] * 4, p_conf=0.1, density=0.01), "hogwild", "updates seldom meet"),
+        (profile([Constant(1.0), *[EVEN] * 3]), "hogwild", "one worker is slow for good"),
+        (profile([TAIL] * 4), "hogwild", "stragglers dominate"),
+        (profile([EVEN] * 4, 0.2), "local_sgd", "merging dominates within a machine"),
+        (profile([EVEN] * 4, 0.2, adaptive=True), "diloco", "merging dominates within a machine"),
+        (profile([EVEN] * 4, 2.0), "diloco", "merging is very expensive"),
+        (
+            profile([EVEN] * 4, 0.2, heterogeneity=1.0),
+            "scaffold",
+            "merging dominates, and data differ",
+        ),
+        (profile([EVEN] * 4, 0.2, link_gbit_s=0.1), "diloco", "merging is very expensive"),
+    ],
+)
+def test_every_row_of_the_table_decides_where_its_number_says(
+    one: Profile, name: str, rule: str
+) -> None:
+    found = advised(one)
+    assert (found.first.arm.name, found.rule) == (name, rule)
+    assert found.because
+    assert found.otherwise
+
+
+def test_only_strategies_of_the_tree_are_advised() -> None:
+    few = ("serial", "sync", "hogwild")
+    for one in (profile([EVEN] * 4, 2.0), profile([TAIL] * 4), profile([EVEN] * 4, 0.2)):
+        assert {each.arm.strategy for each in advised(one, few).expected} <= set(few)
+    ours = {arm.strategy for arm in arms(profile([EVEN] * 4), STRATEGIES).values()}
+    assert {"serial", "sync", "hogwild", "round_robin"} <= ours <= set(STRATEGIES)
+
+
+def test_rounds_cost_what_the_formula_says() -> None:
+    one = profile([TAIL] * 4, 0.02)
+    slowest = 0.05 + 0.05 * (1 + 1 / 2 + 1 / 3 + 1 / 4)
+    assert one.slowest_s == pytest.approx(slowest, rel=0.02)
+    assert one.gain == pytest.approx((slowest + 0.02) / 0.1 - 1, rel=0.05)
+    assert profile([EVEN] * 4, 0.1).period() == 9  # 9 T_s / T_c at a tenth
+    assert one.slow_worker is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "document", "ours"),
+    [
+        # compute, communication, variance, share of elements that are not zero, heterogeneity
+        ((100, 5, 0.0, 1.0, 0.0), "fully_synchronous", "sync"),
+        ((100, 30, 0.8, 1.0, 0.0), "bounded_async", "hogwild"),
+        ((100, 80, 0.0, 1.0, 0.0), "local_sgd", "local_sgd"),
+        ((100, 80, 0.0, 1.0, 0.5), "diloco", "scaffold"),  # which corrects drift
+        ((100, 30, 0.3, 1.0, 0.0), "local_sgd", "hogwild"),  # falls through in the document
+        ((100, 5, 0.0, 0.005, 0.0), "hogwild", "sync"),  # sparse, and nothing to gain
+        ((100, 5, 0.8, 0.0001, 0.0), "hogwild", "hogwild"),
+    ],
+)
+def test_the_documents_five_fields_are_answered_by_what_they_cost(
+    fields: tuple[float, ...], document: str, ours: str
+) -> None:
+    names = (
+        "compute_time_ms", "communication_time_ms", "compute_variance", "gradient_sparsity",
+        "data_heterogeneity",
+    )  # fmt: skip
+    one = Profile.of_document(**dict(zip(names, fields, strict=True)), workers=4)  # type: ignore[arg-type]
+    assert advised(one).first.arm.name == ours
+    assert _document(fields) == document
+
+
+def _document(fields: tuple[float, ...]) -> str:
+    """The document's own decision tree."""
+    compute, communication, variance, sparsity, heterogeneity = fields
+    overhead = communication / compute
+    if sparsity < 0.01:
+        return "hogwild"
+    if overhead < 0.1:
+        return "fully_synchronous"
+    if variance > 0.5 and overhead < 0.5:
+        return "bounded_async"
+    if overhead > 0.5:
+        return "local_sgd" if heterogeneity < 0.1 else "diloco"
+    return "local_sgd"
+
+
+def test_profiles_that_cannot_be_are_refused() -> None:
+    with pytest.raises(DataError, match="p_conf of 2"):
+        profile([EVEN], p_conf=2)
+    with pytest.raises(DataError, match="0 workers"):
+        Profile(workers=[], alone=Worker(name="w", compute=EVEN), sync_s=0.0)
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_a_trial_is_decided_by_paired_losses_and_a_tie_goes_to_who_repeats() -> None:
+    known = arms(profile([EVEN] * 2), ALL)
+    pair = (known["hogwild"], known["sync"])
+    noise = np.random.default_rng(0).normal(3.0, 0.5, 40)  # batches differ by far more than arms
+    assert decide(pair, (noise, noise - 0.1))[:2] == ("sync", False)
+    assert decide(pair, (noise, noise + 0.1))[:2] == ("hogwild", False)
+    assert decide(pair, (noise, noise + TIE_BITS / 2))[:2] == ("sync", True)
+    assert decide(pair, (noise, noise + np.where(np.arange(40) % 2, 0.5, -0.44)))[1]
+    assert decide(pair, (noise * np.nan, noise))[:2] == ("sync", False)
+    assert decide(pair, (noise, noise * np.nan))[:2] == ("hogwild", False)
