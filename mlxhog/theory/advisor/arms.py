@@ -88,7 +88,9 @@ _ARMS: Mapping[str, Callable[[Profile, float], Arm]] = {
     "async_ps": lambda p, s: Arm(
         "async_ps", "async_ps", {}, ParameterServer(), lateness=p.count - 1
     ),
-    "ssp": lambda p, s: Arm("ssp", "ssp", {}, SSP(SSP_SLACK), lateness=p.count - 1),
+    "ssp": lambda p, s: Arm(
+        "ssp", "ssp", {"slack": SSP_SLACK}, SSP(SSP_SLACK), lateness=p.count - 1
+    ),
     "round_robin": lambda p, s: Arm(
         "round_robin", "round_robin", {}, RoundRobin(), repeats=True, lateness=p.count - 1
     ),

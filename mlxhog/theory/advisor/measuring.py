@@ -14,6 +14,7 @@ import numpy as np
 from mlxhog.arena.child import Child, Lane
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
@@ -32,13 +33,12 @@ from mlxhog.training import trainer
 Tell = Callable[[str, str], None]
 
 PLAIN: Mapping[str, Any] = {
-    "async_after": 0.0,
-    "average_every": None,
-    "sync_shares": "equal",
-    "blocks": "all",
-    "sparsify": "none",
-    "predict": "auto",
-    "read": "snapshot",
+    **{
+        one.name: one.default
+        for one in options(TrainConfig).values()
+        if one.group in ("strategy", "asynchrony", "sparse")
+        and one.name not in ("write", "gpu_write", "sampled_head")
+    },
     "max_workers": None,
     "steps": None,
     "tokens": None,
@@ -107,12 +107,12 @@ def run_shortly(
     )
 
 
-def measured_profile(named: Target, options: AdviseConfig, tell: Tell) -> Profile:
+def measured_profile(named: Target, how: AdviseConfig, tell: Tell) -> Profile:
     """Measure times, a round's cost, conflict and noise.
 
     Args:
         named: the model and its training.
-        options: how long, and what is known besides.
+        how: how long, and what is known besides.
         tell: told (part, step) before each step.
 
     Raises:
@@ -129,17 +129,17 @@ def measured_profile(named: Target, options: AdviseConfig, tell: Tell) -> Profil
     plan = plan_of(named, AnalyzeConfig())
     subject = subject_of(named, plan)
 
-    def short(what: str, **how: Any) -> ShortRun:
+    def short(what: str, **more: Any) -> ShortRun:
         tell(what, "starting")
         return run_shortly(
-            named.config, seconds=options.measure, tell=lambda step: tell(what, step), **how
+            named.config, seconds=how.measure, tell=lambda step: tell(what, step), **more
         )
 
     together = short(f"{len(workers)} workers, lock-free", strategy="hogwild")
     one = workers[0].backend
     alone = short("one worker", strategy="serial", workers=one, threads=workers[0].threads)
     rounds = short(f"{len(workers)} workers, in rounds", strategy="sync")
-    p_conf, density, noise = _gradients(named, subject, options, tell)
+    p_conf, density, noise = _gradients(named, subject, how, tell)
     return Profile(
         workers=together.workers,
         alone=alone.workers[0],
@@ -150,9 +150,9 @@ def measured_profile(named: Target, options: AdviseConfig, tell: Tell) -> Profil
         batch=subject.batch_size,
         backend=one,
         adaptive=plan_optimizer(named) in ADAPTIVE,
-        reproducible=options.reproducible,
-        heterogeneity=options.heterogeneity or 0.0,
-        link_gbit_s=options.link,
+        reproducible=how.reproducible,
+        heterogeneity=how.heterogeneity or 0.0,
+        link_gbit_s=how.link,
         seed=named.config.seed,
     )
 
@@ -171,11 +171,11 @@ def _round_s(rounds: ShortRun) -> float:
 
 
 def _gradients(
-    named: Target, subject: Subject, options: AdviseConfig, tell: Tell
+    named: Target, subject: Subject, how: AdviseConfig, tell: Tell
 ) -> tuple[float, float, float | None]:
     """Conflict and density, weighted by parameters, and the noise scale."""
     batches = subject.batches()
-    count = min(options.samples, most_samples(subject))
+    count = min(how.samples, most_samples(subject))
     drawn = tickets(batches.n_tickets, count, named.config.seed)
     with Child() as child:
         tell("gradients", f"starting {subject.backend}")
