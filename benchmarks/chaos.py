@@ -48,7 +48,7 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "sync": ("--strategy=sync",),
     "round_robin": ("--strategy=round_robin",),
     # So often that a replaced worker, for whom the others wait, has caught up within SETTLE_S.
-    "avg_runs": ("--strategy=avg_runs", "--average-every=10"),
+    "local_sgd": ("--strategy=local_sgd", "--average-every=10"),
     "async_ps": ("--strategy=async_ps",),
     "ssp": ("--strategy=ssp", "--slack=1"),
     "locked": ("--strategy=locked",),

@@ -47,7 +47,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "gradients averaged (sync)": {"strategy": "sync", "workers": TWO},
     "runs averaged once": {"strategy": "avg_runs", "workers": TWO},
     "runs averaged every 20 steps": {
-        "strategy": "avg_runs", "average_every": 20, "workers": TWO,
+        "strategy": "local_sgd", "average_every": 20, "workers": TWO,
     },
 }  # fmt: skip
 LOCK_FREE = ("hogwild, predicted read", "hogwild, plain")

@@ -22,7 +22,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.strategies import avg_runs
+from mlxhog.strategies import local
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
@@ -102,9 +102,9 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
 def model_of(arena: Arena) -> NDArray[np.float32]:
     """Copy the parameters; of averaged runs, what their average would be now."""
     params = arena.params.copy()
-    workers = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
-    if workers > 0:
-        avg_runs.average(arena, workers, params)
+    replicas = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
+    if replicas > 0:
+        local.average(arena, replicas, params, slice(arena.layout.probe.offset))
     return params
 
 

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.config.local_methods import LOCAL_STRATEGIES
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.machine.workers import GPU_BACKENDS
@@ -139,8 +140,9 @@ def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
 
 
 def _why_not_auto(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> str | None:
-    if config.strategy == "avg_runs":
-        return "every worker of avg_runs has parameters of its own, and the CPU adds to them"
+    if config.strategy in LOCAL_STRATEGIES:
+        own = f"every worker of {config.strategy} has parameters of its own"
+        return f"{own}, and the CPU adds to them"
     asked = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
     if asked:
         return f"write={config.write} was asked for, and a GPU that writes needs cas"

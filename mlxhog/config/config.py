@@ -7,6 +7,7 @@ import yaml
 
 from mlxhog.config import contradictions
 from mlxhog.config.asynchrony import LATE, Asynchrony
+from mlxhog.config.local_methods import LOCAL_STRATEGIES, LocalMethods
 from mlxhog.config.options import convert_fields, option, options
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError
@@ -31,7 +32,7 @@ _safety = partial(option, group="safety")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Asynchrony):
+class TrainConfig(LocalMethods, Asynchrony):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -107,8 +108,8 @@ class TrainConfig(Asynchrony):
         "how the workers train together, see docs/training.md; auto measures how evenly they "
         "compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
         choices=(
-            "auto", "serial", "hogwild", "sync", "round_robin", "avg_runs", "async_ps", "ssp",
-            "locked", "aig", "sim", "cyclades",
+            "auto", "serial", "hogwild", "sync", "round_robin", *LOCAL_STRATEGIES, "async_ps",
+            "ssp", "locked", "aig", "sim", "cyclades",
         ),
     )  # fmt: skip
     predict: str = _strategy(
@@ -126,13 +127,6 @@ class TrainConfig(Asynchrony):
         "sync: sequences of a round that each worker computes; as many as the others, or in "
         "proportion to its measured speed",
         choices=("equal", "speed"),
-    )
-    average_every: int | None = _strategy(
-        None,
-        "avg_runs: average the workers' own parameters whenever each has taken this many; none is "
-        "once, at the end",
-        unit="steps",
-        low=1,
     )
     read: str = _strategy(
         "snapshot",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.config import asynchrony, slowdowns
+from mlxhog.config import asynchrony, local_methods, slowdowns
+from mlxhog.config.local_methods import LOCAL_STRATEGIES
 from mlxhog.config.selection import Selection
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
         slowdowns.parse(config.slow)
     except ValueError as error:
         found.append(("slow", str(error)))
-    found += _of_strategy(config) + asynchrony.contradictions(config)
+    found += _of_strategy(config)
+    found += asynchrony.contradictions(config) + local_methods.contradictions(config)
     lock_free = config.strategy in ("serial", "hogwild") and config.async_after == 0
     if config.follow is not None and not (lock_free and config.blocks == "all"):
         problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
@@ -64,8 +66,9 @@ def implied_strategy(config: TrainConfig) -> str:
     )
     if lock_free:
         return "hogwild"
-    if (strategy := asynchrony.implied_strategy(config)) is not None:
-        return strategy
+    for of in (asynchrony, local_methods):
+        if (strategy := of.implied_strategy(config)) is not None:
+            return strategy
     return "auto" if config.sync_shares == "equal" else "sync"
 
 
@@ -178,27 +181,14 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
 def _of_strategy(config: TrainConfig) -> list[tuple[str, str]]:
     """What strategies other than hogwild cannot do."""
     found = []
-    if config.average_every is not None and config.strategy != "avg_runs":
-        found.append(
-            ("average_every", f"is for strategy avg_runs, not {config.strategy}; leave it out")
-        )
     synchronous = config.strategy == "sync" or config.async_after > 0
     if config.sync_shares != "equal" and not synchronous:
         found.append(("sync_shares", f"is for strategy sync, not {config.strategy}; leave it out"))
-    if config.strategy in ("round_robin", "avg_runs"):
+    if config.strategy in ("round_robin", *LOCAL_STRATEGIES):
         if config.read == "live":
             problem = f"live, but {config.strategy} computes with copies; leave read out"
             found.append(("read", problem))
-        if config.write == "racy":
+        if config.write == "racy" and config.strategy != "diloco":
             problem = f"racy, but in {config.strategy} nobody writes beside a worker; leave it out"
             found.append(("write", problem))
-    if config.strategy == "avg_runs":
-        if config.gpu_write.startswith("metal"):
-            problem = (
-                f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
-            )
-            found.append(("gpu_write", problem))
-        if config.moments == "shared":
-            problem = "shared, but the runs are independent; leave it out, or use hogwild"
-            found.append(("moments", problem))
     return found

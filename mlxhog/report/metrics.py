@@ -236,6 +236,8 @@ class Result:
         staleness: see `Progress`.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
+        network_bytes: bytes that a network would have carried for the whole run, were each worker a
+            machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
     """
 
@@ -259,6 +261,7 @@ class Result:
     sample: str | None = None
     error: str | None = None
     copies_bits_per_byte: tuple[float, ...] = ()
+    network_bytes: int = 0
     val_tokens: int | None = None
     val_share: float | None = None
 
@@ -281,6 +284,7 @@ class Result:
             "dropped_steps": self.dropped_steps,
             "torn": self.torn,
             "lost_update_rate": self.lost_update_rate,
+            "network_bytes": self.network_bytes,
             "workers": [
                 {
                     "backend": worker.backend,

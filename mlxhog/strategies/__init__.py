@@ -8,11 +8,15 @@ from mlxhog.strategies import backup_workers
 from mlxhog.strategies.aig import Aig
 from mlxhog.strategies.async_ps import AsyncPS
 from mlxhog.strategies.avg_runs import AvgRuns
+from mlxhog.strategies.diloco import DiLoCo
 from mlxhog.strategies.disjoint import Disjoint
+from mlxhog.strategies.fedprox import FedProx
 from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies.local_sgd import LocalSGD
 from mlxhog.strategies.locked import Locked
 from mlxhog.strategies.recorded import Recorded
 from mlxhog.strategies.round_robin import RoundRobin
+from mlxhog.strategies.scaffold import Scaffold
 from mlxhog.strategies.sim import Sim
 from mlxhog.strategies.ssp import SSP
 from mlxhog.strategies.strategy import (
@@ -38,6 +42,10 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "locked": Locked,
     "aig": Aig,
     "sim": Sim,
+    "local_sgd": LocalSGD,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "diloco": DiLoCo,
 }
 
 

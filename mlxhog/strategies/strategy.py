@@ -275,6 +275,18 @@ class Strategy(ABC):
         """Whom the others have been waiting for, where that is worth a message; told once."""
         return None
 
+    def network_bytes(self, arena: Arena, steps: int) -> int:
+        """Bytes that a network would carry for this call, were each worker a machine of its own.
+
+        Here as with a parameter server, for all of several workers: each step pulls the parameters
+        and pushes a gradient, both whole and in float32.
+
+        Args:
+            arena: of the run.
+            steps: of this call.
+        """
+        return 2 * steps * model_bytes(arena) if self.workers > 1 else 0
+
     # -- evaluation ------------------------------------------------------------------------------
 
     def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
@@ -311,6 +323,20 @@ class Strategy(ABC):
             yield [partial(updates.snapshot, shared, copy) for copy in copies]
         finally:
             updates.snapshot(shared, average)
+
+
+def model_bytes(arena: Arena) -> int:
+    """Size of the model's parameters."""
+    return 4 * sum(slot.size for slot in arena.layout.slots.values())
+
+
+def all_reduce_bytes(arena: Arena, members: int) -> int:
+    """Bytes that all members send to average one array of the model's size, around a ring.
+
+    Source: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms: 2 (M - 1) / M of the
+    array by each of M.
+    """
+    return 2 * (members - 1) * model_bytes(arena)
 
 
 @dataclass

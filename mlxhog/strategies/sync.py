@@ -57,7 +57,15 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import division
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Part, Strategy
+from mlxhog.strategies.strategy import (
+    Context,
+    Idle,
+    Lease,
+    Outcome,
+    Part,
+    Strategy,
+    all_reduce_bytes,
+)
 from mlxhog.strategies.words import LINE, Words
 
 GO, STOP, SWITCH = 1, 2, 3
@@ -148,6 +156,10 @@ class Sync(Strategy):
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
         return (1,)
+
+    def network_bytes(self, arena: Arena, steps: int) -> int:
+        """One all-reduce of the gradient in each round."""
+        return steps * all_reduce_bytes(arena, self.workers)
 
 
 class SyncWorker:

@@ -15,7 +15,15 @@ from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.hogwild import HogwildWorker
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy, StrategyWorker
+from mlxhog.strategies.strategy import (
+    Context,
+    Idle,
+    Lease,
+    Outcome,
+    Strategy,
+    StrategyWorker,
+    all_reduce_bytes,
+)
 from mlxhog.strategies.sync import (
     SyncWorker,
     between_rounds,
@@ -62,6 +70,14 @@ class SyncThenHogwild(Strategy):
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Slot 1 while workers apply one averaged gradient together."""
         return super().state_slots(arena) if self.is_over(arena) else (1,)
+
+    def network_bytes(self, arena: Arena, steps: int) -> int:
+        """All-reduces of the rounds, and the pulls and pushes of the steps after them."""
+        if self.workers == 1:
+            return 0
+        rounds = min(steps, rounds_done(arena.segment("sync.words"), self.workers))
+        together = rounds * all_reduce_bytes(arena, self.workers)
+        return together + super().network_bytes(arena, steps - rounds)
 
     def state(self, arena: Arena) -> dict[str, Any]:
         """Add whether each worker has moments of its own."""

@@ -194,6 +194,13 @@ def _summary(resumption: Resumption) -> str:
     return f"resuming from step {saved.state['used']['steps']}{held_out}{only}"
 
 
+def network_bytes(plan: Plan, arena: Arena) -> int:
+    """Bytes that a network would have carried for the whole run; see `Strategy.network_bytes`."""
+    earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
+    now = plan.strategy.network_bytes(arena, arena.counters.load("steps"))
+    return int(earlier.get("network_bytes", 0)) + now
+
+
 def n_bytes(plan: Plan) -> int:
     """Return about how large a checkpoint will be."""
     private = [f"{name}.1" for name in plan.private_state]
@@ -249,6 +256,7 @@ def save(
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
             "left": rest,
             "over": monitor.over,
+            "network_bytes": network_bytes(plan, arena),
             "val_bits_per_byte": monitor.val_bits_per_byte,
             "ledger": position,
             "followed": config.follow is not None,

@@ -136,6 +136,7 @@ class Reporter:
         checkpoint: Path | None,
         val_share: float | None,
         copies_bits_per_byte: tuple[float, ...],
+        network_bytes: int,
         error: MlxhogError | None,
     ) -> Result:
         """Put together what the run came to."""
@@ -163,6 +164,7 @@ class Reporter:
             sample=self.sample,
             error=None if error is None else str(error),
             copies_bits_per_byte=copies_bits_per_byte,
+            network_bytes=network_bytes,
         )
 
 

@@ -435,6 +435,7 @@ class _Training(Session):
             checkpoint=self.saved,
             val_share=self.val_share,
             copies_bits_per_byte=tuple(self.evaluation.copies_bits_per_byte),
+            network_bytes=checkpoints.network_bytes(self.plan, self.arena),
             error=error,
         )
 

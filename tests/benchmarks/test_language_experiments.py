@@ -25,6 +25,9 @@ def training(load: Any, *, steps_to_2: float, step_s: float, staleness: float) -
     )
 
 
+NEVER_STALE = ("sync", "avg_runs", "local_sgd")
+
+
 class FakeBench:
     """Gives trainings by the number of workers and the scheme, and runs nothing."""
 
@@ -37,7 +40,7 @@ class FakeBench:
             self.load,
             steps_to_2=self.steps(workers, options),
             step_s=0.02 / self.speed(workers, options),
-            staleness=0.0 if options.get("strategy") in ("sync", "avg_runs") else workers - 1,
+            staleness=0.0 if options.get("strategy") in NEVER_STALE else workers - 1,
         )
 
 
@@ -118,7 +121,7 @@ def test_a_scheme_is_compared_at_equal_time_and_at_equal_gradients(
     load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def steps(workers: int, options: dict[str, Any]) -> float:
-        return 400.0 if options.get("strategy") == "avg_runs" else 100.0 * (1 + 0.1 * workers)
+        return 400.0 if options.get("strategy") in NEVER_STALE[1:] else 100.0 * (1 + 0.1 * workers)
 
     outcome = ask(
         load, monkeypatch, "schemes", steps=steps, speed=lambda workers, _: float(workers)

@@ -129,7 +129,8 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
         "conf.yaml:2: no option 'batchsize'; did you mean 'batch_size'?",
         "conf.yaml:1: seed is 'one'; wanted a whole number at least 0 and at most 4294967295",
         "conf.yaml:3: strategy is 'hogwlid'; wanted one of auto, serial, hogwild, sync, "
-        "round_robin, avg_runs, async_ps, ssp, locked, aig, sim, cyclades; "
+        "round_robin, avg_runs, local_sgd, fedprox, scaffold, diloco, async_ps, ssp, locked, aig, "
+        "sim, cyclades; "
         "did you mean 'hogwild'?",
         "--lr is '-1'; wanted a number above 0, or auto",
         "--iters is '1.5'; wanted a whole number at least 1, or none",
@@ -196,7 +197,13 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"beta2_half_life": 1000, "optimizer": "momentum"}, "momentum has no beta2"),
         ({"projection_rank": 4, "optimizer": "apollo-mini"}, "take optimizer=apollo"),
         ({"lr_workers": "sqrt", "strategy": "sync"}, "no two workers add steps of their own"),
-        ({"average_every": 5}, "strategy avg_runs, not auto"),
+        ({"average_every": 5}, "strategies local_sgd, fedprox, scaffold, diloco, not auto"),
+        ({"average_every": 5, "strategy": "avg_runs"}, "scaffold, diloco, not avg_runs"),
+        ({"prox_mu": 0.1, "strategy": "local_sgd"}, "is for strategy fedprox, not local_sgd"),
+        ({"replicas": 2, "strategy": "sync"}, "is for strategy diloco, not sync"),
+        ({"local_work": "3,x", "strategy": "local_sgd"}, "wanted equal, speed, or the steps"),
+        ({"local_work": "3,1", "average_every": 2, "strategy": "fedprox"}, "leave one out"),
+        ({"inner_state": "average", "optimizer": "soap", "strategy": "diloco"}, "keep or reset"),
         ({"sync_shares": "speed", "strategy": "hogwild"}, "strategy sync, not hogwild"),
         ({"backoff_epochs": 2}, "schedules backoff and inverse, not cosine"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),

@@ -219,11 +219,11 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("float(np.sqrt(self._norms.sum()))", "float(self._norms.sum())"),
         ],
     ),
-    "mlxhog/strategies/avg_runs.py": (
-        ("tests/strategies/test_avg_runs.py",),
+    "mlxhog/strategies/local.py": (
+        ("tests/strategies/test_local.py",),
         [
-            ("mean *= np.float32(1.0 / workers)", "mean *= np.float32(1.0)"),
-            ("_TOKENS) - words.load(0, _TOKENS_BEFORE)", "_TOKENS)"),
+            ("mean *= np.float32(1.0 / replicas)", "mean *= np.float32(1.0)"),
+            ("tokens - rounds.of_run(TOKENS_BEFORE)", "tokens"),
         ],
     ),
     "mlxhog/strategies/disjoint.py": (

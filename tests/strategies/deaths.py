@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -26,10 +27,14 @@ class Died(BaseException):
 
 
 def _code(strategy: type, name: str) -> CodeType:
-    """Of a method, or of a function beside the class."""
-    beside = vars(sys.modules[strategy.__module__])
-    found: CodeType = (getattr(strategy, name, None) or beside[name]).__code__
-    return found
+    """Of a method, of a function beside the class, or of `module.function` or `module.Class.f`."""
+    module, _, rest = name.partition(".")
+    if rest:
+        found = attrgetter(rest)(sys.modules[f"{strategies.__name__}.{module}"])
+    else:
+        found = getattr(strategy, name, None) or vars(sys.modules[strategy.__module__])[name]
+    code: CodeType = found.__code__
+    return code
 
 
 def lines(strategy: type, methods: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -20,15 +20,16 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy, StrategyWorker, build
 from mlxhog.strategies.aig import AigWorker
 from mlxhog.strategies.async_ps import AsyncPSWorker
-from mlxhog.strategies.avg_runs import AvgRunsWorker
 from mlxhog.strategies.backup_workers import QuorumWorker
 from mlxhog.strategies.hogwild import HogwildWorker
+from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.locked import LockedWorker
 from mlxhog.strategies.round_robin import RoundRobinWorker
 from mlxhog.strategies.ssp import SSPWorker
 from mlxhog.strategies.sync import SyncWorker
-from tests.strategies import test_avg_runs, test_hogwild_claims, test_round_robin, test_sync_deaths
+from tests.strategies import test_hogwild_claims, test_local, test_round_robin, test_sync_deaths
 from tests.strategies.deaths import die_together, let_others_run, lines
+from tests.strategies.local_runs import OPTIONS
 from tests.strategies.test_sync import context
 
 pytestmark = pytest.mark.slow
@@ -49,14 +50,16 @@ class Kind:
 
     @property
     def strategy(self) -> Strategy:
-        config: Any = SimpleNamespace(
-            strategy=self.name, async_after=self.async_after, average_every=2, blocks="all",
-            clip=0.0, read="snapshot", prediction="none", seq_len=10,
-            sync_shares="equal", staleness_lr="none", delay_compensation="none",
-            rescale_by_speed=False, backup_workers=self.backup_workers,
-            lock_scope="step", slack=1, slack_notice=30.0, seed=0, determinism="none",
-            simulated_staleness=SimulatedStaleness.parse("fixed:1"),
-        )  # fmt: skip
+        own = {
+            "strategy": self.name, "async_after": self.async_after, "blocks": "all", "clip": 0.0,
+            "read": "snapshot", "prediction": "none", "sync_shares": "equal",
+            "staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False,
+            "backup_workers": self.backup_workers, "lock_scope": "step", "slack": 1,
+            "slack_notice": 30.0, "seed": 0,
+            "determinism": "none",
+            "simulated_staleness": SimulatedStaleness.parse("fixed:1"),
+        }  # fmt: skip
+        config: Any = SimpleNamespace(**{**OPTIONS, **own})
         return build(config, WORKERS)
 
 
@@ -64,12 +67,15 @@ KINDS = [
     Kind("hogwild", HogwildWorker, test_hogwild_claims.METHODS),
     Kind("sync", SyncWorker, test_sync_deaths.METHODS),
     Kind("round_robin", RoundRobinWorker, test_round_robin.METHODS),
-    Kind("avg_runs", AvgRunsWorker, test_avg_runs.METHODS),
     Kind("locked", LockedWorker, ("read", "write")),
     Kind("aig", AigWorker, ("write",)),
     Kind("async_ps", AsyncPSWorker, ("read", "write")),
     Kind("ssp", SSPWorker, ("claim", "_enter", "_wait_at_gate", "_landed")),
     Kind("sync", QuorumWorker, ("claim", "write", "_pass_over"), backup_workers=1),
+    Kind("local_sgd", LocalWorker, test_local.METHODS),
+    Kind("avg_runs", LocalWorker, ("claim", "_lease", "write")),
+    Kind("scaffold", LocalWorker, ("claim", "write", *test_local.MORE_LINES["scaffold"])),
+    Kind("diloco", LocalWorker, ("claim", "write", *test_local.MORE_LINES["diloco"])),
     Kind("hogwild", SyncWorker, ("_decision", "_leave", "write"), 0.5),
     Kind("hogwild", HogwildWorker, ("claim", "write"), 0.5),
 ]
@@ -202,7 +208,7 @@ def check(kind: Kind, run: Run, where: str) -> None:
     if kind.async_after == 0:
         assert run.ledger.watermark == STEPS, where
         assert run.ledger.position()["done"] == [], where
-    if kind.dies_in in (RoundRobinWorker, AvgRunsWorker):
+    if kind.dies_in in (RoundRobinWorker, LocalWorker):
         assert run.arena.counters.load("version") == STEPS, where
         opt_steps = [run.arena.workers.entry(slot).opt_step for slot in (1, 2)]
         assert opt_steps == [STEPS / 2, STEPS / 2], where

@@ -96,12 +96,12 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     train_and_kill_twice(small_config(tmp_path, workers="mlx:cpu*2", **options))
 
 
-@pytest.mark.parametrize("strategy", ["round_robin", "avg_runs"])
+@pytest.mark.parametrize("strategy", ["round_robin", "local_sgd", "scaffold"])
 def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
     tmp_path: Path, strategy: str
 ) -> None:
     options: dict[str, object] = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 300}
-    if strategy == "avg_runs":
+    if strategy != "round_robin":
         options["average_every"] = 10
     killed = train_and_kill_twice(small_config(tmp_path, **options))
     whole = train(small_config(tmp_path, **options))
@@ -150,7 +150,8 @@ class Deadly(Supervisor):
         {"strategy": "sync"},
         {"strategy": "sync", "sync_shares": "speed", "optimizer": "muon"},
         {"strategy": "round_robin"},
-        {"strategy": "avg_runs", "average_every": 10},
+        {"strategy": "local_sgd", "average_every": 10},
+        {"strategy": "diloco", "average_every": 10, "replicas": 1},
         {"blocks": "disjoint", "predict": "none"},
         {"async_after": 0.5},
         {"optimizer": "muon"},

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
     ("optimizer", "strategies"),
     [
         ("adamw", ["hogwild", "sync", "round_robin", "avg_runs", "async_ps", "ssp", "aig"]),
+        ("lion", ["avg_runs", "local_sgd"]),
         ("momentum", ["sync"]),
         ("muon", ["hogwild", "sync"]),
         ("sgd", ["avg_runs", "locked"]),
@@ -49,13 +50,15 @@ def test_synchronous_reruns_are_bit_identical(tmp_path: Path) -> None:
     ("strategy", "options"),
     [
         ("round_robin", {"workers": "mlx:cpu*3", "optimizer": "momentum"}),
-        ("avg_runs", {"optimizer": "sgd", "steps": None, "tokens": 2560}),
+        ("local_sgd", {"optimizer": "sgd", "steps": None, "tokens": 2560}),
+        ("scaffold", {"optimizer": "momentum", "local_work": "2,4"}),
+        ("diloco", {"workers": "mlx:cpu*3", "inner_state": "average"}),
     ],
 )
 def test_reruns_are_bit_identical_also_when_they_are_saved_and_evaluated_on_the_way(
     tmp_path: Path, strategy: str, options: dict[str, object]
 ) -> None:
-    more = {"average_every": 3} if strategy == "avg_runs" else {}
+    more = {} if strategy == "round_robin" or "local_work" in options else {"average_every": 3}
     common = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 30, **more, **options}
     one = train(small_config(tmp_path, **common))
     other = train(small_config(tmp_path, save_every=9, eval_every=7, **common))
@@ -63,7 +66,14 @@ def test_reruns_are_bit_identical_also_when_they_are_saved_and_evaluated_on_the_
 
 
 @pytest.mark.parametrize(
-    ("strategy", "schedule"), [("round_robin", "backoff"), ("avg_runs", "constant")]
+    ("strategy", "schedule"),
+    [
+        ("round_robin", "backoff"),
+        ("avg_runs", "constant"),
+        ("local_sgd", "constant"),
+        ("scaffold", "constant"),
+        ("diloco", "backoff"),
+    ],
 )
 def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
     tmp_path: Path, strategy: str, schedule: str
@@ -72,6 +82,8 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
         "strategy": strategy, "workers": "mlx:cpu*2", "schedule": schedule, "warmup": 0,
         "backoff_steps": 10,
     }  # fmt: skip
+    if strategy in ("local_sgd", "scaffold", "diloco"):
+        common["average_every"] = 4
     whole = train(small_config(tmp_path, steps=30, **common))
     first = train(small_config(tmp_path, steps=13, **common))
     second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
@@ -109,7 +121,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 
 def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", average_every=5, steps=200, lr=1e-2,
+        tmp_path, workers="mlx:cpu*2", strategy="local_sgd", average_every=5, steps=200, lr=1e-2,
         eval_every="1h",
     )  # fmt: skip
     result = train(config)

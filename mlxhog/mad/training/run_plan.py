@@ -19,6 +19,7 @@ from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import FALLING_SCHEDULES
+from mlxhog.config.local_methods import without_strategy
 from mlxhog.config.options import options
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
@@ -246,7 +247,8 @@ def _training(
     how: dict[str, object] = {"strategy": "hogwild", **worker_options}
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
-        how |= {"strategy": "serial", "predict": "none", "async_after": 0.0, "average_every": None}
+        how |= {"strategy": "serial", "predict": "none", "async_after": 0.0}
+        how |= without_strategy(TrainConfig)
         how["read"] = "live" if live else "snapshot"
     return TrainConfig(
         optimizer="adamw",

@@ -72,7 +72,7 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
         (TWO, {"async_after": 0.5}),
         (TWO, {"strategy": "round_robin"}),
-        (TWO, {"strategy": "avg_runs", "average_every": 3}),
+        (TWO, {"strategy": "local_sgd", "average_every": 3}),
     ],
     ids=["hogwild", "two frameworks", "sync, then hogwild", "in turn", "averaged"],
 )

@@ -1,0 +1,159 @@
+"""Options of local methods: strategies whose workers train copies of the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mlxhog.config.limits import shown
+from mlxhog.config.options import option, options
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
+
+LOCAL_STRATEGIES = ("avg_runs", "local_sgd", "fedprox", "scaffold", "diloco")
+"""Strategies whose workers train copies of the parameters."""
+
+AVERAGE_EVERY = 16
+"""Steps of each worker between two averages where nobody says otherwise."""
+
+_AVERAGED = LOCAL_STRATEGIES[1:]
+OWNERS: dict[str, tuple[str, ...]] = {
+    "average_every": _AVERAGED,
+    "local_after": ("local_sgd",),
+    "local_work": _AVERAGED,
+    "inner_state": _AVERAGED,
+    "prox_mu": ("fedprox",),
+    "prox": ("fedprox",),
+    "replicas": ("diloco",),
+    "outer_lr": ("diloco",),
+    "outer_momentum": ("diloco",),
+}
+"""Options that only these strategies take."""
+
+_local = partial(option, group="local methods")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalMethods:
+    """Options of local methods."""
+
+    average_every: int | None = _local(
+        None,
+        "local_sgd, fedprox, scaffold, diloco: average the workers' own parameters whenever each "
+        f"has taken this many; auto is {AVERAGE_EVERY}",
+        unit="steps",
+        low=1,
+        none="auto",
+    )
+    local_after: int = _local(
+        0,
+        "local_sgd: average after every step until the run has taken this many (post-local SGD)",
+        unit="steps",
+        low=0,
+    )
+    local_work: str = _local(
+        "equal",
+        "steps of each worker between two averages: average_every for all, fewer for slower ones "
+        "(speed), or numbers by rank such as 16,4",
+    )
+    inner_state: str = _local(
+        "keep",
+        "optimizer state of the workers when their parameters are averaged: it stays each one's "
+        "own, is averaged as well, or begins anew",
+        choices=("keep", "average", "reset"),
+    )
+    prox_mu: float = _local(
+        0.01, "fedprox: pull of the last average on local steps; 0 is local_sgd", low=0
+    )
+    prox: str = _local(
+        "grad",
+        "fedprox: the pull is part of the gradient, or a step of its own beside the optimizer's",
+        choices=("grad", "decoupled"),
+    )
+    replicas: int | None = _local(
+        None,
+        "diloco: copies of the parameters; the workers of each train it lock-free; auto is one "
+        "for every worker",
+        low=1,
+        none="auto",
+    )
+    outer_lr: float = _local(0.7, "diloco: step size of the outer step", above=0)
+    outer_momentum: float = _local(
+        0.9, "diloco: Nesterov momentum of the outer step", low=0, below=1
+    )
+
+
+def implied_strategy(config: TrainConfig) -> str | None:
+    """The strategy that has what is asked for, where only one has."""
+    for name, owners in OWNERS.items():
+        if len(owners) == 1 and _is_set(config, name):
+            return owners[0]
+    return None
+
+
+def _is_set(config: TrainConfig, name: str) -> bool:
+    """Whether an option has another value than its default."""
+    return bool(getattr(config, name) != options(type(config))[name].default)
+
+
+def without_strategy(config: type[TrainConfig]) -> dict[str, object]:
+    """The options that only some strategies take, as they are where nobody sets them."""
+    return {name: options(config)[name].default for name in OWNERS}
+
+
+def steps_by_rank(local_work: str) -> tuple[int, ...] | None:
+    """Local steps of each rank, where `local_work` gives them.
+
+    Raises:
+        ValueError: it is neither a word nor such a list; the message continues "local_work: ".
+    """
+    if local_work in ("equal", "speed"):
+        return None
+    steps = local_work.split(",")
+    if not all(one.strip().isascii() and one.strip().isdigit() and int(one) for one in steps):
+        raise ValueError(
+            f"is {shown(local_work)}; wanted equal, speed, or the steps of each worker by rank, "
+            "such as 16,4"
+        )
+    return tuple(map(int, steps))
+
+
+def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
+    """Pairs (option, what it contradicts and the way out)."""
+    found = []
+    for name, owners in OWNERS.items():
+        if config.strategy not in owners and _is_set(config, name):
+            kind = "strategy" if len(owners) == 1 else "strategies"
+            problem = f"is for {kind} {', '.join(owners)}, not {config.strategy}; leave it out"
+            found.append((name, problem))
+    return found + (_of_local(config) if config.strategy in LOCAL_STRATEGIES else [])
+
+
+def _of_local(config: TrainConfig) -> list[tuple[str, str]]:
+    """What strategies whose workers train copies of the parameters cannot do."""
+    found = []
+    if config.gpu_write.startswith("metal"):
+        problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
+        found.append(("gpu_write", problem))
+    if config.moments == "shared":
+        problem = "shared, but the runs are independent; leave it out, or use hogwild"
+        found.append(("moments", problem))
+    if config.inner_state == "average" and config.optimizer in ("apollo", "apollo-mini", "soap"):
+        problem = (
+            f"average, but the state of {config.optimizer} lies in bases of its own in each "
+            "worker; set inner_state=keep or reset, or take another optimizer"
+        )
+        found.append(("inner_state", problem))
+    if config.determinism == "rounds" and config.local_work == "speed":
+        problem = "speed follows measured times, so reruns differ; give steps by rank, or equal"
+        found.append(("local_work", problem))
+    try:
+        steps = steps_by_rank(config.local_work)
+    except ValueError as error:
+        return [*found, ("local_work", str(error))]
+    if steps is not None and config.average_every is not None:
+        problem = f"{config.average_every}, but local_work has the steps of each worker; leave one"
+        found.append(("average_every", f"{problem} out"))
+    return found

@@ -1,0 +1,114 @@
+"""DiLoCo: local steps, and an outer step along their mean (Douillard et al. 2023).
+
+M replicas (`--replicas`) train H steps of each worker (`--average-every`) with the optimizer that
+`--optimizer` names; the workers of a replica, P / M of them, train it lock-free. Then, with theta_s
+the parameters that the round began with and v the outer momentum, 0 at first,
+
+    D = mean over m of (theta_s - theta_m)
+    v <- beta v + D
+    theta_s <- theta_s - eta (D + beta v)        SGD with Nesterov momentum
+    theta_m <- theta_s
+
+Inner optimizers keep their state (`--inner-state`). The form is that of OpenDiLoCo and torchft.
+With eta = 1 and beta = 0 this is local SGD but for rounding, since a - (a - b) need not be b. One
+replica is of use as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
+Optimizer, arXiv:1907.08610). Source: arXiv:2311.08105.
+
+A meeting has three stages: each worker's share of the outer step, into the parameters; its share of
+the anchor and of v; the worker's replica.
+
+    segment     dtype    meaning
+    anchor      float32  theta_s (`anchored.py`)
+    outer.v     float32  v; each worker writes its share
+    outer.next  float32  v after the outer step in hand, likewise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
+from mlxhog.strategies import inner_state
+from mlxhog.strategies.anchored import ANCHOR, Anchored, keep_anchor
+from mlxhog.strategies.local_sgd import take_average
+from mlxhog.strategies.rounds import Rounds
+
+VELOCITY, NEXT = "outer.v", "outer.next"
+
+
+def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """First stage: a worker's share of theta_s and v after the outer step."""
+    span, config = strategy.share(arena, rank), strategy.config
+    anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
+    first, *others = (arena.segment(name)[span] for name in strategy.replica_segments())
+    mean = anchor - first
+    for other in others:
+        mean += anchor - other
+    if others:
+        mean *= np.float32(1.0 / strategy.replicas)
+    rate, momentum = np.float32(config.outer_lr), np.float32(config.outer_momentum)
+    velocity_after = momentum * velocity + mean
+    np.copyto(arena.segment(NEXT)[span], velocity_after)
+    np.copyto(arena.params[span], anchor - rate * (mean + momentum * velocity_after))
+    inner_state.average_share(arena, config, strategy.workers, span)
+
+
+def keep_outer(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """Second stage: a worker's share of theta_s and v becomes what the next round begins with."""
+    span = strategy.share(arena, rank)
+    keep_anchor(strategy, arena, rounds, rank)
+    np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
+
+
+class DiLoCo(Anchored):
+    """Replicas whose mean movement is a step of Nesterov's momentum."""
+
+    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
+        outer_step,
+        keep_outer,
+        take_average,
+    )
+
+    @property
+    def replicas(self) -> int:
+        """M, one for every worker unless the configuration says otherwise."""
+        return self.config.replicas or self.workers
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse replicas of unequally many workers as well.
+
+        Raises:
+            ConfigError: M does not divide the workers, or H is larger than the run.
+        """
+        if self.workers % self.replicas:
+            divisors = [m for m in range(1, self.workers + 1) if self.workers % m == 0]
+            raise ConfigError(
+                f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
+                f"one of {', '.join(map(str, divisors))}, or another number of workers"
+            )
+        if self.config.determinism == "rounds" and self.replicas < self.workers:
+            raise ConfigError(
+                f"determinism is rounds, and the {self.workers // self.replicas} workers of each "
+                "replica train it lock-free; leave replicas out, or determinism"
+            )
+        super().check(model)
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {**super().segments(n_params), NEXT: ("float32", PARAMETER_COPY)}
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The replicas, theta_s and v."""
+        return (*super().kept_segments(), VELOCITY)
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start without momentum."""
+        super().begin(arena, position)
+        if position is None:
+            arena.segment(VELOCITY).fill(0.0)

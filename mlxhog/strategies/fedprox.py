@@ -1,0 +1,75 @@
+"""FedProx: local SGD whose steps are pulled towards the last average.
+
+With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` says where the pull
+goes:
+
+    grad       the optimizer takes g + mu (w - a), so that Adam scales the pull as well
+    decoupled  w <- w - lr mu (w - a), and then the optimizer's step for g, as with weight decay
+
+It is for workers whose texts differ (`--split`), and for unequal local work (`--local-work`): a
+worker that takes more steps is held back more. `--prox-mu 0` is local SGD, bit for bit.
+Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.backends.backend import Grads
+from mlxhog.optim.target import parameter
+from mlxhog.strategies.anchored import ANCHOR, Anchored, dense, keep_anchor
+from mlxhog.strategies.local import LocalWorker
+from mlxhog.strategies.local_sgd import average_share, take_average
+from mlxhog.strategies.rounds import Rounds
+from mlxhog.strategies.strategy import Context
+from mlxhog.strategies.words import StepRecord
+
+
+class FedProx(Anchored):
+    """Local SGD with a proximal term."""
+
+    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
+        average_share,
+        keep_anchor,
+        take_average,
+    )
+
+    def worker(self, context: Context) -> FedProxWorker:
+        """Prepare one worker."""
+        return FedProxWorker(context)
+
+
+class FedProxWorker(LocalWorker):
+    """Local steps with a pull."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
+        super().__init__(context)
+        config = context.config
+        self._anchor = context.arena.segment(ANCHOR)
+        self._in_gradient = config.prox_mu > 0 and config.prox == "grad"
+        self._decoupled = config.prox_mu > 0 and config.prox == "decoupled"
+
+    def corrected(self, grads: Grads) -> Grads:
+        """Add `mu (w - a)`."""
+        if not self._in_gradient:
+            return grads
+        pulled: Grads = {}
+        for name, grad in grads.items():
+            slot = self.context.arena.layout.slots[name]
+            own, anchor = parameter(self._copy, slot), parameter(self._anchor, slot)
+            pull = np.float32(self.context.config.prox_mu) * (own - anchor)
+            pulled[name] = dense(grad, slot.shape) + pull
+        return pulled
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """Pull first, where the pull is apart."""
+        if self._decoupled:
+            rate = np.float32(self.lr() * self.context.config.prox_mu)
+            span = slice(self.context.arena.layout.probe.offset)
+            self._copy[span] -= rate * (self._copy[span] - self._anchor[span])
+        super().apply(grads, direction, norm, record)

@@ -1,0 +1,142 @@
+"""Local SGD: H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
+
+H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by one,
+as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). Workers may take unequally many steps
+(`--local-work`): numbers by rank, or as many as fit the time in which the fastest takes H (DyLU,
+Liu et al. 2024, arXiv:2401.09135); the average weighs them equally all the same, which pulls it
+towards the text of those that take more (Wang et al. 2020, FedNova, arXiv:2007.07481).
+`inner_state.py` says what becomes of the optimizers' state. One worker is the serial run.
+
+Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
+arXiv:2002.07839); `same_communication` makes that run. What H should be: `theory/local_steps.py`.
+
+A meeting has two stages: each worker averages its share of the floats into the parameters, then
+takes the parameters as its copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from mlxhog.arena import Arena
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.local_methods import AVERAGE_EVERY, steps_by_rank
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
+from mlxhog.optim import updates
+from mlxhog.strategies import inner_state
+from mlxhog.strategies.local import Local
+from mlxhog.strategies.rounds import Rounds
+
+
+def average_share(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """First stage: a worker's share of the average becomes the parameters."""
+    span = strategy.share(arena, rank)
+    strategy.average(arena, arena.params, span)
+    inner_state.average_share(arena, strategy.config, strategy.workers, span)
+
+
+def take_average(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """Last stage: the parameters become the worker's copy, and its next round begins."""
+    replica = strategy.replica_segments()[strategy.replica_of(rank)]
+    updates.snapshot(arena.segment(replica), arena.params)
+    inner_state.take_over(arena, strategy.config, rank)
+    rounds.begin_next(rank)
+
+
+class LocalSGD(Local):
+    """Local runs that meet every H steps."""
+
+    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
+        average_share,
+        take_average,
+    )
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse local steps that do not fit the workers or the run.
+
+        Raises:
+            ConfigError: H is larger than the run, or local_work is for other workers.
+        """
+        own = steps_by_rank(self.config.local_work)
+        if own is not None and len(own) != self.workers:
+            raise ConfigError(
+                f"local_work is {self.config.local_work}, steps of {len(own)} workers, and the run "
+                f"has {self.workers}; give one number for each"
+            )
+        self._check_length("local_work" if own else "average_every", own or (self.local_steps,))
+
+    def _check_length(self, name: str, steps: Sequence[int]) -> None:
+        config, limits = self.config, []
+        if config.steps is not None:
+            limits.append(config.steps)
+        if config.tokens is not None:
+            limits.append(config.tokens // self.tokens_per_step)
+        per_round = sum(steps) * self.workers // len(steps)
+        if config.resume is None and limits and per_round > min(limits):
+            raise ConfigError(
+                f"{name} is {', '.join(map(str, steps))}, so {self.workers} workers take "
+                f"{per_round} steps before their first average, and the run has {min(limits)}; "
+                f"set {name} to at most {max(1, min(limits) // self.workers)}, give more steps, or "
+                "take strategy avg_runs"
+            )
+
+    @property
+    def local_steps(self) -> int:
+        """H: steps of each worker in a round."""
+        every = self.config.average_every
+        return AVERAGE_EVERY if every is None else every
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """Those of all local methods, and room to average moments."""
+        return {**super().segments(n_params), **inner_state.segments(self.config)}
+
+    def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
+        """One in the first part of post-local SGD, else H, or what `local_work` says."""
+        config = self.config
+        if done < config.local_after:
+            return [1] * self.workers
+        if config.local_work == "speed":
+            return self._by_speed(arena)
+        return steps_by_rank(config.local_work) or [self.local_steps] * self.workers
+
+    def _by_speed(self, arena: Arena) -> list[int]:
+        """As many as fit the time in which the fastest takes H; H until all have been measured."""
+        seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
+        if not all(seconds):
+            return [self.local_steps] * self.workers
+        shares = (min(seconds) / own_s for own_s in seconds)
+        return [max(1, int(self.local_steps * share)) for share in shares]
+
+    def models_per_meeting(self) -> int:
+        """The parameters, and each kind of moment that is averaged."""
+        return 1 + len(inner_state.segments(self.config))
+
+
+def same_communication(config: TrainConfig, workers: int) -> TrainConfig:
+    """Synchronous training with the gradients and the communication of a run of `local_sgd`.
+
+    A round of H local steps becomes one step by the mean of its H P gradients.
+
+    Args:
+        config: of the run, with a budget in steps.
+        workers: of either.
+
+    Raises:
+        ConfigError: no such budget.
+    """
+    if config.steps is None:
+        raise ConfigError("the same communication is a number of rounds; give a budget in steps")
+    local_steps = AVERAGE_EVERY if config.average_every is None else config.average_every
+    return replace(
+        config,
+        strategy="sync",
+        average_every=None,
+        grad_accumulation=config.grad_accumulation * local_steps,
+        steps=max(1, config.steps // (local_steps * workers)),
+        local_after=0,
+        local_work="equal",
+        inner_state="keep",
+    )

@@ -1,0 +1,175 @@
+"""The rounds of local methods: how far each worker is, and which batch is whose.
+
+In a round worker p takes K_p steps. Batches are dealt out by number, in the order in which equally
+fast workers would take them: the first steps of all by rank, then the second ones, and so on. Step
+j of worker p in the round, both from 0, has the number
+
+    base + sum over q of min(K_q, j) + how many q < p have K_q > j        base: all earlier rounds
+
+so every number belongs to one step of one worker. With K steps for each of P workers it is
+base + j P + p.
+
+    segment       dtype  meaning
+    copies.words  uint8  words of 64 bits (`words.py`)
+
+    line of copies.words  word  meaning
+                       0     0  meetings decided on
+                             1  of all workers before this call: steps
+                             2  likewise tokens
+                             3  version without their updates
+                             4  meetings before this call
+                1 + rank     0  steps
+                             1  tokens
+                             2  updates
+                             3  ended stages of meetings
+                             4  steps at the beginning of the round
+                             5  steps at its end
+                             6  updates at its beginning
+            1 + P + rank        journal
+                 1 + 2 P  rank  steps of the next round, 16 to a line
+
+A worker writes its own lines, and rank 0 the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mlxhog.arena import Arena
+from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
+
+NEVER: Final = 1 << 62
+"""Steps of a round that has no end."""
+
+SEGMENT: Final = "copies.words"
+DECIDED, STEPS_BEFORE, TOKENS_BEFORE, VERSION_BASE, MEETINGS_BEFORE = range(5)
+STEPS, TOKENS, UPDATES, STAGES, START, MARK, UPDATES_AT_START = range(7)
+_KEPT: Final = {
+    "steps": STEPS, "tokens": TOKENS, "updates": UPDATES, "starts": START, "marks": MARK,
+    "updates_at_start": UPDATES_AT_START,
+}  # fmt: skip
+_PER_LINE: Final = LINE // 8
+
+
+class Rounds:
+    """The words above; any number of processes at once."""
+
+    def __init__(self, arena: Arena, workers: int) -> None:
+        """Open them for so many workers."""
+        self._arena, self._words = arena, Words(arena.segment(SEGMENT))
+        self.workers = workers
+
+    @staticmethod
+    def segment(workers: int) -> dict[str, tuple[str, int]]:
+        """The segment of the table above."""
+        lines = 1 + 2 * workers + -(-workers // _PER_LINE)
+        return {SEGMENT: ("uint8", LINE * lines)}
+
+    def of_run(self, word: int) -> int:
+        """A word of all workers: `DECIDED` and those beside it."""
+        return self._words.load(0, word)
+
+    def set_of_run(self, word: int, value: int) -> None:
+        """Set such a word."""
+        self._words.store(0, word, value)
+
+    def of(self, rank: int, word: int) -> int:
+        """A worker's word: `STEPS` and those beside it."""
+        return self._words.load(1 + rank, word)
+
+    def set_of(self, rank: int, word: int, value: int) -> None:
+        """Set such a word."""
+        self._words.store(1 + rank, word, value)
+
+    def of_all(self, word: int) -> list[int]:
+        """That word of every worker."""
+        return [self.of(rank, word) for rank in range(self.workers)]
+
+    def journal(self, rank: int) -> Journal:
+        """A worker's journal."""
+        return Journal(self._words, 1 + self.workers + rank)
+
+    # -- whose batch is which --------------------------------------------------------------------
+
+    def before_turn(self, rank: int) -> tuple[int, int]:
+        """Numbers before a worker's next step: of earlier steps j of all, and by lower ranks."""
+        starts = self.of_all(START)
+        lengths = [mark - start for mark, start in zip(self.of_all(MARK), starts, strict=True)]
+        j = self.of(rank, STEPS) - starts[rank]
+        earlier = sum(starts) + sum(min(length, j) for length in lengths)
+        return earlier, sum(length > j for length in lengths[:rank])
+
+    def number(self, rank: int) -> int:
+        """Number of the batch of a worker's next step, in the round in hand."""
+        return sum(self.before_turn(rank))
+
+    def all_reached(self) -> bool:
+        """Whether every worker has ended its round."""
+        return all(self.at_mark(rank) for rank in range(self.workers))
+
+    def at_mark(self, rank: int) -> bool:
+        """Whether a worker has ended its round."""
+        return self.of(rank, STEPS) >= self.of(rank, MARK)
+
+    def amid(self) -> bool:
+        """Whether any worker has taken a step of the round."""
+        return sum(self.of_all(STEPS)) > sum(self.of_all(START))
+
+    def updates_in_round(self, rank: int) -> int:
+        """Updates that a worker has made in the round."""
+        return self.of(rank, UPDATES) - self.of(rank, UPDATES_AT_START)
+
+    def version(self) -> int:
+        """Updates of the run."""
+        return self.of_run(VERSION_BASE) + sum(self.of_all(UPDATES))
+
+    # -- what changes ----------------------------------------------------------------------------
+
+    def take_in(self, rank: int, record: StepRecord) -> None:
+        """Make what a step was noted to leave what holds; doing it twice changes nothing."""
+        self._arena.workers.entry(rank + 1).opt_step = record.opt_step
+        self.set_of(rank, UPDATES, record.version)
+        self.set_of(rank, TOKENS, record.tokens)
+
+    def decide(self, steps: Sequence[int]) -> None:
+        """Let a meeting begin, after which each worker takes so many steps."""
+        for rank, own in enumerate(steps):
+            self._words.store(*self._next(rank), own)
+        self.set_of_run(DECIDED, self.of_run(DECIDED) + 1)
+
+    def begin_next(self, rank: int) -> None:
+        """Begin a worker's next round, at the end of a meeting; doing it twice is harmless."""
+        own = self.of(rank, STEPS)
+        self.set_of(rank, START, own)
+        self.set_of(rank, UPDATES_AT_START, self.of(rank, UPDATES))
+        self.set_of(rank, MARK, own + self._words.load(*self._next(rank)))
+
+    def _next(self, rank: int) -> tuple[int, int]:
+        return 1 + 2 * self.workers + rank // _PER_LINE, rank % _PER_LINE
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        words = {name: self.of_all(word) for name, word in _KEPT.items()}
+        return {"meetings": self.of_run(DECIDED), **words}
+
+    def restore(self, position: Mapping[str, Any], version: int, stages: int) -> None:
+        """Go on from such a position.
+
+        Args:
+            position: what `position` gave.
+            version: of the run.
+            stages: of a meeting.
+        """
+        for name, word in _KEPT.items():
+            for rank in range(self.workers):
+                self.set_of(rank, word, position[name][rank])
+        self.set_of_run(STEPS_BEFORE, sum(position["steps"]))
+        self.set_of_run(TOKENS_BEFORE, sum(position["tokens"]))
+        self.set_of_run(VERSION_BASE, version - sum(position["updates"]))
+        for word in (DECIDED, MEETINGS_BEFORE):
+            self.set_of_run(word, position["meetings"])
+        for rank in range(self.workers):
+            self.set_of(rank, STAGES, stages * position["meetings"])

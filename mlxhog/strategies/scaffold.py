@@ -1,0 +1,155 @@
+"""SCAFFOLD: local SGD with control variates (Karimireddy et al. 2020, arXiv:1910.06378).
+
+Where workers train on different text, each one's steps drift towards its own optimum. Here worker i
+steps along g - c_i + c: c_i is what its gradients have lately been on average, and c the mean of
+all c_i. After a round of K_i steps at the step size eta, from x to y_i (Option II),
+
+    c_i <- c_i - c + (x - y_i) / (K_i eta)         x <- mean of y_i         c <- mean of c_i
+
+With plain SGD at a constant step size the first line is the mean of the round's gradients, and with
+any other optimizer, schedule or clipping it would not be; then that mean itself is taken, of the
+gradients as the backend gave them. A worker without a step in a round keeps its c_i. All workers
+take part in every round, so c stays the mean of all c_i, which are 0 in the beginning: the first
+round is local SGD. Clipping is by the norm of g - c_i + c.
+
+    segment                           dtype    meaning
+    anchor                            float32  x (`anchored.py`)
+    control                           float32  c; each worker writes its share
+    control.1 .. control.P            float32  c_i
+    control.next.1 .. control.next.P  float32  the sum of the round's gradients, or the next c_i
+
+A meeting has four stages: each worker makes its next c_i, where that is by Option II; the share of
+the average and of c; c_i and the anchor; the worker's copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.backends.backend import Float32, Grads
+from mlxhog.config.config import TrainConfig
+from mlxhog.optim.target import parameter
+from mlxhog.strategies.anchored import ANCHOR, Anchored, dense, keep_anchor
+from mlxhog.strategies.local import LocalWorker
+from mlxhog.strategies.local_sgd import average_share, take_average
+from mlxhog.strategies.rounds import Rounds
+from mlxhog.strategies.strategy import Context
+from mlxhog.strategies.words import StepRecord
+
+CONTROL = "control"
+
+
+def is_plain(config: TrainConfig) -> bool:
+    """Whether a round's steps are its directions times one number, so that Option II holds."""
+    constant = config.schedule == "constant" and config.warmup == 0
+    return config.optimizer == "sgd" and config.weight_decay == 0 and config.clip == 0 and constant
+
+
+def note_movement(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """First stage: a worker's next control variate from its movement, where Option II holds."""
+    steps = rounds.updates_in_round(rank)
+    if steps == 0 or not is_plain(strategy.config):
+        return
+    span = slice(arena.layout.probe.offset)
+    copy = arena.segment(strategy.replica_segments()[rank])[span]
+    own, mean = arena.segment(_own(rank))[span], arena.segment(CONTROL)[span]
+    moved = (arena.segment(ANCHOR)[span] - copy) / np.float32(steps * strategy.config.top_lr)
+    np.copyto(arena.segment(_next(rank))[span], own - mean + moved)
+
+
+def average_controls(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """Second stage: a worker's share of the average, and of the mean control variate."""
+    average_share(strategy, arena, rounds, rank)
+    span, workers = strategy.share(arena, rank), strategy.workers
+    total = next_control(strategy, arena, rounds, 0, span).copy()
+    for other in range(1, workers):
+        total += next_control(strategy, arena, rounds, other, span)
+    np.copyto(arena.segment(CONTROL)[span], total * np.float32(1.0 / workers))
+
+
+def take_control(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """Third stage: a worker's control variate, and its share of the anchor."""
+    span = slice(arena.layout.probe.offset)
+    own = next_control(strategy, arena, rounds, rank, span)
+    np.copyto(arena.segment(_own(rank))[span], own)
+    keep_anchor(strategy, arena, rounds, rank)
+
+
+def next_control(
+    strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int, span: slice
+) -> Float32:
+    """A part of a worker's next control variate: the same through all stages but the last."""
+    steps = rounds.updates_in_round(rank)
+    if steps == 0:
+        return arena.segment(_own(rank))[span]
+    made = arena.segment(_next(rank))[span]
+    return made if is_plain(strategy.config) else made * np.float32(1.0 / steps)
+
+
+def _own(rank: int) -> str:
+    return f"{CONTROL}.{rank + 1}"
+
+
+def _next(rank: int) -> str:
+    return f"{CONTROL}.next.{rank + 1}"
+
+
+class Scaffold(Anchored):
+    """Local SGD whose steps are corrected by control variates."""
+
+    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
+        note_movement,
+        average_controls,
+        take_control,
+        take_average,
+    )
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Copies, anchor, and all control variates: a run may be resumed amid a round."""
+        ranks = range(self.workers)
+        controls = (*map(_own, ranks), *map(_next, ranks))
+        return (*super().kept_segments(), CONTROL, *controls)
+
+    def models_per_meeting(self) -> int:
+        """The control variates as well."""
+        return super().models_per_meeting() + 1
+
+    def worker(self, context: Context) -> ScaffoldWorker:
+        """Prepare one worker."""
+        return ScaffoldWorker(context)
+
+
+class ScaffoldWorker(LocalWorker):
+    """Corrected local steps."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
+        super().__init__(context)
+        arena = context.arena
+        self._control, self._own_control, self._sum = (
+            arena.segment(name) for name in (CONTROL, _own(context.rank), _next(context.rank))
+        )
+        self._sums = not is_plain(context.config)
+
+    def corrected(self, grads: Grads) -> Grads:
+        """`g - c_i + c`."""
+        directions: Grads = {}
+        for name, grad in grads.items():
+            slot = self.context.arena.layout.slots[name]
+            own, mean = parameter(self._own_control, slot), parameter(self._control, slot)
+            directions[name] = dense(grad, slot.shape) + (mean - own)
+        return directions
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """Note the gradient as it came, and step along the corrected one."""
+        if self._sums:
+            first = self._rounds.updates_in_round(self.context.rank) == 0
+            for name, grad in grads.items():
+                slot = self.context.arena.layout.slots[name]
+                total = parameter(self._sum, slot)
+                np.copyto(total, dense(grad, slot.shape) + (0.0 if first else total))
+        super().apply(grads, direction, norm, record)

@@ -1,0 +1,193 @@
+"""Local methods in one process: workers in threads, and what they must come to, step by step."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.arena.workers import Phase
+from mlxhog.config.budget import Budget
+from mlxhog.data.ledger import Ledger
+from mlxhog.optim import SGD, Optimizer
+from mlxhog.strategies import STRATEGIES, Idle, Lease
+from mlxhog.strategies.local import Local, LocalWorker
+from tests.strategies.deaths import let_others_run
+from tests.strategies.test_sync import LR, context, strategy
+
+STEPS = 9
+FLOATS = 3000  # every worker averages a part of them
+OPTIONS: dict[str, Any] = {
+    "seq_len": 10, "average_every": 2, "local_after": 0, "local_work": "equal",
+    "inner_state": "keep", "prox_mu": 0.5, "prox": "grad", "replicas": None, "outer_lr": 0.7,
+    "outer_momentum": 0.9, "optimizer": "sgd", "schedule": "constant", "warmup": 0.0,
+    "weight_decay": 0.0, "top_lr": LR, "steps": None, "tokens": None, "resume": None,
+    "sequences_per_ticket": 1, "momentum": 0.9, "sparsify": "none", "beta2": 0.95,
+    "beta2_half_life": None, "split": "none", "determinism": "none",
+}  # fmt: skip
+
+
+def method(name: str, workers: int = 2, **options: object) -> Local:
+    """A local method with options that tell every term of it apart."""
+    made = strategy(STRATEGIES[name], workers, **{**OPTIONS, "strategy": name, **options})
+    assert isinstance(made, Local)
+    return made
+
+
+def new_arena(of: Local, *, private: tuple[str, ...] = ()) -> Arena:
+    """An arena whose one parameter begins at 0, before its workers start."""
+    parameter = SimpleNamespace(shape=(FLOATS,), init="zeros", kind="dense")
+    layout = plan(
+        {"w": parameter}, max_workers=of.workers, private=private, n_tickets=8,
+        extra=of.segments(1),
+    )  # fmt: skip
+    arena = Arena.create(layout)
+    of.begin(arena)
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def worker(
+    arena: Arena, slot: int, of: Local, *, steps: int = STEPS, optimizer: Optimizer | None = None
+) -> LocalWorker:
+    """One worker, in a slot that may have had another."""
+    opt_step = arena.workers.entry(slot).opt_step
+    made = replace(context(arena, slot, of), optimizer=optimizer or SGD())
+    made.entry.opt_step = opt_step
+    made.step_limit, made.budget = steps, Budget(steps=steps)
+    made.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    found = of.worker(made)
+    assert isinstance(found, LocalWorker)
+    return found
+
+
+def gradient(ticket: int, at: float) -> float:
+    """Of a batch: differs between batches, and depends on where it is taken."""
+    return 1.0 + ticket + 0.25 * at
+
+
+def take_step(worker: LocalWorker, lease: Lease) -> None:
+    """One step by the gradient of a lease's batch."""
+    worker.read()
+    number = lease.epoch * worker.context.ledger.n + lease.ticket
+    found = gradient(number, float(worker.context.backend.inbox[0]))
+    worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
+
+
+def take_steps(worker: LocalWorker) -> None:
+    """Steps until the budget of all is used up, and this worker's part in meetings."""
+    context = worker.context
+    context.entry.phase = Phase.DATA
+    while (lease := worker.claim()) is not Idle.DONE or not all_done(worker):
+        if isinstance(lease, Lease):
+            take_step(worker, lease)
+        else:
+            let_others_run()
+
+
+def all_done(worker: LocalWorker) -> bool:
+    """Whether every worker has taken its steps; the others may want this one in a meeting."""
+    context = worker.context
+    return context.strategy.steps_done(context.arena, context.ledger) == context.step_limit
+
+
+def begin_together(workers: list[LocalWorker]) -> list[threading.Thread]:
+    """Let workers step, each in a thread."""
+    threads = [threading.Thread(target=take_steps, args=(w,), daemon=True) for w in workers]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def run(arena: Arena, of: Local, *, steps: int = STEPS, optimizer: Optimizer | None = None) -> None:
+    """All steps of all workers, to the model."""
+    made = [
+        worker(arena, slot, of, steps=steps, optimizer=optimizer)
+        for slot in range(1, of.workers + 1)
+    ]
+    for thread in begin_together(made):
+        thread.join(30)
+        assert not thread.is_alive()
+    of.settle(arena, Ledger(arena))
+
+
+def f32(value: float) -> np.float32:
+    return np.float32(value)
+
+
+def mean(values: list[np.float32]) -> np.float32:
+    """As the strategies round it."""
+    total = values[0]
+    for value in values[1:]:
+        total = f32(total + value)
+    return f32(total * f32(1.0 / len(values))) if len(values) > 1 else total
+
+
+class Sequential:
+    """A method as its paper has it: one worker after the other, in float32."""
+
+    def __init__(self, of: Local, *, steps: int = STEPS, without: int | None = None) -> None:
+        """Take all steps, but for the effect of one."""
+        self.of, self.config, workers = of, of.config, of.workers
+        self.own = [f32(0.0)] * workers
+        self.anchor = self.velocity = self.control = f32(0.0)
+        self.controls = [f32(0.0)] * workers
+        self.meetings = 0
+        done = 0
+        while done < steps:
+            lengths = of.steps_of_round(None, done)  # type: ignore[arg-type]
+            order = sorted((j, p) for p in range(workers) for j in range(min(lengths[p], steps)))
+            self._gradients: list[list[np.float32]] = [[] for _ in range(workers)]
+            for _, rank in order[: steps - done]:
+                if done != without:
+                    self._step(rank, done)
+                done += 1
+            self.amid = done == steps and len(order) > 0 and done < self._end(order, steps, done)
+            if not self.amid:
+                self._meet()
+        self.model = mean(self.own) if self.amid else self.own[0]
+
+    def _end(self, order: list[tuple[int, int]], steps: int, done: int) -> int:
+        """The number at which the round ends."""
+        taken = sum(map(len, self._gradients))
+        return done + len(order) - taken
+
+    def _step(self, rank: int, ticket: int) -> None:
+        at, config = self.own[rank], self.config
+        direction = found = f32(gradient(ticket, float(at)))
+        if config.strategy == "fedprox" and config.prox == "grad":
+            direction = f32(found + f32(f32(config.prox_mu) * f32(at - self.anchor)))
+        elif config.strategy == "fedprox":
+            at = f32(at - f32(f32(LR * config.prox_mu) * f32(at - self.anchor)))
+        elif config.strategy == "scaffold":
+            direction = f32(found + f32(self.control - self.controls[rank]))
+        self._gradients[rank].append(found)
+        self.own[rank] = f32(at - f32(f32(LR) * direction))
+
+    def _meet(self) -> None:
+        config, average = self.config, mean(self.own)
+        if config.strategy == "scaffold":
+            self._next_controls()
+        if config.strategy == "diloco":
+            moved = mean([f32(self.anchor - own) for own in self.own])
+            momentum = f32(config.outer_momentum)
+            self.velocity = f32(f32(momentum * self.velocity) + moved)
+            ahead = f32(moved + f32(momentum * self.velocity))
+            average = f32(self.anchor - f32(f32(config.outer_lr) * ahead))
+        self.anchor, self.own = average, [average] * self.of.workers
+        self.meetings += 1
+
+    def _next_controls(self) -> None:
+        """Option II."""
+        after = []
+        for own, control, found in zip(self.own, self.controls, self._gradients, strict=True):
+            moved = f32(f32(self.anchor - own) / f32(len(found) * LR))
+            after.append(f32(f32(control - self.control) + moved) if found else control)
+        self.controls, self.control = after, mean(after)
