@@ -155,22 +155,33 @@ class Local(Strategy):
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """End what dead workers have begun, hold a meeting that is due, and show the model."""
         rounds, first = Rounds(arena, self.workers), arena.counters.load("first_ticket")
+        self._end_meeting(arena, rounds)  # only then do all count in the same round
         for rank in range(self.workers):
             number, record = first + rounds.number(rank), rounds.journal(rank).read()
             if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
                 rounds.take_in(rank, record)
                 rounds.set_of(rank, STEPS, rounds.of(rank, STEPS) + 1)
-        self._end_meeting(arena, rounds)
         if rounds.all_reached():
-            self.decide(arena, rounds)
-            self._end_meeting(arena, rounds)
+            self._hold_meeting(arena, rounds)
         self._show(arena, arena.params)
         arena.counters.store("version", rounds.version())
         super().settle(arena, ledger)
 
     def decide(self, arena: Arena, rounds: Rounds) -> None:
         """Let a meeting begin, and say how long the round after it is."""
-        rounds.decide(self.steps_of_round(arena, sum(rounds.of_all(MARK))))
+        rounds.set_next(self.steps_of_round(arena, sum(rounds.of_all(MARK))))
+        rounds.set_of_run(DECIDED, rounds.of_run(DECIDED) + 1)
+
+    def _hold_meeting(self, arena: Arena, rounds: Rounds) -> None:
+        """A whole meeting, of which workers that wait see nothing before it is over."""
+        rounds.set_next(self.steps_of_round(arena, sum(rounds.of_all(MARK))))
+        for run in self.stages:
+            for rank in range(self.workers):
+                run(self, arena, rounds, rank)
+        meetings = rounds.of_run(DECIDED) + 1
+        for rank in range(self.workers):
+            rounds.set_of(rank, STAGES, len(self.stages) * meetings)
+        rounds.set_of_run(DECIDED, meetings)
 
     def _end_meeting(self, arena: Arena, rounds: Rounds) -> None:
         last = len(self.stages) * rounds.of_run(DECIDED)
@@ -369,7 +380,7 @@ class LocalWorker:
         """Do what is left of a meeting that rank 0 has decided on."""
         context, rounds, stages = self.context, self._rounds, self._strategy.stages
         rank, last = context.rank, len(stages) * rounds.of_run(DECIDED)
-        if rounds.of(rank, STAGES) == last:
+        if rounds.of(rank, STAGES) >= last:
             return
         context.marks.begin_update()
         for stage, run in enumerate(stages, start=last - len(stages)):

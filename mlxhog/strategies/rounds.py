@@ -132,11 +132,10 @@ class Rounds:
         self.set_of(rank, UPDATES, record.version)
         self.set_of(rank, TOKENS, record.tokens)
 
-    def decide(self, steps: Sequence[int]) -> None:
-        """Let a meeting begin, after which each worker takes so many steps."""
+    def set_next(self, steps: Sequence[int]) -> None:
+        """Say how many steps each worker takes in the round after the next meeting."""
         for rank, own in enumerate(steps):
             self._words.store(*self._next(rank), own)
-        self.set_of_run(DECIDED, self.of_run(DECIDED) + 1)
 
     def begin_next(self, rank: int) -> None:
         """Begin a worker's next round, at the end of a meeting; doing it twice is harmless."""

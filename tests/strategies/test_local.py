@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 METHODS = (
     "claim", "_lease", "_take_part", "read", "write", "_record", "corrected", "apply",
     "local.Local.decide", "local_sgd.average_share", "local_sgd.take_average",
-    "rounds.Rounds.take_in", "rounds.Rounds.decide", "rounds.Rounds.begin_next",
+    "rounds.Rounds.take_in", "rounds.Rounds.set_next", "rounds.Rounds.begin_next",
 )  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
     "avg_runs": {},
@@ -350,6 +350,26 @@ def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_r
         assert one.claim() is Idle.WAIT
         assert one.claim() == Lease(0, 2)
         assert one.context.entry.opt_step == 7
+
+
+def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoint() -> None:
+    of = method("diloco")
+    with new_arena(of) as arena:
+        workers = [worker(arena, slot, of) for slot in (1, 2)]
+        for one in workers * 2:
+            take_step(one, lease_of(one))
+        arena.counters.store("pause", 1)
+        looks: list[object] = []
+
+        def look(*unused: object) -> None:
+            looks.extend(one.claim() for one in workers)  # as they do while the arena is settled
+
+        watched = type(of)(of.config, 2)
+        stages = tuple(step for stage in of.stages for step in (look, stage, look))
+        object.__setattr__(watched, "stages", stages)
+        watched.settle(arena, Ledger(arena))
+        assert set(looks) == {Idle.WAIT}
+        assert arena.param("w")[0] == Sequential(of, steps=4).model
 
 
 # -- local work ------------------------------------------------------------------------------------
