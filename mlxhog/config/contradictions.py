@@ -66,9 +66,9 @@ def implied_strategy(config: TrainConfig) -> str:
     )
     if lock_free:
         return "hogwild"
-    for of in (asynchrony, local_methods):
-        if (strategy := of.implied_strategy(config)) is not None:
-            return strategy
+    owner = asynchrony.implied_strategy(config) or local_methods.implied_strategy(config)
+    if owner is not None:
+        return owner
     return "auto" if config.sync_shares == "equal" else "sync"
 
 
