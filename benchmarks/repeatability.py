@@ -3,7 +3,7 @@
     python benchmarks/repeatability.py --threads 1 2
 
 Every family of language models, each backend, hand-written and plain operators: three steps of SGD
-in a process of its own, twice, and the SHA-256 of all losses and gradients. What differs between
+in one process and in another, and the SHA-256 of all losses and gradients. What differs between
 two processes with the same number of threads cannot be recorded and replayed. The same with other
 numbers of threads says whether a replay needs as many.
 """
@@ -19,7 +19,10 @@ import sys
 import numpy as np
 from harness.claims import Findings, LoadWatch, finish, own_cpu_s
 
-MODELS = ("tiny", "tiny-7to1", "tiny-v1")
+from mlxhog.errors import MlxhogError
+
+MODELS = ("tiny", "7to1-tiny", "lfm2-tiny", "mad-7to1-v1", "mad-attention", "mad-striped")
+KERNELS = ("native", "reference")
 STEPS = 3
 
 
@@ -62,14 +65,26 @@ def digest(model: str, backend: str, kernels: str, threads: int) -> str:
     return found.hexdigest()
 
 
-def in_a_process(*words: str) -> str:
-    """The same in a process of its own; the last line of its error where it cannot."""
+def all_digests(backend: str, threads: int, models: list[str]) -> dict[str, str]:
+    """Of every model and kind of operators, in this process; why not, where there are none."""
+    found = {}
+    for model in models:
+        for kernels in KERNELS:
+            try:
+                found[f"{model} {kernels}"] = digest(model, backend, kernels, threads)
+            except MlxhogError as error:
+                found[f"{model} {kernels}"] = f"not here: {error}"
+    return found
+
+
+def in_a_process(backend: str, threads: int, models: list[str]) -> dict[str, str]:
+    """The same in a process of its own."""
+    words = ["--one", backend, str(threads), "--models", *models]
     done = subprocess.run(
-        [sys.executable, __file__, "--one", *words], capture_output=True, text=True, check=False
+        [sys.executable, __file__, *words], capture_output=True, text=True, check=True
     )
-    if done.returncode:
-        return f"not here: {done.stderr.strip().splitlines()[-1]}"
-    return done.stdout.split()[-1]
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
@@ -77,34 +92,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--one", nargs=4)
+    parser.add_argument("--one", nargs=2, metavar=("BACKEND", "THREADS"))
     options = parser.parse_args()
     if options.one:
-        model, backend, kernels, threads = options.one
-        print(digest(model, backend, kernels, int(threads)))
+        backend, threads = options.one
+        print(json.dumps(all_digests(backend, int(threads), options.models)))
         return
     watch, findings = LoadWatch(), Findings()
     compared = equal = 0
-    table = []
-    for model in options.models:
-        for backend in ("mlx:cpu", "torch:cpu"):
-            for kernels in ("native", "reference"):
-                by_threads = {}
-                for threads in options.threads:
-                    words = (model, backend, kernels, str(threads))
-                    first, second = in_a_process(*words), in_a_process(*words)
-                    if first.startswith("not here"):
-                        print(f"{' '.join(words):36} {first}")
-                        continue
-                    compared += 1
-                    equal += first == second
-                    by_threads[threads] = first
-                    table.append({"what": words, "equal": first == second, "sha256": first})
-                    print(f"{' '.join(words):36} {'equal' if first == second else 'DIFFERS'}")
-                if len(set(by_threads.values())) > 1:
-                    print(f"{model} {backend} {kernels}: other threads give other bits")
-    findings.exact("processes that repeat the bits of another one", equal, compared)
-    findings.results = {"table": json.loads(json.dumps(table))}
+    others: set[str] = set()
+    for backend in ("mlx:cpu", "torch:cpu"):
+        before: dict[str, str] = {}
+        for threads in options.threads:
+            first, second = (in_a_process(backend, threads, options.models) for _ in range(2))
+            for what, sha256 in first.items():
+                if sha256.startswith("not here"):
+                    print(f"{backend:9} {threads} threads, {what}: {sha256}", flush=True)
+                    continue
+                compared += 1
+                equal += sha256 == second[what]
+                verdict = "equal" if sha256 == second[what] else "DIFFERS"
+                print(f"{backend:9} {threads} threads, {what}: {verdict}", flush=True)
+                if before.setdefault(what, sha256) != sha256:
+                    others.add(f"{backend} {what}")
+    findings.exact("computations that a second process repeats bit for bit", equal, compared)
+    findings.results = {"other_bits_with_other_threads": sorted(others)}
+    print(f"other bits with other numbers of threads: {', '.join(sorted(others)) or 'none'}")
     raise SystemExit(
         finish(
             "repeatability",

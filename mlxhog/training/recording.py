@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mlxhog import _native
 from mlxhog.arena import Arena, Layout
 from mlxhog.checkpoint import event_log
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine import machine
@@ -68,8 +69,8 @@ def begin(plan: Plan, directory: Path, arena: Arena) -> None:
     )
 
 
-def end(directory: Path, arena: Arena) -> None:
-    """Write what a run came to, when all its workers have ended."""
+def end(directory: Path, arena: Arena, report: Callable[[str], None]) -> None:
+    """Write what a run came to, when all its workers have ended; says where that is impossible."""
     weights = arena.params[: arena.layout.probe.offset]
     values = {
         "format": event_log.FORMAT,
@@ -77,7 +78,10 @@ def end(directory: Path, arena: Arena) -> None:
         "sums": _native.stripe_sums(weights).tolist(),
         "updates": arena.counters.load("version"),
     }
-    event_log.write_json(directory, "end", values)
+    try:
+        event_log.write_json(directory, "end", values)
+    except EnvironmentLacks as full:
+        report(f"the record has no end, so the run cannot be replayed: {full}")
 
 
 def digests(arena: Arena) -> dict[str, str]:

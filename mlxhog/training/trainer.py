@@ -185,7 +185,7 @@ class _Training(Session):
                 self._requests.close()
                 self._end_publishing()
         if self.config.determinism == "record":
-            recording.end(self.run.directory, self.arena)
+            recording.end(self.run.directory, self.arena, self.report)
         self.monitor.drain()
         if self.arena.counters.load("start_ns"):
             self.reporter.append_metrics()  # what a run says in the end counts all of it

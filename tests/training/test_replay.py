@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint import event_log
 from mlxhog.checkpoint.event_log import Step
 from mlxhog.checkpoint.run import Run
@@ -21,6 +22,7 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import recording, replay
+from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
 
 pytestmark = pytest.mark.slow
@@ -181,3 +183,29 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
         match="never the same twice; those of serial, sync, round_robin, avg_runs, sim are",
     ):
         train(config)
+
+
+def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path) -> None:
+    def join_and_leave(directory: Path) -> None:
+        ask(directory, "join", workers="mlx:cpu")
+        until(directory, lambda workers: 2 in workers and workers[2]["steps"] >= 5)
+        ask(directory, "leave", worker=1)
+        until(directory, lambda workers: workers[1]["state"] == "left")
+        steps = until(directory, lambda workers: True)[2]["steps"]
+        until(directory, lambda workers: workers[2]["steps"] > steps + 2)
+
+    config = endless(
+        tmp_path, workers="mlx:cpu", max_workers=2, determinism="record", optimizer="muon"
+    )
+    run = Run(Path(trained(config, join_and_leave).run))
+    outcome = replay.replay(run)
+    assert outcome.difference is None
+    assert {one.slot for slot in (1, 2) for one in replay.parts(run.directory, slot)} == {1, 2}
+
+
+def test_no_worker_joins_a_recorded_run_with_moments_of_its_own(tmp_path: Path) -> None:
+    def join(directory: Path) -> None:
+        with pytest.raises(Refused, match="begin with another worker's moments"):
+            ask(directory, "join", workers="mlx:cpu")
+
+    trained(endless(tmp_path, workers="mlx:cpu", max_workers=2, determinism="record"), join)
