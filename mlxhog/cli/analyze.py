@@ -32,6 +32,7 @@ EXAMPLES = (
     "analyze models/7to1-tiny.yaml --json",
     "analyze conf.yaml --batch-size 8 --samples 1000",
     "analyze latest --plot figures",
+    "analyze tiny --parts",
 )
 TRAINING = (
     "data", "tokenizer", "text_key", "val", "seq_len", "batch_size", "grad_accumulation",

@@ -297,34 +297,56 @@ def quarter_power(*, n: int, rho: float, delta: float, tau: float, facts: Facts)
     )
 
 
-def perturbed_iterate(*, n_examples: float, mean_degree: float, tau: float, facts: Facts) -> Bound:
-    """Largest lag n / (2 Dbar) for which the noise of asynchrony does not matter.
+def perturbed_iterate(
+    *,
+    n_examples: float,
+    mean_degree: float,
+    tau: float,
+    facts: Facts,
+    M: float | None = None,  # noqa: N803
+    m: float | None = None,
+    eps: float | None = None,
+) -> Bound:
+    """Largest lag min(n / (2 Dbar), M^2 / (eps m^2)) at which asynchrony's noise does not matter.
 
-    Dbar is the mean conflict degree, so this is p_conf * tau <= 1/2. It needs the average conflict
-    where Proposition 4.1 needs the largest, and is far weaker a condition.
+    Dbar is the mean conflict degree, so the first term is p_conf * tau <= 1/2. It needs the average
+    conflict where Proposition 4.1 needs the largest, and is far weaker a condition. The second is
+    an order, without the constant of the proof; it limits only how exact a solution may be asked
+    for, and is left out where M, m and eps are not given.
 
     Args:
         n_examples: |E|.
         mean_degree: mean number of other examples that an example meets.
         tau: lag in updates.
         facts: what is known.
+        M: largest gradient of an example.
+        m: strong convexity.
+        eps: |x - x*|^2 to reach.
 
     Raises:
-        DataError: a number is negative, or there are no examples.
+        DataError: a number is negative, there are no examples, or only some of M, m, eps are given.
     """
     _check_positive(n_examples=n_examples)
+    constants = {"M": M, "m": m, "eps": eps}
+    known = {name: value for name, value in constants.items() if value is not None}
+    if known and len(known) < len(constants):
+        raise DataError(f"the second term needs M, m and eps; got {', '.join(known)}")
+    _check_positive(**known)
     if tau < 0 or mean_degree < 0:
         raise DataError(
             f"tau = {tau}, mean_degree = {mean_degree}: wanted counts of updates and of examples, "
             "at least 0"
         )
-    largest = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
+    sparse = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
+    exact = known["M"] ** 2 / (known["eps"] * known["m"] ** 2) if known else math.inf
+    largest = min(sparse, exact)
     within = tau <= largest
     return Bound(
         name="perturbed iterate",
         source=PERTURBED,
-        inputs=dict(n_examples=n_examples, mean_degree=mean_degree, tau=tau),
-        values={"largest_tau": largest, "met": float(within)},
+        inputs=dict(n_examples=n_examples, mean_degree=mean_degree, tau=tau) | known,
+        values={"largest_tau": largest, "met": float(within)}
+        | ({"sparsity_tau": sparse, "accuracy_tau": exact} if known else {}),
         assumptions=(
             *assume(facts, "strongly_convex", "bounded_gradients", "lossless", "sgd"),
             assume_sparse(facts),

@@ -183,3 +183,17 @@ def test_a_dense_network_is_told_why_the_theorem_does_not_apply() -> None:
 def test_numbers_outside_their_range_are_refused(changed: dict[str, float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         bounds.proposition_4_1(**{**CONSTANTS, **GRAPH_A, "tau": 1, **changed}, facts=CONVEX)
+
+
+def test_theorem_3_4s_second_term_limits_how_exact_a_solution_may_be_asked_for() -> None:
+    known = {"n_examples": 1000.0, "mean_degree": 5.0, "tau": 9.0, "facts": CONVEX}
+    loose = bounds.perturbed_iterate(**known, M=10.0, m=1.0, eps=0.5)  # type: ignore[arg-type]
+    assert loose.values["accuracy_tau"] == 200  # M^2 / (eps m^2)
+    assert loose.values["largest_tau"] == loose.values["sparsity_tau"] == 100
+    rough = bounds.perturbed_iterate(**known, M=1.0, m=0.5, eps=1.0)  # type: ignore[arg-type]
+    assert rough.values["largest_tau"] == 4
+    assert rough.values["met"] == 0
+    with pytest.raises(DataError, match="needs M, m and eps; got M"):
+        bounds.perturbed_iterate(**known, M=1.0)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="m = 0"):
+        bounds.perturbed_iterate(**known, M=1.0, m=0.0, eps=1.0)  # type: ignore[arg-type]

@@ -32,6 +32,9 @@ class AnalyzeConfig:
     batches: int = option(
         4096, "batches whose tokens are counted, without gradients", unit="batches", low=FEWEST
     )
+    parts: bool = option(
+        False, "a layer's queries, keys and values, its gates and its feed-forward part apart"
+    )
     backend: str = option("auto", "who computes the gradients, such as torch:cpu or mlx:cpu")
     seconds: float | None = option(
         None,

@@ -141,7 +141,7 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
     seen = None if named.run is None else of_run(named.run, write)
     named = replace(named, config=_settled(named, plan))
-    subject = subject_of(named, plan)
+    subject = subject_of(named, plan, parts=options.parts)
     limit = most_samples(subject)
     samples = min(options.samples, limit)
     if samples < options.samples:
@@ -266,8 +266,8 @@ def _settled(named: Target, plan: Plan) -> TrainConfig:
     return optim.for_model(config, plan.model.hidden_size, hidden, len(workers_of(named)))
 
 
-def subject_of(named: Target, plan: Plan) -> Subject:
-    """Say which gradients are to be sampled."""
+def subject_of(named: Target, plan: Plan, *, parts: bool = False) -> Subject:
+    """Say which gradients are to be sampled, and whether parts of a layer are blocks."""
     (worker,), config = plan.workers, plan.config
     return Subject(
         backend=worker.backend,
@@ -277,7 +277,7 @@ def subject_of(named: Target, plan: Plan) -> Subject:
         compute_dtype=config.compute_dtype,
         model=plan.model,
         layout=plan.layout,
-        blocks=blocks_of(plan.model, plan.layout.slots),
+        blocks=blocks_of(plan.model, plan.layout.slots, parts=parts),
         checkpoint=named.checkpoint,
         tokens=plan.data.train,
         seq_len=config.seq_len,

@@ -91,17 +91,23 @@ class Block:
         return np.concatenate(firsts)
 
 
-def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
+def blocks_of(
+    model: ModelConfig, slots: Mapping[str, Slot], *, parts: bool = False
+) -> tuple[Block, ...]:
     """Return the blocks of a model, in the order in which the model uses them.
 
     Args:
         model: the architecture.
         slots: where its parameters lie, by name.
+        parts: whether a layer's queries, keys and values, its gates, its feed-forward part and the
+            rest are blocks of their own.
     """
     grouped: dict[tuple[str, str | None], list[Slot]] = {}
     for group in blocks(model):
         for parameter in group.params:
             name = group.name if group.is_layer else _outside(model, parameter)
+            if parts and group.is_layer:
+                name = f"{name} {part_of(parameter)}"
             grouped.setdefault((name, group.cell), []).append(slots[parameter])
     return tuple(
         Block(
@@ -112,6 +118,29 @@ def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...
         )
         for (name, cell), group_slots in grouped.items()
     )
+
+
+QKV, GATES, FEED_FORWARD, REST = "qkv", "gates", "feed-forward", "rest"
+_QKV = frozenset({"q", "k", "v", "qkv", "q_proj", "k_proj", "v_proj"})
+
+
+def part_of(parameter: str) -> str:
+    """Name the part of its layer that a parameter belongs to.
+
+    The recurrent matrix and the bias of an sLSTM feed its gates. The rest are norms, convolutions,
+    and projections that are none of these.
+
+    >>> part_of("backbone.blocks.0.mlstm_layer.igate_preact.weight")
+    'gates'
+    """
+    modules = parameter.split(".")
+    if any(module in ("ffn", "mlp") for module in modules):
+        return FEED_FORWARD
+    if _QKV.intersection(modules):
+        return QKV
+    if any("gate" in module for module in modules) or modules[-2:-1] == ["slstm_cell"]:
+        return GATES
+    return REST
 
 
 def _outside(model: ModelConfig, parameter: str) -> str:
