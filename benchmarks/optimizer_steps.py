@@ -1,4 +1,4 @@
-"""What an optimizer's step costs beside the gradient it moves, and how large its state is.
+"""The cost of an optimizer's step beside the gradient it moves, and the size of its state.
 
     python benchmarks/optimizer_steps.py            a quarter of an hour, one thread
     python benchmarks/optimizer_steps.py --quick    under five minutes

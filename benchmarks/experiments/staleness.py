@@ -1,4 +1,4 @@
-"""What staleness costs in gradients: exact staleness by workers that apply in turn."""
+"""The cost of staleness in gradients: exact staleness by workers that apply in turn."""
 
 from __future__ import annotations
 

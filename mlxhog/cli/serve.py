@@ -44,8 +44,8 @@ def run(arguments: list[str]) -> int:
         if served.note:
             print(served.note, file=sys.stderr)
         if parsed.other.json:
-            told = {"url": url, "model": served.name, "weights": served.whose, "pid": os.getpid()}
-            print(json.dumps(told), flush=True)
+            ready = {"url": url, "model": served.name, "weights": served.whose, "pid": os.getpid()}
+            print(json.dumps(ready), flush=True)
         else:
             print(f"{served.whose} at {url}, model {served.name}; Ctrl-C ends", flush=True)
 

@@ -1,4 +1,4 @@
-"""Where option values come from: YAML files and flags, merged over the defaults.
+"""Option values from YAML files and flags, merged over the defaults.
 
 Every value keeps its origin (`conf.yaml:7`, `--lr`), so that an error can point at it, and all
 problems are reported together.

@@ -23,7 +23,7 @@ MODEL_WAIT_S = 0.02  # for one in which nobody is amid an update
 
 
 @dataclass(frozen=True)
-class Taken:
+class ModelCopy:
     """What is known of a copy.
 
     Attributes:
@@ -69,7 +69,7 @@ def copy_tensors(layout: Layout, marks: MarksReader, out: Float32, shared: Float
 
 def copy_model(
     counters: Counters, marks: MarksReader, copy: Callable[[], list[str]], *, limit_s: float
-) -> Taken:
+) -> ModelCopy:
     """Copy the model as it was between two updates, if that can be had.
 
     Args:
@@ -84,8 +84,8 @@ def copy_model(
         oldest = counters.load("version")
         mixed = copy()
         if marks.unchanged(None, before):
-            return Taken(oldest, oldest)
+            return ModelCopy(oldest, oldest)
         if tries == MODEL_TRIES or time.monotonic() - began > limit_s:
             break
     under_way = marks.writers()  # before the count: an update that ends in between is in either
-    return Taken(oldest, counters.load("version") + under_way, tuple(mixed))
+    return ModelCopy(oldest, counters.load("version") + under_way, tuple(mixed))

@@ -15,7 +15,7 @@ from mlxhog.arena import Arena, Layout
 from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
 from mlxhog.arena.published import WORDS, Copies, Readers
 from mlxhog.config.quantities import Interval
-from mlxhog.live.copying import Taken, copy_model, copy_tensors
+from mlxhog.live.copying import ModelCopy, copy_model, copy_tensors
 from mlxhog.optim.updates import Float32
 from mlxhog.strategies import Strategy
 
@@ -83,8 +83,8 @@ class Publisher:
         began = time.monotonic()
 
         def fill(out: Float32) -> tuple[int, int, int]:
-            taken = self._copy(out, at_rest=at_rest)
-            return taken.oldest, taken.version, len(taken.mixed)
+            model = self._copy(out, at_rest=at_rest)
+            return model.oldest, model.version, len(model.mixed)
 
         if not self._copies.publish(self.readers if asking else None, fill):
             return False
@@ -93,12 +93,12 @@ class Publisher:
         self._not_before = now + (now - began) / COPYING_PART
         return True
 
-    def _copy(self, out: Float32, *, at_rest: bool) -> Taken:
+    def _copy(self, out: Float32, *, at_rest: bool) -> ModelCopy:
         arena = self._arena
         if at_rest:
             self._strategy.load(arena, out, training=True)
             version = arena.counters.load("version")
-            return Taken(version, version)
+            return ModelCopy(version, version)
 
         def copy() -> list[str]:
             if "copies.1" not in arena.layout.segments:

@@ -240,10 +240,10 @@ class RunWeights:
             updates.snapshot(out, shared)
             return []
 
-        taken = copy_model(self._arena.counters, self._marks, copy, limit_s=SNAPSHOT_S)
-        if not taken.consistent:
+        model = copy_model(self._arena.counters, self._marks, copy, limit_s=SNAPSHOT_S)
+        if not model.consistent:
             return self._copy(out)
-        return Loaded(version=taken.version, oldest=taken.oldest)
+        return Loaded(version=model.version, oldest=model.oldest)
 
 
 def _is_own(segment: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a text generator's weights come from: a running run, or a checkpoint that stays as it is.
+"""Sources of a text generator's weights: a running run, or a checkpoint that stays as it is.
 
     source, model = open_source("latest", mode="double_buffer", ...)     # `opening.py`
     follower = Follower(source, model.backend)
@@ -182,8 +182,8 @@ class Follower:
         Returns:
             What the next token is computed with.
         """
-        kept = in_sequence and self.source.mode == "pinned_per_sequence"
-        if not kept and monotonic() >= self._not_before and self.source.has_newer():
+        is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
+        if not is_pinned and monotonic() >= self._not_before and self.source.has_newer():
             self._load()
         return self._loaded
 

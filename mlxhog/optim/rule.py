@@ -1,4 +1,4 @@
-"""What every optimizer has (`Optimizer`), and the numbers of one update (`Step`)."""
+"""The interface of every optimizer (`Optimizer`), and the numbers of one update (`Step`)."""
 
 from __future__ import annotations
 

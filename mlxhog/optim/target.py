@@ -1,4 +1,4 @@
-"""Where an optimizer's step goes: shared parameters, their locks, and the optimizer's state."""
+"""The target of an optimizer's step: shared parameters, their locks, the optimizer's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the native updates compute, in plain NumPy; for one worker, without locks."""
+"""The native updates in plain NumPy; for one worker, without locks."""
 
 from __future__ import annotations
 

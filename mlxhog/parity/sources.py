@@ -1,4 +1,4 @@
-"""Where a subject comes from: an architecture, a checkpoint or a recorded case.
+"""Subjects of a comparison: an architecture, a checkpoint or a recorded case.
 
 What it will compute is known first, and its parameters are drawn or read only when they are needed,
 so that a model which this machine cannot hold is refused before.

@@ -90,29 +90,29 @@ class Board:
     async def _data(self, request: Request) -> Response:
         def whole() -> bytes:
             record = self.record
-            run = {**record.to_json(points_for([record])), "told": record.told}
+            run = {**record.to_json(points_for([record])), "told": record.n_events}
             return plain_json.dumps({"runs": [run], "now": now(record), "inks": page.inks()})
 
         return Response(await self._read(whole), media_type="application/json")
 
     async def _events(self, request: Request) -> Response:
-        asked = request.query_params
+        query = request.query_params
         try:
-            rows, starts, told = (int(asked[name]) for name in ("rows", "starts", "told"))
+            rows, starts, n_events = (int(query[name]) for name in ("rows", "starts", "told"))
         except (KeyError, ValueError):
             return JSONResponse({"error": "wanted ?rows=N&starts=N&told=N"}, status_code=400)
         return StreamingResponse(
-            self._stream(max(rows, 0), starts, max(told, 0)),
+            self._stream(max(rows, 0), starts, max(n_events, 0)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
 
-    async def _stream(self, rows: int, starts: int, told: int) -> AsyncIterator[bytes]:
+    async def _stream(self, rows: int, starts: int, n_events: int) -> AsyncIterator[bytes]:
         """Yield what is new since a client had so many lines of metrics, and events."""
-        seen, silent = _Seen(rows, starts, told), 0
+        client, silent = _Client(rows, starts, n_events), 0
         yield b"retry: 2000\n\n"
         while not self._ending():
-            text = await self._read(lambda: seen.news(self.record))
+            text = await self._read(lambda: client.news(self.record))
             if text is not None:
                 silent = 0
                 yield b"data: " + text + b"\n\n"
@@ -185,27 +185,31 @@ def _cells(worker: Mapping[str, Any]) -> list[str]:
     ]
 
 
-class _Seen:
+class _Client:
     """What one page has: so many lines of metrics, of which reading of the file, and events."""
 
-    def __init__(self, rows: int, starts: int, told: int) -> None:
-        self._rows, self._starts, self._told = rows, starts, told
+    def __init__(self, rows: int, starts: int, n_events: int) -> None:
+        self._rows, self._starts, self._n_events = rows, starts, n_events
         self._now: dict[str, Any] = {}
 
     def news(self, record: Record) -> bytes | None:
         """Return what the page lacks, as JSON; None where that is nothing."""
         history, state = record.history, now(record)
-        if history.starts != self._starts or len(history) < self._rows or record.told < self._told:
+        if (
+            history.starts != self._starts
+            or len(history) < self._rows
+            or record.n_events < self._n_events
+        ):
             return b'{"reset": true}'
-        fresh = record.told - self._told
+        fresh = record.n_events - self._n_events
         if len(history) == self._rows and not fresh and state == self._now:
             return None
         lines = record.lines(points=len(history) + 1, begin=self._rows)
         newest = record.events[max(len(record.events) - fresh, 0) :]
         events = [event.to_json() for event in newest]
-        self._rows, self._told, self._now = len(history), record.told, state
-        told = {"events": events, "told": record.told, "now": state}
-        return plain_json.dumps({"lines": lines, **told, **record.tables()})
+        self._rows, self._n_events, self._now = len(history), record.n_events, state
+        news = {"events": events, "told": record.n_events, "now": state}
+        return plain_json.dumps({"lines": lines, **news, **record.tables()})
 
 
 def board_page(record: Record) -> str:

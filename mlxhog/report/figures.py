@@ -61,11 +61,11 @@ def _curves(records: Sequence[Record], theme: Theme) -> Figure:
 
 def _lines(axes: Axes, record: Record, name: str, quantities: Sequence[str], ink: str) -> None:
     """Draw quantities of one run over the axis `name`, the first one with the run's name."""
-    drawn = record.history.drawn(POINTS)
+    curves = record.history.drawn(POINTS)
     divisor = record.seq_len if name == "tokens" else 1
-    xs = np.array(drawn.axes[name], dtype=float) / divisor
+    xs = np.array(curves.axes[name], dtype=float) / divisor
     for k, quantity in enumerate(quantities):
-        ys = np.array(drawn.of_run[quantity], dtype=float)  # None becomes NaN
+        ys = np.array(curves.of_run[quantity], dtype=float)  # None becomes NaN
         known = ~np.isnan(ys)
         style, mark, label = ("--", ".", None) if k else ("-", "", record.run.name)
         axes.plot(xs[known], ys[known], style, marker=mark, color=ink, lw=1.2, label=label)

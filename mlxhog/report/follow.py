@@ -187,11 +187,11 @@ def follow(
         view: called about twice a second, and once for every message.
         pause: waits so many seconds.
     """
-    told = 0
+    n_notes = 0
     while True:
         running = follower.is_running()  # before the look, which then sees all it wrote
         progress = follower.look()
-        notes, told = follower.notes[told:], len(follower.notes)
+        notes, n_notes = follower.notes[n_notes:], len(follower.notes)
         for message in (*notes, *follower.messages):
             view(replace(progress, message=message))
         follower.messages.clear()

@@ -1,4 +1,4 @@
-"""What a run's metrics.jsonl says over time, in columns; read as the file grows.
+"""A run's metrics.jsonl over time, in columns; read as the file grows.
 
 A file may be from an older version, be written to at this moment, or be damaged: a line that is no
 progress of a run is left out and counted, a field that is missing leaves a gap.

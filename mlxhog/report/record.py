@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, while it trains and later; damage is told, never fatal."""
+"""The folder of a run, read while it trains and later; damage is told, never fatal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Record:
         status: its run.json.
         config: option -> value, as config.yaml spells them.
         events: the newest `MOST_EVENTS`.
-        told: how many there were in all.
+        n_events: how many there were in all.
         notes: what is missing or damaged, for the reader of a report.
     """
 
@@ -52,7 +52,7 @@ class Record:
         self.status: dict[str, Any] = {}
         self.config: dict[str, object] = {}
         self.events: list[Event] = []
-        self.told = 0
+        self.n_events = 0
         self.notes: list[str] = []
         self._log = EventLog(run.events_path)
         self.refresh()
@@ -86,7 +86,7 @@ class Record:
         try:
             fresh = self._log.update()
             self.events += fresh
-            self.told += len(fresh)
+            self.n_events += len(fresh)
         except (OSError, ValueError) as error:
             self.notes.append(f"{self._log.path.name} is not shown: {limits.said(error)}")
         if not self.events and not self._log.path.exists():
@@ -246,13 +246,13 @@ class Record:
 
     def lines(self, points: int, begin: int = 0) -> dict[str, Any]:
         """Return the curves from one line of the metrics on; `rows` is how many lines there are."""
-        drawn = self.history.drawn(points, begin)
+        curves = self.history.drawn(points, begin)
         return {
             "rows": len(self.history),
             "starts": self.history.starts,
-            "axes": drawn.axes,
-            "of_run": {name: drawn.of_run[name] for name in DRAWN},
-            "of_workers": drawn.of_workers,
+            "axes": curves.axes,
+            "of_run": {name: curves.of_run[name] for name in DRAWN},
+            "of_workers": curves.of_workers,
         }
 
 

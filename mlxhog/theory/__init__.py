@@ -1,4 +1,4 @@
-"""When lock-free training is sound: sparsity and conflict measured, and bounds.
+"""Conditions of lock-free training: sparsity and conflict measured, and bounds.
 
     hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
     supports    the same quantities from sampled gradients, with intervals

@@ -1,4 +1,4 @@
-"""How evenly the workers of a run compute, and the strategy that fits (`--strategy auto`).
+"""Evenness of the workers of a run, measured, and the strategy that fits (`--strategy auto`).
 
 Lock-free workers never wait, and pay with gradients that are late. Gradients of `sync` are never
 late, and a round lasts until its last sequence is done, however `sync_shares=speed` divides them.

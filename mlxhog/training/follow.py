@@ -181,7 +181,7 @@ class Follower:
     def _settled(self) -> list[tuple[str, int, int]]:
         """Name, size and change of the files that are new and whole, the oldest first."""
         now = time.monotonic()
-        seen: dict[str, tuple[int, int, float]] = {}
+        files: dict[str, tuple[int, int, float]] = {}
         for path in self._files():
             name = str(path.relative_to(self.folder))
             try:
@@ -189,17 +189,17 @@ class Follower:
             except OSError:
                 continue  # it has gone in between
             size, changed_ns = status.st_size, status.st_mtime_ns
-            if taken := self._writer.sources.get(name):
-                if (taken.n_bytes, taken.changed_ns) != (size, changed_ns):
+            if source := self._writer.sources.get(name):
+                if (source.n_bytes, source.changed_ns) != (size, changed_ns):
                     self._say(f"{name} has changed since it was read; only new files are trained")
                 continue
             *before, since = self._seen.get(name, (-1, -1, now))
             stands = before == [size, changed_ns]
-            seen[name] = (size, changed_ns, since if stands else now)
-        self._seen = seen
+            files[name] = (size, changed_ns, since if stands else now)
+        self._seen = files
         settled = [
             (name, size, changed_ns)
-            for name, (size, changed_ns, since) in seen.items()
+            for name, (size, changed_ns, since) in files.items()
             if now - since >= SETTLED_S
         ]
         return sorted(settled, key=lambda one: (one[2], one[0]))

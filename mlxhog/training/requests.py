@@ -1,4 +1,4 @@
-"""What other processes may ask a running run for: `mlxhog join`, `stop`, the board, and their like.
+"""Requests of other processes to a running run: `mlxhog join`, `stop`, the board, and the like.
 
     request     fields           answer            when
     status                       what the run does  always
@@ -184,5 +184,5 @@ def _check(fields: Mapping[str, Any], *names: str) -> None:
     """
     unknown = [name for name in fields if name not in names]
     if unknown:
-        wanted = f"it has {', '.join(names)}" if names else "it has none"
-        raise Refused(f"the request has no field {unknown[0]!r}; {wanted}")
+        expected = f"it has {', '.join(names)}" if names else "it has none"
+        raise Refused(f"the request has no field {unknown[0]!r}; {expected}")

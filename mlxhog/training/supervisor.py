@@ -243,8 +243,8 @@ class Supervisor:
 
     def free_slots(self) -> list[int]:
         """Slots in which workers could join: first those that nobody has had."""
-        taken = {seat.slot for seat in self.seats}
-        free = [entry for entry in self.arena.workers if entry.slot not in taken]
+        used = {seat.slot for seat in self.seats}
+        free = [entry for entry in self.arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
 
     def join(self, slot: int, spec: WorkerSpec) -> None:

@@ -1,4 +1,4 @@
-"""What `mlxhog mad train` shows of a run: before it, while it trains, and after it."""
+"""The output of `mlxhog mad train`: before the run, while it trains, and after it."""
 
 from __future__ import annotations
 

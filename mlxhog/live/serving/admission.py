@@ -1,4 +1,4 @@
-"""Who may use a server, and what the head and the body of a request may cost."""
+"""Admission to a server: API keys, own names, and limits on the head and body of a request."""
 
 from __future__ import annotations
 

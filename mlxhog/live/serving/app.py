@@ -25,7 +25,7 @@ from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.engine_thread import FAILED, Busy, EngineThread, Failed, Job, Part, Served
 from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from mlxhog.live.serving.replies import Reply, error_body
-from mlxhog.live.serving.requests import Asked, Refused
+from mlxhog.live.serving.requests import ClientRequest, Refused
 
 RETRY_AFTER_S = 1
 
@@ -94,15 +94,15 @@ class Api:
     async def _chat(self, http: HTTPRequest) -> Response:
         return await self._answer(http, requests.chat)
 
-    async def _answer(self, http: HTTPRequest, parse: Callable[..., Asked]) -> Response:
+    async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
         began = monotonic()
-        asked = parse(await read_body(http), model=self._served.name)
-        texts, ids = await asyncio.to_thread(self._encoded, asked)
-        job = self._start(asked, ids)
+        request = parse(await read_body(http), model=self._served.name)
+        texts, ids = await asyncio.to_thread(self._encoded, request)
+        job = self._start(request, ids)
         self.metrics.tokens.labels("prompt").inc(sum(map(len, ids)))
-        reply = Reply(asked, job, model=self._served.name, prompts=texts)
+        reply = Reply(request, job, model=self._served.name, prompts=texts)
         parts = self._counted(job, reply, began)
-        if asked.stream:
+        if request.stream:
             return EventStream(job, reply, parts, self._leave)
         try:
             if await _unless_gone(http.receive, _all(parts, reply)):
@@ -113,38 +113,38 @@ class Api:
         finally:
             self._leave(job)
 
-    def _encoded(self, asked: Asked) -> tuple[list[str], list[Int32]]:
+    def _encoded(self, request: ClientRequest) -> tuple[list[str], list[Int32]]:
         """Return the prompts as texts and as ids. Long ones take a while: not for the event loop.
 
         Raises:
             Refused: a prompt or an answer would be too long, or has ids outside the vocabulary.
         """
         tokenizer, config = self._served.model.tokenizer, self._config
-        if asked.sampling.max_tokens > config.max_new_tokens:
+        if request.sampling.max_tokens > config.max_new_tokens:
             raise Refused(
-                f"max_tokens is {asked.sampling.max_tokens}; this server writes at most "
+                f"max_tokens is {request.sampling.max_tokens}; this server writes at most "
                 f"{config.max_new_tokens} (mlxhog serve --max-new-tokens)",
                 param="max_tokens",
             )
-        if asked.session is not None and not config.sessions:
+        if request.session is not None and not config.sessions:
             raise Refused(
                 "this server keeps no sessions (mlxhog serve --sessions)", param="session"
             )
-        count = len(asked.prompts) * asked.sampling.n
+        count = len(request.prompts) * request.sampling.n
         if count > config.batch_size:
             raise Refused(
                 f"{count} answers in one request; at most {config.batch_size} run at a time",
                 param="n",
             )
         texts, ids = [], []
-        for prompt in asked.prompts:
+        for prompt in request.prompts:
             try:
                 if isinstance(prompt, str):
                     one = tokenizer.encode(prompt.encode())
                     text = prompt
                 else:
                     one = checked_ids(prompt, tokenizer)
-                    text = tokenizer.decode(one).decode(errors="replace") if asked.echo else ""
+                    text = tokenizer.decode(one).decode(errors="replace") if request.echo else ""
             except MlxhogError as error:
                 raise Refused(str(error), param="prompt") from error
             if len(one) > config.max_prompt_tokens:
@@ -158,13 +158,13 @@ class Api:
             ids.append(one)
         return texts, ids
 
-    def _start(self, asked: Asked, prompts: Sequence[Int32]) -> Job:
+    def _start(self, request: ClientRequest, prompts: Sequence[Int32]) -> Job:
         """Have the engine answer.
 
         Raises:
             Refused: a setting is out of its range, or too many answers wait already.
         """
-        model, sampling = self._served.model, asked.sampling
+        model, sampling = self._served.model, request.sampling
         sampler = sampling.sampler()
         job = Job(
             [
@@ -172,13 +172,13 @@ class Api:
                     prompt=prompts[k // sampling.n],
                     sampler=sampler.of_row(k),
                     max_new_tokens=sampling.max_tokens,
-                    stop=asked.stop,
+                    stop=request.stop,
                     ends={model.tokenizer.bos, *model.end_tokens},
-                    session=asked.session,
+                    session=request.session,
                 )
                 for k in range(len(prompts) * sampling.n)
             ],
-            model.tokenizer.encode(asked.joint.encode()) if asked.joint else None,
+            model.tokenizer.encode(request.joint.encode()) if request.joint else None,
         )
         try:
             self._engine.start(job)
@@ -210,17 +210,17 @@ class Api:
 
     async def _examples(self, http: HTTPRequest) -> Response:
         """Hand examples on to the run; they are on its disk when this answers."""
-        given = requests.examples(await read_body(http))
-        await asyncio.to_thread(self._keep, given)
-        return _json({"object": "examples", "kept": len(given)})
+        examples = requests.examples(await read_body(http))
+        await asyncio.to_thread(self._keep, examples)
+        return _json({"object": "examples", "kept": len(examples)})
 
-    def _keep(self, given: Sequence[object]) -> None:
+    def _keep(self, examples: Sequence[object]) -> None:
         model = self._served.model
         run = Run(model.checkpoint) if is_run(model.checkpoint) else run_of(model.checkpoint)
         try:
             if run is None:
                 raise RunError(f"{model.checkpoint.name} is a checkpoint of no run; serve a run")
-            append_examples(run.directory, given, model.tokenizer)
+            append_examples(run.directory, examples, model.tokenizer)
         except RunError as error:
             raise Refused(str(error), status=409, code="not_following") from error
         except DataError as error:
@@ -244,7 +244,7 @@ class Api:
 
     async def _health(self, http: HTTPRequest) -> Response:
         engine = self._engine
-        told = {
+        health = {
             "status": "trouble" if engine.trouble else "ok",
             "trouble": engine.trouble or None,
             "model": self._served.name,
@@ -259,7 +259,7 @@ class Api:
             "waiting": engine.n_waiting,
             "sessions": engine.n_sessions,
         }
-        return _json(told, status=503 if engine.trouble else 200)
+        return _json(health, status=503 if engine.trouble else 200)
 
     async def _metrics(self, http: HTTPRequest) -> Response:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -334,7 +334,7 @@ class EngineThread:
                 job.numbers.append(number)
         except Exception as error:
             self._drop(job)
-            self._call(self._end, job, _told(error))
+            self._call(self._end, job, _for_clients(error))
 
     def _continued(self, job: Job, request: Request) -> Request:
         """Return a request as the engine takes it: after what its session holds already.
@@ -360,7 +360,7 @@ class EngineThread:
     def _fail(self, error: Exception) -> None:
         """End every answer with an error that came from the model, and go on with the next."""
         self.trouble = f"{type(error).__name__}: {error}"
-        error = _told(error)
+        error = _for_clients(error)
         jobs = {job for job, _ in self._rows.values()}
         self._engine.clear()
         self._rows.clear()
@@ -396,7 +396,7 @@ class EngineThread:
         job.fail(error)
 
 
-def _told(error: Exception) -> MlxhogError:
+def _for_clients(error: Exception) -> MlxhogError:
     """Return what a client is told of an error."""
     if isinstance(error, MlxhogError):
         return error

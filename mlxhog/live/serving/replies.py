@@ -10,7 +10,7 @@ from typing import Any
 
 from mlxhog.decoding.engine import FinishReason
 from mlxhog.live.serving.engine_thread import Job, Part
-from mlxhog.live.serving.requests import Asked, Refused
+from mlxhog.live.serving.requests import ClientRequest, Refused
 
 _FINISHED: dict[FinishReason | None, str | None] = {
     None: None,
@@ -29,18 +29,22 @@ class Reply:
     `system_fingerprint` that of its last token, `mlxhog` those of the first and last of all tokens.
 
     Args:
-        asked: the request.
+        request: of the client.
         job: what answers it.
         model: name of the model.
         prompts: the prompts as texts, for requests that want them before the answer.
     """
 
-    def __init__(self, asked: Asked, job: Job, *, model: str, prompts: Sequence[str]) -> None:
-        self._asked, self._job, self._model = asked, job, model
-        self._id = f"{'chatcmpl' if asked.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
+    def __init__(
+        self, request: ClientRequest, job: Job, *, model: str, prompts: Sequence[str]
+    ) -> None:
+        self._request, self._job, self._model = request, job, model
+        self._id = f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         count = len(job.requests)
-        self._texts = [[prompts[k // asked.sampling.n]] if asked.echo else [] for k in range(count)]
+        self._texts = [
+            [prompts[k // request.sampling.n]] if request.echo else [] for k in range(count)
+        ]
         self._begun = [False] * count
         self._finish: list[FinishReason | None] = [None] * count
         self._parts: list[Part] = []  # the first, and the last
@@ -56,7 +60,7 @@ class Reply:
         self.n_tokens += part.token is not None
         self._finish[part.choice] = part.finish_reason
         text = part.text
-        if self._asked.is_chat and not self._begun[part.choice]:
+        if self._request.is_chat and not self._begun[part.choice]:
             text = text.lstrip()  # the blank after "Assistant:"
         self._begun[part.choice] |= bool(text)
         self._texts[part.choice].append(text)
@@ -64,7 +68,7 @@ class Reply:
 
     def begin(self) -> list[bytes]:
         """Return what a stream begins with."""
-        if self._asked.is_chat:
+        if self._request.is_chat:
             role = {"role": "assistant", "content": ""}
             return [self._event([self._choice(k, delta=role)]) for k in range(len(self._texts))]
         return [
@@ -83,14 +87,14 @@ class Reply:
             finish = _FINISHED[self._finish[k]]
             if text or finish:
                 body: dict[str, Any] = {"text": text}
-                if self._asked.is_chat:
+                if self._request.is_chat:
                     body = {"delta": {"content": text} if text else {}}
                 events.append(self._event([self._choice(k, finish, **body)], is_last=bool(finish)))
         return events
 
     def end(self) -> list[bytes]:
         """Return what a stream ends with."""
-        usage = [self._event([], usage=self._usage())] if self._asked.include_usage else []
+        usage = [self._event([], usage=self._usage())] if self._request.include_usage else []
         return [*usage, STREAM_END]
 
     def whole(self) -> dict[str, Any]:
@@ -99,17 +103,17 @@ class Reply:
         for k, texts in enumerate(self._texts):
             text = "".join(texts)
             body: dict[str, Any] = {"text": text}
-            if self._asked.is_chat:
+            if self._request.is_chat:
                 body = {"message": {"role": "assistant", "content": text, "refusal": None}}
             choices.append(self._choice(k, _FINISHED[self._finish[k]], **body))
-        kind = "chat.completion" if self._asked.is_chat else "text_completion"
+        kind = "chat.completion" if self._request.is_chat else "text_completion"
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
 
     def _choice(self, index: int, finish: str | None = None, **body: Any) -> dict[str, Any]:
         return {"index": index, **body, "logprobs": None, "finish_reason": finish}
 
     def _event(self, choices: list[Any], *, is_last: bool = False, **more: Any) -> bytes:
-        kind = "chat.completion.chunk" if self._asked.is_chat else "text_completion"
+        kind = "chat.completion.chunk" if self._request.is_chat else "text_completion"
         if is_last:
             more["mlxhog"] = self._weights()
         return event(self._object(kind, choices) | more)
@@ -125,8 +129,8 @@ class Reply:
         }
 
     def _usage(self) -> dict[str, int]:
-        n = self._asked.sampling.n
-        n_prompt = sum(len(request.prompt) for request in self._job.requests[::n])
+        n = self._request.sampling.n
+        n_prompt = sum(len(one.prompt) for one in self._job.requests[::n])
         return {
             "prompt_tokens": n_prompt,
             "completion_tokens": self.n_tokens,
@@ -136,20 +140,20 @@ class Reply:
     def _weights(self) -> dict[str, Any]:
         """What the answer was written with; the fields of docs/live.md."""
         first, last = self._parts[0].loaded, self._parts[-1].loaded
-        told: dict[str, Any] = {
+        weights: dict[str, Any] = {
             "version_first": first.version,
             "version_last": last.version,
             "age_s": round(last.age_s, 3),
             "age_updates": last.age_updates,
             "consistent": self._consistent,
         }
-        if self._asked.session is not None:
-            told["session"] = {
-                "id": self._asked.session,
+        if self._request.session is not None:
+            weights["session"] = {
+                "id": self._request.session,
                 "resumed": self._job.resumes,
                 "tokens": self._session_tokens,
             }
-        return told
+        return weights
 
 
 def event(value: object) -> bytes:

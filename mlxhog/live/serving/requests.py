@@ -1,4 +1,4 @@
-"""What a client may ask for: the fields of OpenAI's completions and chat completions, checked.
+"""Requests of clients: the fields of OpenAI's completions and chat completions, checked.
 
 Fields that would change the answer and are not supported are refused, not ignored. A base model
 knows no roles; a chat becomes a text that it goes on with (`chat_text`).
@@ -101,7 +101,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ClientRequest:
     """A request that makes sense.
 
     Attributes:
@@ -127,7 +127,7 @@ class Asked:
     is_chat: bool = False
 
 
-def completion(body: bytes, *, model: str) -> Asked:
+def completion(body: bytes, *, model: str) -> ClientRequest:
     """Return what `POST /v1/completions` asks for.
 
     Args:
@@ -138,10 +138,10 @@ def completion(body: bytes, *, model: str) -> Asked:
         Refused: it is not JSON, or a field is missing, unknown, wrong or not supported.
     """
     fields = _Fields(body, model)
-    return fields.asked(prompts=_prompts(fields.take("prompt")), echo=fields.flag("echo"))
+    return fields.request(prompts=_prompts(fields.take("prompt")), echo=fields.flag("echo"))
 
 
-def chat(body: bytes, *, model: str) -> Asked:
+def chat(body: bytes, *, model: str) -> ClientRequest:
     """Return what `POST /v1/chat/completions` asks for; arguments and errors as `completion`."""
     fields = _Fields(body, model)
     text = chat_text(_messages(fields.take("messages")))
@@ -149,7 +149,7 @@ def chat(body: bytes, *, model: str) -> Asked:
     if most is not None:
         fields.rest["max_tokens"] = most
     fields.rest.setdefault("max_tokens", CHAT_TOKENS)
-    return fields.asked(prompts=(text,), stops=(USER,), joint="\n", is_chat=True)
+    return fields.request(prompts=(text,), stops=(USER,), joint="\n", is_chat=True)
 
 
 def examples(body: bytes) -> list[object]:
@@ -208,7 +208,7 @@ class _Fields:
             raise Refused(f"{name} is {shown(value)}; wanted true or false", param=name)
         return value
 
-    def asked(
+    def request(
         self,
         *,
         prompts: tuple[str | tuple[int, ...], ...],
@@ -216,7 +216,7 @@ class _Fields:
         echo: bool = False,
         joint: str = "",
         is_chat: bool = False,
-    ) -> Asked:
+    ) -> ClientRequest:
         """Return the request; every field that is left has to be one that all requests have."""
         self._check_model(self.take("model"))
         stream = self.flag("stream")
@@ -241,7 +241,7 @@ class _Fields:
             raise Refused(
                 "a session takes one prompt and gives one answer at a time", param="session"
             )
-        return Asked(
+        return ClientRequest(
             prompts=prompts,
             sampling=sampling,
             stop=stop,

@@ -1,1 +1,1 @@
-"""What people see of a study: the live board, the leaderboard, plots, one page."""
+"""Reports of a study: the live board, the leaderboard, plots, one page."""

@@ -1,4 +1,4 @@
-"""What a candidate costs, what it may cost, and how one that costs too much is made to fit.
+"""The cost of a candidate, its limit, and how one that costs too much is made to fit.
 
 Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
 above a bound is rejected, or with `rescale` made smaller: its state by more heads, which divide

@@ -1,4 +1,4 @@
-"""What a study consists of: it is written once into `study.yaml`, and everything follows from it.
+"""The definition of a study: written once into `study.yaml`, and everything follows from it.
 
 How a study is executed (where, how many at once, until when) is no part of it: any of that may be
 another the next time.

@@ -1,4 +1,4 @@
-"""What a task is: its settings, and a function that draws rows."""
+"""The interface of a task: its settings, and a function that draws rows."""
 
 from __future__ import annotations
 

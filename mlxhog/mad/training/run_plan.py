@@ -1,4 +1,4 @@
-"""What a training run of a candidate will be, before anything is started; and its training rows.
+"""The plan of a candidate's training run, before anything is started; and its training rows.
 
 Everything that can be wrong with a configuration is found here.
 """

@@ -7,14 +7,21 @@ from typing import Any
 
 import pytest
 
-from mlxhog.live.serving.requests import CHAT_TOKENS, Asked, Refused, chat, chat_text, completion
+from mlxhog.live.serving.requests import (
+    CHAT_TOKENS,
+    ClientRequest,
+    Refused,
+    chat,
+    chat_text,
+    completion,
+)
 
 
-def asked(**fields: Any) -> Asked:
+def asked(**fields: Any) -> ClientRequest:
     return completion(json.dumps({"model": "m", "prompt": "a"} | fields).encode(), model="m")
 
 
-def talked(**fields: Any) -> Asked:
+def talked(**fields: Any) -> ClientRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "a"}]} | fields
     return chat(json.dumps(body).encode(), model="m")
 
