@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.machine.http_server import listen, require, url_of
 
 ABOUT = """\
@@ -36,9 +35,7 @@ def run(arguments: list[str]) -> int:
         "run", metavar="RUN", nargs="?", default="latest", help="a path, a run's name, or latest"
     )
     flags.argument("--json", action="store_true", help="print address and token as JSON")
-    flags.options(BoardConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(BoardConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(BoardConfig, arguments)
     require("board", "starlette", "uvicorn", instead="mlxhog watch, mlxhog report")
     from mlxhog.checkpoint.run import find
 

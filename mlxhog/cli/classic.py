@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.quantities import format_clock, format_count
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import StatusLine, may_redraw
 
@@ -56,9 +55,7 @@ def run(arguments: list[str]) -> int:
     )
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.argument("--quiet", action="store_true", help="no progress")
-    flags.options(ClassicConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ClassicConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ClassicConfig, arguments)
     how = parsed.other
     if how.problem is None:
         if parsed.given or how.stats:

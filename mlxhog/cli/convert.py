@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes, format_count, parse_bytes
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,9 +62,7 @@ def run(arguments: list[str]) -> int:
         "--check", action="store_true", help="compute with both, and compare their logits"
     )
     flags.argument("--quiet", action="store_true", help="no progress")
-    flags.options(ConvertConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ConvertConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ConvertConfig, arguments)
     if config.to is None:
         raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
     shard_bytes = _shard_bytes(config.shard_size)

@@ -6,7 +6,6 @@ from typing import Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.views import may_redraw
 
@@ -36,9 +35,7 @@ def run(arguments: list[str]) -> int:
         "--quick", action="store_true", help="a little of everything; the result is not kept"
     )
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
-    flags.options(DoctorConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(DoctorConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(DoctorConfig, arguments)
     # These import NumPy and the native module: wrong input is answered before.
     from mlxhog.doctor.examine import Effort, examine
     from mlxhog.report.views import PartLine

@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from mlxhog.config.options import Option, did_you_mean, options, to_flag
 from mlxhog.config.quantities import Interval
-from mlxhog.config.sources import Given
+from mlxhog.config.sources import Given, resolve
 from mlxhog.errors import ConfigError
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,16 @@ class Flags:
         """
         other, extra = self._parser.parse_known_args(arguments, argparse.Namespace(given=[]))
         return Parsed(other.given, other, list(self._unknown(extra)))
+
+    def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
+        """Add the options of a dataclass, and read a command line; returns its values, too.
+
+        Raises:
+            ConfigError: everything that is wrong with it.
+        """
+        self.options(cls)
+        parsed = self.parse(arguments)
+        return parsed, resolve(cls, [parsed.given], parsed.problems)
 
     def _unknown(self, extra: Iterable[str]) -> Iterable[str]:
         after_unknown = False

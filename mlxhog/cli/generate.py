@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.live import MODES
 from mlxhog.report.streams import verbatim
@@ -86,9 +85,7 @@ def run(arguments: list[str]) -> int:
         help=r"end the answer before this text, in which \n is a newline; may be given repeatedly",
     )
     flags.argument("--json", action="store_true", help="one JSON object instead of text")
-    flags.options(GenerateConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(GenerateConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(GenerateConfig, arguments)
 
     from mlxhog.decoding.generate import Answers
     from mlxhog.decoding.text import stop_string

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import may_redraw
 
@@ -67,9 +66,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--all", action="store_true", help="a line for every tensor, not the worst")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
-    flags.options(ParityConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ParityConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ParityConfig, arguments)
     kind, where = _source(parsed.other)
     parsed.load_layers()
     return _compare(kind, where, config, parsed.other)

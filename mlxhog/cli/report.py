@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes
-from mlxhog.config.sources import resolve
 from mlxhog.errors import RunError
 from mlxhog.report import charts
 
@@ -45,9 +44,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags("report", ABOUT, EXAMPLES, ("RUN...",))
     flags.argument("runs", metavar="RUN", nargs="+", help="a path, a run's name, or latest")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.options(ReportConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ReportConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ReportConfig, arguments)
     if config.png is not None:
         charts.require("without --png the report needs nothing more")
     from mlxhog.checkpoint.run import find

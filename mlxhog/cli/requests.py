@@ -8,7 +8,6 @@ from typing import Any
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
 
@@ -38,9 +37,7 @@ def join(arguments: list[str]) -> int:
         "there. The run needs free slots (mlxhog train --max-workers) and strategy hogwild.",
         ("join latest --workers torch:cpu", "join latest --workers mlx:cpu,torch:cpu --threads 1"),
     )
-    flags.options(JoinConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(JoinConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(JoinConfig, arguments)
     return _ask(parsed, config.out, "join", workers=config.workers, threads=config.threads)
 
 
@@ -53,9 +50,7 @@ def leave(arguments: list[str]) -> int:
         "[WORKER]",
     )
     flags.argument("worker", metavar="WORKER", nargs="?", help="its number in the table of workers")
-    flags.options(StopConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(StopConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(StopConfig, arguments)
     number = parsed.other.worker
     if number is not None and not (number.isdecimal() and 0 < int(number) < 10**6):
         raise ConfigError(f"WORKER is {number!r}; wanted its number, such as 3")
@@ -69,9 +64,7 @@ def stop(arguments: list[str]) -> int:
         "End a running run as Ctrl-C does: it finishes its step and saves a checkpoint.",
         ("stop latest", "stop 20260102-101500-sotu --json"),
     )
-    flags.options(StopConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(StopConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(StopConfig, arguments)
     return _ask(parsed, config.out, "stop")
 
 

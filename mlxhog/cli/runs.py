@@ -9,7 +9,6 @@ from typing import Any
 from mlxhog.cli.flags import Flags
 from mlxhog.config.limits import shown
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.report.metrics import label
 from mlxhog.report.streams import printable
 
@@ -25,9 +24,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("runs", "List runs, the newest last.", ("runs", "runs --json"))
     flags.argument("--json", action="store_true", help="one JSON object per line")
-    flags.options(RunsConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(RunsConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(RunsConfig, arguments)
     from mlxhog.checkpoint.run import list_runs
 
     statuses = [

@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config.sources import resolve
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.machine.http_server import require
 
@@ -34,9 +33,7 @@ def run(arguments: list[str]) -> int:
     )
     flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
     flags.argument("--json", action="store_true", help="one JSON object when the server is ready")
-    flags.options(ServeConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ServeConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ServeConfig, arguments)
     require("serve", "starlette", "uvicorn", "h11", "prometheus_client")
     from mlxhog.live.serving.server import serve
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import Observer, observer
 
@@ -38,9 +37,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
     flags.argument("--json", action="store_true", help="one JSON object per line and state")
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
-    flags.options(WatchConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(WatchConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(WatchConfig, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.report.follow import Follower, follow
 

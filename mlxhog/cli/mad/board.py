@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.files.durable import replace_file
 
@@ -58,9 +57,7 @@ def run_board(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="again and again until the study stops")
-    flags.options(BoardConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(BoardConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(BoardConfig, arguments)
     parsed.load_layers()
     if parsed.other.watch and (config.csv or config.markdown):
         raise ConfigError("--watch goes with the table and --json; write files without it")
@@ -184,9 +181,7 @@ def run_plot(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
-    flags.options(PlotConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(PlotConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(PlotConfig, arguments)
     parsed.load_layers()
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots

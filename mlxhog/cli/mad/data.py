@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes, format_clock
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,9 +87,7 @@ def run_data(arguments: list[str]) -> int:
     add_task_flags(flags)
     flags.argument("--dry-run", action="store_true", help="say what would be written, and stop")
     flags.argument("--json", action="store_true", help="one JSON object")
-    flags.options(DataConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(DataConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(DataConfig, arguments)
     values = _task_settings(config, parsed.other.set)
     if config.task is None or config.out is None:
         lacks = "--task" if config.task is None else "--out"

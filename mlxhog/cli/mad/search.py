@@ -12,7 +12,6 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.mad import session
 from mlxhog.cli.mad.session import StudyConfig
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig
 
@@ -190,9 +189,7 @@ def run_resume(arguments: list[str]) -> int:
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.layers_from()
     session.add_output(flags)
-    flags.options(ExecutionConfig)
-    parsed = flags.parse(arguments)
-    how = resolve(ExecutionConfig, [parsed.given], parsed.problems)
+    parsed, how = flags.read(ExecutionConfig, arguments)
     parsed.load_layers()
     return _resume(how, parsed.other)
 

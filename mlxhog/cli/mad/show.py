@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 
 if TYPE_CHECKING:
     from mlxhog.models.mad import MADConfig
@@ -45,9 +44,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("architecture", nargs="+", metavar="ARCH", help="what to show")
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object with every number")
-    flags.options(ShowConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ShowConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ShowConfig, arguments)
     from mlxhog.models.registry import load_candidate
 
     parsed.load_layers()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ def run_vote(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
-    flags.options(VoteConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(VoteConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(VoteConfig, arguments)
     parsed.load_layers()
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
@@ -171,9 +168,7 @@ def run_scale(arguments: list[str]) -> int:
     flags.argument("what", nargs="+", metavar="WHAT", help="a study or an architecture")
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
-    flags.options(ScaleConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ScaleConfig, [parsed.given], parsed.problems)
+    parsed, config = flags.read(ScaleConfig, arguments)
     parsed.load_layers()
     if config.depth is None or config.out is None:
         lacks = "--depth" if config.depth is None else "--out"
