@@ -30,9 +30,9 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
-from mlxhog.training import evaluation, evenness, memory
+from mlxhog.training import evaluation, evenness
 from mlxhog.training.job import Setup, plan_layout
-from mlxhog.training.memory import Memory
+from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.resolve import resolve
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
@@ -147,8 +147,8 @@ def make_plan(config: TrainConfig) -> Plan:
     backends = [worker.backend for worker in workers]
     writers = kernel_choice.choose_writers(config, backends, record)
     kernels = kernel_choice.choose_kernels(config, backends, record)
-    allowed = Memory(here.memory_bytes, config.memory_limit)
-    allowed.check_parameters(config.model, model)
+    memory = Memory(here.memory_bytes, config.memory_limit)
+    memory.check_parameters(config.model, model)
     hidden = families.hidden_matrices(model)
     resolved = resolve(config, model, hidden, workers)
     config = resolved.config
@@ -173,8 +173,8 @@ def make_plan(config: TrainConfig) -> Plan:
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
     if resolved.auto:
         tables |= evenness.segment(n_workers)
-    live, live_notes = allowed.keeps_copies(config.live, parameters)
-    strategy, layout = allowed.with_free_slots(
+    live, live_notes = memory.keeps_copies(config.live, parameters)
+    strategy, layout = memory.with_free_slots(
         strategy,
         lambda one: plan_layout(spec, one, optimizer, n_tickets, tables, live=live),
     )
@@ -188,13 +188,13 @@ def make_plan(config: TrainConfig) -> Plan:
         notes=(*choice.notes, *writers.notes, *kernels.notes, *live_notes, *resolved.notes),
         layout=layout,
         parameters=parameters,
-        memory=allowed,
+        memory=memory,
         arena_bytes=layout.occupied_bytes,
-        worker_bytes=memory.worker_bytes(config, model, layout, n_workers),
+        worker_bytes=worker_bytes(config, model, layout, n_workers),
         private_state=tuple(optimizer.state_segments),
         shared_state=tuple(optimizer.shared_segments),
         decay=frozenset(name for name, one in spec.items() if one.decay),
-        gpu_share=memory.gpu_share(config, workers, writers, optimizer, layout),
+        gpu_share=gpu_share(config, workers, writers, optimizer, layout),
         batches=partial(
             Batches.open,
             data.train,
@@ -214,7 +214,7 @@ def make_plan(config: TrainConfig) -> Plan:
         resumption=resolved.resumption,
         auto=resolved.auto,
     )
-    allowed.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
+    memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     return plan
 
 

@@ -68,7 +68,7 @@ def resolve(
     resumption = Resumption.of(config, model.to_dict(), hidden)
     if resumption is not None:
         config, budget = resumption.config, resumption.own_budget
-    asked_for, auto = config.optimizer, config.strategy == "auto"
+    optimizer, auto = config.optimizer, config.strategy == "auto"
     if auto:
         guess = evenness.guess(workers) if n_workers > 1 else "serial"
         config = evenness.with_strategy(config, guess)
@@ -83,10 +83,10 @@ def resolve(
             f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
             "worker adds steps of its own (lr_workers)"
         )
-    if asked_for in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
-        rule = "adam" if asked_for.startswith("apollo") else "adamw"
+    if optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
+        rule = "adam" if optimizer.startswith("apollo") else "adamw"
         notes.append(
-            f"optimizer {asked_for}: this {families.of(model).title} has no hidden matrix "
+            f"optimizer {optimizer}: this {families.of(model).title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
             "every parameter"
         )
