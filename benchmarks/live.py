@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,11 @@ def publishing(scale: Scale, findings: Findings) -> None:
         spec = families.param_spec(load_architecture(name))
         layout = plan(spec, n_tickets=1, extra=published.segments(len(spec), 16))
         with Arena.create(layout) as arena:
-            publisher = Publisher(arena, Hogwild(TrainConfig(steps=1), 1), Interval(steps=10**9))
+            publisher = Publisher(
+                arena,
+                partial(Hogwild(TrainConfig(steps=1), 1).load, training=True),
+                Interval(steps=10**9),
+            )
             seconds = []
             for _ in range(scale.copies):
                 arena.counters.add("version")

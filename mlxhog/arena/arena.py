@@ -221,6 +221,11 @@ class Arena:
         slot = self.layout.probe
         return self.params[slot.offset : slot.offset + slot.size]
 
+    def lost_update_rate(self) -> float | None:
+        """Share of probe increments that never arrived; None before the first step."""
+        adds = sum(entry.probe_adds for entry in self.workers)
+        return lost_update_rate(self.probe, adds) if adds else None
+
     def param(self, name: str) -> NDArray[np.float32]:
         """One parameter in its own shape, float32.
 
@@ -295,6 +300,14 @@ class Arena:
     def __exit__(self, *_: object) -> None:
         """Unmap."""
         self.close()
+
+
+def lost_update_rate(probe: NDArray[np.float32], adds: int) -> float:
+    """Share of `adds` probe increments that never arrived, in [0, 1].
+
+    Exact up to 2^24 adds per element, where float32 stops counting.
+    """
+    return max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds)
 
 
 def _read(mapping: mmap.mmap) -> tuple[Header, Layout]:

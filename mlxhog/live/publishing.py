@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from mlxhog.arena import Arena, Layout
 from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
@@ -17,7 +18,6 @@ from mlxhog.arena.published import WORDS, Copies, Readers
 from mlxhog.config.quantities import Interval
 from mlxhog.live.copying import ModelCopy, copy_model, copy_tensors
 from mlxhog.optim.updates import Float32
-from mlxhog.strategies import Strategy
 
 POLL_S = 0.05
 TRIES_S = 0.02  # for a copy that is not of one moment
@@ -28,16 +28,18 @@ LET_GO_S = 0.05  # for a reader, where the run itself has to wait
 class Publisher:
     """Publishes the parameters of a run while it has readers, and once when it has ended."""
 
-    def __init__(self, arena: Arena, strategy: Strategy, every: Interval) -> None:
+    def __init__(
+        self, arena: Arena, write_model: Callable[[Arena, Float32], None], every: Interval
+    ) -> None:
         """Begin; there is nothing to do before a reader comes.
 
         Args:
             arena: with the segments of `published.py`, created by this process.
-            strategy: of the run; says what the model is.
+            write_model: writes what the run has come to, laid out as the parameters.
             every: how often.
         """
         self.readers, self.readers_fd = Readers.create()
-        self._arena, self._strategy, self._every = arena, strategy, every
+        self._arena, self._write_model, self._every = arena, write_model, every
         self._copies = Copies(arena)
         self._marks = MarksReader(arena.segment(SEGMENT), arena.layout)
         self._lock = threading.Lock()  # of the thread and of whoever calls
@@ -96,7 +98,7 @@ class Publisher:
     def _copy(self, out: Float32, *, at_rest: bool) -> ModelCopy:
         arena = self._arena
         if at_rest:
-            self._strategy.load(arena, out, training=True)
+            self._write_model(arena, out)
             version = arena.counters.load("version")
             return ModelCopy(version, version)
 
@@ -104,7 +106,7 @@ class Publisher:
             if "copies.1" not in arena.layout.segments:
                 return copy_tensors(arena.layout, self._marks, out, arena.params)
             before = {name: self._marks.quiet(name) for name in arena.layout.slots}
-            self._strategy.load(arena, out, training=True)
+            self._write_model(arena, out)
             return [name for name, at in before.items() if not self._marks.unchanged(name, at)]
 
         return copy_model(arena.counters, self._marks, copy, limit_s=TRIES_S)

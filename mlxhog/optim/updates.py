@@ -251,16 +251,8 @@ def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
         _native.add_dense(place.locks, place.mode, place.flat, offset, ones)
 
 
-def lost_update_rate(probe: Float32, adds: int) -> float:
-    """Share of `adds` probe increments that never arrived, in [0, 1].
-
-    Exact up to 2^24 adds per element, where float32 stops counting.
-    """
-    return max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds) if adds else 0.0
-
-
 __all__ = [
     "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place",
     "Rows", "Slot", "UInt32", "add", "add_at", "add_packed16", "add_probe", "check",
-    "lost_update_rate", "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
+    "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.optim import updates
 from mlxhog.report.metrics import Doing, Progress, StepTimes, WorkerReport
 
 SHARE_LIMIT = 2.0
@@ -117,11 +116,6 @@ class Monitor:
         shortest_s = min((one.step_s for one in entries if one.state != State.FREE), default=0.0)
         return limit_s is not None and self.seconds() + shortest_s >= limit_s
 
-    def lost_update_rate(self) -> float | None:
-        """Share of probe increments that never arrived; None before the first step."""
-        adds = sum(entry.probe_adds for entry in self.arena.workers)
-        return updates.lost_update_rate(self.arena.probe, adds) if adds else None
-
     def staleness(self) -> dict[int, int]:
         """Steps by how many updates others made between their reads and writes, ascending."""
         return _ascending(sum(self._staleness.values(), Counter()))
@@ -209,7 +203,7 @@ class Monitor:
             val_bits_per_byte=self.val_bits_per_byte,
             val_tokens=self.val_tokens,
             tokens_per_s=sum(report.tokens_per_s for report in reports),
-            lost_update_rate=self.lost_update_rate(),
+            lost_update_rate=self.arena.lost_update_rate(),
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
             gpu_write=self.gpu_write,

@@ -154,7 +154,7 @@ class Reporter:
             restarts=supervisor.restarts,
             dropped_steps=self.monitor.dropped_steps(),
             torn=supervisor.torn,
-            lost_update_rate=self.monitor.lost_update_rate(),
+            lost_update_rate=self.monitor.arena.lost_update_rate(),
             workers=self.monitor.worker_reports(),
             checkpoint=str(checkpoint) if checkpoint else None,
             gpu_write=self.plan.writers.gpu_write,

@@ -107,7 +107,9 @@ class _Training(Session):
         self.begin(budget, budget.steps if follows else budget.step_limit(plan.tokens_per_step))
         self.publisher: Publisher | None = None
         if published.WORDS in plan.layout.segments:
-            self.publisher = Publisher(self.arena, self.strategy, self.config.live_every)
+            self.publisher = Publisher(
+                self.arena, partial(self.strategy.load, training=True), self.config.live_every
+            )
             stack.callback(self.publisher.close)
         with disk_errors(f"writing {self.run.model}"):
             checkpoint.write_model(self.run.model, plan.model, plan.data.tokenizer)

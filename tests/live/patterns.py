@@ -10,6 +10,7 @@ import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class PatternRun:
         self.arena = Arena.create(layout(), run_id="patterns")
         self.arena.counters.store("command", Command.TRAIN)
         strategy = Hogwild(TrainConfig(steps=1), max(1, writers))
-        self.publisher = Publisher(self.arena, strategy, publish_every)
+        self.publisher = Publisher(self.arena, partial(strategy.load, training=True), publish_every)
         self.path = folder / "socket"
         self.server = self.arena.serve(self.path, self.publisher.readers_fd)
         self.processes = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,9 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
     with Arena.create(layout(2, **own)) as arena:
         arena.segment("copies.1")[:], arena.segment("copies.2")[:] = 1, 3
         config = TrainConfig(steps=1, strategy="avg_runs")
-        publisher = Publisher(arena, AvgRuns(config, 2), Interval(seconds=1))
+        publisher = Publisher(
+            arena, partial(AvgRuns(config, 2).load, training=True), Interval(seconds=1)
+        )
         with arena.serve(path, publisher.readers_fd):
             source = RunWeights(Arena.connect(path), MODEL, name="averaged", mode=mode)
             backend = Inbox()

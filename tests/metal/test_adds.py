@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.arena.arena import lost_update_rate
 from mlxhog.errors import ShapeError
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Rows
@@ -77,7 +78,7 @@ def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
 def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
     floats, expected = concurrent_adds("racy", 2, (1 << 20) + TAIL)
     assert floats.max() <= expected
-    lost = updates.lost_update_rate(floats, expected)
+    lost = lost_update_rate(floats, expected)
     print(f"racy adds of two workers: {100 * lost:.3f} % lost")
     assert 0 <= lost < 0.2
 
@@ -120,8 +121,8 @@ def test_the_probe_counts_every_add_of_one_worker(mode: int) -> None:
             updates.add_probe(Place(segment), probe)
         np.testing.assert_array_equal(probe, 10)
         assert not segment.floats[:-64].any()
-        assert updates.lost_update_rate(probe, 10) == 0
-        assert updates.lost_update_rate(probe, 20) == 0.5
+        assert lost_update_rate(probe, 10) == 0
+        assert lost_update_rate(probe, 20) == 0.5
 
 
 @dataclass(frozen=True)
