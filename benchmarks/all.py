@@ -51,7 +51,7 @@ ORDER = (
 
 QUICK_S = {
     "classic_speed": 150, "staleness": 120, "scaling": 60, "schemes": 120, "mixed_backends": 60,
-    "backoff": 480, "widths": 300, "density": 60, "late_gradients": 200,
+    "backoff": 480, "widths": 300, "density": 180, "late_gradients": 200,
 }  # fmt: skip
 """What scripts take with --quick, for the first estimate; the last run's own time is better."""
 

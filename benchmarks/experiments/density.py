@@ -96,7 +96,7 @@ def result(scale: Scale) -> Outcome:
     table = []
     for density in densities:
         one = problem(density, n, d)
-        runs = interleaved(one, arms, repeats=scale.pick(tiny=1, quick=3, full=9))
+        runs = interleaved(one, arms, repeats=scale.pick(tiny=1, quick=1, full=5))
         late = delayed(one.train, late=many - 1, epochs=epochs, beta=0.8, seed=0)
         assert one.test is not None
         losses = {name: last(own, "test_loss") for name, own in runs.items()}

@@ -92,7 +92,7 @@ def _staleness(
     scale: Scale, bench: Bench, count: int, strategy: str, slow: str | None
 ) -> dict[str, Any]:
     """Mean and largest staleness of real workers, with so many gradients each."""
-    each = scale.pick(tiny=10, quick=100, full=400)
+    each = scale.pick(tiny=10, quick=max(100, 1000 // count), full=max(400, 4000 // count))
     tokens = each * count * bench.setup.batch * bench.setup.seq_len
     training = bench.train(
         f"{strategy}, {count} workers" + (", one slow" if slow else ""),

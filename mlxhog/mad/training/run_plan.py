@@ -245,10 +245,17 @@ def _training(
     assert set(worker_options) <= set(WORKER_OPTIONS)
     protocol = config.protocol
     how: dict[str, object] = {"strategy": "hogwild", **worker_options}
+    if how["strategy"] == "sim":
+        raise ConfigError(
+            "strategy sim is for mlxhog train: workers of a candidate are processes; with "
+            "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
+        )
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
         how |= {"strategy": "serial", "predict": "none", "async_after": 0.0}
         how |= without_strategy(TrainConfig)
+        how |= {"staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False}
+        how |= {"lock_scope": "step", "slack": None, "backup_workers": 0}
         how["read"] = "live" if live else "snapshot"
     return TrainConfig(
         optimizer="adamw",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.records import RECORD, Ring
-from mlxhog.errors import WorkerFailed
+from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
@@ -73,8 +73,18 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
         (TWO, {"async_after": 0.5}),
         (TWO, {"strategy": "round_robin"}),
         (TWO, {"strategy": "local_sgd", "average_every": 3}),
+        (TWO, {"strategy": "ssp", "slack": 1, "staleness_lr": "linear"}),
+        ("mlx:cpu*3", {"strategy": "sync", "backup_workers": 1}),
     ],
-    ids=["hogwild", "two frameworks", "sync, then hogwild", "in turn", "averaged"],
+    ids=[
+        "hogwild",
+        "two frameworks",
+        "sync, then hogwild",
+        "in turn",
+        "averaged",
+        "gated",
+        "backup",
+    ],
 )
 def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_scored(
     workers: str, worker_options: dict[str, object]
@@ -86,6 +96,12 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     scores = kept.scores(config)
     assert (found.acc_token, found.acc_macro) == (scores.acc_token, scores.acc_macro)
     assert found.curve[-1].loss < 0.9 * np.log(8)  # where it begins
+
+
+def test_simulated_workers_are_refused_whatever_the_workers() -> None:
+    for workers in (TWO, "mlx:cpu"):
+        with pytest.raises(ConfigError, match="strategy sim is for mlxhog train"):
+            train_two(small_run(workers=workers, steps=4), worker_options={"strategy": "sim"})
 
 
 def test_averaged_gradients_give_the_same_parameters_again() -> None:
