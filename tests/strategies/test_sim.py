@@ -168,6 +168,6 @@ def test_the_step_of_a_process_that_died_behind_it_is_ended(
 
 
 def test_several_processes_are_refused() -> None:
-    config: Any = SimpleNamespace(strategy="sim")
+    config: Any = SimpleNamespace(strategy="sim", determinism="none")
     with pytest.raises(ConfigError, match="simulates its workers in one process"):
         build(config, 2)
