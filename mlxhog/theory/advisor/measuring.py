@@ -36,7 +36,7 @@ PLAIN: Mapping[str, Any] = {
     **{
         one.name: one.default
         for one in options(TrainConfig).values()
-        if one.group in ("strategy", "asynchrony", "sparse")
+        if one.group in ("strategy", "asynchrony", "sparse", "local methods")
         and one.name not in ("write", "gpu_write", "sampled_head")
     },
     "max_workers": None,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import DataError
 from mlxhog.strategies import STRATEGIES
 from mlxhog.theory.advisor.arms import arms
+from mlxhog.theory.advisor.measuring import PLAIN
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, recommend
 from mlxhog.theory.advisor.trial import TIE_BITS, decide
@@ -76,6 +79,15 @@ def test_only_strategies_of_the_tree_are_advised() -> None:
         assert {each.arm.strategy for each in advised(one, few).expected} <= set(few)
     ours = {arm.strategy for arm in arms(profile([EVEN] * 4), STRATEGIES).values()}
     assert {"serial", "sync", "hogwild", "round_robin"} <= ours <= set(STRATEGIES)
+
+
+def test_every_arm_of_the_tree_is_a_configuration_that_train_takes() -> None:
+    here = profile([EVEN] * 2, 0.2, backend="mlx:cpu")
+    before = TrainConfig(workers="mlx:cpu*2", strategy="ssp", slack=1)
+    for arm in arms(here, STRATEGIES).values():
+        config = replace(before, **{**PLAIN, "strategy": arm.strategy, **arm.options})
+        assert config.strategy == arm.strategy
+        assert arm.flags.startswith(f"--strategy {arm.strategy}")
 
 
 def test_rounds_cost_what_the_formula_says() -> None:

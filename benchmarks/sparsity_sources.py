@@ -1,0 +1,118 @@
+"""Two sources of sparsity that document 002 names: dropout, and a queue that hands work out.
+
+    python benchmarks/sparsity_sources.py           dropout 0, .1, .5; three ways to hand out work
+    python benchmarks/sparsity_sources.py --quick   fewer gradients, fewer epochs
+
+Dropout: the small xlstm model with mLSTM and sLSTM blocks, gradients of batches of one sequence and
+of eight, and of a single token, with the share of elements that a gradient touches and the
+probability that two meet. Queue: the sparse SVM of `mlxhog classic`, examples dealt out once, anew
+with each epoch, or claimed from a shared queue, with two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+
+from mlxhog.arena.child import Child
+from mlxhog.config.sources import Given
+from mlxhog.theory.advisor.measuring import weighted
+from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets
+from mlxhog.theory.analysis.conflicts import measure
+from mlxhog.theory.analysis.target import find_target
+
+MODEL = """
+model_type: xlstm_v1
+vocab_size: 320
+embedding_dim: 64
+num_blocks: 2
+slstm_at: [1]
+mlstm_block: {mlstm: {num_heads: 4}}
+slstm_block: {slstm: {num_heads: 4}}
+context_length: 64
+chunk_size: 16
+dropout: %g
+bos_token_id: 256
+"""
+SHAPES = ((1, 1), (1, 64), (8, 64))
+RATES = (0.0, 0.1, 0.5)
+HANDOUTS = ("once", "epoch", "queue")
+
+
+def dropout(found: Findings, samples: int) -> None:
+    """Density and conflict of gradients, by rate and by the size of a batch."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
+        for rate in RATES:
+            path = Path(folder) / f"dropout-{rate:g}.yaml"
+            path.write_text(MODEL % rate)
+            for sequences, length in SHAPES:
+                values = {"seq_len": length, "batch_size": sequences, "threads": 1}
+                given = [Given(name, value, "benchmark") for name, value in values.items()]
+                named = find_target(str(path), given, Path(folder))
+                plan = plan_of(named, AnalyzeConfig(backend="mlx:cpu"))
+                subject = subject_of(named, plan)
+                drawn = tickets(subject.batches().n_tickets, samples, 0)
+                with Child() as child:
+                    blocks = measure(child, subject, drawn, lambda step: None).blocks
+                p_conf, density = weighted(blocks)
+                rows.append(
+                    {
+                        "dropout": rate,
+                        "tokens": sequences * length,
+                        "density": density,
+                        "p_conf": p_conf,
+                    }
+                )
+                print(
+                    f"dropout {rate:3g}, {sequences * length:4} tokens: a gradient touches "
+                    f"{density:6.1%}, two meet with probability {p_conf:.2f}",
+                    flush=True,
+                )
+    found.results["dropout"] = rows
+    whole = [row for row in rows if row["tokens"] == 512]
+    least = min(row["p_conf"] for row in whole)
+    found.at_most("batches of 512 tokens: 1 - least p_conf", 1 - least, 0.1, timing=False)
+
+
+def handouts(found: Findings, epochs: int) -> None:
+    """Updates per second and objective of a sparse SVM, by how work is handed out."""
+    rows: dict[str, Any] = {}
+    for handout in HANDOUTS:
+        command = [sys.executable, "-m", "mlxhog", "classic", "svm", "--workers", "2", "--json"]
+        command += ["--handout", handout, "--epochs", str(epochs)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows[handout] = json.loads(ended.stdout.splitlines()[-1])
+        took, objective = rows[handout]["native_s"], rows[handout]["measures"]["objective"]
+        print(
+            f"handout {handout:5}: {took:5.2f} s for {rows[handout]['examples']:,} examples, "
+            f"objective {objective:,.0f}",
+            flush=True,
+        )
+    found.results["handouts"] = rows
+
+
+def main() -> int:
+    """Measure both."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    watch, cpu, found = LoadWatch(), own_cpu_s(), Findings()
+    dropout(found, 12 if quick else 48)
+    handouts(found, 3 if quick else 10)
+    others = watch.stop(own_cpu_s() - cpu)
+    return finish("sparsity_sources", found.claims, others_load=others, results=found.results)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
