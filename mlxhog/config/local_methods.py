@@ -19,6 +19,9 @@ AVERAGE_EVERY = 16
 """Steps of each worker between two averages where nobody says otherwise."""
 
 _AVERAGED = LOCAL_STRATEGIES[1:]
+OF_TEXT = ("split", "split_alpha", "split_by", "clients")
+"""Options that divide documents."""
+
 OWNERS: dict[str, tuple[str, ...]] = {
     "average_every": _AVERAGED,
     "local_after": ("local_sgd",),
@@ -29,6 +32,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "replicas": ("diloco",),
     "outer_lr": ("diloco",),
     "outer_momentum": ("diloco",),
+    **dict.fromkeys(OF_TEXT, LOCAL_STRATEGIES),
 }
 """Options that only these strategies take."""
 
@@ -80,6 +84,27 @@ class LocalMethods:
         none="auto",
     )
     outer_lr: float = _local(0.7, "diloco: step size of the outer step", above=0)
+    split: str = _local(
+        "none",
+        "text of the workers: any of it for all, or that of clients whose shares of each class of "
+        "documents a Dirichlet distribution draws",
+        choices=("none", "dirichlet"),
+    )
+    split_alpha: float = _local(
+        1.0, "split=dirichlet: how alike the clients' texts are; 0 is a class for one client", low=0
+    )
+    split_by: str = _local(
+        "auto",
+        "split=dirichlet: classes of documents; auto is the party of sotu, ten parts of others",
+        choices=("auto", "party", "president", "decade", "part", "document"),
+    )
+    clients: int | None = _local(
+        None,
+        "split=dirichlet: texts, of which each worker trains its own in turn; auto is one for "
+        "every worker",
+        low=1,
+        none="auto",
+    )
     outer_momentum: float = _local(
         0.9, "diloco: Nesterov momentum of the outer step", low=0, below=1
     )
@@ -149,6 +174,10 @@ def _of_local(config: TrainConfig) -> list[tuple[str, str]]:
     if config.determinism == "rounds" and config.local_work == "speed":
         problem = "speed follows measured times, so reruns differ; give steps by rank, or equal"
         found.append(("local_work", problem))
+    if config.split == "none":
+        for name in ("split_alpha", "split_by", "clients"):
+            if _is_set(config, name):
+                found.append((name, "is for split=dirichlet; add that, or leave it out"))
     try:
         steps = steps_by_rank(config.local_work)
     except ValueError as error:

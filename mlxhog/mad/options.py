@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog.config.config import BACKOFF_BETA
 from mlxhog.config.contradictions import FALLING_SCHEDULES
-from mlxhog.config.local_methods import OWNERS
+from mlxhog.config.local_methods import OF_TEXT, OWNERS
 from mlxhog.config.options import convert_fields, option
 from mlxhog.config.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.errors import ConfigError
@@ -106,7 +106,7 @@ WORKER_OPTIONS: Final = (
     "strategy",
     "predict",
     "async_after",
-    *OWNERS,
+    *(name for name in OWNERS if name not in OF_TEXT),
     "moments",
     "staleness_lr",
     "delay_compensation",

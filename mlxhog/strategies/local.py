@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +44,15 @@ from mlxhog.strategies.rounds import (
     VERSION_BASE,
     Rounds,
 )
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy, all_reduce_bytes
+from mlxhog.strategies.strategy import (
+    Context,
+    Idle,
+    Lease,
+    Outcome,
+    Part,
+    Strategy,
+    all_reduce_bytes,
+)
 from mlxhog.strategies.words import StepRecord
 
 
@@ -67,8 +75,15 @@ def replica_names(replicas: int) -> tuple[str, ...]:
     return tuple(f"copies.{k + 1}" for k in range(replicas))
 
 
+@dataclass(frozen=True)
 class Local(Strategy):
-    """What all local methods have in common; by itself, runs that never meet."""
+    """What all local methods have in common; by itself, runs that never meet.
+
+    Attributes:
+        client_tickets: batches in an epoch of each client's text; empty where all have one text.
+    """
+
+    client_tickets: tuple[int, ...] = ()
 
     numbered: ClassVar[bool] = True
     repeats: ClassVar[bool] = True
@@ -103,7 +118,7 @@ class Local(Strategy):
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The replicas, what a method keeps beside them, and the counts."""
         copies = {name: ("float32", PARAMETER_COPY) for name in self.kept_segments()}
-        return {**copies, **Rounds.segment(self.workers)}
+        return {**copies, **Rounds.segment(self.workers, len(self.client_tickets))}
 
     def kept_segments(self) -> tuple[str, ...]:
         """Each replica's parameters."""
@@ -141,6 +156,19 @@ class Local(Strategy):
             "replicas": self.replicas,
             **Rounds(arena, self.workers).position(),
         }
+
+    def state(self, arena: Arena) -> dict[str, Any]:
+        """Add how far each client's text has been trained on, whatever the workers."""
+        rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
+        taken = [rounds.batches_of(client, clients) for client in range(clients)]
+        return {**super().state(arena), "clients": taken}
+
+    def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
+        """Go on where each client's text was left, where there are as many."""
+        rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
+        taken = state.get("clients", [])
+        for client, batches in enumerate(taken if len(taken) == clients else []):
+            rounds.set_batches_of(client, clients, batches)
 
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
@@ -293,7 +321,17 @@ class LocalWorker:
                 return Idle.WAIT
         self._own = own
         context.entry.ticket = ticket
-        return Lease(epoch, ticket)
+        return Lease(epoch, ticket, self._parts())
+
+    def _parts(self) -> tuple[Part, ...] | None:
+        """The batch of the worker's own client, where the text is divided."""
+        tickets = self._strategy.client_tickets
+        if not tickets:
+            return None
+        client, number = self._rounds.client(self.context.rank, len(tickets))
+        epoch, ticket = divmod(number, tickets[client])
+        whole = self.context.config.sequences_per_ticket
+        return (Part(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
         """Load the worker's replica."""

@@ -27,6 +27,7 @@ base + j P + p.
                              6  updates at its beginning
             1 + P + rank        journal
                  1 + 2 P  rank  steps of the next round, 16 to a line
+              and then  client  batches of a client before the steps above, likewise
 
 A worker writes its own lines, and rank 0 the others.
 """
@@ -61,9 +62,9 @@ class Rounds:
         self.workers = workers
 
     @staticmethod
-    def segment(workers: int) -> dict[str, tuple[str, int]]:
+    def segment(workers: int, clients: int) -> dict[str, tuple[str, int]]:
         """The segment of the table above."""
-        lines = 1 + 2 * workers + -(-workers // _PER_LINE)
+        lines = 1 + 2 * workers + -(-workers // _PER_LINE) + -(-clients // _PER_LINE)
         return {SEGMENT: ("uint8", LINE * lines)}
 
     def of_run(self, word: int) -> int:
@@ -123,6 +124,33 @@ class Rounds:
     def version(self) -> int:
         """Updates of the run."""
         return self.of_run(VERSION_BASE) + sum(self.of_all(UPDATES))
+
+    # -- whose text is which ---------------------------------------------------------------------
+
+    def client(self, rank: int, clients: int) -> tuple[int, int]:
+        """The client of a worker's next step, and which of the client's batches it is."""
+        own = range(rank, clients, self.workers)
+        turn = self.of(rank, STEPS)
+        client = own[turn % len(own)]
+        return client, self._words.load(*self._client(client)) + turn // len(own)
+
+    def batches_of(self, client: int, clients: int) -> int:
+        """Batches of a client that have been taken."""
+        return self._words.load(*self._client(client)) + self._taken(client, clients)
+
+    def set_batches_of(self, client: int, clients: int, batches: int) -> None:
+        """Let so many have been taken, those of the steps in the words included."""
+        self._words.store(*self._client(client), batches - self._taken(client, clients))
+
+    def _taken(self, client: int, clients: int) -> int:
+        """Batches that the steps in the words took."""
+        rank, place = client % self.workers, client // self.workers
+        turns, rest = divmod(self.of(rank, STEPS), len(range(rank, clients, self.workers)))
+        return turns + (place < rest)
+
+    def _client(self, client: int) -> tuple[int, int]:
+        line = 1 + 2 * self.workers + -(-self.workers // _PER_LINE)
+        return line + client // _PER_LINE, client % _PER_LINE
 
     # -- what changes ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ first (`resolve.py`); everything after that takes what it needs from the plan.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from mlxhog.checkpoint import run
 from mlxhog.config import slowdowns
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import prepare, stream
+from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
+from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine, verdicts
@@ -30,6 +32,7 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
+from mlxhog.strategies.local import Local
 from mlxhog.training import evaluation, evenness
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
@@ -54,6 +57,7 @@ class Plan(Setup):
         resumption: the run that is resumed; None begins a new one.
         auto: whether a resume is to leave the strategy open: the workers have not been measured
             yet, or there is only one.
+        division: of the text among clients; None where all workers have one text.
     """
 
     data: prepare.Prepared
@@ -66,6 +70,7 @@ class Plan(Setup):
     budget: Budget
     resumption: Resumption | None
     auto: bool = False
+    division: Division | None = None
 
     @property
     def undecided(self) -> bool:
@@ -169,6 +174,27 @@ def make_plan(config: TrainConfig) -> Plan:
 
     strategy = strategies.build(config, n_workers)
     strategy.check(model)
+    batches: Callable[[], Batches | ClientBatches] = partial(
+        Batches.open,
+        data.train,
+        seq_len=config.seq_len,
+        batch_size=config.sequences_per_ticket,
+        seed=config.seed,
+    )
+    resumed = None if resolved.resumption is None else resolved.resumption.run.directory
+    division = clients.of_config(config, data.source, data.rule, train, n_workers, resumed)
+    if division is not None and isinstance(strategy, Local):
+        divided = partial(
+            ClientBatches.open,
+            data.train,
+            division.documents,
+            seq_len=config.seq_len,
+            batch_size=config.sequences_per_ticket,
+            seed=config.seed,
+        )
+        tickets = divided().tickets
+        strategy, n_tickets = replace(strategy, client_tickets=tickets), sum(tickets)
+        batches = divided
     optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
     if resolved.auto:
@@ -185,7 +211,14 @@ def make_plan(config: TrainConfig) -> Plan:
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
-        notes=(*choice.notes, *writers.notes, *kernels.notes, *live_notes, *resolved.notes),
+        notes=(
+            *choice.notes,
+            *writers.notes,
+            *kernels.notes,
+            *live_notes,
+            *resolved.notes,
+            *([] if division is None else [str(division)]),
+        ),
         layout=layout,
         parameters=parameters,
         memory=memory,
@@ -195,13 +228,7 @@ def make_plan(config: TrainConfig) -> Plan:
         shared_state=tuple(optimizer.shared_segments),
         decay=frozenset(name for name, one in spec.items() if one.decay),
         gpu_share=gpu_share(config, workers, writers, optimizer, layout),
-        batches=partial(
-            Batches.open,
-            data.train,
-            seq_len=config.seq_len,
-            batch_size=config.sequences_per_ticket,
-            seed=config.seed,
-        ),
+        batches=batches,
         schedule=partial(
             schedules.build,
             config,
@@ -213,6 +240,7 @@ def make_plan(config: TrainConfig) -> Plan:
         budget=resolved.budget,
         resumption=resolved.resumption,
         auto=resolved.auto,
+        division=division,
     )
     memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     return plan

@@ -18,6 +18,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
+from mlxhog.data import clients
 from mlxhog.errors import (
     CheckpointError,
     ConfigError,
@@ -113,6 +114,8 @@ class _Training(Session):
             stack.callback(self.publisher.close)
         with disk_errors(f"writing {self.run.model}"):
             checkpoint.write_model(self.run.model, plan.model, plan.data.tokenizer)
+            if plan.division is not None:
+                clients.write(plan.division, directory)
         page = None if self.publisher is None else self.publisher.readers_fd
         stack.enter_context(self.arena.serve(socket_path(directory), page))
         self.monitor = Monitor(

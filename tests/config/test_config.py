@@ -200,6 +200,8 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"average_every": 5}, "strategies local_sgd, fedprox, scaffold, diloco, not auto"),
         ({"average_every": 5, "strategy": "avg_runs"}, "scaffold, diloco, not avg_runs"),
         ({"prox_mu": 0.1, "strategy": "local_sgd"}, "is for strategy fedprox, not local_sgd"),
+        ({"split": "dirichlet", "strategy": "sync"}, "is for strategies avg_runs, local_sgd,"),
+        ({"clients": 3, "strategy": "local_sgd"}, "is for split=dirichlet; add that"),
         ({"replicas": 2, "strategy": "sync"}, "is for strategy diloco, not sync"),
         ({"local_work": "3,x", "strategy": "local_sgd"}, "wanted equal, speed, or the steps"),
         ({"local_work": "3,1", "average_every": 2, "strategy": "fedprox"}, "leave one out"),

