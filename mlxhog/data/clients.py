@@ -210,13 +210,19 @@ def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], 
 def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
     """Each client's share of a class."""
     if alpha == 0:
-        return np.eye(clients)[index % clients]
+        return _all_to(index % clients, clients)
     if alpha == np.inf:
         return np.full(clients, 1.0 / clients)
     rng = np.random.Generator(np.random.PCG64(list(seed)))
     drawn = rng.dirichlet(np.full(clients, alpha))
     # With a tiny alpha all of a draw may round to 0, which NumPy gives as NaN.
-    return drawn if np.isfinite(drawn).all() else np.eye(clients)[int(rng.integers(clients))]
+    return drawn if np.isfinite(drawn).all() else _all_to(int(rng.integers(clients)), clients)
+
+
+def _all_to(client: int, clients: int) -> NDArray[np.float64]:
+    shares = np.zeros(clients)
+    shares[client] = 1.0
+    return shares
 
 
 def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
@@ -239,7 +245,7 @@ def _distance(
         counts = np.zeros(len(names))
         for k in own:
             counts[names.index(labels[k])] += tokens[k]
-        return counts / counts.sum()
+        return np.asarray(counts / counts.sum(), np.float64)
 
     whole = shares(range(len(labels)))
     return float(np.mean([0.5 * np.abs(shares(own) - whole).sum() for own in documents]))
