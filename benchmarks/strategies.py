@@ -118,6 +118,8 @@ def run(name: str, workers: int, seed: int, tokens: int) -> Recorded:
         keep_params=True, seed=seed, workers=f"torch:cpu*{workers}", threads=1, tokens=tokens,
         **STRATEGIES[name],
     )  # fmt: skip
+    if recorded.result.status != "done":
+        raise SystemExit(f"{workers} workers, {name}: the run ended {recorded.result.status}")
     print(f"  {workers} workers, {name}: {recorded.result.seconds:.1f} s", flush=True)
     return recorded
 
