@@ -29,7 +29,8 @@ from schemes import settings as scheme_settings
 from training.recording import count_parameters, model_file
 
 from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
-from mlxhog.theory.simulator.workers import Constant, Worker
+from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.workers import Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -284,7 +284,6 @@ class Result:
             "dropped_steps": self.dropped_steps,
             "torn": self.torn,
             "lost_update_rate": self.lost_update_rate,
-            "network_bytes": self.network_bytes,
             "workers": [
                 {
                     "backend": worker.backend,
@@ -296,6 +295,7 @@ class Result:
                 }
                 for worker in self.workers
             ],
+            "network_bytes": self.network_bytes,
             "staleness": {str(tau): steps for tau, steps in self.staleness.items()},
             "gpu_write": self.gpu_write,
             "kernels": self.kernels,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ArenaError, ConfigError
@@ -19,7 +18,9 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.publishing import Publisher
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
+from mlxhog.models.families import param_spec
 from mlxhog.strategies import AvgRuns
+from mlxhog.strategies.rounds import STEPS, Rounds
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
 
 pytestmark = pytest.mark.slow
@@ -120,14 +121,13 @@ def test_the_last_weights_stay_when_the_run_has_ended(tmp_path: Path) -> None:
 def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
     mode: str, tmp_path: Path
 ) -> None:
-    own = {f"copies.{k}": ("float32", PARAMETER_COPY) for k in (1, 2)}
+    strategy = AvgRuns(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
-    with Arena.create(layout(2, **own)) as arena:
+    with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
+        strategy.begin(arena)
+        Rounds(arena, 2).set_of(0, STEPS, 1)  # amid a round: the replicas differ
         arena.segment("copies.1")[:], arena.segment("copies.2")[:] = 1, 3
-        config = TrainConfig(steps=1, strategy="avg_runs")
-        publisher = Publisher(
-            arena, partial(AvgRuns(config, 2).load, training=True), Interval(seconds=1)
-        )
+        publisher = Publisher(arena, partial(strategy.load, training=True), Interval(seconds=1))
         with arena.serve(path, publisher.readers_fd):
             source = RunWeights(Arena.connect(path), MODEL, name="averaged", mode=mode)
             backend = Inbox()
@@ -142,7 +142,6 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
 
 def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path) -> None:
     from mlxhog.arena import plan
-    from mlxhog.models.families import param_spec
 
     path = tmp_path / "socket"
     with Arena.create(plan(param_spec(MODEL), n_tickets=1)) as arena, arena.serve(path):

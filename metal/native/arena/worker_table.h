@@ -39,7 +39,8 @@ struct WorkerEntry {
   std::uint64_t opt_step;
   std::uint64_t restarts;
   std::uint64_t torn;
-  std::uint8_t unused_progress[240];
+  double rate_sum;
+  std::uint8_t unused_progress[232];
 };
 
 static_assert(sizeof(WorkerEntry) == 512);
@@ -70,5 +71,6 @@ static_assert(offsetof(WorkerEntry, rss_bytes) == 240);
 static_assert(offsetof(WorkerEntry, opt_step) == 248);
 static_assert(offsetof(WorkerEntry, restarts) == 256);
 static_assert(offsetof(WorkerEntry, torn) == 264);
+static_assert(offsetof(WorkerEntry, rate_sum) == 272);
 
 }  // namespace mlxhog
