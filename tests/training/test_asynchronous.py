@@ -114,7 +114,7 @@ def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_o
 def test_whom_the_others_wait_for_at_the_gate_is_named(tmp_path: Path) -> None:
     messages: list[str] = []
     config = small_config(
-        tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=20
+        tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=8
     )
     train(config, observer=lambda progress: messages.append(progress.message or ""))
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
