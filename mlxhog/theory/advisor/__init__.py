@@ -3,7 +3,7 @@
 profile     what the advice is made of: times, a round's cost, conflict, noise, heterogeneity
 arms        strategies of this tree, each as options of train and as a scheme of the simulator
 rules       the table that chooses, with its reasons; what is predicted of every strategy
-measuring   a profile measured here, in about 20 s
+measuring   a profile measured here, in half a minute
 trial       the two best, trained in turns
 history     what was advised before, and how it came out
 advise      all of it, as the command has it
