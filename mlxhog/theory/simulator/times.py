@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,12 +48,12 @@ class ComputeTime(Protocol):
         """Return the distribution as JSON types, for the inputs of a prediction."""
 
 
-class Independent:
+class Independent(ABC):
     """Times that do not depend on each other."""
 
+    @abstractmethod
     def draw(self, rng: np.random.Generator, size: int) -> Float64:
         """Return `size` independent times, (size,)."""
-        raise NotImplementedError
 
     def successive(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield one time after the other, without end."""
