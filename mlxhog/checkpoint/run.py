@@ -35,6 +35,8 @@ from mlxhog.files.durable import disk_errors, end_of_last_line, replace_file
 _STATUS = "run.json"
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
+MOST_NAMED = 8
+"""Runs that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -344,14 +346,15 @@ def run_of(checkpoint: Path) -> Run | None:
 
 
 def find(spec: str, root: Path) -> Run:
-    """Return the run that `spec` names.
+    """Return the run that `spec` names; whoever takes the name of a run asks this function.
 
     Args:
-        spec: `latest`, the name of a run below `root`, or a path.
+        spec: `latest`, the name of a run below `root` or a part that no other name has, or a path.
         root: the directory of runs.
 
     Raises:
-        RunError: there is no such run; the message suggests the nearest name.
+        RunError: there is no such run, and the message suggests the nearest name; or several names
+            have this part, and it lists them.
     """
     runs = list_runs(root)
     if spec == "latest":
@@ -362,11 +365,27 @@ def find(spec: str, root: Path) -> Run:
         if is_run(path):
             return Run(path.absolute())
     path = Path(spec).expanduser()
+    if spec and path.name == spec:  # a word, not a path
+        having = [run for run in runs if spec in run.name]
+        if len(having) == 1:
+            return having[0]
+        if having:
+            raise RunError(_ambiguous(spec, [run.name for run in having]))
     if path.exists():
         raise RunError(
             f"{path} is not a run: it holds no {_STATUS}; name a run's directory (mlxhog runs)"
         )
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
+
+
+def _ambiguous(spec: str, names: Sequence[str]) -> str:
+    """Say which runs have this part in their names, the newest first."""
+    newest = list(reversed(names))
+    more = "" if len(newest) <= MOST_NAMED else f" and {len(newest) - MOST_NAMED} more"
+    return (
+        f"{spec!r} is part of the names of {len(newest)} runs: {', '.join(newest[:MOST_NAMED])}"
+        f"{more}; name more of the one you mean"
+    )
 
 
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:

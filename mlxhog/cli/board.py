@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.machine.http_server import listen, require, url_of
 
@@ -31,9 +31,7 @@ class BoardConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("board", ABOUT, EXAMPLES, ("[RUN]",))
-    flags.argument(
-        "run", metavar="RUN", nargs="?", default="latest", help="a path, a run's name, or latest"
-    )
+    flags.argument("run", metavar="RUN", nargs="?", default="latest", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="print address and token as JSON")
     parsed, config = flags.read(BoardConfig, arguments)
     require("board", "starlette", "uvicorn", instead="mlxhog watch, mlxhog report")

@@ -12,6 +12,9 @@ from mlxhog.errors import ConfigError
 
 C = TypeVar("C")
 
+RUN_HELP = "a path, a run's name or a part of it, or latest"
+"""What a command says of an argument that names a run."""
+
 
 @dataclass(frozen=True)
 class Parsed:

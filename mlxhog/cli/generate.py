@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.live import MODES
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags(
         "generate", "Write text with a trained model, the prompt first.", EXAMPLES, (MODEL,)
     )
-    flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
+    flags.argument("model", metavar=MODEL, help=RUN_HELP)
     flags.argument(
         "--stop",
         metavar="TEXT",

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 
@@ -35,7 +35,7 @@ class ReplayConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("replay", ABOUT, EXAMPLES, ("RUN",))
-    flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
+    flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.options(ReplayConfig)
     parsed = flags.parse(arguments)

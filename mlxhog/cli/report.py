@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import RunError
@@ -42,7 +42,7 @@ class ReportConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("report", ABOUT, EXAMPLES, ("RUN...",))
-    flags.argument("runs", metavar="RUN", nargs="+", help="a path, a run's name, or latest")
+    flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     parsed, config = flags.read(ReportConfig, arguments)
     if config.png is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.cli.flags import RUN_HELP, Flags, Parsed
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 
@@ -70,7 +70,7 @@ def stop(arguments: list[str]) -> int:
 
 def _flags(command: str, about: str, examples: Sequence[str], *arguments: str) -> Flags:
     flags = Flags(command, about, examples, ("RUN", *arguments))
-    flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
+    flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="the run's answer as one line of JSON")
     return flags
 

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.machine.http_server import require
 
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
         EXAMPLES,
         (MODEL,),
     )
-    flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
+    flags.argument("model", metavar=MODEL, help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object when the server is ready")
     parsed, config = flags.read(ServeConfig, arguments)
     require("serve", "starlette", "uvicorn", "h11", "prometheus_client")

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import Observer, observer
@@ -34,7 +34,7 @@ class WatchConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("watch", ABOUT, EXAMPLES, ("RUN",))
-    flags.argument("run", metavar="RUN", help="a path, a run's name, or latest")
+    flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object per line and state")
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
     parsed, config = flags.read(WatchConfig, arguments)

@@ -231,7 +231,7 @@ def test_keeping_no_checkpoint_is_refused(run: Run) -> None:
         save(run, keep_last=0)
 
 
-@pytest.mark.parametrize("spec", ["checkpoint", "run path", "run name", "latest"])
+@pytest.mark.parametrize("spec", ["checkpoint", "run path", "run name", "a part", "latest"])
 def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) -> None:
     save(run, 1)
     path = save(run, 2)
@@ -239,6 +239,7 @@ def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) 
         "checkpoint": str(path),
         "run path": str(run.directory),
         "run name": run.name,
+        "a part": run.name[-3:],
         "latest": "latest",
     }[spec]
     assert checkpoint.locate(given, run.directory.parent) == path
@@ -255,7 +256,7 @@ def test_what_is_neither_run_nor_checkpoint_is_named(run: Run, tmp_path: Path) -
     for needed in ("model.safetensors", "config.json", "run.json"):
         assert needed in str(caught.value)
     with pytest.raises(RunError, match="did you mean"):
-        checkpoint.locate(run.name[:-1], run.directory.parent)
+        checkpoint.locate(f"{run.name}x", run.directory.parent)
 
 
 # What dies or fills up while saving.

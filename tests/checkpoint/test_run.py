@@ -203,10 +203,37 @@ def test_a_run_is_found_as_latest_by_name_and_by_path(
     assert runs.find(f"runs/{first.name}", root) == first
 
 
+def test_a_part_of_a_name_that_no_other_run_has_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    notes, letters = (runs.create(root, name) for name in ("notes", "letters"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()  # such as the run's data: no run, so it is not meant
+    assert runs.find("notes", root) == notes
+    assert runs.find("ter", root) == letters
+    runs.create(root, "notes-2")
+    with pytest.raises(RunError, match="is part of the names of 2 runs") as caught:
+        runs.find("otes", root)
+    assert all(run.name in str(caught.value) for run in runs.list_runs(root) if "otes" in run.name)
+    assert letters.name not in str(caught.value)
+    assert runs.find(notes.name, root) == notes  # a whole name, though another begins with it
+    with pytest.raises(RunError, match="does not exist"):
+        runs.find(f"runs/{letters.name[:-2]}", root)
+
+
+def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
+    made = [runs.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
+    with pytest.raises(RunError, match="and 2 more; name more of the one") as caught:
+        runs.find("-a", tmp_path)
+    assert made[-1].name in str(caught.value)
+    assert made[0].name not in str(caught.value)
+
+
 def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
     run = runs.create(tmp_path, "sotu")
     with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
-        runs.find(run.name[:-2], tmp_path)
+        runs.find(f"{run.name[:-2]}ut", tmp_path)
     with pytest.raises(RunError, match=r"did you mean 'latest'"):
         runs.find("lastest", tmp_path)
     with pytest.raises(RunError, match=r"holds 1 runs: mlxhog runs"):

@@ -68,11 +68,11 @@ def find_target(spec: str, overrides: Sequence[Given], root: Path) -> Target:
     run = runs.run_of(path)
     if run is not None:
         return _from_run(run, path.absolute(), overrides)
+    if path.is_dir() and weights.candidates(path):
+        return _from_checkpoint(path, overrides)
     try:
         run = runs.find(spec, root)
     except RunError as error:
-        if path.is_dir() and weights.candidates(path):
-            return _from_checkpoint(path, overrides)
         raise _not_found(spec, root, error) from error
     return _from_run(run, checkpoints.latest(run), overrides)
 
