@@ -56,7 +56,7 @@ def measured(model: str, **options: Any) -> tuple[float, list[Worker]]:
             "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder, "eval_tokens": 1,
             "steps": STEPS // 2 if rounds else STEPS, **options,
         }  # fmt: skip
-        result = train(TrainConfig(**settings))
+        result = train(TrainConfig(**settings), observer=None)
         workers = [worker_of(one) for one in Run(Path(result.run)).read_times()]
     return result.tokens_per_s / (2 * 256), workers
 

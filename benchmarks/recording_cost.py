@@ -29,7 +29,7 @@ def one_run(folder: Path, workers: str, determinism: str, seconds: float) -> tup
         workers=workers, strategy="hogwild", determinism=determinism, time=seconds, threads=1,
         eval_every="off", sample_every="off", save_every="off", out=str(folder),
     )  # fmt: skip
-    result = train(config)
+    result = train(config, observer=None)
     logs = (Path(result.run) / event_log.FOLDER).glob("worker-*.log")
     n_bytes = sum(path.stat().st_size for path in logs)
     return result.tokens / result.seconds, n_bytes / result.seconds

@@ -1,8 +1,9 @@
 """Lock-free training of xLSTM models, MLX and PyTorch workers side by side on one arena.
 
-    from mlxhog import TrainConfig, train
+    import mlxhog
 
-    result = train(TrainConfig(time=60))
+    result = mlxhog.train(data="notes/", time=60)
+    print(mlxhog.load(result.run).generate("The ", max_new_tokens=100))
 
 Names are imported on first use, so `import mlxhog` is fast and loads no framework.
 """
@@ -26,9 +27,10 @@ from mlxhog.errors import (
 
 if TYPE_CHECKING:
     from mlxhog.arena.arena import Arena
-    from mlxhog.checkpoint.checkpoint import load
     from mlxhog.config.config import TrainConfig
-    from mlxhog.training.trainer import train
+    from mlxhog.live.model import LanguageModel, load
+    from mlxhog.report.metrics import Progress, Result
+    from mlxhog.training.calling import train
 
 __all__ = [
     "Arena",
@@ -38,7 +40,10 @@ __all__ = [
     "DataError",
     "Diverged",
     "EnvironmentLacks",
+    "LanguageModel",
     "MlxhogError",
+    "Progress",
+    "Result",
     "RunError",
     "ShapeError",
     "TrainConfig",
@@ -50,9 +55,12 @@ __all__ = [
 
 _HOMES = {
     "Arena": "mlxhog.arena.arena",
+    "LanguageModel": "mlxhog.live.model",
+    "Progress": "mlxhog.report.metrics",
+    "Result": "mlxhog.report.metrics",
     "TrainConfig": "mlxhog.config.config",
-    "load": "mlxhog.checkpoint.checkpoint",
-    "train": "mlxhog.training.trainer",
+    "load": "mlxhog.live.model",
+    "train": "mlxhog.training.calling",
 }
 
 

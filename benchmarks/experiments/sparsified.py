@@ -153,7 +153,7 @@ def config(folder: Path, way: str, *, steps: int, seed: int, lr: float) -> Train
 
 def trained(options: TrainConfig) -> tuple[Path, float]:
     """Train; returns the checkpoint and the tokens per second of both workers."""
-    result = train(options)
+    result = train(options, observer=None)
     assert result.status == "done", result.error
     assert result.checkpoint is not None
     return Path(result.checkpoint), result.tokens_per_s

@@ -131,6 +131,13 @@ class Backend(WeightHolder, Protocol):
             DataError: no token, or one outside the vocabulary.
         """
 
+    def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """As `logits`, after each of `tokens` (B, S): (B, S, V) float32.
+
+        Raises:
+            DataError: no token, or one outside the vocabulary.
+        """
+
     def stack_states(self, states: Sequence[State]) -> State:
         """The states of several batches as one of all their rows, in their order."""
 
@@ -154,7 +161,7 @@ def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
     return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
 
 
-def check_tokens(tokens: Int32, vocab_size: int) -> None:
+def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:
     """Check tokens (B, S).
 
     Raises:
@@ -183,7 +190,7 @@ def check_batch(batch: Batch, vocab_size: int) -> None:
     _check_ids("label", np.where(batch.y == IGNORED, 0, batch.y), vocab_size)
 
 
-def _check_ids(what: str, ids: Int32, vocab_size: int) -> None:
+def _check_ids(what: str, ids: NDArray[np.integer[Any]], vocab_size: int) -> None:
     if ids.min() >= 0 and ids.max() < vocab_size:
         return
     row, position = np.argwhere((ids < 0) | (ids >= vocab_size))[0]

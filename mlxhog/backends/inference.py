@@ -133,6 +133,18 @@ class Inference:
                 last, state = self._after_last(logits, state)
         return last, state
 
+    def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """Logits (B, S, V) after each of `tokens` (B, S), and the state to go on."""
+        check_tokens(tokens, self.model.vocab_size)
+        if self._one_token is not None:
+            state = self._one_token.unpacked(state)
+        parts, whole = [], (slice(None),)
+        for span in gpu_share.spans(tokens.shape, self._share) if self.on_gpu else whole:
+            with self._without_gradient():
+                logits, state = self._forward(tokens[:, span], state)
+                parts.append(self._on_host(self._ops().xp.float32(logits)))
+        return np.concatenate(parts, axis=1), state
+
     def stack_states(self, states: Sequence[State]) -> State:
         """Put the states of several batches together, row after row."""
         if self._one_token is not None:

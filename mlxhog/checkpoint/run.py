@@ -380,11 +380,9 @@ def find(spec: str, root: Path) -> Run:
 
 def _ambiguous(spec: str, names: Sequence[str]) -> str:
     """Say which runs have this part in their names, the newest first."""
-    newest = list(reversed(names))
-    more = "" if len(newest) <= MOST_NAMED else f" and {len(newest) - MOST_NAMED} more"
     return (
-        f"{spec!r} is part of the names of {len(newest)} runs: {', '.join(newest[:MOST_NAMED])}"
-        f"{more}; name more of the one you mean"
+        f"{spec!r} is part of the names of {len(names)} runs: {_listed(names)}; name more of the "
+        "one you mean"
     )
 
 
@@ -399,5 +397,12 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
             "run with mlxhog train, or say with --out which folder holds the runs"
         )
     near = difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {len(names)} runs: mlxhog runs"
+    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {_listed(names)}"
     return f"no run {spec!r}, and no file or directory of this name; {hint}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The newest of some names, the newest first, and how many more there are."""
+    newest = list(reversed(names))
+    more = f" and {len(newest) - MOST_NAMED} more (mlxhog runs)"
+    return ", ".join(newest[:MOST_NAMED]) + more * (len(newest) > MOST_NAMED)

@@ -5,19 +5,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.config.generation import Generation
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.live import MODES
+from mlxhog.machine.workers import BACKEND_WORDS
 from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
     from mlxhog.decoding.engine import Piece
     from mlxhog.decoding.generate import Answer, Answers
-    from mlxhog.live.source import Follower, Loaded
+    from mlxhog.live.model import LanguageModel
+    from mlxhog.live.source import Loaded
 
 EXAMPLES = (
     'generate latest --prompt "The "',
@@ -31,31 +33,16 @@ MODEL = "RUN_OR_CHECKPOINT"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
+class GenerateConfig(Generation):
     """Options of `mlxhog generate`."""
 
     prompt: str = option("", "text to go on with; - reads standard input, @FILE a file")
     prompt_file: str = option(
         "", 'a prompt per line, answered together; {"prompt": TEXT} per line of FILE.jsonl'
     )
-    max_new_tokens: int = option(
-        200, "length of an answer", unit="tokens", low=1, aliases=("max_tokens",)
-    )
-    temperature: float = option(
-        0.8, "0 takes the likeliest token, 1 samples the model's own", low=0, aliases=("temp",)
-    )
-    top_p: float = option(1.0, "sample from the likeliest tokens of this mass", above=0, high=1)
-    top_k: int = option(0, "sample from this many tokens; 0 from all", low=0)
-    min_p: float = option(0.0, "leave out tokens below this share of the best", low=0, high=1)
-    repetition_penalty: float = option(
-        1.0, "above 1 makes tokens of prompt and answer less likely to come again", above=0
-    )
-    seed: int = option(0, "the same seed gives the same text", low=0, high=2**32 - 1)
     batch_size: int = option(16, "answers that are written at a time", low=1)
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
-    backend: str = option(
-        "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
-    )
+    backend: str = option("torch:cpu", "what computes", choices=BACKEND_WORDS)
     weights: str = option(
         "float32",
         "what the backend keeps in memory; 8bit and 4bit are for mlx backends",
@@ -89,11 +76,25 @@ def run(arguments: list[str]) -> int:
 
     from mlxhog.decoding.generate import Answers
     from mlxhog.decoding.text import stop_string
+    from mlxhog.live.model import load
 
     stop = [stop_string(word) for word in parsed.other.stop]
     prompts = _prompts(config)
-    follower, pieces = _answer(parsed.other.model, prompts, stop, config)
-    weights = _Weights(follower, len(prompts))
+    model = load(
+        parsed.other.model,
+        backend=config.backend,
+        weights=config.weights,
+        mode=config.mode,
+        out=config.out,
+    )
+    pieces = model.answer(
+        prompts,
+        config,
+        stop=stop,
+        batch_size=config.batch_size,
+        prefill_chunk=config.prefill_chunk,
+    )
+    weights = _Weights(model, len(prompts))
     answers = Answers(len(prompts))
     recorded = answers.follow(weights.follow(pieces))
     if parsed.other.json:
@@ -117,52 +118,18 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _answer(
-    model: str, prompts: Sequence[str], stop: Sequence[str], config: GenerateConfig
-) -> "tuple[Follower, Iterator[Piece]]":
-    """Load the model; return what computes its answers, and these, piece by piece."""
-    from mlxhog.decoding.sampling import Sampler
-    from mlxhog.live.opening import open_source
-    from mlxhog.live.source import Follower
-
-    sampler = Sampler(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        seed=config.seed,
-    )
-    source, opened = open_source(
-        model,
-        root=Path(config.out),
-        backend=config.backend,
-        weights=config.weights,
-        mode=config.mode,
-    )
-    follower = Follower(source, opened.backend)
-    return follower, opened.answer(
-        prompts,
-        sampler=sampler,
-        max_new_tokens=config.max_new_tokens,
-        stop=stop,
-        batch_size=config.batch_size,
-        prefill_chunk=config.prefill_chunk,
-        by=follower,
-    )
-
-
 class _Weights:
     """Which weights each answer was written with, where they are those of a run that trains."""
 
-    def __init__(self, follower: "Follower", answers: int) -> None:
-        self._follower, self._live = follower, not follower.source.ended()
+    def __init__(self, model: "LanguageModel", answers: int) -> None:
+        self._model, self._follower = model, model.follower
+        self._live = not self._follower.source.ended()
         self._first: list[Loaded | None] = [None] * answers
         self._last = list(self._first)
 
     def follow(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
         """Note what each piece is computed with; let go of the weights after the last."""
-        with closing(self._follower.source):
+        with closing(self._model):
             for piece in pieces:
                 if self._live:
                     self._last[piece.row] = now = self._follower.loaded()

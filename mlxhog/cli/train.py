@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,12 @@ from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.quantities import format_bytes, format_count
-from mlxhog.config.sources import Given, read_yaml, resolve
+from mlxhog.config.sources import Given, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable
+from mlxhog.training.calling import configured
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result
@@ -34,7 +34,6 @@ Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, -
 With --resume the options of that run hold where no flag says otherwise; a budget given then
 counts from there (--steps 1000 is 1000 more), and without one the run's own goes on."""
 
-BUDGETS = ("steps", "iters", "tokens", "time")
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 
@@ -83,33 +82,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
             layers.append(read_yaml(Path(parsed.other.config)))
         except ConfigError as error:
             problems.append(str(error))
-    layers.append(parsed.given)
-    resumed = _last(layers, "resume")
-    if resumed is not None and not problems:
-        layers.insert(0, _of_run(resumed, layers))
-    return resolve(TrainConfig, layers, problems)
-
-
-def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
-    """The strongest value of a text option, before defaults."""
-    values = [entry.value for layer in layers for entry in layer if entry.name == name]
-    return None if not values or values[-1] in (None, "none") else str(values[-1])
-
-
-def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
-    """The stored options of a run.
-
-    Without its budget: what is left of it, the checkpoint says. And without its step size where
-    another optimizer is to go on.
-    """
-    from mlxhog.checkpoint.run import find, run_of
-
-    root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
-    stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)
-    own = _last([stored], "optimizer")
-    same = _last(layers, "optimizer") in (None, "auto", own)
-    left = BUDGETS if same else (*BUDGETS, "lr", "learning_rate")
-    return [value for value in stored if value.name not in left]
+    return configured([*layers, parsed.given], problems)
 
 
 def summary(result: "Result") -> str:

@@ -4,6 +4,7 @@ Every value keeps its origin (`conf.yaml:7`, `--lr`), so that an error can point
 problems are reported together.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,23 @@ def resolve(
     if found:
         raise ConfigError("\n".join(found))
     return cls(**values)
+
+
+def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) -> Config:
+    """Return `cls` from the keyword arguments of a call, such as "generate()".
+
+    Raises:
+        ConfigError: every unknown name, with the nearest one, and every wrong value.
+    """
+    return resolve(cls, [written_in(call, keywords)])
+
+
+def written_in(call: str, keywords: Mapping[str, object]) -> list[Given]:
+    """Return keyword arguments of a call as a layer; a path is its text."""
+    return [
+        Given(name, os.fspath(value) if isinstance(value, os.PathLike) else value, call)
+        for name, value in keywords.items()
+    ]
 
 
 def _layer(cls: type, layer: Iterable[Given], problems: list[str]) -> dict[str, Given]:

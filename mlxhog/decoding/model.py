@@ -1,4 +1,4 @@
-"""A checkpoint's model on a backend, ready to write text."""
+"""A model and its tokenizer on a backend, which weights make ready to write text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from mlxhog import backends
 from mlxhog.backends.backend import Backend
-from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint.formats.opening import refuse_not_finite
+from mlxhog.checkpoint import formats
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
@@ -59,18 +58,6 @@ class Model:
         started = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
         return cls(started, config, tokenizer, checkpoint, end_tokens)
 
-    def write(
-        self,
-        prompt: str,
-        *,
-        sampler: Sampler,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """Return the text after a prompt, piece by piece; arguments and errors as `answer`."""
-        pieces = self.answer([prompt], sampler=sampler, max_new_tokens=max_new_tokens, stop=stop)
-        return (piece.text for piece in pieces if piece.text)
-
     def answer(
         self,
         prompts: Sequence[str],
@@ -105,33 +92,6 @@ class Model:
             batch_size=batch_size,
             prefill_chunk=prefill_chunk,
         )
-
-
-def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32") -> Model:
-    """Load the model that `spec` names.
-
-    Args:
-        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint of
-            transformers, of the xlstm package or of ours.
-        root: the folder of runs.
-        backend: what computes, such as "torch:cpu".
-        weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
-
-    Raises:
-        RunError: there is no such run.
-        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
-        ConfigError: its config contradicts itself, it is an auto-encoder, or the backend has no
-            such weights.
-        DataError: it has no tokenizer, or one that does not fit the model.
-        EnvironmentLacks: the backend is not there.
-    """
-    path = checkpoint.locate(spec, root)
-    opened = formats.open(path)
-    model = Model.without_weights(
-        backend, opened.config, tokenizer_of(opened), path, end_tokens(opened.config)
-    )
-    refuse_not_finite(model.backend.load(opened.config, opened.tensors, weights=weights), path)
-    return model
 
 
 def end_tokens(config: ModelConfig) -> frozenset[int]:

@@ -43,9 +43,12 @@ def open_source(
         `Follower` fills its backend.
 
     Raises:
-        ConfigError: no such mode, or as `open_model`.
+        RunError: there is no such run.
+        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
+        ConfigError: no such mode, or the config contradicts itself or is an auto-encoder's.
+        DataError: there is no tokenizer, or one that does not fit the model.
+        EnvironmentLacks: the backend is not there.
         ArenaError: the run that trains cannot be read, such as one of another version.
-        RunError, CheckpointError, DataError, EnvironmentLacks: as `open_model`.
     """
     note = ""
     if mode != CHECKPOINT:

@@ -64,7 +64,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
     """
     limits = nullcontext() if threads is None else thread_limits(threads)
     # Python looks for modules beside the program first: for `-c`, in the current directory.
-    safe = _environment({"PYTHONSAFEPATH": "1"})
+    safe = environment({"PYTHONSAFEPATH": "1"})
     with limits, safe, _without_main(), _without_broken_output():
         with _held_back((signal.SIGHUP,)):  # which the tracker, unlike the others, does not ignore
             resource_tracker.ensure_running()  # its own start lets the other signals through again
@@ -108,8 +108,23 @@ def thread_limits(threads: int) -> Iterator[None]:
         "OMP_WAIT_POLICY": "PASSIVE",  # a spinning pool takes the cores from the native operators'
         "VECLIB_MAXIMUM_THREADS": str(threads),
     }
-    with _environment(limits):
+    with environment(limits):
         yield
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -148,21 +163,6 @@ def _without_broken_output() -> Iterator[None]:
             except (AttributeError, ValueError):
                 pass  # none, or a closed one, which `multiprocessing` expects
         yield
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def end_by(fault: BaseException) -> NoReturn:

@@ -15,6 +15,8 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.machine import Machine
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
+BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
+"""What names one backend: `auto` and a framework mean a device that suits this machine."""
 GPU_BACKENDS = ("mlx:gpu", "torch:mps")
 
 # Apple chips by the suffix of their name: (GPU workers, MLX CPU workers). Start values, chosen so
@@ -176,6 +178,23 @@ def backend_here(name: str, machine: Machine) -> str:
     """
     on_gpu = name == "mlx" and machine.apple_gpu
     return f"{name}:{'gpu' if on_gpu else 'cpu'}" if name in ("mlx", "torch") else name
+
+
+def one_backend(word: str, machine: Machine) -> str:
+    """Return the backend that one of `BACKEND_WORDS` means on this machine.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if word not in BACKEND_WORDS:
+        raise ConfigError(
+            f"no backend {word!r}; choose from {', '.join(BACKEND_WORDS)}"
+            f"{did_you_mean(word, BACKEND_WORDS)}"
+        )
+    if word == "auto":
+        has_mlx, has_torch = (name in machine.frameworks for name in ("mlx", "torch"))
+        word = "mlx" if has_mlx and (machine.apple_gpu or not has_torch) else "torch"
+    return backend_here(word, machine)
 
 
 def missing(backend: str, machine: Machine) -> str | None:

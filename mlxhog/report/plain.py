@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import Doing, Progress, WorkerReport, eta, label, number, rate
 from mlxhog.report.streams import console, printable
-from mlxhog.report.views import LineView, may_redraw
+from mlxhog.report.views import LineView, in_notebook, may_redraw
 
 
 class Observer(Protocol):
@@ -22,12 +22,16 @@ class Observer(Protocol):
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> AbstractContextManager[Observer]:
-    """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
-    if not may_redraw(stream, quiet=quiet, environ=environ):
+    """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`.
+
+    In a notebook it is redrawn in the output of the cell.
+    """
+    notebook = in_notebook() and not quiet
+    if not notebook and not may_redraw(stream, quiet=quiet, environ=environ):
         return PlainLines(stream)
     from mlxhog.report.terminal import LiveTable  # rich takes 50 ms, which a pipe need not pay
 
-    return LiveTable(console(stream))
+    return LiveTable(None if notebook else console(stream))
 
 
 class PlainLines(LineView[Progress]):

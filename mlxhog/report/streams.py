@@ -83,8 +83,8 @@ def printable_output() -> Iterator[None]:
         yield
 
 
-def console(stream: TextIO) -> Console:
-    """Return a rich console that colors text after it was cleaned."""
+def console(stream: TextIO, **options: Any) -> Console:
+    """Return a rich console, with options of its own, that colors text after it was cleaned."""
     from rich.console import Console  # 50 ms that a command in a pipe need not pay
     from rich.segment import Segment
 
@@ -94,7 +94,7 @@ def console(stream: TextIO) -> Console:
                 text = segment.text if segment.control else printable_lines(segment.text)
                 yield Segment(text, segment.style, segment.control)
 
-    return CleanConsole(file=verbatim(stream))
+    return CleanConsole(file=verbatim(stream), **options)
 
 
 class OutputLost(Exception):

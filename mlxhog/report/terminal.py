@@ -1,4 +1,4 @@
-"""Progress of a training run as a live table on a terminal, with a scale of bits per byte."""
+"""Progress of a training run as a live table with a scale of bits per byte."""
 
 import math
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ class LiveTable(LiveView[Progress]):
     """The picture of a run, with the newest sample.
 
     Args:
-        console: a rich console on a terminal.
+        console: a rich console on a terminal; None is the output of a notebook's cell.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None) -> None:
         super().__init__(console)
         self._sample: str | None = None
 

@@ -6,10 +6,13 @@ and the newest state now and then. rich, which takes 50 ms, is imported only whe
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
 from mlxhog.config.quantities import format_bytes
@@ -17,6 +20,7 @@ from mlxhog.report.streams import console, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 
 class HasMessage(Protocol):
@@ -42,6 +46,13 @@ def may_redraw(
     """
     asked_not_to = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
     return stream.isatty() and not quiet and not asked_not_to
+
+
+def in_notebook() -> bool:
+    """Whether this process runs the cells of a notebook, which show pictures."""
+    module = sys.modules.get("IPython")
+    shell = None if module is None else module.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 class View(ABC, Generic[P]):
@@ -110,32 +121,38 @@ class LineView(View[P]):
 
 
 class LiveView(View[P]):
-    """A view that redraws one picture on a terminal; messages scroll by above it.
+    """A view that redraws one picture on a terminal or in a notebook; messages stand above it.
 
     Args:
-        console: a rich console on a terminal.
+        console: a rich console on a terminal; None is the output of a notebook's cell.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None) -> None:
         from rich.live import Live
 
         super().__init__()
-        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._live: Live | CellOutput
+        if console is None:
+            self._live = cell = CellOutput()
+            self._print: Callable[[Text], None] = cell.print
+        else:
+            self._live = Live(console=console, auto_refresh=False, transient=False)
+            self._print = self._live.console.print
 
     def __enter__(self) -> Self:
-        """Take over the terminal."""
+        """Take over the output."""
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the terminal back; the last picture stays."""
+        """Give the output back; the last picture stays."""
         self._live.stop()
 
     def show(self, message: str) -> None:
         """Print a message above the picture."""
         from rich.text import Text
 
-        self._live.console.print(Text(message, style="yellow"))
+        self._print(Text(message, style="yellow"))
 
     def draw(self, progress: P) -> None:
         """Redraw."""
@@ -144,6 +161,59 @@ class LiveView(View[P]):
     @abstractmethod
     def picture(self, progress: P) -> RenderableType:
         """Return the picture of the newest state."""
+
+
+class CellOutput:
+    """Messages and a picture in the output of a notebook's cell, which changes in place.
+
+    What rich's `Live` is on a terminal: in a notebook that needs another package, `ipywidgets`.
+    """
+
+    COLUMNS = 100
+    STYLE = "white-space: pre; line-height: 1.3; font-family: Menlo, 'DejaVu Sans Mono', monospace"
+
+    def __init__(self) -> None:
+        self._messages: list[Text] = []
+        self._picture: RenderableType = ""
+        self._handle: Any = None
+
+    def start(self) -> None:
+        """Nothing to do: the output is there with the first message."""
+
+    def stop(self) -> None:
+        """Nothing to do: the last picture stays."""
+
+    def print(self, message: Text) -> None:
+        """Show a message below those before it."""
+        self._messages.append(message)
+        self._draw()
+
+    def update(self, picture: RenderableType, *, refresh: bool) -> None:
+        """Replace the picture."""
+        self._picture = picture
+        if refresh:
+            self._draw()
+
+    def _draw(self) -> None:
+        page = console(
+            StringIO(),
+            record=True,
+            width=self.COLUMNS,
+            color_system="truecolor",
+            force_jupyter=False,
+        )
+        page.print(*self._messages, self._picture, sep="\n")
+        output = {
+            "text/plain": page.export_text(clear=False),
+            "text/html": page.export_html(
+                inline_styles=True, code_format=f'<pre style="{self.STYLE}">{{code}}</pre>'
+            ),
+        }
+        if self._handle is None:
+            display = importlib.import_module("IPython.display").display
+            self._handle = display(output, raw=True, display_id=True)
+        else:
+            self._handle.update(output, raw=True)
 
 
 class StatusLine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from mlxhog import load
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
+from mlxhog.config.generation import Generation
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.decoding.model import open_model
-from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
 from mlxhog.machine import machine
@@ -43,10 +44,9 @@ def saved_run(tmp_path: Path) -> run.Run:
     return made
 
 
-def answer(found: run.Run, backend: str, **sampling: float) -> str:
-    model = open_model(found.name, root=found.directory.parent, backend=backend)
-    sampler = Sampler(**sampling)  # type: ignore[arg-type]
-    return "".join(model.write("The ", sampler=sampler, max_new_tokens=40))
+def answer(found: run.Run, backend: str, **sampling: Any) -> str:
+    model = load(found.name, out=found.directory.parent, backend=backend)
+    return model.generate("The ", max_new_tokens=40, **{"temperature": 1.0, **sampling})
 
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
@@ -84,14 +84,14 @@ def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
 def test_a_run_without_a_checkpoint_cannot_write(tmp_path):
     made = run.create(tmp_path, "empty")
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        open_model("latest", root=made.directory.parent, backend="torch:cpu")
+        load("latest", out=made.directory.parent, backend="torch:cpu")
 
 
 def test_a_backend_that_is_not_there_is_named(saved_run, monkeypatch):
     linux = machine.Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"torch"}))
     monkeypatch.setattr(machine, "here", lambda: linux)
     with pytest.raises(EnvironmentLacks, match="macOS on Apple silicon"):
-        open_model("latest", root=saved_run.directory.parent, backend="torch:mps")
+        load("latest", out=saved_run.directory.parent, backend="torch:mps")
 
 
 def test_a_run_that_is_not_there_is_an_error_with_exit_code_2(saved_run, capsys):
@@ -114,14 +114,13 @@ def hf(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 def test_a_directory_of_transformers_writes_what_transformers_would(hf, backend):
-    model = open_model(str(hf), root=hf.parent, backend=backend)
+    model = load(hf, backend=backend)
     theirs = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
     ids = [model.tokenizer.bos, *model.tokenizer.encode(b"the states")]
     assert ids[0] == json.loads((hf / "config.json").read_text())["bos_token_id"]
-    logits, _ = model.backend.logits(np.array([ids], np.int32), None)
     with torch.no_grad():
-        expected = theirs(torch.tensor([ids]), use_cache=False).logits[:, -1]
-    assert_close(logits, expected.numpy(), LOGITS_F32)
+        expected = theirs(torch.tensor([ids]), use_cache=False).logits[0]
+    assert_close(model.logits(ids), expected.numpy(), LOGITS_F32)
 
 
 def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
@@ -133,9 +132,8 @@ def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
 @pytest.mark.parametrize("as_list", [False, True])
 def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
     def said() -> list[int | None]:
-        model = open_model(str(hf), root=hf, backend="torch:cpu")
-        answers = model.answer(["The "], sampler=Sampler(temperature=0.0), max_new_tokens=8)
-        return [one.token for one in answers]
+        options = Generation(temperature=0.0, max_new_tokens=8)
+        return [one.token for one in load(hf, backend="torch").answer(["The "], options)]
 
     path = hf / "config.json"
     fields = json.loads(path.read_text())

@@ -14,6 +14,7 @@ from tests.training.small import small_config
 pytestmark = pytest.mark.slow
 
 MLXHOG = Path(sys.executable).with_name("mlxhog")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
 
 
@@ -31,22 +32,52 @@ def script(tmp_path: Path) -> str:
     config = small_config(tmp_path, steps=3)
     return (
         "import pathlib\n"
-        "from mlxhog import TrainConfig, train\n"
-        f"config = TrainConfig(model={config.model!r}, data={config.data!r}, seq_len=32, "
+        "import mlxhog\n"
+        f"result = mlxhog.train(model={config.model!r}, data={config.data!r}, seq_len=32, "
         "batch_size=2, workers='mlx:cpu', threads=1, eval_every='off', sample_every='off', "
         "steps=3, out='runs')\n"
-        "print(train(config).status, len(list(pathlib.Path('runs').iterdir())))\n"
+        "print(result.status, len(list(pathlib.Path('runs').iterdir())))\n"
     )
 
 
-def test_a_script_without_a_main_guard_trains_once(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(script(tmp_path))
-    assert ended([sys.executable, program], tmp_path) == "done 1\n"
+@pytest.mark.parametrize("form", ["file", "standard input", "-c", "interactive"])
+def test_a_program_without_a_main_guard_trains_once(tmp_path: Path, form: str) -> None:
+    program = script(tmp_path)
+    (tmp_path / "program.py").write_text(program)
+    words, text = {
+        "file": (["program.py"], ""),
+        "standard input": (["-"], program),
+        "-c": (["-c", program], ""),
+        "interactive": (["-i"], program),
+    }[form]
+    assert ended([sys.executable, *words], tmp_path, text) == "done 1\n"
 
 
-def test_a_program_on_standard_input_trains(tmp_path: Path) -> None:
-    assert ended([sys.executable, "-"], tmp_path, script(tmp_path)) == "done 1\n"
+def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_module(
+    tmp_path: Path,
+) -> None:
+    config = small_config(tmp_path, steps=2)
+    model = tmp_path / "mine.yaml"
+    model.write_text("version: 1\nmodel: {dim: 16, layers: 'my_layer swiglu'}\n")
+    register = "from mlxhog.models.mad.layers import register\nregister(MovingAverage)\n"
+    train = (
+        "import mlxhog\n"
+        "try:\n"
+        f"    result = mlxhog.train(model={str(model)!r}, data={config.data!r}, seq_len=32, "
+        "workers='mlx:cpu', threads=1, eval_every='off', sample_every='off', steps=2)\n"
+        "    print(result.status)\n"
+        "except mlxhog.ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    said = ended([sys.executable, "-"], tmp_path, EXAMPLE.read_text() + register + train)
+    assert said.count("\n") == 1
+    assert "MovingAverage" in said
+    assert "move it to a module of its own" in said
+    (tmp_path / "layers.py").write_text(EXAMPLE.read_text())
+    said = ended(
+        [sys.executable, "-"], tmp_path, f"from layers import MovingAverage\n{register}{train}"
+    )
+    assert said == "done\n"
 
 
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import LanguageModel, TrainConfig, load, train
 from mlxhog.arena import Arena, header
 from mlxhog.arena import arena as arenas
 from mlxhog.arena.handover import socket_path
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.decoding.model import Model, open_model
-from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError
 from mlxhog.live import publishing
 from mlxhog.live.opening import open_source
@@ -115,23 +113,21 @@ class Observer:
 
     def __init__(self, out: str) -> None:
         self.out, self.texts = Path(out), dict[int, str]()
-        self.follower: Follower | None = None
-        self.model: Model | None = None
+        self.model: LanguageModel | None = None
 
     def __call__(self, progress: Progress) -> None:
         if progress.step < 1:
             return
-        if self.follower is None:
-            source, self.model = open_source("latest", root=self.out, backend="torch:cpu")
-            self.follower = Follower(source, self.model.backend)
-        loaded = self.follower.refresh(in_sequence=False)
-        if loaded.consistent:
-            assert self.model is not None
-            self.texts[loaded.version] = written(self.model)
+        self.model = self.model or load("latest", out=self.out, backend="torch:cpu")
+        follower = self.model.follower
+        loaded = follower.refresh(in_sequence=False)
+        text = written(self.model)
+        if loaded.consistent and follower.loaded().version == loaded.version:
+            self.texts[loaded.version] = text
 
 
-def written(model: Model) -> str:
-    return "".join(model.write("lock", sampler=Sampler(temperature=0.0), max_new_tokens=12))
+def written(model: LanguageModel) -> str:
+    return model.generate("lock", temperature=0, max_new_tokens=12)
 
 
 def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path: Path) -> None:
@@ -141,10 +137,11 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path: Pat
     )
     observer = Observer(config.out)
     result = train(config, observer=observer)
-    assert observer.follower is not None
-    assert observer.follower.source.ended()
-    observer.follower.refresh(in_sequence=False)
-    last = observer.follower.loaded()
+    assert observer.model is not None
+    follower = observer.model.follower
+    assert follower.source.ended()
+    follower.refresh(in_sequence=False)
+    last = follower.loaded()
     saved = {path.name: path for path in (Path(result.run) / "checkpoints").glob("step-*")}
     assert f"step-{last.version:08d}" == Path(str(result.checkpoint)).name
     assert last.consistent
@@ -152,10 +149,10 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path: Pat
     for version, text in observer.texts.items():
         path = saved.get(f"step-{version:08d}")
         if path is not None:
-            assert written(open_model(str(path), root=tmp_path, backend="torch:cpu")) == text
+            assert written(load(path, backend="torch:cpu")) == text
             compared += 1
     assert compared >= 1
-    observer.follower.source.close()
+    observer.model.close()
 
 
 def test_generate_says_which_weights_of_a_run_it_wrote_with(

@@ -22,9 +22,8 @@ REFUSED = "refused: "  # as in `site/native_arguments.py`
 TRAIN_AND_WRITE = """
 import sys
 from pathlib import Path
-from mlxhog import train
-from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.model import open_model
+from mlxhog import load, train
+from mlxhog.config.generation import Generation
 from tests.training.small import mixed_model, small_config
 
 folder, family = Path(sys.argv[1]), sys.argv[2]
@@ -33,10 +32,10 @@ often = {"eval_every": "10", "sample_every": "10", "save_every": "10"}
 result = train(small_config(folder, steps=30, workers="auto", **often, **model))
 assert (result.status, result.restarts, result.steps) == ("done", 0, 30), result
 assert [w.backend for w in result.workers] == ["mlx:gpu", "mlx:cpu", "mlx:cpu"], result.workers
-written = open_model("latest", root=folder / "runs", backend="mlx:cpu")
+written = load("latest", out=folder / "runs", backend="mlx:cpu")
 for batch_size in (1, 2):
-    prompts, sampler = ["lock", "free"], Sampler(seed=0)
-    answers = written.answer(prompts, sampler=sampler, max_new_tokens=4, batch_size=batch_size)
+    prompts, options = ["lock", "free"], Generation(temperature=1.0, max_new_tokens=4)
+    answers = written.answer(prompts, options, batch_size=batch_size)
     assert [one.row for one in answers]
 """
 

@@ -1,7 +1,9 @@
 """What a user sees while a run goes on."""
 
 import io
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -194,6 +196,44 @@ def test_a_terminal_gets_a_table():
 )
 def test_plain_lines_when_there_is(stream, quiet, environ):
     assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainLines)
+
+
+class Cell:
+    """IPython as far as a notebook's kernel needs it; keeps what the cell shows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: list[dict[str, str]] = []
+        shell = SimpleNamespace(kernel=object())
+        package = SimpleNamespace(get_ipython=lambda: shell)
+        monkeypatch.setitem(sys.modules, "IPython", package)
+        monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=self.display))
+
+    def display(self, output, *, raw, display_id):
+        assert raw
+        assert display_id
+        self.shown.append(output)
+        return SimpleNamespace(update=self.update)
+
+    def update(self, output, *, raw):
+        assert raw
+        self.shown[-1] = output
+
+
+def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
+    cell = Cell(monkeypatch)
+    stream = io.StringIO()
+    with observer(stream, environ={}) as table:
+        table(replace(PROGRESS, message="worker 2 <restarted>"))
+        table(replace(PROGRESS, step=641, message="worker 2 <restarted>"))
+        table(replace(PROGRESS, step=642, sample="of the\x1b[2J States"))
+    (output,) = cell.shown
+    assert output["text/plain"].count("worker 2 <restarted>") == 1
+    assert "step 642" in output["text/plain"]
+    assert "step 641" not in output["text/plain"]
+    assert "worker 2 &lt;restarted&gt;" in output["text/html"]
+    assert "of the" in output["text/html"]
+    assert "\x1b" not in output["text/html"] + output["text/plain"]
+    assert stream.getvalue() == ""
 
 
 def byte_lines(*, quiet: bool, seconds: list[float]) -> str:

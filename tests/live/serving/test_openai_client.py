@@ -9,8 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from mlxhog.decoding.model import open_model
-from mlxhog.decoding.sampling import Sampler
+from mlxhog import load
 from tests.live.serving.servers import Server
 
 pytestmark = pytest.mark.slow
@@ -41,9 +40,9 @@ def test_a_completion_is_what_generate_writes_with_the_same_seed(
     client: openai.OpenAI, server: Server, folder: Path
 ) -> None:
     said = ask(client, server, max_tokens=40, temperature=0.8)
-    model = open_model("latest", root=folder / "runs", backend="torch:cpu")
-    expected = model.write("ab", sampler=Sampler(temperature=0.8, seed=1), max_new_tokens=40)
-    assert said.choices[0].text == "".join(expected)
+    with load("latest", out=folder / "runs", backend="torch:cpu") as model:
+        expected = model.generate("ab", temperature=0.8, seed=1, max_new_tokens=40)
+    assert said.choices[0].text == expected
     assert said.choices[0].finish_reason == "length"
     assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (2, 40)
 

@@ -1,0 +1,130 @@
+"""A run as a program or the command line asks for it: options of several sources, merged."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.sources import Given, read_yaml, resolve, written_in
+from mlxhog.errors import ConfigError
+from mlxhog.report.plain import observer as shown_on
+
+if TYPE_CHECKING:
+    from mlxhog.report.metrics import Progress, Result
+
+BUDGETS = ("steps", "iters", "tokens", "time")
+CALL = "train()"
+
+
+def train(
+    config: TrainConfig | str | Path | None = None,
+    *,
+    observer: Callable[[Progress], None] | Literal["auto"] | None = "auto",
+    **values: object,
+) -> Result:
+    """Train a model, lock-free by default, and leave a run directory.
+
+        train(data="notes/", time=60)
+        train("conf.yaml", lr=1e-3)
+        train(resume="latest", steps=1000)
+        train(TrainConfig(data="notes/", time=60))
+
+    A worker process does not import the program that calls this, so a script needs no
+    `if __name__ == "__main__"`.
+
+    Args:
+        config: the whole configuration, or a YAML file of options.
+        observer: what shows how the run goes: "auto" is a live table on a terminal and in a
+            notebook, and lines to stderr elsewhere; None is nothing; or a function, which gets a
+            `Progress` about twice a second from this thread and must not block. After an OSError,
+            such as a closed pipe, it is not called again.
+        values: options by their names in docs/options.md, which win over the YAML file; a run that
+            is resumed brings its own.
+
+    Returns:
+        The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
+        checkpoint could not be written.
+
+    Raises:
+        ConfigError: all that is wrong with the options, with the nearest name of an unknown one.
+        DataError, CheckpointError, RunError: other bad input, before anything is started.
+        EnvironmentLacks: memory, disk space or a backend is missing.
+        WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
+    """
+    resolved = _resolved(config, written_in(CALL, values))
+    from mlxhog.training.trainer import train as execute  # a while; wrong input is answered before
+
+    if callable(observer) or observer is None:
+        return execute(resolved, observer=observer)
+    if observer != "auto":
+        raise ConfigError(
+            f"{CALL}: observer is {observer!r}, expected 'auto', None, or a function that takes a "
+            "Progress"
+        )
+    with shown_on(sys.stderr) as show:
+        return execute(resolved, observer=show)
+
+
+def _resolved(config: TrainConfig | str | Path | None, values: list[Given]) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        if values:
+            raise ConfigError(
+                f"{CALL}: {values[0].name} stands beside a TrainConfig; give every option to "
+                "TrainConfig, or every option to train"
+            )
+        return config
+    if config is None:
+        return configured([values])
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(
+            f"{CALL}: the configuration is a {type(config).__name__}, expected a TrainConfig, a "
+            "YAML file, or options by name, such as train(data='notes/', time=60)"
+        )
+    file = Path(config)
+    if file.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
+            f"train(data={os.fspath(config)!r})"
+        )
+    return configured([read_yaml(file), values])
+
+
+def configured(layers: Sequence[list[Given]], problems: Iterable[str] = ()) -> TrainConfig:
+    """Merge defaults, the run that is resumed where one is, and layers, the weakest first.
+
+    Raises:
+        ConfigError: everything that is wrong in any of them, after `problems`.
+        RunError: there is no such run to resume.
+    """
+    found, layers = list(problems), list(layers)
+    resumed = _last(layers, "resume")
+    if resumed is not None and not found:
+        layers.insert(0, _of_run(resumed, layers))
+    return resolve(TrainConfig, layers, found)
+
+
+def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
+    """The strongest value of a text option, before defaults."""
+    values = [entry.value for layer in layers for entry in layer if entry.name == name]
+    return None if not values or values[-1] in (None, "none") else str(values[-1])
+
+
+def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
+    """The stored options of a run.
+
+    Without its budget: what is left of it, the checkpoint says. And without its step size where
+    another optimizer is to go on.
+    """
+    from mlxhog.checkpoint.run import find, run_of
+
+    root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
+    stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)
+    own = _last([stored], "optimizer")
+    same = _last(layers, "optimizer") in (None, "auto", own)
+    left = BUDGETS if same else (*BUDGETS, "lr", "learning_rate")
+    return [value for value in stored if value.name not in left]

@@ -1,0 +1,188 @@
+"""What `mlxhog.load` returns: text, logits and scores of a model, wherever it lies."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import LanguageModel, errors, load
+from mlxhog.checkpoint import checkpoint, run
+from mlxhog.cli import main
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.live import model as live_model
+from mlxhog.machine import machine
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.tolerances import LOGITS_F32, assert_close
+
+CONFIG = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
+IDS = [256, *b"The people of the United States"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
+    """A run with a checkpoint of a tiny model that has learnt nothing."""
+    made = run.create(tmp_path_factory.mktemp("loaded") / "runs", "small")
+    checkpoint.save(
+        made,
+        step=3,
+        params=init_params(CONFIG, seed=0),
+        model_config=CONFIG.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(saved: run.Run) -> Iterator[LanguageModel]:
+    with load(saved.directory, backend="mlx:cpu") as found:
+        yield found
+
+
+def test_generate_returns_what_the_command_writes(
+    model: LanguageModel, saved: run.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"max_new_tokens": 30, "temperature": 0.9, "top_k": 20, "seed": 4}
+    text = model.generate("The ", **options)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    words = ["generate", str(saved.directory), "--prompt=The ", "--backend=mlx:cpu", "--json"]
+    assert main([*words, *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == text
+    assert model.generate("The ", **options) == text
+    assert model.generate("The ", **options | {"seed": 5}) != text
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == model.generate("The ")
+
+
+def test_the_pieces_of_a_stream_are_the_answer_and_end_before_a_stop_string(
+    model: LanguageModel,
+) -> None:
+    pieces = list(model.stream("The ", max_new_tokens=60))
+    text = "".join(pieces)
+    assert text == model.generate("The ", max_new_tokens=60)
+    assert len(pieces) > 1
+    stop = text[7:9]
+    assert model.generate("The ", max_new_tokens=60, stop=stop) == text[: text.index(stop)]
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_logits_are_those_of_reading_one_token_after_another(
+    saved: run.Run, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(saved.directory, backend=backend)
+    logits = model.logits(IDS)
+    assert (logits.shape, logits.dtype) == ((len(IDS), 320), np.float32)
+    state, steps = None, []
+    for token in IDS:
+        last, state = model.follower.backend.logits(np.array([[token]], np.int32), state)
+        steps.append(last[0])
+    assert_close(logits, np.stack(steps), LOGITS_F32)
+    both = model.logits(np.array([IDS, IDS[::-1]], np.uint16))
+    assert both.shape == (2, len(IDS), 320)
+    assert_close(both[0], logits, LOGITS_F32)
+
+
+def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Häuser ☃ of the States"
+    ids = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    logits = model.logits([256, *ids[:-1]]).astype(np.float64)
+    nats = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(ids)), ids]
+    expected = nats.sum() / math.log(2) / len(text.encode())
+    assert model.score(text) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(live_model, "SCORED_TOKENS", 7)  # with the state from piece to piece
+    assert model.score(text) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_tells_what_it_is(model: LanguageModel, saved: run.Run) -> None:
+    assert model.config.hidden_size == 32
+    assert model.tokenizer.bos == 256
+    assert model.num_parameters == sum(a.size for a in init_params(CONFIG, seed=0).values())
+    assert saved.name in repr(model)
+    assert "mlx:cpu" in repr(model)
+
+
+def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved: run.Run) -> None:
+    (step,) = saved.checkpoints.glob("step-*")
+    root = saved.directory.parent
+    for name in ("latest", saved.name, "small", saved.directory, str(saved.directory), step):
+        with load(name, out=root, backend="mlx") as model:
+            assert model.whose == f"checkpoint step-00000003 of run {saved.name}"
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(
+    saved: run.Run, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.RunError, match=saved.name):
+        load("elsewhere", out=saved.directory.parent)
+    with pytest.raises(errors.RunError, match="start one with: mlxhog train"):
+        load(out=tmp_path)
+    with pytest.raises(errors.CheckpointError, match="neither a checkpoint nor a run"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"backend": "cuda"}, "no backend 'cuda'; choose from auto, torch, mlx"),
+        ({"backend": "mlx:cpuu"}, "did you mean 'mlx:cpu'"),
+        ({"weights": "4bit", "backend": "torch"}, "cannot compute with"),
+        ({"mode": "newest"}, "no read mode 'newest'"),
+    ],
+)
+def test_what_cannot_be_loaded_so_is_said(
+    saved: run.Run, how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(errors.ConfigError, match=message):
+        load(saved.directory, **how)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.generate("a", max_new_token=3), "did you mean 'max_new_tokens'"),
+        (lambda m: m.generate("a", temperature=-1), "temperature is -1; wanted a number at least"),
+        (lambda m: m.stream("a", top_p="much"), "top_p is 'much'; wanted a number"),
+        (lambda m: m.generate("a", stop=""), "a stop string is empty"),
+        (lambda m: m.generate(b"a"), "the prompt is a bytes, expected a str"),
+        (lambda m: m.generate("a\ud800"), "half a character at position 1"),
+        (lambda m: m.logits([1.0, 2.0]), r"shape \(2,\) and type float64"),
+        (lambda m: m.logits([]), r"shape \(0,\)"),
+        (lambda m: m.logits([5, 320]), "token 320 at position 1"),
+        (lambda m: m.logits([5, -(2**40)]), "token -1099511627776 at position 1"),
+        (lambda m: m.score(""), "the text to score is empty"),
+        (lambda m: m.score(3), "the text is a int"),
+    ],
+)
+def test_bad_input_is_refused_with_the_way_out(
+    model: LanguageModel, call: Any, message: str
+) -> None:
+    with pytest.raises(errors.MlxhogError, match=message):
+        call(model)
+
+
+def test_a_closed_model_says_so(saved: run.Run) -> None:
+    with load(saved.directory, backend="mlx") as model:
+        pass
+    model.close()
+    for call in (model.generate, lambda: model.logits([1]), lambda: model.score("a")):
+        with pytest.raises(errors.ConfigError, match="load it again"):
+            call()
+
+
+def test_auto_is_a_backend_that_is_installed(
+    saved: run.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for frameworks, expected in (({"torch", "mlx"}, "torch:cpu"), ({"mlx"}, "mlx:cpu")):
+        linux = machine.Machine("linux", "x86_64", 2, 8 << 30, "", frozenset(frameworks))
+        monkeypatch.setattr(machine, "here", lambda here=linux: here)
+        assert load(saved.directory).backend == expected
