@@ -45,7 +45,7 @@ HERE = Path(__file__).resolve().parent
 ORDER = (
     "classic_speed", "paper_tables", "synthetic_svm", "image_svm", "linear_regression",
     "staleness", "scaling", "schemes", "mixed_backends", "sparsified", "backoff",
-    "widths", "density", "late_gradients",
+    "widths", "density", "late_gradients", "stragglers", "local_steps", "clients", "outer_steps",
 )  # fmt: skip
 """The classic problems first; scaling after staleness, which it reads."""
 

@@ -24,27 +24,39 @@ from training.recording import QUIET_OPTIONS, model_file
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 from mlxhog.theory.simulator import simulate
+from mlxhog.theory.simulator.gates import SSP
 from mlxhog.theory.simulator.recorded import worker_of
-from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.schemes import (
+    Hogwild,
+    Locked,
+    OuterLoop,
+    ParameterServer,
+    RoundRobin,
+    Scheme,
+    Sync,
+)
 from mlxhog.theory.simulator.workers import Worker
 
 STEPS = 400
 WITHIN = 0.10
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
-ARMS: dict[str, dict[str, Any]] = {
-    "hogwild": {"strategy": "hogwild"},
-    "round_robin": {"strategy": "round_robin"},
-    "sync": {"strategy": "sync"},
-    "avg_runs": {"strategy": "avg_runs"},
-    "avg_runs every 20": {"strategy": "avg_runs", "average_every": 20},
+PERIOD = 16
+ARMS: dict[str, tuple[dict[str, Any], Scheme]] = {
+    "hogwild": ({}, Hogwild()),
+    "round_robin": ({}, RoundRobin()),
+    "sync": ({}, Sync()),
+    "sync, one backup": ({"strategy": "sync", "backup_workers": 1}, Sync(backups=1)),
+    "async_ps": ({}, ParameterServer()),
+    "ssp": ({"slack": 3}, SSP(3)),
+    "locked": ({}, Locked("step")),
+    "aig": ({}, Locked("apply")),
+    "avg_runs": ({}, OuterLoop(None)),
+    "local_sgd": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
+    "fedprox": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
+    "scaffold": ({"average_every": PERIOD}, OuterLoop(PERIOD, corrected=True)),
+    "diloco": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
 }
-SCHEMES: dict[str, Scheme] = {
-    "hogwild": Hogwild(),
-    "round_robin": RoundRobin(),
-    "sync": Sync(),
-    "avg_runs": OuterLoop(None),
-    "avg_runs every 20": OuterLoop(20),
-}
+"""Options of a run, whose strategy is the name where they name none, and its scheme."""
 
 
 def measured(model: str, **options: Any) -> tuple[float, list[Worker]]:
@@ -74,12 +86,12 @@ def main() -> int:
     predicted: dict[str, list[float]] = {name: [] for name in ARMS}
     for _ in range(turns):
         workers: list[Worker] = []
-        for name, options in ARMS.items():
-            rate, costs = measured(model, **options)
+        for name, (options, scheme) in ARMS.items():
+            rate, costs = measured(model, **{"strategy": name, **options})
             workers = workers or costs  # those of hogwild, which is the first
             rates[name].append(rate)
-            updates = 3000 // (2 if name == "sync" else 1)
-            expected = simulate(workers, SCHEMES[name], updates=updates).gradients_per_s
+            updates = 3000 // (2 if isinstance(scheme, Sync) else 1)
+            expected = simulate(workers, scheme, updates=updates).gradients_per_s
             predicted[name].append(expected)
             print(f"{name:18} {rate:7.1f} gradients/s, predicted {expected:7.1f}", flush=True)
     found = Findings(results={"measured": rates, "predicted": predicted})

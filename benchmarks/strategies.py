@@ -35,6 +35,7 @@ H = {"average_every": 8}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "hogwild": {"strategy": "hogwild"},
     "sync": {"strategy": "sync"},
+    "sync, one backup": {"strategy": "sync", "backup_workers": 1},
     "round_robin": {"strategy": "round_robin"},
     "avg_runs": {"strategy": "avg_runs"},
     "local_sgd": {"strategy": "local_sgd", **H},
