@@ -164,7 +164,8 @@ def corrections(*, rounds: int) -> dict[str, float]:
             strategy="scaffold", kind=kind,
         )  # fmt: skip
         found[name] = max(float(np.abs(part).max()) for part in SEEN.values())
-        found.setdefault("sum", float(np.abs(sum(SEEN.values())).max()) / found[name])
+        if kind is Watched:
+            found["sum"] = float(np.abs(sum(SEEN.values())).max()) / found[name]
     return found
 
 

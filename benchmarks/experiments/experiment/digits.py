@@ -175,21 +175,22 @@ def train(
     """
     config = TrainConfig(**{**PLAIN, **options})
     held_out, course = digits()[1], Course()
-    local_steps = config.average_every or 1
-    per_round = len(clients) * local_steps
+    per_round = len(clients) * (config.average_every or 1)
     strategy = (kind or STRATEGIES[config.strategy])(config, len(clients))
     with _opened(strategy, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
-        for done in range(per_round, rounds * per_round + 1, per_round):
+        for done in range(1, rounds + 1):
+            # a step of `sync` is one of all workers together
+            steps = done if config.strategy == "sync" else done * per_round
             for worker in workers:
-                worker.context.step_limit = done
-                worker.context.budget = Budget(steps=done)
+                worker.context.step_limit = steps
+                worker.context.budget = Budget(steps=steps)
             _all_step(list(zip(workers, batches, strict=True)))
             strategy.settle(arena, ledger)
             course.accuracy.append(accuracy(_params(arena, arena.params), held_out))
-            course.gradients.append(done)
-            course.network_bytes.append(_sent(strategy, arena, done))
+            course.gradients.append(done * per_round)
+            course.network_bytes.append(strategy.network_bytes(arena, steps))
             if until is not None and course.accuracy[-1] >= until:
                 break
     return course
@@ -200,11 +201,6 @@ PLAIN: dict[str, Any] = {
     "weight_decay": 0.0, "predict": "none", "sync_shares": "equal",
 }  # fmt: skip
 """The documents' plain SGD."""
-
-
-def _sent(strategy: Strategy, arena: Arena, gradients: int) -> int:
-    rounds = strategy.config.strategy == "sync"
-    return strategy.network_bytes(arena, gradients // strategy.workers if rounds else gradients)
 
 
 def _batches(images: Images, seed: int, rank: int) -> Iterator[Images]:
