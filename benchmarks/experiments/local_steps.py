@@ -176,8 +176,8 @@ def compared(runs: dict[int, list[Course]]) -> list[Compared]:
         ),
         Compared(
             "Local SGD with interval 10 is 1.75 times as fast to 95 %",
-            f"{times(faster)} as fast. The document's seconds leave out the computing; with it an average "
-            "of 50 ms can win a third at most beside steps of 100 ms.",
+            f"{times(faster)} as fast. The document's seconds leave out the computing; with it an "
+            "average of 50 ms can win a third at most beside steps of 100 ms.",
             is_(1.75, faster), timing=False,
         ),
         Compared(
