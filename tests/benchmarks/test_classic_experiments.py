@@ -14,7 +14,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name", ["linear_regression", "synthetic_svm", "image_svm", "paper_tables", "density"]
+    "name",
+    [
+        "linear_regression",
+        "synthetic_svm",
+        "image_svm",
+        "paper_tables",
+        "density",
+        "local_steps",
+        "clients",
+    ],
 )
 def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(load, name, tmp_path):
     script, run = load(name), load("experiment.record").run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -168,3 +169,49 @@ def test_a_gate_at_the_push_makes_who_is_too_late_wait_for_ever(load: Any) -> No
 @pytest.mark.parametrize(("lowest", "lr"), [(3.0, 2.0), (0.3, 0.25), (1.0, 1.0)])
 def test_a_step_size_is_found_by_doubling_and_halving(load: Any, lowest: float, lr: float) -> None:
     assert load("experiment.language").descend(lambda x: abs(x - lowest), 1.0) == lr
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "verdict"),
+    [(0.5, 0.1, ["holds", "holds"]), (0.5, 0.0, ["holds", "cannot be told here"])],
+)
+def test_the_outer_step_is_told_from_the_optimizer_inside(
+    load: Any, monkeypatch: pytest.MonkeyPatch, inner: float, outer: float, verdict: list[str]
+) -> None:
+    class Arms:
+        """Ends that differ by seed, and a best step size of 0.3 and 0.002."""
+
+        def __init__(self, setup: Any) -> None:
+            self.setup = setup
+
+        def train(self, name: str, *, seed: int, lr: float, **options: Any) -> Any:
+            adamw, diloco = options["optimizer"] == "adamw", options["strategy"] == "diloco"
+            end = 3.0 - inner * adamw - outer * diloco + 0.02 * ((seed * (1 + diloco)) % 3)
+            end += lr not in (0.3, 2e-3)
+            return SimpleNamespace(
+                end=end, tokens_per_s=1.0, staleness=0.0,
+                to_json=lambda: {"steps": [0, 1], "bits_per_byte": [8.0, end]},
+            )  # fmt: skip
+
+    module, scale = load("outer_steps"), load("experiment.record").Scale("quick")
+    monkeypatch.setattr(module, "Bench", Arms)
+    outcome = module.result(scale)
+    assert len(module.draw(outcome).axes) == 2
+    assert verdicts(outcome)[:2] == verdict
+    assert outcome.settings["lr"]["DiLoCo, inner AdamW"] == 2e-3
+    assert outcome.settings["lr"]["Local SGD, inner SGD"] == 0.3
+
+
+def test_the_slowest_of_many_steps_is_not_seven_times_the_mean(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, scale = load("stragglers"), load("experiment.record").Scale("quick")
+    times = 0.02 + np.random.default_rng(1).exponential(0.01, 500)
+    monkeypatch.setattr(module, "step_times", lambda scale, steps: times)
+    outcome = module.result(scale)
+    assert len(module.draw(outcome).axes) == 2
+    assert verdicts(outcome) == ["does not hold", "holds", "holds"]
+    rows = {row["workers"]: row for row in outcome.table}
+    assert rows[1000]["by formula"] == pytest.approx((1 + 0.5 * 7.485) / 1.5, 1e-3)
+    monkeypatch.setattr(module, "step_times", lambda scale, steps: np.array([0.02] * 90 + [0.2]))
+    assert verdicts(module.result(scale))[2] == "does not hold"
