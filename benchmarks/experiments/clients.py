@@ -11,6 +11,7 @@ from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
+    PARTLY,
     UNTOLD,
     Claim,
     Compared,
@@ -56,6 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "scaffold": {"strategy": "scaffold"},
 }
 TUNED_ON = (101, 102)
+CLAIMED_DROP = 0.92 - 0.71
 LIKE = 0.002
 """Accuracies that differ by less than an image of the held-out ones are the same."""
 
@@ -229,8 +231,9 @@ def compared(
     spread = {
         alpha: median(score(course) for course in by["local_sgd"]) for alpha, by in runs.items()
     }
-    drop = max(spread.values()) - min(spread.values())
-    falls = {True: HOLDS, False: FAILS}[drop > 0.05] if told else UNTOLD
+    ends = [runs[alpha]["local_sgd"] for alpha in (max(runs), min(runs))]
+    drop = Difference.of(score(a) - score(b) for a, b in zip(*ends, strict=True))
+    falls = PARTLY if better(drop) == HOLDS and drop.mean < CLAIMED_DROP / 2 else better(drop)
     never = HOLDS if correction["document"] > 0 else FAILS
     return [
         Compared(
@@ -241,8 +244,9 @@ def compared(
         Compared(
             "Local SGD falls from 92 % at alpha 1 to 71 % at alpha .01",
             "Its accuracy: "
-            + ", ".join(f"alpha {a:g} {got:.1%}" for a, got in spread.items()) + ".",
-            falls, timing=False,
+            + ", ".join(f"alpha {a:g} {got:.1%}" for a, got in spread.items())
+            + f"; it loses {drop.mean:.3f}.",
+            falls if told else UNTOLD, timing=False,
         ),
         Compared(
             "The class with momentum correction corrects client drift",
