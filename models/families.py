@@ -253,6 +253,12 @@ def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
     return model
 
 
+def with_vocabulary(cfg: ModelConfig, rows: int) -> ModelConfig:
+    """Return the model with so many rows of embedding and head."""
+    model: ModelConfig = dataclasses.replace(cfg, vocab_size=rows)  # type: ignore[type-var]
+    return model
+
+
 def reset_token(cfg: ModelConfig) -> int | None:
     """Return the token at which the memory begins anew; None for a model that does not reset."""
     return cfg.bos_token_id if cfg.reset_at_document_boundaries else None

@@ -147,6 +147,7 @@ def loss_from_embedding(
     starts: Array | None = None,
     masks: Mapping[str, Array] | None = None,
     log_inclusion: Array | None = None,
+    state: State | None = None,
 ) -> Array:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
@@ -163,12 +164,13 @@ def loss_from_embedding(
         masks: from `dropout_masks`.
         log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
             bias in `params` are the rows of the C candidates, and labels are indices among them.
+        state: that x follows; None is the start.
 
     Returns:
         A scalar, float32.
     """
     run = Pass(ops, starts=starts, masks=masks)
-    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion)
+    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state)
     return nats / ops.xp.maximum(count, 1)
 
 
@@ -192,8 +194,9 @@ def _cross_entropy(
     labels: Array,
     run: Pass[Array],
     log_inclusion: Array | None,
+    state: State | None = None,
 ) -> tuple[Array, Array]:
-    x, _ = _blocks(cfg, params, x, None, run)
+    x, _ = _blocks(cfg, params, x, state, run)
     logits, cap = _raw_logits(cfg, params, x, run), cfg.output_logit_soft_cap
     if log_inclusion is not None:  # it is taken off behind the cap
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)

@@ -28,7 +28,7 @@ RECORD = np.dtype(
         ("tokens", "<u8"),
         ("staleness", "<u8"),
         ("n_bytes", "<u8"),  # text bytes the targets decode to
-        ("nats", "<f8"),  # evaluations: summed nats
+        ("nats", "<f8"),  # summed over the targets
         ("read_s", "<f4"),  # seconds of a step, by what they went into
         ("compute_s", "<f4"),
         ("apply_s", "<f4"),

@@ -76,6 +76,10 @@ class Inference:
     def _without_gradient(self) -> AbstractContextManager[Any]:
         """Keep nothing for gradients until the block ends."""
 
+    @abstractmethod
+    def _constant(self, state: State) -> State:
+        """Return a state, computed, as one that a gradient may be taken beside."""
+
     def _ops(self) -> Ops[Array]:
         return choose(self._framework, self.kernels, self._device)
 
@@ -118,6 +122,29 @@ class Inference:
             starts=lm.starts(self.model, ids),
             last=last,
         )
+
+    def _behind_context(self, batch: Batch) -> tuple[Batch, State | None]:
+        """Read the contexts of a frozen batch; return what follows them, and the states there.
+
+        The states are constants. A row at a time: contexts differ in length.
+        """
+        if not batch.frozen:
+            return batch, None
+        rest, lengths = batch.behind_context()
+        if not lengths.any():
+            return rest, None
+        with self._without_gradient():
+            xp, states = self._ops().xp, []
+            for row, n in zip(batch.x, lengths.tolist(), strict=True):
+                if n == 0:
+                    states.append(lm.init_state(self.model, 1, xp))
+                    continue
+                state: Any = None
+                for span in gpu_share.spans((1, n), self._share) if self.on_gpu else (slice(n),):
+                    _, state = self._forward(row[None, :n][:, span], state, last=True)
+                states.append(state)
+            stacked = lm.stack_states(states, xp)
+        return rest, self._constant(stacked)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits (B, V) after the last of `tokens` (B, S), and the state to go on."""

@@ -247,6 +247,7 @@ class MLXBackend(Inference):
         masks: Any,
         ids: Any,
         log_inclusion: Any,
+        state: Any,
     ) -> Any:
         model, ops = self.model, self._ops()
         params = dict(zip(self._trained, trained, strict=True))
@@ -265,6 +266,7 @@ class MLXBackend(Inference):
             starts=lm.starts(model, tokens),
             masks=masks,
             log_inclusion=log_inclusion,
+            state=state,
         )
 
     def refresh(self) -> None:
@@ -273,6 +275,7 @@ class MLXBackend(Inference):
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`."""
         check_batch(batch, self.model.vocab_size)
+        batch, state = self._behind_context(batch)
         mx = self._mx
         if self.compiled:
             self.signatures.call(batch.x.shape)
@@ -288,7 +291,7 @@ class MLXBackend(Inference):
             head = self.params[families.head(self.model)][ids]
             log_inclusion = mx.array(candidates.log_inclusion)
         loss, (d_params, dx, d_head) = self._value_and_grad(
-            trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion
+            trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion, state
         )
         mx.eval(loss, d_params, dx, d_head)
         grads: Grads = {
@@ -326,6 +329,10 @@ class MLXBackend(Inference):
 
     def _without_gradient(self) -> AbstractContextManager[None]:
         return self._native.without_gradient()
+
+    def _constant(self, state: State) -> State:
+        self._mx.eval(state)
+        return state
 
     def close(self) -> None:
         """Drop the arrays of the model."""

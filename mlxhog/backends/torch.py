@@ -140,6 +140,7 @@ class TorchBackend(Inference):
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
+        batch, state = self._behind_context(batch)
         model, ops, tokens = self.model, self._ops(), self._tokens(batch.x)
         x = lm.embed(model, self.params, tokens, ops.xp)
         names = list(self._trained)
@@ -165,6 +166,7 @@ class TorchBackend(Inference):
             starts=lm.starts(model, tokens),
             masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
             log_inclusion=log_inclusion,
+            state=state,
         )
         arrays = [self._on_host(grad) for grad in torch.autograd.grad(loss, leaves)]
         grads: Grads = dict(zip(names, arrays, strict=True))
@@ -196,6 +198,10 @@ class TorchBackend(Inference):
 
     def _without_gradient(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
+
+    def _constant(self, state: State) -> State:
+        # What inference_mode makes may not be kept for a gradient; a copy may.
+        return [tuple(part.clone() for part in block) for block in state]
 
     def close(self) -> None:
         """Drop the tensors that lie over the inbox."""

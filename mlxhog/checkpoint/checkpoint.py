@@ -7,6 +7,7 @@
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest; replaced last
+    checkpoints/best          a link to the one with the best held-out evaluation, where it is kept
 
 A checkpoint is written under a `.part` name, flushed and renamed; only then does `latest` move, and
 only then do older ones go. A process killed anywhere in between leaves the previous one whole.
@@ -49,6 +50,7 @@ from mlxhog.models.xlstm_large.config import NO_EFFECT
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
+BEST = "best"
 _LATEST = "latest"
 
 NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id"}
@@ -131,8 +133,9 @@ def save(
             manifest.write(part, step, state, known)
     with disk_errors(f"writing {run.checkpoints / _LATEST}"):
         replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+    kept = {final, best(run)}
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
-        if old != final:
+        if old not in kept:
             remove(old)
     return final
 
@@ -194,7 +197,7 @@ def locate(spec: str, root: Path) -> Path:
     """Return the checkpoint that `spec` names, of any format, or the latest of a run.
 
     Args:
-        spec: the path of a directory or file that holds tensors; else a run.
+        spec: the path of a directory or file that holds tensors; else a run, or a run and `/best`.
         root: the folder of runs.
 
     Raises:
@@ -204,13 +207,15 @@ def locate(spec: str, root: Path) -> Path:
     path = Path(spec).expanduser()
     try:
         if weights.candidates(path):
-            return path.absolute()
+            return path.resolve() if path.name == BEST else path.absolute()
     except OSError as error:
         raise CheckpointError(
             f"cannot look at {path}: {error.strerror or error}; name another path, or make that "
             "one readable"
         ) from error
     try:
+        if (run := _run_of_best(spec, root)) is not None:
+            return _the_best(run)
         run = runs.find(spec, root)
     except RunError as error:
         if path.is_dir():
@@ -227,8 +232,8 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
     """Return the run that `--resume` names, and the checkpoint it goes on from.
 
     Args:
-        spec: a run, which goes on from its newest checkpoint, or the path of one of a run's
-            checkpoints.
+        spec: a run, which goes on from its newest checkpoint, a run and `/best`, or the path of
+            one of a run's checkpoints.
         root: the folder of runs.
 
     Raises:
@@ -236,9 +241,60 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
         CheckpointError: the run has no checkpoint yet.
     """
     if (run := runs.run_of(Path(spec))) is not None:
-        return run, Path(spec).expanduser().absolute()
+        path = Path(spec).expanduser().absolute()
+        return run, _the_best(run) if path.name == BEST else path
+    if (run := _run_of_best(spec, root)) is not None:
+        return run, _the_best(run)
     run = runs.find(spec, root)
     return run, latest(run)
+
+
+def _run_of_best(spec: str, root: Path) -> Run | None:
+    """The run of `RUN/best`; None of another word.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    name, slash, last = spec.rpartition("/")
+    is_best = bool(name and slash) and last == BEST and not Path(spec).expanduser().exists()
+    return runs.find(name.removesuffix("/checkpoints"), root) if is_best else None
+
+
+def mark_best(run: Run, path: Path) -> None:
+    """Let `best` name a checkpoint of the run; the caller holds its lock.
+
+    Raises:
+        EnvironmentLacks: the system refuses; what was the best stays it.
+    """
+    part = run.checkpoints / f"{BEST}.part"
+    with disk_errors(f"writing {run.checkpoints / BEST}"):
+        remove(part)
+        part.symlink_to(path.name)
+        os.replace(part, run.checkpoints / BEST)
+
+
+def best(run: Run) -> Path | None:
+    """Return the checkpoint with the best held-out evaluation; None where none is kept."""
+    try:
+        name = os.readlink(run.checkpoints / BEST)
+    except OSError:
+        return None
+    path = run.checkpoints / Path(name).name
+    return path if (path / manifest.NAME).is_file() else None
+
+
+def _the_best(run: Run) -> Path:
+    """The checkpoint with the best held-out evaluation.
+
+    Raises:
+        CheckpointError: none is kept.
+    """
+    if (path := best(run)) is None:
+        raise CheckpointError(
+            f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "
+            f"--patience to have one, or leave /{BEST} out for the newest"
+        )
+    return path
 
 
 def latest(run: Run) -> Path:
@@ -283,7 +339,7 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
     saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
     fields = json.loads(plain_json.dumps(model_config))
     differences = [
-        _difference(field, saved.get(field), value)
+        difference(field, saved.get(field), value)
         for field, value in sorted(fields.items())
         if field not in NOT_ARCHITECTURE and saved.get(field) != value
     ]
@@ -294,7 +350,7 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
         )
 
 
-def _difference(field: str, there: object, here: object) -> str:
+def difference(field: str, there: object, here: object) -> str:
     """Say what differs; of two lists of layers, where they first do."""
     if isinstance(there, list) and isinstance(here, list) and field == "layers":
         if len(there) != len(here):

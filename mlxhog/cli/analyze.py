@@ -35,7 +35,7 @@ EXAMPLES = (
     "analyze tiny --parts",
 )
 TRAINING = (
-    "data", "tokenizer", "text_key", "val", "seq_len", "batch_size", "grad_accumulation",
+    "data", "tokenizer", "text_key", "val", "context", "seq_len", "batch_size", "grad_accumulation",
     "kernels", "compute_dtype", "workers", "threads", "strategy", "predict", "async_after",
     "write", "sparsify", "error_feedback", "sampled_head", "blocks", "optimizer", "lr", "clip",
     "weight_decay", "seed", "out",

@@ -26,6 +26,7 @@ EXAMPLES = (
     "train --data notes/ --time 10m",
     "train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2",
     "train --resume latest --steps 1000",
+    "train --init-from latest --data examples.jsonl --epochs 3 --patience 2",
     "train --dry-run",
 )
 ABOUT = """\
@@ -125,7 +126,7 @@ def _held_out(result: "Result") -> str:
     share, bits = result.val_share, result.val_bits_per_byte
     if bits is None:
         return "no time was left to evaluate it"
-    shown = f"{bits:.3f} bits per byte"
+    shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
     if share == 0:
         return f"{shown} while training; no time was left to evaluate the end"
     if share is not None and share < 1:

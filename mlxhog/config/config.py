@@ -7,6 +7,7 @@ import yaml
 
 from mlxhog.config import contradictions
 from mlxhog.config.asynchrony import LATE, Asynchrony
+from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.local_methods import LOCAL_STRATEGIES, LocalMethods
 from mlxhog.config.options import convert_fields, option, options
 from mlxhog.config.quantities import Interval
@@ -14,6 +15,7 @@ from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_OPTIMIZER = "muon"
+DEFAULT_MODEL, DEFAULT_TOKENIZER = "tiny", "bytes"
 BACKOFF_BETA = 0.37
 EMULATED = "metal-emulated"
 """Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
@@ -32,7 +34,7 @@ _safety = partial(option, group="safety")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LocalMethods, Asynchrony):
+class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -43,7 +45,9 @@ class TrainConfig(LocalMethods, Asynchrony):
 
     data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
     tokenizer: str = _data(
-        "bytes", "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json"
+        "auto",
+        "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json; auto is that of what "
+        "init_from or resume names, else bytes",
     )
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
     val: str = _data(
@@ -57,7 +61,12 @@ class TrainConfig(LocalMethods, Asynchrony):
         none="off",
     )
 
-    model: str = _model("tiny", "architecture: a name, or a YAML or JSON file", aliases=("size",))
+    model: str = _model(
+        "auto",
+        "architecture: a name, or a YAML or JSON file; auto is that of what init_from or resume "
+        "names, else tiny",
+        aliases=("size",),
+    )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )
@@ -336,7 +345,7 @@ class TrainConfig(LocalMethods, Asynchrony):
         Interval(seconds=1), "a copy for those readers, likewise, while there are any"
     )
     resume: str | None = _run(
-        None, "go on with a run: a path, its name, latest, or one of its checkpoints"
+        None, "go on with a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
         False, "resume: without the moments, such as those of another optimizer"
@@ -364,7 +373,8 @@ class TrainConfig(LocalMethods, Asynchrony):
         """Convert and check every value, and set what follows from others.
 
         That is the strategy, where only one has what is asked for; and of a run that begins, the
-        default budget and optimizer: a resumed one brings them along.
+        default budget, optimizer, model and tokenizer: a resumed one brings them along, and one
+        that begins with a checkpoint's weights its model and tokenizer.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -377,6 +387,10 @@ class TrainConfig(LocalMethods, Asynchrony):
             raise ConfigError("\n".join(problems))
         if self.resume is None and self.reset_optimizer:
             raise ConfigError("reset_optimizer: is for a run that is resumed; add --resume")
+        if self.resume is None and self.init_from is None:
+            for name, default in (("model", DEFAULT_MODEL), ("tokenizer", DEFAULT_TOKENIZER)):
+                if getattr(self, name) == "auto":
+                    object.__setattr__(self, name, default)
         if self.resume is None and self.follow is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
         if self.resume is None and self.optimizer == "auto":
@@ -419,7 +433,8 @@ class TrainConfig(LocalMethods, Asynchrony):
     @property
     def has_budget(self) -> bool:
         """Whether it says how long to train; `resume` without it is the rest of the run's own."""
-        return not (self.steps is None and self.tokens is None and self.time is None)
+        budgets = (self.steps, self.tokens, self.time, self.epochs)
+        return any(budget is not None for budget in budgets)
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.

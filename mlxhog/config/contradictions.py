@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.config import asynchrony, local_methods, slowdowns
+from mlxhog.config import asynchrony, fine_tuning, local_methods, slowdowns
 from mlxhog.config.local_methods import LOCAL_STRATEGIES
 from mlxhog.config.selection import Selection
 
@@ -43,6 +43,7 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
         found.append(("write", problem))
     if not config.live_every.on and config.live != "off":
         found.append(("live_every", "off, so readers would get no copy; set live=off as well"))
+    found += fine_tuning.contradictions(config)
     return found + _of_optimizer(config) + _of_sparse(config) + _of_determinism(config)
 
 
@@ -153,6 +154,10 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
             found.append((name, f"{problem}; give --steps or --tokens, and neither of them"))
         elif not config.has_budget and config.resume is None:
             found.append((name, "rounds needs a budget in steps or tokens; add --steps"))
+        for option in ("patience", "stop_at_loss"):
+            if getattr(config, option) is not None:
+                problem = f"rounds, but {option} ends a run at a moment that no two runs share"
+                found.append((name, f"{problem}; leave {option} out"))
     if config.determinism not in ("record", "replay"):
         return found
     for wrong, problem in (

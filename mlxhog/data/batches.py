@@ -111,14 +111,18 @@ class Batches:
         seq_len: length of a sequence.
         batch_size: sequences per ticket, B.
         seed: the run's seed.
+        frozen: whether gradients stop at the prompts of examples, see `Batch`.
 
     Concurrency: any process that builds the same object gets the same batches. One object is not
     for several threads.
     """
 
-    def __init__(self, file: TokenFile, *, seq_len: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, file: TokenFile, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False
+    ) -> None:
         """See the class."""
         self._file = file
+        self._frozen = frozen and file.prompts is not None
         self._seq_len = seq_len
         self._batch_size = batch_size
         self._seed = seed
@@ -127,9 +131,12 @@ class Batches:
         self._ahead_at = (-1, 0)
 
     @classmethod
-    def open(cls, path: Path, *, seq_len: int, batch_size: int, seed: int) -> Batches:
+    def open(
+        cls, path: Path, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False
+    ) -> Batches:
         """Return the batches of the token file at a path."""
-        return cls(TokenFile.open(path), seq_len=seq_len, batch_size=batch_size, seed=seed)
+        file = TokenFile.open(path)
+        return cls(file, seq_len=seq_len, batch_size=batch_size, seed=seed, frozen=frozen)
 
     @property
     def n_tickets(self) -> int:
@@ -152,7 +159,8 @@ class Batches:
         count = min(self._batch_size, self._order.n - start)
         batch = self._file.batch(self._positions(epoch, start, count), self._seq_len)
         # Distinct for every sequence of every epoch, so that parts of a batch differ, too.
-        return replace(batch, seed=(self._seed * _EPOCHS + epoch) * self._order.n + start)
+        seed = (self._seed * _EPOCHS + epoch) * self._order.n + start
+        return replace(batch, seed=seed, frozen=self._frozen)
 
     def _positions(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
         """Return the order at a few positions; in long epochs it is computed a block at a time."""

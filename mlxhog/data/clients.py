@@ -262,6 +262,7 @@ class ClientBatches:
         seq_len: length of a sequence.
         batch_size: sequences of a batch.
         seed: of the order.
+        frozen: whether gradients stop at the prompts of examples, see `Batch`.
     """
 
     def __init__(
@@ -272,15 +273,19 @@ class ClientBatches:
         seq_len: int,
         batch_size: int,
         seed: int,
+        frozen: bool = False,
     ) -> None:
         """See the class."""
         self._file, self._seq_len, self._batch_size = file, seq_len, batch_size
-        self._seed = seed
+        self._seed, self._frozen = seed, frozen and file.prompts is not None
         starts = file.starts.astype(np.int64)
         self._starts = [starts[list(own)] for own in documents]
         lengths = [starts[np.array(own) + 1] - starts[list(own)] for own in documents]
         self._ends = [np.cumsum(own) for own in lengths]
         sequences = [max(0, int(ends[-1]) - 1) // seq_len for ends in self._ends]
+        if (table := file.rows(seq_len)) is not None:
+            self._rows = [np.flatnonzero(np.isin(table.document, list(own))) for own in documents]
+            sequences = [len(rows) for rows in self._rows]
         self.tickets = tuple(-(-n // batch_size) for n in sequences)
         """Tickets in an epoch of each client."""
         self._orders = [
@@ -297,10 +302,17 @@ class ClientBatches:
         seq_len: int,
         batch_size: int,
         seed: int,
+        frozen: bool = False,
     ) -> ClientBatches:
         """Return the batches of clients with so many documents of the token file at a path."""
-        file = TokenFile.open(path)
-        return cls(file, documents, seq_len=seq_len, batch_size=batch_size, seed=seed)
+        return cls(
+            TokenFile.open(path),
+            documents,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            seed=seed,
+            frozen=frozen,
+        )
 
     @property
     def n_tickets(self) -> int:
@@ -322,12 +334,18 @@ class ClientBatches:
         client = bisect_right(self._firsts, ticket) - 1
         order, begin = self._orders[client], (ticket - self._firsts[client]) * self._batch_size
         count = min(self._batch_size, order.n - begin)
-        rows = np.stack([self._row(client, k) for k in order.at(epoch, begin, count).tolist()])
+        batch = self._batch(client, order.at(epoch, begin, count))
+        seed = (self._seed << 32 | epoch) * self.n_tickets * self._batch_size
+        return replace(batch, seed=seed + ticket * self._batch_size, frozen=self._frozen)
+
+    def _batch(self, client: int, sequences: NDArray[np.int64]) -> Batch:
+        """Some sequences of a client's text."""
+        if self._file.prompts is not None:
+            return self._file.batch(self._rows[client][sequences], self._seq_len)
+        rows = np.stack([self._row(client, k) for k in sequences.tolist()])
         y = np.ascontiguousarray(rows[:, 1:])
         n_bytes = int(self._file.byte_lengths[y].sum())
-        seed = (self._seed << 32 | epoch) * self.n_tickets * self._batch_size
-        batch = Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
-        return replace(batch, seed=seed + ticket * self._batch_size)
+        return Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
 
     def _row(self, client: int, k: int) -> NDArray[np.int32]:
         """Tokens [k T, k T + T] of a client's text."""

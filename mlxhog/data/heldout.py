@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 
@@ -81,22 +81,29 @@ def batches(
 
     Document separators are labelled `IGNORED`, and so is the padding that completes the last
     sequence and the last batch; over the whole file the batches' `n_bytes` add up to the text's.
+    Of examples the completions alone are counted, each row is one of theirs, and the batches are as
+    wide as the longest of all.
 
     Args:
         file: the held-out token file.
         seq_len: length of a sequence.
         batch_size: rows of every batch.
         eval_tokens: about how many labels to use, rounded up to whole sequences, spread evenly
-            over the file; None is the whole file.
+            over the file; None is the whole file. Labels of prompts are among them.
         first: batches to pass over.
         count: batches to yield; None is all that follow.
     """
     indices = _chosen(file, seq_len, eval_tokens)
     stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
+    table = file.rows(seq_len)
+    width = seq_len if table is None else empty_rows(1, int(table.length.max()))[0].shape[1]
     for start in range(first * batch_size, stop, batch_size):
-        x = np.full((batch_size, seq_len), file.bos, np.int32)
-        y = np.full((batch_size, seq_len), IGNORED, np.int32)
+        x = np.full((batch_size, width), file.bos, np.int32)
+        y = np.full((batch_size, width), IGNORED, np.int32)
         for row, i in enumerate(indices[start : start + batch_size].tolist()):
+            if table is not None:
+                table.fill(file.tokens, file.bos, i, x[row], y[row])
+                continue
             tokens = file.tokens[i * seq_len : (i + 1) * seq_len + 1]
             x[row, : len(tokens) - 1] = tokens[:-1]
             y[row, : len(tokens) - 1] = tokens[1:]
@@ -106,8 +113,11 @@ def batches(
 
 def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:
     """The sequences to evaluate, the last of which may be shorter than seq_len."""
+    table, length = file.rows(seq_len), float(seq_len)
     total = -(-(file.n_tokens - 1) // seq_len)
-    n = total if eval_tokens is None else min(total, max(1, -(-eval_tokens // seq_len)))
+    if table is not None:
+        total, length = len(table), float(table.length.mean())
+    n = total if eval_tokens is None else min(total, max(1, math.ceil(eval_tokens / length)))
     return np.arange(n, dtype=np.int64) * total // n
 
 

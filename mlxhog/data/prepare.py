@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.data import corpora, heldout, tokenizers
+from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
@@ -102,6 +103,13 @@ def prepare(
     corpus = corpora.find(source, text_key)
     scan = _scan(corpus)
     rule = "given" if corpus.validation else heldout.rule_for(val, scan.n_documents)
+    if rule == "tail" and scan.n_examples:
+        raise DataError(
+            f"{corpus.source} holds {scan.n_examples} examples of prompt and completion among "
+            f"{scan.n_documents} documents, and val is tail, which would cut each in two; take "
+            "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
+            "train.jsonl and valid.jsonl"
+        )
     parts = [_VERSION, scan.sha256, tokenizers.identity(tokenizer), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
@@ -124,6 +132,7 @@ class _Scan:
     sha256: str
     n_documents: int
     n_given: int
+    n_examples: int
     n_bytes: int
     not_utf8: int
     sample: bytes
@@ -132,27 +141,33 @@ class _Scan:
 def _scan(corpus: corpora.Corpus) -> _Scan:
     """Read a corpus once, for its digest and size."""
     digest = hashlib.sha256()
-    n_documents = n_given = n_bytes = not_utf8 = 0
+    n_documents = n_given = n_examples = n_bytes = not_utf8 = 0
     sample = b""
     for held_out, document in _pieces(_hashed(corpus, digest), "every-12th"):
         n_documents += 1
         n_given += held_out and corpus.validation is not None
+        n_examples += isinstance(document, Example)
         n_bytes += len(document)
         not_utf8 += not _is_utf8(document)
         if len(sample) < _SAMPLE_BYTES:
             sample += document[:_SAMPLE_BYTES]
     if not n_documents:
         raise DataError(f"the corpus {corpus.source!r} holds no text; choose other files")
-    return _Scan(digest.hexdigest(), n_documents, n_given, n_bytes, not_utf8, sample)
+    return _Scan(digest.hexdigest(), n_documents, n_given, n_examples, n_bytes, not_utf8, sample)
 
 
 def _hashed(corpus: corpora.Corpus, digest: hashlib._Hash) -> corpora.Corpus:
-    """Return the corpus, feeding `digest` with every document that is read, joined by a zero."""
+    """Return the corpus, feeding `digest` with every document that is read, joined by a zero.
+
+    In front of an example stands the length of its prompt.
+    """
     separator = b""
 
     def watch(documents: corpora.Documents) -> Iterator[bytes]:
         nonlocal separator
         for document in documents():
+            if isinstance(document, Example):
+                digest.update(b"\0prompt %d\0" % document.prompt)
             digest.update(separator + document)
             separator = b"\0"
             yield document
@@ -287,9 +302,15 @@ def _write_tokens(
 
 
 def _notes(scan: _Scan, tokenizer: Tokenizer) -> list[str]:
-    if not (scan.not_utf8 and tokenizer.utf8_only):
-        return []
-    return [
-        f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
-        "the bytes that are not became U+FFFD"
-    ]
+    notes = []
+    if scan.not_utf8 and tokenizer.utf8_only:
+        notes.append(
+            f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
+            "the bytes that are not became U+FFFD"
+        )
+    if scan.n_examples:
+        notes.append(
+            f"{scan.n_examples} of {scan.n_documents} documents are examples of prompt and "
+            "completion: every loss, held-out as well, is of completions alone"
+        )
+    return notes

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.limits import shown
-from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, RunError
 from mlxhog.files import plain_json
@@ -50,7 +50,6 @@ FOLDER = "stream"
 EXAMPLES = "examples.jsonl"
 TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
-_LENGTHS = 32  # a batch is as long as its longest row, in multiples of this: few shapes to compile
 _MAPPED = 8  # segments in one process
 _WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
 
@@ -113,17 +112,27 @@ def example_row(record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, w
     if not record["answer"]:
         raise DataError(f"{where}: the answer is empty, so there is nothing to train on")
     try:
-        prompt, answer = (tokenizer.encode(record[key].encode()) for key in ("prompt", "answer"))
+        prompt, answer = (record[key].encode() for key in ("prompt", "answer"))
     except UnicodeEncodeError as error:
         raise DataError(f"{where} holds half a character (a lone surrogate): {error}") from error
+    return answer_row(prompt, answer, tokenizer, seq_len, where)
+
+
+def answer_row(prompt: bytes, answer: bytes, tokenizer: Tokenizer, seq_len: int, where: str) -> Row:
+    """Return the row of a prompt and its answer, which alone is trained.
+
+    Raises:
+        DataError: it is too long.
+    """
+    context, rest = (tokenizer.encode(part).astype(np.int32) for part in (prompt, answer))
     bos = np.array([tokenizer.bos], np.int32)
-    ids = np.concatenate([bos, prompt.astype(np.int32), answer.astype(np.int32), bos])
+    ids = np.concatenate([bos, context, rest, bos])
     if len(ids) > seq_len + 1:
         raise DataError(
             f"{where} has {len(ids) - 1} tokens, the run trains on at most {seq_len} at a time "
             "(seq_len); shorten it, or send it as text"
         )
-    return Row(ids, masked=len(prompt))
+    return Row(ids, masked=len(context))
 
 
 def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer) -> None:
@@ -248,9 +257,7 @@ class Segment:
         begin = (ticket - self.first_ticket) * self.batch_size
         chosen = self.rows[begin : begin + self.batch_size]
         ends = self._ends[begin : begin + self.batch_size]
-        width = _LENGTHS * -(-int(chosen[:, 0].max() - 1) // _LENGTHS)
-        x = np.zeros((len(chosen), width), np.int32)
-        y = np.full((len(chosen), width), IGNORED, np.int32)
+        x, y = empty_rows(len(chosen), int(chosen[:, 0].max() - 1))
         for row, (end, (n, masked)) in enumerate(zip(ends, chosen, strict=True)):
             ids = self.tokens[end - n : end].astype(np.int64)
             if ids.max() >= len(byte_lengths):

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 
 from mlxhog.config import limits
 from mlxhog.config.limits import said, shown
+from mlxhog.data.examples import Example
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files import plain_json
 
@@ -45,6 +46,8 @@ def kind(path: Path) -> str:
 
 def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
     """Yield the documents of a file that hold more than white space.
+
+    Records of a prompt and a completion are `Example`s.
 
     Args:
         path: the file. `.jsonl` has one record per line; anything else is one document.
@@ -124,18 +127,28 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
     Raises:
         DataError: it has none.
     """
+    if isinstance(record, dict) and text_key is None and _is_example(record):
+        parts = (_string(record, key, where) for key in ("prompt", "completion"))
+        prompt, completion = (_normalise(_to_bytes(part)) for part in parts)
+        if not completion.strip():
+            raise DataError(
+                f"{where}: the completion is empty, so there is nothing to learn; remove this line"
+            )
+        return Example(prompt, completion)
     return _normalise(_to_bytes(_text(record, text_key, where)))
+
+
+def _is_example(record: dict[str, Any]) -> bool:
+    keys = record.keys()
+    return {"prompt", "completion"} <= keys and not {"text", "content"} & keys
 
 
 def _text(record: object, text_key: str | None, where: str) -> str:
     """Return the text of a record by the rules of `documents`."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: a {type(record).__name__}, expected an object with a key 'text'")
-    if text_key is None and not {"text", "content"} & record.keys():
-        if {"prompt", "completion"} <= record.keys():
-            return _string(record, "prompt", where) + "\n" + _string(record, "completion", where)
-        if "messages" in record:
-            return _conversation(record["messages"], where)
+    if text_key is None and "messages" in record and not {"text", "content"} & record.keys():
+        return _conversation(record["messages"], where)
     key = text_key or next((k for k in ("text", "content") if k in record), "text")
     if key not in record:
         keys = ", ".join(shown(k) for k in list(record)[:20]) or "none"

@@ -3,19 +3,22 @@
     NAME.bin    the tokens, little endian uint16, or uint32 where the vocabulary needs it
     NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
+    NAME.prompts  (documents) uint32: tokens of each document's prompt, where there are examples
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
-                sha256 (of NAME.bin), split, source
+                sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number)
 
 The `.bin` alone is what nanoGPT-type readers expect. Every document starts with BOS, and the next
 BOS ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs drop the last, labels the
-first, neighbours overlap by one token, and a tail shorter than T + 1 is left out.
+first, neighbours overlap by one token, and a tail shorter than T + 1 is left out. In a file with
+examples the sequences are its rows instead (`examples.Rows`), of unequal lengths.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.limits import said, shown
-from mlxhog.data.batch import Batch
+from mlxhog.data.batch import IGNORED, Batch, empty_rows
+from mlxhog.data.examples import Example, Rows
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError
 from mlxhog.files import plain_json
@@ -56,6 +60,7 @@ class TokenFile:
         starts: where each document starts, (documents + 1,) uint64, a read-only mapping.
         byte_lengths: bytes of text of each id, (vocab,) int64.
         header: the fields of `NAME.json`.
+        prompts: tokens of each document's prompt, (documents,) uint32; None without examples.
     """
 
     path: Path
@@ -63,6 +68,8 @@ class TokenFile:
     starts: NDArray[np.uint64]
     byte_lengths: NDArray[np.int64]
     header: dict[str, Any]
+    prompts: NDArray[np.uint32] | None = None
+    _rows: dict[int, Rows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> TokenFile:
@@ -83,7 +90,10 @@ class TokenFile:
                 f"{path.with_suffix('.idx')} spans tokens {starts[0]}..{starts[-1]}, expected "
                 f"0..{n}; {_WAY_OUT}"
             )
-        file = cls(path, tokens, starts, lengths.astype(np.int64), header)
+        prompts = None
+        if header.get("examples"):
+            prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), header["documents"])
+        file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
         edge = _CHECKED_BYTES // tokens.itemsize
         file._check_ids(0, edge)
         file._check_ids(max(0, n - edge), n)
@@ -101,37 +111,71 @@ class TokenFile:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tokens, as the header states it."""
+        """SHA-256 of the tokens, and of what is a prompt, as the header states it."""
         return str(self.header["sha256"])
 
     def n_sequences(self, seq_len: int) -> int:
-        """Return how many whole sequences of `seq_len` inputs and labels the file holds.
+        """Return how many whole sequences of `seq_len` inputs and labels the file holds, or rows.
 
         Raises:
             DataError: `seq_len` is below 1.
         """
         if seq_len < 1:
             raise DataError(f"seq_len is {seq_len}, expected at least 1")
-        return (self.n_tokens - 1) // seq_len
+        rows = self.rows(seq_len)
+        return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
+
+    def rows(self, seq_len: int) -> Rows | None:
+        """Return the rows of a file with examples; None of another.
+
+        Raises:
+            DataError: a prompt is longer than its document.
+        """
+        if self.prompts is None:
+            return None
+        if seq_len not in self._rows:
+            if (self.prompts >= self.starts[1:] - self.starts[:-1]).any():
+                path = self.path.with_suffix(".prompts")
+                raise DataError(f"{path}: a prompt is longer than its document; {_WAY_OUT}")
+            self._rows[seq_len] = Rows.of(self.starts, self.prompts, seq_len)
+        return self._rows[seq_len]
 
     def batch(self, indices: NDArray[np.int64], seq_len: int) -> Batch:
         """Return the sequences `indices`, (B,) int64, as one batch of B rows.
+
+        Rows of examples are filled up to one width, as the longest of them needs.
 
         Raises:
             DataError: an index is not a sequence of this file, or an id not in the vocabulary.
 
         Concurrency: any number of threads and processes may read at once.
         """
-        n = self.n_sequences(seq_len)
-        rows = np.empty((len(indices), seq_len + 1), np.int32)
-        for row, i in zip(rows, np.asarray(indices).tolist(), strict=True):
-            if not 0 <= i < n:
-                raise DataError(f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {i}")
+        n, wanted = self.n_sequences(seq_len), np.asarray(indices)
+        outside = wanted[(wanted < 0) | (wanted >= n)]
+        if outside.size:
+            raise DataError(
+                f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {outside[0]}"
+            )
+        if (table := self.rows(seq_len)) is not None:
+            return self._examples(wanted, table)
+        rows = np.empty((len(wanted), seq_len + 1), np.int32)
+        for row, i in zip(rows, wanted.tolist(), strict=True):
             row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
-        if rows.size and int(rows.max()) >= self.header["vocab"]:
-            raise DataError(f"{self.path}: ids outside the vocabulary, see `verify`; {_WAY_OUT}")
+        self._check_batch(rows)
         y = np.ascontiguousarray(rows[:, 1:])
         return Batch(np.ascontiguousarray(rows[:, :-1]), y, int(self.byte_lengths[y].sum()))
+
+    def _examples(self, indices: NDArray[np.int64], table: Rows) -> Batch:
+        x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
+        for row, i in enumerate(indices.tolist()):
+            table.fill(self.tokens, self.bos, i, x[row], y[row])
+        self._check_batch(x)
+        self._check_batch(y)
+        return Batch(x, y, int(self.byte_lengths[y[y != IGNORED]].sum()))
+
+    def _check_batch(self, ids: NDArray[np.int32]) -> None:
+        if ids.size and int(ids.max()) >= self.header["vocab"]:
+            raise DataError(f"{self.path}: ids outside the vocabulary, see `verify`; {_WAY_OUT}")
 
     def frequencies(self, vocab: int) -> NDArray[np.int64]:
         """How often each id occurs, (vocab,); of a long file in evenly spaced runs of it.
@@ -153,7 +197,10 @@ class TokenFile:
             DataError: the digest differs, an id is outside the vocabulary, or a document does not
                 start with BOS.
         """
-        digest = hashlib.sha256(self.tokens.data).hexdigest()
+        hashed = hashlib.sha256(self.tokens.data)
+        if self.prompts is not None:
+            hashed.update(self.prompts.data)
+        digest = hashed.hexdigest()
         if digest != self.digest:
             raise DataError(
                 f"{self.path} has digest {digest}, its header {self.digest}; {_WAY_OUT}"
@@ -190,13 +237,18 @@ def _header(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not JSON: {error}; {_WAY_OUT}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DataError(f"{path} is not the header of a token file of format {FORMAT}; {_WAY_OUT}")
-    for field, kind in _FIELDS.items():
-        value = header.get(field)
+    for name, kind in _FIELDS.items():
+        value = header.get(name)
         fits = type(value) is kind
-        if not fits or (kind is int and not 0 <= header[field] < 2**62):
+        if not fits or (kind is int and not 0 <= header[name] < 2**62):
             raise DataError(
-                f"{path}: {field!r} is {shown(value)}, expected {kind.__name__}; {_WAY_OUT}"
+                f"{path}: {name!r} is {shown(value)}, expected {kind.__name__}; {_WAY_OUT}"
             )
+    examples = header.get("examples", 0)
+    if type(examples) is not int or not 0 <= examples <= header["documents"]:
+        raise DataError(
+            f"{path}: 'examples' is {shown(examples)}, expected a number of documents; {_WAY_OUT}"
+        )
     if not header["bos"] < header["vocab"] < 2**31:
         raise DataError(
             f"{path}: bos is {header['bos']} of a vocabulary of {header['vocab']}; {_WAY_OUT}"
@@ -231,7 +283,7 @@ def item_size(tokenizer: Tokenizer) -> int:
 class TokenWriter:
     """Appends documents to a new token file; leaving the `with` block completes it.
 
-    Memory stays flat: a document is written before the next one is asked for. The four files are
+    Memory stays flat: a document is written before the next one is asked for. The files are
     flushed to the disk but not renamed; the caller writes into a directory that it publishes when
     everything in it is whole.
 
@@ -253,7 +305,8 @@ class TokenWriter:
         self._bos = np.array([tokenizer.bos], self._dtype).tobytes()
         self._hash = hashlib.sha256()
         self._starts = [0]
-        self._n_bytes = 0
+        self._prompts = array("I")
+        self._examples = self._n_bytes = 0
         self._file = path.open("wb")
 
     def __enter__(self) -> Self:
@@ -261,8 +314,14 @@ class TokenWriter:
         return self
 
     def add(self, document: bytes) -> None:
-        """Append BOS and the tokens of one document."""
-        ids = self._tokenizer.encode(document)
+        """Append BOS and the tokens of one document; prompt and completion are encoded apart."""
+        ids, prompt = np.empty(0, np.int32), 0
+        if isinstance(document, Example):
+            ids = self._tokenizer.encode(document[: document.prompt])
+            prompt, document = len(ids), document[document.prompt :]
+            self._examples += 1
+        self._prompts.append(prompt)
+        ids = np.concatenate([ids, self._tokenizer.encode(document)])
         self._n_bytes += int(self._lengths[ids].sum(dtype=np.int64))
         block = self._bos + ids.astype(self._dtype).tobytes()
         self._hash.update(block)
@@ -279,6 +338,10 @@ class TokenWriter:
             flush(self._file.fileno())
         write_synced(self._path.with_suffix(".idx"), np.array(self._starts, "<u8").tobytes())
         write_synced(self._path.with_suffix(".len"), self._lengths.tobytes())
+        if self._examples:
+            prompts = np.array(self._prompts, "<u4").tobytes()
+            write_synced(self._path.with_suffix(".prompts"), prompts)
+            self._hash.update(prompts)
         header = {
             "format": FORMAT,
             "dtype": f"uint{8 * self._dtype.itemsize}",
@@ -291,5 +354,6 @@ class TokenWriter:
             "sha256": self._hash.hexdigest(),
             "split": self._split,
             "source": self._source,
+            "examples": self._examples,
         }
         write_synced(self._path.with_suffix(".json"), json.dumps(header, indent=1).encode())

@@ -222,6 +222,7 @@ class Result:
         tokens_per_s: tokens over seconds.
         val_bits_per_byte: of the last held-out evaluation, None without one.
         val_tokens: labels that it took.
+        val_of_completions: whether the held-out text is of examples, whose completions alone count.
         val_share: how much of the final evaluation there was time for, 0 to 1; None without one,
             and at 0 the evaluation is one from before the end of training.
         restarts: workers started again.
@@ -264,6 +265,7 @@ class Result:
     network_bytes: int = 0
     val_tokens: int | None = None
     val_share: float | None = None
+    val_of_completions: bool = False
 
     @property
     def emulated(self) -> bool:
@@ -304,6 +306,7 @@ class Result:
             "error": self.error,
             "val_tokens": self.val_tokens,
             "val_share": self.val_share,
+            "val_of_completions": self.val_of_completions,
             **(
                 {"copies_bits_per_byte": list(copies)}
                 if (copies := self.copies_bits_per_byte)

@@ -33,6 +33,7 @@ class _Step(NamedTuple):
     tokens: int
     n_bytes: int
     loss: float
+    nats: float
 
 
 class Monitor:
@@ -64,6 +65,7 @@ class Monitor:
         self.ended_ns: int | None = None
         self.over = False  # the budget is used up
         self.samples = 0
+        self.evaluations = 0  # while training
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
         self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
 
@@ -85,6 +87,7 @@ class Monitor:
                             tokens=int(record["tokens"]),
                             n_bytes=int(record["n_bytes"]),
                             loss=float(record["loss"]),
+                            nats=float(record["nats"]),
                         )
                     )
                 elif record["kind"] == Kind.SAMPLE:
@@ -94,6 +97,7 @@ class Monitor:
                         float(record["nats"]), int(record["n_bytes"])
                     )
                     self.val_tokens = int(record["tokens"])
+                    self.evaluations += 1
             while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
                 recent.popleft()
         recents = self._recent.values()
@@ -101,7 +105,7 @@ class Monitor:
         if steps:
             self.loss = float(np.mean([step.loss for step in steps]))
         if n_bytes := sum(step.n_bytes for step in steps):
-            nats = sum(step.loss * step.tokens for step in steps)
+            nats = sum(step.nats for step in steps)
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
 
     def seconds(self) -> float:

@@ -17,7 +17,8 @@ from mlxhog.report.plain import observer as shown_on
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Progress, Result
 
-BUDGETS = ("steps", "iters", "tokens", "time")
+BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
+ORIGINS = ("init_from", "resize_vocab")
 CALL = "train()"
 
 
@@ -117,14 +118,14 @@ def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
 def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
     """The stored options of a run.
 
-    Without its budget: what is left of it, the checkpoint says. And without its step size where
-    another optimizer is to go on.
+    Without its budget: what is left of it, the checkpoint says. Without the weights it began with,
+    since it has its own. And without its step size where another optimizer is to go on.
     """
-    from mlxhog.checkpoint.run import find, run_of
+    from mlxhog.checkpoint.checkpoint import resumable
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
-    stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)
+    stored = read_yaml(resumable(spec, Path(root))[0].config_path)
     own = _last([stored], "optimizer")
     same = _last(layers, "optimizer") in (None, "auto", own)
-    left = BUDGETS if same else (*BUDGETS, "lr", "learning_rate")
+    left = (*BUDGETS, *ORIGINS) if same else (*BUDGETS, *ORIGINS, "lr", "learning_rate")
     return [value for value in stored if value.name not in left]

@@ -29,6 +29,7 @@ from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.resume import Resumption
+from mlxhog.training.stopping import HeldOutWatch
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,18 @@ def _joined_text(joined: int, workers: int) -> str | None:
 
 
 def _initialise(plan: Plan, arena: Arena) -> None:
-    """Draw the first parameters into the arena, two at a time: drawing leaves Python's lock."""
+    """Draw the first parameters into the arena, two at a time: drawing leaves Python's lock.
+
+    Then those of a checkpoint, where the run begins with its weights.
+    """
 
     def draw(spec: ParamSpec) -> None:
         arena.param(spec.name)[...] = initial_value(spec, plan.config.seed)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(draw, param_spec(plan.model).values()))
+    if plan.origin is not None:
+        plan.origin.fill(arena, plan.model)
 
 
 def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> str | None:
@@ -211,7 +217,13 @@ def n_bytes(plan: Plan) -> int:
 
 
 def save(
-    plan: Plan, run: Run, arena: Arena, ledger: Ledger, start: Start, monitor: Monitor
+    plan: Plan,
+    run: Run,
+    arena: Arena,
+    ledger: Ledger,
+    start: Start,
+    monitor: Monitor,
+    watch: HeldOutWatch,
 ) -> Path:
     """Save what `restore` reads back, of an arena that the strategy has settled.
 
@@ -253,11 +265,15 @@ def save(
             "strategy": {"strategy": stored.strategy, "sync_shares": stored.sync_shares},
             **({"moments_since": counters.load("moments_since")} if plan.shared_state else {}),
             "used": used,
-            "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
+            "budget": {
+                unit: getattr(config, unit) for unit in ("steps", "tokens", "time", "epochs")
+            },
             "left": rest,
             "over": monitor.over,
             "network_bytes": network_bytes(plan, arena),
             "val_bits_per_byte": monitor.val_bits_per_byte,
+            "best": watch.to_json(),
+            "ended": watch.ended,
             "ledger": position,
             "followed": config.follow is not None,
             "ledgers": {

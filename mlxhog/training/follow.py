@@ -25,6 +25,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.config.limits import said
 from mlxhog.data import textfiles
+from mlxhog.data.examples import Example
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.stream import (
     EXAMPLES,
@@ -32,6 +33,7 @@ from mlxhog.data.stream import (
     Source,
     StreamBatches,
     StreamWriter,
+    answer_row,
     document_rows,
     example_row,
 )
@@ -233,9 +235,13 @@ class Follower:
         for where, record in textfiles.records(path):
             if isinstance(record, dict) and {"prompt", "answer"} <= record.keys():
                 rows.append(example_row(record, tokenizer, seq_len, where))
-            else:
-                document = textfiles.record_text(record, None, where)
-                rows += document_rows(document, tokenizer, seq_len) if document.strip() else []
+                continue
+            document = textfiles.record_text(record, None, where)
+            if isinstance(document, Example):
+                prompt, completion = document[: document.prompt], document[document.prompt :]
+                rows.append(answer_row(prompt, completion, tokenizer, seq_len, where))
+            elif document.strip():
+                rows += document_rows(document, tokenizer, seq_len)
         return rows
 
     def _examples(self) -> tuple[list[Row], int]:

@@ -7,10 +7,11 @@ first (`resolve.py`); everything after that takes what it needs from the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlxhog import optim, strategies
 from mlxhog.backends import kernel_choice
@@ -33,9 +34,10 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
-from mlxhog.training import evaluation, evenness
+from mlxhog.training import evaluation, evenness, lengths, origin
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
+from mlxhog.training.origin import Origin
 from mlxhog.training.resolve import resolve
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
@@ -58,6 +60,8 @@ class Plan(Setup):
         auto: whether a resume is to leave the strategy open: the workers have not been measured
             yet, or there is only one.
         division: of the text among clients; None where all workers have one text.
+        origin: the checkpoint whose weights a new run begins with; None draws initial values.
+        said: options that the run's folder keeps in place of what they have come to.
     """
 
     data: prepare.Prepared
@@ -71,6 +75,8 @@ class Plan(Setup):
     resumption: Resumption | None
     auto: bool = False
     division: Division | None = None
+    origin: Origin | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def undecided(self) -> bool:
@@ -80,9 +86,12 @@ class Plan(Setup):
     @property
     def stored(self) -> TrainConfig:
         """The configuration that a run's folder keeps."""
-        if not self.auto:
-            return self.config
-        return replace(self.config, strategy="auto", sync_shares="equal")
+        changes = dict(self.said)
+        if self.auto:
+            changes |= {"strategy": "auto", "sync_shares": "equal"}
+        if "init_from" in changes:  # a run that goes on has begun with what it began with
+            changes |= {"resume": None, "reset_optimizer": False}
+        return replace(self.config, **changes) if changes else self.config
 
     @property
     def config(self) -> TrainConfig:
@@ -135,7 +144,10 @@ def make_plan(config: TrainConfig) -> Plan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend is missing, or memory is.
     """
-    model = load_architecture(config.model)
+    config, said = origin.settled(config)
+    begin = Origin.of(config)
+    own_model = begin is not None and said.get("model") == "auto"
+    model = begin.opened.config if begin and own_model else load_architecture(config.model)
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     here, record = machine.here(), verdicts.load()
@@ -162,6 +174,8 @@ def make_plan(config: TrainConfig) -> Plan:
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
     train, val = data.open(config.seq_len)
+    if begin is not None:
+        begin, model = begin.fitted(config, model, data.tokenizer, own=own_model)
     _check_vocabulary(config, model, data)
     model = families.with_bos(model, data.tokenizer.bos)
     if resolved.resumption is not None:
@@ -180,6 +194,7 @@ def make_plan(config: TrainConfig) -> Plan:
         seq_len=config.seq_len,
         batch_size=config.sequences_per_ticket,
         seed=config.seed,
+        frozen=config.context == "frozen",
     )
     resumed = None if resolved.resumption is None else resolved.resumption.run.directory
     division = clients.of_config(config, data.source, data.rule, train, n_workers, resumed)
@@ -191,6 +206,7 @@ def make_plan(config: TrainConfig) -> Plan:
             seq_len=config.seq_len,
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
+            frozen=config.context == "frozen",
         )
         tickets = divided().tickets
         strategy, n_tickets = replace(strategy, client_tickets=tickets), sum(tickets)
@@ -212,6 +228,8 @@ def make_plan(config: TrainConfig) -> Plan:
         writers=writers,
         kernels=kernels.of_workers,
         notes=(
+            *([] if begin is None else begin.notes),
+            *lengths.notes(train, val, config.seq_len),
             *choice.notes,
             *writers.notes,
             *kernels.notes,
@@ -237,10 +255,18 @@ def make_plan(config: TrainConfig) -> Plan:
         ),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
-        budget=resolved.budget,
+        budget=lengths.in_steps(
+            resolved.budget,
+            config,
+            train,
+            n_tickets=n_tickets,
+            batches_per_step=strategy.batches_per_step(),
+        ),
         resumption=resolved.resumption,
         auto=resolved.auto,
         division=division,
+        origin=begin,
+        said=said,
     )
     memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     return plan

@@ -151,6 +151,7 @@ class Reporter:
             val_bits_per_byte=self.monitor.val_bits_per_byte,
             val_tokens=self.monitor.val_tokens,
             val_share=val_share,
+            val_of_completions=TokenFile.open(self.plan.data.val).prompts is not None,
             restarts=supervisor.restarts,
             dropped_steps=self.monitor.dropped_steps(),
             torn=supervisor.torn,

@@ -63,8 +63,9 @@ class Resumption:
         config = replace(config, **own)
         rest = _rest(saved.state)
         if rest.is_used_up and run.read_status().get("status") == "done":
+            ended = saved.state.get("ended") or f"it has used up its budget, {_spell(own)}"
             raise ConfigError(
-                f"the run {run.directory} is done: it has used up its budget, {_spell(own)}; say "
+                f"the run {run.directory} is done: {ended}; say "
                 "with --steps, --tokens or --time how much more, such as: mlxhog train --resume "
                 f"{config.resume} --steps {own['steps'] or 1000}"
             )

@@ -96,7 +96,8 @@ class Steps:
         entry = self.context.entry
         batches = list(self._micro_batches(lease))
         samples = sum(len(batch.x) for batch in batches)
-        tokens = sum(batch.x.size for batch in batches)
+        tokens = sum(batch.n_tokens for batch in batches)
+        labels = sum(batch.n_labels for batch in batches)
         waited_before = entry.wait_ns
         began_ns = monotonic_ns()
         entry.beat(Phase.READ)
@@ -123,6 +124,7 @@ class Steps:
             t_ns=applied_ns,
             loss=loss,
             tokens=tokens,
+            nats=loss * labels,
             n_bytes=sum(batch.n_bytes for batch in batches),
             staleness=outcome.staleness,
             read_s=reading_ns / 1e9,
@@ -184,14 +186,14 @@ class Steps:
             time.sleep(min(rest_s, LONGEST_NAP_S))
 
     def _loss_and_grads(self, batches: list[Batch]) -> tuple[float, Grads]:
-        """Mean loss and gradient over the micro-batches, each weighted by its sequences."""
+        """Mean loss and gradient over the micro-batches, each weighted by its counted labels."""
         if len(batches) == 1:
             return self.context.backend.loss_and_grads(batches[0])
-        total = sum(len(batch.x) for batch in batches)
+        total = sum(batch.n_labels for batch in batches)
         mean = updates.GradientSum()
         loss = 0.0
         for batch in batches:
-            share = len(batch.x) / total
+            share = batch.n_labels / max(total, 1)
             part, grads = self.context.backend.loss_and_grads(batch)
             self.context.entry.beat()
             loss += share * part

@@ -32,7 +32,7 @@ from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import checkpoints, evenness, recording
+from mlxhog.training import checkpoints, evenness, origin, recording
 from mlxhog.training.elastic import Elastic
 from mlxhog.training.ending import Deadlines, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
@@ -40,6 +40,7 @@ from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
+from mlxhog.training.stopping import HeldOutWatch
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
@@ -66,7 +67,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
-    run = None
+    run, config = None, origin.pinned(config)
     while True:
         plan = make_plan(config)
         recording.check(plan)
@@ -127,6 +128,7 @@ class _Training(Session):
             marks=self.config.data == "sotu",
         )
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
+        self.watch = HeldOutWatch.of(self.config, plan.resumption)
         self.val_share: float | None = None
         self.status = "running"
         self.saved: Path | None = None
@@ -244,6 +246,9 @@ class _Training(Session):
                 self.monitor.over = True
                 break
             self.poll()
+            if self.watch.look(self.monitor, self._save_best, self.report):
+                self.monitor.over = True
+                break
             steps, seconds = counters.load("steps"), self.monitor.seconds()
             for k, (interval, act) in enumerate(regular):
                 if self.following is not None and steps == last[k][0]:
@@ -301,7 +306,7 @@ class _Training(Session):
         self._end_publishing()
         if warning := self.monitor.share_warning():
             self.report(warning)
-        if not (self._signals.count or self._budget_is_used()):
+        if not (self._signals.count or self.watch.ended or self._budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"
             )
@@ -328,6 +333,7 @@ class _Training(Session):
             raise Diverged(
                 f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
             ) from error
+        self.watch.close(self.run, self.saved, self.report)
         if evaluates and not self._signals.count:
             self._take_evaluation()
 
@@ -373,6 +379,14 @@ class _Training(Session):
             except (EnvironmentLacks, CheckpointError) as error:
                 raise Refused(str(error), error.exit_code) from error
 
+    def _save_best(self) -> None:
+        """Save while training, and let checkpoints/best name what was saved."""
+        try:
+            checkpoint.mark_best(self.run, self._save_while_training())
+        except (Refused, EnvironmentLacks) as error:
+            if not self._signals.count:
+                self.report(f"no best checkpoint: {error}; training goes on")
+
     def _end_publishing(self) -> None:
         """Leave readers the last weights; nobody may move."""
         if self.publisher is not None:
@@ -380,7 +394,7 @@ class _Training(Session):
 
     def _save(self) -> Path:
         self.saved = checkpoints.save(
-            self.plan, self.run, self.arena, self.ledger, self.start, self.monitor
+            self.plan, self.run, self.arena, self.ledger, self.start, self.monitor, self.watch
         )
         self.reporter.record("checkpoint", path=self.saved)
         return self.saved

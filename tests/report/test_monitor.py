@@ -19,8 +19,9 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         ring = Ring(arena.segment("ring.1"))
         for loss in (6.0, 8.0):  # 10 tokens of 4 bytes each
             ring.append(
-                kind=Kind.STEP, worker=1, t_ns=monotonic_ns(), loss=loss, tokens=10, n_bytes=40
-            )
+                kind=Kind.STEP, worker=1, t_ns=monotonic_ns(), loss=loss, nats=10 * loss,
+                tokens=10, n_bytes=40,
+            )  # fmt: skip
         monitor.drain()
         progress = monitor.progress()
         assert progress.loss == pytest.approx(7.0)

@@ -14,6 +14,7 @@ import numpy as np
 from mlxhog.arena.child import Child, Lane
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError, WorkerFailed
@@ -43,6 +44,7 @@ PLAIN: Mapping[str, Any] = {
     "steps": None,
     "tokens": None,
     "resume": None,
+    **WITHOUT_ENDS,
 }
 """Options of one strategy that others refuse, and budgets: what short runs do without."""
 

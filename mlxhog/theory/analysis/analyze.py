@@ -13,6 +13,7 @@ from mlxhog import optim
 from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import did_you_mean
 from mlxhog.config.quantities import Interval
 from mlxhog.data.batches import Batches
@@ -78,6 +79,7 @@ def probe_run(
             steps=None,
             tokens=None,
             time=seconds,
+            **WITHOUT_ENDS,
             eval_every=never,
             sample_every=never,
             save_every=never,
@@ -284,6 +286,7 @@ def subject_of(named: Target, plan: Plan, *, parts: bool = False) -> Subject:
         micro_batch=config.batch_size,
         batch_size=config.sequences_per_ticket,
         seed=config.seed,
+        frozen=config.context == "frozen",
         sampled=plan.sampled,
         sparsified=None if config.sparsify == "none" else _settled(named, plan),
     )

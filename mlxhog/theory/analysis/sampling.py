@@ -189,6 +189,7 @@ class Subject:
         micro_batch: sequences in one gradient of the backend.
         batch_size: sequences in one update.
         seed: of the run: initial values, and the order of the batches.
+        frozen: whether gradients stop at the prompts of examples.
         sampled: words of the training loss; None is the whole vocabulary.
         sparsified: the options by which part of each step is written; None where all of it is.
     """
@@ -207,6 +208,7 @@ class Subject:
     micro_batch: int
     batch_size: int
     seed: int
+    frozen: bool = False
     sampled: SampledHead | None = None
     sparsified: TrainConfig | None = None
 
@@ -218,7 +220,11 @@ class Subject:
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
         return Batches.open(
-            self.tokens, seq_len=self.seq_len, batch_size=self.batch_size, seed=self.seed
+            self.tokens,
+            seq_len=self.seq_len,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            frozen=self.frozen,
         )
 
 

@@ -101,6 +101,11 @@ def _from_settings(path: Path, overrides: Sequence[Given]) -> Target:
         raise ConfigError(
             f"{path} goes on with a run (resume: {config.resume}); analyze that run instead"
         )
+    if config.init_from is not None:
+        raise ConfigError(
+            f"{path} begins with the weights of {config.init_from} (init_from); analyze that one, "
+            "with the other options as flags"
+        )
     model = load_architecture(config.model)
     return _check(Target(title=f"settings {path}", config=config, model=model))
 
@@ -117,7 +122,14 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Given]) -> Target:
     return _check(
         Target(
             title=f"run {run.name}, {at.name}",
-            config=replace(config, model=str(at), resume=None),  # its file may have moved
+            config=replace(
+                config,
+                model=str(at),  # its file may have moved
+                tokenizer=str(at) if config.tokenizer == "auto" else config.tokenizer,
+                init_from=None,
+                resize_vocab=False,
+                resume=None,
+            ),
             model=model,
             run=run,
             checkpoint=at,

@@ -1,0 +1,105 @@
+"""Options of a run that begins with the weights of another, learns completions, and ends by itself.
+
+Passes over the text, and ends that held-out text brings, are for runs of any kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.config.options import option
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
+
+ENDS = ("patience", "stop_at_loss", "keep_best")
+"""Options that go by held-out evaluations while training."""
+
+WITHOUT_ENDS: dict[str, Any] = {
+    "epochs": None, "patience": None, "stop_at_loss": None, "keep_best": False,
+}  # fmt: skip
+"""Their values in a run that ends otherwise."""
+
+_tuning = partial(option, group="fine-tuning")
+_ends = partial(option, group="epochs and early stopping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """The part of `TrainConfig` that fine-tuning needs."""
+
+    init_from: str | None = _tuning(
+        None,
+        "begin with the weights, and nothing else, of a checkpoint: its path, a run, latest, or a "
+        "directory of transformers",
+    )
+    resize_vocab: bool = _tuning(
+        False,
+        "init_from: with another vocabulary; rows of tokens that both have are kept, by their text",
+    )
+    context: str = _tuning(
+        "frozen",
+        "JSON lines of prompt and completion: gradients stop where the completion begins, at the "
+        "state that the prompt leaves, or flow through the prompt as well; its tokens are learnt "
+        "in neither",
+        choices=("frozen", "trained"),
+    )
+    epochs: int | None = _ends(
+        None, "end after so many passes over the training text", unit="passes", low=1
+    )
+    patience: int | None = _ends(
+        None,
+        "end, too, after so many held-out evaluations in a row without a new best; keeps the best "
+        "as with keep_best",
+        unit="evaluations",
+        low=1,
+        none="off",
+    )
+    stop_at_loss: float | None = _ends(
+        None,
+        "end, too, when a held-out evaluation comes to so many bits per byte, or fewer",
+        unit="bits per byte",
+        above=0,
+        none="off",
+    )
+    keep_best: bool = _ends(
+        False,
+        "save after every held-out evaluation that is the best so far, and keep that checkpoint: "
+        "checkpoints/best",
+    )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluation's checkpoint is saved and kept."""
+        return self.keep_best or self.patience is not None
+
+
+def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
+    """Pairs (option, what it contradicts and the way out)."""
+    found = _of_origin(config)
+    if config.epochs is not None:
+        for name in ("steps", "tokens", "time"):
+            if (value := getattr(config, name)) is not None:
+                problem = f"is {config.epochs}, and {name} {value:g} says how long to train, too"
+                found.append(("epochs", f"{problem}; leave one of them out, or set it to none"))
+        if config.follow is not None:
+            found.append(("epochs", "text that arrives has no end to pass; leave it out"))
+    if not config.eval_every.on:
+        for name in ENDS:
+            if getattr(config, name):
+                problem = "goes by held-out evaluations, and eval_every is off"
+                found.append((name, f"{problem}; set eval_every, such as 10s, or 100 for steps"))
+    return found
+
+
+def _of_origin(config: TrainConfig) -> list[tuple[str, str]]:
+    """What weights to begin with do not go together with."""
+    if config.init_from is None:
+        problem = "is for a run that begins with the weights of another; add init_from"
+        return [("resize_vocab", problem)] if config.resize_vocab else []
+    if config.resume is not None:
+        problem = f"a run that goes on (resume {config.resume}) has weights of its own; leave one"
+        return [("init_from", f"{problem} of them out")]
+    return []

@@ -1,0 +1,136 @@
+"""Frozen contexts: a prompt's state is read, and no gradient flows into the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.backends.mlx import MLXBackend
+from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.models import families, lm_numpy
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.registry import load_candidate
+from mlxhog.optim.gradients import Rows
+from tests.backends.bound import bound
+from tests.models.sample import config, perturbed_params, v1_config
+from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
+
+NAMES = ("torch:cpu", "mlx:cpu")
+MODELS = {"xlstm": config(), "xlstm_v1": v1_config()}
+
+
+def examples(cfg: ModelConfig, *, frozen: bool) -> Batch:
+    """Three rows whose contexts have 5, 0 and 9 inputs; tokens below 8 are in the contexts only."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(8, cfg.vocab_size, (3, 12), dtype=np.int32)
+    y = np.full(x.shape, IGNORED, np.int32)
+    for row, (context, end) in enumerate(((5, 12), (0, 4), (9, 11))):
+        x[row, :context] = rng.integers(0, 8, context)
+        x[row, end:] = x[row, end - 1]
+        y[row, context:end] = rng.integers(0, cfg.vocab_size, end - context)
+    return Batch(x, y, n_bytes=0, frozen=frozen)
+
+
+def reference(
+    cfg: ModelConfig, params: dict[str, Any], batch: Batch
+) -> tuple[float, dict[str, Any]]:
+    """Loss and gradient in float64, a row at a time: the state behind a context is a constant."""
+    params = {name: value.astype(np.float64) for name, value in params.items()}
+    grads = {name: np.zeros(value.shape) for name, value in params.items()}
+    nats, total = 0.0, batch.n_labels
+    for x, y in zip(batch.x, batch.y, strict=True):
+        begin = int((y != IGNORED).argmax())
+        state = None
+        if begin:
+            _, state = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, x[None, :begin]))
+        run: Pass[Any] = Pass(None)  # type: ignore[arg-type]
+        own: dict[str, Any] = {}
+        h, _, back = families.of(cfg).reference.blocks(
+            cfg, params, lm_numpy.embed(cfg, params, x[None, begin:]), state, own, run
+        )
+        raw = h @ params[families.head(cfg)].T
+        cap = cfg.output_logit_soft_cap
+        logits = raw if cap is None else cap * np.tanh(raw / cap)
+        exp = np.exp(logits - logits.max(-1, keepdims=True))
+        share = exp / exp.sum(-1, keepdims=True)
+        counted = (y[begin:] != IGNORED)[None]
+        labels = np.where(counted, y[None, begin:], 0)[..., None]
+        nats -= float((np.log(np.take_along_axis(share, labels, -1))[..., 0] * counted).sum())
+        np.put_along_axis(share, labels, np.take_along_axis(share, labels, -1) - 1.0, -1)
+        d_raw = share * counted[..., None] / total
+        d_raw *= 1.0 if cap is None else 1.0 - (logits / cap) ** 2
+        name = families.head(cfg)
+        grads[name] += np.einsum("bsv,bsd->vd", d_raw, h)
+        np.add.at(grads[families.embedding(cfg)], x[None, begin:], back(d_raw @ params[name]))
+        for parameter, grad in own.items():
+            grads[parameter] += grad
+    return nats / total, grads
+
+
+def dense(grad: Any, shape: tuple[int, ...]) -> Any:
+    if not isinstance(grad, Rows):
+        return grad
+    whole = np.zeros(shape, np.float32)
+    np.add.at(whole, grad.index, grad.values)
+    return whole
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kernels", ["reference", "native"])
+def test_the_gradient_is_that_of_the_completion_behind_a_constant_state(
+    name: str, kernels: str, family: str
+) -> None:
+    cfg = MODELS[family]
+    params = perturbed_params(cfg, seed=1)
+    batch = examples(cfg, frozen=True)
+    loss, grads = bound(name, cfg, params, kernels).loss_and_grads(batch)
+    wanted, wanted_grads = reference(cfg, params, batch)
+    assert_close(loss, wanted, LOSS_F32)
+    for parameter, value in params.items():
+        grad = dense(grads[parameter], value.shape)
+        assert_close(grad, wanted_grads[parameter], GRADIENT_ANY_F32, label=parameter)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_the_embedding(name: str) -> None:
+    cfg = MODELS["xlstm"]
+    backend = bound(name, cfg, perturbed_params(cfg, seed=1))
+    trained, all_grads = backend.loss_and_grads(examples(cfg, frozen=False))
+    rows_of_all = {*np.asarray(all_grads[families.embedding(cfg)].index).tolist()}  # type: ignore[union-attr]
+    frozen, grads = backend.loss_and_grads(examples(cfg, frozen=True))
+    rows = {*np.asarray(grads[families.embedding(cfg)].index).tolist()}  # type: ignore[union-attr]
+    assert_close(frozen, trained, LOSS_F32)
+    assert min(rows) >= 8
+    assert min(rows_of_all) < 8
+
+
+@pytest.mark.parametrize("line", ["mlstm swiglu", "mh-attention swiglu", "mamba hyena"])
+def test_other_layers_take_frozen_contexts_as_well(line: str) -> None:
+    cfg = load_candidate(line)
+    params = perturbed_params(cfg, seed=1)
+    losses = []
+    for name in NAMES:
+        for frozen in (True, False):
+            loss, grads = bound(name, cfg, params).loss_and_grads(examples(cfg, frozen=frozen))
+            assert all(np.isfinite(dense(grads[k], params[k].shape)).all() for k in params)
+            losses.append(loss)
+    assert_close(losses, [losses[0]] * 4, LOSS_F32)
+
+
+def test_a_compiled_gradient_takes_a_state() -> None:
+    cfg = MODELS["xlstm"]
+    params = perturbed_params(cfg, seed=1)
+    plain = bound("mlx:cpu", cfg, params, "reference")
+    loss, grads = plain.loss_and_grads(examples(cfg, frozen=True))
+    assert isinstance(plain, MLXBackend)
+    plain._value_and_grad = plain._mx.compile(plain._value_and_grad)
+    again, compiled = plain.loss_and_grads(examples(cfg, frozen=True))
+    assert_close(again, loss, LOSS_F32)
+    for name, value in params.items():
+        assert_close(
+            dense(compiled[name], value.shape), dense(grads[name], value.shape), GRADIENT_ANY_F32
+        )

@@ -1,0 +1,205 @@
+"""Examples of prompt and completion: completions alone are labels, whatever is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog.data import heldout, textfiles
+from mlxhog.data.batch import IGNORED, Batch, joined
+from mlxhog.data.batches import Batches
+from mlxhog.data.clients import ClientBatches
+from mlxhog.data.examples import Example, Rows
+from mlxhog.data.prepare import prepare
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.errors import DataError
+
+QUESTIONS = [(f"What is {k} plus one?", f"{k + 1}") for k in range(40)]
+
+
+def file_of(folder: Path, documents: list[bytes]) -> TokenFile:
+    path = folder / "train.bin"
+    with TokenWriter(path, ByteTokenizer(), split="train", source="test") as writer:
+        for document in documents:
+            writer.add(document)
+    return TokenFile.open(path)
+
+
+def lines(folder: Path, records: list[dict[str, str]], name: str = "train.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def questions(folder: Path) -> Path:
+    return lines(folder, [{"prompt": p, "completion": c} for p, c in QUESTIONS])
+
+
+def counted(batch: Batch, row: int = 0) -> bytes:
+    """The text of a row's counted labels, with | for the end."""
+    ids = batch.y[row][batch.y[row] != IGNORED]
+    return bytes(np.where(ids == 256, ord("|"), ids).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "text", "n"),
+    [
+        ("2+2=", "4", b"2+2=\n4", 5),
+        ("The sky is", " blue", b"The sky is blue", 10),
+        ("Q: why?\nA: ", "so", b"Q: why?\nA: so", 11),
+        ("", "so", b"so", 0),
+    ],
+)
+def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_space(
+    tmp_path: Path, prompt: str, completion: str, text: bytes, n: int
+) -> None:
+    path = lines(tmp_path, [{"prompt": prompt, "completion": completion}])
+    (example,) = textfiles.documents(path, None)
+    assert isinstance(example, Example)
+    assert (example, example.prompt) == (text, n)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "p", "completion": " "}, r"train.jsonl:1: the completion is empty"),
+        ({"prompt": ["p"], "completion": "c"}, r"train.jsonl:1: 'prompt' is a list, expected"),
+    ],
+)
+def test_a_record_that_is_no_example_is_named(
+    tmp_path: Path, record: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        list(textfiles.documents(lines(tmp_path, [record]), None))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    documents=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=6),
+    seq_len=st.integers(1, 9),
+)
+def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(
+    documents: list[tuple[int, int]], seq_len: int
+) -> None:
+    starts = np.cumsum([0, *(1 + p + c for p, c in documents)]).astype(np.uint64)
+    prompts = np.array([p for p, _ in documents], np.uint32)
+    rows = Rows.of(starts, prompts, seq_len)
+    assert rows.length.min() >= 1
+    assert rows.length.max() <= seq_len
+    labels = [
+        range(int(begin + context + 1), int(begin + n + 1))
+        for begin, n, context in zip(rows.begin, rows.length, rows.context, strict=True)
+    ]
+    completions = [
+        label
+        for start, (p, c) in zip(starts[:-1].astype(int).tolist(), documents, strict=True)
+        for label in range(start + 1 + p, start + p + c + 2)
+    ]
+    assert [label for row in labels for label in row] == completions
+    assert rows.cut == sum(p > 0 for p, c in documents if 1 + p + c > seq_len)
+
+
+def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inputs(
+    tmp_path: Path,
+) -> None:
+    file = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"one", b"two")])
+    batch = file.batch(np.array([0, 1]), 16)
+    assert batch.x[0, :6].tolist() == [256, *b"ab\ncd"]
+    assert [counted(batch, row) for row in (0, 1)] == [b"cd|", b"two|"]
+    assert batch.n_bytes == 5
+    assert (batch.n_labels, batch.n_tokens) == (7, 6 + 8)
+    file.verify()
+
+
+def test_prompt_and_completion_of_other_texts_are_cut_at_the_beginning_of_the_prompt(
+    tmp_path: Path,
+) -> None:
+    file = file_of(tmp_path, [Example(b"0123456789", b"abc"), b"plain text of many letters"])
+    batch = file.batch(np.array([0]), 8)
+    assert counted(batch) == b"abc|"
+    assert bytes(batch.x[0, :8].astype(np.uint8)) == b"6789\nabc"
+    rows = file.rows(8)
+    assert rows is not None
+    assert rows.cut == 1
+    texts = [counted(file.batch(np.array([k]), 8)) for k in range(1, len(rows))]
+    assert b"".join(texts) == b"plain text of many letters|"
+
+
+def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path: Path) -> None:
+    files = []
+    for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        files.append(file_of(folder, [example]))
+    assert files[0].tokens.tolist() == files[2].tokens.tolist()
+    assert len({file.digest for file in files}) == 3
+    assert files[2].prompts is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\0" * 3, "has 3 bytes, expected 1 items of 4"), (b"\xff" * 4, "longer than its document")],
+)
+def test_damaged_prompts_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = file_of(tmp_path, [Example(b"ab", b"cd")]).path
+    path.with_suffix(".prompts").write_bytes(content)
+    with pytest.raises(DataError, match=rf"train.prompts.*{message}.*prepare the corpus again"):
+        TokenFile.open(path).n_sequences(8)
+
+
+def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(
+    tmp_path: Path,
+) -> None:
+    data = prepare(str(questions(tmp_path)), cache_dir=tmp_path / "cache")
+    assert any("40 of 40 documents are examples" in note for note in data.notes)
+    train, val = data.open(32)
+    assert train.n_sequences(32) + val.n_sequences(32) == len(QUESTIONS)
+    batches = list(heldout.batches(val, seq_len=32, batch_size=2))
+    held_out = [completion for k, (_, completion) in enumerate(QUESTIONS) if k % 12 == 5]
+    assert sum(batch.n_bytes for batch in batches) == len("".join(held_out))
+    assert sum(batch.n_labels for batch in batches) == len("".join(held_out))  # no separators
+
+
+def test_examples_are_held_out_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = lines(tmp_path, [{"prompt": "p", "completion": "c"}] * 3)
+    with pytest.raises(DataError, match=r"3 examples of prompt and completion.*valid\.jsonl"):
+        prepare(str(path), cache_dir=tmp_path / "cache")
+
+
+def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    file = file_of(tmp_path, [Example(p.encode(), c.encode()) for p, c in QUESTIONS])
+    for frozen in (True, False):
+        batches = Batches(file, seq_len=32, batch_size=3, seed=0, frozen=frozen)
+        epoch = [batches.at(0, ticket) for ticket in range(batches.n_tickets)]
+        assert {batch.frozen for batch in epoch} == {frozen}
+        answers = [counted(batch, k) for batch in epoch for k in range(len(batch.x))]
+        assert sorted(answers) == sorted(f"{answer}|".encode() for _, answer in QUESTIONS)
+    clients = ClientBatches(
+        file, [range(0, 40, 2), range(1, 40, 2)], seq_len=32, batch_size=3, seed=0
+    )
+    epoch = [clients.at(0, ticket) for ticket in range(clients.n_tickets)]
+    answers = [counted(batch, k) for batch in epoch for k in range(len(batch.x))]
+    assert sorted(answers) == sorted(f"{answer}|".encode() for _, answer in QUESTIONS)
+
+
+def test_rows_of_unequal_batches_go_together_and_a_context_can_be_left_out(
+    tmp_path: Path,
+) -> None:
+    file = file_of(tmp_path, [Example(b"p" * 40, b"long enough"), Example(b"q", b"r")])
+    wide, narrow = (file.batch(np.array([k]), 64) for k in (0, 1))
+    both = joined([wide, narrow])
+    assert (wide.x.shape[1], narrow.x.shape[1], both.x.shape) == (64, 32, (2, 64))
+    assert both.n_tokens == wide.n_tokens + narrow.n_tokens
+    rest, lengths = both.behind_context()
+    assert lengths.tolist() == [41, 2]
+    assert rest.x.shape == (2, 32)
+    assert [counted(rest, k) for k in (0, 1)] == [b"long enough|", b"r|"]
+    assert rest.x[0, 0] == ord("\n")  # from which the first label is predicted

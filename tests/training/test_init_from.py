@@ -1,0 +1,219 @@
+"""A run that begins with the weights of a checkpoint: which, of what, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena import Arena
+from mlxhog.checkpoint import formats
+from mlxhog.cli import main
+from mlxhog.data import bpe
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
+from mlxhog.models import families
+from mlxhog.models.families import init_params
+from mlxhog.report.metrics import Result
+from mlxhog.training.checkpoints import restore
+from mlxhog.training.plan import Plan, make_plan
+from tests.training.small import SMALL_MODEL, mixed_model, small_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A folder with a small run."""
+    folder = tmp_path_factory.mktemp("before")
+    return folder, train(small_config(folder, steps=10, name="first"))
+
+
+def tuned(before: tuple[Path, Result], **options: Any) -> TrainConfig:
+    """Options of a run that begins with that run's weights, on text of its own."""
+    folder, first = before
+    text = folder / "new"
+    text.mkdir(exist_ok=True)
+    for k in range(6):
+        (text / f"{k}.txt").write_text("other words stand here, one after another. " * 20)
+    defaults = {"init_from": first.run, "model": "auto", "data": str(text), "steps": 4}
+    return small_config(folder, **{**defaults, **options})
+
+
+def first_parameters(plan: Plan) -> dict[str, Any]:
+    """What a run with this plan begins with."""
+    with Arena.create(plan.layout) as arena:
+        restore(plan, arena, Ledger(arena))
+        return {name: np.array(arena.param(name)) for name in arena.layout.slots}
+
+
+def weights(path: str | Path | None) -> dict[str, Any]:
+    assert path is not None
+    return {name: np.array(value) for name, value in formats.open(path).tensors.items()}
+
+
+@pytest.mark.parametrize("by", ["run", "checkpoint", "latest", "name"])
+def test_a_run_begins_with_the_weights_alone(before: tuple[Path, Result], by: str) -> None:
+    folder, first = before
+    spec = {"run": first.run, "checkpoint": first.checkpoint, "latest": "latest"}
+    plan = make_plan(tuned(before, init_from=spec.get(by, Path(first.run).name)))
+    begin, saved = first_parameters(plan), weights(first.checkpoint)
+    assert all(np.array_equal(begin[name], saved[name]) for name in saved)
+    assert plan.resumption is None
+    assert plan.data.tokenizer.name == "bytes"
+    assert plan.parameters == sum(value.size for value in saved.values())
+    assert "begins with the weights of" in plan.notes[0]
+    assert "(step 10)" in plan.notes[0]
+
+
+def test_the_run_says_what_it_began_with_and_goes_on_and_repeats_without_asking(
+    before: tuple[Path, Result],
+) -> None:
+    _, first = before
+    messages: list[str] = []
+    result = train(
+        tuned(before, init_from="latest"), observer=lambda p: messages.append(p.message or "")
+    )
+    assert any(message.startswith("begins with the weights of") for message in messages)
+    stored = (Path(result.run) / "config.yaml").read_text()
+    assert f"init_from: {first.checkpoint}" in stored
+    assert "model: auto" in stored
+    assert main(["train", "--resume", result.run, "--steps", "3", "--quiet"]) == 0
+    assert (Path(result.run) / "config.yaml").read_text().count("init_from: /") == 1
+    again = TrainConfig(resume=result.run, out=str(before[0]), steps=2, workers="mlx:cpu",
+                        data=tuned(before).data, seq_len=32)  # fmt: skip
+    assert make_plan(again).model.hidden_size == 32
+
+
+def test_a_directory_of_transformers_gives_model_and_weights(before: tuple[Path, Result]) -> None:
+    folder, first = before
+    target = folder / "hf"
+    assert main(["convert", str(first.checkpoint), str(target), "--to", "hf"]) == 0
+    begin = first_parameters(make_plan(tuned(before, init_from=str(target))))
+    saved = weights(first.checkpoint)
+    assert all(np.array_equal(begin[name], saved[name]) for name in saved)
+
+
+def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(
+    before: tuple[Path, Result],
+) -> None:
+    _, first = before
+    config = tuned(before, tokenizer="bpe:300", resize_vocab=True)
+    plan = make_plan(config)
+    tokenizer, model = plan.data.tokenizer, plan.model
+    assert isinstance(tokenizer, bpe.BpeTokenizer)
+    assert model.vocab_size == tokenizer.vocab_size
+    begin, saved = first_parameters(plan), weights(first.checkpoint)
+    fresh = init_params(model, config.seed)
+    for name in (families.embedding(model), families.head(model)):
+        for i in range(model.vocab_size):
+            text = tokenizer.decode([i])
+            old = 256 if i == tokenizer.bos else text[0] if len(text) == 1 else None
+            expected = fresh[name][i] if old is None else saved[name][old]
+            assert np.array_equal(begin[name][i], expected), (name, i)
+    assert f"from 320 to {model.vocab_size} rows: 257 are kept" in " ".join(plan.notes)
+    others = saved.keys() - {families.embedding(model), families.head(model)}
+    assert all(np.array_equal(begin[name], saved[name]) for name in others)
+
+
+def model_file(folder: Path, **changes: str) -> str:
+    lines = dict(line.split(": ") for line in SMALL_MODEL.split("\n") if line)
+    path = folder / f"{'-'.join(changes)}.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **changes}.items()))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": "64"}, r"hidden_size is 32 there and 64 here; leave --model out"),
+        ({"num_heads": "4"}, r"num_heads is 2 there and 4 here"),
+        ({"num_hidden_layers": "2"}, r"num_hidden_layers is 1 there and 2 here"),
+        ({"vocab_size": "384"}, r"vocabulary of 320 rows, the model here of 384; add --resize-vo"),
+    ],
+)
+def test_a_model_with_other_shapes_is_refused_naming_them(
+    before: tuple[Path, Result], changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        make_plan(tuned(before, model=model_file(before[0], **changes)))
+
+
+def test_what_cannot_be_begun_with_is_refused_with_the_way_out(
+    before: tuple[Path, Result],
+) -> None:
+    folder, first = before
+    bare = folder / "bare"
+    bare.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (bare / name).write_bytes((Path(str(first.checkpoint)) / name).read_bytes())
+    refused: list[tuple[dict[str, Any], type[MlxhogError], str]] = [
+        ({"model": mixed_model(folder)}, CheckpointError, r"family xLSTM Large \(xlstm\).*first"),
+        ({"tokenizer": "bpe:300"}, CheckpointError, r"tokenizer bytes .* or add --resize-vocab"),
+        ({"init_from": "nothing"}, MlxhogError, r"no run 'nothing'"),
+        ({"init_from": str(folder)}, MlxhogError, r"neither a checkpoint nor a run"),
+        ({"init_from": str(bare)}, DataError, r"no tokenizer\.json.*--tokenizer"),
+    ]
+    for options, error, message in refused:
+        with pytest.raises(error, match=message):
+            make_plan(tuned(before, **options))
+    # Whoever names the tokenizer takes its ids as they are.
+    plan = make_plan(tuned(before, init_from=str(bare), tokenizer="bytes"))
+    assert plan.model.vocab_size == 320
+
+
+def test_weights_that_are_not_finite_are_refused(before: tuple[Path, Result]) -> None:
+    folder, first = before
+    target = folder / "nan"
+    assert main(["convert", str(first.checkpoint), str(target), "--to", "hf"]) == 0
+    path = target / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    plan = make_plan(tuned(before, init_from=str(target)))
+    with pytest.raises(CheckpointError, match="numbers that are not finite"):
+        first_parameters(plan)
+
+
+def test_the_command_exits_with_the_reason_where_the_shapes_are_others(
+    before: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = before
+    wide = model_file(folder, hidden_size="64")
+    words = ["train", "--model", wide, "--init-from", "latest", "--out", str(folder / "runs")]
+    assert main([*words, "--steps", "2", "--workers", "mlx:cpu", "--json"]) == 2
+    assert "hidden_size is 32 there and 64 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_from": "a", "resume": "b"}, r"init_from: a run that goes on \(resume b\)"),
+        ({"resize_vocab": True}, r"resize_vocab: .* add init_from"),
+        ({"epochs": 2, "steps": 5}, r"epochs: is 2, and steps 5"),
+        ({"epochs": 2, "time": 5}, r"epochs: is 2, and time 5"),
+        ({"epochs": 2, "follow": "x"}, r"epochs: text that arrives"),
+        ({"patience": 2, "eval_every": "off"}, r"patience: .* eval_every is off"),
+        ({"stop_at_loss": 2, "eval_every": "off"}, r"stop_at_loss: .* eval_every is off"),
+        ({"patience": 1, "determinism": "rounds", "steps": 5}, r"patience ends a run at a moment"),
+    ],
+)
+def test_options_that_contradict_each_other_are_named(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**options)
+
+
+def test_the_options_stay_open_only_where_a_checkpoint_closes_them() -> None:
+    fresh = TrainConfig()
+    assert (fresh.model, fresh.tokenizer) == ("tiny", "bytes")
+    open_ = TrainConfig(init_from="x")
+    assert (open_.model, open_.tokenizer) == ("auto", "auto")
+    assert replace(open_, init_from=None).model == "tiny"
+    assert json.dumps(open_.to_yaml())
