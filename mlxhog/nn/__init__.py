@@ -1,0 +1,6 @@
+"""xLSTM layers for models of your own: `mlxhog.nn.torch` and `mlxhog.nn.mlx`.
+
+    from mlxhog.nn.torch import MLSTM, SLSTM, XLSTMBlock
+
+Each of the two loads its framework; this package alone loads neither.
+"""

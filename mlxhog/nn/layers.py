@@ -1,0 +1,440 @@
+"""xLSTM layers one after another, as an array of any framework passes through them.
+
+The equations are those of the language models: `models/xlstm_v1/model.py` for the variant "v1", the
+layers of the first paper, and `models/xlstm_large/model.py` for "large", those of xLSTM-7B.
+Parameters have the names and layouts of the xlstm package:
+
+    one layer                    conv1d.conv.weight, ...
+    several                      layers.0.conv1d.conv.weight, ..., layers.1.conv1d.conv.weight, ...
+    input_size != hidden_size    input_proj.weight (hidden_size, input_size), input_proj.bias before
+
+A state is a tuple with one entry per layer, a tuple of float32 arrays with rows first:
+
+    SLSTM            last inputs of the convolution (B, K - 1, d), where there is one;
+                     h, c, n, m (B, NH, DH) each
+    MLSTM, v1        last inputs of the convolution (B, K - 1, I), C (B, NH, DK, DV), n (B, NH, DK),
+                     m (B, NH)
+    MLSTM, large     C, n, m
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.checkpoint.formats.contents import to_ours
+from mlxhog.errors import ConfigError, ShapeError
+from mlxhog.models import xlstm_large, xlstm_v1
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.kernels import CHOICES, Ops
+from mlxhog.models.spec import ParamSpec
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from mlxhog.nn.padding import Places, SkippingOps
+
+Cell = Literal["mlstm", "slstm"]
+Variant = Literal["v1", "large"]
+State: TypeAlias = Sequence[Sequence[Array]]
+
+
+class SLSTMOptions(TypedDict, total=False):
+    """Fields of the package's sLSTMLayerConfig; `conv1d_kernel_size` 0 is no convolution."""
+
+    num_heads: int
+    conv1d_kernel_size: int
+    bias_init: str
+    recurrent_weight_init: str
+    group_norm_weight: bool
+
+
+class MLSTMOptions(TypedDict, total=False):
+    """Fields of the package's two mLSTMLayerConfigs; `chunk_size` changes speed alone."""
+
+    num_heads: int
+    chunk_size: int
+    # of the variant "v1"
+    conv1d_kernel_size: int
+    qkv_proj_blocksize: int
+    proj_factor: float
+    round_proj_up_dim_up: bool
+    round_proj_up_to_multiple_of: int
+    bias: bool
+    # of the variant "large"
+    use_bias: bool
+    qk_dim_factor: float
+    v_dim_factor: float
+    gate_soft_cap: float
+    norm_eps: float
+    eps: float
+
+
+class BlockOptions(SLSTMOptions, MLSTMOptions, total=False):
+    """Those of the layer inside, and of the feed-forward layer behind it.
+
+    `feedforward` has the fields of the package's FeedForwardConfig, for an sLSTM block of "v1";
+    None leaves that layer out. The last two are of "large".
+    """
+
+    feedforward: Mapping[str, Any] | None
+    ffn_proj_factor: float
+    ffn_round_up_to_multiple_of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Layers of one kind, each the input of the next.
+
+    Attributes:
+        cfg: a language model of which these are layers.
+        cell: of the layers.
+        blocks: which of that model's blocks.
+        whole_blocks: whether a layer is a block with its norms and residuals, or what is in it.
+        input_size: width of the input.
+        batch_first: whether arrays are (B, S, width), or (S, B, width).
+        kernels: which operators; see `models.ops.kernels.resolve`.
+    """
+
+    cfg: XLSTMV1Config | XLSTMLargeConfig
+    cell: Cell
+    blocks: tuple[int, ...]
+    whole_blocks: bool
+    input_size: int
+    batch_first: bool
+    kernels: str
+
+    @property
+    def width(self) -> int:
+        """Width of the output."""
+        return self.cfg.hidden_size
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Name of a layer's parameters here, up to the layer -> their name in the model."""
+        one = len(self.blocks) == 1
+        if isinstance(self.cfg, XLSTMLargeConfig):
+            prefixes, inner = map(xlstm_large.block_name, self.blocks), "mlstm_layer."
+        else:
+            prefixes, inner = map(xlstm_v1.block_name, self.blocks), "xlstm."
+        inner = "" if self.whole_blocks else inner
+        return {
+            "" if one else f"layers.{k}.": f"{prefix}.{inner}" for k, prefix in enumerate(prefixes)
+        }
+
+    @cached_property
+    def parameters(self) -> dict[str, ParamSpec]:
+        """Name -> what it is; the name of the latter is the model's."""
+        if isinstance(self.cfg, XLSTMLargeConfig):
+            specs = list(xlstm_large.param_spec(self.cfg).values())
+        else:
+            of_block, name = xlstm_v1.model.block_spec, xlstm_v1.block_name
+            specs = [s for block in self.blocks for s in of_block(self.cfg, block, name(block))]
+        found = dict[str, ParamSpec]()
+        if self.input_size != self.width:
+            bound = f"uniform:{self.input_size**-0.5!r}"
+            shape = (self.width, self.input_size)
+            found["input_proj.weight"] = ParamSpec("input_proj.weight", shape, bound)
+            found["input_proj.bias"] = ParamSpec("input_proj.bias", shape[:1], bound)
+        for here, there in self.names.items():
+            for spec in specs:
+                if spec.name.startswith(there):
+                    found[here + spec.name.removeprefix(there)] = spec
+        return found
+
+    @cached_property
+    def state_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
+        """Shapes of every layer's state, for one row."""
+        if isinstance(self.cfg, XLSTMLargeConfig):
+            shapes = xlstm_large.model.state_shapes(self.cfg)
+        else:
+            shapes = xlstm_v1.model.state_shapes(self.cfg)
+        return [shapes[block] for block in self.blocks]
+
+    @cached_property
+    def dropout_sites(self) -> dict[str, tuple[int, float]]:
+        """Name -> width and rate of every place that drops units while training."""
+        if isinstance(self.cfg, XLSTMLargeConfig):
+            return {}
+        prefixes = tuple(f"{xlstm_v1.block_name(block)}." for block in self.blocks)
+        sites = xlstm_v1.dropout_sites(self.cfg)
+        return {site: what for site, what in sites.items() if site.startswith(prefixes)}
+
+    def describe(self) -> str:
+        """Say what a module of these layers is, for its `repr`."""
+        parts = [f"{self.input_size}, {self.width}, layers={len(self.blocks)}"]
+        if self.whole_blocks:
+            parts.append(f"cell={self.cell!r}")
+        if self.cell == "mlstm":
+            parts.append(f"variant={'large' if self.cfg.model_type == 'xlstm' else 'v1'!r}")
+        return ", ".join([*parts, f"batch_first={self.batch_first}"])
+
+    def translate(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Bring a state dict of the xlstm package to the layout here.
+
+        That of its CUDA sLSTM is transposed, and matrices of weight_mode "fused" are stacked; see
+        `checkpoint/formats/contents.py`. What is not known passes through.
+        """
+        there = {self._renamed(name, self.names): array for name, array in arrays.items()}
+        back = {prefix: here for here, prefix in self.names.items()}
+        return {self._renamed(k, back): v for k, v in to_ours(there, self.cfg).items()}
+
+    @staticmethod
+    def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+        for old, new in prefixes.items():
+            if name.startswith(old) and not name.startswith("input_proj."):
+                return new + name.removeprefix(old)
+        return name
+
+    def check(self, shape: Sequence[int], state: State | None) -> None:
+        """Refuse a batch (B, S, input_size), or a state, of another shape.
+
+        Raises:
+            ShapeError: that is so; the message says which.
+        """
+        form = ("B", "S") if self.batch_first else ("S", "B")
+        wanted = f"({form[0]}, {form[1]}, {self.input_size}), batch_first={self.batch_first}"
+        if len(shape) != 3 or shape[2] != self.input_size:
+            own = shape if self.batch_first or len(shape) != 3 else (shape[1], shape[0], shape[2])
+            raise ShapeError(f"the input has shape {tuple(own)}; give it as {wanted}")
+        if 0 in shape:
+            raise ShapeError(
+                f"the input has {shape[0]} rows of {shape[1]} places, and at least one of each is "
+                "needed; leave the call out"
+            )
+        if state is None:
+            return
+        found = [[tuple(x.shape) for x in layer] for layer in state]
+        expected = [[(shape[0], *x) for x in layer] for layer in self.state_shapes]
+        if found != expected:
+            raise ShapeError(
+                f"the state has the shapes {found}, and this module with {shape[0]} rows "
+                f"{expected}; give the state that it returned for the same rows, or None"
+            )
+
+    def forward(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        state: State | None,
+        places: Places | None,
+        *,
+        ops: Ops[Array],
+        masks: Mapping[str, Array],
+    ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
+        """Run the layers over a batch.
+
+        Args:
+            params: by the names of `parameters`.
+            x: (B, S, input_size).
+            state: before the first place; None is zeros.
+            places: which of them count; None is all.
+            ops: the operators.
+            masks: (B, S, width) by dropout site, 0 or 1 / (1 - rate); none outside of training.
+
+        Returns:
+            y (B, S, width), 0 at places that do not count, and the state after the last that does.
+        """
+        xp, padded = ops.xp, None
+        if places is not None:
+            x = places.sort(x, xp)
+            skipping: Any = SkippingOps(ops, places.lengths, x)
+            ops, padded = skipping, skipping.padded[..., None]
+            x = xp.where(padded, 0.0, x)
+        if self.input_size != self.width:
+            weight, bias = params["input_proj.weight"], params["input_proj.bias"]
+            (x,) = ops.linears(x, [weight], [bias])
+        run: Pass[Array] = Pass(ops, masks=masks or None)
+        named = {spec.name: params[name] for name, spec in self.parameters.items()}
+        after = []
+        for k, block in enumerate(self.blocks):
+            before = None if state is None else tuple(state[k])
+            x, end = self._layer(block)(named, x, before, run)
+            after.append(end)
+        if places is not None:
+            x = places.unsort(xp.where(padded, 0.0, x), xp)
+        return x, tuple(after)
+
+    def _layer(self, block: int) -> Callable[..., tuple[Array, tuple[Array, ...]]]:
+        """Return (params, x, state, run) -> y, state of a block, or of the layer in it."""
+        if isinstance(self.cfg, XLSTMLargeConfig):
+            cfg, large = self.cfg, xlstm_large.model
+            if self.whole_blocks:
+                return lambda params, *rest: large.block(cfg, params, block, *rest)
+            p = f"{xlstm_large.block_name(block)}.mlstm_layer"
+            return lambda params, *rest: large.mlstm_layer(cfg, params, p, *rest)
+        v1_cfg, v1, name = self.cfg, xlstm_v1.model, xlstm_v1.block_name(block)
+        if self.whole_blocks:
+            of_block = v1.slstm_block if self.cell == "slstm" else v1.mlstm_block
+            return lambda params, *rest: of_block(v1_cfg, params, name, *rest)
+        of_layer = v1.slstm_layer if self.cell == "slstm" else v1.mlstm_layer
+        return lambda params, *rest: of_layer(v1_cfg, params, f"{name}.xlstm", *rest)
+
+
+# -- what a user asks for --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every module of layers is asked for."""
+
+    batch_first: bool
+    dropout: float
+    kernels: str
+
+
+def slstm(
+    input_size: int, hidden_size: int, num_layers: int, common: Common, options: Mapping[str, Any]
+) -> Stack:
+    """Return sLSTM layers; arguments as those of `mlxhog.nn.torch.SLSTM`."""
+    cfg = _v1("slstm", hidden_size, num_layers, common.dropout, {**options, "feedforward": None})
+    return _stack(cfg, "slstm", range(num_layers), input_size, common)
+
+
+def mlstm(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    variant: str,
+    common: Common,
+    options: Mapping[str, Any],
+) -> Stack:
+    """Return mLSTM layers; arguments as those of `mlxhog.nn.torch.MLSTM`."""
+    cfg = _config("mlstm", variant, hidden_size, num_layers, common.dropout, options)
+    return _stack(cfg, "mlstm", range(num_layers), input_size, common)
+
+
+def block(
+    hidden_size: int,
+    cell: str,
+    variant: str,
+    index: int,
+    of: int,
+    common: Common,
+    options: Mapping[str, Any],
+) -> Stack:
+    """Return a block; arguments as those of `mlxhog.nn.torch.XLSTMBlock`."""
+    if cell not in ("mlstm", "slstm"):
+        raise ConfigError(f"cell is {cell!r}; choose mlstm or slstm")
+    if not 0 <= index < of:
+        raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
+    cfg = _config(cell, variant, hidden_size, of, common.dropout, options)
+    which: Cell = "mlstm" if cell == "mlstm" else "slstm"
+    return _stack(cfg, which, (index,), hidden_size, common, whole_blocks=True)
+
+
+def _stack(
+    cfg: XLSTMV1Config | XLSTMLargeConfig,
+    cell: Cell,
+    blocks: Sequence[int],
+    input_size: int,
+    common: Common,
+    *,
+    whole_blocks: bool = False,
+) -> Stack:
+    if input_size < 1:
+        raise ConfigError(f"input_size is {input_size}; set it to the width of the input")
+    if common.kernels not in CHOICES:
+        raise ConfigError(f"kernels is {common.kernels!r}; choose one of {', '.join(CHOICES)}")
+    if cfg.extra:
+        names = [_plain(name) for name in _leaves(cfg.extra)]
+        raise ConfigError(f"{', '.join(names)}: without effect here; leave it out")
+    return Stack(
+        cfg=cfg,
+        cell=cell,
+        blocks=tuple(blocks),
+        whole_blocks=whole_blocks,
+        input_size=input_size,
+        batch_first=common.batch_first,
+        kernels=common.kernels,
+    )
+
+
+def _config(
+    cell: str,
+    variant: str,
+    d: int,
+    num_blocks: int,
+    dropout: float,
+    options: Mapping[str, Any],
+) -> XLSTMV1Config | XLSTMLargeConfig:
+    if variant == "v1":
+        return _v1(cell, d, num_blocks, dropout, options)
+    if variant != "large":
+        raise ConfigError(
+            f"variant is {variant!r}; choose v1, as in the first paper, or large, as in xLSTM-7B"
+        )
+    if cell == "slstm":
+        raise ConfigError("cell is 'slstm', and xLSTM Large has mLSTM blocks alone; use variant v1")
+    if dropout:
+        raise ConfigError(
+            f"dropout is {dropout}, and xLSTM Large drops nothing; use variant v1, or a dropout "
+            "module of the framework behind it"
+        )
+    sizes = {"vocab_size": 1, "hidden_size": d, "num_hidden_layers": num_blocks, "num_heads": 4}
+    try:
+        return XLSTMLargeConfig.from_dict(sizes | dict(options), strict=True)
+    except ConfigError as error:
+        raise ConfigError(_plain(str(error))) from None
+
+
+def _v1(
+    cell: str, d: int, num_blocks: int, dropout: float, options: Mapping[str, Any]
+) -> XLSTMV1Config:
+    model = {key: options[key] for key in ("bias", "chunk_size") if key in options}
+    layer = {key: value for key, value in options.items() if key not in (*model, "feedforward")}
+    block: dict[str, Any] = {cell: layer}
+    if cell == "slstm":
+        ffn = options.get("feedforward", {})
+        block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
+    elif "feedforward" in options:
+        raise ConfigError(
+            "feedforward: an mLSTM block of variant v1 has none; leave it out, or use variant large"
+        )
+    data = {
+        "vocab_size": 1,
+        "embedding_dim": d,
+        "num_blocks": num_blocks,
+        "dropout": dropout,
+        "slstm_at": [*range(num_blocks)] if cell == "slstm" else [],
+        f"{cell}_block": block,
+    }
+    try:
+        return XLSTMV1Config.from_dict(data | model, strict=True)
+    except ConfigError as error:
+        raise ConfigError(_plain(str(error))) from None
+
+
+_SECTION = re.compile(r"\b[ms]lstm_block\.(?:[ms]lstm\.)?")
+_WORDS = {
+    "embedding_dim": "hidden_size",
+    "num_blocks": "num_layers",
+    "num_hidden_layers": "num_layers",
+    "architecture field": "option",
+}
+
+
+def _plain(message: str) -> str:
+    """Say a message about a model's configuration in the words of a layer's arguments."""
+    for word, ours in _WORDS.items():
+        message = message.replace(word, ours)
+    return _SECTION.sub("", message)
+
+
+def _leaves(tree: Mapping[str, Any]) -> list[str]:
+    """The names in a tree of mappings, without those of the branches."""
+    return [
+        name
+        for key, value in tree.items()
+        for name in (_leaves(value) if isinstance(value, Mapping) else [key])
+    ]
+
+
+def as_numpy(x: Any) -> NDArray[Any] | None:
+    """Return lengths or a mask, a list or an array of any framework on the CPU, as NumPy's."""
+    return None if x is None else np.asarray(x)

@@ -1,0 +1,226 @@
+"""xLSTM layers as modules of MLX.
+
+    layer = SLSTM(16, 64)
+    output, state = layer(x)                    # x (B, S, 16), output (B, S, 64)
+    output, state = layer(more, state)          # goes on where the last call ended
+    output, state = layer(x, lengths=lengths)   # rows of different lengths
+
+On a CPU the cells and the products around them run as native kernels, which evaluate their inputs:
+inside of `mx.compile` and `mx.vmap` use `kernels="reference"`, operations of MLX. Their threads are
+set by `set_threads`. All numbers are float32.
+
+MLX takes no parameter whose name begins with an underscore: the package's `_recurrent_kernel_` and
+`_bias_` of an sLSTM cell are `recurrent_kernel` and `bias` here. `load_weights` takes either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias, Unpack, cast
+
+import mlx.core as mx
+import numpy as np
+from mlx.core import array
+from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.native.adapter_mlx import set_threads
+from mlxhog.models.spec import initial_value
+from mlxhog.nn import layers
+from mlxhog.nn.layers import BlockOptions, Common, MLSTMOptions, SLSTMOptions, Stack
+from mlxhog.nn.padding import find_places
+
+State: TypeAlias = tuple[tuple[array, ...], ...]
+"""One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
+
+Lengths: TypeAlias = array | list[int]
+
+__all__ = ["MLSTM", "SLSTM", "Bidirectional", "XLSTMBlock", "set_threads"]
+
+
+class Layers(Module):
+    """What the modules have in common: their parameters and their forward pass."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Make the parameters of some layers; `mx.random.seed` decides their values."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.stack = stack
+        seed = int(cast(int, mx.random.randint(0, 2**31 - 1).item()))
+        specs = stack.parameters.items()
+        values = [(_own(name), mx.array(initial_value(spec, seed))) for name, spec in specs]
+        for name, branch in cast(dict[str, Any], tree_unflatten(values)).items():
+            setattr(self, name, _modules(branch))
+
+    def __call__(
+        self,
+        x: array,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        mask: array | None = None,
+        reverse: bool = False,
+    ) -> tuple[array, State]:
+        """Run the layers over a batch.
+
+        Args:
+            x: (B, S, input_size), float32; (S, B, input_size) where not `batch_first`.
+            state: as returned for the same rows by an earlier call; None is zeros.
+            lengths: (B,), how many places of each row count, from the first; the rest is padding.
+            mask: (B, S), true where a place counts, anywhere in the row.
+            reverse: read every row from its last place that counts to its first; the output stays
+                at its places, and the state is that after the first.
+
+        Returns:
+            The output, as x but `hidden_size` wide, 0 at padding, and the state of every row after
+            its last place that counts.
+
+        Raises:
+            ShapeError: x, state, lengths or mask have another shape.
+            ConfigError: another type than float32, or a length out of range.
+        """
+        rows = x if self.stack.batch_first or x.ndim != 3 else x.swapaxes(0, 1)
+        self.stack.check(rows.shape, state)
+        tree: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
+        for name, values in {"the input": x, **tree}.items():
+            if values.dtype != mx.float32:
+                raise ConfigError(
+                    f"{name} is {values.dtype}, and these layers compute in float32; give it as "
+                    ".astype(mx.float32)"
+                )
+        B, S, _ = rows.shape
+        counted = {"lengths": layers.as_numpy(lengths), "mask": layers.as_numpy(mask)}
+        places = find_places(B, S, reverse=reverse, **counted)
+        masks = {}
+        if self.training:
+            for site, (width, rate) in self.stack.dropout_sites.items():
+                masks[site] = mx.random.bernoulli(1 - rate, (B, S, width)) / (1 - rate)
+        device = "cpu" if mx.default_device().type == mx.cpu else "gpu"
+        ops = choose("mlx", self.stack.kernels, device)
+        params = {name: tree[_own(name)] for name in self.stack.parameters}
+        y, last = self.stack.forward(params, rows, state, places, ops=ops, masks=masks)
+        return y if self.stack.batch_first else y.swapaxes(0, 1), last
+
+    def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
+        """Take parameters by their names, as `mlx.nn.Module.load_weights` does.
+
+        Args:
+            file_or_weights: a file of MLX or safetensors, or pairs of name and array, of MLX or
+                NumPy: also those of a state dict of the xlstm package, as it lays them out.
+            strict: every parameter, and no other.
+        """
+        if isinstance(file_or_weights, str | Path):
+            file_or_weights = list(cast(Any, mx.load(str(file_or_weights))).items())
+        package = {_own(name): name for name in self.stack.parameters}
+        arrays = {package.get(k, k): np.asarray(x, np.float32) for k, x in file_or_weights}
+        own = [(_own(name), mx.array(x)) for name, x in self.stack.translate(arrays).items()]
+        return super().load_weights(own, strict)
+
+    def _extra_repr(self) -> str:
+        return self.stack.describe()
+
+
+class SLSTM(Layers):
+    """sLSTM layers: the package's sLSTMLayer, `num_layers` times.
+
+    Its output is normalised within each head, so nothing has to follow.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Unpack[SLSTMOptions],
+    ) -> None:
+        """Make the layers; arguments and errors as of `mlxhog.nn.torch.SLSTM`."""
+        common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
+        super().__init__(layers.slstm(input_size, hidden_size, num_layers, common, options))
+
+
+class MLSTM(Layers):
+    """mLSTM layers: the package's mLSTMLayer, `num_layers` times."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        variant: str = "v1",
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Unpack[MLSTMOptions],
+    ) -> None:
+        """Make the layers; arguments and errors as of `mlxhog.nn.torch.MLSTM`."""
+        common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
+        stack = layers.mlstm(input_size, hidden_size, num_layers, variant, common, options)
+        super().__init__(stack)
+
+
+class XLSTMBlock(Layers):
+    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer where it has one.
+
+    The package's mLSTMBlock or sLSTMBlock; with `variant="large"` the block of xLSTM-7B.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        cell: str = "mlstm",
+        variant: str = "v1",
+        index: int = 0,
+        of: int = 1,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Unpack[BlockOptions],
+    ) -> None:
+        """Make a block; arguments and errors as of `mlxhog.nn.torch.XLSTMBlock`."""
+        common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
+        super().__init__(layers.block(hidden_size, cell, variant, index, of, common, options))
+
+
+class Bidirectional(Module):
+    """Two modules of this file over the same rows, one from each end; outputs beside each other."""
+
+    def __init__(self, forwards: Layers, backwards: Layers) -> None:
+        """Take both; they have to agree in `batch_first`."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        if forwards.stack.batch_first != backwards.stack.batch_first:
+            raise ConfigError("one of the two is batch_first, the other is not; make both alike")
+        self.forwards, self.backwards = forwards, backwards
+
+    def __call__(
+        self, x: array, state: tuple[State, State] | None = None, **places: Any
+    ) -> tuple[array, tuple[State, State]]:
+        """Run both; arguments as of each. The state has one entry per direction."""
+        first, second = state or (None, None)
+        there, end = self.forwards(x, first, **places)
+        back, begin = self.backwards(x, second, reverse=True, **places)
+        return mx.concatenate([there, back], -1), (end, begin)
+
+
+def _own(name: str) -> str:
+    """The name here of a parameter of the package."""
+    *path, leaf = name.split(".")
+    return ".".join([*path, leaf.strip("_")])
+
+
+def _modules(tree: Any) -> Any:
+    """Return a tree of arrays with modules for its mappings, so that any part may be frozen."""
+    if isinstance(tree, list):
+        return [_modules(branch) for branch in tree]
+    if not isinstance(tree, dict):
+        return tree
+    module: Any = Module()  # type: ignore[no-untyped-call]
+    for name, branch in tree.items():
+        setattr(module, name, _modules(branch))
+    return module

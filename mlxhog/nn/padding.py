@@ -1,0 +1,198 @@
+"""Sequences of different lengths in one batch: which places count, and operators that skip others.
+
+Rows are brought to one form: the places that count first, in the order of reading, then the
+padding. There the input gate is shut and the forget gate open, so that the memory stays as it is:
+
+    i = -1e4, f = 1e4     logsig(f) = 0, m' = max(m, i) = m, exp(i - m') = 0, exp(m - m') = 1
+
+in float32, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.errors import ConfigError, ShapeError
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.kernels import Ops
+
+SHUT, OPEN = -1e4, 1e4
+"""Pre-activations of an input gate that lets nothing in, and of a forget gate that keeps all."""
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of a batch that count.
+
+    Attributes:
+        lengths: (B,), how many of each row.
+        order: (B, S), the places of each row in the order of reading, those that count first; None
+            where they are in that order.
+    """
+
+    lengths: Index
+    order: Index | None
+
+    def sort(self, x: Array, xp: Arrays[Array]) -> Array:
+        """Return x (B, S, ...) in the order of reading."""
+        return x if self.order is None else take(x, self.order, xp)
+
+    def unsort(self, x: Array, xp: Arrays[Array]) -> Array:
+        """Return x (B, S, ...), which is in the order of reading, in its own."""
+        return x if self.order is None else take(x, np.argsort(self.order, axis=1), xp)
+
+
+def find_places(
+    B: int,
+    S: int,
+    *,
+    lengths: NDArray[Any] | None = None,
+    mask: NDArray[Any] | None = None,
+    reverse: bool = False,
+) -> Places | None:
+    """Return which places of a batch count; None where all do, in their own order.
+
+    Args:
+        B: rows.
+        S: places of a row.
+        lengths: (B,) integers from 0 to S: so many places from the first.
+        mask: (B, S), true or 1 where a place counts; anywhere in the row.
+        reverse: read from the last place that counts to the first.
+
+    Raises:
+        ShapeError: lengths or mask have another shape.
+        ConfigError: both are given, or a value is out of range.
+    """
+    if lengths is not None and mask is not None:
+        raise ConfigError("lengths and mask both say which places count; give one of them")
+    if lengths is not None:
+        counts = np.arange(S) < _checked_lengths(lengths, B, S)[:, None]
+    elif mask is not None:
+        counts = _checked_mask(mask, B, S)
+    elif reverse:
+        counts = np.ones((B, S), bool)
+    else:
+        return None
+    order = np.argsort(~(counts[:, ::-1] if reverse else counts), axis=1, kind="stable")
+    if reverse:
+        order = S - 1 - order
+    in_order = bool((order == np.arange(S)).all())
+    if in_order and counts.all():
+        return None
+    return Places(counts.sum(1), None if in_order else order)
+
+
+def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
+    if lengths.shape != (B,):
+        raise ShapeError(
+            f"lengths have shape {lengths.shape}, and the batch has {B} rows; give one length per "
+            f"row, shape ({B},)"
+        )
+    if lengths.dtype.kind not in "iu":
+        raise ConfigError(f"lengths are {lengths.dtype}; give integers")
+    for row, length in enumerate(lengths):
+        if not 0 <= length <= S:
+            raise ConfigError(
+                f"the length of row {row} is {length}, and a row has {S} places; give 0 to {S}"
+            )
+    return lengths
+
+
+def _checked_mask(mask: NDArray[Any], B: int, S: int) -> NDArray[np.bool_]:
+    if mask.shape != (B, S):
+        raise ShapeError(
+            f"the mask has shape {mask.shape}, and the batch {B} rows of {S} places; give it the "
+            f"shape ({B}, {S}), rows first"
+        )
+    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+        raise ConfigError(
+            f"the mask has other values than 0 and 1, such as {mask[~np.isin(mask, (0, 1))][0]}; "
+            "make it true where a place counts"
+        )
+    return mask.astype(bool)
+
+
+def take(x: Array, index: Index, xp: Arrays[Array]) -> Array:
+    """Return the places `index` (B, n) of x (B, S, ...), (B, n, ...)."""
+    rest = x.shape[2:]
+    wide = xp.from_numpy(index.astype(np.int32), like=x).reshape(*index.shape, *(1 for _ in rest))
+    return xp.take_along_axis(x, xp.broadcast_to(wide, (*index.shape, *rest)), 1)
+
+
+class SkippingOps:
+    """The operators of a framework, whose states end with the last place of each row that counts.
+
+    Attributes:
+        padded: (B, S) bool, true at padding, which is at the end of each row.
+    """
+
+    def __init__(self, ops: Ops[Array], lengths: Index, x: Array) -> None:
+        """Take the operators for one batch.
+
+        Args:
+            ops: of the framework.
+            lengths: (B,), how many places of each row count.
+            x: the batch (B, S, ...).
+        """
+        self._ops, self._lengths = ops, lengths
+        self.xp = ops.xp
+        self.padded = self.xp.from_numpy(np.arange(x.shape[1]) >= lengths[:, None], like=x)
+        self._empty = self.xp.from_numpy(lengths == 0, like=x) if (lengths == 0).any() else None
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an operator that has no memory."""
+        return getattr(self._ops, name)
+
+    def mlstm_cell(
+        self, q: Array, k: Array, v: Array, i: Array, f: Array, **how: Any
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Run the cell; the state stays as it is over padding."""
+        i, f = self._held(i, f)
+        return self._ops.mlstm_cell(q, k, v, i, f, **how)
+
+    def slstm_cell(
+        self,
+        i: Array,
+        f: Array,
+        z: Array,
+        o: Array,
+        R: Array,
+        b: Array,
+        *,
+        state: Sequence[Array] | None = None,
+        **how: Any,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Run the cell; the state stays as it is over padding."""
+        i, f = self._held(i, f)
+        h, (_, c, n, m) = self._ops.slstm_cell(i, f, z, o, R, b, state=state, **how)
+        # The output gate moves h over padding, so its last value is looked up.
+        last = np.maximum(self._lengths - 1, 0)[:, None]
+        end = (take(h, last, self.xp)[:, 0], c, n, m)
+        if self._empty is None:
+            return h, end
+        # A cell whose n is 0 takes m from the input gate, whatever that is.
+        first = state or [self.xp.zeros_like(x) for x in end]
+        empty = self._empty[:, None, None]
+        return h, tuple(self.xp.where(empty, a, x) for a, x in zip(first, end, strict=True))
+
+    def causal_conv(
+        self, x: Array, w: Array, b: Array, *, state: Array | None = None, **how: Any
+    ) -> tuple[Array, Array]:
+        """Convolve; the state is the last inputs that count."""
+        xp, (B, _, C), K = self.xp, x.shape, w.shape[-1]
+        y, _ = self._ops.causal_conv(x, w, b, state=state, **how)
+        past = xp.zeros((B, K - 1, C), like=x) if state is None else state
+        inputs = xp.concatenate([past, xp.float32(x)], 1)  # place t is at t + K - 1
+        return y, take(inputs, self._lengths[:, None] + np.arange(K - 1), xp)
+
+    def _held(self, i: Array, f: Array) -> tuple[Array, Array]:
+        """Shut input gates (B, S, NH, ...) over padding, and open forget gates."""
+        padded = self.padded.reshape(*self.padded.shape, *(1 for _ in i.shape[2:]))
+        return self.xp.where(padded, SHUT, i), self.xp.where(padded, OPEN, f)

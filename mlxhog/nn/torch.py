@@ -1,0 +1,299 @@
+"""xLSTM layers as modules of PyTorch, where `torch.nn.LSTM` stands or in models of their own.
+
+    layer = SLSTM(16, 64, batch_first=True)
+    output, state = layer(x)                    # x (B, S, 16), output (B, S, 64)
+    output, state = layer(more, state)          # goes on where the last call ended
+    output, state = layer(x, lengths=lengths)   # rows of different lengths
+
+On a CPU the cells and the products around them run as native kernels, on other devices as
+operations of PyTorch; either way with exact gradients of inputs, states and parameters, in float32.
+Gradients of gradients and `torch.func` need `kernels="reference"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any, TypeAlias, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.spec import initial_value
+from mlxhog.nn import layers
+from mlxhog.nn.layers import BlockOptions, Common, MLSTMOptions, SLSTMOptions, Stack
+from mlxhog.nn.padding import find_places
+
+State: TypeAlias = tuple[tuple[Tensor, ...], ...]
+"""One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
+
+Lengths: TypeAlias = Tensor | list[int]
+
+__all__ = ["MLSTM", "SLSTM", "Bidirectional", "XLSTMBlock", "detach"]
+
+
+class Layers(nn.Module):
+    """What the modules have in common: their parameters and their forward pass."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Make the parameters of some layers; `torch.manual_seed` decides their values."""
+        super().__init__()
+        self.stack = stack
+        for name, spec in stack.parameters.items():
+            *path, leaf = name.split(".")
+            module: nn.Module = self
+            for part in path:
+                if part not in dict(module.named_children()):
+                    module.add_module(part, nn.Module())
+                module = module.get_submodule(part)
+            module.register_parameter(leaf, nn.Parameter(torch.empty(spec.shape)))
+        self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw initial values, those of the xlstm package, anew."""
+        seed = int(torch.randint(2**31 - 1, (), device="cpu"))
+        with torch.no_grad():
+            for name, spec in self.stack.parameters.items():
+                attrgetter(name)(self).copy_(torch.from_numpy(initial_value(spec, seed)))
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        mask: Tensor | None = None,
+        reverse: bool = False,
+    ) -> tuple[Any, State]:
+        """Run the layers over a batch.
+
+        Args:
+            x: (S, B, input_size), or (B, S, input_size) where `batch_first`, float32; or a
+                PackedSequence.
+            state: as returned for the same rows by an earlier call; None is zeros.
+            lengths: (B,), how many places of each row count, from the first; the rest is padding.
+            mask: (B, S), true where a place counts, anywhere in the row.
+            reverse: read every row from its last place that counts to its first; the output stays
+                at its places, and the state is that after the first.
+
+        Returns:
+            The output, as x but `hidden_size` wide, 0 at padding; or a PackedSequence. And the
+            state of every row after its last place that counts.
+
+        Raises:
+            ShapeError: x, state, lengths or mask have another shape.
+            ConfigError: another type than float32, or a length out of range.
+        """
+        if isinstance(x, PackedSequence):
+            if lengths is not None or mask is not None:
+                raise ConfigError("a PackedSequence has lengths of its own; leave the others out")
+            return self._packed(x, state, reverse)
+        rows = x if self.stack.batch_first or x.dim() != 3 else x.transpose(0, 1)
+        y, last = self._rows(rows, state, lengths, mask, reverse)
+        return y if self.stack.batch_first else y.transpose(0, 1), last
+
+    def _packed(
+        self, x: PackedSequence, state: State | None, reverse: bool
+    ) -> tuple[PackedSequence, State]:
+        padded, lengths = pad_packed_sequence(x, batch_first=True)
+        y, last = self._rows(padded, state, lengths, None, reverse)
+        if x.sorted_indices is not None:
+            y, lengths = y[x.sorted_indices], lengths[x.sorted_indices.cpu()]
+        data = pack_padded_sequence(y, lengths, batch_first=True).data
+        return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices), last
+
+    def _rows(
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Lengths | None,
+        mask: Tensor | None,
+        reverse: bool,
+    ) -> tuple[Tensor, State]:
+        """Run the layers over x (B, S, input_size)."""
+        self.stack.check(x.shape, state)
+        for name, tensor in {"the input": x, "a parameter": next(self.parameters())}.items():
+            if tensor.dtype != torch.float32:
+                raise ConfigError(
+                    f"{name} is {tensor.dtype}, and these layers compute in float32; give it as "
+                    ".float()"
+                )
+        B, S, _ = x.shape
+        places = find_places(B, S, lengths=_numpy(lengths), mask=_numpy(mask), reverse=reverse)
+        masks = {}
+        if self.training:
+            for site, (width, rate) in self.stack.dropout_sites.items():
+                masks[site] = drop(torch.ones(B, S, width, device=x.device), rate)
+        params = {name: attrgetter(name)(self) for name in self.stack.parameters}
+        ops = choose("torch", self.stack.kernels, x.device.type)
+        return self.stack.forward(params, x, state, places, ops=ops, masks=masks)
+
+    def extra_repr(self) -> str:
+        """Say sizes and variant."""
+        return self.stack.describe()
+
+
+class SLSTM(Layers):
+    """sLSTM layers where `nn.LSTM` stands: the package's sLSTMLayer, `num_layers` times.
+
+    Its output is normalised within each head, so nothing has to follow.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Unpack[SLSTMOptions],
+    ) -> None:
+        """Make the layers.
+
+        Args:
+            input_size: width of the input; another one than `hidden_size` adds a linear map before
+                the first layer.
+            hidden_size: width of the output and of the cell, a multiple of `num_heads`.
+            num_layers: layers, each the input of the next.
+            batch_first: whether arrays are (B, S, width), or (S, B, width) as for `nn.LSTM`.
+            dropout: rate at which units are zeroed while training, in every layer, where the
+                package does: before the norm of the output.
+            kernels: "auto" for the fastest of the device, "reference" for PyTorch's own operations.
+            **options: fields of the package's sLSTMLayerConfig: `num_heads` (4),
+                `conv1d_kernel_size` (4; 0 for none), `bias_init`, `recurrent_weight_init`,
+                `group_norm_weight`.
+
+        Raises:
+            ConfigError: a size does not divide, or an option is unknown or out of range.
+        """
+        common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
+        super().__init__(layers.slstm(input_size, hidden_size, num_layers, common, options))
+
+
+class MLSTM(Layers):
+    """mLSTM layers where `nn.LSTM` stands: the package's mLSTMLayer, `num_layers` times."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        variant: str = "v1",
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Unpack[MLSTMOptions],
+    ) -> None:
+        """Make the layers.
+
+        Args:
+            input_size: width of the input; another one than `hidden_size` adds a linear map before
+                the first layer.
+            hidden_size: width of the output.
+            num_layers: layers, each the input of the next.
+            variant: "v1" for the layer of the first paper, which widens its input and has a
+                convolution; "large" for that of xLSTM-7B.
+            batch_first: whether arrays are (B, S, width), or (S, B, width) as for `nn.LSTM`.
+            dropout: rate at which units of the output are zeroed while training, in every layer.
+            kernels: "auto" for the fastest of the device, "reference" for PyTorch's own operations.
+            **options: fields of the package's mLSTMLayerConfig of that variant, `num_heads` (4)
+                first, and `chunk_size`; `MLSTMOptions` lists them.
+
+        Raises:
+            ConfigError: a size does not divide, or an option is unknown or out of range.
+        """
+        common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
+        stack = layers.mlstm(input_size, hidden_size, num_layers, variant, common, options)
+        super().__init__(stack)
+
+
+class XLSTMBlock(Layers):
+    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer where it has one.
+
+    The package's mLSTMBlock or sLSTMBlock; with `variant="large"` the block of xLSTM-7B.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        cell: str = "mlstm",
+        variant: str = "v1",
+        index: int = 0,
+        of: int = 1,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Unpack[BlockOptions],
+    ) -> None:
+        """Make a block.
+
+        Args:
+            hidden_size: width of input and output.
+            cell: "mlstm" or "slstm".
+            variant: "v1" for blocks of the first paper, "large" for that of xLSTM-7B.
+            index: which block of the model it is, from 0; initial values depend on it.
+            of: how many blocks the model has, likewise.
+            batch_first: whether arrays are (B, S, width), or (S, B, width).
+            dropout: rate at which units are zeroed while training, in both of its layers.
+            kernels: "auto" for the fastest of the device, "reference" for PyTorch's own operations.
+            **options: as those of `SLSTM` or `MLSTM`, and of the feed-forward layer;
+                `BlockOptions` lists them.
+
+        Raises:
+            ConfigError: a size does not divide, or an option is unknown or out of range.
+        """
+        common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
+        super().__init__(layers.block(hidden_size, cell, variant, index, of, common, options))
+
+
+class Bidirectional(nn.Module):
+    """Two modules of this file over the same rows, one from each end; outputs beside each other."""
+
+    def __init__(self, forwards: Layers, backwards: Layers) -> None:
+        """Take both; they have to agree in `batch_first`."""
+        super().__init__()
+        if forwards.stack.batch_first != backwards.stack.batch_first:
+            raise ConfigError("one of the two is batch_first, the other is not; make both alike")
+        self.forwards, self.backwards = forwards, backwards
+
+    def forward(
+        self, x: Any, state: tuple[State, State] | None = None, **places: Any
+    ) -> tuple[Any, tuple[State, State]]:
+        """Run both; arguments as of each. The state has one entry per direction."""
+        first, second = state or (None, None)
+        there, end = self.forwards(x, first, **places)
+        back, begin = self.backwards(x, second, reverse=True, **places)
+        if isinstance(x, PackedSequence):
+            return there._replace(data=torch.cat([there.data, back.data], -1)), (end, begin)
+        return torch.cat([there, back], -1), (end, begin)
+
+
+def detach(state: Any) -> Any:
+    """Return a state, or a pair of them, as constants, so that no gradient reaches further back."""
+    return state.detach() if isinstance(state, Tensor) else tuple(map(detach, state))
+
+
+def _numpy(x: Lengths | None) -> Any:
+    return layers.as_numpy(x.detach().cpu() if isinstance(x, Tensor) else x)
+
+
+def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Bring the layouts of the package's CUDA backend and of fused weights to the one here."""
+    own = {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+    expected: Mapping[str, Any] = module.stack.parameters
+    if all(k in expected and tuple(v.shape) == expected[k].shape for k, v in own.items()):
+        return
+    arrays = {k: v.detach().float().cpu().numpy() for k, v in own.items()}
+    for name in own:
+        del entries[prefix + name]
+    for name, array in module.stack.translate(arrays).items():
+        entries[prefix + name] = torch.tensor(array)

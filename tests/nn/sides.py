@@ -1,0 +1,162 @@
+"""The modules of either framework with NumPy arrays, so that a test says what holds for both."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import torch
+from mlx.utils import tree_flatten
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+mx.set_default_device(mx.cpu)
+
+V1 = {"num_heads": 2, "round_proj_up_to_multiple_of": 8, "chunk_size": 4}
+LARGE = {"variant": "large", "num_heads": 2, "chunk_size": 4}
+FFN = {"round_proj_up_to_multiple_of": 8}
+KINDS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
+    "mlstm": ("MLSTM", (16, 16), V1),
+    "slstm": ("SLSTM", (16, 16), {"num_heads": 2}),
+    "mlstm-large": ("MLSTM", (16, 16), LARGE),
+    "mlstm-block": ("XLSTMBlock", (16,), V1),
+    "slstm-block": ("XLSTMBlock", (16,), {"cell": "slstm", "num_heads": 2, "feedforward": FFN}),
+    "large-block": ("XLSTMBlock", (16,), {**LARGE, "ffn_round_up_to_multiple_of": 8}),
+    "slstm-without-conv": ("SLSTM", (16, 16), {"num_heads": 2, "conv1d_kernel_size": 0}),
+    "mlstms-projected": ("MLSTM", (6, 16, 2), V1),
+    "slstms-projected": ("SLSTM", (6, 16, 2), {"num_heads": 2}),
+}
+"""Name -> class, sizes and options."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One framework with one kind of kernels."""
+
+    framework: str
+    kernels: str
+
+    def make(self, name: str, *sizes: int, **options: Any) -> Any:
+        module = importlib.import_module(f"mlxhog.nn.{self.framework}")
+        self.seed(0)
+        options = {"batch_first": True, "kernels": self.kernels} | options
+        return getattr(module, name)(*sizes, **options)
+
+    def make_pair(self, forwards: Any, backwards: Any) -> Any:
+        module = importlib.import_module(f"mlxhog.nn.{self.framework}")
+        return module.Bidirectional(forwards, backwards)
+
+    def kind(self, kind: str, **options: Any) -> Any:
+        """Make one of KINDS, with parameters of which none is special."""
+        name, sizes, own = KINDS[kind]
+        layer = self.make(name, *sizes, **own, **options)
+        self.load(layer, perturbed(self.parameters(layer)))
+        return layer
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        mx.random.seed(seed)
+
+    def array(self, x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(self.array, x))
+        if x is None:
+            return None
+        return torch.tensor(x) if self.framework == "torch" else mx.array(x)
+
+    def numpy(self, x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(self.numpy, x))
+        return x.detach().numpy() if self.framework == "torch" else np.array(x)
+
+    def parameters(self, layer: Any) -> dict[str, Array]:
+        if self.framework == "torch":
+            return {name: self.numpy(p).copy() for name, p in layer.named_parameters()}
+        return {_package(name): self.numpy(p) for name, p in tree_flatten(layer.parameters())}
+
+    def load(self, layer: Any, weights: Mapping[str, Array]) -> None:
+        if self.framework == "torch":
+            layer.load_state_dict({name: torch.tensor(x) for name, x in weights.items()})
+        else:
+            layer.load_weights(list(weights.items()))
+
+    def run(self, layer: Any, x: Array, state: Any = None, **places: Any) -> tuple[Array, Any]:
+        y, last = layer(self.array(x), self.array(state), **self._places(places))
+        return self.numpy(y), self.numpy(last)
+
+    def grads(
+        self,
+        layer: Any,
+        x: Array,
+        dy: Array,
+        state: Any = None,
+        dlast: Any = None,
+        **places: Any,
+    ) -> dict[str, Array]:
+        """Gradients of sum(y * dy) + sum(last * dlast) by name of the parameter, and of "input"."""
+        places = self._places(places)
+        weights = self.array(dlast) if dlast is not None else ()
+
+        def scalar(x: Any) -> Any:
+            y, last = layer(x, self.array(state), **places)
+            total = (y * self.array(dy)).sum()
+            for parts, own in zip(last, weights, strict=False):
+                for part, weight in zip(parts, own, strict=True):
+                    total = total + (part * weight).sum()
+            return total
+
+        if self.framework == "torch":
+            layer.zero_grad()
+            leaf = self.array(x).requires_grad_()
+            scalar(leaf).backward()
+            names = self.parameters(layer)
+            found = {name: self.numpy(attrgetter(name)(layer).grad) for name in names}
+            return found | {"input": self.numpy(leaf.grad)}
+
+        def of(parameters: Any, x: Any) -> Any:
+            layer.update(parameters)
+            return scalar(x)
+
+        before = layer.parameters()
+        by_tree, by_input = mx.grad(of, argnums=(0, 1))(before, self.array(x))
+        layer.update(before)
+        found = {_package(name): self.numpy(g) for name, g in tree_flatten(by_tree)}
+        return found | {"input": self.numpy(by_input)}
+
+    def _places(self, places: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in places.items()
+        }
+
+
+SIDES = {
+    "torch": Side("torch", "native"),
+    "mlx": Side("mlx", "native"),
+    "torch-reference": Side("torch", "reference"),
+}
+
+
+def _package(name: str) -> str:
+    """The package's name of a parameter of MLX's modules."""
+    for part in ("recurrent_kernel", "bias"):
+        name = name.replace(f"slstm_cell.{part}", f"slstm_cell._{part}_")
+    return name
+
+
+def perturbed(parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """The parameters with noise on top, so that no gate is closed and no gradient vanishes."""
+    rng = np.random.default_rng(3)
+    found = {}
+    for name, x in parameters.items():
+        found[name] = x + rng.normal(0, 0.2, x.shape).astype(np.float32)
+        if name.endswith("igate_preact.bias"):
+            found[name] += 9.0
+    return found
+
+
+def draw(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)

@@ -1,0 +1,257 @@
+"""What the modules of both frameworks promise: state, padding, order, dropout, bad input."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError, ShapeError
+from tests.nn.sides import KINDS, SIDES, Side, draw
+from tests.test_imports import loaded_after
+from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, STATE_F32, assert_close
+
+sides = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+both = pytest.mark.parametrize("side", [SIDES["torch"], SIDES["mlx"]], ids=["torch", "mlx"])
+kinds = pytest.mark.parametrize("kind", KINDS)
+LENGTHS = np.array([9, 4, 0, 1, 7])
+B, S = len(LENGTHS), 9
+
+
+def width(kind: str) -> int:
+    return KINDS[kind][1][0]
+
+
+def assert_state_close(found: Any, wanted: Any) -> None:
+    for layer, (own, other) in enumerate(zip(found, wanted, strict=True)):
+        for part, (x, y) in enumerate(zip(own, other, strict=True)):
+            assert_close(x, y, STATE_F32, label=f"layer {layer}, part {part}")
+
+
+def row(state: Any, k: int) -> Any:
+    return tuple(tuple(part[k : k + 1] for part in layer) for layer in state)
+
+
+@sides
+@kinds
+def test_a_sequence_in_pieces_gives_what_it_gives_whole(side: Side, kind: str):
+    layer, x = side.kind(kind), draw(3, S, width(kind))
+    whole, last = side.run(layer, x)
+    state, pieces = None, []
+    for begin, end in ((0, 4), (4, 5), (5, 9)):
+        y, state = side.run(layer, x[:, begin:end], state)
+        pieces.append(y)
+    assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
+    assert_state_close(state, last)
+
+
+@sides
+@kinds
+def test_padding_changes_neither_output_nor_state_whatever_stands_in_it(side: Side, kind: str):
+    layer, x = side.kind(kind), draw(B, S, width(kind))
+    _, before = side.run(layer, draw(B, 5, width(kind), seed=1))
+    x[np.arange(S) >= LENGTHS[:, None]] = np.nan
+    for first in (None, before):
+        y, last = side.run(layer, x, first, lengths=LENGTHS)
+        assert not y[np.arange(S) >= LENGTHS[:, None]].any()
+        for k, length in enumerate(LENGTHS):
+            own = None if first is None else row(first, k)
+            if length:
+                alone, end = side.run(layer, x[k : k + 1, :length], own)
+                assert_close(y[k, :length], alone[0], LOGITS_F32, label=f"row {k}")
+                assert_state_close(row(last, k), end)
+            elif own is not None:
+                assert_state_close(row(last, k), own)
+            else:
+                assert not any(part.any() for layer in row(last, k) for part in layer)
+
+
+@sides
+@kinds
+def test_gradients_of_padded_rows_are_those_of_each_row_alone(side: Side, kind: str):
+    layer, x, dy = side.kind(kind), draw(B, S, width(kind)), draw(B, S, 16, seed=1)
+    _, last = side.run(layer, x)
+    dlast = tuple(tuple(draw(*part.shape, seed=2) for part in layer) for layer in last)
+    found = side.grads(layer, x, dy, dlast=dlast, lengths=LENGTHS)
+    wanted = {name: np.zeros_like(grad) for name, grad in found.items()}
+    for k, length in enumerate(LENGTHS):
+        if length:
+            rows = slice(k, k + 1), slice(0, length)
+            alone = side.grads(layer, x[rows], dy[rows], dlast=row(dlast, k))
+            wanted["input"][rows] = alone.pop("input")
+            for name, grad in alone.items():
+                wanted[name] += grad
+    for name, grad in wanted.items():
+        assert_close(found[name], grad, GRADIENT_ANY_F32, label=name)
+
+
+@both
+@pytest.mark.parametrize("kind", ["slstm-block", "mlstms-projected"])
+def test_a_mask_may_leave_out_any_place(side: Side, kind: str):
+    layer, x = side.kind(kind), draw(3, S, width(kind))
+    mask = np.array([[0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1, 1, 0, 0], [1] * 9]) == 1
+    y, last = side.run(layer, np.where(mask[..., None], x, np.nan), mask=mask)
+    assert not y[~mask].any()
+    for k in range(3):
+        alone, end = side.run(layer, x[k : k + 1, mask[k]])
+        assert_close(y[k, mask[k]], alone[0], LOGITS_F32)
+        assert_state_close(row(last, k), end)
+    as_numbers, _ = side.run(layer, x, mask=mask.astype(np.int64))
+    np.testing.assert_array_equal(as_numbers, y)
+
+
+@both
+def test_reverse_reads_from_the_end_of_each_row(side: Side):
+    layer, x = side.kind("slstm"), draw(B, S, 16)
+    turned = x.copy()
+    for k, length in enumerate(LENGTHS):
+        turned[k, :length] = x[k, :length][::-1]
+    y, last = side.run(layer, x, lengths=LENGTHS, reverse=True)
+    wanted, end = side.run(layer, turned, lengths=LENGTHS)
+    for k, length in enumerate(LENGTHS):
+        assert_close(y[k, :length], wanted[k, :length][::-1], LOGITS_F32)
+    assert_state_close(last, end)
+    whole, _ = side.run(layer, x, reverse=True)
+    turned = np.ascontiguousarray(x[:, ::-1])
+    assert_close(whole, side.run(layer, turned)[0][:, ::-1], LOGITS_F32)
+
+
+@both
+def test_both_directions_stand_beside_each_other(side: Side):
+    there, back = side.kind("slstm"), side.kind("mlstms-projected")
+    narrow = side.make("SLSTM", 6, 16, num_heads=2)
+    pair = side.make_pair(narrow, back)
+    x = draw(B, S, 6)
+    y, (end, begin) = side.run(pair, x, lengths=LENGTHS)
+    first, first_end = side.run(narrow, x, lengths=LENGTHS)
+    second, second_end = side.run(back, x, lengths=LENGTHS, reverse=True)
+    np.testing.assert_array_equal(y, np.concatenate([first, second], -1))
+    assert_state_close(end, first_end)
+    assert_state_close(begin, second_end)
+    with pytest.raises(ConfigError, match="one of the two is batch_first"):
+        side.make_pair(there, side.make("SLSTM", 16, 16, batch_first=False))
+
+
+@both
+def test_layers_after_one_another_are_each_the_input_of_the_next(side: Side):
+    stack, x = side.kind("mlstms-projected"), draw(3, S, 6)
+    weights = side.parameters(stack)
+    single = side.kind("mlstm")
+    y = x @ weights["input_proj.weight"].T + weights["input_proj.bias"]
+    states = []
+    for k in range(2):
+        prefix = f"layers.{k}."
+        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+        side.load(single, own)
+        y, (state,) = side.run(single, y)
+        states.append(state)
+    found, last = side.run(stack, x)
+    assert_close(found, y, LOGITS_F32)
+    assert_state_close(last, states)
+
+
+@both
+def test_time_may_come_first(side: Side):
+    rows, times = side.kind("slstm"), side.kind("slstm", batch_first=False)
+    x = draw(B, S, 16)
+    y, last = side.run(rows, x, lengths=LENGTHS)
+    found, end = side.run(times, np.ascontiguousarray(x.swapaxes(0, 1)), lengths=LENGTHS)
+    np.testing.assert_array_equal(found.swapaxes(0, 1), y)
+    assert_state_close(end, last)
+
+
+@both
+@pytest.mark.parametrize("kind", ["mlstm", "slstm", "slstm-block", "mlstms-projected"])
+def test_dropout_drops_while_training_alone_and_by_the_frameworks_seed(side: Side, kind: str):
+    plain, layer = side.kind(kind), side.kind(kind, dropout=0.5)
+    x = draw(8, 32, width(kind))
+    wanted, _ = side.run(plain, x)
+    layer.eval()
+    np.testing.assert_array_equal(side.run(layer, x)[0], wanted)
+    layer.train()
+    side.seed(1)
+    first, _ = side.run(layer, x)
+    second, _ = side.run(layer, x)
+    side.seed(1)
+    again, _ = side.run(layer, x)
+    np.testing.assert_array_equal(again, first)
+    assert (first != second).any()
+    if kind == "mlstm":  # the one whose output is dropped as it is
+        dropped = first == 0
+        assert 0.45 < dropped.mean() < 0.55
+        assert_close(first[~dropped], 2 * wanted[~dropped], LOGITS_F32)
+
+
+@both
+def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side: Side):
+    one, same = (side.parameters(side.make("MLSTM", 16, 16, 2)) for _ in range(2))
+    for name, x in one.items():
+        np.testing.assert_array_equal(same[name], x)
+    assert (one["layers.0.proj_up.weight"] != one["layers.1.proj_up.weight"]).all()
+    side.seed(5)
+    module = type(side.make("MLSTM", 16, 16))
+    side.seed(5)
+    other = side.parameters(module(16, 16))
+    assert (other["proj_up.weight"] != one["layers.0.proj_up.weight"]).all()
+
+
+CONFIG_MISTAKES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
+    ("SLSTM", (16, 30), {}, r"hidden_size 30 does not divide into num_heads 4; set hidden_size"),
+    ("SLSTM", (16, 32), {"heads": 2}, r"unknown option 'heads'; did you mean 'num_heads'\?"),
+    ("SLSTM", (16, 32), {"backend": "vanilla"}, "backend: without effect here; leave it out"),
+    ("SLSTM", (16, 32), {"kernels": "fast"}, "kernels is 'fast'; choose one of auto, "),
+    ("SLSTM", (0, 32), {}, "input_size is 0; set it to the width of the input"),
+    ("SLSTM", (16, 32, 0), {}, "num_layers is 0; set it to a finite number above 0"),
+    ("SLSTM", (16, 32), {"dropout": 1.0}, "dropout is 1.0; set it to 0 for none"),
+    ("MLSTM", (16, 32), {"variant": "v2"}, "variant is 'v2'; choose v1, .*, or large"),
+    ("MLSTM", (16, 32), {"qk_dim_factor": 0.5}, "unknown option 'qk_dim_factor'; "),
+    ("MLSTM", (16, 32), {"variant": "large", "proj_factor": 2.0}, "unknown option 'proj_factor'"),
+    ("MLSTM", (16, 32), {"variant": "large", "dropout": 0.1}, "xLSTM Large drops nothing; use"),
+    ("MLSTM", (16, 30), {"variant": "large"}, "hidden_size 30 .* does not divide into num_heads"),
+    ("XLSTMBlock", (32,), {"cell": "lstm"}, "cell is 'lstm'; choose mlstm or slstm"),
+    ("XLSTMBlock", (32,), {"cell": "slstm", "variant": "large"}, "mLSTM blocks alone; use variant"),
+    ("XLSTMBlock", (32,), {"feedforward": None}, "an mLSTM block of variant v1 has none"),
+    ("XLSTMBlock", (32,), {"index": 2, "of": 2}, "block 2 of 2 does not exist; count blocks from"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sizes", "options", "message"), CONFIG_MISTAKES)
+def test_an_option_that_cannot_be_is_refused_with_the_way_out(
+    name: str, sizes: tuple[Any, ...], options: dict[str, Any], message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        SIDES["torch"].make(name, *sizes, **options)
+
+
+@both
+def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Side):
+    layer, x = side.kind("slstm"), draw(3, S, 16)
+    _, state = side.run(layer, x)
+    several = side.make("SLSTM", 16, 16, 2, num_heads=2)
+    cases: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
+        (x[0], None, {}, ShapeError, r"shape \(9, 16\); give it as \(B, S, 16\), batch_first=True"),
+        (x[..., :5], None, {}, ShapeError, r"shape \(3, 9, 5\); give it as \(B, S, 16\)"),
+        (x[:, :0], None, {}, ShapeError, r"3 rows of 0 places, and at least one of each"),
+        (x[:2], state, {}, ShapeError, r"the state has the shapes .*\(3, 3, 16\).* with 2 rows"),
+        (x, state + state, {}, ShapeError, r"the state has the shapes"),
+        (x, None, {"lengths": [1, 2]}, ShapeError, r"lengths have shape \(2,\), .* 3 rows"),
+        (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"row 2 is 10, and a row has 9 places"),
+        (x, None, {"lengths": [1, -1, 3]}, ConfigError, r"the length of row 1 is -1"),
+        (x, None, {"lengths": [1, 2.5, 3]}, ConfigError, r"lengths are float64; give integers"),
+        (x, None, {"mask": x[0] > 0}, ShapeError, r"the mask has shape \(9, 16\)"),
+        (x, None, {"mask": x[..., 0]}, ConfigError, r"other values than 0 and 1, such as"),
+        (x, None, {"mask": x[..., 0] > 0, "lengths": [1, 1, 1]}, ConfigError, "give one of them"),
+        (x.astype(np.float16), None, {}, ConfigError, r"the input is .*float16, .* in float32"),
+    ]
+    for value, first, places, error, message in cases:
+        with pytest.raises(error, match=message):
+            side.run(layer, value, first, **places)
+    with pytest.raises(ShapeError, match="the state has the shapes"):
+        side.run(several, x, state)
+    turned = side.kind("slstm", batch_first=False)
+    with pytest.raises(ShapeError, match=r"\(3, 9, 5\); give it as \(S, B, 16\), batch_first=F"):
+        side.run(turned, x[..., :5])
+
+
+def test_the_package_of_layers_loads_no_framework():
+    loaded = loaded_after("import mlxhog.nn, mlxhog.nn.layers")
+    assert not loaded & {"torch", "mlx", "mlx.core", "xlstm", "transformers"}

@@ -1,0 +1,100 @@
+"""The modules beside those of the xlstm package: names, output, every gradient, states."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.nn.package import PLACES, large_config, official, slstm_config
+from tests.nn.sides import SIDES, Side, draw
+from tests.tolerances import GRADIENT_F32, LOGITS_F32, STATE_F32, assert_close
+
+OFFICIAL = (
+    "mlstm", "slstm", "slstm-without-conv", "mlstm-large",
+    "mlstm-block", "slstm-block", "large-block",
+)  # fmt: skip
+sides = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+
+
+@sides
+@pytest.mark.parametrize("kind", OFFICIAL)
+def test_the_packages_state_dict_gives_its_output_and_every_gradient(side: Side, kind: str):
+    theirs, ours = official(kind), side.kind(kind)
+    side.load(ours, {name: x.numpy() for name, x in theirs.state_dict().items()})
+    x, dy = draw(3, PLACES, 16), draw(3, PLACES, 16, seed=1)
+
+    leaf = torch.tensor(x).requires_grad_()
+    wanted = theirs(leaf)
+    wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+    wanted.backward(torch.tensor(dy))
+    found, _ = side.run(ours, x)
+    grads = side.grads(ours, x, dy)
+
+    assert_close(found, wanted.detach(), LOGITS_F32)
+    named = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+    assert grads.keys() == named.keys() | {"input"}
+    for name, grad in named.items():
+        assert_close(grads[name], grad, GRADIENT_F32, label=name)
+    assert_close(grads["input"], leaf.grad, GRADIENT_F32, label="input")
+
+
+def test_the_state_of_the_slstm_is_the_packages():
+    theirs, ours = official("slstm"), SIDES["torch"].kind("slstm")
+    ours.load_state_dict(theirs.state_dict())
+    x = draw(3, PLACES, 16)
+    _, wanted = theirs(torch.tensor(x), return_last_state=True)
+    _, ((inputs, *cell),) = SIDES["torch"].run(ours, x)
+    assert_close(inputs, wanted["conv_state"], STATE_F32, label="inputs")
+    for part, packages in zip(cell, wanted["slstm_state"].detach(), strict=True):
+        assert_close(part.reshape(3, 16), packages, STATE_F32)
+
+
+def test_a_state_of_xlstm_large_goes_on_where_the_packages_does():
+    theirs, ours = official("mlstm-large"), SIDES["torch"].kind("mlstm-large")
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.tensor(draw(3, PLACES, 16))
+    _, (C, n, m) = theirs(x)
+    _, ((C_own, n_own, m_own),) = ours(x)
+    for found, wanted in ((C_own, C), (n_own, n), (m_own, m[..., 0])):
+        assert_close(found.detach(), wanted.detach(), STATE_F32)
+    wanted, _ = theirs(x, (C, n, m))
+    found, _ = ours(x, ((C, n, m[..., 0]),))
+    assert_close(found.detach(), wanted.detach(), LOGITS_F32)
+
+
+@pytest.mark.parametrize("side", [SIDES["torch"], SIDES["mlx"]], ids=["torch", "mlx"])
+def test_weights_that_a_gpu_stored_are_turned_into_the_layout_of_the_cpu(side: Side):
+    from xlstm.blocks.slstm.cell import sLSTMCell_cuda
+
+    theirs, ours = official("slstm"), side.kind("slstm")
+    cell, entries = theirs.slstm_cell, dict(theirs.state_dict())
+    on_gpu = sLSTMCell_cuda(slstm_config(), skip_backend_init=True)
+    R, b = cell._recurrent_kernel_int2ext(cell._recurrent_kernel_), cell._bias_int2ext(cell._bias_)
+    entries["slstm_cell._recurrent_kernel_"] = on_gpu._recurrent_kernel_ext2int(R).detach()
+    entries["slstm_cell._bias_"] = on_gpu._bias_ext2int(b).detach()
+    side.load(ours, {name: x.numpy() for name, x in entries.items()})
+    wanted = {name: x.numpy() for name, x in theirs.state_dict().items()}
+    for name, x in side.parameters(ours).items():
+        np.testing.assert_array_equal(x, wanted[name], err_msg=name)
+
+
+def test_fused_weights_of_xlstm_large_are_taken_apart():
+    from xlstm.xlstm_large.model import mLSTMBlock
+
+    torch.manual_seed(0)
+    theirs = mLSTMBlock(large_config(weight_mode="fused"))
+    ours = SIDES["torch"].kind("large-block")
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.tensor(draw(2, PLACES, 16))
+    assert_close(ours(x)[0].detach(), theirs(x)[0].detach(), LOGITS_F32)
+
+
+def test_a_module_inside_a_model_loads_by_the_models_state_dict():
+    ours = torch.nn.ModuleDict({"rnn": SIDES["torch"].kind("slstm")})
+    entries = {f"rnn.{name}": x for name, x in official("slstm").state_dict().items()}
+    ours.load_state_dict(entries)
+    assert list(ours.state_dict()) == list(entries)
+    lacking = {name: x for name, x in entries.items() if name != "rnn.fgate.weight"}
+    with pytest.raises(RuntimeError, match=r"Missing key.*rnn\.fgate\.weight"):
+        ours.load_state_dict(lacking)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*rnn\.gate"):
+        ours.load_state_dict({**entries, "rnn.gate": torch.zeros(1)})

@@ -1,0 +1,109 @@
+"""What PyTorch's modules promise beyond those of MLX: the place of nn.LSTM, packing, training."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from mlxhog.errors import ConfigError
+from mlxhog.nn.torch import MLSTM, SLSTM, Bidirectional, XLSTMBlock, detach
+from tests.nn.sides import SIDES
+from tests.tolerances import LOGITS_F32, assert_close
+
+LENGTHS = [4, 9, 1, 7]
+
+
+@pytest.mark.parametrize("make", [SLSTM, MLSTM])
+def test_it_takes_and_gives_the_shapes_of_lstm(make: Any):
+    theirs, ours = nn.LSTM(6, 16, 2, dropout=0.1), make(6, 16, 2, dropout=0.1)
+    x = torch.randn(9, 4, 6)
+    assert ours(x)[0].shape == theirs(x)[0].shape == (9, 4, 16)
+    output, state = ours(x)
+    assert ours(x, state)[0].shape == output.shape
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+def test_a_packed_sequence_comes_back_packed_alike(enforce_sorted: bool):
+    layer, x = SIDES["torch"].kind("slstm-block"), torch.randn(4, 9, 16)
+    lengths = sorted(LENGTHS, reverse=True) if enforce_sorted else LENGTHS
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)
+    found, last = layer(packed)
+    wanted, end = layer(x, lengths=lengths)
+    for part, own in zip(found[1:], packed[1:], strict=True):
+        assert (part is None and own is None) or bool((part == own).all())
+    padded, _ = pad_packed_sequence(found, batch_first=True)
+    assert_close(padded.detach(), wanted.detach(), LOGITS_F32)
+    for part, own in zip(last[0], end[0], strict=True):
+        assert_close(part.detach(), own.detach(), LOGITS_F32)
+    with pytest.raises(ConfigError, match="a PackedSequence has lengths of its own"):
+        layer(packed, lengths=lengths)
+    pair = Bidirectional(layer, SIDES["torch"].kind("slstm-block"))
+    both, _ = pad_packed_sequence(pair(packed)[0], batch_first=True)
+    assert_close(both.detach(), pair(x, lengths=lengths)[0].detach(), LOGITS_F32)
+
+
+def test_copies_and_pickles_compute_the_same_and_are_apart():
+    layer, x = SIDES["torch"].kind("slstm"), torch.randn(2, 5, 16)
+    wanted = layer(x)[0]
+    others = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    layer.reset_parameters()
+    assert not torch.equal(layer(x)[0], wanted)
+    for other in others:
+        assert torch.equal(other(x)[0], wanted)
+        other.load_state_dict(layer.state_dict())
+        assert torch.equal(other(x)[0], layer(x)[0])
+
+
+def test_a_state_is_never_written_and_detach_ends_the_gradient():
+    layer, x = SIDES["torch"].kind("mlstm"), torch.randn(2, 5, 16)
+    first = x.clone().requires_grad_()
+    _, state = layer(first)
+    kept = [part.clone() for part in state[0]]
+    output, after = layer(x, state)
+    (output.sum() + sum(part.sum() for part in after[0])).backward(retain_graph=True)
+    assert all(map(torch.equal, state[0], kept))
+    assert first.grad is not None
+    assert first.grad.any()
+    first.grad = None
+    layer(x, detach(state))[0].sum().backward()
+    assert first.grad is None
+    assert not any(part.requires_grad for part in detach((state, state))[1][0])
+
+
+def test_what_is_frozen_stays_and_the_rest_learns():
+    torch.manual_seed(0)
+    layer = XLSTMBlock(16, cell="slstm", num_heads=2, batch_first=True)
+    layer.xlstm_norm.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    head = nn.Linear(16, 16)
+    optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=3e-3)
+    x = torch.randn(4, 12, 16)
+    losses = []
+    for _ in range(30):
+        loss = (head(layer(x)[0])[:, 1:] - x[:, :-1]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    moved = {n for n, p in layer.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == before.keys() - {"xlstm_norm.weight"}
+
+
+def test_another_type_than_float32_is_refused():
+    layer = SIDES["torch"].kind("slstm")
+    with pytest.raises(ConfigError, match=r"the input is torch.float64, .* give it as .float()"):
+        layer(torch.zeros(2, 5, 16, dtype=torch.float64))
+    with pytest.raises(ConfigError, match=r"a parameter is torch.bfloat16"):
+        layer.bfloat16()(torch.zeros(2, 5, 16))
+
+
+def test_its_repr_says_what_it_is():
+    assert repr(SLSTM(6, 16)).startswith("SLSTM(\n  6, 16, layers=1, batch_first=False")
+    assert "32, 32, layers=1, cell='mlstm', variant='large'" in repr(
+        XLSTMBlock(32, variant="large")
+    )
