@@ -1,0 +1,56 @@
+"""Every recipe runs and shows what its first line promises."""
+
+import pytest
+import torch
+
+from examples import (
+    minimal_xlstm,
+    replace_lstm,
+    stateful_training,
+    train_mode,
+    variable_length,
+    xlstm_on_cpu,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_weights_of_a_gpu_give_the_packages_output_on_a_cpu():
+    assert xlstm_on_cpu.main()["apart"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_state_that_is_carried_on_answers_what_a_segment_does_not_contain():
+    shares = stateful_training.main()
+    assert shares["carried"] > 0.9
+    assert shares["anew"] < 0.7
+
+
+def test_the_minimal_example_learns_its_text():
+    first, last, text = minimal_xlstm.main()
+    assert last < first / 4
+    assert text == "brown fox jumps over the lazy dog."
+
+
+@pytest.mark.slow
+def test_a_network_works_with_any_of_the_layers_in_the_place_of_lstm():
+    shares = replace_lstm.main()
+    assert set(shares) == {"nn.LSTM", "SLSTM", "MLSTM", "MLSTM, both ways"}
+    for name in ("SLSTM", "MLSTM", "MLSTM, both ways"):
+        assert shares[name] > 0.4, f"{name} does not beat chance, 0.125"
+
+
+def test_rows_of_different_lengths_are_each_what_they_are_alone():
+    assert max(variable_length.main().values()) < 1e-5
+
+
+def test_xlstm_large_trains_at_any_length_and_goes_back_to_transformers():
+    shown = train_mode.main()
+    assert shown["last"] < shown["first"]
+    assert shown["apart"] < 1e-4
