@@ -129,7 +129,7 @@ def xlstm_v1(size: V1Size) -> Any:
             slstm_at=list(size.slstm_at),
             mlstm_block=mLSTMBlockConfig(mlstm=mLSTMLayerConfig(num_heads=size.heads)),
             slstm_block=sLSTMBlockConfig(
-                slstm=sLSTMLayerConfig(num_heads=size.heads, **_vanilla()),
+                slstm=sLSTMLayerConfig(num_heads=size.heads, **vanilla()),
                 feedforward=FeedForwardConfig(proj_factor=1.3, act_fn="gelu"),
             ),
         )
@@ -144,7 +144,7 @@ def train_xlstm_v1(size: V1Size, threads: int) -> Step:
     return _training_step(model, model, size, threads)
 
 
-def _vanilla() -> dict[str, Any]:
+def vanilla() -> dict[str, Any]:
     """Options of the sLSTM that need no GPU, in float32."""
     types = [f"dtype{part}" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")]
     return {"backend": "vanilla", **dict.fromkeys(types, "float32")}
@@ -164,7 +164,7 @@ def slstm_cell(size: SLSTMSize, threads: int) -> Step:
             hidden_size=size.d,
             num_heads=size.heads,
             recurrent_weight_init="standard",
-            **_vanilla(),
+            **vanilla(),
         )
     )
     cell.reset_parameters()

@@ -1,0 +1,127 @@
+"""Layers of `mlxhog.nn.torch` beside the xlstm package's and `nn.LSTM`: forward and backward.
+
+    python benchmarks/layers.py                     both layers, one thread and two
+    python benchmarks/layers.py --quick             fewer and shorter turns, about two minutes
+    python benchmarks/layers.py --only slstm        one of: slstm mlstm
+
+All have the same width, batch and input, and give gradients of the input and of every parameter.
+They take turns, each in a process of its own; a ratio is the median of the turns' own ratios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from harness.claims import LoadWatch, finish, own_cpu_s, parts_parser, wait_until_quiet
+from harness.turns import Program
+from language_models.peers import Step, vanilla
+from language_models.rows import Report
+
+OURS, PACKAGE, LSTM = "mlxhog.nn.torch", "xlstm package", "nn.LSTM"
+LIMITS = {"slstm": 20.0, "mlstm": 2.0}
+HEADS = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """A batch of B sequences of S positions, d wide."""
+
+    batch: int = 8
+    seq: int = 256
+    d: int = 128
+
+    @property
+    def name(self) -> str:
+        return f"B {self.batch}, S {self.seq}, d {self.d}, NH {HEADS}"
+
+
+SIZES = {"slstm": Size(), "mlstm": Size(batch=4, seq=512)}
+
+
+def ours(layer: str, size: Size, threads: int) -> Step:
+    """A step of the module that takes the place of `nn.LSTM`."""
+    from mlxhog.nn.torch import MLSTM, SLSTM
+
+    make: Any = {"slstm": SLSTM, "mlstm": MLSTM}[layer]
+    module = make(size.d, size.d, num_heads=HEADS, batch_first=True)
+    return _step(module, lambda x: module(x)[0], size, threads)
+
+
+def package(layer: str, size: Size, threads: int) -> Step:
+    """A step of the package's layer, the sLSTM with the backend that runs on a CPU."""
+    from xlstm import mLSTMLayerConfig, sLSTMLayerConfig
+    from xlstm.blocks.mlstm.layer import mLSTMLayer
+    from xlstm.blocks.slstm.layer import sLSTMLayer
+
+    if layer == "slstm":
+        config = sLSTMLayerConfig(embedding_dim=size.d, num_heads=HEADS, **vanilla())
+        module = sLSTMLayer(config)
+    else:
+        config = mLSTMLayerConfig(embedding_dim=size.d, num_heads=HEADS, context_length=size.seq)
+        module = mLSTMLayer(config)
+    module.reset_parameters()
+    return _step(module, module, size, threads)
+
+
+def lstm(size: Size, threads: int) -> Step:
+    """A step of `nn.LSTM`."""
+    import torch
+
+    module = torch.nn.LSTM(size.d, size.d, batch_first=True)
+    return _step(module, lambda x: module(x)[0], size, threads)
+
+
+def _step(module: Any, forward: Callable[[Any], Any], size: Size, threads: int) -> Step:
+    import torch
+
+    torch.set_num_threads(threads)
+    draw = np.random.default_rng(0).standard_normal((size.batch, size.seq, size.d), np.float32)
+    x = torch.from_numpy(draw).requires_grad_()
+    leaves = [x, *module.parameters()]
+
+    def step() -> None:
+        torch.autograd.grad(forward(x).square().sum(), leaves)
+
+    return step
+
+
+def measure(report: Report, layer: str, thread_counts: Sequence[int]) -> None:
+    """One layer beside its peers, with each number of threads."""
+    size = SIZES[layer]
+    programs = {
+        OURS: Program("layers", "ours", {"layer": layer, "size": size}),
+        PACKAGE: Program("layers", "package", {"layer": layer, "size": size}),
+        LSTM: Program("layers", "lstm", {"size": size}),
+    }
+    for threads in thread_counts:
+        row = f"{layer}, {size.name}, threads {threads}"
+        turns = report.measure(row, programs, size.batch * size.seq, threads)
+        ratio = turns.ratio(PACKAGE, OURS)
+        report.at_least(f"{row}: {OURS} / {PACKAGE}", ratio, LIMITS[layer])
+        beside = turns.ratio(LSTM, OURS)
+        print(f"  {OURS} / {LSTM}: {beside:.2f}")
+        report.results[row] |= {f"{OURS} / {LSTM}": beside}
+
+
+def main() -> int:
+    """Measure what the flags ask for."""
+    chosen = parts_parser(__doc__, LIMITS).parse_args()
+    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
+    watch, cpu = LoadWatch(), own_cpu_s()
+    report = Report(quick=chosen.quick)
+    for layer in chosen.only or LIMITS:
+        measure(report, layer, [1, 2])
+    return finish(
+        "layers",
+        report.claims,
+        others_load=watch.stop(own_cpu_s() - cpu),
+        results=report.results,
+        packages=("mlxhog", "torch", "xlstm", "numpy"),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
