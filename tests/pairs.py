@@ -1,6 +1,10 @@
-"""Cases of a test in which every two values of two axes meet, without the full product."""
+"""Cases of a test: all of them in one test, or those in which every two values of two axes meet."""
 
-from collections.abc import Callable, Iterable, Mapping
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -9,8 +13,60 @@ import pytest
 Axis = Mapping[str, Any] | Iterable[Any]
 
 
+def each_of(
+    names: str | Sequence[str],
+    cases: Iterable[Any],
+    ids: Iterable[str] | Callable[[Any], object] | None = None,
+) -> Callable[[Any], Any]:
+    """Like `pytest.mark.parametrize`, but one test goes through all cases; a failure names its own.
+
+    For cases that are over in milliseconds: a test of its own takes longer than such a case. They
+    share the fixtures, but for a `tmp_path` of their own, and none may be skipped.
+
+    Args:
+        names: of the test's arguments, as for `parametrize`.
+        cases: a value for each of them; `pytest.param` without marks has an id.
+        ids: names of the cases, or what makes one of a value.
+    """
+    arguments = [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
+    named = None if ids is None or callable(ids) else list(ids)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for number, case in enumerate(cases):
+        is_named = isinstance(case, type(pytest.param()))
+        assert not (is_named and case.marks), "a case with marks is a test of its own"
+        values = case.values if is_named else case if len(arguments) > 1 else (case,)
+        label = case.id if is_named and case.id else repr(values)
+        if named is not None:
+            label = named[number]
+        elif callable(ids):
+            label = "-".join(str(ids(value)) for value in values)
+        rows.append((label, dict(zip(arguments, values, strict=True))))
+
+    def decorate(test: Any) -> Any:
+        @functools.wraps(test)
+        def through(**fixtures: Any) -> None:
+            folder = fixtures.get("tmp_path")
+            for number, (label, values) in enumerate(rows):
+                if folder is not None:
+                    fixtures["tmp_path"] = folder / str(number)
+                    fixtures["tmp_path"].mkdir()
+                try:
+                    test(**fixtures, **values)
+                except Exception as error:
+                    error.add_note(f"case {', '.join(arguments)}: {label}")
+                    raise
+                except pytest.skip.Exception as skipped:
+                    raise AssertionError(f"case {label} was skipped: {skipped}") from skipped
+
+        kept = [p for p in inspect.signature(test).parameters.values() if p.name not in arguments]
+        through.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
+        return through
+
+    return decorate
+
+
 def in_pairs(**axes: Axis) -> Callable[[Any], Any]:
-    """Parametrize a test by its arguments' values, a mapping from the name of each or the values.
+    """Go through the pairs of an `each_of`, from a mapping of the values' names or the values.
 
     The cases are chosen greedily from the product and are the same in every run: any two values of
     different axes occur together in at least one of them.
@@ -28,4 +84,4 @@ def in_pairs(**axes: Axis) -> Callable[[Any], Any]:
         missing -= pairs[best]
         chosen = [axis[place] for axis, place in zip(values.values(), best, strict=True)]
         cases.append(pytest.param(*(x for _, x in chosen), id="-".join(name for name, _ in chosen)))
-    return pytest.mark.parametrize(tuple(values), cases)
+    return each_of(tuple(values), cases)

@@ -14,6 +14,7 @@ from mlxhog.arena.header import HEADER_BYTES
 from mlxhog.arena.layout import PAGE
 from mlxhog.errors import ArenaError, EnvironmentLacks, WriteModeError
 from tests.arena import children
+from tests.pairs import each_of
 
 SPAWN = multiprocessing.get_context("spawn")
 SHM = Path("/dev/shm")
@@ -185,7 +186,7 @@ def flip(at):
     return change
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "reason"),
     [
         (lambda data: b"", "refers to nothing"),

@@ -19,6 +19,7 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 from tests.models.sample import batch as sample_batch
 from tests.models.sample import config, perturbed_params
+from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
 
 NAMES = ("torch:cpu", "mlx:cpu")
@@ -66,7 +67,7 @@ def formula(cfg: ModelConfig, params: dict[str, Any], head: SampledHead, batch: 
 
 @on_both
 @KERNELS
-@pytest.mark.parametrize("cap", [30.0, 2.0])
+@each_of("cap", [30.0, 2.0])
 def test_the_loss_is_the_formula_on_the_logits_of_the_float64_reference(
     name: str, kernels: str, cap: float
 ) -> None:

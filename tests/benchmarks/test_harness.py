@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.pairs import each_of
+
 
 @pytest.fixture(scope="module")
 def harness(load: Any) -> Any:
@@ -21,7 +23,7 @@ def claims(harness: Any, *, time: float, lost: float) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("time", "lost", "others_load", "verdict", "code"),
     [
         (1.0, 0, 0.0, "met", 0),
@@ -53,7 +55,7 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
     assert ("busy machine" in printed) == (others_load > 0.1)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("interval", "ended"),
     [
         ((1.2, 1.5), "met"),

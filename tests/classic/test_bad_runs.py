@@ -12,11 +12,12 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.session import compare, train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.small import hinge
+from tests.pairs import each_of
 
 PROBLEM = hinge(n=50, d=30)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("options", "said"),
     [
         ({"workers": 51}, "--workers 51, but small-svm has 50 examples in mini-batches of 1"),
@@ -67,7 +68,7 @@ def test_a_diverging_reference_spares_the_run():
     assert result.status == "diverged"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "options", "said"),
     [
         ("svn", {}, "no problem 'svn'; did you mean 'svm'"),

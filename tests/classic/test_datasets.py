@@ -9,6 +9,7 @@ from sklearn.datasets import load_sample_images
 from mlxhog.classic.datasets import DenseRows, Graph, Ratings, SparseRows
 from mlxhog.classic.loaders.rows import load_cifar10
 from mlxhog.errors import DataError
+from tests.pairs import each_of
 
 
 def three_rows(**changed) -> SparseRows:
@@ -59,7 +60,7 @@ def test_rows_that_are_taken_keep_their_order_and_may_repeat():
     assert taken.labels.tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changed", "message"),
     [
         ({"indptr": [0, 2, 2, 6]}, "row 1 is empty"),
@@ -95,7 +96,7 @@ def test_the_end_of_a_row_may_exceed_the_beginning_of_the_next():
     assert three_rows(indices=[2, 3, 3, 0, 1, 2]).n_rows == 3
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changed", "message"),
     [
         ({"features": [[1, 2], [3, math.nan]]}, "row 1: the value of feature 1 is nan"),
@@ -114,7 +115,7 @@ def test_dense_rows_name_the_row_that_is_wrong(changed, message):
         DenseRows(**({"n_classes": 3} | fields | changed))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changed", "message"),
     [
         ({"users": [0, 0, 1, 1, 2, 3]}, r"users\[5\] is 3; wanted 0\.\.2"),
@@ -136,7 +137,7 @@ def test_ratings_name_the_entry_that_is_wrong(changed, message):
         )
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changed", "message"),
     [
         ({"heads": [], "tails": [], "weights": []}, "a graph with no edges"),

@@ -13,6 +13,7 @@ from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Factors, in_order, table
 from tests.classic.pair_references import completion_epoch
+from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32, assert_close
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
@@ -39,9 +40,9 @@ def test_one_step_is_the_recorded_one():
     assert not right[0, 2:].any()
 
 
-@pytest.mark.parametrize("longest", [0.0, 0.7])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("width", [16, 32, 48])
+@each_of("longest", [0.0, 0.7])
+@each_of("batch", [1, 3])
+@each_of("width", [16, 32, 48])
 def test_one_worker_is_sequential_sgd_bit_for_bit(width, batch, longest):
     data = Factors.random(width=width)
     actual, expected = data.copies(), data.copies()
@@ -61,9 +62,9 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(width, batch, longest):
     assert np.abs(actual[0] - data.left).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", SCHEMES[1:])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("width", [16, 32, 48])
+@each_of("kind", SCHEMES[1:])
+@each_of("batch", [1, 3])
+@each_of("width", [16, 32, 48])
 def test_every_scheme_with_one_worker_gives_the_bits_of_serial(width, batch, kind):
     data = Factors.random(n=3000, width=width)
     order = orders(3000, 1)[0]
@@ -101,7 +102,7 @@ def test_the_squared_error_is_the_formula_in_float64():
     assert not np.isfinite(data.problem(*data.copies()).squared_error())
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("ratings", "message"),
     [
         ([(20, 0, 1.0)], "example 0 names row 20 of 20"),

@@ -16,6 +16,7 @@ from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Tangle, in_order, table
 from tests.classic.pair_references import cut_epoch, project, project_onto_simplex
+from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32, SIMPLEX_F32, assert_close
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
@@ -32,8 +33,8 @@ def test_one_step_is_the_recorded_one():
     assert_close(x, [case["xu_new"], case["xv_new"]], CLASSIC_STEP_F32)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("labels", [2, 3, 8, 40])
+@each_of("batch", [1, 3])
+@each_of("labels", [2, 3, 8, 40])
 def test_one_worker_is_sequential_sgd_bit_for_bit(labels, batch):
     data = Tangle.random(vertices=60, labels=labels)
     actual, expected = data.x.copy(), data.x.copy()
@@ -44,9 +45,9 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(labels, batch):
     assert np.abs(actual - data.x).max() > 0.1
 
 
-@pytest.mark.parametrize("kind", SCHEMES[1:])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("labels", [2, 3, 8])
+@each_of("kind", SCHEMES[1:])
+@each_of("batch", [1, 3])
+@each_of("labels", [2, 3, 8])
 def test_every_scheme_with_one_worker_gives_the_bits_of_serial(labels, batch, kind):
     data = Tangle.random(n=3000, vertices=60, labels=labels)
     order = orders(3000, 1)[0]
@@ -66,7 +67,7 @@ def test_two_labels_as_one_scalar_are_two_rows_that_mirror_each_other():
     assert_close(rows[:, 1:], x, SIMPLEX_F32)
 
 
-@pytest.mark.parametrize("labels", [2, 8])
+@each_of("labels", [2, 8])
 def test_terminals_stay_where_they_are(labels):
     data = Tangle.random(labels=labels)
     x = data.x.copy()
@@ -92,7 +93,7 @@ def test_a_row_that_two_writers_mixed_is_projected_when_it_is_read():
     assert_close(x, before, CLASSIC_STEP_F32)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("edges", "message"),
     [
         ([(30, 0, 1.0)], "example 0 names row 30 of 30"),
@@ -129,7 +130,7 @@ def native(v: Float32) -> Float32:
     return rows[0]
 
 
-@pytest.mark.parametrize("example", GOLDEN["cut"]["proj_examples"], ids=lambda e: str(e["v"]))
+@each_of("example", GOLDEN["cut"]["proj_examples"], ids=lambda e: str(e["v"]))
 def test_projections_are_the_recorded_ones(example):
     assert_close(native(np.array(example["v"], np.float32)), example["p"], CLASSIC_STEP_F32)
 

@@ -11,6 +11,7 @@ import pytest
 from mlxhog import _native
 from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, WIDTH, Sparse, alone, orders, slope_of, sums
+from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32
 
 pytestmark = pytest.mark.slow
@@ -56,9 +57,9 @@ def sequential(
     return x
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("shrink", [True, False])
-@pytest.mark.parametrize("loss", LOSSES)
+@each_of("batch", [1, 3])
+@each_of("shrink", [True, False])
+@each_of("loss", LOSSES)
 def test_one_worker_is_sequential_sgd_bit_for_bit(loss: str, shrink: bool, batch: int) -> None:
     data = Sparse.random(targets=loss == "squares")
     x = data.zeros()
@@ -70,7 +71,7 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(loss: str, shrink: bool, batch
     same_bits(x, sequential(data, order, loss=loss, shrink=shrink, batch=batch, active_rows=False))
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@each_of("batch", [1, 4])
 def test_active_rows_shrink_only_violating_rows_by_the_running_ratio(batch: int) -> None:
     data = Sparse.random()
     x = data.zeros()
@@ -82,9 +83,9 @@ def test_active_rows_shrink_only_violating_rows_by_the_running_ratio(batch: int)
     same_bits(x, sequential(data, order, loss="hinge", shrink=True, batch=batch, active_rows=True))
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("loss", LOSSES)
+@each_of("kind", KINDS[1:])
+@each_of("batch", [1, 3])
+@each_of("loss", LOSSES)
 def test_every_scheme_with_one_worker_gives_the_bits_of_serial(
     loss: str, batch: int, kind: str
 ) -> None:
@@ -99,7 +100,7 @@ def test_every_scheme_with_one_worker_gives_the_bits_of_serial(
         np.testing.assert_array_equal(x.view(np.uint32), serial.view(np.uint32))
 
 
-@pytest.mark.parametrize("name", ["svm", "svm_violating"])
+@each_of("name", ["svm", "svm_violating"])
 def test_one_step_of_the_svm_is_the_recorded_one(name: str) -> None:
     case = GOLDEN["svm"] | GOLDEN[name]
     x = np.zeros((1, WIDTH), np.float32)
@@ -117,7 +118,7 @@ def test_one_step_of_the_svm_is_the_recorded_one(name: str) -> None:
     assert not x[0, 5:].any()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "message"),
     [
         ({"indices": np.array([2, 1], np.int32)}, "row 0: indices have to ascend, got 2 before 1"),
@@ -182,11 +183,9 @@ def sequential_dense(
     return x
 
 
-@pytest.mark.parametrize("kind", KINDS[:1] + tuple(k for k in KINDS[1:] if k != "hot_cold"))
-@pytest.mark.parametrize(
-    ("d", "classes", "batch", "width"), [(5, 1, 1, 16), (70, 3, 1, 32), (100, 10, 7, 128)]
-)
-@pytest.mark.parametrize("loss", LOSSES)
+@each_of("kind", KINDS[:1] + tuple(k for k in KINDS[1:] if k != "hot_cold"))
+@each_of(("d", "classes", "batch", "width"), [(5, 1, 1, 16), (70, 3, 1, 32), (100, 10, 7, 128)])
+@each_of("loss", LOSSES)
 def test_one_worker_on_dense_rows_is_sequential_sgd_bit_for_bit(
     loss: str, d: int, classes: int, batch: int, width: int, kind: str
 ) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from mlxhog import _native
 from tests.classic.native import WIDTH, Sparse, aligned_bytes
 from tests.classic.pair_problems import Factors, Tangle
 from tests.metal.shared import WORKER
+from tests.pairs import each_of
 
 SPARSE, FACTORS = Sparse.random(), Factors.random()
 EXAMPLES = (3, 17, 50)
@@ -30,7 +30,7 @@ def rows_locked(kind: str, problem: object, example: int, n_words: int, **option
     return freed
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@each_of("example", EXAMPLES)
 def test_aig_locks_the_lines_of_all_coordinates_of_the_example_and_no_others(example):
     x = SPARSE.zeros()
     u, _, _ = SPARSE.row(example)
@@ -45,8 +45,8 @@ def test_a_merge_of_the_hot_head_locks_the_first_line_of_each_4_kib():
     assert locked == {0, 64, 128}
 
 
-@pytest.mark.parametrize("kind", ["lossless", "aig"])
-@pytest.mark.parametrize("example", EXAMPLES)
+@each_of("kind", ["lossless", "aig"])
+@each_of("example", EXAMPLES)
 def test_a_rating_locks_its_user_and_its_item(example, kind):
     left, right = FACTORS.copies()
     user, item, _ = FACTORS.ratings[example]
@@ -54,8 +54,8 @@ def test_a_rating_locks_its_user_and_its_item(example, kind):
     assert locked == {user, len(left) + item}
 
 
-@pytest.mark.parametrize(("kind", "labels"), [("lossless", 3), ("aig", 3), ("aig", 2)])
-@pytest.mark.parametrize("example", EXAMPLES)
+@each_of(("kind", "labels"), [("lossless", 3), ("aig", 3), ("aig", 2)])
+@each_of("example", EXAMPLES)
 def test_an_edge_locks_those_of_its_ends_that_may_move(example, kind, labels):
     tangle = Tangle.random(labels=labels)
     x = tangle.x.copy()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from mlxhog.classic.result import ClassicResult, Epoch, explain
+from tests.pairs import each_of
 
 QUIET = {"load": 0.1, "cores": 4}
 
@@ -33,7 +32,7 @@ def run(
 SERIAL = run(1.0, 2.0, scheme="serial", workers=1)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("result", "said"),
     [
         (run(1.0, 1.0), "The objective is serial's, to the last digit."),

@@ -13,6 +13,7 @@ from sklearn.datasets import dump_svmlight_file, load_breast_cancer, load_digits
 from mlxhog.classic.loaders.rows import load_svmlight, parse_label_map
 from mlxhog.classic.loaders.text import blocks
 from mlxhog.errors import ConfigError, DataError
+from tests.pairs import each_of
 
 
 def written(folder: Path, text: str, name: str = "rows.svm") -> Path:
@@ -93,7 +94,7 @@ def test_labels_are_mapped_as_the_user_says(tmp_path):
     assert rows.labels.tolist() == [1.0, -1.0, -1.0]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("1 1:1\n-1 2:1\n0 1:1\n", r":3: label 0; .* --labels -1=-1,0=-1,1=\+1"),
@@ -124,7 +125,7 @@ def test_a_malformed_line_is_named(tmp_path, text, message):
         load_svmlight(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@each_of("share", [0.2, 0.5, 0.9])
 def test_a_file_cut_in_the_middle_is_refused_with_the_line(digits, tmp_path, share):
     content = digits[2].read_bytes()
     cut = content[: int(share * len(content))]
@@ -180,7 +181,7 @@ def test_one_wrong_line_among_many_blocks_is_named(digits, tmp_path, monkeypatch
         load_svmlight(path)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("0", "wanted FOUND=WANTED"),

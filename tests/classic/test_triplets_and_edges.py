@@ -10,6 +10,7 @@ import pytest
 from mlxhog.classic.loaders.pairs import load_graph, load_ratings, parse_rating_range
 from mlxhog.classic.loaders.text import blocks
 from mlxhog.errors import ConfigError, DataError
+from tests.pairs import each_of
 
 
 def written(folder: Path, text: str, name: str = "data.txt") -> Path:
@@ -23,7 +24,7 @@ MOVIELENS_DAT = "1::31::2.5::1260759144\n7::10::3::851868750\n1::10::4::9\n"
 NETFLIX = "31:\n1,2.5,2005-09-06\n10:\n7,3,2005-05-13\n1,4,2005-10-19\n"
 
 
-@pytest.mark.parametrize(
+@each_of(
     "text",
     [
         MOVIELENS_CSV,
@@ -73,7 +74,7 @@ def test_a_training_and_a_test_file_name_users_and_items_alike(tmp_path):
     assert (test.n_users, test.n_items) == (3, 2)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("1 2 3\n1 3 6\n", r":2: rating 6; wanted 1 \.\. 5. .* --rating-range"),
@@ -128,7 +129,7 @@ def test_edges_without_weights_weigh_1_and_terminals_may_be_a_file(tmp_path):
     assert (graph.terminals, graph.labels) == ({0: 0, 2: 2}, 3)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("0 1 1\n1 1 1\n", ":2: an edge from a vertex to itself"),
@@ -144,7 +145,7 @@ def test_a_malformed_edge_is_named(tmp_path, text, message):
         load_graph(written(tmp_path, text), "0=0,1=1")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("terminals", "message"),
     [
         ("0=0,7=1", "terminal 7 is no vertex"),

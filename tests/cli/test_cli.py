@@ -17,6 +17,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, Result, WorkerReport
+from tests.pairs import each_of
 
 WORKER = WorkerReport(
     slot=1,
@@ -153,7 +154,7 @@ def test_train_json_prints_one_line_with_the_promised_keys(trainer, capsys):
     assert result["checkpoint"] == RESULT.checkpoint
 
 
-@pytest.mark.parametrize(("status", "code"), [("done", 0), ("interrupted", 130), ("diverged", 4)])
+@each_of(("status", "code"), [("done", 0), ("interrupted", 130), ("diverged", 4)])
 def test_the_exit_code_says_how_the_run_ended(trainer, status, code):
     trainer.result = replace(RESULT, status=status)
     assert main(["train", "--quiet"]) == code
@@ -318,7 +319,7 @@ def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, cap
     ]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("words", "said"),
     [
         (["trian"], "no command 'trian'; did you mean 'train'?"),
@@ -342,7 +343,7 @@ def test_wrong_input_is_answered_with_exit_code_2(words, said, capsys):
 LEAVES = [name for name in COMMANDS if name != "mad"] + [f"mad {name}" for name in mad.COMMANDS]
 
 
-@pytest.mark.parametrize("name", LEAVES)
+@each_of("name", LEAVES)
 def test_every_command_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as done:
         main([*name.split(), "--help"])

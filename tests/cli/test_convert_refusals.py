@@ -17,6 +17,7 @@ from mlxhog.cli import main
 from mlxhog.files import durable, mapped
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
+from tests.pairs import each_of
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.slow
@@ -125,7 +126,7 @@ def test_wrong_options_are_refused_before_anything_is_written(
 DAMAGED = "holds numbers that are not finite; use another checkpoint of the same model"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("value", "dtype", "reason"),
     [
         (float("nan"), "keep", DAMAGED),

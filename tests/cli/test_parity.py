@@ -20,6 +20,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from mlxhog.parity import comparison
 from mlxhog.parity.sources import perturbed_init
+from tests.pairs import each_of
 from tests.parity import made_cases
 
 pytestmark = pytest.mark.slow
@@ -206,7 +207,7 @@ def test_one_token_is_compared_without_a_loss(
     assert any("no loss" in note for note in record["notes"])
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("words", "code", "said"),
     [
         ([], 2, "wants one subject and got nothing"),

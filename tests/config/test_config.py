@@ -25,6 +25,7 @@ from mlxhog.config.quantities import (
 from mlxhog.config.slowdowns import Slowdown
 from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
+from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,13 +92,13 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
     assert resolve(TrainConfig, [written(tmp_path, "lr: 1e-3\n")]).lr == 1e-3
 
 
-@pytest.mark.parametrize("text", ["off", "'off'", "none", "0", "-1", "null", "no"])
+@each_of("text", ["off", "'off'", "none", "0", "-1", "null", "no"])
 def test_yaml_can_switch_an_interval_off(tmp_path, text):
     config = resolve(TrainConfig, [written(tmp_path, f"eval_every: {text}\n")])
     assert config.eval_every == Interval()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("alias", "name", "value"),
     [
         ("iters", "steps", 7),
@@ -138,13 +139,13 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("text", ["lr: 1\nlr: 2\n", "lr: 1\nlearning_rate: 2\n"])
+@each_of("text", ["lr: 1\nlr: 2\n", "lr: 1\nlearning_rate: 2\n"])
 def test_an_option_written_twice_in_a_file_is_an_error(tmp_path, text):
     with pytest.raises(ConfigError, match=r"conf.yaml:2: .*conf.yaml:1"):
         resolve(TrainConfig, [written(tmp_path, text)])
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "said"),
     [
         ("lr: [1\n", "conf.yaml:2: not YAML"),
@@ -171,12 +172,12 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         read_yaml(tmp_path / "conf.yaml")
 
 
-@pytest.mark.parametrize(("determinism", "strategy"), [("record", "hogwild"), ("rounds", "sync")])
+@each_of(("determinism", "strategy"), [("record", "hogwild"), ("rounds", "sync")])
 def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strategy):
     assert TrainConfig(determinism=determinism, steps=5).strategy == strategy
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("values", "said"),
     [
         ({"read": "live", "predict": "own"}, "predict=none"),
@@ -248,7 +249,7 @@ def test_workers_are_slowed_by_rank():
     assert 200 < drawn.count(3.0) < 300
 
 
-@pytest.mark.parametrize(
+@each_of(
     "text",
     ["2", "1=", "one=2", "-1=2", "1=0.5", "1=x", "1=2:3", "1=random:2", "1=random:1.5:2"]
     + ["1=random:0.5:0.9", "1=late", "1=late:soon", "1=late:-1", "0=2,", "1=early:3"],
@@ -264,7 +265,7 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == "adamw"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("values", "strategy"),
     [
         ({}, "auto"),
@@ -296,7 +297,7 @@ def test_a_worker_is_slowed_in_one_way():
         TrainConfig(slow="1=2,1=late:5")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("values", "shares", "prediction"),
     [
         ({}, True, "last"),
@@ -316,7 +317,7 @@ def test_who_shares_moments_and_where_gradients_are_taken(values, shares, predic
     assert (config.shares_moments, config.prediction) == (shares, prediction)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "values",
     [
         {"lr": float("nan")},
@@ -362,20 +363,20 @@ def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name
     assert resolve(TrainConfig, [read_yaml(path)]) == config
 
 
-@pytest.mark.parametrize("text", ["true", "True", "false", "FALSE"])
+@each_of("text", ["true", "True", "false", "FALSE"])
 def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
     wanted = text.lower() == "true"
     assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is wanted
     assert resolve(TrainConfig, [[Given("force", text, "--force")]]).force is wanted
 
 
-@pytest.mark.parametrize("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])
+@each_of("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])
 def test_what_is_no_switch(tmp_path, text):
     with pytest.raises(ConfigError, match="force is .*; wanted true or false"):
         TrainConfig(force=text)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("words", "wanted"),
     [("", False), ("--force", True), ("--force --steps 5", True), ("--force=false", False)],
 )
@@ -383,7 +384,7 @@ def test_a_switch_alone_means_true(words, wanted):
     assert configuration(train_flags().parse(words.split())).force is wanted
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "count"),
     [
         ("1e6", 10**6),
@@ -398,13 +399,13 @@ def test_counts(text, count):
     assert parse_count(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]])
+@each_of("text", ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]])
 def test_what_is_no_count(text):
     with pytest.raises(ValueError, match="whole number"):
         parse_count(text)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "seconds"),
     [
         (60, 60),
@@ -420,13 +421,13 @@ def test_durations(text, seconds):
     assert parse_duration_s(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "10 minutes", "1x", "inf", False, None])
+@each_of("text", ["", "s", "10 minutes", "1x", "inf", False, None])
 def test_what_is_no_duration(text):
     with pytest.raises(ValueError, match="seconds"):
         parse_duration_s(text)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "n_bytes"),
     [
         (5_000_000, 5_000_000),
@@ -443,7 +444,7 @@ def test_sizes_in_bytes(text, n_bytes):
     assert parse_bytes(text) == n_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True])
+@each_of("text", ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True])
 def test_what_is_no_size(text):
     with pytest.raises(ValueError, match="a size such as 5GB"):
         parse_bytes(text)

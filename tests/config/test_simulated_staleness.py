@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.config.simulated_staleness import SimulatedStaleness, Turn
+from tests.pairs import each_of
 
 STEPS = 4000
 
@@ -64,7 +65,7 @@ def test_no_gradient_is_older_than_the_run() -> None:
     assert [course.at(step) for step in (0, 4, 9)] == [Turn(0, 0), Turn(0, 4), Turn(0, 9)]
 
 
-@pytest.mark.parametrize(
+@each_of(
     "text",
     [
         "fixed", "fixed:-1", "fixed:5000", "uniform:3", "uniform:3:1", "geometric:0",

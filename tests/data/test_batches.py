@@ -13,6 +13,7 @@ from mlxhog.data import batches as module
 from mlxhog.data.batches import Batches, Order
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
+from tests.pairs import each_of
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_ticket_outside_the_epoch_is_refused(file: TokenFile, ticket: int) -> 
 ZEROS = "0" * 64
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("n", "seed", "epoch", "expected"),
     [
         (10, 0, 0, [5, 1, 2, 6, 3, 0, 9, 7, 8, 4]),
@@ -134,7 +135,7 @@ def test_all_orders_of_four_are_about_equally_likely() -> None:
     assert chi2 < 49.7  # 0.999 quantile at 23 degrees of freedom; the seeds are fixed
 
 
-@pytest.mark.parametrize(("start", "count"), [(-1, 2), (9, 2), (0, 11), (5, -1)])
+@each_of(("start", "count"), [(-1, 2), (9, 2), (0, 11), (5, -1)])
 def test_a_range_outside_the_epoch_is_refused(start: int, count: int) -> None:
     with pytest.raises(ValueError, match="leave the epoch of 10"):
         Order(10, ZEROS, 0).at(0, start, count)

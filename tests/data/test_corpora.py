@@ -10,6 +10,7 @@ import pytest
 
 from mlxhog.data import corpora
 from mlxhog.errors import DataError
+from tests.pairs import each_of
 
 
 def texts(spec: str | Path) -> list[bytes]:
@@ -62,7 +63,7 @@ def test_a_folder_without_text_says_what_it_holds(tmp_path: Path) -> None:
         corpora.find(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["valid.jsonl", "val.jsonl", "validation.jsonl"])
+@each_of("name", ["valid.jsonl", "val.jsonl", "validation.jsonl"])
 def test_a_folder_in_the_layout_of_mlx_lm_brings_its_held_out_text(
     tmp_path: Path, name: str
 ) -> None:

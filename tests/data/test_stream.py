@@ -22,6 +22,7 @@ from mlxhog.data.stream import (
     example_row,
 )
 from mlxhog.errors import DataError, EnvironmentLacks, RunError
+from tests.pairs import each_of
 
 TOKENIZER = ByteTokenizer()
 BOS = TOKENIZER.bos
@@ -47,7 +48,7 @@ def labels(batch: Batch) -> list[bytes]:
     return [bytes(TOKENIZER.decode(row[row != IGNORED])) for row in batch.y]
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 16, 40])
+@each_of("n", [1, 7, 8, 9, 16, 40])
 def test_every_token_of_a_document_is_a_label_once(n):
     text = bytes(range(97, 97 + 20)) * 2
     rows = document_rows(text[:n], TOKENIZER, 8)
@@ -69,7 +70,7 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
     assert batch.n_bytes == 3
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("record", "said"),
     [
         ({"prompt": "a"}, "answer is None, expected text"),
@@ -125,7 +126,7 @@ def test_a_segment_whose_publishing_was_cut_short_is_not_there(tmp_path):
     assert labels(batches(tmp_path).at(0, 1)) == [b"two"]
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".rows", ".json"])
+@each_of("suffix", [".bin", ".rows", ".json"])
 def test_a_damaged_segment_is_named(tmp_path, suffix):
     opened(tmp_path).publish(rows_of("one", "two"), [], 0)
     path = tmp_path / "stream" / f"00000001{suffix}"

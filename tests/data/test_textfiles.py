@@ -12,6 +12,7 @@ import pytest
 
 from mlxhog.data import textfiles
 from mlxhog.errors import DataError, EnvironmentLacks
+from tests.pairs import each_of
 
 
 def read(path: Path, text_key: str | None = None, *, split: bool = False) -> list[bytes]:
@@ -23,15 +24,15 @@ def jsonl(path: Path, *records: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".md", ".py", ""])
+@each_of("suffix", [".txt", ".md", ".py", ""])
 def test_a_text_file_is_one_document(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"file{suffix}"
     path.write_text("first\n\nsecond\n")
     assert read(path) == [b"first\n\nsecond\n"]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-@pytest.mark.parametrize("pack", [gzip, lzma])
+@each_of("name", ["a.txt", "a.jsonl"])
+@each_of("pack", [gzip, lzma])
 def test_compressed_files_read_like_plain_ones(tmp_path: Path, name: str, pack: object) -> None:
     plain = tmp_path / name
     plain.write_text('{"text": "one"}\n{"text": "two"}\n')
@@ -40,8 +41,8 @@ def test_compressed_files_read_like_plain_ones(tmp_path: Path, name: str, pack: 
     assert read(compressed) == read(plain)
 
 
-@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.txt.xz", "a.jsonl.xz"])
-@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+@each_of("name", ["a.txt.gz", "a.jsonl.gz", "a.txt.xz", "a.jsonl.xz"])
+@each_of("damage", ["truncated", "foreign"])
 def test_a_damaged_compressed_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
     pack = gzip if name.endswith("gz") else lzma
     whole = pack.compress(b'{"text": "one"}\n' * 100)
@@ -87,7 +88,7 @@ def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
     assert read(records) == [b"x"]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("record", "text"),
     [
         ({"text": "t", "content": "c"}, b"t"),
@@ -108,7 +109,7 @@ def test_text_key_chooses_another_key(tmp_path: Path) -> None:
     assert read(path, "body") == [b"b"]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("line", "message"),
     [
         ('{"body": "long text", "id": "7"}',

@@ -14,6 +14,7 @@ from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
+from tests.pairs import each_of
 
 
 def write(directory: Path, documents: list[bytes], tokenizer: Tokenizer | None = None) -> Path:
@@ -95,7 +96,7 @@ def test_a_sequence_length_below_one_is_refused(tmp_path: Path) -> None:
         TokenFile.open(write(tmp_path, [b"abc"])).n_sequences(0)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("suffix", "content", "message"),
     [
         (".bin", b"abc", r"train.bin has 3 bytes, expected 11 items of 2"),
@@ -115,7 +116,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, me
         TokenFile.open(path)
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".idx", ".len", ".json"])
+@each_of("suffix", [".bin", ".idx", ".len", ".json"])
 def test_a_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, [b"abc"])
     path.with_suffix(suffix).unlink()

@@ -22,6 +22,7 @@ from transformers import (
 
 from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.errors import ConfigError, Diverged
+from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +144,7 @@ def test_of_equal_tokens_top_k_keeps_the_first() -> None:
     assert set(distribution(Sampler(top_k=3), logits, 2000)) == {0, 1, 40}
 
 
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
+@each_of("penalty", [0.5, 1.0, 1.3])
 def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     random = np.random.default_rng(0)
     logits = random.standard_normal((20, 50)).astype(np.float32)
@@ -178,14 +179,14 @@ def test_large_logits_do_not_overflow() -> None:
     assert Sampler(temperature=0.01)(logits).tolist() == [0]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("bad", [[np.nan, 0.0], [-np.inf, -np.inf], [np.inf, 0.0]])
+@each_of("temperature", [0.0, 1.0])
+@each_of("bad", [[np.nan, 0.0], [-np.inf, -np.inf], [np.inf, 0.0]])
 def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[float]) -> None:
     with pytest.raises(Diverged, match="logits are not finite"):
         Sampler(temperature=temperature)(np.array([[0.0, 1.0], bad], np.float32))
 
 
-@pytest.mark.parametrize(
+@each_of(
     "options",
     [
         {"temperature": -1.0},

@@ -18,6 +18,7 @@ import torch
 
 from mlxhog.checkpoint.formats.weights import read
 from mlxhog.errors import CheckpointError
+from tests.pairs import each_of
 
 READ = """
 import resource, sys
@@ -84,8 +85,8 @@ BEYOND = {
 }
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "old-layout"])
-@pytest.mark.parametrize("claim", BEYOND.values(), ids=BEYOND)
+@each_of("zipped", [True, False], ids=["archive", "old-layout"])
+@each_of("claim", BEYOND.values(), ids=BEYOND)
 def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(
     tmp_path: Path, claim: Claim, zipped: bool
 ) -> None:

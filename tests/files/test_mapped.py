@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog.files import mapped, tensors
+from tests.pairs import each_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -43,7 +44,7 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad) -> No
         assert not mapped.copy(array, np.empty(40, np.float32))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@each_of("dtype", [np.float16, np.float32, np.float64])
 def test_the_largest_finite_numbers_are_finite(dtype) -> None:
     assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
     assert mapped.is_finite(np.full(100, np.finfo(dtype).min, dtype))

@@ -9,22 +9,23 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, listen, url_of
+from tests.pairs import each_of
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8321", "127.0.0.1:80", "[::1]:8321"])
+@each_of("host", ["localhost", "LOCALHOST:8321", "127.0.0.1:80", "[::1]:8321"])
 def test_a_request_under_the_servers_own_name_is_taken(host: str) -> None:
     check_names({b"host": host.encode()}, OWN_NAMES)
     check_names({b"host": host.encode(), b"origin": f"http://{host}".encode()}, OWN_NAMES)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:80", "", "[::1", "@"])
+@each_of("host", ["evil.example", "localhost.evil.example:80", "", "[::1", "@"])
 def test_a_request_under_another_name_is_refused(host: str) -> None:
     with pytest.raises(ForeignRequest, match="is not") as refused:
         check_names({b"host": host.encode()}, OWN_NAMES)
     assert refused.value.status == 421
 
 
-@pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://localhost:1"])
+@each_of("origin", ["null", "http://evil.example", "http://localhost:1"])
 def test_a_request_from_a_page_of_another_site_is_refused(origin: str) -> None:
     for names in (OWN_NAMES, None):
         with pytest.raises(ForeignRequest, match="web pages of") as refused:
@@ -46,7 +47,7 @@ def test_a_port_in_use_is_named() -> None:
         assert url_of(listener) == f"http://127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize("host", ["no such host", "192.0.2.7", "a" * 300])
+@each_of("host", ["no such host", "192.0.2.7", "a" * 300])
 def test_an_address_that_is_not_there_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="no such address|no address of this machine"):
         listen(host, 0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load
+from tests.pairs import each_of
 
 MAC = Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
 
@@ -76,7 +77,7 @@ def test_a_record_is_named_by_chip_system_and_mlx() -> None:
     assert "/" not in identity().file_name
 
 
-@pytest.mark.parametrize("field", ["chip", "system", "mlxhog", "mlx", "torch"])
+@each_of("field", ["chip", "system", "mlxhog", "mlx", "torch"])
 def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, field: str) -> None:
     stored(tmp_path, replace(MAC, **{field: "other"}), litmus=adds("metal:mlx", "metal:mlx"))
     found = load(tmp_path, MAC)
@@ -84,7 +85,7 @@ def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, f
     assert f"{field} other, this is {getattr(MAC, field)}" in found.gpu_write(["mlx:gpu"]).reason
 
 
-@pytest.mark.parametrize(
+@each_of(
     "text",
     [
         "",
@@ -135,7 +136,7 @@ def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("changes", [{"lost": 1}, {"torn": 1}, {"error": "it hung"}])
+@each_of("changes", [{"lost": 1}, {"torn": 1}, {"error": "it hung"}])
 def test_one_lost_or_torn_value_or_a_failure_forbids_gpu_writes(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -174,7 +175,7 @@ def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) ->
     assert "packed16_add half" in verdict.reason
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("parts", "ok", "said"),
     [
         ({}, True, "300 tokens/s with the Metal kernels, 200 with the operations of mlx"),

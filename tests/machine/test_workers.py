@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.machine import Machine, here
 from mlxhog.machine.workers import BACKENDS, WorkerChoice, missing, resolve_workers
+from tests.pairs import each_of
 
 BOTH = frozenset({"mlx", "torch"})
 
@@ -27,7 +28,7 @@ def test_two_linux_cores_run_one_worker_of_each_framework():
     assert listed(resolve_workers("auto", machine=linux())) == [("mlx:cpu", 1), ("torch:cpu", 1)]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("chip", "cores", "gpu", "cpu"),
     [
         ("Apple M1", 4, 1, 1),
@@ -124,7 +125,7 @@ def test_a_mac_lacks_nothing():
     assert [missing(backend, mac()) for backend in BACKENDS] == [None] * 4
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "said"),
     [
         ("torch:cup", "did you mean 'torch:cpu'"),
@@ -157,7 +158,7 @@ def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
     ]
 
 
-@pytest.mark.parametrize(
+@each_of(
     "speeds",
     [
         {},

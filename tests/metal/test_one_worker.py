@@ -15,6 +15,7 @@ from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.target import Record
 from tests.metal.shared import shared
 from tests.optim.small import Slot
+from tests.pairs import each_of
 
 MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items()]
 WIDTH = 40
@@ -79,9 +80,9 @@ def trained(optimizer: Optimizer, mode: int, form: str, *, recorded: bool = Fals
         return [segment.floats.copy(), *private.values(), *both.values(), *record]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("form", ["all dense", "rows", "rows of a dense parameter"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_of("mode", MODES)
+@each_of("form", ["all dense", "rows", "rows of a dense parameter"])
+@each_of("name", OPTIMIZERS)
 def test_every_mode_of_every_optimizer_gives_the_references_bits(
     name: str, form: str, mode: int
 ) -> None:
@@ -92,8 +93,8 @@ def test_every_mode_of_every_optimizer_gives_the_references_bits(
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw, shared moments"])
+@each_of("mode", MODES)
+@each_of("name", ["sgd", "momentum", "adamw, shared moments"])
 def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name: str, mode: int) -> None:
     make = OPTIMIZERS[name]
     native, reference, plain = (
@@ -110,7 +111,7 @@ def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name: str, m
         assert np.count_nonzero(steps) > 0.9 * (DENSE.size + VECTOR.size)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_of("mode", MODES)
 @given(data=st.data())
 def test_adds_of_any_size_and_alignment_give_the_references_bits(
     mode: int, data: st.DataObject
@@ -132,7 +133,7 @@ def test_adds_of_any_size_and_alignment_give_the_references_bits(
         assert not segment.words.any()
 
 
-@pytest.mark.parametrize("n", [1, 15, 1024, 4099])
+@each_of("n", [1, 15, 1024, 4099])
 def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
     rng = np.random.default_rng(0)
     src, prev = rng.standard_normal((2, n), dtype=np.float32)
@@ -150,14 +151,14 @@ def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
     np.testing.assert_allclose(dst, src + 3 * (last + 0.5 * (last - prev)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("n", [0, 1, 16, 33, 100_003])
+@each_of("n", [0, 1, 16, 33, 100_003])
 def test_sum_of_squares_is_a_float64_sum(n: int) -> None:
     g = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
     assert _native.sumsq(g) == pytest.approx(updates_reference.sumsq(g), rel=1e-14)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 17, 99])
+@each_of("bad", [np.nan, np.inf, -np.inf])
+@each_of("at", [0, 17, 99])
 def test_sum_of_squares_is_finite_only_if_every_element_is(bad: float, at: int) -> None:
     g = np.full(100, 3e38, np.float32)  # its square overflows float32, not float64
     assert np.isfinite(_native.sumsq(g))

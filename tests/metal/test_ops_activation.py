@@ -1,17 +1,17 @@
 """SwiGLU and the soft cap equal their float64 definitions; infinities and NaN behave."""
 
 import numpy as np
-import pytest
 
 from mlxhog._native import ops
 from mlxhog.models.ops.activations import ACTIVATIONS, known
 from mlxhog.models.ops.reference import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
+from tests.pairs import each_of
 from tests.tolerances import OP_F32, assert_close
 
-sizes = pytest.mark.parametrize("size", [1, 15, 16, 1000, 40_001])
-threads = pytest.mark.parametrize("threads", [1, 2])
+sizes = each_of("size", [1, 15, 16, 1000, 40_001])
+threads = each_of("threads", [1, 2])
 
 
 @sizes
@@ -29,7 +29,7 @@ def test_swiglu_and_its_gradients(size: int, threads: int) -> None:
 
 @sizes
 @threads
-@pytest.mark.parametrize("name", sorted({known(name) for name in ACTIVATIONS}))
+@each_of("name", sorted({known(name) for name in ACTIVATIONS}))
 def test_glu_and_its_gradients(size: int, threads: int, name: str) -> None:
     gate, up, d_out = draw(size, scale=4), draw(size, seed=1), draw(size, seed=2)
     out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
@@ -50,7 +50,7 @@ def test_gelu_is_precise_where_it_is_nearly_zero() -> None:
     assert (np.abs(out - wanted) <= 4e-6 * np.abs(wanted)).all()
 
 
-@pytest.mark.parametrize("name", sorted({known(name) for name in ACTIVATIONS}))
+@each_of("name", sorted({known(name) for name in ACTIVATIONS}))
 def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
     x = np.array([np.nan, 0.0, 1e4, -1e4], np.float32)
     out, slope, d_up = unwritten(4), unwritten(4), unwritten(4)
@@ -64,7 +64,7 @@ def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
 
 @sizes
 @threads
-@pytest.mark.parametrize("cap", [15.0, 30.0, 0.5])
+@each_of("cap", [15.0, 30.0, 0.5])
 def test_soft_cap_and_its_gradient(size: int, threads: int, cap: float) -> None:
     x, d_out = draw(size, scale=cap), draw(size, seed=1)
     out, dx = unwritten(size), unwritten(size)

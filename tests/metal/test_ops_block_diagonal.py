@@ -8,6 +8,7 @@ import pytest
 from mlxhog._native import ops
 from mlxhog.models.ops.reference import layers_numpy
 from tests.metal.sample import draw, unwritten, wide
+from tests.pairs import each_of
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 
 # Rows, and (G, out / G, in / G) of every weight: each size with a kernel of its own, rows that
@@ -43,7 +44,7 @@ def gradients(rows: int, blocks: Blocks, threads: int) -> tuple[Any, list[Any], 
 
 
 @cases
-@pytest.mark.parametrize("threads", [1, 3])
+@each_of("threads", [1, 3])
 def test_outputs_and_gradients(rows: int, blocks: Blocks, threads: int) -> None:
     x, weights, dys = arguments(rows, blocks)
     biases = [draw(dy.shape[1]) if k % 2 == 0 else None for k, dy in enumerate(dys)]

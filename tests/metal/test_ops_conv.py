@@ -8,12 +8,13 @@ import pytest
 from mlxhog._native import ops
 from mlxhog.models.ops.reference import layers_numpy
 from tests.metal.sample import draw, unwritten, wide
+from tests.pairs import each_of
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 
 # B, S, C, K: more taps than one pass takes, several tasks, fewer positions than taps, one of each.
 SHAPES = [(2, 300, 16, 4), (3, 9, 40, 5), (2, 130, 3, 9), (1, 1, 7, 4), (1, 2, 1, 8), (1, 1, 1, 1)]
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-threads = pytest.mark.parametrize("threads", [1, 3])
+shapes = each_of("shape", SHAPES, ids=str)
+threads = each_of("threads", [1, 3])
 PARTS = ("dx", "dw", "db", "d_state")
 
 
@@ -39,8 +40,8 @@ def gradients(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any,
 
 @shapes
 @threads
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("silu", [False, True])
+@each_of("packed", [False, True])
+@each_of("silu", [False, True])
 def test_output_last_inputs_and_gradients(
     shape: tuple[int, ...], threads: int, packed: bool, silu: bool
 ) -> None:

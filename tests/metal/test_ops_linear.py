@@ -5,12 +5,13 @@ import pytest
 
 from mlxhog._native import ops
 from tests.metal.sample import draw, unwritten, wide
+from tests.pairs import each_of
 from tests.tolerances import OP_F32, assert_close
 
 
-@pytest.mark.parametrize("rows", [0, 1, 13, 14, 15, 300])
-@pytest.mark.parametrize("width", [1, 17, 32, 600])
-@pytest.mark.parametrize("threads", [1, 2])
+@each_of("rows", [0, 1, 13, 14, 15, 300])
+@each_of("width", [1, 17, 32, 600])
+@each_of("threads", [1, 2])
 def test_outputs_and_gradients(rows: int, width: int, threads: int) -> None:
     outs = (1, 4, 15, 33, 64)
     x = draw(rows, width)

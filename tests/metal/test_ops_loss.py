@@ -6,6 +6,7 @@ import pytest
 from mlxhog._native import ops
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
+from tests.pairs import each_of
 from tests.tolerances import OP_F32, assert_close
 
 
@@ -16,11 +17,11 @@ def labels_of(rows: int, V: int, masked: float) -> np.ndarray:
     return labels
 
 
-@pytest.mark.parametrize(("rows", "V"), [(1, 1), (1, 2), (7, 33), (200, 320)])
-@pytest.mark.parametrize("masked", [0.0, 0.4, 1.1])
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-@pytest.mark.parametrize("cap", [30.0, None])
+@each_of(("rows", "V"), [(1, 1), (1, 2), (7, 33), (200, 320)])
+@each_of("masked", [0.0, 0.4, 1.1])
+@each_of("threads", [1, 3])
+@each_of("scale", [1.0, 100.0])
+@each_of("cap", [30.0, None])
 def test_sum_count_and_gradient(
     rows: int, V: int, masked: float, threads: int, scale: float, cap: float | None
 ) -> None:
@@ -36,7 +37,7 @@ def test_sum_count_and_gradient(
     assert not gradient[labels == -100].any()
 
 
-@pytest.mark.parametrize("cap", [30.0, None])
+@each_of("cap", [30.0, None])
 def test_the_sum_without_a_gradient_is_the_same(cap: float | None) -> None:
     logits, labels = draw(100, 50), labels_of(100, 50, 0.2)
     with_gradient = ops.cross_entropy(logits, labels, unwritten(100, 50), cap=cap, threads=1)
@@ -55,7 +56,7 @@ def test_logits_of_any_size_need_no_cap() -> None:
     assert nats == 0.0
 
 
-@pytest.mark.parametrize("cap", [30.0, None])
+@each_of("cap", [30.0, None])
 def test_a_nan_logit_makes_the_sum_nan(cap: float | None) -> None:
     logits = draw(3, 5)
     logits[1, 2] = np.nan
@@ -63,7 +64,7 @@ def test_a_nan_logit_makes_the_sum_nan(cap: float | None) -> None:
     assert np.isnan(nats)
 
 
-@pytest.mark.parametrize("label", [5, -1, -101])
+@each_of("label", [5, -1, -101])
 def test_a_label_outside_the_vocabulary_is_refused_with_its_place(label: int) -> None:
     labels = np.array([0, label], np.int32)
     with pytest.raises(ValueError, match=rf"label {label} at position 1 .* \[0, 5\)"):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlxhog._native import ops
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.metal.sample import wide
+from tests.pairs import each_of
 from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_ANY_F32, STATE_F32, assert_close
 
 Array = NDArray[Any]
@@ -83,7 +84,7 @@ def assert_same(actual: Mapping[str, Array], expected: Mapping[str, Array], tole
         assert_close(actual[name], expected[name], tolerance, label=name)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("B", "S", "NH", "DK", "DV", "chunk"),
     [
         (1, 1, 1, 1, 1, 64),
@@ -108,7 +109,7 @@ def test_results_and_gradients_equal_the_recurrence(
     assert_same(grads, expected_grads, GRADIENT_ANY_F32)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "gates",
     [
         {"i": -10.0},  # a fresh model
@@ -120,7 +121,7 @@ def test_results_and_gradients_equal_the_recurrence(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("zero_state", [True, False])
+@each_of("zero_state", [True, False])
 def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> None:
     cell = sample(2, 75, 2, 16, 32, zero_state=zero_state)
     for name, value in gates.items():
@@ -155,8 +156,8 @@ def test_the_thread_count_does_not_change_a_bit() -> None:
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.parametrize("S", [1, 16, 70, 96])
-@pytest.mark.parametrize("stride", [2, 3, 5, 100])
+@each_of("S", [1, 16, 70, 96])
+@each_of("stride", [2, 3, 5, 100])
 def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S: int, stride: int) -> None:
     cell = sample(2, S, 2, 16, 32)
     for kept, all_kept in zip(run(cell, 16, stride=stride), run(cell, 16), strict=True):
@@ -164,7 +165,7 @@ def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S: int, stride: in
             np.testing.assert_array_equal(kept[name], all_kept[name])
 
 
-@pytest.mark.parametrize(("DK", "chunk"), [(8, 64), (64, 64), (100, 64), (512, 64), (64, 1)])
+@each_of(("DK", "chunk"), [(8, 64), (64, 64), (100, 64), (512, 64), (64, 1)])
 def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(
     DK: int, chunk: int
 ) -> None:

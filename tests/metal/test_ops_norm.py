@@ -7,6 +7,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops.reference import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
+from tests.pairs import each_of
 from tests.tolerances import NORM_GRADIENT_F32, OP_F32, assert_close
 
 EPS = 1e-6
@@ -34,9 +35,7 @@ def test_rms_norm_of_tiny_rows_keeps_its_eps() -> None:
     assert_close(out, reference.rms_norm(*wide(x, w), eps=EPS), OP_F32)
 
 
-@pytest.mark.parametrize(
-    ("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)]
-)
+@each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
 @threads
 def test_head_norm_gate_and_its_gradients(rows: int, heads: int, width: int, threads: int) -> None:
     d = heads * width
@@ -55,9 +54,7 @@ def test_head_norm_gate_and_its_gradients(rows: int, heads: int, width: int, thr
         assert_close(actual, expected, OP_F32, label=name)
 
 
-@pytest.mark.parametrize(
-    ("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)]
-)
+@each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
 @threads
 def test_layer_norm_and_its_gradients(rows: int, heads: int, width: int, threads: int) -> None:
     x, w = draw(rows, heads, width), draw(heads * width)
@@ -72,9 +69,7 @@ def test_layer_norm_and_its_gradients(rows: int, heads: int, width: int, threads
     assert_close(dw, (d_out * unit).sum(0).ravel(), OP_F32, label="dw")
 
 
-@pytest.mark.parametrize(
-    ("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)]
-)
+@each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
 @threads
 def test_head_norm_skip_gate_and_its_gradients(
     rows: int, heads: int, width: int, threads: int

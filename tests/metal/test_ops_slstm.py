@@ -10,6 +10,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
 from tests.metal.sample import Array, unwritten, wide
 from tests.models.slstm import INPUTS, STATE, slstm_inputs, slstm_state
+from tests.pairs import each_of
 from tests.tolerances import SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
 GATES = INPUTS[:4]
@@ -78,8 +79,8 @@ def assert_is_the_cell(cell: Cell) -> None:
         assert_close(found[name], value, tolerance, label=name)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
-@pytest.mark.parametrize(
+@each_of("packed", [False, True], ids=["one document", "packed"])
+@each_of(
     ("B", "S", "NH", "DH"),
     [(1, 1, 1, 1), (2, 1, 3, 5), (3, 20, 2, 8), (1, 9, 1, 33), (15, 6, 1, 16), (29, 3, 2, 4)],
 )
@@ -89,8 +90,8 @@ def test_results_and_gradients_equal_the_float64_cell(
     assert_is_the_cell(sample(B, S, NH, DH, packed=packed))
 
 
-@pytest.mark.parametrize("zero_state", [True, False])
-@pytest.mark.parametrize(
+@each_of("zero_state", [True, False])
+@each_of(
     "gates",
     [
         {"i": -30.0},
@@ -111,8 +112,8 @@ def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> 
     assert_is_the_cell(cell)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
-@pytest.mark.parametrize("threads", [2, 3, 16])
+@each_of("packed", [False, True], ids=["one document", "packed"])
+@each_of("threads", [2, 3, 16])
 def test_any_number_of_threads_gives_the_same_bits(threads: int, packed: bool) -> None:
     for sizes in ((16, 9, 2, 24), (5, 6, 1, 5)):
         cell = sample(*sizes, packed=packed)
@@ -130,8 +131,8 @@ def test_the_output_does_not_depend_on_whether_the_tape_is_kept() -> None:
         np.testing.assert_array_equal(value, found[name])
 
 
-@pytest.mark.parametrize("zero_state", [True, False])
-@pytest.mark.parametrize("name", INPUTS)
+@each_of("zero_state", [True, False])
+@each_of("name", INPUTS)
 def test_nan_in_any_input_reaches_the_output(name: str, zero_state: bool) -> None:
     cell = sample(1, 6, 1, 4, zero_state=zero_state)
     cell.inputs[name].reshape(-1)[0] = np.nan

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from tests.metal.shared import Shared, run, shared
+from tests.pairs import each_of
 
 Bits16 = NDArray[np.uint16]
 Words = NDArray[np.uint32]
@@ -50,8 +51,8 @@ def assert_same(got: Bits16, wanted: Bits16, *, bfloat: bool) -> None:
     np.testing.assert_array_equal(got[~nan], wanted[~nan])
 
 
-@pytest.mark.parametrize("bfloat", [False, True], ids=["half", "bfloat"])
-@pytest.mark.parametrize("seed", range(8))
+@each_of("bfloat", [False, True], ids=["half", "bfloat"])
+@each_of("seed", range(8))
 def test_every_pattern_of_16_bits_is_added_and_rounded_as_by_numpy(bfloat: bool, seed: int) -> None:
     a = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
     rng = np.random.default_rng(seed)
@@ -106,7 +107,7 @@ def test_processes_that_add_at_once_lose_nothing(segment: Shared, bfloat: bool) 
     np.testing.assert_array_equal(found, np.full(2 * WORDS, WRITERS * ADDS))
 
 
-@pytest.mark.parametrize(("offset", "n"), [(0, 5), (4, 1), (5, 0), (1, 4)])
+@each_of(("offset", "n"), [(0, 5), (4, 1), (5, 0), (1, 4)])
 def test_words_outside_the_array_are_refused(offset: int, n: int) -> None:
     words: Words = np.zeros(4, np.uint32)
     with pytest.raises(ValueError, match="do not fit the array of 4"):
@@ -114,7 +115,7 @@ def test_words_outside_the_array_are_refused(offset: int, n: int) -> None:
     assert not words.any()
 
 
-@pytest.mark.parametrize(
+@each_of(
     "delta",
     [np.ones(2, np.float32), np.ones(4, np.float16), np.ones(8, np.uint32)[::2]],
     ids=["float32", "unpacked", "strided"],

@@ -18,6 +18,7 @@ from mlxhog.optim.gradients import Float32, Int32
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, run, shared, spawned
 from tests.metal.test_one_worker import MODES
 from tests.optim.small import Slot
+from tests.pairs import each_of
 
 LOSSLESS, RACY, CAS = 0, 1, 2
 WIDTH = 40
@@ -32,9 +33,9 @@ def some(rng: np.random.Generator, slot: Slot, n: int) -> Int32:
     return np.sort(rng.choice(slot.size, n, replace=False)).astype(np.int32)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("slot", [DENSE, ROWS], ids=["dense", "rows"])
-@pytest.mark.parametrize("n", [0, 1, 700])
+@each_of("mode", MODES)
+@each_of("slot", [DENSE, ROWS], ids=["dense", "rows"])
+@each_of("n", [0, 1, 700])
 def test_one_worker_gives_the_bits_of_the_reference(mode: int, slot: Slot, n: int) -> None:
     rng = np.random.default_rng(n)
     index, values = some(rng, slot, n), rng.standard_normal(n, dtype=np.float32)
@@ -50,7 +51,7 @@ def test_one_worker_gives_the_bits_of_the_reference(mode: int, slot: Slot, n: in
         np.testing.assert_array_equal(segment.floats.view(np.uint32), wanted.view(np.uint32))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("index", "values", "what"),
     [
         ([3, 2], [1, 1], "ascending"),

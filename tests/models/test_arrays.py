@@ -1,9 +1,9 @@
 """The array functions are the same in both frameworks, as NumPy says."""
 
 import numpy as np
-import pytest
 
 from mlxhog.models.ops.kernels import CHOICES, arrays, choose
+from tests.pairs import each_of
 
 X = np.linspace(-2.0, 2.0, 12).reshape(3, 4)
 EXPRESSIONS = {
@@ -62,8 +62,8 @@ EXPRESSIONS = {
 }
 
 
-@pytest.mark.parametrize("framework", ["torch", "mlx"])
-@pytest.mark.parametrize("name", EXPRESSIONS)
+@each_of("framework", ["torch", "mlx"])
+@each_of("name", EXPRESSIONS)
 def test_a_function_computes_what_numpy_does(framework, name):
     compute, expected = EXPRESSIONS[name]
     xp = arrays(framework)
@@ -73,8 +73,8 @@ def test_a_function_computes_what_numpy_does(framework, name):
     np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("framework", ["torch", "mlx"])
-@pytest.mark.parametrize("kernels", [name for name in CHOICES if name != "metal"])
+@each_of("framework", ["torch", "mlx"])
+@each_of("kernels", [name for name in CHOICES if name != "metal"])
 def test_every_choice_of_operators_brings_them(framework, kernels):
     xp = choose(framework, kernels, "cpu").xp
     assert xp is arrays(framework)

@@ -6,6 +6,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
+from tests.pairs import each_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50304,
@@ -19,7 +20,7 @@ def make(**changes: Any) -> XLSTMLargeConfig:
     return XLSTMLargeConfig(**(SIZES | changes))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "count"),
     [
         ({}, 162_303_840),
@@ -36,7 +37,7 @@ def test_parameter_counts_are_those_of_the_published_models(
     assert param_count(make(**changes)) == count
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("d", "width"),
     [(64, 192), (128, 384), (192, 512), (256, 704), (320, 896), (384, 1024), (512, 1408)]
     + [(640, 1728), (768, 2048), (1024, 2752), (2048, 5504), (4096, 10944)],
@@ -77,7 +78,7 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_size() -> None:
         make(hidden_size=96, num_heads=32, qk_dim_factor=1.0, v_dim_factor=0.75)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "message"),
     [
         ({"num_heads": 0}, "num_heads is 0; set it to a finite number above 0"),
@@ -126,7 +127,7 @@ def test_transformers_reads_what_is_written() -> None:
     assert theirs.autocast_kernel_dtype == "float32"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "message"),
     [
         ({"hidden_size": "wide"}, "hidden_size is 'wide' of type str; give it as int"),

@@ -8,6 +8,7 @@ from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.spec import initial_value
 from tests.models.golden import MODELS, TRAINED, V1_MODELS, model_case
 from tests.models.twins import TWINS, Twin
+from tests.pairs import each_of
 from tests.tolerances import (
     FLOAT64,
     GRADIENT_F32,
@@ -20,11 +21,11 @@ from tests.tolerances import (
 
 pytestmark = pytest.mark.slow
 
-all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
 @all_twins
-@pytest.mark.parametrize("name", [*MODELS, *V1_MODELS])
+@each_of("name", [*MODELS, *V1_MODELS])
 def test_logits_equal_the_recorded_ones(twin: Twin, name: str) -> None:
     case = model_case(name)
     logits, _ = twin.logits(case.cfg, case.params, case.tokens)
@@ -33,7 +34,7 @@ def test_logits_equal_the_recorded_ones(twin: Twin, name: str) -> None:
 
 
 @all_twins
-@pytest.mark.parametrize("name", [*(name for name in MODELS if name.startswith("hf_")), *V1_MODELS])
+@each_of("name", [*(name for name in MODELS if name.startswith("hf_")), *V1_MODELS])
 def test_the_residual_stream_equals_the_recorded_one_after_every_block(
     twin: Twin, name: str
 ) -> None:
@@ -46,7 +47,7 @@ def test_the_residual_stream_equals_the_recorded_one_after_every_block(
 
 
 @all_twins
-@pytest.mark.parametrize("name", [*TRAINED, *V1_MODELS])
+@each_of("name", [*TRAINED, *V1_MODELS])
 def test_loss_and_every_gradient_equal_the_recorded_ones(twin: Twin, name: str) -> None:
     case = model_case(name)
     loss, grads = twin.loss_and_grads(case.cfg, case.params, case.tokens, case.labels)
@@ -57,7 +58,7 @@ def test_loss_and_every_gradient_equal_the_recorded_ones(twin: Twin, name: str) 
 
 
 @all_twins
-@pytest.mark.parametrize("name", ["hf_d_generate", "large_a", "large_b_oddlen"])
+@each_of("name", ["hf_d_generate", "large_a", "large_b_oddlen"])
 def test_the_state_after_a_sequence_equals_the_recorded_one(twin: Twin, name: str) -> None:
     case = model_case(name)
     _, state = twin.logits(case.cfg, case.params, case.tokens)
@@ -67,7 +68,7 @@ def test_the_state_after_a_sequence_equals_the_recorded_one(twin: Twin, name: st
 
 
 @all_twins
-@pytest.mark.parametrize("name", ["large_a", "large_b_oddlen", *V1_MODELS])
+@each_of("name", ["large_a", "large_b_oddlen", *V1_MODELS])
 def test_one_token_at_a_time_gives_the_recorded_logits_and_state(twin: Twin, name: str) -> None:
     case = model_case(name)
     state = twin.zero_state(case.cfg, len(case.tokens))
@@ -81,7 +82,7 @@ def test_one_token_at_a_time_gives_the_recorded_logits_and_state(twin: Twin, nam
 
 
 @all_twins
-@pytest.mark.parametrize("name", ["hf_d_generate", "large_a"])
+@each_of("name", ["hf_d_generate", "large_a"])
 def test_greedy_generation_gives_the_recorded_tokens(twin: Twin, name: str) -> None:
     case = model_case(name)
     prompt, ids = case.tensors["greedy_prompt"], case.tensors["greedy_ids"]
@@ -94,7 +95,7 @@ def test_greedy_generation_gives_the_recorded_tokens(twin: Twin, name: str) -> N
         np.testing.assert_array_equal(token[:, 0], ids[:, position])
 
 
-@pytest.mark.parametrize("name", V1_MODELS)
+@each_of("name", V1_MODELS)
 def test_the_reference_equals_the_recorded_float64_runs(name: str) -> None:
     case = model_case(name)
     # The package's parallel form takes its stabiliser from the sequence alone, as a recurrence
@@ -112,7 +113,7 @@ def test_the_reference_equals_the_recorded_float64_runs(name: str) -> None:
     assert_close(nats[case.labels >= 0].mean(), case.tensors["loss_f64"][0], FLOAT64)
 
 
-@pytest.mark.parametrize("name", V1_MODELS)
+@each_of("name", V1_MODELS)
 def test_the_gradients_of_the_reference_equal_the_recorded_ones(name: str) -> None:
     case = model_case(name)
     loss, grads = lm_numpy.differentiate(case.cfg, case.params, case.tokens, case.labels)
@@ -122,7 +123,7 @@ def test_the_gradients_of_the_reference_equal_the_recorded_ones(name: str) -> No
         assert_close(grads[parameter], recorded, GRADIENT_F32, label=parameter)
 
 
-@pytest.mark.parametrize("name", V1_MODELS)
+@each_of("name", V1_MODELS)
 def test_names_and_shapes_are_those_of_the_package_and_so_are_fresh_biases(name: str) -> None:
     case = model_case(name)
     spec = param_spec(case.cfg)

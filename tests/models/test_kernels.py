@@ -9,6 +9,7 @@ from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import CHOICES, Ops, choose, resolve
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
+from tests.pairs import each_of
 
 OPS = [name for name in vars(Ops) if not name.startswith("_")]
 
@@ -62,7 +63,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
         choose("torch", "fast", "cpu")
 
 
-@pytest.mark.parametrize("name", OPS)
+@each_of("name", OPS)
 def test_every_module_offers_every_op_with_the_same_arguments(name: str) -> None:
     expected = [p for p in inspect.signature(getattr(Ops, name)).parameters if p != "self"]
     for framework in ("torch", "mlx"):

@@ -15,7 +15,7 @@ from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
 from tests.models.twins import TWINS, Twin
-from tests.pairs import in_pairs
+from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
     CELL_EXTREME_F32,
     CELL_F32,
@@ -105,9 +105,9 @@ WITH_STATE = {
 }
 PARALLEL = {f"{framework}-parallel": PLAIN[framework]["parallel"] for framework in PLAIN}
 FORMS = WITH_STATE | PARALLEL
-forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-forms_with_state = pytest.mark.parametrize("form", WITH_STATE.values(), ids=WITH_STATE)
-frameworks = pytest.mark.parametrize("framework", PLAIN)
+forms = each_of("form", FORMS.values(), ids=FORMS)
+forms_with_state = each_of("form", WITH_STATE.values(), ids=WITH_STATE)
+frameworks = each_of("framework", PLAIN)
 
 SIZES = {f"S={S}": S for S in (1, 4, 7, 33)}
 EPS = (1e-6, 1e-3, 0.1)
@@ -144,7 +144,7 @@ def tolerance(name: str) -> Tolerance:
 
 
 @forms
-@pytest.mark.parametrize("name", CELLS)
+@each_of("name", CELLS)
 def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: str) -> None:
     case = cell_case(name)
     if form in PARALLEL.values() and case.state is not None:
@@ -206,7 +206,7 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
 
 
 @frameworks
-@pytest.mark.parametrize("S", [1, 7, 100])
+@each_of("S", [1, 7, 100])
 def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: str, S: int) -> None:
     x = cell_inputs(2, S, *WIDTHS, seed=S)
     how: dict[str, Any] = {"eps": 0.0, "chunk_size": S}
@@ -247,8 +247,8 @@ def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_
     assert_close(h, case.h("recurrent_f64"), tolerance(name))
 
 
-@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
-@pytest.mark.parametrize("name", CELLS)
+@each_of("twin", TWINS.values(), ids=TWINS)
+@each_of("name", CELLS)
 def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, name: str) -> None:
     case = cell_case(name)
     state = case.state

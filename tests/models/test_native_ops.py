@@ -13,6 +13,7 @@ from mlxhog.models.ops.native import adapter_mlx, adapter_torch, layers, sequenc
 from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
 from tests.models.twins import TWINS, Twin
+from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
 
 Arrays = Mapping[str, Any]
@@ -49,7 +50,7 @@ def test_linears_are_products_with_the_transposed_weights(
     assert_close(alone, outs[0], OP_F32)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("rows", "width", "out"),
     [
         (1, 1, 1),
@@ -58,7 +59,7 @@ def test_linears_are_products_with_the_transposed_weights(
         (2, 33, 31_800),  # more columns than are packed at once
     ],
 )
-@pytest.mark.parametrize("threads", [1, 3])
+@each_of("threads", [1, 3])
 def test_linears_of_any_size_are_right_in_every_block(
     rows: int, width: int, out: int, threads: int
 ) -> None:

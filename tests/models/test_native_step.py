@@ -19,6 +19,7 @@ from mlxhog.models.xlstm_v1.block_config import (
 )
 from tests.models.golden import model_case
 from tests.models.twins import Twin
+from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, STATE_F32, assert_close
 
 PLAIN = Twin("torch", "reference")
@@ -107,7 +108,7 @@ def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
     return np.stack(logits, axis=1), state
 
 
-@pytest.mark.parametrize("name", SIZES)
+@each_of("name", SIZES)
 def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) -> None:
     cfg, params = model(name)
     tokens = np.random.default_rng(2).integers(0, cfg.vocab_size, (3, 9)).astype(np.int32)
@@ -121,17 +122,15 @@ def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) ->
             assert_close(result, recorded, STATE_F32, label=f"part {part} of block {layer}")
 
 
-@pytest.mark.parametrize(
-    "name", ["large_a", "large_b_oddlen", "hf_d_generate", "v1_mixed_7to1", "v1_slstm_b"]
-)
+@each_of("name", ["large_a", "large_b_oddlen", "hf_d_generate", "v1_mixed_7to1", "v1_slstm_b"])
 def test_steps_give_what_the_references_recorded(name: str) -> None:
     case = model_case(name)
     logits, _ = decode(native(case.cfg, case.params, threads=1), case.tokens)
     assert_close(logits, case.tensors["logits_f64"], LOGITS_F32)
 
 
-@pytest.mark.parametrize("rows", [7, 41])  # fewer than lanes, and groups of lanes for two threads
-@pytest.mark.parametrize("name", SIZES)
+@each_of("rows", [7, 41])  # fewer than lanes, and groups of lanes for two threads
+@each_of("name", SIZES)
 def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name: str, rows: int) -> None:
     cfg, params = model(name)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (rows, 5)).astype(np.int32)
@@ -143,7 +142,7 @@ def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name: str, row
         np.testing.assert_array_equal(state_alone[0], state[row])
 
 
-@pytest.mark.parametrize("name", ["usual", "v1"])
+@each_of("name", ["usual", "v1"])
 def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name: str) -> None:
     cfg, params = model(name)
     tokens = np.random.default_rng(4).integers(0, 70, (2, 8)).astype(np.int32)
@@ -155,7 +154,7 @@ def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name: str) -
     assert_close(np.concatenate([logits, last], axis=1), expected[:, 5:], LOGITS_F32)
 
 
-@pytest.mark.parametrize("name", ["usual", "v1"])
+@each_of("name", ["usual", "v1"])
 def test_a_step_leaves_the_state_before_it_alone(name: str) -> None:
     cfg, params = model(name)
     decoder = native(cfg, params, threads=1)
@@ -167,7 +166,7 @@ def test_a_step_leaves_the_state_before_it_alone(name: str) -> None:
     np.testing.assert_array_equal(first, again)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "parameter"),
     [
         ("usual", "backbone.blocks.0.mlstm_layer.igate_preact.bias"),
@@ -184,7 +183,7 @@ def test_a_parameter_that_is_not_finite_shows_in_the_logits(name: str, parameter
     assert np.isnan(logits).any()
 
 
-@pytest.mark.parametrize("name", ["usual", "v1"])
+@each_of("name", ["usual", "v1"])
 def test_a_token_outside_the_vocabulary_is_named(name: str) -> None:
     cfg, params = model(name)
     decoder = native(cfg, params, threads=1)
@@ -204,9 +203,7 @@ def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32() -> 
     assert not result({name: value.astype(np.float16) for name, value in params.items()}, "native")
 
 
-@pytest.mark.parametrize(
-    "missing", ["blocks.0.xlstm.q_proj.weight", "blocks.0.xlstm.conv1d.conv.bias"]
-)
+@each_of("missing", ["blocks.0.xlstm.q_proj.weight", "blocks.0.xlstm.conv1d.conv.bias"])
 def test_a_model_that_lacks_a_layer_is_refused(missing: str) -> None:
     cfg, params = model("v1")
     del params[f"xlstm_block_stack.{missing}"]
@@ -222,7 +219,7 @@ def test_a_v1_step_refuses_to_write_over_the_state_it_reads() -> None:
         decoder._native.step(np.array([1], np.int32), state, state, logits, threads=1)
 
 
-@pytest.mark.parametrize("name", ["usual", "v1"])
+@each_of("name", ["usual", "v1"])
 def test_fewer_than_one_thread_is_one(name: str) -> None:
     cfg, params = model(name)
     tokens = np.array([[1, 2]], np.int32)

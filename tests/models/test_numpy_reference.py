@@ -9,6 +9,7 @@ from mlxhog.models import lm_numpy
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, MODELS, TRAINED, cell_case, model_case
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
+from tests.pairs import each_of
 from tests.tolerances import (
     FINITE_DIFFERENCE,
     FLOAT64,
@@ -19,7 +20,7 @@ from tests.tolerances import (
 )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_of("name", MODELS)
 def test_logits_equal_the_recorded_float64_ones(name: str) -> None:
     case = model_case(name)
     x = lm_numpy.embed(case.cfg, case.params, case.tokens)
@@ -36,7 +37,7 @@ def test_loss_and_every_gradient_equal_the_recorded_ones(name: str) -> None:
         assert_close(grads[parameter], recorded, GRADIENT_F32, label=parameter)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@each_of("name", CELLS)
 def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name: str) -> None:
     case = cell_case(name)
     inputs = [value.astype(np.float64) for value in case.inputs.values()]
@@ -58,7 +59,7 @@ def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name: str) -> Non
         assert_close(h_parallel, h, FORMS_F64, label="parallel against recurrent")
 
 
-@pytest.mark.parametrize("name", CELLS)
+@each_of("name", CELLS)
 def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name: str) -> None:
     case = cell_case(name)
     inputs = [value.astype(np.float64) for value in case.inputs.values()]
@@ -72,7 +73,7 @@ def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name: str) -> Non
             assert_close(dn, case.recorded[f"{form}.grad_n_initial"], FLOAT64_CELL, label="n")
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if name != "mlstm_cell_c_init"])
+@each_of("name", [name for name in CELLS if name != "mlstm_cell_c_init"])
 def test_gradients_of_the_parallel_form_equal_the_recorded_float64_ones(name: str) -> None:
     case = cell_case(name)
     inputs = [value.astype(np.float64) for value in case.inputs.values()]
@@ -81,8 +82,8 @@ def test_gradients_of_the_parallel_form_equal_the_recorded_float64_ones(name: st
         assert_close(grad, case.grad("parallel_f64", letter), FLOAT64_CELL, label=letter)
 
 
-@pytest.mark.parametrize("eps", [1e-3, 0.1])
-@pytest.mark.parametrize("S", [1, 6])
+@each_of("eps", [1e-3, 0.1])
+@each_of("S", [1, 6])
 def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
     eps: float, S: int
 ) -> None:

@@ -14,7 +14,7 @@ from mlxhog.models.families import dropout_sites, init_params, param_spec
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin
-from tests.pairs import in_pairs
+from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
     CELL_EXTREME_F32,
     FINITE_DIFFERENCE,
@@ -27,7 +27,7 @@ from tests.tolerances import (
 
 pytestmark = pytest.mark.slow
 
-all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 LARGE_CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -110,8 +110,8 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     assert_reference(twin, cfg, params, tokens, labels)
 
 
-@pytest.mark.parametrize("twin", [Twin("torch", "metal-emulated"), Twin("mlx", "metal-emulated")])
-@pytest.mark.parametrize("name", ["v1, mixed", "v1, documents"])
+@each_of("twin", [Twin("torch", "metal-emulated"), Twin("mlx", "metal-emulated")])
+@each_of("name", ["v1, mixed", "v1, documents"])
 def test_metal_kernels_give_every_gradient_of_the_float64_reference(twin: Twin, name: str) -> None:
     cfg = V1[name]()
     params = perturbed_params(cfg, seed=6)
@@ -273,7 +273,7 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(twin: Twin) -
     assert np.abs(run_on - packed).max() > 0.01
 
 
-@pytest.mark.parametrize("model", V1.values(), ids=V1)
+@each_of("model", V1.values(), ids=V1)
 def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model: Model) -> None:
     cfg = model()
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}

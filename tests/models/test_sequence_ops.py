@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from mlxhog.models.ops.reference import layers_numpy, sequence_numpy
 from tests.models.twins import TWINS, Twin
-from tests.pairs import in_pairs
+from tests.pairs import each_of, in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
 
 pytestmark = pytest.mark.slow
 
 Array = NDArray[Any]
-twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
 def draw(*shape: int, seed: int = 0) -> Array:
@@ -187,7 +187,7 @@ CASES = {
     "a long convolution, of one position": long_conv(2, 1, 3, 4),
     "a long convolution of very many positions": long_conv(1, 1030, 2, 1030),
 }  # fmt: skip
-cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+cases = each_of("case", CASES.values(), ids=CASES)
 
 
 @twins
@@ -247,8 +247,8 @@ def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
 
 
 @twins
-@pytest.mark.parametrize("speed", [10.0, 1e4])
-@pytest.mark.parametrize("make", [delta, scan])
+@each_of("speed", [10.0, 1e4])
+@each_of("make", [delta, scan])
 def test_the_other_recurrences_do_not_overflow_either(
     twin: Twin, make: Callable[..., Case], speed: float
 ) -> None:

@@ -21,7 +21,7 @@ from tests.models.slstm import (
     wide,
 )
 from tests.models.twins import TWINS, Twin
-from tests.pairs import in_pairs
+from tests.pairs import each_of, in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, FLOAT64, SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -30,8 +30,8 @@ CELLS = TWINS | {
     "torch-metal-emulated": Twin("torch", "metal-emulated"),
     "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
 }
-all_twins = pytest.mark.parametrize("twin", CELLS.values(), ids=CELLS)
-all_cases = pytest.mark.parametrize("name", CASES)
+all_twins = each_of("twin", CELLS.values(), ids=CELLS)
+all_cases = each_of("name", CASES)
 SHAPES = {
     "several heads": (3, 13, 2, 8),
     "one unit": (2, 5, 1, 1),
@@ -65,7 +65,7 @@ def test_the_float64_reference_reproduces_the_recorded_states_and_gradients(name
         assert_close(grads[letter], recorded, FLOAT64, label=letter)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
+@each_of("packed", [False, True], ids=["one document", "packed"])
 def test_the_float64_gradient_is_the_slope_of_outputs_and_last_states(packed: bool) -> None:
     B, S, NH, DH = 2, 5, 2, 3
     values = wide(slstm_inputs(B, S, NH, DH))

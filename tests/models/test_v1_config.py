@@ -11,6 +11,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_v1 import XLSTMV1Config, param_count, param_spec
 from tests.models.golden import V1_MODELS, model_case, recorded_config
+from tests.pairs import each_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50304,
@@ -33,7 +34,7 @@ def test_the_125m_model_has_the_published_number_of_parameters() -> None:
     assert sum(spec.size for spec in families.param_spec(cfg).values()) == 163_806_144
 
 
-@pytest.mark.parametrize(
+@each_of(
     "changes",
     [
         {},
@@ -57,8 +58,8 @@ def test_the_small_7to1_model_has_one_slstm_block_in_eight() -> None:
     assert families.param_count(cfg) == 956_216
 
 
-@pytest.mark.parametrize("weight_decay_on_embedding", [False, True])
-@pytest.mark.parametrize("tie_weights", [False, True])
+@each_of("weight_decay_on_embedding", [False, True])
+@each_of("tie_weights", [False, True])
 def test_weight_decay_follows_the_groups_of_the_package(
     weight_decay_on_embedding: bool, tie_weights: bool
 ) -> None:
@@ -89,7 +90,7 @@ def test_widths_are_those_of_the_package() -> None:
     assert (narrow.inner_dim, narrow.ffn_dim) == (160, 192)
 
 
-@pytest.mark.parametrize("name", V1_MODELS)
+@each_of("name", V1_MODELS)
 def test_a_config_of_the_package_is_read_with_the_results_it_stores(name: str) -> None:
     cfg = model_case(name).cfg
     assert isinstance(cfg, XLSTMV1Config)
@@ -113,7 +114,7 @@ def test_a_config_survives_with_fields_it_does_not_know() -> None:
     assert families.read(written) == cfg
 
 
-@pytest.mark.parametrize("name", [[1], 3, "xlstm_v2"])
+@each_of("name", [[1], 3, "xlstm_v2"])
 def test_a_family_that_is_not_there_is_refused(name: object) -> None:
     with pytest.raises(ConfigError, match="which is not a family of this package; "):
         families.read(SIZES | {"model_type": name})
@@ -144,7 +145,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
     assert (cfg.dropout, cfg.mlstm_layer.proj_factor, cfg.mlstm_layer.num_heads) == (0.1, 2.0, 8)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "message"),
     [
         ({"slstm_at": [24]}, "slstm_at names block 24, and the model has blocks 0 to 23; count"),
@@ -312,7 +313,7 @@ def test_a_size_of_blocks_that_are_not_used_may_be_anything() -> None:
     assert make(slstm_block={"slstm": {"num_heads": 5}}).slstm_at == ()
 
 
-@pytest.mark.parametrize(
+@each_of(
     "changes",
     [
         {"slstm_at": [1], "num_blocks": 2, "bias": True},

@@ -8,6 +8,7 @@ import pytest
 from mlxhog.models.families import init_params
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from tests.pairs import each_of
 
 D, BLOCKS = 256, 4
 CFG = XLSTMV1Config.from_dict(
@@ -59,7 +60,7 @@ ZEROS = [
 PARAMS = init_params(CFG, seed=0)
 
 
-@pytest.mark.parametrize(("name", "std"), NORMALS.items())
+@each_of(("name", "std"), NORMALS.items())
 def test_matrices_are_normal_with_the_standard_deviation_of_the_package(
     name: str, std: float
 ) -> None:
@@ -70,7 +71,7 @@ def test_matrices_are_normal_with_the_standard_deviation_of_the_package(
     assert 3.0 < np.abs(value).max() / std < 6.5
 
 
-@pytest.mark.parametrize(("name", "bound"), UNIFORMS.items())
+@each_of(("name", "bound"), UNIFORMS.items())
 def test_convolutions_and_the_standard_recurrent_matrix_are_uniform(
     name: str, bound: float
 ) -> None:
@@ -81,7 +82,7 @@ def test_convolutions_and_the_standard_recurrent_matrix_are_uniform(
     assert 0.98 * bound < np.abs(value).max() <= bound
 
 
-@pytest.mark.parametrize("name", ZEROS)
+@each_of("name", ZEROS)
 def test_norms_gates_and_biases_start_at_zero(name: str) -> None:
     assert not PARAMS[name].any()
 

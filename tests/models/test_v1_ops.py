@@ -19,7 +19,7 @@ from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
 from tests.models.twins import TWINS, Twin
-from tests.pairs import in_pairs
+from tests.pairs import each_of, in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close
 
 pytestmark = pytest.mark.slow
@@ -30,11 +30,11 @@ CONVOLVING = TWINS | {
     "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
 }
 HALF = {name: twin for name, twin in CONVOLVING.items() if twin.kernels != "native"}
-twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
-convolving = pytest.mark.parametrize("twin", CONVOLVING.values(), ids=CONVOLVING)
+twins = each_of("twin", TWINS.values(), ids=TWINS)
+convolving = each_of("twin", CONVOLVING.values(), ids=CONVOLVING)
 # B, S, C, K: fewer positions than taps, one tap, one position, one channel, more than a SIMD block.
 CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1), (2, 130, 1, 4)]
-activation_names = pytest.mark.parametrize("activation", ACTIVATIONS)
+activation_names = each_of("activation", ACTIVATIONS)
 
 
 def draw(*shape: int, seed: int = 0) -> Array:
@@ -157,7 +157,7 @@ def test_what_an_earlier_document_holds_is_not_even_multiplied(twin: Twin) -> No
 
 
 @twins
-@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 3, 7), (2, 200, 33), (1, 1, 128)], ids=str)
+@each_of("shape", [(1, 1, 3), (2, 3, 7), (2, 200, 33), (1, 1, 128)], ids=str)
 def test_layer_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None:
     inputs = {"x": draw(*shape), "w": draw(shape[-1])}
     dy = draw(*shape, seed=1)
@@ -171,7 +171,7 @@ def test_layer_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> Non
 
 
 @twins
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 3, 7), (2, 150, 4, 32)], ids=str)
+@each_of("shape", [(1, 1, 1, 1), (2, 3, 3, 7), (2, 150, 4, 32)], ids=str)
 def test_head_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None:
     flat = (*shape[:2], shape[2] * shape[3])
     inputs = {"h": draw(*shape), "w": draw(flat[2])}
@@ -187,7 +187,7 @@ def test_head_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None
 
 
 @twins
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 3, 7), (2, 150, 4, 32)], ids=str)
+@each_of("shape", [(1, 1, 1, 1), (2, 3, 3, 7), (2, 150, 4, 32)], ids=str)
 def test_head_norm_skip_gate_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None:
     flat = (*shape[:2], shape[2] * shape[3])
     inputs = {
@@ -252,8 +252,8 @@ def test_block_diagonal_and_its_gradients(
         assert_close(found[name], wanted[name], OP_GRADIENT_F32, label=name)
 
 
-@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
-@pytest.mark.parametrize("block", [(4, 32, 32), (16, 4, 4)], ids=str)
+@each_of("twin", TWINS.values(), ids=TWINS)
+@each_of("block", [(4, 32, 32), (16, 4, 4)], ids=str)
 def test_block_diagonal_where_the_framework_multiplies_faster(
     twin: Twin, block: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,7 +277,7 @@ def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
     assert_close(found["x"], dy * slope, OP_GRADIENT_F32)
 
 
-@pytest.mark.parametrize("x", [-1e20, -1e4, 1e4, 1e20])
+@each_of("x", [-1e20, -1e4, 1e4, 1e20])
 @activation_names
 def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation: str, x: float) -> None:
     given = np.array([x, np.nan, x], np.float32)
@@ -311,7 +311,7 @@ def test_an_activation_that_does_not_exist_is_refused_with_those_that_do(twin: T
 
 
 @twins
-@pytest.mark.parametrize("V", [1, 5, 300])
+@each_of("V", [1, 5, 300])
 def test_cross_entropy_without_a_cap_and_its_gradient(twin: Twin, V: int) -> None:
     logits, labels = 20 * draw(70, V), np.random.default_rng(V).integers(0, V, 70, np.int32)
     labels[::7] = -100
@@ -339,7 +339,7 @@ def test_norms_of_small_numbers_keep_their_eps(twin: Twin) -> None:
     assert_close(twin.op("layer_norm", x, w, 1e-5), w * unit, OP_F32)
 
 
-@pytest.mark.parametrize("twin", HALF.values(), ids=HALF)
+@each_of("twin", HALF.values(), ids=HALF)
 def test_inputs_of_16_bits_are_computed_in_float32_and_give_their_own_type(twin: Twin) -> None:
     x, w, b = (a.astype(np.float16) for a in (draw(2, 7, 12), draw(12, 1, 4), draw(12)))
     heads, scale = x.reshape(2, 7, 3, 4), b
@@ -374,7 +374,7 @@ def differences(scalar: Callable[[dict[str, Array]], float], inputs: dict[str, A
     return found
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@each_of("packed", [False, True])
 def test_the_float64_convolution_differentiates_itself(packed: bool) -> None:
     inputs, starts = conv_inputs((2, 5, 2, 3), packed=packed)
     inputs = wide(inputs)

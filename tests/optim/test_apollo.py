@@ -25,6 +25,7 @@ from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.target import new_state
 from mlxhog.optim.updates import WRITE_MODES
 from tests.optim.small import MATRIX, Slot, initial, parameter, target
+from tests.pairs import each_of
 from tests.tolerances import APOLLO_GOLDEN, APOLLO_GOLDEN_F64, STEP_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "apollo"
@@ -114,8 +115,8 @@ def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:
     return Target(flat, {"p": slot}, None, racy, private, {}, frozenset("p"), places=places), slot
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["native", "reference"])
-@pytest.mark.parametrize("case", CASES)
+@each_of("native", [True, False], ids=["native", "reference"])
+@each_of("case", CASES)
 def test_steps_are_those_of_the_authors_package(case: str, native: bool) -> None:
     for trajectory in trajectories(case):
         rule = trajectory.rule(native=native)
@@ -265,9 +266,9 @@ ENGINES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("tensor", [False, True], ids=["channels", "tensor"])
-@pytest.mark.parametrize("shape", [(40, 33), (7, 50)], ids=str)
+@each_of("engine", ENGINES)
+@each_of("tensor", [False, True], ids=["channels", "tensor"])
+@each_of("shape", [(40, 33), (7, 50)], ids=str)
 def test_metal_kernels_take_the_same_steps(
     shape: tuple[int, int], tensor: bool, engine: str
 ) -> None:

@@ -16,6 +16,7 @@ from mlxhog.optim.soap import refreshed
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, initial, parameter, target
+from tests.pairs import each_of
 from tests.tolerances import SOAP_F32, assert_close
 
 HIDDEN = frozenset({"matrix"})
@@ -42,7 +43,7 @@ def gradients(step: int) -> dict[str, Float32 | Rows]:
     }
 
 
-@pytest.mark.parametrize("rule", RULES)
+@each_of("rule", RULES)
 def test_native_steps_have_the_references_bits(rule: str) -> None:
     flats, states = [initial(), initial()], []
     for native, flat in zip((True, False), flats, strict=True):
@@ -57,8 +58,8 @@ def test_native_steps_have_the_references_bits(rule: str) -> None:
     assert not np.array_equal(flats[0], initial())
 
 
-@pytest.mark.parametrize("mode", WRITE_MODES)
-@pytest.mark.parametrize("rule", RULES)
+@each_of("mode", WRITE_MODES)
+@each_of("rule", RULES)
 def test_every_write_mode_gives_the_same_bits_with_one_worker(rule: str, mode: str) -> None:
     made, flat = RULES[rule], initial()
     racy = target(made, flat, "matrix")
@@ -74,7 +75,7 @@ def test_every_write_mode_gives_the_same_bits_with_one_worker(rule: str, mode: s
         assert not segment.words.any()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@each_of("rule", RULES)
 def test_rows_that_a_gradient_does_not_touch_stay(rule: str) -> None:
     made, flat = RULES[rule], initial()
     where = target(made, flat, "embedding")
@@ -84,7 +85,7 @@ def test_rows_that_a_gradient_does_not_touch_stay(rule: str) -> None:
     assert np.flatnonzero(changed.any(axis=1)).tolist() == [2, 7]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@each_of("rule", RULES)
 def test_a_step_can_wait_in_the_worker(rule: str) -> None:
     made, flat = RULES[rule], initial()
     direct, pending = initial(), np.zeros_like(flat)

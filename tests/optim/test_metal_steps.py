@@ -24,6 +24,7 @@ from mlxhog.optim.target import parameter as view
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
+from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +148,7 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
     assert np.abs(metal["params"] - arena.params).max() > 0.05
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("rule", "engine"),
     [("sgd", "emulated:mlx"), ("adamw-shared", "emulated:mps"), ("muon-shared", "emulated:mlx")],
 )
@@ -240,7 +241,7 @@ def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena: Arena, creat
     assert arena.probe.tolist() == [1.0] * 64
 
 
-@pytest.mark.parametrize("rule", RULES)
+@each_of("rule", RULES)
 def test_warming_up_builds_the_kernels_and_changes_nothing(
     arena: Arena, create: Make, rule: str
 ) -> None:
@@ -267,7 +268,7 @@ def test_parameters_off_the_32_float_boundaries_are_refused() -> None:
         decay_flags(SLOTS, frozenset(), 160)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@each_of("engine", ENGINES)
 def test_an_engine_over_the_arena_itself_passes_the_self_check(
     arena: Arena, create: Make, engine: str
 ) -> None:

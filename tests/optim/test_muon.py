@@ -28,6 +28,7 @@ from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target
 from tests.optim.test_optimizers import Options
+from tests.pairs import each_of
 from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, Tolerance, assert_close
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
@@ -83,7 +84,7 @@ def test_polar3_is_the_composition_of_quintics_nearest_to_one() -> None:
     np.testing.assert_allclose(ORTHOGONALIZATIONS["polar3"], derived, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("polar3", 0.134, 1.867), ("ns5", 0.5, 1.21)])
+@each_of(("name", "low", "high"), [("polar3", 0.134, 1.867), ("ns5", 0.5, 1.21)])
 def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: float) -> None:
     least = {"polar3": 1e-3, "ns5": 5e-3}[name]
     values = np.geomspace(least, 0.99, 40)
@@ -100,8 +101,8 @@ def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: 
     assert singular.max() < high
 
 
-@pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_of("name", ORTHOGONALIZATIONS)
+@each_of("shape", SHAPES, ids=str)
 def test_the_reference_changes_singular_values_and_nothing_else(
     shape: tuple[int, int], name: str
 ) -> None:
@@ -109,7 +110,7 @@ def test_the_reference_changes_singular_values_and_nothing_else(
     assert_close(polar_reference(x, ORTHOGONALIZATIONS[name]), exact(x, name), POLAR_F32)
 
 
-@pytest.mark.parametrize("shape", [(64, 128), (128, 128), (200, 70)], ids=str)
+@each_of("shape", [(64, 128), (128, 128), (200, 70)], ids=str)
 def test_bfloat16_factors_change_a_direction_by_less_than_four_percent(
     shape: tuple[int, int],
 ) -> None:
@@ -119,7 +120,7 @@ def test_bfloat16_factors_change_a_direction_by_less_than_four_percent(
     assert np.linalg.norm(rounded - expected) < 0.04 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "bfloat16", "tolerance"),
     [
         ("polar3", False, POLAR_F32),
@@ -127,7 +128,7 @@ def test_bfloat16_factors_change_a_direction_by_less_than_four_percent(
         ("polar3", True, POLAR_BFLOAT16),
     ],
 )
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_of("shape", SHAPES, ids=str)
 def test_native_code_agrees_with_the_reference(
     shape: tuple[int, int], name: str, bfloat16: bool, tolerance: Tolerance
 ) -> None:
@@ -136,14 +137,14 @@ def test_native_code_agrees_with_the_reference(
     assert_close(native_polar(x, name, bfloat16=bfloat16), expected, tolerance)
 
 
-@pytest.mark.parametrize("size", [1e-20, 1e15])
+@each_of("size", [1e-20, 1e15])
 def test_the_size_of_a_gradient_does_not_matter(size: float) -> None:
     x = drawn(20, 30)
     direction = native_polar(np.asarray(x * size, np.float32), "polar3")
     assert_close(direction, exact(x, "polar3"), POLAR_F32)
 
 
-@pytest.mark.parametrize("native", [True, False])
+@each_of("native", [True, False])
 def test_a_gradient_of_zeros_moves_a_hidden_matrix_by_its_decay_alone(native: bool) -> None:
     flat = initial()
     before = flat.copy()
@@ -153,7 +154,7 @@ def test_a_gradient_of_zeros_moves_a_hidden_matrix_by_its_decay_alone(native: bo
     np.testing.assert_allclose(parameter(flat, MATRIX), 0.95 * parameter(before, MATRIX), rtol=1e-6)
 
 
-@pytest.mark.parametrize("native", [True, False])
+@each_of("native", [True, False])
 def test_a_step_is_the_rule(native: bool) -> None:
     flat = initial()
     before = flat.copy()
@@ -171,8 +172,8 @@ def test_a_step_is_the_rule(native: bool) -> None:
     assert not parameter(where.private["v"], MATRIX).any()
 
 
-@pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize(
+@each_of("native", [True, False])
+@each_of(
     ("rows", "every", "blocks"),
     [(4, None, (4, 4)), (None, 2, (6, 1)), (4, 2, (6, 4)), (100, None, (6, 6))],
 )
@@ -200,7 +201,7 @@ def test_native_means_have_the_references_bits() -> None:
     np.testing.assert_array_equal(m.view(np.uint32), wanted.view(np.uint32))
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
+@each_of("bfloat16", [False, True])
 def test_neither_threads_nor_repetition_change_a_bit(bfloat16: bool) -> None:
     xs = [drawn(*shape) for shape in ((64, 128), (128, 128), (128, 384), (384, 128))]
 
@@ -271,7 +272,7 @@ def after_two_steps(mode: str, *, shares: bool, recorded: bool) -> dict[str, Flo
         return {"w": segment.floats.copy(), **state}
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("mode", "shares", "recorded"),
     [
         ("lossless", False, False),
@@ -327,7 +328,7 @@ def test_mismatched_matrices_are_refused() -> None:
 # -- which matrices, and the choice by name --------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("model", "hidden", "others"),
     [
         ("tiny", {"mlstm_layer.q", "mlstm_layer.ogate_preact", "ffn.proj_down"}, {"igate_preact"}),

@@ -15,6 +15,7 @@ from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Optimizer, Soap
 from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
+from tests.pairs import each_of
 
 HIDDEN = frozenset({"matrix"})
 
@@ -70,7 +71,7 @@ def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
         assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("options", "width", "workers", "lr", "beta1"),
     [
         ({"strategy": "serial"}, 128, 1, 3e-3, 0.9),
@@ -133,7 +134,7 @@ def test_two_workers_share_moments_and_count_their_updates_together() -> None:
     np.testing.assert_allclose(parameter(flat, BIAS), -2.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "rule",
     [
         SGD(weight_decay=0.5),
@@ -167,8 +168,8 @@ BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_GRADIENTS)
-@pytest.mark.parametrize(
+@each_of("case", BAD_GRADIENTS)
+@each_of(
     "rule",
     [SGD(), Momentum(), AdamW(), Lion(), Adan(), Apollo(hidden=HIDDEN), Soap(hidden=HIDDEN)],
     ids=["sgd", "momentum", "adamw", "lion", "adan", "apollo", "soap"],

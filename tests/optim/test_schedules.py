@@ -11,6 +11,7 @@ import pytest
 from mlxhog.config.config import BACKOFF_BETA
 from mlxhog.errors import ConfigError
 from mlxhog.optim import schedules
+from tests.pairs import each_of
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ def at(name: str, progress: float, update: int = 0) -> float:
     return schedules.build(Options(name), lr=2.0, per_epoch=10)(progress, update)
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "wsd"])
+@each_of("name", ["constant", "cosine", "wsd"])
 def test_warm_up_rises_on_a_line_to_lr(name: str) -> None:
     found = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
     assert found == pytest.approx([0.0, 0.5, 1.0, 2.0])
 
 
-@pytest.mark.parametrize(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])
+@each_of(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])
 def test_the_end_is_at_the_floor_and_stays_there(name: str, end: float) -> None:
     assert at(name, 1.0) == pytest.approx(end)
     assert at(name, 1.5) == pytest.approx(end)
@@ -52,7 +53,7 @@ def test_no_warm_up_starts_at_lr() -> None:
     assert schedules.cosine(3.0, warmup=0.0, floor=0.1)(0.0, 0) == 3.0
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("rule", "optimizer", "factor"),
     [
         ("auto", "adamw", 1.0),

@@ -15,6 +15,7 @@ from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.sparsified import RESIDUAL
 from tests.optim.small import EMBEDDING, MATRIX, SLOTS, N, initial, parameter, target
 from tests.optim.test_optimizers import Options
+from tests.pairs import each_of
 
 RULES: dict[str, Callable[[bool], Optimizer]] = {
     "sgd": lambda native: SGD(weight_decay=0.1, native=native),
@@ -56,8 +57,8 @@ def test_a_share_of_one_is_dense_training_bit_for_bit(rule: str) -> None:
 
 
 @each_rule
-@pytest.mark.parametrize("selection", [TENTH, Selection("threshold", 1.3)], ids=lambda s: s.kind)
-@pytest.mark.parametrize("error_feedback", [True, False])
+@each_of("selection", [TENTH, Selection("threshold", 1.3)], ids=lambda s: s.kind)
+@each_of("error_feedback", [True, False])
 def test_the_native_form_gives_the_bits_of_the_reference(
     rule: str, selection: Selection, error_feedback: bool
 ) -> None:

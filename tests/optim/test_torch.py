@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 import torch
 
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, gradients
 from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, initial, parameter, target
+from tests.pairs import each_of
 
 STEPS = 25
 LR = 0.02
@@ -42,8 +42,8 @@ PAIRS: dict[str, tuple[Optimizer, TorchOptimizer]] = {
 }
 
 
-@pytest.mark.parametrize("clipped", [False, True], ids=["unclipped", "clipped"])
-@pytest.mark.parametrize("name", PAIRS)
+@each_of("clipped", [False, True], ids=["unclipped", "clipped"])
+@each_of("name", PAIRS)
 def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name: str, clipped: bool) -> None:
     ours, make_theirs = PAIRS[name]
     flat = initial()

@@ -23,13 +23,14 @@ from mlxhog.parity.subject import (
     not_computable,
 )
 from tests.models.sample import config
+from tests.pairs import each_of
 from tests.parity import made_cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_of("name", NAMES)
 def test_every_tensor_of_a_golden_case_is_understood(name: str) -> None:
     subject = cases.read(GOLDEN / f"{name}.safetensors", steps=0)
     check(subject)
@@ -67,7 +68,7 @@ def test_fused_parameters_and_gradients_are_split_by_rows(tmp_path: Path) -> Non
         np.testing.assert_array_equal(fused.recorded["recorded"][name], value)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "said", "notes"),
     [
         ({"use_bias": True, "out_norm_bias": True}, {"out_norm_bias": None}, ""),
@@ -99,7 +100,7 @@ def test_a_tied_head_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
     assert "grad/lm_head.weight" not in subject.recorded["recorded"]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "peers"),
     [
         ({}, ["transformers", "xlstm"]),
@@ -132,7 +133,7 @@ def test_gradients_with_a_constant_denominator_are_left_out_and_said_so(tmp_path
     assert any("custbw" in note for note in subject.notes)
 
 
-@pytest.mark.parametrize(("name", "repeats"), [("hf_d_generate", True), ("large_a", False)])
+@each_of(("name", "repeats"), [("hf_d_generate", True), ("large_a", False)])
 def test_greedy_tokens_are_those_after_the_prompt(name: str, repeats: bool) -> None:
     subject = cases.read(GOLDEN / f"{name}.safetensors", steps=0)
     tensors = load_file(GOLDEN / f"{name}.safetensors")
@@ -146,7 +147,7 @@ def test_a_name_that_is_unknown_is_said_not_to_be_compared(tmp_path: Path) -> No
     assert "not compared: entropy, a name unknown here" in cases.read(path, steps=0).notes
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("tensors", "facts", "said"),
     [
         ({"a": np.zeros(1)}, "{}", "no case of a kind known here: it has a"),
@@ -176,7 +177,7 @@ def test_a_damaged_or_missing_case_is_refused(tmp_path: Path) -> None:
         cases.read(path, steps=0)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "said"),
     [
         ("drop", "lacks param.backbone.out_norm.weight"),

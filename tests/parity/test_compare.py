@@ -10,6 +10,7 @@ import pytest
 from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.subject import Array, MlstmPlan, Results, Side, Subject
+from tests.pairs import each_of
 
 
 def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:
@@ -73,7 +74,7 @@ def conditioned(name: str, got: Array, wanted: Array, condition: float, **more: 
     return row
 
 
-@pytest.mark.parametrize("value", [0.1, 137.9, 2e5])
+@each_of("value", [0.1, 137.9, 2e5])
 def test_a_parameter_may_be_rounded_at_every_step(value: float) -> None:
     start = {"w": np.full(3, value, np.float32)}
     wanted = start["w"].astype(np.float64) + 1e-5
@@ -127,7 +128,7 @@ def test_large_tensors_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -
     assert row.max_rel == pytest.approx(1 / 59)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "kind"),
     [
         ("hidden/out_norm", "hidden"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.report.history import History, buckets, ends, thin
+from tests.pairs import each_of
 from tests.report.sample_run import append, lines, write_run
 
 
@@ -53,7 +54,7 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
     assert (len(read), read.starts) == (4, 2)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "damage",
     ["", "{", "[]", "7", '"text"', '{"step": 1}', '{"step": "x", "elapsed_s": 1}', "\x00\xff",
      '{"step": 1e999, "elapsed_s": 1}', "[" * 10**5],

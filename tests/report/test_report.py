@@ -14,6 +14,7 @@ import pytest
 from mlxhog import cli, train
 from mlxhog.report import charts
 from mlxhog.training import reporting
+from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
 from tests.training.small import small_config
 
@@ -45,7 +46,7 @@ def test_the_page_lies_in_the_runs_folder_and_fetches_nothing(tmp_path, capsys):
     assert "Permission is hereby granted, free of charge" in page  # uPlot's licence goes with it
 
 
-@pytest.mark.parametrize(
+@each_of(
     "what",
     ["20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "01:00", "38.4k",
      "mlxhog train -c", "mlxhog train --seq-len 64 --lr 0.01 --workers",

@@ -5,13 +5,13 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
 from rich.console import Console
 
 from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
 from mlxhog.report.views import BytesLine
+from tests.pairs import each_of
 
 WORKER = WorkerReport(
     slot=1,
@@ -64,7 +64,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
+@each_of(
     "what",
     [
         "step 640",
@@ -124,7 +124,7 @@ def test_the_table_keeps_the_last_sample_and_prints_a_message_once():
     assert "of the United States" in text
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("value", "left", "right"),
     [(6.0, "uniform", "unigram"), (3.0, "bigram", "gzip"), (1.6, "xz", "")],
 )
@@ -134,7 +134,7 @@ def test_the_scale_marks_a_value_between_its_neighbours(value, left, right):
     assert not right or axis.index("o") < names.index(right)
 
 
-@pytest.mark.parametrize("value", [None, 0.1, 8.0, 99.0, float("nan"), float("inf")])
+@each_of("value", [None, 0.1, 8.0, 99.0, float("nan"), float("inf")])
 def test_the_scale_fits_its_width_whatever_the_value(value):
     assert all(len(line) <= 64 for line in scale(value))
 
@@ -184,7 +184,7 @@ def test_a_terminal_gets_a_table():
     assert isinstance(observer(Terminal(), environ={}), LiveTable)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("stream", "quiet", "environ"),
     [
         (io.StringIO(), False, {}),

@@ -15,10 +15,11 @@ from mlxhog.report.monitor import share_warning
 from mlxhog.strategies import Lease
 from mlxhog.strategies.delays import Delays, speed_factor
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from tests.pairs import each_of
 from tests.strategies.test_sync import LR, context, strategy
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "factors"),
     [
         ("none", [1, 1, 1, 1, 1]),
@@ -43,13 +44,13 @@ def test_what_is_left_out_by_default_is_twice_as_late_as_there_are_workers() -> 
     assert [rule.factor(tau, 4) for tau in (8, 9)] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("text", ["linear:-1", "exp:2", "exp:x", "drop:-1", "none:1", "sqrt", ""])
+@each_of("text", ["linear:-1", "exp:2", "exp:x", "drop:-1", "none:1", "sqrt", ""])
 def test_a_rule_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="wanted none, linear:C"):
         StalenessRule.parse(text)
 
 
-@pytest.mark.parametrize("text", ["constant:0", "adaptive:-1", "constant:x", "linear"])
+@each_of("text", ["constant:0", "adaptive:-1", "constant:x", "linear"])
 def test_a_compensation_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="wanted none, constant:F"):
         Compensation.parse(text)

@@ -20,6 +20,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import Lease
 from mlxhog.strategies.disjoint import Disjoint, DisjointWorker, Groups, block_groups, steps_taken
 from tests.models.sample import config
+from tests.pairs import each_of
 from tests.strategies.test_sync import context, strategy
 
 MODEL = config(num_hidden_layers=4)
@@ -163,8 +164,8 @@ def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Ar
     np.testing.assert_allclose(np.linalg.norm(step), 0.5, rtol=1e-4)  # lr times the largest norm
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@each_of("model", MODELS)
+@each_of("workers", [1, 2, 3])
 def test_every_parameter_is_in_one_group(model: str, workers: int) -> None:
     cfg = load_architecture(model)
     made = block_groups(cfg, workers)
@@ -174,8 +175,8 @@ def test_every_parameter_is_in_one_group(model: str, workers: int) -> None:
     assert all(made), "a group is empty"
 
 
-@pytest.mark.parametrize("model", MIXED)
-@pytest.mark.parametrize("workers", [2, 3, 6])
+@each_of("model", MIXED)
+@each_of("workers", [2, 3, 6])
 def test_mlstm_and_slstm_are_apart(model: str, workers: int) -> None:
     for group in block_groups(load_architecture(model), workers):
         assert {block.cell for block in group} - {None} in ({"mlstm"}, {"slstm"}, set())
@@ -188,7 +189,7 @@ def test_groups_of_equal_layers_are_of_about_the_same_size() -> None:
     assert max(sizes) < 2 * min(sizes)
 
 
-@pytest.mark.parametrize("model", MIXED)
+@each_of("model", MIXED)
 def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
     cells = [
         {block.cell for block in group} - {None}
@@ -197,7 +198,7 @@ def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
     assert (cells.count({"mlstm"}), cells.count({"slstm"})) == (3, 1)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_of("model", MODELS)
 def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
     cfg = load_architecture(model)
     found = {block.name: block for block in blocks(cfg)}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
-
 from mlxhog.arena import plan
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import AdamW, Muon, Optimizer
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies import division
+from tests.pairs import each_of
 
 
-@pytest.mark.parametrize("seconds", [(1.0,), (1.0, 1.0), (1.0, 4.1), (0.3, 1.0, 0.7), (5.0, 1.0)])
-@pytest.mark.parametrize("total", [1, 4, 7])
+@each_of("seconds", [(1.0,), (1.0, 1.0), (1.0, 4.1), (0.3, 1.0, 0.7), (5.0, 1.0)])
+@each_of("total", [1, 4, 7])
 def test_no_other_division_of_sequences_is_done_sooner(
     seconds: tuple[float, ...], total: int
 ) -> None:
@@ -28,8 +27,8 @@ def test_no_other_division_of_sequences_is_done_sooner(
     assert end_s(counts) == min(end_s(other) for other in every if sum(other) == total)
 
 
-@pytest.mark.parametrize("model", ["tiny", "160m"])
-@pytest.mark.parametrize(
+@each_of("model", ["tiny", "160m"])
+@each_of(
     ("kind", "workers"),
     [(AdamW, 2), (AdamW, 8), (Muon, 2), (Muon, 4), (Muon, 8), (Soap, 2), (Soap, 4)],
 )

@@ -18,6 +18,7 @@ from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
 from mlxhog.strategies.rounds import STEPS as STEPS_WORD
 from mlxhog.strategies.rounds import Rounds
+from tests.pairs import each_of
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.local_runs import (
     FLOATS,
@@ -64,8 +65,8 @@ def kind(name: str, workers: int = 2, **options: object) -> Local:
     return method(name.split()[0], workers, **{**KINDS[name], **options})
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("name", KINDS)
+@each_of("workers", [1, 2, 3])
+@each_of("name", KINDS)
 def test_every_method_is_what_its_paper_says_bit_for_bit(name: str, workers: int) -> None:
     more = {"local_work": ",".join("312"[:workers])} if "unequal" in name else {}
     of = kind(name, workers, **more)
@@ -79,7 +80,7 @@ def test_every_method_is_what_its_paper_says_bit_for_bit(name: str, workers: int
         assert arena.counters.load("version") == arena.counters.load("steps") == STEPS
 
 
-@pytest.mark.parametrize("every", [1, 2, 100])
+@each_of("every", [1, 2, 100])
 def test_copies_are_averaged_whenever_each_worker_has_taken_so_many_steps(every: int) -> None:
     of = method("local_sgd", 2, average_every=every)
     with new_arena(of) as arena:
@@ -203,7 +204,7 @@ def test_the_first_round_of_scaffold_is_local_sgd_and_the_second_is_not() -> Non
 # -- optimizer state -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["keep", "average", "reset"])
+@each_of("state", ["keep", "average", "reset"])
 def test_moments_are_kept_averaged_or_reset_when_copies_are_averaged(state: str) -> None:
     of, rule = method("local_sgd", 2, inner_state=state, optimizer="momentum"), Momentum()
     with new_arena(of, private=("m",)) as arena:
@@ -275,7 +276,7 @@ def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
     assert "--strategy local_sgd --average-every" in warning
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "options", "models"),
     [
         ("avg_runs", {}, 1),  # once, at the end
@@ -301,8 +302,8 @@ def test_a_network_would_carry_an_all_reduce_for_every_average(
 # -- resuming --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [4, 5, 7])
-@pytest.mark.parametrize("name", KINDS)
+@each_of("stop", [4, 5, 7])
+@each_of("name", KINDS)
 def test_a_resumed_run_equals_one_that_never_stopped(name: str, stop: int) -> None:
     of = kind(name)
     with new_arena(of) as arena, new_arena(of) as resumed:
@@ -385,7 +386,7 @@ def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round() -> None:
         assert of.steps_of_round(arena, 16) == [8, 2]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "workers", "options", "message"),
     [
         ("local_sgd", 2, {"average_every": 6, "steps": 11}, "12 steps before their first average"),

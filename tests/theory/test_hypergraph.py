@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlxhog import _native
 from mlxhog.errors import DataError
 from mlxhog.theory.hypergraph import Hypergraph
+from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,7 @@ def test_examples_without_coordinates_meet_none() -> None:
     assert (graph.omega, graph.delta, graph.rho, graph.p_conf) == (0, 0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("indptr", "indices", "message"),
     [
         ([0], [], "without edges"),
@@ -117,7 +118,7 @@ def test_bad_edges_are_refused_by_number(
         Hypergraph(np.array(indptr), np.array(indices, np.int32), 5)
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
+@each_of("dtype", [np.uint16, np.uint32, np.int64])
 def test_indices_of_any_integer_type_are_checked_before_they_are_narrowed(dtype: type) -> None:
     graph = Hypergraph(np.array([0, 2], dtype), np.array([1, 3], dtype), 5)
     assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)

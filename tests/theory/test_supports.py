@@ -15,6 +15,7 @@ from mlxhog.errors import DataError, ShapeError
 from mlxhog.theory import supports
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
+from tests.pairs import each_of
 from tests.theory.bitmaps import of_lists, of_masks
 from tests.tolerances import COVERAGE_OF_200
 
@@ -179,8 +180,8 @@ def test_of_dense_gradients_every_quantity_is_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("samples", [2, 3, 20, 1476])
-@pytest.mark.parametrize("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
+@each_of("samples", [2, 3, 20, 1476])
+@each_of("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
 def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples: int, share: float) -> None:
     error = math.sqrt(math.log(2 / 0.05) / (2 * (samples // 2)))
     low = supports.pairs_low(share, samples, 0.025)

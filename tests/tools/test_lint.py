@@ -4,8 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from tests.pairs import each_of
 from tools import lint
 from tools.lint.text import calls_between, functions
 
@@ -65,7 +64,7 @@ def found(name, text):
     return [finding.rule.name for finding in lint.check_text(name, text)]
 
 
-@pytest.mark.parametrize(("rule", "name", "text"), PLANTED)
+@each_of(("rule", "name", "text"), PLANTED)
 def test_a_planted_offence_is_found(rule, name, text):
     assert set(found(name, text)) == {rule}
 

@@ -20,6 +20,7 @@ from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
+from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +68,8 @@ def test_either_spelling_of_a_size_is_enough(hf: Path, names: tuple[str, str]) -
     assert formats.open(hf).config.hidden_size == 128
 
 
-@pytest.mark.parametrize("weight_mode", ["single", "fused"])
-@pytest.mark.parametrize("use_bias", [False, True])
+@each_of("weight_mode", ["single", "fused"])
+@each_of("use_bias", [False, True])
 def test_a_state_dict_of_xlstm_large_opens(
     tmp_path: Path, weight_mode: str, use_bias: bool
 ) -> None:
@@ -321,7 +322,7 @@ def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path: Path) -> None:
     refused(tmp_path, "holds model_2.safetensors and not model_1.safetensors")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("family", "names"),
     [
         ("Llama", ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"]),
@@ -357,7 +358,7 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
         refused(tmp_path / name, f"looks like {name}")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("content", "said"),
     [
         ({"weights": [1, 2]}, "holds no state dict"),
@@ -390,7 +391,7 @@ def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path)
     refused(tmp_path / "plain.pt", "holds more than tensors")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
+@each_of("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
 def test_a_pointer_of_git_lfs_is_called_so_with_what_fetches_the_file(
     tmp_path: Path, name: str
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from mlxhog import load
 from tests.live.serving.servers import Server
+from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +181,7 @@ def test_a_chat_in_a_session_sends_new_messages_alone(
     assert second.choices[0].message.content == plain.lstrip()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("fields", "message"),
     [
         ({"max_tokens": 0}, "max_tokens is 0; wanted a whole number at least 1"),

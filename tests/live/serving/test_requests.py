@@ -15,6 +15,7 @@ from mlxhog.live.serving.requests import (
     chat_text,
     completion,
 )
+from tests.pairs import each_of
 
 
 def asked(**fields: Any) -> ClientRequest:
@@ -45,7 +46,7 @@ def test_null_is_the_same_as_leaving_a_field_out() -> None:
     assert asked(**dict.fromkeys(names)) == asked()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("fields", "prompts"),
     [
         ({"prompt": "a"}, ("a",)),
@@ -64,7 +65,7 @@ def test_fields_that_ask_for_nothing_are_taken() -> None:
     talked(tools=[], tool_choice="auto", response_format={"type": "text"}, metadata={"a": "b"})
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("fields", "param"),
     [
         ({"logit_bias": {"5": 1}}, "logit_bias"),
@@ -81,7 +82,7 @@ def test_fields_that_would_change_the_answer_are_refused(fields: Any, param: str
     assert raised.value.param == param
 
 
-@pytest.mark.parametrize(
+@each_of(
     "fields",
     [
         {"max_tokens": True},
@@ -122,7 +123,7 @@ def test_every_wrong_field_is_named(fields: dict[str, Any]) -> None:
     assert raised.value.param in fields
 
 
-@pytest.mark.parametrize(
+@each_of(
     "messages",
     [
         None,

@@ -14,6 +14,7 @@ from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.architecture import to_yaml
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture, load_candidate
+from tests.pairs import each_of
 
 
 def read(text: str) -> MADConfig:
@@ -67,7 +68,7 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) 
     assert families.read(cfg.to_dict()) == cfg
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("modell: {}\nmodel: {layers: swiglu}", "unknown field 'modell' beside .*'model'"),

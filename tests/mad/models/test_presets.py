@@ -9,6 +9,7 @@ from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import architectures, load_architecture, load_candidate
+from tests.pairs import each_of
 
 
 def read(**blocks: Any) -> MADConfig:
@@ -64,7 +65,7 @@ def test_defaults_reach_the_layers_of_a_preset() -> None:
     assert canonical(cfg.layers) == "mlstm(h2) swiglu"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("blocks", "message"),
     [
         ({"preset": "xlst"}, "preset is 'xlst'; did you mean 'xlstm'"),

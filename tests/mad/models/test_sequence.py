@@ -12,6 +12,7 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import known, make
 from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse
 from mlxhog.models.registry import load_candidate
+from tests.pairs import each_of
 
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(0, 1000),
@@ -81,7 +82,7 @@ def test_defaults_hold_where_a_layer_says_nothing_else() -> None:
     assert found == (make("gated-conv", {"kernel": 5}), make("gated-conv", {"kernel": 2}))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("gated-con swiglu", "no layer 'gated-con'; did you mean 'gated-conv'"),

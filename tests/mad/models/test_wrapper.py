@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -17,11 +16,12 @@ from mlxhog.models.mad.model import sincos
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
+from tests.pairs import each_of
 from tests.tolerances import FLOAT64, GRADIENT_ANY_F32, LOGITS_F32, assert_close
 
-twins = pytest.mark.parametrize("name", TWINS)
-positions = pytest.mark.parametrize("position", ["none", "learned", "sincos"])
-backbones = pytest.mark.parametrize("backbone", ["language-model", "autoencoder"])
+twins = each_of("name", TWINS)
+positions = each_of("position", ["none", "learned", "sincos"])
+backbones = each_of("backbone", ["language-model", "autoencoder"])
 
 
 def config(**changes: Any) -> MADConfig:
@@ -105,7 +105,7 @@ def model_of(*layers: str, **changes: object) -> MADConfig:
     return MADConfig(vocab_size=512, hidden_size=64, layers=items, max_length=256, **changes)
 
 
-@pytest.mark.parametrize("backbone", ["language-model", "autoencoder"])
+@each_of("backbone", ["language-model", "autoencoder"])
 def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
     backbone: str,
 ) -> None:
@@ -127,7 +127,7 @@ def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as
             assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
 
 
-@pytest.mark.parametrize("name", sorted(layer.name for layer in LAYERS))
+@each_of("name", sorted(layer.name for layer in LAYERS))
 def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: str) -> None:
     layer = make(name)
     spec = param_spec(model_of("swiglu", name))
@@ -140,7 +140,7 @@ def test_every_layer_begins_with_numbers_of_its_own() -> None:
     assert not np.array_equal(found["layers.0.w1.weight"], found["layers.1.w1.weight"])
 
 
-@pytest.mark.parametrize("position", ["none", "learned"])
+@each_of("position", ["none", "learned"])
 def test_of_the_wrapper_the_maps_decay_and_no_embedding_norm_or_bias(position: str) -> None:
     spec = param_spec(model_of("swiglu", backbone="autoencoder", position=position))
     assert {name for name in spec if spec[name].decay and not name.startswith("layers.")} == {

@@ -6,7 +6,6 @@ import io
 import re
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.console import Console
 from mlxhog.cli.mad.session import observer
 from mlxhog.mad.report.board import LiveBoard, Picture, PlainBoard, folded, short
 from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, Trouble
+from tests.pairs import each_of
 
 SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12)
 
@@ -25,7 +25,7 @@ def unfolded(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("layers", "text"),
     [
         ("mlstm swiglu slstm swiglu", "mlstm swiglu slstm swiglu"),
@@ -88,7 +88,7 @@ def drawn(progress: StudyProgress, width: int = 120) -> str:
     return console.export_text()
 
 
-@pytest.mark.parametrize(
+@each_of(
     "what",
     [
         "study first",
@@ -110,7 +110,7 @@ def test_the_board_shows(what):
     assert what in drawn(PROGRESS)
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+@each_of("width", [20, 40, 60, 80, 120, 200])
 def test_no_line_wraps_at_any_width(width):
     lines = drawn(PROGRESS, width).splitlines()
     # heading, bar, best, header of the runs, two runs, two failures
@@ -118,7 +118,7 @@ def test_no_line_wraps_at_any_width(width):
     assert all(len(line) <= width for line in lines)
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@each_of("width", [60, 80, 120])
 def test_numbers_are_never_cut(width):
     text = drawn(PROGRESS, width)
     for number in ("400/800", "0.412", "00:31", "0.831 ± 0.021"):
@@ -171,7 +171,7 @@ def test_a_terminal_gets_a_live_board():
     assert isinstance(board, LiveBoard)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("stream", "quiet", "environ"),
     [
         (io.StringIO(), False, {}),

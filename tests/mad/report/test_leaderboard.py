@@ -20,6 +20,7 @@ from tests.mad.report.sample import (
     WORTH,
     study,
 )
+from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
 
@@ -141,12 +142,12 @@ def test_markdown_is_one_table_with_a_row_per_candidate(whole):
     assert f"| 1 | `{CONV}` | 0.900 ± 0.025 |" in table[2]
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
+@each_of("width", [20, 40, 60, 80, 100, 120, 200])
 def test_no_line_is_longer_than_the_terminal_is_wide(partial, width):
     assert all(len(line) <= width for line in lines(partial, width))
 
 
-@pytest.mark.parametrize("width", [60, 80, 100])
+@each_of("width", [60, 80, 100])
 def test_a_narrow_terminal_leaves_out_columns_but_never_the_score(partial, width):
     table = lines(partial, width)[1:5]
     assert "score" in table[0]

@@ -13,6 +13,7 @@ from mlxhog.mad.suites import suite
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import architectures
 from tests.mad.search.spaces import candidates, candidates_of
+from tests.pairs import each_of
 
 BASE: dict[str, Any] = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 
@@ -51,7 +52,7 @@ def test_defaults_hold_where_an_item_says_nothing():
     assert names(to_space(BASE | given).mixers) == "mlstm(h2) mlstm(h8)"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("template", "depth", "wanted"),
     [
         ("alternate", 4, (4,)),
@@ -65,7 +66,7 @@ def test_a_depth_is_a_number_or_a_range(template: str, depth: object, wanted: tu
     assert to_space(BASE | {"template": template, "depth": depth}).depths == wanted
 
 
-@pytest.mark.parametrize(
+@each_of(
     "keys",
     [
         {},
@@ -87,7 +88,7 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
     assert to_space(yaml.safe_load(yaml.safe_dump(space.to_dict()))) == space
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("keys", "said"),
     [
         ({"mixxers": ["mlstm"]}, "space has no 'mixxers'; did you mean 'mixers'"),
@@ -129,7 +130,7 @@ def test_a_space_without_a_depth_is_refused():
         to_space({"mixers": ["mlstm"], "channels": ["swiglu"]})
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "said"),
     [
         ("depth: 4", "no 'depth'"),

@@ -10,6 +10,7 @@ import pytest
 from mlxhog.errors import DataError
 from mlxhog.mad.tasks import IGNORED, TASKS, Dataset, check, make_task
 from mlxhog.mad.tasks.dataset import read, write
+from tests.pairs import each_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
@@ -19,7 +20,7 @@ def golden(name: str) -> Dataset:
     return read(GOLDEN / f"{name}.npz")
 
 
-@pytest.mark.parametrize("name", FILES)
+@each_of("name", FILES)
 def test_every_golden_file_is_accepted(name):
     found = check(golden(name))
     assert found.ok, found.failures
@@ -43,8 +44,8 @@ def test_in_our_own_rows_it_is_a_failure():
     assert "was not shown before" in found.failures[0].message
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(
+@each_of("seed", [0, 1])
+@each_of(
     ("task", "settings"),
     [
         ("CR", {"seq_len": 32}),
@@ -334,7 +335,7 @@ CASES: list[tuple[int, str, str, Callable[[Whole], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("rule", "name", "split", "mutate"),
     [pytest.param(*case, id=f"{case[0]}-{case[3].__name__}-{case[2]}") for case in CASES],
 )
@@ -350,7 +351,7 @@ def test_every_invariant_is_broken_by_some_case():
     assert {case[0] for case in CASES} == set(range(1, 19))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("rule", "name", "spoil"),
     [
         ("uniform keys", "mem_v256_t32_baseline", lambda d: d.train_x.__setitem__(
@@ -388,7 +389,7 @@ def test_blanks_that_gather_at_the_end_are_noticed():
     assert failures == {"variance of blank gaps", "blanks before the last content token"}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each_of("name", TASKS)
 def test_a_file_reads_back_as_it_was_written(name, tmp_path):
     data = make_task(name, train_rows=20, test_rows=10, val_rows=5)
     write(tmp_path / "a.npz", data)
@@ -403,7 +404,7 @@ def test_a_file_reads_back_as_it_was_written(name, tmp_path):
         np.testing.assert_array_equal(again.kv_values, data.kv_values)
 
 
-@pytest.mark.parametrize("name", ["icr_v16_t32", "mem_v32_t16"])
+@each_of("name", ["icr_v16_t32", "mem_v32_t16"])
 def test_a_file_of_ours_has_what_a_golden_one_has(name, tmp_path):
     task = golden(name).task
     write(tmp_path / "a.npz", make_task(task, train_rows=4, test_rows=4))
@@ -414,7 +415,7 @@ def test_a_file_of_ours_has_what_a_golden_one_has(name, tmp_path):
     assert set(golden(name).meta) <= set(read(tmp_path / "a.npz").meta)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("content", "said"),
     [
         (b"", "not an .npz file"),

@@ -5,6 +5,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.tasks import IGNORED, TASKS, find, make_task, resolve
+from tests.pairs import each_of
 
 SMALL = {"train_rows": 600, "test_rows": 40, "val_rows": 30}
 
@@ -34,7 +35,7 @@ def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
     assert set(rows.values()) == {12_800}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each_of("name", TASKS)
 def test_a_task_goes_by_its_full_and_its_short_name_in_any_case(name):
     task = TASKS[name]
     assert find(name.upper()) is task
@@ -48,7 +49,7 @@ def test_a_task_that_does_not_exist_is_answered_with_the_nearest():
         find("xyz")
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each_of("name", TASKS)
 def test_one_seed_draws_the_same_rows_and_another_one_others(name):
     a = make_task(name, seed=1, **SMALL)
     assert same(a, make_task(name, seed=1, **SMALL))
@@ -63,7 +64,7 @@ def test_any_number_of_processes_draws_the_same_rows(name):
     assert same(make_task(name, **rows), make_task(name, processes=2, **rows))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each_of("name", TASKS)
 def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_one(name):
     data = make_task(name, **SMALL)
     part = make_task(name, train_rows=100, test_rows=40, val_rows=30)
@@ -73,7 +74,7 @@ def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_o
     assert not rows & {x.tobytes() for x in (*data.test_x, *data.val_x)}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each_of("name", TASKS)
 def test_rows_are_int32_of_the_length_that_the_settings_name(name):
     data, settings = make_task(name, **SMALL), resolve(name, SMALL)
     for split, (x, y) in data.splits().items():

@@ -15,6 +15,7 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from tests.metal.host import probes
 from tests.metal.host.probes import on
+from tests.pairs import each_of
 
 FORBIDDEN = {
     "acquire_order": "memory_order_acquire",
@@ -103,7 +104,7 @@ def test_functions_agree_with_numpy(shim: HostEngine):
         np.testing.assert_allclose(got, value, rtol=3e-7, err_msg=f"function {k}")
 
 
-@pytest.mark.parametrize("name", sorted(FORBIDDEN))
+@each_of("name", sorted(FORBIDDEN))
 def test_what_apple_gpus_lack_does_not_compile(name: str, shim_cache: Path):
     file = probes.KERNELS / "forbidden" / f"{name}.metal"
     text = source.read(str(file), lines=True)

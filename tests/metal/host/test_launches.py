@@ -13,9 +13,10 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch, Size
 from tests.metal.host import probes
 from tests.metal.host.probes import count, on
+from tests.pairs import each_of
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("grid", "group"),
     [((7, 5, 3), (4, 2, 2)), ((300, 1, 1), (256, 1, 1)), ((33, 2, 1), (33, 1, 1))],
 )
@@ -95,7 +96,7 @@ def test_a_group_of_more_than_1024_threads_is_refused(shim: HostEngine):
         shim.run(on(probes.GROUP_SUM, np.zeros(4096, np.float32), group=(2048, 1, 1)))
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 9])
+@each_of("n", [1, 7, 8, 9])
 def test_small_inputs_run_the_one_form_of_a_kernel(shim: HostEngine, n: int):
     x = np.arange(n, dtype=np.float32)
     assert (shim.run(on(probes.GROUP_SUM, x))["y"] == x.sum()).all()
@@ -113,7 +114,7 @@ def test_mlx_cannot_write_an_input_that_it_passes_as_constants(host_engine):
         host_engine("mlx").run(count(probes.ATOMIC_COUNT, np.zeros(4, np.float32), 8))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("shared", "got"),
     [
         (np.zeros(16), "of float64"),
@@ -135,7 +136,7 @@ def test_a_read_only_array_cannot_be_written(shim: HostEngine):
         shim.run(count(probes.ATOMIC_COUNT, shared, 16))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("value", "message"),
     [
         (np.zeros(2, np.uint32), "words is an array of shape .2,.; wanted one number"),
@@ -152,7 +153,7 @@ def test_a_scalar_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, value, 
         shim.run(replace(launch, inputs={**launch.inputs, "words": value}))
 
 
-@pytest.mark.parametrize("number", [3, 3.0, np.float32(3), np.array(3), np.array([3.0])])
+@each_of("number", [3, 3.0, np.float32(3), np.array(3), np.array([3.0])])
 def test_any_number_is_bound_as_the_type_that_is_declared(shim: HostEngine, number):
     shared = np.zeros(16, np.float32)
     launch = count(probes.ATOMIC_COUNT, shared, 16)

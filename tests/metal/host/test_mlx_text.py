@@ -12,6 +12,7 @@ from mlxhog.metal.host import mlx_text
 from mlxhog.metal.host.mlx_text import Request
 from mlxhog.metal.registry import KERNELS
 from tests.metal.host import probes
+from tests.pairs import each_of
 
 ALL_ATTRIBUTES = """
     uint3 a = thread_position_in_grid + thread_position_in_threadgroup + threads_per_grid
@@ -49,7 +50,7 @@ def captured(shim_cache: Path) -> dict[str, str]:
     return dict(zip(EDGES, mlx_text.captured(requests, shim_cache), strict=True))
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@each_of("edge", EDGES)
 def test_our_wrapper_follows_mlx_rule_by_rule(captured: dict[str, str], edge: str):
     assert words(mlx_text.stated(EDGES[edge])) == words(captured[edge])
 

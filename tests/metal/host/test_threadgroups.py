@@ -11,9 +11,10 @@ from mlxhog.errors import MetalError
 from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host import probes
 from tests.metal.host.probes import on
+from tests.pairs import each_of
 
 
-@pytest.mark.parametrize("n", [256, 1, 31, 33, 300, 2049])
+@each_of("n", [256, 1, 31, 33, 300, 2049])
 def test_threads_of_a_group_share_sums_across_barriers(shim: HostEngine, n: int):
     x = np.random.default_rng(n).integers(0, 100, n).astype(np.float32)
     y = shim.run(on(probes.GROUP_SUM, x))["y"]
@@ -69,7 +70,7 @@ def test_the_process_goes_on_after_a_divergent_barrier(shim: HostEngine):
     assert shim.run(on(probes.GROUP_SUM, x))["y"][0] == 64
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("kernel", "call"), [(probes.GROUP_SUM, "simd_sum"), (probes.DIVERGENT, "threadgroup_barrier")]
 )
 def test_meeting_is_refused_unless_the_kernel_declares_it(shim: HostEngine, kernel, call):

@@ -18,6 +18,7 @@ from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import adds
 from mlxhog.metal.kernels.arguments import MOST
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, normal, odd
+from tests.pairs import each_of
 
 DENSE = {"dense_axpy": adds.dense_axpy, "racy_axpy": adds.racy_axpy}
 SCALE = np.float32(-0.3)
@@ -31,8 +32,8 @@ def added(arena: Array, g: Array, offset: int) -> Array:
     return after
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("name", DENSE)
+@each_of("n", SIZES)
+@each_of("name", DENSE)
 def test_a_dense_add_rounds_the_product_and_touches_nothing_else(
     engine: Engine, name: str, n: int
 ) -> None:
@@ -55,9 +56,7 @@ def test_a_launch_says_that_it_has_run(engine: Engine) -> None:
     assert engine.run(adds.dense_axpy(arena, arena.copy(), scale=1, offset=0))["done"] == 1
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 7), (9, 64), (300, 31), (300, 257)]
-)
+@each_of(("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 7), (9, 64), (300, 31), (300, 257)])
 def test_rows_add_up_with_their_duplicates(engine: Engine, n_rows: int, d: int) -> None:
     rng = np.random.default_rng((n_rows, d))
     height = 11
@@ -120,7 +119,7 @@ def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(
     assert_same_bits(sums(adds.racy_axpy), racy)
 
 
-@pytest.mark.parametrize("array", [mx.array, torch.from_numpy, np.asarray])
+@each_of("array", [mx.array, torch.from_numpy, np.asarray])
 def test_launches_are_made_of_arrays_of_every_framework(array: Callable[[Array], Any]) -> None:
     arena, g = array(normal(64)), array(normal(12).reshape(3, 4))
     rows = array(np.array([5, 0, 5], np.int32))
@@ -170,7 +169,7 @@ def scatter(arena: Array, rows: list[int], height: int = 4) -> Launch:
     return adds.scatter_add_rows(arena, index, g, scale=1, offset=0, height=height)
 
 
-@pytest.mark.parametrize("case", BAD)
+@each_of("case", BAD)
 def test_a_launch_outside_its_arrays_is_refused(case: str) -> None:
     make, message = BAD[case]
     with pytest.raises(ShapeError, match=message):
@@ -184,8 +183,8 @@ WRONG: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["arena", "g"])
-@pytest.mark.parametrize("case", WRONG)
+@each_of("name", ["arena", "g"])
+@each_of("case", WRONG)
 def test_another_dtype_or_layout_is_refused_and_nothing_written(
     shim: HostEngine, case: str, name: str
 ) -> None:

@@ -13,6 +13,7 @@ from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import conv
+from tests.pairs import each_of
 from tests.tolerances import METAL_CONV_F32, assert_close
 
 Arrays = dict[str, Any]
@@ -30,8 +31,8 @@ SHAPES = [
     (1, 1, 5, 4, 3),
     (1, 70, 3, 5, 2),
 ]
-shapes = pytest.mark.parametrize("shape", SHAPES)
-packed = pytest.mark.parametrize("packed", [False, True])
+shapes = each_of("shape", SHAPES)
+packed = each_of("packed", [False, True])
 
 
 def sample(shape: tuple[int, ...], packed: bool = False) -> Arrays:

@@ -19,6 +19,7 @@ from mlxhog.metal.kernels.mlstm import (
     sample_gradients,
 )
 from mlxhog.models.ops.reference import mlstm_numpy
+from tests.pairs import each_of
 from tests.tolerances import (
     METAL_CELL_F32,
     METAL_CLOSED_F32,
@@ -42,7 +43,7 @@ SHAPES = {
     "wide heads": (1, 20, 1, 70, 33, 9),
     "long chunks": (1, 70, 1, 33, 5, 64),
 }
-shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+shapes = each_of("shape", SHAPES.values(), ids=SHAPES)
 
 
 def sample(shape: tuple[int, ...], seed: int = 0) -> Arrays:
@@ -147,7 +148,7 @@ EXTREME = [
 ]
 
 
-@pytest.mark.parametrize(("i", "f", "tolerance"), EXTREME)
+@each_of(("i", "f", "tolerance"), EXTREME)
 def test_extreme_gates_give_the_same_as_in_float64(
     shim: HostEngine, i: float, f: float, tolerance: Tolerance
 ) -> None:
@@ -201,9 +202,7 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
         assert (gradients[f"d{name}"] * direction).sum() == pytest.approx(wanted, rel=1e-4), name
 
 
-@pytest.mark.parametrize(
-    "kernel", [mlstm.GATES, mlstm.OUT, mlstm.BWD_OUT], ids=lambda kernel: kernel.name
-)
+@each_of("kernel", [mlstm.GATES, mlstm.OUT, mlstm.BWD_OUT], ids=lambda kernel: kernel.name)
 def test_any_order_of_threads_gives_the_same_bits(
     host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
 ) -> None:

@@ -15,6 +15,7 @@ from mlxhog.metal.engine import Engine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernels.packed16 import packed16_add, words
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
+from tests.pairs import each_of
 
 INSTANCES = ("half", "bfloat")
 DTYPES = {"half": torch.float16, "bfloat": torch.bfloat16}
@@ -40,8 +41,8 @@ def assert_same_numbers(actual: Array, wanted: Array, instance: str) -> None:
     assert_same_bits(numbers(actual, instance), numbers(wanted, instance))
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("n", SIZES)
+@each_of("instance", INSTANCES)
 def test_a_sum_is_made_in_float32_and_rounded_to_nearest_even(
     engine: Engine, instance: str, n: int
 ) -> None:
@@ -59,7 +60,7 @@ def test_a_sum_is_made_in_float32_and_rounded_to_nearest_even(
         assert not failures.any()
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("instance", INSTANCES)
 def test_every_16_bit_number_keeps_its_value_when_zero_is_added(
     engine: Engine, instance: str
 ) -> None:
@@ -74,7 +75,7 @@ def test_every_16_bit_number_keeps_its_value_when_zero_is_added(
     assert_same_bits(numbers(arena, instance), wanted)
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("instance", INSTANCES)
 def test_every_16_bit_number_rounds_as_torch_rounds_when_another_is_added(
     engine: Engine, instance: str
 ) -> None:
@@ -86,7 +87,7 @@ def test_every_16_bit_number_rounds_as_torch_rounds_when_another_is_added(
     assert_same_numbers(arena, wanted, instance)
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("instance", INSTANCES)
 def test_nan_ends_at_the_first_try(engine: Engine, instance: str) -> None:
     arena = bits16(np.full(32, np.nan, np.float32), instance)
     g, failures = bits16(np.ones(32, np.float32), instance), counter()
@@ -95,7 +96,7 @@ def test_nan_ends_at_the_first_try(engine: Engine, instance: str) -> None:
     assert not failures.any()
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("instance", INSTANCES)
 def test_the_halves_of_a_word_do_not_carry_into_each_other(engine: Engine, instance: str) -> None:
     arena = bits16(np.zeros(16, np.float32), instance)
     g = bits16(np.tile(np.array([-1, 2**-10], np.float32), 8), instance)
@@ -103,7 +104,7 @@ def test_the_halves_of_a_word_do_not_carry_into_each_other(engine: Engine, insta
     np.testing.assert_array_equal(numbers(arena, instance), numbers(g, instance))
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("instance", INSTANCES)
 def test_chaos_fails_tries_without_failing_adds(
     consumer: str, host_engine: Callable[..., HostEngine], instance: str
 ) -> None:
@@ -116,7 +117,7 @@ def test_chaos_fails_tries_without_failing_adds(
     assert not failures.any()
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
+@each_of("instance", INSTANCES)
 def test_a_word_that_never_settles_is_counted_and_left_alone(
     host_engine: Callable[..., HostEngine], instance: str
 ) -> None:
@@ -159,14 +160,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@each_of("case", BAD)
 def test_what_is_no_whole_word_of_the_arena_is_refused(case: str) -> None:
     make, message = BAD[case]
     with pytest.raises(ShapeError, match=message):
         make()
 
 
-@pytest.mark.parametrize("name", ["arena", "g"])
+@each_of("name", ["arena", "g"])
 def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: str) -> None:
     arena, g = words(half(32)), words(half(32))
     before = arena.copy()

@@ -7,9 +7,10 @@ import pytest
 
 from mlxhog.metal import source
 from mlxhog.metal.registry import KERNELS
+from tests.pairs import each_of
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@each_of("name", KERNELS)
 def test_a_kernel_is_a_function_for_mlx_and_a_whole_kernel_for_pytorch(name: str) -> None:
     kernel = KERNELS[name]
     assert kernel.name == name
@@ -22,7 +23,7 @@ def test_a_kernel_is_a_function_for_mlx_and_a_whole_kernel_for_pytorch(name: str
 PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol == 0)
 
 
-@pytest.mark.parametrize("name", PROMISES_BITS)
+@each_of("name", PROMISES_BITS)
 def test_a_kernel_that_promises_bits_forbids_metal_to_fuse_products_and_sums(name: str) -> None:
     pragma = "#pragma METAL fp contract(off)\n"
     text = source.read(KERNELS[name].header)
@@ -42,7 +43,7 @@ STREAMING = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@each_of("name", STREAMING)
 def test_bytes_per_element_are_those_of_a_launch_that_streams_its_arrays(name: str) -> None:
     kernel, n = KERNELS[name], 1 << 16
     launch = kernel.sample(np.random.default_rng(0), n)

@@ -14,6 +14,7 @@ from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import slstm
 from mlxhog.metal.kernels.slstm import sample_slstm, slstm_backward, slstm_forward
 from tests.models.slstm import CASES, STATE, slstm_case
+from tests.pairs import each_of
 from tests.tolerances import METAL_SLSTM_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -26,9 +27,9 @@ SHAPES = {
     "one step": {"B": 1, "S": 1, "NH": 3, "DH": 5},
     "odd width": {"B": 1, "S": 7, "NH": 1, "DH": 45},
 }
-shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-fresh_or_not = pytest.mark.parametrize("fresh", [True, False], ids=["from zeros", "from a state"])
-packed_or_not = pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
+shapes = each_of("shape", SHAPES.values(), ids=SHAPES)
+fresh_or_not = each_of("fresh", [True, False], ids=["from zeros", "from a state"])
+packed_or_not = each_of("packed", [False, True], ids=["one document", "packed"])
 
 
 def sample(shape: dict[str, int], fresh: bool, packed: bool = False) -> Arrays:
@@ -127,7 +128,7 @@ def test_the_kernels_are_the_cell_in_float64(
     assert_is_the_cell(run(shim, x), plain_loop(x))
 
 
-@pytest.mark.parametrize("gates", [(-30.0, 0.0), (15.0, -30.0), (-30.0, -30.0), (15.0, 15.0)])
+@each_of("gates", [(-30.0, 0.0), (15.0, -30.0), (-30.0, -30.0), (15.0, 15.0)])
 def test_extreme_gates_give_the_same_as_in_float64(
     shim: HostEngine, gates: tuple[float, float]
 ) -> None:
@@ -137,7 +138,7 @@ def test_extreme_gates_give_the_same_as_in_float64(
     assert_is_the_cell(run(shim, x), plain_loop(x))
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_of("name", CASES)
 def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: str) -> None:
     case = slstm_case(name)
     B, S, NH, DH = case.h_weight.shape
@@ -163,7 +164,7 @@ def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: st
     assert_is_the_cell(found, wanted)
 
 
-@pytest.mark.parametrize("kernel", slstm.KERNELS, ids=lambda kernel: kernel.name)
+@each_of("kernel", slstm.KERNELS, ids=lambda kernel: kernel.name)
 def test_any_order_of_threads_gives_the_same_bits(
     host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
 ) -> None:

@@ -19,6 +19,7 @@ from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
 from mlxhog.optim.gradients import Rows
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
 from tests.optim.small import Slot
+from tests.pairs import each_of
 
 LR, GRAD_SCALE = 0.05, 0.7
 RACY = 1  # needs no locks; with one worker all write modes give the same bits
@@ -119,8 +120,8 @@ def assert_alike(native: Worker, metal: Worker) -> None:
     assert_same_bits(metal.v, native.v, label="v")
 
 
-@pytest.mark.parametrize("n", SIZES[1:])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_of("n", SIZES[1:])
+@each_of("name", OPTIMIZERS)
 def test_dense_steps_have_the_bits_of_the_native_optimizer(
     engine: Engine, name: str, n: int
 ) -> None:
@@ -134,7 +135,7 @@ def test_dense_steps_have_the_bits_of_the_native_optimizer(
             assert_alike(native, metal)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_of("name", OPTIMIZERS)
 def test_numbers_that_are_not_normal_move_as_in_the_native_optimizer(
     engine: Engine, name: str
 ) -> None:
@@ -148,7 +149,7 @@ def test_numbers_that_are_not_normal_move_as_in_the_native_optimizer(
         assert_alike(native, metal)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_of("name", OPTIMIZERS)
 def test_one_launch_over_a_run_decays_only_the_parameters_that_decay(
     engine: Engine, name: str
 ) -> None:
@@ -170,10 +171,8 @@ def test_one_launch_over_a_run_decays_only_the_parameters_that_decay(
     assert_alike(native, metal)
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 5), (9, 64), (40, 8), (40, 257)]
-)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_of(("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 5), (9, 64), (40, 8), (40, 257)])
+@each_of("name", OPTIMIZERS)
 def test_row_steps_have_the_bits_of_the_native_optimizer(
     engine: Engine, name: str, n_rows: int, d: int
 ) -> None:
@@ -212,8 +211,8 @@ def test_an_empty_run_changes_nothing(engine: Engine) -> None:
     assert_same_bits(flat, before)
 
 
-@pytest.mark.parametrize("axis", [0, 1, None])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3), (64, 64), (257, 16)])
+@each_of("axis", [0, 1, None])
+@each_of("shape", [(1, 1), (3, 5), (5, 3), (64, 64), (257, 16)])
 def test_apollo_scales_rows_columns_or_all(
     engine: Engine, shape: tuple[int, int], axis: int | None
 ) -> None:
@@ -349,14 +348,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@each_of("case", BAD)
 def test_arrays_that_do_not_fit_each_other_are_refused(case: str) -> None:
     make, message = BAD[case]
     with pytest.raises(ShapeError, match=message):
         make()
 
 
-@pytest.mark.parametrize("name", ["arena", "g", "m", "v", "decays", "hp"])
+@each_of("name", ["arena", "g", "m", "v", "decays", "hp"])
 def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: str) -> None:
     arena = normal(64)
     before = arena.copy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
@@ -14,6 +13,7 @@ from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts, HotToken, RowStatistics, conflict
 from mlxhog.theory.analysis.sampling import EXACT, GRAINS, LARGE, Block
 from mlxhog.theory.analysis.staleness import ObservedStaleness, StaleGradient
+from tests.pairs import each_of
 from tests.theory.bitmaps import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
@@ -109,8 +109,8 @@ def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that()
     assert "lossless ones are what the theorems assume" in write.recommend
 
 
-@pytest.mark.parametrize("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
-@pytest.mark.parametrize(
+@each_of("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
+@each_of(
     "chosen",
     [
         {},
@@ -168,9 +168,7 @@ def test_reads_are_predicted_where_steps_come_late() -> None:
     assert "predicted reads" not in advice(strategy="sync")
 
 
-@pytest.mark.parametrize(
-    ("cosine", "flags"), [(0.95, ""), (0.7, "--async-after 0.05"), (0.2, "--async-after 0.1")]
-)
+@each_of(("cosine", "flags"), [(0.95, ""), (0.7, "--async-after 0.05"), (0.2, "--async-after 0.1")])
 def test_the_faster_gradients_age_the_longer_training_begins_in_sync(
     cosine: float, flags: str
 ) -> None:

@@ -14,6 +14,7 @@ from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of
 from mlxhog.theory.analysis.target import find_target
 from mlxhog.training.trainer import train
+from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
 
 
@@ -85,7 +86,7 @@ def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_pa
     assert target.config.tokenizer == str(alone)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("spec", "said"),
     [
         ("tinny", "did you mean 'tiny'?"),
@@ -124,7 +125,7 @@ def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None
         plan_of(named, AnalyzeConfig())
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "said"),
     [
         ("model: tiny\nbatch_sise: 4\nlr: 1\n", r"conf.yaml:2: no option 'batch_sise'"),

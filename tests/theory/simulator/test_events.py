@@ -18,6 +18,7 @@ from mlxhog.theory.simulator.schemes import (
 )
 from mlxhog.theory.simulator.times import Constant
 from mlxhog.theory.simulator.workers import Worker
+from tests.pairs import each_of
 
 SCHEMES = [
     Hogwild(), Locked(), Locked("step"), ParameterServer(), RoundRobin(), Sync(), Sync(backups=1),
@@ -29,7 +30,7 @@ def workers_of(count: int, **costs: float) -> list[Worker]:
     return [Worker(name="w", compute=Constant(1.0), **costs) for _ in range(count)]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@each_of("scheme", SCHEMES)
 def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
     scheme: Scheme,
 ) -> None:

@@ -19,6 +19,7 @@ from mlxhog.theory.simulator.times import (
     ShiftedExponential,
     parse,
 )
+from tests.pairs import each_of
 
 SPELLS = Markov(Constant(1.0), Constant(10.0), to_slow=0.05, to_fast=0.2)
 
@@ -27,7 +28,7 @@ def taken(time: ComputeTime, count: int = 40_000) -> np.ndarray:
     return np.array(list(itertools.islice(time.successive(np.random.default_rng(1)), count)))
 
 
-@pytest.mark.parametrize(
+@each_of(
     "time",
     [
         LogNormal(2.0, 0.5),
@@ -65,7 +66,7 @@ def test_recorded_times_come_in_their_order_round_and_round() -> None:
     assert times.tolist() == [ordered[(first + k) % 5] for k in range(12)]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "time"),
     [
         ("constant:20ms", Constant(0.02)),
@@ -79,7 +80,7 @@ def test_a_time_model_is_read_from_text(text: str, time: ComputeTime) -> None:
     assert parse(text) == time
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "said"),
     [
         ("normal:1:2", "did you mean 'lognormal'"),

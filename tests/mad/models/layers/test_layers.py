@@ -22,6 +22,7 @@ from mlxhog.models.mad.layers import LAYERS
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
+from tests.pairs import each_of
 from tests.tolerances import (
     CAUSAL_F32,
     GRADIENT_ANY_F32,
@@ -55,15 +56,15 @@ OTHERS = (
 )
 load_layers(Path(__file__).parents[4] / "examples" / "my_layer.py")
 SEQUENCES = (*(layer.name for layer in LAYERS), "my_layer(expand=2)", *OTHERS)
-sequences = pytest.mark.parametrize("text", SEQUENCES)
-twins = pytest.mark.parametrize("name", TWINS)
+sequences = each_of("text", SEQUENCES)
+twins = each_of("name", TWINS)
 FRAMEWORKS = ("torch", "mlx")
 
 
 def in_turn(argument: str, values: Sequence[str]) -> Any:
     """Each sequence with one of the values: where a value changes the form, not the promise."""
     cases = [(text, values[k % len(values)]) for k, text in enumerate(SEQUENCES)]
-    return pytest.mark.parametrize(("text", argument), cases)
+    return each_of(("text", argument), cases)
 
 
 @pytest.fixture(autouse=True)
@@ -107,9 +108,7 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
 
 
 @twins
-@pytest.mark.parametrize(
-    "text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"]
-)
+@each_of("text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"])
 def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
     cfg, params, tokens, wanted = with_reference(text, 1024, 1)
     found, _ = TWINS[name].logits(cfg, params, tokens)
@@ -181,7 +180,7 @@ def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, nam
                 assert_close(part, wanted_part, STATE_F32)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@each_of("framework", FRAMEWORKS)
 @sequences
 def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, framework: str) -> None:
     cfg, params, tokens, _ = example(text, 48, B=4)

@@ -14,6 +14,7 @@ from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
+from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
 
 # The table of states at width 128: every default is that of mad-lab, which has no ssd.
@@ -53,7 +54,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("text", STATES)
+@each_of("text", STATES)
 def test_the_states_at_width_128_are_those_of_the_table(text: str) -> None:
     (layer,) = parse(text)
     assert dict(layer.state(D, 1000)) == STATES[text]
@@ -63,13 +64,13 @@ def test_a_window_keeps_no_more_than_has_been_read() -> None:
     assert make("mh-sliding-attention").state(D, 5) == {"cache": 2 * D * 5}
 
 
-@pytest.mark.parametrize("text", PARAMETERS)
+@each_of("text", PARAMETERS)
 def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
     (layer,) = parse(text)
     assert sum(spec.size for spec in layer.param_spec(D)) == PARAMETERS[text]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "message"),
     [
         ("mh-attention(h5)", "heads is 5, and the width is 32; choose one of 1, 2, 4, 8, 16, 32"),
@@ -105,7 +106,7 @@ def test_what_cannot_be_built_is_refused_with_the_way_out(text: str, message: st
         MADConfig(vocab_size=23, hidden_size=32, layers=parse(text))
 
 
-@pytest.mark.parametrize("text", ["ssd", "mamba", "gated-delta-net"])
+@each_of("text", ["ssd", "mamba", "gated-delta-net"])
 def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
     (layer,) = parse(text)
     start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
@@ -120,7 +121,7 @@ def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
         assert speeds.max() <= 16.001
 
 
-@pytest.mark.parametrize("text", ["ssd", "mamba", "gated-delta-net", "gla", "mh-attention"])
+@each_of("text", ["ssd", "mamba", "gated-delta-net", "gla", "mh-attention"])
 def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
     (layer,) = parse(text)
     for spec in layer.param_spec(D):
@@ -139,7 +140,7 @@ def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
     assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
 
 
-@pytest.mark.parametrize(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
+@each_of(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
 def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> None:
     (layer,) = parse(text)
     (start,) = (initial_value(spec, 7) for spec in layer.param_spec(D) if spec.name == bias)
@@ -165,8 +166,8 @@ def logits(cfg: MADConfig, params: Any, tokens: Any) -> Any:
     return lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
 
 
-@pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize("text", ["hyena", "mh-hyena(h4)"])
+@each_of("name", TWINS)
+@each_of("text", ["hyena", "mh-hyena(h4)"])
 def test_a_long_filter_reaches_as_far_back_as_the_model_is_long(text: str, name: str) -> None:
     cfg, side = replace(config(text), max_length=6), TWINS[name]
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 11, 2)
