@@ -5,6 +5,7 @@ examples in every run, so that a verdict is about the change; `--hypothesis-prof
 others.
 """
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import instances
 
 hypothesis.settings.register_profile("random", deadline=None)
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
 
 # Threads of torch that have nothing to do sleep, as they do in workers: the cores are shared.
@@ -84,6 +85,19 @@ def _forked_workers() -> Iterator[None]:
 def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers start as they do for users."""
     monkeypatch.setattr(worker_pool, "get_context", multiprocessing.get_context)
+
+
+@pytest.fixture
+def sides_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Parity computes in this process; tests of its processes do without."""
+    import torch
+
+    from tests.parity.here import Here
+
+    monkeypatch.setattr("mlxhog.parity.compute.Child", Here)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -151,6 +165,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
+    gc.disable()  # while modules are imported and tests collected, which stay to the end
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # no later collection looks at them again
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -102,6 +102,7 @@ def test_the_command_names_the_operator_that_is_off() -> None:
     assert (found.first_bad.what, found.first_bad.a) == ("operator/rms_norm/rms", "mlx:cpu")
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_the_command_names_the_entry_with_the_wrong_sign() -> None:
     name = "backbone.blocks.1.ffn.proj_up.weight"
     found = compare_sides(small(), [NUMPY, OTHERS[0]], quiet, fault=SignFault(name, 7))

@@ -53,6 +53,7 @@ def failures(found: Comparison) -> list[str]:
     return [f"{row.a} {row.b} {row.what}" for row in found.rows if not row.ok]
 
 
+@pytest.mark.usefixtures("sides_here")
 @pytest.mark.parametrize(
     "name",
     ["hf_d_generate", "large_d_fused", "v1_mixed_02", "mlstm_cell_c_init", "slstm_cell_b_init",
@@ -67,6 +68,7 @@ def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None:
     subject = cases.read(made_cases.large_model(tmp_path, fused=True), steps=0)
     found = compare_sides(subject, [NUMPY, MLX], quiet)
@@ -75,12 +77,14 @@ def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None
     assert against == set(subject.recorded["recorded"])
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
     path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
     found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
     assert found.unmet == ["not compared: recorded state/9/C, which nobody computed"]
 
 
+@pytest.mark.usefixtures("sides_here")
 @pytest.mark.parametrize(
     ("tensor", "what"),
     [
@@ -105,6 +109,7 @@ def test_a_wrong_recorded_tensor_is_found_and_named(tmp_path: Path, tensor: str,
     assert found.first_bad.what == what
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None:
     right = made_cases.mlstm_cell(tmp_path)
     assert compare_sides(cases.read(right, steps=0), [NUMPY], quiet).ok
@@ -121,6 +126,7 @@ def small() -> Subject:
     return Subject("small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets})
 
 
+@pytest.mark.usefixtures("sides_here")
 @pytest.mark.parametrize(
     ("name", "first"),
     [("lm_head.weight", "logits"), ("backbone.blocks.1.norm_ffn.weight", "hidden/2")],
@@ -146,6 +152,7 @@ def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
 NUMPY_TWICE = Side("numpy again", "numpy")
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
     peers = (Side("transformers", "transformers"), Side("xlstm", "xlstm"))
     found = compare_sides(small(), (NUMPY, *peers), quiet)

@@ -75,8 +75,8 @@ def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
     first: Result, tmp_path: Path
 ) -> None:
     shutil.copytree(first.run, tmp_path / "run")
-    again = {"model": candidate(tmp_path), "resume": str(tmp_path / "run")}
-    second = train(small_config(tmp_path, **MIXED, **again))
+    again = {"model": candidate(tmp_path), "resume": str(tmp_path / "run"), "workers": "mlx:cpu*2"}
+    second = train(small_config(tmp_path, **{**MIXED, **again}))
     assert second.status == "done"
     assert first.val_bits_per_byte is not None
     assert second.val_bits_per_byte is not None
@@ -153,6 +153,7 @@ def test_convert_changes_the_type_of_the_weights_and_nothing_else(
     assert load_candidate(target) == load_candidate(trained[1])
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +169,7 @@ def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
     assert any(note.startswith("numpy computes the forward pass") for note in found["notes"])
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_parity_notices_a_spoilt_parameter_of_a_candidate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +181,7 @@ def test_parity_notices_a_spoilt_parameter_of_a_candidate(
 AUTOENCODER = "model: {dim: 16, backbone: autoencoder, layers: mlstm}"
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_an_autoencoder_agrees_on_every_backend(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixtur
     assert found["loss"] > 0
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1")
     found = told(capsys, "parity", LINE, "--layers-from", str(EXAMPLE), *small)
@@ -64,6 +65,7 @@ def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -
     assert any(row["what"].startswith("grad/layers.0.z_proj") for row in found["rows"])
 
 
+@pytest.mark.usefixtures("sides_here")
 def test_parity_notices_a_reference_that_says_something_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
