@@ -12,13 +12,15 @@ def alive(pid: int) -> bool:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Worker processes of a supervisor (its resource tracker is not one)."""
-    found = []
-    for line in _ps("-A", "-o", "pid=,ppid=,command=").splitlines():
-        child, parent, command = line.split(None, 2) if line.count(" ") > 1 else ("0", "0", "")
-        if int(parent) == pid and "spawn_main" in command:
-            found.append(int(child))
-    return found
+    """Worker processes of a supervisor, or of its fork server (its resource tracker is none)."""
+    lines = [line.split(None, 2) for line in _ps("-A", "-o", "pid=,ppid=,command=").splitlines()]
+    known = [(int(line[0]), int(line[1]), line[2]) for line in lines if len(line) == 3]
+    servers = [own for own, parent, command in known if parent == pid and "forkserver" in command]
+    return [
+        own
+        for own, parent, command in known
+        if parent in servers or parent == pid and "spawn_main" in command
+    ]
 
 
 def below(pid: int) -> list[int]:

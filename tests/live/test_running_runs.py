@@ -28,6 +28,7 @@ from mlxhog.live.opening import open_source
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
 from mlxhog.report.metrics import Progress
+from mlxhog.training import reporting
 from tests.live.patterns import Inbox
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
@@ -130,10 +131,13 @@ def written(model: LanguageModel) -> str:
     return model.generate("lock", temperature=0, max_new_tokens=12)
 
 
-def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path: Path) -> None:
+def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only copies at rest, of which each has a checkpoint, and the first are published here."""
+    monkeypatch.setattr(reporting, "REPORT_S", 0.1)
     config = small_config(
-        tmp_path, steps=600, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
+        tmp_path, steps=250, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
     )
     observer = Observer(config.out)
     result = train(config, observer=observer)
@@ -185,9 +189,10 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
 
 
 def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(tmp_path, workers="mlx:cpu*2", steps=700, restarts=100)
+    monkeypatch.setattr(reporting, "REPORT_S", 0.1)
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=500, restarts=100)
     consistent_after: list[int] = []
     killed: list[int] = []
     backend = Inbox()
@@ -205,7 +210,7 @@ def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_mode
 
     with Watcher(config, "snapshot", look):
         result = train(config, observer=kill)
-    assert result.steps == 700
+    assert result.steps == 500
     assert consistent_after
     assert not shared_segments()
 

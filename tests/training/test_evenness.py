@@ -132,8 +132,9 @@ def measure_briefly(job: Job) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sync", "hogwild"])
-@pytest.mark.parametrize("guessed", ["sync", "hogwild"])
+@pytest.mark.parametrize(
+    ("guessed", "name"), [("sync", "sync"), ("sync", "hogwild"), ("hogwild", "sync")]
+)
 def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
     tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, guessed: str, name: str
 ) -> None:

@@ -116,7 +116,7 @@ def looking_often(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("looking_often")
 def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
-    config = following(tmp_path, workers="mlx:cpu,torch:cpu", batch_size=2)
+    config = following(tmp_path, workers="mlx:cpu*2", batch_size=2)
     folder = Path(config.follow)
     (folder / "first.txt").write_text("the first text " * 3)
 

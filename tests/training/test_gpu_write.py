@@ -23,6 +23,7 @@ from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
 from mlxhog.training import evaluation
 from tests.cli.test_cli import RESULT
+from tests.pairs import each_of
 from tests.report.test_terminal import PROGRESS, shown
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import Killer
@@ -43,10 +44,10 @@ def run(tmp_path: Path, **options: object) -> Result:
 def test_steps_through_metal_source_give_the_parameters_of_native_steps(
     tmp_path: Path, workers: str
 ) -> None:
-    options = {"steps": 50, "workers": workers}
+    options = {"steps": 20, "workers": workers}
     native = run(tmp_path, **options)
     metal = run(tmp_path, **options, **EMULATED)
-    assert metal.steps == native.steps == 50
+    assert metal.steps == native.steps == 20
     # The source runs without fused multiply-adds, so even the bits agree.
     assert identical(parameters(metal), parameters(native))
 
@@ -170,7 +171,7 @@ def resolved(backends: str, doctor: Doctor, **options: object) -> kernel_choice.
 GOOD, BAD = Doctor(True), Doctor(False)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("backends", "doctor", "options", "expected"),
     [
         ("mlx:gpu mlx:cpu", BAD, {}, ("cpu", "lossless")),
@@ -193,7 +194,7 @@ def test_a_choice_of_writers_has_one_meaning(
     assert (writers.gpu_write, writers.write) == expected
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("backends", "doctor", "options", "reason"),
     [
         ("mlx:gpu mlx:cpu", GOOD, {}, "CPU workers add to the same parameters"),
@@ -245,8 +246,8 @@ def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("write", ["lossless", "racy"])
-@pytest.mark.parametrize("who", ["metal", "metal-emulated"])
+@each_of("write", ["lossless", "racy"])
+@each_of("who", ["metal", "metal-emulated"])
 def test_locks_beside_metal_kernels_are_a_contradiction(write: str, who: str) -> None:
     with pytest.raises(
         ConfigError, match=f"is {write}, but beside gpu_write={who}.*set write=auto"

@@ -19,6 +19,7 @@ from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Progress, kernels_used, label
 from mlxhog.training.plan import make_plan
 from tests.machine.test_verdicts import kernel
+from tests.pairs import each_of
 from tests.training.small import largest_difference, mixed_model, parameters, small_config
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def resolved(backends: str, record: Verdicts, **options: object) -> kernel_choic
     return kernel_choice.choose_kernels(config, backends.split(), record)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("backends", "record", "options", "expected"),
     [
         ("mlx:cpu torch:cpu", UNTESTED, {}, "native native"),
@@ -71,7 +72,7 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     assert resolved(backends, record, **options).of_workers == tuple(expected.split())
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("backends", "record", "reasons"),
     [
         ("mlx:gpu mlx:gpu", FASTER, ["metal on mlx:gpu, 300 tokens/s"]),
@@ -95,7 +96,7 @@ def test_a_choice_that_was_made_by_the_user_needs_no_note() -> None:
         assert resolved("mlx:gpu", FASTER, kernels=kernels).notes == ()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("backends", "kernels", "refused"),
     [
         ("mlx:gpu torch:cpu", "metal", "torch:cpu"),
@@ -133,7 +134,7 @@ def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(
 
 
 def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path: Path) -> None:
-    config = small_config(tmp_path, compute_dtype="bfloat16", workers="torch:cpu,mlx:cpu")
+    config = small_config(tmp_path, compute_dtype="bfloat16", workers="mlx:cpu*2")
     planned = make_plan(config)
     assert planned.kernels == ("reference", "reference")
     assert "kernels auto: reference on CPUs" in " ".join(planned.notes)
@@ -188,8 +189,10 @@ def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(
 def test_a_mixed_stack_trains_on_emulated_kernels_to_the_parameters_of_the_reference(
     tmp_path: Path,
 ) -> None:
-    options = {"steps": 3, "workers": "torch:cpu", "model": mixed_model(tmp_path)}
+    options = {"steps": 3, "model": mixed_model(tmp_path)}
     reference = train(small_config(tmp_path, **options, kernels="reference"))
-    emulated = train(small_config(tmp_path, **options, kernels="metal-emulated"))
+    emulated = train(
+        small_config(tmp_path, **options, workers="torch:cpu", kernels="metal-emulated")
+    )
     # Three steps of 1e-3; both compute in float32, in other orders.
     assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4

@@ -152,7 +152,7 @@ def test_the_stored_configuration_says_what_was_left_to_the_model(tmp_path: Path
 @pytest.mark.parametrize(
     ("strategy", "workers"),
     [
-        ("hogwild", "mlx:cpu,torch:cpu"),
+        ("hogwild", "mlx:cpu*2"),
         ("sync", "mlx:cpu,torch:cpu"),
         ("round_robin", "mlx:cpu*2"),
         ("avg_runs", "mlx:cpu*2"),

@@ -53,10 +53,12 @@ def test_lock_free_training_with_one_worker_is_serial_training(
     assert identical(parameters(serial), parameters(hogwild))
 
 
-@pytest.mark.parametrize("optimizer", RULES)
-def test_both_backends_take_the_same_steps(tmp_path: Path, optimizer: str) -> None:
-    """As far as their gradients agree, to float32 rounding, which turns the sign of small ones."""
-    common = {**COMMON, "strategy": "serial", "steps": 4, "optimizer": optimizer}
+def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
+    """As far as their gradients agree, to float32 rounding, which turns the sign of small ones.
+
+    A rule does not know whose gradient it gets: the one that turns most on small ones will do.
+    """
+    common = {**COMMON, "strategy": "serial", "steps": 4, "optimizer": "lion"}
     by_torch, by_mlx = (
         parameters(train(small_config(tmp_path, workers=backend, **common)))
         for backend in ("torch:cpu", "mlx:cpu")
@@ -70,7 +72,7 @@ def test_both_backends_take_the_same_steps(tmp_path: Path, optimizer: str) -> No
     ("optimizer", "strategy", "workers"),
     [
         ("soap", "hogwild", "mlx:cpu,torch:cpu"),
-        ("apollo-mini", "sync", "mlx:cpu,torch:cpu"),
+        ("apollo-mini", "sync", "mlx:cpu*2"),
         ("soap", "round_robin", "mlx:cpu*2"),
         ("apollo-mini", "avg_runs", "mlx:cpu*2"),
         ("soap", "sync", "mlx:cpu*2"),

@@ -46,7 +46,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Two workers with moments of all; one was killed."""
     config = small_config(
         tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
-        optimizer="muon", strategy="auto", steps=400,
+        optimizer="muon", strategy="auto", steps=200,
     )  # fmt: skip
     killer = KillOnce()
     result = train(config, observer=killer)
@@ -68,16 +68,16 @@ def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["equal"]
     assert outcome["deaths"] == 1
-    assert outcome["steps"] >= 400
+    assert outcome["steps"] >= 200
     assert outcome["hashes"] > 4
 
 
 def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) -> None:
-    config = small_config(tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=80)
+    config = small_config(tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40)
     outcome = replay.replay(Run(Path(train(config).run)))
     assert outcome.difference is None
     assert outcome.workers == ("mlx:cpu", "torch:cpu")
-    assert outcome.steps == 80
+    assert outcome.steps == 40
 
 
 def test_the_first_difference_is_named_by_worker_step_and_stripe(

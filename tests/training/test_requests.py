@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_stop_ends_the_run_with_a_checkpoint_from_which_it_goes_on(tmp_path):
-    config = endless(tmp_path, workers="mlx:cpu,torch:cpu")
+    config = endless(tmp_path, workers="mlx:cpu*2")
     result = trained(config, lambda directory: None)
     assert (result.status, result.seconds < 100.0) == ("interrupted", True)
     assert result.checkpoint is not None

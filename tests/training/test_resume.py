@@ -178,11 +178,11 @@ def test_a_run_that_is_done_asks_for_a_budget(
 def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupted = run_interrupted_after(3, small_config(tmp_path, steps=400))
+    interrupted = run_interrupted_after(3, small_config(tmp_path, steps=150))
     assert interrupted.status == "interrupted"
-    assert interrupted.steps < 400
+    assert interrupted.steps < 150
     assert resume(interrupted.run) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 400
+    assert json.loads(capsys.readouterr().out)["steps"] == 150
 
 
 def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_rest_of_its_budg
 def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     tmp_path: Path,
 ) -> None:
-    result = train(small_config(tmp_path, steps=40, workers="torch:cpu,mlx:cpu"))
+    result = train(small_config(tmp_path, steps=20))
     found = checkpoint.load(Path(str(result.checkpoint)))
     tokens = np.frombuffer(b"\0never wait lock free adds", np.uint8).astype(np.int32)[None]
     tokens[0, 0] = 256

@@ -89,12 +89,12 @@ def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(
 ) -> None:
     common = {
         "model": mixed_model(tmp_path),
-        "workers": "torch:cpu,mlx:cpu",
         "eval_every": "1h",
         "steps": 40,
     }
-    first = train(small_config(tmp_path, strategy="sync", **common))
-    second = train(small_config(tmp_path, strategy="hogwild", resume=first.run, **common))
+    both, one = {"workers": "torch:cpu,mlx:cpu", **common}, {"workers": "mlx:cpu*2", **common}
+    first = train(small_config(tmp_path, strategy="sync", **both))
+    second = train(small_config(tmp_path, strategy="hogwild", resume=first.run, **one))
     assert (first.status, second.status) == ("done", "done")
     assert first.val_bits_per_byte is not None
     assert second.val_bits_per_byte is not None

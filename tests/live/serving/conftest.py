@@ -13,7 +13,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from tests.live.serving.servers import Server, serving
+from tests.live.serving.servers import MLX, Server, serving
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     """A server with small limits, so that tests reach them."""
     limits = ("--batch-size=8", "--queue=4", "--max-new-tokens=200000", "--max-prompt-tokens=3000")
-    with serving("latest", *limits, "--sessions=4", cwd=folder) as server:
+    with serving("latest", MLX, *limits, "--sessions=4", cwd=folder) as server:
         yield server
 
 
