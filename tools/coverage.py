@@ -27,6 +27,7 @@ from tools.lint import KERNELS as SOURCES
 from tools.lint.text import functions as functions_of
 
 FLAGS = (
+    "-O0",  # each is run once, on a sample
     "-DMLXHOG_FUNCTIONS_RAN",
     "-finstrument-functions",
     "-Wl,-Bsymbolic-functions",

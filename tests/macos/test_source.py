@@ -75,14 +75,17 @@ def linux_only_names(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if node.value.id == "os" and NOT_IN_OS.fullmatch(node.attr):
                 used.add(node.attr)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr":
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "hasattr":
             guarded |= {a.value for a in node.args if isinstance(a, ast.Constant)}
     return used - guarded
 
 
 def variadic_calls(tree: ast.Module) -> set[str]:
     """Variadic C functions called in a file that loads libraries with ctypes."""
-    if not any("ctypes" in ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Import)):
+    imports = [
+        name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    ]
+    if not any("ctypes" in name.name for name in imports):
         return set()
     own = {"os", "Path", "path", "fcntl", "_posixshmem", "self", "io"}
     return {

@@ -1,5 +1,6 @@
 """The packed 16-bit add loses nothing and ends, in every interleaving of a few threads."""
 
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -13,11 +14,16 @@ from tools.proof import PROOFS, Proof, verify
 needs_spin = pytest.mark.skipif(which("spin") is None, reason="no spin: apt-get install spin")
 
 
+FEWER = {"TRIES=64": "TRIES=20", "TRIES=16": "TRIES=10", "TRIES=2": "TRIES=1"}
+
+
 @pytest.mark.slow
 @needs_spin
 @pytest.mark.parametrize("claim", PROOFS, ids=lambda claim: claim.claim)
 def test_a_claim_holds_in_every_run_and_a_planted_fault_is_found(claim):
-    verdict = verify(claim)
+    """With fewer tries than `python -m tools.proof` searches."""
+    options = tuple(FEWER.get(option, option) for option in claim.options)
+    verdict = verify(replace(claim, options=options))
     print(f"{claim.claim}: {verdict}")
     assert verdict.holds == claim.holds
     if claim.holds:
