@@ -72,7 +72,7 @@ def test_skips_in_other_processes_are_forbidden_too(tmp_path):
         "@pytest.mark.metal\ndef test_a(): pytest.skip('no Apple GPU')\n"
         "def test_b(): pytest.skip('no clang')\n"
     )
-    done = pytest_in(tmp_path, "--forbid-skips", "-n", "2")
+    done = pytest_in(tmp_path, "--forbid-skips", "-n", "1")
     assert done.returncode == 1, done.stdout
     assert "test_it.py::test_b: Skipped: no clang" in done.stdout
     assert "test_a: Skipped" not in done.stdout

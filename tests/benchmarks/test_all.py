@@ -96,15 +96,26 @@ def test_an_experiment_that_there_is_not_is_refused_with_those_there_are() -> No
 def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
     command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--out", str(out), "--only"]
-    done = subprocess.run([*command, "scaling"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "image_svm"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "RESULTS.md").read_text()
-    document = json.loads((out / "scaling.json").read_text())
+    document = json.loads((out / "image_svm.json").read_text())
     assert document["mode"] == "tiny"
     assert document["compared"]
-    assert "python benchmarks/experiments/scaling.py --tiny" in page
+    assert "python benchmarks/experiments/image_svm.py --tiny" in page
     assert f"![{document['title']}](results/{document['figure']})" in page
     assert (out / document["figure"]).stat().st_size > 5000
+
+
+def test_what_one_and_two_workers_take_here_predicts_a_larger_machine(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling = load("scaling")
+    monkeypatch.setattr(scaling, "workers", lambda n: f"mlx:cpu*{n}")  # they start soon
+    arguments = ["--tiny", "--out", str(tmp_path)]
+    run = load("experiment.record").run
+    assert run(scaling.ABOUT, scaling.result, scaling.draw, arguments=arguments) == 0
+    document = json.loads((tmp_path / "scaling.json").read_text())
     predicted = [row for row in document["table"] if row["kind"].startswith("PREDICTED")]
     assert [row["workers"] for row in predicted] == [1, 2, 4, 8, 16, 24]
     prediction = document["results"]["prediction"]

@@ -14,6 +14,7 @@ from mlxhog.classic.problems.linear import SparseLinear, loss_values
 from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.native import alone
+from tests.pairs import each_of
 from tests.tolerances import (
     CLASSIC_OBJECTIVE,
     HOGWILD_DENSE_OBJECTIVE,
@@ -72,7 +73,6 @@ def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
     [
         {"workers": 10, "write": "racy"},
         {"workers": 2, "write": "lossless", "handout": "queue"},
-        {"workers": 4, "scheme": "aig"},
     ],
     ids=str,
 )
@@ -169,7 +169,7 @@ def dense_formula(problem, params):
     return total, wrong
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@each_of("name", LINEAR)
 def test_the_measures_are_the_formula_row_by_row(name):
     problem = create(name, ClassicConfig(size=60 if name == "image-svm" else 400, lam=0.7))
     params = problem.initial(0)
@@ -236,7 +236,7 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
         create("svm", ClassicConfig(data=str(path)))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "options", "message"),
     [
         ("svm", {"labels": "0=-1"}, "--labels is about files; name one with --data"),

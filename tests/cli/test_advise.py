@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.theory.advisor import history
+from mlxhog.theory.advisor import advise, history
+from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
 
 
+def words_of(folder: Path) -> list[str]:
+    """The words that name a small model, its text and workers."""
+    config = small_config(folder)
+    small = ["--seq-len", "32", "--batch-size", "2", "--threads", "1", "--workers", "mlx:cpu*2"]
+    return [config.model, "--data", config.data, "--out", str(folder / "runs"), *small]
+
+
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The words that name a small model, its text and workers; a history of its own."""
+    """Those words, and a history of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    config = small_config(tmp_path)
-    small = ["--seq-len", "32", "--batch-size", "2", "--threads", "1", "--workers", "mlx:cpu*2"]
-    return [config.model, "--data", config.data, "--out", str(tmp_path / "runs"), *small]
+    return words_of(tmp_path)
+
+
+QUICK = ["--measure", "500ms", "--samples", "12"]
+
+
+@dataclass
+class Advised:
+    """A folder, what `advise --json` printed there, and the profile that it measured."""
+
+    folder: Path
+    found: Any
+    profile: Profile
+
+
+@pytest.fixture(scope="module")
+def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
+    """Advice with a trial."""
+    folder, profiles, out = tmp_path_factory.mktemp("advised"), list[Profile](), io.StringIO()
+    measured_profile = advise.measured_profile
+
+    def kept(*arguments: Any) -> Profile:
+        profiles.append(measured_profile(*arguments))
+        return profiles[-1]
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(advise, "measured_profile", kept)
+        assert main(["advise", *words_of(folder), *QUICK, "--try", "2", "--json"]) == 0
+    return Advised(folder, json.loads(out.getvalue()), profiles[0])
 
 
 def test_advice_is_measured_tried_explained_and_remembered(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    advised: Advised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["--measure", "1", "--samples", "12", "--try", "4"]
-    assert main(["advise", *words, *quick, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = advised.found
     assert found["answer"].startswith(f"{found['chosen']}: mlxhog train --strategy ")
     assert found["because"]
     profile, trial = found["profile"], found["trial"]
@@ -41,16 +78,21 @@ def test_advice_is_measured_tried_explained_and_remembered(
     assert trial["winner"] in trial["names"]
     assert min(trial["steps"]) >= 4
     assert all(0 < bits < 9 for bits in trial["bits_per_byte"])
-    assert list((tmp_path / "runs").glob("*")) == []  # it leaves no run behind
+    assert list((advised.folder / "runs").glob("*")) == []  # it leaves no run behind
+    monkeypatch.setenv("XDG_CACHE_HOME", str(advised.folder / "cache"))
     assert [entry["chosen"] for entry in history.read()] == [found["chosen"]]
     assert main(["advise", "--history"]) == 0
     assert capsys.readouterr().out.startswith("of 1 trials")
 
 
 def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    advised: Advised,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["advise", *words, "--measure", "1", "--samples", "12", "--no-try"]) == 0
+    monkeypatch.setattr(advise, "measured_profile", lambda *_: advised.profile)
+    assert main(["advise", *words, *QUICK, "--no-try"]) == 0
     text = capsys.readouterr().out
     assert "mlxhog train --strategy" in text.splitlines()[0]
     assert max(map(len, text.splitlines())) <= 80

@@ -10,6 +10,7 @@ import pytest
 from mlxhog.checkpoint import run
 from mlxhog.cli import main
 from mlxhog.machine import machine
+from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL
 
 SMALL = "--seq-len 32 --batch-size 2 --workers torch:cpu --threads 1 --steps 2 --quiet".split()
@@ -40,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("words", "code", "said"),
     [
         ("--config key.yaml", 2, "key.yaml:1: no option 'wrokers'; did you mean 'workers'?"),
@@ -89,18 +90,24 @@ def test_train_refuses_with_one_message_and_leaves_nothing(
 def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch_only = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({"torch"}))
-    monkeypatch.setattr(machine, "here", lambda: torch_only)
+    def only(framework: str) -> None:
+        one = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({framework}))
+        monkeypatch.setattr(machine, "here", lambda: one)
+
     words = ["train", "--model", "small.yaml", "--data", "good.txt", *SMALL]
+    only("torch")
     assert main([*words, "--workers", "mlx:cpu"]) == 3
     assert "python -m pip install 'mlx[cpu]'" in capsys.readouterr().err
+    only("mlx")
+    assert main([*words, "--workers", "torch:cpu"]) == 3
+    assert "python -m pip install torch" in capsys.readouterr().err
     assert main([*words, "--workers", "2", "--json"]) == 0  # auto goes on with the other one
     out, err = capsys.readouterr()
-    assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["torch:cpu"] * 2
-    assert "python -m pip install 'mlx[cpu]'" in err
+    assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2
+    assert "python -m pip install torch" in err
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("words", "code", "said"),
     [
         ("latest", 2, "there is no run in runs yet; start one with: mlxhog train"),

@@ -136,7 +136,7 @@ def test_a_running_run_is_watched_through_its_shared_memory_and_not_disturbed(tr
 
     def enough(_: float) -> None:
         time.sleep(0.1)
-        if len(seen) == 12:
+        if len(seen) == 10:
             trained.stop()
 
     with Follower(trained.run) as follower:
@@ -174,7 +174,7 @@ def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
 
 @pytest.mark.slow
 def test_watch_in_a_pipe_ends_with_its_run(training):
-    trained = training(3)
+    trained = training(2)
     done = watch(trained.run.directory)
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err

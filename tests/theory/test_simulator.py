@@ -28,7 +28,7 @@ from tests.tolerances import SIMULATED_RATE
 pytestmark = pytest.mark.slow
 
 LEAST, DELAY = 1.0, 2.0
-ROUNDS = 8000
+ROUNDS = 4000
 TIMES: dict[str, ComputeTime] = {
     "constant": Constant(1.0),
     "exponential": ShiftedExponential(0.0, 1.0),

@@ -114,11 +114,11 @@ def test_averaged_gradients_give_the_same_parameters_again() -> None:
 
 def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
     callbacks = Killer(times=1)
-    config = small_run(workers=TWO, steps=400, eval_every=20, stop_accuracy=2)
+    config = small_run(workers=TWO, steps=200, eval_every=20, stop_accuracy=2)
     found, kept, told = train_two(config, callbacks=callbacks)
     assert callbacks.left == 0
     assert "died (signal SIGKILL) and is being replaced" in told[0]
-    assert (found.status, found.steps) == ("done", 400)
+    assert (found.status, found.steps) == ("done", 200)
     assert found.acc_token == kept.scores(config).acc_token
 
 

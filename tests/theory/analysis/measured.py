@@ -27,7 +27,7 @@ def subject(
     tmp_path: Path,
     *,
     architecture: str | None = None,
-    backend: str = "torch:cpu",
+    backend: str = "mlx:cpu",
     **options: object,
 ) -> Subject:
     """Gradients of a small model on a text of five words, at its initial values."""
