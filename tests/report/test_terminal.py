@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
