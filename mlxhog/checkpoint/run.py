@@ -397,12 +397,15 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
             "run with mlxhog train, or say with --out which folder holds the runs"
         )
     near = difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {_listed(names)}"
-    return f"no run {spec!r}, and no file or directory of this name; {hint}"
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"no run {spec!r}, and no file or directory of this name; {hint}{root} holds "
+        f"{_listed(names)}"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
     """The newest of some names, the newest first, and how many more there are."""
     newest = list(reversed(names))
-    more = f" and {len(newest) - MOST_NAMED} more (mlxhog runs)"
+    more = f" and {len(newest) - MOST_NAMED} more"
     return ", ".join(newest[:MOST_NAMED]) + more * (len(newest) > MOST_NAMED)
