@@ -113,8 +113,10 @@ def test_it_tells_what_it_is(model: LanguageModel, saved: run.Run) -> None:
 
 def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved: run.Run) -> None:
     (step,) = saved.checkpoints.glob("step-*")
-    root = saved.directory.parent
-    for name in ("latest", saved.name, "small", saved.directory, str(saved.directory), step):
+    checkpoint.mark_best(saved, step)
+    root, best = saved.directory.parent, saved.checkpoints / "best"
+    names = ("latest", saved.name, "small", saved.directory, str(saved.directory))
+    for name in (*names, step, best, "latest/best"):
         with load(name, out=root, backend="mlx") as model:
             assert model.whose == f"checkpoint step-00000003 of run {saved.name}"
 
