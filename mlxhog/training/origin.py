@@ -27,6 +27,7 @@ from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.files import mapped
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large.config import SPELLINGS
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
 """Fields in which a model may differ from the checkpoint whose weights it begins with."""
@@ -243,6 +244,8 @@ class Origin:
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterable[str]:
     """Say in which fields two models differ that may not."""
     ignored = checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
+    if "hidden_size" in here:  # which has two names in transformers' files
+        ignored |= SPELLINGS.keys()
     for field in sorted((there.keys() | here.keys()) - ignored):
         if there.get(field) != here.get(field):
             yield checkpoint.difference(field, there.get(field), here.get(field))

@@ -149,6 +149,11 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     if samples < options.samples:
         notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
     batches = subject.batches()
+    if batches.example().frozen:
+        notes.append(
+            "gradients stop where a completion begins, as in training; --context trained shows "
+            "them flow through the prompts"
+        )
     if batches.n_tickets < 2:
         raise DataError(
             f"{named.config.data} is one batch of {subject.batch_size} x {subject.seq_len} tokens, "

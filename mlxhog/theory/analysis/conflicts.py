@@ -292,7 +292,9 @@ def count_rows(
     for number, ticket in enumerate(tickets):
         if number % _TELL_EVERY == 0:
             tell(f"{number} of {len(tickets)} batches")
-        edges.append(np.unique(batches.at(*ticket).x))
+        batch = batches.at(*ticket)
+        read = batch.behind_context()[0] if batch.frozen else batch
+        edges.append(np.unique(read.x))
     graph = Hypergraph.from_lists(edges, rows)
     order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
     hottest = [int(token) for token in order if graph.degrees[token]]

@@ -304,7 +304,7 @@ class Source:
         else:
             loss, total = 0.0, GradientSum()
             for part in parts:
-                share = len(part.x) / len(batch.x)
+                share = part.n_labels / max(batch.n_labels, 1)
                 nats, part_grads = self.backend.loss_and_grads(part)
                 total.add(part_grads, share)
                 loss += share * nats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -256,3 +257,19 @@ def test_clipping_bounds_the_movement_of_sgd(tmp_path: Path) -> None:
     movement = OptimizerMovement(small_config(tmp_path, optimizer="sgd", clip=0.5), 3)
     direction = movement.learn(np.array([3.0, 4.0, 0.0], np.float32))
     assert_close(direction, [0.3, 0.4, 0.0], ADAMW_MOVEMENT)
+
+
+def test_frozen_prompts_leave_the_embedding_sparse_and_every_other_block_dense(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "examples.jsonl"
+    records = [{"prompt": "abcdefgh" * 2, "completion": f" {k % 10}"} for k in range(40)]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    rows = {}
+    for context in ("frozen", "trained"):
+        small = subject(tmp_path, data=str(data), context=context)
+        sampling = sampled(small, TICKETS)
+        rows[context] = touched(sampling, small, EXACT, ROW, "embedding").sum(axis=1)
+        assert touched(sampling, small, EXACT, ELEMENT, "head").mean() > 0.9
+    assert (rows["frozen"] <= 1 + 2 * 2).all()  # the last of a prompt, and two completions
+    assert (rows["trained"] >= rows["frozen"] + 7).all()

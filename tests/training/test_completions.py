@@ -1,0 +1,72 @@
+"""Runs on examples of prompt and completion, by every kind of strategy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog.cli.train import summary
+from mlxhog.report.metrics import Result
+from mlxhog.training.plan import make_plan
+from tests.training.small import largest_difference, parameters, small_config
+
+pytestmark = pytest.mark.slow
+
+COLOURS = ["red", "blue", "green", "black", "white", "gold"]
+
+
+def config_of(folder: Path, **options: Any) -> TrainConfig:
+    """Options of a small run on pairs of colours; the completion is the second and the first."""
+    data = folder / "colours.jsonl"
+    pairs = [(a, b) for a in COLOURS for b in COLOURS]
+    records = [{"prompt": f"{'mix ' * (k % 4)}{a} {b}: ", "completion": f"{b}{a}."}
+               for k, (a, b) in enumerate(pairs * 3)]  # fmt: skip
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return small_config(folder, **{"data": str(data), **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "hogwild", "workers": "mlx:cpu,torch:cpu", "grad_accumulation": 2},
+        {"strategy": "sync", "workers": "mlx:cpu*2", "context": "trained"},
+        {"strategy": "local_sgd", "workers": "mlx:cpu*2", "average_every": 5,
+         "split": "dirichlet", "split_by": "document", "split_alpha": 100.0},
+    ],
+    ids=["hogwild", "sync", "local_sgd"],
+)  # fmt: skip
+def test_every_strategy_learns_completions(tmp_path: Path, options: dict[str, Any]) -> None:
+    config = config_of(tmp_path, steps=60, lr=1e-2, eval_every=1000, **options)
+    result = train(config)
+    assert (result.status, result.steps) == ("done", 60)
+    assert result.val_of_completions
+    assert result.val_bits_per_byte is not None
+    assert result.val_bits_per_byte < 4.0  # of 8 at the start
+    assert "bits per byte of completions" in summary(result)
+
+
+def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path: Path) -> None:
+    def run(batch_size: int, accumulation: int) -> Result:
+        return train(
+            config_of(
+                tmp_path, steps=3, strategy="serial", optimizer="sgd", lr=0.1, clip=0.0,
+                batch_size=batch_size, grad_accumulation=accumulation,
+            )
+        )  # fmt: skip
+
+    assert largest_difference(parameters(run(4, 1)), parameters(run(2, 2))) < 1e-6
+
+
+def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path: Path) -> None:
+    plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
+    train_file, _ = plan.data.open(32)
+    rows = train_file.rows(32)
+    assert rows is not None
+    assert plan.budget.tokens is None
+    assert plan.budget.steps == pytest.approx(5000 / (2 * rows.length.mean()), abs=1)
+    counted = train(config_of(tmp_path, steps=None, tokens=5000))
+    assert counted.tokens == pytest.approx(5000, rel=0.1)  # padding is none
