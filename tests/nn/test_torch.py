@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from mlxhog.errors import ConfigError
 from mlxhog.nn.torch import MLSTM, SLSTM, Bidirectional, XLSTMBlock, detach
 from tests.nn.sides import SIDES
-from tests.tolerances import LOGITS_F32, assert_close
+from tests.tolerances import GRADIENT_F32, LOGITS_F32, assert_close
 
 LENGTHS = [4, 9, 1, 7]
+PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 
 
 @pytest.mark.parametrize("make", [SLSTM, MLSTM])
@@ -100,6 +103,38 @@ def test_another_type_than_float32_is_refused():
         layer(torch.zeros(2, 5, 16, dtype=torch.float64))
     with pytest.raises(ConfigError, match=r"a parameter is torch.bfloat16"):
         layer.bfloat16()(torch.zeros(2, 5, 16))
+
+
+@pytest.mark.parametrize("make", [SLSTM, MLSTM])
+def test_the_reference_kernels_have_second_derivatives_and_take_functional_transforms(make: Any):
+    layer, x = make(16, 16, num_heads=2, kernels="reference"), torch.randn(5, 2, 16)
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(layer(leaf)[0].square().sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), leaf)
+    assert second.any()
+
+    def loss(params: Any) -> Any:
+        return torch.func.functional_call(layer, params, (x,))[0].square().sum()
+
+    params = dict(layer.named_parameters())
+    grads = torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
+    loss(params).backward()
+    for name, p in params.items():
+        assert_close(grads[name], p.grad, GRADIENT_F32, label=name)
+
+
+def test_native_kernels_say_that_they_have_no_second_derivative():
+    leaf = torch.randn(5, 2, 16, requires_grad=True)
+    (slope,) = torch.autograd.grad(SLSTM(16, 16)(leaf)[0].square().sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_what_the_page_on_layers_shows_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["output"].shape == (4, 100, 64)
 
 
 def test_its_repr_says_what_it_is():
