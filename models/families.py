@@ -247,10 +247,23 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     )
 
 
-def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
-    """Return the model for texts whose documents begin with `token`."""
-    model: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]
+def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
+    """Return the model for texts whose documents begin with `bos`, over so many ids.
+
+    Ids of a config.json that are not in the vocabulary, such as `pad_token_id`, are dropped.
+    """
+    changes: dict[str, Any] = {"bos_token_id": bos, "vocab_size": vocab_size}
+    if vocab_size < cfg.vocab_size and hasattr(cfg, "extra"):
+        changes["extra"] = {
+            name: None if name.endswith("_token_id") and not _is_id(value, vocab_size) else value
+            for name, value in cfg.extra.items()
+        }
+    model: ModelConfig = dataclasses.replace(cfg, **changes)  # type: ignore[type-var]
     return model
+
+
+def _is_id(value: object, vocab_size: int) -> bool:
+    return isinstance(value, int) and 0 <= value < vocab_size
 
 
 def with_vocabulary(cfg: ModelConfig, rows: int) -> ModelConfig:

@@ -17,6 +17,13 @@ MOST_LAYERS = 4096
 MOST_FLOAT = 1e30
 """Largest number that still is one in float32, also times a width."""
 
+DOC = "mlxhog.doc"
+
+
+def doc(text: str) -> dict[str, str]:
+    """Return the metadata of a dataclass field that people may set: what it is, in a few words."""
+    return {DOC: text}
+
 
 def check_names(where: str, data: Mapping[Any, Any]) -> None:
     """Refuse a mapping with a key that is not text, as YAML reads `1: 2` or `yes: 2`."""

@@ -5,10 +5,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config import limits, plain_yaml
+from mlxhog.config import assignments, limits, plain_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.files import plain_json
-from mlxhog.models import families
+from mlxhog.models import description, families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.architecture import DIM, VOCABULARY
 from mlxhog.models.mad.config import MADConfig
@@ -25,13 +25,25 @@ def architectures() -> list[str]:
     )
 
 
-def load_architecture(name_or_path: str | Path) -> ModelConfig:
+def source(name: str) -> str:
+    """Return the YAML of one of `architectures()`."""
+    return resources.files("mlxhog.models").joinpath(f"{name}.yaml").read_text("utf-8")
+
+
+def is_stored(name_or_path: str | Path) -> bool:
+    """Whether `load_architecture` reads the config.json of a checkpoint, whose sizes are fixed."""
+    path = Path(name_or_path)
+    return str(name_or_path) not in architectures() and (path.is_dir() or path.suffix == ".json")
+
+
+def load_architecture(name_or_path: str | Path, changes: str | None = None) -> ModelConfig:
     """Read an architecture.
 
     Args:
         name_or_path: a name of `architectures()`, or the path of a YAML file, of a config.json, or
             of a directory that holds one (a checkpoint). An unknown field is an error in YAML and
             kept in a config.json.
+        changes: other values of some fields, as `--set` takes them.
 
     Returns:
         The checked configuration.
@@ -39,10 +51,17 @@ def load_architecture(name_or_path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: no such name or file, not a mapping, or refused by its family.
     """
+    cfg = _load(name_or_path)
+    try:
+        return description.changed(cfg, assignments.parse(changes))
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"model {name_or_path} with --set {changes}: {error}") from error
+
+
+def _load(name_or_path: str | Path) -> ModelConfig:
     text = str(name_or_path)
     if text in architectures():
-        source = resources.files("mlxhog.models").joinpath(f"{text}.yaml").read_text("utf-8")
-        return families.read(_parse(source, text), strict=True)
+        return families.read(_parse(source(text), text), strict=True)
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "config.json"
@@ -54,12 +73,12 @@ def load_architecture(name_or_path: str | Path) -> ModelConfig:
             f"directory); {hint}"
         )
     try:
-        source = limits.read_text(path)
+        content = limits.read_text(path)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read the architecture {path}: {error}; choose another"
         ) from error
-    data = _parse(source, str(path))
+    data = _parse(content, str(path))
     try:
         return families.read(data, strict=path.suffix != ".json")
     except ConfigError as error:
@@ -89,10 +108,10 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
     return MADConfig(vocab_size=VOCABULARY, hidden_size=DIM, layers=parse(text))
 
 
-def _parse(source: str, name: str) -> dict[str, Any]:
+def _parse(text: str, name: str) -> dict[str, Any]:
     """Parse YAML or JSON text that has to be a mapping."""
     try:
-        data = plain_json.loads(source) if name.endswith(".json") else plain_yaml.loads(source)
+        data = plain_json.loads(text) if name.endswith(".json") else plain_yaml.loads(text)
     except ValueError as error:
         raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
     if not isinstance(data, dict):

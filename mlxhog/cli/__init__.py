@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "checkpoints of transformers, of the xlstm package, and ours",
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "classic": "the Hogwild paper's own problems, scheme by scheme",
+    "models": "the architectures of the package; one of them as a file to change",
     "runs": "the list of runs",
     "join": "add workers to a run while it trains",
     "leave": "let a worker of a running run go",
@@ -60,6 +61,9 @@ something, 4 diverged, 130 interrupted"""
 FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
 """Where a command is not the function `run` of the module of its name."""
 
+TELLING = ("help", "models", "runs", "watch", "analyze", "simulate", "-V", "--version")
+"""Commands that change nothing."""
+
 LACKS, INTERRUPTED = 3, 130
 
 
@@ -95,8 +99,8 @@ def _only_tells(words: Sequence[str]) -> bool:
     """Whether a command changes and checks nothing, so a reader that leaves had what it wanted."""
     return (
         words in (["classic"], ["mad"])
-        or words[:1]
-        in ([], ["help"], ["runs"], ["watch"], ["analyze"], ["simulate"], ["-V"], ["--version"])
+        or not words
+        or words[0] in TELLING
         or words[:2] in (["mad", "show"], ["mad", "board"])
         or not {"-h", "--help", "--dry-run"}.isdisjoint(words)
     )

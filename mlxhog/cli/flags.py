@@ -167,6 +167,8 @@ class _Record(argparse.Action):
 
 
 def _metavar(spec: Option) -> str:
+    if spec.repeats:
+        return "NAME=VALUE"
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
     if spec.type is Interval:

@@ -63,9 +63,15 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
 
     model: str = _model(
         "auto",
-        "architecture: a name, or a YAML or JSON file; auto is that of what init_from or resume "
-        "names, else tiny",
+        "architecture: a name (mlxhog models lists them), or a YAML or JSON file; auto is that of "
+        "what init_from or resume names, else tiny; its vocabulary is the tokenizer's",
         aliases=("size",),
+    )
+    set: str | None = _model(
+        None,
+        "other values for fields of the model, such as hidden_size=256; several with commas or one "
+        "flag each (mlxhog models tiny lists the fields)",
+        repeats=True,
     )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)

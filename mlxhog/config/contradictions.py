@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.config import asynchrony, fine_tuning, local_methods, slowdowns
+from mlxhog.config import assignments, asynchrony, fine_tuning, local_methods, slowdowns
 from mlxhog.config.local_methods import LOCAL_STRATEGIES
 from mlxhog.config.selection import Selection
 
@@ -26,6 +26,10 @@ def found(config: TrainConfig) -> list[tuple[str, str]]:
         slowdowns.parse(config.slow)
     except ValueError as error:
         found.append(("slow", str(error)))
+    try:
+        assignments.parse(config.set)
+    except ValueError as error:
+        found.append(("set", str(error)))
     found += _of_strategy(config)
     found += asynchrony.contradictions(config) + local_methods.contradictions(config)
     lock_free = config.strategy in ("serial", "hogwild") and config.async_after == 0

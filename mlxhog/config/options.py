@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from mlxhog.config import assignments
 from mlxhog.config.limits import MOST_SHOWN, shown
 from mlxhog.config.quantities import Interval, parse_count, parse_duration_s, parse_number
 
@@ -33,6 +34,7 @@ def option(
     below: float | None = None,
     aliases: tuple[str, ...] = (),
     none: str = "none",
+    repeats: bool = False,
 ) -> Any:  # like dataclasses.field, so that any annotation fits
     """Declare a dataclass field that is also a YAML key and a flag.
 
@@ -48,6 +50,7 @@ def option(
         below: numbers must be less than this.
         aliases: other spellings, in snake_case, accepted in YAML and as flags.
         none: the word that stands for None where the type allows it.
+        repeats: `NAME=VALUE`; what is said again, by another flag or source, is added to it.
     """
     extra = {
         "help": help,
@@ -60,6 +63,7 @@ def option(
         "below": below,
         "aliases": aliases,
         "none": none,
+        "repeats": repeats,
     }
     return dataclasses.field(default=default, metadata={_METADATA: extra})
 
@@ -82,6 +86,7 @@ class Option:
     below: float | None
     aliases: tuple[str, ...]
     none: str
+    repeats: bool
 
     @property
     def flag(self) -> str:
@@ -102,7 +107,9 @@ class Option:
         if self.type is bool:
             return "true or false"
         base = {int: "a whole number", float: "a number", str: "text"}.get(self.type)
-        if self.type is Interval:
+        if self.repeats:
+            base = assignments.WANTED
+        elif self.type is Interval:
             base = 'steps, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
@@ -144,6 +151,8 @@ class Option:
             return parse_duration_s(value) if self.unit == "s" else parse_number(value)
         if self.type is Interval:
             return Interval.parse(value)
+        if self.repeats:
+            return assignments.to_text(value)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mlxhog.config import limits, plain_yaml
+from mlxhog.config import assignments, limits, plain_yaml
 from mlxhog.config.limits import shown
 from mlxhog.config.options import did_you_mean, options
 from mlxhog.errors import ConfigError
@@ -63,10 +63,12 @@ def resolve(
     """
     found = list(problems)
     chosen: dict[str, Given] = {}
-    for layer in layers:
-        chosen |= _layer(cls, layer, found)
-    values = {}
     specs = options(cls)
+    for layer in layers:
+        for name, given in _layer(cls, layer, found).items():
+            adds = specs[name].repeats and name in chosen
+            chosen[name] = _added(chosen[name], given) if adds else given
+    values = {}
     for name, given in chosen.items():
         try:
             values[name] = specs[name].convert(given.value)
@@ -110,11 +112,24 @@ def _layer(cls: type, layer: Iterable[Given], problems: list[str]) -> dict[str, 
                 f"{given.origin}: {given.name!r} and {first.name!r} ({first.origin}) "
                 "are the same option; keep one"
             )
+        elif name in values and options(cls)[name].repeats and given.origin.startswith("-"):
+            values[name] = _added(values[name], given)
         elif name in values and not given.origin.startswith("-"):
             problems.append(f"{given.origin}: {name!r} stands already in {values[name].origin}")
         else:
             values[name] = given
     return values
+
+
+def _added(earlier: Given, later: Given) -> Given:
+    """Both values of an option that repeats, the later one last; `none` leaves the earlier out."""
+    if later.value in (None, "none") or earlier.value in (None, "none"):
+        return later
+    try:
+        both = f"{assignments.to_text(earlier.value)}, {assignments.to_text(later.value)}"
+    except ValueError:
+        return later  # converting it says what is wrong
+    return Given(later.name, both, later.origin)
 
 
 def _spellings(cls: type) -> Mapping[str, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, check_most, convert, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, convert, doc, unknown
 from mlxhog.models.mad import layers as layers_
 from mlxhog.models.mad.layer import Layer
 
@@ -34,14 +34,18 @@ class MADConfig:
         ConfigError: a size is impossible, or a layer cannot be built at this width.
     """
 
-    vocab_size: int
-    hidden_size: int
-    layers: tuple[Layer, ...]
-    max_length: int = 1024
-    norm_eps: float = 1e-6
-    position: str = "none"
-    backbone: str = "language-model"
-    bos_token_id: int | None = None
+    vocab_size: int = field(metadata=doc("rows of the embedding; a run takes its tokenizer's"))
+    hidden_size: int = field(metadata=doc("width of the residual stream"))
+    layers: tuple[Layer, ...] = field(metadata=doc("one item is one residual layer"))
+    max_length: int = field(default=1024, metadata=doc("longest sequence"))
+    norm_eps: float = field(default=1e-6, metadata=doc("added to the mean square in norms"))
+    position: str = field(
+        default="none", metadata=doc("or learned, sincos: added to the embedding")
+    )
+    backbone: str = field(default="language-model", metadata=doc("or autoencoder, for a MAD task"))
+    bos_token_id: int | None = field(
+        default=None, metadata=doc("begins a document; a run takes its tokenizer's")
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built; every message says the way out."""
@@ -99,7 +103,7 @@ class MADConfig:
         Raises:
             ConfigError: a field is unknown, missing or of the wrong type.
         """
-        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        types = {one.name: one.type for one in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in data.items():
             if name == "model_type":
@@ -120,7 +124,7 @@ class MADConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a config.json holds them."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         values["layers"] = [layers_.to_dict(layer) for layer in self.layers]
         return {"model_type": self.model_type, **values}
 

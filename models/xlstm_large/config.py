@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
 
 WEIGHT_MODES = ("single", "fused")
 """How a file stores matrices that share their input; the parameters of this package are single."""
@@ -40,25 +40,33 @@ class XLSTMLargeConfig:
             that this package does not have.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_heads: int
-    use_bias: bool = False
-    add_out_norm: bool = True
-    out_norm_bias: bool = False
-    tie_word_embeddings: bool = False
-    norm_eps: float = 1e-6
-    qk_dim_factor: float = 0.5
-    v_dim_factor: float = 1.0
-    chunk_size: int = 64
-    eps: float = 1e-6
-    ffn_proj_factor: float = 2.667
-    ffn_round_up_to_multiple_of: int = 64
-    gate_soft_cap: float = 15.0
-    output_logit_soft_cap: float = 30.0
-    reset_at_document_boundaries: bool = False
-    bos_token_id: int | None = None
+    vocab_size: int = field(metadata=doc("rows of the embedding; a run takes its tokenizer's"))
+    hidden_size: int = field(metadata=doc("width of the residual stream"))
+    num_hidden_layers: int = field(metadata=doc("blocks: an mLSTM, then a SwiGLU"))
+    num_heads: int = field(metadata=doc("heads of every mLSTM; they divide its widths"))
+    use_bias: bool = field(default=False, metadata=doc("biases in the matrices, too"))
+    add_out_norm: bool = field(default=True, metadata=doc("a norm before the head"))
+    out_norm_bias: bool = field(default=False, metadata=doc("with use_bias: that norm has one"))
+    tie_word_embeddings: bool = field(default=False, metadata=doc("the head is the embedding"))
+    norm_eps: float = field(default=1e-6, metadata=doc("added to the variance in norms"))
+    qk_dim_factor: float = field(
+        default=0.5, metadata=doc("width of queries and of keys / hidden_size")
+    )
+    v_dim_factor: float = field(default=1.0, metadata=doc("width of values / hidden_size"))
+    chunk_size: int = field(default=64, metadata=doc("positions computed in parallel"))
+    eps: float = field(default=1e-6, metadata=doc("added to the mLSTM's denominator"))
+    ffn_proj_factor: float = field(default=2.667, metadata=doc("width of the SwiGLU / hidden_size"))
+    ffn_round_up_to_multiple_of: int = field(
+        default=64, metadata=doc("the SwiGLU's width is a multiple of it")
+    )
+    gate_soft_cap: float = field(default=15.0, metadata=doc("bound of the gates' preactivations"))
+    output_logit_soft_cap: float = field(default=30.0, metadata=doc("bound of the logits"))
+    reset_at_document_boundaries: bool = field(
+        default=False, metadata=doc("the memory begins anew at every bos_token_id")
+    )
+    bos_token_id: int | None = field(
+        default=None, metadata=doc("begins a document; a run takes its tokenizer's")
+    )
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

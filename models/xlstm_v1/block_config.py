@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST, check_most, check_names, convert, unknown
+from mlxhog.models.fields import MOST, check_most, check_names, convert, doc, unknown
 
 CHOICES = {
     "bias_init": ("powerlaw_blockdependent", "small_init", "standard", "zeros"),
@@ -48,50 +48,65 @@ REPEATED = {"hidden_size": "embedding_dim"} | {
 class MLSTMLayerConfig:
     """Of the mLSTM layer; `proj_factor` widens the model's width to that of the cell."""
 
-    num_heads: int = 4
-    conv1d_kernel_size: int = 4
-    qkv_proj_blocksize: int = 4
-    proj_factor: float = 2.0
-    round_proj_up_dim_up: bool = True
-    round_proj_up_to_multiple_of: int = 64
+    num_heads: int = field(default=4, metadata=doc("heads; they divide the cell's width"))
+    conv1d_kernel_size: int = field(default=4, metadata=doc("taps of the convolution before it"))
+    qkv_proj_blocksize: int = field(
+        default=4, metadata=doc("units of a group that q, k and v mix within")
+    )
+    proj_factor: float = field(default=2.0, metadata=doc("width of the cell / embedding_dim"))
+    round_proj_up_dim_up: bool = field(default=True, metadata=doc("round that width up, not down"))
+    round_proj_up_to_multiple_of: int = field(default=64, metadata=doc("to a multiple of it"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SLSTMLayerConfig:
     """Of the sLSTM layer; a kernel of size 0 is no convolution."""
 
-    num_heads: int = 4
-    conv1d_kernel_size: int = 4
-    bias_init: str = "powerlaw_blockdependent"
-    recurrent_weight_init: str = "zeros"
-    group_norm_weight: bool = True
+    num_heads: int = field(default=4, metadata=doc("heads; they divide embedding_dim"))
+    conv1d_kernel_size: int = field(
+        default=4, metadata=doc("taps of the convolution before it; 0 is none")
+    )
+    bias_init: str = field(
+        default="powerlaw_blockdependent",
+        metadata=doc("forget gates: or small_init, standard, zeros"),
+    )
+    recurrent_weight_init: str = field(default="zeros", metadata=doc("or standard"))
+    group_norm_weight: bool = field(default=True, metadata=doc("the norm of its heads has weights"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig:
     """Of the gated feed-forward layer of an sLSTM block; its bias and dropout are its own."""
 
-    proj_factor: float = 1.3
-    round_proj_up_dim_up: bool = True
-    round_proj_up_to_multiple_of: int = 64
-    act_fn: str = "gelu"
-    dropout: float = 0.0
-    bias: bool = False
+    proj_factor: float = field(default=1.3, metadata=doc("its width / embedding_dim"))
+    round_proj_up_dim_up: bool = field(default=True, metadata=doc("round that width up, not down"))
+    round_proj_up_to_multiple_of: int = field(default=64, metadata=doc("to a multiple of it"))
+    act_fn: str = field(
+        default="gelu", metadata=doc("of its gate: or relu, relu^2, sigmoid, swish, selu")
+    )
+    dropout: float = field(default=0.0, metadata=doc("share of its units dropped while it trains"))
+    bias: bool = field(default=False, metadata=doc("biases in its matrices"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLSTMBlockConfig:
     """An mLSTM block: norm, mLSTM layer."""
 
-    mlstm: MLSTMLayerConfig = field(default_factory=MLSTMLayerConfig)
+    mlstm: MLSTMLayerConfig = field(
+        default_factory=MLSTMLayerConfig, metadata=doc("the mLSTM layer")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SLSTMBlockConfig:
     """An sLSTM block: norm, sLSTM layer and, unless it is None, norm, feed-forward layer."""
 
-    slstm: SLSTMLayerConfig = field(default_factory=SLSTMLayerConfig)
-    feedforward: FeedForwardConfig | None = field(default_factory=FeedForwardConfig)
+    slstm: SLSTMLayerConfig = field(
+        default_factory=SLSTMLayerConfig, metadata=doc("the sLSTM layer")
+    )
+    feedforward: FeedForwardConfig | None = field(
+        default_factory=FeedForwardConfig, metadata=doc("the gated layer after it, or null")
+    )
 
 
 Part = TypeVar("Part", MLSTMLayerConfig, SLSTMLayerConfig, FeedForwardConfig)

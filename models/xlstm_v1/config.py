@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
 from mlxhog.models.xlstm_v1.block_config import (
     FeedForwardConfig,
     MLSTMBlockConfig,
@@ -45,22 +45,36 @@ class XLSTMV1Config:
         ConfigError: a size does not divide, a number is out of range, or fields contradict.
     """
 
-    vocab_size: int
-    embedding_dim: int
-    num_blocks: int
-    mlstm_block: MLSTMBlockConfig | None = None
-    slstm_block: SLSTMBlockConfig | None = None
-    slstm_at: tuple[int, ...] = ()
-    context_length: int = 2048
-    add_post_blocks_norm: bool = True
-    bias: bool = False
-    dropout: float = 0.0
-    add_embedding_dropout: bool = False
-    tie_weights: bool = False
-    weight_decay_on_embedding: bool = False
-    chunk_size: int = 64
-    bos_token_id: int | None = None
-    reset_at_document_boundaries: bool = False
+    vocab_size: int = field(metadata=doc("rows of the embedding; a run takes its tokenizer's"))
+    embedding_dim: int = field(metadata=doc("width of the residual stream, also hidden_size"))
+    num_blocks: int = field(metadata=doc("blocks, also num_hidden_layers"))
+    mlstm_block: MLSTMBlockConfig | None = field(
+        default=None, metadata=doc("of every block that is not in slstm_at")
+    )
+    slstm_block: SLSTMBlockConfig | None = field(
+        default=None, metadata=doc("of the blocks in slstm_at")
+    )
+    slstm_at: tuple[int, ...] = field(
+        default=(), metadata=doc("numbers of the sLSTM blocks, from 0; or all")
+    )
+    context_length: int = field(
+        default=2048, metadata=doc("bound of the xlstm package's sequences, not of ours")
+    )
+    add_post_blocks_norm: bool = field(default=True, metadata=doc("a norm before the head"))
+    bias: bool = field(default=False, metadata=doc("biases in the matrices"))
+    dropout: float = field(default=0.0, metadata=doc("share of units dropped while it trains"))
+    add_embedding_dropout: bool = field(default=False, metadata=doc("the embedding's units, too"))
+    tie_weights: bool = field(default=False, metadata=doc("the head is the embedding"))
+    weight_decay_on_embedding: bool = field(
+        default=False, metadata=doc("weight decay takes the embedding, too")
+    )
+    chunk_size: int = field(default=64, metadata=doc("positions an mLSTM computes in parallel"))
+    bos_token_id: int | None = field(
+        default=None, metadata=doc("begins a document; a run takes its tokenizer's")
+    )
+    reset_at_document_boundaries: bool = field(
+        default=False, metadata=doc("the memory begins anew at every bos_token_id")
+    )
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
