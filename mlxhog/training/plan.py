@@ -19,14 +19,16 @@ from mlxhog.checkpoint import run
 from mlxhog.config import slowdowns
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import format_count
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import resolve_workers
-from mlxhog.models import families
+from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
@@ -34,11 +36,18 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
+<<<<<<< HEAD
 from mlxhog.training import evaluation, evenness, lengths, origin
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
 from mlxhog.training.resolve import resolve
+=======
+from mlxhog.training import evaluation, evenness, passes
+from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.memory import Memory, gpu_share, worker_bytes
+from mlxhog.training.resolve import keeps_vocabulary, resolve
+>>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
 
@@ -104,6 +113,12 @@ class Plan(Setup):
         return self.strategy.tokens_per_step
 
     @property
+    def epoch_tokens(self) -> int:
+        """Tokens in one pass over the training text."""
+        seq_len = self.config.seq_len
+        return TokenFile.open(self.data.train).n_sequences(seq_len) * seq_len
+
+    @property
     def free_slots(self) -> int:
         """Workers that can join it."""
         return 0 if self.strategy.fixed else self.strategy.slots - self.strategy.workers
@@ -144,10 +159,14 @@ def make_plan(config: TrainConfig) -> Plan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend is missing, or memory is.
     """
+<<<<<<< HEAD
     config, said = origin.settled(config)
     begin = Origin.of(config)
     own_model = begin is not None and said.get("model") == "auto"
     model = begin.opened.config if begin and own_model else load_architecture(config.model)
+=======
+    model = load_architecture(config.model, config.set)
+>>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     here, record = machine.here(), verdicts.load()
@@ -174,10 +193,14 @@ def make_plan(config: TrainConfig) -> Plan:
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
     train, val = data.open(config.seq_len)
+<<<<<<< HEAD
     if begin is not None:
         begin, model = begin.fitted(config, model, data.tokenizer, own=own_model)
     _check_vocabulary(config, model, data)
     model = families.with_bos(model, data.tokenizer.bos)
+=======
+    model, vocabulary_notes = _with_vocabulary(config, model, data.tokenizer, resolved.resumption)
+>>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
     if resolved.resumption is not None:
         resolved.resumption.check_data(data.tokenizer, train.digest)
     spec, sampled = _parameters(config, model, train)
@@ -215,6 +238,15 @@ def make_plan(config: TrainConfig) -> Plan:
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
     if resolved.auto:
         tables |= evenness.segment(n_workers)
+    repeats = None
+    if config.follow is None:
+        epoch_tokens = train.n_sequences(config.seq_len) * config.seq_len
+        read = passes.in_budget(
+            resolved.budget,
+            epoch_tokens=epoch_tokens,
+            tokens_per_step=strategy.tokens_per_step,
+        )
+        repeats = passes.warning(read, epoch_tokens)
     live, live_notes = memory.keeps_copies(config.live, parameters)
     strategy, layout = memory.with_free_slots(
         strategy,
@@ -228,14 +260,19 @@ def make_plan(config: TrainConfig) -> Plan:
         writers=writers,
         kernels=kernels.of_workers,
         notes=(
+<<<<<<< HEAD
             *([] if begin is None else begin.notes),
             *lengths.notes(train, val, config.seq_len),
+=======
+            *vocabulary_notes,
+>>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
             *choice.notes,
             *writers.notes,
             *kernels.notes,
             *live_notes,
             *resolved.notes,
             *([] if division is None else [str(division)]),
+            *([] if repeats is None else [repeats]),
         ),
         layout=layout,
         parameters=parameters,
@@ -300,10 +337,44 @@ def _parameters(
     return spec, SampledHead.of_counts(config.sampled_head, counts)
 
 
-def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:
-    if data.tokenizer.n_ids > model.vocab_size:
-        raise ConfigError(
-            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
-            f"{data.tokenizer.n_ids} ids, one of which is BOS, the start of a document; set "
-            f"vocab_size to at least {data.tokenizer.n_ids}, or choose another model or tokenizer"
+def _with_vocabulary(
+    config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, resumption: Resumption | None
+) -> tuple[ModelConfig, list[str]]:
+    """The model over the tokenizer's ids, and what the user should know of that.
+
+    A run that goes on has its checkpoint's vocabulary; that of a config.json is kept.
+
+    Raises:
+        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
+    """
+    own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
+    if resumption is not None:
+        rows = families.read(resumption.checkpoint.config).vocab_size
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows), []
+    notes = []
+    wanted = spec.removeprefix("bpe:")
+    if wanted != spec and tokenizer.n_ids < int(wanted):
+        notes.append(
+            f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to merge"
         )
+    if keeps_vocabulary(config):
+        if tokenizer.n_ids > own:
+            raise ConfigError(
+                f"model {config.model} has vocab_size {own}, tokenizer {spec} {tokenizer.n_ids} "
+                "ids, one of which is BOS, the start of a document; set vocab_size to at least "
+                f"{tokenizer.n_ids} (--set vocab_size={rows}), or choose another model or tokenizer"
+            )
+        if own > rows and registry.is_stored(config.model):
+            notes.append(
+                f"model {config.model} keeps its vocabulary of {own:,}; tokenizer {spec} needs "
+                f"{rows:,} of it (--set vocab_size={rows})"
+            )
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=own), notes
+    fitted = families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
+    if own != rows:
+        notes.append(
+            f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
+            f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
+            f"{format_count(param_count(model))}"
+        )
+    return fitted, notes

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxhog import optim
+from mlxhog.config import assignments
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.models import families
+from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import schedules
 from mlxhog.training import evenness
@@ -65,7 +66,10 @@ def resolve(
         ConfigError: the run is done, or there is no folder to follow.
     """
     n_workers, budget = len(workers), None
-    resumption = Resumption.of(config, model.to_dict(), hidden)
+    fields = model.to_dict()
+    if not keeps_vocabulary(config):  # it is the checkpoint's, and the tokenizer is compared
+        del fields["vocab_size"]
+    resumption = Resumption.of(config, fields, hidden)
     if resumption is not None:
         config, budget = resumption.config, resumption.own_budget
     optimizer, auto = config.optimizer, config.strategy == "auto"
@@ -98,6 +102,11 @@ def resolve(
         auto=auto,
         notes=tuple(notes),
     )
+
+
+def keeps_vocabulary(config: TrainConfig) -> bool:
+    """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
+    return registry.is_stored(config.model) or "vocab_size" in assignments.parse(config.set)
 
 
 def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:

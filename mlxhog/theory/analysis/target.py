@@ -92,7 +92,8 @@ def _is_settings(path: Path) -> bool:
 
 def _from_architecture(spec: str, overrides: Sequence[Given]) -> Target:
     config = resolve(TrainConfig, [[Given("model", spec, "CONFIG_OR_RUN")], overrides])
-    return _check(Target(title=f"model {spec}", config=config, model=load_architecture(spec)))
+    model = load_architecture(spec, config.set)
+    return _check(Target(title=f"model {spec}", config=config, model=model))
 
 
 def _from_settings(path: Path, overrides: Sequence[Given]) -> Target:
@@ -106,7 +107,7 @@ def _from_settings(path: Path, overrides: Sequence[Given]) -> Target:
             f"{path} begins with the weights of {config.init_from} (init_from); analyze that one, "
             "with the other options as flags"
         )
-    model = load_architecture(config.model)
+    model = load_architecture(config.model, config.set)
     return _check(Target(title=f"settings {path}", config=config, model=model))
 
 
@@ -125,6 +126,7 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Given]) -> Target:
             config=replace(
                 config,
                 model=str(at),  # its file may have moved
+                set=None,
                 tokenizer=str(at) if config.tokenizer == "auto" else config.tokenizer,
                 init_from=None,
                 resize_vocab=False,
