@@ -51,11 +51,19 @@ def load_architecture(name_or_path: str | Path, changes: str | None = None) -> M
     Raises:
         ConfigError: no such name or file, not a mapping, or refused by its family.
     """
-    cfg = _load(name_or_path)
+    return with_changes(_load(name_or_path), name_or_path, changes)
+
+
+def with_changes(cfg: ModelConfig, name: str | Path, changes: str | None) -> ModelConfig:
+    """Return a model with other values of some fields, as `--set` takes them.
+
+    Raises:
+        ConfigError: there is no such field, or the family refuses a value; it names the model.
+    """
     try:
         return description.changed(cfg, assignments.parse(changes))
     except (ConfigError, ValueError) as error:
-        raise ConfigError(f"model {name_or_path} with --set {changes}: {error}") from error
+        raise ConfigError(f"model {name} with --set {changes}: {error}") from error
 
 
 def _load(name_or_path: str | Path) -> ModelConfig:

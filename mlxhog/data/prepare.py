@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.data import corpora, heldout, tokenizers
+from mlxhog.data import corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
@@ -273,7 +273,7 @@ def _write(
                 "bytes": scan.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "notes": _notes(scan, tokenizer),
+                "notes": _notes(corpus, scan, tokenizer),
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)
@@ -301,12 +301,12 @@ def _write_tokens(
             raise DataError(f"{corpus.source} is too short: no {name} text; use more text")
 
 
-def _notes(scan: _Scan, tokenizer: Tokenizer) -> list[str]:
+def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:
     notes = []
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
             f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
-            "the bytes that are not became U+FFFD"
+            f"the bytes that are not became U+FFFD{_first_not_utf8(corpus)}"
         )
     if scan.n_examples:
         notes.append(
@@ -314,3 +314,15 @@ def _notes(scan: _Scan, tokenizer: Tokenizer) -> list[str]:
             "completion: every loss, held-out as well, is of completions alone"
         )
     return notes
+
+
+def _first_not_utf8(corpus: corpora.Corpus) -> str:
+    """Name the first such byte, and the command that converts its file."""
+    for path in corpus.files:
+        if textfiles.kind(path) != tables.PARQUET_SUFFIX and (found := textfiles.not_utf8(path)):
+            offset, value = found
+            return (
+                f", the first of them {value:#04x} at byte {offset} of {path}; if that is Latin-1: "
+                f"iconv -f LATIN1 -t UTF-8 {path.name}"
+            )
+    return ""

@@ -1,4 +1,4 @@
-"""Documents out of one text file: plain text or JSON lines, compressed or not.
+"""Documents out of one file: plain text, JSON lines, CSV or Parquet, compressed or not.
 
 Documents are bytes, so that text which is not UTF-8 survives the byte tokenizer unchanged. A byte
 order mark is dropped and CRLF becomes LF. Nothing else is altered, and every error names the file,
@@ -7,8 +7,10 @@ the line where there is one, and the way out.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import importlib
+import itertools
 import lzma
 import sys
 import zlib
@@ -18,15 +20,23 @@ from typing import Any, BinaryIO, cast
 
 from mlxhog.config import limits
 from mlxhog.config.limits import said, shown
+from mlxhog.data import tables
 from mlxhog.data.examples import Example
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files import plain_json
 
 TEXT_SUFFIXES = frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
-    ".metal .sh .sql .html .css .toml .yaml .yml .jsonl".split()
+    ".metal .sh .sql .html .css .toml .yaml .yml .jsonl .parquet".split()
 )
 """What a folder is searched for; a file that is named directly may have any suffix."""
+
+RECORD_SUFFIXES = frozenset([".jsonl", tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
+"""Files of records; any other is text."""
+
+EXAMPLE = ("prompt", "completion")
+TEXT_KEYS = (("text",), ("content",), EXAMPLE, ("messages",))
+"""Where the text of a record is, the first that it has; a `text_key` says it otherwise."""
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
@@ -50,9 +60,10 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
     Records of a prompt and a completion are `Example`s.
 
     Args:
-        path: the file. `.jsonl` has one record per line; anything else is one document.
-        text_key: the key that holds the text of a record; None looks for `text`, `content`,
-            `prompt` with `completion`, `messages`, in this order.
+        path: the file. `.jsonl` has one record per line, `.parquet`, `.csv` and `.tsv` one per
+            row; anything else is one document.
+        text_key: the key, or column, that holds the text of a record; None looks for `TEXT_KEYS`,
+            which CSV does not have.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
 
@@ -60,7 +71,8 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
         DataError: the file is missing, unreadable, binary, truncated, or a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    documents = _records(path, text_key) if kind(path) == ".jsonl" else _plain(path, split)
+    is_table = kind(path) in RECORD_SUFFIXES
+    documents = _records(path, text_key) if is_table else _plain(path, split)
     for document in documents:
         if document.strip():
             yield document
@@ -69,8 +81,7 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
 def _plain(path: Path, split: bool) -> Iterator[bytes]:
     with _open(path) as file:
         text = _read(path, file)
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+    _check_encoding(path, text[:_HEAD_BYTES])
     zero = text.find(b"\0")
     if zero >= 0:
         raise DataError(
@@ -80,6 +91,57 @@ def _plain(path: Path, split: bool) -> Iterator[bytes]:
     if split and len(text) > SPLIT_BYTES and kind(path) in SPLIT_SUFFIXES:
         return _pieces(text)
     return iter([text])
+
+
+_HEAD_BYTES = 4096
+_MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+def _check_encoding(path: Path, head: bytes) -> None:
+    """Refuse text of two or four bytes a character, with or without a mark, by its first bytes.
+
+    Raises:
+        DataError: it is such text.
+    """
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            raise DataError(
+                f"{path} is {name}; convert it: iconv -f {name} -t UTF-8 {path.name} "
+                "(its mark is at byte 0)"
+            )
+    for name, zeros in (("UTF-16LE", head[1::2]), ("UTF-16BE", head[::2])):
+        if len(head) >= 16 and zeros.count(0) > 0.9 * len(zeros) and head.count(0) < len(head):
+            raise DataError(
+                f"{path} looks like {name} without a mark (a zero byte at offset "
+                f"{head.index(0)}); convert it: iconv -f {name} -t UTF-8 {path.name}"
+            )
+
+
+def not_utf8(path: Path) -> tuple[int, int] | None:
+    """Return the first byte of a file, unpacked, that is not UTF-8: its offset and its value.
+
+    Raises:
+        DataError: the file is unreadable.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    with _open(path) as file:
+        for piece in itertools.chain(_pieces_of(path, file), [b""]):
+            waiting = decoder.getstate()[0]
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                return offset - len(waiting) + error.start, error.object[error.start]
+            offset += len(piece)
+    return None
+
+
+def _pieces_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        while piece := file.read(1 << 20):
+            yield piece
+    except _damages() as error:
+        raise _damaged(path, error) from error
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:
@@ -94,19 +156,38 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 
 def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
-    for where, record in records(path):
+    if text_key is None and kind(path) in tables.CSV_SUFFIXES:
+        with _open(path) as file:
+            names = ", ".join(map(shown, tables.csv_columns(path, file)[:20])) or "none"
+        raise DataError(
+            f"{path} is a table, and nothing says which column is the text; add --text-key COLUMN. "
+            f"Its columns are {names}"
+        )
+    for where, record in records(path, text_key):
         yield record_text(record, text_key, where)
 
 
-def records(path: Path) -> Iterator[tuple[str, object]]:
-    """Yield the records of a `.jsonl` file, each with its place for errors.
+def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
+    """Yield the records of a file of `RECORD_SUFFIXES`, each with its place for errors.
+
+    Args:
+        path: the file.
+        text_key: a column to read beside those of `TEXT_KEYS`, where a format reads by columns.
 
     Raises:
         DataError: the file is unreadable, or a line is no JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
+    if kind(path) == tables.PARQUET_SUFFIX:
+        yield from tables.parquet_records(path, columns(text_key))
+        return
     with _open(path) as file:
+        if kind(path) in tables.CSV_SUFFIXES:
+            yield from _table(path, file)
+            return
         for number, line in enumerate(_lines(path, file), 1):
+            if number == 1:
+                _check_encoding(path, line[:_HEAD_BYTES])
             if not line.strip():
                 continue
             where = f"{path}:{number}"
@@ -121,14 +202,35 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
             yield where, record
 
 
+def _table(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
+    try:
+        yield from tables.csv_records(path, file)
+    except _damages() as error:
+        raise _damaged(path, error) from error
+
+
+def columns(text_key: str | None) -> tuple[str, ...]:
+    """Return the keys of a record that are looked at for its text."""
+    return (text_key,) if text_key else tuple(itertools.chain(*TEXT_KEYS))
+
+
+def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
+    """Return the keys from which the text of a record comes; none where it has no text."""
+    if not isinstance(record, dict):
+        return ()
+    if text_key is not None:
+        return (text_key,) if text_key in record else ()
+    return next((keys for keys in TEXT_KEYS if all(key in record for key in keys)), ())
+
+
 def record_text(record: object, text_key: str | None, where: str) -> bytes:
     """Return the text of a record by the rules of `documents`.
 
     Raises:
         DataError: it has none.
     """
-    if isinstance(record, dict) and text_key is None and _is_example(record):
-        parts = (_string(record, key, where) for key in ("prompt", "completion"))
+    if isinstance(record, dict) and text_key is None and text_keys(record, None) == EXAMPLE:
+        parts = (_string(record, key, where) for key in EXAMPLE)
         prompt, completion = (_normalise(_to_bytes(part)) for part in parts)
         if not completion.strip():
             raise DataError(
@@ -138,25 +240,21 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
     return _normalise(_to_bytes(_text(record, text_key, where)))
 
 
-def _is_example(record: dict[str, Any]) -> bool:
-    keys = record.keys()
-    return {"prompt", "completion"} <= keys and not {"text", "content"} & keys
-
-
 def _text(record: object, text_key: str | None, where: str) -> str:
     """Return the text of a record by the rules of `documents`."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: a {type(record).__name__}, expected an object with a key 'text'")
-    if text_key is None and "messages" in record and not {"text", "content"} & record.keys():
+    keys = text_keys(record, text_key)
+    if text_key is None and keys == ("messages",):
         return _conversation(record["messages"], where)
-    key = text_key or next((k for k in ("text", "content") if k in record), "text")
-    if key not in record:
-        keys = ", ".join(shown(k) for k in list(record)[:20]) or "none"
+    key = text_key or "text"
+    if not keys:
+        known = ", ".join(shown(k) for k in list(record)[:20]) or "none"
         strings = [k for k, value in record.items() if isinstance(value, str)]
         longest = max(strings, key=lambda k: len(record[k]), default=None)
         way_out = f"Say text_key: {longest}" if longest else "No key holds a string"
-        raise DataError(f"{where}: no key {key!r}; keys are {keys}. {way_out}")
-    return _string(record, key, where)
+        raise DataError(f"{where}: no key {key!r}; keys are {known}. {way_out}")
+    return _string(record, keys[0], where)
 
 
 def _string(record: dict[str, Any], key: str, where: str) -> str:

@@ -36,18 +36,11 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
-<<<<<<< HEAD
-from mlxhog.training import evaluation, evenness, lengths, origin
+from mlxhog.training import evaluation, evenness, lengths, origin, passes
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
-from mlxhog.training.resolve import resolve
-=======
-from mlxhog.training import evaluation, evenness, passes
-from mlxhog.training.job import Setup, plan_layout
-from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.resolve import keeps_vocabulary, resolve
->>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
 
@@ -159,14 +152,14 @@ def make_plan(config: TrainConfig) -> Plan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend is missing, or memory is.
     """
-<<<<<<< HEAD
     config, said = origin.settled(config)
     begin = Origin.of(config)
     own_model = begin is not None and said.get("model") == "auto"
-    model = begin.opened.config if begin and own_model else load_architecture(config.model)
-=======
-    model = load_architecture(config.model, config.set)
->>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
+    model = (
+        registry.with_changes(begin.opened.config, config.model, config.set)
+        if begin and own_model
+        else load_architecture(config.model, config.set)
+    )
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     here, record = machine.here(), verdicts.load()
@@ -193,14 +186,16 @@ def make_plan(config: TrainConfig) -> Plan:
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
     train, val = data.open(config.seq_len)
-<<<<<<< HEAD
-    if begin is not None:
-        begin, model = begin.fitted(config, model, data.tokenizer, own=own_model)
-    _check_vocabulary(config, model, data)
-    model = families.with_bos(model, data.tokenizer.bos)
-=======
-    model, vocabulary_notes = _with_vocabulary(config, model, data.tokenizer, resolved.resumption)
->>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
+    if begin is None:
+        model, vocabulary_notes = _with_vocabulary(
+            config, model, data.tokenizer, resolved.resumption
+        )
+    else:
+        follows = own_model or not keeps_vocabulary(config)
+        begin, model = begin.fitted(config, model, data.tokenizer, own=follows)
+        _check_vocabulary(config, model, data.tokenizer)
+        model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
+        vocabulary_notes = list(begin.notes)
     if resolved.resumption is not None:
         resolved.resumption.check_data(data.tokenizer, train.digest)
     spec, sampled = _parameters(config, model, train)
@@ -260,12 +255,8 @@ def make_plan(config: TrainConfig) -> Plan:
         writers=writers,
         kernels=kernels.of_workers,
         notes=(
-<<<<<<< HEAD
-            *([] if begin is None else begin.notes),
-            *lengths.notes(train, val, config.seq_len),
-=======
             *vocabulary_notes,
->>>>>>> 562b849f (train: the vocabulary is the tokenizer's)
+            *lengths.notes(train, val, config.seq_len),
             *choice.notes,
             *writers.notes,
             *kernels.notes,
@@ -358,12 +349,7 @@ def _with_vocabulary(
             f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to merge"
         )
     if keeps_vocabulary(config):
-        if tokenizer.n_ids > own:
-            raise ConfigError(
-                f"model {config.model} has vocab_size {own}, tokenizer {spec} {tokenizer.n_ids} "
-                "ids, one of which is BOS, the start of a document; set vocab_size to at least "
-                f"{tokenizer.n_ids} (--set vocab_size={rows}), or choose another model or tokenizer"
-            )
+        _check_vocabulary(config, model, tokenizer)
         if own > rows and registry.is_stored(config.model):
             notes.append(
                 f"model {config.model} keeps its vocabulary of {own:,}; tokenizer {spec} needs "
@@ -378,3 +364,13 @@ def _with_vocabulary(
             f"{format_count(param_count(model))}"
         )
     return fitted, notes
+
+
+def _check_vocabulary(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    if tokenizer.n_ids > model.vocab_size:
+        raise ConfigError(
+            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
+            f"{tokenizer.n_ids} ids, one of which is BOS, the start of a document; set vocab_size "
+            f"to at least {tokenizer.n_ids} (--set vocab_size={tokenizer.vocab_size}), or choose "
+            "another model or tokenizer"
+        )

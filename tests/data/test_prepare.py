@@ -124,6 +124,8 @@ def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus: Path, c
     assert prepare(str(corpus), cache_dir=cache).notes == ()
     (note,) = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
     assert note.startswith("1 of 24 documents are not UTF-8")
+    assert f"the first of them 0xe9 at byte 3 of {corpus / '00.txt'}" in note
+    assert "iconv -f LATIN1 -t UTF-8 00.txt" in note
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])

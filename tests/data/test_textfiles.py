@@ -160,3 +160,43 @@ def test_small_files_and_code_are_not_split(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("word\n\n" * (100 if name == "small.txt" else 50_000))
     assert len(read(path, split=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", r"a\.\w+ is UTF-16; convert it: iconv -f UTF-16 .*its mark is at byte 0"),
+        ("utf-32", r"a\.\w+ is UTF-32; convert it: iconv -f UTF-32 .*its mark is at byte 0"),
+        ("utf-16-le", r"a\.\w+ looks like UTF-16LE without a mark \(a zero byte at offset 1\)"),
+        ("utf-16-be", r"a\.\w+ looks like UTF-16BE without a mark \(a zero byte at offset 0\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_wide_encodings_are_named_with_the_command_that_converts_them(
+    tmp_path: Path, encoding: str, message: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes('{"text": "never wait, add without a lock"}\n'.encode(encoding))
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [
+        (b"plain", None),
+        ("caf\xe9 \u20ac".encode(), None),
+        (b"caf\xe9 x", (3, 0xE9)),
+        (b"x" * (1 << 20) + b"\xe9\x20", (1 << 20, 0xE9)),
+        (b"x" * ((1 << 20) - 1) + b"\xe2\x82\xac", None),
+        (b"x" * ((1 << 20) - 1) + b"\xe2\x28", ((1 << 20) - 1, 0xE2)),
+        (b"ends in\xe2\x82", (7, 0xE2)),
+    ],
+    ids=range(7),
+)
+def test_the_first_byte_that_is_not_utf8_is_found_where_it_is(
+    tmp_path: Path, content: bytes, first: tuple[int, int] | None
+) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content))
+    assert textfiles.not_utf8(tmp_path / "a.txt") == first
+    assert textfiles.not_utf8(tmp_path / "a.txt.gz") == first

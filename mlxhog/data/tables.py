@@ -1,0 +1,146 @@
+"""Rows of tables as records: CSV and TSV, Parquet, and data sets of the package `datasets`.
+
+A record maps the names of columns to values, as a line of `.jsonl` does; which of them holds the
+text is for `textfiles.record_text` to say. CSV says nothing of that, so it needs a `text_key`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlxhog.config.limits import said, shown
+from mlxhog.errors import DataError, EnvironmentLacks
+
+CSV_SUFFIXES = frozenset([".csv", ".tsv"])
+PARQUET_SUFFIX = ".parquet"
+HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
+_DELIMITERS = ",;\t"
+_MOST_CELL = 2**31 - 1  # characters, the most that the module takes
+_ROWS = 256  # of a Parquet file that are in memory at once
+
+
+def csv_records(path: Path, file: BinaryIO) -> Generator[tuple[str, object], None, None]:
+    """Yield the rows of a CSV or TSV file with a line of names, each with its place for errors.
+
+    The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
+    Bytes that are not UTF-8 come as lone surrogates.
+
+    Raises:
+        DataError: the file is no table.
+    """
+    csv.field_size_limit(_MOST_CELL)
+    with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        first = text.readline()
+        is_tsv = ".tsv" in map(str.lower, path.suffixes)
+        delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)
+        text.seek(0)
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                yield f"{path}:{reader.line_num}", row
+        except csv.Error as error:
+            raise DataError(
+                f"{path}:{reader.reader.line_num}: not CSV ({error}); repair or delete this line"
+            ) from error
+
+
+def csv_columns(path: Path, file: BinaryIO) -> list[str]:
+    """Return the names of a CSV file's columns."""
+    with contextlib.closing(csv_records(path, file)) as rows:
+        _, row = next(rows, ("", {}))
+    return [str(name) for name in row] if isinstance(row, dict) else []
+
+
+def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    """Yield the rows of a Parquet file, each with its place for errors.
+
+    Args:
+        path: the file.
+        columns: those to read, if the file has any of them; else all.
+
+    Raises:
+        DataError: the file is damaged or no Parquet.
+        EnvironmentLacks: the package pyarrow is not installed.
+    """
+    parquet = _package("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = [name for name in columns if name in file.schema_arrow.names]
+            row = 0
+            for batch in file.iter_batches(batch_size=_ROWS, columns=names or None):
+                for record in batch.to_pylist():
+                    row += 1
+                    yield f"{path}, row {row}", record
+    except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
+        raise DataError(
+            f"{path} is no Parquet file, or damaged ({said(error)}); fetch or write it again"
+        ) from error
+
+
+class DataSet:
+    """The splits of a data set that the package `datasets` loads.
+
+    Args:
+        name: of the hub, or a folder: one with data files, or one that `save_to_disk` made; a
+            comma and the name of a subset may follow.
+
+    Raises:
+        DataError: there is no such data set, it cannot be loaded, or it has no split to train on.
+        EnvironmentLacks: the package is not installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        """See the class."""
+        name, _, subset = name.partition(",")
+        folder = Path(name).expanduser()
+        here = folder.exists()
+        self.source = f"hf:{folder.resolve() if here else name}" + (f",{subset}" if subset else "")
+        package = _package("datasets", f"--data hf:{name}", "datasets", "hf")
+        package.disable_progress_bars()
+        saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
+        try:
+            loaded = (
+                package.load_from_disk(str(folder))
+                if saved
+                else package.load_dataset(str(folder) if here else name, subset or None)
+            )
+        except Exception as error:  # whatever its readers and the network raise
+            raise DataError(
+                f"the data set {self.source} cannot be loaded: {said(error)}; name one of the hub "
+                "(hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
+            ) from error
+        self._splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {"train": loaded}
+        if "train" not in self._splits and len(self._splits) != 1:
+            raise DataError(
+                f"the data set {self.source} has no split 'train'; its splits are "
+                f"{', '.join(map(shown, self._splits))}"
+            )
+        self.train = "train" if "train" in self._splits else next(iter(self._splits))
+        self.held_out = next((one for one in HELD_OUT_SPLITS if one in self._splits), None)
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Name -> number of rows."""
+        return {name: len(rows) for name, rows in self._splits.items()}
+
+    def records(self, split: str, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+        """Yield the rows of a split, as `parquet_records` does."""
+        rows = self._splits[split]
+        names = [name for name in columns if name in rows.column_names]
+        for row, record in enumerate(rows.select_columns(names) if names else rows, 1):
+            yield f"{self.source}, {split} row {row}", record
+
+
+def _package(module: str, what: str, package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise EnvironmentLacks(
+            f'{what} needs the package {package}: pip install "mlxhog[{extra}]"'
+        ) from error

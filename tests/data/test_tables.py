@@ -1,0 +1,202 @@
+"""Tables give their rows: CSV by a named column, Parquet, and data sets on the disk."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from mlxhog.data import corpora, textfiles
+from mlxhog.data.inventory import Inventory, TextFile
+from mlxhog.data.prepare import prepare
+from mlxhog.errors import DataError, EnvironmentLacks
+
+
+def read(path: Path, text_key: str | None = None) -> list[bytes]:
+    return list(textfiles.documents(path, text_key))
+
+
+def write_parquet(path: Path, **columns: list[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'id,review\n1,"good,\nand ""long"""\n2, \n3,caf\xe9\n'),
+        ("a.csv", '\ufeffid;review\r\n1;"good,\nand ""long"""\r\n3;caf\xe9\r\n'),
+        ("a.tsv", 'id\treview\n1\t"good,\nand ""long"""\n3\tcaf\xe9\n'),
+    ],
+)
+def test_the_named_column_of_a_table_is_its_text(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    expected = [b'good,\nand "long"', "caf\xe9".encode()]
+    assert read(path, "review") == expected
+    packed = tmp_path / (name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(packed, "review") == expected
+
+
+def test_bytes_of_a_table_that_are_not_utf8_survive(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\ncaf\xe9\n")
+    assert read(tmp_path / "a.csv", "text") == [b"caf\xe9"]
+
+
+@pytest.mark.parametrize(
+    ("content", "text_key", "message"),
+    [
+        (b"id,review\n1,x\n", None, r"a.csv is a table.*add --text-key COLUMN.*'id', 'review'"),
+        (b"id,review\n1,x\n", "reviw", r"a.csv:2: no key 'reviw'; keys are 'id', 'review'"),
+        (b'id,review\n1,"x\n', "review", r"a.csv:2: not CSV .*; repair or delete this line"),
+        (b"id,review\n1\n", "review", r"a.csv:2: 'review' is a NoneType, expected a string"),
+        (b"", None, r"a.csv is a table.*Its columns are none"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_the_way_out(
+    tmp_path: Path, content: bytes, text_key: str | None, message: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "a.csv", text_key)
+
+
+def test_a_folder_takes_tables_where_their_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("review\nr\n")
+    with pytest.raises(DataError, match=r"found 1 x .csv. --text-key COLUMN reads tables"):
+        corpora.find(str(tmp_path))
+    assert list(corpora.find(str(tmp_path), "review").documents()) == [b"r"]
+    (tmp_path / "a.txt").write_text("t")
+    corpus = corpora.find(str(tmp_path))
+    assert list(corpus.documents()) == [b"t"]
+    assert corpus.skipped == ((tmp_path / "a.csv", "a table, which --text-key COLUMN would read"),)
+
+
+def test_rows_of_parquet_are_read_like_lines_of_json(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "d" / "a.parquet", text=["one", " ", "two"], id=[1, 2, 3])
+    assert read(path) == [b"one", b"two"]
+    pair = write_parquet(tmp_path / "d" / "b.parquet", prompt=["p"], completion=["c"])
+    assert read(pair) == [b"p\nc"]
+    turns = [[{"role": "user", "content": "hi"}]]
+    talk = write_parquet(tmp_path / "d" / "c.parquet", messages=turns)
+    assert read(talk) == [b"user: hi"]
+    assert list(corpora.find(str(tmp_path / "d")).documents()) == [
+        b"one", b"two", b"p\nc", b"user: hi",
+    ]  # fmt: skip
+
+
+def test_bad_parquet_is_named(tmp_path: Path) -> None:
+    other = write_parquet(tmp_path / "a.parquet", body=["x"], id=[1])
+    with pytest.raises(DataError, match=r"a.parquet, row 1: no key 'text'; keys are 'body', 'id'"):
+        read(other)
+    assert read(other, "body") == [b"x"]
+    empty = write_parquet(tmp_path / "n.parquet", text=["x", None])
+    with pytest.raises(DataError, match=r"n.parquet, row 2: 'text' is a NoneType"):
+        read(empty)
+    whole = other.read_bytes()
+    for content in (whole[: len(whole) // 2], b"plain text", b""):
+        (tmp_path / "b.parquet").write_bytes(content)
+        with pytest.raises(DataError, match=r"b.parquet is no Parquet file, or damaged"):
+            read(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"nowhere.parquet is no Parquet file"):
+        read(tmp_path / "nowhere.parquet")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("a.parquet", r'pyarrow: pip install "mlxhog\[data\]"'),
+        ("hf:someone/something", r'datasets: pip install "mlxhog\[hf\]"'),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_command(
+    spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.chdir(tmp_path)
+    Path("a.parquet").write_bytes(b"")
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(EnvironmentLacks, match=message):
+        list(corpora.find(spec).documents())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for data sets; the package keeps what it makes of them in another."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+def test_a_folder_of_data_files_is_a_data_set_with_its_own_held_out_text(hub: Path) -> None:
+    write_parquet(hub / "data" / "train-0.parquet", text=["one", "", "two"], id=[1, 2, 3])
+    write_parquet(hub / "data" / "validation-0.parquet", text=["three"], id=[4])
+    corpus = corpora.find(f"hf:{hub}")
+    assert corpus.source == f"hf:{hub}"
+    assert list(corpus.documents()) == [b"one", b"two"] == list(corpus.documents())
+    assert corpus.validation is not None
+    assert list(corpus.validation()) == [b"three"]
+    assert Inventory.of(f"hf:{hub}").field == "text"
+    assert prepare(f"hf:{hub}").rule == "given"
+
+
+def test_a_saved_data_set_is_read_by_its_column(hub: Path) -> None:
+    datasets.Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(str(hub))
+    assert list(corpora.find(f"hf:{hub}", "body").documents()) == [b"one", b"two"]
+    assert Inventory.of(f"hf:{hub}", "body").field == "body"
+    with pytest.raises(DataError, match=r"train row 1: no key 'text'; keys are 'body', 'n'"):
+        list(corpora.find(f"hf:{hub}").documents())
+
+
+def test_a_data_set_that_is_not_there_or_has_no_training_split_is_named(hub: Path) -> None:
+    with pytest.raises(DataError, match=r"hf:no/such cannot be loaded: .*hf:OWNER/NAME,SUBSET"):
+        corpora.find("hf:no/such")
+    with pytest.raises(DataError, match="the corpus is 'hf:'"):
+        corpora.find("hf:")
+    parts = {name: datasets.Dataset.from_dict({"text": ["x"]}) for name in ("a", "b")}
+    datasets.DatasetDict(parts).save_to_disk(str(hub))
+    with pytest.raises(DataError, match=r"no split 'train'; its splits are 'a', 'b'"):
+        corpora.find(f"hf:{hub}")
+
+
+def test_the_inventory_says_what_is_read_from_where_and_what_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"0123 caf\xe9")
+    (tmp_path / "b.jsonl").write_text('\n{"prompt": "p", "completion": "c"}\n')
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"content": "c"}'))
+    write_parquet(tmp_path / "d.parquet", text=["x"])
+    (tmp_path / "e.jpg").write_bytes(b"\0")
+    (tmp_path / ".hidden.txt").write_text("h")
+    inventory = Inventory.of(str(tmp_path))
+    assert [(Path(file.path).name, file.field) for file in inventory.files] == [
+        ("a.txt", None),
+        ("b.jsonl", "prompt + completion"),
+        ("c.jsonl.gz", "content"),
+        ("d.parquet", "text"),
+    ]
+    assert inventory.files[0] == TextFile(str(tmp_path / "a.txt"), 9, None, 8)
+    reasons = {Path(path).name: reason for path, reason in inventory.skipped}
+    assert reasons == {
+        ".hidden.txt": "hidden",
+        "e.jpg": ".jpg is no known kind of text, which a glob would read",
+    }
+
+
+def test_files_beside_mlx_lms_training_text_are_skipped_with_that_reason(tmp_path: Path) -> None:
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "t"}\n')
+    inventory = Inventory.of(str(tmp_path))
+    assert [Path(file.path).name for file in inventory.files] == ["train.jsonl", "valid.jsonl"]
+    ((path, reason),) = inventory.skipped
+    assert (Path(path).name, reason) == (
+        "test.jsonl", "beside train.jsonl, which is the training text",
+    )  # fmt: skip
