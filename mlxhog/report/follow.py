@@ -22,16 +22,16 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.config.limits import said
-from mlxhog.config.sources import read_yaml
-from mlxhog.errors import ArenaError, ConfigError, RunError
+from mlxhog.errors import ArenaError, RunError
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.events import EventLog
 from mlxhog.report.history import MOST_LINE, workers_of
-from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
+from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.record import Record
 
 LOOK_S = 0.5
+MOST_MARKS = 20
 MOST_MESSAGES = 20
 """Told at once: of a run that has trained for long, the newest."""
 DOING: dict[int, Activity] = {
@@ -68,7 +68,6 @@ class Follower:
         """Read what its files say now, and attach its shared memory where it is served."""
         self.run = run
         self.notes: list[str] = []
-        self._marks = _option(run, "data") == "sotu"
         self._log = EventLog(run.events_path)
         self._stack = ExitStack()
         self._arena: Arena | None = None
@@ -107,7 +106,7 @@ class Follower:
         self._read_files()
         progress = self._of_arena() if self._arena is not None else None
         progress = progress or progress_of(self._newest)
-        return replace(progress, sample=self.sample, marks=self._marks)
+        return replace(progress, sample=self.sample, marks=marks_of(self._newest))
 
     def _read_files(self) -> None:
         try:
@@ -225,6 +224,18 @@ def progress_of(record: Mapping[str, Any]) -> Progress:
     return replace(_filled(NOTHING, record), workers=workers)
 
 
+def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
+    """The bits per byte of simple models in a line of metrics; those of any text without them."""
+    marks = record.get("marks")
+    if not isinstance(marks, dict) or len(marks) > MOST_MARKS:
+        return ANY_TEXT
+    return ANY_TEXT | {
+        str(name)[:20]: float(bits)
+        for name, bits in marks.items()
+        if isinstance(bits, int | float) and 0.01 < bits <= 100
+    }
+
+
 NO_WORKER = WorkerReport(
     slot=0,
     backend="?",
@@ -262,12 +273,3 @@ def _filled(blank: T, record: Mapping[str, Any]) -> T:
         if matches:
             values[field.name] = value
     return replace(blank, **values)  # type: ignore[type-var]
-
-
-def _option(run: Run, name: str) -> object:
-    """An option of a run's config.yaml; None where that cannot be read."""
-    try:
-        entries = read_yaml(run.config_path)
-    except ConfigError:
-        return None
-    return next((entry.value for entry in entries if entry.name == name), None)

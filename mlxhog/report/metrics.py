@@ -179,7 +179,7 @@ class Progress:
         sample: new text from the model, when there is some.
         message: something the user should read.
         doing: what goes on beside training.
-        marks: whether the marks of well-known models, made of the text in the package, apply.
+        marks: bits per byte of simple models of the text, by their names.
     """
 
     step: int
@@ -201,7 +201,7 @@ class Progress:
     message: str | None = None
     doing: Doing | None = None
     val_tokens: int | None = None
-    marks: bool = False
+    marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +16,19 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.records import Kind, Ring
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
+from mlxhog.data import marks
 from mlxhog.data.heldout import bits_per_byte
+from mlxhog.data.prepare import Prepared
+from mlxhog.errors import MlxhogError
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.metrics import Doing, Progress, StepTimes, WorkerReport
+from mlxhog.report.metrics import (
+    ANY_TEXT,
+    REFERENCE_BITS_PER_BYTE,
+    Doing,
+    Progress,
+    StepTimes,
+    WorkerReport,
+)
 
 SHARE_LIMIT = 2.0
 """A worker's part of all step sizes may be so many times its part of the text, or the inverse."""
@@ -47,14 +59,14 @@ class Monitor:
         *,
         gpu_write: str = "cpu",
         kernels: str = "reference",
-        marks: bool = False,
     ) -> None:
-        """Attach to the rings of all slots; the last three go into what is shown.
+        """Attach to the rings of all slots; the last two go into what is shown.
 
         `workers` holds who is, or was, in which slot; those that join are added to it.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
-        self.gpu_write, self.kernels, self.marks = gpu_write, kernels, marks
+        self.gpu_write, self.kernels = gpu_write, kernels
+        self.marks: Mapping[str, float] = ANY_TEXT
         slots = range(1, arena.layout.max_workers + 1)
         self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
         self._recent: dict[int, deque[_Step]] = {slot: deque() for slot in slots}
@@ -68,6 +80,18 @@ class Monitor:
         self.evaluations = 0  # while training
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
         self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
+
+    def find_marks(self, data: Prepared) -> None:
+        """Let a thread find out what bits per byte are worth on a text, while workers start."""
+        if data.source == "sotu":
+            self.marks = REFERENCE_BITS_PER_BYTE
+            return
+
+        def find() -> None:
+            with suppress(MlxhogError, OSError):  # what is shown has no marks then
+                self.marks = marks.of_file(data.val, data.tokenizer)
+
+        threading.Thread(target=find, name="marks", daemon=True).start()
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import (
-    ANY_TEXT,
     REFERENCE_BITS_PER_BYTE,
     Progress,
     eta,
@@ -25,7 +24,8 @@ from mlxhog.report.views import LiveView
 SAMPLE_WIDTH = 400
 GAP = 2  # columns between those of the table
 WIDTH = 64  # columns of the bar and the scale, where the terminal has them
-BEST = 1.5  # right end of the scale; a better model sits at the end
+BEST = 1.5  # right end of the scale at most; a better model sits at the end
+BELOW = 0.82  # of the best reference: the right end, where that is less
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
@@ -94,9 +94,7 @@ def _losses(progress: Progress) -> Text:
 def _scale(progress: Progress, width: int) -> tuple[Text, Text, Text]:
     shown = progress.val_bits_per_byte
     value = progress.train_bits_per_byte if shown is None else shown
-    names, axis, numbers = scale(
-        value, width=width, references=REFERENCE_BITS_PER_BYTE if progress.marks else ANY_TEXT
-    )
+    names, axis, numbers = scale(value, width=width, references=progress.marks)
     drawn = Text(axis, style="dim")
     if "o" in axis:
         drawn.stylize("bold not dim cyan", axis.index("o"), axis.index("o") + 1)
@@ -151,7 +149,7 @@ def scale(
     width: int = 64,
     references: Mapping[str, float] = REFERENCE_BITS_PER_BYTE,
 ) -> tuple[str, str, str]:
-    """Draw a logarithmic scale from the worst reference on the left to `BEST` on the right.
+    """Draw a logarithmic scale from the worst reference on the left to about `BEST` on the right.
 
     Args:
         value: bits per byte to mark, or None for the bare scale.
@@ -161,10 +159,10 @@ def scale(
     Returns:
         Three lines of at most `width` columns: names, axis with `o` at the value, numbers.
     """
-    worst = max(references.values())
+    worst, best = max(references.values()), min(BEST, BELOW * min(references.values()))
 
     def column(bits: float) -> int:
-        share = math.log(worst / max(bits, BEST)) / math.log(worst / BEST)
+        share = math.log(worst / max(bits, best)) / math.log(worst / best)
         return round(max(0.0, share) * (width - 1))
 
     axis = ["-"] * width

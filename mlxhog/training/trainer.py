@@ -125,8 +125,8 @@ class _Training(Session):
             self.start.budget,
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
-            marks=self.config.data == "sotu",
         )
+        self.monitor.find_marks(plan.data)
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
         self.watch = HeldOutWatch.of(self.config, plan.resumption)
         self.val_share: float | None = None

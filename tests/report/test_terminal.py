@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
+from mlxhog.report.metrics import (
+    ANY_TEXT,
+    REFERENCE_BITS_PER_BYTE,
+    Activity,
+    Doing,
+    Progress,
+    WorkerReport,
+)
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
 from mlxhog.report.views import BytesLine
@@ -40,7 +47,7 @@ PROGRESS = Progress(
     lost_update_rate=0.0,
     memory_bytes=630_000_000,
     workers=(WORKER, replace(WORKER, slot=2, backend="torch:cpu", state="dead")),
-    marks=True,
+    marks=REFERENCE_BITS_PER_BYTE,
 )
 NOTHING_YET = replace(
     PROGRESS,
@@ -93,7 +100,7 @@ def test_the_table_shows(what):
 
 
 def test_marks_of_the_text_in_the_package_are_not_shown_for_another():
-    text = shown(replace(PROGRESS, marks=False))
+    text = shown(replace(PROGRESS, marks=ANY_TEXT))
     assert "uniform" in text
     assert not any(name in text for name in ("unigram", "bigram", "gzip", "xz", "4.34"))
 
