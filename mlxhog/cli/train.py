@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
-from mlxhog.config.quantities import format_bytes, format_count
+from mlxhog.config.quantities import format_count
 from mlxhog.config.sources import Given, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import is_emulated, label
@@ -19,15 +18,14 @@ from mlxhog.training.calling import configured
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result
-    from mlxhog.training.plan import Plan
 
 EXAMPLES = (
     "train",
-    "train --data notes/ --time 10m",
+    "train --data notes/ --model 10m --tokenizer bpe:4000 --time 10m",
     "train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2",
     "train --resume latest --steps 1000",
     "train --init-from latest --data examples.jsonl --epochs 3 --patience 2",
-    "train --dry-run",
+    "train --model tiny --set hidden_size=256 --set num_hidden_layers=6 --dry-run",
 )
 ABOUT = """\
 Train a model, by default for a minute on text that comes with the package.
@@ -47,7 +45,11 @@ def run(arguments: list[str]) -> int:
     from mlxhog.training.trainer import train
 
     if parsed.other.dry_run:
-        _print_plan(make_plan(config), as_json=parsed.other.json)
+        plan = make_plan(config)
+        from mlxhog.training import preview
+
+        as_json = parsed.other.json
+        print(json.dumps(preview.facts(plan, config)) if as_json else preview.text(plan, config))
         return 0
     with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
         result = train(config, observer=watch)
@@ -140,39 +142,3 @@ def _short(path: str) -> str:
     here = Path.cwd()
     run = Path(path)
     return shlex.quote(str(run.relative_to(here) if run.is_relative_to(here) else run))
-
-
-def _print_plan(plan: "Plan", *, as_json: bool) -> None:
-    config = plan.stored
-    values = {
-        name: spec.spell(getattr(config, name)) for name, spec in options(TrainConfig).items()
-    }
-    facts = {
-        "parameters": plan.parameters,
-        "arena_bytes": plan.arena_bytes,
-        "worker_bytes": plan.worker_bytes,
-        "free_slots": plan.free_slots,
-        "workers": [
-            {"backend": worker.backend, "threads": worker.threads, "kernels": kernels}
-            for worker, kernels in zip(plan.workers, plan.kernels, strict=True)
-        ],
-        "write": plan.writers.write,
-        "gpu_write": plan.writers.gpu_write,
-        "emulated": plan.emulated,
-    }
-    if as_json:
-        print(json.dumps({"config": values, **facts}))
-        return
-    print(config.to_yaml())
-    print(f"parameters     {plan.parameters:,} ({format_count(plan.parameters)})")
-    print(f"shared memory  {plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})")
-    if plan.free_slots:
-        print(f"free slots     {plan.free_slots}, for workers that join (mlxhog join)")
-    print(f"each worker    {plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})")
-    print(f"steps          write {plan.writers.write}, gpu-write {plan.writers.gpu_write}")
-    for number, worker in enumerate(plan.workers, start=1):
-        threads = "thread" if worker.threads == 1 else "threads"
-        kernels = plan.kernels[number - 1]
-        print(
-            f"worker {number}       {worker.backend}, {worker.threads} {threads}, kernels {kernels}"
-        )

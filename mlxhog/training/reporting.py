@@ -23,6 +23,7 @@ from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
+from mlxhog.training import passes
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
 
@@ -41,6 +42,7 @@ class Reporter:
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
         self._reported: set[str] = set()
+        self._repetition, self._epoch_tokens = False, plan.epoch_tokens
         self._last_report = self._last_metrics = self._last_times = 0.0
 
     def report(self, message: str | None, doing: Doing | None = None) -> None:
@@ -63,12 +65,30 @@ class Reporter:
             self._last_report = now
             self.report(None, doing)
         training_began = self.monitor.arena.counters.load("start_ns")
+        if training_began:
+            self.warn_of_repetition()
         if now - self._last_metrics >= METRICS_S and training_began:
             self._last_metrics = now
             self.append_metrics()
         if now - self._last_times >= TIMES_S and training_began:
             self._last_times = now
             self.write_times()
+
+    def warn_of_repetition(self) -> None:
+        """Say once, when the text has been read often, how often a budget of time will read it."""
+        plan, (_, tokens, _) = self.plan, self.monitor.totals()
+        asked = plan.config.follow is not None or plan.config.epochs is not None
+        if self._repetition or asked:
+            return
+        tokens -= self.monitor.budget.tokens_before
+        if tokens < passes.MANY * self._epoch_tokens:
+            return
+        self._repetition = True
+        fraction = self.monitor.progress().budget_fraction
+        total = tokens / max(fraction, 1e-9) / self._epoch_tokens
+        message = passes.warning(max(total, passes.MANY), self._epoch_tokens)
+        if message is not None and not any("times in this budget" in one for one in plan.notes):
+            self.report(message)
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""

@@ -10,6 +10,7 @@ import pytest
 from mlxhog.checkpoint import run
 from mlxhog.cli import main
 from mlxhog.machine import machine
+from mlxhog.models.registry import load_architecture
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL
 
@@ -27,9 +28,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "wide": ("hidden_size: 32", "hidden_size: wide"),
         "huge": ("hidden_size: 32", "hidden_size: 262144"),
         "deep": ("num_hidden_layers: 1", "num_hidden_layers: 40000000"),
-        "narrow": ("vocab_size: 320", "vocab_size: 200"),
     }.items():
         Path(f"{name}.yaml").write_text(SMALL_MODEL.replace(*change))
+    fields = load_architecture("small.yaml", "vocab_size=200, bos_token_id=0").to_dict()
+    Path("narrow.json").write_text(json.dumps(fields))
+    Path("table.csv").write_text("id,review\n1,good\n")
+    Path("wide.txt").write_text("never wait", encoding="utf-16")
     Path("good.txt").write_text("never wait, add without a lock. " * 2000)
     Path("empty.txt").write_text("")
     Path("short.txt").write_text("hi")
@@ -52,8 +56,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--model typo.yaml", 2, "did you mean 'hidden_size'?"),
         ("--model wide.yaml", 2, "hidden_size is 'wide'"),
         ("--model tinny", 2, "no architecture 'tinny'"),
-        ("--model narrow.yaml", 2, "vocab_size 200, tokenizer bytes 257 ids, one of which is BOS"),
-        ("--model narrow.yaml", 2, "set vocab_size to at least 257"),
+        ("--set vocab_size=200", 2, "vocab_size 200, tokenizer bytes 257 ids, one of which is BOS"),
+        ("--model narrow.json", 2, "set vocab_size to at least 257"),
+        ("--set hiden_size=3", 2, "no field 'hiden_size'; did you mean 'hidden_size'?"),
+        ("--set hidden_size", 2, "'hidden_size' is not NAME=VALUE"),
+        ("--data table.csv", 2, "add --text-key COLUMN. Its columns are 'id', 'review'"),
+        ("--data wide.txt", 2, "wide.txt is UTF-16; convert it"),
         ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),
         ("--model deep.yaml", 2, "num_hidden_layers is 40000000; set it to 4096 at most"),
         ("--memory-limit 0.001", 3, "use fewer --workers, a smaller --batch-size or --model"),

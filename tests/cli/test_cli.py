@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.backends.kernel_choice import Writers
 from mlxhog.checkpoint import run
 from mlxhog.cli import COMMANDS, mad, main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, Result, WorkerReport
 from tests.pairs import each_of
 
@@ -62,16 +60,6 @@ RESULT = Result(
     checkpoint="runs/20260102-101500-sotu/checkpoints/step-00000100",
     sample="The people of the\x1b[2J United States",
 )
-PLAN = types.SimpleNamespace(
-    parameters=680_000,
-    arena_bytes=9_000_000,
-    free_slots=2,
-    worker_bytes=500_000_000,
-    workers=(WorkerSpec("mlx:cpu", 1), WorkerSpec("torch:cpu", 1)),
-    writers=Writers("cpu", "lossless"),
-    kernels=("native", "reference"),
-    emulated=False,
-)
 
 
 class Trainer(types.ModuleType):
@@ -84,7 +72,7 @@ class Trainer(types.ModuleType):
 
     def make_plan(self, config: TrainConfig) -> types.SimpleNamespace:
         self.config = config
-        return types.SimpleNamespace(**vars(PLAN), stored=config)
+        return types.SimpleNamespace()
 
     def train(self, config: TrainConfig, *, observer: Callable[[Progress], None]) -> Result:
         self.config = config
@@ -180,25 +168,6 @@ def test_a_flag_wins_over_the_file_and_an_absent_one_does_not(trainer, tmp_path)
     (tmp_path / "conf.yaml").write_text("lr: 0.5\nbatch_size: 8\n")
     assert main(["train", "-c", str(tmp_path / "conf.yaml"), "--lr", "0.25"]) == 0
     assert (trainer.config.lr, trainer.config.batch_size) == (0.25, 8)
-
-
-def test_dry_run_says_what_would_run(trainer, capsys):
-    assert main(["train", "--dry-run", "--steps", "5"]) == 0
-    out = capsys.readouterr().out
-    assert "steps: 5" in out
-    assert "680,000" in out
-    assert "9,000,000 bytes (9.0 MB)" in out
-    assert "worker 2       torch:cpu, 1 thread, kernels reference" in out
-
-
-def test_dry_run_json_is_one_object(trainer, capsys):
-    assert main(["train", "--dry-run", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert (plan["config"]["strategy"], plan["config"]["lr"]) == ("auto", "auto")
-    assert plan["workers"] == [
-        {"backend": "mlx:cpu", "threads": 1, "kernels": "native"},
-        {"backend": "torch:cpu", "threads": 1, "kernels": "reference"},
-    ]
 
 
 @pytest.fixture

@@ -1,0 +1,264 @@
+"""What a run would be, before anything is started: `mlxhog train --dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlxhog.checkpoint import run
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.quantities import format_bytes, format_clock, format_count
+from mlxhog.data.inventory import Inventory
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import RunError
+from mlxhog.machine import verdicts
+from mlxhog.models import families
+from mlxhog.models.families import param_count
+from mlxhog.models.registry import load_architecture
+from mlxhog.training import checkpoints, passes
+from mlxhog.training.plan import Plan
+
+MOST_NAMED = 10
+"""Files that are listed by name; all of them are in the JSON."""
+WIDTH = 15  # of the words before the facts
+MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
+
+
+def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
+    """Return everything a user may want to know of a run, as JSON types.
+
+    Args:
+        plan: of the run.
+        asked: the options as they were given, before the plan decided what they leave open.
+    """
+    config = plan.stored
+    values, given, defaults = _spelt(config), _spelt(asked), _spelt(TrainConfig())
+    declared = {name: spec.spell(spec.default) for name, spec in options(TrainConfig).items()}
+    changed = {n: v for n, v in given.items() if v not in (defaults[n], declared[n])}
+    speed = tokens_per_s(plan)
+    rate = None if speed is None else speed[0]
+    train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
+    epoch_tokens = plan.epoch_tokens
+    read = passes.in_budget(
+        plan.budget,
+        epoch_tokens=epoch_tokens,
+        tokens_per_step=plan.tokens_per_step,
+        tokens_per_s=rate,
+    )
+    return {
+        "config": values,
+        "changed": changed,
+        "decided": {name: value for name, value in values.items() if value != given[name]},
+        "parameters": plan.parameters,
+        "arena_bytes": plan.arena_bytes,
+        "worker_bytes": plan.worker_bytes,
+        "free_slots": plan.free_slots,
+        "workers": [
+            {"backend": worker.backend, "threads": worker.threads, "kernels": kernels}
+            for worker, kernels in zip(plan.workers, plan.kernels, strict=True)
+        ],
+        "write": plan.writers.write,
+        "gpu_write": plan.writers.gpu_write,
+        "emulated": plan.emulated,
+        "model": {
+            "name": config.model,
+            "family": families.of(plan.model).title,
+            "hidden_size": plan.model.hidden_size,
+            "blocks": plan.model.num_hidden_layers,
+            "vocab_size": plan.model.vocab_size,
+        },
+        "data": Inventory.of(config.data, config.text_key).to_json()
+        | {
+            "documents": train.header["documents"],
+            "tokens": train.n_tokens,
+            "bytes": train.header["bytes"],
+            "held_out_documents": val.header["documents"],
+            "held_out_tokens": val.n_tokens,
+        },
+        "tokens_per_step": plan.tokens_per_step,
+        "epoch_tokens": epoch_tokens,
+        "epochs": read,
+        "tokens_per_s": rate,
+        "tokens_per_s_from": None if speed is None else speed[1],
+        "seconds": _seconds(plan, rate, read),
+        "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes,
+        "memory_limit_bytes": int(plan.memory.limit_bytes),
+        "checkpoint_bytes": checkpoints.n_bytes(plan),
+        "checkpoints_kept": config.keep_last,
+        "token_file_bytes": sum(
+            path.stat().st_size for path in plan.data.train.parent.iterdir() if path.is_file()
+        ),
+        "token_files": str(plan.data.train.parent),
+        "notes": [*plan.notes, *plan.data.notes],
+    }
+
+
+def _spelt(config: TrainConfig) -> dict[str, Any]:
+    """Every option as YAML has it."""
+    return {name: one.spell(getattr(config, name)) for name, one in options(TrainConfig).items()}
+
+
+def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
+    """Estimate the speed of a run, and say what it is from; None where nothing was measured.
+
+    That is the newest run of as many parameters with the same workers, or else what `mlxhog doctor`
+    measured of one model, in proportion to the parameters.
+    """
+    backends = sorted(worker.backend for worker in plan.workers)
+    for one in reversed(run.list_runs(Path(plan.config.out))):
+        try:
+            status = one.read_status()
+        except RunError:
+            continue
+        result = status.get("result")
+        if not isinstance(result, dict) or status.get("parameters") != plan.parameters:
+            continue
+        rate, workers = result.get("tokens_per_s"), result.get("workers")
+        if not isinstance(rate, int | float) or rate <= 0 or not isinstance(workers, list):
+            continue
+        if sorted(str(w.get("backend")) for w in workers if isinstance(w, dict)) == backends:
+            return float(rate), f"run {one.name}, as large and with such workers"
+    measured = verdicts.load().tokens_per_s
+    if not all(backend in measured for backend in backends):
+        return None
+    size = param_count(load_architecture(MEASURED)) / plan.parameters
+    return (
+        size * sum(measured[worker.backend] * worker.threads for worker in plan.workers),
+        f"mlxhog doctor's speed of {MEASURED}, by parameters and threads: a rough guess",
+    )
+
+
+def _seconds(plan: Plan, rate: float | None, read: float | None) -> float | None:
+    """How long training takes: the budget's time, or less where its steps or tokens end sooner."""
+    limit = plan.budget.seconds
+    if rate is None or read is None:
+        return limit
+    needed = read * plan.epoch_tokens / rate
+    return needed if limit is None else min(limit, needed)
+
+
+def text(plan: Plan, asked: TrainConfig) -> str:
+    """Return the same for people; arguments as for `facts`."""
+    known = facts(plan, asked)
+    lines = ["differs from the defaults:" if known["changed"] else "all options are defaults"]
+    lines += [f"  {name}: {value}" for name, value in known["changed"].items()]
+    if known["decided"]:
+        decided = ", ".join(f"{name} {value}" for name, value in known["decided"].items())
+        lines.append(_line("decided here", decided))
+    model, data = known["model"], known["data"]
+    lines += [
+        _line(
+            "model",
+            f"{Path(model['name']).name}, {model['family']}: {known['parameters']:,} parameters "
+            f"({format_count(known['parameters'])})",
+        ),
+        _line(
+            "",
+            f"width {model['hidden_size']}, {model['blocks']} blocks, vocabulary "
+            f"{model['vocab_size']:,}",
+        ),
+        _line("data", data["source"] + (f", field {data['field']}" if data["field"] else "")),
+        *_files(data),
+        _line(
+            "training text",
+            f"{_n(data['documents'], 'document')}, {format_bytes(data['bytes'])}, "
+            f"{format_count(data['tokens'])} tokens",
+        ),
+        _line(
+            "held-out text",
+            f"{_n(data['held_out_documents'], 'document')}, "
+            f"{format_count(data['held_out_tokens'])} tokens ({plan.data.rule})",
+        ),
+        *_budget(plan, known),
+        _line("shared memory", f"{plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})"),
+        _line("each worker", f"{plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})"),
+        _line(
+            "memory",
+            f"{format_bytes(known['memory_bytes'])} in all, of {_limit(known)} that a run may take",
+        ),
+        _line(
+            "disk",
+            f"{format_bytes(known['checkpoint_bytes'])} for each of up to "
+            f"{known['checkpoints_kept'] + 1} checkpoints; tokens take "
+            f"{format_bytes(known['token_file_bytes'])}",
+        ),
+    ]
+    if plan.free_slots:
+        lines.append(_line("free slots", f"{plan.free_slots}, for workers that join (mlxhog join)"))
+    lines.append(_line("steps", f"write {plan.writers.write}, gpu-write {plan.writers.gpu_write}"))
+    for number, worker in enumerate(known["workers"], start=1):
+        lines.append(
+            _line(
+                f"worker {number}",
+                f"{worker['backend']}, {_n(worker['threads'], 'thread')}, "
+                f"kernels {worker['kernels']}",
+            )
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in known["notes"])])
+
+
+def _files(data: dict[str, Any]) -> Iterator[str]:
+    """The files of a corpus: those that are read, then the others by reason."""
+    files, skipped = data["files"], data["skipped"]
+    if files:
+        size = format_bytes(sum(file["n_bytes"] for file in files))
+        yield _line("files", f"{_n(len(files), 'file')} read, {size}; {len(skipped)} skipped")
+    for file in files[:MOST_NAMED]:
+        field = f", field {file['field']}" if file["field"] else ""
+        other = f", not UTF-8 at byte {file['not_utf8']:,}" if file["not_utf8"] is not None else ""
+        yield f"  {file['path']}  {format_bytes(file['n_bytes'])}{field}{other}"
+    if len(files) > MOST_NAMED:
+        yield f"  and {len(files) - MOST_NAMED} more"
+    reasons: dict[str, list[str]] = {}
+    for one in skipped:
+        reasons.setdefault(one["reason"], []).append(one["path"])
+    for reason, paths in reasons.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        yield f"  skipped {paths[0]}{more}: {reason}"
+
+
+def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:
+    """An epoch, the budget in epochs, and the time."""
+    steps = plan.epoch_tokens / plan.tokens_per_step
+    yield _line(
+        "epoch",
+        f"{format_count(plan.epoch_tokens)} tokens: {format_count(steps)} steps of "
+        f"{plan.tokens_per_step:,} tokens",
+    )
+    amounts = {
+        "steps": plan.budget.steps,
+        "tokens": plan.budget.tokens,
+        "s": plan.budget.seconds,
+    }
+    words = ", ".join(
+        f"{amount:g} {unit}" for unit, amount in amounts.items() if amount is not None
+    )
+    read, rate = known["epochs"], known["tokens_per_s"]
+    epochs = "" if read is None else f": {read:.3g} epochs"
+    yield _line("budget", (words or "until it is stopped") + epochs)
+    if rate is None:
+        yield _line(
+            "time",
+            "unknown: no run of this size here yet, and mlxhog doctor has not measured this machine"
+            if known["seconds"] is None
+            else f"{format_clock(known['seconds'])}, the budget; mlxhog doctor measures the speed",
+        )
+        return
+    clock = "no end" if known["seconds"] is None else format_clock(known["seconds"])
+    epoch_s = format_clock(plan.epoch_tokens / rate)
+    yield _line("time", f"about {clock}; an epoch about {epoch_s} at {format_count(rate)} tok/s")
+    yield _line("", f"from {known['tokens_per_s_from']}")
+
+
+def _limit(known: dict[str, Any]) -> str:
+    return format_bytes(known["memory_limit_bytes"])
+
+
+def _n(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def _line(word: str, fact: str) -> str:
+    return f"{word:{WIDTH}}{fact}"

@@ -1,0 +1,161 @@
+"""What `train --dry-run` says of a run, and warnings of text that is read too often."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from mlxhog.checkpoint import run
+from mlxhog.cli import main
+from mlxhog.config.budget import Budget
+from mlxhog.machine import verdicts
+from mlxhog.machine.verdicts import Verdicts
+from mlxhog.report.follow import NOTHING
+from mlxhog.report.metrics import Progress
+from mlxhog.report.monitor import Monitor
+from mlxhog.training import passes, preview
+from mlxhog.training.plan import make_plan
+from mlxhog.training.reporting import Reporter
+from tests.training.small import small_config
+
+WORDS = (
+    "train --dry-run --model small.yaml --data text --seq-len 32 --batch-size 2 --workers mlx:cpu "
+    "--threads 1 --strategy hogwild --set hidden_size=64 --tokens 10000"
+).split()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and a text; the machine has been measured by nobody."""
+    small_config(tmp_path)
+    (tmp_path / "text" / "12.jsonl").write_text('{"content": "one more"}\n')
+    (tmp_path / "text" / "pic.jpg").write_bytes(b"\0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verdicts, "load", lambda: Verdicts(Path("none"), "never measured"))
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main([*WORDS, *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_says_what_differs_and_what_is_read_and_what_it_takes(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = json.loads(said(capsys, "--json"))
+    assert known["changed"]["set"] == "hidden_size=64"
+    assert {"model", "data", "tokens", "seq_len"} <= known["changed"].keys()
+    assert not {"clip", "time", "optimizer", "lr"} & known["changed"].keys()
+    assert "lr" in known["decided"]
+    assert known["config"]["clip"] == 0.5
+    data = known["data"]
+    assert len(data["files"]) == 13
+    assert [file["field"] for file in data["files"]] == [None] * 12 + ["content"]
+    assert [Path(one["path"]).name for one in data["skipped"]] == ["pic.jpg"]
+    assert (data["documents"], data["held_out_documents"]) == (12, 1)
+    assert known["tokens_per_step"] == 64
+    assert known["epochs"] == pytest.approx(10_000 / known["epoch_tokens"])
+    assert known["memory_bytes"] == known["arena_bytes"] + known["worker_bytes"]
+    assert known["checkpoint_bytes"] > 4 * known["parameters"]
+    assert known["token_file_bytes"] > data["tokens"]
+    assert (known["tokens_per_s"], known["seconds"]) == (None, None)
+
+    text = said(capsys)
+    assert "  set: hidden_size=64\n" in text
+    assert "clip" not in text
+    assert "12.jsonl  24 B, field content\n" not in text  # only ten are named
+    assert "  and 3 more\n" in text
+    assert "13 files read" in text
+    assert "pic.jpg: .jpg is no known kind of text" in text
+    assert f"{known['parameters']:,} parameters" in text
+    assert "training text  12 documents" in text
+    assert "time           unknown" in text
+    assert not (here / "runs").exists()
+
+
+def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(here, tokens=10_000, steps=None)
+    plan = make_plan(config)
+    assert preview.tokens_per_s(plan) is None
+    record = {"tokens_per_s": {"mlx:cpu": 1000.0}}
+    monkeypatch.setattr(verdicts, "load", lambda: Verdicts(Path("none"), None, record))
+    rough = preview.facts(plan, config)
+    assert rough["tokens_per_s"] == pytest.approx(1000 * 939_680 / plan.parameters)
+    assert "rough guess" in rough["tokens_per_s_from"]
+    for parameters, backend, rate in (
+        (plan.parameters, "mlx:cpu", 500.0),
+        (plan.parameters + 1, "mlx:cpu", 1.0),
+        (plan.parameters, "torch:cpu", 2.0),
+    ):
+        earlier = run.create(Path(config.out), f"r{rate:g}")
+        result = {"tokens_per_s": rate, "workers": [{"backend": backend}]}
+        earlier.write_status({"status": "done", "parameters": parameters, "result": result})
+    like = preview.facts(plan, config)
+    assert (like["tokens_per_s"], like["seconds"]) == (500.0, 20.0)
+    assert like["tokens_per_s_from"].startswith("run ")
+    assert "about 00:20" in preview.text(plan, config)
+
+
+def test_notes_and_the_warning_of_repetition_are_shown(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = json.loads(said(capsys, "--tokens", "1m", "--json"))
+    (warning,) = [note for note in known["notes"] if "times in this budget" in note]
+    assert f"read {known['epochs']:.3g} times" in warning
+    assert f"note: {warning}" in said(capsys, "--tokens", "1m")
+
+
+@pytest.mark.parametrize(
+    ("budget", "rate", "read"),
+    [
+        (Budget(steps=10), None, 6.4),
+        (Budget(tokens=200), None, 2.0),
+        (Budget(steps=10, tokens=200), None, 2.0),
+        (Budget(seconds=10), None, None),
+        (Budget(seconds=10), 50.0, 5.0),
+        (Budget(), 50.0, None),
+    ],
+)
+def test_a_budget_is_so_many_passes(budget: Budget, rate: float | None, read: float | None) -> None:
+    found = passes.in_budget(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
+    assert found == read
+    assert (passes.warning(read, 100) is not None) == (read is not None and read > passes.MANY)
+
+
+class FastMonitor:
+    """Stands in for the monitor of a run that has read its text `times` times in half its time."""
+
+    def __init__(self, epoch_tokens: int, times: float) -> None:
+        self.budget, self.tokens = Budget(seconds=60), int(times * epoch_tokens)
+
+    def totals(self) -> tuple[int, int, float]:
+        return 10, self.tokens, 30.0
+
+    def progress(self, **shown: object) -> Progress:
+        return replace(NOTHING, budget_fraction=0.5, message=shown.get("message"))
+
+
+@pytest.mark.parametrize(("times", "warned"), [(1.9, 0), (3.9, 0), (4.5, 1)])
+def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(
+    here: Path, times: float, warned: int
+) -> None:
+    plan = make_plan(small_config(here, time=60, steps=None))
+    messages: list[str] = []
+    monitor = cast(Monitor, FastMonitor(plan.epoch_tokens, times))
+    reporter = Reporter(
+        plan,
+        run.create(here / "runs", "r"),
+        monitor,
+        lambda progress: messages.extend(filter(None, [progress.message])),
+    )
+    reporter.warn_of_repetition()
+    reporter.warn_of_repetition()
+    assert len(messages) == warned
+    assert all("is read 9 times in this budget" in message for message in messages)
