@@ -40,7 +40,7 @@ from mlxhog.training import evaluation, evenness, lengths, origin, passes
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
-from mlxhog.training.resolve import keeps_vocabulary, resolve
+from mlxhog.training.resolve import keeps_vocabulary, resolve, sets_vocabulary
 from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
 
@@ -191,7 +191,7 @@ def make_plan(config: TrainConfig) -> Plan:
             config, model, data.tokenizer, resolved.resumption
         )
     else:
-        follows = own_model or not keeps_vocabulary(config)
+        follows = not keeps_vocabulary(config) or (own_model and not sets_vocabulary(config))
         begin, model = begin.fitted(config, model, data.tokenizer, own=follows)
         _check_vocabulary(config, model, data.tokenizer)
         model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)

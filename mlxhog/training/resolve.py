@@ -104,9 +104,14 @@ def resolve(
     )
 
 
+def sets_vocabulary(config: TrainConfig) -> bool:
+    """Whether `set` says how large the vocabulary is."""
+    return "vocab_size" in assignments.parse(config.set)
+
+
 def keeps_vocabulary(config: TrainConfig) -> bool:
     """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
-    return registry.is_stored(config.model) or "vocab_size" in assignments.parse(config.set)
+    return registry.is_stored(config.model) or sets_vocabulary(config)
 
 
 def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:

@@ -134,7 +134,6 @@ def model_file(folder: Path, **changes: str) -> str:
         ({"hidden_size": "64"}, r"hidden_size is 32 there and 64 here; leave --model out"),
         ({"num_heads": "4"}, r"num_heads is 2 there and 4 here"),
         ({"num_hidden_layers": "2"}, r"num_hidden_layers is 1 there and 2 here"),
-        ({"vocab_size": "384"}, r"vocabulary of 320 rows, the model here of 384; add --resize-vo"),
     ],
 )
 def test_a_model_with_other_shapes_is_refused_naming_them(
@@ -142,6 +141,17 @@ def test_a_model_with_other_shapes_is_refused_naming_them(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         make_plan(tuned(before, model=model_file(before[0], **changes)))
+
+
+def test_a_files_vocabulary_is_the_checkpoints_and_one_that_is_asked_for_is_refused(
+    before: tuple[Path, Result],
+) -> None:
+    model = model_file(before[0], vocab_size="384")
+    assert make_plan(tuned(before, model=model)).model.vocab_size == 320
+    message = "vocabulary of 320 rows, the model here of 384; add --resize-vocab"
+    for options in ({}, {"model": model}):
+        with pytest.raises(CheckpointError, match=message):
+            make_plan(tuned(before, set="vocab_size=384", **options))
 
 
 def test_what_cannot_be_begun_with_is_refused_with_the_way_out(
