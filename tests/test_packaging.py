@@ -1,11 +1,14 @@
 """What is installed: one package with its data, its native module and its command."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import import_module, metadata, resources
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +55,20 @@ def test_only_pyproject_holds_the_version():
         and re.search(rf"\b{re.escape(version)}\b", file.read_text())
     ]
     assert not held
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    schema = ["--builtin-schema", "vendor.citation-file-format", str(ROOT / "CITATION.cff")]
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", *schema],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
 
 
 def test_the_licence_is_installed():

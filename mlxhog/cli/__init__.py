@@ -33,6 +33,7 @@ COMMANDS = {
     "replay": "a recorded lock-free run again, bit for bit",
     "report": "one HTML file about one run or several, with curves, workers and samples",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
+    "compare": "which of two trainings is better, in pairs of runs, or that it cannot be told",
     "advise": "which strategy for a model on this machine: measured, predicted, tried, explained",
     "simulate": "what each strategy would do with workers like these, without training",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",

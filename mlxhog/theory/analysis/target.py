@@ -62,7 +62,7 @@ def find_target(spec: str, overrides: Sequence[Given], root: Path) -> Target:
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml", ".json"):
         return (
             _from_settings(path, overrides)
-            if _is_settings(path)
+            if is_settings(path)
             else _from_architecture(spec, overrides)
         )
     run = runs.run_of(path)
@@ -73,11 +73,11 @@ def find_target(spec: str, overrides: Sequence[Given], root: Path) -> Target:
     try:
         run = runs.find(spec, root)
     except RunError as error:
-        raise _not_found(spec, root, error) from error
+        raise not_found(spec, root, error) from error
     return _from_run(run, checkpoints.latest(run), overrides)
 
 
-def _is_settings(path: Path) -> bool:
+def is_settings(path: Path) -> bool:
     """Whether a file has the options of `train` rather than the fields of an architecture."""
     try:
         keys = plain_yaml.loads(limits.read_text(path))
@@ -159,7 +159,7 @@ def _check(named: Target) -> Target:
     return named
 
 
-def _not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
+def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
     """Say what a word could have been meant to be."""
     if Path(spec).exists() or spec == "latest":
         return error

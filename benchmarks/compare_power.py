@@ -1,0 +1,173 @@
+"""What `mlxhog compare` promises: few false wins, and power for a gain of .01 bits per byte.
+
+    python benchmarks/compare_power.py           24 pairs of real runs of 1M tokens: two hours
+    python benchmarks/compare_power.py --quick   12 pairs of 100k tokens: minutes
+    python benchmarks/compare_power.py --table   the levels in mlxhog/theory/paired_test.py
+
+Real: pairs of runs of the same settings, as `mlxhog compare` runs and scores them: `tiny`, two
+lock-free MLX workers, so that no two runs of one seed are equal. Their budget is in tokens, so that
+other programs on this machine change little. `--folder` keeps them, and goes on with them.
+
+Resampled from these: 100 tests of up to six pairs each, every pair in a random order of its sides;
+what is told is a false win. Then 1,000 tests in which side A has been made better by .01.
+
+Simulated: the same test on differences that a generator draws, normal ones and with the longer
+tails of Student's t with 3 degrees of freedom; their spread changes nothing. False wins, and the
+spread up to which a gain of .01 is told in nine tests of ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+from harness.claims import Claim, finish
+from numpy.typing import NDArray
+
+from mlxhog import TrainConfig
+from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
+from mlxhog.theory.pairs import Comparison, Record, Side, Terms, run_pair
+
+PLANNED = 6
+GAIN = 0.01
+FALSE_TESTS, POWER_TESTS = 100, 1000
+SIMULATED = 200_000
+TABLE_SEQUENCES, CHUNK = 2_000_000, 100_000
+MOST_PAIRS = 20
+SETTINGS: dict[str, Any] = {
+    "workers": "mlx:cpu*2", "threads": 1, "strategy": "hogwild", "batch_size": 4,
+}  # fmt: skip
+
+Float64 = NDArray[np.float64]
+
+
+def main() -> int:
+    """Measure, or make the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--pairs", type=int, help="pairs of real runs")
+    parser.add_argument("--tokens", type=int, help="tokens of each run")
+    parser.add_argument("--folder", type=Path, help="keep the runs here, or go on with them")
+    chosen = parser.parse_args()
+    if chosen.table:
+        for planned, level in levels().items():
+            print(f"    {planned}: {level:.6f},")
+        return 0
+    pairs = chosen.pairs or (12 if chosen.quick else 24)
+    tokens = chosen.tokens or (100_000 if chosen.quick else 1_000_000)
+    with tempfile.TemporaryDirectory(prefix="mlxhog-compare-") as temporary:
+        differences = real_differences(chosen.folder or Path(temporary), pairs, tokens)
+    spread = stdev(differences)
+    print(f"{pairs} pairs of {tokens:,} tokens: standard deviation {spread:.4f} bits per byte")
+    false_wins = told(differences, tests=FALSE_TESTS, gain=0.0)
+    power = told(differences, tests=POWER_TESTS, gain=GAIN) / POWER_TESTS
+    rates = {tails: simulated_rate(tails, 0.0) for tails in ("normal", "long")}
+    largest = largest_spread()
+    print(f"simulated: {GAIN} is told in 9 of 10 tests up to a spread of {largest:.4f}")
+    return finish(
+        "compare_power",
+        [
+            Claim("false wins in 100 A/A tests, resampled", false_wins, "<=", 1, timing=False),
+            Claim("simulated false wins, normal", rates["normal"], "<=", ERROR, timing=False),
+            Claim("simulated false wins, long tails", rates["long"], "<=", ERROR, timing=False),
+            Claim("power for a gain of .01, resampled", power, ">=", 0.9, timing=False),
+        ],
+        others_load=0.0,
+        results={
+            "tokens": tokens,
+            "differences": differences,
+            "spread": spread,
+            "spread_told": largest,
+        },
+        packages=("mlxhog", "mlx", "numpy", "scipy"),
+    )
+
+
+def real_differences(folder: Path, pairs: int, tokens: int) -> list[float]:
+    """Bits per byte of B less those of A, where both are the same."""
+    config = TrainConfig(**SETTINGS)
+    sides = (Side("a", "tiny", config), Side("b", "tiny", config))
+    terms = Terms(pairs, None, tokens, seed=1, eval_tokens=131_072)
+    record = Record(folder, Comparison(sides, terms))
+    with record.open():
+        while len(record.pairs) < pairs:
+            number = len(record.pairs) + 1
+            record.add(run_pair(record, number, lambda part, step: None))
+            pair = record.pairs[-1]
+            print(
+                f"  pair {number}: {pair.a.bits_per_byte:.4f} {pair.b.bits_per_byte:.4f} "
+                f"({pair.a.seconds:.0f} and {pair.b.seconds:.0f} s)",
+                flush=True,
+            )
+        return [pair.difference for pair in record.pairs]
+
+
+def told(differences: list[float], *, tests: int, gain: float) -> int:
+    """Tests, drawn from the pairs, in which a side is called better: A, where it has a gain."""
+    rng = np.random.default_rng(0)
+    signs: list[int] = []
+    for _ in range(tests):
+        drawn = rng.choice(differences, PLANNED, replace=False) * rng.choice((-1, 1), PLANNED)
+        signs.append(judge((drawn + gain).tolist(), PLANNED).sign)
+    return sum(sign > 0 if gain else sign != 0 for sign in signs)
+
+
+def students(differences: Float64) -> Float64:
+    """Student's t of each sequence after its second pair, its third, ...: one column less."""
+    counts = np.arange(1, differences.shape[1] + 1)
+    sums = differences.cumsum(1)
+    squares = (differences**2).cumsum(1) - sums**2 / counts
+    counts, sums, squares = counts[1:], sums[:, 1:], squares[:, 1:]
+    return np.asarray(sums / counts / np.sqrt(squares / (counts - 1) / counts))
+
+
+def simulated_rate(tails: str, gain: float) -> float:
+    """How often A is told to be better (or either, without a gain), at a spread of one."""
+    rng = np.random.default_rng(1)
+    shape = (SIMULATED, PLANNED)
+    drawn = rng.standard_normal(shape) if tails == "normal" else rng.standard_t(3, shape)
+    limits = np.array([boundary(k, PLANNED) for k in range(2, PLANNED + 1)])
+    crossed = students(drawn + gain)
+    if not gain:
+        return float((np.abs(crossed) >= limits).any(1).mean())
+    first = (np.abs(crossed) >= limits).argmax(1)
+    return float((np.take_along_axis(crossed, first[:, None], 1)[:, 0] >= limits[first]).mean())
+
+
+def largest_spread() -> float:
+    """The standard deviation of differences at which a gain of .01 is told in nine of ten tests."""
+    low, high = 1.0, 6.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (low, middle) if simulated_rate("normal", middle) >= 0.9 else (middle, high)
+    return GAIN / high
+
+
+def levels() -> dict[int, float]:
+    """By planned pairs: the level of the last look at which `ERROR` is kept over all looks."""
+    from scipy.stats import t
+
+    rng = np.random.default_rng(0)
+    least = {planned: np.empty(0) for planned in range(2, MOST_PAIRS + 1)}
+    for _ in range(TABLE_SEQUENCES // CHUNK):
+        statistics = np.abs(students(rng.standard_normal((CHUNK, MOST_PAIRS))))
+        pairs = np.arange(2, MOST_PAIRS + 1)
+        ratios = 2 * t.sf(statistics, pairs - 1) / pairs**SHAPE
+        for planned, values in least.items():
+            first = min(FEWEST, planned) - 2
+            smallest = ratios[:, first : planned - 1].min(1) * planned**SHAPE
+            kept = np.partition(smallest, int(2 * ERROR * CHUNK))[: int(2 * ERROR * CHUNK)]
+            least[planned] = np.concatenate([values, kept])
+    at = int(ERROR * TABLE_SEQUENCES)
+    return {planned: float(np.sort(values)[at]) for planned, values in least.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

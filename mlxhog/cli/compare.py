@@ -1,0 +1,373 @@
+"""`mlxhog compare`: which of two trainings is better, or that it cannot be told."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.cli.flags import Flags
+from mlxhog.cli.parity import ended_by_signal
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option, options
+from mlxhog.config.sources import Given, read_yaml, resolve
+from mlxhog.errors import ConfigError
+from mlxhog.report.views import may_redraw
+
+if TYPE_CHECKING:
+    from mlxhog.report.table import Section
+    from mlxhog.theory.pairs import Record, Side, Terms
+
+ABOUT = """\
+Which of two trainings is better? Trains them in pairs with one seed and one order of the text, in
+turns, each with the same time or the same tokens, scores them on the same held-out text, and stops
+as soon as it can be told: by a sequential test that calls either side better by chance at most
+once in a hundred comparisons. Else the answer is: cannot be told.
+A and B are each an architecture (a name or a file), a YAML file of train's options, or a run, whose
+options are taken and not its weights. --a and --b add train's flags to one side, the flags below to
+both; one subject, or none (train's defaults), stands for both. Pairs that are done are kept: the
+same command goes on after Ctrl-C, and only answers once all is done."""
+EXAMPLES = (
+    'compare tiny --a "--optimizer muon" --b "--optimizer adamw"',
+    "compare mine.yaml theirs.yaml --time 5m",
+    "compare latest 20260102-101500-sotu --tokens 1M",
+    'compare 7to1-tiny --b "--lr 2e-3 --warmup 0.1" --pairs 8 --json',
+    'compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"',
+)
+BOTH = (
+    "data", "tokenizer", "text_key", "val", "seq_len", "batch_size", "kernels",
+    "workers", "threads", "strategy", "optimizer", "lr", "schedule",
+)  # fmt: skip
+"""Options of train that are flags for both sides; the others are written in --a and --b."""
+
+NOT_OF_A_SIDE = {
+    "seed": "--seed beside them numbers the pairs",
+    "out": "--out is the folder of runs for both",
+    "name": "the runs of a comparison have their own names",
+    "resume": "every run of a comparison begins anew",
+    "reset_optimizer": "every run of a comparison begins anew",
+    "follow": "both sides train on the same text",
+}
+UNTOLD = "cannot be told"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Options of `mlxhog compare`."""
+
+    pairs: int = option(6, "most pairs of runs; fewer where it can be told before", low=2, high=20)
+    time: float | None = option(
+        None, "training time of each run; 1m where neither side says another budget", unit="s",
+        above=0, none="auto",
+    )  # fmt: skip
+    tokens: int | None = option(None, "tokens of each run, in place of time", unit="tokens", low=1)
+    eval_tokens: int = option(
+        262_144, "held-out text that every run is scored on", unit="tokens", low=1
+    )
+    seed: int = option(1, "seed of the first pair; others follow", low=0, high=2**32 - 1)
+    folder: str | None = option(
+        None, "folder of this comparison; auto is one in comparisons/", none="auto"
+    )
+    out: str = option("runs", "folder that holds the runs A and B may name")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("compare", ABOUT, EXAMPLES, ("[A [B]]",))
+    flags.argument("subjects", metavar="A B", nargs="*", help="see above")
+    for letter in "ab":
+        flags.argument(
+            f"--{letter}",
+            metavar='"FLAGS"',
+            default="",
+            help=f"flags of train for {letter.upper()} alone, in quotes",
+        )
+    flags.argument("--json", action="store_true", help="one JSON object with everything")
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.options(CompareConfig)
+    flags.options(TrainConfig, BOTH, group="of both sides")
+    flags.otherwise('; other options of train go to one side, as in --b "--clip 1", or into YAML')
+    parsed = flags.parse(_with_quoted(arguments))
+    own = [one for one in parsed.given if one.name in options(CompareConfig)]
+    both = [one for one in parsed.given if one not in own]
+    config = resolve(CompareConfig, [own], parsed.problems)
+    subjects = parsed.other.subjects
+    if len(subjects) > 2:
+        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
+    # The rest imports NumPy and the native module: wrong flags are answered before.
+    from mlxhog.theory.pairs import Comparison, Record
+
+    sides = tuple(
+        find_side(letter, (subjects or [None])[-1 if letter == "b" else 0],
+                  [both, _flags_of(letter, getattr(parsed.other, letter))], Path(config.out))
+        for letter in "ab"
+    )  # fmt: skip
+    comparison = Comparison((sides[0], sides[1]), terms_of(config, sides))
+    folder = Path("comparisons") / comparison.folder_name()
+    record = Record(folder if config.folder is None else Path(config.folder), comparison)
+    if not _carry_out(record, quiet=parsed.other.quiet):
+        return 130
+    if parsed.other.json:
+        from mlxhog.files import plain_json
+
+        print(plain_json.dumps(to_json(record)).decode())
+        return 0
+    from mlxhog.report.table import show
+
+    plain = not may_redraw(sys.stdout, quiet=parsed.other.quiet)
+    show(sections(record), sys.stdout, plain=plain)
+    return 0
+
+
+# -- what is compared ------------------------------------------------------------------------------
+
+
+def _with_quoted(arguments: Sequence[str]) -> list[str]:
+    """Tie --a and --b to the word after them, which begins with a dash of its own."""
+    words = list(arguments)
+    for at in range(len(words) - 1, 0, -1):
+        if words[at - 1] in ("--a", "--b"):
+            words[at - 1 : at + 1] = [f"{words[at - 1]}={words[at]}"]
+    return words
+
+
+def _flags_of(letter: str, text: str) -> list[Given]:
+    """The options in the flags of one side.
+
+    Raises:
+        ConfigError: a flag is unknown, or belongs to the comparison.
+    """
+    flags = Flags(f"compare --{letter}", "", ())
+    flags.options(TrainConfig)
+    try:
+        parsed = flags.parse(shlex.split(text))
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"--{letter} {text!r}: {error}") from error
+    budgets = {one.name for one in options(TrainConfig).values() if one.group == "budget"}
+    problems = [f"--{letter} {text!r}: {problem}" for problem in parsed.problems]
+    for one in parsed.given:
+        if one.name in NOT_OF_A_SIDE:
+            problems.append(f"--{letter} {text!r}: {one.origin}: {NOT_OF_A_SIDE[one.name]}")
+        elif one.name in budgets:
+            problems.append(
+                f"--{letter} {text!r}: {one.origin}: both sides get the same budget; say --time or "
+                "--tokens outside the quotes"
+            )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return [Given(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.given]
+
+
+def find_side(
+    letter: str, subject: str | None, overrides: Sequence[Sequence[Given]], root: Path
+) -> Side:
+    """Find what a word names, and add the options that hold in place of its own.
+
+    Raises:
+        ConfigError: it is no architecture, no file and no run, or its options are wrong.
+    """
+    from mlxhog.theory.pairs import Side
+
+    title, given = "defaults", list[Given]()
+    if subject is not None:
+        title, given = _options_of(subject, root)
+    config = resolve(TrainConfig, [given, *overrides])
+    if config.resume is not None or config.follow is not None:
+        name = "resume" if config.resume is not None else "follow"
+        raise ConfigError(f"{subject}: {name}: {NOT_OF_A_SIDE[name]}; take it out of the file")
+    return Side(letter, title, config)
+
+
+def _options_of(subject: str, root: Path) -> tuple[str, list[Given]]:
+    """Return what people call a subject, and its options."""
+    from mlxhog.checkpoint import run as runs
+    from mlxhog.errors import RunError
+    from mlxhog.models.registry import architectures
+    from mlxhog.theory.analysis.target import is_settings, not_found
+
+    path = Path(subject).expanduser()
+    shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else subject
+    if shipped in architectures():
+        return shipped, [Given("model", shipped, shipped)]
+    if path.is_file():
+        if is_settings(path):
+            return path.stem, read_yaml(path)
+        return path.stem, [Given("model", subject, subject)]
+    try:
+        run = runs.find(subject, root)
+    except RunError as error:
+        raise not_found(subject, root, error) from error
+    given = [one for one in read_yaml(run.config_path) if one.name != "model"]
+    named = [one for one in read_yaml(run.config_path) if one.name == "model"]
+    if [one.value for one in named if one.value in architectures()] or not run.model.is_dir():
+        return run.name, [*given, *named]
+    return run.name, [*given, Given("model", str(run.model), str(run.config_path))]
+
+
+def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:
+    """What holds for both sides.
+
+    Raises:
+        ConfigError: there are two budgets, or the sides have budgets of their own that differ, or
+            steps.
+    """
+    from mlxhog.theory.pairs import Terms
+
+    time, tokens = config.time, config.tokens
+    if time is not None and tokens is not None:
+        raise ConfigError("--time and --tokens are two budgets; choose one for both sides")
+    if time is None and tokens is None:
+        set_a, set_b = (_budget(side.config) for side in sides)
+        if set_a != set_b:
+            raise ConfigError(
+                f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; say with --time or "
+                "--tokens what both get"
+            )
+        if len(set_a) != 1 or not set_a.keys() <= {"time", "tokens"}:
+            raise ConfigError(
+                f"both sides have a budget of {_spelt(set_a)}, and equal means equal time or equal "
+                "tokens here; say --time or --tokens"
+            )
+        time, tokens = set_a.get("time"), set_a.get("tokens")
+    return Terms(config.pairs, time, tokens, config.seed, config.eval_tokens)
+
+
+def _budget(config: TrainConfig) -> dict[str, Any]:
+    """The options of a budget that are not at their defaults."""
+    return {
+        name: getattr(config, name)
+        for name, spec in options(TrainConfig).items()
+        if spec.group == "budget" and getattr(config, name) != spec.default
+    }
+
+
+def _spelt(budget: dict[str, Any]) -> str:
+    return " and ".join(f"{name} {value}" for name, value in budget.items()) or "nothing"
+
+
+# -- carrying it out, and what is said of it -------------------------------------------------------
+
+
+def _carry_out(record: Record, *, quiet: bool) -> bool:
+    """Run the pairs that are wanted; False where the user has interrupted."""
+    from mlxhog.report.views import PartLine
+    from mlxhog.theory.pairs import Pair, run_pairs
+
+    with PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=quiet)) as tell:
+
+        def report(number: int, pair: Pair) -> None:
+            tell.tell(
+                f"pair {number}: A {pair.a.bits_per_byte:.4f}  B {pair.b.bits_per_byte:.4f}  "
+                f"B - A {pair.difference:+.4f} bits per byte"
+            )
+
+        with ended_by_signal(), record.open():
+            if record.pairs:
+                tell.tell(f"{len(record.pairs)} pairs are done already, in {record.folder}")
+            try:
+                run_pairs(record, tell, report)
+            except KeyboardInterrupt:
+                tell.tell(
+                    f"interrupted; {len(record.pairs)} of {record.comparison.terms.pairs} pairs "
+                    f"are kept in {record.folder}: the same command goes on"
+                )
+                return False
+    return True
+
+
+def answer(record: Record) -> str:
+    """The verdict in one line."""
+    outcome = record.outcome
+    low, high, sign = outcome.low, outcome.high, outcome.sign
+    after = f"after {outcome.pairs} of {outcome.planned} pairs"
+    if sign:
+        ends = sorted((sign * low, sign * high))
+        return (
+            f"{'A' if sign > 0 else 'B'} is better by {abs(outcome.mean):.4f} bits per byte "
+            f"({ends[0]:.4f} to {ends[1]:.4f}), {after}"
+        )
+    if low == high == 0:
+        return f"{UNTOLD}: A and B ended equal in every pair, {after}"
+    return (
+        f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), "
+        f"{outcome.pairs} of {outcome.planned} pairs"
+    )
+
+
+def sections(record: Record) -> list[Section]:
+    """Arrange everything for `mlxhog.report.table.show`."""
+    from mlxhog.report.table import Section
+
+    comparison, told = record.comparison, record.pairs[: record.outcome.pairs]
+    rows = [
+        (
+            str(number),
+            str(pair.seed),
+            f"{pair.a.bits_per_byte:.4f}",
+            f"{pair.b.bits_per_byte:.4f}",
+            f"{pair.difference:+.4f}",
+            f"{pair.a.tokens / pair.a.seconds:,.0f}",
+            f"{pair.b.tokens / pair.b.seconds:,.0f}",
+        )
+        for number, pair in enumerate(told, start=1)
+    ]
+    header = ("pair", "seed", "A", "B", "B - A", "A tok/s", "B tok/s")
+    differing = [(name, str(a), str(b)) for name, (a, b) in comparison.differing().items()]
+    parts = [Section(answer(record)), Section("", header, rows)]
+    if differing:
+        parts.append(Section("what differs", ("option", "A", "B"), differing))
+    return [*parts, Section("", notes=[*_facts(record), *comparison.notes, *record.warnings()])]
+
+
+def _facts(record: Record) -> list[str]:
+    comparison, speed = record.comparison, _times_as_fast(record)
+    a, b = (side.title for side in comparison.sides)
+    return [
+        f"A: {a}",
+        f"B: {b}",
+        f"each run: {comparison.terms.each}",
+        "A trains {:.3f} times as fast as B ({:.3f} to {:.3f})".format(*speed),
+        "intervals: 99 %, whenever it stops",
+        f"kept in {record.folder}",
+    ]
+
+
+def _times_as_fast(record: Record) -> tuple[float, float, float]:
+    """How many times as fast A trains as B, and the interval."""
+    import math
+
+    speed = record.speed
+    return math.exp(speed.mean), math.exp(speed.low), math.exp(speed.high)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Everything as plain values."""
+    from mlxhog.theory import paired_test
+
+    comparison, outcome = record.comparison, record.outcome
+    speed, low, high = _times_as_fast(record)
+    return {
+        "answer": answer(record),
+        "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
+        "difference": outcome.mean,
+        "interval": [outcome.low, outcome.high],
+        "error_rate": paired_test.ERROR,
+        "pairs_told_from": outcome.pairs,
+        "pairs_planned": outcome.planned,
+        "budget": {"time_s": comparison.terms.time, "tokens": comparison.terms.tokens},
+        "speed": {"a_over_b": speed, "interval": [low, high]},
+        "a": comparison.sides[0].title,
+        "b": comparison.sides[1].title,
+        "differing": comparison.differing(),
+        "held_out": {
+            "sha256": comparison.held_out_sha256,
+            "tokens": comparison.eval_tokens,
+            "seq_len": comparison.seq_len,
+        },
+        "notes": [*comparison.notes, *record.warnings()],
+        "pairs": [{**asdict(pair), "difference": pair.difference} for pair in record.pairs],
+        "folder": str(record.folder),
+    }

@@ -1,0 +1,188 @@
+"""`mlxhog compare` as a user meets it: told, not told, refused, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.training.trainer import train
+from tests.training.small import small_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that name a small model, its text and one worker, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    config = small_config(tmp_path)
+    small = ["--seq-len", "32", "--batch-size", "2", "--workers", "mlx:cpu", "--optimizer", "adamw"]
+    return [config.model, "--data", config.data, *small, "--tokens", "3k", "--eval-tokens", "1k"]
+
+
+@pytest.fixture
+def compare(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[dict[str, Any], str]]:
+    """Compare with further words; returns the JSON, and what went to stderr."""
+
+    def run(*more: str) -> tuple[dict[str, Any], str]:
+        assert main(["compare", *words, *more, "--json"]) == 0
+        out, err = capsys.readouterr()
+        found: dict[str, Any] = json.loads(out)
+        return found, err
+
+    return run
+
+
+def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers(
+    compare: Any, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = ["--a", "--lr 1e-2", "--b", "--lr=1e-5", "--pairs", "5"]
+    found, err = compare(*sides)
+    assert found["verdict"] == "a"
+    assert found["answer"].startswith("A is better by ")
+    assert 0 < found["interval"][0] < found["difference"] < found["interval"][1]
+    assert found["pairs_told_from"] == len(found["pairs"]) == err.count("B - A +") == 3
+    assert found["differing"] == {"lr": [0.01, 1e-05]}
+    assert [pair["seed"] for pair in found["pairs"]] == [1, 2, 3]
+    assert [pair["first"] for pair in found["pairs"]] == ["a", "b", "a"]
+    assert {pair[side]["tokens"] for pair in found["pairs"] for side in "ab"} == {3008}
+
+    again, err = compare(*sides)
+    assert again == found
+    assert "3 pairs are done already" in err
+    folder = tmp_path / found["folder"]
+    assert len(list((folder / "runs").iterdir())) == 6
+    assert not list(folder.glob("runs/*/checkpoints"))
+
+    assert main(["compare", *words, *sides]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("A is better by ")
+    assert max(map(len, text.splitlines())) <= 80
+    for said in ("what differs", "lr      0.01", "times as fast", "intervals: 99 %"):
+        assert said in text
+
+    assert main(["compare", *words, *sides[:-1], "4"]) == 2
+    assert "--pairs 5, and what it promises holds for that number" in capsys.readouterr().err
+
+
+def test_what_repeats_bit_for_bit_cannot_be_told_and_has_the_same_batches(compare: Any) -> None:
+    found, _ = compare("--pairs", "2")
+    assert found["verdict"] == "cannot be told"
+    assert "ended equal in every pair" in found["answer"]
+    assert found["notes"] == ["A and B are the same settings"]
+
+
+def test_a_run_that_diverges_counts_as_knowing_nothing(compare: Any) -> None:
+    wild = "--optimizer sgd --lr 1e30 --clip 0 --max-nonfinite 1"
+    found, _ = compare("--a", wild, "--pairs", "2")
+    assert {pair["a"]["bits_per_byte"] for pair in found["pairs"]} == {8.0}
+    assert any("A diverged in 2 of 2 runs" in note for note in found["notes"])
+
+
+def test_files_runs_and_names_are_sides(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlxhog.cli.compare import find_side
+
+    result = train(small_config(tmp_path, steps=2))
+    (tmp_path / "mine.yaml").write_text("model: tiny\nlr: 0.5\n")
+    root = tmp_path / "runs"
+    assert find_side("a", None, [], root).config.model == "tiny"
+    assert find_side("a", "tiny.yaml", [], root).config.model == "tiny"  # no such file here
+    assert find_side("a", "mine.yaml", [], root).config.lr == 0.5
+    assert find_side("a", words[0], [], root).config.model == words[0]
+    of_run = find_side("b", "latest", [], root)
+    assert of_run.title == Path(result.run).name
+    assert of_run.config.model == str(Path(result.run) / "model")
+    assert of_run.config.optimizer == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["third", "fourth"], "takes two subjects"),
+        (["nothing-like-it"], "no architecture, no file and no run"),
+        (["--b", "--val tail"], "different held-out texts"),
+        (["--b", "--steps 5"], "both sides get the same budget"),
+        (["--b", "--seed 5"], "--seed beside them numbers the pairs"),
+        (["--b", "--learning-rat 1"], "--b '--learning-rat 1': no flag"),
+        (["--b", "--lr soon"], "--b --lr is 'soon'"),
+        (["--b", "--lr 'x"], "No closing quotation"),
+        (["--time", "5"], "two budgets"),
+        (["--pairs", "21"], "--pairs is '21'"),
+        (["--b", "--model 7to1-tinny"], "B (small): no architecture '7to1-tinny'"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_trained(
+    words: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *words, *more]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+    assert not Path("comparisons").exists()
+
+
+def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, budget in (("a", "tokens: 3000"), ("b", "time: 5"), ("c", "steps: 5")):
+        (tmp_path / f"{name}.yaml").write_text(f"model: tiny\nlr: 0.1\n{budget}\n")
+    assert main(["compare", "a.yaml", "b.yaml"]) == 2
+    assert "A has a budget of tokens 3000, B of time 5.0" in capsys.readouterr().err
+    assert main(["compare", "c.yaml", "c.yaml"]) == 2
+    assert "equal time or equal tokens" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named(compare: Any, words: list[str], capsys: Any) -> None:
+    found, _ = compare("--pairs", "2")
+    record = Path(found["folder"]) / "pairs.jsonl"
+    whole = record.read_text()
+    record.write_text(whole.replace('"seed"', '"sead"', 1))
+    assert main(["compare", *words, "--pairs", "2"]) == 2
+    assert "pairs.jsonl is damaged after 0 pairs" in capsys.readouterr().err
+    record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
+    again, _ = compare("--pairs", "2")
+    assert again == found
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_pairs_that_are_done_survive_the_end_of_the_command(
+    compare: Any, words: list[str], ending: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "mlxhog", "compare", *words, "--pairs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("pair 2 of 2"):
+            break
+    while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
+        assert process.poll() is None, said
+        time.sleep(0.01)
+    process.send_signal(ending)
+    rest = process.stderr.read()
+    assert process.wait(60) == (130 if ending == signal.SIGINT else -ending)
+    if ending == signal.SIGINT:
+        assert "interrupted; 1 of 2 pairs are kept" in rest
+    (record,) = Path("comparisons").glob("*/pairs.jsonl")
+    first = record.read_text()
+    assert first.count("\n") == 1
+    found, err = compare("--pairs", "2")
+    assert "1 pairs are done already" in err
+    assert record.read_text().startswith(first)
+    assert len(found["pairs"]) == 2
+    assert len(list(record.parent.joinpath("runs").iterdir())) == 4  # what was unfinished is gone

@@ -1,0 +1,97 @@
+"""The sequential test keeps its error rate, tells what is there, and stops once it can tell."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog.theory.paired_test import ERROR, FEWEST, LEVELS, MOST, boundary, judge, look
+
+SEQUENCES = 100_000
+TABLE_ERROR = 4 * math.sqrt(ERROR * (1 - ERROR) / SEQUENCES)
+
+
+def draw(planned: int, tails: str = "normal") -> NDArray[np.float64]:
+    rng = np.random.default_rng(planned)
+    if tails == "normal":
+        return rng.standard_normal((SEQUENCES, planned))
+    return rng.standard_t(3, (SEQUENCES, planned))
+
+
+def crossings(drawn: NDArray[np.float64], planned: int) -> NDArray[np.int64]:
+    """The sign of each sequence's first crossing, 0 for none."""
+    signs = np.zeros(len(drawn), np.int64)
+    for k in range(2, planned + 1):
+        part = drawn[:, :k]
+        t = part.mean(1) / part.std(1, ddof=1) * math.sqrt(k)
+        crossed = np.abs(t) >= boundary(k, planned)
+        signs = np.where((signs == 0) & crossed, np.sign(t).astype(np.int64), signs)
+    return signs
+
+
+@pytest.mark.parametrize("planned", [2, 3, 4, 6, 10, 20])
+def test_one_comparison_in_a_hundred_tells_by_chance_whatever_the_number_of_looks(
+    planned: int,
+) -> None:
+    rate = (crossings(draw(planned), planned) != 0).mean()
+    assert rate == pytest.approx(ERROR, abs=TABLE_ERROR)
+
+
+def test_longer_tails_give_no_more_false_wins() -> None:
+    assert (crossings(draw(6, "long"), 6) != 0).mean() <= ERROR
+
+
+def test_a_gain_of_two_point_six_spreads_is_told_in_nine_of_ten() -> None:
+    signs = crossings(draw(6) + 2.6, 6)
+    assert (signs == 1).mean() >= 0.9
+    assert (signs == -1).mean() == 0.0
+
+
+def test_the_table_has_every_number_of_pairs_and_no_level_above_the_error() -> None:
+    assert sorted(LEVELS) == list(range(2, MOST + 1))
+    assert all(ERROR / 2 < level <= ERROR * 1.001 for level in LEVELS.values())
+
+
+def test_boundaries_fall_with_pairs_and_there_is_no_look_before_the_third() -> None:
+    limits = [boundary(k, 6) for k in range(1, 7)]
+    assert limits[: FEWEST - 1] == [math.inf] * (FEWEST - 1)
+    assert limits == sorted(limits, reverse=True)
+    assert math.isfinite(boundary(2, 2))
+
+
+def test_a_clear_gain_is_told_at_the_first_look_and_later_pairs_change_nothing() -> None:
+    clear = [0.100, 0.101, 0.1005]
+    outcome = judge(clear, 6)
+    assert (outcome.pairs, outcome.sign, outcome.ended) == (3, 1, True)
+    assert 0 < outcome.low < outcome.mean < outcome.high
+    assert judge([*clear, -5.0, 7.0], 6) == outcome
+    mirrored = judge([-x for x in clear], 6)
+    assert (mirrored.sign, mirrored.mean) == (-1, -outcome.mean)
+    assert judge([7 * x for x in clear], 6).sign == 1
+
+
+def test_what_cannot_be_told_goes_on_to_the_planned_end() -> None:
+    differences = [0.01, -0.02, 0.015, 0.0, -0.005, 0.01]
+    for k in range(6):
+        assert not judge(differences[:k], 6).ended
+    outcome = judge(differences, 6)
+    assert (outcome.sign, outcome.ended) == (0, True)
+    assert outcome.low < 0 < outcome.high
+
+
+def test_runs_that_repeat_bit_for_bit_are_equal_and_not_told_apart() -> None:
+    outcome = judge([0.0] * 4, 4)
+    assert (outcome.sign, outcome.ended, outcome.low, outcome.high) == (0, True, 0.0, 0.0)
+
+
+def test_the_interval_is_that_of_students_t_at_the_level_of_the_look() -> None:
+    from scipy import stats
+
+    values = [0.1, 0.2, 0.3]
+    outcome: Any = look(values, 3)
+    expected = stats.t.interval(1 - LEVELS[3], 2, 0.2, 0.1 / math.sqrt(3))
+    assert (outcome.low, outcome.high) == pytest.approx(expected)
