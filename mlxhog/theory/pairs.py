@@ -240,10 +240,15 @@ class Comparison:
     def settings(self, side: Side, number: int, folder: Path) -> TrainConfig:
         """The options of a side's run in a pair, counted from 1."""
         never = Interval()
-        budgets = {s.name: s.default for s in options(TrainConfig).values() if s.group == "budget"}
+        budget: dict[str, Any] = {
+            spec.name: spec.default
+            for spec in options(TrainConfig).values()
+            if spec.group == "budget"
+        }
+        budget |= {"time": self.terms.time, "tokens": self.terms.tokens}
         return replace(
             side.config,
-            **{**budgets, "time": self.terms.time, "tokens": self.terms.tokens},
+            **budget,
             seed=(self.terms.seed + number - 1) % 2**32,
             eval_every=never,
             sample_every=never,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -77,11 +76,21 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     assert "--pairs 5, and what it promises holds for that number" in capsys.readouterr().err
 
 
-def test_what_repeats_bit_for_bit_cannot_be_told_and_has_the_same_batches(compare: Any) -> None:
+def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
+    compare: Any, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     found, _ = compare("--pairs", "2")
     assert found["verdict"] == "cannot be told"
     assert "ended equal in every pair" in found["answer"]
     assert found["notes"] == ["A and B are the same settings"]
+    record = Path(found["folder"]) / "pairs.jsonl"
+    whole = record.read_text()
+    record.write_text(whole.replace('"seed"', '"sead"', 1))
+    assert main(["compare", *words, "--pairs", "2"]) == 2
+    assert "pairs.jsonl is damaged after 0 pairs" in capsys.readouterr().err
+    record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
+    again, _ = compare("--pairs", "2")
+    assert again == found
 
 
 def test_a_run_that_diverges_counts_as_knowing_nothing(compare: Any) -> None:
@@ -128,7 +137,7 @@ def test_files_runs_and_names_are_sides(
 def test_bad_input_is_named_before_anything_is_trained(
     words: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare", *words, *more]) == 2
+    assert main(["compare", *more, *words]) == 2
     out, err = capsys.readouterr()
     assert said in err
     assert out == ""
@@ -146,36 +155,24 @@ def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
     assert "equal time or equal tokens" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_named(compare: Any, words: list[str], capsys: Any) -> None:
-    found, _ = compare("--pairs", "2")
-    record = Path(found["folder"]) / "pairs.jsonl"
-    whole = record.read_text()
-    record.write_text(whole.replace('"seed"', '"sead"', 1))
-    assert main(["compare", *words, "--pairs", "2"]) == 2
-    assert "pairs.jsonl is damaged after 0 pairs" in capsys.readouterr().err
-    record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
-    again, _ = compare("--pairs", "2")
-    assert again == found
-
-
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_pairs_that_are_done_survive_the_end_of_the_command(
     compare: Any, words: list[str], ending: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "mlxhog", "compare", *words, "--pairs", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("pair 2 of 2"):
-            break
-    while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
-        assert process.poll() is None, said
-        time.sleep(0.01)
-    process.send_signal(ending)
-    rest = process.stderr.read()
-    assert process.wait(60) == (130 if ending == signal.SIGINT else -ending)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("pair 2 of 2"):
+                break
+        while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
+            assert process.poll() is None, said
+            time.sleep(0.01)
+        process.send_signal(ending)
+        rest = process.stderr.read()
+        assert process.wait(60) == (130 if ending == signal.SIGINT else -ending)
     if ending == signal.SIGINT:
         assert "interrupted; 1 of 2 pairs are kept" in rest
     (record,) = Path("comparisons").glob("*/pairs.jsonl")
