@@ -266,7 +266,7 @@ class Comparison:
                 "options": {
                     name: spec.spell(getattr(side.config, name))
                     for name, spec in options(TrainConfig).items()
-                    if name not in SAME_FOR_BOTH and spec.group != "budget"
+                    if name not in (*SAME_FOR_BOTH, "model") and spec.group != "budget"
                 },
                 "model": self.plans[side.letter].model.to_dict(),
                 "text_sha256": self.plans[side.letter].data.corpus_sha256,
