@@ -6,10 +6,9 @@ the comparison. Up to then, and at the planned end without one, nothing can be t
 
 The boundary is t's quantile at the level `c_N (k / N)^5` for pair k of N: little of the error is
 spent early, so that the last look is nearly as sharp as a test with a single one. `c_N` stands in
-`LEVELS`. It is the quantile of min over k of p_k / (k / N)^5 among two million sequences of
-differences that mean nothing, where p_k is the two-sided p-value of the t after k pairs
-less two standard errors
-(`python benchmarks/compare_power.py --table` makes the table again).
+`LEVELS`. It is the quantile of min over k of p_k / (k / N)^5, less two standard errors, among two
+million sequences of differences that mean nothing; p_k is the two-sided p-value of the t after k
+pairs (`python benchmarks/compare_power.py --table` makes the table again).
 
 What is promised holds exactly if differences are independent and normal with one unknown variance,
 whatever that is: either side is called better with a probability of at most `ERROR` where both are

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.arena.child import Child, Failed, Lane
+from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config import limits
 from mlxhog.config.config import TrainConfig
@@ -31,7 +32,7 @@ from mlxhog.config.options import options
 from mlxhog.config.quantities import Interval
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.model import open_model
+from mlxhog.decoding.model import Model, tokenizer_of
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors
@@ -521,7 +522,9 @@ def score(
         seq_len: length of a sequence; each begins without a state.
         eval_tokens: about how many labels; None is all of the text.
     """
-    model = open_model(str(checkpoint), root=checkpoint, backend=backend)
+    opened = formats.open(checkpoint)
+    model = Model.without_weights(backend, opened.config, tokenizer_of(opened), checkpoint)
+    model.backend.load(opened.config, opened.tensors)
     batches = heldout.batches(
         TokenFile.open(held_out), seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens
     )
