@@ -146,7 +146,9 @@ def _flags_of(letter: str, text: str) -> list[Given]:
         parsed = flags.parse(shlex.split(text))
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"--{letter} {text!r}: {error}") from error
-    budgets = {one.name for one in options(TrainConfig).values() if one.group == "budget"}
+    from mlxhog.theory.pairs import ENDS
+
+    budgets = {one.name for one in options(TrainConfig).values() if one.group in ENDS}
     problems = [f"--{letter} {text!r}: {problem}" for problem in parsed.problems]
     for one in parsed.given:
         if one.name in NOT_OF_A_SIDE:
@@ -237,10 +239,12 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:
 
 def _budget(config: TrainConfig) -> dict[str, Any]:
     """The options of a budget that are not at their defaults."""
+    from mlxhog.theory.pairs import ENDS
+
     return {
         name: getattr(config, name)
         for name, spec in options(TrainConfig).items()
-        if spec.group == "budget" and getattr(config, name) != spec.default
+        if spec.group in ENDS and getattr(config, name) != spec.default
     }
 
 

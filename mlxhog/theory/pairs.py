@@ -54,6 +54,9 @@ UNEQUAL = 0.02  # part of the training time by which the runs of a pair may diff
 SAME_FOR_BOTH = ("seed", "out", "name")
 """Options that the comparison sets: they are no difference between its sides."""
 
+ENDS = ("budget", "epochs and early stopping")
+"""Groups of options that say when a run ends; in a comparison its terms do."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -234,7 +237,7 @@ class Comparison:
             name: (spec.spell(getattr(a, name)), spec.spell(getattr(b, name)))
             for name, spec in options(TrainConfig).items()
             if name not in SAME_FOR_BOTH
-            and spec.group != "budget"
+            and spec.group not in ENDS
             and getattr(a, name) != getattr(b, name)
         }
 
@@ -242,9 +245,7 @@ class Comparison:
         """The options of a side's run in a pair, counted from 1."""
         never = Interval()
         budget: dict[str, Any] = {
-            spec.name: spec.default
-            for spec in options(TrainConfig).values()
-            if spec.group == "budget"
+            spec.name: spec.default for spec in options(TrainConfig).values() if spec.group in ENDS
         }
         budget |= {"time": self.terms.time, "tokens": self.terms.tokens}
         return replace(
@@ -267,7 +268,7 @@ class Comparison:
                 "options": {
                     name: spec.spell(getattr(side.config, name))
                     for name, spec in options(TrainConfig).items()
-                    if name not in (*SAME_FOR_BOTH, "model") and spec.group != "budget"
+                    if name not in (*SAME_FOR_BOTH, "model") and spec.group not in ENDS
                 },
                 "model": self.plans[side.letter].model.to_dict(),
                 "text_sha256": self.plans[side.letter].data.corpus_sha256,
