@@ -16,7 +16,7 @@ from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentMo
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import DataError
 from mlxhog.machine import machine
-from mlxhog.machine.workers import resolve_workers
+from mlxhog.machine.workers import one_backend, resolve_workers
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -48,14 +48,17 @@ class Model:
         checkpoint: Path,
         end_tokens: frozenset[int] = frozenset(),
     ) -> Model:
-        """A model whose backend is yet to be filled, started by its name.
+        """A model whose backend, one of `BACKEND_WORDS`, is started and yet to be filled.
 
         Raises:
             ConfigError: no such backend.
             EnvironmentLacks: it is not there.
         """
-        (worker,) = resolve_workers(backend, machine=machine.here()).workers
-        started = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
+        here = machine.here()
+        (worker,) = resolve_workers(one_backend(backend, here), machine=here).workers
+        started = backends.create(
+            worker.backend, threads=worker.threads, kernels="auto", cpu_blas="auto"
+        )
         return cls(started, config, tokenizer, checkpoint, end_tokens)
 
     def answer(

@@ -22,9 +22,7 @@ from mlxhog.errors import ConfigError, DataError, Diverged
 from mlxhog.live import READ_MODES
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import Follower, WeightSource
-from mlxhog.machine import machine
 from mlxhog.machine.processes import environment
-from mlxhog.machine.workers import one_backend
 from mlxhog.models import families
 
 SCORED_TOKENS = 2048  # of a text, whose logits are computed at once,
@@ -242,7 +240,7 @@ def load(
         source, opened = open_source(
             os.fspath(model),
             root=Path(out),
-            backend=one_backend(backend, machine.here()),
+            backend=backend,
             weights=weights,
             mode=mode,
         )

@@ -34,7 +34,7 @@ def open_source(
     Args:
         spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
         root: the folder of runs.
-        backend: what computes, such as "torch:cpu".
+        backend: what computes, one of `BACKEND_WORDS` in `mlxhog/machine/workers.py`.
         weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
         mode: one of `MODES` in `mlxhog/live`.
 

@@ -53,7 +53,7 @@ def test_generate_returns_what_the_command_writes(
     options = {"max_new_tokens": 30, "temperature": 0.9, "top_k": 20, "seed": 4}
     text = model.generate("The ", **options)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    words = ["generate", str(saved.directory), "--prompt=The ", "--backend=mlx:cpu", "--json"]
+    words = ["generate", str(saved.directory), "--prompt=The ", "--backend=mlx", "--json"]
     assert main([*words, *flags]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == text
     assert model.generate("The ", **options) == text

@@ -10,6 +10,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.live import MODES, READ_MODES
 from mlxhog.machine.http_server import is_own
+from mlxhog.machine.workers import BACKEND_WORDS
 
 KEY_VARIABLE = "MLXHOG_API_KEY"
 
@@ -32,9 +33,7 @@ class ServeConfig:
         "how a run that trains is read: docs/live.md; checkpoint is its newest one",
         choices=MODES,
     )
-    backend: str = option(
-        "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
-    )
+    backend: str = option("torch:cpu", "what computes", choices=BACKEND_WORDS)
     weights: str = option(
         "float32",
         "what the backend keeps in memory; others than float32 are for checkpoints",
