@@ -19,72 +19,26 @@ A state is a tuple with one entry per layer, a tuple of float32 arrays with rows
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint.formats.contents import to_ours
-from mlxhog.errors import ConfigError, ShapeError
+from mlxhog.errors import ShapeError
 from mlxhog.models import xlstm_large, xlstm_v1
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.kernels import CHOICES, Ops
+from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.nn.padding import Places, SkippingOps
 
 Cell = Literal["mlstm", "slstm"]
-Variant = Literal["v1", "large"]
 State: TypeAlias = Sequence[Sequence[Array]]
-
-
-class SLSTMOptions(TypedDict, total=False):
-    """Fields of the package's sLSTMLayerConfig; `conv1d_kernel_size` 0 is no convolution."""
-
-    num_heads: int
-    conv1d_kernel_size: int
-    bias_init: str
-    recurrent_weight_init: str
-    group_norm_weight: bool
-
-
-class MLSTMOptions(TypedDict, total=False):
-    """Fields of the package's two mLSTMLayerConfigs; `chunk_size` changes speed alone."""
-
-    num_heads: int
-    chunk_size: int
-    # of the variant "v1"
-    conv1d_kernel_size: int
-    qkv_proj_blocksize: int
-    proj_factor: float
-    round_proj_up_dim_up: bool
-    round_proj_up_to_multiple_of: int
-    bias: bool
-    # of the variant "large"
-    use_bias: bool
-    qk_dim_factor: float
-    v_dim_factor: float
-    gate_soft_cap: float
-    norm_eps: float
-    eps: float
-
-
-class BlockOptions(SLSTMOptions, MLSTMOptions, total=False):
-    """Those of the layer inside, and of the feed-forward layer behind it.
-
-    `feedforward` has the fields of the package's FeedForwardConfig, for an sLSTM block of "v1";
-    None leaves that layer out. The last two are of "large".
-    """
-
-    feedforward: Mapping[str, Any] | None
-    ffn_proj_factor: float
-    ffn_round_up_to_multiple_of: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,167 +228,3 @@ class Stack:
             return lambda params, *rest: of_block(v1_cfg, params, name, *rest)
         of_layer = v1.slstm_layer if self.cell == "slstm" else v1.mlstm_layer
         return lambda params, *rest: of_layer(v1_cfg, params, f"{name}.xlstm", *rest)
-
-
-# -- what a user asks for --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """What every module of layers is asked for."""
-
-    batch_first: bool
-    dropout: float
-    kernels: str
-
-
-def slstm(
-    input_size: int, hidden_size: int, num_layers: int, common: Common, options: Mapping[str, Any]
-) -> Stack:
-    """Return sLSTM layers; arguments as those of `mlxhog.nn.torch.SLSTM`."""
-    cfg = _v1("slstm", hidden_size, num_layers, common.dropout, {**options, "feedforward": None})
-    return _stack(cfg, "slstm", range(num_layers), input_size, common)
-
-
-def mlstm(
-    input_size: int,
-    hidden_size: int,
-    num_layers: int,
-    variant: str,
-    common: Common,
-    options: Mapping[str, Any],
-) -> Stack:
-    """Return mLSTM layers; arguments as those of `mlxhog.nn.torch.MLSTM`."""
-    cfg = _config("mlstm", variant, hidden_size, num_layers, common.dropout, options)
-    return _stack(cfg, "mlstm", range(num_layers), input_size, common)
-
-
-def block(
-    hidden_size: int,
-    cell: str,
-    variant: str,
-    index: int,
-    of: int,
-    common: Common,
-    options: Mapping[str, Any],
-) -> Stack:
-    """Return a block; arguments as those of `mlxhog.nn.torch.XLSTMBlock`."""
-    if cell not in ("mlstm", "slstm"):
-        raise ConfigError(f"cell is {cell!r}; choose mlstm or slstm")
-    if not 0 <= index < of:
-        raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
-    cfg = _config(cell, variant, hidden_size, of, common.dropout, options)
-    which: Cell = "mlstm" if cell == "mlstm" else "slstm"
-    return _stack(cfg, which, (index,), hidden_size, common, whole_blocks=True)
-
-
-def _stack(
-    cfg: XLSTMV1Config | XLSTMLargeConfig,
-    cell: Cell,
-    blocks: Sequence[int],
-    input_size: int,
-    common: Common,
-    *,
-    whole_blocks: bool = False,
-) -> Stack:
-    if input_size < 1:
-        raise ConfigError(f"input_size is {input_size}; set it to the width of the input")
-    if common.kernels not in CHOICES:
-        raise ConfigError(f"kernels is {common.kernels!r}; choose one of {', '.join(CHOICES)}")
-    if cfg.extra:
-        names = [_plain(name) for name in _leaves(cfg.extra)]
-        raise ConfigError(f"{', '.join(names)}: without effect here; leave it out")
-    return Stack(
-        cfg=cfg,
-        cell=cell,
-        blocks=tuple(blocks),
-        whole_blocks=whole_blocks,
-        input_size=input_size,
-        batch_first=common.batch_first,
-        kernels=common.kernels,
-    )
-
-
-def _config(
-    cell: str,
-    variant: str,
-    d: int,
-    num_blocks: int,
-    dropout: float,
-    options: Mapping[str, Any],
-) -> XLSTMV1Config | XLSTMLargeConfig:
-    if variant == "v1":
-        return _v1(cell, d, num_blocks, dropout, options)
-    if variant != "large":
-        raise ConfigError(
-            f"variant is {variant!r}; choose v1, as in the first paper, or large, as in xLSTM-7B"
-        )
-    if cell == "slstm":
-        raise ConfigError("cell is 'slstm', and xLSTM Large has mLSTM blocks alone; use variant v1")
-    if dropout:
-        raise ConfigError(
-            f"dropout is {dropout}, and xLSTM Large drops nothing; use variant v1, or a dropout "
-            "module of the framework behind it"
-        )
-    sizes = {"vocab_size": 1, "hidden_size": d, "num_hidden_layers": num_blocks, "num_heads": 4}
-    try:
-        return XLSTMLargeConfig.from_dict(sizes | dict(options), strict=True)
-    except ConfigError as error:
-        raise ConfigError(_plain(str(error))) from None
-
-
-def _v1(
-    cell: str, d: int, num_blocks: int, dropout: float, options: Mapping[str, Any]
-) -> XLSTMV1Config:
-    model = {key: options[key] for key in ("bias", "chunk_size") if key in options}
-    layer = {key: value for key, value in options.items() if key not in (*model, "feedforward")}
-    block: dict[str, Any] = {cell: layer}
-    if cell == "slstm":
-        ffn = options.get("feedforward", {})
-        block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
-    elif "feedforward" in options:
-        raise ConfigError(
-            "feedforward: an mLSTM block of variant v1 has none; leave it out, or use variant large"
-        )
-    data = {
-        "vocab_size": 1,
-        "embedding_dim": d,
-        "num_blocks": num_blocks,
-        "dropout": dropout,
-        "slstm_at": [*range(num_blocks)] if cell == "slstm" else [],
-        f"{cell}_block": block,
-    }
-    try:
-        return XLSTMV1Config.from_dict(data | model, strict=True)
-    except ConfigError as error:
-        raise ConfigError(_plain(str(error))) from None
-
-
-_SECTION = re.compile(r"\b[ms]lstm_block\.(?:[ms]lstm\.)?")
-_WORDS = {
-    "embedding_dim": "hidden_size",
-    "num_blocks": "num_layers",
-    "num_hidden_layers": "num_layers",
-    "architecture field": "option",
-}
-
-
-def _plain(message: str) -> str:
-    """Say a message about a model's configuration in the words of a layer's arguments."""
-    for word, ours in _WORDS.items():
-        message = message.replace(word, ours)
-    return _SECTION.sub("", message)
-
-
-def _leaves(tree: Mapping[str, Any]) -> list[str]:
-    """The names in a tree of mappings, without those of the branches."""
-    return [
-        name
-        for key, value in tree.items()
-        for name in (_leaves(value) if isinstance(value, Mapping) else [key])
-    ]
-
-
-def as_numpy(x: Any) -> NDArray[Any] | None:
-    """Return lengths or a mask, a list or an array of any framework on the CPU, as NumPy's."""
-    return None if x is None else np.asarray(x)

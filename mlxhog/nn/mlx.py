@@ -28,9 +28,10 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.spec import initial_value
-from mlxhog.nn import layers
-from mlxhog.nn.layers import BlockOptions, Common, MLSTMOptions, SLSTMOptions, Stack
-from mlxhog.nn.padding import find_places
+from mlxhog.nn import options as asked
+from mlxhog.nn.layers import Stack
+from mlxhog.nn.options import BlockOptions, Common, MLSTMOptions, SLSTMOptions
+from mlxhog.nn.padding import as_numpy, find_places
 
 State: TypeAlias = tuple[tuple[array, ...], ...]
 """One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
@@ -90,7 +91,7 @@ class Layers(Module):
                     ".astype(mx.float32)"
                 )
         B, S, _ = rows.shape
-        counted = {"lengths": layers.as_numpy(lengths), "mask": layers.as_numpy(mask)}
+        counted = {"lengths": as_numpy(lengths), "mask": as_numpy(mask)}
         places = find_places(B, S, reverse=reverse, **counted)
         masks = {}
         if self.training:
@@ -140,7 +141,7 @@ class SLSTM(Layers):
     ) -> None:
         """Make the layers; arguments and errors as of `mlxhog.nn.torch.SLSTM`."""
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(layers.slstm(input_size, hidden_size, num_layers, common, options))
+        super().__init__(asked.slstm(input_size, hidden_size, num_layers, common, options))
 
 
 class MLSTM(Layers):
@@ -160,7 +161,7 @@ class MLSTM(Layers):
     ) -> None:
         """Make the layers; arguments and errors as of `mlxhog.nn.torch.MLSTM`."""
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        stack = layers.mlstm(input_size, hidden_size, num_layers, variant, common, options)
+        stack = asked.mlstm(input_size, hidden_size, num_layers, variant, common, options)
         super().__init__(stack)
 
 
@@ -185,7 +186,7 @@ class XLSTMBlock(Layers):
     ) -> None:
         """Make a block; arguments and errors as of `mlxhog.nn.torch.XLSTMBlock`."""
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(layers.block(hidden_size, cell, variant, index, of, common, options))
+        super().__init__(asked.block(hidden_size, cell, variant, index, of, common, options))
 
 
 class Bidirectional(Module):

@@ -89,6 +89,11 @@ def find_places(
     return Places(counts.sum(1), None if in_order else order)
 
 
+def as_numpy(x: Any) -> NDArray[Any] | None:
+    """Return lengths or a mask, a list or an array of any framework on the CPU, as NumPy's."""
+    return None if x is None else np.asarray(x)
+
+
 def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
     if lengths.shape != (B,):
         raise ShapeError(

@@ -24,9 +24,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
-from mlxhog.nn import layers
-from mlxhog.nn.layers import BlockOptions, Common, MLSTMOptions, SLSTMOptions, Stack
-from mlxhog.nn.padding import find_places
+from mlxhog.nn import options as asked
+from mlxhog.nn.layers import Stack
+from mlxhog.nn.options import BlockOptions, Common, MLSTMOptions, SLSTMOptions
+from mlxhog.nn.padding import as_numpy, find_places
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
@@ -174,7 +175,7 @@ class SLSTM(Layers):
             ConfigError: a size does not divide, or an option is unknown or out of range.
         """
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(layers.slstm(input_size, hidden_size, num_layers, common, options))
+        super().__init__(asked.slstm(input_size, hidden_size, num_layers, common, options))
 
 
 class MLSTM(Layers):
@@ -211,7 +212,7 @@ class MLSTM(Layers):
             ConfigError: a size does not divide, or an option is unknown or out of range.
         """
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        stack = layers.mlstm(input_size, hidden_size, num_layers, variant, common, options)
+        stack = asked.mlstm(input_size, hidden_size, num_layers, variant, common, options)
         super().__init__(stack)
 
 
@@ -252,7 +253,7 @@ class XLSTMBlock(Layers):
             ConfigError: a size does not divide, or an option is unknown or out of range.
         """
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(layers.block(hidden_size, cell, variant, index, of, common, options))
+        super().__init__(asked.block(hidden_size, cell, variant, index, of, common, options))
 
 
 class Bidirectional(nn.Module):
@@ -283,7 +284,7 @@ def detach(state: Any) -> Any:
 
 
 def _numpy(x: Lengths | None) -> Any:
-    return layers.as_numpy(x.detach().cpu() if isinstance(x, Tensor) else x)
+    return as_numpy(x.detach().cpu() if isinstance(x, Tensor) else x)
 
 
 def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -197,6 +197,8 @@ def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side: Sid
 CONFIG_MISTAKES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("SLSTM", (16, 30), {}, r"hidden_size 30 does not divide into num_heads 4; set hidden_size"),
     ("SLSTM", (16, 32), {"heads": 2}, r"unknown option 'heads'; did you mean 'num_heads'\?"),
+    ("SLSTM", (16, 32), {"bidirectional": True}, r"leave it out here: two layers in Bidirectional"),
+    ("SLSTM", (16, 32), {"bias": True}, "bias is an argument of nn.LSTM; leave it out here"),
     ("SLSTM", (16, 32), {"backend": "vanilla"}, "backend: without effect here; leave it out"),
     ("SLSTM", (16, 32), {"kernels": "fast"}, "kernels is 'fast'; choose one of auto, "),
     ("SLSTM", (0, 32), {}, "input_size is 0; set it to the width of the input"),
@@ -253,5 +255,5 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Sid
 
 
 def test_the_package_of_layers_loads_no_framework():
-    loaded = loaded_after("import mlxhog.nn, mlxhog.nn.layers")
+    loaded = loaded_after("import mlxhog.nn, mlxhog.nn.options")
     assert not loaded & {"torch", "mlx", "mlx.core", "xlstm", "transformers"}
