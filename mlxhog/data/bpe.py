@@ -169,7 +169,7 @@ def _package() -> Any:
         import tokenizers.trainers
     except ModuleNotFoundError as error:
         raise EnvironmentLacks(
-            'a BPE tokenizer needs the package tokenizers: pip install "mlxhog[data]"'
+            "a BPE tokenizer needs the package tokenizers: python -m pip install tokenizers"
         ) from error
     return tokenizers
 

@@ -317,7 +317,7 @@ def _open_zstd(path: Path) -> BinaryIO:
         zstd = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise EnvironmentLacks(
-            'reading .zst needs the package zstandard: pip install "mlxhog[data]"'
+            "reading .zst needs the package zstandard: python -m pip install zstandard"
         ) from error
     return cast(BinaryIO, zstd.open(path, "rb"))
 

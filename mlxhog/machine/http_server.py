@@ -43,7 +43,7 @@ def require(command: str, *packages: str, instead: str = "") -> None:
     if missing:
         raise EnvironmentLacks(
             f"mlxhog {command} needs {', '.join(missing)}, not installed: python -m pip install "
-            f"'mlxhog[serve]'{instead and f'; without it: {instead}'}"
+            f"{' '.join(missing)}{instead and f'; without it: {instead}'}"
         )
 
 

@@ -249,7 +249,7 @@ def lacking(name: str, here: machine.Machine, plan: Plan) -> str | None:
     if name not in PEERS:
         return None
     if not _installed(name):
-        return f"{name} is not installed: python -m pip install 'mlxhog[peers]'"
+        return f"{name} is not installed: python -m pip install {name}"
     return not_computable(name, plan)
 
 

@@ -69,7 +69,7 @@ def require(otherwise: str) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise EnvironmentLacks(
-            "plots need matplotlib, which is not installed: python -m pip install 'mlxhog[plots]'; "
+            "plots need matplotlib, which is not installed: python -m pip install matplotlib; "
             + otherwise
         )
 

@@ -361,7 +361,7 @@ def _write_figure(
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        say("no figure: it needs matplotlib, python -m pip install 'mlxhog[plots]'")
+        say("no figure: it needs matplotlib, python -m pip install matplotlib")
         return None
     name = f"{about.name}.png"
     replace_file(out / name, png(draw(outcome)))

@@ -279,7 +279,7 @@ class TPE(SpaceSampler):
         except ImportError as error:
             raise EnvironmentLacks(
                 "sampler tpe needs Optuna, which is not installed; "
-                "pip install 'mlxhog[search]', or take --sampler evolution"
+                "python -m pip install optuna, or take --sampler evolution"
             ) from error
         super().__init__(candidates, seed)
         self._start = start

@@ -45,7 +45,7 @@ def check() -> None:
     """Refuse where Ray is not installed; imports nothing."""
     if importlib.util.find_spec("ray") is None:
         raise EnvironmentLacks(
-            "--executor ray needs Ray: python -m pip install 'mlxhog[ray]'; --executor local "
+            "--executor ray needs Ray: python -m pip install ray; --executor local "
             "needs nothing, and goes on with the same study"
         )
 

@@ -219,5 +219,5 @@ def test_without_ray_the_command_says_what_to_install(space, capsys, monkeypatch
         lambda name, find=importlib.util.find_spec: None if name == "ray" else find(name),
     )
     assert main(["mad", "search", "--space", space, *TINY, "--executor", "ray"]) == 3
-    assert "pip install 'mlxhog[ray]'" in capsys.readouterr().err
+    assert "pip install ray" in capsys.readouterr().err
     assert not (tmp_path / "studies").exists()

@@ -22,7 +22,7 @@ from tests.processes import alive, below
 pytestmark = pytest.mark.slow
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install mlxhog[ray]"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
 )
 
 
