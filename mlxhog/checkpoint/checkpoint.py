@@ -6,11 +6,13 @@
       tokenizer.json, tokenizer_config.json
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
-    checkpoints/latest        the name of the newest; replaced last
+    checkpoints/latest        the name of the newest
     checkpoints/best          a link to the one with the best held-out evaluation, where it is kept
+    model                     a link to the newest, for whoever takes the path of a folder
 
-A checkpoint is written under a `.part` name, flushed and renamed; only then does `latest` move, and
-only then do older ones go. A process killed anywhere in between leaves the previous one whole.
+A checkpoint is written under a `.part` name, flushed and renamed; only then do `latest` and `model`
+move, and only then do older ones go. A process killed anywhere in between leaves the previous one
+whole.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from mlxhog.files.durable import (
     new_directory,
     remove,
     replace_file,
+    replace_link,
     require_space,
     write_synced,
 )
@@ -133,6 +136,8 @@ def save(
             manifest.write(part, step, state, known)
     with disk_errors(f"writing {run.checkpoints / _LATEST}"):
         replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+    with disk_errors(f"linking {run.model}"):
+        replace_link(run.model, final.relative_to(run.directory))
     kept = {final, best(run)}
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
         if old not in kept:
@@ -193,16 +198,17 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     )
 
 
-def locate(spec: str, root: Path) -> Path:
-    """Return the checkpoint that `spec` names, of any format, or the latest of a run.
+def locate(spec: str, root: Path, which: str = _LATEST) -> Path:
+    """Return the checkpoint that `spec` names, of any format, or one of a run.
 
     Args:
         spec: the path of a directory or file that holds tensors; else a run, or a run and `/best`.
         root: the folder of runs.
+        which: of a run's checkpoints: "latest", "best", or the name of a folder.
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: the run has no checkpoint yet, or the system does not let us look there.
+        CheckpointError: the run has no such checkpoint, or the system does not let us look there.
     """
     path = Path(spec).expanduser()
     try:
@@ -225,7 +231,21 @@ def locate(spec: str, root: Path) -> Path:
                 "or config.yaml, a run holds a run.json; name one of these"
             ) from error
         raise
-    return latest(run)
+    return latest(run) if which == _LATEST else named(run, which)
+
+
+def named(run: Run, which: str) -> Path:
+    """Return a checkpoint of a run by its name.
+
+    Raises:
+        CheckpointError: there is none of that name; the message lists those that there are.
+    """
+    if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
+        return run.checkpoints / which
+    whole = [path.name for path in manifest.by_age(run.checkpoints)]
+    raise CheckpointError(
+        f"the run {run.name} has no checkpoint {which!r}; it has {', '.join(whole) or 'none yet'}"
+    )
 
 
 def resumable(spec: str, root: Path) -> tuple[Run, Path]:

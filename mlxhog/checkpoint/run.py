@@ -3,7 +3,8 @@
 runs/<utc>-<name>/
   lock               held while a supervisor lives; names its process
   config.yaml        the resolved configuration
-  model/             its architecture and tokenizer, for readers of the arena
+  architecture/      of its model, and its tokenizer, for readers of the arena
+  model              link to the newest checkpoint: what `from_pretrained` of transformers takes
   socket             hands the arena to later readers
   run.json           status, pids, versions, machine; replaced by rename
   metrics.jsonl      one line per interval; a torn last line is ignored
@@ -11,6 +12,8 @@ runs/<utc>-<name>/
   events.jsonl       one line for each message, sample and checkpoint, with its time
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
+
+A run that is removed is first renamed to `.removed-<utc>-<name>`, which is no run any more.
 """
 
 from __future__ import annotations
@@ -28,11 +31,12 @@ from typing import IO, Any
 
 from mlxhog.config import limits
 from mlxhog.config.options import did_you_mean
-from mlxhog.errors import RunError
+from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors, end_of_last_line, replace_file
 
 _STATUS = "run.json"
+_REMOVED = ".removed-"
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
 MOST_NAMED = 8
@@ -80,8 +84,13 @@ class Run:
         return self.directory / "samples.txt"
 
     @property
-    def model(self) -> Path:
+    def architecture(self) -> Path:
         """Where the architecture and the tokenizer are kept."""
+        return self.directory / "architecture"
+
+    @property
+    def model(self) -> Path:
+        """The link to the newest checkpoint; not there before the first."""
         return self.directory / "model"
 
     @property
@@ -324,7 +333,8 @@ def list_runs(root: Path) -> list[Run]:
     """Return the runs below `root`, the newest last; a `root` that is not there has none."""
     if not root.is_dir():
         return []
-    runs = [Run(path.absolute()) for path in root.iterdir() if is_run(path)]
+    named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
+    runs = [Run(path.absolute()) for path in named if is_run(path)]
     return sorted(runs, key=lambda run: (run.created_ns(), run.name))
 
 
@@ -343,6 +353,30 @@ def run_of(checkpoint: Path) -> Run | None:
     return (
         run if path.is_dir() and path.parent == run.checkpoints and is_run(run.directory) else None
     )
+
+
+def remove(run: Run) -> None:
+    """Remove a run with everything it holds.
+
+    It loses its name first, so no command ever meets half a run. What a process that was killed
+    meanwhile has left is cleared by the next removal beside it.
+
+    Raises:
+        RunError: a process trains it.
+        EnvironmentLacks: the system refuses; the run is whole, or gone but for what is named.
+    """
+    parent = run.directory.parent
+    for left in parent.glob(f"{_REMOVED}*"):
+        durable.remove(left)
+    nameless = parent / f"{_REMOVED}{run.name}"
+    with run.lock(), disk_errors(f"removing {run.directory}"):
+        os.replace(run.directory, nameless)
+    durable.remove(nameless)
+    if nameless.exists():
+        raise EnvironmentLacks(
+            f"the run {run.name} is removed, but the system does not let go of {nameless}; look at "
+            "what is in it, and delete it"
+        )
 
 
 def find(spec: str, root: Path) -> Run:
@@ -396,7 +430,9 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
             f"no run {spec!r}: {root} holds none, and no file or directory has this name; start a "
             "run with mlxhog train, or say with --out which folder holds the runs"
         )
-    near = difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
+    without_date = {name.split("-", 2)[-1]: name for name in names}
+    near = [without_date[word] for word in difflib.get_close_matches(spec, without_date, n=1)]
+    near = near or difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return (
         f"no run {spec!r}, and no file or directory of this name; {hint}{root} holds "

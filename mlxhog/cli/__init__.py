@@ -24,7 +24,10 @@ COMMANDS = {
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "classic": "the Hogwild paper's own problems, scheme by scheme",
     "models": "the architectures of the package; one of them as a file to change",
-    "runs": "the list of runs",
+    "runs": "the list of runs; runs rm removes some",
+    "show": "what a run was: model, data, options, workers, checkpoints, last numbers",
+    "plot": "the curves of runs, in the terminal and as one picture",
+    "eval": "bits per byte and perplexity of a text, file by file",
     "join": "add workers to a run while it trains",
     "leave": "let a worker of a running run go",
     "stop": "end a running run from another terminal, with a checkpoint",
@@ -62,7 +65,7 @@ something, 4 diverged, 130 interrupted"""
 FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
 """Where a command is not the function `run` of the module of its name."""
 
-TELLING = ("help", "models", "runs", "watch", "analyze", "simulate", "-V", "--version")
+TELLING = ("help", "models", "runs", "show", "watch", "analyze", "simulate", "-V", "--version")
 """Commands that change nothing."""
 
 LACKS, INTERRUPTED = 3, 130
@@ -101,7 +104,7 @@ def _only_tells(words: Sequence[str]) -> bool:
     return (
         words in (["classic"], ["mad"])
         or not words
-        or words[0] in TELLING
+        or (words[0] in TELLING and words[:2] != ["runs", "rm"])
         or words[:2] in (["mad", "show"], ["mad", "board"])
         or not {"-h", "--help", "--dry-run"}.isdisjoint(words)
     )

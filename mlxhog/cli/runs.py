@@ -1,16 +1,45 @@
-"""`mlxhog runs`: the list of runs."""
+"""`mlxhog runs`: the list of runs; `mlxhog runs rm` removes some."""
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.limits import shown
 from mlxhog.config.options import option
+from mlxhog.config.quantities import format_bytes, format_clock, format_count
+from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import label
 from mlxhog.report.streams import printable
+
+if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
+
+ABOUT = """\
+List runs, the newest last: model, data, parameters, steps and time of training, held-out bits per
+byte, and when it was trained last. `mlxhog runs rm RUN...` removes runs."""
+EXAMPLES = ("runs", "runs --json", "runs rm 20260102-101500-sotu notes --yes")
+ABOUT_RM = """\
+Remove runs with everything they hold. One that trains now is refused. None is removed where a name
+is wrong, and none is ever half removed."""
+EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
+
+MARKS = {
+    "running": ("*", "trains now"),
+    "interrupted": ("-", "interrupted: mlxhog train --resume RUN goes on"),
+    "created": (".", "no step yet"),
+    "done": (" ", ""),
+}
+BAD = ("!", "ended badly: mlxhog show RUN says how")
+"""Of every other status, such as diverged, failed, unsaved or damaged."""
+HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
+LEAST = {2: 6, 1: 6, 0: 24}
+"""Characters to which words are cut on a narrow terminal: of data, model and run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,46 +51,188 @@ class RunsConfig:
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("runs", "List runs, the newest last.", ("runs", "runs --json"))
+    if arguments[:1] == ["rm"]:
+        return _remove(arguments[1:])
+    flags = Flags("runs", ABOUT, EXAMPLES)
     flags.argument("--json", action="store_true", help="one JSON object per line")
     parsed, config = flags.read(RunsConfig, arguments)
     from mlxhog.checkpoint.run import list_runs
 
-    statuses = [
-        {**run.read_status(), "run": str(run.directory), "name": run.name}
-        for run in list_runs(Path(config.out))
-    ]
+    records = [describe(each) for each in list_runs(Path(config.out))]
     if parsed.other.json:
-        for status in statuses:
-            print(json.dumps(status))
-    elif statuses:
-        print(_table(statuses))
+        for record in records:
+            print(json.dumps(record))
+    elif records:
+        print(_table(records, shutil.get_terminal_size().columns))
     else:
         print(f"no runs in {config.out}; `mlxhog train` makes one")
     return 0
 
 
-def _table(statuses: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("run", "status", "steps", "bits per byte", "")]
-    for status in statuses:
-        result = status.get("result")  # a run that has not ended has none
-        bits = result.get("val_bits_per_byte") if isinstance(result, Mapping) else None
-        rows.append(
-            (
-                status["name"],
-                _text(status, "status"),
-                _text(status, "steps"),
-                f"{bits:.3f}" if isinstance(bits, float) else "-",
-                label(_text(status, "gpu_write", "cpu"), _text(status, "kernels", "native"))
-                or "emulated before" * bool(status.get("emulated")),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (zip(row, widths, strict=True) for row in rows)
-    return "\n".join("  ".join(word.ljust(w) for word, w in line).rstrip() for line in lines)
+def describe(run: "Run") -> dict[str, Any]:
+    """What a run's files say of it: its run.json, and what of a run that is not done stands beside.
+
+    Anybody may have edited them, so no type is certain.
+    """
+    status = run.read_status()
+    result = status.get("result")
+    reached = result if isinstance(result, dict) else _newest(run) or {}
+    steps, seconds = reached.get("steps", reached.get("step")), reached.get("seconds")
+    return {
+        **_of_config(run, status),
+        **status,
+        "run": str(run.directory),
+        "name": run.name,
+        "steps": status.get("steps") if steps is None else steps,
+        "seconds": reached.get("elapsed_s", status.get("seconds")) if seconds is None else seconds,
+        "bits_per_byte": reached.get("val_bits_per_byte"),
+        "trained_s": _last_change(run),
+    }
 
 
-def _text(status: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
+def _newest(run: "Run") -> dict[str, Any] | None:
+    """The last line of its metrics."""
+    if not run.metrics_path.exists():
+        return None
+    from mlxhog.report.follow import newest_line
+
+    return newest_line(run.metrics_path)
+
+
+def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
+    """Model and data of a run whose run.json does not say them, as those of old do not."""
+    if "model" in status:
+        return {}
+    from mlxhog.config.sources import read_yaml
+
+    try:
+        values = {entry.name: entry.value for entry in read_yaml(run.config_path)}
+    except ConfigError:
+        return {"model": None, "data": None}
+    return {"model": Path(str(values.get("model", "-"))).stem, "data": values.get("data")}
+
+
+def _last_change(run: "Run") -> float:
+    """When something was last recorded of a run, in seconds since 1970."""
+    times = [0.0]
+    for path in (run.metrics_path, run.directory / "run.json"):
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:
+            continue
+    return max(times)
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
+    from mlxhog.report.columns import aligned
+
+    marks = [MARKS.get(_text(record, "status"), BAD) for record in records]
+    rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
+    header, least = HEADER, LEAST
+    lines = aligned(header, rows, words=3, width=width, least=least)
+    if max(map(len, lines)) > width:  # the name begins with a date as well
+        lines = aligned(header[:-1], [row[:-1] for row in rows], words=3, width=width, least=least)
+    legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
+    return "\n".join([*lines, *legend, *_emulated(records)])
+
+
+def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
+    from mlxhog.checkpoint.run import default_name
+
+    bits, data = _number(record, "bits_per_byte"), record.get("data")
+    return (
+        f"{mark[0]} {printable(record['name'])}",
+        _text(record, "model"),
+        default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data"),
+        _spelled(_number(record, "parameters"), format_count),
+        _spelled(_number(record, "steps"), lambda n: f"{n:.0f}"),
+        _spelled(_number(record, "seconds"), format_clock),
+        "-" if bits is None else f"{bits:.3f}",
+        f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
+    )
+
+
+def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each run that Metal source on the CPU has a part in."""
+    lines = []
+    for record in records:
+        metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
+        if said := metal or "emulated before" * bool(record.get("emulated")):
+            lines.append(f"{printable(record['name'])}: {said}")
+    return lines
+
+
+def _text(record: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
     """A field of a run.json, which anybody may have edited, as text for the table."""
-    value = status.get(name, otherwise)
+    value = record.get(name, otherwise)
+    if value is None:
+        return otherwise
     return printable(value if isinstance(value, str) else shown(value))[:40]
+
+
+def _number(record: Mapping[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e15 else None
+
+
+def _spelled(value: float | None, spell: Any) -> str:
+    return "-" if value is None else str(spell(value))
+
+
+# -- removal ------------------------------------------------------------------------------------
+
+
+def _remove(arguments: list[str]) -> int:
+    flags = Flags("runs rm", ABOUT_RM, EXAMPLES_RM, ("RUN...",))
+    flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    flags.argument("--yes", action="store_true", help="do not ask")
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    parsed, config = flags.read(RunsConfig, arguments)
+    from mlxhog.checkpoint.run import find, remove
+
+    named = [find(spec, Path(config.out)) for spec in parsed.other.runs]
+    chosen = list({each.directory: each for each in named}.values())
+    for each in chosen:
+        if each.is_locked():
+            raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {each.name}")
+    sizes = [_bytes_in(each.directory) for each in chosen]
+    if not (parsed.other.yes or _agrees(chosen, sizes)):
+        print("nothing was removed", file=sys.stderr)
+        return 1
+    for each, size in zip(chosen, sizes, strict=True):
+        remove(each)
+        if not parsed.other.json:
+            print(f"removed {each.name} ({format_bytes(size)})")
+    if parsed.other.json:
+        print(json.dumps({"removed": [str(e.directory) for e in chosen], "bytes": sum(sizes)}))
+    return 0
+
+
+def _agrees(runs: "Sequence[Run]", sizes: Sequence[int]) -> bool:
+    """Ask on the terminal.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    names = [f"{run.name} ({format_bytes(size)})" for run, size in zip(runs, sizes, strict=True)]
+    if not sys.stdin.isatty():
+        raise ConfigError(f"would remove {', '.join(names)}; add --yes")
+    print("\n".join(names), file=sys.stderr)
+    print("remove for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of all files of a folder, links not followed."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += 0 if path.is_dir() else path.lstat().st_size
+        except OSError:
+            continue  # gone meanwhile
+    return total

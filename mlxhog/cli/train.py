@@ -114,11 +114,12 @@ def summary(result: "Result") -> str:
         lines.append(f"the last steps are in no checkpoint: {result.error}")
     if result.checkpoint is None:
         return "\n".join([*lines, "no checkpoint was saved by this command"])
+    more = " --time 10m" * (result.status == "done")  # it has used up its budget
     return "\n".join(
         [
             *lines,
             f'next: mlxhog generate {run} --prompt "The "',
-            f"      mlxhog train --resume {run}",
+            f"      mlxhog train --resume {run}{more}",
         ]
     )
 

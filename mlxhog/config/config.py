@@ -356,6 +356,11 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     reset_optimizer: bool = _run(
         False, "resume: without the moments, such as those of another optimizer"
     )
+    report_to: str = _run(
+        "none",
+        "tensorboard also writes losses and tokens/s as events that tensorboard --logdir shows",
+        choices=("none", "tensorboard"),
+    )
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(

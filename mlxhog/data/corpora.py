@@ -84,6 +84,22 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     raise DataError(_unknown(spec, path))
 
 
+def parts(spec: str, text_key: str | None = None) -> list[Corpus]:
+    """Return each file of a corpus as a corpus of its own; what is no files is one part.
+
+    Args:
+        spec: as for `find`.
+        text_key: as for `find`.
+
+    Raises:
+        DataError: as `find`.
+    """
+    whole = find(spec, text_key)
+    if len(whole.files) < 2:
+        return [whole]
+    return [find(f"file:{path}", text_key) for path in whole.files]
+
+
 def _sotu() -> Corpus:
     return Corpus("sotu", lambda: (address.text.encode() for address in sotu.read()))
 

@@ -20,6 +20,8 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 
 RULES = ("every-12th", "tail")
+ROWS = 16  # most sequences in one batch
+BATCH_FLOPS = 1e11  # most work in one batch, unless one sequence is more: what cannot be abandoned
 _EVERY, _OFFSET = 12, 5
 _TAIL = 0.08
 
@@ -59,6 +61,14 @@ def _cut(document: bytes) -> int:
     while after_space < len(document) and document[after_space] & 0xC0 == 0x80:
         after_space += 1
     return after_space
+
+
+def rows_of_batch(parameters: int, seq_len: int) -> int:
+    """Return how many sequences one batch of an evaluation has for a model of this size."""
+    rows = ROWS
+    while rows > 1 and 2.0 * parameters * seq_len * rows > BATCH_FLOPS:
+        rows //= 2
+    return rows
 
 
 def n_batches(

@@ -137,6 +137,31 @@ def replace_file(path: Path, content: bytes) -> None:
         sync(path.parent)
 
 
+def replace_link(path: Path, target: Path) -> None:
+    """Make `path` a link to `target`; whoever follows it meanwhile gets to the old or the new one.
+
+    A file system without links, such as that of a memory stick, is left without.
+
+    Raises:
+        OSError: the system refuses otherwise; what stood there stands.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    remove(part)
+    try:
+        part.symlink_to(target)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            return
+        raise
+    try:
+        if path.is_dir() and not path.is_symlink():
+            remove(path)
+        os.replace(part, path)
+    except OSError:
+        remove(part)
+        raise
+
+
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
     """Refuse to begin writing what will not fit.
 

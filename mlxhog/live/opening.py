@@ -95,7 +95,7 @@ def _of_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSour
                 f"run {run.name} keeps no copies for readers (start it with --live on), so this is "
                 "its newest checkpoint"
             )
-        config, tokenizer = checkpoint.read_model(run.model)
+        config, tokenizer = checkpoint.read_model(run.architecture)
         source = RunWeights(arena, config, name=run.name, mode=mode, weights=weights)
     except BaseException:
         arena.close()

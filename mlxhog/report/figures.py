@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlxhog.report.charts import LIGHT, Theme, blank, legend, panel, png, style, title
+from mlxhog.report.history import buckets, ends, thin
 from mlxhog.report.record import Record
 
 if TYPE_CHECKING:
@@ -38,6 +39,40 @@ def figures(records: Sequence[Record], theme: Theme = LIGHT) -> Iterator[tuple[s
         if record.history.workers:
             yield f"staleness{mark}", png(_staleness(record, theme))
             yield f"workers{mark}", png(_workers(record, theme))
+
+
+AXES = {"time": "elapsed_s", "steps": "step", "tokens": "tokens"}
+"""What curves may be drawn over, and the column of it."""
+UNITS = {"time": "seconds of training", "steps": "steps", "tokens": "tokens"}
+
+
+def losses(records: Sequence[Record], over: str, theme: Theme = LIGHT) -> bytes:
+    """Return a PNG file of the bits per byte of runs in one picture, held-out text as dots.
+
+    Args:
+        records: of runs that have metrics.
+        over: one of `AXES`.
+        theme: its colors.
+    """
+    figure, axes = panel(theme, 9.0, 4.8)
+    for k, record in enumerate(records):
+        ink = theme.inks[k % len(theme.inks)]
+        xs, train, held_out = (
+            record.history.column(name)
+            for name in (AXES[over], "train_bits_per_byte", "val_bits_per_byte")
+        )
+        starts = buckets(len(xs), POINTS)
+        trained, scored = ~np.isnan(train), ~np.isnan(held_out)
+        if starts is None:
+            axes.plot(xs[trained], train[trained], color=ink, lw=1.0, alpha=0.6)
+        else:
+            axes.plot(ends(xs, starts), thin(train, starts), color=ink, lw=1.0, alpha=0.6)
+        name = record.run.name
+        axes.plot(xs[scored], held_out[scored], marker="o", ms=3, lw=1.6, color=ink, label=name)
+    axes.set_xlabel(UNITS[over])
+    axes.set_ylabel("bits per byte; dots: held-out text")
+    legend(axes, theme)
+    return png(figure)
 
 
 def _curves(records: Sequence[Record], theme: Theme) -> Figure:

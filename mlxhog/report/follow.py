@@ -143,6 +143,7 @@ class Follower:
         monitor, command = self._monitor, arena.counters.load("command")
         monitor.drain()
         monitor.val_bits_per_byte, monitor.val_tokens = newest.val_bits_per_byte, newest.val_tokens
+        monitor.val_loss = newest.val_loss
         if monitor.loss is None:
             monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
         if command not in (Command.TRAIN, 0) and monitor.ended_ns is None:

@@ -167,6 +167,7 @@ class Progress:
         loss: mean training loss in nats per token, lately.
         train_bits_per_byte: the same per byte of text.
         val_bits_per_byte: of the newest held-out evaluation.
+        val_loss: the same in nats per token.
         val_tokens: labels that it took.
         tokens_per_s: of all workers together.
         lost_update_rate: part of the increments to the probe that got lost.
@@ -200,6 +201,7 @@ class Progress:
     sample: str | None = None
     message: str | None = None
     doing: Doing | None = None
+    val_loss: float | None = None
     val_tokens: int | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
 

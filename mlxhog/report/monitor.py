@@ -71,6 +71,7 @@ class Monitor:
         self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
         self._recent: dict[int, deque[_Step]] = {slot: deque() for slot in slots}
         self.val_bits_per_byte: float | None = None
+        self.val_loss: float | None = None
         self.val_tokens: int | None = None
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
@@ -117,10 +118,9 @@ class Monitor:
                 elif record["kind"] == Kind.SAMPLE:
                     self.samples += 1
                 elif record["n_bytes"]:
-                    self.val_bits_per_byte = bits_per_byte(
-                        float(record["nats"]), int(record["n_bytes"])
+                    self.take_evaluation(
+                        float(record["nats"]), int(record["n_bytes"]), int(record["tokens"])
                     )
-                    self.val_tokens = int(record["tokens"])
                     self.evaluations += 1
             while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
                 recent.popleft()
@@ -131,6 +131,11 @@ class Monitor:
         if n_bytes := sum(step.n_bytes for step in steps):
             nats = sum(step.nats for step in steps)
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
+
+    def take_evaluation(self, nats: float, n_bytes: int, tokens: int) -> None:
+        """Take in an evaluation of held-out text: sums over its bytes and its labels."""
+        self.val_bits_per_byte = bits_per_byte(nats, n_bytes)
+        self.val_loss, self.val_tokens = nats / tokens, tokens
 
     def seconds(self) -> float:
         """Training time of this call so far; stands still once `ended_ns` is set."""
@@ -229,6 +234,7 @@ class Monitor:
             loss=self.loss,
             train_bits_per_byte=self.train_bits_per_byte,
             val_bits_per_byte=self.val_bits_per_byte,
+            val_loss=self.val_loss,
             val_tokens=self.val_tokens,
             tokens_per_s=sum(report.tokens_per_s for report in reports),
             lost_update_rate=self.arena.lost_update_rate(),

@@ -154,6 +154,10 @@ class Record:
 
     # -- facts -----------------------------------------------------------------------------------
 
+    def last(self, name: str) -> float | None:
+        """The newest number of a column of its metrics, or None where it has none."""
+        return _last(self.history, name)
+
     def facts(self) -> dict[str, str]:
         """What a table says of the run: name -> value, in a fixed order; - is not known."""
         history, newest, result = self.history, self.history.newest, self.result

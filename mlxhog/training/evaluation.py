@@ -27,8 +27,6 @@ from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 
 SEGMENT = "evaluation"
-ROWS = 16  # most sequences in one batch
-BATCH_FLOPS = 1e11  # most work in one batch, unless one sequence is more: what cannot be abandoned
 FINAL_TOKENS = 2_000_000  # the final evaluation covers at most this much text
 _DTYPE = np.dtype([("round", "<u8"), ("nats", "<f8"), ("n_bytes", "<u8"), ("tokens", "<u8")])
 
@@ -81,9 +79,7 @@ class HeldOutText:
         cls, file: TokenFile, config: TrainConfig, parameters: int, eval_tokens: int
     ) -> HeldOutText:
         """Choose the shape of batches by the model's number of parameters."""
-        rows = ROWS
-        while rows > 1 and 2.0 * parameters * config.seq_len * rows > BATCH_FLOPS:
-            rows //= 2
+        rows = heldout.rows_of_batch(parameters, config.seq_len)
         return cls(file, config.seq_len, rows, eval_tokens)
 
     @property

@@ -34,6 +34,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
+from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
 from mlxhog.training import evaluation, evenness, lengths, origin, passes
@@ -150,8 +151,10 @@ def make_plan(config: TrainConfig) -> Plan:
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
-        EnvironmentLacks: a backend is missing, or memory is.
+        EnvironmentLacks: a backend or a package is missing, or memory is.
     """
+    if config.report_to == "tensorboard":
+        tensorboard.require()
     config, said = origin.settled(config)
     begin = Origin.of(config)
     own_model = begin is not None and said.get("model") == "auto"

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.training import passes
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
@@ -41,8 +42,14 @@ class Reporter:
         """Prepare; nothing is written yet."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
+        self._board: TensorBoard | None = None
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
+        self._resumed: list[int] = []
+        if plan.resumption is not None:
+            earlier = run.read_status().get("resumed")
+            known = [step for step in earlier if type(step) is int] if type(earlier) is list else []
+            self._resumed = sorted({*known, monitor.budget.steps_before})
         self._last_report = self._last_metrics = self._last_times = 0.0
 
     def report(self, message: str | None, doing: Doing | None = None) -> None:
@@ -98,12 +105,24 @@ class Reporter:
             self.run.append_event(event)
 
     def append_metrics(self) -> None:
-        """Append a line to metrics.jsonl; where that fails, the run goes on without."""
+        """Append a line to metrics.jsonl, and to what else is reported to."""
+        now = self.monitor.progress()
+        with self._goes_on_without("metrics"):  # counts from this command on, hence its pid
+            self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
+        if self.plan.config.report_to == "tensorboard":
+            with self._goes_on_without("events for TensorBoard"):
+                if self._board is None:
+                    steps_before = self.monitor.budget.steps_before
+                    self._board = TensorBoard(self.run.directory, steps_before)
+                self._board.write(now)
+
+    @contextlib.contextmanager
+    def _goes_on_without(self, what: str) -> Iterator[None]:
+        """Where something cannot be written, say so once, and go on."""
         try:
-            now = self.monitor.progress().to_json()  # counts from this command on, hence its pid
-            self.run.append_metrics({**now, "supervisor_pid": os.getpid()})
+            yield
         except EnvironmentLacks as error:
-            message = f"no metrics: {error}; training goes on"
+            message = f"no {what}: {error}; training goes on"
             if message not in self._reported:  # it would be said again every few seconds
                 self._reported.add(message)
                 self.report(message)
@@ -124,8 +143,8 @@ class Reporter:
 
     def write_status(self, *, status: str, checkpoint: Path | None, **more: Any) -> None:
         """Replace run.json."""
-        steps, tokens, _ = self.monitor.totals()
-        here = machine.here()
+        steps, tokens, seconds = self.monitor.totals()
+        here, config = machine.here(), self.plan.config
         self.run.write_status(
             {
                 "status": status,
@@ -139,9 +158,13 @@ class Reporter:
                 "gpu_write": self.plan.writers.gpu_write,
                 "kernels": self.plan.kernels_used,
                 "emulated": self.plan.emulated,
+                "model": Path(config.model).stem,
+                "data": config.data,
                 "parameters": self.plan.parameters,
                 "steps": steps,
                 "tokens": tokens,
+                "seconds": round(seconds, 3),
+                "resumed": self._resumed,
                 "budget": asdict(self.monitor.budget),
                 "checkpoint": checkpoint,
                 **more,

@@ -113,8 +113,8 @@ class _Training(Session):
                 self.arena, partial(self.strategy.load, training=True), self.config.live_every
             )
             stack.callback(self.publisher.close)
-        with disk_errors(f"writing {self.run.model}"):
-            checkpoint.write_model(self.run.model, plan.model, plan.data.tokenizer)
+        with disk_errors(f"writing {self.run.architecture}"):
+            checkpoint.write_model(self.run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
                 clients.write(plan.division, directory)
         page = None if self.publisher is None else self.publisher.readers_fd
@@ -408,7 +408,7 @@ class _Training(Session):
         average = score.bits_per_byte
         if average is None:
             return
-        self.monitor.val_bits_per_byte, self.monitor.val_tokens = average, score.tokens
+        self.monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
         if self.evaluation.score_copies() and (
             warning := self.strategy.warning(average, self.evaluation.copies_bits_per_byte)
         ):

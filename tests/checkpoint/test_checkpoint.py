@@ -183,10 +183,10 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
     assert torch.equal(logits, expected)
 
 
-def test_transformers_generates_text_from_a_checkpoint(run: Run) -> None:
-    path = save(run)
-    model: Any = AutoModelForCausalLM.from_pretrained(path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+def test_transformers_generates_text_from_the_link_to_the_newest_checkpoint(run: Run) -> None:
+    save(run)
+    model: Any = AutoModelForCausalLM.from_pretrained(run.model)
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
     prompt = tokenizer("The ", return_tensors="pt")
     assert prompt["input_ids"].tolist() == [[256, *b"The "]]
     tokens = model.generate(**prompt, max_new_tokens=5, do_sample=False)
@@ -243,6 +243,55 @@ def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) 
         "latest": "latest",
     }[spec]
     assert checkpoint.locate(given, run.directory.parent) == path
+
+
+def test_one_of_a_runs_checkpoints_is_located_by_its_name(run: Run) -> None:
+    first, root = save(run, 1), run.directory.parent
+    save(run, 2)
+    assert checkpoint.locate("latest", root, "step-00000001") == first
+    for which in ("step-00000003", "..", "../checkpoints/step-00000001", ""):
+        with pytest.raises(CheckpointError, match="it has step-00000001, step-00000002"):
+            checkpoint.locate("latest", root, which)
+
+
+def test_the_link_to_the_model_moves_with_every_checkpoint(run: Run) -> None:
+    run.model.mkdir()  # as runs of old have it
+    (run.model / "config.json").write_text("{}")
+    for step in (1, 2, 3):
+        path = save(run, step, keep_last=1)
+        assert run.model.is_symlink()
+        assert run.model.resolve() == path.resolve()
+        assert checkpoint.load(run.model).step == step
+        assert checkpoint.locate(str(run.model), run.directory.parent) == run.model
+    moved = run.directory.rename(run.directory.with_name("moved"))
+    assert (moved / "model" / "config.json").is_file()  # the link is relative
+
+
+def test_a_link_that_cannot_move_leaves_the_one_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save(run, 1)
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == run.model:
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(EnvironmentLacks, match="linking .*model failed: the disk reports an error"):
+        save(run, 2)
+    assert run.model.resolve() == first.resolve()
+    assert not list(run.directory.glob("*.part"))
+
+
+def test_a_file_system_without_links_has_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert checkpoint.load(save(run, 1)).step == 1
+    assert not run.model.exists()
 
 
 def test_a_path_that_the_system_refuses_to_look_at_is_named(tmp_path: Path) -> None:

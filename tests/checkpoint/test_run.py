@@ -16,6 +16,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
+from mlxhog.files import durable
 from tests.forked import CONTEXT
 
 
@@ -191,6 +192,45 @@ def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
     assert [run.name for run in runs.list_runs(tmp_path)] == [run.name for run in made]
 
 
+def test_a_removed_run_is_gone_with_everything_it_held(tmp_path: Path) -> None:
+    kept, gone = (runs.create(tmp_path, name) for name in ("kept", "gone"))
+    (gone.checkpoints / "step-00000001").mkdir()
+    gone.model.symlink_to("checkpoints/step-00000001")
+    runs.remove(gone)
+    assert list(tmp_path.iterdir()) == [kept.directory]
+
+
+def test_a_run_that_trains_is_not_removed(run: Run) -> None:
+    before = sorted(run.directory.iterdir())
+    with run.lock(), pytest.raises(RunError, match="in use by process"):
+        runs.remove(run)
+    assert sorted(run.directory.iterdir()) == sorted([*before, run.directory / "lock"])
+
+
+def remove_and_wait(directory: Path, connection: Connection) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "remove", lambda path: connection.send(path) or connection.recv())
+        runs.remove(Run(directory))
+
+
+def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up(
+    tmp_path: Path,
+) -> None:
+    first, second = (runs.create(tmp_path, name) for name in ("a", "b"))
+    here, there = CONTEXT.Pipe()
+    child = CONTEXT.Process(target=remove_and_wait, args=(first.directory, there))
+    child.start()
+    try:
+        assert here.poll(60)  # it has lost its name, and nothing of it is deleted yet
+    finally:
+        child.kill()
+        child.join(timeout=60)
+    assert [run.name for run in runs.list_runs(tmp_path)] == [second.name]
+    assert len(list(tmp_path.iterdir())) == 2
+    runs.remove(second)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_found_as_latest_by_name_and_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +274,8 @@ def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
     run = runs.create(tmp_path, "sotu")
     with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
         runs.find(f"{run.name[:-2]}ut", tmp_path)
+    with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
+        runs.find("stou", tmp_path)
     with pytest.raises(RunError, match=r"did you mean 'latest'"):
         runs.find("lastest", tmp_path)
     with pytest.raises(RunError, match=rf"holds {run.name}"):

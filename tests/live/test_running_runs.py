@@ -53,7 +53,7 @@ class Watcher:
                 with contextlib.suppress(MlxhogError, ValueError):  # it is not there yet
                     (run,) = runs.list_runs(self._out)
                     arena = Arena.connect(socket_path(run.directory))
-                    model, _ = checkpoint.read_model(run.model)
+                    model, _ = checkpoint.read_model(run.architecture)
                     source = RunWeights(arena, model, name=run.name, mode=self._mode)
                     break
                 time.sleep(0.005)

@@ -1,0 +1,177 @@
+"""`mlxhog eval`: how well a model predicts text, file by file and as a whole."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option
+from mlxhog.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
+    from mlxhog.data.tokens import TokenFile
+    from mlxhog.decoding.model import Model
+    from mlxhog.decoding.scoring import Score
+
+ABOUT = """\
+Score text with a trained model: bits per byte, which can be compared between tokenizers, and
+perplexity per token, which cannot. Text is read as the held-out text of a run is evaluated, in
+sequences that begin without a past. Without --data it is the held-out text of the run, whole."""
+EXAMPLES = (
+    "eval latest",
+    "eval latest --data letter.txt",
+    "eval sotu --data notes/ --checkpoint best --json",
+    "eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu",
+)
+MODEL = "RUN_OR_CHECKPOINT"
+SEQ_LEN = 512
+HELD_OUT = "held-out text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Options of `mlxhog eval`."""
+
+    data: str | None = option(
+        None, "a text file, folder or glob, or a corpus in the package", none="held-out"
+    )
+    text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
+    checkpoint: str = option(
+        "latest", "of the run: latest, best, or the name of a folder in its checkpoints"
+    )
+    seq_len: int | None = option(
+        None,
+        f"length of a sequence; auto is that of the run's training, {SEQ_LEN} for others",
+        unit="tokens",
+        low=2,
+        none="auto",
+    )
+    backend: str = option(
+        "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
+    )
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("eval", ABOUT, EXAMPLES, (MODEL,))
+    flags.argument("model", metavar=MODEL, help=RUN_HELP)
+    flags.argument("--json", action="store_true", help="one JSON object instead of a table")
+    parsed, config = flags.read(EvalConfig, arguments)
+    # What follows imports a framework: a wrong name is answered before.
+    from mlxhog.checkpoint.checkpoint import locate
+    from mlxhog.checkpoint.run import run_of
+    from mlxhog.decoding.model import open_model
+    from mlxhog.decoding.scoring import Score
+    from mlxhog.models.families import check_length
+    from mlxhog.report.views import StatusLine, may_redraw
+
+    path = locate(parsed.other.model, Path(config.out), config.checkpoint)
+    trained = run_of(path.resolve())  # a run's `model` is a link to one
+    options = None if trained is None else _options(trained)
+    if config.data is None and options is None:
+        raise ConfigError(
+            f"{path} is no checkpoint of a run, so it has no held-out text; name one with --data"
+        )
+    began = time.monotonic()
+    model = open_model(str(path), root=Path(config.out), backend=config.backend)
+    seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
+    check_length(model.config, seq_len)
+    scores: dict[str, Score] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
+        StatusLine(sys.stderr, live=may_redraw(sys.stderr)) as line,
+    ):
+        for name, file in _files(config, options, model, Path(folder)):
+            scores[name] = _score(model, name, file, seq_len, line.show)
+    whole = sum(scores.values(), Score())
+    if not whole.tokens:
+        raise DataError(f"{config.data} holds no text; choose other files")
+    record = {
+        "checkpoint": str(path),
+        "seq_len": seq_len,
+        "backend": config.backend,
+        "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
+        **_numbers(whole),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    print(json.dumps(record) if parsed.other.json else _table(record, scores, whole))
+    return 0
+
+
+def _options(run: "Run") -> TrainConfig:
+    """The options with which a run was trained."""
+    from mlxhog.config.sources import read_yaml, resolve
+
+    return resolve(TrainConfig, [read_yaml(run.config_path)])
+
+
+def _files(
+    config: EvalConfig, options: TrainConfig | None, model: "Model", folder: Path
+) -> "Iterator[tuple[str, TokenFile | None]]":
+    """Yield the name and the tokens of each file; None where it holds no text."""
+    from mlxhog.data import corpora, prepare
+    from mlxhog.data.tokens import TokenFile
+    from mlxhog.decoding.scoring import token_file
+
+    if config.data is None:
+        assert options is not None  # `run` has refused it
+        prepared = prepare.prepare(
+            options.data, tokenizer=options.tokenizer, text_key=options.text_key, val=options.val
+        )
+        if prepared.tokenizer.sha256 != model.tokenizer.sha256:
+            raise DataError(
+                f"{options.data} has changed since the run was trained: its tokenizer has another "
+                "digest; name the text with --data"
+            )
+        yield f"{options.data} ({HELD_OUT})", TokenFile.open(prepared.val)
+        return
+    for number, part in enumerate(corpora.parts(config.data, config.text_key)):
+        path = folder / f"{number}.bin"
+        yield part.source, token_file(part.documents(), model.tokenizer, path)
+
+
+def _score(model: "Model", name: str, file: "TokenFile | None", seq_len: int, show: Any) -> "Score":
+    from mlxhog.decoding.scoring import Score, score
+
+    if file is None:
+        return Score()
+    said = Path(name).name
+    return score(model, file, seq_len=seq_len, progress=lambda part: show(f"{part:.0%}  {said}"))
+
+
+def _numbers(score: "Score") -> dict[str, float | int | None]:
+    return {
+        "bits_per_byte": score.bits_per_byte,
+        "perplexity": score.perplexity,
+        "nats": score.nats,
+        "bytes": score.n_bytes,
+        "tokens": score.tokens,
+    }
+
+
+def _table(record: dict[str, Any], scores: "dict[str, Score]", whole: "Score") -> str:
+    """The table of files that have text, their sum, and what computed them."""
+    from mlxhog.report.columns import aligned, cut_path
+
+    header = ("file", "bits/byte", "perplexity", "bytes", "tokens")
+    many = {"whole": whole} if len(scores) > 1 else {}
+    rows = [
+        (
+            cut_path(name, 36),
+            "-" if score.bits_per_byte is None else f"{score.bits_per_byte:.3f}",
+            "-" if score.perplexity is None else f"{score.perplexity:.4g}",
+            f"{score.n_bytes:,}",
+            f"{score.tokens:,}",
+        )
+        for name, score in (*scores.items(), *many.items())
+    ]
+    read = f"read in sequences of {record['seq_len']} tokens by {record['backend']}"
+    return "\n".join([*aligned(header, rows), f"{record['checkpoint']}, {read}"])

@@ -1,0 +1,113 @@
+"""`mlxhog plot`: the losses of runs, in a line of the terminal each and as one picture."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.config.options import option
+from mlxhog.errors import RunError
+
+if TYPE_CHECKING:
+    from mlxhog.report.record import Record
+
+ABOUT = """\
+Draw the losses of runs in bits per byte: a line of the terminal each, all on one scale, and one
+picture as a PNG file. A run that is still training is drawn as far as it is."""
+EXAMPLES = (
+    "plot latest",
+    "plot sotu notes --to compared.png",
+    "plot latest --over tokens",
+)
+NAME = "losses.png"
+NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """Options of `mlxhog plot`."""
+
+    to: str | None = option(
+        None, f"PNG file to write; {NAME} in the run's folder, or here for several", none="auto"
+    )
+    over: str = option("time", "what the curves go over", choices=("time", "steps", "tokens"))
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("plot", ABOUT, EXAMPLES, ("RUN...",))
+    flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    flags.argument("--json", action="store_true", help="end with one line of JSON, without curves")
+    parsed, config = flags.read(PlotConfig, arguments)
+    from mlxhog.checkpoint.run import find
+    from mlxhog.files.durable import disk_errors, replace_file
+    from mlxhog.report import charts
+    from mlxhog.report.record import Record
+
+    records = [Record(find(spec, Path(config.out))) for spec in parsed.other.runs]
+    records = list({each.run.directory.resolve(): each for each in records}.values())
+    for each in records:
+        if each.last("train_bits_per_byte") is None:
+            raise RunError(f"the run {each.run.name} has no numbers yet; a run has some after 2 s")
+    if not parsed.other.json:
+        print("\n".join(_lines(records, shutil.get_terminal_size().columns)))
+    charts.require("the lines above need nothing more")
+    from mlxhog.report.figures import losses
+
+    path = Path(config.to) if config.to else _default(records)
+    with disk_errors(f"writing {path}"):
+        replace_file(path, losses(records, config.over))
+    print(json.dumps(_facts(records, path)) if parsed.other.json else path)
+    return 0
+
+
+def _default(records: "Sequence[Record]") -> Path:
+    return records[0].run.directory / NAME if len(records) == 1 else Path(NAME)
+
+
+def _lines(records: "Sequence[Record]", width: int) -> list[str]:
+    """A line per run, all from the same bottom to the same top."""
+    import numpy as np
+
+    from mlxhog.report.columns import cut, sparkline
+
+    columns = (record.history.column("train_bits_per_byte") for record in records)
+    curves = [column[~np.isnan(column)] for column in columns]
+    low, high = (float(bound(np.concatenate(curves))) for bound in (np.min, np.max))
+    names = [cut(record.run.name, NAMES_WIDTH) for record in records]
+    wide = max(map(len, names))
+    room = max(width - wide - NUMBERS_WIDTH - 4, 8)
+    encoding = sys.stdout.encoding
+    lines = [
+        f"{name:{wide}}  "
+        f"{sparkline(curve, room, low=low, high=high, encoding=encoding):{room}}  {_ends(record)}"
+        for name, curve, record in zip(names, curves, records, strict=True)
+    ]
+    return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]
+
+
+def _ends(record: "Record") -> str:
+    """The newest numbers of a run: of training, and of held-out text."""
+    train, held_out = record.last("train_bits_per_byte"), record.last("val_bits_per_byte")
+    return f"{train or 0:.3f}" + ("" if held_out is None else f", held-out {held_out:.3f}")
+
+
+def _facts(records: "Sequence[Record]", path: Path) -> dict[str, Any]:
+    return {
+        "plot": str(path),
+        "runs": [
+            {
+                "name": record.run.name,
+                "lines": len(record.history),
+                "train_bits_per_byte": record.last("train_bits_per_byte"),
+                "val_bits_per_byte": record.last("val_bits_per_byte"),
+            }
+            for record in records
+        ],
+        "notes": [note for record in records for note in record.notes],
+    }

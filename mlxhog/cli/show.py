@@ -1,0 +1,149 @@
+"""`mlxhog show`: what a run was, in a dozen lines."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.config.options import option, to_flag
+from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
+    from mlxhog.models.families import ModelConfig
+    from mlxhog.report.record import Record
+
+ABOUT = """\
+Say what a run was: model, data, options that differ from the defaults, workers, where it was
+resumed, its checkpoints, how they are loaded, and its last numbers."""
+EXAMPLES = ("show latest", "show sotu --json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Options of `mlxhog show`."""
+
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("show", ABOUT, EXAMPLES, ("RUN",))
+    flags.argument("run", metavar="RUN", help=RUN_HELP)
+    flags.argument("--json", action="store_true", help="one JSON object instead of lines")
+    parsed, config = flags.read(ShowConfig, arguments)
+    from mlxhog.checkpoint.run import find
+    from mlxhog.report.record import Record
+
+    record = Record(find(parsed.other.run, Path(config.out)))
+    facts = _facts(record)
+    if parsed.other.json:
+        print(json.dumps(facts))
+        return 0
+    print("\n".join(_lines(record, facts)))
+    return 0
+
+
+def _facts(record: "Record") -> dict[str, Any]:
+    """Everything that is said, as JSON types."""
+    from mlxhog.models import families
+
+    run, status, model = record.run, record.status, _architecture(record.run)
+    resumed = status.get("resumed")
+    return {
+        "run": str(run.directory),
+        "name": run.name,
+        "status": record.state,
+        "created_s": run.created_ns() / 1e9 or None,
+        "model": record.config.get("model"),
+        "family": None if model is None else families.of(model).title,
+        "parameters": status.get("parameters"),
+        "data": record.config.get("data"),
+        "tokenizer": record.config.get("tokenizer"),
+        "options": record.changed(),
+        "strategy": record.config.get("strategy"),
+        "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
+        "resumed": resumed if isinstance(resumed, list) else [],
+        "checkpoints": _checkpoints(run),
+        "last": {name: record.last(name) for name in _LAST},
+        "load": _load(run, model),
+        "notes": record.notes,
+    }
+
+
+_LAST = ("step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte")
+
+
+def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
+    said = record.facts()
+    options = " ".join(
+        shlex.join([to_flag(name), str(value)]) for name, value in facts["options"].items()
+    )
+    began = facts["created_s"]
+    date = "" if began is None else f", begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"
+    lines = {
+        "model": f"{_name(facts['model'])}, {facts['family'] or 'unknown family'}, "
+        f"{said['parameters']} parameters",
+        "data": f"{facts['data'] or '-'}, tokenizer {facts['tokenizer'] or '-'}",
+        "workers": f"{said['workers']}  {facts['strategy'] or ''}".rstrip(),
+        "trained": f"{said['steps']} steps, {said['tokens']} tokens in {said['training time']} "
+        f"({said['tokens/s']} tok/s){date}",
+        "resumed": ", ".join(f"at step {step}" for step in facts["resumed"]),
+        "held-out": f"{said['held-out bits per byte']} bits per byte "
+        f"(training {said['train bits per byte']})",
+        "options": options or "the defaults",
+        "checkpoints": ", ".join(facts["checkpoints"]) or "none yet",
+        "load": facts["load"] or "",
+        "error": said.get("error", ""),
+    }
+    shown = [f"  {name:11}  {text}" for name, text in lines.items() if text]
+    notes = [f"  note: {note}" for note in record.notes]
+    return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
+
+
+def _name(model: object) -> str:
+    return Path(str(model)).name if model else "-"
+
+
+def _next(record: "Record") -> list[str]:
+    name = record.run.name
+    if record.is_running:
+        return [f"next: mlxhog watch {name}"]
+    return [f"next: mlxhog plot {name}", f"      mlxhog train --resume {name} --time 10m"]
+
+
+def _architecture(run: "Run") -> "ModelConfig | None":
+    """Its model, which runs of old keep elsewhere; None where it cannot be read."""
+    from mlxhog.checkpoint.formats.opening import read_config
+    from mlxhog.models import families
+
+    folder = run.architecture if run.architecture.is_dir() else run.model
+    try:
+        return families.read(read_config(folder / "config.json"))
+    except ConfigError:
+        return None
+
+
+def _checkpoints(run: "Run") -> list[str]:
+    """Names of its checkpoints, the oldest first; the newest is marked."""
+    from mlxhog.checkpoint import manifest
+
+    names = [path.name for path in manifest.by_age(run.checkpoints)]
+    return [*names[:-1], *(f"{name} (latest)" for name in names[-1:])]
+
+
+def _load(run: "Run", model: "ModelConfig | None") -> str | None:
+    """How its newest checkpoint is loaded from Python; None before there is one."""
+    from mlxhog.models.mad import MADConfig
+    from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+    if model is None or not (run.model / "model.safetensors").exists():
+        return None
+    if isinstance(model, XLSTMLargeConfig) and model.add_out_norm and not model.out_norm_bias:
+        return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
+    theirs = "" if isinstance(model, MADConfig) else f", mlxhog convert {run.name} DIR --to xlstm"
+    return f"mlxhog.load({run.name!r}){theirs} (transformers has no such model)"

@@ -1,0 +1,108 @@
+"""How well a model predicts text: the sums of its loss, and what they come to.
+
+Text is cut into sequences, each read from the empty state on, exactly as the held-out text of a run
+is evaluated; so the numbers can be compared with those of training, and between tokenizers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.backends.backend import Backend
+from mlxhog.data import heldout
+from mlxhog.data.batch import Batch
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.decoding.model import Model
+from mlxhog.errors import Diverged
+from mlxhog.models.families import param_count
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over a text; those of several texts can be added.
+
+    Attributes:
+        nats: cross entropy of all tokens but those that begin a document.
+        n_bytes: of text.
+        tokens: that were predicted.
+    """
+
+    nats: float = 0.0
+    n_bytes: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        """The score of both texts."""
+        return Score(
+            self.nats + other.nats, self.n_bytes + other.n_bytes, self.tokens + other.tokens
+        )
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Cross entropy per byte of text, None without any."""
+        return heldout.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """Exponential of the loss per token, e^700 at most; None without any token.
+
+        It depends on the tokenizer.
+        """
+        return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else None
+
+
+def token_file(documents: Iterable[bytes], tokenizer: Tokenizer, path: Path) -> TokenFile | None:
+    """Write documents as tokens, as a corpus is prepared; None where they hold no text.
+
+    Args:
+        documents: the text.
+        tokenizer: of the model.
+        path: of the file to make, a `.bin`.
+    """
+    empty = True
+    with TokenWriter(path, tokenizer, split="val", source=path.name) as writer:
+        for document in documents:
+            writer.add(document)
+            empty = False
+    return None if empty else TokenFile.open(path)
+
+
+def score(
+    model: Model,
+    file: TokenFile,
+    *,
+    seq_len: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Score:
+    """Score the tokens of a file.
+
+    Args:
+        model: with weights.
+        file: of tokens that the model's tokenizer made.
+        seq_len: tokens after which a sequence ends; what is predicted knows none before.
+        progress: called with the share of the text that is done, 0 to 1, after every batch.
+
+    Raises:
+        Diverged: the model's loss is not finite.
+    """
+    rows = heldout.rows_of_batch(param_count(model.config), seq_len)
+    n_batches = heldout.n_batches(file, seq_len=seq_len, batch_size=rows)
+    total = Score()
+    batches = heldout.batches(file, seq_len=seq_len, batch_size=rows)
+    for number, batch in enumerate(batches, start=1):
+        total += _of_batch(model.backend, batch)
+        progress(number / n_batches)
+    if not math.isfinite(total.nats):
+        raise Diverged(
+            f"the loss of {model.checkpoint} on this text is not finite; use an earlier checkpoint"
+        )
+    return total
+
+
+def _of_batch(backend: Backend, batch: Batch) -> Score:
+    result = backend.evaluate(batch)
+    return Score(result.nats, batch.n_bytes, result.targets)

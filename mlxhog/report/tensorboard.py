@@ -1,0 +1,117 @@
+"""A run's numbers as events of TensorBoard, in the run's folder: `tensorboard --logdir runs`.
+
+    train/loss              nats per token, lately
+    train/bits_per_byte     the same per byte of text
+    train/tokens_per_s      of all workers together
+    eval/loss               held-out text, nats per token
+    eval/bits_per_byte      the same per byte of text
+
+Every command that trains the run writes a file of its own, since a file whose last event a kill has
+torn cannot be gone on with. One that resumes says from which step on earlier events do not count.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.files.durable import disk_errors
+from mlxhog.report.metrics import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+VERSION = "brain.Event:2"
+"""First event of every file: without it readers do not look at where a run was resumed."""
+
+
+def require() -> None:
+    """Answer now where events cannot be written.
+
+    Raises:
+        EnvironmentLacks: the package tensorboard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise EnvironmentLacks(
+            "report_to tensorboard needs the package tensorboard, which is not installed: "
+            "python -m pip install tensorboard; metrics.jsonl has the same numbers without it"
+        )
+
+
+class TensorBoard:
+    """Writes the events of one command that trains a run.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        """Begin a file.
+
+        Args:
+            folder: of the run.
+            first_step: of the whole run, after which this command goes on; what earlier commands
+                wrote of later steps does not count any more.
+
+        Raises:
+            EnvironmentLacks: it cannot be written.
+        """
+        place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / f"events.out.tfevents.{place}.{time.monotonic_ns()}"
+        self._step = first_step
+        self._evaluated: tuple[float | None, float | None] = (None, None)
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        events: list[dict[str, Any]] = [{"file_version": VERSION}]
+        if first_step:
+            start = SessionLog(status=SessionLog.START)
+            events.append({"step": first_step + 1, "session_log": start})
+        self._append(events)
+
+    def write(self, progress: Progress) -> None:
+        """Write what is new: of training where there are new steps, of an evaluation once.
+
+        Raises:
+            EnvironmentLacks: it cannot be written; what was written before stands.
+        """
+        values: dict[str, float | None] = {}
+        if progress.step > self._step:
+            self._step = progress.step
+            values = {
+                "train/loss": progress.loss,
+                "train/bits_per_byte": progress.train_bits_per_byte,
+                "train/tokens_per_s": progress.tokens_per_s,
+            }
+        evaluation = (progress.val_loss, progress.val_bits_per_byte)
+        if evaluation != self._evaluated:
+            self._evaluated = evaluation
+            values |= dict(zip(("eval/loss", "eval/bits_per_byte"), evaluation, strict=True))
+        measured = {tag: value for tag, value in values.items() if value is not None}
+        if measured:
+            self._append([{"step": progress.step, "summary": _summary(measured)}])
+
+    def _append(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append events in one piece."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        records = io.BytesIO()
+        writer = RecordWriter(records)
+        for event in events:
+            writer.write(Event(wall_time=time.time(), **event).SerializeToString())
+        with disk_errors(f"writing {self.path}"), self.path.open("ab") as file:
+            file.write(records.getvalue())
+
+
+def _summary(values: Mapping[str, float]) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(
+        value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    )

@@ -1,0 +1,246 @@
+"""`mlxhog show`, `plot` and `eval` on a run that was resumed, and what it left for others."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import train
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+from mlxhog.report.metrics import Result
+from tests.report.sample_run import lines, write_run
+from tests.report.test_tensorboard import scalars
+from tests.training.small import mixed_model, small_config
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of 20 steps that went on for 10 more."""
+
+    folder: Path
+    first: Result
+    second: Result
+    messages: list[str]
+
+    @property
+    def run(self) -> Run:
+        return Run(Path(self.second.run))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    options = {"eval_every": "1h", "report_to": "tensorboard", "name": "words"}
+    first = train(small_config(folder, **options))
+    messages: list[str] = []
+    second = train(
+        small_config(folder, **{**options, "steps": 10}, resume=first.run),
+        observer=lambda progress: messages.append(progress.message or ""),
+    )
+    return Trained(folder, first, second, messages)
+
+
+@pytest.fixture
+def here(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """The run, from the folder that holds its runs, on a terminal of 80 columns."""
+    monkeypatch.chdir(trained.folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    return trained
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """The lines that a command prints."""
+    assert main(list(words)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """The JSON that a command prints."""
+    (line,) = said(capsys, *words, "--json")
+    return json.loads(line)
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_steps_tokens_and_time_are_those_of_the_whole_run(trained: Trained) -> None:
+    first, second = trained.first, trained.second
+    assert (first.steps, second.steps) == (20, 30)
+    assert second.tokens == 1.5 * first.tokens
+    assert second.seconds > first.seconds
+    metrics = trained.run.read_metrics()
+    assert metrics[-1]["step"] == 30
+    assert metrics[-1]["elapsed_s"] == pytest.approx(second.seconds, abs=1e-3)
+    bits = first.val_bits_per_byte
+    assert f"resuming from step 20 (held-out {bits:.3f})" in trained.messages
+
+
+def test_the_list_says_what_the_run_is(here: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    _, line = said(capsys, "runs")
+    bits = f"{here.second.val_bits_per_byte:.3f}"
+    assert line.split()[:3] == [here.run.name, "small", "text"]
+    assert (line.split()[4], line.split()[6]) == ("30", bits)
+
+
+def test_show_says_model_data_options_resumes_and_checkpoints(
+    here: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = "\n".join(said(capsys, "show", "words"))
+    for part in (
+        f"{here.run.name}: done",
+        "small.yaml, xLSTM Large, ",
+        "tokenizer bytes",
+        "mlx:cpu  hogwild",
+        "30 steps, 1.92k tokens",
+        "at step 20",
+        "--seq-len 32 --batch-size 2",
+        "step-00000020, step-00000030 (latest)",
+        f"from_pretrained('{here.run.model}')",
+    ):
+        assert part in shown, part
+    record = told(capsys, "show", "latest")
+    assert record["resumed"] == [20]
+    assert record["last"]["step"] == 30
+    assert record["options"]["lr"] == 1e-3
+    assert record["checkpoints"][-1] == "step-00000030 (latest)"
+
+
+def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
+    name = Path(train(config).run).name
+    record = told(capsys, "show", name, "--out", str(tmp_path / "runs"))
+    assert record["load"].startswith(f"mlxhog.load('{name}'), mlxhog convert {name} DIR --to xlstm")
+
+
+def test_plot_draws_a_line_in_the_terminal_and_a_picture(
+    here: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line, scale, path = said(capsys, "plot", "words")
+    assert max(map(len, (line, scale))) <= 80
+    assert line.startswith(here.run.name)
+    assert f"held-out {here.second.val_bits_per_byte:.3f}" in line
+    assert Path(path) == here.run.directory / "losses.png"
+    assert Path(path).read_bytes().startswith(PNG)
+
+
+def test_plot_puts_several_runs_in_one_picture_on_one_scale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000))
+    write_run(tmp_path / "runs", "20260101-000001-two", metrics=lines(4))
+    one, two, scale, path = said(capsys, "plot", "one", "two", "one", "--over", "tokens")
+    assert ("▁" in one, "▁" in two) == (True, False)  # 7 to .13, and 7 to 3.5
+    assert "from 7.00 at the top to 0.13" in scale
+    assert path == "losses.png"
+    assert Path(path).read_bytes().startswith(PNG)
+    record = told(capsys, "plot", "one", "two", "--to", "both.png", "--over", "steps")
+    assert record["plot"] == "both.png"
+    assert [run["lines"] for run in record["runs"]] == [3000, 4]
+
+
+def test_plot_of_a_run_without_numbers_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "20260101-000000-new")
+    assert main(["plot", "latest", "--out", str(tmp_path)]) == 2
+    assert "20260101-000000-new has no numbers yet" in capsys.readouterr().err
+
+
+def test_eval_of_the_held_out_text_is_what_training_ended_with(
+    here: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = told(capsys, "eval", "words", "--backend", "mlx:cpu")
+    assert record["bits_per_byte"] == pytest.approx(here.second.val_bits_per_byte, rel=1e-5)
+    assert record["seq_len"] == 32
+    earlier = told(capsys, "eval", "words", "--backend", "mlx:cpu", "--checkpoint", "step-00000020")
+    assert earlier["bits_per_byte"] == pytest.approx(here.first.val_bits_per_byte, rel=1e-5)
+
+
+def test_eval_scores_every_file_and_their_sum(
+    here: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    files = tmp_path / "notes"
+    files.mkdir()
+    (files / "a.txt").write_text("lock free adds never wait " * 9)
+    (files / "b.md").write_text("\u00e4" * 40)
+    (files / "empty.txt").write_text(" \n")
+    (files / "picture.png").write_bytes(PNG)
+    options = ["--data", str(files), "--backend", "mlx:cpu", "--seq-len", "64"]
+    record = told(capsys, "eval", "latest", *options)
+    a, b, empty = record["files"]
+    assert [Path(one["file"]).name for one in record["files"]] == ["a.txt", "b.md", "empty.txt"]
+    assert (a["bytes"], b["bytes"], empty["bytes"]) == (26 * 9, 80, 0)
+    assert (empty["bits_per_byte"], empty["perplexity"]) == (None, None)
+    assert record["nats"] == pytest.approx(a["nats"] + b["nats"])
+    assert record["perplexity"] == pytest.approx(math.exp(record["nats"] / record["tokens"]))
+    assert record["bits_per_byte"] == pytest.approx(record["nats"] / math.log(2) / record["bytes"])
+    assert a["bits_per_byte"] < b["bits_per_byte"]  # it has read such words
+    header, *rows, by = said(capsys, "eval", "latest", *options)
+    assert header.split() == ["file", "bits/byte", "perplexity", "bytes", "tokens"]
+    assert [row.split()[0].rpartition("/")[2] for row in rows] == [
+        "a.txt", "b.md", "empty.txt", "whole",
+    ]  # fmt: skip
+    assert by.endswith("step-00000030, read in sequences of 64 tokens by mlx:cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["latest", "--data", "nothing.txt"], "no file or folder 'nothing.txt'"),
+        (["latest", "--checkpoint", "first"], "has no checkpoint 'first'; it has step-00000020"),
+        (["wrods"], "did you mean"),
+        (["latest", "--seq-len", "1"], "--seq-len is '1'; wanted a whole number at least 2"),
+    ],
+)
+def test_eval_refuses_bad_input(
+    here: Trained, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert main(["eval", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_eval_of_a_checkpoint_without_a_run_wants_a_text(
+    here: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(here.run.model, tmp_path / "copy")
+    assert main(["eval", str(copy)]) == 2
+    assert "name one with --data" in capsys.readouterr().err
+    link = told(capsys, "eval", str(here.run.model), "--backend", "mlx:cpu")
+    assert link["bits_per_byte"] == pytest.approx(here.second.val_bits_per_byte, rel=1e-5)
+
+
+def test_tensorboard_reads_the_whole_run(trained: Trained) -> None:
+    shown = scalars(trained.run.directory)
+    steps = [step for step, _ in shown["train/loss"]]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 30
+    assert 20 in steps
+    assert [value for _, value in shown["eval/bits_per_byte"]] == pytest.approx(
+        [trained.first.val_bits_per_byte, trained.second.val_bits_per_byte]
+    )
+    assert shown.keys() >= {"train/tokens_per_s", "eval/loss"}
+
+
+def test_events_are_written_without_a_framework(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from mlxhog.report.tensorboard import TensorBoard\n"
+        "TensorBoard(pathlib.Path(sys.argv[1]))\n"
+        "assert not {'torch', 'tensorflow', 'mlx.core'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

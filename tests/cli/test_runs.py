@@ -1,0 +1,167 @@
+"""`mlxhog runs`: a list that fits the terminal; `mlxhog runs rm`: whole runs or none."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+from tests.report.sample_run import lines, write_run
+
+DONE = {
+    "model": "tiny",
+    "data": "sotu",
+    "parameters": 940_000,
+    "status": "done",
+    "result": {"steps": 1084, "seconds": 57.0, "val_bits_per_byte": 1.7304},
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of runs in the current folder, on a terminal of 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path / "runs"
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the command prints, which fits the terminal."""
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    return shown
+
+
+def test_a_line_says_what_a_run_was_and_what_it_came_to(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(root, "20260101-000000-sotu", status=DONE)
+    header, line = listed(capsys)
+    assert header.split() == "run model data params steps time bits/byte trained".split()
+    today = time.strftime("%Y-%m-%d")
+    assert line.split() == f"20260101-000000-sotu tiny sotu 940k 1084 00:57 1.730 {today}".split()
+
+
+def test_a_run_that_was_killed_shows_what_its_metrics_reached(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(
+        root,
+        "20260101-000000-notes",
+        metrics=lines(40),
+        status={"status": "running", "steps": 0},
+        config="model: 60m.yaml\ndata: my/notes/*.txt\n",  # of a version that kept it here alone
+    )
+    _, line, legend = listed(capsys)
+    assert line.split()[:4] == ["-", run.name, "60m", "notes"]
+    assert line.split()[5:7] == ["800", "01:20"]
+    assert legend == "- interrupted: mlxhog train --resume RUN goes on"
+
+
+def test_long_names_are_cut_and_every_state_has_its_mark(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"model": "m" * 30, "data": "d" * 90, "status": "diverged"}
+    write_run(root, f"20260101-000000-{'n' * 40}", status={**DONE, **long})
+    runs.create(root, "new")
+    trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
+    with trains.lock():
+        header, *shown = listed(capsys)
+    assert sorted(line[0] for line in shown[:3]) == ["!", "*", "."]
+    assert {line[2:] for line in shown[3:]} == {
+        "ended badly: mlxhog show RUN says how", "trains now", "no step yet",
+    }  # fmt: skip
+    assert "20260101-000000-nnnnnnnnnn..." in "".join(shown)
+
+
+def test_json_has_the_same_numbers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(root, "20260101-000000-sotu", status=DONE)
+    assert main(["runs", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    named = {name: record[name] for name in ("name", "model", "data", "parameters", "status")}
+    assert named == {"name": "20260101-000000-sotu"} | {k: DONE[k] for k in list(named)[1:]}
+    assert (record["steps"], record["seconds"], record["bits_per_byte"]) == (1084, 57.0, 1.7304)
+
+
+# -- removal ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(root: Path) -> list[Run]:
+    return [runs.create(root, name) for name in ("a-one", "b-two", "b-three")]
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.name.rpartition("-")[2] for path in root.iterdir())
+
+
+def test_runs_are_removed_by_parts_of_their_names(
+    root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", "rm", "one", "b-two", three[0].name, "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"removed {run.name} (" in said for run in three[:2])
+    assert left(root) == ["three"]
+    assert main(["runs", "rm", "latest", "--yes", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["removed"] == [str(three[2].directory)]
+    assert left(root) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["one", "nothing", "--yes"], "no run 'nothing'"),
+        (["one", "b-t", "--yes"], "part of the names of 2 runs"),
+        (["one"], r"would remove .*one \(.* B\); add --yes"),
+        (["--yes"], "RUN"),
+        (["one", "--yess"], "did you mean '--yes'"),
+    ],
+)
+def test_nothing_is_removed_where_anything_is_wrong(
+    root: Path,
+    three: list[Run],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    says: str,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["runs", "rm", *words]) == 2
+    assert len(left(root)) == 3
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_a_run_that_trains_is_named_and_nothing_is_removed(
+    root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with three[1].lock():
+        assert main(["runs", "rm", "one", "b-two", "--yes"]) == 2
+    assert f"trains now; end it first: mlxhog stop {three[1].name}" in capsys.readouterr().err
+    assert len(left(root)) == 3
+
+
+@pytest.mark.parametrize(("answer", "code", "remain"), [("y\n", 0, 2), ("\n", 1, 3), ("", 1, 3)])
+def test_on_a_terminal_it_asks(
+    root: Path,
+    three: list[Run],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    code: int,
+    remain: int,
+) -> None:
+    typed = io.StringIO(answer)
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", typed)
+    assert main(["runs", "rm", "one"]) == code
+    assert "remove for good? [y/N]" in capsys.readouterr().err
+    assert len(left(root)) == remain

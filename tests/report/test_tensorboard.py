@@ -1,0 +1,86 @@
+"""Events for TensorBoard, read back by its own reader."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.report import tensorboard
+from mlxhog.report.follow import NOTHING
+from mlxhog.report.metrics import Progress
+from mlxhog.report.tensorboard import TensorBoard
+
+
+def progress(step: int, *, loss: float = 2.0, val_loss: float | None = None) -> Progress:
+    """A run after so many steps."""
+    return replace(
+        NOTHING,
+        step=step,
+        loss=loss,
+        train_bits_per_byte=loss / 2,
+        tokens_per_s=100.0,
+        val_loss=val_loss,
+        val_bits_per_byte=None if val_loss is None else val_loss / 2,
+    )
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> (step, value) as TensorBoard shows them."""
+    read = EventAccumulator(str(folder))
+    read.Reload()
+    return {
+        tag: [(event.step, event.value) for event in read.Scalars(tag)]
+        for tag in read.Tags()["scalars"]
+    }
+
+
+def test_a_run_is_read_back_with_each_evaluation_once(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path)
+    board.write(progress(10, loss=3.0))
+    board.write(progress(20, loss=2.5, val_loss=2.0))
+    board.write(progress(30, val_loss=2.0))
+    board.write(progress(30, val_loss=1.5))  # the last evaluation: no step is new
+    assert scalars(tmp_path) == {
+        "train/loss": [(10, 3.0), (20, 2.5), (30, 2.0)],
+        "train/bits_per_byte": [(10, 1.5), (20, 1.25), (30, 1.0)],
+        "train/tokens_per_s": [(10, 100.0), (20, 100.0), (30, 100.0)],
+        "eval/loss": [(20, 2.0), (30, 1.5)],
+        "eval/bits_per_byte": [(20, 1.0), (30, 0.75)],
+    }
+
+
+def test_a_resumed_run_forgets_the_steps_that_were_lost(tmp_path: Path) -> None:
+    killed = TensorBoard(tmp_path)
+    for step in (10, 20, 30):
+        killed.write(progress(step, loss=step))
+    with killed.path.open("ab") as file:
+        file.write(b"\x18\x00\x00\x00torn")  # by the kill
+    resumed = TensorBoard(tmp_path, first_step=20)
+    resumed.write(progress(25, loss=25))
+    resumed.write(progress(35, loss=35))
+    steps = [step for step, _ in scalars(tmp_path)["train/loss"]]
+    assert steps == [10, 20, 25, 35]
+
+
+@pytest.fixture
+def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name)
+    )
+
+
+@pytest.mark.usefixtures("without_package")
+def test_without_the_package_the_message_says_what_to_install() -> None:
+    with pytest.raises(EnvironmentLacks, match="python -m pip install tensorboard; metrics.jsonl"):
+        tensorboard.require()
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentLacks, match=r"writing .*gone/events.* failed"):
+        TensorBoard(tmp_path / "gone")
