@@ -13,6 +13,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
+from mlxhog.machine.workers import BACKEND_WORDS
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -54,7 +55,7 @@ class EvalConfig:
         none="auto",
     )
     backend: str = option(
-        "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
+        "auto", "what computes; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
     )
     out: str = option("runs", "folder that holds the runs")
 
@@ -68,8 +69,11 @@ def run(arguments: list[str]) -> int:
     # What follows imports a framework: a wrong name is answered before.
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.decoding.model import open_model
     from mlxhog.decoding.scoring import Score
+    from mlxhog.live import CHECKPOINT
+    from mlxhog.live.opening import open_source
+    from mlxhog.machine import machine
+    from mlxhog.machine.workers import one_backend
     from mlxhog.models.families import check_length
     from mlxhog.report.views import StatusLine, may_redraw
 
@@ -81,7 +85,13 @@ def run(arguments: list[str]) -> int:
             f"{path} is no checkpoint of a run, so it has no held-out text; name one with --data"
         )
     began = time.monotonic()
-    model = open_model(str(path), root=Path(config.out), backend=config.backend)
+    source, model = open_source(
+        str(path),
+        root=Path(config.out),
+        backend=one_backend(config.backend, machine.here()),
+        mode=CHECKPOINT,
+    )
+    source.load(model.backend)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
     scores: dict[str, Score] = {}
@@ -97,7 +107,7 @@ def run(arguments: list[str]) -> int:
     record = {
         "checkpoint": str(path),
         "seq_len": seq_len,
-        "backend": config.backend,
+        "backend": model.backend.name,
         "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
         **_numbers(whole),
         "seconds": round(time.monotonic() - began, 3),
