@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
         StatusLine(sys.stderr, live=may_redraw(sys.stderr)) as line,
     ):
-        for name, file in _files(config, options, model, Path(folder)):
+        for name, file in _files(config, options, model, path, Path(folder)):
             scores[name] = _score(model, name, file, seq_len, line.show)
     whole = sum(scores.values(), Score())
     if not whole.tokens:
@@ -124,7 +124,7 @@ def _options(run: "Run") -> TrainConfig:
 
 
 def _files(
-    config: EvalConfig, options: TrainConfig | None, model: "Model", folder: Path
+    config: EvalConfig, options: TrainConfig | None, model: "Model", path: Path, folder: Path
 ) -> "Iterator[tuple[str, TokenFile | None]]":
     """Yield the name and the tokens of each file; None where it holds no text."""
     from mlxhog.data import corpora, prepare
@@ -133,8 +133,9 @@ def _files(
 
     if config.data is None:
         assert options is not None  # `run` has refused it
+        own = str(path) if options.tokenizer == "auto" else options.tokenizer
         prepared = prepare.prepare(
-            options.data, tokenizer=options.tokenizer, text_key=options.text_key, val=options.val
+            options.data, tokenizer=own, text_key=options.text_key, val=options.val
         )
         if prepared.tokenizer.sha256 != model.tokenizer.sha256:
             raise DataError(
@@ -144,8 +145,8 @@ def _files(
         yield f"{options.data} ({HELD_OUT})", TokenFile.open(prepared.val)
         return
     for number, part in enumerate(corpora.parts(config.data, config.text_key)):
-        path = folder / f"{number}.bin"
-        yield part.source, token_file(part.documents(), model.tokenizer, path)
+        tokens = folder / f"{number}.bin"
+        yield part.source, token_file(part.documents(), model.tokenizer, tokens)
 
 
 def _score(model: "Model", name: str, file: "TokenFile | None", seq_len: int, show: Any) -> "Score":

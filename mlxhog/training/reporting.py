@@ -14,7 +14,7 @@ from typing import Any
 
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.quantities import format_bytes, format_count
@@ -158,7 +158,7 @@ class Reporter:
                 "gpu_write": self.plan.writers.gpu_write,
                 "kernels": self.plan.kernels_used,
                 "emulated": self.plan.emulated,
-                "model": Path(config.model).stem,
+                "model": _model_name(self.plan),
                 "data": config.data,
                 "parameters": self.plan.parameters,
                 "steps": steps,
@@ -210,6 +210,16 @@ class Reporter:
             copies_bits_per_byte=copies_bits_per_byte,
             network_bytes=network_bytes,
         )
+
+
+def _model_name(plan: Plan) -> str:
+    """Its architecture; that of a checkpoint is called as in the run that the checkpoint is of."""
+    path = Path(plan.config.model)
+    if plan.stored.model != "auto" or not path.is_dir():
+        return path.stem
+    origin = run_of(path.resolve())
+    name = None if origin is None else origin.read_status().get("model")
+    return name if isinstance(name, str) else path.name
 
 
 def summary(plan: Plan, run: Run) -> str:
