@@ -188,9 +188,9 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
     "mlxhog/strategies/look_ahead.py": (
         ("tests/strategies/test_look_ahead.py",),
         [
-            ("MEMORY * self._others + (1.0 - MEMORY)", "MEMORY * self._others + MEMORY"),
+            ("MEMORY * self.others + (1.0 - MEMORY)", "MEMORY * self.others + MEMORY"),
             ("(workers - 1) / workers", "workers / (workers - 1)"),
-            ("self._others = float(workers - 1)", "self._others = float(workers)"),
+            ("self.others = float(workers - 1)", "self.others = float(workers)"),
         ],
     ),
     "mlxhog/strategies/hogwild.py": (
