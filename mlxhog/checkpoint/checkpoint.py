@@ -269,6 +269,15 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
     return run, latest(run)
 
 
+def run_of(spec: str, root: Path) -> Run:
+    """Return the run alone that `resumable` names, which need not have a checkpoint.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    return runs.run_of(Path(spec)) or _run_of_best(spec, root) or runs.find(spec, root)
+
+
 def _run_of_best(spec: str, root: Path) -> Run | None:
     """The run of `RUN/best`; None of another word.
 

@@ -121,10 +121,10 @@ def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
     Without its budget: what is left of it, the checkpoint says. Without the weights it began with,
     since it has its own. And without its step size where another optimizer is to go on.
     """
-    from mlxhog.checkpoint.checkpoint import resumable
+    from mlxhog.checkpoint.checkpoint import run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
-    stored = read_yaml(resumable(spec, Path(root))[0].config_path)
+    stored = read_yaml(run_of(spec, Path(root)).config_path)
     own = _last([stored], "optimizer")
     same = _last(layers, "optimizer") in (None, "auto", own)
     left = (*BUDGETS, *ORIGINS) if same else (*BUDGETS, *ORIGINS, "lr", "learning_rate")
