@@ -29,10 +29,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 def test_keywords_are_the_options_by_their_names(asked: Asked, tmp_path: Path) -> None:
     mlxhog.train(data=tmp_path / "notes", time="90s", workers=2, size="10m", eval_every=50)
     mlxhog.train()
+    mlxhog.train(set={"hidden_size": 64, "num_hidden_layers": 1})
     data = str(tmp_path / "notes")
     assert [config for config, _ in asked] == [
         TrainConfig(data=data, time=90.0, workers="2", model="10m", eval_every=50),
         TrainConfig(),
+        TrainConfig(set="hidden_size=64, num_hidden_layers=1"),
     ]
 
 
