@@ -8,12 +8,20 @@ _BYTES = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1,
 }  # fmt: skip
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {
+    ("ms", "millisecond", "milliseconds"): 0.001,
+    ("s", "sec", "secs", "second", "seconds"): 1.0,
+    ("m", "min", "mins", "minute", "minutes"): 60.0,
+    ("h", "hr", "hrs", "hour", "hours"): 3600.0,
+    ("d", "day", "days"): 86400.0,
+}
+_SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names}
 MOST_COUNT = 2**63 - 1
 """Largest whole number: what the arena's counters hold."""
 MOST_SECONDS = 1e9
 """Longest duration, 32 years: deadlines and timeouts still hold it."""
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)")
+_LONGEST_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
+_DURATION_PART = re.compile(rf"(\d+(?:\.\d*)?)({_LONGEST_FIRST})(?![a-z])")
 
 
 def parse_count(value: object) -> int:
@@ -75,15 +83,15 @@ def parse_bytes(value: object) -> int:
 
 
 def parse_duration_s(value: object) -> float:
-    """Return seconds from 60, "60", "60s", "10m", "1h30m" or "500ms".
+    """Return seconds from 60, "60", "60s", "10m", "1h30m", "5 minutes" or "500ms".
 
     Raises:
         ValueError: not a duration.
     """
-    wanted = 'seconds, or a duration such as "90s", "10m" or "1h30m"'
+    wanted = 'seconds, or a duration such as "90s", "5 minutes" or "1h30m"'
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"wanted {wanted}")
-    text = str(value).strip().lower().replace(" ", "")
+    text = _without_spaces(value)
     if text and not _DURATION_PART.sub("", text):
         seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
     else:
@@ -91,6 +99,10 @@ def parse_duration_s(value: object) -> float:
     if abs(seconds) > MOST_SECONDS:
         raise ValueError(f"wanted {wanted}, and at most {MOST_SECONDS:g} s")
     return seconds
+
+
+def _without_spaces(value: object) -> str:
+    return "".join(str(value).lower().split())
 
 
 def _finite(value: int | float | str, wanted: str) -> float:
@@ -121,7 +133,7 @@ class Interval:
             return value
         if value is None or value is False:  # YAML reads `off` as False
             return cls()
-        text = str(value).strip().lower()
+        text = _without_spaces(value)
         if text in ("off", "none", "0", "-1"):
             return cls()
         # A unit of time comes first: "10m" is ten minutes here as in every duration.

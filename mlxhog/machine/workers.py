@@ -30,7 +30,7 @@ MOST_AUTO_WORKERS = 4
 # staleness, and adds next to no steps.
 WORTH_RUNNING = 0.05
 
-MOST_WORKERS = 16  # where --max-workers does not say otherwise
+MOST_WORKERS = 4096  # slots that an arena can have
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def resolve_workers(
         workers: `auto`, a number, or a list of backends.
         threads: threads of each worker; None shares the cores, at least one each.
         machine: where they will run.
-        max_workers: slots in the arena; None is `MOST_WORKERS`.
+        max_workers: slots in the arena; None is as many as there are workers.
         serial: the strategy runs one worker; `auto` then means one with every core.
         tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
             leaves out CPU workers that are not worth running.
@@ -80,7 +80,6 @@ def resolve_workers(
             "pages of another size; install an arm64 Python (`file $(which python3)` tells) and "
             "mlxhog in it"
         )
-    max_workers = MOST_WORKERS if max_workers is None else max_workers
     text = workers.strip()
     notes: list[str] = []
     if text == "auto":
@@ -140,15 +139,20 @@ def joining_workers(
     )
 
 
-def _check_count(count: int, max_workers: int, serial: bool) -> None:
+def _check_count(count: int, max_workers: int | None, serial: bool) -> None:
     if serial and count > 1:
         raise ConfigError(
             f"strategy serial runs 1 worker, and so does sim; workers asks for {count}; "
             "leave workers out, or use strategy hogwild or sync"
         )
-    if count > max_workers:
+    if max_workers is not None and count > max_workers:
         raise ConfigError(
-            f"workers asks for {count}, the arena has {max_workers} slots; raise max_workers"
+            f"workers asks for {count}, the arena has {max_workers} slots; raise max_workers, or "
+            "leave it out"
+        )
+    if count > MOST_WORKERS:
+        raise ConfigError(
+            f"workers asks for {count}; an arena has at most {MOST_WORKERS} slots, so ask for fewer"
         )
 
 

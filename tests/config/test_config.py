@@ -415,13 +415,21 @@ def test_what_is_no_count(text):
         ("1h30m", 5400),
         ("500ms", 0.5),
         ("1.5h", 5400),
+        ("1min", 60),
+        ("5 minutes", 300),
+        ("1 hour 30 min", 5400),
+        ("2 Days", 172_800),
+        ("90 seconds", 90),
     ],
 )
 def test_durations(text, seconds):
     assert parse_duration_s(text) == seconds
 
 
-@each_of("text", ["", "s", "10 minutes", "1x", "inf", False, None])
+@each_of(
+    "text",
+    ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None],
+)
 def test_what_is_no_duration(text):
     with pytest.raises(ValueError, match="seconds"):
         parse_duration_s(text)
@@ -452,6 +460,7 @@ def test_what_is_no_size(text):
 
 def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():
     assert Interval.parse("10m") == Interval(seconds=600)
+    assert Interval.parse("5 minutes") == Interval(seconds=300)
     assert Interval.parse("10k") == Interval(steps=10_000)
     assert Interval(steps=5).due(steps=5, seconds=0)
     assert not Interval(steps=5).due(steps=4, seconds=1e9)

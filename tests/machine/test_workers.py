@@ -125,6 +125,12 @@ def test_a_mac_lacks_nothing():
     assert [missing(backend, mac()) for backend in BACKENDS] == [None] * 4
 
 
+def test_as_many_workers_run_as_are_asked_for_unless_max_workers_says_fewer():
+    assert len(resolve_workers("64", machine=linux(64)).workers) == 64
+    with pytest.raises(ConfigError, match="64, the arena has 16 slots; raise max_workers"):
+        resolve_workers("64", machine=linux(64), max_workers=16)
+
+
 @each_of(
     ("text", "said"),
     [
@@ -136,9 +142,9 @@ def test_a_mac_lacks_nothing():
         ("torch:cpu*-1", "wants a number"),
         ("0", "at least 1"),
         ("-2", "at least 1"),
-        ("17", "raise max_workers"),
-        ("torch:cpu*999999999999", "raise max_workers"),
-        ("torch:cpu*16,mlx:cpu", "raise max_workers"),
+        ("4097", "at most 4096 slots"),
+        ("torch:cpu*999999999999", "4096 slots"),
+        ("torch:cpu*4096,mlx:cpu", "4096 slots"),
     ],
 )
 def test_a_mix_that_cannot_be_read_is_refused(text, said):
