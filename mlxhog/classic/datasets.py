@@ -137,6 +137,7 @@ class DenseRows:
         labels: (rows,) float32, of the kind that `label_kind` says.
         label_kind: what labels are.
         n_classes: number of classes, also of those without a row here; 2 for signs, 0 for numbers.
+        centre: (n_features,) float32, what was subtracted from the features of a file; or None.
 
     Raises:
         DataError: at construction, for anything else; the message names the row.
@@ -146,6 +147,7 @@ class DenseRows:
     labels: NDArray[np.float32]
     label_kind: LabelKind = "numbers"
     n_classes: int = 0
+    centre: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Convert to the declared types, and check."""
@@ -193,6 +195,9 @@ class SparseRows:
         labels: (rows,) float32, of the kind that `label_kind` says.
         n_features: number of features, at least the largest index + 1.
         label_kind: what labels are.
+        first: what a file calls its lowest feature.
+        number: (n_features,) int32, the number here of each feature of a file, from its lowest on;
+            None is their order there.
 
     Raises:
         DataError: at construction, for anything else; the message names the row.
@@ -204,6 +209,8 @@ class SparseRows:
     labels: NDArray[np.float32]
     n_features: int
     label_kind: LabelKind = "signs"
+    first: int = 1
+    number: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         """Convert to the declared types without loss, and check."""
@@ -272,7 +279,9 @@ class SparseRows:
         indices = number[self.indices]
         keys = np.repeat(np.arange(self.n_rows) * self.n_features, lengths) + indices
         rising = np.argsort(keys)
-        return dataclasses.replace(self, indices=indices[rising], values=self.values[rising])
+        return dataclasses.replace(
+            self, indices=indices[rising], values=self.values[rising], number=number
+        )
 
     def _set(self, **arrays: NDArray[Any]) -> None:
         for name, array in arrays.items():
@@ -338,6 +347,8 @@ class Ratings:
         n_items: number of items, also of those without a rating here.
         lowest: smallest legal rating.
         highest: largest legal rating.
+        user_ids: (n_users,) int64, what a file calls each user; None is as they are numbered.
+        item_ids: likewise.
 
     Raises:
         DataError: at construction, for anything else; the message names the entry.
@@ -350,6 +361,8 @@ class Ratings:
     n_items: int
     lowest: float = -math.inf
     highest: float = math.inf
+    user_ids: NDArray[np.int64] | None = None
+    item_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Convert to the declared types without loss, and check."""
@@ -396,6 +409,7 @@ class Graph:
         n_vertices: number of vertices.
         terminals: the label of each vertex that has one.
         labels: number of labels, at least 2.
+        vertex_ids: (n_vertices,) int64, what a file calls each; None is as they are numbered.
 
     Raises:
         DataError: at construction, for anything else; the message names the edge.
@@ -407,6 +421,7 @@ class Graph:
     n_vertices: int
     terminals: Mapping[int, int]
     labels: int
+    vertex_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Convert to the declared types without loss, and check."""

@@ -11,6 +11,7 @@ column every edge weighs 1.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,15 +41,15 @@ _MARK = -(2**60)
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """Entries with the identifiers of the file."""
+class Entries:
+    """Ratings with the identifiers of the file."""
 
     users: NDArray[np.int64]
     items: NDArray[np.int64]
     ratings: NDArray[np.float32]
 
 
-_Part = tuple[Block, NDArray[np.int64], _Columns]
+_Part = tuple[Block, NDArray[np.int64], Entries]
 """A block, the rows of its table that are ratings, and those."""
 
 
@@ -69,25 +70,28 @@ def load_ratings(
         DataError: a file or a line is malformed, an identifier is no whole number, or a rating is
             outside its range; the message names the line.
     """
-    files = [_read_ratings(path, lowest, highest) for path in (train, test) if path is not None]
-    users, n_users = renumber([columns.users for columns in files])
-    items, n_items = renumber([columns.items for columns in files])
+    files = [read_ratings(path, lowest, highest) for path in (train, test) if path is not None]
+    users, user_ids = renumber([columns.users for columns in files])
+    items, item_ids = renumber([columns.items for columns in files])
     data_sets = [
         Ratings(
             users=users[which],
             items=items[which],
             ratings=columns.ratings,
-            n_users=n_users,
-            n_items=n_items,
+            n_users=len(user_ids),
+            n_items=len(item_ids),
             lowest=lowest,
             highest=highest,
+            user_ids=user_ids,
+            item_ids=item_ids,
         )
         for which, columns in enumerate(files)
     ]
     return data_sets[0], data_sets[1] if test is not None else None
 
 
-def _read_ratings(path: Path, lowest: float, highest: float) -> _Columns:
+def read_ratings(path: Path, lowest: float = -math.inf, highest: float = math.inf) -> Entries:
+    """Read the ratings of one file; `load_ratings` says what they look like, and its errors."""
     is_prize = _MOVIE.match(next(blocks(path)).text) is not None
     parts = []
     for block, rows, columns in _prize(path) if is_prize else _triplets(path):
@@ -100,7 +104,7 @@ def _read_ratings(path: Path, lowest: float, highest: float) -> _Columns:
         parts.append(columns)
     if not sum(len(part.ratings) for part in parts):
         raise DataError(f"{path} has no ratings; wanted lines of USER ITEM RATING")
-    return _Columns(
+    return Entries(
         np.concatenate([part.users for part in parts]),
         np.concatenate([part.items for part in parts]),
         np.concatenate([part.ratings for part in parts]),
@@ -109,7 +113,7 @@ def _read_ratings(path: Path, lowest: float, highest: float) -> _Columns:
 
 def _triplets(path: Path) -> Iterator[_Part]:
     for block, table in read_table(blocks(path), least=3, most=3):
-        columns = _Columns(
+        columns = Entries(
             whole_ids(table[:, 0], block, "user"),
             whole_ids(table[:, 1], block, "item"),
             _ratings(table[:, 2]),
@@ -128,7 +132,7 @@ def _prize(path: Path) -> Iterator[_Part]:
         movies = np.where(last >= 0, ids[last], movie)
         movie = int(movies[-1])
         rows = np.flatnonzero(~opens)
-        yield block, rows, _Columns(ids[rows], movies[rows], _ratings(table[rows, 1]))
+        yield block, rows, Entries(ids[rows], movies[rows], _ratings(table[rows, 1]))
 
 
 def _ratings(column: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -177,6 +181,34 @@ def load_graph(path: Path, terminals: str) -> Graph:
         DataError: a line is malformed, joins a vertex with itself, or has a weight below 0; the
             message names the line.
     """
+    *columns, weights = read_edges(path)
+    known = _terminal_labels(terminals)
+    if max(known.values()) >= MOST_LABELS:
+        raise ConfigError(
+            f"--terminals has the label {max(known.values())}; number them from 0, "
+            f"{MOST_LABELS} at most"
+        )
+    (from_0, to_0), names = renumber(columns)
+    missing = sorted(known.keys() - set(names.tolist()))
+    if missing:
+        raise ConfigError(f"terminal {missing[0]} is no vertex of {path}")
+    return Graph(
+        heads=from_0,
+        tails=to_0,
+        weights=weights,
+        n_vertices=len(names),
+        terminals={int(np.searchsorted(names, name)): label for name, label in known.items()},
+        labels=max(known.values()) + 1,
+        vertex_ids=names,
+    )
+
+
+def read_edges(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return both ends of each edge of a file, by name, and its weight.
+
+    Raises:
+        DataError: see `load_graph`.
+    """
     heads, tails, weights = [], [], []
     for block, table in read_table(blocks(path), least=2, most=3):
         heads.append(whole_ids(table[:, 0], block, "vertex"))
@@ -191,26 +223,8 @@ def load_graph(path: Path, terminals: str) -> Graph:
                 wrong(path, line_of_row(block, int(np.argmax(illegal))), what)
     if not weights:
         raise DataError(f"{path} is a graph with no edges; wanted lines of VERTEX VERTEX [WEIGHT]")
-    columns = [np.concatenate(heads), np.concatenate(tails)]
-    known = _terminal_labels(terminals)
-    if max(known.values()) >= MOST_LABELS:
-        raise ConfigError(
-            f"--terminals has the label {max(known.values())}; number them from 0, "
-            f"{MOST_LABELS} at most"
-        )
-    names = np.unique(np.concatenate(columns))
-    missing = sorted(known.keys() - set(names.tolist()))
-    if missing:
-        raise ConfigError(f"terminal {missing[0]} is no vertex of {path}")
-    (from_0, to_0), n_vertices = renumber(columns)
-    return Graph(
-        heads=from_0,
-        tails=to_0,
-        weights=np.concatenate(weights).astype(np.float32),
-        n_vertices=n_vertices,
-        terminals={int(np.searchsorted(names, name)): label for name, label in known.items()},
-        labels=max(known.values()) + 1,
-    )
+    every = np.concatenate(weights).astype(np.float32)
+    return np.concatenate(heads), np.concatenate(tails), every
 
 
 def _terminal_labels(terminals: str) -> dict[int, int]:

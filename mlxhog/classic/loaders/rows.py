@@ -82,7 +82,7 @@ def load_svmlight(
     """
     if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
         raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
-    parsed = [_read_rows(path, labels, label_kind) for path in (train, test) if path is not None]
+    parsed = [read_rows(path, labels, label_kind) for path in (train, test) if path is not None]
     first = min(int(rows.features.min()) for rows in parsed)
     base = min(first, 1)
     n_features = max(int(rows.features.max()) for rows in parsed) + 1 - base
@@ -94,13 +94,17 @@ def load_svmlight(
             labels=rows.labels.astype(np.float32),
             n_features=n_features,
             label_kind=label_kind,
+            first=base,
         )
         for rows in parsed
     ]
     return data_sets[0], data_sets[1] if test is not None else None
 
 
-def _read_rows(path: Path, labels: Mapping[float, float] | None, kind: LabelKind) -> ParsedRows:
+def read_rows(
+    path: Path, labels: Mapping[float, float] | None = None, kind: LabelKind = "numbers"
+) -> ParsedRows:
+    """Read the rows of one file, features as it counts them; see `load_svmlight`."""
     parts = []
     for block in blocks(path):
         rows = parse_block(without_comments(block.text)) or parse_lines(block)
@@ -305,13 +309,23 @@ def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, Dens
     images = _pixels(records)
     centre = images.mean(axis=0, dtype=np.float64).astype(np.float32)
     images -= centre
-    rows = DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES)
+    rows = DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES, centre)
     if test is None:
         return rows, None
     records = _records(test)
     images = _pixels(records)
     images -= centre
-    return rows, DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES)
+    return rows, DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES, centre)
+
+
+def read_cifar10(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return the pixels of one file, (images, 3072) from 0 to 1, and the classes.
+
+    Raises:
+        DataError: see `load_cifar10`.
+    """
+    records = _records(path)
+    return _pixels(records), records[:, 0]
 
 
 def _pixels(records: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -245,22 +245,24 @@ def _split_words(line: bytes) -> list[str]:
 _ROOM = 8  # a table of numbers may be this many times as long as there are identifiers
 
 
-def renumber(columns: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int32]], int]:
+def renumber(
+    columns: Sequence[NDArray[np.int64]],
+) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
     """Number all identifiers of some columns from 0, in rising order of the identifier.
 
     Args:
         columns: each (entries,) int64, none below 0.
 
     Returns:
-        Each column's numbers, int32, and how many different identifiers there are.
+        Each column's numbers, int32, and the identifier of each number.
     """
     largest = max(int(column.max()) for column in columns)
     if largest > _ROOM * sum(len(column) for column in columns) + 1_000_000:
         known, numbers = np.unique(np.concatenate(columns), return_inverse=True)
         ends = np.cumsum([len(column) for column in columns])[:-1]
-        return np.split(numbers.astype(np.int32), ends), len(known)
+        return np.split(numbers.astype(np.int32), ends), known
     occurs = np.zeros(largest + 1, dtype=np.bool_)
     for column in columns:
         occurs[column] = True
     number = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
-    return [number[column] for column in columns], int(number[-1]) + 1
+    return [number[column] for column in columns], np.flatnonzero(occurs)

@@ -77,6 +77,7 @@ class SparseLinear:
         lam: weight of the squares.
         defaults: steps and epochs.
         active_rows: shrink only in rows whose loss has a slope, by the more.
+        labels: what the file's labels became, as `--labels` says it; or None.
     """
 
     name: str
@@ -87,6 +88,7 @@ class SparseLinear:
     lam: float
     defaults: Defaults
     active_rows: bool = False
+    labels: str | None = None
 
     @property
     def n_examples(self) -> int:
@@ -316,6 +318,7 @@ def _sparse_text(name: str, config: ClassicConfig) -> Problem:
         lam=TEXT_LAM if config.lam is None else config.lam,
         defaults=TEXT_STEPS,
         active_rows=config.active_rows,
+        labels=config.labels,
     )
 
 
