@@ -41,6 +41,7 @@ COMMANDS = {
     "simulate": "what each strategy would do with workers like these, without training",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
+    "completion": "what makes bash, zsh or fish complete commands, options and names of runs",
 }
 
 HELP = """\
@@ -65,7 +66,10 @@ something, 4 diverged, 130 interrupted"""
 FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
 """Where a command is not the function `run` of the module of its name."""
 
-TELLING = ("help", "models", "runs", "show", "watch", "analyze", "simulate", "-V", "--version")
+TELLING = (
+    "help", "models", "runs", "show", "watch", "analyze", "simulate", "completion", "-V",
+    "--version",
+)  # fmt: skip
 """Commands that change nothing."""
 
 LACKS, INTERRUPTED = 3, 130
@@ -106,7 +110,7 @@ def _only_tells(words: Sequence[str]) -> bool:
         or not words
         or (words[0] in TELLING and words[:2] != ["runs", "rm"])
         or words[:2] in (["mad", "show"], ["mad", "board"])
-        or not {"-h", "--help", "--dry-run"}.isdisjoint(words)
+        or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
     )
 
 

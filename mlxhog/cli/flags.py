@@ -1,11 +1,12 @@
 """Flags from option dataclasses: argparse finds the words, `config_sources` gives them meaning."""
 
 import argparse
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from mlxhog.config.options import Option, did_you_mean, options, to_flag
+from mlxhog.config.options import Option, options, to_flag
+from mlxhog.config.other_names import suggestion
 from mlxhog.config.quantities import Interval
 from mlxhog.config.sources import Given, resolve
 from mlxhog.errors import ConfigError
@@ -14,6 +15,40 @@ C = TypeVar("C")
 
 RUN_HELP = "a path, a run's name or a part of it, or latest"
 """What a command says of an argument that names a run."""
+
+LIST = "\0"
+"""Asks `Flags.parse` for the flags themselves; no word of a command line has this character."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """An argument of a command.
+
+    Attributes:
+        flags: its spellings; none where it is named by its place.
+        name: of its value.
+        help: what it does.
+        takes_value: whether a value follows.
+        values: legal ones, where there are few.
+    """
+
+    flags: Sequence[str]
+    name: str
+    help: str
+    takes_value: bool
+    values: Sequence[str]
+
+
+class Listed(Exception):
+    """The answer to `LIST`.
+
+    Attributes:
+        flags: of the command, complete.
+    """
+
+    def __init__(self, flags: "Flags") -> None:
+        super().__init__()
+        self.flags = flags
 
 
 @dataclass(frozen=True)
@@ -45,10 +80,16 @@ class Flags:
         about: one or two sentences.
         examples: command lines.
         arguments: names of the arguments that are no flags, for the usage line.
+        main: names of the flags that `--help` shows; `--help-all` then shows all. All by default.
     """
 
     def __init__(
-        self, command: str, about: str, examples: Sequence[str], arguments: Sequence[str] = ()
+        self,
+        command: str,
+        about: str,
+        examples: Sequence[str],
+        arguments: Sequence[str] = (),
+        main: Sequence[str] = (),
     ) -> None:
         self._parser = _Parser(
             prog=f"mlxhog {command}",
@@ -57,9 +98,14 @@ class Flags:
             epilog="examples:\n" + "\n".join(f"  mlxhog {example}" for example in examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            add_help=False,
         )
-        self._known: list[str] = ["--help"]
+        self._known: list[str] = []
         self._otherwise = ""
+        about_help = "show what matters most, and stop" if main else "show this, and stop"
+        self.argument("-h", "--help", action=_Help, main=main, help=about_help)
+        if main:
+            self.argument("--help-all", action=_Help, main=(), help="show every option, and stop")
 
     def argument(self, *names: str, **how: Any) -> None:  # argparse's own arguments
         """Add an argument that is no option of a dataclass, as argparse.add_argument does."""
@@ -110,9 +156,10 @@ class Flags:
                 action=_Record,
                 nargs="?" if spec.type is bool else None,
                 const="true",  # the flag alone
+                values=("true", "false") if spec.type is bool else spec.choices,
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
-                help=f"{spec.help} [{default or spec.default_text}]".replace("%", "%%"),
+                help=_help(spec, default or spec.default_text).replace("%", "%%"),
             )
             self._known += names
 
@@ -121,7 +168,10 @@ class Flags:
 
         Raises:
             ConfigError: a flag lacks its value, or a positional argument is missing.
+            Listed: where the command line is `LIST`.
         """
+        if list(arguments) == [LIST]:
+            raise Listed(self)
         other, extra = self._parser.parse_known_args(arguments, argparse.Namespace(given=[]))
         return Parsed(other.given, other, list(self._unknown(extra)))
 
@@ -135,12 +185,23 @@ class Flags:
         parsed = self.parse(arguments)
         return parsed, resolve(cls, [parsed.given], parsed.problems)
 
+    def words(self) -> Iterator["Word"]:
+        """Yield every argument of the command as what may be typed."""
+        for action in self._parser._actions:
+            yield Word(
+                flags=action.option_strings,
+                name=str(action.metavar or action.dest),
+                help=str(action.help),
+                takes_value=action.nargs != 0,
+                values=action.values if isinstance(action, _Record) else list(action.choices or ()),
+            )
+
     def _unknown(self, extra: Iterable[str]) -> Iterable[str]:
         after_unknown = False
         for word in extra:
             if word.startswith("-") and word != "-":
                 flag = word.partition("=")[0]
-                yield f"no flag {flag!r}{did_you_mean(flag, self._known) or self._otherwise}"
+                yield f"no flag {flag!r}{suggestion(flag, self._known) or self._otherwise}"
                 after_unknown = "=" not in word
                 continue
             if not after_unknown:  # the value of an unknown flag is no second problem
@@ -153,8 +214,45 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+class _Help(argparse.Action):
+    """Show the help of all flags, or of some that matter most, and end."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, main: Sequence[str], help: str
+    ) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=help)
+        self._main = main
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(self._some(parser) if self._main else parser.format_help(), end="")
+        parser.exit()
+
+    def _some(self, parser: argparse.ArgumentParser) -> str:
+        """The help without groups, in the order of the names."""
+        of = {action.dest: action for action in parser._actions}
+        positional = [action for action in parser._actions if not action.option_strings]
+        formatter = parser.formatter_class(prog=parser.prog)
+        formatter.add_usage(parser.usage, (), ())
+        formatter.add_text(parser.description)
+        formatter.start_section("what matters most")
+        formatter.add_arguments([*positional, *(of[name] for name in self._main)])
+        formatter.end_section()
+        n_flags = sum(bool(action.option_strings) for action in parser._actions)
+        formatter.add_text(f"--help-all lists all {n_flags} options.")
+        formatter.add_text(parser.epilog)
+        return formatter.format_help()
+
+
 class _Record(argparse.Action):
-    """Keep the value with the flag as it was written."""
+    """Keep the value with the flag as it was written.
+
+    Attributes:
+        values: legal words, where there are few.
+    """
+
+    def __init__(self, *args: Any, values: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.values = values
 
     def __call__(
         self,
@@ -166,9 +264,21 @@ class _Record(argparse.Action):
         namespace.given.append(Given(self.dest, values, option_string or to_flag(self.dest)))
 
 
+MOST_CHOICES = 6  # that fit beside the flag
+
+
+def _help(spec: Option, default: str) -> str:
+    words = ""
+    if len(spec.choices) > MOST_CHOICES:
+        words = f"; one of {', '.join(spec.choices)}"
+    return f"{spec.help}{words} [{default}]"
+
+
 def _metavar(spec: Option) -> str:
     if spec.repeats:
         return "NAME=VALUE"
+    if len(spec.choices) > MOST_CHOICES:
+        return "NAME"
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
     if spec.type is Interval:

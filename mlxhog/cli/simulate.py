@@ -25,13 +25,18 @@ EXAMPLES = (
     "simulate --strategies version_naive,push_gate,version_bound --max-staleness 2",
 )
 
+MAIN = (
+    "run", "workers", "times", "slow", "kill", "join", "strategies", "sync_time", "cores",
+    "objective", "updates", "seed", "json",
+)  # fmt: skip
+
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     # The options need NumPy, which takes .1 s.
     from mlxhog.theory.simulator.what_if import SimulateConfig
 
-    flags = Flags("simulate", ABOUT, EXAMPLES)
+    flags = Flags("simulate", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--run", metavar="RUN", help="take times and number of workers from a run")
     flags.argument("--out", metavar="DIR", default="runs", help="folder of the runs [runs]")

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from mlxhog.config import assignments, limits, plain_yaml
 from mlxhog.config.limits import shown
-from mlxhog.config.options import did_you_mean, options
+from mlxhog.config.options import options
+from mlxhog.config.other_names import suggestion
 from mlxhog.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -104,7 +105,7 @@ def _layer(cls: type, layer: Iterable[Given], problems: list[str]) -> dict[str, 
     for given in layer:
         name = names.get(given.name)
         if name is None:
-            near = did_you_mean(given.name, names)
+            near = suggestion(given.name, names)
             problems.append(f"{given.origin}: no option {shown(given.name)}{near}")
         elif name in values and values[name].name != given.name:
             first = values[name]

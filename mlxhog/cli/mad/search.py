@@ -33,6 +33,11 @@ SEARCH_EXAMPLES = (
     "mad search --space space.yaml --suite full --dry-run",
 )
 
+SEARCH_MAIN = (
+    "space", "suite", "tasks", "sampler", "seeds", "dim", "steps", "backend", "workers", "parallel",
+    "budget", "study", "no_prune", "dry_run", "json",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
@@ -50,7 +55,7 @@ class SearchConfig:
 
 def run_search(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("mad search", SEARCH_ABOUT, SEARCH_EXAMPLES)
+    flags = Flags("mad search", SEARCH_ABOUT, SEARCH_EXAMPLES, main=SEARCH_MAIN)
     flags.argument("--no-prune", action="store_true", help="every run goes on to its end")
     session.add(flags, SearchConfig)
     parsed = flags.parse(arguments)
@@ -99,10 +104,15 @@ BENCH_EXAMPLES = (
     "mad bench --config arch.yaml --suite full --parallel 2 --study mine",
 )
 
+BENCH_MAIN = (
+    "layers", "config", "suite", "tasks", "seeds", "seed", "dim", "steps", "backend", "workers",
+    "parallel", "budget", "study", "dry_run", "json",
+)  # fmt: skip
+
 
 def run_bench(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("mad bench", BENCH_ABOUT, BENCH_EXAMPLES)
+    flags = Flags("mad bench", BENCH_ABOUT, BENCH_EXAMPLES, main=BENCH_MAIN)
     flags.argument(
         "--layers", action="append", default=[], metavar="TEXT", help="an architecture's layers"
     )

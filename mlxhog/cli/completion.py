@@ -1,0 +1,189 @@
+"""`mlxhog completion`: what makes a shell complete commands, options and their values.
+
+The shell's function asks `mlxhog completion SHELL -- WORDS` at every key, so what it knows is what
+the parsers know. Commands are imported as far as their `--help` needs.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mlxhog.cli.flags import LIST, Flags, Listed, Word
+from mlxhog.errors import ConfigError
+from mlxhog.report.streams import printable, verbatim
+
+ABOUT = """\
+Print what makes a shell complete mlxhog's commands, options, their values and the names of runs.
+Where nothing of that fits, the shell completes files.
+
+bash: eval "$(mlxhog completion bash)" in ~/.bashrc
+zsh:  eval "$(mlxhog completion zsh)" in ~/.zshrc, after compinit
+fish: mlxhog completion fish > ~/.config/fish/completions/mlxhog.fish
+
+After -- follow the words of a command line; then what may stand in place of the last one is
+printed, a line each."""
+EXAMPLES = ("completion bash", "completion zsh", "completion fish", "completion bash -- train --st")
+
+SCRIPTS = {
+    "bash": """\
+_mlxhog() {
+    local line
+    COMPREPLY=()
+    while IFS= read -r line; do
+        COMPREPLY+=("$line")
+    done < <("${COMP_WORDS[0]}" completion bash -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -o default -F _mlxhog mlxhog""",
+    "zsh": """\
+_mlxhog() {
+    local -a found
+    found=("${(@f)$("${words[1]}" completion zsh -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "${found[1]}" ]]; then
+        compadd -- "${found[@]}"
+    else
+        _files
+    fi
+}
+compdef _mlxhog mlxhog""",
+    "fish": """\
+function __mlxhog_words
+    set -l words (commandline -opc) (commandline -ct)
+    $words[1] completion fish -- $words[2..-1] 2>/dev/null
+end
+complete -c mlxhog -a '(__mlxhog_words)'""",
+}
+BREAKS = (":", "=")
+"""Characters that bash takes for words of their own."""
+
+RUNS = ("run", "run_or_checkpoint", "config_or_run", "[run]", "run...", "checkpoint", "resume")
+MODELS = ("model", "config_or_run", "config", "subject", "name_or_file")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = Flags("completion", ABOUT, EXAMPLES, ("SHELL", "[-- WORDS]"))
+    flags.argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help="bash, zsh or fish")
+    flags.argument("--json", action="store_true", help="one line of JSON: the script, or the words")
+    parsed = flags.parse(arguments[:split])
+    if parsed.problems:
+        raise ConfigError("\n".join(parsed.problems))
+    shell = parsed.other.shell
+    if split == len(arguments):
+        print(json.dumps({"script": SCRIPTS[shell]}) if parsed.other.json else SCRIPTS[shell])
+        return 0
+    found = list(candidates(arguments[split + 1 :], shell))
+    if parsed.other.json:
+        print(json.dumps(found))
+        return 0
+    out = verbatim(sys.stdout)  # which keeps tabs
+    for line in map(printable_cells, found):
+        out.write(f"{line}\n")
+    return 0
+
+
+def printable_cells(line: str) -> str:
+    """A line without control characters but the tab between a word and what it does."""
+    return "\t".join(map(printable, line.split("\t", 1)))
+
+
+def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
+    """Yield what may stand in place of the last word, as the shell wants it.
+
+    bash gets what follows the last break of the word; fish gets what it does behind a tab.
+    """
+    words = _joined(words) if shell == "bash" else list(words)
+    *before, current = words or [""]
+    begin = max(current.rfind(mark) for mark in BREAKS) + 1 if shell == "bash" else 0
+    for text, what in _completions(before, current):
+        if text.startswith(current):
+            yield f"{text}\t{what}" if shell == "fish" and what else text[begin:]
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Put together again what bash has split at `BREAKS`."""
+    joined: list[str] = []
+    glued = False
+    for word in words:
+        if joined and (glued or word in BREAKS):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        glued = word in BREAKS
+    return joined
+
+
+def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
+    """Yield words that may follow others, and what each does."""
+    from mlxhog.cli import COMMANDS, FUNCTIONS
+
+    if not before:
+        yield from COMMANDS.items()
+        yield from (("--help", "the list of commands"), ("--version", ""))
+        return
+    command, *rest = before
+    if command not in COMMANDS:
+        return
+    module, _, function = FUNCTIONS.get(command, f"{command}.run").partition(".")
+    if command == "mad":
+        from mlxhog.cli.mad import COMMANDS as MAD
+
+        if not rest:
+            yield from ((name, what) for name, (_, what) in MAD.items())
+        if not rest or rest[0] not in MAD:
+            return
+        module, _, function = MAD[rest.pop(0)][0].partition(".")
+        module = f"mad.{module}"
+    prefix = [rest.pop(0)] if command == "classic" and rest[:1] == ["predict"] else []
+    if command == "classic" and not rest and not prefix:
+        yield "predict", "what a solved problem says of a file"
+    yield from _of_command(_words(module, function, prefix), rest, current)
+
+
+def _words(module: str, function: str, prefix: Sequence[str]) -> list[Word]:
+    try:
+        getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)([*prefix, LIST])
+    except Listed as listed:
+        return list(listed.flags.words())
+    return []
+
+
+def _of_command(
+    words: Sequence[Word], before: Sequence[str], current: str
+) -> Iterator[tuple[str, str]]:
+    by_flag = {flag: word for word in words for flag in word.flags}
+    flag, equals, _ = current.partition("=")
+    if equals and flag in by_flag:
+        yield from ((f"{flag}={value}", "") for value in _values(by_flag[flag]))
+        return
+    last = by_flag.get(before[-1]) if before else None
+    if last is not None and last.takes_value:
+        yield from ((value, "") for value in _values(last))
+        return
+    if not current.startswith("-"):
+        for word in words:
+            if not word.flags:
+                yield from ((value, "") for value in _values(word))
+        return
+    for flag, word in by_flag.items():
+        yield flag, word.help.partition(" [")[0]
+
+
+def _values(word: Word) -> Iterator[str]:
+    yield from word.values
+    names = {word.name.lower(), *(flag.lstrip("-") for flag in word.flags)}
+    if not names.isdisjoint(RUNS):
+        yield "latest"
+        yield from sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
+    if not names.isdisjoint(MODELS):
+        spec = importlib.util.find_spec("mlxhog.models")
+        for folder in (spec and spec.submodule_search_locations) or ():
+            found = sorted(path.stem for path in Path(folder).glob("*.yaml"))
+            yield from (name for name in found if not name.startswith("space-"))
+    if "[problem]" in names or "problem" in names:
+        from mlxhog.classic.problems import PROBLEMS
+
+        yield from PROBLEMS

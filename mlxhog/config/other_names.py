@@ -1,0 +1,100 @@
+"""What options of transformers, nanoGPT and mlx-lm are called here: answers to unknown names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from mlxhog.config.options import did_you_mean
+
+_THEIRS = {
+    "batch_size": "micro_batch_size per_device_train_batch_size train_batch_size",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "clip": "clip_grad_norm grad_clip gradient_clip_val max_grad_norm",
+    "compute_dtype": "amp bf16 dtype fp16 mixed_precision precision torch_dtype",
+    "data": "corpus data_dir dataset dataset_name dataset_path train_data train_file",
+    "epochs": "max_epochs n_epochs num_epochs num_train_epochs",
+    "eps": "adam_eps adam_epsilon epsilon",
+    "eval_every": "eval_freq eval_interval eval_steps eval_strategy evaluation_strategy",
+    "eval_tokens": "eval_iters max_eval_samples per_device_eval_batch_size val_batches",
+    "grad_accumulation": "accumulate_grad_batches gradient_accumulation_steps",
+    "init_from": "from_pretrained pretrained",
+    "keep_last": "save_total_limit",
+    "lr_floor": "min_lr",
+    "max_new_tokens": "max_length n_tokens num_tokens",
+    "model": "model_name model_name_or_path",
+    "name": "experiment run_name wandb_run_name",
+    "optimizer": "optim",
+    "out": "out_dir output_dir",
+    "patience": "early_stopping_patience",
+    "prompt": "start",
+    "report_to": "logging_dir wandb_log wandb_project",
+    "resume": "resume_from_checkpoint",
+    "save_every": "checkpoint_every save_interval save_steps save_strategy steps_per_save",
+    "schedule": "decay_lr lr_schedule lr_scheduler lr_scheduler_type scheduler",
+    "seed": "random_seed",
+    "seq_len": "block_size context_length ctx_len max_length sequence_length",
+    "steps": "iterations max_iters max_steps num_iters num_steps train_steps",
+    "threads": "cpu_threads n_threads num_threads",
+    "tokenizer": "tokenizer_name",
+    "warmup": "warmup_iters warmup_ratio warmup_steps",
+    "weight_decay": "wd",
+    "workers": "backend device devices n_workers nproc nproc_per_node num_processes num_workers "
+    "world_size",
+}
+"""Our name -> theirs. One of theirs may stand twice: the command has one of ours."""
+
+_FIELDS = {
+    "hidden_size": "d_model dim embedding_dim hidden_size n_embd",
+    "num_heads": "n_head n_heads num_attention_heads num_heads",
+    "num_hidden_layers": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
+}
+"""Field of a model -> what it is called elsewhere, as an option."""
+
+_ADVICE = {
+    "compile torch_compile": "nothing is compiled; --kernels chooses the operators",
+    "do_train train": "leave it out, the command trains",
+    "do_eval test": "held-out text is evaluated while it trains, see --eval-every",
+    "grad_checkpoint gradient_checkpointing": "for less memory lower --batch-size or --seq-len",
+    "log_interval logging_steps steps_per_report": "progress comes every few seconds, and "
+    "metrics.jsonl has a line every two",
+    "adapter_path fine_tune_type lora lora_layers lora_rank use_peft": "there is no LoRA: all "
+    "weights are trained",
+    "max_new_tokens num_samples prompt temperature top_k top_p": "a trained model writes text by "
+    '`mlxhog generate latest --prompt "The "`',
+    "ckpt model": "a model or run is named without a flag, as in `mlxhog generate latest`",
+    "test_file val_data valid validation_file": "held-out text is a part of the data, see --val",
+    "vocab_size": "the vocabulary is the tokenizer's: --tokenizer bpe:N",
+}
+"""Options elsewhere -> what to do here."""
+
+_OURS: dict[str, list[str]] = {}
+for _name, _others in _THEIRS.items():
+    for _other in _others.split():
+        _OURS.setdefault(_other, []).append(_name)
+_FIELD_OF = {other: field for field, others in _FIELDS.items() for other in others.split()}
+_ADVICE_ON = {name: advice for names, advice in _ADVICE.items() for name in names.split()}
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Say what stands for an unknown name: "; did you mean 'x'?", what to do instead, or nothing.
+
+    Args:
+        name: as it was written: a flag, a YAML key or a keyword.
+        known: what there is, spelled alike.
+    """
+    plain = _plain(name)
+    spelled: Mapping[str, str] = {_plain(each): each for each in known}
+    for ours in (plain, *_OURS.get(plain, ())):
+        if ours in spelled:
+            return f"; did you mean {spelled[ours]!r}?"
+    if plain in _FIELD_OF and "model" in spelled:
+        if "set" not in spelled:
+            return f"; it is a field of the model: give a YAML file as {spelled['model']}"
+        return f"; it is a field of the model: {spelled['set']} {_FIELD_OF[plain]}=N"
+    advice = _ADVICE_ON.get(plain)
+    return f"; {advice}" if advice else did_you_mean(name, known)
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").lower()
