@@ -24,8 +24,9 @@ This page is generated: `python -m tools.options_page` writes it, and a test com
 
 The same names in YAML (`batch_size: 8`), as flags (`--batch-size 8`) and in Python
 (`TrainConfig(batch_size=8)`). Defaults < YAML < flags. Counts may be written as `10k` or `1e6`,
-durations as `90s`, `10m` or `1h30m`. Unknown names and wrong values are reported together, with the
-file and line and the nearest legal name. Every command explains its own options with `--help`.
+durations as `90s`, `5 minutes` or `1h30m`. Unknown names and wrong values are reported together,
+with the file and line and the nearest legal name. Every command explains its own options with
+`--help`, or, where they are many, those that matter most; `--help-all` then shows all.
 """
 _COMMANDS: tuple[tuple[str, type], ...] = (
     ("mlxhog train", TrainConfig),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from mlxhog.classic.problem import Float32
 from mlxhog.config.quantities import format_count
-from mlxhog.report.table import Section
+from mlxhog.report.table import Answer, Failure, Section
 
 
 class Observer(Protocol):
@@ -190,25 +190,61 @@ NEAR = 0.005  # of serial's objective: what counts as the same here
 BUSY = 0.3  # load average per core from which on speeds say little
 
 
-def summary_table(
-    about: str, result: ClassicResult, serial: ClassicResult | None, notes: Sequence[str]
-) -> Section:
-    """The numbers of a run, beside serial's where there is a serial run of its own.
+def sections(
+    about: str,
+    result: ClassicResult,
+    serial: ClassicResult | None,
+    notes: Sequence[str],
+    *,
+    everything: bool,
+) -> list[Section]:
+    """The answer, and the numbers of a run beside serial's where there is a run of its own.
 
     Args:
         about: what the data are.
         result: of the run.
         serial: the reference, or None.
-        notes: from `meaning`.
+        notes: from `explain`.
+        everything: all numbers, or objective, errors and speed.
     """
     runs = [result] if serial is None or serial is result else [serial, result]
     rows: list[tuple[str, ...]] = [
         (name.replace("_", " "), *(f"{run.measures[name]:.6g}" for run in runs))
         for name in result.measures
+        if everything or not name.endswith("_loss")
     ]
-    rows += [(name, *map(spell, runs)) for name, spell in _TABLE_ROWS.items()]
+    rows += [
+        (name, *map(spell, runs))
+        for name, spell in _TABLE_ROWS.items()
+        if everything or name in MAIN_ROWS
+    ]
     header = ("", *(run_label(run) for run in runs))
-    return Section(f"{result.problem}: {about}", header, rows, ["", *notes] if notes else ())
+    title = f"{result.problem}: {about}"
+    return [
+        Section("", notes=[answer(result, serial)]),
+        Section(title, header, rows, ["", *notes] if notes else ()),
+    ]
+
+
+def answer(result: ClassicResult, serial: ClassicResult | None) -> str:
+    """How the run came out, in a line."""
+    who = run_label(result)
+    if result.status == "diverged":
+        return Failure(f"{who}: diverged in epoch {len(result.epochs)}")
+    ended = "interrupted after" if result.status == "interrupted" else "after"
+    speedup = result.speedup(serial)
+    if speedup is None or serial is None or len(result.epochs) < len(serial.epochs):
+        return Answer(
+            f"{who}: objective {result.objective:.5g} {ended} {len(result.epochs)} epochs"
+        )
+    reference = serial.objective
+    if result.objective == reference:
+        apart = "serial's objective"
+    elif reference:
+        apart = f"an objective {result.objective / reference - 1:+.2%} from serial's"
+    else:
+        apart = f"objective {result.objective:.5g}"
+    return Answer(f"{who}: {apart}, {speedup:.2f} x its speed")
 
 
 def run_label(run: ClassicResult) -> str:
@@ -221,6 +257,7 @@ def _lost_updates(run: ClassicResult) -> str:
     return f"{run.lost_updates:,} of {run.probe_updates:,}" if run.probe_updates else "-"
 
 
+MAIN_ROWS = ("seconds", "examples/s", "lost updates")
 _TABLE_ROWS: dict[str, Callable[[ClassicResult], str]] = {
     "epochs": lambda run: str(len(run.epochs)),
     "seconds": lambda run: f"{run.seconds:.3f}",

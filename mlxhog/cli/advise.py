@@ -35,17 +35,24 @@ TRAINING = (
     "clip", "weight_decay", "slow", "seed", "out",
 )  # fmt: skip
 
+MAIN = (
+    "try_time", "no_try", "measure", "reproducible", "history", "data", "workers", "threads",
+    "batch_size", "seq_len", "optimizer", "lr", "slow", "json", "quiet",
+)  # fmt: skip
+
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     from mlxhog.theory.advisor import AdviseConfig
 
-    flags = Flags("advise", ABOUT, EXAMPLES, (SUBJECT,))
+    flags = Flags("advise", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
     flags.argument("subject", metavar=SUBJECT, nargs="?", help="see above")
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--no-try", action="store_true", help="predict only")
     flags.argument("--history", action="store_true", help="earlier advice and how it came out")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     flags.options(AdviseConfig)
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
@@ -66,7 +73,7 @@ def run(arguments: list[str]) -> int:
     named = find_target(parsed.other.subject, training, Path(checked.out))
     with (
         ended_by_signal(),
-        PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell,
+        PartLine(sys.stderr, quiet=parsed.other.quiet) as tell,
     ):
         advice = advise_on(named, config, tries=not parsed.other.no_try, tell=tell)
     if parsed.other.json:
@@ -74,10 +81,10 @@ def run(arguments: list[str]) -> int:
 
         print(plain_json.dumps(advice.to_json()).decode())
         return 0
-    from mlxhog.report.table import show
+    if not parsed.other.quiet:
+        from mlxhog.report.table import show
 
-    plain = not may_redraw(sys.stdout, quiet=parsed.other.quiet)
-    show(advice.sections(), sys.stdout, plain=plain)
+        show(advice.sections(), sys.stdout, plain=not may_redraw(sys.stdout))
     return 0
 
 

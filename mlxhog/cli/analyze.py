@@ -24,7 +24,8 @@ block of the model, what the Hogwild paper's theory is about: how many elements 
 (Omega), how likely two updates meet (p_conf), the share of updates at the busiest element (Delta)
 and the share that one update meets (rho); counts the rows of the embedding that real batches touch;
 watches a short lock-free run for staleness and lost updates. Then says what the theorems make of
-it, whether their assumptions hold, and what to do.
+it, whether their assumptions hold, and what to do: first an answer and advice, with --all every
+table.
 CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a run
 (its path, its name, or latest) or a checkpoint."""
 EXAMPLES = (
@@ -32,7 +33,7 @@ EXAMPLES = (
     "analyze models/7to1-tiny.yaml --json",
     "analyze conf.yaml --batch-size 8 --samples 1000",
     "analyze latest --plot figures",
-    "analyze tiny --parts",
+    "analyze tiny --all --parts",
 )
 TRAINING = (
     "data", "tokenizer", "text_key", "val", "context", "seq_len", "batch_size", "grad_accumulation",
@@ -41,16 +42,24 @@ TRAINING = (
     "weight_decay", "seed", "out",
 )  # fmt: skip
 
+MAIN = (
+    "samples", "seconds", "parts", "backend", "data", "workers", "batch_size", "seq_len",
+    "optimizer", "lr", "sparsify", "plot", "all", "json", "quiet",
+)  # fmt: skip
+
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     from mlxhog.theory.analysis import AnalyzeConfig
 
-    flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,))
+    flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
     flags.argument("subject", metavar=SUBJECT, help="see above")
+    flags.argument("--all", action="store_true", help="all tables, not the answer and the advice")
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     flags.options(AnalyzeConfig)
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
@@ -68,7 +77,7 @@ def run(arguments: list[str]) -> int:
     named = find_target(parsed.other.subject, training, Path(checked.out))
     with (
         ended_by_signal(),
-        PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell,
+        PartLine(sys.stderr, quiet=parsed.other.quiet) as tell,
     ):
         analysis = analyze(named, config, tell)
     paths = [] if folder is None else _draw(analysis, folder)
@@ -78,10 +87,13 @@ def run(arguments: list[str]) -> int:
         plots = {} if folder is None else {"plots": [str(path) for path in paths]}
         print(plain_json.dumps(analysis.to_json() | plots).decode())
         return 0
+    if parsed.other.quiet:
+        return 0
     from mlxhog.report.table import show
     from mlxhog.theory.analysis.report import sections
 
-    show(sections(analysis), sys.stdout, plain=not may_redraw(sys.stdout, quiet=parsed.other.quiet))
+    parts = sections(analysis, everything=parsed.other.all)
+    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
     for path in paths:
         print(path)
     return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
@@ -35,9 +37,18 @@ EXAMPLES = (
     "classic matrix-completion --rank 32 --scheme round_robin",
     "classic graph-cuts --json",
     "classic svm --data rcv1_train.svm --stats",
+    "classic svm --data train.svm --save svm.safetensors",
+    "classic predict svm.safetensors test.svm --out predictions.txt",
 )
+MAIN = (
+    "data", "test_data", "labels", "size", "workers", "scheme", "write", "epochs", "lr",
+    "batch_size", "seed", "stats", "save", "all", "json",
+)  # fmt: skip
 PROBLEM = "PROBLEM"
+PREDICT = "predict"
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
+OFTEN = 0.5
+"""Probability that two examples meet from which on a problem is called dense."""
 REDRAW_S = 0.2
 LINE_S = 5.0
 """Seconds between lines of a pipe."""
@@ -45,16 +56,26 @@ LINE_S = 5.0
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
+    if arguments[:1] == [PREDICT]:
+        from mlxhog.cli import classic_predict
+
+        return classic_predict.run(arguments[1:])
     from mlxhog.classic.config import ClassicConfig
 
-    flags = Flags("classic", ABOUT, EXAMPLES, (f"[{PROBLEM}]",))
+    flags = Flags("classic", ABOUT, EXAMPLES, (f"[{PROBLEM}]",), MAIN)
     flags.argument("problem", nargs="?", metavar=PROBLEM, help="see the list: mlxhog classic")
     flags.argument("--no-serial", action="store_true", help="leave out the serial reference")
     flags.argument(
         "--stats", action="store_true", help="measure the problem's sparsity instead of solving it"
     )
+    flags.argument("--save", metavar="FILE", help="write the weights into this file")
+    flags.argument(
+        "--all", action="store_true", help="all numbers, not the answer and the main ones"
+    )
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument("--quiet", action="store_true", help="no progress")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     parsed, config = flags.read(ClassicConfig, arguments)
     how = parsed.other
     if how.problem is None:
@@ -87,7 +108,12 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.machine.interrupts import Interrupts
 
     load = os.getloadavg()[0]
-    with StatusLine(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as status:
+    target = None if how.save is None else Path(how.save).expanduser()
+    if target is not None:
+        from mlxhog.classic.model import check_target
+
+        check_target(target)
+    with StatusLine(sys.stderr, quiet=how.quiet) as status:
         status.show("generating the data" if config.data is None else f"reading {config.data}")
         problem = problems.create(name, config)
         if how.stats:
@@ -103,7 +129,20 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
             if result is serial and result.status == "diverged" and config.scheme != "serial":
                 print(f"serial diverged, so {config.scheme} was not begun", file=sys.stderr)
     _print(problem, result, serial, load, how)
+    if target is not None:
+        _save(problem, result, target, how)
     return EXIT_CODES[result.status]
+
+
+def _save(problem: Problem, result: ClassicResult, target: Path, how: Any) -> None:
+    from mlxhog.classic.model import save
+
+    if result.status == "diverged" or not result.epochs:
+        print(f"{target} was not written: nothing was learnt", file=sys.stderr)
+        return
+    save(problem, result.params, result.measures, target)
+    if not (how.json or how.quiet):
+        print(f"next: mlxhog classic predict {shlex.quote(str(target))} FILE")
 
 
 def _print(
@@ -113,29 +152,31 @@ def _print(
     load: float,
     how: Any,
 ) -> None:
-    from mlxhog.classic.result import explain, summary_table
+    from mlxhog.classic.result import explain, sections
     from mlxhog.files import plain_json
     from mlxhog.machine import machine
     from mlxhog.report.table import show
 
-    if result.status == "interrupted":
+    if result.status == "interrupted" and not how.quiet:
         print(f"interrupted after {len(result.epochs)} epochs of {result.scheme}", file=sys.stderr)
     if result.advice:
         print(result.advice, file=sys.stderr)
     if how.json:
         print(plain_json.dumps(result.to_json(serial)).decode())
         return
+    if how.quiet:
+        return
     remarks: Sequence[str] = ()
     if result.status != "diverged":
         remarks = explain(result, serial, load, machine.here().cores)
-    part = summary_table(problem.about, result, serial, remarks)
-    show([part], sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
+    parts = sections(problem.about, result, serial, remarks, everything=how.all)
+    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
 
 
 def _stats(problem: Problem, how: Any) -> None:
     """Print how sparse the problem is, as the paper counts it."""
     from mlxhog.files import plain_json
-    from mlxhog.report.table import Section, show
+    from mlxhog.report.table import Answer, Section, show
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
@@ -151,6 +192,8 @@ def _stats(problem: Problem, how: Any) -> None:
     if how.json:
         print(plain_json.dumps(statistics).decode())
         return
+    if how.quiet:
+        return
     rows = [
         ("Omega", f"{graph.omega:,}", "coordinates of the largest example"),
         ("Delta", f"{graph.delta:.4g}", "share of the examples that touch the busiest coordinate"),
@@ -158,8 +201,10 @@ def _stats(problem: Problem, how: Any) -> None:
         ("p_conf", f"{graph.p_conf:.4g}", "probability that two examples meet"),
     ]
     title = f"{problem.name}: {problem.about}"
-    part = Section(title, ("", "value", "what"), rows)
-    show([part], sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
+    kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
+    answer = Answer(f"{kind}: two examples meet with probability {graph.p_conf:.3g}")
+    parts = [Section("", notes=[answer]), Section(title, ("", "value", "what"), rows)]
+    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
 
 
 class ClassicLine(StatusLine):
@@ -167,7 +212,7 @@ class ClassicLine(StatusLine):
 
     Args:
         stream: where to write.
-        quiet: write nothing but messages.
+        quiet: write nothing.
         signals: counted while the run goes on; the first one ends it.
         clock: seconds, monotonic.
     """
@@ -180,8 +225,8 @@ class ClassicLine(StatusLine):
         signals: Interrupts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
-        self._quiet, self._signals, self._clock = quiet, signals, clock
+        super().__init__(stream, quiet=quiet)
+        self._signals, self._clock = signals, clock
         self._what, self._epochs, self._examples = "", 0, 1
         self._epoch: Epoch | None = None
         self._done = 0
@@ -211,7 +256,7 @@ class ClassicLine(StatusLine):
 
     def _draw(self) -> None:
         now = self._clock()
-        if self._quiet or now < self._next_s:
+        if self.quiet or now < self._next_s:
             return
         self._next_s = now + (REDRAW_S if self.live else LINE_S)
         if self.live:

@@ -74,9 +74,15 @@ class CompareConfig:
     out: str = option("runs", "folder that holds the runs A and B may name")
 
 
+MAIN = (
+    "a", "b", "pairs", "time", "tokens", "eval_tokens", "data", "workers", "seed",
+    "folder", "out", "json", "quiet",
+)  # fmt: skip
+
+
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("compare", ABOUT, EXAMPLES, ("[A [B]]",))
+    flags = Flags("compare", ABOUT, EXAMPLES, ("[A [B]]",), MAIN)
     flags.argument("subjects", metavar="A B", nargs="*", help="see above")
     for letter in "ab":
         flags.argument(
@@ -86,7 +92,9 @@ def run(arguments: list[str]) -> int:
             help=f"flags of train for {letter.upper()} alone, in quotes",
         )
     flags.argument("--json", action="store_true", help="one JSON object with everything")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     flags.options(CompareConfig)
     flags.options(TrainConfig, BOTH, group="of both sides")
     flags.otherwise('; other options of train go to one side, as in --b "--clip 1", or into YAML')
@@ -115,10 +123,10 @@ def run(arguments: list[str]) -> int:
 
         print(plain_json.dumps(to_json(record)).decode())
         return 0
-    from mlxhog.report.table import show
+    if not parsed.other.quiet:
+        from mlxhog.report.table import show
 
-    plain = not may_redraw(sys.stdout, quiet=parsed.other.quiet)
-    show(sections(record), sys.stdout, plain=plain)
+        show(sections(record), sys.stdout, plain=not may_redraw(sys.stdout))
     return 0
 
 
@@ -260,7 +268,7 @@ def _carry_out(record: Record, *, quiet: bool) -> bool:
     from mlxhog.report.views import PartLine
     from mlxhog.theory.pairs import Pair, run_pairs
 
-    with PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=quiet)) as tell:
+    with PartLine(sys.stderr, quiet=quiet) as tell:
 
         def report(number: int, pair: Pair) -> None:
             tell.tell(

@@ -61,7 +61,9 @@ def run(arguments: list[str]) -> int:
     flags.argument(
         "--check", action="store_true", help="compute with both, and compare their logits"
     )
-    flags.argument("--quiet", action="store_true", help="no progress")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     parsed, config = flags.read(ConvertConfig, arguments)
     if config.to is None:
         raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
@@ -85,7 +87,7 @@ def run(arguments: list[str]) -> int:
     with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
         files = convert(source, target, request, force=config.force, tell=tell)
     record = _record(source, target, config.to, files)
-    if not parsed.other.json:
+    if not (parsed.other.json or parsed.other.quiet):
         print(_line(source, target, config.to, files))
     failed = False
     if parsed.other.check:

@@ -11,11 +11,17 @@ from mlxhog.report.views import may_redraw
 
 ABOUT = """\
 Try everything that mlxhog relies on here: backends, shared memory, every two writers at once, every
-Metal kernel; about a minute. The result is kept for this machine and these versions, and
---gpu-write, --read and --workers of `mlxhog train` go by it.
+Metal kernel; about a minute. The answer comes first; --all shows every table. The result is kept
+for this machine and these versions; --gpu-write, --read and --workers of `mlxhog train` go by it.
 Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated and permit
 nothing. Exit code 1 if a promise of mlxhog's does not hold here."""
-EXAMPLES = ("doctor", "doctor --json > doctor.json", "doctor --seconds 2", "doctor --quick")
+EXAMPLES = (
+    "doctor",
+    "doctor --all",
+    "doctor --json > doctor.json",
+    "doctor --seconds 2",
+    "doctor --quick",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,30 +36,35 @@ class DoctorConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("doctor", ABOUT, EXAMPLES)
+    flags.argument("--all", action="store_true", help="all tables, not the answer alone")
     flags.argument("--json", action="store_true", help="one JSON object with every number")
     flags.argument(
         "--quick", action="store_true", help="a little of everything; the result is not kept"
     )
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     parsed, config = flags.read(DoctorConfig, arguments)
     # These import NumPy and the native module: wrong input is answered before.
     from mlxhog.doctor.examine import Effort, examine
     from mlxhog.report.views import PartLine
 
     effort = Effort(seconds=config.seconds, quick=parsed.other.quick)
-    with PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell:
+    with PartLine(sys.stderr, quiet=parsed.other.quiet) as tell:
         record = examine(effort, tell)
     _conclude(record, keep=not effort.quick)
     if parsed.other.json:
         from mlxhog.files import plain_json
 
         print(plain_json.dumps(record).decode())
-    else:
+    elif not parsed.other.quiet:
         from mlxhog.doctor.record import sections
         from mlxhog.report.table import show
 
-        pictures = may_redraw(sys.stdout, quiet=parsed.other.quiet)
-        show(sections(record), sys.stdout, plain=not pictures)
+        parts = sections(record, everything=parsed.other.all)
+        show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
+    elif record["failed"]:
+        print(f"FAILED: {', '.join(record['failed'])}", file=sys.stderr)
     return 1 if record["failed"] else 0
 
 

@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.machine import machine
     from mlxhog.machine.workers import one_backend
     from mlxhog.models.families import check_length
-    from mlxhog.report.views import StatusLine, may_redraw
+    from mlxhog.report.views import StatusLine
 
     path = locate(parsed.other.model, Path(config.out), config.checkpoint)
     trained = run_of(path.resolve())  # a run's `model` is a link to one
@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
     scores: dict[str, Score] = {}
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
-        StatusLine(sys.stderr, live=may_redraw(sys.stderr)) as line,
+        StatusLine(sys.stderr, quiet=False) as line,
     ):
         for name, file in _files(config, options, model, path, Path(folder)):
             scores[name] = _score(model, name, file, seq_len, line.show)

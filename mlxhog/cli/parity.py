@@ -24,7 +24,8 @@ Compute one thing with every backend here, and compare every number: loss, logit
 gradients, states, parameters after some steps of SGD, momentum and AdamW, one token at a time
 against the whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a
 checkpoint's directory, or a recorded case (NAME.safetensors with NAME.json beside it).
-Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
+The answer comes first, with what disagrees; --all has a line for every tensor. Exit code 1 if
+anything disagrees; the first tensor that does is named on stderr."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint runs/latest",
@@ -63,9 +64,11 @@ def run(arguments: list[str]) -> int:
     flags.argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run")
     flags.argument("--case", metavar="FILE", help="a recorded case, a .safetensors file")
     flags.layers_from()
-    flags.argument("--all", action="store_true", help="a line for every tensor, not the worst")
+    flags.argument("--all", action="store_true", help="a line for every tensor")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     parsed, config = flags.read(ParityConfig, arguments)
     kind, where = _source(parsed.other)
     parsed.load_layers()
@@ -114,7 +117,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     check_memory(source, chosen)
     with (
         ended_by_signal(),
-        PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as tell,
+        PartLine(sys.stderr, quiet=how.quiet) as tell,
     ):
         comparison = compare_sides(
             source.make(),
@@ -158,8 +161,10 @@ def _print(comparison: "Comparison", notes: list[str], how: Any) -> None:
 
         print(plain_json.dumps(comparison.to_json() | {"notes": notes}).decode())
         return
+    if how.quiet:
+        return
     from mlxhog.parity.comparison import sections
     from mlxhog.report.table import show
 
-    parts = sections(comparison.subject.title, comparison.rows, notes, everything=how.all)
-    show(parts, sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
+    parts = sections(comparison, notes, everything=how.all)
+    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))

@@ -13,7 +13,7 @@ from mlxhog.config.sources import Given, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer
-from mlxhog.report.streams import printable
+from mlxhog.report.streams import printable, wrapped
 from mlxhog.training.calling import configured
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, -
 With --resume the options of that run hold where no flag says otherwise; a budget given then
 counts from there (--steps 1000 is 1000 more), and without one the run's own goes on."""
 
+MAIN = (
+    "config", "data", "tokenizer", "model", "set", "seq_len", "batch_size", "workers", "lr",
+    "time", "steps", "epochs", "resume", "dry_run", "json",
+)  # fmt: skip
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 
@@ -55,18 +59,22 @@ def run(arguments: list[str]) -> int:
         result = train(config, observer=watch)
     if parsed.other.json:
         print(json.dumps(result.to_json()))
-    else:
+    elif not parsed.other.quiet:
         print(summary(result))
+    elif result.error:
+        print(result.error, file=sys.stderr)
     return EXIT_CODES[result.status]
 
 
 def flags() -> Flags:
     """Every flag of the command."""
-    flags = Flags("train", ABOUT, EXAMPLES)
+    flags = Flags("train", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     flags.options(TrainConfig)
     return flags
 
@@ -108,7 +116,7 @@ def summary(result: "Result") -> str:
     elif result.emulated_before:
         lines.append("earlier steps of this run came from Metal source on the CPU")
     if result.sample:
-        lines.append(f"sample: {printable(result.sample)}")
+        lines += wrapped(f"sample: {printable(result.sample)}")
     lines.append(f"run: {run}")
     if result.status == "unsaved":
         lines.append(f"the last steps are in no checkpoint: {result.error}")

@@ -12,13 +12,13 @@ from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import Observer, observer
 
 ABOUT = """\
-Show how a run goes that another terminal trains: the table of `mlxhog train`, as lines in a pipe or
-with --quiet. It reads the run's files, and its shared memory without the right to write it, so it
+Show how a run goes that another terminal trains: the table of `mlxhog train`, as lines in a pipe.
+It reads the run's files, and its shared memory without the right to write it, so it
 disturbs nobody. It ends when the run ends, and says how; Ctrl-C ends it before, and the run goes
 on."""
 EXAMPLES = (
     "watch latest",
-    "watch runs/20260102-101500-sotu --quiet",
+    "watch runs/20260102-101500-sotu",
     "watch latest --json | jq .loss",
 )
 INTERRUPTED = 130
@@ -36,7 +36,9 @@ def run(arguments: list[str]) -> int:
     flags = Flags("watch", ABOUT, EXAMPLES, ("RUN",))
     flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object per line and state")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     parsed, config = flags.read(WatchConfig, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.report.follow import Follower, follow
@@ -51,7 +53,7 @@ def run(arguments: list[str]) -> int:
         with Follower(watched) as follower:
             with view as shown:
                 follow(follower, shown)
-            if not parsed.other.json:
+            if not (parsed.other.json or parsed.other.quiet):
                 print(follower.ending())
     except KeyboardInterrupt:
         goes_on = "the run goes on" if watched.is_locked() else "the run has ended"

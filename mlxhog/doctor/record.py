@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,7 @@ from mlxhog.files.durable import replace_file
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Identity, Verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
-from mlxhog.report.table import Failure, Section
+from mlxhog.report.table import Answer, Failure, Section
 
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
@@ -122,9 +122,21 @@ _LEGEND = (
 )
 
 
-def sections(record: Row) -> list[Section]:
-    """Arrange a record, verdict included."""
+def sections(record: Row, *, everything: bool) -> list[Section]:
+    """Arrange a record, verdict included, for `mlxhog.report.table.show`.
+
+    Args:
+        record: verdict included.
+        everything: all tables; else the answer, what failed, and what `mlxhog train` will do.
+    """
+    if not everything:
+        return [
+            Section("", notes=[answer(record)]),
+            *_trouble_sections(record),
+            _choices_section(record),
+        ]
     return [
+        Section("", notes=[answer(record)]),
         _heading_section(record),
         _checks_section(record),
         _litmus_section(record["litmus"]),
@@ -132,6 +144,42 @@ def sections(record: Row) -> list[Section]:
         _kernels_section(record["kernels"]),
         _verdict_section(record),
     ]
+
+
+def answer(record: Row) -> str:
+    """Whether all is well, in a line."""
+    failed, tried = record["failed"], len(_tried(record))
+    if failed:
+        return Failure(f"FAILED: {len(failed)} of {tried} things tried do not hold here.")
+    if not record["verdict"]["workers"]["auto"]:
+        return Failure(f"No worker can run here: {record['verdict']['workers']['why']}")
+    return Answer("Every promise tried holds here; `mlxhog train` needs no options.")
+
+
+def _tried(record: Row) -> list[Any]:
+    parts = ("checks", "backends", "imports", "litmus", "reads", "kernels")
+    return [row for name in parts for row in record[name]]
+
+
+def _trouble_sections(record: Row) -> Iterator[Section]:
+    """What failed and what is not as it should be, where there is such."""
+    checks = (*record["checks"], *record["backends"], *record["imports"])
+    rows = _check_rows(check for check in checks if check["result"] in ("WARN", "FAIL"))
+    notes = [Failure(f"FAILED: {name}") for name in record["failed"]]
+    if rows or notes:
+        yield Section("", ("", "what", "found") if rows else (), rows, notes)
+
+
+def _choices_section(record: Row) -> Section:
+    """What runs will do here, and where the rest is."""
+    verdict = record["verdict"]
+    rows = [
+        ("--workers auto", verdict["workers"]["auto"] or "none"),
+        *((f"--kernels auto, {name}", each["auto"]) for name, each in verdict["kernels"].items()),
+        ("--gpu-write auto", verdict["gpu_write"]["auto"]),
+    ]
+    notes = [*_about_record(record), f"--all shows all {len(_tried(record))} things tried."]
+    return Section("", ("option", "here"), rows, notes)
 
 
 def _heading_section(record: Row) -> Section:
@@ -149,12 +197,17 @@ def _heading_section(record: Row) -> Section:
 
 
 def _checks_section(record: Row) -> Section:
+    checks = (*record["checks"], *record["backends"], *record["imports"])
+    return Section("checks", ("", "what", "found"), _check_rows(checks))
+
+
+def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
     rows = []
-    for check in (*record["checks"], *record["backends"], *record["imports"]):
+    for check in checks:
         rows.append((check["result"], check["name"], check["found"]))
         if check["result"] in ("WARN", "FAIL"):
             rows.append(("", "", f"expected: {check['expected']}; {check['consequence']}"))
-    return Section("checks", ("", "what", "found"), rows)
+    return rows
 
 
 def _litmus_section(rows: Sequence[Row]) -> Section:
@@ -275,14 +328,15 @@ def _verdict_section(record: Row) -> Section:
             for name, each in verdict["read_live"].items()
         ),
     ]
-    notes: list[str] = [Failure(f"FAILED: {name}") for name in record["failed"]]
-    if not notes:
-        notes.append("Every promise tried holds here; `mlxhog train` needs no options.")
+    notes = [Failure(f"FAILED: {name}") for name in record["failed"]]
+    return Section("verdict", ("option", "here", "why"), rows, [*notes, *_about_record(record)])
+
+
+def _about_record(record: Row) -> Iterator[str]:
     path = record["stored"]
-    notes.append(f"kept in {path}" if path else str(record["not_stored"]))
+    yield f"kept in {path}" if path else str(record["not_stored"])
     if not record["facts"]["apple_gpu"]:
-        notes.append("No Apple GPU: Metal rows are emulated, and say nothing about a Mac's GPU.")
-    return Section("verdict", ("option", "", "why"), rows, notes)
+        yield "No Apple GPU: Metal rows are emulated, and say nothing about a Mac's GPU."
 
 
 def _may(verdict: Row) -> str:

@@ -24,14 +24,16 @@ class Interrupts:
 
     Attributes:
         count: signals so far; also one whose KeyboardInterrupt somebody swallowed before the block.
+        received: of them, those that `end` does not stand for.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.received = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def _add(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.received += 1
 
     def end(self) -> None:
         """Ask the loop to end as one signal does; asked again it does not hurry."""
@@ -44,6 +46,7 @@ class Interrupts:
                 number: signal.signal(number, self._add) for number in SIGNALS if _heard(number)
             }
             self.count += _raised
+            self.received += _raised
         return self
 
     def __exit__(self, *_: object) -> None:

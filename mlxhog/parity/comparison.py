@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from mlxhog.parity.compare import Row
 from mlxhog.parity.compute import Perturbation, Tell, computed_results
 from mlxhog.parity.engines import Fault
 from mlxhog.parity.subject import Results, Side, Subject, perturbed
-from mlxhog.report.table import Failure, Section
+from mlxhog.report.table import Answer, Failure, Section
 
+MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
 _GROUPS = ("stepwise", "sgd", "momentum", "adamw", "parallel", "chunkwise", "recurrent", "sequence")
 
@@ -155,38 +156,56 @@ def compare_all(
 
 
 def sections(
-    title: str, rows: Sequence[Row], notes: Sequence[str], *, everything: bool
-) -> list[Section]:
-    """Arrange rows for `mlxhog.report.table.show`.
+    comparison: Comparison, notes: Sequence[str], *, everything: bool
+) -> Iterator[Section]:
+    """Arrange a comparison for `mlxhog.report.table.show`: the answer, then rows.
 
     Args:
-        title: what was compared.
-        rows: of all tensors.
+        comparison: the outcome.
         notes: lines for below.
-        everything: a line for every tensor; else for the worst of each kind, over all sides that
-            are compared with the same one, and for those that fail, up to `MOST_FAILURES` a kind.
+        everything: a line for every tensor; else for those that fail, up to `MOST_FAILURES` of a
+            kind, over all sides that are compared with the same one.
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
+    rows, groups = comparison.rows, dict[tuple[str, str], list[Row]]()
     for row in rows:
         groups.setdefault((_reference_of(row), _group(row)), []).append(row)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for group in groups.values():
-        lines += [_line(row, 1) for row in group] if everything else _worst(group)
-    failed = sum(not row.ok for row in rows)
-    ending = f"all {len(rows)} agree"
-    if failed:
-        ending = Failure(f"FAILED: {failed} of {len(rows)} disagree")
+        lines += map(_line, group if everything else _worst_failures(group))
+    yield Section("", notes=[answer(comparison)])
     header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
-    return [Section(title, header, lines, [*notes, ending])]
+    hint = [] if everything else ["--all has a line for every tensor"]
+    yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
 
 
-def _worst(group: Sequence[Row]) -> list[tuple[str, ...]]:
-    bad = [row for row in group if not row.ok]
-    good = [row for row in group if row.ok]
-    shown = [(row, 1) for row in sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]]
+def answer(comparison: Comparison) -> str:
+    """Whether all agree, in a line."""
+    rows, names = comparison.rows, [side.name for side in comparison.sides]
+    failed = sum(not row.ok for row in rows)
+    if failed:
+        return Failure(f"FAILED: {failed} of {len(rows)} disagree")
+    if comparison.missed:
+        return Failure("FAILED: a parameter was perturbed, and nobody noticed")
+    sides = ", ".join([*names, *comparison.subject.recorded])
+    if len(sides) > MOST_NAMES:
+        sides = f"{len(names)} sides"
+    return Answer(f"Yes: all {len(rows):,} agree ({sides})")
+
+
+def _closest(rows: Sequence[Row]) -> Iterator[str]:
+    """Which agreement is closest to its limit."""
+    good = [row for row in rows if row.ok and row.max_abs is not None]
     if good:
-        shown.append((max(good, key=lambda row: row.pressure), len(good)))
-    return [_line(row, count) for row, count in shown]
+        row = max(good, key=lambda row: row.pressure)
+        yield (
+            f"closest to its limit: {row.what} of {row.a} against {_against(row)}, at "
+            f"{row.pressure:.0%} of what is allowed"
+        )
+
+
+def _worst_failures(group: Sequence[Row]) -> list[Row]:
+    bad = [row for row in group if not row.ok]
+    return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
 
 
 def _reference_of(row: Row) -> str:
@@ -204,14 +223,13 @@ def _group(row: Row) -> str:
     return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
 
 
-def _line(row: Row, count: int) -> tuple[str, ...]:
-    """A row as cells; `count` says for how many it stands."""
+def _line(row: Row) -> tuple[str, ...]:
     place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     tensor = row.what.removeprefix(_group(row)).lstrip("/")
     at = f"{tensor}{place}"
     return (
         "PASS" if row.ok else "FAIL",
-        f"{_group(row)} x{count}" if count > 1 else _group(row),
+        _group(row),
         row.a,
         _against(row),
         _number(row.max_abs),

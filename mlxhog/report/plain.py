@@ -2,14 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TextIO
 
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import Doing, Progress, WorkerReport, eta, label, number, rate
 from mlxhog.report.streams import console, printable
-from mlxhog.report.views import LineView, in_notebook, may_redraw
+from mlxhog.report.views import LineView, Silence, in_notebook, may_redraw
+
+MOST_WORKERS = 4  # that a line tells apart
 
 
 class Observer(Protocol):
@@ -25,9 +28,16 @@ def observer(
     """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`.
 
     In a notebook it is redrawn in the output of the cell.
+
+    Args:
+        stream: where progress goes, usually stderr.
+        quiet: show nothing.
+        environ: of this process.
     """
-    notebook = in_notebook() and not quiet
-    if not notebook and not may_redraw(stream, quiet=quiet, environ=environ):
+    if quiet:
+        return Silence()
+    notebook = in_notebook()
+    if not notebook and not may_redraw(stream, environ):
         return PlainLines(stream)
     from mlxhog.report.terminal import LiveTable  # rich takes 50 ms, which a pipe need not pay
 
@@ -71,7 +81,7 @@ class PlainLines(LineView[Progress]):
 
 
 def line(progress: Progress) -> str:
-    """Return the whole picture in one line."""
+    """Return the whole picture, its parts two spaces apart."""
     parts = [
         f"step {progress.step}",
         f"{format_clock(progress.elapsed_s)} ({progress.budget_fraction:.0%})",
@@ -84,9 +94,18 @@ def line(progress: Progress) -> str:
         f"memory {format_bytes(progress.memory_bytes)}",
         f"lost {rate(progress.lost_update_rate)}",
         *filter(None, [label(progress.gpu_write, progress.kernels)]),
-        *(_worker(worker) for worker in progress.workers),
+        *_workers(progress.workers),
     ]
     return "  ".join(parts)
+
+
+def _workers(workers: Sequence[WorkerReport]) -> Iterator[str]:
+    """Each worker, or of many how many there are in each state."""
+    if len(workers) <= MOST_WORKERS:
+        yield from map(_worker, workers)
+        return
+    states = Counter(worker.state for worker in workers)
+    yield f"{len(workers)} workers: {', '.join(f'{n} {state}' for state, n in states.items())}"
 
 
 def _worker(worker: WorkerReport) -> str:

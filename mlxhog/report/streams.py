@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDTH = 100
+"""Columns of text, where a pipe has no width of its own or a window has more."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell for a formula."""
 
@@ -36,6 +40,30 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, and lines still end."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
+    """Break a line where two spaces stand, else between words; the rest is set in by two columns.
+
+    Args:
+        text: one line, whose indentation stays.
+        width: that lines keep to as far as words allow, 100 by default.
+    """
+    text = printable(text).rstrip()
+    if len(text) <= width:
+        return [text]
+    indent = " " * (len(text) - len(text.lstrip()))
+    lines: list[str] = []
+    for part in re.split(r" {2,}", text.strip()):
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+            continue
+        begin = f"{indent}  " if lines else indent
+        lines += textwrap.wrap(
+            part, max(width, 2 * len(begin)), initial_indent=begin, subsequent_indent=f"{indent}  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    return lines
 
 
 def cell(text: str) -> str:

@@ -1,12 +1,14 @@
-"""Sections of aligned columns, in color on a terminal."""
+"""Sections of aligned columns and lines that fit the window, in color on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from mlxhog.report.streams import console, printable
+from mlxhog.report.streams import WIDTH, console, printable, wrapped
 
 STYLES = {
     "PASS": "green",
@@ -15,12 +17,18 @@ STYLES = {
     "lossy": "yellow",
     **dict.fromkeys(("lucky", "absent"), "dim"),
 }
-_WRAPPED = ("what", "found", "writers", "why")
-"""Columns that may take several lines on a narrow terminal."""
+_WRAPPED = ("what", "found", "writers", "why", "at")
+"""Columns that may take several lines."""
+_LEAST = 16  # columns of such a one, where its table would be too wide
+_GAP = "  "
 
 
 class Failure(str):
     """A note that says what failed: shown in red."""
+
+
+class Answer(str):
+    """A note that says what the rest comes to: shown in bold."""
 
 
 @dataclass(frozen=True)
@@ -40,38 +48,95 @@ class Section:
     notes: Sequence[str] = field(default=())
 
 
+Line = list[tuple[str, str]]
+"""Pieces of text with the style of each."""
+
+
 def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
-    """Write sections to a stream: aligned text, or tables in color."""
+    """Write sections to a stream: text that fits the window, in color unless `plain`."""
     if plain:
-        stream.write("\n\n".join(_text(part) for part in parts) + "\n")
+        width = shutil.get_terminal_size((WIDTH, 0)).columns if stream.isatty() else WIDTH
+        text = ("\n".join(map(_text, lines(part, width))) for part in parts)
+        stream.write("\n\n".join(text) + "\n")
         return
-    from rich.table import Table  # 50 ms that a command in a pipe need not pay
-    from rich.text import Text
+    from rich.text import Text  # 50 ms that a command in a pipe need not pay
 
     screen = console(stream)
-    for part in parts:
-        screen.print()
-        if part.title:
-            screen.print(Text(part.title, style="bold"))
-        if part.rows:
-            table = Table(box=None, pad_edge=False, header_style="dim")
-            for name in part.header:
-                table.add_column(name, overflow="fold", no_wrap=name not in _WRAPPED)
-            for row in part.rows:
-                table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-            screen.print(table)
-        for note in part.notes:
-            screen.print(Text(note, style="bold red" if isinstance(note, Failure) else ""))
+    for number, part in enumerate(parts):
+        if number:
+            screen.print()
+        for line in lines(part, screen.width):
+            screen.print(Text.assemble(*line), no_wrap=True, crop=False)
 
 
-def _text(part: Section) -> str:
-    lines = [part.title] if part.title else []
+def lines(part: Section, width: int) -> Iterator[Line]:
+    """Yield the lines of a section, no wider than `width` as far as its words allow.
+
+    Columns of a table that is too wide take several lines where they may; after that the last
+    columns go below the others, each time beside the names of the rows.
+    """
+    text_width = min(width, WIDTH)
+    if part.title:
+        yield from ([(line, "bold")] for line in wrapped(part.title, text_width))
     if part.rows:
         rows = [[printable(cell) for cell in row] for row in part.rows]  # also of line ends
         columns = list(zip(part.header, *rows, strict=True))
-        widths = [max(map(len, column)) for column in columns[:-1]] + [0]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (part.header, *rows)
-        ]
-    return "\n".join([*lines, *part.notes])
+        widths = _widths(columns, width)
+        for chosen in _blocks(part.header, widths, width):
+            of = [widths[k] for k in chosen]
+            yield from _row([part.header[k] for k in chosen], of, header=True)
+            for row in rows:
+                yield from _row([row[k] for k in chosen], of)
+    for note in part.notes:
+        style = "bold red" if isinstance(note, Failure) else "bold" * isinstance(note, Answer)
+        yield from ([(line, style)] for line in wrapped(note, text_width))
+
+
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns' widths: where their sum is too large, headings and some cells are broken."""
+    natural = [max(map(len, column)) for column in columns]
+    room = width - len(_GAP) * (len(columns) - 1)
+    if sum(natural) <= room:
+        return natural
+    widths = [
+        max(max(map(len, cells)), max(map(len, name.split()), default=0))
+        for name, *cells in columns
+    ]
+    may_break = sorted(
+        (k for k, column in enumerate(columns) if column[0] in _WRAPPED), key=lambda k: widths[k]
+    )
+    room -= sum(widths) - sum(widths[k] for k in may_break)
+    for number, k in enumerate(may_break):
+        widths[k] = min(widths[k], max(_LEAST, room // (len(may_break) - number)))
+        room -= widths[k]
+    return widths
+
+
+def _blocks(header: Sequence[str], widths: Sequence[int], width: int) -> Iterator[list[int]]:
+    """Yield the columns of each part of a table; all of them begin with the names of its rows."""
+    first = next((k for k, name in enumerate(header) if name), 0) if not header[0] else 0
+    names = list(range(first + 1))
+    block = list(names)
+    for k in range(len(names), len(widths)):
+        if sum(widths[j] + len(_GAP) for j in block) + widths[k] > width and block != names:
+            yield block
+            block = list(names)
+        block.append(k)
+    yield block
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) -> Iterator[Line]:
+    pieces = [
+        textwrap.wrap(cell, width, break_on_hyphens=False) if len(cell) > width else [cell]
+        for cell, width in zip(cells, widths, strict=True)
+    ]
+    for number in range(max(map(len, pieces))):
+        line = []
+        for cell, width, parts in zip(cells, widths, pieces, strict=True):
+            text = parts[number] if number < len(parts) else ""
+            line.append((text.ljust(width) + _GAP, "dim" if header else STYLES.get(cell, "")))
+        yield line
+
+
+def _text(line: Line) -> str:
+    return "".join(text for text, _ in line).rstrip()

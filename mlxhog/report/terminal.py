@@ -26,11 +26,15 @@ GAP = 2  # columns between those of the table
 WIDTH = 64  # columns of the bar and the scale, where the terminal has them
 BEST = 1.5  # right end of the scale at most; a better model sits at the end
 BELOW = 0.82  # of the best reference: the right end, where that is less
+LEGEND = """\
+arena      the one block of shared memory that holds the parameters
+snapshot   the copy of them that a worker computes a gradient with
+staleness  how many steps of others land between that copy and the worker's own step"""
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
 class LiveTable(LiveView[Progress]):
-    """The picture of a run, with the newest sample.
+    """The picture of a run, with the newest sample; its words are explained once, above it.
 
     Args:
         console: a rich console on a terminal; None is the output of a notebook's cell.
@@ -39,9 +43,13 @@ class LiveTable(LiveView[Progress]):
     def __init__(self, console: Console | None) -> None:
         super().__init__(console)
         self._sample: str | None = None
+        self._explained = False
 
     def picture(self, progress: Progress) -> RenderableType:
         """Return the table; a progress without a sample keeps the last one."""
+        if not self._explained:
+            self._explained = True
+            self.show(LEGEND, style="dim")
         self._sample = progress.sample or self._sample
         return render(progress, self._sample)
 

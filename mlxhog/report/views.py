@@ -11,15 +11,17 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
 from mlxhog.config.quantities import format_bytes
-from mlxhog.report.streams import console, printable_lines
+from mlxhog.report.streams import console, printable_lines, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
     from rich.text import Text
 
 
@@ -34,18 +36,12 @@ class HasMessage(Protocol):
 P = TypeVar("P", bound=HasMessage)
 
 
-def may_redraw(
-    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> bool:
-    """Whether a picture may be drawn and drawn again: on a terminal that nothing speaks against.
+def may_redraw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a picture may be drawn and drawn again: on a terminal, unless it says `TERM=dumb`.
 
-    Args:
-        stream: where progress goes, usually stderr.
-        quiet: plain lines even on a terminal.
-        environ: `NO_COLOR` and `TERM=dumb` ask for plain lines, too.
+    `NO_COLOR` takes the colors from a picture, and nothing else: rich looks at it.
     """
-    asked_not_to = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
-    return stream.isatty() and not quiet and not asked_not_to
+    return stream.isatty() and environ.get("TERM") != "dumb"
 
 
 def in_notebook() -> bool:
@@ -84,8 +80,18 @@ class View(ABC, Generic[P]):
         """Show the newest state."""
 
 
+class Silence(View[P]):
+    """A view that shows nothing."""
+
+    def show(self, message: str) -> None:
+        """Show nothing."""
+
+    def draw(self, progress: P) -> None:
+        """Show nothing."""
+
+
 class LineView(View[P]):
-    """A view as plain lines, each written as a whole.
+    """A view as plain lines of up to 100 characters; what is longer goes on in the next line.
 
     Args:
         stream: where lines go.
@@ -99,8 +105,9 @@ class LineView(View[P]):
         self._next_s = clock()
 
     def show(self, message: str) -> None:
-        """Write a line."""
-        self._stream.write(message + "\n")
+        """Write lines."""
+        for line in message.split("\n"):
+            self._stream.write("".join(f"{part}\n" for part in wrapped(line)))
         self._stream.flush()
 
     def draw(self, progress: P) -> None:
@@ -128,39 +135,83 @@ class LiveView(View[P]):
     """
 
     def __init__(self, console: Console | None) -> None:
-        from rich.live import Live
-
         super().__init__()
-        self._live: Live | CellOutput
-        if console is None:
-            self._live = cell = CellOutput()
-            self._print: Callable[[Text], None] = cell.print
-        else:
-            self._live = Live(console=console, auto_refresh=False, transient=False)
-            self._print = self._live.console.print
+        self._output: CellOutput | Window
+        self._output = CellOutput() if console is None else Window(console)
 
     def __enter__(self) -> Self:
         """Take over the output."""
-        self._live.start()
+        self._output.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the output back; the last picture stays."""
-        self._live.stop()
+        self._output.stop()
 
-    def show(self, message: str) -> None:
+    def show(self, message: str, style: str = "yellow") -> None:
         """Print a message above the picture."""
         from rich.text import Text
 
-        self._print(Text(message, style="yellow"))
+        self._output.print(Text(message, style=style))
 
     def draw(self, progress: P) -> None:
         """Redraw."""
-        self._live.update(self.picture(progress), refresh=True)
+        self._output.update(self.picture(progress), refresh=True)
 
     @abstractmethod
     def picture(self, progress: P) -> RenderableType:
         """Return the picture of the newest state."""
+
+
+class Window:
+    """Messages and a picture on a terminal.
+
+    A window that becomes narrower breaks the lines of the picture in it, so the place where it
+    began is lost. Then the window is cleared, and the newest messages are printed again.
+
+    Args:
+        console: a rich console.
+    """
+
+    MESSAGES = 20  # kept for that
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._width = console, console.width
+        self._messages: deque[Text] = deque(maxlen=self.MESSAGES)
+        self._live = self._new()
+
+    def _new(self) -> Live:
+        from rich.live import Live
+
+        return Live(console=self._console, auto_refresh=False, transient=False)
+
+    def start(self) -> None:
+        """Take over the terminal."""
+        self._live.start()
+
+    def stop(self) -> None:
+        """Give it back; the last picture stays."""
+        self._live.stop()
+
+    def print(self, message: Text) -> None:
+        """Print a message above the picture."""
+        self._messages.append(message)
+        self._console.print(message)
+
+    def update(self, picture: RenderableType, *, refresh: bool) -> None:
+        """Replace the picture."""
+        before, self._width = self._width, self._console.width
+        if self._width < before and self._live.is_started:
+            self._begin_again()
+        self._live.update(picture, refresh=refresh)
+
+    def _begin_again(self) -> None:
+        self._live.stop()
+        self._console.clear()
+        for message in self._messages:
+            self._console.print(message)
+        self._live = self._new()
+        self._live.start()
 
 
 class CellOutput:
@@ -223,13 +274,17 @@ class StatusLine:
 
     Args:
         stream: where to write.
-        live: the stream is a terminal that can redraw a line.
+        quiet: write nothing.
+
+    Attributes:
+        quiet: as above.
+        live: whether the stream is a terminal that can redraw a line.
     """
 
-    def __init__(self, stream: TextIO, *, live: bool) -> None:
-        self.live, self._stream = live, stream
+    def __init__(self, stream: TextIO, *, quiet: bool) -> None:
+        self.quiet, self.live, self._stream = quiet, not quiet and may_redraw(stream), stream
         self._status: Any = None
-        if live:
+        if self.live:
             self._status = console(stream).status("")
 
     def show(self, text: str) -> None:
@@ -240,8 +295,10 @@ class StatusLine:
             self._status.update(Text(text))  # not markup: names may hold brackets
 
     def tell(self, message: str) -> None:
-        """Write a line that stays."""
-        self._stream.write(message + "\n")
+        """Write a line that stays, unless it is to be quiet."""
+        if self.quiet:
+            return
+        self._stream.write("".join(f"{line}\n" for line in wrapped(message)))
         self._stream.flush()
 
     def __enter__(self) -> Self:
@@ -261,11 +318,11 @@ class PartLine(StatusLine):
 
     Args:
         stream: where to write.
-        live: the stream is a terminal that can redraw a line.
+        quiet: write nothing.
     """
 
-    def __init__(self, stream: TextIO, *, live: bool) -> None:
-        super().__init__(stream, live=live)
+    def __init__(self, stream: TextIO, *, quiet: bool) -> None:
+        super().__init__(stream, quiet=quiet)
         self._part = ""
 
     def __call__(self, part: str, step: str) -> None:
@@ -298,15 +355,15 @@ class BytesLine(StatusLine):
         every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._quiet, self._every_s, self._clock = quiet, every_s, clock
+        self._every_s, self._clock = every_s, clock
         self._next_s = clock() + every_s
-        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
+        super().__init__(stream, quiet=quiet)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how far it is."""
         text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {what}"
         if self.live:
             self.show(text)
-        elif not self._quiet and self._clock() >= self._next_s:
+        elif not self.quiet and self._clock() >= self._next_s:
             self._next_s = self._clock() + self._every_s
             self.tell(text)

@@ -65,6 +65,12 @@ class Reporter:
             self.observer = None
             warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
 
+    def report_once(self, message: str) -> None:
+        """Show the observer a message, unless it was shown before."""
+        if message not in self._reported:
+            self._reported.add(message)
+            self.report(message)
+
     def report_now_and_then(self, doing: Doing | None) -> None:
         """Show how far the run is twice a second, and record it every two seconds."""
         now = monotonic_ns() / 1e9
@@ -122,10 +128,7 @@ class Reporter:
         try:
             yield
         except EnvironmentLacks as error:
-            message = f"no {what}: {error}; training goes on"
-            if message not in self._reported:  # it would be said again every few seconds
-                self._reported.add(message)
-                self.report(message)
+            self.report_once(f"no {what}: {error}; training goes on")
 
     def write_times(self) -> None:
         """Replace times.json; that a disk is full is said of the metrics."""

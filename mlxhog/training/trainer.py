@@ -44,6 +44,7 @@ from mlxhog.training.stopping import HeldOutWatch
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
+INTERRUPTED = "finishing the step; again stops at once"
 SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
@@ -325,7 +326,9 @@ class _Training(Session):
             if self.start.budget.is_used_up and self.plan.resumption is not None:
                 self.saved = self.plan.resumption.checkpoint.path
             else:
-                self._save()
+                path = self._save()
+                if self._signals.count:
+                    self.report(f"saved {path.name}")
         except EnvironmentLacks as error:
             self.unsaved = error  # the model is still evaluated: the numbers are worth having
             self.report(f"no checkpoint: {error}")
@@ -429,6 +432,8 @@ class _Training(Session):
         if self._signals.count > 1:
             raise _StopNow
         super().poll(doing)
+        if self._signals.received:
+            self.reporter.report_once(INTERRUPTED)
         if self.following is not None:
             for message in self.following.look(training=doing is None):
                 self.report(message)

@@ -87,6 +87,11 @@ def test_serial_alone_is_its_own_reference(capsys):
 def test_the_table_says_what_the_numbers_mean(capsys):
     assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
     said = capsys.readouterr().out
+    answer, *rest = said.splitlines()
+    assert answer.startswith("hogwild lossless, 2 workers: an objective ")
+    assert answer.endswith(" x its speed")
+    assert len(answer) <= 80
+    assert "start-up" not in said
     assert "serial, 1 worker" in said
     assert "hogwild lossless, 2 workers" in said
     assert "The objective is" in said
@@ -102,7 +107,9 @@ def test_stats_count_the_sparsity_as_the_paper_does(capsys):
     assert printed["delta"] == degrees.max() / 600
     assert printed["delta"] <= printed["rho"] <= 1
     assert main(["classic", "svm", "--stats"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert "two examples meet with probability" in lines[0]
+    assert [line.split()[0] for line in lines[4:]] == [
         "Omega",
         "Delta",
         "rho",

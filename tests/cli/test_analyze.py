@@ -95,8 +95,11 @@ def test_a_person_reads_the_tables_and_figures_are_written(
 ) -> None:
     figures = tmp_path / "figures"
     how = [*MLX, "--seconds", "0", "--workers", "torch:cpu*3", "--plot", str(figures)]
-    assert main(["analyze", *model, *LOOK, *how]) == 0
-    out, err = capsys.readouterr()
+    assert main(["analyze", *model, *LOOK, *how, "--all"]) == 0
+    shown, err = capsys.readouterr()
+    assert max(map(len, shown.replace(str(tmp_path), "").splitlines())) <= 100
+    assert shown.split()[0] in ("Yes", "With", "Doubtful:", "Not")
+    out = " ".join(shown.split())
     for said in (
         "dense: in layer 0, out_norm, head any two updates meet",
         "embedding: an update touches",
@@ -114,6 +117,22 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     for path in figures.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
         assert str(path) in out
+
+
+def test_the_answer_comes_first_and_the_tables_by_all(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["analyze", *model, *LOOK, *MLX, "--seconds", "0"]
+    assert main(words) == 0
+    out, _ = capsys.readouterr()
+    answer, *rest = out.splitlines()
+    assert answer.partition(":")[0] in ("Yes", "Yes in practice", "With care", "Doubtful")
+    assert len(answer) <= 80
+    assert "- write: add steps losslessly" in out
+    assert "because" not in out
+    assert len(rest) < 30
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_same_seed_gives_the_same_numbers(

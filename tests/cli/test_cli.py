@@ -148,6 +148,18 @@ def test_the_exit_code_says_how_the_run_ended(trainer, status, code):
     assert main(["train", "--quiet"]) == code
 
 
+def test_quiet_prints_nothing_but_errors_and_json(trainer, capsys):
+    assert main(["train", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["train", "--quiet", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["steps"] == RESULT.steps
+    assert err == ""
+    trainer.result = replace(RESULT, status="diverged", error="20 steps in a row")
+    assert main(["train", "--quiet"]) == 4
+    assert capsys.readouterr() == ("", "20 steps in a row\n")
+
+
 def test_a_run_stopped_at_once_names_no_checkpoint(trainer, capsys):
     trainer.result = replace(RESULT, status="interrupted", checkpoint=None)
     assert main(["train", "--json"]) == 130
@@ -310,6 +322,7 @@ def test_wrong_input_is_answered_with_exit_code_2(words, said, capsys):
     assert out == ""
 
 
+MANY = ("train", "bench", "search")  # commands of mad with many options
 LEAVES = [name for name in COMMANDS if name != "mad"] + [f"mad {name}" for name in mad.COMMANDS]
 
 
@@ -326,10 +339,36 @@ def test_every_command_has_help_with_an_example(name, capsys):
 
 def test_train_help_lists_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     out = " ".join(capsys.readouterr().out.split())
     assert "--lr X, --learning-rate X step size at the top of the schedule; auto" in out
     assert "--eval-every STEPS|TIME|off" in out
+
+
+def test_the_help_of_a_command_with_many_options_shows_those_that_matter(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    listed, _, rest = out.partition("what matters most:")[2].partition("--help-all lists all")
+    assert sum(line.startswith("  -") for line in listed.splitlines()) == 15
+    assert int(rest.split()[0]) > 100
+    assert "--orthogonalization" not in out
+    assert max(map(len, listed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train", "analyze", "advise", "classic", "compare", "simulate", *map("mad {}".format, MANY)],
+)
+def test_every_help_that_is_short_names_a_longer_one(name, capsys):
+    shown = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as done:
+            main([*name.split(), flag])
+        assert done.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert "--help-all lists all" in shown[0]
+    assert len(shown[1]) > 1.2 * len(shown[0])
 
 
 def test_help_lists_the_commands(capsys):
@@ -339,7 +378,14 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"]]
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["train", "--lrr", "1"],
+        ["trian"],
+        ["completion", "bash", "--", "train", "--st"],
+    ],
 )
 def test_help_and_mistakes_load_no_framework_and_nothing_slow(words):
     probe = (

@@ -39,17 +39,26 @@ def architecture(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_where_all_agree_the_worst_are_shown_and_with_all_every_tensor(
+def test_the_answer_comes_first_and_all_shows_every_tensor(
     architecture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["parity", "--config", architecture, *SMALL]) == 0
     out, err = capsys.readouterr()
-    assert "agree" in out
+    answer = out.splitlines()[0]
+    assert answer.startswith("Yes: all ")
+    assert "agree (numpy, mlx:cpu)" in answer
+    assert "PASS" not in out
     assert "FAIL" not in out
+    assert "closest to its limit: " in out
     assert "parameters are initial values with noise on top" in out
     assert "numpy ..." in err
     assert main(["parity", "--config", architecture, *SMALL, "--all"]) == 0
-    assert capsys.readouterr().out.count("PASS") > 5 * out.count("PASS")
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == answer
+    assert shown.count("PASS") > 100
+    assert max(map(len, shown.replace(architecture, "").splitlines())) <= 100
+    assert main(["parity", "--config", architecture, *SMALL, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_json_is_one_object_with_a_row_for_every_tensor(

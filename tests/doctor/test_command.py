@@ -79,9 +79,9 @@ def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any
     assert len(naive) >= 4  # and the Metal kernel without atomics, through both consumers
 
 
-def shown(record: dict[str, Any]) -> str:
+def shown(record: dict[str, Any], *, everything: bool = True) -> str:
     out = io.StringIO()
-    show(sections(record), out, plain=True)
+    show(sections(record, everything=everything), out, plain=True)
     return out.getvalue()
 
 
@@ -126,7 +126,7 @@ def test_the_table_shows_every_part(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     stream = io.StringIO()
-    show(sections(record), stream, plain=plain)
+    show(sections(record, everything=True), stream, plain=plain)
     text = stream.getvalue()
     for part in (
         "checks",
@@ -153,7 +153,6 @@ def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) ->
         "expected": "it falls",
         "consequence": "look at it",
     }
-    stream = io.StringIO()
     changed = {
         **record,
         "litmus": [lost],
@@ -161,12 +160,37 @@ def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) ->
         "checks": [check],
         "failed": ["a run"],
     }
-    show(sections(changed), stream, plain=True)
-    text = stream.getvalue()
+    text = shown(changed)
     assert "expected: it falls; look at it" in text
     assert "7 of" in text
     assert "error 0.25, allowed 0" in text
     assert "FAILED: a run" in text
+    short = shown(changed, everything=False)
+    assert short.startswith("FAILED: 1 of ")
+    assert "expected: it falls; look at it" in short
+    assert "FAILED: a run" in short
+
+
+def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None:
+    short, text = shown(record, everything=False), shown(record)
+    first = "Every promise tried holds here; `mlxhog train` needs no options."
+    assert short.splitlines()[0] == text.splitlines()[0] == first
+    assert len(short.splitlines()) < 0.5 * len(text.splitlines())
+    assert "--workers auto" in short
+    assert "litmus" not in short
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_quiet_says_nothing_but_what_failed(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: kept(record))
+    assert main(["doctor", "--quick", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    failed = kept(record, failed=["a run"])
+    monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: failed)
+    assert main(["doctor", "--quick", "--quiet"]) == 1
+    assert capsys.readouterr() == ("", "FAILED: a run\n")
 
 
 def kept(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -186,7 +210,7 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     mine = kept(record, failed=failed)
     monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: mine)
     assert main(["doctor"]) == code
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     loaded = verdicts.load()
     assert loaded.found
     assert f"kept in {loaded.path}" in out

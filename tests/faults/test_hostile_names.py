@@ -100,7 +100,7 @@ def test_pictures_keep_their_colors_and_lose_what_names_bring_along() -> None:
 
 def test_a_line_of_progress_takes_brackets_for_text() -> None:
     stream = Terminal()
-    with StatusLine(stream, live=True) as line:
+    with StatusLine(stream, quiet=False) as line:
         line.show("backbone[/red].weight\x1b[2J")
     shown = stream.getvalue()
     assert "backbone[/red].weight" in shown

@@ -1,6 +1,7 @@
 """What a user sees while a run goes on."""
 
 import io
+import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -196,11 +197,9 @@ def test_a_terminal_gets_a_table():
     ("stream", "quiet", "environ"),
     [
         (io.StringIO(), False, {}),
-        (Terminal(), True, {}),
-        (Terminal(), False, {"NO_COLOR": "1"}),
         (Terminal(), False, {"TERM": "dumb"}),
     ],
-    ids=["no terminal", "quiet", "NO_COLOR", "dumb terminal"],
+    ids=["no terminal", "dumb terminal"],
 )
 def test_plain_lines_when_there_is(stream, quiet, environ):
     assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainLines)
@@ -242,6 +241,52 @@ def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
     assert "of the" in output["text/html"]
     assert "\x1b" not in output["text/html"] + output["text/plain"]
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "terminal"])
+def test_quiet_is_quiet(stream):
+    with observer(stream, quiet=True, environ={}) as view:
+        view(replace(PROGRESS, message="worker 2 restarted", sample="The people"))
+    assert stream.getvalue() == ""
+
+
+def test_no_color_removes_color_and_nothing_else(monkeypatch):
+    pictures = {}
+    for no_color in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        stream = Terminal()
+        with observer(stream) as view:
+            view(PROGRESS)
+        pictures[no_color] = stream.getvalue()
+    colors = r"\x1b\[[\d;]*3\d[\d;]*m"
+    assert re.search(colors, pictures[""])
+    assert not re.search(colors, pictures["1"])
+    escapes = r"\x1b\[[\d;]*m|[━╸╺ ]"  # without color the rest of the bar is blank
+    assert re.sub(escapes, "", pictures["1"]) == re.sub(escapes, "", pictures[""])
+
+
+def test_plain_lines_keep_to_100_characters():
+    stream = io.StringIO()
+    words = "strategy hogwild: " + "a gradient takes the workers 99.1 ms; " * 5
+    many = replace(PROGRESS, workers=tuple(replace(WORKER, slot=k) for k in range(1, 65)))
+    with PlainLines(stream, every_s=0.0) as view:
+        view(replace(PROGRESS, message=words, sample="word " * 80))
+        view(replace(many, step=700))
+    written = stream.getvalue()
+    assert max(map(len, written.splitlines())) <= 100
+    assert " ".join(words.split()) in " ".join(written.split())
+    assert "64 workers: 64 running" in written
+
+
+def test_the_words_of_the_table_are_explained_once():
+    console = Console(record=True, width=100, file=Terminal(), force_terminal=True)
+    with LiveTable(console) as table:
+        for step in range(3):
+            table(replace(PROGRESS, step=step))
+    text = console.export_text()
+    for word in ("arena", "snapshot", "staleness"):
+        assert text.count(f"{word}  ") == 1
 
 
 def byte_lines(*, quiet: bool, seconds: list[float]) -> str:

@@ -37,12 +37,12 @@ def flags(config: TrainConfig) -> list[str]:
 
 
 class Command:
-    """`mlxhog train --json --quiet` in a child, with workers that can be watched."""
+    """`mlxhog train --json` in a child, with workers that can be watched."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.runs = Path(config.out)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)],
+            [sys.executable, "-m", "mlxhog", "train", "--json", *flags(config)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -82,9 +82,14 @@ def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig, number: int)
         command.train()
         for pid in (command.process.pid, *command.workers):  # to the group, as a terminal does
             os.kill(pid, number)
-        code, result, _ = command.end()
+        code, result, said = command.end()
     assert code == 130
     assert result["status"] == "interrupted"
+    finishing, saved = (
+        "finishing the step; again stops at once\n",
+        f"\nsaved step-{result['steps']:08}\n",
+    )
+    assert said.index(finishing) < said.index(saved)
     assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
 
 

@@ -19,11 +19,11 @@ from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.report.streams import console
-from mlxhog.report.views import may_redraw
+from mlxhog.report.views import Silence, may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.mad.options import ExecutionConfig
-    from mlxhog.mad.study.progress import Observer
+    from mlxhog.mad.study.progress import Observer, StudyProgress
     from mlxhog.mad.study.scheduler import Outcome
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
@@ -80,7 +80,9 @@ def add(flags: Flags, *classes: type) -> None:
 def add_output(flags: Flags) -> None:
     """Add how a command shows what it does."""
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live board")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
 
 
 def part(
@@ -295,7 +297,7 @@ def go(
     study, here = planning.study, machine.here()
     parallel = how.resolve_parallel(study, here)
     threads = parallel * study.cores
-    if threads > here.cores and how.ray_address is None:
+    if threads > here.cores and how.ray_address is None and not quiet:
         print(
             f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "
             "cores: they share, which adds no speed",
@@ -311,7 +313,7 @@ def go(
     )
     if as_json:
         print(json.dumps(record(store, outcome)))
-    else:
+    elif not quiet:
         print(summary(store, outcome, how))
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
 
@@ -383,6 +385,9 @@ def observer(
     """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
     from mlxhog.mad.report.board import LiveBoard, PlainBoard
 
-    if may_redraw(stream, quiet=quiet, environ=environ):
+    if quiet:
+        silence: Silence[StudyProgress] = Silence()
+        return silence
+    if may_redraw(stream, environ):
         return LiveBoard(console(stream))
     return PlainBoard(stream)

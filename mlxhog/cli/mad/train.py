@@ -35,6 +35,10 @@ EXAMPLES = (
     'mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu',
     'mad train --layers-from examples/my_layer.py --layers "my_layer swiglu" --task CR',
 )
+MAIN = (
+    "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "lr", "steps",
+    "epochs", "seed", "save", "dry_run", "json",
+)  # fmt: skip
 LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 
@@ -90,7 +94,7 @@ def run(arguments: list[str]) -> int:
         from mlxhog.files import plain_json
 
         print(plain_json.dumps(train_view.record(plan, result)).decode())
-    else:
+    elif not parsed.other.quiet:
         print(train_view.summary(plan, result, None if unsaved else candidate.save))
     if unsaved is not None:  # its numbers were worth having
         print(unsaved, file=sys.stderr)
@@ -117,13 +121,15 @@ def _check_save(target: Path) -> None:
 
 
 def _flags() -> Flags:
-    flags = Flags("mad train", ABOUT, EXAMPLES)
+    flags = Flags("mad train", ABOUT, EXAMPLES, main=MAIN)
     add_task_flags(flags)
     flags.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
     flags.layers_from()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument("--quiet", action="store_true", help="no progress")
+    flags.argument(
+        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+    )
     flags.options(CandidateConfig)
     flags.options(Protocol)
     flags.options(TrainConfig, only=WORKER_OPTIONS)

@@ -15,7 +15,7 @@ from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.models.mad import param_count, state_sizes
 from mlxhog.models.mad.sequence import canonical
-from mlxhog.report.views import StatusLine, may_redraw
+from mlxhog.report.views import StatusLine
 
 REDRAW_S = 0.2
 
@@ -42,8 +42,8 @@ class RunLine(StatusLine, Callbacks):
         signals: Interrupts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
-        self._limit, self._quiet = limit, quiet
+        super().__init__(stream, quiet=quiet)
+        self._limit = limit
         self._counts_beats, self._signals, self._clock = counts_beats, signals, clock
         self._answered = 0
         self._began_s: float | None = None
@@ -72,7 +72,7 @@ class RunLine(StatusLine, Callbacks):
     def point(self, point: Point) -> None:
         """Show an evaluation."""
         self._point, self._step = point, point.step
-        if not (self.live or self._quiet):
+        if not self.live:
             self.tell(self.text())
 
     def text(self) -> str:

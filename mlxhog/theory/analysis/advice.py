@@ -107,6 +107,33 @@ class Evidence:
         return config.strategy == "hogwild" and own and config.async_after == 0
 
 
+def verdict(evidence: Evidence) -> str:
+    """Say in one line of up to 80 characters whether lock-free training is sound."""
+    lag, allowed = evidence.lag, min(evidence.allowed_lags.values())
+    if lag.mean == 0:
+        return "Yes: one worker is never late."
+    if allowed >= lag.largest:
+        return (
+            f"Yes: updates seldom meet; theory allows a lag of {allowed:.3g}, and {lag.largest:g} "
+            "is the largest."
+        )
+    stale = _typical(evidence)
+    if stale is None:
+        return f"Not by theory: updates meet in {evidence.dense_share:.0%} of the parameters."
+    words = "Doubtful: late gradients mislead"
+    if stale.cosine >= FRESH:
+        words = "Yes in practice: late gradients stay good"
+    elif stale.cosine >= TURNED:
+        words = "With care: late gradients lose some worth"
+    return f"{words} (cosine {stale.cosine:.2f}); no theorem covers it."
+
+
+def _typical(evidence: Evidence) -> StaleGradient | None:
+    """What a gradient is worth that comes as late as most do; None where nothing was measured."""
+    lag, measured = max(1.0, evidence.lag.mean), evidence.stale_gradients
+    return next((one for one in measured if one.lag >= lag), measured[-1] if measured else None)
+
+
 def advise(evidence: Evidence) -> Iterator[Advice]:
     """Yield recommendations, the most consequential first."""
     topics = (
@@ -254,12 +281,9 @@ def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _advise_early(evidence: Evidence) -> Iterator[Advice]:
-    if not evidence.stale_gradients or evidence.lag.mean == 0 or evidence.config.async_after > 0:
+    stale = _typical(evidence)
+    if stale is None or evidence.lag.mean == 0 or evidence.config.async_after > 0:
         return
-    lag = max(1.0, evidence.lag.mean)
-    stale = next(
-        (one for one in evidence.stale_gradients if one.lag >= lag), evidence.stale_gradients[-1]
-    )
     measured = (
         f"after {stale.lag} update{'s' * (stale.lag > 1)} by others the gradient of a batch has a "
         f"cosine of {stale.cosine:.2f} with what it was"

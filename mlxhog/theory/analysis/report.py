@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.config.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
-from mlxhog.report.table import Section
-from mlxhog.theory.analysis.advice import Advice, Evidence
+from mlxhog.report.table import Answer, Section
+from mlxhog.theory.analysis.advice import Advice, Evidence, verdict
 from mlxhog.theory.analysis.conditions import WHOLE, Constants
 from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowStatistics
 from mlxhog.theory.analysis.sampling import (
@@ -121,8 +121,14 @@ def _block_json(one: BlockConflicts, updates: int) -> dict[str, Any]:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def sections(analysis: Analysis) -> Iterator[Section]:
-    """Arrange an analysis for `mlxhog.report.table.show`."""
+def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
+    """Arrange an analysis for `mlxhog.report.table.show`.
+
+    Args:
+        analysis: what was measured.
+        everything: all tables and reasons; else the answer and the advice.
+    """
+    yield Section("", notes=[Answer(verdict(analysis.evidence))])
     yield Section(
         f"{analysis.title}: {format_count(analysis.parameters)} parameters, {analysis.backend}, "
         f"{analysis.measured.samples} gradients at {analysis.at}",
@@ -132,6 +138,10 @@ def sections(analysis: Analysis) -> Iterator[Section]:
             *analysis.notes,
         ],
     )
+    if not everything:
+        where = "--all shows what was measured, what the theorems say, and reasons"
+        yield Section("advice", notes=[*_short_advice(analysis), where])
+        return
     yield _conflicts_section(analysis)
     yield _embedding_section(analysis.evidence.embedding)
     yield _staleness_section(analysis.evidence)
@@ -328,10 +338,14 @@ def _theorems_section(analysis: Analysis) -> Section:
     return Section("what the theorems say", header, rows, notes)
 
 
-def _advice_lines(analysis: Analysis) -> Iterator[str]:
+def _short_advice(analysis: Analysis) -> Iterator[str]:
     for one in analysis.advice:
-        flags = f"  [{one.flags}]" if one.flags else ""
-        yield f"- {one.topic}: {one.recommend}{flags}"
+        yield f"- {one.topic}: {one.recommend}{f'  [{one.flags}]' if one.flags else ''}"
+
+
+def _advice_lines(analysis: Analysis) -> Iterator[str]:
+    for one, line in zip(analysis.advice, _short_advice(analysis), strict=True):
+        yield line
         yield f"    because {one.because}"
 
 

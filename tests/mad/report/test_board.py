@@ -175,11 +175,9 @@ def test_a_terminal_gets_a_live_board():
     ("stream", "quiet", "environ"),
     [
         (io.StringIO(), False, {}),
-        (Terminal(), True, {}),
-        (Terminal(), False, {"NO_COLOR": "1"}),
         (Terminal(), False, {"TERM": "dumb"}),
     ],
-    ids=["no terminal", "quiet", "NO_COLOR", "dumb terminal"],
+    ids=["no terminal", "dumb terminal"],
 )
 def test_plain_lines_when_there_is(stream, quiet, environ):
     assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainBoard)

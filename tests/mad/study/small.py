@@ -245,7 +245,7 @@ def assert_same_studies(one: Store, other: Store) -> None:
 # -- words of the commands: two candidates, two tasks, runs of a few steps -------------------------
 
 TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
-ON_MLX = ("--backend", "mlx", "--quiet")
+ON_MLX = ("--backend", "mlx")
 
 
 def space(root: Path) -> str:
