@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from training.recording import model_file
 
 from mlxhog import TrainConfig
+from mlxhog.theory.pair_runs import Record, run_pair
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
-from mlxhog.theory.pairs import Comparison, Record, Side, Terms, run_pair
+from mlxhog.theory.pairs import Comparison, Side, Terms
 
 PLANNED = 6
 GAIN = 0.01

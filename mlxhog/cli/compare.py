@@ -19,7 +19,8 @@ from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
-    from mlxhog.theory.pairs import Record, Side, Terms
+    from mlxhog.theory.pair_runs import Record
+    from mlxhog.theory.pairs import Side, Terms
 
 ABOUT = """\
 Which of two trainings is better? Trains them in pairs with one seed and one order of the text, in
@@ -106,7 +107,8 @@ def run(arguments: list[str]) -> int:
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are answered before.
-    from mlxhog.theory.pairs import Comparison, Record
+    from mlxhog.theory.pair_runs import Record
+    from mlxhog.theory.pairs import Comparison
 
     sides = tuple(
         find_side(letter, (subjects or [None])[-1 if letter == "b" else 0],
@@ -266,7 +268,8 @@ def _spelt(budget: dict[str, Any]) -> str:
 def _carry_out(record: Record, *, quiet: bool) -> bool:
     """Run the pairs that are wanted; False where the user has interrupted."""
     from mlxhog.report.views import PartLine
-    from mlxhog.theory.pairs import Pair, run_pairs
+    from mlxhog.theory.pair_runs import run_pairs
+    from mlxhog.theory.pairs import Pair
 
     with PartLine(sys.stderr, quiet=quiet) as tell:
 

@@ -6,5 +6,8 @@
 
 `analysis/` puts them together for a real model: the command `mlxhog analyze`.
 
+Which of two trainings is better, by the command `mlxhog compare`: `pairs` says what is compared,
+`pair_runs` trains and keeps it, `paired_test` decides.
+
 Source of the quantities: Niu, Recht, Re, Wright 2011, arXiv:1106.5730, section 2.
 """
