@@ -1,0 +1,66 @@
+"""The twelve tasks of docs/first-week.md, as they stand there, with shorter budgets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "first-week.md"
+SHORTER = (
+    (r"--time (10m|1h)", "--steps 3 --workers mlx:cpu --batch-size 1 --seq-len 32"),
+    (r"--epochs 3", "--epochs 1 --workers mlx:cpu --batch-size 1 --seq-len 32"),
+    (r"--time 60", "--tokens 1k --pairs 2 --workers mlx:cpu --batch-size 1 --seq-len 32"),
+    (r"--max-new-tokens 100", "--max-new-tokens 5"),
+    (r"max_new_tokens=40", "max_new_tokens=5"),
+)
+
+
+def tasks() -> list[list[str]]:
+    """The commands of each task."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    return [block.splitlines() for block in blocks]
+
+
+def shortened(command: str) -> str:
+    """The same with less work."""
+    for pattern, words in SHORTER:
+        command = re.sub(pattern, words, command)
+    program, *rest = command.split(" ", 1)
+    of_module = {"mlxhog": "-m mlxhog", "python": ""}[program]
+    return shlex.join([sys.executable]) + f" {of_module} " + " ".join(rest)
+
+
+def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_path: Path) -> None:
+    assert len(tasks()) == 12
+    assert all(1 <= len(commands) <= 2 for commands in tasks())
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    words = "the river runs to the sea and the sea returns it as rain".split()
+    for number in range(12):
+        text = " ".join(words[(k * (number + 3)) % len(words)] for k in range(900))
+        (notes / f"{number}.txt").write_text(text)
+    lines = [
+        json.dumps({"prompt": f"The {word} is", "completion": f" {word}."})
+        for word in sorted(set(words)) * 2
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    said = ""
+    for command in (one for commands in tasks() for one in commands):
+        done = subprocess.run(
+            ["bash", "-c", shortened(command)], cwd=tmp_path, capture_output=True, text=True,
+            timeout=120, check=False, env={**os.environ, "COLUMNS": "100"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        said += done.stdout
+    assert "bits per byte" in said
+    assert (tmp_path / "shared" / "config.json").exists()
+    assert len(list((tmp_path / "runs").glob("*answers*"))) == 0
