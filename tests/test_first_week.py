@@ -19,6 +19,7 @@ SHORTER = (
     (r"--time (10m|1h)", "--steps 3 --workers mlx:cpu --batch-size 1 --seq-len 32"),
     (r"--epochs 3", "--epochs 1 --workers mlx:cpu --batch-size 1 --seq-len 32"),
     (r"--time 60", "--tokens 1k --pairs 2 --workers mlx:cpu --batch-size 1 --seq-len 32"),
+    (r"generate (\w+)", r"generate \1 --backend mlx:cpu"),
     (r"--max-new-tokens 100", "--max-new-tokens 5"),
     (r"max_new_tokens=40", "max_new_tokens=5"),
 )
