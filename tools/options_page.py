@@ -10,10 +10,14 @@ from itertools import groupby
 from pathlib import Path
 
 from mlxhog.classic.config import ClassicConfig
+from mlxhog.cli.compare import CompareConfig
+from mlxhog.cli.replay import ReplayConfig
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import Option, options
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.mad.options import Protocol
+from mlxhog.theory.advisor import AdviseConfig
+from mlxhog.theory.simulator.what_if import SimulateConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 
@@ -31,6 +35,10 @@ with the file and line and the nearest legal name. Every command explains its ow
 _COMMANDS: tuple[tuple[str, type], ...] = (
     ("mlxhog train", TrainConfig),
     ("mlxhog serve", ServeConfig),
+    ("mlxhog compare", CompareConfig),
+    ("mlxhog advise", AdviseConfig),
+    ("mlxhog simulate", SimulateConfig),
+    ("mlxhog replay", ReplayConfig),
     ("mlxhog classic", ClassicConfig),
     ("mlxhog mad train, bench and search: how a candidate is trained", Protocol),
 )

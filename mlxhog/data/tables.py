@@ -68,7 +68,7 @@ def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str,
         DataError: the file is damaged or no Parquet.
         EnvironmentLacks: the package pyarrow is not installed.
     """
-    parquet = _package("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
+    parquet = _package("pyarrow.parquet", "reading .parquet", "pyarrow")
     try:
         with parquet.ParquetFile(path) as file:
             names = [name for name in columns if name in file.schema_arrow.names]
@@ -101,7 +101,7 @@ class DataSet:
         folder = Path(name).expanduser()
         here = folder.exists()
         self.source = f"hf:{folder.resolve() if here else name}" + (f",{subset}" if subset else "")
-        package = _package("datasets", f"--data hf:{name}", "datasets", "hf")
+        package = _package("datasets", f"--data hf:{name}", "datasets")
         package.disable_progress_bars()
         saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
         try:
@@ -137,10 +137,10 @@ class DataSet:
             yield f"{self.source}, {split} row {row}", record
 
 
-def _package(module: str, what: str, package: str, extra: str) -> Any:
+def _package(module: str, what: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise EnvironmentLacks(
-            f'{what} needs the package {package}: pip install "mlxhog[{extra}]"'
+            f"{what} needs {package}, not installed: python -m pip install {package}"
         ) from error
