@@ -18,12 +18,15 @@ page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 OURS = ("mlxhog", "models", "metal", "tests", "tools", "benchmarks", "examples", "docs", ".ci")
 
 
+BETWEEN = r'(?=(?:[^"]*"[^"]*")*[^"]*$)'  # quotes
+
+
 def commands(text: str) -> list[list[str]]:
     """Every command line in backquotes or in a block of shell lines, split into words."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
-    parts = [part for line in lines for part in re.split(r"&&|;|\|\|", line)]
+    parts = [part for line in lines for part in re.split(r"(?:&&|;|\|\|)" + BETWEEN, line)]
     return [shlex.split(part, comments=True) for part in parts if _is_command(part)]
 
 
