@@ -76,7 +76,7 @@ class Record:
             yield (
                 f"in {len(unequal)} pairs the runs trained for unequal times (pair {unequal[0]}: "
                 f"{self.pairs[unequal[0] - 1].a.seconds:.1f} and "
-                f"{self.pairs[unequal[0] - 1].b.seconds:.1f} s): workers started slowly; give "
+                f"{self.pairs[unequal[0] - 1].b.seconds:.1f} s): a step is long beside them; give "
                 "more --time"
             )
 
@@ -221,7 +221,9 @@ def _train(
     tell(part, "starting")
     settings = comparison.settings(side, number, folder)
     result = trainer.train(
-        settings, observer=lambda now: tell(part, f"{now.budget_fraction:.0%}, {now.step} steps")
+        settings,
+        observer=lambda now: tell(part, f"{now.budget_fraction:.0%}, {now.step} steps"),
+        whole_time=True,
     )
     if result.status == "interrupted":
         raise KeyboardInterrupt

@@ -24,14 +24,15 @@ BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
 class Deadlines:
     """The moments by which a run with a budget of time keeps it, by a monotonic clock."""
 
-    def __init__(self, began_ns: int, seconds: float | None) -> None:
+    def __init__(self, began_ns: int, seconds: float | None, *, whole: bool = False) -> None:
         """Count from a moment.
 
         Args:
             began_ns: when the run began.
             seconds: its budget of time; None is none.
+            whole: whether all of it is for training, and the run ends later.
         """
-        self._began_ns, self._seconds = began_ns, seconds or None
+        self._began_ns, self._seconds, self._whole = began_ns, seconds or None, whole
         self._end_ns = began_ns + int(((seconds or 0.0) + END_S - STOP_S) * 1e9)
 
     def training_s(self, *, save_s: float, evaluates: bool) -> float | None:
@@ -41,8 +42,8 @@ class Deadlines:
             save_s: what the checkpoint after it will take.
             evaluates: whether it is evaluated then.
         """
-        if self._seconds is None:
-            return None
+        if self._seconds is None or self._whole:
+            return self._seconds
         start_s = (monotonic_ns() - self._began_ns) / 1e9
         return training_s(self._seconds, start_s=start_s, save_s=save_s, evaluates=evaluates)
 

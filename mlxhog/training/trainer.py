@@ -48,13 +48,17 @@ INTERRUPTED = "finishing the step; again stops at once"
 SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
-def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
+def train(
+    config: TrainConfig, *, observer: Observer | None = None, whole_time: bool = False
+) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
 
     Args:
         config: the resolved configuration.
         observer: called about twice a second from this thread; it must not block. After an OSError,
             such as a closed pipe, it is not called again.
+        whole_time: whether all of a budget of time is for training, so that two runs train equally
+            long; else the command ends by then, and trains the less the longer its start takes.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
@@ -73,7 +77,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
         plan = make_plan(config)
         recording.check(plan)
         with ExitStack() as stack:
-            training = _Training(plan, observer, stack, began_ns, run)
+            training = _Training(plan, observer, stack, began_ns, whole_time, run)
             try:
                 return training.execute()
             except _OtherStrategy as other:  # which needs another arena
@@ -89,6 +93,7 @@ class _Training(Session):
         observer: Observer | None,
         stack: ExitStack,
         began_ns: int,
+        whole_time: bool,
         run: Run | None = None,
     ) -> None:
         """Make the arena of a run; of one that is open already, a second one."""
@@ -134,7 +139,8 @@ class _Training(Session):
         self.status = "running"
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
-        self._deadlines, self._stack = Deadlines(began_ns, self.start.budget.seconds), stack
+        self._deadlines = Deadlines(began_ns, budget.seconds, whole=whole_time)
+        self._stack = stack
         self.evaluation = FinalEvaluation(self, self.monitor, self._deadlines)
         self._signals = Interrupts()
         self._requests = Requests(

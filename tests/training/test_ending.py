@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.records import RECORD, Ring
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
@@ -47,6 +48,13 @@ def test_an_evaluation_that_was_cut_says_how_much_it_covers(tmp_path: Path) -> N
     assert "over 1.18k tokens, 38% of it, for which there was time" in summary(cut)
     early = type(done)(**{**vars(done), "val_share": 0.0})
     assert "while training; no time was left to evaluate the end" in summary(early)
+
+
+def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() -> None:
+    began_ns = monotonic_ns() - int(40e9)
+    cut, whole = (Deadlines(began_ns, 60.0, whole=whole) for whole in (False, True))
+    assert cut.training_s(save_s=0.0, evaluates=False) == pytest.approx(60 + 10 - 3 - 40, abs=1)
+    assert whole.training_s(save_s=0.0, evaluates=False) == 60.0
 
 
 def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_given_back(

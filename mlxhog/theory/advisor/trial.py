@@ -160,7 +160,9 @@ def _train_slice(
         out=str(folder / arm.name.replace(" ", "-")),
         name="trial",
     )
-    result = trainer.train(settings, observer=lambda now: tell(part, f"{now.step} steps"))
+    result = trainer.train(
+        settings, observer=lambda now: tell(part, f"{now.step} steps"), whole_time=True
+    )
     if result.status == "interrupted":
         raise KeyboardInterrupt
     if not result.steps or result.checkpoint is None:
