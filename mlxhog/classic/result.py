@@ -241,7 +241,7 @@ def answer(result: ClassicResult, serial: ClassicResult | None) -> str:
     if result.objective == reference:
         apart = "serial's objective"
     elif reference:
-        apart = f"an objective {result.objective / reference - 1:+.2%} from serial's"
+        apart = f"objective {result.objective / reference - 1:+.2%} from serial's"
     else:
         apart = f"objective {result.objective:.5g}"
     return Answer(f"{who}: {apart}, {speedup:.2f} x its speed")

@@ -43,12 +43,14 @@ def printable_lines(text: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Break a line where two spaces stand, else between words; the rest is set in by two columns.
+    """Break lines where two spaces stand, else between words; the rest is set in by two columns.
 
     Args:
-        text: one line, whose indentation stays.
+        text: lines, whose indentation stays.
         width: that lines keep to as far as words allow, 100 by default.
     """
+    if "\n" in text:
+        return [part for line in text.split("\n") for part in wrapped(line, width)]
     text = printable(text).rstrip()
     if len(text) <= width:
         return [text]

@@ -110,6 +110,7 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
     only("mlx")
     assert main([*words, "--workers", "torch:cpu"]) == 3
     assert "python -m pip install torch" in capsys.readouterr().err
+    words.remove("--quiet")
     assert main([*words, "--workers", "2", "--json"]) == 0  # auto goes on with the other one
     out, err = capsys.readouterr()
     assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2

@@ -127,7 +127,7 @@ def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:
 
 
 def resume(directory: str, *flags: str) -> int:
-    return main(["train", "--resume", directory, *flags, "--json", "--quiet"])
+    return main(["train", "--resume", directory, *flags, "--json"])
 
 
 def test_steps_tokens_time_and_metrics_count_on_over_resumes(

@@ -18,7 +18,7 @@ space:
   mixers: [gated-conv, linear-attention]
   channels: [swiglu]
 """
-SMALL = "--space space.yaml --tasks M --steps 20 --dim 16 --no-prune --quiet --json"
+SMALL = "--space space.yaml --tasks M --steps 20 --dim 16 --no-prune --json"
 ONE = "--parallel 1 --backend mlx"
 
 
