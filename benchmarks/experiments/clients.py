@@ -68,7 +68,7 @@ def result(scale: Scale) -> Outcome:
     """Train every method at every division."""
     alphas = scale.pick(tiny=(1.0,), quick=(1.0, 0.1, 0.01), full=(1.0, 0.1, 0.01))
     seeds = scale.pick(tiny=(1,), quick=tuple(range(1, 6)), full=tuple(range(1, 17)))
-    rounds = scale.pick(tiny=2, quick=30, full=60)
+    rounds = scale.pick(tiny=1, quick=30, full=60)
     rates = scale.pick(tiny=(0.1,), quick=RATES, full=RATES)
     runs: dict[float, Runs] = {}
     chosen: dict[str, dict[str, float]] = {}
