@@ -43,7 +43,7 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
 
 
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
-    options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 40}
+    options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 200}
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
     done = subprocess.run(
         command,
