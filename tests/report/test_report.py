@@ -157,8 +157,9 @@ def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys, mo
             killed.append(worker.pid)
 
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", steps=500, sample_every="off", save_every=100
-    )
+        tmp_path, workers="mlx:cpu*2", steps=300, sample_every="off", save_every=100,
+        slow="0=4,1=4",  # so that the run is not over before the supervisor looks
+    )  # fmt: skip
     result = train(config, observer=kill)
     assert (result.status, len(killed)) == ("done", 1)
     page, said = report(capsys, result.run)
