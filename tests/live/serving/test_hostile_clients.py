@@ -145,7 +145,9 @@ def test_paths_that_are_not_there_name_those_that_are(
 
 
 def long_stream(server: Server, **how: Any) -> bytes:
-    fields = {"model": server.model, "prompt": "ab", "max_tokens": MINUTES, "stream": True} | how
+    """A request for the likeliest letters, among which no end of a document ever is."""
+    fields = {"model": server.model, "prompt": "ab", "max_tokens": MINUTES, "stream": True}
+    fields |= {"temperature": 0} | how
     return post(COMPLETIONS, json.dumps(fields).encode())
 
 
