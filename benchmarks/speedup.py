@@ -1,9 +1,11 @@
 """Training speed of small worker mixes: tokens per second, and time to the same held-out loss.
 
-    python benchmarks/speedup.py           the table of the README, under 40 minutes
-    python benchmarks/speedup.py --quick   throughput, step split and memory, under 5 minutes
-    python benchmarks/speedup.py --full    also a lower loss
-    python benchmarks/speedup.py --tune    search the settings of the trainings to a loss
+    python benchmarks/speedup.py                   an hour
+    python benchmarks/speedup.py --quick           throughput, steps and memory, under 5 minutes
+    python benchmarks/speedup.py --full            also a lower loss
+    python benchmarks/speedup.py --tune            search the settings of the trainings to a loss
+    python benchmarks/speedup.py --only loss --seeds 1 2 3
+                                                   some of: throughput steps memory command loss
 
 Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256. Throughput is at B 8 beside
 the xlstm package (its xLSTMLarge with native kernels and AdamW): one process with one and two
@@ -16,7 +18,8 @@ All variants take turns; numbers are medians over turns or seeds.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -42,6 +45,8 @@ def main() -> int:
     mode = parser.add_mutually_exclusive_group()
     for flag in ("quick", "full", "tune"):
         mode.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N")
     chosen = parser.parse_args()
     if chosen.tune:
         race = Race(TARGET)
@@ -52,13 +57,8 @@ def main() -> int:
     watch, cpu = LoadWatch(), own_cpu_s()
     claims: list[Claim] = []
     results: dict[str, Any] = {}
-    for part in (throughput, step_split, memory):
-        part(claims, results, quick=chosen.quick)
-    if not chosen.quick:
-        default_command(claims, results)
-        time_to_loss(claims, results, TARGET)
-    if chosen.full:
-        time_to_loss(claims, results, LOWER)
+    for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
+        PARTS[name](claims, results, chosen)
     return finish(
         "speedup",
         claims,
@@ -81,9 +81,9 @@ def ours(workers: str, threads: int, seconds: float) -> float:
     return run.result.tokens_per_s
 
 
-def throughput(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None:
+def throughput(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
     """Tokens per second of every mix and of the peer, in turns."""
-    seconds, turns = (5.0, 2) if quick else (8.0, 3)
+    seconds, turns = (5.0, 2) if chosen.quick else (8.0, 3)
     arms: dict[str, Callable[[], float]] = {
         "torch 1 thread": lambda: ours("torch:cpu", 1, seconds),
         "mlx 1 thread": lambda: ours("mlx:cpu", 1, seconds),
@@ -117,14 +117,14 @@ def throughput(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> 
         claims.append(Claim(f"best pair ({best}) / {peer}", median(ratios), ">=", limit))
 
 
-def step_split(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None:
+def step_split(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
     """Shares of a step: read, compute, apply."""
     wide = {"hidden_size": 512, "num_hidden_layers": 6}
     for name, options, limit in (
         ("d 128, 4 blocks", {"batch_size": 8}, 0.10),
         ("d 512, 6 blocks", {"batch_size": 8, "model": model_file(**wide)}, 0.15),
     ):
-        seconds = 6.0 if quick else 15.0
+        seconds = 6.0 if chosen.quick else 15.0
         run = record(workers=TORCH, threads=1, time=seconds, **FREE, **options)
         shares = step_shares(run.table, 2)
         print(f"\nstep at {name}: " + ", ".join(f"{k} {v:.1%}" for k, v in shares.items()))
@@ -132,7 +132,7 @@ def step_split(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> 
         claims.append(Claim(f"read + apply, {name}", shares["read"] + shares["apply"], "<=", limit))
 
 
-def memory(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None:
+def memory(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
     """Proportional set size of worker processes, and what each way of reading costs."""
     model = model_file(hidden_size=512, num_hidden_layers=6)
     common = {"model": model, "batch_size": 1, "seq_len": 32, "threads": 1}
@@ -149,7 +149,7 @@ def memory(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None
     }
     more = {
         n: record(workers=f"torch:cpu*{n}", steps=40, **common, **ways["live"]).pss_bytes
-        for n in ((4,) if quick else (4, 8))
+        for n in ((4,) if chosen.quick else (4, 8))
     }
     print("\nproportional set size of the workers, MB")
     for way, n_bytes in pss.items():
@@ -166,7 +166,7 @@ def memory(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None
     claims.append(Claim("a further live worker / the first one's memory", each / alone, "<=", 1.0))
 
 
-def default_command(claims: list[Claim], results: dict[str, Any]) -> None:
+def default_command(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
     """`mlxhog train` with no arguments, evaluated on the whole held-out text."""
     run = record(eval_every="10s", sample_every="30s")
     bits = run.result.val_bits_per_byte
@@ -179,11 +179,18 @@ def default_command(claims: list[Claim], results: dict[str, Any]) -> None:
 # -- time to a loss -------------------------------------------------------------------------------
 
 
-def time_to_loss(claims: list[Claim], results: dict[str, Any], target: Target) -> None:
-    """Seconds of training until held-out bits per byte fall to the target, for every arm."""
+def time_to_loss(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
+    """Seconds of training until held-out bits per byte fall to a target, for every arm."""
+    for target in (TARGET, LOWER) if chosen.full else (TARGET,):
+        _race(claims, results, target, chosen.seeds)
+
+
+def _race(
+    claims: list[Claim], results: dict[str, Any], target: Target, seeds: Sequence[int]
+) -> None:
     race = Race(target)
     times: dict[str, list[float]] = {f"{opt} {arm}": [] for opt, arm in RACED}
-    for seed in SEEDS:
+    for seed in seeds:
         for optimizer, arm in RACED if seed % 2 else reversed(RACED):
             times[f"{optimizer} {arm}"].append(race.seconds(arm, optimizer, seed))
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
@@ -192,7 +199,7 @@ def time_to_loss(claims: list[Claim], results: dict[str, Any], target: Target) -
         line = f"  {name:32} {sample.median:6.1f}  ({sample.low:.1f} - {sample.high:.1f})"
         print(line + ("" if name == LOCK_FREE else f"   {Pair.of(times[LOCK_FREE], values)}"))
     print(f"  (behind each: how many times sooner {LOCK_FREE} is)")
-    results[f"seconds to {target.bits}"] = {name: Sample.of(v) for name, v in times.items()}
+    results[f"seconds to {target.bits}, by seed"] = times
     for rival, least in (
         ("muon serial 1 thread", 1 / 0.58),
         ("muon serial 2 threads", 1.0),
@@ -202,6 +209,15 @@ def time_to_loss(claims: list[Claim], results: dict[str, Any], target: Target) -
         pair = Pair.of(times[LOCK_FREE], times[rival])
         claims.append(pair.claim(f"{rival} / {LOCK_FREE}, to {target.bits}", least))
 
+
+PARTS: dict[str, Callable[[list[Claim], dict[str, Any], Namespace], None]] = {
+    "throughput": throughput,
+    "steps": step_split,
+    "memory": memory,
+    "command": default_command,
+    "loss": time_to_loss,
+}
+QUICK_PARTS = ("throughput", "steps", "memory")
 
 if __name__ == "__main__":
     raise SystemExit(main())
