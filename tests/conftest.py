@@ -81,6 +81,14 @@ def _forked_workers() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_crash_of_the_machine() -> Iterator[None]:
+    """Nothing waits for the disk: processes die here, and what they wrote stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
 @pytest.fixture
 def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers start as they do for users."""
