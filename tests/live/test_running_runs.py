@@ -191,27 +191,31 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
 def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "REPORT_S", 0.1)
-    config = small_config(tmp_path, workers="mlx:cpu*2", steps=500, restarts=100)
-    consistent_after: list[int] = []
+    monkeypatch.setattr(reporting, "REPORT_S", 0.02)
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=None, time=120.0, restarts=100)
+    consistent_after: set[int] = set()  # versions
     killed: list[int] = []
+    ended: list[bool] = []
     backend = Inbox()
 
     def look(source: RunWeights) -> None:
         loaded = source.load(backend)
         if len(killed) >= 3 and loaded.consistent:
-            consistent_after.append(loaded.version)
+            consistent_after.add(loaded.version)
 
     def kill(progress: Progress) -> None:
         pids = [w.pid for w in progress.workers if w.state == "running" and w.pid not in killed]
         if progress.step >= 1 and pids and len(killed) < 3:
             os.kill(pids[0], signal.SIGKILL)
             killed.append(pids[0])
+        if len(consistent_after) >= 3 and not ended:
+            ended.append(True)
+            signal.raise_signal(signal.SIGINT)
 
     with Watcher(config, "snapshot", look):
         result = train(config, observer=kill)
-    assert result.steps == 500
-    assert consistent_after
+    assert (result.status, len(killed)) == ("interrupted", 3)
+    assert ended == [True]
     assert not shared_segments()
 
 

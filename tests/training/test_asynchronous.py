@@ -69,7 +69,7 @@ def test_a_killed_worker_stops_nobody_and_the_run_reaches_its_last_step(
 ) -> None:
     """Also one that holds the lock: which it does all the time under `locked`."""
     result = train_and_kill_twice(
-        small_config(tmp_path, **{"workers": TWO, "steps": 500, **options})
+        small_config(tmp_path, **{"workers": TWO, "steps": 200, **options})
     )
     assert result.lost_update_rate == 0.0
 

@@ -93,7 +93,7 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
     tmp_path: Path,
 ) -> None:
     killer = Killer(kills=2)
-    config = small_config(tmp_path, workers="mlx:cpu*2", steps=600, **EMULATED)
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=200, **EMULATED)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"
