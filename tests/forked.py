@@ -51,9 +51,7 @@ class Process(ForkServerProcess):
         server = OF_TORCH if of_torch else forkserver._forkserver
         with mock.patch.dict(os.environ, ONE_THREAD):
             server.ensure_running()
-        with mock.patch.object(
-            forkserver, "connect_to_new_process", server.connect_to_new_process
-        ):
+        with mock.patch.object(forkserver, "connect_to_new_process", server.connect_to_new_process):
             return Popen(process)
 
     def run(self) -> None:
