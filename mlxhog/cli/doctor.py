@@ -70,14 +70,14 @@ def run(arguments: list[str]) -> int:
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     """Keep the record, then read it as a run would, and add what follows from it."""
-    from mlxhog.doctor.record import conclude, save
+    from mlxhog.doctor.record import conclude
     from mlxhog.machine import machine, verdicts
 
     identity = verdicts.Identity(**record["identity"])
     record["stored"], record["not_stored"] = None, "a quick look, not kept; run `mlxhog doctor`"
     if keep:
         try:
-            record["stored"] = str(save(record, identity))
+            record["stored"] = str(verdicts.save(record, identity))
             record["not_stored"] = None
         except EnvironmentLacks as error:
             record["not_stored"] = str(error)

@@ -1,6 +1,6 @@
-"""The record of doctor: what follows from it for runs, where it is kept, and its tables.
+"""The record of doctor: what follows from it for runs, and its tables.
 
-`mlxhog.machine.verdicts` reads the file that is kept.
+`mlxhog.machine.verdicts` writes and reads the file that is kept.
 """
 
 from __future__ import annotations
@@ -8,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from mlxhog.backends.kernel_choice import doctors_refusal, of_backend, why_not_metal
 from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.doctor.accessors import KERNELS
 from mlxhog.doctor.litmus import broken
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files import plain_json
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import replace_file
 from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Identity, Verdicts
+from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
+from mlxhog.models.ops import kernels
 from mlxhog.report.table import Answer, Failure, Section
+from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
@@ -65,9 +62,11 @@ def _workers(verdicts: Verdicts, machine: Machine) -> tuple[dict[str, str], list
 
 def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
     """Choice of `--kernels auto` for workers of a backend, and why."""
-    chosen = of_backend("auto", name, verdicts)
+    framework, device = name.split(":")
+    verdict = verdicts.model_kernels(name)
+    chosen = kernels.resolve(framework, "auto", device, metal_verified=verdict.ok)
     if name in GPU_BACKENDS:
-        return {"auto": chosen, "why": verdicts.model_kernels(name).reason}
+        return {"auto": chosen, "why": verdict.reason}
     why = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
     return {"auto": chosen, "why": why}
 
@@ -84,32 +83,6 @@ def _metal(verdicts: Verdicts, name: str) -> dict[str, Any]:
     """Whether one worker of a kind, alone, may add its own steps."""
     refusal = doctors_refusal([name], verdicts)
     return {"ok": refusal is None, "reason": refusal or verdicts.gpu_write([name]).reason}
-
-
-# -- the file --------------------------------------------------------------------------------------
-
-
-def save(record: Mapping[str, Any], identity: Identity, directory: Path | None = None) -> Path:
-    """Replace the record of this machine; a reader sees the old one or the new one.
-
-    Args:
-        record: what to keep.
-        identity: names the file.
-        directory: where records lie; None is the user's cache directory.
-
-    Raises:
-        EnvironmentLacks: the directory cannot be written; the old record stands.
-    """
-    path = (directory or user_cache_directory()) / identity.file_name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
-    except OSError as error:
-        raise EnvironmentLacks(
-            f"the result cannot be kept in {path} ({error.strerror}), so no run will use it; "
-            "set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-    return path
 
 
 # -- its tables ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The verdicts of `mlxhog doctor` on this machine, for those who choose by them.
+"""The verdicts of `mlxhog doctor` on this machine: the file that keeps them, and what they permit.
 
     ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.config.limits import MOST_SHOWN, said, shown
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
+from mlxhog.files.durable import replace_file
 from mlxhog.machine import machine
 
 FORMAT = 1
@@ -189,11 +191,13 @@ class Verdicts:
         """Whether a GPU worker should compute the model with our Metal kernels.
 
         Args:
-            backend: the worker's, "mlx:gpu" or "torch:mps".
+            backend: the worker's, such as "mlx:gpu".
 
         All kernels must agree with their references there, and a gradient have taken less time
         than with the framework's own operations.
         """
+        if backend not in GPU_ENGINES:
+            return Verdict(False, f"{backend} does not compute on a GPU")
         right = self.kernels(GPU_ENGINES[backend])
         if not right.ok:
             return right
@@ -249,6 +253,29 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
                 "run it again",
             )
     return Verdicts(path, None, record)
+
+
+def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:
+    """Replace the record of this machine; a reader sees the old one or the new one.
+
+    Args:
+        record: what to keep.
+        identity: names the file.
+        directory: where records lie; None is the user's cache directory.
+
+    Raises:
+        EnvironmentLacks: the directory cannot be written; the old record stands.
+    """
+    path = (directory or user_cache_directory()) / identity.file_name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"the result cannot be kept in {path} ({error.strerror}), so no run will use it; "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    return path
 
 
 def _check_form(record: Any) -> None:

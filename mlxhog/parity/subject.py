@@ -33,18 +33,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends import kernel_choice
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
+from mlxhog.models.ops import kernels
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 Array = NDArray[Any]
@@ -260,11 +261,17 @@ def _installed(package: str) -> bool:
 def _of_backend(name: str, forms: str) -> Sequence[Side]:
     if name not in BACKENDS:
         return [Side(name, name)]
-    usual = kernel_choice.of_backend("auto", name, verdicts.load())
-    if forms != "all":
-        form = kernel_choice.of_backend(forms, name, verdicts.load())
-        return [Side(name if form == usual else f"{name}+{form}", name, form)]
     framework, device = name.split(":")
+    resolve = partial(
+        kernels.resolve,
+        framework,
+        device=device,
+        metal_verified=verdicts.load().model_kernels(name).ok,
+    )
+    usual = resolve("auto")
+    if forms != "all":
+        form = resolve(forms)
+        return [Side(name if form == usual else f"{name}+{form}", name, form)]
     others = ["reference"] if device == "cpu" else ["reference", "metal"]
     return [
         Side(name, name, usual),

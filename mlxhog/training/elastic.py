@@ -17,7 +17,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.backends import kernel_choice
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.verdicts import Verdicts
@@ -25,6 +24,7 @@ from mlxhog.machine.workers import GPU_BACKENDS, joining_workers
 from mlxhog.optim import updates
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
+from mlxhog.training import kernel_choice
 from mlxhog.training.plan import Plan
 from mlxhog.training.session import Session
 

@@ -15,7 +15,6 @@ from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, published, records
 from mlxhog.arena.records import Ring
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.kernel_choice import Writers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
@@ -26,6 +25,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.optim.schedules import Schedule
 from mlxhog.strategies import Context, Strategy
+from mlxhog.training.kernel_choice import Writers
 
 
 class Batches(Protocol):

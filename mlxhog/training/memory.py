@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.kernel_choice import Writers
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import EnvironmentLacks
@@ -20,6 +19,7 @@ from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.optim import Optimizer
 from mlxhog.strategies import Strategy
+from mlxhog.training.kernel_choice import Writers
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 FREE_SLOTS = 2  # for workers that join, where --max-workers does not say otherwise

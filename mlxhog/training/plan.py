@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog import optim, strategies
-from mlxhog.backends import kernel_choice
 from mlxhog.checkpoint import run
 from mlxhog.config import slowdowns
 from mlxhog.config.budget import Budget
@@ -37,7 +36,7 @@ from mlxhog.optim import schedules
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
-from mlxhog.training import evaluation, evenness, lengths, origin, passes
+from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin, passes
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin

@@ -1,9 +1,7 @@
-"""What follows from a record for a run, and how it is kept."""
+"""What follows from a record for a run."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,7 @@ import pytest
 
 from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.litmus import Case, Litmus
-from mlxhog.doctor.record import conclude, save
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import verdicts
+from mlxhog.doctor.record import conclude
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS
@@ -130,59 +126,3 @@ def test_rows_as_on_a_mac_are_what_a_run_looks_for() -> None:
         verdict = verdicts.gpu_write(backends)
         assert verdict.ok, verdict.reason
     assert conclude(verdicts, MAC)["gpu_write"]["auto"] == "metal"
-
-
-# -- a record is whole or absent, and is found again by who may use it -----------------------------
-
-
-RECORD: dict[str, Any] = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {"a": 1.5}}
-
-
-def identified(who: verdicts.Identity) -> dict[str, Any]:
-    return {"format": verdicts.FORMAT, "identity": asdict(who), **RECORD}
-
-
-def test_what_is_saved_is_what_a_run_loads() -> None:
-    here = verdicts.identity()
-    path = save(identified(here), here)
-    loaded = verdicts.load()
-    assert loaded.found
-    assert loaded.path == path
-    assert loaded.tokens_per_s == {"a": 1.5}
-    assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
-
-
-def test_a_record_of_other_versions_is_replaced() -> None:
-    here = verdicts.identity()
-    save(identified(replace(here, mlxhog="0.0.1")), here)
-    assert not verdicts.load().found
-    save(identified(here), here)
-    assert verdicts.load().found
-
-
-def test_numbers_that_are_not_finite_are_kept_as_null(tmp_path: Path) -> None:
-    here = verdicts.identity()
-    row = {"max_error": float("inf")}
-    path = save({**identified(here), "more": [row]}, here, tmp_path)
-    assert '"max_error": null' in path.read_text()
-
-
-def test_a_folder_that_cannot_be_written_says_how_to_choose_another(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(EnvironmentLacks, match="set XDG_CACHE_HOME"):
-        save({}, verdicts.identity(), tmp_path / "file" / "below")
-
-
-def test_a_writer_that_dies_leaves_the_old_identified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = verdicts.identity()
-    save(identified(here), here, tmp_path)
-
-    def full(source: object, target: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(EnvironmentLacks):
-        save({}, here, tmp_path)
-    assert verdicts.load(tmp_path).found

@@ -1,13 +1,15 @@
 """The stored record of a machine permits only what was measured on it, with these versions."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load, save
 from tests.pairs import each_of
 
 MAC = Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
@@ -197,7 +199,64 @@ def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
     verdict = verdicts(tmp_path, **{**good, **parts}).model_kernels("mlx:gpu")
     assert verdict.ok is ok
     assert said in verdict.reason
+    assert not verdicts(tmp_path, **good).model_kernels("mlx:cpu").ok
 
 
 def test_measured_speeds_come_back_by_backend(tmp_path: Path) -> None:
     assert verdicts(tmp_path, tokens_per_s={"torch:cpu": 9.5}).tokens_per_s == {"torch:cpu": 9.5}
+
+
+# -- a record is whole or absent, and is found again by who may use it -----------------------------
+
+
+RECORD: dict[str, Any] = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {"a": 1.5}}
+
+
+def identified(who: Identity) -> dict[str, Any]:
+    return {"format": FORMAT, "identity": asdict(who), **RECORD}
+
+
+def test_what_is_saved_is_what_a_run_loads() -> None:
+    here = identity()
+    path = save(identified(here), here)
+    loaded = load()
+    assert loaded.found
+    assert loaded.path == path
+    assert loaded.tokens_per_s == {"a": 1.5}
+    assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
+
+
+def test_a_record_of_other_versions_is_replaced() -> None:
+    here = identity()
+    save(identified(replace(here, mlxhog="0.0.1")), here)
+    assert not load().found
+    save(identified(here), here)
+    assert load().found
+
+
+def test_numbers_that_are_not_finite_are_kept_as_null(tmp_path: Path) -> None:
+    here = identity()
+    row = {"max_error": float("inf")}
+    path = save({**identified(here), "more": [row]}, here, tmp_path)
+    assert '"max_error": null' in path.read_text()
+
+
+def test_a_folder_that_cannot_be_written_says_how_to_choose_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentLacks, match="set XDG_CACHE_HOME"):
+        save({}, identity(), tmp_path / "file" / "below")
+
+
+def test_a_writer_that_dies_leaves_the_old_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = identity()
+    save(identified(here), here, tmp_path)
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(EnvironmentLacks):
+        save({}, here, tmp_path)
+    assert load(tmp_path).found

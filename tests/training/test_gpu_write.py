@@ -13,7 +13,6 @@ from typing import Any, cast
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.backends import kernel_choice
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -21,7 +20,7 @@ from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import Verdict, Verdicts
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
-from mlxhog.training import evaluation
+from mlxhog.training import evaluation, kernel_choice
 from tests.cli.test_cli import RESULT
 from tests.pairs import each_of
 from tests.report.test_terminal import PROGRESS, shown

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from mlxhog import train
-from mlxhog.backends import kernel_choice
 from mlxhog.cli.train import summary
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -17,6 +16,7 @@ from mlxhog.machine import machine, verdicts
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Progress, kernels_used, label
+from mlxhog.training import kernel_choice
 from mlxhog.training.plan import make_plan
 from tests.machine.test_verdicts import kernel
 from tests.pairs import each_of

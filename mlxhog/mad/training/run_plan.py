@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena
-from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import FALLING_SCHEDULES
@@ -34,6 +33,7 @@ from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_seg
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
+from mlxhog.training import kernel_choice
 from mlxhog.training.job import Setup, plan_layout
 
 KEPT = 2

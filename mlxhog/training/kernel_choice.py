@@ -17,7 +17,7 @@ The form of the model's operations (`kernels`), by worker:
     auto         native, where it is built; reference     metal, where doctor found it right and
                  where compute_dtype is bfloat16          faster; else reference
     metal        refused                                  metal, where doctor found it right
-    others       as `models.kernels.resolve` says
+    others       as `models.ops.kernels.resolve` says
 
 All is known before anything is started: a worker never has to find out that it cannot run.
 """
@@ -189,7 +189,13 @@ def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdict
             native ones are not built.
     """
     asked, dtype = config.kernels, config.compute_dtype
-    chosen = {name: of_backend(asked, name, record, dtype) for name in dict.fromkeys(backends)}
+    chosen: dict[str, str] = {}
+    for name in dict.fromkeys(backends):
+        framework, device = name.split(":")
+        verified = record.model_kernels(name).ok
+        chosen[name] = kernels.resolve(
+            framework, asked, device, metal_verified=verified, weights=dtype
+        )
     on_gpu = [name for name in chosen if name in GPU_BACKENDS]
     if asked == "metal" and not config.force:
         for name in on_gpu:
@@ -200,23 +206,6 @@ def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdict
             f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}"
         )
     return ModelKernels(tuple(chosen[name] for name in backends), tuple(filter(None, notes)))
-
-
-def of_backend(asked: str, backend: str, record: Verdicts, compute_dtype: str = "float32") -> str:
-    """Return what a choice of kernels means for workers of a backend.
-
-    Args:
-        asked: the option.
-        backend: such as "mlx:gpu".
-        record: what doctor found on this machine.
-        compute_dtype: of the run.
-
-    Raises:
-        ConfigError, EnvironmentLacks: see `models.kernels.resolve`.
-    """
-    framework, device = backend.split(":")
-    worth_it = backend in GPU_BACKENDS and record.model_kernels(backend).ok
-    return kernels.resolve(framework, asked, device, metal_verified=worth_it, weights=compute_dtype)
 
 
 def _check_right(backend: str, record: Verdicts) -> None:
