@@ -26,13 +26,13 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
-from mlxhog.checkpoint.formats.contents import to_ours
 from mlxhog.errors import ShapeError
 from mlxhog.models import xlstm_large, xlstm_v1
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.spec import ParamSpec
+from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.nn.padding import Places, SkippingOps
@@ -132,7 +132,7 @@ class Stack:
         """Bring a state dict of the xlstm package to the layout here.
 
         That of its CUDA sLSTM is transposed, and matrices of weight_mode "fused" are stacked; see
-        `checkpoint/formats/contents.py`. What is not known passes through.
+        `models/translation.py`. What is not known passes through.
         """
         there = {self._renamed(name, self.names): array for name, array in arrays.items()}
         back = {prefix: here for here, prefix in self.names.items()}

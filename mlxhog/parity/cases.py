@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.checkpoint.formats.contents import to_ours
 from mlxhog.config.limits import said
 from mlxhog.errors import CheckpointError, DataError
 from mlxhog.files import plain_json, tensors
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.parity.results import call_of
 from mlxhog.parity.subject import (

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlxhog.checkpoint.formats.contents import to_ours, to_xlstm
 from mlxhog.models.families import ModelConfig, param_spec
+from mlxhog.models.translation import to_ours, to_xlstm
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity.optimizers import (

@@ -20,10 +20,9 @@ from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
 from mlxhog.checkpoint import checkpoint, formats, run
-from mlxhog.checkpoint.formats import contents
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.models import families
+from mlxhog.models import families, translation
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
@@ -234,15 +233,15 @@ def test_a_check_compares_the_logits_of_both(
 def test_a_check_that_finds_other_logits_ends_with_code_1(
     tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = contents.to_xlstm
+    real = translation.to_xlstm
 
-    def swapped(arrays: contents.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
+    def swapped(arrays: translation.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
         converted = real(arrays, *words, **options)
         layer = "backbone.blocks.1.mlstm_layer."
         q, k = f"{layer}q.weight", f"{layer}k.weight"
         return converted | {q: converted[k], k: converted[q]}
 
-    monkeypatch.setattr(contents, "to_xlstm", swapped)
+    monkeypatch.setattr(translation, "to_xlstm", swapped)
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--check") == 1
     assert "computes other logits than" in capsys.readouterr().err
 

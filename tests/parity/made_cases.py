@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from mlxhog.checkpoint.formats.contents import to_xlstm
 from mlxhog.models import lm_numpy
 from mlxhog.models.ops.reference import mlstm_numpy
+from mlxhog.models.translation import to_xlstm
 from mlxhog.parity.subject import next_labels
 from tests.models.sample import cell_inputs, config, perturbed_params
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import contents, weights
+from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plain_yaml
 from mlxhog.config.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
@@ -23,6 +23,7 @@ from mlxhog.files import mapped, plain_json, small_files
 from mlxhog.files.mapped import FLOATS
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 
 
@@ -315,7 +316,7 @@ def open_checkpoint(
     arrays = unwrapped(weights.read(file))
     package = package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
-    tensors = _without_copies(contents.to_ours(arrays, model), model, path)
+    tensors = _without_copies(to_ours(arrays, model), model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
     check(

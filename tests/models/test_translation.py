@@ -1,0 +1,85 @@
+"""Names and layouts of other packages, and back, without an element changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from xlstm.blocks.slstm.cell import sLSTMCell_cuda
+
+from mlxhog.models import families, translation
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from tests.checkpoint.formats import peers
+from tests.tolerances import LOGITS_F32, assert_close
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
+
+
+@pytest.mark.parametrize("prefix", ["param.", "grad."])
+def test_the_recorded_fused_case_splits_into_our_parameters_and_back(prefix: str) -> None:
+    config = json.loads((GOLDEN / "large_d_fused.json").read_text())["config"]
+    recorded = load_file(GOLDEN / "large_d_fused.safetensors")
+    theirs = {k.removeprefix(prefix): v for k, v in recorded.items() if k.startswith(prefix)}
+    model = families.read(config)
+    ours = translation.to_ours(theirs, model)
+    assert {k: v.shape for k, v in ours.items()} == {
+        k: spec.shape for k, spec in families.param_spec(model).items()
+    }
+    back = translation.to_xlstm(ours, model, fused=True)
+    assert back.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_the_packages_fused_model_computes_the_same_from_our_fused_arrays(use_bias: bool) -> None:
+    sizes = {"use_bias": use_bias, "add_out_norm": False, "v_dim_factor": 2.0}
+    single, fused = peers.large(**sizes), peers.large(**sizes, weight_mode="fused")
+    model = families.read(vars(single.config))
+    ours = translation.to_ours(peers.state(single), model)
+    stacked = translation.to_xlstm(ours, model, fused=True)
+    fused.load_state_dict({k: torch.from_numpy(v) for k, v in stacked.items()}, strict=True)
+    with torch.no_grad():
+        assert_close(fused(peers.TOKENS)[0].numpy(), single(peers.TOKENS)[0].numpy(), LOGITS_F32)
+
+
+def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered() -> None:
+    package = peers.v1([0, 1])
+    vanilla = peers.state(package)
+    cuda = dict(vanilla)
+    for name, array in vanilla.items():
+        theirs = package.get_submodule(name.rpartition(".")[0])
+        if name.endswith(("_recurrent_kernel_", "_bias_")):
+            # Only the layout of that cell, without its kernels.
+            cell = sLSTMCell_cuda(copy.deepcopy(theirs.config), skip_backend_init=True)
+        if name.endswith("_recurrent_kernel_"):
+            external = theirs._recurrent_kernel_int2ext(torch.from_numpy(array))
+            cuda[name] = cell._recurrent_kernel_ext2int(external).numpy()
+        elif name.endswith("_bias_"):
+            external = theirs._bias_int2ext(torch.from_numpy(array))
+            cuda[name] = cell._bias_ext2int(external).numpy()
+    model = XLSTMV1Config.from_dict(dataclasses.asdict(package.config))
+    assert_same(translation.to_ours(cuda, model), vanilla)
+    assert_same(translation.to_ours(vanilla, model), vanilla)
+    assert_same(translation.to_xlstm(vanilla, model, slstm="cuda"), cuda)
+
+
+def assert_same(arrays: translation.Arrays, expected: translation.Arrays) -> None:
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_an_unknown_name_and_a_foreign_shape_pass_through() -> None:
+    model = families.read(vars(peers.large().config))
+    arrays = {
+        "backbone.blocks.0.mlstm_layer.qkv_opreact.weight": np.zeros((7, 64)),
+        "something": np.zeros(3),
+    }
+    assert translation.to_ours(arrays, model).keys() == arrays.keys()
