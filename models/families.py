@@ -7,6 +7,7 @@ embedding, the head and the loss around them. This module imports no framework.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,6 +26,8 @@ from mlxhog.models.spec import ParamSpec, initial_value
 Params = Mapping[str, Array]
 State = Sequence[tuple[Array, ...]]
 """A tuple per block, of which the family says what it holds; sequences of the batch first."""
+
+_LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
 
 class ModelConfig(Protocol):
@@ -320,3 +323,61 @@ def check_length(cfg: ModelConfig, length: int) -> None:
 def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
     """Name -> (width, rate) of every place of the model that drops units while it trains."""
     return of(cfg).dropout_sites(cfg)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Parameters that belong together: the embedding, a layer, or the final norm with the head.
+
+    Attributes:
+        name: "embedding", "layer 0" and so on, or "head".
+        cell: "mlstm" or "slstm" for a layer with that cell; of a layer without one, such as a
+            feed-forward layer of a MAD model, the cell of the layers before it; else None.
+        params: names, in the order of use.
+        size: number of their elements.
+    """
+
+    name: str
+    cell: str | None
+    params: tuple[str, ...]
+    size: int
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is neither the embedding nor the head."""
+        return self.name.startswith("layer")
+
+
+def parameter_blocks(cfg: ModelConfig) -> list[Block]:
+    """Every parameter of a model, each in one block; a tied head is the embedding's block."""
+    spec = param_spec(cfg)
+    names_of: dict[str, list[str]] = {}
+    for name in spec:
+        match = _LAYER.search(name)
+        outside = "embedding" if name == embedding(cfg) else "head"
+        names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
+    cells = _cells(cfg)
+    return [
+        Block(
+            name=block,
+            cell=cells[int(block.split()[1])] if block.startswith("layer") else None,
+            params=tuple(names),
+            size=sum(spec[name].size for name in names),
+        )
+        for block, names in names_of.items()
+    ]
+
+
+def _cells(cfg: ModelConfig) -> list[str | None]:
+    """The cell of each layer."""
+    if isinstance(cfg, xlstm_v1.XLSTMV1Config):
+        layers = range(cfg.num_hidden_layers)
+        return ["slstm" if layer in cfg.slstm_at else "mlstm" for layer in layers]
+    if not isinstance(cfg, mad.MADConfig):
+        return ["mlstm"] * cfg.num_hidden_layers
+    cells: list[str | None] = []
+    for layer in cfg.layers:
+        own = next((cell for cell in ("mlstm", "slstm") if layer.name.startswith(cell)), None)
+        before = cells[-1] if cells and layer.kind == "channel" else None
+        cells.append(own or before)
+    return cells

@@ -32,8 +32,7 @@ from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.errors import ConfigError
-from mlxhog.models.blocks import Block, blocks
-from mlxhog.models.families import ModelConfig
+from mlxhog.models.families import Block, ModelConfig, parameter_blocks
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.strategy import Context, Idle, Lease
 
@@ -178,8 +177,8 @@ def block_groups(cfg: ModelConfig, workers: int) -> list[list[Block]]:
         ConfigError: the model has too few blocks.
     """
     if workers == 1:
-        return [blocks(cfg)]
-    n_groups, all_blocks = workers + 1, blocks(cfg)
+        return [parameter_blocks(cfg)]
+    n_groups, all_blocks = workers + 1, parameter_blocks(cfg)
     if len(all_blocks) < n_groups:
         raise ConfigError(
             f"blocks=disjoint hands out the model's {len(all_blocks)} blocks (embedding, layers, "

@@ -15,7 +15,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.blocks import blocks
+from mlxhog.models.families import parameter_blocks
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import Lease
 from mlxhog.strategies.disjoint import Disjoint, DisjointWorker, Groups, block_groups, steps_taken
@@ -201,7 +201,7 @@ def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
 @each_of("model", MODELS)
 def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
     cfg = load_architecture(model)
-    found = {block.name: block for block in blocks(cfg)}
+    found = {block.name: block for block in parameter_blocks(cfg)}
     assert list(found) == [
         "embedding", *(f"layer {k}" for k in range(cfg.num_hidden_layers)), "head"
     ]  # fmt: skip
@@ -211,7 +211,9 @@ def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
 
 
 def test_the_cell_of_a_feed_forward_layer_is_that_of_the_layer_before() -> None:
-    cells = [block.cell for block in blocks(load_architecture("mad-7to1")) if block.is_layer]
+    cells = [
+        block.cell for block in parameter_blocks(load_architecture("mad-7to1")) if block.is_layer
+    ]
     assert cells == ["mlstm"] * 14 + ["slstm"] * 2
 
 

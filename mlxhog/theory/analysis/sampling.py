@@ -24,8 +24,7 @@ from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
-from mlxhog.models.blocks import blocks
-from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.written import WrittenSupport
@@ -33,7 +32,7 @@ from mlxhog.optim.written import WrittenSupport
 # -- blocks of a model -----------------------------------------------------------------------------
 
 # The theory's numbers differ so much between an embedding and a dense layer that one number for the
-# whole model says nothing. Blocks are those of `models/blocks.py`; here the last norm, a
+# whole model says nothing. Blocks are those of `families.parameter_blocks`; here the last norm, a
 # table of positions and the head, which lie outside the layers, are blocks of their own.
 
 Int64 = NDArray[np.int64]
@@ -103,7 +102,7 @@ def blocks_of(
             rest are blocks of their own.
     """
     grouped: dict[tuple[str, str | None], list[Slot]] = {}
-    for group in blocks(model):
+    for group in parameter_blocks(model):
         for parameter in group.params:
             name = group.name if group.is_layer else _outside(model, parameter)
             if parts and group.is_layer:
