@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
         problems.append("--set is for one model; name it: mlxhog models tiny --set hidden_size=256")
     if problems:
         raise ConfigError("\n".join(problems))
-    from mlxhog.models import description, registry
+    from mlxhog.models import registry
 
     if name is None:
         rows = [_facts(one) for one in registry.architectures()]
@@ -49,11 +49,11 @@ def run(arguments: list[str]) -> int:
         return 0
     facts = _facts(name, changes)
     if parsed.other.json:
-        fields = description.written(registry.load_architecture(name, changes))
+        fields = registry.as_mapping(registry.load_architecture(name, changes))
         print(json.dumps({**facts, "fields": fields}))
         return 0
     print(_heading(name, facts, changes), end="")
-    print(description.to_yaml(registry.load_architecture(name, changes)), end="")
+    print(registry.to_yaml(registry.load_architecture(name, changes)), end="")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""An architecture is found by its name or by a path."""
+"""An architecture is found by its name or by a path, printed with every field, and changed."""
 
 import json
 import subprocess
@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.config import plain_yaml
+from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.errors import ConfigError
-from mlxhog.models.registry import architectures, load_architecture
+from mlxhog.models import families
+from mlxhog.models.registry import architectures, fields, is_stored, load_architecture, to_yaml
 from mlxhog.models.xlstm_large import param_count
+
+SIZES = {"5m": 5e6, "10m": 10e6, "30m": 30e6, "60m": 60e6}
 
 
 def test_tiny_is_the_model_of_the_benchmarks() -> None:
@@ -73,3 +78,93 @@ def test_reading_and_initialising_a_model_imports_no_framework() -> None:
         "sys.exit(bool({'torch', 'mlx', 'mlx.core'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", ["xlstm", "xlstm_v1"])
+def test_a_size_is_the_number_of_parameters_within_a_tenth(size: str, family: str) -> None:
+    cfg = load_architecture(size if family == "xlstm" else f"{size}-v1")
+    assert cfg.model_type == family
+    cfg = families.for_tokens(cfg, bos=ByteTokenizer.bos, vocab_size=ByteTokenizer.vocab_size)
+    assert families.param_count(cfg) == pytest.approx(SIZES[size], rel=0.1)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_a_model_printed_as_yaml_is_that_model_with_a_comment_for_every_field(
+    name: str, tmp_path: Path
+) -> None:
+    cfg = load_architecture(name)
+    text = to_yaml(cfg)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_architecture(tmp_path / "mine.yaml") == cfg
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("- ")]
+    assert all("  # " in line for line in lines)
+    assert set(plain_yaml.loads(text)) >= {"model_type", "vocab_size", "bos_token_id"}
+
+
+def test_no_setting_of_a_family_is_left_without_a_description() -> None:
+    for name in ("tiny", "7to1-tiny", "mad-7to1"):
+        cfg = load_architecture(name)
+        described = {one.name.split(".")[0] for one in fields(cfg)}
+        assert described == set(cfg.__dataclass_fields__) - {"extra"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sizes"),
+    [
+        ("tiny", "hidden_size=256, num_hidden_layers=6", (256, 6)),
+        ("7to1-tiny", "hidden_size=256, num_hidden_layers=6", (256, 6)),
+        ("7to1-tiny", "embedding_dim=64, mlstm_block.mlstm.num_heads=2", (64, 8)),
+        ("mad-7to1", "hidden_size=64", (64, 16)),
+        ("tiny", None, (128, 4)),
+    ],
+)
+def test_fields_are_changed_by_either_familys_names(
+    name: str, changes: str | None, sizes: tuple[int, int]
+) -> None:
+    cfg = load_architecture(name, changes)
+    assert (cfg.hidden_size, cfg.num_hidden_layers) == sizes
+
+
+def test_what_a_change_does_not_name_stays() -> None:
+    before, after = load_architecture("160m"), load_architecture("160m", "num_heads=6")
+    assert before.to_dict() | {"num_heads": 6} == after.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tiny", "hiden_size=3", "no field 'hiden_size'; did you mean 'hidden_size'?"),
+        ("tiny", "zzz=3", "its fields are vocab_size, hidden_size"),
+        (
+            "7to1-tiny",
+            "qkv_proj_blocksize=8",
+            "did you mean 'mlstm_block.mlstm.qkv_proj_blocksize'",
+        ),
+        ("tiny", "hidden_size=wide", "hidden_size is 'wide' of type str; give it as int"),
+        ("tiny", "hidden_size=2.5", "hidden_size is 2.5 of type float; give it as int"),
+        ("tiny", "num_heads=5", "does not divide into num_heads 5; set hidden_size to 130"),
+        ("7to1-tiny", "slstm_at=[9]", "slstm_at names block 9"),
+        ("7to1-tiny", "slstm_block.feedforward.act_fn=gulu", "choose one of gelu"),
+        ("tiny", "hidden_size", "'hidden_size' is not NAME=VALUE"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused(name: str, changes: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_architecture(name, changes)
+    assert message in str(caught.value)
+    assert f"model {name} with --set" in str(caught.value)
+
+
+def test_ids_of_a_config_that_a_smaller_vocabulary_lacks_are_dropped() -> None:
+    large = load_architecture("160m")
+    assert large.to_dict()["eos_token_id"] == 2
+    small = families.for_tokens(large, bos=0, vocab_size=2).to_dict()
+    assert (small["eos_token_id"], small["pad_token_id"], small["bos_token_id"]) == (None, 1, 0)
+
+
+def test_a_checkpoints_sizes_are_fixed_and_those_of_a_name_or_yaml_are_not(tmp_path: Path) -> None:
+    assert is_stored(tmp_path)
+    assert is_stored("model/config.json")
+    assert not is_stored("tiny")
+    assert not is_stored("my.yaml")
