@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from mlxhog._native import XlstmLargeDecoder, XlstmV1Decoder
 from mlxhog.models import families, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.ops.kernels import activation_name, resolve
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
@@ -204,7 +203,7 @@ def _v1(cfg: XLSTMV1Config, params: Params) -> XlstmV1Decoder:
         slstm_heads=slstm.num_heads if slstm else 0,
         slstm_taps=slstm.conv1d_kernel_size if slstm else 0,
         U=cfg.ffn_dim if ffn else 0,
-        activation=known(ffn.act_fn) if ffn else "gelu",
+        activation=activation_name(ffn.act_fn) if ffn else "gelu",
         norm_eps=xlstm_v1.model.NORM_EPS,
         cell_eps=xlstm_v1.model.CELL_EPS,
         reset_token=-1 if reset is None else reset,

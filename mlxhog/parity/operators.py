@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, slstm_numpy
+from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, recurrences_numpy
 from mlxhog.parity.engines import Engine
 from mlxhog.parity.subject import Array, ModelPlan
 
@@ -235,7 +235,7 @@ class Float64:
     @staticmethod
     def slstm_cell(*arguments: Array) -> tuple[Array, Sequence[Array]]:
         """The outputs, and the state after the last position."""
-        states, _ = slstm_numpy.slstm_cell(*arguments)
+        states, _ = recurrences_numpy.slstm_cell(*arguments)
         return states[0], [part[:, -1] for part in states]
 
     @staticmethod

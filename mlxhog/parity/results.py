@@ -23,7 +23,7 @@ import numpy as np
 
 from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.ops.reference import mlstm_numpy, slstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.spec import initial_value
 from mlxhog.parity.engines import Engine, Forward, ModelEngine, NumPyEngine
 from mlxhog.parity.operators import Float64
@@ -282,7 +282,7 @@ def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
     """Compute the cell in float64; step by step is what it does anyway."""
     exact = {name: value.astype(np.float64) for name, value in inputs.items()}
     names = (*SLSTM_SEQUENCE, *SLSTM_WEIGHTS)
-    states, back = slstm_numpy.slstm_cell(
+    states, back = recurrences_numpy.slstm_cell(
         *(exact[name] for name in names), state=[exact[name] for name in SLSTM_START]
     )
     yield "sequence/h", states[0]

@@ -31,6 +31,23 @@ ENGINES = {
     ("mlx", "metal-emulated"): "emulated:mlx",
 }
 
+ACTIVATIONS = (
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "swish",
+    "relu",
+    "relu^2",
+    "sigmoid",
+    "selu",
+    "softplus",
+)
+"""Activation functions of `activate` and `glu`, by the names of the xlstm package.
+
+`silu` and `swish` are one. `gelu` is the exact one, x Phi(x), computed with erf; `gelu_tanh` is its
+form with tanh. `softplus` is log(1 + e^x).
+"""
+
 
 class Ops(Protocol[T]):
     """The operators that a model is written in, for arrays of one framework, differentiable.
@@ -305,6 +322,17 @@ class Ops(Protocol[T]):
         raw_logits (N, V), labels (N,) integer, -100 is left out; a cap of None leaves the logits
         as they are; both results are scalars.
         """
+
+
+def activation_name(name: str) -> str:
+    """Return the name of an activation function, `silu` for `swish`.
+
+    Raises:
+        ConfigError: it is none of `ACTIVATIONS`.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"activation is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    return "silu" if name == "swish" else name
 
 
 def arrays(framework: str) -> Arrays[Any]:

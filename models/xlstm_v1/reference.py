@@ -21,7 +21,7 @@ from mlxhog.models.ops.reference.layers_numpy import (
     linear,
 )
 from mlxhog.models.ops.reference.mlstm_numpy import Float, recurrent
-from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
+from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 from mlxhog.models.xlstm_v1.config import XLSTMV1Config
 from mlxhog.models.xlstm_v1.model import CELL_EPS, EMBEDDING, NORM_EPS, OUT_NORM, block_name
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mlxhog._native import ops
-from mlxhog.models.ops.activations import ACTIVATIONS, known
+from mlxhog.models.ops.kernels import ACTIVATIONS, activation_name
 from mlxhog.models.ops.reference import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
@@ -29,7 +29,7 @@ def test_swiglu_and_its_gradients(size: int, threads: int) -> None:
 
 @sizes
 @threads
-@each_of("name", sorted({known(name) for name in ACTIVATIONS}))
+@each_of("name", sorted({activation_name(name) for name in ACTIVATIONS}))
 def test_glu_and_its_gradients(size: int, threads: int, name: str) -> None:
     gate, up, d_out = draw(size, scale=4), draw(size, seed=1), draw(size, seed=2)
     out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
@@ -50,7 +50,7 @@ def test_gelu_is_precise_where_it_is_nearly_zero() -> None:
     assert (np.abs(out - wanted) <= 4e-6 * np.abs(wanted)).all()
 
 
-@each_of("name", sorted({known(name) for name in ACTIVATIONS}))
+@each_of("name", sorted({activation_name(name) for name in ACTIVATIONS}))
 def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
     x = np.array([np.nan, 0.0, 1e4, -1e4], np.float32)
     out, slope, d_up = unwritten(4), unwritten(4), unwritten(4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
+from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 from tests.metal.sample import Array, unwritten, wide
 from tests.models.slstm import INPUTS, STATE, slstm_inputs, slstm_state
 from tests.pairs import each_of

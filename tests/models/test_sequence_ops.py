@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.reference import layers_numpy, sequence_numpy
+from mlxhog.models.ops.reference import layers_numpy, recurrences_numpy
 from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
@@ -69,7 +69,7 @@ def decay(
     }
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
-    reference = sequence_numpy.decay_cell
+    reference = recurrences_numpy.decay_cell
     return Case("decay_cell", reference, inputs, {"scale": 0.5}, {"chunk_size": chunk})
 
 
@@ -99,7 +99,7 @@ def delta(
     }
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
-    return Case("delta_cell", sequence_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
+    return Case("delta_cell", recurrences_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
 
 
 def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = True) -> Case:
@@ -113,7 +113,7 @@ def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = Tr
     }
     if state:
         inputs["state"] = draw(B, C, N, seed=5)
-    return Case("selective_scan", sequence_numpy.selective_scan, inputs)
+    return Case("selective_scan", recurrences_numpy.selective_scan, inputs)
 
 
 def attention(
@@ -135,14 +135,14 @@ def attention(
     fixed: dict[str, Any] = {"window": window}
     if lengths is not None:
         fixed["lengths"] = np.array(lengths, np.int32)
-    return Case("attention", sequence_numpy.attention, inputs, fixed)
+    return Case("attention", layers_numpy.attention, inputs, fixed)
 
 
 def rope(B: int, S: int, NH: int, DH: int, offset: tuple[int, ...] | None = None) -> Case:
     fixed: dict[str, Any] = {"base": 100.0}
     if offset is not None:
         fixed["offset"] = np.array(offset, np.int32)
-    return Case("rope", sequence_numpy.rope, {"x": draw(B, S, NH, DH)}, fixed)
+    return Case("rope", layers_numpy.rope, {"x": draw(B, S, NH, DH)}, fixed)
 
 
 def long_conv(B: int, S: int, C: int, J: int) -> Case:

@@ -9,7 +9,7 @@ import torch
 
 from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
-from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
+from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 from tests.models.slstm import (
     CASES,
     INPUTS,

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from mlxhog._native import ops
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.activations import ACTIVATIONS, known
+from mlxhog.models.ops.kernels import ACTIVATIONS, activation_name
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
@@ -282,8 +282,8 @@ def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
 def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation: str, x: float) -> None:
     given = np.array([x, np.nan, x], np.float32)
     y, dx = np.empty_like(given), np.empty_like(given)
-    ops.activate(known(activation), given, y, threads=1)
-    ops.activate_grad(known(activation), given, np.ones_like(given), dx, threads=1)
+    ops.activate(activation_name(activation), given, y, threads=1)
+    ops.activate_grad(activation_name(activation), given, np.ones_like(given), dx, threads=1)
     if activation != "relu^2":  # 1e40 is none
         assert np.isfinite(y[::2]).all()
     assert np.isfinite(dx[::2]).all()

@@ -247,22 +247,21 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("decay = np.exp(g + m - m_new)", "decay = np.exp(g - m_new)"),
         ],
     ),
-    "models/ops/reference/slstm_numpy.py": (
-        ("tests/models/test_slstm_cell.py",),
+    "models/ops/reference/recurrences_numpy.py": (
+        ("tests/models/test_slstm_cell.py", "tests/models/test_sequence_ops.py"),
         [
             ("np.where(n == 0, i_t, np.maximum(i_t, lf))", "np.maximum(i_t, lf)"),
+            ("(v[:, t] - held)", "v[:, t]"),
         ],
     ),
     "models/ops/reference/layers_numpy.py": (
-        ("tests/models/test_numpy_reference.py", "tests/models/test_v1_ops.py"),
+        (
+            "tests/models/test_numpy_reference.py",
+            "tests/models/test_v1_ops.py",
+            "tests/models/test_sequence_ops.py",
+        ),
         [
             ("inverse * (dy - mean - unit", "inverse * (dy - unit"),
-        ],
-    ),
-    "models/ops/reference/sequence_numpy.py": (
-        ("tests/models/test_sequence_ops.py",),
-        [
-            ("(v[:, t] - held)", "v[:, t]"),
             ("max(oldest, t - window)", "max(oldest, t - window + 1)"),
         ],
     ),

@@ -35,8 +35,7 @@ from mlxhog.models.mad.layer import (
     check_heads,
     linear,
 )
-from mlxhog.models.ops.reference.layers_numpy import rms_norm
-from mlxhog.models.ops.reference.sequence_numpy import attention, rope
+from mlxhog.models.ops.reference.layers_numpy import attention, rms_norm, rope
 
 
 @dataclass(frozen=True, kw_only=True)

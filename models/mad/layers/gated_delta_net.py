@@ -38,7 +38,7 @@ from mlxhog.models.mad.layer import (
     taps,
 )
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, silu, softplus
-from mlxhog.models.ops.reference.sequence_numpy import delta_cell
+from mlxhog.models.ops.reference.recurrences_numpy import delta_cell
 
 CHUNK_SIZE = 16
 

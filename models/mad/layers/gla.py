@@ -34,7 +34,7 @@ from mlxhog.models.mad.layer import (
     check_heads,
 )
 from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, silu
-from mlxhog.models.ops.reference.sequence_numpy import decay_cell
+from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 SLOWNESS = 16.0

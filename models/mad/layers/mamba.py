@@ -37,7 +37,7 @@ from mlxhog.models.mad.layer import (
     taps,
 )
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, silu, softplus
-from mlxhog.models.ops.reference.sequence_numpy import selective_scan
+from mlxhog.models.ops.reference.recurrences_numpy import selective_scan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from mlxhog.models.mad.layer import (
     taps,
 )
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, silu, softplus
-from mlxhog.models.ops.reference.sequence_numpy import decay_cell
+from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 

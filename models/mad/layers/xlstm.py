@@ -60,7 +60,7 @@ from mlxhog.models.mad.layer import (
 )
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, layer_norm, sigmoid
 from mlxhog.models.ops.reference.mlstm_numpy import recurrent
-from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
+from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6

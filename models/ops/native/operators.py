@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from mlxhog._native import ops
-from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.kernels import Ops, activation_name
 from mlxhog.models.ops.native import layers, sequence
 from mlxhog.models.ops.native.pair import Pair, View
 
@@ -116,11 +115,11 @@ class NativeOps(ABC, Generic[T]):
 
     def activate(self, x: T, activation: str) -> T:
         """Return act(x)."""
-        return self.apply(layers.ACTIVATE, x, activation=known(activation))[0]
+        return self.apply(layers.ACTIVATE, x, activation=activation_name(activation))[0]
 
     def glu(self, gate: T, up: T, activation: str) -> T:
         """Return act(gate) * up."""
-        return self.apply(layers.GLU, gate, up, activation=known(activation))[0]
+        return self.apply(layers.GLU, gate, up, activation=activation_name(activation))[0]
 
     def swiglu(self, gate: T, up: T) -> T:
         """Return silu(gate) * up."""

@@ -1,4 +1,4 @@
-"""Layers of the families in float64 NumPy, with their gradients written by hand; for tests.
+"""Layers of the families in float64 NumPy; those of xLSTM with gradients written by hand.
 
 A layer with parameters given by name returns its result and a function from dL/dresult to
 dL/dinput, which adds the gradients of the parameters to `grads`. A layer of arrays alone returns a
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.activations import known
+from mlxhog.models.ops.kernels import activation_name
 from mlxhog.models.ops.reference.mlstm_numpy import Float
 
 Params = Mapping[str, NDArray[Any]]
@@ -150,9 +150,9 @@ def glu(gate: Float, up: Float, name: str) -> tuple[Float, Callable[[Float], tup
 
 
 def activation(name: str, x: Float) -> tuple[Float, Float]:
-    """Return act(x) and act'(x), for the names in `activations.py`."""
+    """Return act(x) and act'(x), for a name of `kernels.ACTIVATIONS`."""
     s = sigmoid(x)
-    match known(name):
+    match activation_name(name):
         case "gelu":
             area = 0.5 * np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2.0))
             return x * area, area + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
@@ -209,3 +209,36 @@ def chain(*backs: Back) -> Back:
         return dy
 
     return back
+
+
+def rope(x: Float, base: float, offset: NDArray[np.integer] | None = None) -> Float:
+    """Turn pair i of every head of x (B, S, NH, DH) as a complex number."""
+    B, S, _, DH = x.shape
+    first = np.zeros(B) if offset is None else offset
+    t = first[:, None, None, None] + np.arange(S)[:, None, None]
+    turn = np.exp(1j * t * base ** (-2 * np.arange(DH // 2) / DH))
+    pairs = (x[..., : DH // 2] + 1j * x[..., DH // 2 :]) * turn
+    return np.concatenate([pairs.real, pairs.imag], -1)
+
+
+def attention(
+    q: Float,
+    k: Float,
+    v: Float,
+    *,
+    window: int | None = None,
+    lengths: NDArray[np.integer] | None = None,
+) -> Float:
+    """Attend from q (B, S, NH, DH) to k, v (B, L, NH, DH), position by position."""
+    B, S, NH, DH = q.shape
+    L = k.shape[1]
+    h = np.empty(q.shape)
+    for b in range(B):
+        oldest = 0 if lengths is None else L - int(lengths[b])
+        for t in range(L - S, L):
+            first = oldest if window is None else max(oldest, t - window)
+            for n in range(NH):
+                scores = k[b, first : t + 1, n] @ q[b, t - L + S, n] / np.sqrt(DH)
+                weights = np.exp(scores - scores.max())
+                h[b, t - L + S, n] = weights @ v[b, first : t + 1, n] / weights.sum()
+    return h

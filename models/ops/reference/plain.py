@@ -7,8 +7,8 @@ The cells are in `mlstm.py` and `recurrences.py`, and what a framework computes 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.kernels import activation_name
 from mlxhog.models.ops.reference.mlstm import MLSTMCell
 from mlxhog.models.ops.reference.recurrences import Recurrences
 
@@ -150,11 +150,11 @@ class PlainOps(MLSTMCell, Recurrences):
 
     def activate(self, x: Array, activation: str) -> Array:
         """Return act(x)."""
-        return self.activations[known(activation)](x)
+        return self.activations[activation_name(activation)](x)
 
     def glu(self, gate: Array, up: Array, activation: str) -> Array:
         """Return act(gate) * up."""
-        return self.activations[known(activation)](gate) * up
+        return self.activations[activation_name(activation)](gate) * up
 
     def swiglu(self, gate: Array, up: Array) -> Array:
         """Return silu(gate) * up."""

@@ -1,8 +1,8 @@
 """The cells beside mLSTM, plain, over either framework; `kernels.py` says what each promises.
 
 All compute in float32. `slstm_cell` goes position by position; its equations are in
-`slstm_numpy.py`. The others are linear recurrences, and no exponent of theirs is above 0: nothing
-overflows, however fast a head forgets.
+`recurrences_numpy.py`. The others are linear recurrences, and no exponent of theirs is above 0:
+nothing overflows, however fast a head forgets.
 
 `decay_cell` goes chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
 state before it and g = b_L:

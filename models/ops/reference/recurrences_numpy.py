@@ -1,6 +1,7 @@
-"""The sLSTM cell in float64 NumPy, with its gradient written by hand: the reference of every other.
+"""The cells beside mLSTM in float64 NumPy, position by position: the reference of every other form.
 
-Per head, with the gates i, f, z, o as pre-activations of the input, h, c, n, m starting at 0:
+`kernels.py` says what each promises. `slstm_cell` has its gradient, too, written by hand; it is,
+per head, with the gates i, f, z, o as pre-activations of the input, h, c, n, m starting at 0:
 
     i~ = i_t + R_i h + b_i                     likewise f~, z~, o~: memory mixes inside a head
     lf = m + logsig(f~)
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.reference.mlstm_numpy import Float, log_sigmoid
+from mlxhog.models.ops.reference.mlstm_numpy import Float, log_sigmoid, zero_state
 
 State = tuple[Float, Float, Float, Float]
 Backward = Callable[..., tuple[Float, ...]]
@@ -116,3 +117,46 @@ def slstm_cell(
         return *d_gates, dR.reshape(R.shape), db.reshape(b.shape), *d_start
 
     return (states[0], states[1], states[2], states[3]), backward
+
+
+# -- the linear recurrences ------------------------------------------------------------------------
+
+
+def decay_cell(
+    q: Float, k: Float, v: Float, log_decay: Float, *, scale: float, state: Float | None = None
+) -> tuple[Float, Float]:
+    """Return h (B, S, NH, DV) and the last S (B, NH, DK, DV); q, k (B, S, NH, DK)."""
+    S = zero_state(q, v)[0] if state is None else state
+    h = np.empty(v.shape)
+    for t in range(q.shape[1]):
+        S = np.exp(log_decay[:, t])[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None]
+        h[:, t] = scale * np.einsum("bhkv,bhk->bhv", S, q[:, t])
+    return h, S
+
+
+def delta_cell(
+    q: Float, k: Float, v: Float, log_decay: Float, beta: Float, *, state: Float | None = None
+) -> tuple[Float, Float]:
+    """Return h (B, S, NH, DV) and the last S (B, NH, DK, DV); q, k (B, S, NH, DK)."""
+    S = zero_state(q, v)[0] if state is None else state
+    h = np.empty(v.shape)
+    for t in range(q.shape[1]):
+        S = np.exp(log_decay[:, t])[..., None, None] * S
+        held = np.einsum("bhkv,bhk->bhv", S, k[:, t])
+        write = beta[:, t, :, None] * (v[:, t] - held)
+        S = S + k[:, t, :, :, None] * write[:, :, None]
+        h[:, t] = np.einsum("bhkv,bhk->bhv", S, q[:, t])
+    return h, S
+
+
+def selective_scan(
+    u: Float, dt: Float, A: Float, Bt: Float, Ct: Float, *, state: Float | None = None
+) -> tuple[Float, Float]:
+    """Return y (B, S, C) and the last S (B, C, N); u, dt (B, S, C), A (C, N), Bt, Ct (B, S, N)."""
+    S = np.zeros((len(u), *A.shape)) if state is None else state
+    y = np.empty(u.shape)
+    for t in range(u.shape[1]):
+        written = (dt[:, t] * u[:, t])[..., None] * Bt[:, t, None]
+        S = np.exp(dt[:, t, :, None] * A) * S + written
+        y[:, t] = np.einsum("bcn,bn->bc", S, Ct[:, t])
+    return y, S
