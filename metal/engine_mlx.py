@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal import source
-from mlxhog.metal.kernel import Kernel, Launch, check, compile_error, number, too_wide
+from mlxhog.metal.kernel import Kernel, Launch, check, compile_error, number, read_source, too_wide
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
 INSTANCES = {"half": mx.float16, "bfloat": mx.bfloat16}
@@ -128,7 +127,7 @@ class MLXEngine:
                 input_names=[argument.name for argument in kernel.inputs],
                 output_names=[argument.name for argument in kernel.outputs],
                 source=kernel.source,
-                header=source.read(kernel.header),
+                header=read_source(kernel.header),
                 ensure_row_contiguous=True,
             )
         return function

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal import source
-from mlxhog.metal.kernel import Launch, check, compile_error, number, too_wide
+from mlxhog.metal.kernel import Launch, check, compile_error, number, read_source, too_wide
 
 
 class MPSEngine:
@@ -114,7 +113,7 @@ class MPSEngine:
         except ValueError as error:
             raise too_wide(launch, error) from error
         except (RuntimeError, AttributeError) as error:
-            raise compile_error(launch, error, source.read(_whole(kernel.header))) from error
+            raise compile_error(launch, error, read_source(_whole(kernel.header))) from error
         if any(argument.writes for argument in kernel.inputs):
             torch.mps.synchronize()
         return outputs
@@ -123,7 +122,7 @@ class MPSEngine:
         """The compiled kernels of a family."""
         library = self._libraries.get(header)
         if library is None:
-            library = torch.mps.compile_shader(source.read(_whole(header)))
+            library = torch.mps.compile_shader(read_source(_whole(header)))
             self._libraries[header] = library
         return library
 

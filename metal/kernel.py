@@ -1,4 +1,4 @@
-"""Kernels and launches: what a Metal kernel declares, and what every engine checks of a launch.
+"""Kernels and launches: what a Metal kernel declares, its text, and what engines check of a launch.
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (templated functions in
 namespace `mlxhog`), `adds.metal` (whole kernels for PyTorch, `xcrun metal` and the host shim) and
@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ import numpy as np
 from mlxhog.errors import MetalError, ShapeError
 
 Size = tuple[int, int, int]
+KERNEL_FOLDER = Path(__file__).parent / "kernels"
+_OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
 FUSED_RTOL = 1e-6  # eight units in the last place, of a few fused multiply-adds in a row
 # The Metal compiler's first complaint, with the lines that show the source: text, then a caret.
 _COMPLAINT = re.compile(r"\S*?(\d+):\d+: error: .*(?:\n(?!\S*?\d+:\d+: ).*){0,2}")
@@ -105,6 +109,36 @@ class Launch:
     grid: Size
     group: Size = (256, 1, 1)
     instance: str = ""
+
+
+@cache
+def read_source(name: str, *, lines: bool = False) -> str:
+    """Return the text of `metal/kernels/<name>`, each of our own headers put in place once.
+
+    PyTorch resolves includes of its own headers only, and MLX none.
+
+    Args:
+        name: a file of that folder, or an absolute path.
+        lines: say where every line came from (`#line`), for a compiler's messages.
+    """
+    return _inlined(KERNEL_FOLDER / name, set(), lines)
+
+
+def _inlined(path: Path, included: set[Path], lines: bool) -> str:
+    if path in included:
+        return ""
+    included.add(path)
+    text = path.read_text(encoding="utf-8").replace("#pragma once\n", "\n" if lines else "")
+
+    def inner(match: re.Match[str]) -> str:
+        own = _inlined(path.parent / match[1], included, lines)
+        return own + _line_mark(text[: match.end()].count("\n") + 1, path) if lines else own
+
+    return (_line_mark(1, path) if lines else "") + _OWN_INCLUDE.sub(inner, text)
+
+
+def _line_mark(number: int, path: Path) -> str:
+    return f'#line {number} "{path}"\n'
 
 
 def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: str) -> None:

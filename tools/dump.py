@@ -19,9 +19,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal import source
 from mlxhog.metal.host import mlx_text
-from mlxhog.metal.kernel import Kernel
+from mlxhog.metal.kernel import Kernel, read_source
 from mlxhog.metal.registry import KERNELS
 
 _MLX_HEADERS = "include"
@@ -62,7 +61,7 @@ def mlx_wrappers(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, st
         EnvironmentLacks: MLX is not installed.
         MetalError: MLX refuses a kernel, or does not begin its text with our header.
     """
-    headers = {kernel.name: source.read(kernel.header) for kernel in kernels}
+    headers = {kernel.name: read_source(kernel.header) for kernel in kernels}
     wrappers = {}
     for name, text in mlx_texts(kernels).items():
         header = headers[re.split(r"[-.]", name)[0]]
@@ -78,7 +77,7 @@ def mlx_wrappers(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, st
 def mps_texts(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
     """Return the whole kernels that PyTorch would compile, by file name."""
     files = {str(Path(kernel.header).with_suffix(".metal")) for kernel in kernels}
-    return {file: source.read(file) for file in sorted(files)}
+    return {file: read_source(file) for file in sorted(files)}
 
 
 def mlx_prelude() -> str:

@@ -35,11 +35,10 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal import source
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import CHAOS_PERIOD, buffers
 from mlxhog.metal.host.translate import Signature, kernels
-from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernel import Kernel, Launch, read_source
 from mlxhog.metal.registry import KERNELS
 
 _MAIN = Path(__file__).parent / "sanitizer" / "main.cpp"
@@ -131,7 +130,7 @@ def _library(
     kernel: Kernel, instance: str, checks: Sanitizer, directory: Path, compiler: str
 ) -> tuple[Path, Signature]:
     file = Path(kernel.header).with_suffix(".metal")
-    text = source.read(str(file), lines=True)
+    text = read_source(str(file), lines=True)
     path = build.library(
         file.stem,
         _on_the_heap(translate.library(text)),

@@ -22,9 +22,8 @@ from typing import Any
 from mlxhog.errors import MetalError
 from mlxhog.files.cache import is_kept
 from mlxhog.files.durable import replace_file
-from mlxhog.metal import source
 from mlxhog.metal.host import build
-from mlxhog.metal.kernel import Kernel
+from mlxhog.metal.kernel import Kernel, read_source
 
 _TIMEOUT_S = 120.0
 _ONE_AT_A_TIME = Lock()  # threads of one process; processes may write a text twice
@@ -73,7 +72,7 @@ def request_of(kernel: Kernel, instance: str = "") -> Request:
         ),
         outputs=tuple((argument.name, argument.dtype) for argument in kernel.outputs),
         source=kernel.source,
-        header=source.read(kernel.header),
+        header=read_source(kernel.header),
         template=(("T", DTYPES[instance]),) if instance else (),
     )
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.errors import MetalError
-from mlxhog.metal import source
 from mlxhog.metal.host import mlx_text
-from mlxhog.metal.kernel import Kernel
+from mlxhog.metal.kernel import Kernel, read_source
 
 _KERNEL = re.compile(r"(template\s*<[^>]*>\s*)?(?:\[\[kernel\]\]|\bkernel)\s+void\s+(\w+)\s*\(")
 _PARAMETER = re.compile(r"(?P<type>.+?)\s*(?P<name>\w+)\s*\[\[(?P<attribute>[^\]]+)\]\]", re.DOTALL)
@@ -228,7 +227,7 @@ def mlx(kernel: Kernel, instance: str, cache: Path) -> Program:
     else:
         text = mlx_text.stated(request)
     (signature,) = kernels(text).values()
-    header = source.read(kernel.header, lines=True)  # the same, and where its lines are from
+    header = read_source(kernel.header, lines=True)  # the same, and where its lines are from
     wrapper = f'#line 1 "MLX kernel {kernel.name}"\n{text.removeprefix(request.header)}'
     return Program(
         name=f"{kernel.name}-{instance}".rstrip("-"),
@@ -244,7 +243,7 @@ def mps(kernel: Kernel, instance: str, _cache: Path) -> Program:
         MetalError: the file has no such kernel.
     """
     file = str(Path(kernel.header).with_suffix(".metal"))
-    text = source.read(file, lines=True)
+    text = read_source(file, lines=True)
     name, signatures = f"{kernel.name}_{instance}".rstrip("_"), kernels(text)
     if name not in signatures:
         raise MetalError(f"{file} has no kernel {name}; it has {', '.join(signatures)}")

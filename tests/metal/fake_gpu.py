@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from mlxhog.errors import MetalError
-from mlxhog.metal import source
 from mlxhog.metal.engine import Engine, ReferenceEngine
-from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernel import Kernel, Launch, read_source
 
 
 def _run(
@@ -66,7 +65,7 @@ class FakeMLX:
     def metal_kernel(self, **built: Any) -> Any:
         self.built.append(built)
         kernel = self.kernels[built["name"].removeprefix("mlxhog_")]
-        assert built["header"] == source.read(kernel.header)
+        assert built["header"] == read_source(kernel.header)
 
         def call(**given: Any) -> list[mx.array]:
             self.calls.append(given)

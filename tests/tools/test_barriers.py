@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
-from mlxhog.metal import source
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernel import KERNEL_FOLDER, Launch
 from tools import sanitize
 
 BARRIER = re.compile(r"\bthreadgroup_barrier\([^;]*\);")
@@ -38,7 +37,7 @@ class Barrier:
 def barriers() -> list[Barrier]:
     return [
         Barrier(header.name, n, text[: match.start()].count("\n") + 1)
-        for header in sorted(source.KERNELS.glob("*.h"))
+        for header in sorted(KERNEL_FOLDER.glob("*.h"))
         for text in [header.read_text()]
         for n, match in enumerate(BARRIER.finditer(text))
     ]
@@ -54,13 +53,13 @@ def users(header: str) -> list[Launch]:
 
 
 def included(name: str) -> set[str]:
-    names = set(re.findall(r'#include "(.*)"', (source.KERNELS / name).read_text()))
+    names = set(re.findall(r'#include "(.*)"', (KERNEL_FOLDER / name).read_text()))
     return {name}.union(*map(included, names))
 
 
 def without(barrier: Barrier, folder: Path) -> Path:
     """A copy of all kernels that lacks one barrier."""
-    shutil.copytree(source.KERNELS, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(KERNEL_FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     file = folder / barrier.header
     text = file.read_text()
     start, end = list(BARRIER.finditer(text))[barrier.n].span()

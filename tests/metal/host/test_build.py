@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal import source
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import read_source
 from mlxhog.metal.kernels.adds import dense_axpy
 from tests.metal.host import probes
 from tests.metal.host.probes import on
@@ -50,7 +50,7 @@ def test_two_processes_may_build_one_kernel_at_once_and_a_third_finds_it(
 
 def test_a_compile_error_names_file_and_line_and_points_at_the_word(shim_cache: Path):
     file = probes.KERNELS / "forbidden" / "misspelt.metal"
-    text = translate.library(source.read(str(file), lines=True))
+    text = translate.library(read_source(str(file), lines=True))
     with pytest.raises(MetalError) as caught:
         build.library("misspelt", text, directory=shim_cache)
     message = str(caught.value)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
-from mlxhog.metal import source
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernel import Launch, read_source
 from tests.metal.host import probes
 from tests.metal.host.probes import on
 from tests.pairs import each_of
@@ -107,7 +106,7 @@ def test_functions_agree_with_numpy(shim: HostEngine):
 @each_of("name", sorted(FORBIDDEN))
 def test_what_apple_gpus_lack_does_not_compile(name: str, shim_cache: Path):
     file = probes.KERNELS / "forbidden" / f"{name}.metal"
-    text = source.read(str(file), lines=True)
+    text = read_source(str(file), lines=True)
     with pytest.raises(MetalError, match=FORBIDDEN[name]):
         build.library(name, translate.library(text), directory=shim_cache)
 

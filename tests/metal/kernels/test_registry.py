@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxhog.metal import source
+from mlxhog.metal.kernel import read_source
 from mlxhog.metal.registry import KERNELS
 from tests.pairs import each_of
 
@@ -14,8 +14,8 @@ from tests.pairs import each_of
 def test_a_kernel_is_a_function_for_mlx_and_a_whole_kernel_for_pytorch(name: str) -> None:
     kernel = KERNELS[name]
     assert kernel.name == name
-    assert f" {name}(" in source.read(kernel.header)
-    whole = source.read(kernel.header.replace(".h", ".metal"))
+    assert f" {name}(" in read_source(kernel.header)
+    whole = read_source(kernel.header.replace(".h", ".metal"))
     for instance in kernel.instances or ("",):
         assert f"[[kernel]] void {name}_{instance}".rstrip("_") + "(" in whole
 
@@ -26,7 +26,7 @@ PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol =
 @each_of("name", PROMISES_BITS)
 def test_a_kernel_that_promises_bits_forbids_metal_to_fuse_products_and_sums(name: str) -> None:
     pragma = "#pragma METAL fp contract(off)\n"
-    text = source.read(KERNELS[name].header)
+    text = read_source(KERNELS[name].header)
     assert text.index(pragma) < text.index(f" {name}(")
 
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from mlxhog.metal import roofline
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count
+from tools import roofline
 
 
 def test_twice_the_bandwidth_is_twice_the_speed_and_half_the_time():
@@ -40,7 +40,7 @@ def test_the_sizes_are_those_of_the_models():
 
 def test_the_tables_call_themselves_a_prediction_and_name_every_chip_and_kernel():
     done = subprocess.run(
-        [sys.executable, "-m", "mlxhog.metal.roofline"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tools.roofline"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("Prediction, not measured")
     for chip in roofline.BANDWIDTH_GB_S:

@@ -1,6 +1,6 @@
 """The most that memory lets the update kernels do: predicted from their source, not measured.
 
-    python -m mlxhog.metal.roofline
+    python -m tools.roofline
 
 An update of one element moves `Kernel.bytes_per_element` bytes of device memory (counted from the
 source by a test), and no kernel here computes enough to be limited by anything else. So a chip's
@@ -94,7 +94,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(
-        prog="python -m mlxhog.metal.roofline",
+        prog="python -m tools.roofline",
         description="Print how fast memory bandwidth lets the update kernels be: a prediction.",
     ).parse_args()
     main()
