@@ -72,25 +72,18 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
 
 
 def to_xlstm(
-    arrays: Arrays, model: ModelConfig, *, fused: bool = False, slstm: str = "vanilla"
+    arrays: Arrays, model: ModelConfig, *, slstm: str = "vanilla"
 ) -> dict[str, NDArray[Any]]:
     """Translate our arrays to the xlstm package's, without changing any element.
 
     Args:
         arrays: name -> array under our names.
         model: whose parameters they are.
-        fused: stack the rows of matrices that share their input; xLSTM Large only.
         slstm: layout of the sLSTM cell, "vanilla" or "cuda"; v1 only.
     """
     if not isinstance(model, XLSTMLargeConfig):
         return _cuda(arrays) if slstm == "cuda" else dict(arrays)
-    renamed = {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
-    if not fused:
-        return renamed
-    return {
-        name: np.concatenate([renamed[part] for part in parts]) if parts[1:] else renamed[name]
-        for name, parts in stacks(renamed).items()
-    }
+    return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
 
 
 def _split(

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-UInt8 = NDArray[np.uint8]
 UInt32 = NDArray[np.uint32]
 Places = NDArray[np.integer[Any]]
 

@@ -68,10 +68,6 @@ class TorchArrays:
         )
         return value, dict(zip(floats, grads, strict=True))
 
-    def stop_gradient(self, x: Any) -> Any:
-        """Return x as a constant."""
-        return x.detach()
-
 
 class MLXArrays:
     """The same of MLX, whose arrays share one device; methods as those of `TorchArrays`.
@@ -121,7 +117,3 @@ class MLXArrays:
         value, grads = self._mx.value_and_grad(function)(dict(arrays))
         self._mx.eval(value, grads)
         return value, grads
-
-    def stop_gradient(self, x: Any) -> Any:
-        """Return x as a constant."""
-        return self._mx.stop_gradient(x)

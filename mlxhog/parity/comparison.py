@@ -14,7 +14,6 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.compute import Perturbation, Tell, computed_results
-from mlxhog.parity.engines import Fault
 from mlxhog.parity.subject import Results, Side, Subject, perturbed
 from mlxhog.report.table import Answer, Failure, Section
 
@@ -91,7 +90,6 @@ def compare_sides(
     perturb: str | None = None,
     seed: int = 0,
     save: Path | None = None,
-    fault: Fault | None = None,
 ) -> Comparison:
     """Compute a subject by every side and compare every number.
 
@@ -102,7 +100,6 @@ def compare_sides(
         perturb: an input that the first side after the reference gets another value of.
         seed: of that value.
         save: .npz file for all arrays.
-        fault: what the first side after the reference computes with.
 
     Raises:
         ConfigError: there is nothing to compare, or no such input to perturb.
@@ -115,13 +112,12 @@ def compare_sides(
             "a recorded case"
         )
     begin = time.perf_counter()
-    victim = sides[min(1, len(sides) - 1)].name
     perturbation = None
     if perturb is not None:
+        side = sides[min(1, len(sides) - 1)].name
         value = perturbed(subject.inputs, perturb, seed)
-        perturbation = Perturbation(victim, perturb, value)
-    faults = {} if fault is None else {victim: fault}
-    with computed_results(subject, sides, perturbation, tell, faults) as results:
+        perturbation = Perturbation(side, perturb, value)
+    with computed_results(subject, sides, perturbation, tell) as results:
         rows, computed = compare_all(subject, sides, results)
         bad = compare.first_bad(rows, computed)
         if save is not None:

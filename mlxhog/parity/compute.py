@@ -23,7 +23,7 @@ from mlxhog.errors import WorkerFailed
 from mlxhog.files import tensors
 from mlxhog.parity import operators, optimizers, tolerances
 from mlxhog.parity import results as named
-from mlxhog.parity.engines import Engine, Fault, NumPyEngine, planted
+from mlxhog.parity.engines import Engine, NumPyEngine
 from mlxhog.parity.subject import (
     NUMPY,
     PEERS,
@@ -68,7 +68,6 @@ def computed_results(
     sides: Sequence[Side],
     perturbation: Perturbation | None,
     tell: Tell,
-    faults: Mapping[str, Fault] | None = None,
 ) -> Iterator[dict[str, Results]]:
     """Compute the results of every side; they are there until the block ends.
 
@@ -77,7 +76,6 @@ def computed_results(
         sides: who computes; those of one backend in a row.
         perturbation: an input that one side gets another value of.
         tell: called with (side, what it does).
-        faults: what sides compute with, by their names.
 
     Raises:
         WorkerFailed: a side could not compute it, or its process died; says what it said last.
@@ -103,10 +101,8 @@ def computed_results(
             tell(side.name, "")
             changed = perturbation is not None and perturbation.side == side.name
             replacements = folder / PERTURBED if changed else None
-            target, fault = _file(folder, side), (faults or {}).get(side.name)
-            task.child.start(
-                0, compute_side, side, subject.plan, arrays, replacements, target, fault
-            )
+            target = _file(folder, side)
+            task.child.start(0, compute_side, side, subject.plan, arrays, replacements, target)
 
         for task in tasks:
             begin(task)
@@ -153,7 +149,6 @@ def compute_side(
     subject: Path,
     replacements: Path | None,
     target: Path,
-    fault: Fault | None = None,
 ) -> list[str]:
     """Compute a side's results; returns their names in the order in which they came about.
 
@@ -164,7 +159,6 @@ def compute_side(
         subject: file with the subject's arrays.
         replacements: file with inputs that replace some of them; None for none.
         target: file to write.
-        fault: what to compute with, for tests of the comparison.
     """
     arrays = dict(tensors.read(subject))
     if replacements is not None:
@@ -173,20 +167,16 @@ def compute_side(
     fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
     computed = {
         name: np.ascontiguousarray(x).reshape(np.shape(x))
-        for name, x in results(side, plan, inputs, fixed, fault)
+        for name, x in results(side, plan, inputs, fixed)
     }
     save_file(computed, target)
     return list(computed)
 
 
 def results(
-    side: Side,
-    plan: Plan,
-    inputs: Mapping[str, Array],
-    fixed: Mapping[str, Array],
-    fault: Fault | None = None,
+    side: Side, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Iterator[tuple[str, Array]]:
-    """Compute a side's results in this process; arguments as `compute`."""
+    """Compute a side's results in this process; arguments as `compute_side`."""
     if side.backend == NUMPY:
         yield from _reference(plan, inputs, fixed)
         return
@@ -197,16 +187,15 @@ def results(
         yield from peers_torch.results(side.backend, plan, inputs, fixed)
         return
     engine = engine_of(side)
-    with planted(engine, fault):
-        if isinstance(plan, ModelPlan):
-            yield from operators.results(engine, plan)
-            yield from named.model(engine, plan, inputs, fixed, optimizers.ours)
-        elif isinstance(plan, MlstmPlan):
-            yield from named.mlstm(engine, plan, inputs, fixed["h_weight"])
-        elif isinstance(plan, SlstmPlan):
-            yield from named.slstm(engine, inputs, fixed["h_weight"])
-        else:
-            yield from named.components(engine, plan, inputs)
+    if isinstance(plan, ModelPlan):
+        yield from operators.results(engine, plan)
+        yield from named.model(engine, plan, inputs, fixed, optimizers.ours)
+    elif isinstance(plan, MlstmPlan):
+        yield from named.mlstm(engine, plan, inputs, fixed["h_weight"])
+    elif isinstance(plan, SlstmPlan):
+        yield from named.slstm(engine, inputs, fixed["h_weight"])
+    else:
+        yield from named.components(engine, plan, inputs)
 
 
 def _reference(

@@ -2,21 +2,13 @@
 
 `NumPyEngine` runs the float64 references of models. `Engine` runs models and operators alone by one
 framework, on one device and with one form of the operators.
-
-To show that a comparison finds faults, an engine can be given one (`planted`). A fault is computed
-with, never written into a result afterwards: an operator is off wherever it is called, in the model
-as well as alone, and an optimizer steps along the wrong gradient. The process that computes the
-side is the only one that has it, and only inside `planted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.models import lm, lm_numpy
@@ -129,28 +121,6 @@ class Engine:
         gradient = {name: self._host(g) for name, g in grads.items()}
         return self._host(y), [self._host(x) for x in others], gradient
 
-    @contextmanager
-    def off(self, operator: str, offset: Callable[[Array], Array]) -> Iterator[None]:
-        """Let the first result y of an operator be y + offset(y) until the block ends.
-
-        Gradients are those of y.
-        """
-        ops = self._ops()
-        right = getattr(ops, operator)
-
-        def shifted(y: Any) -> Any:
-            return y + self._framework.stop_gradient(self._array(offset(self._host(y))))
-
-        def wrong(*args: Any, **kwargs: Any) -> Any:
-            y = right(*args, **kwargs)
-            return (shifted(y[0]), *y[1:]) if isinstance(y, tuple) else shifted(y)
-
-        setattr(ops, operator, wrong)
-        try:
-            yield
-        finally:
-            setattr(ops, operator, right)
-
     def _ops(self) -> Ops[Any]:
         return choose(self._name, self._kernels, self._device)
 
@@ -196,78 +166,3 @@ class NumPyEngine:
 
 ModelEngine = Engine | NumPyEngine
 """Computes a model in the process that made it."""
-
-
-ENTRIES = ("all", "random", "one")
-
-
-@dataclass(frozen=True)
-class OperatorFault:
-    """The first result of an operator is off by some units in the last place.
-
-    Attributes:
-        operator: name in `kernels.Ops`.
-        entries: "all" are further from 0; "random" are, each, further from it or nearer to it;
-            "one" is further from it, the entry in the middle of the flat array.
-        ulps: how many units of each entry's own.
-    """
-
-    operator: str
-    entries: str = "all"
-    ulps: int = 4
-
-    def offset(self, y: Array) -> Array:
-        """Return what is added to a result, float32."""
-        off = self.ulps * np.spacing(y)  # has the sign of y: away from 0
-        if self.entries == "random":
-            off *= np.random.default_rng(y.size).choice((-1.0, 1.0), y.shape)
-        elif self.entries == "one":
-            middle = np.arange(y.size).reshape(y.shape) == y.size // 2
-            off = np.where(middle, off, 0.0)
-        return np.asarray(off, np.float32)
-
-
-@dataclass(frozen=True)
-class SignFault:
-    """One entry of a parameter's gradient has the wrong sign.
-
-    Attributes:
-        parameter: its name.
-        place: index into the flat gradient.
-    """
-
-    parameter: str
-    place: int
-
-
-Fault = OperatorFault | SignFault
-
-
-@contextmanager
-def planted(engine: Engine, fault: Fault | None) -> Iterator[None]:
-    """Let an engine compute with a fault until the block ends; None is none."""
-    if fault is None:
-        yield
-    elif isinstance(fault, OperatorFault):
-        with engine.off(fault.operator, fault.offset):
-            yield
-    else:
-        right = engine.differentiate
-        setattr(engine, "differentiate", _flipped(right, fault))  # noqa: B010  # mypy: a method
-        try:
-            yield
-        finally:
-            delattr(engine, "differentiate")
-
-
-Differentiate = Callable[[Array, Array], tuple[float, dict[str, Array]]]
-
-
-def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
-    def wrong(tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
-        loss, grads = differentiate(tokens, targets)
-        grad = grads[fault.parameter].copy()
-        grad.reshape(-1)[fault.place] *= -1.0
-        return loss, grads | {fault.parameter: grad}
-
-    return wrong

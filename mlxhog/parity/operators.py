@@ -102,11 +102,11 @@ def _positive(r: np.random.Generator, *shape: int, low: float = 0.5, high: float
     return r.uniform(low, high, shape).astype(np.float32)
 
 
-def _signed(r: np.random.Generator, *shape: int, low: float = 0.5, high: float = 2.0) -> Array:
+def _signed(r: np.random.Generator, *shape: int, high: float = 2.0) -> Array:
     """Numbers away from 0, as many below as above in each run of the last axis."""
     signs = np.ones(shape, np.float32)
     signs[..., 1::2] = -1.0
-    signed: Array = _positive(r, *shape, low=low, high=high) * r.permuted(signs, axis=-1)
+    signed: Array = _positive(r, *shape, high=high) * r.permuted(signs, axis=-1)
     return signed
 
 

@@ -16,6 +16,7 @@ from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 from mlxhog.models import families, translation
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.checkpoint.formats import peers
+from tests.parity.made_cases import stacked
 from tests.tolerances import LOGITS_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
@@ -31,7 +32,7 @@ def test_the_recorded_fused_case_splits_into_our_parameters_and_back(prefix: str
     assert {k: v.shape for k, v in ours.items()} == {
         k: spec.shape for k, spec in families.param_spec(model).items()
     }
-    back = translation.to_xlstm(ours, model, fused=True)
+    back = stacked(translation.to_xlstm(ours, model))
     assert back.keys() == theirs.keys()
     for name, array in theirs.items():
         np.testing.assert_array_equal(back[name], array)
@@ -43,8 +44,8 @@ def test_the_packages_fused_model_computes_the_same_from_our_fused_arrays(use_bi
     single, fused = peers.large(**sizes), peers.large(**sizes, weight_mode="fused")
     model = families.read(vars(single.config))
     ours = translation.to_ours(peers.state(single), model)
-    stacked = translation.to_xlstm(ours, model, fused=True)
-    fused.load_state_dict({k: torch.from_numpy(v) for k, v in stacked.items()}, strict=True)
+    theirs = stacked(translation.to_xlstm(ours, model))
+    fused.load_state_dict({k: torch.from_numpy(v) for k, v in theirs.items()}, strict=True)
     with torch.no_grad():
         assert_close(fused(peers.TOKENS)[0].numpy(), single(peers.TOKENS)[0].numpy(), LOGITS_F32)
 

@@ -13,11 +13,19 @@ from safetensors.numpy import save_file
 
 from mlxhog.models import lm_numpy
 from mlxhog.models.ops.reference import mlstm_numpy
-from mlxhog.models.translation import to_xlstm
+from mlxhog.models.translation import stacks, to_xlstm
 from mlxhog.parity.subject import next_labels
 from tests.models.sample import cell_inputs, config, perturbed_params
 
 Array = NDArray[Any]
+
+
+def stacked(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays of the xlstm package as weight_mode "fused" has them."""
+    return {
+        name: np.concatenate([arrays[part] for part in parts]) if parts[1:] else arrays[name]
+        for name, parts in stacks(arrays).items()
+    }
 
 
 def large_model(
@@ -46,7 +54,7 @@ def large_model(
     )
     loss, grads = lm_numpy.differentiate(cfg, params, tokens, next_labels(tokens))
     if fused:
-        params, grads = (to_xlstm(arrays, cfg, fused=True) for arrays in (params, grads))
+        params, grads = (stacked(to_xlstm(arrays, cfg)) for arrays in (params, grads))
     tensors = {
         "input_ids": tokens,
         "logits": logits.astype(np.float32),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mlxhog.parity import compute, operators
-from mlxhog.parity.compare import operator_rows
+from mlxhog.parity.compare import Row, operator_rows
 from mlxhog.parity.comparison import compare_sides
-from mlxhog.parity.engines import ENTRIES, OperatorFault, SignFault, planted
 from mlxhog.parity.subject import ModelPlan, Results, Side, Subject
 from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.parity.planted import ENTRIES, Fault, FaultySide, OperatorFault, SignFault, planted
 
 pytestmark = pytest.mark.slow
 
@@ -96,18 +96,24 @@ def quiet(side: str, step: str) -> None:
     """Nobody watches."""
 
 
-def test_the_command_names_the_operator_that_is_off() -> None:
-    found = compare_sides(small(), [NUMPY, OTHERS[2]], quiet, fault=OperatorFault("rms_norm"))
-    assert found.first_bad is not None
-    assert (found.first_bad.what, found.first_bad.a) == ("operator/rms_norm/rms", "mlx:cpu")
+def first_bad(monkeypatch: pytest.MonkeyPatch, side: Side, fault: Fault) -> Row:
+    """Where a comparison of NumPy and a faulty side disagrees first."""
+    monkeypatch.setattr(compute, "compute_side", FaultySide(side.name, fault))
+    row = compare_sides(small(), [NUMPY, side], quiet).first_bad
+    assert row is not None
+    return row
+
+
+def test_the_command_names_the_operator_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = first_bad(monkeypatch, OTHERS[2], OperatorFault("rms_norm"))
+    assert (row.what, row.a) == ("operator/rms_norm/rms", "mlx:cpu")
 
 
 @pytest.mark.usefixtures("sides_here")
-def test_the_command_names_the_entry_with_the_wrong_sign() -> None:
+def test_the_command_names_the_entry_with_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "backbone.blocks.1.ffn.proj_up.weight"
-    found = compare_sides(small(), [NUMPY, OTHERS[0]], quiet, fault=SignFault(name, 7))
-    assert found.first_bad is not None
-    assert found.first_bad.what == f"grad/{name}"
-    assert found.first_bad.where == (0, 7)
-    assert found.first_bad.got is not None
-    assert found.first_bad.wanted == pytest.approx(-found.first_bad.got, rel=1e-3)
+    row = first_bad(monkeypatch, OTHERS[0], SignFault(name, 7))
+    assert row.what == f"grad/{name}"
+    assert row.where == (0, 7)
+    assert row.got is not None
+    assert row.wanted == pytest.approx(-row.got, rel=1e-3)
