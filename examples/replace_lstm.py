@@ -9,7 +9,7 @@ Shapes in and out are those of `nn.LSTM`, (S, B, width) unless `batch_first`. Wh
 state is not (h_n, c_n) but a tuple per layer, to be handed back as it came; and `bidirectional` is
 a module around two layers.
 
-The task of the comparison: one of 16 places is marked, and the answer is the symbol that stood
+The task of the comparison: one of 16 positions is marked, and the answer is the symbol that stood
 there.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mlxhog.nn.torch import MLSTM, SLSTM, Bidirectional
 
-SYMBOLS, PLACES, HIDDEN, STEPS = 8, 16, 32, 100
+SYMBOLS, POSITIONS, HIDDEN, STEPS = 8, 16, 32, 100
 
 
 class Reader(nn.Module):
@@ -40,8 +40,8 @@ class Reader(nn.Module):
 
 def batch(rows: int) -> tuple[Tensor, Tensor]:
     """One-hot symbols beside the mark, (S, B, SYMBOLS + 1), and the symbol at the mark, (B,)."""
-    symbols, marked = torch.randint(SYMBOLS, (PLACES, rows)), torch.randint(PLACES, (rows,))
-    x = torch.zeros(PLACES, rows, SYMBOLS + 1)
+    symbols, marked = torch.randint(SYMBOLS, (POSITIONS, rows)), torch.randint(POSITIONS, (rows,))
+    x = torch.zeros(POSITIONS, rows, SYMBOLS + 1)
     x[..., :SYMBOLS] = torch.eye(SYMBOLS)[symbols]
     x[marked, torch.arange(rows), SYMBOLS] = 1.0
     return x, symbols[marked, torch.arange(rows)]

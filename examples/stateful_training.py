@@ -6,8 +6,8 @@ A state goes in and comes out of every call, and no call changes the one that it
 between two optimizer steps, it lets a model use what lies further back than a segment, while
 gradients end at the segment's beginning.
 
-The task: every 40 places or so a stream sets one of 4 values, and every place asks for the value
-that was set last. Segments have 16 places, so most of them do not contain the answer.
+The task: every 40 positions or so a stream sets one of 4 values, and every position asks for the
+value that was set last. Segments have 16 positions, so most of them do not contain the answer.
 """
 
 import numpy as np
@@ -35,12 +35,12 @@ class Reader(nn.Module):
         return self.head(output), state
 
 
-def stream(random: np.random.Generator, places: int) -> tuple[Tensor, Tensor]:
-    """Symbols, of which VALUES sets nothing, and the value that was set last; (ROWS, places)."""
-    symbols = random.integers(0, VALUES, (ROWS, places))
-    quiet = random.random((ROWS, places)) > 1 / 40
+def stream(random: np.random.Generator, positions: int) -> tuple[Tensor, Tensor]:
+    """Symbols, of which VALUES sets nothing, and the value that was set last; (ROWS, positions)."""
+    symbols = random.integers(0, VALUES, (ROWS, positions))
+    quiet = random.random((ROWS, positions)) > 1 / 40
     quiet[:, 0] = False
-    last_set = np.maximum.accumulate(np.where(quiet, 0, np.arange(places)), axis=1)
+    last_set = np.maximum.accumulate(np.where(quiet, 0, np.arange(positions)), axis=1)
     answers = np.take_along_axis(symbols, last_set, axis=1)
     symbols[quiet] = VALUES
     return torch.from_numpy(symbols), torch.from_numpy(answers)

@@ -4,7 +4,7 @@
 
 Rows of a batch may have any lengths, said in one of three ways. What stands in the padding, NaN
 included, changes no output, no state and no gradient; the output there is 0. And there is no
-`context_length`: the same layer takes a batch of 5 places and then one of 956.
+`context_length`: the same layer takes a batch of 5 positions and then one of 956.
 """
 
 import torch
@@ -28,7 +28,7 @@ def main() -> dict[str, float]:
 
     by_length, state = block(padded, lengths=LENGTHS)
 
-    # A mask may leave out any place: here the padding stands at the beginning.
+    # A mask may leave out any position: here the padding stands at the beginning.
     at_end = torch.stack([row.roll(9 - n, 0) for row, n in zip(padded, LENGTHS, strict=True)])
     mask = torch.arange(9) >= 9 - torch.tensor(LENGTHS)[:, None]
     by_mask, _ = block(at_end, mask=mask)
@@ -53,7 +53,7 @@ def main() -> dict[str, float]:
         print(f"{name:8} differ from each row alone by {difference:.1e} at most")
 
     long, _ = block(torch.randn(2, 956, 32))
-    print(f"the same block takes 956 places: {tuple(long.shape)}")
+    print(f"the same block takes 956 positions: {tuple(long.shape)}")
     return differences
 
 

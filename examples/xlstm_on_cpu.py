@@ -18,7 +18,7 @@ from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
 
 from mlxhog.nn.torch import SLSTM
 
-WIDTH, HEADS, ROWS, PLACES = 64, 4, 8, 64
+WIDTH, HEADS, ROWS, POSITIONS = 64, 4, 8, 64
 
 
 def theirs() -> tuple[Any, dict[str, torch.Tensor]]:
@@ -57,7 +57,7 @@ def main() -> dict[str, float]:
     ours = SLSTM(WIDTH, WIDTH, num_heads=HEADS, batch_first=True)
     ours.load_state_dict(stored_on_a_gpu)
 
-    x = torch.randn(ROWS, PLACES, WIDTH)
+    x = torch.randn(ROWS, POSITIONS, WIDTH)
     with torch.no_grad():
         y, _ = ours(x)
         apart = float((y - package(x)).abs().max())

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
-from mlxhog.errors import ShapeError
+from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import xlstm_large, xlstm_v1
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array
@@ -35,7 +35,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.nn.padding import Places, SkippingOps
+from mlxhog.nn.padding import SkippingOps, find_positions
 
 Cell = Literal["mlstm", "slstm"]
 State: TypeAlias = Sequence[Sequence[Array]]
@@ -89,17 +89,17 @@ class Stack:
         else:
             of_block, name = xlstm_v1.model.block_spec, xlstm_v1.block_name
             specs = [s for block in self.blocks for s in of_block(self.cfg, block, name(block))]
-        found = dict[str, ParamSpec]()
+        parameters = dict[str, ParamSpec]()
         if self.input_size != self.width:
             bound = f"uniform:{self.input_size**-0.5!r}"
             shape = (self.width, self.input_size)
-            found["input_proj.weight"] = ParamSpec("input_proj.weight", shape, bound)
-            found["input_proj.bias"] = ParamSpec("input_proj.bias", shape[:1], bound)
+            parameters["input_proj.weight"] = ParamSpec("input_proj.weight", shape, bound)
+            parameters["input_proj.bias"] = ParamSpec("input_proj.bias", shape[:1], bound)
         for here, there in self.names.items():
             for spec in specs:
                 if spec.name.startswith(there):
-                    found[here + spec.name.removeprefix(there)] = spec
-        return found
+                    parameters[here + spec.name.removeprefix(there)] = spec
+        return parameters
 
     @cached_property
     def state_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
@@ -152,52 +152,83 @@ class Stack:
             ShapeError: that is so; the message says which.
         """
         form = ("B", "S") if self.batch_first else ("S", "B")
-        wanted = f"({form[0]}, {form[1]}, {self.input_size}), batch_first={self.batch_first}"
+        expected_form = f"({form[0]}, {form[1]}, {self.input_size}), batch_first={self.batch_first}"
         if len(shape) != 3 or shape[2] != self.input_size:
             own = shape if self.batch_first or len(shape) != 3 else (shape[1], shape[0], shape[2])
-            raise ShapeError(f"the input has shape {tuple(own)}; give it as {wanted}")
+            raise ShapeError(f"the input has shape {tuple(own)}; give it as {expected_form}")
         if 0 in shape:
             raise ShapeError(
-                f"the input has {shape[0]} rows of {shape[1]} places, and at least one of each is "
-                "needed; leave the call out"
+                f"the input has {shape[0]} rows of {shape[1]} positions, and at least one of each "
+                "is needed; leave the call out"
             )
         if state is None:
             return
-        found = [[tuple(x.shape) for x in layer] for layer in state]
+        shapes = [[tuple(x.shape) for x in layer] for layer in state]
         expected = [[(shape[0], *x) for x in layer] for layer in self.state_shapes]
-        if found != expected:
+        if shapes != expected:
             raise ShapeError(
-                f"the state has the shapes {found}, and this module with {shape[0]} rows "
+                f"the state has the shapes {shapes}, and this module with {shape[0]} rows "
                 f"{expected}; give the state that it returned for the same rows, or None"
             )
+
+    @staticmethod
+    def check_float32(dtypes: Mapping[str, Any], float32: object, conversion: str) -> None:
+        """Refuse arrays of another type.
+
+        Args:
+            dtypes: of each array, by what it is.
+            float32: the type they are to have.
+            conversion: how an array is converted to it.
+
+        Raises:
+            ConfigError: one has another type.
+        """
+        for name, dtype in dtypes.items():
+            if dtype != float32:
+                raise ConfigError(
+                    f"{name} is {dtype}, and these layers compute in float32; give it as "
+                    f"{conversion}"
+                )
 
     def forward(
         self,
         params: Mapping[str, Array],
         x: Array,
         state: State | None,
-        places: Places | None,
         *,
         ops: Ops[Array],
-        masks: Mapping[str, Array],
+        lengths: object,
+        mask: object,
+        reverse: bool,
+        drop: Callable[[tuple[int, ...], float], Array] | None,
     ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
         """Run the layers over a batch.
 
         Args:
             params: by the names of `parameters`.
             x: (B, S, input_size).
-            state: before the first place; None is zeros.
-            places: which of them count; None is all.
+            state: before the first position; None is zeros.
             ops: the operators.
-            masks: (B, S, width) by dropout site, 0 or 1 / (1 - rate); none outside of training.
+            lengths: which positions count, as `find_positions` takes it, in what NumPy can read.
+            mask: likewise.
+            reverse: likewise.
+            drop: (shape, rate) -> an array of 0 and 1 / (1 - rate); None outside of training.
 
         Returns:
-            y (B, S, width), 0 at places that do not count, and the state after the last that does.
+            y (B, S, width), 0 at positions that do not count, and the state after the last that
+            does.
+
+        Raises:
+            ShapeError, ConfigError: see `find_positions`.
         """
+        B, S, _ = x.shape
+        positions = find_positions(B, S, lengths=lengths, mask=mask, reverse=reverse)
+        sites = self.dropout_sites.items() if drop is not None else ()
+        masks = {site: drop((B, S, width), rate) for site, (width, rate) in sites}
         xp, padded = ops.xp, None
-        if places is not None:
-            x = places.sort(x, xp)
-            skipping: Any = SkippingOps(ops, places.lengths, x)
+        if positions is not None:
+            x = positions.sort(x, xp)
+            skipping: Any = SkippingOps(ops, positions.lengths, x)
             ops, padded = skipping, skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
         if self.input_size != self.width:
@@ -210,8 +241,8 @@ class Stack:
             before = None if state is None else tuple(state[k])
             x, end = self._layer(block)(named, x, before, run)
             after.append(end)
-        if places is not None:
-            x = places.unsort(xp.where(padded, 0.0, x), xp)
+        if positions is not None:
+            x = positions.unsort(xp.where(padded, 0.0, x), xp)
         return x, tuple(after)
 
     def _layer(self, block: int) -> Callable[..., tuple[Array, tuple[Array, ...]]]:
@@ -228,3 +259,31 @@ class Stack:
             return lambda params, *rest: of_block(v1_cfg, params, name, *rest)
         of_layer = v1.slstm_layer if self.cell == "slstm" else v1.mlstm_layer
         return lambda params, *rest: of_layer(v1_cfg, params, f"{name}.xlstm", *rest)
+
+
+def check_directions(forwards: Stack, backwards: Stack) -> None:
+    """Refuse two stacks whose arrays differ in the order of their axes.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if forwards.batch_first != backwards.batch_first:
+        raise ConfigError("one of the two is batch_first, the other is not; make both alike")
+
+
+def both_directions(
+    forwards: Callable[..., Any],
+    backwards: Callable[..., Any],
+    x: Any,
+    state: Sequence[Any] | None,
+    positions: Mapping[str, Any],
+) -> tuple[Any, Any, tuple[Any, Any]]:
+    """Run one module over x from the beginning and another from the end.
+
+    Returns:
+        The output of each, and their states as a pair.
+    """
+    first, second = state or (None, None)
+    there, end = forwards(x, first, **positions)
+    back, begin = backwards(x, second, reverse=True, **positions)
+    return there, back, (end, begin)

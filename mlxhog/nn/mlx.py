@@ -24,14 +24,12 @@ from mlx.core import array
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import options as asked
-from mlxhog.nn.layers import Stack
+from mlxhog.nn.layers import Stack, both_directions, check_directions
 from mlxhog.nn.options import BlockOptions, Common, MLSTMOptions, SLSTMOptions
-from mlxhog.nn.padding import as_numpy, find_places
 
 State: TypeAlias = tuple[tuple[array, ...], ...]
 """One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
@@ -68,14 +66,15 @@ class Layers(Module):
         Args:
             x: (B, S, input_size), float32; (S, B, input_size) where not `batch_first`.
             state: as returned for the same rows by an earlier call; None is zeros.
-            lengths: (B,), how many places of each row count, from the first; the rest is padding.
-            mask: (B, S), true where a place counts, anywhere in the row.
-            reverse: read every row from its last place that counts to its first; the output stays
-                at its places, and the state is that after the first.
+            lengths: (B,), how many positions of each row count, from the first; the others are
+                padding.
+            mask: (B, S), true where a position counts, anywhere in the row.
+            reverse: read every row from its last position that counts to its first; the output
+                stays at its positions, and the state is that after the first.
 
         Returns:
             The output, as x but `hidden_size` wide, 0 at padding, and the state of every row after
-            its last place that counts.
+            its last position that counts.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
@@ -84,23 +83,19 @@ class Layers(Module):
         rows = x if self.stack.batch_first or x.ndim != 3 else x.swapaxes(0, 1)
         self.stack.check(rows.shape, state)
         tree: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
-        for name, values in {"the input": x, **tree}.items():
-            if values.dtype != mx.float32:
-                raise ConfigError(
-                    f"{name} is {values.dtype}, and these layers compute in float32; give it as "
-                    ".astype(mx.float32)"
-                )
-        B, S, _ = rows.shape
-        counted = {"lengths": as_numpy(lengths), "mask": as_numpy(mask)}
-        places = find_places(B, S, reverse=reverse, **counted)
-        masks = {}
-        if self.training:
-            for site, (width, rate) in self.stack.dropout_sites.items():
-                masks[site] = mx.random.bernoulli(1 - rate, (B, S, width)) / (1 - rate)
+        dtypes = {name: values.dtype for name, values in {"the input": x, **tree}.items()}
+        self.stack.check_float32(dtypes, mx.float32, ".astype(mx.float32)")
         device = "cpu" if mx.default_device().type == mx.cpu else "gpu"
-        ops = choose("mlx", self.stack.kernels, device)
-        params = {name: tree[_own(name)] for name in self.stack.parameters}
-        y, last = self.stack.forward(params, rows, state, places, ops=ops, masks=masks)
+        y, last = self.stack.forward(
+            {name: tree[_own(name)] for name in self.stack.parameters},
+            rows,
+            state,
+            ops=choose("mlx", self.stack.kernels, device),
+            lengths=lengths,
+            mask=mask,
+            reverse=reverse,
+            drop=_drop if self.training else None,
+        )
         return y if self.stack.batch_first else y.swapaxes(0, 1), last
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
@@ -195,18 +190,19 @@ class Bidirectional(Module):
     def __init__(self, forwards: Layers, backwards: Layers) -> None:
         """Take both; they have to agree in `batch_first`."""
         super().__init__()  # type: ignore[no-untyped-call]
-        if forwards.stack.batch_first != backwards.stack.batch_first:
-            raise ConfigError("one of the two is batch_first, the other is not; make both alike")
+        check_directions(forwards.stack, backwards.stack)
         self.forwards, self.backwards = forwards, backwards
 
     def __call__(
-        self, x: array, state: tuple[State, State] | None = None, **places: Any
+        self, x: array, state: tuple[State, State] | None = None, **positions: Any
     ) -> tuple[array, tuple[State, State]]:
         """Run both; arguments as of each. The state has one entry per direction."""
-        first, second = state or (None, None)
-        there, end = self.forwards(x, first, **places)
-        back, begin = self.backwards(x, second, reverse=True, **places)
-        return mx.concatenate([there, back], -1), (end, begin)
+        there, back, last = both_directions(self.forwards, self.backwards, x, state, positions)
+        return mx.concatenate([there, back], -1), last
+
+
+def _drop(shape: tuple[int, ...], rate: float) -> array:
+    return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
 
 
 def _own(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Sequences of different lengths in one batch: which places count, and operators that skip others.
+"""Sequences of different lengths in a batch: positions that count, and operators that skip others.
 
-Rows are brought to one form: the places that count first, in the order of reading, then the
+Rows are brought to one form: the positions that count first, in the order of reading, then the
 padding. There the input gate is shut and the forget gate open, so that the memory stays as it is:
 
     i = -1e4, f = 1e4     logsig(f) = 0, m' = max(m, i) = m, exp(i - m') = 0, exp(m - m') = 1
@@ -28,13 +28,13 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Places:
-    """The places of a batch that count.
+class Positions:
+    """The positions of a batch that count.
 
     Attributes:
         lengths: (B,), how many of each row.
-        order: (B, S), the places of each row in the order of reading, those that count first; None
-            where they are in that order.
+        order: (B, S), the positions of each row in the order of reading, those that count first;
+            None where they are in that order.
     """
 
     lengths: Index
@@ -49,33 +49,34 @@ class Places:
         return x if self.order is None else take(x, np.argsort(self.order, axis=1), xp)
 
 
-def find_places(
+def find_positions(
     B: int,
     S: int,
     *,
-    lengths: NDArray[Any] | None = None,
-    mask: NDArray[Any] | None = None,
-    reverse: bool = False,
-) -> Places | None:
-    """Return which places of a batch count; None where all do, in their own order.
+    lengths: object,
+    mask: object,
+    reverse: bool,
+) -> Positions | None:
+    """Return which positions of a batch count; None where all do, in their own order.
 
     Args:
         B: rows.
-        S: places of a row.
-        lengths: (B,) integers from 0 to S: so many places from the first.
-        mask: (B, S), true or 1 where a place counts; anywhere in the row.
-        reverse: read from the last place that counts to the first.
+        S: positions of a row.
+        lengths: (B,) integers from 0 to S, a list or an array on the CPU: so many positions from
+            the first.
+        mask: (B, S), true or 1 where a position counts; anywhere in the row.
+        reverse: read from the last position that counts to the first.
 
     Raises:
         ShapeError: lengths or mask have another shape.
         ConfigError: both are given, or a value is out of range.
     """
     if lengths is not None and mask is not None:
-        raise ConfigError("lengths and mask both say which places count; give one of them")
+        raise ConfigError("lengths and mask both say which positions count; give one of them")
     if lengths is not None:
-        counts = np.arange(S) < _checked_lengths(lengths, B, S)[:, None]
+        counts = np.arange(S) < _checked_lengths(np.asarray(lengths), B, S)[:, None]
     elif mask is not None:
-        counts = _checked_mask(mask, B, S)
+        counts = _checked_mask(np.asarray(mask), B, S)
     elif reverse:
         counts = np.ones((B, S), bool)
     else:
@@ -86,12 +87,7 @@ def find_places(
     in_order = bool((order == np.arange(S)).all())
     if in_order and counts.all():
         return None
-    return Places(counts.sum(1), None if in_order else order)
-
-
-def as_numpy(x: Any) -> NDArray[Any] | None:
-    """Return lengths or a mask, a list or an array of any framework on the CPU, as NumPy's."""
-    return None if x is None else np.asarray(x)
+    return Positions(counts.sum(1), None if in_order else order)
 
 
 def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
@@ -105,7 +101,7 @@ def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
     for row, length in enumerate(lengths):
         if not 0 <= length <= S:
             raise ConfigError(
-                f"the length of row {row} is {length}, and a row has {S} places; give 0 to {S}"
+                f"the length of row {row} is {length}, and a row has {S} positions; give 0 to {S}"
             )
     return lengths
 
@@ -113,26 +109,26 @@ def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
 def _checked_mask(mask: NDArray[Any], B: int, S: int) -> NDArray[np.bool_]:
     if mask.shape != (B, S):
         raise ShapeError(
-            f"the mask has shape {mask.shape}, and the batch {B} rows of {S} places; give it the "
-            f"shape ({B}, {S}), rows first"
+            f"the mask has shape {mask.shape}, and the batch {B} rows of {S} positions; give it "
+            f"the shape ({B}, {S}), rows first"
         )
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise ConfigError(
             f"the mask has other values than 0 and 1, such as {mask[~np.isin(mask, (0, 1))][0]}; "
-            "make it true where a place counts"
+            "make it true where a position counts"
         )
     return mask.astype(bool)
 
 
 def take(x: Array, index: Index, xp: Arrays[Array]) -> Array:
-    """Return the places `index` (B, n) of x (B, S, ...), (B, n, ...)."""
+    """Return the positions `index` (B, n) of x (B, S, ...), (B, n, ...)."""
     rest = x.shape[2:]
     wide = xp.from_numpy(index.astype(np.int32), like=x).reshape(*index.shape, *(1 for _ in rest))
     return xp.take_along_axis(x, xp.broadcast_to(wide, (*index.shape, *rest)), 1)
 
 
 class SkippingOps:
-    """The operators of a framework, whose states end with the last place of each row that counts.
+    """The operators of a framework; a state is that after the last position of a row that counts.
 
     Attributes:
         padded: (B, S) bool, true at padding, which is at the end of each row.
@@ -143,7 +139,7 @@ class SkippingOps:
 
         Args:
             ops: of the framework.
-            lengths: (B,), how many places of each row count.
+            lengths: (B,), how many positions of each row count.
             x: the batch (B, S, ...).
         """
         self._ops, self._lengths = ops, lengths
@@ -194,7 +190,7 @@ class SkippingOps:
         xp, (B, _, C), K = self.xp, x.shape, w.shape[-1]
         y, _ = self._ops.causal_conv(x, w, b, state=state, **how)
         past = xp.zeros((B, K - 1, C), like=x) if state is None else state
-        inputs = xp.concatenate([past, xp.float32(x)], 1)  # place t is at t + K - 1
+        inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
         return y, take(inputs, self._lengths[:, None] + np.arange(K - 1), xp)
 
     def _held(self, i: Array, f: Array) -> tuple[Array, Array]:

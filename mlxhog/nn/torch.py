@@ -18,16 +18,15 @@ from typing import Any, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout as drop
+from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import options as asked
-from mlxhog.nn.layers import Stack
+from mlxhog.nn.layers import Stack, both_directions, check_directions
 from mlxhog.nn.options import BlockOptions, Common, MLSTMOptions, SLSTMOptions
-from mlxhog.nn.padding import as_numpy, find_places
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
@@ -77,14 +76,15 @@ class Layers(nn.Module):
             x: (S, B, input_size), or (B, S, input_size) where `batch_first`, float32; or a
                 PackedSequence.
             state: as returned for the same rows by an earlier call; None is zeros.
-            lengths: (B,), how many places of each row count, from the first; the rest is padding.
-            mask: (B, S), true where a place counts, anywhere in the row.
-            reverse: read every row from its last place that counts to its first; the output stays
-                at its places, and the state is that after the first.
+            lengths: (B,), how many positions of each row count, from the first; the others are
+                padding.
+            mask: (B, S), true where a position counts, anywhere in the row.
+            reverse: read every row from its last position that counts to its first; the output
+                stays at its positions, and the state is that after the first.
 
         Returns:
             The output, as x but `hidden_size` wide, 0 at padding; or a PackedSequence. And the
-            state of every row after its last place that counts.
+            state of every row after its last position that counts.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
@@ -118,21 +118,22 @@ class Layers(nn.Module):
     ) -> tuple[Tensor, State]:
         """Run the layers over x (B, S, input_size)."""
         self.stack.check(x.shape, state)
-        for name, tensor in {"the input": x, "a parameter": next(self.parameters())}.items():
-            if tensor.dtype != torch.float32:
-                raise ConfigError(
-                    f"{name} is {tensor.dtype}, and these layers compute in float32; give it as "
-                    ".float()"
-                )
-        B, S, _ = x.shape
-        places = find_places(B, S, lengths=_numpy(lengths), mask=_numpy(mask), reverse=reverse)
-        masks = {}
-        if self.training:
-            for site, (width, rate) in self.stack.dropout_sites.items():
-                masks[site] = drop(torch.ones(B, S, width, device=x.device), rate)
-        params = {name: attrgetter(name)(self) for name in self.stack.parameters}
-        ops = choose("torch", self.stack.kernels, x.device.type)
-        return self.stack.forward(params, x, state, places, ops=ops, masks=masks)
+        dtypes = {"the input": x.dtype, "a parameter": next(self.parameters()).dtype}
+        self.stack.check_float32(dtypes, torch.float32, ".float()")
+
+        def drop(shape: tuple[int, ...], rate: float) -> Tensor:
+            return dropout(torch.ones(shape, device=x.device), rate)
+
+        return self.stack.forward(
+            {name: attrgetter(name)(self) for name in self.stack.parameters},
+            x,
+            state,
+            ops=choose("torch", self.stack.kernels, x.device.type),
+            lengths=_on_cpu(lengths),
+            mask=_on_cpu(mask),
+            reverse=reverse,
+            drop=drop if self.training else None,
+        )
 
     def extra_repr(self) -> str:
         """Say sizes and variant."""
@@ -262,20 +263,17 @@ class Bidirectional(nn.Module):
     def __init__(self, forwards: Layers, backwards: Layers) -> None:
         """Take both; they have to agree in `batch_first`."""
         super().__init__()
-        if forwards.stack.batch_first != backwards.stack.batch_first:
-            raise ConfigError("one of the two is batch_first, the other is not; make both alike")
+        check_directions(forwards.stack, backwards.stack)
         self.forwards, self.backwards = forwards, backwards
 
     def forward(
-        self, x: Any, state: tuple[State, State] | None = None, **places: Any
+        self, x: Any, state: tuple[State, State] | None = None, **positions: Any
     ) -> tuple[Any, tuple[State, State]]:
         """Run both; arguments as of each. The state has one entry per direction."""
-        first, second = state or (None, None)
-        there, end = self.forwards(x, first, **places)
-        back, begin = self.backwards(x, second, reverse=True, **places)
+        there, back, last = both_directions(self.forwards, self.backwards, x, state, positions)
         if isinstance(x, PackedSequence):
-            return there._replace(data=torch.cat([there.data, back.data], -1)), (end, begin)
-        return torch.cat([there, back], -1), (end, begin)
+            return there._replace(data=torch.cat([there.data, back.data], -1)), last
+        return torch.cat([there, back], -1), last
 
 
 def detach(state: Any) -> Any:
@@ -283,8 +281,8 @@ def detach(state: Any) -> Any:
     return state.detach() if isinstance(state, Tensor) else tuple(map(detach, state))
 
 
-def _numpy(x: Lengths | None) -> Any:
-    return as_numpy(x.detach().cpu() if isinstance(x, Tensor) else x)
+def _on_cpu(x: Lengths | None) -> Lengths | None:
+    return x.detach().cpu() if isinstance(x, Tensor) else x
 
 
 def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:

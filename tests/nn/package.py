@@ -18,7 +18,7 @@ from xlstm.xlstm_large import model as large
 
 from tests.nn.sides import perturbed
 
-PLACES = 12
+POSITIONS = 12
 KERNELS = {
     "chunkwise_kernel": "chunkwise--native_autograd",
     "sequence_kernel": "native_sequence__native",
@@ -51,7 +51,7 @@ def large_config(**changes: Any) -> Any:
 
 def _make(kind: str) -> Any:
     rounded = {"round_proj_up_to_multiple_of": 8}
-    mlstm = mLSTMLayerConfig(embedding_dim=16, num_heads=2, context_length=PLACES, **rounded)
+    mlstm = mLSTMLayerConfig(embedding_dim=16, num_heads=2, context_length=POSITIONS, **rounded)
     one = {"_num_blocks": 1, "_block_idx": 0}
     match kind:
         case "mlstm":

@@ -84,8 +84,8 @@ class Side:
         else:
             layer.load_weights(list(weights.items()))
 
-    def run(self, layer: Any, x: Array, state: Any = None, **places: Any) -> tuple[Array, Any]:
-        y, last = layer(self.array(x), self.array(state), **self._places(places))
+    def run(self, layer: Any, x: Array, state: Any = None, **positions: Any) -> tuple[Array, Any]:
+        y, last = layer(self.array(x), self.array(state), **self._positions(positions))
         return self.numpy(y), self.numpy(last)
 
     def grads(
@@ -95,14 +95,14 @@ class Side:
         dy: Array,
         state: Any = None,
         dlast: Any = None,
-        **places: Any,
+        **positions: Any,
     ) -> dict[str, Array]:
         """Gradients of sum(y * dy) + sum(last * dlast) by name of the parameter, and of "input"."""
-        places = self._places(places)
+        positions = self._positions(positions)
         weights = self.array(dlast) if dlast is not None else ()
 
         def scalar(x: Any) -> Any:
-            y, last = layer(x, self.array(state), **places)
+            y, last = layer(x, self.array(state), **positions)
             total = (y * self.array(dy)).sum()
             for parts, own in zip(last, weights, strict=False):
                 for part, weight in zip(parts, own, strict=True):
@@ -127,9 +127,9 @@ class Side:
         found = {_package(name): self.numpy(g) for name, g in tree_flatten(by_tree)}
         return found | {"input": self.numpy(by_input)}
 
-    def _places(self, places: Mapping[str, Any]) -> dict[str, Any]:
+    def _positions(self, positions: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in places.items()
+            name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in positions.items()
         }
 
 

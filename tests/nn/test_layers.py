@@ -232,11 +232,11 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Sid
     cases: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
         (x[0], None, {}, ShapeError, r"shape \(9, 16\); give it as \(B, S, 16\), batch_first=True"),
         (x[..., :5], None, {}, ShapeError, r"shape \(3, 9, 5\); give it as \(B, S, 16\)"),
-        (x[:, :0], None, {}, ShapeError, r"3 rows of 0 places, and at least one of each"),
+        (x[:, :0], None, {}, ShapeError, r"3 rows of 0 positions, and at least one of each"),
         (x[:2], state, {}, ShapeError, r"the state has the shapes .*\(3, 3, 16\).* with 2 rows"),
         (x, state + state, {}, ShapeError, r"the state has the shapes"),
         (x, None, {"lengths": [1, 2]}, ShapeError, r"lengths have shape \(2,\), .* 3 rows"),
-        (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"row 2 is 10, and a row has 9 places"),
+        (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"row 2 is 10, and a row has 9 positions"),
         (x, None, {"lengths": [1, -1, 3]}, ConfigError, r"the length of row 1 is -1"),
         (x, None, {"lengths": [1, 2.5, 3]}, ConfigError, r"lengths are float64; give integers"),
         (x, None, {"mask": x[0] > 0}, ShapeError, r"the mask has shape \(9, 16\)"),
@@ -244,9 +244,9 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Sid
         (x, None, {"mask": x[..., 0] > 0, "lengths": [1, 1, 1]}, ConfigError, "give one of them"),
         (x.astype(np.float16), None, {}, ConfigError, r"the input is .*float16, .* in float32"),
     ]
-    for value, first, places, error, message in cases:
+    for value, first, positions, error, message in cases:
         with pytest.raises(error, match=message):
-            side.run(layer, value, first, **places)
+            side.run(layer, value, first, **positions)
     with pytest.raises(ShapeError, match="the state has the shapes"):
         side.run(several, x, state)
     turned = side.kind("slstm", batch_first=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.nn.package import PLACES, large_config, official, slstm_config
+from tests.nn.package import POSITIONS, large_config, official, slstm_config
 from tests.nn.sides import SIDES, Side, draw
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, STATE_F32, assert_close
 
@@ -20,7 +20,7 @@ sides = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 def test_the_packages_state_dict_gives_its_output_and_every_gradient(side: Side, kind: str):
     theirs, ours = official(kind), side.kind(kind)
     side.load(ours, {name: x.numpy() for name, x in theirs.state_dict().items()})
-    x, dy = draw(3, PLACES, 16), draw(3, PLACES, 16, seed=1)
+    x, dy = draw(3, POSITIONS, 16), draw(3, POSITIONS, 16, seed=1)
 
     leaf = torch.tensor(x).requires_grad_()
     wanted = theirs(leaf)
@@ -40,7 +40,7 @@ def test_the_packages_state_dict_gives_its_output_and_every_gradient(side: Side,
 def test_the_state_of_the_slstm_is_the_packages():
     theirs, ours = official("slstm"), SIDES["torch"].kind("slstm")
     ours.load_state_dict(theirs.state_dict())
-    x = draw(3, PLACES, 16)
+    x = draw(3, POSITIONS, 16)
     _, wanted = theirs(torch.tensor(x), return_last_state=True)
     _, ((inputs, *cell),) = SIDES["torch"].run(ours, x)
     assert_close(inputs, wanted["conv_state"], STATE_F32, label="inputs")
@@ -51,7 +51,7 @@ def test_the_state_of_the_slstm_is_the_packages():
 def test_a_state_of_xlstm_large_goes_on_where_the_packages_does():
     theirs, ours = official("mlstm-large"), SIDES["torch"].kind("mlstm-large")
     ours.load_state_dict(theirs.state_dict())
-    x = torch.tensor(draw(3, PLACES, 16))
+    x = torch.tensor(draw(3, POSITIONS, 16))
     _, (C, n, m) = theirs(x)
     _, ((C_own, n_own, m_own),) = ours(x)
     for found, wanted in ((C_own, C), (n_own, n), (m_own, m[..., 0])):
@@ -84,7 +84,7 @@ def test_fused_weights_of_xlstm_large_are_taken_apart():
     theirs = mLSTMBlock(large_config(weight_mode="fused"))
     ours = SIDES["torch"].kind("large-block")
     ours.load_state_dict(theirs.state_dict())
-    x = torch.tensor(draw(2, PLACES, 16))
+    x = torch.tensor(draw(2, POSITIONS, 16))
     assert_close(ours(x)[0].detach(), theirs(x)[0].detach(), LOGITS_F32)
 
 
