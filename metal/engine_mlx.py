@@ -158,10 +158,10 @@ def adopt(host: NDArray[Any]) -> mx.array:
             f"({error}); use --read snapshot and --gpu-write cpu here"
         ) from error
     mx.eval(adopted)
-    seen = np.array(adopted, copy=False)
-    if (seen.ctypes.data, seen.nbytes) != (host.ctypes.data, host.nbytes):
+    view = np.array(adopted, copy=False)
+    if (view.ctypes.data, view.nbytes) != (host.ctypes.data, host.nbytes):
         raise EnvironmentLacks(
-            f"MLX made {seen.nbytes:,} bytes at {seen.ctypes.data:#x} of {host.nbytes:,} bytes at "
+            f"MLX made {view.nbytes:,} bytes at {view.ctypes.data:#x} of {host.nbytes:,} bytes at "
             f"{host.ctypes.data:#x}, so it did not import them; use --read snapshot and "
             "--gpu-write cpu here"
         )

@@ -212,10 +212,10 @@ def _changed(cfg: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
         return cfg
     data = as_mapping(cfg)
     known = [one.name for one in fields(cfg)]
-    for asked, value in values.items():
-        name = asked if asked in known else _SPELLINGS.get(asked, asked)
+    for key, value in values.items():
+        name = key if key in known else _SPELLINGS.get(key, key)
         if name not in known:
-            raise ConfigError(_no_field(asked, known))
+            raise ConfigError(_no_field(key, known))
         *sections, last = name.split(".")
         holder = data
         for section in sections:

@@ -43,7 +43,7 @@ _PRELUDE = '#include "shim/launch.h"\n#include <metal_stdlib>\n'
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
 """For the linker: where the library lies that needs another one."""
 _PLACE = re.compile(r"(.*?):(\d+):\d+: ")
-_MOVED = re.compile(r'#line (\d+)(?: "(.*)")?')
+_LINE_DIRECTIVE = re.compile(r'#line (\d+)(?: "(.*)")?')
 _ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
@@ -193,9 +193,9 @@ def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, t
         raise _not_writable(path.parent, error) from error
     command = [compiler, *arguments, "-o", str(part)]
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise MetalError(f"{name} does not compile:\n{_first_error(done.stderr, text)}")
+        process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            raise MetalError(f"{name} does not compile:\n{_first_error(process.stderr, text)}")
         part.chmod(0o700)  # the linker goes by the umask, which may let others write
         os.replace(part, path)
     finally:
@@ -213,14 +213,14 @@ def _first_error(messages: str, text: str) -> str:
     return f"{match[0]}\n{place[2]:>5} | {_line(text, place[1], int(place[2])).strip()}"
 
 
-def _line(text: str, file: str, wanted: int) -> str:
-    """Line `wanted` of what the #line directives in a text call `file`; "" if it is not there."""
-    name, number = "", 1
+def _line(text: str, file: str, number: int) -> str:
+    """The line of that number in what `#line` directives call `file`; "" where there is none."""
+    current = ("", 1)  # file and number
     for line in text.splitlines():
-        if moved := _MOVED.match(line):
-            number, name = int(moved[1]), moved[2] or name
+        if directive := _LINE_DIRECTIVE.match(line):
+            current = (directive[2] or current[0], int(directive[1]))
             continue
-        if (name, number) == (file, wanted):
+        if current == (file, number):
             return line
-        number += 1
+        current = (current[0], current[1] + 1)
     return ""

@@ -115,7 +115,7 @@ def _digest(request: Request) -> str:
 
 
 def _ask(requests: list[Request]) -> list[str]:
-    done = subprocess.run(
+    process = subprocess.run(
         # -P: a folder named mlxhog where the user stands is not this package
         [sys.executable, "-P", "-m", "mlxhog.metal.host.capture_mlx"],
         input=json.dumps([request.plain() for request in requests]),
@@ -124,10 +124,10 @@ def _ask(requests: list[Request]) -> list[str]:
         timeout=_TIMEOUT_S,
         check=False,
     )
-    if done.returncode != 0:
+    if process.returncode != 0:
         names = ", ".join(request.name for request in requests)
-        raise MetalError(f"MLX gave no text for {names}:\n{done.stderr.strip()[-2000:]}")
-    answer: list[str] = json.loads(done.stdout)
+        raise MetalError(f"MLX gave no text for {names}:\n{process.stderr.strip()[-2000:]}")
+    answer: list[str] = json.loads(process.stdout)
     return answer
 
 

@@ -123,8 +123,8 @@ def _input_reference(*, w: Array, back: Array, dpre: Array, dx: Array, **_: Any)
     before = K - 1  # rows in front of the first output
     total = np.zeros((dpre.shape[0], before + S, dpre.shape[2]))
     for d in range(K):
-        seen = np.where(back[:, :, None] >= d, np.asarray(dpre, np.float64), 0.0)
-        total[:, before - d : before - d + S] += w[:, 0, K - 1 - d] * seen
+        reaching = np.where(back[:, :, None] >= d, np.asarray(dpre, np.float64), 0.0)
+        total[:, before - d : before - d + S] += w[:, 0, K - 1 - d] * reaching
     dx[...] = total[:, before + S - dx.shape[1] :]
 
 

@@ -178,13 +178,13 @@ def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
 
 def run_reference(x: dict[str, Any], launches: Iterator[Launch]) -> list[Launch]:
     """Run launches in NumPy, add their outputs to x, and return them."""
-    done = []
-    for one in launches:
-        outputs = {name: np.zeros(shape, np.float32) for name, shape in one.outputs.items()}
-        one.kernel.reference(**one.inputs, **outputs)
+    launched = []
+    for each in launches:
+        outputs = {name: np.zeros(shape, np.float32) for name, shape in each.outputs.items()}
+        each.kernel.reference(**each.inputs, **outputs)
         x.update(outputs)
-        done.append(one)
-    return done
+        launched.append(each)
+    return launched
 
 
 def sample_cell(

@@ -51,7 +51,7 @@ class Inference:
     ) -> None:
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"
-        self.kernels = self._asked = kernels
+        self.kernels = self._kernels_option = kernels
         self._framework, self._device = framework, device
         self._threads, self._share = threads, share
         self._one_token: OneToken | None = None

@@ -216,9 +216,9 @@ class MLXBackend(Inference):
 
         mx, bits = self._mx, QUANTIZED_BITS.get(weights)
         self.close()
-        self.kernels = self._asked
+        self.kernels = self._kernels_option
         if weights == "bfloat16":
-            self.kernels = resolve("mlx", self._asked, self._device, weights=weights)
+            self.kernels = resolve("mlx", self._kernels_option, self._device, weights=weights)
         self.model = model
         not_finite = []
         narrow = families.narrowable(model)

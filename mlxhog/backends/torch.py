@@ -111,9 +111,9 @@ class TorchBackend(Inference):
                 f"backend (--backend mlx:cpu, mlx:gpu), or weights of {' or '.join(WEIGHTS)}"
             )
         self.close()
-        self.kernels = self._asked
+        self.kernels = self._kernels_option
         if weights != "float32":
-            self.kernels = resolve("torch", self._asked, self.device.type, weights=weights)
+            self.kernels = resolve("torch", self._kernels_option, self.device.type, weights=weights)
         self.model = model
         not_finite = []
         narrow = families.narrowable(model)

@@ -198,11 +198,11 @@ class Litmus:
         adds, lost, torn, seconds = 0, 0, 0, 0.0
         limit = LIMITS[case.kernel]
         while seconds < self.seconds:
-            tallies, seen = self._round(case, self.seconds - seconds, limit)
+            tallies, torn_meanwhile = self._round(case, self.seconds - seconds, limit)
             passes = sum(tally.passes for tally in tallies)
             missing, wrong = count_lost(self.bench.values(case.kernel), case.kernel, passes)
             adds += passes * int(COUNTS[case.kernel].sum())
-            lost, torn = lost + missing, torn + wrong + seen
+            lost, torn = lost + missing, torn + wrong + torn_meanwhile
             seconds += max(tally.seconds for tally in tallies)
         return {"adds": adds, "lost": lost, "torn": torn, "adds_per_s": adds / seconds}
 
@@ -326,11 +326,11 @@ def try_reader(
             place.fill("dense", LOW if flipping else 0.0)
             place.start_line()
             writing.start(0, write_until, writer, mode, seconds, flipping)
-            seen = reading.call(seconds + _GRACE_S, read_until, reader, seconds, flipping)
+            counts = reading.call(seconds + _GRACE_S, read_until, reader, seconds, flipping)
             writing.take(0, _GRACE_S)
-            row["samples"] += seen.samples
-            row["torn"] += seen.torn
-            row["backwards"] += seen.backwards
+            row["samples"] += counts.samples
+            row["torn"] += counts.torn
+            row["backwards"] += counts.backwards
         place.fill("dense")
         for counter in ("version", "eval_taken"):
             litmus.arena.counters.store(counter, 0)
@@ -345,8 +345,8 @@ def try_reader(
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a reader saw: values looked at, and how many of them no writer can explain."""
+class ReadCounts:
+    """How many values a reader looked at, and how many of them no writer can explain."""
 
     samples: int
     torn: int
@@ -358,7 +358,7 @@ def make_reader(lane: Lane, reader: Accessor) -> None:
     _reader(lane, reader).read()
 
 
-def read_until(lane: Lane, reader: Accessor, seconds: float, flipping: bool) -> Seen:
+def read_until(lane: Lane, reader: Accessor, seconds: float, flipping: bool) -> ReadCounts:
     """In a child: line up, then read and judge what was read until the time is over."""
     source = _reader(lane, reader)
     _bench(lane).line_up(2)
@@ -374,7 +374,7 @@ def read_until(lane: Lane, reader: Accessor, seconds: float, flipping: bool) -> 
         torn += int(np.count_nonzero((values != np.rint(values)) | (values < 0)))
         backwards += int(np.count_nonzero(values < before))
         before = values
-    return Seen(samples, torn, backwards)
+    return ReadCounts(samples, torn, backwards)
 
 
 def write_until(lane: Lane, writer: Accessor, mode: str, seconds: float, flipping: bool) -> None:

@@ -66,11 +66,11 @@ def _numpy_view() -> Check:
     mx.eval(array)
     view: Float32 = np.array(array, copy=False)
     view[:] = 3.0
-    seen = mx.sum(array).item()
+    total = mx.sum(array).item()
     return check(
         "NumPy view of an MLX array",
-        seen == 3.0 * 1024,
-        f"MLX sums 1024 threes to {seen:g}",
+        total == 3.0 * 1024,
+        f"MLX sums 1024 threes to {total:g}",
         "MLX sees what NumPy writes",
         "snapshots do not reach MLX: no MLX worker can train here",
     )
@@ -107,11 +107,11 @@ def _adopt(host: Float32) -> Check:
     host[:] = 5.0
     view: Float32 = np.array(array, copy=False)
     same = (view.ctypes.data, view.nbytes) == (host.ctypes.data, host.nbytes)
-    seen = same and bool(mx.all(array == 5.0, stream=mx.gpu).item())
+    shared = same and bool(mx.all(array == 5.0, stream=mx.gpu).item())
     return check(
         _ADOPT,
-        seen,
-        f"{'the same' if seen else 'other'} bytes, in {took_s * 1e3:.2f} ms",
+        shared,
+        f"{'the same' if shared else 'other'} bytes, in {took_s * 1e3:.2f} ms",
         _NEEDS_METAL[_ADOPT],
         "no --read live and no --gpu-write metal; snapshots instead",
         otherwise=Result.WARN,
@@ -209,9 +209,9 @@ class LiveReader:
 
 def _evaluated(array: mx.array, device: mx.Device) -> Float32:
     """What a computation on the device sees: the product is a new array."""
-    seen = mx.multiply(array, 1.0, stream=device)
-    mx.eval(seen)
-    return np.array(seen, copy=False)
+    values = mx.multiply(array, 1.0, stream=device)
+    mx.eval(values)
+    return np.array(values, copy=False)
 
 
 # -- MLX as a writer: it makes the increments, native code adds them -------------------------------

@@ -132,8 +132,8 @@ class LiveReader:
 
 def _computed(tensor: torch.Tensor) -> Float32:
     """What a computation on the device sees: the product is a new tensor."""
-    seen: Float32 = (tensor * 1.0).cpu().numpy()
-    return seen
+    values: Float32 = (tensor * 1.0).cpu().numpy()
+    return values
 
 
 # -- PyTorch as a writer: as workers use it, and as a program without mlxhog would -----------------

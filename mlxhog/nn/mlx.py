@@ -27,9 +27,16 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.spec import initial_value
-from mlxhog.nn import options as asked
 from mlxhog.nn.layers import Stack, both_directions, check_directions
-from mlxhog.nn.options import BlockOptions, Common, MLSTMOptions, SLSTMOptions
+from mlxhog.nn.options import (
+    BlockOptions,
+    Common,
+    MLSTMOptions,
+    SLSTMOptions,
+    block_stack,
+    mlstm_stack,
+    slstm_stack,
+)
 
 State: TypeAlias = tuple[tuple[array, ...], ...]
 """One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
@@ -136,7 +143,7 @@ class SLSTM(Layers):
     ) -> None:
         """Make the layers; arguments and errors as of `mlxhog.nn.torch.SLSTM`."""
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(asked.slstm(input_size, hidden_size, num_layers, common, options))
+        super().__init__(slstm_stack(input_size, hidden_size, num_layers, common, options))
 
 
 class MLSTM(Layers):
@@ -156,7 +163,7 @@ class MLSTM(Layers):
     ) -> None:
         """Make the layers; arguments and errors as of `mlxhog.nn.torch.MLSTM`."""
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        stack = asked.mlstm(input_size, hidden_size, num_layers, variant, common, options)
+        stack = mlstm_stack(input_size, hidden_size, num_layers, variant, common, options)
         super().__init__(stack)
 
 
@@ -181,7 +188,7 @@ class XLSTMBlock(Layers):
     ) -> None:
         """Make a block; arguments and errors as of `mlxhog.nn.torch.XLSTMBlock`."""
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(asked.block(hidden_size, cell, variant, index, of, common, options))
+        super().__init__(block_stack(hidden_size, cell, variant, index, of, common, options))
 
 
 class Bidirectional(Module):

@@ -1,4 +1,4 @@
-"""What a user asks of a layer: options by the names of the xlstm package, and their mistakes."""
+"""Options of layers by the names of the xlstm package, and the layers that they describe."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Common:
     kernels: str
 
 
-def slstm(
+def slstm_stack(
     input_size: int, hidden_size: int, num_layers: int, common: Common, options: Mapping[str, Any]
 ) -> Stack:
     """Return sLSTM layers; arguments as those of `mlxhog.nn.torch.SLSTM`."""
@@ -84,7 +84,7 @@ def slstm(
     return _stack(cfg, "slstm", range(num_layers), input_size, common)
 
 
-def mlstm(
+def mlstm_stack(
     input_size: int,
     hidden_size: int,
     num_layers: int,
@@ -98,7 +98,7 @@ def mlstm(
     return _stack(cfg, "mlstm", range(num_layers), input_size, common)
 
 
-def block(
+def block_stack(
     hidden_size: int,
     cell: str,
     variant: str,
@@ -107,7 +107,7 @@ def block(
     common: Common,
     options: Mapping[str, Any],
 ) -> Stack:
-    """Return a block; arguments as those of `mlxhog.nn.torch.XLSTMBlock`."""
+    """Return a block of a model; arguments as those of `mlxhog.nn.torch.XLSTMBlock`."""
     if cell not in ("mlstm", "slstm"):
         raise ConfigError(f"cell is {cell!r}; choose mlstm or slstm")
     if not 0 <= index < of:

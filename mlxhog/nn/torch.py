@@ -24,9 +24,16 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
-from mlxhog.nn import options as asked
 from mlxhog.nn.layers import Stack, both_directions, check_directions
-from mlxhog.nn.options import BlockOptions, Common, MLSTMOptions, SLSTMOptions
+from mlxhog.nn.options import (
+    BlockOptions,
+    Common,
+    MLSTMOptions,
+    SLSTMOptions,
+    block_stack,
+    mlstm_stack,
+    slstm_stack,
+)
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
@@ -176,7 +183,7 @@ class SLSTM(Layers):
             ConfigError: a size does not divide, or an option is unknown or out of range.
         """
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(asked.slstm(input_size, hidden_size, num_layers, common, options))
+        super().__init__(slstm_stack(input_size, hidden_size, num_layers, common, options))
 
 
 class MLSTM(Layers):
@@ -213,7 +220,7 @@ class MLSTM(Layers):
             ConfigError: a size does not divide, or an option is unknown or out of range.
         """
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        stack = asked.mlstm(input_size, hidden_size, num_layers, variant, common, options)
+        stack = mlstm_stack(input_size, hidden_size, num_layers, variant, common, options)
         super().__init__(stack)
 
 
@@ -254,7 +261,7 @@ class XLSTMBlock(Layers):
             ConfigError: a size does not divide, or an option is unknown or out of range.
         """
         common = Common(batch_first=batch_first, dropout=dropout, kernels=kernels)
-        super().__init__(asked.block(hidden_size, cell, variant, index, of, common, options))
+        super().__init__(block_stack(hidden_size, cell, variant, index, of, common, options))
 
 
 class Bidirectional(nn.Module):

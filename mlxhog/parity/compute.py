@@ -109,8 +109,8 @@ def computed_results(
         while running := {task.child.pipe: task for task in tasks if task.now is not None}:
             for pipe in connection.wait(list(running)):
                 task = running[pipe]  # type: ignore[index]  # wait returns what it got
-                done, names = _take(task)
-                orders[done.name] = names
+                side, names = _take(task)
+                orders[side.name] = names
                 begin(task)
         results: dict[str, Results] = {}
         for side in sides:

@@ -143,8 +143,8 @@ def _why_not_auto(config: TrainConfig, backends: Sequence[str], record: Verdicts
     if config.strategy in LOCAL_STRATEGIES:
         own = f"every worker of {config.strategy} has parameters of its own"
         return f"{own}, and the CPU adds to them"
-    asked = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
-    if asked:
+    other_mode = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
+    if other_mode:
         return f"write={config.write} was asked for, and a GPU that writes needs cas"
     return why_not_metal(backends, record)
 
@@ -188,20 +188,20 @@ def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdict
         EnvironmentLacks: Metal kernels were asked for, and doctor has not found them right here; or
             native ones are not built.
     """
-    asked, dtype = config.kernels, config.compute_dtype
+    choice, dtype = config.kernels, config.compute_dtype
     chosen: dict[str, str] = {}
     for name in dict.fromkeys(backends):
         framework, device = name.split(":")
         verified = record.model_kernels(name).ok
         chosen[name] = kernels.resolve(
-            framework, asked, device, metal_verified=verified, weights=dtype
+            framework, choice, device, metal_verified=verified, weights=dtype
         )
     on_gpu = [name for name in chosen if name in GPU_BACKENDS]
-    if asked == "metal" and not config.force:
+    if choice == "metal" and not config.force:
         for name in on_gpu:
             _check_right(name, record)
-    notes = [_note(name, chosen[name], record) for name in on_gpu] if asked == "auto" else []
-    if asked == "auto" and dtype != "float32" and len(on_gpu) < len(chosen):
+    notes = [_note(name, chosen[name], record) for name in on_gpu] if choice == "auto" else []
+    if choice == "auto" and dtype != "float32" and len(on_gpu) < len(chosen):
         notes.append(
             f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}"
         )

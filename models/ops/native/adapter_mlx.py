@@ -74,21 +74,22 @@ class MLXOps(NativeOps[array]):
             results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
             return [_copied(x) for x in results]
         saved: Views = ()
-        kept: list[array] = []
+        saved_outputs: list[array] = []
 
         def forward(*present: array) -> list[array]:
-            nonlocal saved, kept
+            nonlocal saved, saved_outputs
             inputs: Views = views(*present)
             if pair.optional:
                 inputs = _at(needs, inputs)
             results, saved = pair.forward(*inputs, keep=True, **settings)
             outputs = [_copied(x) for x in results]
-            if pair.kept:  # the copies, so that the results themselves are freed
-                kept = [outputs[position] for position in pair.kept]
+            if pair.saved_results:  # the copies, so that the results themselves are freed
+                saved_outputs = [outputs[position] for position in pair.saved_results]
             return outputs
 
         def backward(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
-            grads = pair.backward((*saved, *views(*kept)), views(*d_results), needs, **settings)
+            needed = (*saved, *views(*saved_outputs))
+            grads = pair.backward(needed, views(*d_results), needs, **settings)
             return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
 
         function = mx.custom_function(forward)

@@ -79,7 +79,7 @@ class _Differentiable(Function):
         known = dict(zip(map(id, arrays), tensors, strict=True))
         ctx.save_for_backward(
             *[known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved],
-            *[outputs[position] for position in pair.kept],
+            *[outputs[position] for position in pair.saved_results],
         )
         ctx.set_materialize_grads(False)
         ctx.pair, ctx.settings = pair, settings

@@ -72,7 +72,7 @@ def _soft_cap_grad(
     return (dx,)
 
 
-SOFT_CAP = Pair(_soft_cap, _soft_cap_grad, kept=(0,))
+SOFT_CAP = Pair(_soft_cap, _soft_cap_grad, saved_results=(0,))
 
 
 def _maps(

@@ -33,13 +33,14 @@ class Pair:
             is None where a result was not used; `needs` says of which inputs the gradient is used,
             so that of the others need not be computed.
         optional: whether some input may be None.
-        kept: positions of the results that `backward` needs; they follow what `forward` saved.
+        saved_results: positions of the results that `backward` needs; they follow what `forward`
+            saved.
     """
 
     forward: Callable[..., tuple[Views, Views]]
     backward: Callable[..., Views]
     optional: bool = False
-    kept: tuple[int, ...] = ()
+    saved_results: tuple[int, ...] = ()
 
 
 def empty_like(*arrays: View) -> list[View]:

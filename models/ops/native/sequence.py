@@ -108,7 +108,7 @@ def _mlstm_grad(
     return *grads, *d_state
 
 
-MLSTM = Pair(_mlstm, _mlstm_grad, optional=True, kept=(0,))
+MLSTM = Pair(_mlstm, _mlstm_grad, optional=True, saved_results=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 
@@ -149,7 +149,7 @@ def _slstm_grad(
     return *grads, *d_state
 
 
-SLSTM = Pair(_slstm, _slstm_grad, optional=True, kept=(0,))
+SLSTM = Pair(_slstm, _slstm_grad, optional=True, saved_results=(0,))
 """(i, f, z, o, R, b, then h, c, n, m or None) -> h and the last h, c, n, m."""
 
 
