@@ -1,1 +1,1 @@
-"""Native sources of mlxhog: C++ kernels, and the Metal kernels that come later."""
+"""Native code: C++ for CPUs, Metal for GPUs, and the shim that runs the Metal source on a CPU."""

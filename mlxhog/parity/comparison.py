@@ -138,7 +138,7 @@ def compare_all(
     Args:
         subject: what was computed.
         sides: who computed it, the reference first.
-        results: of every side by its name, as `compute.results` yields them.
+        results: of every side by its name, as `computed_results` yields them.
 
     Returns:
         A row for every two tensors, and the results without the conditions among them.

@@ -21,8 +21,7 @@ from safetensors.numpy import save_file
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.errors import WorkerFailed
 from mlxhog.files import tensors
-from mlxhog.parity import operators, optimizers, tolerances
-from mlxhog.parity import results as named
+from mlxhog.parity import operators, optimizers, results, tolerances
 from mlxhog.parity.engines import Engine, NumPyEngine
 from mlxhog.parity.subject import (
     NUMPY,
@@ -112,11 +111,11 @@ def computed_results(
                 side, names = _take(task)
                 orders[side.name] = names
                 begin(task)
-        results: dict[str, Results] = {}
+        by_side: dict[str, Results] = {}
         for side in sides:
             values = tensors.read(_file(folder, side))
-            results[side.name] = {name: values[name] for name in orders[side.name]}
-        yield results
+            by_side[side.name] = {name: values[name] for name in orders[side.name]}
+        yield by_side
 
 
 def _flat(subject: Subject) -> dict[str, Array]:
@@ -167,13 +166,13 @@ def compute_side(
     fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
     computed = {
         name: np.ascontiguousarray(x).reshape(np.shape(x))
-        for name, x in results(side, plan, inputs, fixed)
+        for name, x in side_results(side, plan, inputs, fixed)
     }
     save_file(computed, target)
     return list(computed)
 
 
-def results(
+def side_results(
     side: Side, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Iterator[tuple[str, Array]]:
     """Compute a side's results in this process; arguments as `compute_side`."""
@@ -189,13 +188,13 @@ def results(
     engine = engine_of(side)
     if isinstance(plan, ModelPlan):
         yield from operators.results(engine, plan)
-        yield from named.model(engine, plan, inputs, fixed, optimizers.ours)
+        yield from results.model(engine, plan, inputs, fixed, optimizers.ours)
     elif isinstance(plan, MlstmPlan):
-        yield from named.mlstm(engine, plan, inputs, fixed["h_weight"])
+        yield from results.mlstm(engine, plan, inputs, fixed["h_weight"])
     elif isinstance(plan, SlstmPlan):
-        yield from named.slstm(engine, inputs, fixed["h_weight"])
+        yield from results.slstm(engine, inputs, fixed["h_weight"])
     else:
-        yield from named.components(engine, plan, inputs)
+        yield from results.components(engine, plan, inputs)
 
 
 def _reference(
@@ -203,7 +202,7 @@ def _reference(
 ) -> Iterator[tuple[str, Array]]:
     """NumPy's results, and how well conditioned they are."""
     if isinstance(plan, ModelPlan):
-        yield from named.fixed_init(plan)
+        yield from results.fixed_init(plan)
         yield from operators.reference(plan)
     exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
@@ -219,12 +218,12 @@ def _float64(
 ) -> Iterator[tuple[str, Array]]:
     if isinstance(plan, ModelPlan):
         steps = optimizers.reference
-        return named.model(NumPyEngine(), plan, inputs, fixed, steps, tokenwise=tokenwise)
+        return results.model(NumPyEngine(), plan, inputs, fixed, steps, tokenwise=tokenwise)
     if isinstance(plan, MlstmPlan):
-        return named.mlstm_reference(plan, inputs, fixed["h_weight"])
+        return results.mlstm_reference(plan, inputs, fixed["h_weight"])
     if isinstance(plan, SlstmPlan):
-        return named.slstm_reference(inputs, fixed["h_weight"])
-    return named.components_reference(plan, inputs)
+        return results.slstm_reference(inputs, fixed["h_weight"])
+    return results.components_reference(plan, inputs)
 
 
 def engine_of(side: Side) -> Engine:
