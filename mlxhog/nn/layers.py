@@ -223,8 +223,10 @@ class Stack:
         """
         B, S, _ = x.shape
         positions = find_positions(B, S, lengths=lengths, mask=mask, reverse=reverse)
-        sites = self.dropout_sites.items() if drop is not None else ()
-        masks = {site: drop((B, S, width), rate) for site, (width, rate) in sites}
+        masks: dict[str, Array] = {}
+        if drop is not None:
+            for site, (width, rate) in self.dropout_sites.items():
+                masks[site] = drop((B, S, width), rate)
         xp, padded = ops.xp, None
         if positions is not None:
             x = positions.sort(x, xp)
