@@ -257,7 +257,7 @@ def _flow(value: object) -> str:
 
 
 def _no_field(name: str, known: list[str]) -> str:
-    """Say that there is no such field, with the nearest, or those of this name inside others."""
+    """Return the message for an unknown field: the nearest, or those of its name inside others."""
     inner = [one for one in known if one.endswith("." + name)]
     near = inner or difflib.get_close_matches(name, [*known, *_SPELLINGS], n=1)
     words = " or ".join(map(repr, near))

@@ -1,4 +1,4 @@
-"""Arrays and gradients of both frameworks without a model, for who calls operators alone."""
+"""Arrays and gradients of both frameworks without a model, for operators alone."""
 
 from __future__ import annotations
 

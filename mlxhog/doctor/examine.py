@@ -17,7 +17,7 @@ from mlxhog.machine.machine import Machine
 from mlxhog.metal.registry import instances
 
 Tell = Callable[[str, str], None]
-"""Told what is being looked at: the part, and the step in it."""
+"""Called with what is being examined: the part, and the step in it."""
 QUICK_S = 0.01
 
 

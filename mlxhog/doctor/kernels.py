@@ -40,7 +40,7 @@ class Engines:
         self._children: dict[str, Child] = {}
 
     def start(self) -> tuple[list[Check], list[str]]:
-        """Start each engine and let it write imported memory; returns checks, and who could."""
+        """Start each engine and let it write imported memory; return checks and usable engines."""
         checks: list[Check] = []
         usable: list[str] = []
         for name in self.names:

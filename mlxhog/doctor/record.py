@@ -26,7 +26,7 @@ LIVE = ("mlx:gpu", "torch:cpu")
 
 
 def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
-    """Say what the options that look at a record will do with this one.
+    """Return what options that depend on a record choose with this one.
 
     Args:
         verdicts: the record, as a run would load it.

@@ -120,7 +120,7 @@ class Stack:
         return {site: what for site, what in sites.items() if site.startswith(prefixes)}
 
     def describe(self) -> str:
-        """Say what a module of these layers is, for its `repr`."""
+        """Return a description of these layers for the `repr` of a module."""
         parts = [f"{self.input_size}, {self.width}, layers={len(self.blocks)}"]
         if self.whole_blocks:
             parts.append(f"cell={self.cell!r}")

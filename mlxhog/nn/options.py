@@ -216,7 +216,7 @@ _WORDS = {
 
 
 def _plain(message: str) -> str:
-    """Say a message about a model's configuration in the words of a layer's arguments."""
+    """Return a message about a model's configuration in the words of a layer's arguments."""
     for word, ours in _WORDS.items():
         message = message.replace(word, ours)
     return _SECTION.sub("", message)

@@ -143,7 +143,7 @@ class Layers(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Say sizes and variant."""
+        """Return sizes and variant for `repr`."""
         return self.stack.describe()
 
 

@@ -240,7 +240,7 @@ def _number(x: float | None) -> str:
 
 
 def describe(row: Row) -> str:
-    """Say in one line what disagrees."""
+    """Return a line that names a disagreement."""
     where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     against = "itself over the whole sequence" if row.b == row.a else row.b
     if row.max_abs is None:

@@ -1,4 +1,4 @@
-"""Engines compute a side's results: NumPy arrays in, NumPy arrays out.
+"""Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
 `NumPyEngine` runs the float64 references of models. `Engine` runs models and operators alone by one
 framework, on one device and with one form of the operators.

@@ -76,7 +76,7 @@ class Formula:
             self._pace[name] = max(self._pace[name], float(np.abs(delta).max(initial=0.0)))
 
     def apart(self, name: str, value: Array) -> Array:
-        """Say how far a float32 parameter is from the formula's.
+        """Measure how far a float32 parameter is from the formula's.
 
         Returns:
             (4,): the largest difference per step, in units of its rounding; its place in the flat

@@ -1,4 +1,4 @@
-"""The peers' sides: their own modules with our parameters, differentiated and stepped by PyTorch.
+"""The peers' results: their own modules with our parameters, trained by PyTorch.
 
 Loss and steps are PyTorch's, `cross_entropy` and `torch.optim`, so nothing of ours but the numbers
 of the optimizers enters.

@@ -244,7 +244,7 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]
 
 
 def lacking(name: str, here: machine.Machine, plan: Plan) -> str | None:
-    """Say what keeps a backend or peer from computing it here, or None."""
+    """Return why a backend or peer cannot compute a plan here; None where it can."""
     if name in BACKENDS:
         return missing(name, here)
     if name not in PEERS:
@@ -280,7 +280,7 @@ def _of_backend(name: str, forms: str) -> Sequence[Side]:
 
 
 def not_computable(name: str, plan: Plan) -> str | None:
-    """Say why a peer cannot compute a plan, or None where it can."""
+    """Return why a peer cannot compute a plan; None where it can."""
     if not isinstance(plan, ModelPlan):
         return f"{name} computes models, no operators alone"
     cfg = plan.cfg

@@ -86,7 +86,7 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> MADConfig:
 
 
 def to_yaml(cfg: MADConfig) -> str:
-    """Return a model as a YAML file, every number of every layer spelt out."""
+    """Return a model as a YAML file, with every number of every layer."""
     model: dict[str, Any] = {
         "dim": cfg.hidden_size,
         "norm": "rmsnorm",

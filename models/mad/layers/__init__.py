@@ -93,7 +93,7 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
 
 
 def to_dict(layer: Layer) -> dict[str, Any]:
-    """Return a layer as YAML writes it, every number spelt out."""
+    """Return a layer as YAML writes it, with every number."""
     return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
 
 
