@@ -207,10 +207,16 @@ def network_bytes(plan: Plan, arena: Arena) -> int:
     return int(earlier.get("network_bytes", 0)) + now
 
 
-def n_bytes(plan: Plan) -> int:
-    """Return about how large a checkpoint will be."""
+def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
+    """Return about how large a checkpoint will be.
+
+    Args:
+        plan: of the run.
+        n_slots: worker slots whose private optimizer state it has; one of each worker by default.
+    """
     private = [f"{name}.1" for name in plan.private_state]
-    segments = [*len(plan.workers) * private, *plan.shared_state, *plan.strategy.kept_segments()]
+    n_slots = len(plan.workers) if n_slots is None else n_slots
+    segments = [*n_slots * private, *plan.shared_state, *plan.strategy.kept_segments()]
     return 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )

@@ -59,6 +59,14 @@ class Deadlines:
         """How long a sample may take now; none may where it is too late."""
         return SAMPLE_S if self._seconds is None else self._rest_s()
 
+    def first_step_s(self, save_s: float) -> float:
+        """How long a run without any step may wait for one and still save it in time.
+
+        Args:
+            save_s: what a checkpoint takes.
+        """
+        return self._rest_s() - save_s
+
     def leaving_s(self) -> float:
         """How long workers may take to leave."""
         if self._seconds is None:

@@ -13,14 +13,20 @@ with n the sequences of the division by mean times, B those of a batch, and t th
 in the order in which they were measured. Waiting, unevenly long or interrupted gradients all show
 in the second. `hogwild` is chosen where it computes at least `MARGIN` times as many gradients.
 
-A table of the arena holds the times:
+Of a budget of time this takes up to the part `SHARE`. Where `LEAST` gradients of a worker take
+longer, by the time that a few tokens of it take, no worker is judged: the run keeps the strategy
+that it was prepared for, and a run that is resumed with more time measures.
 
-    paces   float64 (workers, MOST + 1)   seconds of each gradient; last, 1 + how many there are, or
-                                          0 while the worker is measuring; written by that worker
+A table of the arena holds the times; each worker writes a row of `MOST` + 2 numbers:
+
+    paces   float64   MOST   seconds of each gradient
+                      1      those that a gradient will take, as known before the first
+                      1      1 + how many there are, or 0 while the worker is measuring
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
@@ -48,7 +54,10 @@ LONGEST_S: Final = 4.0
 
 ENOUGH: Final = 8
 LEAST: Final = 2
-"""Computed by every worker, however long that takes."""
+"""Of every worker, or none is judged."""
+
+SHARE: Final = 0.1
+"""Of a budget of time that may be spent."""
 
 MARGIN: Final = 1.05
 """How many times the gradients of `sync` those of `hogwild` have to be.
@@ -60,7 +69,7 @@ does not see, such as another program a minute later. docs/training.md has the d
 
 def segment(workers: int) -> dict[str, tuple[str, int]]:
     """The arena's segment of the table above."""
-    return {SEGMENT: ("float64", workers * (MOST + 1))}
+    return {SEGMENT: ("float64", workers * (MOST + 2))}
 
 
 class Paces:
@@ -68,22 +77,28 @@ class Paces:
 
     def __init__(self, arena: Arena, workers: int) -> None:
         """Open the table."""
-        self._table = arena.segment(SEGMENT).reshape(workers, MOST + 1)
+        self._table = arena.segment(SEGMENT).reshape(workers, MOST + 2)
 
-    def note(self, rank: int, seconds: Sequence[float]) -> None:
-        """Write down what a worker has measured."""
+    def note(self, rank: int, expected_s: float, seconds: Sequence[float]) -> None:
+        """Write down what a worker has measured, and what it expected of a gradient before."""
         kept = seconds[:MOST]
         self._table[rank, : len(kept)] = kept
-        self._table[rank, MOST] = 1 + len(kept)
+        self._table[rank, MOST] = expected_s
+        self._table[rank, MOST + 1] = 1 + len(kept)
 
     def complete(self) -> bool:
         """Whether every worker has."""
-        return bool((self._table[:, MOST] > 0).all())
+        return bool((self._table[:, MOST + 1] > 0).all())
 
     def seconds(self) -> list[list[float]]:
         """The times of every worker."""
-        counts = [int(row[MOST]) - 1 for row in self._table]
+        counts = [int(row[MOST + 1]) - 1 for row in self._table]
         return [row[:count].tolist() for row, count in zip(self._table, counts, strict=True)]
+
+    def slowest_s(self) -> float:
+        """About how long a gradient takes the slowest worker: measured, or as expected."""
+        pairs = zip(self.seconds(), self._table[:, MOST].tolist(), strict=True)
+        return max(fmean(times or [expected_s]) for times, expected_s in pairs)
 
 
 @dataclass(frozen=True)
@@ -108,21 +123,56 @@ class Choice:
             f"{1e3 * mean:.3g} ± {1e3 * deviation:.2g}"
             for mean, deviation in zip(self.means_s, self.deviations_s, strict=True)
         )
-        name = "sync, shares by speed" if self.strategy == "sync" else self.strategy
         return (
-            f"strategy {name}: a gradient takes the workers {times} ms; without waiting they "
-            f"compute {self.gain:.2f} times as many as in rounds (hogwild from {MARGIN:g} on)"
+            f"strategy {_title(self.strategy)}: a gradient takes the workers {times} ms; "
+            f"without waiting they compute {self.gain:.2f} times as many as in rounds (hogwild "
+            f"from {MARGIN:g} on)"
         )
 
 
-def measured(session: Session) -> Choice | None:
-    """Let all workers that are up measure, and choose; None where the user interrupts."""
+@dataclass(frozen=True)
+class Unmeasured:
+    """The strategy that workers were prepared for, and why it was not measured.
+
+    Attributes:
+        strategy: hogwild or sync.
+        gradient_s: what a gradient takes the slowest worker.
+        budget_s: the run's.
+    """
+
+    strategy: str
+    gradient_s: float
+    budget_s: float
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        return (
+            f"strategy {_title(self.strategy)}, not measured: {LEAST} gradients of a worker, about "
+            f"{LEAST * self.gradient_s:.2g} s, are over {SHARE:.0%} of {self.budget_s:.3g} s; sync "
+            "is for workers on one kind of device, hogwild for others"
+        )
+
+
+def _title(strategy: str) -> str:
+    return "sync, shares by speed" if strategy == "sync" else strategy
+
+
+def measured(session: Session, budget_s: float | None) -> Choice | Unmeasured | None:
+    """Let all workers that are up measure, and choose; None where the user interrupts.
+
+    Args:
+        session: whose workers are up.
+        budget_s: the time that it has, None without such a limit.
+    """
     strategy = session.strategy
     paces = Paces(session.arena, strategy.workers)
     session.supervisor.command(Command.MEASURE)
     if not session.until(paces.complete, Doing(Activity.MEASURING)):
         return None
-    return choose(paces.seconds(), strategy.config.sequences_per_ticket)
+    seconds = paces.seconds()
+    if budget_s is not None and any(len(times) < LEAST for times in seconds):
+        return Unmeasured(strategy.config.strategy, paces.slowest_s(), budget_s)
+    return choose(seconds, strategy.config.sequences_per_ticket)
 
 
 def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
@@ -148,10 +198,21 @@ def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
     )
 
 
-def is_enough(count: int, seconds: float) -> bool:
-    """Whether a worker has measured so many gradients, in so many seconds, that it may stop."""
-    limit_s = MEASURE_S if count >= ENOUGH else LONGEST_S
-    return count >= LEAST and seconds >= limit_s
+def limit_s(budget_s: float | None) -> float:
+    """How long a worker may measure in a run with a budget of time, or None without one."""
+    return math.inf if budget_s is None else SHARE * budget_s
+
+
+def is_enough(count: int, seconds: float, limit_s: float) -> bool:
+    """Whether a worker has measured so many gradients, in so many seconds, that it may stop.
+
+    Args:
+        count: gradients.
+        seconds: that they took.
+        limit_s: that all of them may take.
+    """
+    wanted_s = MEASURE_S if count >= ENOUGH else LONGEST_S
+    return seconds >= limit_s or (count >= LEAST and seconds >= wanted_s)
 
 
 def guess(workers: Sequence[WorkerSpec]) -> str:

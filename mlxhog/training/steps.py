@@ -46,17 +46,24 @@ class Steps:
         """
         print(f"micro-batch {self.job.micro_batch}", flush=True)
         self.context.copy_to_inbox()
+        self.context.backend.loss_and_grads(self._few())
+
+    def _few(self) -> Batch:
+        """A small part of a step, of whose shape a GPU has to be."""
         batch = self._batches.example().part(0, self.job.micro_batch)
-        if self.job.spec.backend not in GPU_BACKENDS:
-            batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
-        self.context.backend.loss_and_grads(batch)
+        if self.job.spec.backend in GPU_BACKENDS:
+            return batch
+        return batch.part(0, 1).beginning(WARM_UP_TOKENS)
 
     def measure(self) -> None:
         """Time gradients while all others do that the run begins with, once; see `evenness`."""
         context, times = self.context, list[float]()
         if self._measured or context.rank >= context.workers:
             return
-        while self._asked_to_measure() and not evenness.is_enough(len(times), sum(times)):
+        limit_s, expected_s = evenness.limit_s(self.job.budget.seconds), self._expected_s()
+        if evenness.LEAST * expected_s > limit_s:
+            limit_s = 0.0
+        while self._asked_to_measure() and not evenness.is_enough(len(times), sum(times), limit_s):
             batches = list(self._micro_batches(Lease(0, len(times) % self._batches.n_tickets)))
             began_ns = monotonic_ns()
             context.entry.beat(Phase.COMPUTE)
@@ -64,7 +71,20 @@ class Steps:
             self._slow_down(monotonic_ns() - began_ns, len(times), self._asked_to_measure)
             times.append((monotonic_ns() - began_ns) / 1e9)
         self._measured = True
-        evenness.Paces(context.arena, context.workers).note(context.rank, times)
+        evenness.Paces(context.arena, context.workers).note(context.rank, expected_s, times)
+
+    def _expected_s(self) -> float:
+        """About how long a gradient takes, by a few tokens of one.
+
+        Few tokens take longer than their share: this is rather too much.
+        """
+        few, whole = self._few(), self._batches.example()
+        began_ns = monotonic_ns()
+        self.context.entry.beat(Phase.COMPUTE)
+        self.context.backend.loss_and_grads(few)
+        few_s = (monotonic_ns() - began_ns) / 1e9
+        factor = self._slowdown.factor_of(self.job.config.seed, self.context.rank, 0)
+        return factor * few_s * whole.x.size / few.x.size
 
     def _asked_to_measure(self) -> bool:
         return self.context.arena.counters.load("command") == Command.MEASURE

@@ -173,7 +173,8 @@ class _Training(Session):
                     recording.begin(self.plan, self.run.directory, self.arena)
                 self.supervisor.start()
                 self.until(self.supervisor.ready, Doing(Activity.STARTING))
-                if self.plan.undecided and not self._signals.count:
+                ends = self._signals.count or self.start.budget.is_used_up
+                if self.plan.undecided and not ends:
                     self._choose_strategy()
                 if not self._signals.count:
                     self._train()
@@ -226,11 +227,13 @@ class _Training(Session):
         Raises:
             _OtherStrategy: these workers and this arena are not made for it.
         """
-        if (choice := evenness.measured(self)) is None:
+        if (choice := evenness.measured(self, self.start.budget.seconds)) is None:
             return  # interrupted
         self.report(str(choice))
         if choice.strategy != self.config.strategy:
             raise _OtherStrategy(choice.strategy)
+        if isinstance(choice, evenness.Unmeasured):
+            return  # a resumed run may
         self.plan = self.reporter.plan = replace(self.plan, auto=False)
         self._write_config()
 
@@ -274,7 +277,8 @@ class _Training(Session):
 
     def _save_s(self) -> float:
         """About how long a checkpoint takes."""
-        return checkpoints.n_bytes(self.plan) / SAVE_BYTES_PER_S
+        n_slots = len(self.strategy.state_slots(self.arena))
+        return checkpoints.n_bytes(self.plan, n_slots) / SAVE_BYTES_PER_S
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
@@ -306,6 +310,8 @@ class _Training(Session):
         resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
         limit_s = GRACE_S if self._time_is_over() else REST_S
+        if self._time_is_over() and not self.arena.counters.load("steps"):
+            limit_s = max(GRACE_S, self._deadlines.first_step_s(self._save_s()))
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()

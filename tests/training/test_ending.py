@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,16 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.records import RECORD, Ring
+from mlxhog.backends.backend import Grads
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
+from mlxhog.data.batch import Batch
 from mlxhog.report.metrics import Progress
-from mlxhog.training import checkpoints, trainer
+from mlxhog.training import checkpoints, supervisor, trainer, worker
 from mlxhog.training.ending import Deadlines
+from mlxhog.training.job import Job
+from mlxhog.training.plan import Plan
+from mlxhog.training.steps import Steps
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -90,10 +97,51 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
     assert state["over"] is True
 
 
+def with_a_long_first_step(job: Job) -> None:
+    """A worker whose gradients take two seconds. Children import it."""
+    whole = Steps._loss_and_grads
+
+    def slow(steps: Steps, batches: list[Batch]) -> tuple[float, Grads]:
+        time.sleep(2.0)
+        return whole(steps, batches)
+
+    Steps._loss_and_grads = slow  # type: ignore[method-assign]
+    worker.main(job)
+
+
+def test_a_first_step_is_waited_for_as_long_as_the_run_still_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "GRACE_S", 0.1)
+    monkeypatch.setattr(supervisor, "worker", SimpleNamespace(main=with_a_long_first_step))
+    result = train(small_config(tmp_path, steps=None, time=1.0))
+    assert (result.status, result.steps) == ("done", 1)
+    late = Deadlines(monotonic_ns() - int(9e9), 6.0)
+    assert late.first_step_s(1.0) == pytest.approx(6 + 10 - 3 - 9 - 1, abs=1)
+
+
+def test_the_checkpoint_that_time_is_left_for_is_as_large_as_the_one_that_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    n_bytes = checkpoints.n_bytes
+
+    def noted(plan: Plan, n_slots: int) -> int:
+        sizes.append(n_bytes(plan, n_slots))
+        return sizes[-1]
+
+    monkeypatch.setattr(checkpoints, "n_bytes", noted)
+    options = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 2, "time": 60}
+    result = train(small_config(tmp_path, **options))
+    assert result.checkpoint is not None
+    saved = sum(file.stat().st_size for file in Path(result.checkpoint).glob("*.safetensors"))
+    assert sizes[0] == pytest.approx(saved, rel=0.1)
+
+
 def test_training_leaves_time_for_a_large_checkpoint_but_takes_a_fifth_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "n_bytes", lambda plan: 10**15)
+    monkeypatch.setattr(checkpoints, "n_bytes", lambda plan, n_slots: 10**15)
     seen: list[Progress] = []
     result = train(small_config(tmp_path, steps=None, time=2.0), observer=seen.append)
     training = [p for p in seen if 0.0 < p.budget_fraction < 1.0]

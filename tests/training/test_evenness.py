@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -76,7 +77,22 @@ def test_workers_that_look_alike_are_taken_for_even_until_they_are_measured() ->
 def test_few_gradients_are_measured_longer_and_no_worker_measures_one_alone(
     count: int, seconds: float, enough: bool
 ) -> None:
-    assert evenness.is_enough(count, seconds) == enough
+    assert evenness.is_enough(count, seconds, evenness.limit_s(None)) == enough
+
+
+def test_a_tenth_of_a_budget_of_time_is_measured_at_most() -> None:
+    share_s = evenness.limit_s(20.0)
+    assert share_s == 2.0
+    assert not evenness.is_enough(5, 1.9, share_s)
+    assert evenness.is_enough(5, 2.0, share_s)
+    assert evenness.is_enough(1, 2.0, share_s)
+    assert evenness.limit_s(None) == math.inf
+
+
+def test_the_line_of_a_run_that_is_not_measured_says_what_it_would_have_cost() -> None:
+    line = str(evenness.Unmeasured("sync", gradient_s=7.0, budget_s=20.0))
+    assert line.startswith("strategy sync, shares by speed, not measured: 2 gradients of a worker")
+    assert "about 14 s, are over 10% of 20 s" in line
 
 
 # -- runs ------------------------------------------------------------------------------------------
@@ -153,6 +169,34 @@ def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
     second = train(small_config(tmp_path, steps=10, resume=first.run, **TWO), observer=again)
     assert (second.status, second.steps, stored(second)) == ("done", 30, own)
     assert not again.choices()
+
+
+def without_time_to_measure(job: Job) -> None:
+    """What a worker does where gradients take longer than may be measured. Children import it."""
+    evenness.SHARE = 1e-9  # type: ignore[misc]
+    worker.main(job)
+
+
+@pytest.mark.slow
+def test_workers_that_would_take_too_long_are_not_measured_until_a_run_has_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[str]
+) -> None:
+    chosen.append("hogwild")
+    measuring = supervisor.worker
+    monkeypatch.setattr(supervisor, "worker", SimpleNamespace(main=without_time_to_measure))
+    messages = Messages()
+    limited = {**TWO, "steps": 5, "time": 60}
+    first = train(small_config(tmp_path, **limited), observer=messages)
+    (line,) = messages.choices()
+    assert line.startswith("strategy sync, shares by speed, not measured")
+    assert (first.status, first.steps, stored(first)) == ("done", 5, ("auto", "equal"))
+    assert first.checkpoint is not None
+    assert checkpoint.load(Path(first.checkpoint)).state["strategy"]["strategy"] == "auto"
+
+    monkeypatch.setattr(supervisor, "worker", measuring)
+    second = train(small_config(tmp_path, resume=first.run, **limited), observer=messages)
+    assert (second.steps, stored(second)) == (10, ("hogwild", "equal"))
+    assert len(messages.choices()) == 2
 
 
 @pytest.mark.slow
