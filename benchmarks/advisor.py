@@ -22,9 +22,8 @@ from typing import Any
 
 from harness.claims import Claim, finish
 
-from mlxhog.theory.advisor.arms import Arm, arms
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import recommend
+from mlxhog.theory.advisor.rules import Arm, arms, recommend
 from mlxhog.theory.simulator import descend
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.times import (

@@ -25,7 +25,6 @@ from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 from mlxhog.theory.simulator import simulate
 from mlxhog.theory.simulator.gates import SSP
-from mlxhog.theory.simulator.recorded import worker_of
 from mlxhog.theory.simulator.schemes import (
     Hogwild,
     Locked,
@@ -35,7 +34,7 @@ from mlxhog.theory.simulator.schemes import (
     Scheme,
     Sync,
 )
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator.workers import Worker, worker_of
 
 STEPS = 400
 WITHIN = 0.10

@@ -5,9 +5,11 @@ from __future__ import annotations
 from mlxhog.backends.backend import NAMES, WEIGHTS, Backend
 from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.errors import ConfigError
+from mlxhog.machine import machine
+from mlxhog.machine.workers import one_backend, resolve_workers
 from mlxhog.models.ops.kernels import resolve
 
-__all__ = ["create"]
+__all__ = ["create", "create_alone"]
 
 
 def create(
@@ -55,3 +57,18 @@ def create(
 
         return TorchBackend(name, threads=threads, kernels=kernels, share=share, narrow=narrow)
     raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")
+
+
+def create_alone(word: str) -> Backend:
+    """Start a backend that has this machine to itself, to evaluate or to write text.
+
+    Args:
+        word: one of `BACKEND_WORDS`.
+
+    Raises:
+        ConfigError: it is none of them.
+        EnvironmentLacks: the framework or the device is not there.
+    """
+    here = machine.here()
+    (worker,) = resolve_workers(one_backend(word, here), machine=here).workers
+    return create(worker.backend, threads=worker.threads, kernels="auto", cpu_blas="auto")

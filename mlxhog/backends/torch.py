@@ -28,7 +28,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
 from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -210,6 +210,55 @@ class TorchBackend(Inference):
         self._trained = []
         self.inbox = np.empty(0, np.float32)
         self._flat = self._host = torch.empty(0)
+
+
+def losses_and_grads_of_many(
+    model: ModelConfig,
+    slots: Mapping[str, Slot],
+    flats: Float32,
+    x: Int32,
+    y: Int32,
+    *,
+    device: str,
+) -> tuple[list[float], dict[str, Float32]]:
+    """The mean loss of each of N models of one shape, and the gradients of all, at once.
+
+    Args:
+        model: the shape they share.
+        slots: where a parameter lies in a model's floats.
+        flats: (N, n_floats) float32, a model in each row.
+        x: tokens, (N, B, S).
+        y: labels, likewise; -100 is ignored.
+        device: "cpu" or "mps".
+
+    Returns:
+        N losses in nats, and per parameter (N, *shape) float32, the embedding's dense.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    stack = torch.from_numpy(flats).to(device)
+    params = {
+        name: stack[:, slot.offset : slot.offset + slot.size]
+        .reshape(-1, *slot.shape)
+        .requires_grad_()
+        for name, slot in slots.items()
+    }
+    ops = choose("torch", "reference", device)
+
+    def loss(one: Mapping[str, torch.Tensor], tokens: torch.Tensor, labels: torch.Tensor) -> Any:
+        embedded = lm.embed(model, one, tokens, ops.xp)
+        return lm.loss_from_embedding(model, one, embedded, labels, ops=ops)
+
+    tokens, labels = (torch.from_numpy(part).to(device).long() for part in (x, y))
+    with sdpa_kernel(SDPBackend.MATH):  # the others would be called model by model
+        losses = torch.func.vmap(loss)(params, tokens, labels)
+    # The loss of a model depends on its own parameters alone: one gradient of the sum is all N.
+    grads = torch.autograd.grad(losses.sum(), list(params.values()))
+    arrays = {
+        name: np.ascontiguousarray(grad.cpu().numpy())
+        for name, grad in zip(params, grads, strict=True)
+    }
+    return losses.tolist(), arrays
 
 
 def _held(

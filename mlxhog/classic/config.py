@@ -250,6 +250,37 @@ def choose_scheme(name: str, write: str, defaults: Defaults) -> Scheme:
     return Scheme("hogwild", write.replace("-", "_"), needs_all=False)
 
 
+def check_options(config: ClassicConfig, scheme: Scheme) -> None:
+    """Refuse options that have nothing to say about the scheme, or contradict it.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    default = ClassicConfig()
+    if config.handout == "queue" and scheme.kind in ("round_robin", "sync"):
+        raise ConfigError(
+            f"--handout queue is for schemes in which nobody waits for a turn; {scheme.name} "
+            "deals turns in advance: leave --handout out"
+        )
+    if config.average != default.average and not scheme.copies:
+        raise ConfigError(f"--average {config.average} is for --scheme avg_runs, not {scheme.name}")
+    for flag, value, usual in (
+        ("--hot", config.hot, default.hot),
+        ("--period", config.period, default.period),
+    ):
+        if value != usual and scheme.kind != "hot_cold":
+            raise ConfigError(f"{flag} {value} is for --write hot-cold; leave it out")
+    if config.schedule == "geometric" and config.backoff_epochs != default.backoff_epochs:
+        raise ConfigError(
+            f"--backoff-epochs {config.backoff_epochs} is for --schedule backoff or inverse; leave "
+            "it out"
+        )
+    if config.schedule == "inverse" and config.beta is not None:
+        raise ConfigError(f"--schedule inverse has no --beta {config.beta:g}; leave it out")
+    if config.schedule == "backoff" and config.beta == 1:
+        raise ConfigError("--beta 1 never backs off; give --schedule backoff one below 1")
+
+
 def check_components(config: ClassicConfig, scheme: Scheme, batch: int) -> None:
     """Refuse what does not go with scheme cyclades.
 

@@ -80,8 +80,6 @@ def refuse_first(wrong: NDArray[np.bool_], message: Callable[..., str]) -> None:
 LabelKind = Literal["signs", "classes", "numbers"]
 """`signs`: -1 or +1. `classes`: 0 .. n_classes - 1. `numbers`: the targets of a regression."""
 
-LABEL_KINDS: tuple[LabelKind, ...] = ("signs", "classes", "numbers")
-
 
 def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None:
     """Refuse labels that are not of their kind, naming the first row that has one.
@@ -94,9 +92,9 @@ def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None
     Raises:
         DataError: a label is not of its kind; the message says how to map it.
     """
-    if kind not in LABEL_KINDS:
-        raise DataError(f"labels are called {kind!r}; wanted one of {', '.join(LABEL_KINDS)}")
-    fits = {"signs": n_classes == 2, "numbers": n_classes == 0, "classes": n_classes >= 2}
+    fits = {"signs": n_classes == 2, "classes": n_classes >= 2, "numbers": n_classes == 0}
+    if kind not in fits:
+        raise DataError(f"labels are called {kind!r}; wanted one of {', '.join(fits)}")
     if not fits[kind]:
         raise DataError(f"labels are {kind}, but there are {n_classes} classes of them")
     if kind == "signs":
@@ -214,12 +212,10 @@ class SparseRows:
 
     def __post_init__(self) -> None:
         """Convert to the declared types without loss, and check."""
-        self._set(
-            indptr=integers("indptr", self.indptr, np.int64),
-            indices=integers("indices", self.indices, np.int32),
-            values=numbers("values", self.values),
-            labels=numbers("labels", self.labels),
-        )
+        object.__setattr__(self, "indptr", integers("indptr", self.indptr, np.int64))
+        object.__setattr__(self, "indices", integers("indices", self.indices, np.int32))
+        object.__setattr__(self, "values", numbers("values", self.values))
+        object.__setattr__(self, "labels", numbers("labels", self.labels))
         self._check_rows()
         self._check_indices()
         refuse_non_finite(
@@ -233,11 +229,6 @@ class SparseRows:
     def n_rows(self) -> int:
         """Number of examples."""
         return len(self.labels)
-
-    def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Features and values of one example, as views."""
-        entries = slice(self.indptr[number], self.indptr[number + 1])
-        return self.indices[entries], self.values[entries]
 
     def row_of(self, entry: int) -> int:
         """The row that an entry of `indices` belongs to."""
@@ -282,10 +273,6 @@ class SparseRows:
         return dataclasses.replace(
             self, indices=indices[rising], values=self.values[rising], number=number
         )
-
-    def _set(self, **arrays: NDArray[Any]) -> None:
-        for name, array in arrays.items():
-            object.__setattr__(self, name, array)
 
     def _check_rows(self) -> None:
         if self.n_rows == 0:

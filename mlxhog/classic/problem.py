@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlxhog import _native
+from mlxhog.errors import DataError
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -137,6 +138,27 @@ class Problem(Protocol):
 
         Indices count coordinates of x, or rows where a problem's coordinates are rows.
         """
+
+
+def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse data that are not numbers.
+
+    Args:
+        name: of the problem.
+        arrays: by name.
+
+    Raises:
+        DataError: the first NaN or infinity, and where.
+    """
+    for key, values in arrays.items():
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            continue
+        at = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
+        where = ", ".join(map(str, at))
+        raise DataError(
+            f"{key}[{where}] of {name} is {values[at]}; training needs finite numbers, so leave "
+            "that example out or correct it"
+        )
 
 
 # -- examples that are a pair of rows and a number -------------------------------------------------

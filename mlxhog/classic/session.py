@@ -24,10 +24,8 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -37,15 +35,16 @@ from mlxhog.classic.config import (
     RunSettings,
     Scheme,
     check_components,
+    check_options,
     choose_scheme,
 )
 from mlxhog.classic.cyclades import ConflictFree
 from mlxhog.classic.dispatcher import Dispatcher, epoch_order
-from mlxhog.classic.problem import Float32, Int32, Int64, Problem
+from mlxhog.classic.problem import Float32, Int32, Int64, Problem, check_finite
 from mlxhog.classic.result import ClassicResult, Epoch, NoObserver, Observer
 from mlxhog.classic.worker import ORDER, Share, WorkerArgs, data_views, param_views, plan_layout
 from mlxhog.config.config import BACKOFF_BETA
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.optim import schedules
 
@@ -187,37 +186,6 @@ class Session:
 # -- options and data ------------------------------------------------------------------------------
 
 
-def check_options(config: ClassicConfig, scheme: Scheme) -> None:
-    """Refuse options that have nothing to say about the scheme, or contradict it.
-
-    Raises:
-        ConfigError: there are such.
-    """
-    default = ClassicConfig()
-    if config.handout == "queue" and scheme.kind in ("round_robin", "sync"):
-        raise ConfigError(
-            f"--handout queue is for schemes in which nobody waits for a turn; {scheme.name} "
-            "deals turns in advance: leave --handout out"
-        )
-    if config.average != default.average and not scheme.copies:
-        raise ConfigError(f"--average {config.average} is for --scheme avg_runs, not {scheme.name}")
-    for flag, value, usual in (
-        ("--hot", config.hot, default.hot),
-        ("--period", config.period, default.period),
-    ):
-        if value != usual and scheme.kind != "hot_cold":
-            raise ConfigError(f"{flag} {value} is for --write hot-cold; leave it out")
-    if config.schedule == "geometric" and config.backoff_epochs != default.backoff_epochs:
-        raise ConfigError(
-            f"--backoff-epochs {config.backoff_epochs} is for --schedule backoff or inverse; leave "
-            "it out"
-        )
-    if config.schedule == "inverse" and config.beta is not None:
-        raise ConfigError(f"--schedule inverse has no --beta {config.beta:g}; leave it out")
-    if config.schedule == "backoff" and config.beta == 1:
-        raise ConfigError("--beta 1 never backs off; give --schedule backoff one below 1")
-
-
 def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int], float]:
     """The step size of an epoch, counted from 1.
 
@@ -271,27 +239,6 @@ def free_cores(count: int) -> list[int] | None:
         return None
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[:count] if len(allowed) >= count else None
-
-
-def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse data that are not numbers.
-
-    Args:
-        name: of the problem.
-        arrays: by name.
-
-    Raises:
-        DataError: the first NaN or infinity, and where.
-    """
-    for key, values in arrays.items():
-        if values.dtype.kind != "f" or np.isfinite(values).all():
-            continue
-        at = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
-        where = ", ".join(map(str, at))
-        raise DataError(
-            f"{key}[{where}] of {name} is {values[at]}; training needs finite numbers, so leave "
-            "that example out or correct it"
-        )
 
 
 # -- one run ---------------------------------------------------------------------------------------

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 from mlxhog.cli.flags import Flags
-from mlxhog.cli.parity import ended_by_signal
+from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import may_redraw
 
 SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
@@ -50,9 +49,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--no-try", action="store_true", help="predict only")
     flags.argument("--history", action="store_true", help="earlier advice and how it came out")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     flags.options(AdviseConfig)
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
@@ -77,27 +74,20 @@ def run(arguments: list[str]) -> int:
     ):
         advice = advise_on(named, config, tries=not parsed.other.no_try, tell=tell)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(advice.to_json()).decode())
+        print_json(advice.to_json())
         return 0
     if not parsed.other.quiet:
-        from mlxhog.report.table import show
-
-        show(advice.sections(), sys.stdout, plain=not may_redraw(sys.stdout))
+        print_sections(advice.sections())
     return 0
 
 
 def _show_history(*, as_json: bool) -> int:
-    from mlxhog.report.table import show
-    from mlxhog.theory.advisor import history
+    from mlxhog.theory.advisor.advise import history_sections, read_history, score_history
 
-    entries = history.read()
+    entries = read_history()
     if as_json:
-        from mlxhog.files import plain_json
-
-        tried, right = history.score(entries)
-        print(plain_json.dumps({"tried": tried, "as_predicted": right, "advice": entries}).decode())
+        tried, right = score_history(entries)
+        print_json({"tried": tried, "as_predicted": right, "advice": entries})
         return 0
-    show(history.sections(entries), sys.stdout, plain=not may_redraw(sys.stdout))
+    print_sections(history_sections(entries))
     return 0

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
-from mlxhog.cli.parity import ended_by_signal
+from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.theory.analysis.report import Analysis
@@ -57,9 +56,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--all", action="store_true", help="all tables, not the answer and the advice")
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     flags.options(AnalyzeConfig)
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
@@ -82,18 +79,15 @@ def run(arguments: list[str]) -> int:
         analysis = analyze(named, config, tell)
     paths = [] if folder is None else _draw(analysis, folder)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
         plots = {} if folder is None else {"plots": [str(path) for path in paths]}
-        print(plain_json.dumps(analysis.to_json() | plots).decode())
+        print_json(analysis.to_json() | plots)
         return 0
     if parsed.other.quiet:
         return 0
-    from mlxhog.report.table import show
     from mlxhog.theory.analysis.report import sections
 
     parts = sections(analysis, everything=parsed.other.all)
-    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
+    print_sections(parts)
     for path in paths:
         print(path)
     return 0

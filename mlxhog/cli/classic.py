@@ -1,4 +1,4 @@
-"""`mlxhog classic`: the Hogwild paper's own problems."""
+"""`mlxhog classic`: the Hogwild paper's own problems; `mlxhog classic predict`: what one says."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import print_json, print_sections
 from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import StatusLine, may_redraw
+from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.classic.config import ClassicConfig
@@ -57,9 +58,7 @@ LINE_S = 5.0
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     if arguments[:1] == [PREDICT]:
-        from mlxhog.cli import classic_predict
-
-        return classic_predict.run(arguments[1:])
+        return _predict(arguments[1:])
     from mlxhog.classic.config import ClassicConfig
 
     flags = Flags("classic", ABOUT, EXAMPLES, (f"[{PROBLEM}]",), MAIN)
@@ -73,9 +72,7 @@ def run(arguments: list[str]) -> int:
         "--all", action="store_true", help="all numbers, not the answer and the main ones"
     )
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     parsed, config = flags.read(ClassicConfig, arguments)
     how = parsed.other
     if how.problem is None:
@@ -92,10 +89,8 @@ def _list(*, as_json: bool) -> None:
     from mlxhog.classic.problems import PROBLEMS
 
     if as_json:
-        from mlxhog.files import plain_json
-
         entries = [{"name": name, "about": entry.about} for name, entry in PROBLEMS.items()]
-        print(plain_json.dumps({"problems": entries}).decode())
+        print_json({"problems": entries})
         return
     width = max(map(len, PROBLEMS))
     for name, entry in PROBLEMS.items():
@@ -153,16 +148,14 @@ def _print(
     how: Any,
 ) -> None:
     from mlxhog.classic.result import explain, sections
-    from mlxhog.files import plain_json
     from mlxhog.machine import machine
-    from mlxhog.report.table import show
 
     if result.status == "interrupted" and not how.quiet:
         print(f"interrupted after {len(result.epochs)} epochs of {result.scheme}", file=sys.stderr)
     if result.advice:
         print(result.advice, file=sys.stderr)
     if how.json:
-        print(plain_json.dumps(result.to_json(serial)).decode())
+        print_json(result.to_json(serial))
         return
     if how.quiet:
         return
@@ -170,13 +163,12 @@ def _print(
     if result.status != "diverged":
         remarks = explain(result, serial, load, machine.here().cores)
     parts = sections(problem.about, result, serial, remarks, everything=how.all)
-    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
+    print_sections(parts)
 
 
 def _stats(problem: Problem, how: Any) -> None:
     """Print how sparse the problem is, as the paper counts it."""
-    from mlxhog.files import plain_json
-    from mlxhog.report.table import Answer, Section, show
+    from mlxhog.report.table import Answer, Section
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
@@ -190,7 +182,7 @@ def _stats(problem: Problem, how: Any) -> None:
         "p_conf": graph.p_conf,
     }
     if how.json:
-        print(plain_json.dumps(statistics).decode())
+        print_json(statistics)
         return
     if how.quiet:
         return
@@ -204,7 +196,7 @@ def _stats(problem: Problem, how: Any) -> None:
     kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
     answer = Answer(f"{kind}: two examples meet with probability {graph.p_conf:.3g}")
     parts = [Section("", notes=[answer]), Section(title, ("", "value", "what"), rows)]
-    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
+    print_sections(parts)
 
 
 class ClassicLine(StatusLine):
@@ -276,3 +268,74 @@ class ClassicLine(StatusLine):
             left_s = (self._epochs - part) * (self._clock() - self._began_s) / part
             parts.append(f"{format_clock(left_s)} to go")
         return "  ".join(parts)
+
+
+# -- mlxhog classic predict ------------------------------------------------------------------------
+
+PREDICT_ABOUT = """\
+Say what the weights of `mlxhog classic PROBLEM --save MODEL` make of FILE, which has the format of
+the problem's own data. A line for every example, in the file's order, columns separated by tabs:
+
+svm, synthetic-svm                 LABEL SCORE, the score's sign is the label
+logistic                           LABEL PROBABILITY, of the positive label
+least-squares, linear-regression   VALUE; where labels are -1 and +1, LABEL VALUE
+image-svm                          CLASS SCORE
+matrix-completion                  USER ITEM RATING
+graph-cuts                         VERTEX LABEL, each vertex once; ? where it was in no edge
+
+They go to standard output, or to --out. How right they are is said on stderr, beside what training
+measured on its test data. Labels and ratings that are in no range are predicted and not counted."""
+PREDICT_EXAMPLES = (
+    "classic predict svm.safetensors test.svm",
+    "classic predict svm.safetensors test.svm --out predictions.txt",
+    "classic predict ratings.safetensors ratings.csv --json",
+)
+
+
+def _predict(arguments: list[str]) -> int:
+    """Run `mlxhog classic predict`; returns its exit code."""
+    flags = Flags("classic predict", PREDICT_ABOUT, PREDICT_EXAMPLES, ("MODEL", "FILE"))
+    flags.argument("model", metavar="MODEL", help="a file of weights")
+    flags.argument("file", metavar="FILE", help="data; .gz and .bz2 are unpacked")
+    flags.argument("--out", metavar="PATH", help="write the predictions into this file")
+    flags.argument("--json", action="store_true", help="one JSON object about them, without them")
+    flags.argument(
+        "--quiet", action="store_true", help="no word about them; with --out nothing but errors"
+    )
+    parsed = flags.parse(arguments)
+    if parsed.problems:
+        raise ConfigError("\n".join(parsed.problems))
+    how = parsed.other
+    # These import NumPy: wrong flags are answered before.
+    from mlxhog.classic import model as models
+    from mlxhog.files.durable import disk_errors, replace_file
+    from mlxhog.report.streams import verbatim
+
+    target = None if how.out is None else Path(how.out).expanduser()
+    if target is not None:
+        models.check_target(target)
+    model = models.load(Path(how.model).expanduser())
+    prediction = models.predict(model, Path(how.file).expanduser())
+    if target is not None:
+        with disk_errors(f"writing {target}"):
+            replace_file(target, "".join(f"{line}\n" for line in prediction.lines()).encode())
+    if how.json:
+        record = {
+            "problem": model.problem,
+            "examples": prediction.examples,
+            "unknown": prediction.unknown,
+            "measure": prediction.measure,
+            "value": prediction.value,
+            "trained": prediction.trained,
+            "out": None if target is None else str(target),
+        }
+        print_json(record)
+        return 0
+    if not how.quiet:
+        out = sys.stderr if target is None else sys.stdout
+        print(models.answer(model, prediction), file=out)
+    if target is None:
+        data = verbatim(sys.stdout)  # which keeps tabs
+        for line in prediction.lines():
+            data.write(f"{line}\n")
+    return 0

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.cli.parity import ended_by_signal
+from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -93,9 +92,7 @@ def run(arguments: list[str]) -> int:
             help=f"flags of train for {letter.upper()} alone, in quotes",
         )
     flags.argument("--json", action="store_true", help="one JSON object with everything")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     flags.options(CompareConfig)
     flags.options(TrainConfig, BOTH, group="of both sides")
     flags.otherwise('; other options of train go to one side, as in --b "--clip 1", or into YAML')
@@ -121,14 +118,10 @@ def run(arguments: list[str]) -> int:
     if not _carry_out(record, quiet=parsed.other.quiet):
         return 130
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(to_json(record)).decode())
+        print_json(to_json(record))
         return 0
     if not parsed.other.quiet:
-        from mlxhog.report.table import show
-
-        show(sections(record), sys.stdout, plain=not may_redraw(sys.stdout))
+        print_sections(sections(record))
     return 0
 
 

@@ -61,9 +61,7 @@ def run(arguments: list[str]) -> int:
     flags.argument(
         "--check", action="store_true", help="compute with both, and compare their logits"
     )
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     parsed, config = flags.read(ConvertConfig, arguments)
     if config.to is None:
         raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")

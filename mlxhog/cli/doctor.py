@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import print_json, print_sections
 from mlxhog.config.options import option
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.views import may_redraw
 
 ABOUT = """\
 Try everything that mlxhog relies on here: backends, shared memory, every two writers at once, every
@@ -41,9 +41,7 @@ def run(arguments: list[str]) -> int:
     flags.argument(
         "--quick", action="store_true", help="a little of everything; the result is not kept"
     )
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     parsed, config = flags.read(DoctorConfig, arguments)
     # These import NumPy and the native module: wrong input is answered before.
     from mlxhog.doctor.examine import Effort, examine
@@ -54,15 +52,12 @@ def run(arguments: list[str]) -> int:
         record = examine(effort, tell)
     _conclude(record, keep=not effort.quick)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(record).decode())
+        print_json(record)
     elif not parsed.other.quiet:
         from mlxhog.doctor.record import sections
-        from mlxhog.report.table import show
 
         parts = sections(record, everything=parsed.other.all)
-        show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
+        print_sections(parts)
     elif record["failed"]:
         print(f"FAILED: {', '.join(record['failed'])}", file=sys.stderr)
     return 1 if record["failed"] else 0

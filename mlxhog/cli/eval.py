@@ -72,8 +72,6 @@ def run(arguments: list[str]) -> int:
     from mlxhog.decoding.scoring import Score
     from mlxhog.live import CHECKPOINT
     from mlxhog.live.opening import open_source
-    from mlxhog.machine import machine
-    from mlxhog.machine.workers import one_backend
     from mlxhog.models.families import check_length
     from mlxhog.report.views import StatusLine
 
@@ -88,7 +86,7 @@ def run(arguments: list[str]) -> int:
     source, model = open_source(
         str(path),
         root=Path(config.out),
-        backend=one_backend(config.backend, machine.here()),
+        backend=config.backend,
         mode=CHECKPOINT,
     )
     source.load(model.backend)
@@ -127,26 +125,17 @@ def _files(
     config: EvalConfig, options: TrainConfig | None, model: "Model", path: Path, folder: Path
 ) -> "Iterator[tuple[str, TokenFile | None]]":
     """Yield the name and the tokens of each file; None where it holds no text."""
-    from mlxhog.data import corpora, prepare
-    from mlxhog.data.tokens import TokenFile
-    from mlxhog.decoding.scoring import token_file
+    from mlxhog.decoding.scoring import held_out_tokens, token_files
 
     if config.data is None:
         assert options is not None  # `run` has refused it
         own = str(path) if options.tokenizer == "auto" else options.tokenizer
-        prepared = prepare.prepare(
-            options.data, tokenizer=own, text_key=options.text_key, val=options.val
+        tokens = held_out_tokens(
+            model, options.data, tokenizer=own, text_key=options.text_key, val=options.val
         )
-        if prepared.tokenizer.sha256 != model.tokenizer.sha256:
-            raise DataError(
-                f"{options.data} has changed since the run was trained: its tokenizer has another "
-                "digest; name the text with --data"
-            )
-        yield f"{options.data} ({HELD_OUT})", TokenFile.open(prepared.val)
+        yield f"{options.data} ({HELD_OUT})", tokens
         return
-    for number, part in enumerate(corpora.parts(config.data, config.text_key)):
-        tokens = folder / f"{number}.bin"
-        yield part.source, token_file(part.documents(), model.tokenizer, tokens)
+    yield from token_files(model, config.data, config.text_key, folder)
 
 
 def _score(model: "Model", name: str, file: "TokenFile | None", seq_len: int, show: Any) -> "Score":

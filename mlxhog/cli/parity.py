@@ -1,19 +1,14 @@
 """`mlxhog parity`: do all backends compute the same?"""
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.parity.comparison import Comparison
@@ -66,9 +61,7 @@ def run(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--all", action="store_true", help="a line for every tensor")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
     kind, where = _source(parsed.other)
     parsed.load_layers()
@@ -138,33 +131,13 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     return 0 if comparison.ok else 1
 
 
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM end a block as Ctrl-C does, so that it leaves nothing behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _print(comparison: "Comparison", notes: list[str], how: Any) -> None:
     if how.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(comparison.to_json() | {"notes": notes}).decode())
+        print_json(comparison.to_json() | {"notes": notes})
         return
     if how.quiet:
         return
     from mlxhog.parity.comparison import sections
-    from mlxhog.report.table import show
 
     parts = sections(comparison, notes, everything=how.all)
-    show(parts, sys.stdout, plain=not may_redraw(sys.stdout))
+    print_sections(parts)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config.sources import resolve
-from mlxhog.report.views import may_redraw
+from mlxhog.cli.output import print_json, print_sections
+from mlxhog.config.sources import Given, resolve
+from mlxhog.errors import ConfigError
 
 ABOUT = """\
 What would each strategy do with workers like these? Simulates them, event by event, without
@@ -30,6 +31,9 @@ MAIN = (
     "objective", "updates", "seed", "json",
 )  # fmt: skip
 
+RECORDED = ("workers", "times", "read", "apply")
+"""Options that --run answers."""
+
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
@@ -42,20 +46,32 @@ def run(arguments: list[str]) -> int:
     flags.argument("--out", metavar="DIR", default="runs", help="folder of the runs [runs]")
     flags.options(SimulateConfig)
     parsed = flags.parse(arguments)
-    from mlxhog.theory.simulator.recorded import options_of_run, workers_of_run
     from mlxhog.theory.simulator.what_if import compare
+    from mlxhog.theory.simulator.workers import workers_of_run
 
-    given, workers, source = parsed.given, None, ""
+    values, workers, source = parsed.given, None, ""
     if parsed.other.run is not None:
         workers = workers_of_run(parsed.other.run, Path(parsed.other.out))
-        given, source = options_of_run(given, workers), f"recorded by {parsed.other.run}"
-    comparison = compare(resolve(SimulateConfig, [given], parsed.problems), workers, source)
+        _refuse_recorded(values)
+        values = [*values, Given("workers", len(workers), "--run")]
+        source = f"recorded by {parsed.other.run}"
+    comparison = compare(resolve(SimulateConfig, [values], parsed.problems), workers, source)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(comparison.to_json()).decode())
+        print_json(comparison.to_json())
         return 0
-    from mlxhog.report.table import show
-
-    show(comparison.sections(), sys.stdout, plain=not may_redraw(sys.stdout))
+    print_sections(comparison.sections())
     return 0
+
+
+def _refuse_recorded(values: Sequence[Given]) -> None:
+    """Refuse options that a run answers.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for value in values:
+        if value.name in RECORDED:
+            raise ConfigError(
+                f"{value.origin} contradicts --run, which takes {', '.join(RECORDED)} from what "
+                f"was recorded; leave one of them out (--slow and --kill go with --run)"
+            )

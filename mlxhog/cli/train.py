@@ -72,9 +72,7 @@ def flags() -> Flags:
     flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     flags.options(TrainConfig)
     return flags
 

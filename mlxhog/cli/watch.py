@@ -36,9 +36,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags("watch", ABOUT, EXAMPLES, ("RUN",))
     flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object per line and state")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     parsed, config = flags.read(WatchConfig, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.report.follow import Follower, follow

@@ -15,8 +15,6 @@ from mlxhog.decoding import generate
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import DataError
-from mlxhog.machine import machine
-from mlxhog.machine.workers import one_backend, resolve_workers
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -54,11 +52,7 @@ class Model:
             ConfigError: no such backend.
             EnvironmentLacks: it is not there.
         """
-        here = machine.here()
-        (worker,) = resolve_workers(one_backend(backend, here), machine=here).workers
-        started = backends.create(
-            worker.backend, threads=worker.threads, kernels="auto", cpu_blas="auto"
-        )
+        started = backends.create_alone(backend)
         return cls(started, config, tokenizer, checkpoint, end_tokens)
 
     def answer(

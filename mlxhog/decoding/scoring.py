@@ -7,17 +7,16 @@ is evaluated; so the numbers can be compared with those of training, and between
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.backends.backend import Backend
-from mlxhog.data import heldout
+from mlxhog.data import corpora, heldout, prepare
 from mlxhog.data.batch import Batch
-from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.decoding.model import Model
-from mlxhog.errors import Diverged
+from mlxhog.errors import DataError, Diverged
 from mlxhog.models.families import param_count
 
 
@@ -55,20 +54,51 @@ class Score:
         return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else None
 
 
-def token_file(documents: Iterable[bytes], tokenizer: Tokenizer, path: Path) -> TokenFile | None:
-    """Write documents as tokens, as a corpus is prepared; None where they hold no text.
+def token_files(
+    model: Model, data: str, text_key: str | None, folder: Path
+) -> Iterator[tuple[str, TokenFile | None]]:
+    """Yield the name and the tokens of each file of a corpus; None where it holds no text.
 
     Args:
-        documents: the text.
-        tokenizer: of the model.
-        path: of the file to make, a `.bin`.
+        model: whose tokenizer makes the tokens.
+        data: a file, a folder, a glob, or a corpus in the package; see `corpora.find`.
+        text_key: for `.jsonl`, the key that holds the text.
+        folder: where tokens are written, as a corpus is prepared.
+
+    Raises:
+        DataError: the corpus is missing or malformed.
     """
-    empty = True
-    with TokenWriter(path, tokenizer, split="val", source=path.name) as writer:
-        for document in documents:
-            writer.add(document)
-            empty = False
-    return None if empty else TokenFile.open(path)
+    for number, part in enumerate(corpora.parts(data, text_key)):
+        path, empty = folder / f"{number}.bin", True
+        with TokenWriter(path, model.tokenizer, split="val", source=path.name) as writer:
+            for document in part.documents():
+                writer.add(document)
+                empty = False
+        yield part.source, None if empty else TokenFile.open(path)
+
+
+def held_out_tokens(
+    model: Model, data: str, *, tokenizer: str, text_key: str | None, val: str
+) -> TokenFile:
+    """The held-out text of a run, as its training prepared it.
+
+    Args:
+        model: of the run.
+        data: the run's option, as the others.
+        tokenizer: see `tokenizers.build`.
+        text_key: for `.jsonl`, the key that holds the text.
+        val: the held-out rule.
+
+    Raises:
+        DataError: the text is missing, or makes another tokenizer than it did.
+    """
+    prepared = prepare.prepare(data, tokenizer=tokenizer, text_key=text_key, val=val)
+    if prepared.tokenizer.sha256 != model.tokenizer.sha256:
+        raise DataError(
+            f"{data} has changed since the run was trained: its tokenizer has another digest; "
+            "name the text with --data"
+        )
+    return TokenFile.open(prepared.val)
 
 
 def score(

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from mlxhog import backends
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config import limits
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.model import Model, tokenizer_of
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors
@@ -277,12 +277,12 @@ def score(
         eval_tokens: about how many labels; None is all of the text.
     """
     opened = formats.open(checkpoint)
-    model = Model.without_weights(backend, opened.config, tokenizer_of(opened), checkpoint)
-    model.backend.load(opened.config, opened.tensors)
+    scorer = backends.create_alone(backend)
+    scorer.load(opened.config, opened.tensors)
     batches = heldout.batches(
         TokenFile.open(held_out), seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens
     )
     nats, n_bytes = 0.0, 0
     for batch in batches:
-        nats, n_bytes = nats + model.backend.evaluate(batch).nats, n_bytes + batch.n_bytes
+        nats, n_bytes = nats + scorer.evaluate(batch).nats, n_bytes + batch.n_bytes
     return heldout.bits_per_byte(nats, n_bytes)

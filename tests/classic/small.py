@@ -9,9 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Memory
 
 WIDTH = 16
+
+
+def row_of(rows: SparseRows, number: int) -> tuple[Int32, Float32]:
+    """Features and values of one example, as views."""
+    entries = slice(rows.indptr[number], rows.indptr[number + 1])
+    return rows.indices[entries], rows.values[entries]
 
 
 def build(memory: Memory) -> _native.LinearProblem:

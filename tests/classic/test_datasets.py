@@ -9,6 +9,7 @@ from sklearn.datasets import load_sample_images
 from mlxhog.classic.datasets import DenseRows, Graph, Ratings, SparseRows
 from mlxhog.classic.loaders.rows import load_cifar10
 from mlxhog.errors import DataError
+from tests.classic.small import row_of
 from tests.pairs import each_of
 
 
@@ -43,11 +44,11 @@ PATH_GRAPH = {
 }
 
 
-def test_sparse_rows_have_the_declared_types_and_offer_rows_degrees_and_scores():
+def test_sparse_rows_have_the_declared_types_and_offer_degrees_and_scores():
     rows = three_rows()
     assert (rows.indptr.dtype, rows.indices.dtype) == (np.int64, np.int32)
     assert (rows.values.dtype, rows.labels.dtype) == (np.float32, np.float32)
-    assert [part.tolist() for part in rows.row(2)] == [[0, 1, 3], [4.0, 5.0, 6.0]]
+    assert [part.tolist() for part in row_of(rows, 2)] == [[0, 1, 3], [4.0, 5.0, 6.0]]
     assert rows.degrees().tolist() == [2, 2, 1, 1]
     assert rows.scores([1, 10, 100, 1000]).tolist() == [201.0, 30.0, 6054.0]
 

@@ -22,6 +22,7 @@ from mlxhog.classic.generators import (
 from mlxhog.classic.problem import pair_supports
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.classic.pair_problems import cut_grid
+from tests.classic.small import row_of
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def text():
 def meeting(rows, number: int) -> float:
     """The share of rows that have a feature in common with one of them."""
     marked = np.zeros(rows.n_features, bool)
-    marked[rows.row(number)[0]] = True
+    marked[row_of(rows, number)[0]] = True
     return float(np.logical_or.reduceat(marked[rows.indices], rows.indptr[:-1]).mean())
 
 

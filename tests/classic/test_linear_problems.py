@@ -14,6 +14,7 @@ from mlxhog.classic.problems.linear import SparseLinear, loss_values
 from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.native import alone
+from tests.classic.small import row_of
 from tests.pairs import each_of
 from tests.tolerances import (
     CLASSIC_OBJECTIVE,
@@ -150,7 +151,7 @@ def sparse_formula(problem, params):
     rows, x = problem.train, params["x"].ravel().astype(np.float64)
     degrees, total, wrong = rows.degrees(), 0.0, 0
     for number, label in enumerate(rows.labels.astype(np.float64)):
-        u, z = rows.row(number)
+        u, z = row_of(rows, number)
         score = float(z.astype(np.float64) @ x[u])
         total += LOSS[problem.loss](score, label) + problem.lam * (x[u] ** 2 / degrees[u]).sum()
         wrong += (score >= 0) != (label > 0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.theory.advisor import advise, history
+from mlxhog.theory.advisor import advise
 from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config
 
@@ -80,7 +80,7 @@ def test_advice_is_measured_tried_explained_and_remembered(
     assert all(0 < bits < 9 for bits in trial["bits_per_byte"])
     assert list((advised.folder / "runs").glob("*")) == []  # it leaves no run behind
     monkeypatch.setenv("XDG_CACHE_HOME", str(advised.folder / "cache"))
-    assert [entry["chosen"] for entry in history.read()] == [found["chosen"]]
+    assert [entry["chosen"] for entry in advise.read_history()] == [found["chosen"]]
     assert main(["advise", "--history"]) == 0
     assert capsys.readouterr().out.startswith("of 1 trials")
 
@@ -98,7 +98,7 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     assert max(map(len, text.splitlines())) <= 80
     for said in ("why", "what would change it", "predicted", "measured", "barrier and average"):
         assert said in text
-    assert history.score(history.read()) == (0, 0)
+    assert advise.score_history(advise.read_history()) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_subject_is_required_and_a_damaged_history_is_named(
     assert "CONFIG_OR_RUN" in capsys.readouterr().err
     assert main(["advise", "--history"]) == 0
     assert "nothing was advised here yet" in capsys.readouterr().out
-    history.path().parent.mkdir(parents=True)
-    history.path().write_text("[1]\n{}\n")
+    advise.history_path().parent.mkdir(parents=True)
+    advise.history_path().write_text("[1]\n{}\n")
     assert main(["advise", "--history"]) == 2
     assert "remove it to begin anew" in capsys.readouterr().err

@@ -18,15 +18,37 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.arena.process import available_bytes
 from mlxhog.classic.datasets import DenseRows, LabelKind, SparseRows, how_to_map
 from mlxhog.classic.loaders.text import Block, blocks, parse_numbers, to_number, wrong
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
+
+HELD_OUT_SHARE = 0.2
+Data = TypeVar("Data", DenseRows, SparseRows)
+
+
+def held_out(data: Data, seed: int) -> tuple[Data, Data]:
+    """Split off a fifth for testing, drawn at random; the same for the same seed.
+
+    Raises:
+        DataError: there are fewer than two examples.
+    """
+    n = data.n_rows
+    if n < 2:
+        raise DataError(f"{n} example cannot be split; name a file of test data with --test-data")
+    order = np.random.default_rng([seed, 0x7E57]).permutation(n)
+    n_test = max(1, int(n * HELD_OUT_SHARE))
+    return data.take(np.sort(order[n_test:])), data.take(np.sort(order[:n_test]))
+
 
 # -- svmlight --------------------------------------------------------------------------------------
+
+BYTES_PER_FEATURE = 24  # of a model: a vector and its copy, degrees, order, numbers, shrink
 
 
 def parse_label_map(text: str | None) -> dict[float, float] | None:
@@ -79,6 +101,7 @@ def load_svmlight(
         ConfigError: `labels` maps to something else than signs where signs are expected.
         DataError: a file or a line is malformed, a row is empty, features are out of order or
             twice, a number is not finite, a label is not mapped or not of its kind. Names the line.
+        EnvironmentLacks: a model with as many features as the files name does not fit.
     """
     if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
         raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
@@ -86,6 +109,7 @@ def load_svmlight(
     first = min(int(rows.features.min()) for rows in parsed)
     base = min(first, 1)
     n_features = max(int(rows.features.max()) for rows in parsed) + 1 - base
+    _require_room(n_features)
     data_sets = [
         SparseRows(
             indptr=np.concatenate([[0], np.cumsum(rows.lengths)]),
@@ -99,6 +123,17 @@ def load_svmlight(
         for rows in parsed
     ]
     return data_sets[0], data_sets[1] if test is not None else None
+
+
+def _require_room(n_features: int) -> None:
+    """Refuse a model that cannot fit, before anything of that length is allocated."""
+    needed, available = n_features * BYTES_PER_FEATURE, available_bytes()
+    if available and needed > available:
+        raise EnvironmentLacks(
+            f"the largest feature is number {n_features:,}; a model of that many needs "
+            f"{needed:,} bytes, this machine has {available:,}: number the features that occur "
+            "from 1 on"
+        )
 
 
 def read_rows(

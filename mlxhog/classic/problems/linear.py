@@ -18,19 +18,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena.process import available_bytes
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import DenseRows, SparseRows
 from mlxhog.classic.generators import cifar_dense, linreg5, rcv1_like, svm100
-from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight, parse_label_map
+from mlxhog.classic.loaders.rows import held_out, load_cifar10, load_svmlight, parse_label_map
 from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory, Problem
-from mlxhog.errors import DataError, EnvironmentLacks
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]
@@ -49,11 +47,6 @@ def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
     if loss == "logistic":
         return np.logaddexp(0.0, -labels * scores)
     return 0.5 * np.square(scores - labels)
-
-
-def wrong_signs(scores: Float64, labels: Float64) -> float:
-    """The share of scores on the wrong side of 0; 0 itself counts as +1."""
-    return float(np.mean((scores >= 0) != (labels > 0)))
 
 
 # -- sparse rows -----------------------------------------------------------------------------------
@@ -140,7 +133,8 @@ class SparseLinear:
         scores, labels = rows.scores(x), rows.labels.astype(np.float64)
         measures = {f"{which}_loss": float(loss_values(self.loss, scores, labels).mean())}
         if rows.label_kind == "signs":
-            measures[f"{which}_error"] = wrong_signs(scores, labels)
+            # 0 itself counts as +1
+            measures[f"{which}_error"] = float(np.mean((scores >= 0) != (labels > 0)))
         return measures
 
 
@@ -275,24 +269,8 @@ def _build_dense(memory: Memory, *, loss: Loss, classes: int) -> _native.DenseLi
 
 TEXT_ROWS = 100_000
 TEXT_LAM = 0.5
-BYTES_PER_FEATURE = 24  # the vector and its copy at the end, degrees, order, numbers, shrink
 LOSSES: dict[str, Loss] = {"svm": "hinge", "logistic": "logistic", "least-squares": "squares"}
 TEXT_STEPS = Defaults(lr=0.5, beta=0.8, epochs=10, writes=SPARSE_WRITES)
-HELD_OUT_SHARE = 0.2
-Data = TypeVar("Data", DenseRows, SparseRows)
-
-
-def held_out(data: Data, n: int, seed: int) -> tuple[Data, Data]:
-    """Split off a fifth for testing, drawn at random; the same for the same seed.
-
-    Raises:
-        DataError: there are fewer than two examples.
-    """
-    if n < 2:
-        raise DataError(f"{n} example cannot be split; name a file of test data with --test-data")
-    order = np.random.default_rng([seed, 0x7E57]).permutation(n)
-    n_test = max(1, int(n * HELD_OUT_SHARE))
-    return data.take(np.sort(order[n_test:])), data.take(np.sort(order[:n_test]))
 
 
 def _sparse_text(name: str, config: ClassicConfig) -> Problem:
@@ -338,24 +316,13 @@ def _text_from_file(loss: Loss, config: ClassicConfig) -> tuple[SparseRows, Spar
         labels=parse_label_map(config.labels),
         label_kind="numbers" if loss == "squares" else "signs",
     )
-    _require_room(train)
     if test is None:
-        train, test = held_out(train, train.n_rows, config.seed)
+        train, test = held_out(train, config.seed)
     if loss == "squares" and all((np.abs(rows.labels) == 1).all() for rows in (train, test)):
         train, test = (dataclasses.replace(rows, label_kind="signs") for rows in (train, test))
     # The busiest features get the lowest numbers, which is where hot-cold looks for them.
     number = train.numbers_by_degree()
     return train.renumbered(number), test.renumbered(number), str(config.data)
-
-
-def _require_room(rows: SparseRows) -> None:
-    """Refuse a model that cannot fit, before anything of that length is allocated."""
-    needed, had = rows.n_features * BYTES_PER_FEATURE, available_bytes()
-    if had and needed > had:
-        raise EnvironmentLacks(
-            f"the largest feature is number {rows.n_features:,}; a model of that many needs "
-            f"{needed:,} bytes, this machine has {had:,}: number the features that occur from 1 on"
-        )
 
 
 # -- a synthetic support vector machine: 100 features, mini-batches of two, no squares -------------
@@ -408,7 +375,7 @@ def _image_svm(name: str, config: ClassicConfig) -> Problem:
         train, test = load_cifar10(Path(config.data), test_path)
         source = config.data
     if test is None:
-        train, test = held_out(train, train.n_rows, config.seed)
+        train, test = held_out(train, config.seed)
     return DenseLinear(
         name=name,
         about=f"{source}: {train.n_rows:,} training and {test.n_rows:,} test images, 32 x 32 x 3",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import print_json
 from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes, format_clock
 from mlxhog.errors import ConfigError
@@ -190,9 +191,7 @@ def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> di
 def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
     facts = {"file": str(path), **facts}
     if as_json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(facts).decode())
+        print_json(facts)
         return 0
     rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
     rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
@@ -261,8 +260,6 @@ def _print_findings(file: str, task: str, findings: Findings) -> None:
 
 
 def _print_check_json(results: dict[str, Findings], ok: bool) -> None:
-    from mlxhog.files import plain_json
-
     failed = [
         {"file": file, **failure.to_json()}
         for file, findings in results.items()
@@ -278,4 +275,4 @@ def _print_check_json(results: dict[str, Findings], ok: bool) -> None:
         }
         for file, findings in results.items()
     ]
-    print(plain_json.dumps({"files": files, "ok": ok, "failed": failed}).decode())
+    print_json({"files": files, "ok": ok, "failed": failed})

@@ -80,9 +80,7 @@ def add(flags: Flags, *classes: type) -> None:
 def add_output(flags: Flags) -> None:
     """Add how a command shows what it does."""
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
 
 
 def part(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import print_json, print_sections
 from mlxhog.config.options import option
 
 if TYPE_CHECKING:
@@ -58,14 +57,9 @@ def run(arguments: list[str]) -> int:
     )
     summary = summarise(cfg, length)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(asdict(summary)).decode())
+        print_json(asdict(summary))
         return 0
-    from mlxhog.report.table import show
-
-    plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
-    show([_parts(summary), _shapes(summary)], sys.stdout, plain=plain)
+    print_sections([_parts(summary), _shapes(summary)])
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
+from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, MlxhogError
@@ -91,9 +92,7 @@ def run(arguments: list[str]) -> int:
         return 0
     result, unsaved = _train(plan, worker_options, candidate.save, quiet=parsed.other.quiet)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(train_view.record(plan, result)).decode())
+        print_json(train_view.record(plan, result))
     elif not parsed.other.quiet:
         print(train_view.summary(plan, result, None if unsaved else candidate.save))
     if unsaved is not None:  # its numbers were worth having
@@ -127,9 +126,7 @@ def _flags() -> Flags:
     flags.layers_from()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument(
-        "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-    )
+    flags.quiet()
     flags.options(CandidateConfig)
     flags.options(Protocol)
     flags.options(TrainConfig, only=WORKER_OPTIONS)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from mlxhog.cli.output import print_json
 from mlxhog.config.quantities import format_bytes, format_clock
-from mlxhog.files import plain_json
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.training.candidate import estimate
@@ -153,7 +153,7 @@ def print_plan(plan: RunPlan, *, as_json: bool) -> None:
     own["step_s"] = None if duration is None else duration.step_s
     own["at_most_s"] = None if duration is None else duration.total_s
     if as_json:
-        print(plain_json.dumps(own).decode())
+        print_json(own)
         return
     print(f"task        {own['task']}")
     print("settings    " + ", ".join(f"{name}={value}" for name, value in own["settings"].items()))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import print_json, print_sections
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 
@@ -58,13 +58,9 @@ def run_vote(arguments: list[str]) -> int:
         winner.write(path, cfg)
     measured = next((row for row in rows if row.layers == result.layers), None)
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(_facts(result, rows, measured, config.out)).decode())
+        print_json(_facts(result, rows, measured, config.out))
         return 0
-    from mlxhog.report.table import show
-
-    show([_section(result, rows, measured, config)], sys.stdout, plain=not sys.stdout.isatty())
+    print_sections([_section(result, rows, measured, config)])
     return 0
 
 
@@ -202,9 +198,7 @@ def run_scale(arguments: list[str]) -> int:
         "file": config.out,
     }
     if parsed.other.json:
-        from mlxhog.files import plain_json
-
-        print(plain_json.dumps(facts).decode())
+        print_json(facts)
         return 0
     print(f"{source}\n{config.how} to {len(deep.layers)} layers: {facts['layers']}")
     if facts["cut"]:

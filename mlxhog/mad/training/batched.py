@@ -257,10 +257,10 @@ def _compute(
 ) -> list[tuple[float, Grads]]:
     """Return loss and gradients of every run, as its own backend would."""
     framework, _, device = backend.partition(":")
-    module = importlib.import_module(f"{__package__}.batched_{framework}")
+    module = importlib.import_module(f"{backends.__name__}.{framework}")
     flats = np.stack(params)
     x, y = (np.stack([getattr(batch, part) for batch in batches]) for part in ("x", "y"))
-    losses, grads = module.losses_and_grads(model, slots, flats, x, y, device=device)
+    losses, grads = module.losses_and_grads_of_many(model, slots, flats, x, y, device=device)
     embedding = families.embedding(model)
     results = []
     for number, loss in enumerate(losses):

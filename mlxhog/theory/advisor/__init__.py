@@ -1,12 +1,11 @@
 """`mlxhog advise`: which strategy for this model on this machine, and why.
 
 profile     what the advice is made of: times, a round's cost, conflict, noise, heterogeneity
-arms        strategies of this tree, each as options of train and as a scheme of the simulator
-rules       the table that chooses, with its reasons; what is predicted of every strategy
+rules       strategies as options of train and schemes of the simulator; the table that chooses,
+            with its reasons; what is predicted of every strategy
 measuring   a profile measured here, in half a minute
 trial       the two best, trained in turns
-history     what was advised before, and how it came out
-advise      all of it, as the command has it
+advise      all of it, as the command has it; what was advised before, and how it came out
 """
 
 from dataclasses import dataclass

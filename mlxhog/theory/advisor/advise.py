@@ -1,18 +1,27 @@
-"""Advice on a strategy: measured, predicted, tried, explained, remembered."""
+"""Advice on a strategy: measured, predicted, tried, explained, remembered.
+
+What was advised on this machine, and how it came out, is kept:
+
+<cache>/advice.jsonl   one line for each advice: time, subject, profile, prediction, trial
+"""
 
 from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from mlxhog.errors import ConfigError
+from mlxhog.config import limits
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.files import plain_json
+from mlxhog.files.cache import user_cache_directory
+from mlxhog.files.durable import disk_errors
 from mlxhog.machine import machine
 from mlxhog.report.table import Section
-from mlxhog.strategies import STRATEGIES
-from mlxhog.theory.advisor import AdviseConfig, history
+from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import measured_profile
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
@@ -55,18 +64,18 @@ class StrategyAdvice:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `advise --json` prints, and what is remembered."""
-        found = self.recommendation
+        choice = self.recommendation
         return {
             "subject": self.title,
             "machine": machine.here().name,
             "answer": self.answer,
             "chosen": self.chosen.arm.name,
             "flags": self.chosen.arm.flags,
-            "advised": found.first.arm.name,
-            "rule": found.rule,
-            "because": found.because,
-            "otherwise": found.otherwise,
-            "expected": [one.to_json() for one in found.expected],
+            "advised": choice.first.arm.name,
+            "rule": choice.rule,
+            "because": choice.because,
+            "otherwise": choice.otherwise,
+            "expected": [one.to_json() for one in choice.expected],
             "profile": self.profile.to_json(),
             "trial": None if self.trial is None else self.trial.to_json(),
             "seconds": self.seconds,
@@ -74,13 +83,13 @@ class StrategyAdvice:
 
     def sections(self) -> Iterator[Section]:
         """Arrange the advice for `mlxhog.report.table.show`, 80 columns wide."""
-        found = self.recommendation
+        choice = self.recommendation
         yield Section(textwrap.fill(self.answer, 80))
         yield Section(
             "why",
             notes=_filled(
-                f"{found.rule}: {found.because}",
-                f"what would change it: {found.otherwise}",
+                f"{choice.rule}: {choice.because}",
+                f"what would change it: {choice.otherwise}",
                 *self._trial_notes(),
             ),
         )
@@ -93,7 +102,7 @@ class StrategyAdvice:
                 f"{one.samples:.2f}",
                 f"{one.time:.2f}",
             )
-            for one in found.expected
+            for one in choice.expected
         ]
         header = ("strategy", "gradients/s", "staleness", "idle", "samples", "time")
         yield Section("predicted", header, rows, _filled(
@@ -163,16 +172,91 @@ def advise_on(named: Target, options: AdviseConfig, *, tries: bool, tell: Tell) 
     if named.config.strategy == "auto":
         named = replace(named, config=replace(named.config, strategy="hogwild"))
     profile = measured_profile(named, options, tell)
-    found = recommend(profile, STRATEGIES)
+    choice = recommend(profile)
     trial = None
-    if tries and found.second is not None:
-        trial = try_both(named, (found.first.arm, found.second.arm), options.try_time, tell)
+    if tries and choice.second is not None:
+        trial = try_both(named, (choice.first.arm, choice.second.arm), options.try_time, tell)
     advice = StrategyAdvice(
         title=named.title,
         profile=profile,
-        recommendation=found,
+        recommendation=choice,
         trial=trial,
         seconds=time.monotonic() - began,
     )
-    history.remember(advice.to_json())
+    remember(advice.to_json())
     return advice
+
+
+# -- what was advised before ----------------------------------------------------------------------
+
+
+def history_path() -> Path:
+    """Where it is kept."""
+    return user_cache_directory() / "advice.jsonl"
+
+
+def remember(advice: Mapping[str, Any]) -> None:
+    """Append one advice.
+
+    Raises:
+        EnvironmentLacks: the disk is full, or the system refuses.
+    """
+    line = plain_json.dumps({"t_s": time.time(), **advice}) + b"\n"
+    with disk_errors(f"writing {history_path()}"):
+        history_path().parent.mkdir(parents=True, exist_ok=True)
+        with history_path().open("ab") as file:
+            file.write(line)
+
+
+def read_history() -> list[dict[str, Any]]:
+    """Every advice, oldest first; a torn last line is left out.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not history_path().exists():
+        return []
+    entries: list[dict[str, Any]] = []
+    try:
+        for line in limits.read_bytes(history_path()).split(b"\n")[:-1]:
+            entry = plain_json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("a line is no JSON object")
+            entries.append(entry)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{history_path()} is damaged after {len(entries)} lines ({error}); remove it to "
+            "begin anew"
+        ) from error
+    return entries
+
+
+def score_history(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Count the trials, and those in which the prediction was the outcome or tied with it."""
+    tried = [entry for entry in entries if entry.get("trial")]
+    right = [
+        one for one in tried if one["trial"]["tie"] or one["trial"]["winner"] == one["advised"]
+    ]
+    return len(tried), len(right)
+
+
+def history_sections(entries: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
+    """Arrange the history for `mlxhog.report.table.show`."""
+    tried, right = score_history(entries)
+    if not entries:
+        yield Section(f"nothing was advised here yet ({history_path()})")
+        return
+    yield Section(
+        f"of {tried} trials {right} came out as predicted, or as a tie"
+        if tried
+        else "no advice was tried yet"
+    )
+    rows = []
+    for entry in entries:
+        trial = entry.get("trial")
+        outcome = "not tried"
+        if trial:
+            outcome = "tie" if trial["tie"] else trial["winner"]
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["t_s"]))
+        rows.append((when, str(entry["subject"]), str(entry["advised"]), outcome))
+    yield Section("", ("when", "subject", "advised", "outcome"), rows)

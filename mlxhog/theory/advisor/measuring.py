@@ -27,8 +27,7 @@ from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 from mlxhog.theory.analysis.target import Target
-from mlxhog.theory.simulator.recorded import worker_of
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator.workers import Worker, worker_of
 from mlxhog.training import trainer
 
 Tell = Callable[[str, str], None]

@@ -1,16 +1,127 @@
-"""Which strategy: the table of rules, in order, and what is predicted of every strategy."""
+"""Which strategy: the arms it can be, the table of rules, and what is predicted of every arm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.advisor.arms import LOCAL_COST, STALENESS_COST, Arm, arms
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.simulator import Prediction, simulate
+from mlxhog.theory.simulator.gates import SSP
+from mlxhog.theory.simulator.schemes import (
+    Hogwild,
+    OuterLoop,
+    ParameterServer,
+    RoundRobin,
+    Scheme,
+    Sync,
+)
+
+# -- arms: strategies of this tree, each with its options and its scheme in the simulator ----------
+
+LEAST_PERIOD, MOST_PERIOD = 4, 512
+SSP_SLACK = 3
+LOCAL_COST = 0.01
+"""Steps that each local step beyond the first costs in all, as a share, before it is measured."""
+
+STALENESS_COST = 0.01
+"""Samples that a mean staleness of one costs where every update meets every other, likewise."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: for people.
+        strategy: as --strategy takes it.
+        options: further options of train.
+        scheme: in the simulator.
+        repeats: whether reruns are equal bit for bit.
+        lateness: mean staleness of its gradients, in updates.
+        period: local steps between merges; 1 for none.
+    """
+
+    name: str
+    strategy: str
+    options: Mapping[str, Any]
+    scheme: Scheme
+    repeats: bool = False
+    lateness: float = 0.0
+    period: int = 1
+
+    @property
+    def family(self) -> str:
+        """How its workers meet: serial, rounds, asynchronous or local."""
+        if self.period > 1:
+            return "local"
+        if self.lateness:
+            return "asynchronous"
+        return "serial" if self.strategy == "serial" else "rounds"
+
+    @property
+    def flags(self) -> str:
+        """What to add to `mlxhog train`."""
+        words = [f"--{name.replace('_', '-')} {value}" for name, value in self.options.items()]
+        return " ".join([f"--strategy {self.strategy}", *words])
+
+
+def _local(name: str, profile: Profile, round_s: float) -> Arm:
+    period = min(MOST_PERIOD, max(LEAST_PERIOD, profile.period()))
+    return Arm(
+        name,
+        name,
+        {"average_every": period},
+        OuterLoop(period, round_s=round_s, name=name, corrected=name == "scaffold"),
+        repeats=True,
+        period=period,
+    )
+
+
+_ARMS: Mapping[str, Callable[[Profile, float], Arm]] = {
+    "serial": lambda p, s: Arm(
+        "serial", "serial", {"workers": p.backend} if p.backend else {}, Hogwild(), repeats=True
+    ),
+    "sync": lambda p, s: Arm("sync", "sync", {}, Sync(round_s=s), repeats=True),
+    "sync by speed": lambda p, s: Arm(
+        "sync by speed", "sync", {"sync_shares": "speed"}, Sync(round_s=s, by_speed=True)
+    ),
+    "hogwild": lambda p, s: Arm("hogwild", "hogwild", {}, Hogwild(), lateness=p.count - 1),
+    "async_ps": lambda p, s: Arm(
+        "async_ps", "async_ps", {}, ParameterServer(), lateness=p.count - 1
+    ),
+    "ssp": lambda p, s: Arm(
+        "ssp", "ssp", {"slack": SSP_SLACK}, SSP(SSP_SLACK), lateness=p.count - 1
+    ),
+    "round_robin": lambda p, s: Arm(
+        "round_robin", "round_robin", {}, RoundRobin(), repeats=True, lateness=p.count - 1
+    ),
+    **{name: partial(_local, name) for name in ("local_sgd", "scaffold", "fedprox", "diloco")},
+}
+"""By name: what makes an arm of a profile and the seconds of a round's barrier."""
+
+
+def arms(profile: Profile, strategies: Collection[str] | None = None) -> dict[str, Arm]:
+    """Every arm, by name.
+
+    Args:
+        profile: whose round and period they take.
+        strategies: to choose among; None for all that advice knows.
+    """
+    worker = profile.workers[0]
+    shares = (profile.count + 1) / (2 * profile.count) + 1
+    own_s = shares * worker.read_s + worker.apply_s / profile.count
+    barrier_s = max(0.0, profile.sync_s - own_s)
+    known = {name: make(profile, barrier_s) for name, make in _ARMS.items()}
+    return {
+        name: arm for name, arm in known.items() if strategies is None or arm.strategy in strategies
+    }
+
+
+# -- rules -----------------------------------------------------------------------------------------
 
 SATURATED = 1.15
 SMALL_GAIN = 0.10
@@ -27,7 +138,7 @@ class Rule:
     Attributes:
         name: of the situation.
         holds: whether a profile is in it.
-        choose: the arms for it, best first; the first that this tree has is taken.
+        choose: the arms for it, best first; the first there is among the arms is taken.
         because: the reason, with the profile's numbers.
         otherwise: what would change the answer.
     """
@@ -120,8 +231,8 @@ RULES = (
     Rule(
         "merging dominates within a machine",
         lambda p: p.link_gbit_s is None and p.period() < LARGE_PERIOD,
-        lambda p: ("diloco", "local_sgd", "avg_runs", "hogwild") if p.adaptive
-        else ("local_sgd", "avg_runs", "hogwild"),
+        lambda p: ("diloco", "local_sgd", "hogwild") if p.adaptive
+        else ("local_sgd", "hogwild"),
         lambda p: (
             f"barrier and average cost {p.overhead:.0%} of a gradient; after {p.period()} local "
             "steps a merge takes a tenth of the time"
@@ -131,7 +242,7 @@ RULES = (
     Rule(
         "merging is very expensive",
         lambda p: True,
-        lambda p: ("diloco", "local_sgd", "avg_runs", "hogwild", "sync"),
+        lambda p: ("diloco", "local_sgd", "hogwild", "sync"),
         lambda p: (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period()} local steps lie "
             "between two merges"
@@ -144,7 +255,7 @@ RULES = (
         "a faster link",
     ),
 )  # fmt: skip
-"""In order: the first that holds and whose strategies this tree has decides."""
+"""In order: the first that holds and has an arm to choose decides."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +308,12 @@ class Recommendation:
     expected: tuple[Expected, ...]
 
 
-def recommend(profile: Profile, strategies: Collection[str]) -> Recommendation:
+def recommend(profile: Profile, strategies: Collection[str] | None = None) -> Recommendation:
     """Apply the table, and predict every arm.
 
     Args:
         profile: the workload.
-        strategies: names that `mlxhog train` has.
+        strategies: to choose among; None for all that advice knows.
 
     Raises:
         ConfigError: none of these strategies fits.
@@ -229,8 +340,8 @@ def recommend(profile: Profile, strategies: Collection[str]) -> Recommendation:
             expected=tuple(expected),
         )
     raise ConfigError(
-        f"no rule fits with the strategies {', '.join(strategies)}; wanted serial, sync or hogwild "
-        "among them"
+        f"no rule fits with the strategies {', '.join(strategies or ())}; wanted serial, sync or "
+        "hogwild among them"
     )
 
 

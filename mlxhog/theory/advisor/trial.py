@@ -18,8 +18,8 @@ from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Result
-from mlxhog.theory.advisor.arms import Arm
 from mlxhog.theory.advisor.measuring import PLAIN
+from mlxhog.theory.advisor.rules import Arm
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
 from mlxhog.theory.analysis.conflicts import call_child

@@ -1,15 +1,18 @@
-"""Simulated workers: what a step costs them, what they do, and what they share."""
+"""Simulated workers: what a step costs them, here or in a recorded run, and what they share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mlxhog.errors import DataError
+from mlxhog.checkpoint import run as runs
+from mlxhog.errors import DataError, RunError
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.theory.simulator.objectives import Learner
-from mlxhog.theory.simulator.times import ComputeTime
+from mlxhog.theory.simulator.times import ComputeTime, Recorded
 
 Condition = Callable[[], bool]
 """Something that other workers bring about."""
@@ -69,6 +72,50 @@ class Worker:
         """Return the costs as JSON types."""
         costs = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return costs | {"compute": self.compute.to_json()}
+
+
+def workers_of_run(spec: str, root: Path) -> list[Worker]:
+    """The workers of a run, each with the times of its newest steps.
+
+    These times are as long as they were beside the other workers of the run, so a machine that
+    simulates them needs no limit of cores.
+
+    Args:
+        spec: the run: its path, its name, or latest.
+        root: the folder of runs.
+
+    Raises:
+        RunError: there is no such run, or it recorded no times.
+    """
+    run = runs.find(spec, root)
+    try:
+        workers = [worker_of(times) for times in run.read_times()]
+    except (LookupError, TypeError, ValueError, DataError) as error:
+        raise RunError(
+            f"{run.times_path} holds no times of steps ({error}); train on to have others"
+        ) from error
+    if not workers:
+        raise RunError(
+            f"the run {run.directory} recorded no times of steps; train it on (--resume) to "
+            "have them, or name another run"
+        )
+    return workers
+
+
+def worker_of(times: Mapping[str, Any]) -> Worker:
+    """A worker, from its part of a run's times.
+
+    Raises:
+        LookupError, TypeError, ValueError, DataError: they are no times of steps.
+    """
+    return Worker(
+        name=f"{times['slot']} {times['backend']}",
+        compute=Recorded([us / 1e6 for us in times["compute_us"]]),
+        read_s=float(times["read_s"]),
+        apply_s=float(times["apply_s"]),
+        other_s=float(times["other_s"]),
+        on_core=times["backend"] not in GPU_BACKENDS,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,13 @@ import pytest
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import DataError
 from mlxhog.strategies import STRATEGIES
-from mlxhog.theory.advisor.arms import arms
 from mlxhog.theory.advisor.measuring import PLAIN
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import RULES, Recommendation, recommend
+from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
 from mlxhog.theory.advisor.trial import TIE_BITS, decide
 from mlxhog.theory.simulator.times import ComputeTime, Constant, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
-ALL = (
-    "serial", "sync", "hogwild", "round_robin", "ssp", "async_ps", "local_sgd", "avg_runs",
-    "diloco", "scaffold", "fedprox",
-)  # fmt: skip
 EVEN, TAIL = Constant(0.1), ShiftedExponential(0.05, 0.05)
 
 
@@ -32,10 +27,10 @@ def profile(times: list[ComputeTime], sync_s: float = 0.002, **known: Any) -> Pr
     return Profile(workers=workers, alone=alone, sync_s=sync_s, **known)
 
 
-def advised(one: Profile, strategies: tuple[str, ...] = ALL) -> Recommendation:
-    found = recommend(one, strategies)
-    assert found.second is None or found.second.arm.family != found.first.arm.family
-    return found
+def advised(one: Profile, strategies: tuple[str, ...] | None = None) -> Recommendation:
+    advice = recommend(one, strategies)
+    assert advice.second is None or advice.second.arm.family != advice.first.arm.family
+    return advice
 
 
 @pytest.mark.parametrize(
@@ -67,24 +62,24 @@ def advised(one: Profile, strategies: tuple[str, ...] = ALL) -> Recommendation:
 def test_every_row_of_the_table_decides_where_its_number_says(
     one: Profile, name: str, rule: str
 ) -> None:
-    found = advised(one)
-    assert (found.first.arm.name, found.rule) == (name, rule)
-    assert found.because
-    assert found.otherwise
+    advice = advised(one)
+    assert (advice.first.arm.name, advice.rule) == (name, rule)
+    assert advice.because
+    assert advice.otherwise
 
 
-def test_only_strategies_of_the_tree_are_advised() -> None:
+def test_only_the_strategies_to_choose_among_are_advised() -> None:
     few = ("serial", "sync", "hogwild")
     for one in (profile([EVEN] * 4, 2.0), profile([TAIL] * 4), profile([EVEN] * 4, 0.2)):
         assert {each.arm.strategy for each in advised(one, few).expected} <= set(few)
-    ours = {arm.strategy for arm in arms(profile([EVEN] * 4), STRATEGIES).values()}
-    assert {"serial", "sync", "hogwild", "round_robin"} <= ours <= set(STRATEGIES)
+    every = {arm.strategy for arm in arms(profile([EVEN] * 4)).values()}
+    assert {"serial", "sync", "hogwild", "round_robin"} <= every <= set(STRATEGIES)
 
 
 def test_every_arm_of_the_tree_is_a_configuration_that_train_takes() -> None:
     here = profile([EVEN] * 2, 0.2, backend="mlx:cpu")
     before = TrainConfig(workers="mlx:cpu*2", strategy="ssp", slack=1)
-    for arm in arms(here, STRATEGIES).values():
+    for arm in arms(here).values():
         config = replace(before, **{**PLAIN, "strategy": arm.strategy, **arm.options})
         assert config.strategy == arm.strategy
         assert arm.flags.startswith(f"--strategy {arm.strategy}")
@@ -148,7 +143,7 @@ def test_profiles_that_cannot_be_are_refused() -> None:
 
 
 def test_a_trial_is_decided_by_paired_losses_and_a_tie_goes_to_who_repeats() -> None:
-    known = arms(profile([EVEN] * 2), ALL)
+    known = arms(profile([EVEN] * 2))
     pair = (known["hogwild"], known["sync"])
     noise = np.random.default_rng(0).normal(3.0, 0.5, 40)  # batches differ by far more than arms
     assert decide(pair, (noise, noise - 0.1))[:2] == ("sync", False)
