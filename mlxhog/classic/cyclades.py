@@ -51,8 +51,8 @@ def components(supports: tuple[Int64, Int32, int], examples: Int32) -> Int32:
     n = len(examples) + (int(vertex.max()) + 1 if len(vertex) else 0)
     edges = coo_array((np.ones(len(owner), np.int8), (owner, len(examples) + vertex)), (n, n))
     _, labels = connected_components(edges, directed=False)
-    found: Int32 = labels[: len(examples)].astype(np.int32)
-    return found
+    components: Int32 = labels[: len(examples)].astype(np.int32)
+    return components
 
 
 def divide(labels: Int32, workers: int) -> list[NDArray[np.intp]]:

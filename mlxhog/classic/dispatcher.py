@@ -260,8 +260,8 @@ class Dispatcher:
         totals.done.update(done)
         totals.died |= present != set(shares)
         if self.settings.handout == "queue":  # all have the same share, and nobody takes more now
-            share, taken = next(iter(shares.values())), self._board.take(0)
-            rests = [(share.start + taken, share.count - taken)]
+            share, claimed = next(iter(shares.values())), self._board.take(0)
+            rests = [(share.start + claimed, share.count - claimed)]
         else:
             rests = [
                 (share.start + done[rank], share.count - done[rank])
@@ -273,14 +273,14 @@ class Dispatcher:
         """Wait until each of the ranks has reached a point, or has died; returns those alive."""
         waiting = {rank for rank in ranks if not reached(rank)}
         watched = WatchedTime()
-        seen, since_s = (waiting, self._examples()), 0.0
+        progress, since_s = (waiting, self._examples()), 0.0
         while waiting:
             died = self._look()
             ranks = ranks.difference(died)
             waiting = {rank for rank in waiting if not reached(rank) and rank not in died}
             now_s = watched.look()
-            if seen != (waiting, self._examples()):
-                seen, since_s = (waiting, self._examples()), now_s
+            if progress != (waiting, self._examples()):
+                progress, since_s = (waiting, self._examples()), now_s
             elif now_s - since_s > STALL_S:
                 self.observer.tell(f"no example was done for {STALL_S:g} s; killing who is at it")
                 for rank in waiting:

@@ -54,13 +54,13 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
-    own = [option for option in parsed.given if option.name in (*options(AdviseConfig), "try")]
+    own = [option for option in parsed.values if option.name in (*options(AdviseConfig), "try")]
     config = resolve(AdviseConfig, [own], parsed.problems)
     if parsed.other.history:
         return _show_history(as_json=parsed.other.json)
     if parsed.other.subject is None:
         raise ConfigError(f"the following arguments are required: {SUBJECT} (or --history)")
-    training = [option for option in parsed.given if option not in own]
+    training = [option for option in parsed.values if option not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.advisor.advise import advise_on

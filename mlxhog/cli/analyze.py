@@ -61,9 +61,9 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
-    own = [option for option in parsed.given if option.name in options(AnalyzeConfig)]
+    own = [option for option in parsed.values if option.name in options(AnalyzeConfig)]
     config = resolve(AnalyzeConfig, [own], parsed.problems)
-    training = [option for option in parsed.given if option not in own]
+    training = [option for option in parsed.values if option not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze

@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
     parsed, config = flags.read(ClassicConfig, arguments)
     how = parsed.other
     if how.problem is None:
-        if parsed.given or how.stats:
+        if parsed.values or how.stats:
             raise ConfigError(
                 "name the problem, as in `mlxhog classic svm`; `mlxhog classic` lists them"
             )

@@ -97,8 +97,8 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, BOTH, group="of both sides")
     flags.otherwise('; other options of train go to one side, as in --b "--clip 1", or into YAML')
     parsed = flags.parse(_with_quoted(arguments))
-    own = [one for one in parsed.given if one.name in options(CompareConfig)]
-    both = [one for one in parsed.given if one not in own]
+    own = [one for one in parsed.values if one.name in options(CompareConfig)]
+    both = [one for one in parsed.values if one not in own]
     config = resolve(CompareConfig, [own], parsed.problems)
     subjects = parsed.other.subjects
     if len(subjects) > 2:
@@ -153,7 +153,7 @@ def _flags_of(letter: str, text: str) -> list[Given]:
 
     budgets = {one.name for one in options(TrainConfig).values() if one.group in ENDS}
     problems = [f"--{letter} {text!r}: {problem}" for problem in parsed.problems]
-    for one in parsed.given:
+    for one in parsed.values:
         if one.name in NOT_OF_A_SIDE:
             problems.append(f"--{letter} {text!r}: {one.origin}: {NOT_OF_A_SIDE[one.name]}")
         elif one.name in budgets:
@@ -163,7 +163,7 @@ def _flags_of(letter: str, text: str) -> list[Given]:
             )
     if problems:
         raise ConfigError("\n".join(problems))
-    return [Given(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.given]
+    return [Given(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.values]
 
 
 def find_side(
@@ -176,10 +176,10 @@ def find_side(
     """
     from mlxhog.theory.pairs import Side
 
-    title, given = "defaults", list[Given]()
+    title, values = "defaults", list[Given]()
     if subject is not None:
-        title, given = _options_of(subject, root)
-    config = resolve(TrainConfig, [given, *overrides])
+        title, values = _options_of(subject, root)
+    config = resolve(TrainConfig, [values, *overrides])
     if config.resume is not None or config.follow is not None:
         name = "resume" if config.resume is not None else "follow"
         raise ConfigError(f"{subject}: {name}: {NOT_OF_A_SIDE[name]}; take it out of the file")
@@ -205,11 +205,12 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Given]]:
         run = runs.find(subject, root)
     except RunError as error:
         raise not_found(subject, root, error) from error
-    given = [one for one in read_yaml(run.config_path) if one.name != "model"]
-    named = [one for one in read_yaml(run.config_path) if one.name == "model"]
-    if [one.value for one in named if one.value in architectures()] or not run.model.is_dir():
-        return run.name, [*given, *named]
-    return run.name, [*given, Given("model", str(run.model), str(run.config_path))]
+    values = read_yaml(run.config_path)
+    others = [one for one in values if one.name != "model"]
+    models = [one for one in values if one.name == "model"]
+    if [one.value for one in models if one.value in architectures()] or not run.model.is_dir():
+        return run.name, [*others, *models]
+    return run.name, [*others, Given("model", str(run.model), str(run.config_path))]
 
 
 def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:

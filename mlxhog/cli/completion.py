@@ -75,12 +75,12 @@ def run(arguments: list[str]) -> int:
     if split == len(arguments):
         print(json.dumps({"script": SCRIPTS[shell]}) if parsed.other.json else SCRIPTS[shell])
         return 0
-    found = list(candidates(arguments[split + 1 :], shell))
+    words = list(candidates(arguments[split + 1 :], shell))
     if parsed.other.json:
-        print(json.dumps(found))
+        print(json.dumps(words))
         return 0
     out = verbatim(sys.stdout)  # which keeps tabs
-    for line in map(printable_cells, found):
+    for line in map(printable_cells, words):
         out.write(f"{line}\n")
     return 0
 
@@ -181,8 +181,8 @@ def _values(word: Word) -> Iterator[str]:
     if not names.isdisjoint(MODELS):
         spec = importlib.util.find_spec("mlxhog.models")
         for folder in (spec and spec.submodule_search_locations) or ():
-            found = sorted(path.stem for path in Path(folder).glob("*.yaml"))
-            yield from (name for name in found if not name.startswith("space-"))
+            models = sorted(path.stem for path in Path(folder).glob("*.yaml"))
+            yield from (name for name in models if not name.startswith("space-"))
     if "[problem]" in names or "problem" in names:
         from mlxhog.classic.problems import PROBLEMS
 

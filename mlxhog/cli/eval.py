@@ -143,8 +143,10 @@ def _score(model: "Model", name: str, file: "TokenFile | None", seq_len: int, sh
 
     if file is None:
         return Score()
-    said = Path(name).name
-    return score(model, file, seq_len=seq_len, progress=lambda part: show(f"{part:.0%}  {said}"))
+    file_name = Path(name).name
+    return score(
+        model, file, seq_len=seq_len, progress=lambda part: show(f"{part:.0%}  {file_name}")
+    )
 
 
 def _numbers(score: "Score") -> dict[str, float | int | None]:

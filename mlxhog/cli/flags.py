@@ -55,7 +55,7 @@ class Listed(Exception):
 class Parsed:
     """A command line: values of options, the command's other arguments, and what is wrong."""
 
-    given: list[Given]
+    values: list[Given]
     other: argparse.Namespace
     problems: list[str]
 
@@ -172,8 +172,8 @@ class Flags:
         """
         if list(arguments) == [LIST]:
             raise Listed(self)
-        other, extra = self._parser.parse_known_args(arguments, argparse.Namespace(given=[]))
-        return Parsed(other.given, other, list(self._unknown(extra)))
+        other, extra = self._parser.parse_known_args(arguments, argparse.Namespace(values=[]))
+        return Parsed(other.values, other, list(self._unknown(extra)))
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
         """Add the options of a dataclass, and read a command line; returns its values, too.
@@ -183,7 +183,7 @@ class Flags:
         """
         self.options(cls)
         parsed = self.parse(arguments)
-        return parsed, resolve(cls, [parsed.given], parsed.problems)
+        return parsed, resolve(cls, [parsed.values], parsed.problems)
 
     def words(self) -> Iterator["Word"]:
         """Yield every argument of the command as what may be typed."""
@@ -261,7 +261,7 @@ class _Record(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        namespace.given.append(Given(self.dest, values, option_string or to_flag(self.dest)))
+        namespace.values.append(Given(self.dest, values, option_string or to_flag(self.dest)))
 
 
 MOST_CHOICES = 6  # that fit beside the flag

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.options(ReplayConfig)
     parsed = flags.parse(arguments)
-    config = resolve(ReplayConfig, [parsed.given], parsed.problems)
+    config = resolve(ReplayConfig, [parsed.values], parsed.problems)
     from mlxhog.checkpoint.run import find
     from mlxhog.training.replay import replay
 

@@ -160,8 +160,8 @@ def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for record in records:
         metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
-        if said := metal or "emulated before" * bool(record.get("emulated")):
-            lines.append(f"{printable(record['name'])}: {said}")
+        if remark := metal or "emulated before" * bool(record.get("emulated")):
+            lines.append(f"{printable(record['name'])}: {remark}")
     return lines
 
 

@@ -79,7 +79,7 @@ _LAST = ("step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits
 
 
 def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
-    said = record.facts()
+    words = record.facts()
     options = " ".join(
         shlex.join([to_flag(name), str(value)]) for name, value in facts["options"].items()
     )
@@ -87,18 +87,18 @@ def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
     date = "" if began is None else f", begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"
     lines = {
         "model": f"{_name(facts['model'])}, {facts['family'] or 'unknown family'}, "
-        f"{said['parameters']} parameters",
+        f"{words['parameters']} parameters",
         "data": f"{facts['data'] or '-'}, tokenizer {facts['tokenizer'] or '-'}",
-        "workers": f"{said['workers']}  {facts['strategy'] or ''}".rstrip(),
-        "trained": f"{said['steps']} steps, {said['tokens']} tokens in {said['training time']} "
-        f"({said['tokens/s']} tok/s){date}",
+        "workers": f"{words['workers']}  {facts['strategy'] or ''}".rstrip(),
+        "trained": f"{words['steps']} steps, {words['tokens']} tokens in {words['training time']} "
+        f"({words['tokens/s']} tok/s){date}",
         "resumed": ", ".join(f"at step {step}" for step in facts["resumed"]),
-        "held-out": f"{said['held-out bits per byte']} bits per byte "
-        f"(training {said['train bits per byte']})",
+        "held-out": f"{words['held-out bits per byte']} bits per byte "
+        f"(training {words['train bits per byte']})",
         "options": options or "the defaults",
         "checkpoints": ", ".join(facts["checkpoints"]) or "none yet",
         "load": facts["load"] or "",
-        "error": said.get("error", ""),
+        "error": words.get("error", ""),
     }
     shown = [f"  {name:11}  {text}" for name, text in lines.items() if text]
     notes = [f"  note: {note}" for note in record.notes]

@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.theory.simulator.what_if import compare
     from mlxhog.theory.simulator.workers import workers_of_run
 
-    values, workers, source = parsed.given, None, ""
+    values, workers, source = parsed.values, None, ""
     if parsed.other.run is not None:
         workers = workers_of_run(parsed.other.run, Path(parsed.other.out))
         _refuse_recorded(values)

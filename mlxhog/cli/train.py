@@ -91,7 +91,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
             layers.append(read_yaml(Path(parsed.other.config)))
         except ConfigError as error:
             problems.append(str(error))
-    return configured([*layers, parsed.given], problems)
+    return configured([*layers, parsed.values], problems)
 
 
 def summary(result: "Result") -> str:

@@ -148,10 +148,10 @@ class Record:
 
     def _clear_unfinished(self) -> None:
         """Remove what a command that was ended has left of a pair."""
-        kept = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
-        for left in runs.list_runs(self.folder / "runs"):
-            if left.name not in kept:
-                durable.remove(left.directory)
+        whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
+        for run in runs.list_runs(self.folder / "runs"):
+            if run.name not in whole:
+                durable.remove(run.directory)
 
     def add(self, pair: Pair) -> None:
         """Append a pair.

@@ -180,14 +180,14 @@ class Comparison:
         same_text = (a.corpus_sha256, a.rule) == (b.corpus_sha256, b.rule)
         if held_out[0].digest == held_out[1].digest or same_text:
             return
-        said = [
+        texts = [
             f"{side.letter.upper()} ({side.title}) {one.header['bytes']:,} bytes of "
             f"{side.config.data!r} (val {side.config.val}, SHA-256 {one.digest[:12]})"
             for side, one in zip(self.sides, held_out, strict=True)
         ]
         raise ConfigError(
-            f"the two sides have different held-out texts: {said[0]}, {said[1]}; bits per byte of "
-            "different texts cannot be compared: give both the same --data and --val"
+            f"the two sides have different held-out texts: {texts[0]}, {texts[1]}; bits per byte "
+            "of different texts cannot be compared: give both the same --data and --val"
         )
 
     def _notes(self, same_tokens: bool) -> Iterator[str]:

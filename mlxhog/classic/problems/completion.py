@@ -186,9 +186,9 @@ class MatrixCompletion:
         return pack_pairs(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))
 
     def _squared_error(self, params: Mapping[str, Float32], ratings: Int32) -> float:
-        left, right = params["users"], params["items"]
-        no_shrink = np.zeros(len(left), np.float32), np.zeros(len(right), np.float32)
-        return _native.CompletionProblem(left, right, ratings, *no_shrink).squared_error()
+        users, items = params["users"], params["items"]
+        no_shrink = np.zeros(len(users), np.float32), np.zeros(len(items), np.float32)
+        return _native.CompletionProblem(users, items, ratings, *no_shrink).squared_error()
 
 
 def _build(memory: Memory, longest: float) -> _native.CompletionProblem:

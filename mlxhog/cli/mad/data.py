@@ -202,12 +202,12 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
         print(f"would write {path}: {what}, {size} before packing, in about {clock}")
         return 0
     print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")
-    said = [f"one constant answer is right in {facts['unigram_accuracy']:.1%}"]
+    remarks = [f"one constant answer is right in {facts['unigram_accuracy']:.1%}"]
     if facts["ceiling"] < 1:
-        said.append(f"knowing every key that training shows in {facts['ceiling']:.1%}")
+        remarks.append(f"knowing every key that training shows in {facts['ceiling']:.1%}")
     if facts["loss_floor_nats"] is not None:
-        said.append(f"dense loss floor {facts['loss_floor_nats']:.3f} nats")
-    print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(said)}")
+        remarks.append(f"dense loss floor {facts['loss_floor_nats']:.3f} nats")
+    print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(remarks)}")
     return 0
 
 
@@ -251,8 +251,8 @@ def run_check(arguments: list[str]) -> int:
 
 def _print_findings(file: str, task: str, findings: Findings) -> None:
     rules = ", ".join(map(str, findings.invariants))
-    said = f"invariants {rules} and {len(findings.bounds)} bounds"
-    print(f"{file}: {task}, {said}: {'ok' if findings.ok else 'FAIL'}")
+    checks = f"invariants {rules} and {len(findings.bounds)} bounds"
+    print(f"{file}: {task}, {checks}: {'ok' if findings.ok else 'FAIL'}")
     for note in findings.notes:
         print(f"  note: {note}")
     for failure in findings.failures:

@@ -63,7 +63,7 @@ def run_search(arguments: list[str]) -> int:
     if config.space is None:
         raise ConfigError(f"give the space of architectures, as in mlxhog {SEARCH_EXAMPLES[0]}")
     if parsed.other.no_prune:
-        if any(one.name == "prune" for one in parsed.given):
+        if any(one.name == "prune" for one in parsed.values):
             raise ConfigError("--prune and --no-prune are both given; keep one")
         config = replace(config, prune=False)
     return _search(config, shared, how, parsed)
@@ -127,7 +127,7 @@ def run_bench(arguments: list[str]) -> int:
     if not parsed.other.layers and not parsed.other.config:
         raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
     if parsed.other.seed is not None:
-        if any(option.name == "seeds" for option in parsed.given):
+        if any(option.name == "seeds" for option in parsed.values):
             raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
         shared = replace(shared, seeds=f"{parsed.other.seed},")
     return _bench(shared, how, parsed)

@@ -89,7 +89,7 @@ def part(
     """Return the options of one class; None where something is wrong, which `problems` gets."""
     names = options(cls) if only is None else only
     try:
-        return resolve(cls, [[value for value in parsed.given if value.name in names]])
+        return resolve(cls, [[value for value in parsed.values if value.name in names]])
     except ConfigError as error:
         problems.append(str(error))
         return None
@@ -112,7 +112,7 @@ def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
 def protocol(parsed: Parsed) -> dict[str, object]:
     """Return the fields of the protocol that were given; steps replace a suite's epochs."""
     chosen = part(Protocol, parsed, [], PROTOCOL)
-    named = {value.name for value in parsed.given}
+    named = {value.name for value in parsed.values}
     aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
     named = {aliases.get(name, name) for name in named}
     fields_set: dict[str, object] = {

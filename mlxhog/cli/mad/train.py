@@ -156,7 +156,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
         )
     if problems or candidate is None or protocol is None or together is None:
         raise ConfigError("\n".join(problems))
-    named = {value.name for value in parsed.given}
+    named = {value.name for value in parsed.values}
     return (
         candidate,
         protocol,

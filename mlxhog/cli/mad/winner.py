@@ -101,13 +101,13 @@ def _section(
 
 def _who(result: Vote, rows: Sequence[Row], top: int | None) -> str:
     scores = [score for _, score in result.cluster]
-    said = (
+    text = (
         f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to {scores[-1]:.3f}"
     )
-    said += ": the upper part" if top is None else f": the best {len(scores)}"
+    text += ": the upper part" if top is None else f": the best {len(scores)}"
     if others := len(result.cluster) - len(result.voters):
-        said += f"; {others} of them have another depth than {len(result.slots)} and do not"
-    return said
+        text += f"; {others} of them have another depth than {len(result.slots)} and do not"
+    return text
 
 
 def _measured(measured: Row | None, rows: Sequence[Row]) -> str:

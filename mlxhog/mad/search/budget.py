@@ -94,9 +94,9 @@ class Scale:
 
     def same(self, one: Layer, other: Layer) -> bool:
         """Whether two layers are equal in all that `fit` keeps."""
-        return self._kept(one) == self._kept(other)
+        return self._fixed_numbers(one) == self._fixed_numbers(other)
 
-    def _kept(self, layer: Layer) -> tuple[object, ...]:
+    def _fixed_numbers(self, layer: Layer) -> tuple[object, ...]:
         free = {*SHRINK, "inner"} if self.budget.rescale else set()
         numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
         return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))

@@ -117,13 +117,13 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
 
     Past half of many, numbers that are left get rare among the draws: they are listed then.
     """
-    seen: set[int] = set()
-    while len(seen) < (count // 2 if count > LISTED else 0):
+    drawn: set[int] = set()
+    while len(drawn) < (count // 2 if count > LISTED else 0):
         number = stream.randrange(count)
-        if number not in seen:
-            seen.add(number)
+        if number not in drawn:
+            drawn.add(number)
             yield number
-    rest = [number for number in range(count) if number not in seen]
+    rest = [number for number in range(count) if number not in drawn]
     stream.shuffle(rest)
     yield from rest
 

@@ -76,8 +76,8 @@ def register(task: TaskType) -> TaskType:
             "same name"
         )
     others = [other for other in {**TASKS, **_registered}.values() if other.name != task.name]
-    taken = {_key(name) for other in others for name in (other.name, other.short)}
-    if task.name in TASKS or taken & {_key(task.name), _key(task.short)}:
+    names_in_use = {_key(name) for other in others for name in (other.name, other.short)}
+    if task.name in TASKS or names_in_use & {_key(task.name), _key(task.short)}:
         raise ConfigError(
             f"task {task.name!r} ({task.short}) has a name that is taken; choose others than "
             f"{_listed(others)}"

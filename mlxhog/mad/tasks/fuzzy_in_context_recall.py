@@ -141,8 +141,8 @@ def draw(
     whole = np.full((n, s.seq_len + 1), s.pad, np.int32)
     scored = np.zeros(whole.shape, bool)
     begin = s.seq_len + 1 - asked_length - (not s.multi_query) - total
-    seen = (first < np.arange(count)) | (is_asked & after)
-    _write(s, rng, whole, scored, begin + start, fits, pairs, noisy, seen & s.multi_query)
+    shown_before = (first < np.arange(count)) | (is_asked & after)
+    _write(s, rng, whole, scored, begin + start, fits, pairs, noisy, shown_before & s.multi_query)
     there, nothing = np.ones((n, 1), bool), np.zeros((n, 1), bool)
     place = begin + np.take_along_axis(start, np.minimum(at, count - 1), 1) - asked_length
     _write(s, rng, whole, scored, place, put_in, asked, nothing, nothing)
@@ -221,11 +221,11 @@ def _write(
     fits: Bools,
     pairs: _Pairs,
     noisy: Bools,
-    seen: Bools,
+    shown_before: Bools,
 ) -> None:
     """Write the pairs that are kept where they start, and mark the values that are scored."""
-    motifs = [(pairs.k_size, pairs.k, 0 * pairs.k_size, np.zeros_like(seen))]
-    motifs.append((pairs.v_size, pairs.v, pairs.k_size, seen))
+    motifs = [(pairs.k_size, pairs.k, 0 * pairs.k_size, np.zeros_like(shown_before))]
+    motifs.append((pairs.v_size, pairs.v, pairs.k_size, shown_before))
     for size, tokens, offset, marked in motifs:
         for number in range(len(tokens)):
             row, pair = np.nonzero(fits & (number < size))
@@ -239,7 +239,6 @@ def _write(
 
 
 Motif = tuple[int, ...]
-
 
 _MAY_FOLLOW = {
     "key": ("value", "noise", "the copy marker"),
@@ -361,7 +360,6 @@ def _parse(s: FuzzyInContextRecall, whole: list[int]) -> list[MotifPair]:
     pads = next((at for at, token in enumerate(whole) if token != s.pad), len(whole))
     if not pads:
         raise BrokenRule(9, f"the row begins with {whole[0]}, wanted padding {s.pad}")
-
     kinds = _kinds(s)
     runs, at = [], pads
     for name, run in groupby(whole[pads:], kinds.__getitem__):
@@ -410,13 +408,13 @@ def _check_scored(
 ) -> None:
     """Invariant 12: values of keys that were seen before, and always the last."""
     expected = [IGNORED] * len(y)
-    seen: set[Motif] = set()
+    keys_before: set[Motif] = set()
     for pair in pairs:
         last = pair is pairs[-1]
-        if last or (s.multi_query and pair.key in seen):
+        if last or (s.multi_query and pair.key in keys_before):
             for offset, token in enumerate(pair.value):
                 expected[pair.value_at + offset - 1] = token
-        seen.add(pair.key)
+        keys_before.add(pair.key)
     if y != expected:
         at = next(at for at, got in enumerate(y) if got != expected[at])
         raise BrokenRule(12, f"target {y[at]} at {at}, wanted {expected[at]}")
@@ -427,12 +425,12 @@ def _check_bounds(
 ) -> None:
     keys, values = [], []
     for pairs in parsed:
-        seen: set[Motif] = set()
+        keys_before: set[Motif] = set()
         for pair in pairs[:-1]:
             keys.append(pair.key)
-            if pair.key not in seen:
+            if pair.key not in keys_before:
                 values.append(pair.value)
-            seen.add(pair.key)
+            keys_before.add(pair.key)
     for name, motifs, low, high, most in (
         ("key", keys, 0, s.keys, s.k_motif),
         ("value", values, s.keys, s.ordinary, s.v_motif),

@@ -367,9 +367,9 @@ def _check_scoring(
 
 def _moved(scored: Bools, expected: Bools) -> Bools:
     """Whether rows (n, length) are scored one position beside where they should be."""
-    right = (scored[:, 1:] == expected[:, :-1]).all(1) & ~scored[:, 0]
-    left = (scored[:, :-1] == expected[:, 1:]).all(1) & ~scored[:, -1]
-    moved: Bools = right | left
+    one_late = (scored[:, 1:] == expected[:, :-1]).all(1) & ~scored[:, 0]
+    one_early = (scored[:, :-1] == expected[:, 1:]).all(1) & ~scored[:, -1]
+    moved: Bools = one_late | one_early
     return moved
 
 

@@ -175,9 +175,9 @@ class MeanLoss:
 
         Steps later than `until_ns` count for the next mean.
         """
-        taken = [loss for at, loss in self._steps if until_ns is None or at <= until_ns]
+        losses = [loss for at, loss in self._steps if until_ns is None or at <= until_ns]
         self._steps = [step for step in self._steps if until_ns is not None and step[0] > until_ns]
-        return math.fsum(taken) / len(taken) if taken else math.nan
+        return math.fsum(losses) / len(losses) if losses else math.nan
 
 
 MOST_NUMBERS = 1 << 22
@@ -239,7 +239,7 @@ class ScoreSlot:
     def __init__(self, data: NDArray[np.uint8], slot: int) -> None:
         """Wrap the part of slot `slot`; scores that were left before are not taken."""
         self._line = data[(slot - 1) * SLOT_BYTES : slot * SLOT_BYTES]
-        self._taken = self._count()
+        self._last_taken = self._count()
 
     def _count(self) -> int:
         return _native.load_u64(self._line, 0)
@@ -258,9 +258,9 @@ class ScoreSlot:
     def take(self) -> tuple[int, int, Scores] | None:
         """Return the newest score, as `leave` got it, if it has not been taken."""
         count = self._count()
-        if count == self._taken:
+        if count == self._last_taken:
             return None
-        self._taken = count
+        self._last_taken = count
         steps, t_ns, token, macro, *val = self._place(count).copy()[0].item()
         return steps, t_ns, Scores(token, macro, *(None if math.isnan(n) else n for n in val))
 

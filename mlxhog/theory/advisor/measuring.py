@@ -180,10 +180,10 @@ def _gradients(
     drawn = tickets(batches.n_tickets, count, named.config.seed)
     with Child() as child:
         tell("gradients", f"starting {subject.backend}")
-        found = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
-    return (*weighted(found.blocks), noise)
+    return (*weighted(measured.blocks), noise)
 
 
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:

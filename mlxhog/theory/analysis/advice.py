@@ -63,7 +63,7 @@ class Evidence:
         blocks: measured conflicts.
         embedding: rows of the embedding.
         lag: staleness.
-        seen: the run it comes from; None where there was none.
+        observed: the run it comes from; None where there was none.
         stale_gradients: what late gradients are worth, by lag.
         conditions: the theorems' rules.
     """
@@ -75,7 +75,7 @@ class Evidence:
     blocks: Sequence[BlockConflicts]
     embedding: RowStatistics
     lag: Lag
-    seen: ObservedStaleness | None
+    observed: ObservedStaleness | None
     stale_gradients: Sequence[StaleGradient]
     conditions: Sequence[Condition]
 
@@ -166,11 +166,11 @@ def _fits(config: TrainConfig, flags: str) -> bool:
 
 
 def _advise_write(evidence: Evidence) -> Iterator[Advice]:
-    lost = None if evidence.seen is None else evidence.seen.lost_update_rate
+    lost = None if evidence.observed is None else evidence.observed.lost_update_rate
     rate = "how many increments get lost was not measured"
-    if lost is not None and evidence.seen is not None:
-        how = "" if evidence.seen.write == "racy" else f" with write {evidence.seen.write}"
-        rate = f"{lost:.2g} of all increments were lost in the {evidence.seen.source}{how}"
+    if lost is not None and evidence.observed is not None:
+        how = "" if evidence.observed.write == "racy" else f" with write {evidence.observed.write}"
+        rate = f"{lost:.2g} of all increments were lost in the {evidence.observed.source}{how}"
     limits = evidence.allowed_lags
     strictest = min(limits, key=lambda name: limits[name])
     if limits[strictest] >= evidence.lag.largest:
@@ -196,11 +196,11 @@ def _advise_workers(evidence: Evidence) -> Iterator[Advice]:
     limits = evidence.allowed_lags
     strictest = min(limits, key=lambda name: limits[name])
     rule = f"tau <= n / (2 Dbar) allows a lag of {limits[strictest]:.3g} in {strictest}"
-    seen = ""
-    if evidence.seen is not None:
-        seen = (
-            f"; {evidence.seen.workers} workers were seen at a staleness of "
-            f"{evidence.seen.mean:.2g} on average, {evidence.seen.largest} at most"
+    observation = ""
+    if evidence.observed is not None:
+        observation = (
+            f"; {evidence.observed.workers} workers were seen at a staleness of "
+            f"{evidence.observed.mean:.2g} on average, {evidence.observed.largest} at most"
         )
     if limits[strictest] < 1:
         yield Advice(
@@ -208,12 +208,12 @@ def _advise_workers(evidence: Evidence) -> Iterator[Advice]:
             f"at most one per core ({evidence.cores} here), and compare their loss with one "
             "worker's at equal tokens, or with --strategy sync",
             f"sparsity does not justify a second worker: {rule}, and two workers have a lag of 1"
-            f"{seen}. Dense training is kept sound by small enough steps; workers beyond the "
-            "cores add staleness and nothing else",
+            f"{observation}. Dense training is kept sound by small enough steps; workers beyond "
+            "the cores add staleness and nothing else",
         )
         return
     count = min(evidence.cores, 1 + int(min(limits[strictest], evidence.cores)))
-    yield Advice("workers", f"up to {count}", rule + seen, f"--workers {count}")
+    yield Advice("workers", f"up to {count}", rule + observation, f"--workers {count}")
 
 
 def _advise_step(evidence: Evidence) -> Iterator[Advice]:

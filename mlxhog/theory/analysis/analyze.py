@@ -141,7 +141,7 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     began = time.monotonic()
     plan = plan_of(named, options)
     write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
-    seen = None if named.run is None else of_run(named.run, write)
+    recorded = None if named.run is None else of_run(named.run, write)
     named = replace(named, config=_settled(named, plan))
     subject = subject_of(named, plan, parts=options.parts)
     limit = most_samples(subject)
@@ -159,7 +159,7 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
             f"{named.config.data} is one batch of {subject.batch_size} x {subject.seq_len} tokens, "
             "and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
         )
-    observed = _observe(named, plan, options, seen, tell)
+    observed = _observe(named, plan, options, recorded, tell)
     with Child() as child:
         tell("gradients", f"starting {subject.backend}")
         drawn = tickets(batches.n_tickets, samples, named.config.seed)
@@ -191,7 +191,7 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
         blocks=measured.blocks,
         embedding=rows,
         lag=lag,
-        seen=observed,
+        observed=observed,
         stale_gradients=stale_gradients,
         conditions=rules,
     )
@@ -319,14 +319,18 @@ def _sparse_notes(config: TrainConfig) -> list[str]:
 
 
 def _observe(
-    named: Target, plan: Plan, options: AnalyzeConfig, seen: ObservedStaleness | None, tell: Tell
+    named: Target,
+    plan: Plan,
+    options: AnalyzeConfig,
+    recorded: ObservedStaleness | None,
+    tell: Tell,
 ) -> ObservedStaleness | None:
     """What a run recorded, or what a short one shows."""
     seconds = options.seconds
     if seconds is None:
-        seconds = PROBE_S if seen is None or seen.workers < 2 else 0.0
+        seconds = PROBE_S if recorded is None or recorded.workers < 2 else 0.0
     if seconds == 0:
-        return seen
+        return recorded
     (worker,) = plan.workers
     workers = named.config.workers
     if workers == "auto" or len(workers_of(named)) < 2:
@@ -352,9 +356,9 @@ def workers_of(named: Target) -> tuple[WorkerSpec, ...]:
     ).workers
 
 
-def _lag(seen: ObservedStaleness | None, named: Target) -> Lag:
-    if seen is not None and seen.workers > 1:
-        return Lag(mean=seen.mean, largest=float(seen.largest), seen=True)
+def _lag(observed: ObservedStaleness | None, named: Target) -> Lag:
+    if observed is not None and observed.workers > 1:
+        return Lag(mean=observed.mean, largest=float(observed.largest), seen=True)
     others = max(1.0, len(workers_of(named)) - 1.0)
     return Lag(mean=others, largest=others, seen=False)
 

@@ -87,7 +87,7 @@ class Analysis:
                 **asdict(self.constants),
                 "ageing": [asdict(one) for one in evidence.stale_gradients],
             },
-            "staleness": None if evidence.seen is None else evidence.seen.to_json(),
+            "staleness": None if evidence.observed is None else evidence.observed.to_json(),
             "lag": asdict(evidence.lag),
             "bounds": [one.to_json() for one in evidence.conditions],
             "advice": [asdict(one) for one in self.advice],
@@ -252,8 +252,8 @@ def _embedding_section(rows: RowStatistics) -> Section:
 
 def _staleness_section(evidence: Evidence) -> Section:
     notes = []
-    seen = evidence.seen
-    if seen is None:
+    observed = evidence.observed
+    if observed is None:
         notes.append(
             f"no run was watched; bounds are taken at a lag of {evidence.lag.largest:g}, which "
             "equal workers would have"
@@ -262,22 +262,23 @@ def _staleness_section(evidence: Evidence) -> Section:
         quantiles = "".join(
             f", {share:.0%} of steps at most {lag}"
             for share in (0.5, 0.99)
-            if (lag := seen.quantile(share)) is not None
+            if (lag := observed.quantile(share)) is not None
         )
         notes.append(
-            f"{seen.steps} steps of {seen.workers} workers ({seen.source}, write {seen.write}): "
-            f"{seen.mean:.2f} updates by others between read and write on average{quantiles}, "
-            f"{seen.largest} at most"
+            f"{observed.steps} steps of {observed.workers} workers ({observed.source}, write "
+            f"{observed.write}): "
+            f"{observed.mean:.2f} updates by others between read and write on average{quantiles}, "
+            f"{observed.largest} at most"
         )
         if not evidence.lag.seen:
             notes.append(
                 f"one worker is never stale; bounds are taken at a lag of {evidence.lag.largest:g}"
             )
-        lost = seen.lost_update_rate
+        lost = observed.lost_update_rate
         notes.append(
             "lost updates: not measured"
             if lost is None
-            else f"lost updates: {lost:.3g} of {seen.increments:,} increments that were counted"
+            else f"lost updates: {lost:.3g} of {observed.increments:,} increments that were counted"
         )
     cosines = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in evidence.stale_gradients)
     notes.append(
@@ -286,7 +287,7 @@ def _staleness_section(evidence: Evidence) -> Section:
     )
     rows = [
         (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
-        for one in (() if seen is None else seen.by_worker)
+        for one in (() if observed is None else observed.by_worker)
         if one.steps
     ]
     header = ("worker", "steps", "mean", "median", "99 %", "largest")

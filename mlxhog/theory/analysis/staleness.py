@@ -178,10 +178,10 @@ def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
             steps += applied
             total += applied * worker["mean_staleness"]
             largest = max(largest, worker["max_staleness"])
-        taken = sum(worker["steps"] for worker in line["workers"])
-        rates.append((taken, line["lost_update_rate"]))
-    known = [(taken, rate) for taken, rate in rates if rate is not None]
-    weight = sum(taken for taken, _ in known)
+        steps_of_line = sum(worker["steps"] for worker in line["workers"])
+        rates.append((steps_of_line, line["lost_update_rate"]))
+    known = [(steps_of_line, rate) for steps_of_line, rate in rates if rate is not None]
+    weight = sum(steps_of_line for steps_of_line, _ in known)
     return ObservedStaleness(
         source="run",
         workers=len(lines[-1]["workers"]),

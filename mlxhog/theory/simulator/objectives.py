@@ -179,8 +179,8 @@ class SparseLogistic:
             np.add.at(grad, index.ravel(), (weights[:, None] * values).ravel())
             return grad
 
-        found = minimize(self.value, self.start(), jac=slope, method="L-BFGS-B")
-        return float(found.fun)
+        optimum = minimize(self.value, self.start(), jac=slope, method="L-BFGS-B")
+        return float(optimum.fun)
 
     def excess(self, x: Float64) -> float:
         """How far the objective is above its minimum."""

@@ -87,7 +87,7 @@ def advice(
             blocks=blocks,
             embedding=ROWS,
             lag=lag,
-            seen=seen(0.125),
+            observed=seen(0.125),
             stale_gradients=(StaleGradient(1, cosine, 0.1),),
             conditions=tuple(rules),
         )
