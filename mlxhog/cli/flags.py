@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from mlxhog.config.options import Option, options, to_flag
+from mlxhog.config.options import Option, option, options, to_flag
 from mlxhog.config.other_names import suggestion
 from mlxhog.config.quantities import Interval
 from mlxhog.config.sources import Given, resolve
@@ -15,6 +15,14 @@ C = TypeVar("C")
 
 RUN_HELP = "a path, a run's name or a part of it, or latest"
 """What a command says of an argument that names a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The option of a command that knows its run by the name and has no other."""
+
+    out: str = option("runs", "folder that holds the runs")
+
 
 LIST = "\0"
 """Asks `Flags.parse` for the flags themselves; no word of a command line has this character."""

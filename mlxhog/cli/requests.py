@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags, Parsed
+from mlxhog.cli.flags import RUN_HELP, Flags, Parsed, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 
@@ -19,13 +19,6 @@ class JoinConfig:
     threads: int | None = option(
         None, "threads of each; auto is the run's, or shares the cores", low=1, none="auto"
     )
-    out: str = option("runs", "folder that holds the runs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopConfig:
-    """Options of `mlxhog leave` and `mlxhog stop`."""
-
     out: str = option("runs", "folder that holds the runs")
 
 
@@ -50,7 +43,7 @@ def leave(arguments: list[str]) -> int:
         "[WORKER]",
     )
     flags.argument("worker", metavar="WORKER", nargs="?", help="its number in the table of workers")
-    parsed, config = flags.read(StopConfig, arguments)
+    parsed, config = flags.read(RunFolder, arguments)
     number = parsed.other.worker
     if number is not None and not (number.isdecimal() and 0 < int(number) < 10**6):
         raise ConfigError(f"WORKER is {number!r}; wanted its number, such as 3")
@@ -64,7 +57,7 @@ def stop(arguments: list[str]) -> int:
         "End a running run as Ctrl-C does: it finishes its step and saves a checkpoint.",
         ("stop latest", "stop 20260102-101500-sotu --json"),
     )
-    parsed, config = flags.read(StopConfig, arguments)
+    parsed, config = flags.read(RunFolder, arguments)
     return _ask(parsed, config.out, "stop")
 
 

@@ -4,14 +4,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.limits import shown
-from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import label
@@ -42,20 +40,13 @@ LEAST = {2: 6, 1: 6, 0: 24}
 """Characters to which words are cut on a narrow terminal: of data, model and run."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunsConfig:
-    """Options of `mlxhog runs`."""
-
-    out: str = option("runs", "folder that holds the runs")
-
-
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     if arguments[:1] == ["rm"]:
         return _remove(arguments[1:])
     flags = Flags("runs", ABOUT, EXAMPLES)
     flags.argument("--json", action="store_true", help="one JSON object per line")
-    parsed, config = flags.read(RunsConfig, arguments)
+    parsed, config = flags.read(RunFolder, arguments)
     from mlxhog.checkpoint.run import list_runs
 
     records = [describe(each) for each in list_runs(Path(config.out))]
@@ -192,7 +183,7 @@ def _remove(arguments: list[str]) -> int:
     flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
     flags.argument("--yes", action="store_true", help="do not ask")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    parsed, config = flags.read(RunsConfig, arguments)
+    parsed, config = flags.read(RunFolder, arguments)
     from mlxhog.checkpoint.run import find, remove
 
     named = [find(spec, Path(config.out)) for spec in parsed.other.runs]

@@ -3,13 +3,12 @@
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
-from mlxhog.config.options import option, to_flag
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
+from mlxhog.config.options import to_flag
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,19 +22,12 @@ resumed, its checkpoints, how they are loaded, and its last numbers."""
 EXAMPLES = ("show latest", "show sotu --json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShowConfig:
-    """Options of `mlxhog show`."""
-
-    out: str = option("runs", "folder that holds the runs")
-
-
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("show", ABOUT, EXAMPLES, ("RUN",))
     flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object instead of lines")
-    parsed, config = flags.read(ShowConfig, arguments)
+    parsed, config = flags.read(RunFolder, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.report.record import Record
 

@@ -3,11 +3,9 @@
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags
-from mlxhog.config.options import option
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import Observer, observer
 
@@ -24,20 +22,13 @@ EXAMPLES = (
 INTERRUPTED = 130
 
 
-@dataclass(frozen=True, kw_only=True)
-class WatchConfig:
-    """Options of `mlxhog watch`."""
-
-    out: str = option("runs", "folder that holds the runs")
-
-
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("watch", ABOUT, EXAMPLES, ("RUN",))
     flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object per line and state")
     flags.quiet()
-    parsed, config = flags.read(WatchConfig, arguments)
+    parsed, config = flags.read(RunFolder, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.report.follow import Follower, follow
 

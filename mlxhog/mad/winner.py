@@ -181,7 +181,6 @@ def _slot(voters: Sequence[Scored], number: int) -> Slot:
 
 
 How = Literal["stack", "stretch"]
-HOWS: tuple[How, ...] = ("stack", "stretch")
 
 
 def unit_of(layers: tuple[Layer, ...]) -> int:

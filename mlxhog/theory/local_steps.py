@@ -118,6 +118,7 @@ def growth_of(*, steps_apart: float, steps_together: float, every: int) -> float
 
 
 def _check_times(step_s: float, sync_s: float) -> None:
-    for name, value in (("step_s", step_s), ("sync_s", sync_s)):
-        if not (value > 0 and math.isfinite(value)):
-            raise DataError(f"{name} is {value}, expected seconds above 0")
+    if not (step_s > 0 and math.isfinite(step_s)):
+        raise DataError(f"step_s is {step_s}, expected seconds above 0")
+    if not (sync_s >= 0 and math.isfinite(sync_s)):
+        raise DataError(f"sync_s is {sync_s}, expected seconds, 0 or more")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.winner import HOWS, scaled, unit_of, upper_part, vote
+from mlxhog.mad.winner import How, scaled, unit_of, upper_part, vote
 from mlxhog.models.mad.sequence import canonical, parse
 
 
@@ -128,7 +129,7 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate():
     assert unit_of(parse("mlstm swiglu mlstm")) == 1
 
 
-@given(copies=st.integers(1, 5), how=st.sampled_from(HOWS), unit=st.sampled_from([1, 2]))
+@given(copies=st.integers(1, 5), how=st.sampled_from(get_args(How)), unit=st.sampled_from([1, 2]))
 def test_whole_multiples_keep_the_proportions_whatever_the_way(copies, how, unit):
     found = Counter(scaled(BLOCKS, copies * len(BLOCKS), how, unit))
     assert found == {layer: copies for layer in BLOCKS}
@@ -142,7 +143,7 @@ def test_stretching_keeps_the_order_and_spreads_the_rest_evenly(depth):
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-@given(how=st.sampled_from(HOWS))
+@given(how=st.sampled_from(get_args(How)))
 def test_the_same_depth_changes_nothing(how):
     assert scaled(BLOCKS, 4, how, 2) == BLOCKS
 

@@ -35,6 +35,7 @@ def test_the_optimal_interval_is_that_of_brute_force(
 def test_averages_take_a_tenth_of_the_time_at_nine_times_their_cost() -> None:
     assert local_steps.interval_by_overhead(step_s=0.1, sync_s=0.1) == 9
     assert local_steps.interval_by_overhead(step_s=1.0, sync_s=0.001) == 1
+    assert local_steps.interval_by_overhead(step_s=1.0, sync_s=0.0) == 1
     h = local_steps.interval_by_overhead(step_s=0.03, sync_s=0.2, share=0.25)
     shares = [0.2 / (0.2 + every * 0.03) for every in (h - 1, h)]
     assert shares[0] > 0.25 >= shares[1]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
+from mlxhog.theory.local_steps import interval_by_overhead
 from mlxhog.theory.simulator.times import Constant, Measured, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
@@ -161,7 +162,7 @@ class Profile:
 
     def period(self, share: float = 0.1) -> int:
         """H_min: local steps after which a merge takes no more than a share of the time."""
-        return max(1, math.ceil(self.sync_s * (1 - share) / (share * self.mean_s)))
+        return interval_by_overhead(step_s=self.mean_s, sync_s=self.sync_s, share=share)
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for --json and the history."""
