@@ -23,13 +23,13 @@ ITEM_SHIFT, ITEM_POWER = 373 / ITEMS, 1.9
 USER_SIGMA, USER_CAP = 1.246, 7.0
 MEAN_GRADE, GRADE_SIGNAL, GRADE_NOISE = 3.6, 0.86, 0.5
 GRADES = (1.0, 5.0)
+GRADE_RANK = 10  # of the matrix behind the grades
 
 
 def netflix_like(
     draws: int = DRAWS,
     users: int | None = None,
     items: int | None = None,
-    rank: int = 10,
     *,
     seed: int = 0,
 ) -> Ratings:
@@ -39,7 +39,6 @@ def netflix_like(
         draws: pairs drawn; those drawn again (5 % of the default size) are kept once.
         users: people; None: 48,019, fewer for fewer draws.
         items: films; None: 17,770, fewer for fewer draws.
-        rank: of the matrix behind the grades.
         seed: equal seeds give equal ratings.
 
     Returns:
@@ -56,8 +55,8 @@ def netflix_like(
     drawn_items = rng.choice(items, draws, p=item_law / item_law.sum())
     pairs = np.unique(drawn_users.astype(np.int64) * items + drawn_items)
     who, what = (pairs // items).astype(np.int32), (pairs % items).astype(np.int32)
-    tastes = rng.standard_normal((users, rank), dtype=np.float32)
-    traits = rng.standard_normal((items, rank), dtype=np.float32)
+    tastes = rng.standard_normal((users, GRADE_RANK), dtype=np.float32)
+    traits = rng.standard_normal((items, GRADE_RANK), dtype=np.float32)
     signal = np.einsum("ij,ij->i", tastes[who], traits[what])
     noise = rng.standard_normal(len(pairs))
     grades = MEAN_GRADE + GRADE_SIGNAL * signal / max(signal.std(), 1e-12) + GRADE_NOISE * noise
@@ -182,6 +181,7 @@ def dblife_like(
 # row).
 
 ZIPF_SHIFT = 16.0  # of p_j ~ 1 / (j + shift), j from 1
+FEATURES = 47_236  # some of which no row may have
 LENGTH_SIGMA = 0.62  # of the log-normal number of words in a row
 MEAN_WORDS = 74 * 1.13  # words of a row, of which about 5 % are there already
 MOST_WORDS = 845  # cuts two rows of 100,000, so that the longest has about 677 features
@@ -189,7 +189,7 @@ DENSE_SHARE = 0.3  # of the features that the classes depend on
 FLIPPED_SHARE = 0.02  # of the labels
 
 
-def rcv1_like(n: int = 100_000, n_features: int = 47_236, *, seed: int = 0) -> SparseRows:
+def rcv1_like(n: int = 100_000, *, seed: int = 0) -> SparseRows:
     """Draw `n` rows of length 1 with labels -1 and +1, about as many of each.
 
     Values are (1 + ln count) ln((1 + n) / (1 + df)), then divided by the row's norm; labels say on
@@ -197,22 +197,21 @@ def rcv1_like(n: int = 100_000, n_features: int = 47_236, *, seed: int = 0) -> S
 
     Args:
         n: rows, at least 1.
-        n_features: features, at least 2; features that no row has are possible.
         seed: equal seeds give equal rows.
 
     Returns:
         Rows in which feature 0 is the most frequent one, so the busiest features share cache lines.
     """
     rng = np.random.default_rng(seed)
-    indptr, indices, counts = _draw_words(rng, n, n_features)
-    n_rows_with = np.bincount(indices, minlength=n_features)
+    indptr, indices, counts = _draw_words(rng, n)
+    n_rows_with = np.bincount(indices, minlength=FEATURES)
     weights = np.log((1.0 + n) / (1.0 + n_rows_with))
     # A feature that every row has would weigh nothing, and a row of only those have no length.
     values = (1.0 + np.log(counts)) * np.maximum(weights, 1e-3)[indices]
     lengths = np.diff(indptr)
     values /= np.repeat(np.sqrt(np.add.reduceat(values**2, indptr[:-1])), lengths)
 
-    plane = np.where(rng.random(n_features) < DENSE_SHARE, rng.standard_normal(n_features), 0.0)
+    plane = np.where(rng.random(FEATURES) < DENSE_SHARE, rng.standard_normal(FEATURES), 0.0)
     scores = np.add.reduceat(values * plane[indices], indptr[:-1])
     flipped = rng.random(n) < FLIPPED_SHARE
     labels = np.where((scores > np.median(scores)) != flipped, np.float32(1), np.float32(-1))
@@ -222,26 +221,26 @@ def rcv1_like(n: int = 100_000, n_features: int = 47_236, *, seed: int = 0) -> S
         indices=indices,
         values=values.astype(np.float32),
         labels=labels,
-        n_features=n_features,
+        n_features=FEATURES,
     )
 
 
 def _draw_words(
-    rng: np.random.Generator, n: int, n_features: int
+    rng: np.random.Generator, n: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     """Where rows begin, their words in rising order, and how often each word is in its row."""
     mu = np.log(MEAN_WORDS) - LENGTH_SIGMA**2 / 2
     words = np.rint(rng.lognormal(mu, LENGTH_SIGMA, n)).clip(1, MOST_WORDS).astype(np.int64)
-    law = np.cumsum(1.0 / (np.arange(1, n_features + 1) + ZIPF_SHIFT))
+    law = np.cumsum(1.0 / (np.arange(1, FEATURES + 1) + ZIPF_SHIFT))
     drawn = np.searchsorted(law, law[-1] * rng.random(words.sum()), side="right")
     # Rows and their words as one number each, so that one sort does all rows.
-    keys = np.repeat(np.arange(n) * n_features, words) + np.minimum(drawn, n_features - 1)
+    keys = np.repeat(np.arange(n) * FEATURES, words) + np.minimum(drawn, FEATURES - 1)
     keys.sort()
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     counts = np.diff(np.append(first, len(keys)))
     keys = keys[first]
-    indptr = np.searchsorted(keys, np.arange(n + 1) * n_features)
-    row_starts = np.repeat(np.arange(n) * n_features, np.diff(indptr))
+    indptr = np.searchsorted(keys, np.arange(n + 1) * FEATURES)
+    row_starts = np.repeat(np.arange(n) * FEATURES, np.diff(indptr))
     return indptr, (keys - row_starts).astype(np.int32), counts
 
 

@@ -1,4 +1,4 @@
-"""`mlxhog classic`: the Hogwild paper's own problems; `mlxhog classic predict`: what one says."""
+"""`mlxhog classic`: the Hogwild paper's own problems, and predictions of one that was solved."""
 
 from __future__ import annotations
 

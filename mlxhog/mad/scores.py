@@ -294,7 +294,7 @@ def _layers(config: Mapping[str, Any]) -> list[Layer]:
 CONFIDENCE = 0.95
 
 
-def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
+def half_width(values: Sequence[float]) -> float | None:
     """Return h such that mean(values) +- h is the t-interval of the mean, or None below 2 values.
 
     The values are independent and taken as normal.
@@ -302,7 +302,7 @@ def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float
     n = len(values)
     if n < 2:
         return None
-    return t_quantile(0.5 + confidence / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return t_quantile(0.5 + CONFIDENCE / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def t_quantile(share: float, df: int) -> float:

@@ -174,7 +174,8 @@ class Estimate:
         value: the point estimate.
         low: lower end of the interval.
         high: upper end; for a largest value over all examples it may be the trivial one.
-        confidence: how often an interval made this way holds the true value, at least.
+        confidence: how often an interval made this way holds the true value, at least; half of the
+            risk goes to each end.
         kind: how value and interval were made.
         quantile: for largest values, what is certain about all but a few examples, with the same
             confidence of its own.
@@ -183,12 +184,12 @@ class Estimate:
     value: float
     low: float
     high: float
-    confidence: float
+    confidence: float = CONFIDENCE
     kind: str
     quantile: Quantile | None = None
 
 
-def estimate_omega(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
+def estimate_omega(supports: Supports) -> Estimate:
     """Omega: the largest support seen, which is a lower bound, and the share that may be larger.
 
     If a share q of the examples had larger supports, S draws would all miss them with probability
@@ -197,38 +198,31 @@ def estimate_omega(supports: Supports, *, confidence: float = CONFIDENCE) -> Est
     Raises:
         DataError: no samples.
     """
-    risk = _risk(supports, 1, confidence)
+    risk = _risk(supports, 1)
     largest = float(supports.sizes().max())
     return Estimate(
         value=largest,
         low=largest,
         high=float(supports.n),
-        confidence=confidence,
         kind="largest seen",
         quantile=Quantile(value=largest, share_above=1.0 - risk ** (1.0 / len(supports))),
     )
 
 
-def estimate_delta(
-    supports: Supports, *, confidence: float = CONFIDENCE, seed: int = 0
-) -> Estimate:
+def estimate_delta(supports: Supports) -> Estimate:
     """Delta: share of the examples that touch the busiest coordinate.
 
     The coordinate is chosen on one half of the sample and its share measured on the other half, so
     that choosing it does not inflate the value. Low is Clopper and Pearson's limit on that half.
     High is their limit for the largest count of the whole sample: the truly busiest coordinate
     need not be the chosen one, but its count is at most that, and the limit grows with the count.
-
-    Args:
-        supports: the sample, at least 2.
-        confidence: of the interval; half of the risk goes to each end.
-        seed: of the split into halves.
+    Half of the risk goes to each end.
 
     Raises:
         DataError: fewer than 2 samples.
     """
-    risk = _risk(supports, 2, confidence) / 2
-    first, second = _halves(supports, seed)
+    risk = _risk(supports, 2) / 2
+    first, second = _halves(supports)
     busiest = int(first.counts.argmax())
     touched = int(second.counts[busiest])
     most = int((first.counts + second.counts).max())
@@ -236,12 +230,11 @@ def estimate_delta(
         value=touched / len(second),
         low=binomial_low(touched, len(second), risk),
         high=binomial_high(most, len(supports), risk),
-        confidence=confidence,
         kind="busiest coordinate of one half, measured on the other",
     )
 
 
-def estimate_p_conf(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
+def estimate_p_conf(supports: Supports) -> Estimate:
     """Probability that the supports of two independent draws meet: the share of all pairs that do.
 
     The value is unbiased (a U-statistic); the interval is `pairs_low` and `pairs_high`,
@@ -250,7 +243,7 @@ def estimate_p_conf(supports: Supports, *, confidence: float = CONFIDENCE) -> Es
     Raises:
         DataError: fewer than 2 samples.
     """
-    risk = _risk(supports, 2, confidence) / 2
+    risk = _risk(supports, 2) / 2
     samples = len(supports)
     nonempty = np.count_nonzero(supports.sizes())
     share = float(supports.meetings(supports).sum() - nonempty) / (samples * (samples - 1))
@@ -258,18 +251,11 @@ def estimate_p_conf(supports: Supports, *, confidence: float = CONFIDENCE) -> Es
         value=share,
         low=pairs_low(share, samples, risk),
         high=pairs_high(share, samples, risk),
-        confidence=confidence,
         kind="share of all pairs",
     )
 
 
-def estimate_rho(
-    supports: Supports,
-    *,
-    omega: int | None = None,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> Estimate:
+def estimate_rho(supports: Supports, *, omega: int | None = None) -> Estimate:
     """Rho: the largest share of the examples that one example meets; a lower bound and a quantile.
 
     Low: the sample that meets most others in its own half is tested against the other half, whose
@@ -283,22 +269,19 @@ def estimate_rho(
         supports: the sample, at least 4.
         omega: the largest support there can be, where that is known (tokens per batch for the rows
             of an embedding); n otherwise.
-        confidence: of the interval, half of the risk to each end; and of the quantile, by itself.
-        seed: of the split into halves.
 
     Raises:
         DataError: fewer than 4 samples.
     """
-    risk = _risk(supports, 4, confidence)
-    first, second = _halves(supports, seed)
+    risk = _risk(supports, 4)
+    first, second = _halves(supports)
     chosen = int(first.meetings(first).argmax())
     met = first.meetings(second)
-    delta_high = estimate_delta(supports, confidence=confidence, seed=seed).high
+    delta_high = estimate_delta(supports).high
     return Estimate(
         value=float(met[chosen]) / len(second),
         low=binomial_low(int(met[chosen]), len(second), risk / 2),
         high=min(1.0, (supports.n if omega is None else omega) * delta_high),
-        confidence=confidence,
         kind="lower bound: the most meeting sample of one half, measured on the other",
         quantile=Quantile(
             value=binomial_high(int(met.max()), len(second), risk / 2),
@@ -307,17 +290,15 @@ def estimate_rho(
     )
 
 
-def _risk(supports: Supports, fewest: int, confidence: float) -> float:
+def _risk(supports: Supports, fewest: int) -> float:
     if len(supports) < fewest:
         raise DataError(
             f"{len(supports)} sampled supports are too few for this estimate; draw {fewest} or more"
         )
-    if not 0 < confidence < 1:
-        raise DataError(f"confidence {confidence}: wanted a number between 0 and 1, such as 0.95")
-    return 1.0 - confidence
+    return 1.0 - CONFIDENCE
 
 
-def _halves(supports: Supports, seed: int) -> tuple[Supports, Supports]:
-    order = np.random.default_rng(seed).permutation(len(supports))
+def _halves(supports: Supports) -> tuple[Supports, Supports]:
+    order = np.random.default_rng(0).permutation(len(supports))
     half = len(supports) // 2
     return supports[order[:half]], supports[order[half:]]

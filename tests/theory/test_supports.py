@@ -225,5 +225,3 @@ def test_too_few_samples_are_refused_with_how_many_it_takes() -> None:
         supports.estimate_rho(one)
     with pytest.raises(DataError, match="draw 1 or more"):
         supports.estimate_omega(of_lists([], 4))
-    with pytest.raises(DataError, match=r"confidence 95: wanted a number between 0 and 1"):
-        supports.estimate_omega(one, confidence=95)

@@ -213,9 +213,9 @@ def _refuse_other_version(store: Store, definition: Mapping[str, Any]) -> None:
             )
 
 
-def _short(value: object, most: int = 100) -> str:
+def _short(value: object) -> str:
     text = "nothing" if value in ("", None, [], {}, ()) else str(value)
-    return text if len(text) <= most else text[: most - 2] + ".."
+    return text if len(text) <= 100 else text[:98] + ".."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,9 +160,9 @@ class Profile:
         rank = int(np.argmax(means))
         return rank if means[rank] > LASTING * float(np.median(means)) else None
 
-    def period(self, share: float = 0.1) -> int:
-        """H_min: local steps after which a merge takes no more than a share of the time."""
-        return interval_by_overhead(step_s=self.mean_s, sync_s=self.sync_s, share=share)
+    def period(self) -> int:
+        """H_min: local steps after which a merge takes no more than a tenth of the time."""
+        return interval_by_overhead(step_s=self.mean_s, sync_s=self.sync_s)
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for --json and the history."""

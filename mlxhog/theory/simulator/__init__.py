@@ -220,7 +220,6 @@ def descend(
     updates: int,
     seconds: float = math.inf,
     seed: int = 0,
-    events: Sequence[Event] = (),
 ) -> Machine:
     """Train a toy problem until its target is reached, or so many updates have been made.
 
@@ -231,11 +230,10 @@ def descend(
         updates: at most.
         seconds: simulated, at most.
         seed: of the compute times.
-        events: deaths and joins.
 
     Raises:
         DataError, ConfigError, Deadlock: as `simulate`.
     """
-    machine = Machine(workers, scheme, seed=seed, events=events, learner=learner)
+    machine = Machine(workers, scheme, seed=seed, learner=learner)
     machine.run_until(updates, seconds)
     return machine
