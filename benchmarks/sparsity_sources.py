@@ -57,9 +57,9 @@ def dropout(found: Findings, samples: int) -> None:
             for sequences, length in SHAPES:
                 values = {"seq_len": length, "batch_size": sequences, "threads": 1}
                 given = [Given(name, value, "benchmark") for name, value in values.items()]
-                named = find_target(str(path), given, Path(folder))
-                plan = plan_of(named, AnalyzeConfig(backend="mlx:cpu"))
-                subject = subject_of(named, plan)
+                target = find_target(str(path), given, Path(folder))
+                plan = plan_of(target, AnalyzeConfig(backend="mlx:cpu"))
+                subject = subject_of(target, plan)
                 drawn = tickets(subject.batches().n_tickets, samples, 0)
                 with Child() as child:
                     blocks = measure(child, subject, drawn, lambda step: None).blocks

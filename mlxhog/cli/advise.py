@@ -67,12 +67,12 @@ def run(arguments: list[str]) -> int:
     from mlxhog.theory.analysis.target import find_target
 
     checked = resolve(TrainConfig, [training])
-    named = find_target(parsed.other.subject, training, Path(checked.out))
+    target = find_target(parsed.other.subject, training, Path(checked.out))
     with (
         ended_by_signal(),
         PartLine(sys.stderr, quiet=parsed.other.quiet) as tell,
     ):
-        advice = advise_on(named, config, tries=not parsed.other.no_try, tell=tell)
+        advice = advise_on(target, config, tries=not parsed.other.no_try, tell=tell)
     if parsed.other.json:
         print_json(advice.to_json())
         return 0

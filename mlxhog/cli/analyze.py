@@ -71,12 +71,12 @@ def run(arguments: list[str]) -> int:
 
     folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())
     checked = resolve(TrainConfig, [training])
-    named = find_target(parsed.other.subject, training, Path(checked.out))
+    target = find_target(parsed.other.subject, training, Path(checked.out))
     with (
         ended_by_signal(),
         PartLine(sys.stderr, quiet=parsed.other.quiet) as tell,
     ):
-        analysis = analyze(named, config, tell)
+        analysis = analyze(target, config, tell)
     paths = [] if folder is None else _draw(analysis, folder)
     if parsed.other.json:
         plots = {} if folder is None else {"plots": [str(path) for path in paths]}

@@ -1,4 +1,4 @@
-"""Flags from option dataclasses: argparse finds the words, `config/sources.py` gives them meaning."""
+"""Flags from option dataclasses: argparse finds the words, `config.sources` their meaning."""
 
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Sequence

@@ -152,11 +152,11 @@ def _filled(*notes: str) -> list[str]:
     return [textwrap.fill(note, 80, subsequent_indent="  ") for note in notes]
 
 
-def advise_on(named: Target, options: AdviseConfig, *, tries: bool, tell: Tell) -> StrategyAdvice:
+def advise_on(target: Target, options: AdviseConfig, *, tries: bool, tell: Tell) -> StrategyAdvice:
     """Measure, predict, try, and remember.
 
     Args:
-        named: the model and its training.
+        target: the model and its training.
         options: how much, and what is known besides.
         tries: whether the two best are trained in turns.
         tell: told (part, step) before each step.
@@ -169,15 +169,15 @@ def advise_on(named: Target, options: AdviseConfig, *, tries: bool, tell: Tell) 
         raise ConfigError(
             "--link describes several machines, and a trial runs on this one; add --no-try"
         )
-    if named.config.strategy == "auto":
-        named = replace(named, config=replace(named.config, strategy="hogwild"))
-    profile = measured_profile(named, options, tell)
+    if target.config.strategy == "auto":
+        target = replace(target, config=replace(target.config, strategy="hogwild"))
+    profile = measured_profile(target, options, tell)
     choice = recommend(profile)
     trial = None
     if tries and choice.second is not None:
-        trial = try_both(named, (choice.first.arm, choice.second.arm), options.try_time, tell)
+        trial = try_both(target, (choice.first.arm, choice.second.arm), options.try_time, tell)
     advice = StrategyAdvice(
-        title=named.title,
+        title=target.title,
         profile=profile,
         recommendation=choice,
         trial=trial,

@@ -108,11 +108,11 @@ def run_shortly(
     )
 
 
-def measured_profile(named: Target, how: AdviseConfig, tell: Tell) -> Profile:
+def measured_profile(target: Target, how: AdviseConfig, tell: Tell) -> Profile:
     """Measure times, a round's cost, conflict and noise.
 
     Args:
-        named: the model and its training.
+        target: the model and its training.
         how: how long, and what is known besides.
         tell: told (part, step) before each step.
 
@@ -121,26 +121,26 @@ def measured_profile(named: Target, how: AdviseConfig, tell: Tell) -> Profile:
         EnvironmentLacks: a backend or memory is missing.
         WorkerFailed, Diverged: it cannot be measured.
     """
-    workers = workers_of(named)
+    workers = workers_of(target)
     if len(workers) < 2:
         raise ConfigError(
-            f"--workers {named.config.workers} is one worker, which every strategy trains alike; "
+            f"--workers {target.config.workers} is one worker, which every strategy trains alike; "
             "advise on two or more, as in --workers 2"
         )
-    plan = plan_of(named, AnalyzeConfig())
-    subject = subject_of(named, plan)
+    plan = plan_of(target, AnalyzeConfig())
+    subject = subject_of(target, plan)
 
     def short(what: str, **more: Any) -> ShortRun:
         tell(what, "starting")
         return run_shortly(
-            named.config, seconds=how.measure, tell=lambda step: tell(what, step), **more
+            target.config, seconds=how.measure, tell=lambda step: tell(what, step), **more
         )
 
     together = short(f"{len(workers)} workers, lock-free", strategy="hogwild")
     one = workers[0].backend
     alone = short("one worker", strategy="serial", workers=one, threads=workers[0].threads)
     rounds = short(f"{len(workers)} workers, in rounds", strategy="sync")
-    p_conf, density, noise = _gradients(named, subject, how, tell)
+    p_conf, density, noise = _gradients(target, subject, how, tell)
     return Profile(
         workers=together.workers,
         alone=alone.workers[0],
@@ -150,17 +150,17 @@ def measured_profile(named: Target, how: AdviseConfig, tell: Tell) -> Profile:
         noise_scale=noise,
         batch=subject.batch_size,
         backend=one,
-        adaptive=plan_optimizer(named) in ADAPTIVE,
+        adaptive=plan_optimizer(target) in ADAPTIVE,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
         link_gbit_s=how.link,
-        seed=named.config.seed,
+        seed=target.config.seed,
     )
 
 
-def plan_optimizer(named: Target) -> str:
+def plan_optimizer(target: Target) -> str:
     """The optimizer that a run would have: an adaptive one where that is left open."""
-    return "muon" if named.config.optimizer == "auto" else named.config.optimizer
+    return "muon" if target.config.optimizer == "auto" else target.config.optimizer
 
 
 def _round_s(rounds: ShortRun) -> float:
@@ -172,12 +172,12 @@ def _round_s(rounds: ShortRun) -> float:
 
 
 def _gradients(
-    named: Target, subject: Subject, how: AdviseConfig, tell: Tell
+    target: Target, subject: Subject, how: AdviseConfig, tell: Tell
 ) -> tuple[float, float, float | None]:
     """Conflict and density, weighted by parameters, and the noise scale."""
     batches = subject.batches()
     count = min(how.samples, most_samples(subject))
-    drawn = tickets(batches.n_tickets, count, named.config.seed)
+    drawn = tickets(batches.n_tickets, count, target.config.seed)
     with Child() as child:
         tell("gradients", f"starting {subject.backend}")
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))

@@ -89,7 +89,7 @@ def decide(
 
 
 def try_both(
-    named: Target, arms: tuple[Arm, Arm], seconds: float, tell: Callable[[str, str], None]
+    target: Target, arms: tuple[Arm, Arm], seconds: float, tell: Callable[[str, str], None]
 ) -> Trial:
     """Train both in turns, slice by slice, and evaluate them on the same held-out batches.
 
@@ -97,7 +97,7 @@ def try_both(
     but for a constant step size: a schedule over slices would begin anew with each.
 
     Args:
-        named: what to train.
+        target: what to train.
         arms: the recommended one first.
         seconds: that each trains in all.
         tell: told (part, step).
@@ -112,12 +112,12 @@ def try_both(
             for arm in arms if number % 2 == 0 else arms[::-1]:  # neither is always the first
                 before = last.get(arm.name)
                 last[arm.name] = _train_slice(
-                    named, arm, seconds / SLICES, number, Path(folder), before, tell
+                    target, arm, seconds / SLICES, number, Path(folder), before, tell
                 )
         results = (last[arms[0].name], last[arms[1].name])
         tell("held-out text", "evaluating both")
         with Child() as child:
-            bits = [_bits_per_byte(child, named, Path(str(one.checkpoint))) for one in results]
+            bits = [_bits_per_byte(child, target, Path(str(one.checkpoint))) for one in results]
     winner, tie, difference, error = decide(arms, (bits[0], bits[1]))
     return Trial(
         names=(arms[0].name, arms[1].name),
@@ -132,7 +132,7 @@ def try_both(
 
 
 def _train_slice(
-    named: Target,
+    target: Target,
     arm: Arm,
     seconds: float,
     number: int,
@@ -145,7 +145,7 @@ def _train_slice(
     tell(part, "starting")
     never = Interval()
     settings = replace(
-        named.config,
+        target.config,
         **{
             **PLAIN,
             "strategy": arm.strategy,
@@ -173,10 +173,10 @@ def _train_slice(
     return result
 
 
-def _bits_per_byte(child: Child, named: Target, checkpoint: Path) -> NDArray[np.float64]:
+def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np.float64]:
     """Held-out bits per byte of every batch, (batches,)."""
-    plan = plan_of(named, AnalyzeConfig())
-    subject = replace(subject_of(named, plan), checkpoint=checkpoint)
+    plan = plan_of(target, AnalyzeConfig())
+    subject = replace(subject_of(target, plan), checkpoint=checkpoint)
     bits: NDArray[np.float64] = call_child(child, evaluate, subject, plan.data.val)
     return bits
 

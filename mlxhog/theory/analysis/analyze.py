@@ -124,11 +124,11 @@ WATCHED = 4  # batches whose gradients are looked at again after others' updates
 REMEMBERED = 20  # batches that a trained model's optimizer remembers: 1 / (1 - beta2) of AdamW
 
 
-def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
+def analyze(target: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     """Measure and judge.
 
     Args:
-        named: the model, its training and its parameters.
+        target: the model, its training and its parameters.
         options: how much to look at.
         tell: told (part, step) before each step.
 
@@ -139,11 +139,11 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
         WorkerFailed: gradients could not be computed, or the short run took no step.
     """
     began = time.monotonic()
-    plan = plan_of(named, options)
-    write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
-    recorded = None if named.run is None else of_run(named.run, write)
-    named = replace(named, config=_settled(named, plan))
-    subject = subject_of(named, plan, parts=options.parts)
+    plan = plan_of(target, options)
+    write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(target.config)]
+    recorded = None if target.run is None else of_run(target.run, write)
+    target = replace(target, config=_settled(target, plan))
+    subject = subject_of(target, plan, parts=options.parts)
     limit = most_samples(subject)
     samples = min(options.samples, limit)
     if samples < options.samples:
@@ -156,23 +156,23 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
         )
     if batches.n_tickets < 2:
         raise DataError(
-            f"{named.config.data} is one batch of {subject.batch_size} x {subject.seq_len} tokens, "
-            "and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
+            f"{target.config.data} is one batch of {subject.batch_size} x {subject.seq_len} "
+            "tokens, and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
         )
-    observed = _observe(named, plan, options, recorded, tell)
+    observed = _observe(target, plan, options, recorded, tell)
     with Child() as child:
         tell("gradients", f"starting {subject.backend}")
-        drawn = tickets(batches.n_tickets, samples, named.config.seed)
+        drawn = tickets(batches.n_tickets, samples, target.config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
-        smoothness, stale_gradients = _measure_dynamics(child, subject, named, drawn, tell)
+        smoothness, stale_gradients = _measure_dynamics(child, subject, target, drawn, tell)
     rows = conflicts.count_rows(
         batches,
-        _counted_batches(batches, options.batches, named.config.seed),
+        _counted_batches(batches, options.batches, target.config.seed),
         rows=plan.model.vocab_size,
         tokenizer=plan.data.tokenizer,
         tell=lambda step: tell("rows of the embedding", step),
     )
-    lag = _lag(observed, named)
+    lag = _lag(observed, target)
     constants = Constants(largest_gradient=float(measured.norms.max()), smoothness=smoothness)
     rules = tuple(
         conditions(
@@ -180,14 +180,14 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
             updates_per_epoch=batches.n_tickets,
             lag=lag,
             constants=constants,
-            known=facts(named.config, write),
+            known=facts(target.config, write),
         )
     )
     evidence = Evidence(
-        config=named.config,
+        config=target.config,
         write=write,
         cores=machine.here().cores,
-        trained=named.checkpoint is not None,
+        trained=target.checkpoint is not None,
         blocks=measured.blocks,
         embedding=rows,
         lag=lag,
@@ -196,10 +196,10 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
         conditions=rules,
     )
     return Analysis(
-        title=named.title,
+        title=target.title,
         parameters=plan.parameters,
         backend=subject.backend,
-        at="initial values" if named.checkpoint is None else str(named.checkpoint),
+        at="initial values" if target.checkpoint is None else str(target.checkpoint),
         updates_per_epoch=batches.n_tickets,
         sequences=subject.batch_size,
         seq_len=subject.seq_len,
@@ -230,7 +230,7 @@ def _counted_batches(batches: Batches, most: int, seed: int) -> list[Ticket]:
     return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
 
 
-def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
+def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
     """Check everything as a run of one worker would.
 
     Raises:
@@ -244,7 +244,7 @@ def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
             + did_you_mean(backend, BACKENDS)
         )
     config = replace(
-        named.config,
+        target.config,
         workers=backend,
         strategy="serial",
         predict="none",
@@ -259,21 +259,21 @@ def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
         gpu_write="cpu",
     )
     plan = make_plan(config)
-    if named.saved is not None:
-        checkpoint.check_tokenizer(named.saved, plan.data.tokenizer)
+    if target.saved is not None:
+        checkpoint.check_tokenizer(target.saved, plan.data.tokenizer)
     return plan
 
 
-def _settled(named: Target, plan: Plan) -> TrainConfig:
+def _settled(target: Target, plan: Plan) -> TrainConfig:
     """The training settings with what they leave to the model; lock-free where that is open."""
-    config = named.config
+    config = target.config
     if config.strategy == "auto":
         config = replace(config, strategy="hogwild")
     hidden = families.hidden_matrices(plan.model)
-    return optim.for_model(config, plan.model.hidden_size, hidden, len(workers_of(named)))
+    return optim.for_model(config, plan.model.hidden_size, hidden, len(workers_of(target)))
 
 
-def subject_of(named: Target, plan: Plan, *, parts: bool = False) -> Subject:
+def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
     """Say which gradients are to be sampled, and whether parts of a layer are blocks."""
     (worker,), config = plan.workers, plan.config
     return Subject(
@@ -285,7 +285,7 @@ def subject_of(named: Target, plan: Plan, *, parts: bool = False) -> Subject:
         model=plan.model,
         layout=plan.layout,
         blocks=blocks_of(plan.model, plan.layout.slots, parts=parts),
-        checkpoint=named.checkpoint,
+        checkpoint=target.checkpoint,
         tokens=plan.data.train,
         seq_len=config.seq_len,
         micro_batch=config.batch_size,
@@ -293,7 +293,7 @@ def subject_of(named: Target, plan: Plan, *, parts: bool = False) -> Subject:
         seed=config.seed,
         frozen=config.context == "frozen",
         sampled=plan.sampled,
-        sparsified=None if config.sparsify == "none" else _settled(named, plan),
+        sparsified=None if config.sparsify == "none" else _settled(target, plan),
     )
 
 
@@ -319,7 +319,7 @@ def _sparse_notes(config: TrainConfig) -> list[str]:
 
 
 def _observe(
-    named: Target,
+    target: Target,
     plan: Plan,
     options: AnalyzeConfig,
     recorded: ObservedStaleness | None,
@@ -332,21 +332,21 @@ def _observe(
     if seconds == 0:
         return recorded
     (worker,) = plan.workers
-    workers = named.config.workers
-    if workers == "auto" or len(workers_of(named)) < 2:
+    workers = target.config.workers
+    if workers == "auto" or len(workers_of(target)) < 2:
         workers = f"{worker.backend}*2"
     tell("a short lock-free run", workers)
     return probe_run(
-        named.config,
+        target.config,
         workers=workers,
         seconds=seconds,
         tell=lambda step: tell("a short lock-free run", step),
     )
 
 
-def workers_of(named: Target) -> tuple[WorkerSpec, ...]:
+def workers_of(target: Target) -> tuple[WorkerSpec, ...]:
     """The workers that a run with these settings would have."""
-    config = named.config
+    config = target.config
     return resolve_workers(
         config.workers,
         config.threads,
@@ -356,24 +356,24 @@ def workers_of(named: Target) -> tuple[WorkerSpec, ...]:
     ).workers
 
 
-def _lag(observed: ObservedStaleness | None, named: Target) -> Lag:
+def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
     if observed is not None and observed.workers > 1:
         return Lag(mean=observed.mean, largest=float(observed.largest), seen=True)
-    others = max(1.0, len(workers_of(named)) - 1.0)
+    others = max(1.0, len(workers_of(target)) - 1.0)
     return Lag(mean=others, largest=others, seen=False)
 
 
 def _measure_dynamics(
-    child: Child, subject: Subject, named: Target, drawn: list[Ticket], tell: Tell
+    child: Child, subject: Subject, target: Target, drawn: list[Ticket], tell: Tell
 ) -> tuple[float, tuple[StaleGradient, ...]]:
     """How fast gradients change with the parameters, and what that does to late ones."""
-    config = named.config
+    config = target.config
     tell("gradients", "how fast they change")
     smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
     tell("gradients", "how they age")
     order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
     shuffled, lags = [drawn[k] for k in order], LAGS[-1]
-    before = shuffled[-REMEMBERED:] if named.checkpoint is not None else []
+    before = shuffled[-REMEMBERED:] if target.checkpoint is not None else []
     watched, others = shuffled[lags:][:WATCHED], shuffled[:lags]
     stale_gradients = call_child(
         child, compare_stale_gradients, subject, watched, others, before, config

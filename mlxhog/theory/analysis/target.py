@@ -147,16 +147,16 @@ def _from_checkpoint(path: Path, overrides: Sequence[Given]) -> Target:
     if opened.tokenizer() is not None:
         layers.append([Given("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
     config = resolve(TrainConfig, [*layers, overrides])
-    named = Target(
+    target = Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )
-    return _check(named)
+    return _check(target)
 
 
-def _check(named: Target) -> Target:
-    families.check_language_model(named.model)
-    families.check_length(named.model, named.config.seq_len)
-    return named
+def _check(target: Target) -> Target:
+    families.check_language_model(target.model)
+    families.check_length(target.model, target.config.seq_len)
+    return target
 
 
 def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:

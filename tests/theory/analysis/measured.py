@@ -38,8 +38,8 @@ def subject(
         Path(spec).write_text(architecture)
     options_by_name = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
     overrides = [Given(name, value, "test") for name, value in options_by_name.items()]
-    named = find_target(spec, overrides, tmp_path / "runs")
-    return subject_of(named, plan_of(named, AnalyzeConfig(backend=backend)))
+    target = find_target(spec, overrides, tmp_path / "runs")
+    return subject_of(target, plan_of(target, AnalyzeConfig(backend=backend)))
 
 
 def sampled(small: Subject, tickets: list[Ticket], lane: Lane | None = None) -> Sampled:

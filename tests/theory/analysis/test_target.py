@@ -120,9 +120,9 @@ def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
 
 
 def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
-    named = find_target(str(run), [Given("tokenizer", "bpe:300", "--tokenizer")], run.parent)
+    target = find_target(str(run), [Given("tokenizer", "bpe:300", "--tokenizer")], run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
-        plan_of(named, AnalyzeConfig())
+        plan_of(target, AnalyzeConfig())
 
 
 @each_of(
