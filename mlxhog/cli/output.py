@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mlxhog.report.views import may_redraw
-
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
 
@@ -24,6 +22,7 @@ def print_json(value: object) -> None:
 def print_sections(sections: "Iterable[Section]") -> None:
     """Print tables and notes, in color on a terminal that has it."""
     from mlxhog.report.table import show
+    from mlxhog.report.views import may_redraw
 
     show(sections, sys.stdout, plain=not may_redraw(sys.stdout))
 
