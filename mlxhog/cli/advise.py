@@ -8,7 +8,6 @@ from pathlib import Path
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
@@ -54,13 +53,11 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
-    own = [option for option in parsed.values if option.name in (*options(AdviseConfig), "try")]
-    config = resolve(AdviseConfig, [own], parsed.problems)
+    config, training = parsed.split(AdviseConfig)
     if parsed.other.history:
         return _show_history(as_json=parsed.other.json)
     if parsed.other.subject is None:
         raise ConfigError(f"the following arguments are required: {SUBJECT} (or --history)")
-    training = [option for option in parsed.values if option not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.advisor.advise import advise_on

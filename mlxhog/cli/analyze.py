@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
@@ -61,9 +60,7 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
-    own = [option for option in parsed.values if option.name in options(AnalyzeConfig)]
-    config = resolve(AnalyzeConfig, [own], parsed.problems)
-    training = [option for option in parsed.values if option not in own]
+    config, training = parsed.split(AnalyzeConfig)
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze

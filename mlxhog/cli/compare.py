@@ -97,9 +97,7 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, BOTH, group="of both sides")
     flags.otherwise('; other options of train go to one side, as in --b "--clip 1", or into YAML')
     parsed = flags.parse(_with_quoted(arguments))
-    own = [one for one in parsed.values if one.name in options(CompareConfig)]
-    both = [one for one in parsed.values if one not in own]
-    config = resolve(CompareConfig, [own], parsed.problems)
+    config, both = parsed.split(CompareConfig)
     subjects = parsed.other.subjects
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")

@@ -67,6 +67,16 @@ class Parsed:
     other: argparse.Namespace
     problems: list[str]
 
+    def split(self, cls: type[C]) -> tuple[C, list[Given]]:
+        """Return the options of a dataclass, and the values of all other options.
+
+        Raises:
+            ConfigError: everything that is wrong with them, and with the command line.
+        """
+        own = [value for value in self.values if value.name in options(cls)]
+        others = [value for value in self.values if value not in own]
+        return resolve(cls, [own], self.problems), others
+
     def load_layers(self) -> None:
         """Register the layers of every file of `Flags.layers_from`.
 
