@@ -134,7 +134,7 @@ def gates(found: Findings, count: int) -> None:
         wide = max(wide, clocks - slack)
         machine, ended = run(workers, VersionBound(bound), events, seed)
         stopped["safe version bound"] += not ended
-        late += any(tau > bound for _, tau in machine.board.lateness)
+        late += any(tau > bound for _, tau in machine.state.lateness)
         for kind, scheme in (
             ("naive", VersionBound(bound, safe=False)),
             ("push gate", PushGate(1)),
@@ -183,12 +183,12 @@ def run(workers: list[Worker], scheme: Scheme, events: Any, seed: int) -> tuple[
 def spread(workers: list[Worker], slack: int, events: Any, seed: int) -> tuple[int, bool]:
     """Largest difference between clocks of workers that are there under SSP; whether all finish."""
     machine, widest, version = Machine(workers, SSP(slack), seed=seed, events=events), 0, -1
-    board = machine.board
+    state = machine.state
     try:
-        while board.version > version:
-            version = board.version
+        while state.version > version:
+            version = state.version
             machine.run_until(version + 1)
-            clocks = [board.clocks.get(rank, 0) for rank in board.alive]
+            clocks = [state.clocks.get(rank, 0) for rank in state.alive]
             widest = max(widest, max(clocks, default=0) - min(clocks, default=0))
     except Deadlock:
         return widest, False

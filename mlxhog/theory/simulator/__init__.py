@@ -183,7 +183,7 @@ def simulate(
     if seconds <= 0:
         raise DataError("all workers finish within the warm-up; give them more steps")
     gradients, wasted = end.gradients - start.gradients, end.wasted - start.wasted
-    late = machine.board.lateness[start.version : end.version]
+    late = machine.state.lateness[start.version : end.version]
     waited = np.subtract(end.waited_s, start.waited_s)
     there = np.subtract(end.there_s, start.there_s)
     return Prediction(

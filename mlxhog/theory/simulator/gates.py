@@ -73,10 +73,10 @@ class SSP:
         _check_bound("a slack", self.slack)
 
         def near(worker: WorkerContext) -> Condition:
-            clocks, rank = worker.board.clocks, worker.rank
+            clocks, rank = worker.state.clocks, worker.rank
 
             def holds() -> bool:
-                slowest = min(clocks.get(other, 0) for other in worker.board.alive)
+                slowest = min(clocks.get(other, 0) for other in worker.state.alive)
                 return clocks.get(rank, 0) - slowest <= self.slack
 
             return holds
@@ -115,23 +115,23 @@ class VersionBound:
         reads: dict[int, int] = {}
 
         def may_read(worker: WorkerContext) -> Condition:
-            alive = worker.board.alive
+            alive = worker.state.alive
             return lambda: not self.safe or sum(rank in alive for rank in reads) <= self.most
 
         def may_write(worker: WorkerContext) -> Condition:
-            board = worker.board
+            state = worker.state
 
             def holds() -> bool:
                 others = sorted(
                     read
                     for rank, read in reads.items()
-                    if rank != worker.rank and rank in board.alive
+                    if rank != worker.rank and rank in state.alive
                 )
                 following = others if self.safe else others[:1]
                 in_time = all(
-                    board.version + 1 + j - read <= self.most for j, read in enumerate(following)
+                    state.version + 1 + j - read <= self.most for j, read in enumerate(following)
                 )
-                return in_time and board.version - reads[worker.rank] <= self.most
+                return in_time and state.version - reads[worker.rank] <= self.most
 
             return holds
 
@@ -165,7 +165,7 @@ class PushGate:
         reads: dict[int, int] = {}
 
         def young(worker: WorkerContext) -> Condition:
-            return lambda: worker.board.version - reads[worker.rank] <= self.most
+            return lambda: worker.state.version - reads[worker.rank] <= self.most
 
         return _behaviours(workers, _at_once, young, reads)
 

@@ -129,7 +129,7 @@ class Machine:
             DataError: an event names no worker, or a worker dies that is not there.
             ConfigError: the scheme does not fit the workers.
         """
-        self.board = SharedState(learner=learner)
+        self.state = SharedState(learner=learner)
         self._events = sorted(events)
         absent = _check_events(self._events, len(workers))
         on_core = sum(worker.on_core for worker in workers)
@@ -138,7 +138,7 @@ class Machine:
         streams = np.random.SeedSequence(seed).spawn(len(workers))
         contexts = [
             WorkerContext(
-                rank, worker, self.board, worker.compute.successive(np.random.default_rng(stream))
+                rank, worker, self.state, worker.compute.successive(np.random.default_rng(stream))
             )
             for rank, (worker, stream) in enumerate(zip(workers, streams, strict=True))
         ]
@@ -159,13 +159,13 @@ class Machine:
 
     def snapshot(self) -> Snapshot:
         """Return where the simulation is."""
-        board, now = self.board, self.board.now
+        state, now = self.state, self.state.now
         waited = (
             w + max(0.0, now - s) for w, s in self._so_far(self._waited_s, self._waiting_since)
         )
         there = (t + max(0.0, now - s) for t, s in self._so_far(self._there_s, self._since))
         return Snapshot(
-            now, board.version, board.gradients, board.wasted, tuple(waited), tuple(there)
+            now, state.version, state.gradients, state.wasted, tuple(waited), tuple(there)
         )
 
     @staticmethod
@@ -180,9 +180,9 @@ class Machine:
         Raises:
             Deadlock: every worker that is there waits for another.
         """
-        learner = self.board.learner
-        while self.board.version < version and self.board.now < seconds:
-            if not self.board.alive and not self._events:
+        learner = self.state.learner
+        while self.state.version < version and self.state.now < seconds:
+            if not self.state.alive and not self._events:
                 return
             if learner is not None and (learner.reached is not None or learner.diverged):
                 return
@@ -191,21 +191,21 @@ class Machine:
     # -- who is there ----------------------------------------------------------------------------
 
     def _join(self, rank: int) -> None:
-        board = self.board
-        if board.alive:  # nobody waits for the steps that it has missed
-            slowest = min(board.clocks.get(other, 0) for other in board.alive)
-            board.clocks[rank] = max(board.clocks.get(rank, 0), slowest)
-        board.alive.add(rank)
-        self._since[rank] = board.now
+        state = self.state
+        if state.alive:  # nobody waits for the steps that it has missed
+            slowest = min(state.clocks.get(other, 0) for other in state.alive)
+            state.clocks[rank] = max(state.clocks.get(rank, 0), slowest)
+        state.alive.add(rank)
+        self._since[rank] = state.now
         self._behaviours[rank] = self._starts[rank]()
         self._next(rank)
 
     def _leave(self, rank: int) -> None:
-        board, now = self.board, self.board.now
+        state, now = self.state, self.state.now
         self._stop_waiting(rank)
         self._there_s[rank] += now - self._since[rank]
         self._since[rank] = math.inf
-        board.alive.discard(rank)
+        state.alive.discard(rank)
         self._behaviours[rank] = self._doing[rank] = None
         self._rest_s[rank] = math.inf
         self._phase[rank] += 1
@@ -214,10 +214,10 @@ class Machine:
     def _happen(self) -> None:
         """Let the next event happen."""
         event = self._events.pop(0)
-        self.board.now = event.at_s
+        self.state.now = event.at_s
         if event.joins:
             self._join(event.rank)
-        elif event.rank in self.board.alive:  # else it has finished before
+        elif event.rank in self.state.alive:  # else it has finished before
             self._leave(event.rank)
         self._settle()
 
@@ -225,23 +225,23 @@ class Machine:
 
     def _advance(self) -> None:
         """Go on to the time at which the next phase ends, or the next event happens."""
-        board = self.board
+        state = self.state
         next_end = self._next_end()
         if self._events and self._events[0].at_s <= next_end:
             if not self._free and next_end < math.inf:
-                self._work(self._events[0].at_s - board.now)
+                self._work(self._events[0].at_s - state.now)
             self._happen()
             return
         if next_end == math.inf:
-            waiting = ", ".join(str(rank) for rank in sorted(board.alive))
+            waiting = ", ".join(str(rank) for rank in sorted(state.alive))
             raise Deadlock(
-                f"after {board.version} updates every worker waits for another (ranks {waiting})"
+                f"after {state.version} updates every worker waits for another (ranks {waiting})"
             )
         if self._free:
             ended = self._pop(next_end)
         else:
             ended = self._work_until_one_ends()
-        board.now = next_end
+        state.now = next_end
         for rank in ended:
             self._next(rank)
         self._settle()
@@ -253,7 +253,7 @@ class Machine:
                 heapq.heappop(self._ends)  # it was abandoned
             return self._ends[0][0] if self._ends else math.inf
         ends = (self._rest_s[rank] / speed for rank, speed in zip(*self._active(), strict=True))
-        return self.board.now + min(ends, default=math.inf)
+        return self.state.now + min(ends, default=math.inf)
 
     def _pop(self, end: float) -> list[int]:
         """The ranks whose phase ends then."""
@@ -323,18 +323,18 @@ class Machine:
         if isinstance(doing, Work):
             self._rest_s[rank] = doing.seconds
             if self._free:
-                end = self.board.now + doing.seconds
+                end = self.state.now + doing.seconds
                 heapq.heappush(self._ends, (end, rank, self._phase[rank]))
             if doing.unless is not None:
                 self._watching.add(rank)
             return
         self._rest_s[rank] = math.inf
-        self._waiting_since[rank] = self.board.now
+        self._waiting_since[rank] = self.state.now
         self._watching.add(rank)
 
     def _stop_waiting(self, rank: int) -> None:
         if self._waiting_since[rank] < math.inf:
-            self._waited_s[rank] += self.board.now - self._waiting_since[rank]
+            self._waited_s[rank] += self.state.now - self._waiting_since[rank]
             self._waiting_since[rank] = math.inf
 
 

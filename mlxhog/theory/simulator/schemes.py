@@ -38,9 +38,9 @@ class Barrier:
     A worker that joins takes up the stage that the others are in.
     """
 
-    def __init__(self, board: SharedState) -> None:
+    def __init__(self, state: SharedState) -> None:
         """Begin at stage 0 for everyone."""
-        self._board = board
+        self._state = state
         self._ended: dict[int, int] = {}
         self.passed = 0
 
@@ -54,7 +54,7 @@ class Barrier:
         stage = self._ended[rank]
 
         def over() -> bool:
-            others = (self._ended[r] for r in self._board.alive if r in self._ended)
+            others = (self._ended[r] for r in self._state.alive if r in self._ended)
             if all(ended >= stage for ended in others):
                 self.passed = max(self.passed, stage)
                 return True
@@ -65,7 +65,7 @@ class Barrier:
 
 def _is_first(queue: list[int], worker: WorkerContext) -> bool:
     """Whether a worker is the first of those in a queue that are still there."""
-    while queue[0] not in worker.board.alive:
+    while queue[0] not in worker.state.alive:
         queue.pop(0)
     return queue[0] == worker.rank
 
@@ -196,7 +196,7 @@ class RoundRobin:
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             def my_turn() -> bool:
-                alive = worker.board.alive
+                alive = worker.state.alive
                 following = [rank for rank in alive if rank > last[0]] or alive
                 return min(following) == worker.rank
 
@@ -248,26 +248,26 @@ class Sync:
                 f"{self.backups} backup workers of {len(workers)}: wanted 0 to {len(workers) - 1}, "
                 "so that a round waits for someone"
             )
-        barrier, computed = Barrier(workers[0].board), dict[int, list[int]]()
+        barrier, computed = Barrier(workers[0].state), dict[int, list[int]]()
         speeds = {one.rank: 1.0 / one.worker.compute.mean_s for one in workers}
 
         def behaviour(worker: WorkerContext) -> Behaviour:
-            board, rank = worker.board, worker.rank
+            state, rank = worker.state, worker.rank
             barrier.join(rank)
             for _ in worker.steps():
                 round_ = barrier.passed
                 done = computed.setdefault(round_, [])
 
                 def gathered(done: list[int] = done) -> bool:
-                    there = len(board.alive)
+                    there = len(state.alive)
                     return len(done) >= max(1, there - self.backups)
 
                 read = worker.look()
                 yield worker.read()
                 share = 1.0
                 if self.by_speed:
-                    total = sum(speeds[r] for r in board.alive)
-                    share = len(board.alive) * speeds[rank] / total
+                    total = sum(speeds[r] for r in state.alive)
+                    share = len(state.alive) * speeds[rank] / total
                 gradient = worker.compute(unless=gathered)
                 yield Work(
                     share * gradient.seconds, gradient.moved_bytes, gradient.on_core, gathered
@@ -276,7 +276,7 @@ class Sync:
                     yield worker.copy()
                     done.append(rank)
                 yield gathered
-                n = len(board.alive)
+                n = len(state.alive)
                 yield worker.copy((n + 1) / (2 * n))
                 yield worker.add(1 / n)
                 yield barrier.arrive(rank)
@@ -284,8 +284,8 @@ class Sync:
                 if round_ in computed:  # the first to leave the round says what came of it
                     del computed[round_]
                     used = done[: max(1, n - self.backups)]
-                    board.apply(used[0], read, used)
-                    board.wasted += n - len(used)
+                    state.apply(used[0], read, used)
+                    state.wasted += n - len(used)
 
         return [partial(behaviour, worker) for worker in workers]
 
@@ -330,11 +330,11 @@ class OuterLoop:
             raise ConfigError(
                 f"{count} replicas of {len(workers)} workers: wanted a number that divides them"
             )
-        board = workers[0].board
-        barrier, merged = Barrier(board), [0]
+        state = workers[0].state
+        barrier, merged = Barrier(state), [0]
         steps, versions = [0] * count, [0] * count  # of each replica: begun, ended
-        if board.learner is not None:
-            board.learner.replicate(count, corrected=self.corrected)
+        if state.learner is not None:
+            state.learner.replicate(count, corrected=self.corrected)
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % count
@@ -343,15 +343,15 @@ class OuterLoop:
                 while self.period is not None and steps[own] >= self.period * (merged[0] + 1):
                     yield from meet(worker)
                 steps[own] += 1
-                if board.learner is not None:
-                    board.learner.read(worker.rank, of=1 + own)
+                if state.learner is not None:
+                    state.learner.read(worker.rank, of=1 + own)
                 read = versions[own]
                 yield worker.read()
                 yield worker.compute()
                 yield worker.add()
-                if board.learner is not None:
-                    board.learner.apply((worker.rank,), of=1 + own)
-                board.count(worker.rank, versions[own] - read, (worker.rank,))
+                if state.learner is not None:
+                    state.learner.apply((worker.rank,), of=1 + own)
+                state.count(worker.rank, versions[own] - read, (worker.rank,))
                 versions[own] += 1
 
         def meet(worker: WorkerContext) -> Behaviour:
@@ -362,8 +362,8 @@ class OuterLoop:
             if merged[0] == round_:
                 merged[0] += 1
                 steps[:] = [self.period * merged[0] if self.period else n for n in steps]
-                if board.learner is not None:
-                    board.learner.merge(sorted({1 + rank % count for rank in board.alive}))
+                if state.learner is not None:
+                    state.learner.merge(sorted({1 + rank % count for rank in state.alive}))
 
         return [partial(behaviour, worker) for worker in workers]
 

@@ -424,6 +424,6 @@ def best_time(
         machine = descend(workers, scheme, learner, updates=config.updates, seed=config.seed)
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])
-        if seconds < machine.board.now / 4:
+        if seconds < machine.state.now / 4:
             break  # smaller steps only take longer
     return seconds

@@ -198,12 +198,12 @@ class WorkerContext:
 
     rank: int
     worker: Worker
-    board: SharedState
+    state: SharedState
     times: Iterator[float]
 
     def steps(self) -> Iterator[int]:
         """Yield the number of each step to do, until the worker is finished."""
-        number = self.board.clocks.get(self.rank, 0)
+        number = self.state.clocks.get(self.rank, 0)
         last = math.inf if self.worker.steps is None else self.worker.steps
         while number < last:
             yield number
@@ -211,11 +211,11 @@ class WorkerContext:
 
     def look(self) -> int:
         """Take the parameters as they are; returns their version."""
-        return self.board.look(self.rank)
+        return self.state.look(self.rank)
 
     def apply(self, read_version: int) -> None:
         """Count an update of this worker's own gradient."""
-        self.board.apply(self.rank, read_version)
+        self.state.apply(self.rank, read_version)
 
     def read(self) -> Work:
         """Get a batch, and take a copy of parameters that lie here."""

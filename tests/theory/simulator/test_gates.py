@@ -24,7 +24,7 @@ def workers_of(count: int, slow: float = 1.0, steps: int | None = None) -> list[
 
 def spread(machine: Machine) -> int:
     """How far clocks of workers that are there lie apart."""
-    clocks = [machine.board.clocks.get(rank, 0) for rank in machine.board.alive]
+    clocks = [machine.state.clocks.get(rank, 0) for rank in machine.state.alive]
     return max(clocks) - min(clocks)
 
 
@@ -36,7 +36,7 @@ def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack: int) -
         machine.run_until(version)
         widest = max(widest, spread(machine))
     assert widest == slack + 1
-    assert max(tau for _, tau in machine.board.lateness) <= 7 * (2 * slack + 1)
+    assert max(tau for _, tau in machine.state.lateness) <= 7 * (2 * slack + 1)
 
 
 def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker() -> None:
@@ -72,8 +72,8 @@ def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
         for scheme in (SSP(slack), VersionBound(slack + 1)):
             machine = Machine(workers, scheme, seed=seed, events=events)
             machine.run_until(10**6)
-            assert machine.board.clocks[len(workers) - 1] == 20  # who never dies has finished
-            assert not machine.board.alive
+            assert machine.state.clocks[len(workers) - 1] == 20  # who never dies has finished
+            assert not machine.state.alive
 
 
 @pytest.mark.parametrize("bound", [0, 1, 4, 20])
@@ -96,11 +96,11 @@ def test_the_documents_push_gate_holds_a_stale_worker_for_ever() -> None:
     machine = Machine(workers, PushGate(3), seed=1)
     with pytest.raises(Deadlock, match="rank"):
         machine.run_until(10**6)
-    assert 0 in machine.board.alive  # the slow one never returns
-    assert machine.board.clocks.get(0, 0) < 50
+    assert 0 in machine.state.alive  # the slow one never returns
+    assert machine.state.clocks.get(0, 0) < 50
     ended = Machine(workers, SSP(3), seed=1)
     ended.run_until(10**6)
-    assert not ended.board.alive
+    assert not ended.state.alive
 
 
 @pytest.mark.parametrize("scheme", [SSP(-1), VersionBound(-1), PushGate(-1)])
