@@ -184,8 +184,8 @@ def _check(model: Model, path: Path) -> None:
             raise DataError(
                 f"{path}: tensor {name} is not as {model.problem} has it; save it again"
             )
-    for name, kind in _FACTS[form].items():
-        if not isinstance(model.facts.get(name), kind):
+    for name, fact_type in _FACTS[form].items():
+        if not isinstance(model.facts.get(name), fact_type):
             raise DataError(f"{path}: the metadata lack {name}; save it again")
     if not _sizes_fit(form, {name: array.shape for name, array in model.arrays.items()}):
         raise DataError(f"{path}: the sizes of its tensors contradict each other; save it again")

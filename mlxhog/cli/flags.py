@@ -130,6 +130,12 @@ class Flags:
         self._parser.add_argument(*names, **how)
         self._known += [name for name in names if name.startswith("--")]
 
+    def quiet(self) -> None:
+        """Add `--quiet`."""
+        self.argument(
+            "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
+        )
+
     def layers_from(self) -> None:
         """Add `--layers-from`; `Parsed.load_layers` reads the files."""
         self.argument(
