@@ -13,8 +13,11 @@ from mlxhog import cli
 from tools import options_page
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 OURS = ("mlxhog", "models", "metal", "tests", "tools", "benchmarks", "examples", "docs", ".ci")
 
 
@@ -58,6 +61,12 @@ def test_the_page_of_options_is_what_its_generator_writes():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_benchmark_is_in_the_table_of_benchmarks():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert scripts == set(re.findall(r"^\|[^|]*\| `(\w+\.py)` \|", text, re.M)) | {"all.py"}
 
 
 @page
