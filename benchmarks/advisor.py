@@ -13,14 +13,13 @@ fields is among the scenarios, and beside each stands what its decision tree ans
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from harness.claims import Claim, finish
+from harness.claims import Findings, flags, measured
 
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import Arm, arms, recommend
@@ -145,8 +144,8 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     if scenario.profile.reproducible:
         known = {name: arm for name, arm in known.items() if arm.repeats}
     truth = {name: seconds_to_target(scenario, arm, seeds) for name, arm in known.items()}
-    found = recommend(scenario.profile, STRATEGIES)
-    pair = [one.arm for one in (found.first, found.second) if one is not None]
+    advice = recommend(scenario.profile, STRATEGIES)
+    pair = [one.arm for one in (advice.first, advice.second) if one is not None]
     other_seeds = [1000 + seed for seed in seeds]
     tried = {arm.name: seconds_to_target(scenario, arm, other_seeds) for arm in pair}
     answer = min(tried, key=lambda name: tried[name] * (1.0 if name == pair[0].name else 1.02))
@@ -154,8 +153,8 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     return {
         "scenario": scenario.name,
         "planted": sorted(scenario.planted),
-        "rule": found.rule,
-        "advised": found.first.arm.name,
+        "rule": advice.rule,
+        "advised": advice.first.arm.name,
         "tried": {name: round(value, 2) for name, value in tried.items()},
         "answer": answer,
         "best": best,
@@ -165,36 +164,31 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Judge every scenario."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="two seeds")
-    chosen = parser.parse_args()
+def measure(findings: Findings, seeds: Sequence[int]) -> None:
+    """Judge every scenario; counts, which no load can spoil."""
     rows = []
     for scenario in scenarios():
-        row = judge(scenario, range(2 if chosen.quick else 4))
+        row = judge(scenario, seeds)
         rows.append(row)
         print(
             f"{row['scenario']:42} {row['answer']:12} best {row['best']:12} "
             f"x {row['slower']:.2f}  ({row['rule']})",
             flush=True,
         )
-    return finish("advisor", claims(rows), others_load=0.0, results={"rows": rows})
-
-
-def claims(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    """What has to hold; counts, which no load can spoil."""
     right = sum(row["answer"] in row["planted"] for row in rows)
     advised = sum(row["advised"] in row["planted"] for row in rows)
     slowest = max(row["slower"] for row in rows)
     few = len(rows) - 1
-    return [
-        Claim("planted winner found", right, ">=", few, timing=False),
-        Claim("planted winner found before the trial", advised, ">=", few - 1, timing=False),
-        Claim("slowest answer over the best strategy", slowest, "<=", WITHIN, timing=False),
-    ]
+    findings.at_least("planted winner found", right, few, timing=False)
+    findings.at_least("planted winner found before the trial", advised, few - 1, timing=False)
+    findings.at_most("slowest answer over the best strategy", slowest, WITHIN, timing=False)
+    findings.results["rows"] = rows
+
+
+def main() -> int:
+    """Read the flags, and judge."""
+    quick = flags(__doc__, quick="two seeds").parse_args().quick
+    return measured("advisor", lambda findings: measure(findings, range(2 if quick else 4)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.claims import EXIT_CODES, ROOT
+from harness.claims import EXIT_CODES
+from harness.machine import ROOT
 
 from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json

@@ -9,7 +9,6 @@ Kernels take turns, so that drift hits all alike; a turn that other programs dis
 
 from __future__ import annotations
 
-import argparse
 import mmap
 import multiprocessing
 import os
@@ -23,16 +22,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from harness.claims import (
-    BUSY_SHARE,
-    Claim,
-    LoadWatch,
-    Sample,
-    cores,
-    finish,
-    pin,
-    wait_until_quiet,
-)
+from harness.claims import PATIENCE_S, Claim, Sample, finish, flags
+from harness.machine import BUSY_SHARE, LoadWatch, cores, pin, wait_until_quiet
 
 from mlxhog import _native
 from mlxhog.optim.updates import WRITE_MODES
@@ -244,15 +235,14 @@ def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
 
 def main() -> int:
     """Measure, compare, end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repeats; one to two minutes")
+    parser = flags(__doc__, quick="fewer repeats; one to two minutes")
     parser.add_argument("--repeats", type=int, help="turns per kernel, size and number of workers")
     options = parser.parse_args()
     repeats = options.repeats or (5 if options.quick else 11)
     if len(cores()) < WORKERS:
         print(f"needs {WORKERS} cores, this process may use {len(cores())}: no pair can be timed")
 
-    before = wait_until_quiet(20.0 if options.quick else 60.0)
+    before = wait_until_quiet(PATIENCE_S[options.quick])
     widest = f"cas{_native.widest_cas()}"
     keys: list[Key] = [
         (kernel, size, workers)

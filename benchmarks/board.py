@@ -9,7 +9,6 @@ the run's files; reading them is shown beside it. While lines are added, frames 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
@@ -20,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.claims import ROOT, Claim, LoadWatch, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Findings, flags, measured
+from harness.machine import ROOT
 
 from mlxhog.report.history import OF_RUN, OF_WORKER
 
@@ -44,7 +44,7 @@ FRAMES = """(seconds) => new Promise((resolve) => {
 })"""
 
 
-def measure(hours: float, workers: int) -> tuple[list[Claim], dict[str, Any]]:
+def measure(findings: Findings, hours: float, workers: int) -> None:
     """Write a run, open its board, and let it grow."""
     from playwright.sync_api import sync_playwright
 
@@ -75,7 +75,7 @@ def measure(hours: float, workers: int) -> tuple[list[Claim], dict[str, Any]]:
             board.kill()
             board.wait()
         metrics_bytes = run.metrics_path.stat().st_size
-    results = {
+    findings.results |= {
         "numbers": rows * (len(OF_RUN) + workers * len(OF_WORKER)),
         "metrics_bytes": metrics_bytes,
         "reading_s": round(reading_s, 3),
@@ -84,11 +84,9 @@ def measure(hours: float, workers: int) -> tuple[list[Claim], dict[str, Any]]:
     }
     weight = max(weight for _, weight in loads)
     load_s = statistics.median(seconds for seconds, _ in loads)
-    return [
-        Claim("load of the page, s", load_s, "<=", MOST_LOAD_S),
-        Claim("longest pause while lines are added, ms", max(gaps), "<=", MOST_PAUSE_MS),
-        Claim("page and data, bytes", weight, "<=", MOST_BYTES, timing=False),
-    ], results
+    findings.at_most("load of the page, s", load_s, MOST_LOAD_S)
+    findings.at_most("longest pause while lines are added, ms", max(gaps), MOST_PAUSE_MS)
+    findings.at_most("page and data, bytes", weight, MOST_BYTES, timing=False)
 
 
 def load(browser: Any, url: str) -> tuple[float, int]:
@@ -107,20 +105,13 @@ def load(browser: Any, url: str) -> tuple[float, int]:
 
 def main() -> int:
     """Measure, end with one JSON line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="an hour of 4 workers")
-    chosen = parser.parse_args()
-    wait_until_quiet(10.0 if chosen.quick else 60.0)
-    watch, before = LoadWatch(), own_cpu_s()
-    claims, results = measure(*((1.0, 4) if chosen.quick else (8.0, 16)))
-    return finish(
+    quick = flags(__doc__, quick="an hour of 4 workers").parse_args().quick
+    hours, workers = (1.0, 4) if quick else (8.0, 16)
+    return measured(
         "board",
-        claims,
-        others_load=watch.stop(own_cpu_s() - before),
-        results=results,
+        lambda findings: measure(findings, hours, workers),
         packages=("mlxhog", "numpy", "starlette", "uvicorn", "playwright"),
+        patience_s=PATIENCE_S[quick],
     )
 
 

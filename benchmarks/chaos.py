@@ -32,7 +32,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.claims import ROOT, Claim, LoadWatch, finish, own_cpu_s
+from harness.claims import Claim, finish
+from harness.machine import ROOT, LoadWatch, own_cpu_s
 from scipy import stats
 from training.faults import SETTLE_S, Observed, Rates, filled
 

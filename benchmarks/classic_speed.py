@@ -11,26 +11,15 @@ The 2011 program is no package: what stands here is its recorded ratio to scikit
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from classic import peers
 from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
-from harness.claims import (
-    BUSY_SHARE,
-    Claim,
-    LoadWatch,
-    Sample,
-    finish,
-    own_cpu_s,
-    pin,
-    unpin,
-    wait_until_quiet,
-)
+from harness.claims import PATIENCE_S, Findings, Sample, finish, flags
+from harness.machine import BUSY_SHARE, LoadWatch, own_cpu_s, pin, unpin, wait_until_quiet
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
@@ -113,6 +102,13 @@ def apart(turns: list[Turn], arm: str, measure: str) -> float:
     )
 
 
+def objectives(findings: Findings, problem: str, turns: list[Turn], *arms: str) -> None:
+    """Claim that arms end where the serial one does."""
+    for arm in arms:
+        name = f"{problem}, {arm}: objective's distance from serial"
+        findings.at_most(name, apart(turns, arm, "objective"), LOSS_SHARE, timing=False)
+
+
 def show(turns: list[Turn], entries: int, unit: str) -> dict[str, Sample]:
     """Print millions of entries a second by arm."""
     rates = {
@@ -121,16 +117,14 @@ def show(turns: list[Turn], entries: int, unit: str) -> dict[str, Sample]:
     }
     print(f"\nmillion {unit} a second (median, range over {len(turns)} turns)")
     for arm, rate in rates.items():
-        print(f"  {arm:28} {rate.median:9.1f}  ({rate.low:.1f} - {rate.high:.1f})")
+        print(f"  {arm:28} {rate.spelt('.1f')}")
     return rates
 
 
 # -- sparse SVM -----------------------------------------------------------------------------------
 
 
-def sparse_svm(
-    claims: list[Claim], results: dict[str, Any], *, turns: int, epochs: int, size: int | None
-) -> float:
+def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None) -> float:
     """Per core against the peers, scaling, schemes, losses; returns the load of others."""
     problem = problems.create("svm", ClassicConfig(size=size))
     active = problems.create("svm", ClassicConfig(size=size, active_rows=True))
@@ -143,10 +137,10 @@ def sparse_svm(
             "vowpal wabbit": stack.enter_context(peers.vowpal_wabbit(rows, lr)),
         }
         rounds, load = take_turns(pool, SVM, others, epochs=epochs, turns=turns)
-    results["svm_mnnz_per_s"] = show(rounds, len(rows.indices), "entries")
+    findings.results["svm_mnnz_per_s"] = show(rounds, len(rows.indices), "entries")
     per_core = ratio(rounds, "scikit-learn", "serial")
     pair = ratio(rounds, "scikit-learn", "hot-cold 2")
-    results["svm"] = {
+    findings.results["svm"] = {
         "about": problem.about,
         "turns": len(rounds),
         "epochs": epochs,
@@ -162,47 +156,38 @@ def sparse_svm(
         },
         "measures": {arm: run.measures for arm, run in rounds[-1].runs.items()},
     }
-    claims += [
-        Claim("svm, 1 worker / scikit-learn", per_core, ">=", 1.0),
-        Claim(
-            "svm, active rows / scikit-learn",
-            ratio(rounds, "scikit-learn", "active rows"),
-            ">=",
-            1.5,
-        ),
-        Claim("svm, 1 worker / torch", ratio(rounds, "torch, batch 64", "serial"), ">=", 3.0),
-        Claim("svm, hot-cold, 2 workers / 1", ratio(rounds, "hot-cold 1", "hot-cold 2"), ">=", 1.6),
-        Claim(
-            "svm, hot-cold / round-robin", ratio(rounds, "round-robin 2", "hot-cold 2"), ">=", 1.3
-        ),
-        Claim("svm, hot-cold / AIG", ratio(rounds, "AIG 2", "hot-cold 2"), ">=", 3.0),
-    ]
-    for arm in ("hot-cold 2", "racy 2", "lossless 2", "AIG 2", "round-robin 2"):
-        name = f"svm, {arm}: objective's distance from serial"
-        claims.append(Claim(name, apart(rounds, arm, "objective"), "<=", LOSS_SHARE, timing=False))
+    findings.at_least("svm, 1 worker / scikit-learn", per_core, 1.0)
+    for name, slow, fast, limit in (
+        ("active rows / scikit-learn", "scikit-learn", "active rows", 1.5),
+        ("1 worker / torch", "torch, batch 64", "serial", 3.0),
+        ("hot-cold, 2 workers / 1", "hot-cold 1", "hot-cold 2", 1.6),
+        ("hot-cold / round-robin", "round-robin 2", "hot-cold 2", 1.3),
+        ("hot-cold / AIG", "AIG 2", "hot-cold 2", 3.0),
+    ):
+        findings.at_least(f"svm, {name}", ratio(rounds, slow, fast), limit)
+    objectives(findings, "svm", rounds, "hot-cold 2", "racy 2", "lossless 2", "AIG 2",
+               "round-robin 2")  # fmt: skip
     worse = min(
         turn.runs["averaged runs 2"].measures["train_loss"]
         / turn.runs["hot-cold 2"].measures["train_loss"]
         for turn in rounds
     )
-    claims.append(Claim("svm, loss of averaged runs / hot-cold", worse, ">=", 1.0, timing=False))
+    findings.at_least("svm, loss of averaged runs / hot-cold", worse, 1.0, timing=False)
     return load
 
 
 # -- matrix completion ----------------------------------------------------------------------------
 
 
-def matrix_completion(
-    claims: list[Claim], results: dict[str, Any], *, turns: int, epochs: int, size: int | None
-) -> float:
+def matrix_completion(findings: Findings, *, turns: int, epochs: int, size: int | None) -> float:
     """Scaling, row locks and losses at rank 16; returns the load of others."""
     rank = 16
     problem = problems.create("matrix-completion", ClassicConfig(size=size, rank=rank))
     with worker_pool(problem, {}, 2) as pool:
         others = {"implicit BPR": peers.implicit_bpr(problem.train, rank)}
         rounds, load = take_turns(pool, COMPLETION, others, epochs=epochs, turns=turns)
-    results["completion_mratings_per_s"] = show(rounds, problem.n_examples, "ratings")
-    results["completion"] = {
+    findings.results["completion_mratings_per_s"] = show(rounds, problem.n_examples, "ratings")
+    findings.results["completion"] = {
         "about": problem.about,
         "turns": len(rounds),
         "epochs": epochs,
@@ -210,45 +195,37 @@ def matrix_completion(
         "vs_implicit_bpr": ratio(rounds, "implicit BPR", "serial"),
         "measures": {arm: run.measures for arm, run in rounds[-1].runs.items()},
     }
-    claims += [
-        Claim("completion, racy, 2 workers / 1", ratio(rounds, "serial", "racy 2"), ">=", 1.8),
-        Claim("completion, time of row locks / racy, 1 worker",
-              ratio(rounds, "row locks 1", "serial"), "<=", 1.25),
-        Claim("completion, time of row locks / racy, 2 workers",
-              ratio(rounds, "row locks 2", "racy 2"), "<=", 1.25),
-    ]  # fmt: skip
-    for arm in ("racy 2", "row locks 2"):
-        name = f"completion, {arm}: objective's distance from serial"
-        claims.append(Claim(name, apart(rounds, arm, "objective"), "<=", LOSS_SHARE, timing=False))
+    scaling = ratio(rounds, "serial", "racy 2")
+    findings.at_least("completion, racy, 2 workers / 1", scaling, 1.8)
+    for workers, racy in (("1 worker", "serial"), ("2 workers", "racy 2")):
+        slower = ratio(rounds, f"row locks {workers[0]}", racy)
+        findings.at_most(f"completion, time of row locks / racy, {workers}", slower, 1.25)
+    objectives(findings, "completion", rounds, "racy 2", "row locks 2")
     return load
 
 
 def main() -> int:
     """Measure, compare, end with one JSON line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
+    parser = flags(__doc__, quick="fewer turns")
     parser.add_argument("--turns", type=int, help="quiet turns wanted of every arm")
     parser.add_argument("--size", type=int, help="rows and ratings to generate")
     chosen = parser.parse_args()
     turns = chosen.turns or (5 if chosen.quick else 15)
-    before = wait_until_quiet(20.0 if chosen.quick else 60.0)
+    before = wait_until_quiet(PATIENCE_S[chosen.quick])
     pin(CORES[0])  # the peers run here, while the workers wait
-    claims: list[Claim] = []
-    results: dict[str, Any] = {"others_load_before": round(before, 3)}
+    findings = Findings(results={"others_load_before": round(before, 3)})
     loads = [
-        sparse_svm(claims, results, turns=turns, epochs=10, size=chosen.size),
-        matrix_completion(claims, results, turns=turns, epochs=12, size=chosen.size),
+        sparse_svm(findings, turns=turns, epochs=10, size=chosen.size),
+        matrix_completion(findings, turns=turns, epochs=12, size=chosen.size),
     ]
     unpin(CORES)
     if len(CORES) < 2:
         loads.append(1.0)  # no pair can be timed
     return finish(
         "classic_speed",
-        claims,
+        findings.claims,
         others_load=max(loads),
-        results=results,
+        results=findings.results,
         packages=("mlxhog", "numpy", "scikit-learn", "vowpalwabbit", "torch", "implicit"),
     )
 

@@ -19,7 +19,6 @@ spread up to which a gain of .01 is told in nine tests of ten.
 
 from __future__ import annotations
 
-import argparse
 import math
 import tempfile
 from pathlib import Path
@@ -27,7 +26,7 @@ from statistics import stdev
 from typing import Any
 
 import numpy as np
-from harness.claims import Claim, finish
+from harness.claims import Findings, flags, measured
 from numpy.typing import NDArray
 from training.recording import model_file
 
@@ -58,10 +57,7 @@ Float64 = NDArray[np.float64]
 
 def main() -> int:
     """Measure, or make the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
+    parser = flags(__doc__, quick="12 pairs of 100k tokens, width 64")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--pairs", type=int, help="pairs of real runs")
     parser.add_argument("--tokens", type=int, help="tokens of each run")
@@ -74,40 +70,40 @@ def main() -> int:
     pairs = chosen.pairs or (12 if chosen.quick else 24)
     tokens = chosen.tokens or (100_000 if chosen.quick else 1_000_000)
     model = model_file(hidden_size=64, num_hidden_layers=2) if chosen.quick else "tiny"
-    claims: list[Claim] = []
+
+    def measure(findings: Findings) -> None:
+        real_runs(findings, chosen.folder, model, pairs, tokens)
+        simulations(findings)
+
+    packages = ("mlxhog", "mlx", "numpy", "scipy")
+    return measured("compare_power", measure, packages=packages)
+
+
+def real_runs(findings: Findings, kept: Path | None, model: str, pairs: int, tokens: int) -> None:
+    """False wins and power in tests that are drawn from pairs of real runs."""
     kinds: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="mlxhog-compare-") as temporary:
         for number, (kind, sides) in enumerate(KINDS.items()):
-            folder = (chosen.folder or Path(temporary)) / str(number)
+            folder = (kept or Path(temporary)) / str(number)
             differences = real_differences(folder, model, sides, pairs, tokens)
             spread = stdev(differences)
             print(f"{kind}: standard deviation {spread:.4f} bits per byte", flush=True)
             false_wins = told(differences, tests=FALSE_TESTS, gain=0.0)
             power = told(differences, tests=POWER_TESTS, gain=GAIN) / POWER_TESTS
-            claims += [
-                Claim(f"false wins in 100 tests, {kind}", false_wins, "<=", 1, timing=False),
-                Claim(f"power for a gain of .01, {kind}", power, ">=", 0.9, timing=False),
-            ]
+            findings.at_most(f"false wins in 100 tests, {kind}", false_wins, 1, timing=False)
+            findings.at_least(f"power for a gain of .01, {kind}", power, 0.9, timing=False)
             kinds[kind] = {"spread": spread, "differences": differences}
-    rates = {tails: simulated_rate(tails, 0.0) for tails in ("normal", "long")}
+    findings.results |= {"tokens": tokens, "pairs": pairs, "kinds": kinds}
+
+
+def simulations(findings: Findings) -> None:
+    """False wins in simulated tests, and the spread up to which a gain is told."""
+    for name, tails in (("normal", "normal"), ("long tails", "long")):
+        rate = simulated_rate(tails, 0.0)
+        findings.at_most(f"simulated false wins, {name}", rate, ERROR, timing=False)
     largest = largest_spread()
     print(f"simulated: {GAIN} is told in 9 of 10 tests up to a spread of {largest:.4f}")
-    return finish(
-        "compare_power",
-        [
-            *claims,
-            Claim("simulated false wins, normal", rates["normal"], "<=", ERROR, timing=False),
-            Claim("simulated false wins, long tails", rates["long"], "<=", ERROR, timing=False),
-        ],
-        others_load=0.0,
-        results={
-            "tokens": tokens,
-            "pairs": pairs,
-            "kinds": kinds,
-            "spread_told": largest,
-        },
-        packages=("mlxhog", "mlx", "numpy", "scipy"),
-    )
+    findings.results["spread_told"] = largest
 
 
 def real_differences(

@@ -10,7 +10,6 @@ acknowledged: it stands in a segment, and the checkpoint counts all tickets of a
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -20,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+from harness.claims import Findings, flags, measured
 from serving import mlxhog
 
 from mlxhog.arena.requests import ask
@@ -132,7 +131,7 @@ def trained(directory: Path) -> int:
     return int(position["epoch"] * position["n"] + position["watermark"] + len(position["done"]))
 
 
-def measure(count: int, findings: Findings) -> None:
+def measure(findings: Findings, count: int) -> None:
     """Post so many examples, kill twice meanwhile, and count."""
     acknowledged: set[str] = set()
     with tempfile.TemporaryDirectory() as name:
@@ -184,18 +183,10 @@ def measure(count: int, findings: Findings) -> None:
 
 def main() -> int:
     """Measure, and print the claims."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
-    measure(500 if arguments.quick else 10_000, findings)
-    return finish(
+    count = 500 if flags(__doc__, quick="500 examples").parse_args().quick else 10_000
+    return measured(
         "feeding",
-        findings.claims,
-        others_load=watch.stop(own_cpu_s() - before),
-        results=findings.results,
+        lambda findings: measure(findings, count),
         packages=("mlxhog", "numpy", "torch", "starlette", "uvicorn"),
     )
 

@@ -15,7 +15,6 @@ in a process of its own with one thread; as many at once as there are cores.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +23,8 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from harness.claims import Claim, LoadWatch, cores, finish, own_cpu_s
+from harness.claims import Findings, flags, measured
+from harness.machine import cores
 from numpy.typing import NDArray
 
 from mlxhog import arena, backends
@@ -51,12 +51,7 @@ MEMORY_MIXING = tuple(name for name, slstm_at in STACKS.items() if slstm_at)
 
 def main() -> int:
     """Train the three, print their accuracy by length, and say whether all is as it should be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="Recipe.quick(), cut off after 13 minutes"
-    )
+    parser = flags(__doc__, quick="Recipe.quick(), cut off after 13 minutes")
     parser.add_argument("--backend", default="torch:cpu", choices=("torch:cpu", "mlx:cpu"))
     parser.add_argument("--steps", type=int, help="of the schedule, 20,000 by default, quick 4,000")
     parser.add_argument("--seed", type=int, default=0)
@@ -67,16 +62,40 @@ def main() -> int:
             recipe, steps=chosen.steps, warmup=recipe.warmup * chosen.steps // recipe.steps
         )
     deadline = time.time() + QUICK_S if chosen.quick else None
-    watch, cpu = LoadWatch(), own_cpu_s()
+
+    def measure(findings: Findings) -> None:
+        outcomes = train_all(recipe, chosen.backend, deadline, chosen.seed)
+        show(outcomes)
+        claim(findings, outcomes)
+        findings.results |= {
+            "seed": chosen.seed,
+            "backend": chosen.backend,
+            "recipe": asdict(recipe),
+            "stacks": outcomes,
+        }
+
+    packages = ("mlxhog", "torch", "mlx", "numpy")
+    return measured("formal_languages", measure, packages=packages)
+
+
+Outcomes = dict[str, dict[str, Any]]
+"""What `train` returns, by the name of the stack."""
+
+
+def train_all(recipe: Recipe, backend: str, deadline: float | None, seed: int) -> Outcomes:
+    """Train every stack in a process of its own."""
     with (
         thread_limits(1),
         ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
     ):
         waiting = {
-            name: pool.submit(train, name, recipe, chosen.backend, deadline, chosen.seed)
-            for name in STACKS
+            name: pool.submit(train, name, recipe, backend, deadline, seed) for name in STACKS
         }
-        outcomes = {name: future.result() for name, future in waiting.items()}
+        return {name: future.result() for name, future in waiting.items()}
+
+
+def show(outcomes: Outcomes) -> None:
+    """Print accuracy by length."""
     sizes = list(next(iter(outcomes.values()))["accuracy"])
     print("\naccuracy by length (scaled: 0 is chance)")
     print(" " * 18 + "".join(f"{size:>6}" for size in sizes))
@@ -85,31 +104,21 @@ def main() -> int:
         print(
             f"  {'scaled':>16}" + "".join(f"{scaled(a):6.2f}" for a in result["accuracy"].values())
         )
-    claims = [
-        Claim(
-            f"{name}: accuracy on strings of 40 to 256", outcomes[name]["long"], ">=", SOLVED, False
-        )
-        for name in MEMORY_MIXING
-    ]
+
+
+def claim(findings: Findings, outcomes: Outcomes) -> None:
+    """Claim that stacks with memory mixing solve the task, and none without comes near it."""
+    for name in MEMORY_MIXING:
+        accuracy = outcomes[name]["long"]
+        what = f"{name}: accuracy on strings of 40 to 256"
+        findings.at_least(what, accuracy, SOLVED, timing=False)
     longest = max(outcomes[name]["steps"] for name in MEMORY_MIXING)
     for name in STACKS.keys() - set(MEMORY_MIXING):
         result = outcomes[name]
         what = f"{name}: scaled accuracy on strings of 40 to 256"
-        claims.append(Claim(what, scaled(result["long"]), "<=", NEAR_CHANCE, timing=False))
+        findings.at_most(what, scaled(result["long"]), NEAR_CHANCE, timing=False)
         what = f"{name}: steps that it was given"
-        claims.append(Claim(what, result["steps"], ">=", longest, timing=False))
-    return finish(
-        "formal_languages",
-        claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results={
-            "seed": chosen.seed,
-            "backend": chosen.backend,
-            "recipe": asdict(recipe),
-            "stacks": outcomes,
-        },
-        packages=("mlxhog", "torch", "mlx", "numpy"),
-    )
+        findings.at_least(what, result["steps"], longest, timing=False)
 
 
 def train(

@@ -10,7 +10,6 @@ is read is of one moment. Every run has to reach its last step.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -19,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+from harness.claims import Findings, flags, measured
 from training.recording import model_file
 
 from mlxhog import TrainConfig, train
@@ -100,7 +99,7 @@ def run(seed: int, slack: int) -> tuple[Result, Clocks, int]:
     return result, clocks, killer.left
 
 
-def measure(runs: int, findings: Findings) -> None:
+def measure(findings: Findings, runs: int) -> None:
     """Make so many runs."""
     reached = within = kills = reads = 0
     late, worst = 0, 0
@@ -127,20 +126,9 @@ def measure(runs: int, findings: Findings) -> None:
 
 def main() -> int:
     """Measure, and print the claims."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
-    measure(10 if arguments.quick else 100, findings)
-    return finish(
-        "gate",
-        findings.claims,
-        others_load=watch.stop(own_cpu_s() - before),
-        results=findings.results,
-        packages=("mlxhog", "numpy", "mlx"),
-    )
+    runs = 10 if flags(__doc__, quick="10 runs").parse_args().quick else 100
+    packages = ("mlxhog", "numpy", "mlx")
+    return measured("gate", lambda findings: measure(findings, runs), packages=packages)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from harness.claims import LoadWatch, finish, own_cpu_s, parts_parser, wait_until_quiet
+from harness.claims import PATIENCE_S, Findings, flags, measured
 from harness.turns import Program
 from language_models.peers import Step, vanilla
 from language_models.rows import Report
@@ -108,19 +108,15 @@ def measure(report: Report, layer: str, thread_counts: Sequence[int]) -> None:
 
 def main() -> int:
     """Measure what the flags ask for."""
-    chosen = parts_parser(__doc__, LIMITS).parse_args()
-    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
-    watch, cpu = LoadWatch(), own_cpu_s()
-    report = Report(quick=chosen.quick)
-    for layer in chosen.only or LIMITS:
-        measure(report, layer, [1, 2])
-    return finish(
-        "layers",
-        report.claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=report.results,
-        packages=("mlxhog", "torch", "xlstm", "numpy"),
-    )
+    chosen = flags(__doc__, parts=LIMITS).parse_args()
+
+    def all_layers(findings: Findings) -> None:
+        report = Report(findings.claims, findings.results, quick=chosen.quick)
+        for layer in chosen.only or LIMITS:
+            measure(report, layer, [1, 2])
+
+    packages = ("mlxhog", "torch", "xlstm", "numpy")
+    return measured("layers", all_layers, packages=packages, patience_s=PATIENCE_S[chosen.quick])
 
 
 if __name__ == "__main__":

@@ -34,18 +34,8 @@ from typing import Any
 
 import numpy as np
 import serving
-from harness.claims import (
-    ROOT,
-    Findings,
-    LoadWatch,
-    Sample,
-    cores,
-    finish,
-    own_cpu_s,
-    parts_parser,
-    pin,
-    unpin,
-)  # fmt: skip
+from harness.claims import Findings, Sample, flags, measured
+from harness.machine import ROOT, cores, pin, unpin
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig
@@ -197,7 +187,7 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
     pin(core)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     unpin(ALL_CORES)
-    found: dict[str, Any] = {}
+    measurements: dict[str, Any] = {}
     try:
         if with_reader is not None:
             with reading("latest", out, READ_MODES[0], with_reader) as pipe:
@@ -207,14 +197,14 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
                 pipe.send(max(2.0, seconds * 0.6))
                 if not pipe.poll(seconds + START_S):
                     raise RuntimeError("the reader does not answer")
-                found["reader"] = pipe.recv()
+                measurements["reader"] = pipe.recv()
         output, _ = process.communicate(timeout=seconds + START_S)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait()
-    found["tokens_per_s"] = json.loads(output.splitlines()[-1])["tokens_per_s"]
-    return found
+    measurements["tokens_per_s"] = json.loads(output.splitlines()[-1])["tokens_per_s"]
+    return measurements
 
 
 def training(scale: Scale, findings: Findings) -> None:
@@ -225,10 +215,10 @@ def training(scale: Scale, findings: Findings) -> None:
     with tempfile.TemporaryDirectory() as out:
         for _ in range(scale.turns):
             alone.append(trained(out, scale.seconds, core, with_reader=None)["tokens_per_s"])
-            found = trained(out, scale.seconds, core, with_reader=other)
-            beside.append(found["tokens_per_s"])
-            live.append(found["reader"]["tokens_per_s"])
-            extra.append(found["reader"])
+            run = trained(out, scale.seconds, core, with_reader=other)
+            beside.append(run["tokens_per_s"])
+            live.append(run["reader"]["tokens_per_s"])
+            extra.append(run["reader"])
             with reading("latest", out, CHECKPOINT, other) as pipe:
                 pipe.poll(START_S)
                 pipe.recv()
@@ -395,19 +385,19 @@ PARTS: dict[str, Part] = {
 
 def main() -> int:
     """Measure the parts that were asked for."""
-    parser = parts_parser(__doc__, PARTS)
+    parser = flags(__doc__, quick="fewer reads, shorter runs", parts=PARTS)
     parser.add_argument("--reads", type=int, help="of each mode")
     chosen = parser.parse_args()
     scale = QUICK if chosen.quick else FULL
     if chosen.reads:
         scale = Scale(**{**vars(scale), "reads": chosen.reads})
-    findings, watch, began = Findings(), LoadWatch(), own_cpu_s()
-    for name in chosen.only or PARTS:
-        PARTS[name](scale, findings)
-    others = watch.stop(own_cpu_s() - began)
-    results = {**findings.results, "scale": vars(scale)}
-    packages = ("mlxhog", "numpy", "torch")
-    return finish("live", findings.claims, others_load=others, results=results, packages=packages)
+
+    def measure(findings: Findings) -> None:
+        findings.results["scale"] = vars(scale)
+        for name in chosen.only or PARTS:
+            PARTS[name](scale, findings)
+
+    return measured("live", measure, packages=("mlxhog", "numpy", "torch"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the median of the turns' own ratios; memory counts from what the imports need.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import statistics
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Claim, Sample, finish, flags
+from harness.machine import LoadWatch, own_cpu_s, wait_until_quiet
 
 from mlxhog.config.quantities import format_bytes
 from mlxhog.files import mapped, tensors
@@ -99,10 +99,7 @@ def digest_s(file: Path) -> float:
 
 def main() -> int:
     """Measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="256 MiB and three turns")
+    parser = flags(__doc__, quick="256 MiB and three turns")
     parser.add_argument("--folder", help="where the checkpoints are made [the temporary directory]")
     chosen = parser.parse_args()
     model = sized((256 << 20) if chosen.quick else (2 << 30))
@@ -114,7 +111,7 @@ def main() -> int:
             make(folder, model, np.dtype(np.float32) if name == "float32" else mapped.BFLOAT16)
         for row, name in PROGRAMS.items():
             measure(row, folders[name])  # warm up: bytecode and page cache
-        wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
+        wait_until_quiet(PATIENCE_S[chosen.quick])
         watch, cpu = LoadWatch(), own_cpu_s()
         for _ in range(3 if chosen.quick else 5):
             turns.append({row: measure(row, folders[name]) for row, name in PROGRAMS.items()})

@@ -12,12 +12,14 @@ constant answer would reach. As many runs at once as there are cores, with one t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
-from harness.claims import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
+from harness.claims import Findings, Sample, measured
+from harness.machine import cores
 
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.run import RunConfig, RunResult
@@ -66,54 +68,53 @@ def configured(
     return config
 
 
-def measure(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
+def trained(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
     """The run of one seed, and the accuracy of the best constant answer."""
     config = configured(oracle, backend, seed)
     result = train(config)
     return replace(result, curve=()), unigram(make_run_plan(config).task_rows.dataset())
 
 
-def main() -> int:
+def measure(findings: Findings, seeds: Sequence[int]) -> None:
     """Train every oracle on both backends, and say whether all pass in time."""
+    with (
+        thread_limits(1),
+        ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
+    ):
+        waiting = {
+            (oracle, backend): [pool.submit(trained, oracle, backend, seed) for seed in seeds]
+            for backend in BACKENDS
+            for oracle in ORACLES
+        }
+        rows = []
+        for (oracle, backend), futures in waiting.items():
+            runs_done = [future.result() for future in futures]
+            rows.append(row(oracle, backend, runs_done))
+            steps = Sample.of([row_steps(oracle, result) for result, _ in runs_done])
+            what = f"{backend} {oracle.task}: median steps to {SOLVED}"
+            findings.at_most(what, steps.median, oracle.within, timing=False)
+    print(f"\n{'':10} {'task':20} {'steps to pass':>16} {'accuracy':>9} {'constant':>9}")
+    for line in rows:
+        steps = line["steps"]
+        span = f"{steps.median:.0f} ({steps.low:.0f}-{steps.high:.0f})"
+        print(
+            f"{line['backend']:10} {line['task']:20} {span:>16} "
+            f"{line['acc_token']:9.3f} {line['chance']:9.3f}"
+        )
+    findings.results |= {"layers": LAYERS, "seeds": list(seeds), "oracles": rows}
+
+
+def main() -> int:
+    """Read the flags, and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each oracle")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     chosen = parser.parse_args()
-    watch, cpu = LoadWatch(), own_cpu_s()
     seeds = range(chosen.seed, chosen.seed + chosen.seeds)
-    with (
-        thread_limits(1),
-        ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
-    ):
-        waiting = {
-            (oracle, backend): [pool.submit(measure, oracle, backend, seed) for seed in seeds]
-            for backend in BACKENDS
-            for oracle in ORACLES
-        }
-        rows, claims = [], []
-        for (oracle, backend), futures in waiting.items():
-            runs_done = [future.result() for future in futures]
-            rows.append(row(oracle, backend, runs_done))
-            steps = Sample.of([row_steps(oracle, result) for result, _ in runs_done])
-            what = f"{backend} {oracle.task}: median steps to {SOLVED}"
-            claims.append(Claim(what, steps.median, "<=", oracle.within, timing=False))
-    print(f"\n{'':10} {'task':20} {'steps to pass':>16} {'accuracy':>9} {'constant':>9}")
-    for found_row in rows:
-        steps = found_row["steps"]
-        span = f"{steps.median:.0f} ({steps.low:.0f}-{steps.high:.0f})"
-        print(
-            f"{found_row['backend']:10} {found_row['task']:20} {span:>16} "
-            f"{found_row['acc_token']:9.3f} {found_row['chance']:9.3f}"
-        )
-    return finish(
-        "mad_oracles",
-        claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results={"layers": LAYERS, "seeds": list(seeds), "oracles": rows},
-        packages=("mlxhog", "torch", "mlx", "numpy"),
-    )
+    packages = ("mlxhog", "torch", "mlx", "numpy")
+    return measured("mad_oracles", lambda findings: measure(findings, seeds), packages=packages)
 
 
 def row_steps(oracle: Oracle, result: RunResult) -> float:

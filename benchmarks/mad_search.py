@@ -23,33 +23,25 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Findings, flags, measured
 from mad import scheduler, step, throughput
 
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
+    parser = flags(__doc__, parts=PARTS)
     parser.add_argument("--baseline", action="store_true", help="Test 3 at B 128, T 128, d 128")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     chosen = parser.parse_args()
-    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
-    watch, cpu = LoadWatch(), own_cpu_s()
-    findings = Findings()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
-        for name in chosen.only:
-            print(f"\n{name}", flush=True)
-            PARTS[name](findings, Path(folder), chosen)
-    return finish(
-        "mad_search",
-        findings.claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results={**findings.results, "learnability": "python benchmarks/mad_oracles.py"},
-        packages=("mlxhog", "torch", "mlx", "numpy"),
-    )
+
+    def measure(findings: Findings) -> None:
+        findings.results["learnability"] = "python benchmarks/mad_oracles.py"
+        with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
+            for name in chosen.only or PARTS:
+                print(f"\n{name}", flush=True)
+                PARTS[name](findings, Path(folder), chosen)
+
+    packages = ("mlxhog", "torch", "mlx", "numpy")
+    return measured("mad_search", measure, packages=packages, patience_s=PATIENCE_S[chosen.quick])
 
 
 def _throughput(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:

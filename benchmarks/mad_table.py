@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.claims import ROOT, commit, cores, versions
+from harness.machine import ROOT, commit, cores, versions
 
 from mlxhog.cli.mad.session import observer, seeds
 from mlxhog.config.quantities import format_clock

@@ -10,8 +10,6 @@ elements per second say how fast tests run and nothing about a Mac. Targets: iss
 
 from __future__ import annotations
 
-import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,10 +17,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from harness.claims import ROOT, Claim, LoadWatch, finish
+from harness.claims import Findings, flags, measured
+from harness.machine import ROOT
 
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.host.translate import CONSUMERS
@@ -114,52 +112,47 @@ def run_tests() -> tuple[float, bool]:
     return time.perf_counter() - began, done.returncode == 0
 
 
-def own_cpu_s() -> float:
-    """CPU seconds of this process and of the children that have ended."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+def launches(findings: Findings, cache: Path, share: int) -> None:
+    """Start every instance, and count the adds that they lose."""
+    started, ran = start_all(cache)
+    print(f"{'kernel':28}{'first launch':>14}{'cached':>10}   M elements/s (emulated)")
+    for one in started:
+        name = f"{one.kernel} {one.instance}".rstrip()
+        print(
+            f"{name:24}{one.consumer:4}{one.first_s:12.2f} s{one.cached_s:8.3f} s"
+            f"{one.elements_per_s / 1e6:12.2f}"
+        )
+    registered = len(CONSUMERS) * len(list(instances()))
+    print(f"{len(ran)} of {registered} instances ran ({' and '.join(CONSUMERS)})")
+    findings.exact("% of kernel instances run", 100 * len(ran) / registered, 100)
+    slowest = max(one.first_s for one in started)
+    findings.at_most("seconds from source to first launch, slowest", slowest, 5)
+    slowest = max(one.cached_s for one in started)
+    name = "seconds to first launch of a new engine from the cache, slowest"
+    findings.at_most(name, slowest, 1)
+    for name in counting.CASES:
+        lost, added = count_lost(name, cache, share)
+        print(f"{name:28}{lost:8} of {added:,} adds lost")
+        findings.exact(f"adds lost of {added} ({name})", lost, 0)
+    lost, added = count_lost_by_racy(cache, share)
+    print(f"{'racy_axpy':28}{lost:8,} of {added:,} adds lost, as it must")
+    findings.at_least(f"adds lost of {added} (racy_axpy)", lost, 1, timing=False)
+    findings.results["racy_lost_share"] = lost / added
+    findings.results["instances"] = [
+        {
+            "name": one.kernel,
+            "instance": one.instance,
+            "consumer": one.consumer,
+            "first_s": round(one.first_s, 3),
+            "cached_s": round(one.cached_s, 4),
+            "m_elements_per_s_emulated": round(one.elements_per_s / 1e6, 3),
+        }
+        for one in started
+    ]
 
 
-def main() -> int:
-    """Run, count, prove; end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the adds")
-    parser.add_argument("--tests", action="store_true", help="run and time tests/metal as well")
-    options = parser.parse_args()
-    share = 10 if options.quick else 1
-    watch, began = LoadWatch(), own_cpu_s()
-    claims: list[Claim] = []
-    results: dict[str, Any] = {"emulated": True, "chaos": CHAOS, "threads": THREADS}
-
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder)
-        started, ran = start_all(cache)
-        print(f"{'kernel':28}{'first launch':>14}{'cached':>10}   M elements/s (emulated)")
-        for one in started:
-            name = f"{one.kernel} {one.instance}".rstrip()
-            print(
-                f"{name:24}{one.consumer:4}{one.first_s:12.2f} s{one.cached_s:8.3f} s"
-                f"{one.elements_per_s / 1e6:12.2f}"
-            )
-        registered = len(CONSUMERS) * len(list(instances()))
-        print(f"{len(ran)} of {registered} instances ran ({' and '.join(CONSUMERS)})")
-        claims += [
-            Claim("% of kernel instances run", 100 * len(ran) / registered, "==", 100,
-                  timing=False),
-            Claim("seconds from source to first launch, slowest", max(s.first_s for s in started),
-                  "<=", 5),
-            Claim("seconds to first launch of a new engine from the cache, slowest",
-                  max(s.cached_s for s in started), "<=", 1),
-        ]  # fmt: skip
-        for name in counting.CASES:
-            lost, added = count_lost(name, cache, share)
-            print(f"{name:28}{lost:8} of {added:,} adds lost")
-            claims.append(Claim(f"adds lost of {added} ({name})", lost, "==", 0, timing=False))
-        lost, added = count_lost_by_racy(cache, share)
-        print(f"{'racy_axpy':28}{lost:8,} of {added:,} adds lost, as it must")
-        claims.append(Claim(f"adds lost of {added} (racy_axpy)", lost, ">=", 1, timing=False))
-        results["racy_lost_share"] = lost / added
-
+def proofs(findings: Findings) -> None:
+    """Prove what is claimed of the locks, state by state."""
     states = {}
     for proof in PROOFS:
         verdict = verify(proof)
@@ -167,36 +160,28 @@ def main() -> int:
         print(
             f"{verdict.states:10,} states: {proof.claim}: {'holds' if verdict.holds else 'fails'}"
         )
-        claims.append(
-            Claim(f"proof: {proof.claim}", float(verdict.holds), "==", float(proof.holds),
-                  timing=False)
-        )  # fmt: skip
-    if options.tests:
-        took, passed = run_tests()
-        claims.append(Claim("tests/metal pass", float(passed), "==", 1, timing=False))
-        claims.append(Claim("seconds of tests/metal", took, "<=", TEST_LIMIT_S))
-        results["tests_s"] = took
-    return finish(
-        "metal_shim",
-        claims,
-        others_load=watch.stop(own_cpu_s() - began),
-        results={
-            **results,
-            "instances": [
-                {
-                    "name": one.kernel,
-                    "instance": one.instance,
-                    "consumer": one.consumer,
-                    "first_s": round(one.first_s, 3),
-                    "cached_s": round(one.cached_s, 4),
-                    "m_elements_per_s_emulated": round(one.elements_per_s / 1e6, 3),
-                }
-                for one in started
-            ],
-            "proof_states": states,
-        },
-        packages=("mlxhog", "numpy", "mlx"),
-    )
+        findings.exact(f"proof: {proof.claim}", float(verdict.holds), float(proof.holds))
+    findings.results["proof_states"] = states
+
+
+def main() -> int:
+    """Run, count, prove; end with one JSON line."""
+    parser = flags(__doc__, quick="a tenth of the adds")
+    parser.add_argument("--tests", action="store_true", help="run and time tests/metal as well")
+    chosen = parser.parse_args()
+
+    def measure(findings: Findings) -> None:
+        findings.results |= {"emulated": True, "chaos": CHAOS, "threads": THREADS}
+        with tempfile.TemporaryDirectory() as folder:
+            launches(findings, Path(folder), 10 if chosen.quick else 1)
+        proofs(findings)
+        if chosen.tests:
+            took, passed = run_tests()
+            findings.exact("tests/metal pass", float(passed), 1)
+            findings.at_most("seconds of tests/metal", took, TEST_LIMIT_S)
+            findings.results["tests_s"] = took
+
+    return measured("metal_shim", measure, packages=("mlxhog", "numpy", "mlx"))
 
 
 if __name__ == "__main__":

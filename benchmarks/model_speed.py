@@ -13,11 +13,10 @@ that a run does in a step (`language_models/ours.py`), a peer only what training
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 
-from harness.claims import LoadWatch, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Findings, flags, measured
 from language_models import peers
 from language_models.decoding import decode
 from language_models.operators import ops
@@ -26,11 +25,7 @@ from language_models.rows import Report, cells, growth, memory, training, v1
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=UNASKED, metavar="PART")
+    parser = flags(__doc__, parts=PARTS)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
     chosen = parser.parse_args()
     if lacking := peers.missing():
@@ -40,17 +35,17 @@ def main() -> int:
             file=sys.stderr,
         )
         return 3
-    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
-    watch, cpu = LoadWatch(), own_cpu_s()
-    report = Report(quick=chosen.quick)
-    for name in chosen.only:
-        PARTS[name](report, chosen.threads)
-    return finish(
+
+    def measure(findings: Findings) -> None:
+        report = Report(findings.claims, findings.results, quick=chosen.quick)
+        for name in chosen.only or UNASKED:
+            PARTS[name](report, chosen.threads)
+
+    return measured(
         "model_speed",
-        report.claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=report.results,
+        measure,
         packages=("mlxhog", "torch", "mlx", "xlstm", "mlstm_kernels", "transformers", "numpy"),
+        patience_s=PATIENCE_S[chosen.quick],
     )
 
 

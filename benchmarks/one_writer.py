@@ -15,7 +15,6 @@ answers    what a reader saw that answered while segments were trained (`--follo
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.claims import Findings, LoadWatch, Sample, finish, own_cpu_s
+from harness.claims import Findings, Sample, flags, measured
 from numpy.typing import NDArray
 
 from mlxhog import arena, backends, optim
@@ -165,7 +164,7 @@ def steps(optimizer: str, path: Path, scale: Scale) -> list[dict[str, Any]]:
     rows = []
     for length in LENGTHS:
         writer = Writer(path, TrainConfig(optimizer=optimizer, strategy="serial"))
-        measured: list[tuple[float, ...]] = []
+        of_length: list[tuple[float, ...]] = []
         for k, batch in enumerate(segments(length)):
             if k == WARM + scale.segments:
                 break
@@ -178,13 +177,13 @@ def steps(optimizer: str, path: Path, scale: Scale) -> list[dict[str, Any]]:
                 size = np.abs(after - before)
                 spacings = float(np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45)))
                 still = (unmoved(before, after, 23), unmoved(before, after, 7))
-                measured.append((*share, spacings, *still))
+                of_length.append((*share, spacings, *still))
         writer.close()
         names = (
             "zeros of the embedding", "zeros of dense layers", "step in float32 spacings, median",
             "unmoved in float32", "unmoved in bfloat16",
         )  # fmt: skip
-        medians = map(statistics.median, zip(*measured, strict=True))
+        medians = map(statistics.median, zip(*of_length, strict=True))
         rows.append({"bytes": length, **dict(zip(names, medians, strict=True))})
         print(optimizer, {k: round(v, 4) for k, v in rows[-1].items()}, flush=True)
     return rows
@@ -258,14 +257,9 @@ def opened(folder: Path) -> tuple[RunWeights, Any]:
     raise RuntimeError("the run does not go on")
 
 
-def main() -> int:
-    """Measure each optimizer, and print the claims."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    scale = QUICK if parser.parse_args().quick else FULL
-    findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
+def measure(findings: Findings, scale: Scale) -> None:
+    """Measure each optimizer."""
+    findings.results["scale"] = vars(scale)
     for optimizer in OPTIMIZERS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -282,12 +276,13 @@ def main() -> int:
             f"{optimizer}: zeros among the gradients of dense layers", dense, DENSE_ZEROS,
             timing=False,
         )  # fmt: skip
-    others = watch.stop(own_cpu_s() - before)
-    results = {**findings.results, "scale": vars(scale)}
+
+
+def main() -> int:
+    """Read the flags, and measure."""
+    scale = QUICK if flags(__doc__).parse_args().quick else FULL
     packages = ("mlxhog", "numpy", "torch")
-    return finish(
-        "one_writer", findings.claims, others_load=others, results=results, packages=packages
-    )
+    return measured("one_writer", lambda findings: measure(findings, scale), packages=packages)
 
 
 if __name__ == "__main__":

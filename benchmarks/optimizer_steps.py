@@ -14,7 +14,6 @@ of every symmetric product, over the speed of our own matrix product at that siz
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -23,17 +22,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from harness.claims import (
-    Findings,
-    LoadWatch,
-    Sample,
-    cores,
-    finish,
-    own_cpu_s,
-    pin,
-    unpin,
-    wait_until_quiet,
-)
+from harness.claims import PATIENCE_S, Findings, Sample, flags, measured
+from harness.machine import cores, pin, unpin
 from language_models.ours import large
 from language_models.sizes import LargeSize
 
@@ -193,12 +183,9 @@ def measure(findings: Findings, d: int, rounds: int) -> None:
     speed = product_speed(min(min(shape) for shape in bench.hidden()) * 2)
     parameters = sum(slot.size for slot in bench.targets["adamw"].slots.values())
     print(f"\nwidth {d}, {parameters:,} parameters")
-    for name, sample in samples.items():
+    for name in samples:
         what = f"gradient of {name} tokens" if name.isdigit() else f"step of {name}"
-        print(
-            f"  {what:24} {1e3 * sample.median:8.2f} ms  "
-            f"({1e3 * sample.low:.2f} to {1e3 * sample.high:.2f})"
-        )
+        print(f"  {what:24} {Sample.of([1e3 * s for s in times[name]]).spelt('.2f')} ms")
     shares = {}
     for kind in KINDS:
         step = samples[kind].median if kind != "soap" else float(np.mean(times[kind]))
@@ -248,26 +235,19 @@ def main() -> int:
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # NumPy's products, as workers have them
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
+    parser = flags(__doc__, quick="fewer turns")
     parser.add_argument("--width", type=int, nargs="+", choices=list(ROUNDS), default=list(ROUNDS))
     chosen = parser.parse_args()
-    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
-    watch, cpu = LoadWatch(), own_cpu_s()
-    findings, allowed = Findings(), cores()
-    pin(allowed[-1])
-    for d in chosen.width:
-        measure(findings, d, ROUNDS[d][chosen.quick])
-    unpin(allowed)
-    return finish(
-        "optimizer_steps",
-        findings.claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=findings.results,
-        packages=("mlxhog", "torch", "numpy"),
-    )
+
+    def every_width(findings: Findings) -> None:
+        allowed = cores()
+        pin(allowed[-1])
+        for d in chosen.width:
+            measure(findings, d, ROUNDS[d][chosen.quick])
+        unpin(allowed)
+
+    packages, patience_s = ("mlxhog", "torch", "numpy"), PATIENCE_S[chosen.quick]
+    return measured("optimizer_steps", every_width, packages=packages, patience_s=patience_s)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,12 @@ drawn from all that are not 0 would be found is reported as well, without a limi
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from harness.claims import Claim, LoadWatch, finish, own_cpu_s
+from harness.claims import Findings, flags, measured
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -148,62 +146,53 @@ def examine(number: int, tally: Tally) -> None:
         tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", detected=detected)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Examine as many models as the flags say."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} models")
+    parser = flags(__doc__, quick=f"{QUICK_RUNS} models")
     parser.add_argument("--runs", type=int, help=f"number of models [{RUNS}]")
     parser.add_argument("--seed", type=int, default=0, help="of the first model [0]")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args()
     runs = chosen.runs or (QUICK_RUNS if chosen.quick else RUNS)
-    watch, cpu, tally = LoadWatch(), own_cpu_s(), Tally()
-    for number in range(chosen.seed, chosen.seed + runs):
+    return measured(
+        "parity_false_failures",
+        lambda findings: measure(findings, chosen.seed, runs),
+        packages=("mlxhog", "torch", "mlx", "numpy"),
+    )
+
+
+def measure(findings: Findings, seed: int, runs: int) -> None:
+    """Examine so many models."""
+    tally = Tally()
+    for number in range(seed, seed + runs):
         failed, missed = len(tally.failed), _missed(tally)
         examine(number, tally)
         plan = drawn(number).plan
         assert isinstance(plan, ModelPlan)
         print(
-            f"{number + 1 - chosen.seed}/{runs} {plan.cfg.model_type} {describe(plan.cfg)}: "
+            f"{number + 1 - seed}/{runs} {plan.cfg.model_type} {describe(plan.cfg)}: "
             f"{len(tally.failed) - failed} fail, {_missed(tally) - missed} faults missed",
             flush=True,
         )
     for line in (*tally.failed, *(line for lines in tally.missed.values() for line in lines)):
         print(f"  {line}")
-    return finish("parity_false_failures", claims(tally, runs), **outcome(tally, watch, cpu, runs))
+    for name, faults in (
+        (f"false failures in {runs} models", tally.failed),
+        ("faults of 4 units in an operator missed", tally.missed.get("operator", ())),
+        ("wrong signs in a gradient missed", tally.missed.get("sign", ())),
+    ):
+        findings.exact(name, len(faults), 0)
+    findings.results |= {
+        "runs": runs,
+        "comparisons": tally.rows,
+        "failed": tally.failed,
+        "nearest_to_failing": {k: round(v, 3) for k, v in sorted(tally.nearest.items())},
+        "planted": tally.planted,
+        "missed": tally.missed,
+    }
 
 
 def _missed(tally: Tally) -> int:
     return sum(map(len, tally.missed.values()))
-
-
-def claims(tally: Tally, runs: int) -> list[Claim]:
-    """What has to hold."""
-    counts = {
-        f"false failures in {runs} models": len(tally.failed),
-        "faults of 4 units in an operator missed": len(tally.missed.get("operator", ())),
-        "wrong signs in a gradient missed": len(tally.missed.get("sign", ())),
-    }
-    return [Claim(name, count, "==", 0, timing=False) for name, count in counts.items()]
-
-
-def outcome(tally: Tally, watch: LoadWatch, cpu: float, runs: int) -> dict[str, Any]:
-    """Further numbers for the JSON line."""
-    used = own_cpu_s() - cpu
-    return {
-        "others_load": watch.stop(used),
-        "packages": ("mlxhog", "torch", "mlx", "numpy"),
-        "results": {
-            "runs": runs,
-            "comparisons": tally.rows,
-            "failed": tally.failed,
-            "nearest_to_failing": {k: round(v, 3) for k, v in sorted(tally.nearest.items())},
-            "planted": tally.planted,
-            "missed": tally.missed,
-            "cpu_seconds": round(used, 1),
-        },
-    }
 
 
 def drawn(number: int, *, steps: int = 3) -> Subject:
@@ -305,4 +294,4 @@ def _with(r: np.random.Generator, share: float) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

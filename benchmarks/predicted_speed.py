@@ -12,13 +12,12 @@ barrier costs what the copies and the shares of a step cost that workers make ar
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Findings, flags, measured
 from training.recording import QUIET_OPTIONS, model_file
 
 from mlxhog import TrainConfig, train
@@ -58,7 +57,7 @@ ARMS: dict[str, tuple[dict[str, Any], Scheme]] = {
 """Options of a run, whose strategy is the name where they name none, and its scheme."""
 
 
-def measured(model: str, **options: Any) -> tuple[float, list[Worker]]:
+def trained(model: str, **options: Any) -> tuple[float, list[Worker]]:
     """Gradients per second of a run, and what its steps cost."""
     rounds = options["strategy"] == "sync"
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
@@ -72,38 +71,36 @@ def measured(model: str, **options: Any) -> tuple[float, list[Worker]]:
     return result.tokens_per_s / (2 * 256), workers
 
 
-def main() -> int:
+def measure(findings: Findings, turns: int) -> None:
     """Measure every strategy in turns, predict, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="two turns")
-    turns = 2 if parser.parse_args().quick else 5
-    wait_until_quiet()
-    watch, cpu, model = LoadWatch(), own_cpu_s(), model_file(**SIZES)
+    model = model_file(**SIZES)
     rates: dict[str, list[float]] = {name: [] for name in ARMS}
     predicted: dict[str, list[float]] = {name: [] for name in ARMS}
     for _ in range(turns):
         workers: list[Worker] = []
         for name, (options, scheme) in ARMS.items():
-            rate, costs = measured(model, **{"strategy": name, **options})
+            rate, costs = trained(model, **{"strategy": name, **options})
             workers = workers or costs  # those of hogwild, which is the first
             rates[name].append(rate)
             updates = 3000 // (2 if isinstance(scheme, Sync) else 1)
             expected = simulate(workers, scheme, updates=updates).gradients_per_s
             predicted[name].append(expected)
             print(f"{name:18} {rate:7.1f} gradients/s, predicted {expected:7.1f}", flush=True)
-    found = Findings(results={"measured": rates, "predicted": predicted})
+    findings.results |= {"measured": rates, "predicted": predicted}
     for name in ARMS:
         pairs = zip(predicted[name], rates[name], strict=True)
         error = median(abs(expected / rate - 1) for expected, rate in pairs)
-        found.at_most(f"{name}: relative error of the prediction", error, WITHIN)
-    return finish(
+        findings.at_most(f"{name}: relative error of the prediction", error, WITHIN)
+
+
+def main() -> int:
+    """Read the flags, and measure."""
+    quick = flags(__doc__, quick="two turns").parse_args().quick
+    return measured(
         "predicted_speed",
-        found.claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=found.results,
+        lambda findings: measure(findings, 2 if quick else 5),
         packages=("mlxhog", "numpy", "mlx"),
+        patience_s=PATIENCE_S[quick],
     )
 
 

@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s
+from harness.claims import Claim, Findings, Sample, measured
 
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import event_log
@@ -35,23 +35,16 @@ def one_run(folder: Path, workers: str, determinism: str, seconds: float) -> tup
     return result.tokens / result.seconds, n_bytes / result.seconds
 
 
-def main() -> None:
+def measure(findings: Findings, pairs: int, seconds: float, workers: str) -> None:
     """Measure pairs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--time", type=float, default=20.0)
-    parser.add_argument("--workers", default="mlx:cpu,torch:cpu")
-    options = parser.parse_args()
-    watch, shares, rates = LoadWatch(), [], []
+    shares, rates = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for pair in range(options.pairs):
+        for pair in range(pairs):
             order = ("none", "record") if pair % 2 == 0 else ("record", "none")
             speeds = {}
             for determinism in order:
-                speeds[determinism], rate = one_run(
-                    folder, options.workers, determinism, options.time
-                )
+                speeds[determinism], rate = one_run(folder, workers, determinism, seconds)
                 if determinism == "record":
                     rates.append(rate)
             shares.append(speeds["record"] / speeds["none"])
@@ -62,21 +55,29 @@ def main() -> None:
             )
     mean, spread = statistics.fmean(shares), statistics.pstdev(shares)
     half = 2.0 * spread / math.sqrt(max(1, len(shares) - 1))
-    claims = [
-        Claim("throughput of recorded runs, as a share", mean, ">=", LEAST_SHARE,
-              interval=(mean - half, mean + half)),
-        Claim("log, MB per second", max(rates) / 1e6, "<=", MOST_MB_PER_S),
-    ]  # fmt: skip
-    raise SystemExit(
-        finish(
-            "recording_cost",
-            claims,
-            others_load=watch.stop(own_cpu_s()),
-            results={"shares": shares, "share": Sample.of(shares), "bytes_per_s": Sample.of(rates)},
-            packages=("mlxhog", "numpy", "mlx", "torch"),
-        )
+    interval = (mean - half, mean + half)
+    findings.claims.append(
+        Claim("throughput of recorded runs, as a share", mean, ">=", LEAST_SHARE, interval=interval)
+    )
+    findings.at_most("log, MB per second", max(rates) / 1e6, MOST_MB_PER_S)
+    findings.results |= {
+        "shares": shares, "share": Sample.of(shares), "bytes_per_s": Sample.of(rates),
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Read the flags, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--time", type=float, default=20.0)
+    parser.add_argument("--workers", default="mlx:cpu,torch:cpu")
+    chosen = parser.parse_args()
+    return measured(
+        "recording_cost",
+        lambda findings: measure(findings, chosen.pairs, chosen.time, chosen.workers),
+        packages=("mlxhog", "numpy", "mlx", "torch"),
     )
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -17,7 +17,7 @@ import subprocess
 import sys
 
 import numpy as np
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+from harness.claims import Findings, measured
 
 from mlxhog.errors import MlxhogError
 
@@ -46,35 +46,35 @@ def digest(model: str, backend: str, kernels: str, threads: int) -> str:
         slot = slots[name]
         value = initial_value(spec, 0).reshape(-1)
         computing.inbox[slot.offset : slot.offset + slot.size] = value
-    batches, found = plan.batches(), hashlib.sha256()
+    batches, sha256 = plan.batches(), hashlib.sha256()
     for step in range(STEPS):
         computing.refresh()
         loss, grads = computing.loss_and_grads(batches.at(0, step))
-        found.update(np.float64(loss).tobytes())
+        sha256.update(np.float64(loss).tobytes())
         for name, grad in sorted(grads.items()):
             slot = slots[name]
             view = computing.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             values = grad.values if isinstance(grad, Rows) else grad
-            found.update(values.tobytes())
+            sha256.update(values.tobytes())
             if isinstance(grad, Rows):
                 whole = grad.coalesced()
                 view[whole.index] -= np.float32(0.1) * whole.values
             else:
                 view -= np.float32(0.1) * values
     computing.close()
-    return found.hexdigest()
+    return sha256.hexdigest()
 
 
 def all_digests(backend: str, threads: int, models: list[str]) -> dict[str, str]:
     """Of every model and kind of operators, in this process; why not, where there are none."""
-    found = {}
+    digests = {}
     for model in models:
         for kernels in KERNELS:
             try:
-                found[f"{model} {kernels}"] = digest(model, backend, kernels, threads)
+                digests[f"{model} {kernels}"] = digest(model, backend, kernels, threads)
             except MlxhogError as error:
-                found[f"{model} {kernels}"] = f"not here: {error}"
-    return found
+                digests[f"{model} {kernels}"] = f"not here: {error}"
+    return digests
 
 
 def in_a_process(backend: str, threads: int, models: list[str]) -> dict[str, str]:
@@ -83,28 +83,18 @@ def in_a_process(backend: str, threads: int, models: list[str]) -> dict[str, str
     done = subprocess.run(
         [sys.executable, __file__, *words], capture_output=True, text=True, check=True
     )
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    digests: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return digests
 
 
-def main() -> None:
+def measure(findings: Findings, thread_counts: list[int], models: list[str]) -> None:
     """Compare processes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--one", nargs=2, metavar=("BACKEND", "THREADS"))
-    options = parser.parse_args()
-    if options.one:
-        backend, threads = options.one
-        print(json.dumps(all_digests(backend, int(threads), options.models)))
-        return
-    watch, findings = LoadWatch(), Findings()
     compared = equal = 0
     others: set[str] = set()
     for backend in ("mlx:cpu", "torch:cpu"):
         before: dict[str, str] = {}
-        for threads in options.threads:
-            first, second = (in_a_process(backend, threads, options.models) for _ in range(2))
+        for threads in thread_counts:
+            first, second = (in_a_process(backend, threads, models) for _ in range(2))
             for what, sha256 in first.items():
                 if sha256.startswith("not here"):
                     print(f"{backend:9} {threads} threads, {what}: {sha256}", flush=True)
@@ -118,16 +108,25 @@ def main() -> None:
     findings.exact("computations that a second process repeats bit for bit", equal, compared)
     findings.results = {"other_bits_with_other_threads": sorted(others)}
     print(f"other bits with other numbers of threads: {', '.join(sorted(others)) or 'none'}")
-    raise SystemExit(
-        finish(
-            "repeatability",
-            findings.claims,
-            others_load=watch.stop(own_cpu_s()),
-            results=findings.results,
-            packages=("mlxhog", "numpy", "mlx", "torch"),
-        )
+
+
+def main() -> int:
+    """Compare, or print the digests of this process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--one", nargs=2, metavar=("BACKEND", "THREADS"))
+    chosen = parser.parse_args()
+    if chosen.one:
+        backend, threads = chosen.one
+        print(json.dumps(all_digests(backend, int(threads), chosen.models)))
+        return 0
+    return measured(
+        "repeatability",
+        lambda findings: measure(findings, chosen.threads, chosen.models),
+        packages=("mlxhog", "numpy", "mlx", "torch"),
     )
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

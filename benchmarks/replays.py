@@ -22,7 +22,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+from harness.claims import Findings, measured
 
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import event_log
@@ -75,22 +75,16 @@ def replay(run: Path) -> dict[str, object]:
     return outcome
 
 
-def main() -> None:
+def measure(findings: Findings, runs: int, steps: int, first_seed: int) -> None:
     """Record, replay, compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    watch = LoadWatch()
     equal = deaths = torn = 0
     outcomes = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        kinds = islice(zip(cycle(MIXES), cycle(RULES), strict=False), options.runs)
+        kinds = islice(zip(cycle(MIXES), cycle(RULES), strict=False), runs)
         for k, (workers, optimizer) in enumerate(kinds):
             kills = k % 4
-            run = record(folder, workers, optimizer, kills, options.seed + k, options.steps)
+            run = record(folder, workers, optimizer, kills, first_seed + k, steps)
             logs = sorted((run / event_log.FOLDER).glob("worker-*.log"))
             torn += sum(
                 isinstance(one, event_log.Torn) for log in logs for one in event_log.read(log)
@@ -104,21 +98,26 @@ def main() -> None:
                 f"{outcome['deaths']} deaths: {outcome['difference'] or 'equal'}",
                 flush=True,
             )
-        again = [record(folder, MIXES[0], "muon", 0, 1, options.steps) for _ in range(2)]
+        again = [record(folder, MIXES[0], "muon", 0, 1, steps) for _ in range(2)]
         ends = {event_log.read_json(run, "end")["sha256"]["params"] for run in again}
-    findings = Findings(results={"runs": outcomes, "deaths": deaths, "torn_steps": torn})
-    findings.exact("recorded runs that replay to their hashes", equal, options.runs)
+    findings.results |= {"runs": outcomes, "deaths": deaths, "torn_steps": torn}
+    findings.exact("recorded runs that replay to their hashes", equal, runs)
     findings.exact("ends of two recorded runs of one configuration", len(ends), 2)
-    raise SystemExit(
-        finish(
-            "replays",
-            findings.claims,
-            others_load=watch.stop(own_cpu_s()),
-            results=findings.results,
-            packages=("mlxhog", "numpy", "mlx", "torch"),
-        )
+
+
+def main() -> int:
+    """Read the flags, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    return measured(
+        "replays",
+        lambda findings: measure(findings, chosen.runs, chosen.steps, chosen.seed),
+        packages=("mlxhog", "numpy", "mlx", "torch"),
     )
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.claims import Findings, LoadWatch, Sample, finish, own_cpu_s, parts_parser
+from harness.claims import Findings, Sample, flags, measured
 from language_models.decoding import Ids, load_backend
 
 from mlxhog.checkpoint import run as runs
@@ -87,8 +87,8 @@ def streams(scale: Scale, findings: Findings) -> None:
         tokens_per_s(backend, cfg, 2, 20)
         rates: dict[int, list[float]] = {1: [], STREAMS: []}
         for _ in range(scale.turns):
-            for count, found in rates.items():
-                found.append(tokens_per_s(backend, cfg, count, scale.tokens))
+            for count, of_count in rates.items():
+                of_count.append(tokens_per_s(backend, cfg, count, scale.tokens))
         one, many = Sample.of(rates[1]), Sample.of(rates[STREAMS])
         gain = many.median / one.median
         print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain:.1f}x")
@@ -218,7 +218,7 @@ def _asked(client: Any, model: str, k: int) -> set[int]:
 
 def first(scale: Scale, findings: Findings) -> None:
     """Measure the time to the first token while a run trains on every core."""
-    found = []
+    seconds: list[float] = []
     with serving("auto") as server, server.client() as client:
         for k in range(scale.firsts + 5):
             began = time.perf_counter()
@@ -226,18 +226,17 @@ def first(scale: Scale, findings: Findings) -> None:
                 model=server.model, prompt="The state of", max_tokens=8, stream=True
             )
             next(iter(stream))
-            found.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
             for _ in stream:
                 pass
             if k < 5:
-                found.clear()  # connections and caches begin
+                seconds.clear()  # connections and caches begin
             time.sleep(0.02)
-    late = float(np.quantile(found, 0.95))
-    print(f"first token: median {statistics.median(found):.4f} s, 95 % below {late:.4f} s")
-    findings.results["first"] = {"seconds": Sample.of(found), "95 %": late}
-    findings.at_most(
-        "seconds to the first token while training, median", statistics.median(found), FIRST_S
-    )
+    late = float(np.quantile(seconds, 0.95))
+    middle = statistics.median(seconds)
+    print(f"first token: median {middle:.4f} s, 95 % below {late:.4f} s")
+    findings.results["first"] = {"seconds": Sample.of(seconds), "95 %": late}
+    findings.at_most("seconds to the first token while training, median", middle, FIRST_S)
 
 
 PARTS: dict[str, Callable[[Scale, Findings], None]] = {
@@ -249,18 +248,15 @@ PARTS: dict[str, Callable[[Scale, Findings], None]] = {
 
 def main() -> int:
     """Measure, and print the claims."""
-    arguments = parts_parser(__doc__, PARTS).parse_args()
-    findings, watch, before = Findings(), LoadWatch(), own_cpu_s()
-    for name in arguments.only or PARTS:
-        print(f"-- {name}", flush=True)
-        PARTS[name](QUICK if arguments.quick else FULL, findings)
-    return finish(
-        "serving",
-        findings.claims,
-        others_load=watch.stop(own_cpu_s() - before),
-        results=findings.results,
-        packages=("mlxhog", "numpy", "torch", "starlette", "uvicorn", "openai"),
-    )
+    chosen = flags(__doc__, quick="fewer requests and tokens", parts=PARTS).parse_args()
+
+    def measure(findings: Findings) -> None:
+        for name in chosen.only or PARTS:
+            print(f"-- {name}", flush=True)
+            PARTS[name](QUICK if chosen.quick else FULL, findings)
+
+    packages = ("mlxhog", "numpy", "torch", "starlette", "uvicorn", "openai")
+    return measured("serving", measure, packages=packages)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ by order statistics, E[max] = 1 + 2 H_n; 003's "seven times" is the same without
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from harness.claims import Claim, Findings, finish
+from harness.claims import Findings, flags, measured
 
 from mlxhog.theory.simulator import Deadlock, Event, Machine, simulate
 from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
@@ -28,16 +27,14 @@ FIGURE = (2, 8, 16, 100, 1000, 10_000)
 
 def main() -> int:
     """Check everything."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="500 schedules")
-    count = 500 if parser.parse_args().quick else 10_000
-    found = Findings()
-    closed_forms(found)
-    straggler_figure(found)
-    gates(found, count)
-    return finish("simulated", found.claims, others_load=0.0, results=found.results)
+    count = 500 if flags(__doc__, quick="500 schedules").parse_args().quick else 10_000
+
+    def measure(findings: Findings) -> None:
+        closed_forms(findings)
+        straggler_figure(findings)
+        gates(findings, count)
+
+    return measured("simulated", measure)
 
 
 def workers_of(count: int, **costs: float) -> list[Worker]:
@@ -50,7 +47,7 @@ def harmonic(n: int) -> float:
     return float((1 / np.arange(1, n + 1)).sum())
 
 
-def closed_forms(found: Findings) -> None:
+def closed_forms(findings: Findings) -> None:
     """Mean staleness, the time of a round, the best number of backups, the best period."""
     worst = max(
         abs(simulate(workers, Hogwild(), updates=20_000).staleness.mean / (len(workers) - 1) - 1)
@@ -60,12 +57,12 @@ def closed_forms(found: Findings) -> None:
             [Worker(name="slow", compute=TAIL.scaled(10)), *workers_of(15)],
         )
     )
-    found.at_most("mean staleness over P - 1, largest relative error", worst, 0.02, timing=False)
+    findings.at_most("mean staleness over P - 1, largest relative error", worst, 0.02, timing=False)
     apart = max(
         abs(simulate(workers_of(n), Sync(), updates=4000).updates_per_s * (1 + 2 * harmonic(n)) - 1)
         for n in (2, 8, 16)
     )
-    found.at_most("rounds against a + H_P / lambda, error", apart, 0.025, timing=False)
+    findings.at_most("rounds against a + H_P / lambda, error", apart, 0.025, timing=False)
     best = {}
     for n in (4, 8, 16):
         rates = {
@@ -75,11 +72,11 @@ def closed_forms(found: Findings) -> None:
         expected = {k: k / (1 + 2 * (harmonic(n) - harmonic(n - k))) for k in rates}
         first = max(expected, key=lambda k: expected[k])
         best[n] = {"formula": first, "simulated": max(rates, key=lambda k: rates[k])}
-        found.at_most(
+        findings.at_most(
             f"rate of the best k of {n} ({first}) below the largest simulated",
             1 - rates[first] / max(rates.values()), 0.02, timing=False,
         )  # fmt: skip
-    found.results["best_k"] = best
+    findings.results["best_k"] = best
     # (T_c + T_s / H)(1 + b (H - 1)) is least at H = sqrt(T_s (1 - b) / (T_c b)).
     compute, merge, cost = 0.1, 0.05, 0.001
     steady = [Worker(name="w", compute=Constant(compute))] * 4
@@ -91,12 +88,12 @@ def closed_forms(found: Findings) -> None:
     ]
     formula = (merge * (1 - cost) / (compute * cost)) ** 0.5
     simulated = periods[int(np.argmin(prices))]
-    found.results["best_period"] = {"formula": formula, "simulated": simulated}
-    found.at_most("price at H* over the least simulated", prices[round(formula) - 1] / min(prices),
-                  1.01, timing=False)  # fmt: skip
+    findings.results["best_period"] = {"formula": formula, "simulated": simulated}
+    price = prices[round(formula) - 1] / min(prices)
+    findings.at_most("price at H* over the least simulated", price, 1.01, timing=False)
 
 
-def straggler_figure(found: Findings) -> None:
+def straggler_figure(findings: Findings) -> None:
     """Slowest over mean and over fastest of n workers, drawn and by order statistics."""
     rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
     for n in FIGURE:
@@ -117,12 +114,12 @@ def straggler_figure(found: Findings) -> None:
             f"{slowest / fastest:5.2f} times the fastest; purely exponential {harmonic(n):5.2f}",
             flush=True,
         )
-        found.at_most(f"order statistics at n = {n}, error", abs(slowest / expected - 1), 0.03,
-                      timing=False)  # fmt: skip
-    found.results["stragglers"] = rows
+        error = abs(slowest / expected - 1)
+        findings.at_most(f"order statistics at n = {n}, error", error, 0.03, timing=False)
+    findings.results["stragglers"] = rows
 
 
-def gates(found: Findings, count: int) -> None:
+def gates(findings: Findings, count: int) -> None:
     """Random schedules with deaths and returns under each gate."""
     rng, kinds = np.random.default_rng(1), ("ssp", "safe version bound", "naive", "push gate")
     stopped, wide, late = dict.fromkeys(kinds, 0), 0, 0
@@ -142,15 +139,15 @@ def gates(found: Findings, count: int) -> None:
             stopped[kind] += not run(workers, scheme, (), seed)[1]
     for kind in kinds:
         print(f"{kind:20} stops in {stopped[kind]} of {count} schedules", flush=True)
-    found.exact("ssp: schedules that stop for ever", stopped["ssp"], 0)
-    found.at_most("ssp: largest spread of clocks beyond the slack", wide, 1, timing=False)
-    found.exact("safe version bound: schedules that stop", stopped["safe version bound"], 0)
-    found.exact("safe version bound: schedules beyond the bound", late, 0)
+    findings.exact("ssp: schedules that stop for ever", stopped["ssp"], 0)
+    findings.at_most("ssp: largest spread of clocks beyond the slack", wide, 1, timing=False)
+    findings.exact("safe version bound: schedules that stop", stopped["safe version bound"], 0)
+    findings.exact("safe version bound: schedules beyond the bound", late, 0)
     for kind in ("naive", "push gate"):
         name = f"{kind}: schedules that stop"
-        found.claims.append(Claim(name, stopped[kind], ">=", 1, timing=False))
-    found.results["schedules"] = count
-    found.results["stopped"] = stopped
+        findings.at_least(name, stopped[kind], 1, timing=False)
+    findings.results["schedules"] = count
+    findings.results["stopped"] = stopped
 
 
 def random_schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event], int]:

@@ -11,7 +11,6 @@ with each epoch, or claimed from a shared queue, with two workers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.claims import Findings, LoadWatch, finish, own_cpu_s
+from harness.claims import Findings, flags, measured
 
 from mlxhog.arena.child import Child
 from mlxhog.config.sources import Given
@@ -47,7 +46,7 @@ RATES = (0.0, 0.1, 0.5)
 HANDOUTS = ("once", "epoch", "queue")
 
 
-def dropout(found: Findings, samples: int) -> None:
+def dropout(findings: Findings, samples: int) -> None:
     """Density and conflict of gradients, by rate and by the size of a batch."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
@@ -77,13 +76,13 @@ def dropout(found: Findings, samples: int) -> None:
                     f"{density:6.1%}, two meet with probability {p_conf:.2f}",
                     flush=True,
                 )
-    found.results["dropout"] = rows
+    findings.results["dropout"] = rows
     whole = [row for row in rows if row["tokens"] == 512]
     least = min(row["p_conf"] for row in whole)
-    found.at_most("batches of 512 tokens: 1 - least p_conf", 1 - least, 0.1, timing=False)
+    findings.at_most("batches of 512 tokens: 1 - least p_conf", 1 - least, 0.1, timing=False)
 
 
-def handouts(found: Findings, epochs: int) -> None:
+def handouts(findings: Findings, epochs: int) -> None:
     """Updates per second and objective of a sparse SVM, by how work is handed out."""
     rows: dict[str, Any] = {}
     for handout in HANDOUTS:
@@ -97,21 +96,18 @@ def handouts(found: Findings, epochs: int) -> None:
             f"objective {objective:,.0f}",
             flush=True,
         )
-    found.results["handouts"] = rows
+    findings.results["handouts"] = rows
 
 
 def main() -> int:
     """Measure both."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    watch, cpu, found = LoadWatch(), own_cpu_s(), Findings()
-    dropout(found, 12 if quick else 48)
-    handouts(found, 3 if quick else 10)
-    others = watch.stop(own_cpu_s() - cpu)
-    return finish("sparsity_sources", found.claims, others_load=others, results=found.results)
+    quick = flags(__doc__, quick="fewer gradients, fewer epochs").parse_args().quick
+
+    def measure(findings: Findings) -> None:
+        dropout(findings, 12 if quick else 48)
+        handouts(findings, 3 if quick else 10)
+
+    return measured("sparsity_sources", measure)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ import argparse
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
 
-from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Findings, Sample, measured
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record, step_shares
 from training.time_to_loss import ARMS, Pair, Race, Target
@@ -43,8 +42,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     mode = parser.add_mutually_exclusive_group()
-    for flag in ("quick", "full", "tune"):
-        mode.add_argument(f"--{flag}", action="store_true")
+    mode.add_argument("--quick", action="store_true", help="throughput, steps and memory")
+    mode.add_argument("--full", action="store_true", help="also a lower loss")
+    mode.add_argument("--tune", action="store_true", help="search the settings")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N")
     chosen = parser.parse_args()
@@ -53,19 +53,13 @@ def main() -> int:
         for optimizer in ("muon", "adamw"):
             race.tune(optimizer)
         return 0
-    wait_until_quiet()
-    watch, cpu = LoadWatch(), own_cpu_s()
-    claims: list[Claim] = []
-    results: dict[str, Any] = {}
-    for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
-        PARTS[name](claims, results, chosen)
-    return finish(
-        "speedup",
-        claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=results,
-        packages=("mlxhog", "mlx", "torch", "xlstm", "numpy"),
-    )
+
+    def measure(findings: Findings) -> None:
+        for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
+            PARTS[name](findings, chosen)
+
+    packages = ("mlxhog", "mlx", "torch", "xlstm", "numpy")
+    return measured("speedup", measure, packages=packages, patience_s=PATIENCE_S[chosen.quick])
 
 
 # -- throughput -----------------------------------------------------------------------------------
@@ -81,7 +75,7 @@ def ours(workers: str, threads: int, seconds: float) -> float:
     return run.result.tokens_per_s
 
 
-def throughput(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
+def throughput(findings: Findings, chosen: Namespace) -> None:
     """Tokens per second of every mix and of the peer, in turns."""
     seconds, turns = (5.0, 2) if chosen.quick else (8.0, 3)
     arms: dict[str, Callable[[], float]] = {
@@ -102,22 +96,21 @@ def throughput(claims: list[Claim], results: dict[str, Any], chosen: Namespace) 
             rates[name].append(arm())
     print("\ntokens per second (median, range)")
     for name, values in rates.items():
-        sample = Sample.of(values)
-        print(f"  {name:26} {sample.median:9,.0f}  ({sample.low:,.0f} - {sample.high:,.0f})")
-    results["tokens_per_s"] = {name: Sample.of(values) for name, values in rates.items()}
+        print(f"  {name:26} {Sample.of(values).spelt(',.0f')}")
+    findings.results["tokens_per_s"] = {name: Sample.of(values) for name, values in rates.items()}
     # Ratios within a turn, so that a slow spell of the machine hits both sides.
     one = {name: rates[f"{name} 1 thread"] for name in ("torch", "mlx")}
     for pair in ("torch+torch", "mlx+mlx", "mlx+torch"):
         a, b = pair.split("+")
         shares = [p / (x + y) for p, x, y in zip(rates[pair], one[a], one[b], strict=True)]
-        claims.append(Claim(f"{pair} / sum of its members alone", median(shares), ">=", 0.92))
+        findings.at_least(f"{pair} / sum of its members alone", median(shares), 0.92)
     best = max(("torch+torch", "mlx+mlx", "mlx+torch"), key=lambda name: median(rates[name]))
     for peer, limit in (("xlstm package 2 threads", 1.3), ("xlstm package shared", 1.0)):
         ratios = [x / y for x, y in zip(rates[best], rates[peer], strict=True)]
-        claims.append(Claim(f"best pair ({best}) / {peer}", median(ratios), ">=", limit))
+        findings.at_least(f"best pair ({best}) / {peer}", median(ratios), limit)
 
 
-def step_split(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
+def step_split(findings: Findings, chosen: Namespace) -> None:
     """Shares of a step: read, compute, apply."""
     wide = {"hidden_size": 512, "num_hidden_layers": 6}
     for name, options, limit in (
@@ -128,11 +121,11 @@ def step_split(claims: list[Claim], results: dict[str, Any], chosen: Namespace) 
         run = record(workers=TORCH, threads=1, time=seconds, **FREE, **options)
         shares = step_shares(run.table, 2)
         print(f"\nstep at {name}: " + ", ".join(f"{k} {v:.1%}" for k, v in shares.items()))
-        results[f"step split, {name}"] = dict(shares)
-        claims.append(Claim(f"read + apply, {name}", shares["read"] + shares["apply"], "<=", limit))
+        findings.results[f"step split, {name}"] = dict(shares)
+        findings.at_most(f"read + apply, {name}", shares["read"] + shares["apply"], limit)
 
 
-def memory(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
+def memory(findings: Findings, chosen: Namespace) -> None:
     """Proportional set size of worker processes, and what each way of reading costs."""
     model = model_file(hidden_size=512, num_hidden_layers=6)
     common = {"model": model, "batch_size": 1, "seq_len": 32, "threads": 1}
@@ -156,38 +149,36 @@ def memory(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> N
         print(f"  2 torch workers, {way:9} {n_bytes / 1e6:7.0f}")
     for n, n_bytes in more.items():
         print(f"  {n} torch workers, live      {n_bytes / 1e6:7.0f}")
-    results["pss_bytes"] = {**pss, **{f"live, {n} workers": b for n, b in more.items()}}
-    results["parameter_bytes"] = parameters
+    findings.results["pss_bytes"] = pss | {f"live, {n} workers": b for n, b in more.items()}
+    findings.results["parameter_bytes"] = parameters
     for way, copies in (("snapshot", 1), ("predicted", 2)):
         extra = (pss[way] - pss["live"]) / 2 / parameters
-        claims.append(Claim(f"{way}: parameter copies per worker", extra, "<=", copies + 0.3))
+        findings.at_most(f"{way}: parameter copies per worker", extra, copies + 0.3)
     each = (more[4] - pss["live"]) / 2
     alone = record(workers="torch:cpu", steps=40, **common, **ways["live"]).pss_bytes
-    claims.append(Claim("a further live worker / the first one's memory", each / alone, "<=", 1.0))
+    findings.at_most("a further live worker / the first one's memory", each / alone, 1.0)
 
 
-def default_command(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
+def default_command(findings: Findings, chosen: Namespace) -> None:
     """`mlxhog train` with no arguments, evaluated on the whole held-out text."""
     run = record(eval_every="10s", sample_every="30s")
     bits = run.result.val_bits_per_byte
     assert bits is not None
-    results["default command, bits per byte"] = bits
+    findings.results["default command, bits per byte"] = bits
     print(f"\nmlxhog train: {bits:.3f} bits per byte in {run.result.seconds:.0f} s")
-    claims.append(Claim("mlxhog train, held-out bits per byte", bits, "<=", 2.1))
+    findings.at_most("mlxhog train, held-out bits per byte", bits, 2.1)
 
 
 # -- time to a loss -------------------------------------------------------------------------------
 
 
-def time_to_loss(claims: list[Claim], results: dict[str, Any], chosen: Namespace) -> None:
+def time_to_loss(findings: Findings, chosen: Namespace) -> None:
     """Seconds of training until held-out bits per byte fall to a target, for every arm."""
     for target in (TARGET, LOWER) if chosen.full else (TARGET,):
-        _race(claims, results, target, chosen.seeds)
+        _race(findings, target, chosen.seeds)
 
 
-def _race(
-    claims: list[Claim], results: dict[str, Any], target: Target, seeds: Sequence[int]
-) -> None:
+def _race(findings: Findings, target: Target, seeds: Sequence[int]) -> None:
     race = Race(target)
     times: dict[str, list[float]] = {f"{opt} {arm}": [] for opt, arm in RACED}
     for seed in seeds:
@@ -195,11 +186,10 @@ def _race(
             times[f"{optimizer} {arm}"].append(race.seconds(arm, optimizer, seed))
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
     for name, values in times.items():
-        sample = Sample.of(values)
-        line = f"  {name:32} {sample.median:6.1f}  ({sample.low:.1f} - {sample.high:.1f})"
+        line = f"  {name:32} {Sample.of(values).spelt('.1f')}"
         print(line + ("" if name == LOCK_FREE else f"   {Pair.of(times[LOCK_FREE], values)}"))
     print(f"  (behind each: how many times sooner {LOCK_FREE} is)")
-    results[f"seconds to {target.bits}, by seed"] = times
+    findings.results[f"seconds to {target.bits}, by seed"] = times
     for rival, least in (
         ("muon serial 1 thread", 1 / 0.58),
         ("muon serial 2 threads", 1.0),
@@ -207,10 +197,10 @@ def _race(
         ("adamw hogwild", 1.5),
     ):
         pair = Pair.of(times[LOCK_FREE], times[rival])
-        claims.append(pair.claim(f"{rival} / {LOCK_FREE}, to {target.bits}", least))
+        findings.claims.append(pair.claim(f"{rival} / {LOCK_FREE}, to {target.bits}", least))
 
 
-PARTS: dict[str, Callable[[list[Claim], dict[str, Any], Namespace], None]] = {
+PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "throughput": throughput,
     "steps": step_split,
     "memory": memory,

@@ -20,12 +20,11 @@ added by a line of `STRATEGIES`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Claim, Findings, Sample, flags, measured
 from training.recording import HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
@@ -83,10 +82,7 @@ class Row:
 
 def main() -> int:
     """Train, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
+    parser = flags(__doc__, quick="one seed, 60,000 tokens a run")
     parser.add_argument("--only", help="strategies of the table, with commas between them")
     parser.add_argument("--workers", type=int, action="append", help="2 and 4 by default")
     parser.add_argument("--tokens", type=int, help="of a run")
@@ -96,21 +92,21 @@ def main() -> int:
     if unknown := [name for name in names if name not in STRATEGIES]:
         parser.error(f"no strategy {unknown[0]!r}; choose from {', '.join(STRATEGIES)}")
     tokens = chosen.tokens or scale.tokens
-    wait_until_quiet()
-    watch, cpu = LoadWatch(), own_cpu_s()
-    held_out = HeldOut(TrainConfig(), scale.eval_tokens)
-    tables: dict[str, dict[str, Row]] = {}
-    for workers in chosen.workers or (2, 4):
-        runs = [{name: run(name, workers, seed, tokens) for name in names} for seed in scale.seeds]
-        tables[str(workers)] = table = rows(runs, held_out)
-        show(table, workers)
-    return finish(
-        "strategies",
-        claims_of(tables),
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results={"tokens": tokens, "tables": spelt(tables)},
-        packages=("mlxhog", "torch", "numpy"),
-    )
+
+    def measure(findings: Findings) -> None:
+        held_out = HeldOut(TrainConfig(), scale.eval_tokens)
+        tables: dict[str, dict[str, Row]] = {}
+        for workers in chosen.workers or (2, 4):
+            runs = [
+                {name: run(name, workers, seed, tokens) for name in names} for seed in scale.seeds
+            ]
+            tables[str(workers)] = table = rows(runs, held_out)
+            show(table, workers)
+        findings.claims += claims_of(tables)
+        findings.results |= {"tokens": tokens, "tables": spelt(tables)}
+
+    packages, patience_s = ("mlxhog", "torch", "numpy"), PATIENCE_S[chosen.quick]
+    return measured("strategies", measure, packages=packages, patience_s=patience_s)
 
 
 def run(name: str, workers: int, seed: int, tokens: int) -> Recorded:

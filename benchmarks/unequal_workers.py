@@ -17,12 +17,10 @@ runs in pairs, with a 95 % interval (`training/time_to_loss.py`).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
+from harness.claims import PATIENCE_S, Claim, Findings, Sample, flags, measured
 from training.time_to_loss import GRIDS, Pair, Race, Target
 
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
@@ -58,11 +56,8 @@ FULL = Scale(
 
 def main() -> int:
     """Measure, or search, what the flags ask for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--tune", action="store_true")
+    parser = flags(__doc__, quick="three seeds, Muon, a higher loss")
+    parser.add_argument("--tune", action="store_true", help="search the settings")
     parser.add_argument("--optimizer", choices=list(GRIDS), action="append")
     parser.add_argument("--seeds", type=int, help="number of seeds")
     chosen = parser.parse_args()
@@ -73,26 +68,22 @@ def main() -> int:
         for optimizer in optimizers:
             race.tune(optimizer)
         return 0
-    wait_until_quiet()
-    watch, cpu = LoadWatch(), own_cpu_s()
     seeds = tuple(range(1, chosen.seeds + 1)) if chosen.seeds else scale.seeds
-    claims: list[Claim] = []
-    results: dict[str, Any] = {"target": scale.target.bits, "seeds": seeds}
-    for optimizer in optimizers:
-        times = seconds_to_target(race, scale, optimizer, seeds)
-        show(times, f"{optimizer}: seconds to {scale.target.bits} bits per byte (median, range)")
-        claims += claims_of(times, optimizer)
-        results[optimizer] = {
-            condition: {arm: Sample.of(values) for arm, values in arms.items()}
-            for condition, arms in times.items()
-        }
-    return finish(
-        "unequal_workers",
-        claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=results,
-        packages=("mlxhog", "torch", "numpy"),
-    )
+
+    def measure(findings: Findings) -> None:
+        findings.results |= {"target": scale.target.bits, "seeds": seeds}
+        for optimizer in optimizers:
+            times = seconds_to_target(race, scale, optimizer, seeds)
+            title = f"{optimizer}: seconds to {scale.target.bits} bits per byte (median, range)"
+            show(times, title)
+            findings.claims += claims_of(times, optimizer)
+            findings.results[optimizer] = {
+                condition: {arm: Sample.of(values) for arm, values in arms.items()}
+                for condition, arms in times.items()
+            }
+
+    packages, patience_s = ("mlxhog", "torch", "numpy"), PATIENCE_S[chosen.quick]
+    return measured("unequal_workers", measure, packages=packages, patience_s=patience_s)
 
 
 Times = dict[str, dict[str, list[float]]]
@@ -134,8 +125,7 @@ def show(times: Times, title: str) -> None:
     for condition, arms in times.items():
         print(f"  {condition}")
         for arm, values in arms.items():
-            sample = Sample.of(values)
-            line = f"    {arm:17} {sample.median:6.1f}  ({sample.low:.1f} - {sample.high:.1f})"
+            line = f"    {arm:17} {Sample.of(values).spelt('.1f')}"
             if arm != "hogwild":
                 line += f"   hogwild: {Pair.of(arms['hogwild'], values)}"
             print(line)

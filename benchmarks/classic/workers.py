@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from harness.claims import cores, pin
+from harness.machine import cores, pin
 
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle

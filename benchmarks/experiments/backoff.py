@@ -9,11 +9,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiment.figures import INKS, Figure, legend, new_panels
 from experiment.record import (
-    INKS,
-    UNTOLD,
     Claim,
     Compared,
     Difference,
@@ -21,15 +20,11 @@ from experiment.record import (
     Outcome,
     Scale,
     cores,
-    is_recorded,
-    legend,
-    new_panels,
-    recorded,
     run,
     say,
     together,
-    write_recorded,
 )
+from experiment.searches import is_recorded, recorded, write_recorded
 from training.schedules import (
     BACKOFF,
     CONSTANT,
@@ -48,9 +43,6 @@ from training.schedules import (
     stage_ends,
     train,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="backoff",
@@ -174,14 +166,14 @@ def result(scale: Scale) -> Outcome:
         for name in CONVEX
     }
     return Outcome(
-        compared=compared(scale, losses, slopes),
+        compared=compared(losses, slopes),
         table=[row for name in TITLES for row in rows(name, losses[name], rules[name])],
         claims=[
             Claim(
                 f"exponent of the excess, back-off, {TITLES[name]}",
                 fmean(slopes[name][BACKOFF, 1.0]),
                 "<=",
-                -RATE if scale.mode != "tiny" else math.inf,
+                scale.pick(tiny=99.0, quick=-RATE, full=-RATE),
                 timing=False,
             )
             for name in CONVEX
@@ -301,16 +293,14 @@ def differences(losses: Losses) -> dict[str, dict[str, str]]:
 
 
 def compared(
-    scale: Scale,
     losses: Mapping[str, Losses],
     slopes: Mapping[str, Mapping[tuple[str, float], list[float]]],
 ) -> list[Compared]:
     """The document's claims beside what was measured."""
 
-    def told(claim: str, parts: Sequence[tuple[str, str]], end: str = "") -> Compared:
+    def claimed(claim: str, parts: Sequence[tuple[str, str]], end: str = "") -> Compared:
         measured = "; ".join(text for text, _ in parts) + (f". {end}" if end else ".")
-        verdict = UNTOLD if scale.mode == "tiny" else together([each for _, each in parts])
-        return Compared(claim, measured, verdict, timing=False)
+        return Compared(claim, measured, together([each for _, each in parts]), timing=False)
 
     def against(other: str, measure: str, names: Sequence[str]) -> list[tuple[str, str]]:
         ours = {name: beside(losses[name], other, measure) for name in names}
@@ -324,29 +314,29 @@ def compared(
     itself = "; ".join(text for text, _ in rate(INVERSE, 1.0))
     slower = "; ".join(text for text, _ in rate(INVERSE, FACTORS[-1]))
     return [
-        told(
+        claimed(
             "Constant stepsize + exponential backoff achieves a 1/k rate.",
             rate(BACKOFF, 1.0),
             "By the ends of stages in the last nine tenths of the run; 1/k itself: "
             f"{itself}. Counted as 1/k where the exponent is below -{RATE:g}.",
         ),
-        told(
+        claimed(
             "Faster in practice than 1/k (larger steps early on).",
             against(INVERSE, "tuned", list(TITLES)),
             f"Back-off less 1/k, both at their best step size: {log10}, and losses.",
         ),
-        told(
+        claimed(
             "More robust than 1/k to curvature misestimation.",
             against(INVERSE, "worst", list(TITLES)),
             "Back-off less 1/k where the step size is worst of a quarter, half, 1, 2 and 4 times "
             "its best.",
         ),
-        told(
+        claimed(
             "No exponential slowdown if c is overestimated: still 1/k.",
             rate(BACKOFF, FACTORS[-1]),
             f"c four times too large; 1/k itself then: {slower}.",
         ),
-        told(
+        claimed(
             "For xLSTM: use constant stepsize with exponential backoff.",
             [
                 (f"beside {name} {text}", verdict)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from experiment.digits import Course, Images, digits, divided, train
+from experiment.figures import Figure, curves, legend, new_panels
 from experiment.record import (
     FAILS,
     HOLDS,
-    INKS,
     PARTLY,
     UNTOLD,
     Claim,
@@ -19,12 +20,12 @@ from experiment.record import (
     Experiment,
     Outcome,
     Scale,
-    legend,
-    new_panels,
     run,
     say,
     together,
+    told,
 )
+from experiment.searches import by_seed, cheapest
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
@@ -32,9 +33,6 @@ from mlxhog.strategies.anchored import keep_anchor
 from mlxhog.strategies.local_sgd import average_share, take_average
 from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.scaffold import CONTROL, Scaffold
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="clients",
@@ -75,12 +73,10 @@ def result(scale: Scale) -> Outcome:
     for alpha in alphas:
         best = {name: tuned(name, alpha, rounds, rates) for name in METHODS}
         chosen[f"{alpha:g}"] = best
-        runs[alpha] = {
-            name: [one(name, alpha, rounds, seed, best[name]) for seed in seeds] for name in METHODS
-        }
+        runs[alpha] = by_seed(seeds, METHODS, one_of(alpha, rounds, best))
     correction = corrections(rounds=min(rounds, 5))
     return Outcome(
-        compared=compared(runs, correction, told=scale.mode != "tiny"),
+        compared=compared(runs, correction),
         table=[row(alpha, name, own) for alpha, by in runs.items() for name, own in by.items()],
         claims=[
             Claim("SCAFFOLD: mean of c - c_i, of the largest", correction["sum"], "<=", 1e-5,
@@ -103,6 +99,11 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
+def one_of(alpha: float, rounds: int, lr: dict[str, float]) -> Callable[[str, int], Course]:
+    """What trains a method with a seed, at its own step size."""
+    return lambda name, seed: one(name, alpha, rounds, seed, lr[name])
+
+
 def one(name: str, alpha: float, rounds: int, seed: int, lr: float) -> Course:
     """One run; clients, parameters and batches are of the seed."""
     course = train(
@@ -120,11 +121,9 @@ def clients(alpha: float, seed: int) -> list[Images]:
 
 def tuned(name: str, alpha: float, rounds: int, rates: tuple[float, ...]) -> float:
     """The step size with the best accuracy on divisions that nothing else uses."""
-    if len(rates) == 1:
-        return rates[0]
-    return max(
+    return cheapest(
         rates,
-        key=lambda lr: fmean(score(one(name, alpha, rounds, seed, lr)) for seed in TUNED_ON),
+        lambda lr: -fmean(score(one(name, alpha, rounds, seed, lr)) for seed in TUNED_ON),
     )
 
 
@@ -158,17 +157,17 @@ def traffic(runs: dict[float, Runs]) -> float:
 
 def corrections(*, rounds: int) -> dict[str, float]:
     """How large c - c_i is after some rounds: ours, and by the document's first class."""
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for name, kind in (("ours", Watched), ("document", ByDocument)):
         SEEN.clear()
         train(
             clients(0.1, 1), rounds=rounds, seed=1, lr=0.1, average_every=LOCAL_STEPS,
             strategy="scaffold", kind=kind,
         )  # fmt: skip
-        found[name] = max(float(np.abs(part).max()) for part in SEEN.values())
+        largest[name] = max(float(np.abs(part).max()) for part in SEEN.values())
         if kind is Watched:
-            found["sum"] = float(np.abs(sum(SEEN.values())).max()) / found[name]
-    return found
+            largest["sum"] = float(np.abs(sum(SEEN.values())).max()) / largest[name]
+    return largest
 
 
 SEEN: dict[int, NDArray[np.float32]] = {}
@@ -213,9 +212,7 @@ class ByDocument(Scaffold):
 # -- the document's claims -------------------------------------------------------------------------
 
 
-def compared(
-    runs: dict[float, Runs], correction: dict[str, float], *, told: bool
-) -> list[Compared]:
+def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Compared]:
     """What the document says, beside this."""
     gains = {
         (alpha, name): Difference.of(
@@ -226,7 +223,7 @@ def compared(
         for name in ("fedprox", "scaffold")
     }
     verdicts = {key: better(gain) for key, gain in gains.items()}
-    order = together(list(verdicts.values())) if told else UNTOLD
+    order = together(list(verdicts.values()))
     said = "; ".join(f"alpha {a:g}, {name} {gain}" for (a, name), gain in gains.items())
     spread = {
         alpha: median(score(course) for course in by["local_sgd"]) for alpha, by in runs.items()
@@ -234,7 +231,6 @@ def compared(
     ends = [runs[alpha]["local_sgd"] for alpha in (max(runs), min(runs))]
     drop = Difference.of(score(a) - score(b) for a, b in zip(*ends, strict=True))
     falls = PARTLY if better(drop) == HOLDS and drop.mean < CLAIMED_DROP / 2 else better(drop)
-    never = HOLDS if correction["document"] > 0 else FAILS
     return [
         Compared(
             "SCAFFOLD is better than FedProx, and FedProx than Local SGD, at every division",
@@ -246,19 +242,19 @@ def compared(
             "Its accuracy: "
             + ", ".join(f"alpha {a:g} {got:.1%}" for a, got in spread.items())
             + f"; it loses {drop.mean:.3f}.",
-            falls if told else UNTOLD, timing=False,
+            falls, timing=False,
         ),
         Compared(
             "The class with momentum correction corrects client drift",
             f"Largest |c - c_i| by its rule: {correction['document']:g}, by Option II "
             f"{correction['ours']:.3g}. It moves every c_i by as much as c moved and uses no "
             "gradient, so from zero nothing is ever corrected.",
-            never, timing=False,
+            told(correction["document"] > 0), timing=False,
         ),
         Compared(
             "SCAFFOLD sends twice as much",
             f"A round sends {traffic(runs):.2f} times what a round of Local SGD sends.",
-            HOLDS if abs(traffic(runs) - 2) < 0.1 else FAILS, timing=False,
+            told(abs(traffic(runs) - 2) < 0.1), timing=False,
         ),
     ]  # fmt: skip
 
@@ -280,9 +276,11 @@ def draw(outcome: Outcome) -> Figure:
         *(("rounds", "held-out accuracy", f"alpha {alpha}") for alpha in ends)
     )
     for axes, alpha in zip(panels, ends, strict=True):
-        for ink, (name, curves) in zip(INKS, accuracy[alpha].items(), strict=False):
-            middle = np.median(np.array(curves), axis=0)
-            axes.plot(range(1, len(middle) + 1), middle, color=ink, label=name)
+        middles = {
+            name: np.median(np.array(of_seeds), axis=0)
+            for name, of_seeds in accuracy[alpha].items()
+        }
+        curves(axes, {name: (range(1, len(y) + 1), y) for name, y in middles.items()})
     legend(panels[-1])
     return figure
 

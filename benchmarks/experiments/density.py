@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from experiment.classic import Arm, interleaved, last, seconds
+from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.record import (
-    FAILS,
-    HOLDS,
-    INKS,
-    UNTOLD,
     Claim,
     Compared,
     Experiment,
     Outcome,
     Scale,
-    legend,
-    new_panels,
     run,
+    told,
 )
 
 from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.generators import sparse_regression
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SPARSE_WRITES, SparseLinear
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="density",
@@ -111,7 +104,7 @@ def result(scale: Scale) -> Outcome:
             }
         )
     return Outcome(
-        compared=_compared(scale, table, many),
+        compared=_compared(table, many),
         table=table,
         claims=[
             Claim(
@@ -128,15 +121,12 @@ def result(scale: Scale) -> Outcome:
     )
 
 
-def _compared(scale: Scale, table: list[dict[str, Any]], many: int) -> list[Compared]:
+def _compared(table: list[dict[str, Any]], many: int) -> list[Compared]:
     threshold = 1 / many
     beyond = [row for row in table if row["density"] > threshold]
     worse = [row["density"] for row in beyond if row["racy / locked"] > NEAR]
     ratios = ", ".join(f"{row['density']:g}: {row['racy / locked']:.2f}" for row in table)
     diverged = [row["density"] for row in table if not row["racy"] < 2 * row["serial"]]
-
-    def verdict(holds: bool) -> str:
-        return UNTOLD if scale.mode == "tiny" else HOLDS if holds else FAILS
 
     return [
         Compared(
@@ -144,13 +134,13 @@ def _compared(scale: Scale, table: list[dict[str, Any]], many: int) -> list[Comp
             f"Test loss of racy Hogwild over that of locked SGD, by density: {ratios}. That rows "
             "share features does not mean that they disturb each other: random rows are nearly "
             "orthogonal at any density.",
-            verdict(bool(worse)),
+            told(bool(worse)),
             timing=False,
         ),
         Compared(
             "At densities of .25 and .5 Hogwild diverges",
             f"Densities at which the loss was above twice the serial one: {diverged or 'none'}.",
-            verdict({0.25, 0.5} <= set(diverged)),
+            told({0.25, 0.5} <= set(diverged)),
             timing=False,
         ),
     ]
@@ -163,8 +153,8 @@ def draw(outcome: Outcome) -> Figure:
         ("share of features in a row", "locked seconds / racy seconds", "Price of locks"),
     )
     at = [row["density"] for row in outcome.table]
-    for ink, name in zip(INKS, ("serial", "racy", "locked (aig)", "delayed"), strict=False):
-        losses.plot(at, [row[name] for row in outcome.table], "o-", color=ink, label=name)
+    names = ("serial", "racy", "locked (aig)", "delayed")
+    curves(losses, {name: (at, [row[name] for row in outcome.table]) for name in names}, "o-")
     speed.plot(at, [row["locked s / racy s"] for row in outcome.table], "o-", color=INKS[0])
     for axes in (losses, speed):
         axes.set_xscale("log")

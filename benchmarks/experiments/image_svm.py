@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiment.classic import Arm, curve, interleaved, last, seconds
+from experiment.classic import (
+    Arm,
+    curve,
+    interleaved,
+    seconds,
+    summary,
+    with_a_core,
+    workers_figure,
+)
+from experiment.figures import Figure
 from experiment.record import (
     FAILS,
     HOLDS,
-    INKS,
     PARTLY,
     Claim,
     Compared,
@@ -17,19 +25,14 @@ from experiment.record import (
     Outcome,
     Scale,
     cores,
-    legend,
-    new_panels,
-    recorded,
     run,
-    write_recorded,
+    told,
 )
+from experiment.searches import recorded, write_recorded
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 from mlxhog.classic.session import train
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="image_svm",
@@ -65,10 +68,7 @@ def result(scale: Scale) -> Outcome:
                 {
                     "batch_size": batch,
                     "workers": arm.config.workers,
-                    "seconds": seconds(results).median,
-                    "train_loss": last(results, "train_loss"),
-                    "train_error": last(results, "train_error"),
-                    "test_error": last(results, "test_error"),
+                    **summary(results, "train_loss", "train_error", "test_error"),
                 }
             )
     # As the document handed out work: workers started for each epoch, and their start timed.
@@ -104,7 +104,7 @@ def _of(table: list[dict[str, Any]], batch: int, workers: int) -> dict[str, Any]
 def _compared(
     table: list[dict[str, Any]], spawned: dict[int, float], counts: tuple[int, ...]
 ) -> list[Compared]:
-    here = max(count for count in counts if count <= max(2, len(cores())))
+    here = with_a_core(counts)
     speedup = {
         batch: _of(table, batch, 1)["seconds"] / _of(table, batch, here)["seconds"]
         for batch in BATCHES
@@ -133,7 +133,7 @@ def _compared(
             "The test error is not affected greatly by the number of threads.",
             f"Test errors differ by {100 * spread[2]:.1f} points at batch 2 and by "
             f"{100 * spread[125]:.1f} at 125; the standard error of each is 1.5.",
-            HOLDS if max(spread.values()) < 0.03 else FAILS,
+            told(max(spread.values()) < 0.03),
             timing=False,
         ),
     ]
@@ -158,23 +158,10 @@ def tune() -> None:
 
 def draw(outcome: Outcome) -> Figure:
     """Time and test error by workers, for each batch size, and training error by epoch."""
-    figure, (times, errors, course) = new_panels(
-        ("workers", "seconds of all epochs", "Time"),
-        ("workers", "test error", "Test error"),
-        ("epoch", "training error", "Training error, most workers"),
-    )
-    for ink, batch in zip(INKS, BATCHES, strict=False):
-        rows = [row for row in outcome.table if row["batch_size"] == batch]
-        counts, name = [row["workers"] for row in rows], f"batch {batch}"
-        times.plot(counts, [row["seconds"] for row in rows], "o-", color=ink, label=name)
-        errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=name)
-        trace = outcome.results["train_error"][f"{batch} {counts[-1]}"]
-        course.plot(range(1, len(trace) + 1), trace, color=ink, label=name)
-    for axes in (times, errors):
-        axes.set_xticks(counts)
+    names = {batch: f"batch {batch}" for batch in BATCHES}
+    figure, times, errors = workers_figure(outcome, "batch_size", names)
     times.set_ylim(bottom=0.0)
     errors.set_ylim(0.0, 1.0)
-    legend(course)
     return figure
 
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiment.language import Bench, Training, setup, workers
+from experiment.figures import INKS, Figure, curves, legend, new_panels
+from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import (
-    FAILS,
-    HOLDS,
-    INKS,
-    UNTOLD,
     Claim,
     Compared,
     Experiment,
     Outcome,
     Scale,
-    legend,
-    new_panels,
     run,
+    told,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiment.searches import by_seed
 
 ABOUT = Experiment(
     name="late_gradients",
@@ -67,7 +61,7 @@ def result(scale: Scale) -> Outcome:
     trainings = _by_rule(scale, bench, late=counts[-1] - 1)
     losses = {name: median(one.end for one in runs) for name, runs in trainings.items()}
     return Outcome(
-        compared=_compared(scale, measured, losses, counts[-1]),
+        compared=_compared(measured, losses, counts[-1]),
         table=[
             *measured,
             *({"rule": name, "bits per byte": losses[name]} for name in losses),
@@ -84,7 +78,7 @@ def result(scale: Scale) -> Outcome:
             for row in measured
         ],
         settings={**bench.setup.to_json(), "lr": LR, "simulated_staleness": counts[-1] - 1},
-        results={"trainings": {k: [one.to_json() for one in v] for k, v in trainings.items()}},
+        results={"trainings": trainings_json(trainings)},
     )
 
 
@@ -104,22 +98,15 @@ def _staleness(
 
 def _by_rule(scale: Scale, bench: Bench, late: int) -> dict[str, list[Training]]:
     tokens = scale.pick(tiny=6_000, quick=400_000, full=1_500_000)
-    common: dict[str, Any] = {
-        "strategy": "sim", "sim_staleness": f"fixed:{late}", "workers": "mlx:cpu",
-        "predict": "none",
-    }  # fmt: skip
-    found = {
-        name: [
-            bench.train(name, seed=seed, tokens=tokens, lr=LR, **{**common, **options})
-            for seed in scale.seeds
-        ]
-        for name, options in RULES.items()
-    }
-    serial = {"strategy": "serial", "workers": "mlx:cpu", "predict": "none"}
-    found["serial"] = [
-        bench.train("serial", seed=seed, tokens=tokens, lr=LR, **serial) for seed in scale.seeds
-    ]
-    return found
+    common: dict[str, Any] = {"workers": "mlx:cpu", "predict": "none", "tokens": tokens, "lr": LR}
+    simulated = {"strategy": "sim", "sim_staleness": f"fixed:{late}"}
+    arms = {name: {**simulated, **options} for name, options in RULES.items()}
+    arms["serial"] = {"strategy": "serial"}
+
+    def train(name: str, seed: int) -> Training:
+        return bench.train(name, seed=seed, **common, **arms[name])
+
+    return by_seed(scale.seeds, arms, train)
 
 
 def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:
@@ -142,29 +129,26 @@ def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:
 
 
 def _compared(
-    scale: Scale, measured: list[dict[str, Any]], losses: dict[str, float], count: int
+    measured: list[dict[str, Any]], losses: dict[str, float], count: int
 ) -> list[Compared]:
     equal = next(r for r in measured if r["workers"] == count and not r["slow"])
     slow = next(r for r in measured if r["workers"] == count and r["slow"])
     half = (count - 1) / 2
     best = min((name for name in losses if name != "serial"), key=losses.__getitem__)
 
-    def verdict(holds: bool) -> str:
-        return UNTOLD if scale.mode == "tiny" else HOLDS if holds else FAILS
-
     return [
         Compared(
             f"The expected staleness of {count} workers is (P - 1)/2 = {half:g}",
             f"measured {equal['mean']:.2f}, which is P - 1: each update is counted once by each of "
             "the others' gradients in hand. (P - 1)/2 is the mean where all read the same version.",
-            verdict(abs(equal["mean"] - half) < NEAR * half),
+            told(abs(equal["mean"] - half) < NEAR * half),
             timing=False,
         ),
         Compared(
             f"The largest staleness is P - 1 = {count - 1}",
             f"{equal['most']} with equal workers, {slow['most']} with one four times slower, whose "
             "mean over all workers stays P - 1.",
-            verdict(slow["most"] <= count - 1),
+            told(slow["most"] <= count - 1),
             timing=False,
         ),
         Compared(
@@ -172,14 +156,14 @@ def _compared(
             "The version only grows, and what the worker has read does not, so the first that is "
             "too late waits for ever, at every s from 1 to 8. The gate of ssp is where workers "
             "pull (python benchmarks/gate.py: runs with kills, clocks within s + 1).",
-            FAILS if all(map(waits_for_ever, range(1, 9))) else HOLDS,
+            told(not all(map(waits_for_ever, range(1, 9)))),
             timing=False,
         ),
         Compared(
             "eta / (1 + c tau) with c = .5 is the recommended rule, eta d^tau the server's",
             ", ".join(f"{name} {bits:.3f}" for name, bits in losses.items())
             + f" bits per byte at the same lr of {LR:g}; best: {best}.",
-            verdict(losses["linear:0.5"] < losses["lr"] - TIE),
+            told(losses["linear:0.5"] < losses["lr"] - TIE),
             timing=False,
         ),
     ]
@@ -191,12 +175,12 @@ def draw(outcome: Outcome) -> Figure:
         ("workers", "mean staleness", "Measured"), ("gradients", "bits per byte", "By rule")
     )
     rows = [row for row in outcome.table if "strategy" in row and not row["slow"]]
-    for ink, strategy in zip(INKS, ("hogwild", "async_ps"), strict=False):
-        own = [row for row in rows if row["strategy"] == strategy]
-        late.plot(
-            [r["workers"] for r in own], [r["mean"] for r in own], "o-", color=ink, label=strategy
-        )
     counts = sorted({row["workers"] for row in rows})
+    means = {
+        strategy: (counts, [row["mean"] for row in rows if row["strategy"] == strategy])
+        for strategy in ("hogwild", "async_ps")
+    }
+    curves(late, means, "o-")
     late.plot(counts, [count - 1 for count in counts], ":", color="gray", label="P - 1")
     for k, (name, runs) in enumerate(outcome.results["trainings"].items()):
         ink = INKS[k % len(INKS)]

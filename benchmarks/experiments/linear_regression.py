@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from experiment.classic import Arm, curve, interleaved, last, seconds
+from experiment.classic import Arm, curve, interleaved, summary, with_a_core
+from experiment.figures import Figure, curves, legend, new_panels
 from experiment.record import (
-    FAILS,
-    HOLDS,
-    INKS,
     Claim,
     Compared,
     Experiment,
     Outcome,
     Scale,
     cores,
-    legend,
-    new_panels,
     run,
+    told,
 )
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="linear_regression",
@@ -56,15 +49,13 @@ def result(scale: Scale) -> Outcome:
         {
             "write": arm.config.write,
             "workers": arm.config.workers,
-            "seconds": seconds(runs[arm.name]).median,
-            "train_loss": last(runs[arm.name], "train_loss"),
-            "distance": last(runs[arm.name], "distance"),
+            **summary(runs[arm.name], "train_loss", "distance"),
             "lost_updates": sum(one.lost_updates for one in runs[arm.name]),
         }
         for arm in arms
     ]
     by_count = {row["workers"]: row for row in table if row["write"] == "racy"}
-    here = max(count for count in counts if count <= max(2, len(cores())))
+    here = with_a_core(counts)
     speedup = by_count[1]["seconds"] / by_count[here]["seconds"]
     losses = [row["train_loss"] for row in table]
     spread = max(losses) / min(losses) - 1
@@ -74,13 +65,13 @@ def result(scale: Scale) -> Outcome:
                 "Hogwild offers a good speedup on the regression task as well.",
                 f"{here} workers on {len(cores())} cores are {speedup:.2f} times as fast as one: "
                 "a step is a handful of multiplications and a write to the line that all share.",
-                HOLDS if speedup > 1.5 else FAILS,
+                told(speedup > 1.5),
             ),
             Compared(
                 "Serial SGD converges faster, but not significantly so.",
                 f"Training losses after {epochs} epochs are within {100 * spread:.2f} % of each "
                 "other, for all numbers of workers, racy and lossless.",
-                HOLDS if spread < 0.05 else FAILS,
+                told(spread < 0.05),
                 timing=False,
             ),
         ],
@@ -108,18 +99,17 @@ def draw(outcome: Outcome) -> Figure:
         ("workers", "seconds of all epochs", "Time"),
         ("epoch", "training loss", "Training loss, racy"),
     )
-    for ink, write in zip(INKS, ("racy", "lossless"), strict=False):
-        rows = [row for row in outcome.table if row["write"] == write]
-        times.plot(
-            [row["workers"] for row in rows], [row["seconds"] for row in rows], "o-", color=ink,
-            label=write,
-        )  # fmt: skip
-    times.set_xticks([row["workers"] for row in rows])
+    counts = sorted({row["workers"] for row in outcome.table})
+    seconds = {
+        write: (counts, [row["seconds"] for row in outcome.table if row["write"] == write])
+        for write in ("racy", "lossless")
+    }
+    curves(times, seconds, "o-")
+    times.set_xticks(counts)
     times.set_ylim(bottom=0.0)
-    racy = [name for name in outcome.results["train_loss"] if name.startswith("racy")]
-    for ink, name in zip(INKS, racy, strict=False):
-        trace = outcome.results["train_loss"][name]
-        course.plot(range(1, len(trace) + 1), trace, color=ink, label=name)
+    traces = outcome.results["train_loss"].items()
+    racy = {name: trace for name, trace in traces if name.startswith("racy")}
+    curves(course, {name: (range(1, len(y) + 1), y) for name, y in racy.items()})
     course.set_yscale("log")
     legend(times)
     legend(course)

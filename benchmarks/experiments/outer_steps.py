@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiment.language import Bench, Training, setup, workers
+from experiment.figures import INKS, Figure, curves, legend, new_panels
+from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import (
     HOLDS,
-    INKS,
-    UNTOLD,
     Claim,
     Compared,
     Difference,
     Experiment,
     Outcome,
     Scale,
-    legend,
-    new_panels,
     run,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiment.searches import by_seed, cheapest
 
 ABOUT = Experiment(
     name="outer_steps",
@@ -52,15 +47,13 @@ def result(scale: Scale) -> Outcome:
     bench = Bench(setup(scale))
     tokens = scale.pick(tiny=2_048, quick=150_000, full=600_000)
     every = scale.pick(tiny=4, quick=20, full=50)
-    best = {name: tuned(bench, name, tokens, every, tiny=scale.mode == "tiny") for name in ARMS}
+    best = {name: tuned(bench, scale, name, tokens, every) for name in ARMS}
     seeds = scale.pick(tiny=(1,), quick=(1, 2, 3), full=(1, 2, 3, 4, 5))
-    runs: dict[str, list[Training]] = {name: [] for name in ARMS}
-    for seed in seeds:
-        for name in ARMS:
-            runs[name].append(one(bench, name, seed, tokens, every, best[name]))
-    told = scale.mode != "tiny"
+    runs = by_seed(
+        seeds, ARMS, lambda name, seed: one(bench, name, seed, tokens, every, best[name])
+    )
     return Outcome(
-        compared=compared(runs, told=told),
+        compared=compared(runs),
         table=[
             {
                 "arm": name,
@@ -81,7 +74,7 @@ def result(scale: Scale) -> Outcome:
             "average_every": every, "lr": best, "searched": {k: list(v) for k, v in RATES.items()},
             "tuned_on_seed": TUNED_ON, "outer_lr": 0.7, "outer_momentum": 0.9,
         },
-        results={"trainings": {k: [one_.to_json() for one_ in v] for k, v in runs.items()}},
+        results={"trainings": trainings_json(runs)},
         seeds=seeds,
     )  # fmt: skip
 
@@ -94,38 +87,34 @@ def one(bench: Bench, name: str, seed: int, tokens: int, every: int, lr: float) 
     )  # fmt: skip
 
 
-def tuned(bench: Bench, name: str, tokens: int, every: int, *, tiny: bool) -> float:
+def tuned(bench: Bench, scale: Scale, name: str, tokens: int, every: int) -> float:
     """The step size with the lowest loss."""
     rates = RATES[ARMS[name]["optimizer"]]
-    if tiny:
-        return rates[0]
-    return min(rates, key=lambda lr: one(bench, name, TUNED_ON, tokens, every, lr).end)
+    rates = scale.pick(tiny=rates[:1], quick=rates, full=rates)
+    return cheapest(rates, lambda lr: one(bench, name, TUNED_ON, tokens, every, lr).end)
 
 
-def compared(runs: dict[str, list[Training]], *, told: bool) -> list[Compared]:
+def compared(runs: dict[str, list[Training]]) -> list[Compared]:
     """What the document says, beside this."""
     whole, inner, outer = (
         apart(runs, a, b) for a, b in ((DILOCO, SGD), (ADAMW, SGD), (DILOCO, ADAMW))
     )
 
-    def verdict(difference: Difference) -> str:
-        return difference.below() if told else UNTOLD
-
     return [
         Compared(
             "DiLoCo reaches a lower perplexity than Local SGD at equal communication",
             f"DiLoCo less Local SGD with SGD inside: {whole} bits per byte (95 % interval).",
-            verdict(whole), timing=False,
+            whole.below(), timing=False,
         ),
         Compared(
             "because of its outer momentum, beside the inner optimizer",
             f"Of that, AdamW in place of SGD is {inner}, the outer step {outer}.",
-            verdict(outer), timing=False,
+            outer.below(), timing=False,
         ),
         Compared(
             "Communication volume is the same",
             "One all-reduce of the parameters a meeting, in all three.",
-            HOLDS if told else UNTOLD, timing=False,
+            HOLDS, timing=False,
         ),
     ]  # fmt: skip
 
@@ -137,17 +126,17 @@ def apart(runs: dict[str, list[Training]], a: str, b: str) -> Difference:
 
 def draw(outcome: Outcome) -> Figure:
     """Loss over gradients, and the ends."""
-    figure, (curves, ends) = new_panels(
+    figure, (losses, ends) = new_panels(
         ("gradients", "held-out bits per byte", "First seed"),
         ("", "held-out bits per byte", "At the end, every seed"),
     )
-    for k, (ink, (name, own)) in enumerate(
-        zip(INKS, outcome.results["trainings"].items(), strict=False)
-    ):
-        curves.plot(own[0]["steps"], own[0]["bits_per_byte"], color=ink, label=name)
-        ends.plot([k] * len(own), [t["bits_per_byte"][-1] for t in own], "o", color=ink)
+    trainings = outcome.results["trainings"]
+    firsts = {name: (own[0]["steps"], own[0]["bits_per_byte"]) for name, own in trainings.items()}
+    curves(losses, firsts)
+    for k, (ink, own) in enumerate(zip(INKS, trainings.values(), strict=False)):
+        ends.plot([k] * len(own), [one["bits_per_byte"][-1] for one in own], "o", color=ink)
     ends.set_xticks(range(len(ARMS)), ["SGD", "AdamW", "DiLoCo"])
-    legend(curves)
+    legend(losses)
     return figure
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from experiment.classic import Arm, interleaved, last, ratios, seconds, seconds_to
+from experiment.figures import INKS, Figure, legend, new_panel
 from experiment.record import (
-    FAILS,
     HOLDS,
-    INKS,
     PARTLY,
     Claim,
     Compared,
@@ -21,13 +20,12 @@ from experiment.record import (
     Sample,
     Scale,
     cores,
-    legend,
-    new_panel,
-    recorded,
     run,
     say,
-    write_recorded,
+    together,
+    told,
 )
+from experiment.searches import recorded, write_recorded
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import dblife_like
@@ -36,9 +34,6 @@ from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.session import train
 from mlxhog.theory.hypergraph import Hypergraph
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="paper_tables",
@@ -197,32 +192,29 @@ def _compared(
         for measured, published in zip(pair, paper[name], strict=True)
     ]
 
-    def told(passed: list[bool]) -> str:
-        return HOLDS if all(passed) else PARTLY if any(passed) else FAILS
-
     return [
         Compared(
             "Hogwild is faster than serial SGD on all of these problems: 3 to 9 times on 10 "
             "threads.",
             f"{workers} workers: {listed('hogwild')}.",
-            told(fast),
+            together(list(map(told, fast))),
         ),
         Compared(
             "Hogwild outperforms a version with locks (AIG) everywhere.",
             f"AIG with {workers} workers: {listed('aig')}.",
-            told(ahead("aig")),
+            together(list(map(told, ahead("aig")))),
         ),
         Compared(
             "Round-robin is slower than serial SGD where gradients are fast: .4 to .6 times.",
             f"Round-robin with {workers} workers: {listed('round_robin')}.",
-            told(slow_turns),
+            together(list(map(told, slow_turns))),
         ),
         Compared(
             "Hogwild loses nothing: its errors are those of serial SGD.",
             "Objectives apart from serial's: "
             + ", ".join(f"{name} {100 * value:+.2f} %" for name, value in apart.items())
             + ".",
-            HOLDS if max(apart.values()) <= 0.005 else FAILS,
+            told(max(apart.values()) <= 0.005),
             timing=False,
         ),
         Compared(

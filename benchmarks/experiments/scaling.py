@@ -6,13 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiment.language import Bench, Training, enough_cores, setup, workers
+from experiment.figures import INKS, Figure, curves, legend, new_panels
+from experiment.language import Bench, Training, enough_cores, setup, trainings_json, workers
 from experiment.record import (
-    FAILS,
-    HOLDS,
-    INKS,
     UNTOLD,
     Claim,
     Compared,
@@ -21,19 +19,16 @@ from experiment.record import (
     Sample,
     Scale,
     cores,
-    legend,
-    new_panels,
     run,
+    told,
 )
+from experiment.searches import by_seed
 from schemes import settings as scheme_settings
 from training.recording import count_parameters, model_file
 
 from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
 from mlxhog.theory.simulator.times import Constant
 from mlxhog.theory.simulator.workers import Worker
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="scaling",
@@ -71,26 +66,25 @@ def settings(scale: Scale) -> dict[str, Any]:
 def result(scale: Scale) -> Outcome:
     """Train with every number of workers, then predict."""
     chosen, bench = settings(scale), Bench(setup(scale, wide=True))
-    trainings: dict[int, list[Training]] = {n: [] for n in chosen["workers"]}
-    for seed in scale.seeds:
-        for n in chosen["workers"]:
-            trainings[n].append(
-                bench.train(
-                    "serial" if n == 1 else f"hogwild, {n} workers",
-                    seed=seed,
-                    tokens=chosen["tokens"],
-                    lr=chosen["lr"][n],
-                    workers=workers(n),
-                    strategy="serial" if n == 1 else "hogwild",
-                )
-            )
+
+    def train(n: int, seed: int) -> Training:
+        return bench.train(
+            "serial" if n == 1 else f"hogwild, {n} workers",
+            seed=seed,
+            tokens=chosen["tokens"],
+            lr=chosen["lr"][n],
+            workers=workers(n),
+            strategy="serial" if n == 1 else "hogwild",
+        )
+
+    trainings = by_seed(scale.seeds, chosen["workers"], train)
     rows = _rows(trainings, len(scale.seeds))
     n_params = count_parameters(model_file(**bench.setup.sizes))
     per_step = bench.setup.batch * bench.setup.seq_len
     predicted = _predict(trainings, rows, n_params, per_step, _penalties(scale))
     error = predicted["two workers here"]["relative_error"]
     return Outcome(
-        compared=_compared(scale, rows, predicted),
+        compared=_compared(rows, predicted),
         table=[*rows, *predicted["rows"]],
         claims=[
             Claim("simulator's throughput of 2 workers here, relative error", error, "<=", WITHIN),
@@ -103,10 +97,7 @@ def result(scale: Scale) -> Outcome:
             ),
         ],
         settings={**bench.setup.to_json(), **chosen, "parameters": n_params},
-        results={
-            "prediction": predicted,
-            "trainings": {f"{n}": [one.to_json() for one in v] for n, v in trainings.items()},
-        },
+        results={"prediction": predicted, "trainings": trainings_json(trainings)},
     )
 
 
@@ -237,10 +228,7 @@ def _predicted_row(
     }
 
 
-def _compared(
-    scale: Scale, rows: list[dict[str, Any]], predicted: dict[str, Any]
-) -> list[Compared]:
-    tiny = scale.mode == "tiny"
+def _compared(rows: list[dict[str, Any]], predicted: dict[str, Any]) -> list[Compared]:
     most = max((row for row in rows if enough_cores(row["workers"])), key=lambda r: r["workers"])
     sixteen = next(row for row in predicted["rows"] if row["workers"] == 16)
     throughput = sixteen["tokens per second"] / predicted["rows"][0]["tokens per second"]
@@ -251,7 +239,7 @@ def _compared(
     )
     if enough_cores(16):
         speedup = next(row for row in rows if row["workers"] == 16)["speedup"]
-        verdict = HOLDS if speedup >= 8 else FAILS
+        verdict = told(speedup >= 8)
         text += f" 16 workers: {speedup:.1f}."
     else:
         verdict = UNTOLD
@@ -261,12 +249,12 @@ def _compared(
             + (" (staleness extrapolated)." if "extrapolated" in sixteen["kind"] else ".")
         )
     return [
-        Compared("8-10x speedup with 16 workers", text, UNTOLD if tiny else verdict),
+        Compared("8-10x speedup with 16 workers", text, verdict),
         Compared(
             "final loss identical to serial",
             f"after the same text, losses differ by up to {apart:.3f} bits per byte (serial "
             f"{rows[0]['bits per byte']:.3f}).",
-            UNTOLD if tiny else HOLDS if apart <= TIE else FAILS,
+            told(apart <= TIE),
             timing=False,
         ),
     ]
@@ -278,9 +266,11 @@ def draw(outcome: Outcome) -> Figure:
         ("seconds", "held-out bits per byte", "Loss against time, measured"),
         ("workers", "times as soon as serial", "Time to a loss"),
     )
-    for ink, (n, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
-        label = "serial" if n == "1" else f"{n} workers"
-        left.plot(trainings[0]["seconds"], trainings[0]["bits_per_byte"], color=ink, label=label)
+    firsts = {
+        "serial" if n == "1" else f"{n} workers": (own[0]["seconds"], own[0]["bits_per_byte"])
+        for n, own in outcome.results["trainings"].items()
+    }
+    curves(left, firsts)
     left.legend(frameon=False, fontsize=7)
     for ink, style, kind in ((INKS[0], "o-", "measured"), (INKS[1], "s--", "PREDICTED")):
         rows = [row for row in outcome.table if row["kind"].startswith(kind)]

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiment.language import Bench, Training, descend, setup, workers
+from experiment.figures import Figure
+from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
 from experiment.record import (
-    FAILS,
-    HOLDS,
-    INKS,
-    UNTOLD,
     Compared,
     Experiment,
     Outcome,
     Sample,
     Scale,
-    is_recorded,
-    legend,
-    new_panels,
-    recorded,
     run,
-    write_recorded,
+    told,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiment.searches import Trials, by_seed, descend, recorded
 
 ABOUT = Experiment(
     name="schemes",
@@ -66,21 +57,19 @@ def settings(scale: Scale) -> dict[str, Any]:
 def result(scale: Scale) -> Outcome:
     """Train by every scheme and compare the losses."""
     chosen, bench = settings(scale), Bench(setup(scale))
-    trainings: dict[str, list[Training]] = {name: [] for name in SCHEMES}
-    for seed in scale.seeds:
-        for name, options in SCHEMES.items():
-            trainings[name].append(
-                bench.train(
-                    name, seed=seed, tokens=chosen["tokens"], lr=chosen["lr"][name], **options
-                )
-            )
+
+    def train(name: str, seed: int) -> Training:
+        budget = {"tokens": chosen["tokens"], "lr": chosen["lr"][name]}
+        return bench.train(name, seed=seed, **budget, **SCHEMES[name])
+
+    trainings = by_seed(scale.seeds, SCHEMES, train)
     rows = [_row(name, trainings, chosen["lr"][name], len(scale.seeds)) for name in SCHEMES]
     return Outcome(
-        compared=_compared(scale, {row["scheme"]: row for row in rows}),
+        compared=_compared({row["scheme"]: row for row in rows}),
         table=rows,
         settings={**bench.setup.to_json(), **chosen},
         results={
-            "trainings": {k: [one.to_json() for one in v] for k, v in trainings.items()},
+            "trainings": trainings_json(trainings),
             "at_equal_gradients": {k: Sample.of([o.end for o in v]) for k, v in trainings.items()},
         },
     )
@@ -101,15 +90,12 @@ def _row(name: str, trainings: dict[str, list[Training]], lr: float, seeds: int)
     }
 
 
-def _compared(scale: Scale, rows: dict[str, dict[str, Any]]) -> list[Compared]:
+def _compared(rows: dict[str, dict[str, Any]]) -> list[Compared]:
     per_time, per_gradient = "bits per byte, equal time", "bits per byte, equal gradients"
     free = min(LOCK_FREE, key=lambda name: rows[name][per_time])
 
-    def told(other: str, axis: str) -> str:
+    def both(other: str, axis: str) -> str:
         return f"{free} {rows[free][axis]:.3f}, {other} {rows[other][axis]:.3f}"
-
-    def verdict(better: bool) -> str:
-        return UNTOLD if scale.mode == "tiny" else HOLDS if better else FAILS
 
     def ahead(other: str, axis: str) -> bool:
         return bool(rows[free][axis] < rows[other][axis] - TIE)
@@ -125,23 +111,23 @@ def _compared(scale: Scale, rows: dict[str, dict[str, Any]]) -> list[Compared]:
         Compared(
             "Round-Robin is 10x slower than Hogwild! for fast gradients, a bad fit for xLSTM",
             f"lock-free computes {speed:.2f} times the gradients of round-robin; at equal time "
-            f"{told('round-robin', per_time)} bits per byte. A gradient takes tens of "
+            f"{both('round-robin', per_time)} bits per byte. A gradient takes tens of "
             "milliseconds here, against which waiting for a turn is nothing.",
-            verdict(speed >= 5),
+            told(speed >= 5),
         ),
         Compared(
             "MapReduce (independent runs, averaged): no improvement over serial",
             f"averaged once: {rows[once][per_time]:.3f} bits per byte at equal time, serial "
             f"{rows['serial'][per_time]:.3f}; averaged every 20 steps "
             f"{rows['runs averaged every 20 steps'][per_time]:.3f}.",
-            verdict(no_gain),
+            told(no_gain),
         ),
         Compared(
             "Gradient averaging is slower; Hogwild! is optimal for xLSTM",
-            f"at equal time {told('gradients averaged (sync)', per_time)}; after equally many "
-            f"gradients {told('gradients averaged (sync)', per_gradient)} bits per byte, and "
+            f"at equal time {both('gradients averaged (sync)', per_time)}; after equally many "
+            f"gradients {both('gradients averaged (sync)', per_gradient)} bits per byte, and "
             f"{averaged} {rows[averaged][per_gradient]:.3f}.",
-            verdict(
+            told(
                 all(ahead(other, per_time) for other in rows if other not in (*LOCK_FREE, "serial"))
             ),
         ),
@@ -150,18 +136,7 @@ def _compared(scale: Scale, rows: dict[str, dict[str, Any]]) -> list[Compared]:
 
 def draw(outcome: Outcome) -> Figure:
     """Loss against gradients and against time."""
-    figure, (left, right) = new_panels(
-        ("gradients", "held-out bits per byte", "After equally many gradients"),
-        ("seconds", "held-out bits per byte", "After equal time"),
-    )
-    for ink, (name, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
-        one = trainings[0]
-        left.plot(one["steps"], one["bits_per_byte"], color=ink, label=name)
-        right.plot(one["seconds"], one["bits_per_byte"], color=ink, label=name)
-    for axes in (left, right):
-        axes.set_ylim(top=min(5.0, axes.get_ylim()[1]))
-    legend(right)
-    return figure
+    return loss_figure(outcome, most=5.0)
 
 
 def tune() -> None:
@@ -169,24 +144,22 @@ def tune() -> None:
 
     What an earlier search has tried is not tried again.
     """
-    bench, tokens = Bench(setup(Scale("quick"))), 200_000
-    before = recorded(ABOUT.name) if is_recorded(ABOUT.name) else {}
-    trials: list[dict[str, Any]] = before.get("trials", [])
-    best: dict[str, float] = {}
-    for name, options in SCHEMES.items():
+    bench, tokens, trials = Bench(setup(Scale("quick"))), 200_000, Trials(ABOUT.name)
 
-        def tried(lr: float, name: str = name, options: dict[str, Any] = options) -> float:
-            trial = next((t for t in trials if (t["scheme"], t["lr"]) == (name, lr)), None)
-            if trial is None:
-                one = bench.train(f"{name}, lr {lr:g}", seed=0, tokens=tokens, lr=lr, **options)
-                trial = {"scheme": name, "lr": lr, "bits_per_byte": round(one.end, 4)}
-                trials.append(trial)
-                write_recorded(ABOUT.name, {**before, "trials": trials})
-            return float(trial["bits_per_byte"])
+    def best(name: str, options: dict[str, Any]) -> float:
+        def bits(lr: float) -> float:
+            title = f"{name}, lr {lr:g}"
+            return bench.train(title, seed=0, tokens=tokens, lr=lr, **options).end
 
-        best[name] = descend(tried, FIRST_RATE)
-    quick, full = ({"tokens": n, "lr": best} for n in (tokens, 6 * tokens))
-    write_recorded(ABOUT.name, {"quick": quick, "full": full, "trials": trials})
+        return descend(
+            lambda lr: trials.score({"scheme": name, "lr": lr}, lambda: bits(lr)), FIRST_RATE
+        )
+
+    lr = {name: best(name, options) for name, options in SCHEMES.items()}
+    trials.settings = {
+        "quick": {"tokens": tokens, "lr": lr}, "full": {"tokens": 6 * tokens, "lr": lr},
+    }  # fmt: skip
+    trials.write()
 
 
 if __name__ == "__main__":

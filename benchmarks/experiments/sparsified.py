@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiment.figures import INKS, Figure, new_panels
 from experiment.record import (
     FAILS,
     HOLDS,
-    INKS,
     PARTLY,
     Claim,
     Compared,
@@ -26,12 +26,11 @@ from experiment.record import (
     Outcome,
     Sample,
     Scale,
-    new_panels,
-    recorded,
     run,
     say,
-    write_recorded,
+    told,
 )
+from experiment.searches import is_recorded, recorded, write_recorded
 from training.sparse_writing import Lane, in_turns, lost_share
 
 from mlxhog import TrainConfig, train
@@ -251,7 +250,7 @@ def compared(ways: dict[str, Measured], n: int) -> list[Compared]:
             claim="xLSTM training touches about 4 % of the parameters per example (Omega ~ 0.04)",
             measured=f"an update writes {dense.mean_elements / n:.1%} of the parameters; with a "
             f"sampled head {sampled.mean_elements / n:.1%}",
-            verdict=HOLDS if dense.mean_elements < 0.08 * n else FAILS,
+            verdict=told(dense.mean_elements < 0.08 * n),
             timing=False,
         ),
         Compared(
@@ -268,7 +267,7 @@ def compared(ways: dict[str, Measured], n: int) -> list[Compared]:
             measured=f"nats per token beside dense training at equal steps: 10 % "
             f"{cost['top 10 %']:+.3f}, 1 % {cost['top 1 %']:+.3f}, 1 % without error feedback "
             f"{cost['top 1 %, rest dropped']:+.3f}",
-            verdict=HOLDS if cost["top 1 %"] > max(NOISE, cost["top 10 %"]) else FAILS,
+            verdict=told(cost["top 1 %"] > max(NOISE, cost["top 10 %"])),
             timing=False,
         ),
         Compared(
@@ -277,7 +276,7 @@ def compared(ways: dict[str, Measured], n: int) -> list[Compared]:
             f"locks ({apart.lost:.1e} of all adds, dense {dense.lost:.1e}), for "
             f"{cost[DISJOINT]:+.3f} nats per token at equal steps, as each writes a part of its "
             "gradient",
-            verdict=HOLDS if apart.p_conf == 0 else FAILS,
+            verdict=told(apart.p_conf == 0),
             timing=False,
         ),
     ]
@@ -306,8 +305,10 @@ def claims(ways: dict[str, Measured]) -> list[Claim]:
 
 def tune() -> None:
     """Search the step size of each way, at the quick size, and record it; go on with a search."""
-    size, path = size_of(Scale("quick")), Path(__file__).with_name(f"{ABOUT.name}_settings.json")
-    losses: dict[str, dict[str, float]] = recorded(ABOUT.name)["searched"] if path.exists() else {}
+    size = size_of(Scale("quick"))
+    losses: dict[str, dict[str, float]] = (
+        recorded(ABOUT.name)["searched"] if is_recorded(ABOUT.name) else {}
+    )
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
     try:
         for way in WAYS:
@@ -333,7 +334,7 @@ def next_lr(tried: dict[str, float]) -> float | None:
     return 2 * float(largest) if tried[largest] <= min(tried.values()) else None
 
 
-def draw(outcome: Outcome) -> Any:
+def draw(outcome: Outcome) -> Figure:
     """Loss against what is written, and against how much of it the other worker writes, too."""
     figure, (left, right) = new_panels(
         ("elements an update writes", "nats per token", "Loss at equal steps"),

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from experiment.language import Bench, descend, setup, workers
+from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.language import Bench, setup, workers
 from experiment.record import (
     FAILS,
     HOLDS,
-    INKS,
     PARTLY,
     UNTOLD,
     Claim,
@@ -22,19 +22,12 @@ from experiment.record import (
     Outcome,
     Sample,
     Scale,
-    is_recorded,
-    legend,
-    new_panels,
-    recorded,
     run,
-    write_recorded,
 )
+from experiment.searches import Trials, descend, recorded
 from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty, step_koloskova
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="staleness",
@@ -99,11 +92,11 @@ def counts(scale: Scale) -> tuple[int, ...]:
 
 def rows_of(scale: Scale) -> list[tuple[str, int]]:
     """The arms with their numbers of workers; lock-free ones only as many as cores are sure."""
-    found = [(SERIAL_ADAMW, 1)]
+    rows = [(SERIAL_ADAMW, 1)]
     for name in ARMS:
         few = name in PARTS or "lock-free" in name
-        found += [(name, count) for count in ((2,) if few else counts(scale))]
-    return found
+        rows += [(name, count) for count in ((2,) if few else counts(scale))]
+    return rows
 
 
 def options(name: str, count: int) -> dict[str, Any]:
@@ -132,14 +125,14 @@ def settings(scale: Scale) -> dict[str, Any]:
 
 def _rates(values: Mapping[str, Any], scale: Scale) -> Mapping[str, float]:
     """The searched step sizes of a mode, by arm."""
-    found: Mapping[str, float] = values.get(scale.mode, {}).get("lr", {})
-    return found
+    rates: Mapping[str, float] = values.get(scale.mode, {}).get("lr", {})
+    return rates
 
 
 def rate(chosen: Mapping[str, Any], name: str, count: int) -> float:
     """The step size of an arm."""
-    found: float = chosen["lr"].get(f"{name}, {count}", first_rate(name, count))
-    return found
+    lr: float = chosen["lr"].get(f"{name}, {count}", first_rate(name, count))
+    return lr
 
 
 def result(scale: Scale) -> Outcome:
@@ -212,8 +205,7 @@ def _end(
 
 def _cost(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
     """How many times the gradients of serial trainings a loss took; beyond their ends, a bound."""
-    found = sorted((loss, k) for k, loss in curve)
-    losses, lengths = zip(*found, strict=True)
+    losses, lengths = zip(*sorted((loss, k) for k, loss in curve), strict=True)
     return n / math.exp(float(np.interp(bits, losses, np.log(lengths))))
 
 
@@ -230,12 +222,12 @@ def _row(
     tau = staleness
     bound = penalty(tau=tau, omega=n_params, rho=1.0, delta=1.0, facts=facts)
     rule = step_koloskova(tau_concurrency=tau, tau_max=tau, facts=facts)
-    found, cost = Sample.of(bits), Sample.of(costs)
+    loss, cost = Sample.of(bits), Sample.of(costs)
     return {
         "rule": name,
         "workers": count,
         "staleness": round(staleness, 2),
-        "bits per byte": f"{found.median:.3f} ({found.low:.3f} - {found.high:.3f})",
+        "bits per byte": loss.spelt(".3f"),
         "times the gradients of serial": round(cost.median, 3),
         "least": round(cost.low, 3),
         "most": round(cost.high, 3),
@@ -266,14 +258,12 @@ def _compared(
     table: Sequence[Mapping[str, Any]],
 ) -> list[Compared]:
     by_lag = {count - 1: Sample.of(costs[BEST, count]) for count in counts(scale)}
-    text = ", ".join(
-        f"{s.median:.2f} ({s.low:.2f} - {s.high:.2f}) at {k}" for k, s in by_lag.items()
-    )
+    text = ", ".join(f"{cost.spelt('.2f')} at {lag}" for lag, cost in by_lag.items())
     largest = max(by_lag)
     # Linear with a slope below 1: each worker more still brings something.
     slopes = {lag: ((s.low - 1) / lag, (s.high - 1) / lag) for lag, s in by_lag.items()}
     lowest, highest = (max(slope[k] for slope in slopes.values()) for k in (0, 1))
-    if scale.mode == "tiny" or lowest < 1.0 <= highest:
+    if lowest < 1.0 <= highest:
         verdict = UNTOLD
     elif highest < 1.0:
         verdict = HOLDS if largest >= 20 else PARTLY
@@ -295,7 +285,7 @@ def _compared(
             f"{by_lag[largest].median:.2f}. The proposition does not apply: the loss is not "
             "convex, the rule is not SGD, and every gradient touches every parameter "
             "(rho = Delta = 1), so its bound says nothing here.",
-            UNTOLD if scale.mode == "tiny" else FAILS,
+            FAILS,
             timing=False,
         ),
     ]
@@ -330,32 +320,24 @@ def tune() -> None:
 
     What an earlier search has tried is not tried again.
     """
-    before = recorded(ABOUT.name) if is_recorded(ABOUT.name) else {}
-    trials: list[dict[str, Any]] = before.get("trials", [])
-    found: dict[str, Any] = {**before}
-    bench = _bench(Scale("quick"))
+    trials, bench = Trials(ABOUT.name), _bench(Scale("quick"))
+
+    def best(name: str, count: int, gradients: int, first: float) -> float:
+        arm = {"rule": name, "workers": count, "gradients": gradients}
+
+        def bits(lr: float) -> float:
+            return _end(bench, name, count, seed=0, gradients=gradients, lr=lr)[0]
+
+        return descend(lambda lr: trials.score({**arm, "lr": lr}, lambda: bits(lr)), first, FACTOR)
+
     for mode, gradients in GRADIENTS.items():
         chosen: dict[str, Any] = {"gradients": gradients, "lr": {}}
         for name, count in [(SERIAL, 1), *rows_of(Scale(mode))]:
-
-            def tried(
-                lr: float, name: str = name, count: int = count, gradients: int = gradients
-            ) -> float:
-                key = {"rule": name, "workers": count, "gradients": gradients, "lr": lr}
-                trial = next((t for t in trials if key.items() <= t.items()), None)
-                if trial is None:
-                    bits, _ = _end(bench, name, count, seed=0, gradients=gradients, lr=lr)
-                    trial = {**key, "bits_per_byte": round(bits, 4)}
-                    trials.append(trial)
-                    write_recorded(ABOUT.name, {**found, "trials": trials})
-                return float(trial["bits_per_byte"])
-
-            arm = f"{name}, {count}"
-            chosen["lr"][arm] = descend(
-                tried, found.get("quick", chosen)["lr"].get(arm, first_rate(name, count)), FACTOR
-            )
-            found[mode] = chosen
-            write_recorded(ABOUT.name, {**found, "trials": trials})
+            known = _rates(trials.settings, Scale("quick"))
+            first = known.get(f"{name}, {count}", first_rate(name, count))
+            chosen["lr"][f"{name}, {count}"] = best(name, count, gradients, first)
+            trials.settings[mode] = chosen
+            trials.write()
 
 
 if __name__ == "__main__":

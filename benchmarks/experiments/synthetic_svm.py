@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiment.classic import Arm, curve, interleaved, last, seconds
+from experiment.classic import (
+    Arm,
+    curve,
+    interleaved,
+    last,
+    seconds,
+    summary,
+    with_a_core,
+    workers_figure,
+)
+from experiment.figures import Figure
 from experiment.record import (
     FAILS,
     HOLDS,
-    INKS,
     PARTLY,
     Claim,
     Compared,
@@ -16,16 +25,12 @@ from experiment.record import (
     Outcome,
     Scale,
     cores,
-    legend,
-    new_panels,
     run,
+    told,
 )
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="synthetic_svm",
@@ -89,19 +94,12 @@ def _schemes(
                 {
                     "scheme": scheme,
                     "workers": arm.config.workers,
-                    "seconds": seconds(results).median,
                     "hinge": last(results, "train_loss"),
-                    "train_error": last(results, "train_error"),
-                    "test_error": last(results, "test_error"),
+                    **summary(results, "train_error", "test_error"),
                     "lost_updates": sum(result.lost_updates for result in results),
                 }
             )
     return table, curves
-
-
-def _with_a_core(counts: tuple[int, ...]) -> int:
-    """The most workers that have a core each; two at least."""
-    return max(count for count in counts if count <= max(2, len(cores())))
 
 
 def _sizes(scale: Scale, counts: tuple[int, ...]) -> dict[str, dict[str, float]]:
@@ -109,7 +107,7 @@ def _sizes(scale: Scale, counts: tuple[int, ...]) -> dict[str, dict[str, float]]
     rows = scale.pick(tiny=(1_000,), quick=(10_000, 100_000, 500_000),
                       full=(10_000, 50_000, 100_000, 500_000))  # fmt: skip
     if scale.quick:
-        counts = tuple(dict.fromkeys((1, _with_a_core(counts), counts[-1])))
+        counts = tuple(dict.fromkeys((1, with_a_core(counts), counts[-1])))
     sizes = {}
     for size in rows:
         problem = create("synthetic-svm", ClassicConfig(size=size))
@@ -123,7 +121,7 @@ def _compared(
     table: list[dict[str, Any]], sizes: dict[str, dict[str, float]], counts: tuple[int, ...]
 ) -> list[Compared]:
     rows = {(row["scheme"], row["workers"]): row for row in table}
-    here = _with_a_core(counts)
+    here = with_a_core(counts)
 
     def speedup(scheme: str, workers: int) -> float:
         return rows[scheme, 1]["seconds"] / rows[scheme, workers]["seconds"]
@@ -158,7 +156,7 @@ def _compared(
         Compared(
             "The test error of Hogwild remains the same as more threads are added.",
             f"Test errors by workers are {listed(stays, '.1%')}.",
-            HOLDS if max(stays.values()) - min(stays.values()) <= 0.003 else FAILS,
+            told(max(stays.values()) - min(stays.values()) <= 0.003),
             timing=False,
         ),
         Compared(
@@ -166,30 +164,17 @@ def _compared(
             f"{here} workers: "
             + ", ".join(f"{ratio:.2f}x at {int(size):,} rows" for size, ratio in by_size.items())
             + ".",
-            HOLDS if list(by_size.values())[-1] > 1.1 * list(by_size.values())[0] else FAILS,
+            told(list(by_size.values())[-1] > 1.1 * list(by_size.values())[0]),
         ),
     ]
 
 
 def draw(outcome: Outcome) -> Figure:
     """Time by workers, test error by workers, training error by epoch."""
-    figure, (times, errors, course) = new_panels(
-        ("workers", "seconds of all epochs", "Time"),
-        ("workers", "test error", "Test error"),
-        ("epoch", "training error", "Training error, most workers"),
-    )
-    for ink, scheme in zip(INKS, SCHEMES, strict=False):
-        rows = [row for row in outcome.table if row["scheme"] == scheme]
-        counts = [row["workers"] for row in rows]
-        times.plot(counts, [row["seconds"] for row in rows], "o-", color=ink, label=scheme)
-        errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=scheme)
-        trace = outcome.results["train_error"][f"{scheme} {counts[-1]}"]
-        course.plot(range(1, len(trace) + 1), trace, color=ink, label=f"{scheme} {counts[-1]}")
-    for axes in (times, errors):
-        axes.set_xticks(counts)
+    names = {scheme: scheme for scheme in SCHEMES}
+    figure, times, errors = workers_figure(outcome, "scheme", names)
     errors.set_ylim(bottom=0.0)
     times.set_yscale("log")
-    legend(course)
     return figure
 
 

@@ -11,31 +11,24 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiment.figures import INKS, Figure, legend, new_panels
 from experiment.record import (
-    FAILS,
-    HOLDS,
-    INKS,
-    UNTOLD,
     Claim,
     Compared,
     Experiment,
     Outcome,
     Scale,
     cores,
-    legend,
-    new_panels,
     run,
     say,
+    told,
 )
 from training.alone import ALONE, model_of, train_alone
 
 from mlxhog import TrainConfig
 from mlxhog.optim.schedules import default_lr
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ABOUT = Experiment(
     name="widths",
@@ -111,14 +104,14 @@ def size_of(scale: Scale) -> Size:
 def bits_of(trainings: Sequence[Training]) -> list[float]:
     """Train all of them, one on each core."""
     with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:
-        found = []
+        ends = []
         for training, bits in zip(trainings, pool.map(Training.bits, trainings), strict=True):
-            found.append(bits)
+            ends.append(bits)
             say(
                 f"  {training.optimizer:6} d {training.width:4}  lr {training.lr:.3g}  "
                 f"seed {training.seed}  {bits:.3f} bits per byte"
             )
-        return found
+        return ends
 
 
 def result(scale: Scale) -> Outcome:
@@ -152,7 +145,7 @@ def result(scale: Scale) -> Outcome:
                 }
             )
     return Outcome(
-        compared=_compared(scale, table),
+        compared=_compared(table),
         table=table,
         claims=[]
         if scale.mode == "tiny"
@@ -180,16 +173,15 @@ def result(scale: Scale) -> Outcome:
     )
 
 
-def _compared(scale: Scale, table: Sequence[dict[str, Any]]) -> list[Compared]:
+def _compared(table: Sequence[dict[str, Any]]) -> list[Compared]:
     rows = [row for row in table if row["optimizer"] == "muon"]
     worst = max(row["above the best"] for row in rows)
     text = ", ".join(f"{row['above the best']:.3f} at width {row['width']}" for row in rows)
-    verdict = UNTOLD if scale.mode == "tiny" else HOLDS if worst <= NEAR else FAILS
     return [
         Compared(
             "the best step size of a narrow model is, scaled, that of a wide one",
             f"Muon at --lr auto is above the best of half, once and twice by {text} bits per byte.",
-            verdict,
+            told(worst <= NEAR),
             timing=False,
         )
     ]

@@ -1,8 +1,13 @@
-"""The frame of every benchmark: machine, load, claims and exit code.
+"""The frame of every benchmark: its flags, what it claims, how it ends.
 
-A script measures, lists `Claim`s, and ends with `raise SystemExit(finish(...))`: a table, then one
-JSON line; exit code 0 (met), 1 (missed) or 3 (not measurable on a machine that others keep busy, or
-not to be told from so few repeats).
+A script adds what it measures to `Findings` and ends with `raise SystemExit(main())`:
+
+    def main() -> int:
+        chosen = flags(__doc__).parse_args()
+        return measured("name", lambda findings: ..., patience_s=PATIENCE_S[chosen.quick])
+
+It prints a table, then one JSON line. The exit code is 0 (met), 1 (missed) or 3 (not measurable on
+a machine that others keep busy, or not to be told from so few repeats).
 """
 
 from __future__ import annotations
@@ -11,21 +16,25 @@ import argparse
 import json
 import math
 import os
-import platform
-import resource
 import statistics
-import subprocess
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from harness.machine import (
+    BUSY_SHARE,
+    LoadWatch,
+    commit,
+    machine,
+    own_cpu_s,
+    versions,
+    wait_until_quiet,
+)
+
 MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
 EXIT_CODES = {MET: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
-BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
+PATIENCE_S = {True: 10.0, False: 60.0}
+"""With `--quick` or without: how long to wait for a quiet machine."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,10 @@ class Sample:
             return cls(float("nan"), float("nan"), float("nan"), 0)
         return cls(statistics.median(values), min(values), max(values), len(values))
 
+    def spelt(self, form: str) -> str:
+        """The median and, in brackets, the range."""
+        return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
+
 
 @dataclass
 class Findings:
@@ -92,9 +105,9 @@ class Findings:
     claims: list[Claim] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
 
-    def at_least(self, name: str, value: float, limit: float) -> None:
-        """Claim that a timing or a ratio of timings is at least so good."""
-        self.claims.append(Claim(name, value, ">=", limit))
+    def at_least(self, name: str, value: float, limit: float, *, timing: bool = True) -> None:
+        """Claim a number that should be large; `timing=False` where other load cannot spoil it."""
+        self.claims.append(Claim(name, value, ">=", limit, timing))
 
     def at_most(self, name: str, value: float, limit: float, *, timing: bool = True) -> None:
         """Claim a number that should be small; `timing=False` where other load cannot spoil it."""
@@ -103,127 +116,6 @@ class Findings:
     def exact(self, name: str, value: float, expected: float) -> None:
         """Claim a number that holds on any machine."""
         self.claims.append(Claim(name, value, "==", expected, timing=False))
-
-
-# -- the machine ----------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory and system."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(cores()),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-
-
-def _cpu_model() -> str:
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor()
-
-
-def cores() -> list[int]:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def pin(core: int) -> None:
-    """Keep this process on one core, where the system lets us (not macOS)."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-
-
-def unpin(allowed: Sequence[int]) -> None:
-    """Let this process run on these cores again."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, allowed)
-
-
-def versions(*packages: str) -> dict[str, str | None]:
-    """Installed versions of Python and of the packages; None where one is missing."""
-    installed: dict[str, str | None] = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            installed[package] = None
-    return installed
-
-
-def commit() -> str | None:
-    """The checked-out commit, with "+" when files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(ROOT), *arguments]
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return ended.stdout.strip() if ended.returncode == 0 else None
-
-    head = git("rev-parse", "--short=12", "HEAD")
-    return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-# -- other people's load --------------------------------------------------------------------------
-
-
-def _busy_seconds() -> float | None:
-    """CPU seconds all cores worked or were robbed of by a hypervisor; None if unknown."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    except FileNotFoundError:
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-class LoadWatch:
-    """How much CPU others used while we measured.
-
-    `stop(own_cpu_s)` subtracts what the benchmark's own processes used. Without /proc (macOS) the
-    one-minute load average at the start has to do.
-    """
-
-    def __init__(self) -> None:
-        """Start watching."""
-        self.load_average = os.getloadavg()[0]
-        self._began, self._busy = time.monotonic(), _busy_seconds()
-
-    def stop(self, own_cpu_s: float) -> float:
-        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core."""
-        busy = _busy_seconds()
-        if busy is None or self._busy is None:
-            return self.load_average if self.load_average > 0.3 * len(cores()) else 0.0
-        # Both counts advance in ticks of 10 ms, so a short window may be off by a few.
-        elapsed = time.monotonic() - self._began
-        ticks = 0.01 * (1 + len(cores()))
-        return max(0.0, busy - self._busy - own_cpu_s - ticks) / elapsed
-
-
-def own_cpu_s() -> float:
-    """CPU time of this process and of all it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
-    """Wait for a window in which others are quiet; returns their load in the last window."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        before = time.process_time()
-        watch = LoadWatch()
-        time.sleep(window_s)
-        others = watch.stop(time.process_time() - before)
-        if others <= BUSY_SHARE or time.monotonic() >= deadline:
-            return others
 
 
 # -- the end --------------------------------------------------------------------------------------
@@ -239,14 +131,54 @@ def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
     return next((ended for ended in (MISSED, UNTOLD) if ended in ends), MET)
 
 
-def parts_parser(about: str | None, parts: Iterable[str]) -> argparse.ArgumentParser:
-    """The flags of a script that measures one or several of its parts, `--quick` or whole."""
+def flags(
+    about: str | None, *, quick: str = "fewer and shorter turns", parts: Iterable[str] = ()
+) -> argparse.ArgumentParser:
+    """The flags of a script: `--quick`, and `--only` where it has parts.
+
+    Args:
+        about: shown by `--help`; the docstring of the script.
+        quick: what the flag changes.
+        parts: names, of which `chosen.only` is some, or None.
+    """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", action="append", choices=list(parts))
+    parser.add_argument("--quick", action="store_true", help=quick)
+    if names := list(parts):
+        parser.add_argument(
+            "--only", nargs="+", action="extend", choices=names, metavar="PART",
+            help=f"some of: {' '.join(names)}",
+        )  # fmt: skip
     return parser
+
+
+def measured(
+    name: str,
+    measure: Callable[[Findings], None],
+    *,
+    packages: Sequence[str] = ("mlxhog", "numpy"),
+    patience_s: float = 0.0,
+) -> int:
+    """Measure, and print what came of it; returns the exit code.
+
+    Args:
+        name: of the benchmark.
+        measure: adds claims and numbers to the findings, and prints its progress.
+        packages: whose versions are recorded.
+        patience_s: how long to wait for a quiet machine first; 0 where nothing is timed.
+    """
+    if patience_s:
+        wait_until_quiet(patience_s)
+    watch, cpu, findings = LoadWatch(), own_cpu_s(), Findings()
+    measure(findings)
+    return finish(
+        name,
+        findings.claims,
+        others_load=watch.stop(own_cpu_s() - cpu),
+        results=findings.results,
+        packages=packages,
+    )
 
 
 def finish(
@@ -254,7 +186,7 @@ def finish(
     claims: Sequence[Claim],
     *,
     others_load: float,
-    results: dict[str, Any],
+    results: Mapping[str, Any],
     packages: Sequence[str] = ("mlxhog", "numpy"),
 ) -> int:
     """Print the claims and, last, one JSON line; return the exit code.
@@ -271,8 +203,8 @@ def finish(
     marks = {MET: "met   ", MISSED: "MISSED", UNTOLD: "untold"}
     for claim in claims:
         within = "" if claim.interval is None else " ({:.4g} to {:.4g})".format(*claim.interval)
-        wanted = f"wanted {claim.relation} {claim.limit:g}"
-        print(f"  {marks[claim.ended]}  {claim.name}: {claim.value:.4g}{within} ({wanted})")
+        limit = f"{claim.relation} {claim.limit:g}"
+        print(f"  {marks[claim.ended]}  {claim.name}: {claim.value:.4g}{within} (wanted {limit})")
     if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
         print(
             f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
@@ -300,6 +232,6 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return value

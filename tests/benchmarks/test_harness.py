@@ -73,10 +73,10 @@ def test_an_interval_that_holds_the_limit_tells_nothing(
     assert harness.verdict([claim, *claims(harness, time=1.2, lost=0)], others_load=0.0) == "missed"
 
 
-def test_our_own_work_is_not_others_load(harness: Any) -> None:
+def test_our_own_work_is_not_others_load(load: Any) -> None:
     import time
 
-    watch = harness.LoadWatch()
+    watch = load("harness.machine").LoadWatch()
     began = time.process_time()
     while time.process_time() - began < 0.2:
         pass
@@ -104,10 +104,12 @@ def about(experiment: Any) -> Any:
     )
 
 
-def draw(experiment: Any) -> Any:
+def draw(load: Any) -> Any:
+    figures = load("experiment.figures")
+
     def one_line(outcome: Any) -> Any:
-        figure, axes = experiment.new_panel(x="seconds", y="metres", heading="Falling")
-        axes.plot([0, 1], [0, outcome.results["metres"].median], color=experiment.INKS[0])
+        figure, axes = figures.new_panel(x="seconds", y="metres", heading="Falling")
+        figures.curves(axes, {"red": ([0, 1], [0, outcome.results["metres"].median])})
         return figure
 
     return one_line
@@ -126,40 +128,44 @@ def outcome(experiment: Any, *, limit: float = 5.0) -> Any:
     )
 
 
-def test_a_result_holds_everything_a_second_person_needs(experiment: Any, tmp_path: Path) -> None:
+def test_a_result_holds_everything_a_second_person_needs(
+    load: Any, experiment: Any, tmp_path: Path
+) -> None:
     answer = outcome(experiment)
     code = experiment.run(
         about(experiment),
         lambda _: answer,
-        draw(experiment),
+        draw(load),
         arguments=["--tiny", "--out", str(tmp_path)],
     )
     assert code == 0
     document = json.loads((tmp_path / "falling.json").read_text())
     assert document["command"] == "python benchmarks/experiments/falling.py --tiny"
-    assert document["compared"][0]["verdict"] == experiment.HOLDS
+    assert document["compared"][0]["claim"] == "it falls"
     assert document["results"]["metres"]["median"] == 4.905
     assert {"machine", "versions", "commit", "others_load", "seeds", "settings"} <= document.keys()
     assert (tmp_path / document["figure"]).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_missed_limit_ends_with_1(experiment: Any, tmp_path: Path) -> None:
+def test_a_missed_limit_ends_with_1(load: Any, experiment: Any, tmp_path: Path) -> None:
     arguments = ["--tiny", "--out", str(tmp_path)]
     answer = outcome(experiment, limit=1.0)
-    code = experiment.run(
-        about(experiment), lambda _: answer, draw(experiment), arguments=arguments
-    )
+    code = experiment.run(about(experiment), lambda _: answer, draw(load), arguments=arguments)
     assert code == 1
 
 
-@pytest.mark.parametrize(
-    ("others_load", "fast", "falls"),
-    [(0.0, "does not hold", "holds"), (0.5, "cannot be told here", "holds")],
+@each_of(
+    ("mode", "others_load", "fast", "falls"),
+    [
+        ("quick", 0.0, "does not hold", "holds"),
+        ("quick", 0.5, "cannot be told here", "holds"),
+        ("tiny", 0.0, "cannot be told here", "cannot be told here"),
+    ],
 )
-def test_a_busy_machine_leaves_no_verdict_on_times_and_keeps_the_others(
-    experiment: Any, others_load: float, fast: str, falls: str
+def test_a_busy_machine_leaves_no_verdict_on_times_and_a_tiny_run_none_at_all(
+    experiment: Any, mode: str, others_load: float, fast: str, falls: str
 ) -> None:
-    scale = experiment.Scale("quick")
+    scale = experiment.Scale(mode)
     document = experiment._document(
         about(experiment), scale, outcome(experiment), others_load, seconds=1.0
     )
@@ -172,6 +178,31 @@ def test_full_repeats_with_three_seeds_and_quick_with_one(experiment: Any) -> No
     assert len(experiment.Scale("quick").seeds) == 1
 
 
-def test_settings_that_were_never_searched_are_asked_for_by_name(experiment: Any) -> None:
+def test_settings_that_were_never_searched_are_asked_for_by_name(load: Any) -> None:
     with pytest.raises(SystemExit, match=r"falling.py --tune"):
-        experiment.recorded("falling")
+        load("experiment.searches").recorded("falling")
+
+
+def test_a_search_measures_nothing_twice_and_goes_on_where_it_was_ended(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = load("experiment.searches")
+    monkeypatch.setattr(searches, "_settings_file", lambda name: tmp_path / f"{name}.json")
+    measured: list[float] = []
+
+    def search() -> float:
+        trials = searches.Trials("falling")
+
+        def score(lr: float) -> float:
+            def bits() -> float:
+                measured.append(lr)
+                return abs(lr - 3.0)
+
+            return float(trials.score({"lr": lr}, bits))
+
+        return float(searches.descend(score, 1.0))
+
+    assert search() == 2.0
+    assert measured == [1.0, 2.0, 4.0]
+    assert search() == 2.0
+    assert len(measured) == 3

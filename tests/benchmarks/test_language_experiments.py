@@ -168,7 +168,7 @@ def test_a_gate_at_the_push_makes_who_is_too_late_wait_for_ever(load: Any) -> No
 
 @pytest.mark.parametrize(("lowest", "lr"), [(3.0, 2.0), (0.3, 0.25), (1.0, 1.0)])
 def test_a_step_size_is_found_by_doubling_and_halving(load: Any, lowest: float, lr: float) -> None:
-    assert load("experiment.language").descend(lambda x: abs(x - lowest), 1.0) == lr
+    assert load("experiment.searches").descend(lambda x: abs(x - lowest), 1.0) == lr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiment.record import Sample, say
+from harness.machine import cores
+
+from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.record import Outcome, Sample, say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult
@@ -53,6 +56,16 @@ def seconds(results: Sequence[ClassicResult]) -> Sample:
     return Sample.of([result.seconds for result in results])
 
 
+def summary(results: Sequence[ClassicResult], *measures: str) -> dict[str, float]:
+    """Median seconds of all epochs, and each measure after the last, over repeats."""
+    return {"seconds": seconds(results).median, **{name: last(results, name) for name in measures}}
+
+
+def with_a_core(counts: Sequence[int]) -> int:
+    """The most workers that have a core each here; two at least."""
+    return max(count for count in counts if count <= max(2, len(cores())))
+
+
 def seconds_to(result: ClassicResult, target: float) -> float:
     """Seconds of the epochs up to the first whose objective is at most `target`; NaN if none is.
 
@@ -84,3 +97,34 @@ def ratios(base: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict
         name: Sample.of([b / v for b, v in zip(base, values, strict=True) if v > 0])
         for name, values in others.items()
     }
+
+
+def workers_figure(
+    outcome: Outcome, column: str, names: Mapping[Any, str]
+) -> tuple[Figure, Any, Any]:
+    """Time and test error by workers, and training error by epoch with the most of them.
+
+    Args:
+        outcome: whose results hold training errors by "VALUE WORKERS".
+        column: of the table, by which it is divided.
+        names: what lines are called, by the value of that column.
+
+    Returns:
+        the figure, its axes of times and those of test errors.
+    """
+    figure, (times, errors, course) = new_panels(
+        ("workers", "seconds of all epochs", "Time"),
+        ("workers", "test error", "Test error"),
+        ("epoch", "training error", "Training error, most workers"),
+    )
+    for ink, (value, name) in zip(INKS, names.items(), strict=False):
+        rows = [row for row in outcome.table if row[column] == value]
+        counts = [row["workers"] for row in rows]
+        times.plot(counts, [row["seconds"] for row in rows], "o-", color=ink, label=name)
+        errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=name)
+        trace = outcome.results["train_error"][f"{value} {counts[-1]}"]
+        course.plot(range(1, len(trace) + 1), trace, color=ink, label=f"{name}, {counts[-1]}")
+        for axes in (times, errors):
+            axes.set_xticks(counts)
+    legend(course)
+    return figure, times, errors

@@ -7,15 +7,16 @@ copied on the way (`benchmarks/training/recording.py`), so that every scheme is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from harness.claims import cores
+from harness.machine import cores
 from training.recording import HeldOut, Point, model_file, record, step_shares
 
-from experiment.record import Scale, say
+from experiment.figures import Figure, curves, legend, new_panels
+from experiment.record import Outcome, Scale, say
 from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256
@@ -213,16 +214,26 @@ def enough_cores(count: int) -> bool:
     return count <= len(cores())
 
 
-def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) -> float:
-    """The step size of the best score: a factor up and down, until both are worse.
+def trainings_json(trainings: Mapping[Any, list[Training]]) -> dict[str, Any]:
+    """All of them for the result."""
+    return {f"{name}": [one.to_json() for one in own] for name, own in trainings.items()}
+
+
+def loss_figure(outcome: Outcome, *, most: float | None = None) -> Figure:
+    """The loss of each arm's first training against gradients and against time.
 
     Args:
-        score: what a step size gives; the smaller the better.
-        first: where to begin.
-        factor: between step sizes, above 1.
+        outcome: with `trainings_json` among its results.
+        most: bits per byte up to which is drawn; None is all.
     """
-    best = first
-    for by in (factor, 1.0 / factor):
-        while score(best * by) < score(best):
-            best *= by
-    return best
+    figure, panels = new_panels(
+        ("gradients", "held-out bits per byte", "After equally many gradients"),
+        ("seconds", "held-out bits per byte", "After equal time"),
+    )
+    firsts = {name: own[0] for name, own in outcome.results["trainings"].items()}
+    for axes, at in zip(panels, ("steps", "seconds"), strict=True):
+        curves(axes, {name: (one[at], one["bits_per_byte"]) for name, one in firsts.items()})
+        if most is not None:
+            axes.set_ylim(top=min(most, axes.get_ylim()[1]))
+    legend(panels[-1])
+    return figure

@@ -20,45 +20,36 @@ line last, and ends with 0 (limits met), 1 (missed) or 3 (not measurable on a bu
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.claims import (
+from harness.claims import EXIT_CODES, Claim, Sample, verdict
+from harness.machine import (
     BUSY_SHARE,
-    EXIT_CODES,
     ROOT,
-    Claim,
     LoadWatch,
-    Sample,
     commit,
     cores,
     machine,
     own_cpu_s,
-    verdict,
     versions,
     wait_until_quiet,
 )
 
+from experiment.figures import Figure
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.mad.scores import half_width
-from mlxhog.report import charts
-from mlxhog.report.charts import LIGHT, panel, png, style, title
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mlxhog.report.charts import png
 
 __all__ = [
     "FAILS",
     "HOLDS",
-    "INKS",
     "PARTLY",
-    "cores",
     "UNTOLD",
     "Claim",
     "Compared",
@@ -67,22 +58,16 @@ __all__ = [
     "Outcome",
     "Sample",
     "Scale",
-    "is_recorded",
-    "legend",
-    "new_panel",
-    "new_panels",
-    "recorded",
+    "cores",
     "run",
     "say",
-    "title",
     "together",
-    "write_recorded",
+    "told",
 ]
 
 RESULTS = ROOT / "benchmarks" / "results"
 HOLDS, PARTLY, FAILS, UNTOLD = "holds", "holds in part", "does not hold", "cannot be told here"
 TINY, QUICK, FULL = "tiny", "quick", "full"
-INKS = LIGHT.inks
 
 
 @dataclass(frozen=True)
@@ -138,7 +123,7 @@ class Compared:
     Attributes:
         claim: in the document's words.
         measured: in ours, with the numbers.
-        verdict: `HOLDS`, `PARTLY`, `FAILS` or `UNTOLD`.
+        verdict: `HOLDS`, `PARTLY`, `FAILS` or `UNTOLD`; `--tiny` turns it into `UNTOLD`.
         timing: whether others' load would spoil it; a busy machine turns it into `UNTOLD`.
     """
 
@@ -198,6 +183,11 @@ class Difference:
         return f"{self.mean:+.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
 
 
+def told(holds: bool) -> str:
+    """`HOLDS` or `FAILS`."""
+    return HOLDS if holds else FAILS
+
+
 def together(verdicts: Sequence[str]) -> str:
     """One verdict of several: `PARTLY` where some hold, `FAILS` where some do not and none does."""
     if len(set(verdicts)) == 1:
@@ -208,64 +198,6 @@ def together(verdicts: Sequence[str]) -> str:
 def say(text: str) -> None:
     """Print one line of progress at once."""
     print(text, flush=True)
-
-
-# -- settings that a search found -----------------------------------------------------------------
-
-
-def _settings_file(name: str) -> Path:
-    return Path(__file__).resolve().parents[1] / f"{name}_settings.json"
-
-
-def is_recorded(name: str) -> bool:
-    """Whether `--tune` of an experiment has written settings."""
-    return _settings_file(name).exists()
-
-
-def recorded(name: str) -> dict[str, Any]:
-    """Settings that `--tune` of an experiment wrote beside its script."""
-    path = _settings_file(name)
-    if not path.exists():
-        raise SystemExit(f"{path.name} is missing; python benchmarks/experiments/{name}.py --tune")
-    settings: dict[str, Any] = json.loads(path.read_text())
-    return settings
-
-
-def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
-    """Record settings beside the script of an experiment."""
-    replace_file(_settings_file(name), plain_json.dumps(settings, indent=1) + b"\n")
-
-
-# -- figures --------------------------------------------------------------------------------------
-
-
-def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
-    """Return a figure with one pair of labelled axes, in the colors of all our figures."""
-    figure, axes = panel(LIGHT)
-    _label(axes, x, y, heading)
-    return figure, axes
-
-
-def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
-    """Return a figure with axes side by side, one for each (x label, y label, heading)."""
-    figure = charts.blank(LIGHT, 5.2 * len(labels), 4.2)
-    panels = list(figure.subplots(1, len(labels), squeeze=False)[0])
-    for axes, (x, y, heading) in zip(panels, labels, strict=True):
-        style(axes, LIGHT)
-        _label(axes, x, y, heading)
-    return figure, panels
-
-
-def _label(axes: Any, x: str, y: str, heading: str) -> None:
-    axes.set_xlabel(x, color=LIGHT.ink, fontsize=9)
-    axes.set_ylabel(y, color=LIGHT.ink, fontsize=9)
-    if heading:
-        title(axes, LIGHT, heading)
-
-
-def legend(axes: Any) -> None:
-    """Put the legend beside the axes; what was drawn last comes first."""
-    charts.legend(axes, LIGHT)
 
 
 # -- one run of a script --------------------------------------------------------------------------
@@ -285,7 +217,7 @@ def run(
         about: the experiment.
         result: measures; prints its progress with `say`.
         draw: makes the figure from the outcome.
-        tune: searches settings and records them with `write_recorded`; offers `--tune`.
+        tune: searches settings and records them (`experiment.searches`); offers `--tune`.
         arguments: of the command; those of this process by default.
     """
     parser = argparse.ArgumentParser(description=f"{about.title} ({about.source}).\n{about.about}")
@@ -317,7 +249,7 @@ def run(
 def _document(
     about: Experiment, scale: Scale, outcome: Outcome, others_load: float, seconds: float
 ) -> dict[str, Any]:
-    busy = others_load > BUSY_SHARE
+    busy, tiny = others_load > BUSY_SHARE, scale.mode == TINY
     return {
         "experiment": about.name,
         "title": about.title,
@@ -327,7 +259,7 @@ def _document(
         "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
         "verdict": verdict(outcome.claims, others_load=others_load),
         "compared": [
-            asdict(replace(one, verdict=UNTOLD) if busy and one.timing else one)
+            asdict(replace(one, verdict=UNTOLD) if tiny or (busy and one.timing) else one)
             for one in outcome.compared
         ],
         "table": outcome.table,

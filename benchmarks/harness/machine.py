@@ -1,0 +1,134 @@
+"""The machine that a benchmark runs on: what it is, whose cores are used, and what others use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory and system."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(cores()),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def _cpu_model() -> str:
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def cores() -> list[int]:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(core: int) -> None:
+    """Keep this process on one core, where the system lets us (not macOS)."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def unpin(allowed: Sequence[int]) -> None:
+    """Let this process run on these cores again."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, allowed)
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Installed versions of Python and of the packages; None where one is missing."""
+    installed: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            installed[package] = None
+    return installed
+
+
+def commit() -> str | None:
+    """The checked-out commit, with "+" when files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(ROOT), *arguments]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return ended.stdout.strip() if ended.returncode == 0 else None
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+# -- other people's load --------------------------------------------------------------------------
+
+
+def _busy_seconds() -> float | None:
+    """CPU seconds all cores worked or were robbed of by a hypervisor; None if unknown."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except FileNotFoundError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+class LoadWatch:
+    """How much CPU others used while we measured.
+
+    `stop(own_cpu_s)` subtracts what the benchmark's own processes used. Without /proc (macOS) the
+    one-minute load average at the start has to do.
+    """
+
+    def __init__(self) -> None:
+        """Start watching."""
+        self.load_average = os.getloadavg()[0]
+        self._began, self._busy = time.monotonic(), _busy_seconds()
+
+    def stop(self, own_cpu_s: float) -> float:
+        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core."""
+        busy = _busy_seconds()
+        if busy is None or self._busy is None:
+            return self.load_average if self.load_average > 0.3 * len(cores()) else 0.0
+        # Both counts advance in ticks of 10 ms, so a short window may be off by a few.
+        elapsed = time.monotonic() - self._began
+        ticks = 0.01 * (1 + len(cores()))
+        return max(0.0, busy - self._busy - own_cpu_s - ticks) / elapsed
+
+
+def own_cpu_s() -> float:
+    """CPU time of this process and of all it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
+    """Wait for a window in which others are quiet; returns their load in the last window."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        before = time.process_time()
+        watch = LoadWatch()
+        time.sleep(window_s)
+        others = watch.stop(time.process_time() - before)
+        if others <= BUSY_SHARE or time.monotonic() >= deadline:
+            return others
