@@ -20,11 +20,6 @@ from mlxhog.files import durable
 from tests.forked import CONTEXT
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return runs.create(tmp_path / "runs", "test")
-
-
 def hold(directory: Path, connection: Connection) -> None:
     with Run(directory).lock():
         connection.send(os.getpid())

@@ -22,7 +22,7 @@ from mlxhog.files import durable
 from mlxhog.mad.study.store import Journal
 from mlxhog.report.metrics import Progress
 from mlxhog.training import reporting, trainer
-from tests.checkpoint.test_checkpoint import names, save
+from tests.checkpoint.conftest import names, save
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
 

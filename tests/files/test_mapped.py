@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from mlxhog.errors import CheckpointError
 from mlxhog.files import mapped, tensors
 from tests.pairs import each_of
 
@@ -113,3 +119,40 @@ def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Pat
     command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 0.9 * N_BYTES < int(done.stdout) < 1.1 * N_BYTES
+
+
+# -- files of tensors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x08", b"not a tensor file at all", (10**9).to_bytes(8, "little") + b"{}"],
+)
+def test_a_foreign_tensor_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x.safetensors is missing.*; copy it again"):
+        tensors.read(tmp_path / "x.safetensors")
+
+
+def test_a_tensor_type_that_numpy_lacks_is_named(tmp_path: Path) -> None:
+    header = {"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(CheckpointError, match="x has type F8_E4M3, expected float32"):
+        tensors.read(path)
+
+
+def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        yield source
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(mapped, "chunks", broken)
+    with pytest.raises(OSError, match="Input/output") as caught:
+        tensors.write(tmp_path / "x.safetensors", {"x": np.zeros(3, np.float32)})
+    assert caught.value.errno == errno.EIO
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,222 @@
+"""Deaths and full disks while a checkpoint is saved, and every kind of damage named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint.run import Run
+from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.files import durable, mapped
+from tests.checkpoint.conftest import CONFIG, PARAMS, STATE, names, save
+from tests.small_disk import small_disk
+
+pytestmark = pytest.mark.slow
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours may handle it."""
+
+
+@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("same_step", [False, True])
+def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(
+    run: Run, monkeypatch: pytest.MonkeyPatch, moment: int, same_step: bool
+) -> None:
+    save(run, 10, state={"n": 1})
+    calls = iter(range(100))
+
+    def dying(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == moment:
+                raise Killed
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying(os.replace))
+        patch.setattr(os, "fsync", dying(os.fsync))
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a dead process cleans nothing
+        with pytest.raises(Killed):
+            save(run, 10 if same_step else 20, state={"n": 2})
+    loaded = checkpoint.load(checkpoint.latest(run))
+    assert loaded.state in ({"n": 1}, {"n": 2})
+    path = save(run, 30, keep_last=1)
+    assert checkpoint.latest(run) == path
+    assert names(run) == ["latest", "step-00000030"]
+
+
+@pytest.mark.parametrize("call", ["between", "after"])
+def test_a_process_killed_between_the_renames_loses_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    save(run, 10, state={"n": 1})
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if str(source).endswith(".part") and call == "between":
+            raise Killed
+        real(source, target)
+        if str(source).endswith(".part"):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            save(run, 10, state={"n": 2})
+    assert checkpoint.load(checkpoint.latest(run)).state == {"n": 1 if call == "between" else 2}
+    save(run, 20)
+    assert names(run) == ["latest", "step-00000010", "step-00000020"]
+
+
+@pytest.fixture
+def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A run with one checkpoint and too little room on its disk for a second one.
+
+    The disk is a real one where the system lets us mount it, else the writer fails midway.
+    """
+    size = sum(array.nbytes for array in PARAMS.values())
+    with small_disk(run.checkpoints, int(1.5 * size)) as mounted:
+        save(run, 10)
+        if not mounted:
+            monkeypatch.setattr(mapped, "chunks", full_midway)
+        yield run
+
+
+def full_midway(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    yield source.reshape(-1)[:10]
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint_whole(
+    cramped_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "require_space", lambda *_: None)
+    with pytest.raises(EnvironmentLacks, match="disk became full while saving .*step-00000020"):
+        save(cramped_run, 20)
+    assert names(cramped_run) == ["latest", "step-00000010"]
+    checkpoint.load(checkpoint.latest(cramped_run))
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 10)
+    monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
+    with pytest.raises(EnvironmentLacks, match=r"step-00000020 needs .* bytes on the disk of"):
+        save(run, 20)
+    assert names(run) == ["latest", "step-00000010"]
+
+
+def test_a_full_disk_while_moving_latest_is_reported_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 10)
+    real = durable.write_synced
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name.startswith("latest"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(durable, "write_synced", full)
+    with pytest.raises(EnvironmentLacks, match="became full while writing .*latest"):
+        save(run, 20)
+    checkpoint.load(checkpoint.latest(run))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_never_saved(run: Run, value: float) -> None:
+    save(run, 10)
+    broken = PARAMS | {"lm_head.weight": np.full((320, 64), value, np.float32)}
+    with pytest.raises(CheckpointError, match=r"lm_head.weight holds numbers that are not finite"):
+        save(run, 20, params=broken)
+    with pytest.raises(CheckpointError, match="x is float64, expected float32"):
+        save(run, 20, params={"x": np.zeros(3)})
+    assert names(run) == ["latest", "step-00000010"]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"]
+)
+@pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
+def test_a_damaged_file_is_named_with_another_checkpoint(run: Run, name: str, damage: str) -> None:
+    older, path = save(run, 10), save(run, 20)
+    file = path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-4] if damage == "truncated" else content)
+    what = {"truncated": "has .* bytes, expected", "missing": "is missing", "changed": "has digest"}
+    with pytest.raises(CheckpointError, match=rf"{name} {what[damage]}.*use {older} instead"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "state.json cannot be read"),
+        ("[]", "is not of format 1"),
+        ('{"format": 2}', "is not of format 1"),
+        ('{"format": 1, "step": 5}', "state.json does not match its digest"),
+    ],
+)
+def test_a_damaged_manifest_is_named(run: Run, content: str, message: str) -> None:
+    path = save(run)
+    (path / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(path)
+
+
+def test_a_foreign_directory_is_no_checkpoint(tmp_path: Path) -> None:
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of mlxhog: it holds no state"):
+        checkpoint.load(checkpoint.locate(str(tmp_path), tmp_path))
+    with pytest.raises(CheckpointError, match="it is not a directory"):
+        checkpoint.load(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_numbers_that_are_not_finite_are_named(run: Run, file: str) -> None:
+    path = save(run)
+    held = {name: array.copy() for name, array in load_file(path / file).items()}
+    name = sorted(held)[0]
+    held[name].reshape(-1)[-1] = np.nan
+    save_file(held, path / file)
+    (path / "state.json").unlink()
+    manifest.write(path, 1000, STATE)
+    with pytest.raises(CheckpointError, match=rf"{name} holds numbers that are not finite"):
+        checkpoint.load(path)
+    checkpoint.load(path, verify=False)
+
+
+def test_resuming_with_another_architecture_names_what_differs(run: Run) -> None:
+    loaded = checkpoint.load(save(run))
+    checkpoint.check_architecture(loaded, CONFIG | {"chunk_size": 128, "use_cache": True})
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.check_architecture(loaded, CONFIG | {"num_heads": 4, "norm_eps": 1e-5})
+    assert "norm_eps is 1e-06 there and 1e-05 here; num_heads is 2 there and 4 here" in str(
+        caught.value
+    )
+
+
+def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_taken(
+    run: Run,
+) -> None:
+    older, newest = save(run, step=1), save(run, step=2)
+    (newest / manifest.NAME).unlink()
+    with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged.*use {older}"):
+        checkpoint.latest(run)
