@@ -1,11 +1,16 @@
 """What the spawned processes of these tests do."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import sys
+import time
+from multiprocessing.connection import Connection
 
 from mlxhog.arena import Arena
 from mlxhog.errors import WriteModeError
+from mlxhog.machine.processes import end_by, follow_parent
 
 WAIT_S = 60.0
 
@@ -56,3 +61,32 @@ def serve_and_wait_to_be_killed(path, ready):
     server = arena.serve(path)
     ready.send(server.path.exists())
     ready.poll(WAIT_S)
+
+
+def echo(pipe: Connection) -> None:
+    """In a worker: send back what comes, until the pipe is closed."""
+    follow_parent()
+    try:
+        while True:
+            pipe.send(pipe.recv())
+    except EOFError:
+        pass
+
+
+def leave(code: int) -> None:
+    """In a worker: end at once."""
+    follow_parent()
+    os._exit(code)
+
+
+def meet_fault() -> None:
+    """In a worker: an error that no restart cures."""
+    follow_parent()
+    end_by(TypeError("no such argument"))
+
+
+def stay(pipe: Connection) -> None:
+    """In a worker: never end by itself."""
+    follow_parent()
+    pipe.send(os.getpid())
+    time.sleep(3600)

@@ -17,7 +17,7 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
-from tests.arena import spawned
+from tests.arena import children
 from tests.processes import alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("spawned_workers")]
@@ -37,7 +37,7 @@ def spawn(target: Callable[..., None], *arguments: object, **options: Any) -> Wo
 
 
 def test_a_process_answers_over_its_pipe_and_leaves_when_it_is_closed() -> None:
-    process = spawn(spawned.echo, pipe=True)
+    process = spawn(children.echo, pipe=True)
     process.pipe.send("hello")
     assert process.pipe.recv() == "hello"
     assert process.is_alive()
@@ -46,9 +46,9 @@ def test_a_process_answers_over_its_pipe_and_leaves_when_it_is_closed() -> None:
 
 
 def test_a_fault_an_exit_and_a_kill_are_told_from_each_other() -> None:
-    fault = spawn(spawned.meet_fault).reap(None)
-    left = spawn(spawned.leave, 3).reap(None)
-    stuck = spawn(spawned.stay, pipe=True)
+    fault = spawn(children.meet_fault).reap(None)
+    left = spawn(children.leave, 3).reap(None)
+    stuck = spawn(children.stay, pipe=True)
     os.kill(stuck.pipe.recv(), signal.SIGKILL)
     killed = stuck.reap(None)
     assert [death.is_fault for death in (fault, left, killed)] == [True, False, False]
@@ -57,7 +57,7 @@ def test_a_fault_an_exit_and_a_kill_are_told_from_each_other() -> None:
 
 
 def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once() -> None:
-    process = spawn(spawned.stay, pipe=True)
+    process = spawn(children.stay, pipe=True)
     pid = process.pipe.recv()
     assert process.reap(0.05) == Death(-signal.SIGKILL)
     assert not process.is_alive()
@@ -71,7 +71,7 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once() -> None
 
 def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena: Arena) -> None:
     pool, entry = WorkerPool(), arena.workers.entry(2)
-    pool[2] = spawn(spawned.stay, pipe=True, arena=arena, slots=(2,))
+    pool[2] = spawn(children.stay, pipe=True, arena=arena, slots=(2,))
     assert pool[2].pipe.recv() == entry.pid
     assert (entry.state, entry.dead) == (State.STARTING, 0)
     pool[2].kill()
@@ -84,7 +84,7 @@ def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena: Arena) -> None:
 
 def test_a_worker_that_has_finished_stays_so_when_it_is_reaped(arena: Arena) -> None:
     entry = arena.workers.entry(1)
-    process = spawn(spawned.leave, 0, arena=arena, slots=(1, 3))
+    process = spawn(children.leave, 0, arena=arena, slots=(1, 3))
     entry.state = State.FINISHED
     process.reap(None)
     assert (entry.state, entry.dead) == (State.FINISHED, 1)
@@ -92,7 +92,7 @@ def test_a_worker_that_has_finished_stays_so_when_it_is_reaped(arena: Arena) -> 
 
 
 def test_a_pool_hears_of_the_first_death_and_keeps_the_others() -> None:
-    pool = WorkerPool({3: spawn(spawned.stay, pipe=True), 1: spawn(spawned.leave, 3)})
+    pool = WorkerPool({3: spawn(children.stay, pipe=True), 1: spawn(children.leave, 3)})
     deadline = time.monotonic() + PATIENCE_S
     while not (slots := pool.wait(PATIENCE_S)):
         assert time.monotonic() < deadline
@@ -106,9 +106,9 @@ def test_a_pool_hears_of_the_first_death_and_keeps_the_others() -> None:
 
 PARENT = """
 from mlxhog.arena.worker_pool import WorkerProcess
-from tests.arena import spawned
+from tests.arena import children
 
-process = WorkerProcess(spawned.stay, (), name="mlxhog-test", pipe=True)
+process = WorkerProcess(children.stay, (), name="mlxhog-test", pipe=True)
 print(process.pipe.recv(), flush=True)
 input()
 """

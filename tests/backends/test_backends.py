@@ -8,7 +8,7 @@ import pytest
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm_numpy
-from tests.backends.bound import bound
+from tests.backends.untrained import bound
 from tests.models.sample import batch as sample_batch
 from tests.models.sample import config, perturbed_params
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close

@@ -20,7 +20,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.gradients import Rows
-from tests.backends.bound import bound
+from tests.backends.untrained import bound
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_BF16, LOSS_BF16, assert_close
 

@@ -14,7 +14,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.registry import load_candidate
 from mlxhog.optim.gradients import Rows
-from tests.backends.bound import bound
+from tests.backends.untrained import bound
 from tests.models.sample import config, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
 

@@ -17,8 +17,7 @@ from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
-from tests.backends.bound import bound
-from tests.backends.ids import Ids
+from tests.backends.untrained import Ids, bound
 from tests.models.golden import model_case
 
 pytestmark = pytest.mark.slow

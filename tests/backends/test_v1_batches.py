@@ -10,7 +10,7 @@ import pytest
 from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, lm_numpy
-from tests.backends.bound import bound
+from tests.backends.untrained import bound
 from tests.models.sample import batch, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 

@@ -20,7 +20,7 @@ from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
-from tests.backends.ids import Ids
+from tests.backends.untrained import Ids
 from tests.tolerances import (
     LOGITS_4BIT,
     LOGITS_8BIT,

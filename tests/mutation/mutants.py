@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ],
     ),
     "mlxhog/optim/gradients.py": (
-        ("tests/optim/test_gradients.py", "tests/optim/test_clip.py"),
+        ("tests/optim/test_gradients.py",),
         [
             ("self.index[1:] > self.index[:-1]", "self.index[1:] >= self.index[:-1]"),
             ("self._dense[name] += grad * scale", "self._dense[name] += grad"),

@@ -1,11 +1,16 @@
 """The lint finds one planted offence of each rule, and nothing in the project's kernels."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.pairs import each_of
-from tools import lint
+from tools import lint, sanitize
+from tools.lint import __main__ as lint_command
 from tools.lint.text import calls_between, functions
 
 HERE = Path(__file__).parent
@@ -140,3 +145,22 @@ def test_the_command_fails_and_prints_the_line_of_an_offence(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"{file}:1: literal 1.0 is a double" in done.stdout
+
+
+@pytest.mark.parametrize("main", [lint_command.main, sanitize.main])
+def test_help_is_an_answer(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "usage: python -m tools." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("main", "word", "said"),
+    [(lint_command.main, "none.h", "no file none.h"), (sanitize.main, "dens", "no kernel 'dens'")],
+)
+def test_a_wrong_word_is_wrong_input(main, word, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([word])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err

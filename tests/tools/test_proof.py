@@ -1,4 +1,4 @@
-"""The packed 16-bit add loses nothing and ends, in every interleaving of a few threads."""
+"""Proofs: packed adds, locks and ticket ledger keep their promises in every interleaving."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from mlxhog import metal
 from mlxhog.errors import MetalError
 from tools import proof
-from tools.proof import PROOFS, Proof, verify
+from tools.proof import PROOFS, Proof, protocols, verify
+from tools.proof.protocols import Searched, Weakened, build, problems, search, sources
 
 needs_spin = pytest.mark.skipif(which("spin") is None, reason="no spin: apt-get install spin")
 
@@ -59,3 +60,55 @@ def test_the_model_quotes_lines_that_the_source_has(line):
     source = "".join((kernels / name).read_text() for name in ("atomics.h", "packed16.h"))
     assert line in source
     assert line in (folder / "packed16_add.pml").read_text()
+
+
+@pytest.mark.slow
+def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path: Path) -> None:
+    steps = sources(tmp_path)
+    found = list(search(build(tmp_path), steps, full=False))
+    for result in found:
+        print(result)
+    assert problems(found, full=False) == []
+    assert sum(isinstance(result, Searched) for result in found) == 16
+    assert {r.order for r in found if isinstance(r, Weakened)} == {
+        *protocols.NEEDED,
+        *protocols.SPARE,
+    }
+
+
+def test_a_table_that_the_search_contradicts_is_told() -> None:
+    needed, spare = next(iter(protocols.NEEDED)), next(iter(protocols.SPARE))
+    found: list[Searched | Weakened] = [
+        Searched("laps", "every ticket once", 7, "a ticket is lost"),
+        Weakened(needed, "", ""),
+        Weakened(spare, "laps", "a ticket is lost"),
+        Weakened("ledger.cpp new load1 load: acquire", "", ""),
+    ]
+    told = "\n".join(problems(found, full=True))
+    assert "laps: a ticket is lost" in told
+    assert f"{needed} may be weaker" in told
+    assert f"{spare} is needed: laps" in told
+    assert "new load1 load: acquire is in neither table" in told
+    assert "no such step is left" in told
+
+
+def test_a_source_that_lost_a_named_step_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(protocols._SITES, "__atomic_load_n(&owner.gone", "gone")
+    with pytest.raises(MetalError, match="of the steps"):
+        sources(tmp_path)
+    monkeypatch.setitem(protocols._LIMITS, "kSpins = 257;", "kSpins = 1;")
+    with pytest.raises(MetalError, match="kSpins = 257"):
+        sources(tmp_path)
+
+
+def test_a_search_that_does_not_compile_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "_HERE", tmp_path)
+    for name in ("hooks.h", "ledger.cpp", "search.cpp", "scenarios.cpp", "main.cpp"):
+        (tmp_path / name).touch()
+    (tmp_path / "locks.cpp").write_text("no code")
+    with pytest.raises(MetalError, match="does not compile"):
+        build(tmp_path)

@@ -1,4 +1,4 @@
-"""One candidate, trained in this process: the numbers depend on its configuration alone."""
+"""One candidate, trained in this process: its configuration decides its numbers; it learns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from mlxhog.arena import Arena
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.run import RunConfig
+from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models import lm
 from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
@@ -256,3 +258,21 @@ def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
     found = train(small_run(task="memorization", settings=settings, steps=1))
     assert 0 < found.ceiling < 0.5
     assert train(small_run(steps=1)).ceiling == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "within", "backend"),
+    [("in-context-recall", 300, "torch:cpu"), ("memorization", 200, "mlx:cpu")],
+)
+def test_mlstm_with_its_convolution_answers_99_percent_in_time(
+    task: str, within: int, backend: str
+) -> None:
+    ((_, config),) = expand(
+        only(suite("smoke"), [task]),
+        parse("mlstm swiglu mlstm swiglu"),
+        [1],
+        workers=backend,
+        protocol={"steps": within, "eval_every": 50, "stop_accuracy": 0.99},
+    )
+    assert train(config).acc_token >= 0.99

@@ -1,0 +1,118 @@
+"""What single benchmarks count, on a fraction of their work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.live import READ_MODES
+from mlxhog.metal.kernels.adds import racy_axpy
+from mlxhog.metal.registry import KERNELS
+from mlxhog.theory.paired_test import LEVELS
+from tests import forked
+from tests.live import patterns
+
+
+@pytest.mark.slow
+def test_reads_of_every_mode_are_counted_and_checked(
+    load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if sys.platform == "linux":
+        monkeypatch.setattr(patterns, "SPAWN", forked.CONTEXT)
+    words = ["live.py", "--quick", "--only=promises", "--reads=100"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert load("live").main() in (0, 3)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(line["promises"]) == set(READ_MODES)
+    assert [claim["value"] for claim in line["claims"]] == [0] * len(READ_MODES)
+    assert all(row["reads"] == 100 for row in line["promises"].values())
+
+
+@pytest.fixture(scope="module")
+def power(load: Any) -> Any:
+    return load("compare_power")
+
+
+def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power: Any) -> None:
+    small = np.random.default_rng(0).normal(0, 1e-4, 20).tolist()
+    assert power.told(small, tests=50, gain=power.GAIN) == 50
+    assert power.told([0.0] * 12, tests=50, gain=0.0) == 0
+    large = np.random.default_rng(0).normal(0, 1.0, 20).tolist()
+    assert power.told(large, tests=50, gain=power.GAIN) <= 2
+
+
+def test_a_small_simulation_agrees_with_the_table(
+    power: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(power, "TABLE_SEQUENCES", power.CHUNK)
+    monkeypatch.setattr(power, "MOST_PAIRS", 6)
+    made = power.levels()
+    assert made == pytest.approx({k: LEVELS[k] for k in made}, rel=0.15)
+    monkeypatch.setattr(power, "SIMULATED", 50_000)
+    assert power.simulated_rate("normal", 0.0) == pytest.approx(0.01, abs=0.002)
+    assert power.simulated_rate("normal", 4.0) > 0.99
+
+
+@pytest.fixture(scope="module")
+def shim(load: Any) -> Any:
+    return load("metal_shim")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.slow
+def test_every_registered_instance_is_counted(shim: Any) -> None:
+    counted = [(kernel.name, instance) for kernel, instance in shim.instances()]
+    assert len(counted) == len(set(counted))
+    assert {name for name, _ in counted} == set(KERNELS)
+    assert {("packed16_add", "half"), ("packed16_add", "bfloat")} <= set(counted)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.slow
+def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
+    shim: Any, tmp_path: Path
+) -> None:
+    lost, added = shim.count_lost("dense_axpy", tmp_path, 1000)
+    assert (lost, added) == (0, shim.counting.ADDS // 1000 // 64 * 64)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.slow
+def test_lost_adds_are_counted_as_lost(
+    shim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def racy() -> Any:
+        arena, ones = np.zeros(64, np.float32), np.ones(64, np.float32)
+        launch = racy_axpy(arena, ones, scale=1.0, offset=0)
+        return shim.counting.Count(launch, (arena,))
+
+    monkeypatch.setitem(shim.counting.CASES, "planted", racy)
+    monkeypatch.setattr(shim, "THREADS", 1)  # chaos alone: the same schedule every time
+    lost, added = shim.count_lost("planted", tmp_path, 100)
+    assert 0 < lost < added
+    assert 0 < shim.count_lost_by_racy(tmp_path, 100)[0] < added
+
+
+MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks
+
+
+@pytest.fixture(scope="module")
+def parity(load: Any) -> Any:
+    return load("parity_false_failures")
+
+
+@pytest.mark.slow
+def test_random_models_never_fail_and_their_faults_are_found(parity: Any) -> None:
+    tally = parity.Tally()
+    for number in MODELS:
+        parity.examine(number, tally)
+    assert tally.failed == []
+    assert "operator" not in tally.missed
+    assert "sign" not in tally.missed
+    assert tally.planted == {"operator": 4, "sign": 2, "sign of any": 2}
