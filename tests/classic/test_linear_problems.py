@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
-CIFAR_DENSE = json.loads((HERE / "cifar_dense_reference.json").read_text())
+CIFAR_DENSE = json.loads((HERE / "cifar_dense.json").read_text())
 SVM100_MOST = 0.0885  # 3 % above the serial reference of classic_reference.json after 200 epochs
 LINREG_MOST = 0.02  # serial: .0048
 LINEAR = (
