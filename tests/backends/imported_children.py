@@ -11,7 +11,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from mlxhog.arena import Arena, ArenaHandle
-from tests.fixtures.grafted import graft
+from tests.backends.grafted import graft
 
 
 def slice_added_in_place(flat: mx.array) -> mx.array:

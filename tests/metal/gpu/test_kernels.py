@@ -4,16 +4,57 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.host import mlx_text
+from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.registry import KERNELS
-from tests.metal.gpu.agreement import disagreements
 from tools import dump, sanitize
+
+
+def disagreements(engine: Engine, launch: Launch) -> list[str]:
+    """Run a launch of NumPy arrays on an engine; name each array that differs from the reference.
+
+    The tolerance is the kernel's own, or that of a fused multiply-add.
+    """
+    kernel = launch.kernel
+    wanted = {name: np.array(value)[()] for name, value in launch.inputs.items()}
+    outputs = ReferenceEngine().run(replace(launch, inputs=wanted))
+    scalars = {argument.name for argument in kernel.inputs if argument.scalar}
+    inputs: dict[str, Any] = {
+        name: value if name in scalars else engine.array(np.array(value))
+        for name, value in launch.inputs.items()
+    }
+    got = engine.run(replace(launch, inputs=inputs))
+    written = [argument.name for argument in kernel.inputs if argument.writes]
+    pairs = [(name, inputs[name], wanted[name]) for name in written]
+    pairs += [(name, got[name], outputs[name]) for name in outputs]
+    rtol = kernel.allowed(emulated=engine.emulated)
+    return [
+        f"{kernel.name}: {name} differs by {error:.2g}, allowed {rtol:.2g}"
+        for name, actual, reference in pairs
+        for error in [_error(engine.host(actual), reference)]
+        if not error <= rtol
+    ]
+
+
+def _error(actual: Any, wanted: Any) -> float:
+    """The largest difference, relative to the largest value where that exceeds 1."""
+    if wanted.dtype.kind != "f":
+        return 0.0 if np.array_equal(actual, wanted) else np.inf
+    if not np.array_equal(np.isnan(actual), np.isnan(wanted)):
+        return np.inf
+    difference = np.abs(actual.astype(np.float64) - wanted)
+    return float(
+        np.nanmax(difference, initial=0.0) / max(1.0, np.nanmax(np.abs(wanted), initial=0))
+    )
+
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SAMPLES = {
@@ -76,3 +117,19 @@ def test_mlx_compiles_what_was_recorded_on_linux(metal_device, capfd, name):
 def test_mlx_on_this_mac_wraps_every_kernel_as_recorded(metal_device):
     recorded = {file.name: file.read_text() for file in GOLDEN.glob("*.metal")}
     assert dump.mlx_wrappers() == recorded
+
+
+def test_tests_on_the_gpu_run_there_and_leave_the_device_as_it_was(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [mx.Device(mx.cpu)]
+    monkeypatch.setattr(mx, "default_device", lambda: chosen[-1])
+    monkeypatch.setattr(mx, "set_default_device", chosen.append)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+
+    def restored() -> None:
+        assert chosen == [mx.cpu, mx.gpu, mx.cpu]
+
+    request.addfinalizer(restored)  # runs after the fixture has ended
+    request.getfixturevalue("metal_device")
+    assert chosen == [mx.cpu, mx.gpu]
