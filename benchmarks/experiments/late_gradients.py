@@ -7,15 +7,7 @@ from typing import Any
 
 from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
-from experiment.record import (
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Scale,
-    run,
-    told,
-)
+from experiment.record import Claim, Compared, Experiment, Outcome, Scale, run, told
 from experiment.searches import by_seed
 
 ABOUT = Experiment(

@@ -6,15 +6,7 @@ from statistics import median
 
 import numpy as np
 from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
-from experiment.record import (
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Scale,
-    run,
-    told,
-)
+from experiment.record import Claim, Compared, Experiment, Outcome, Scale, run, told
 from experiment.searches import by_seed
 from schemes import settings
 

@@ -7,16 +7,7 @@ from typing import Any
 
 from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
-from experiment.record import (
-    HOLDS,
-    Claim,
-    Compared,
-    Difference,
-    Experiment,
-    Outcome,
-    Scale,
-    run,
-)
+from experiment.record import HOLDS, Claim, Compared, Difference, Experiment, Outcome, Scale, run
 from experiment.searches import by_seed, cheapest
 
 ABOUT = Experiment(

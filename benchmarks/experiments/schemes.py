@@ -7,15 +7,7 @@ from typing import Any
 
 from experiment.figures import Figure
 from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
-from experiment.record import (
-    Compared,
-    Experiment,
-    Outcome,
-    Sample,
-    Scale,
-    run,
-    told,
-)
+from experiment.record import Compared, Experiment, Outcome, Sample, Scale, run, told
 from experiment.searches import Trials, by_seed, descend, recorded
 
 ABOUT = Experiment(

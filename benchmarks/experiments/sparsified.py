@@ -34,13 +34,7 @@ from experiment.searches import is_recorded, recorded, write_recorded
 from training.sparse_writing import Lane, in_turns, lost_share
 
 from mlxhog import TrainConfig, train
-from mlxhog.theory.supports import (
-    Estimate,
-    Supports,
-    estimate_delta,
-    estimate_omega,
-    estimate_rho,
-)
+from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
 
 ABOUT = Experiment(
     name="sparsified",

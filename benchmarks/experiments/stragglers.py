@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 from experiment.figures import INKS, Figure, legend, new_panels
 from experiment.language import setup, workers
-from experiment.record import (
-    FAILS,
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Scale,
-    run,
-    told,
-)
+from experiment.record import FAILS, Claim, Compared, Experiment, Outcome, Scale, run, told
 from numpy.typing import NDArray
 from training.recording import QUIET_OPTIONS
 

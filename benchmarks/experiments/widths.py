@@ -14,17 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from experiment.figures import INKS, Figure, legend, new_panels
-from experiment.record import (
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Scale,
-    cores,
-    run,
-    say,
-    told,
-)
+from experiment.record import Claim, Compared, Experiment, Outcome, Scale, cores, run, say, told
 from training.alone import ALONE, model_of, train_alone
 
 from mlxhog import TrainConfig

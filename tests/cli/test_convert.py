@@ -19,14 +19,14 @@ from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
-from mlxhog.checkpoint import checkpoint, formats, run
+from mlxhog.checkpoint import formats
 from mlxhog.cli import main
-from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models import families, translation
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.pairs import in_pairs
+from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -108,17 +108,8 @@ def test_the_package_loads_fused_weights(tmp_path: Path, hf: Path) -> None:
 
 def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
     model = XLSTMLargeConfig(vocab_size=320, hidden_size=128, num_hidden_layers=1, num_heads=2)
-    source_run = run.create(tmp_path / "runs", "a")
     params = families.init_params(model, seed=1)
-    checkpoint.save(
-        source_run,
-        step=3,
-        params=params,
-        model_config=model.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
+    source_run = saved_run(tmp_path / "runs", "a", model, params, step=3)
     for k, source in enumerate(("latest", source_run.name, source_run.directory)):
         target = tmp_path / f"to-{k}"
         assert convert(source, target, "--to", "hf", "--out", tmp_path / "runs") == 0

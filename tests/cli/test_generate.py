@@ -7,14 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.models.families import init_params
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.saved import letters, saved_run
 
 pytestmark = pytest.mark.slow
 
@@ -25,23 +21,7 @@ LONG = "--max-new-tokens=40"
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a run with a checkpoint of a tiny model that knows letters and newlines alone."""
     monkeypatch.chdir(tmp_path)
-    config = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
-    params = init_params(config, seed=0)
-    head = np.zeros_like(params["lm_head.weight"])
-    known = 30 * params["lm_head.weight"][:5]
-    head[list(b"abcd\n")], head[list(b"efghi")] = known, -known  # one of each pair is likely
-    params["lm_head.weight"] = head
-    made = run.create(tmp_path / "runs", "small")
-    checkpoint.save(
-        made,
-        step=0,
-        params=params,
-        model_config=config.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
-    return made.name
+    return saved_run(tmp_path / "runs", params=letters()).name
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:

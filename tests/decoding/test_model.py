@@ -13,16 +13,14 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mlxhog import load
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog.checkpoint import run
 from mlxhog.cli import main
 from mlxhog.config.generation import Generation
 from mlxhog.data import bpe
-from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
 from mlxhog.machine import machine
-from mlxhog.models.families import init_params
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests import saved
 from tests.checkpoint.formats import peers
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -30,18 +28,7 @@ from tests.tolerances import LOGITS_F32, assert_close
 @pytest.fixture
 def saved_run(tmp_path: Path) -> run.Run:
     """A run with a checkpoint of a tiny model that has learnt nothing."""
-    config = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
-    made = run.create(tmp_path / "runs", "small")
-    checkpoint.save(
-        made,
-        step=0,
-        params=init_params(config, seed=0),
-        model_config=config.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
-    return made
+    return saved.saved_run(tmp_path / "runs")
 
 
 def answer(found: run.Run, backend: str, **sampling: Any) -> str:

@@ -14,31 +14,19 @@ import pytest
 from mlxhog import LanguageModel, errors, load
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.live import model as live_model
 from mlxhog.machine import machine
 from mlxhog.models.families import init_params
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.saved import SMALL, saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
-CONFIG = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
 IDS = [256, *b"The people of the United States"]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
     """A run with a checkpoint of a tiny model that has learnt nothing."""
-    made = run.create(tmp_path_factory.mktemp("loaded") / "runs", "small")
-    checkpoint.save(
-        made,
-        step=3,
-        params=init_params(CONFIG, seed=0),
-        model_config=CONFIG.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
-    return made
+    return saved_run(tmp_path_factory.mktemp("loaded") / "runs", step=3)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +94,7 @@ def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(
 def test_it_tells_what_it_is(model: LanguageModel, saved: run.Run) -> None:
     assert model.config.hidden_size == 32
     assert model.tokenizer.bos == 256
-    assert model.num_parameters == sum(a.size for a in init_params(CONFIG, seed=0).values())
+    assert model.num_parameters == sum(a.size for a in init_params(SMALL, seed=0).values())
     assert saved.name in repr(model)
     assert "mlx:cpu" in repr(model)
 

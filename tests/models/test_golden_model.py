@@ -7,7 +7,7 @@ from mlxhog.models import lm_numpy
 from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.spec import initial_value
 from tests.models.golden import MODELS, TRAINED, V1_MODELS, model_case
-from tests.models.twins import TWINS, Twin
+from tests.models.twins import TWINS, Twin, all_twins
 from tests.pairs import each_of
 from tests.tolerances import (
     FLOAT64,
@@ -20,8 +20,6 @@ from tests.tolerances import (
 )
 
 pytestmark = pytest.mark.slow
-
-all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
 @all_twins

@@ -8,7 +8,8 @@ import pytest
 from mlxhog.models import lm_numpy
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, MODELS, TRAINED, cell_case, model_case
-from tests.models.sample import batch, cell_inputs, config, perturbed_params
+from tests.models.sample import cell_inputs, config, perturbed_params
+from tests.models.twins import assert_slopes
 from tests.pairs import each_of
 from tests.tolerances import (
     FINITE_DIFFERENCE,
@@ -117,16 +118,4 @@ def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
 def test_every_gradient_of_the_model_is_the_change_of_the_loss(use_bias: bool) -> None:
     cfg = config(use_bias=use_bias, v_dim_factor=1.5, eps=1e-3)
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}
-    tokens, labels = batch(cfg, 2, 6, seed=4)
-    rng = np.random.default_rng(5)
-
-    def loss(moved: dict[str, np.ndarray]) -> float:
-        return lm_numpy.differentiate(cfg, moved, tokens, labels)[0]
-
-    _, grads = lm_numpy.differentiate(cfg, params, tokens, labels)
-    for name, value in params.items():
-        way = rng.normal(size=value.shape)
-        slope = (
-            loss(params | {name: value + 1e-6 * way}) - loss(params | {name: value - 1e-6 * way})
-        ) / 2e-6
-        assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
+    assert_slopes(cfg, params)

@@ -13,11 +13,10 @@ from mlxhog.models import lm, lm_numpy
 from mlxhog.models.families import dropout_sites, init_params, param_spec
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
-from tests.models.twins import TWINS, Twin
+from tests.models.twins import TWINS, Twin, all_twins, assert_slopes
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
     CELL_EXTREME_F32,
-    FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
     LOGITS_F32,
     LOSS_F32,
@@ -26,8 +25,6 @@ from tests.tolerances import (
 )
 
 pytestmark = pytest.mark.slow
-
-all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 LARGE_CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -277,26 +274,10 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(twin: Twin) -
 def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model: Model) -> None:
     cfg = model()
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}
-    _assert_slopes(cfg, params, masks=None)
+    assert_slopes(cfg, params)
 
 
 def test_gradients_with_dropout_are_the_change_of_the_loss() -> None:
     cfg = v1_config(**DROPPING)
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=4).items()}
-    _assert_slopes(cfg, params, lm.dropout_masks(cfg, (2, 6), seed=7))
-
-
-def _assert_slopes(cfg: Any, params: dict[str, Any], masks: Any) -> None:
-    tokens, labels = batch(cfg, 2, 6, seed=4)
-    rng = np.random.default_rng(5)
-
-    def loss(moved: dict[str, Any]) -> float:
-        return lm_numpy.differentiate(cfg, moved, tokens, labels, masks=masks)[0]
-
-    _, grads = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
-    for name, value in params.items():
-        way = rng.normal(size=value.shape)
-        slope = (
-            loss(params | {name: value + 1e-6 * way}) - loss(params | {name: value - 1e-6 * way})
-        ) / 2e-6
-        assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
+    assert_slopes(cfg, params, lm.dropout_masks(cfg, (2, 6), seed=7))

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.models import lm
-from mlxhog.models.families import ModelConfig
+from mlxhog.models import lm, lm_numpy
+from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.models.ops.kernels import MODULES, choose
+from tests.models.sample import batch
+from tests.pairs import each_of
+from tests.tolerances import FINITE_DIFFERENCE, GRADIENT_ANY_F32, assert_close
 
 Array = NDArray[Any]
 Params = Mapping[str, Array]
@@ -136,3 +139,33 @@ TWINS = {
     for (framework, kernels), module in MODULES.items()
     if importlib.util.find_spec(module) is not None
 }
+
+
+all_twins = each_of("twin", TWINS.values(), ids=TWINS)
+
+
+def assert_slopes(cfg: ModelConfig, params: dict[str, Any], masks: Any = None) -> None:
+    """Every gradient of the NumPy reference is the change of its loss, with dropout's masks too."""
+    tokens, labels = batch(cfg, 2, 6, seed=4)
+    rng = np.random.default_rng(5)
+
+    def loss(moved: dict[str, Any]) -> float:
+        return lm_numpy.differentiate(cfg, moved, tokens, labels, masks=masks)[0]
+
+    _, grads = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
+    for name, value in params.items():
+        way = rng.normal(size=value.shape)
+        ahead, behind = (loss(params | {name: value + step * way}) for step in (1e-6, -1e-6))
+        slope = (ahead - behind) / 2e-6
+        assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
+
+
+def assert_agreement(cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> None:
+    """All twins compute the gradients of the plain operators of torch."""
+    by_twin = {
+        name: twin.loss_and_grads(cfg, params, tokens, labels)[1] for name, twin in TWINS.items()
+    }
+    expected = by_twin.pop("torch-reference")
+    for grads in by_twin.values():
+        for name in param_spec(cfg):
+            assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from types import CodeType, FrameType
@@ -167,3 +168,31 @@ def die_and_be_replaced(
     Ledger(arena, on_torn=on_torn).reap(context.owner)
     run(make())
     return True
+
+
+def dies_beside_another(
+    make: Callable[[int], Any], line: tuple[str, int], run: Callable[[Any], object]
+) -> tuple[bool, Any]:
+    """One of two workers dies and is replaced, while the other goes on and ends.
+
+    Args:
+        make: makes the worker of a slot.
+        line: where the one in slot 1 dies, of `lines`.
+        run: does all that is left to do.
+
+    Returns:
+        Whether the line was reached, and the other worker.
+    """
+    victim, other = make(1), make(2)
+    begun = threading.Event()
+    thread = threading.Thread(target=after, args=(begun, run, other), daemon=True)
+    thread.start()
+
+    def begin(worker: Any) -> None:
+        begun.set()
+        run(worker)
+
+    reached = die_and_be_replaced(victim, line, partial(make, 1), begin)
+    thread.join(30)
+    assert not thread.is_alive(), f"nobody went on after a death at {line}"
+    return reached, other

@@ -20,7 +20,7 @@ from mlxhog.optim import AdamW
 from mlxhog.strategies import Idle, Lease, Outcome, Strategy
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.ssp import SSP, SSPWorker, clocks_of
-from tests.strategies.deaths import after, die_and_be_replaced, lines
+from tests.strategies.deaths import dies_beside_another, lines
 from tests.strategies.test_sync import LR, context, strategy, wait_until
 
 STEPS = 8
@@ -254,20 +254,9 @@ def test_a_death_at_any_line_stops_nobody_and_costs_one_torn_step(
     of, reached = server(slack=slack), 0
     for method, number in lines(kind, methods):
         with new_arena(of) as arena:
-            make = partial(worker, arena, 1, of)
-            victim, other = make(), worker(arena, 2, of)
-            begun = threading.Event()
-            thread = threading.Thread(target=after, args=(begun, take_steps, other), daemon=True)
-            thread.start()
-
-            def run(one: Any, begun: threading.Event = begun) -> None:
-                begun.set()
-                take_steps(one)
-
-            reached += die_and_be_replaced(victim, (method, number), make, run)
-            thread.join(30)
-            where = f"{method}+{number}"
-            assert not thread.is_alive(), f"nobody went on after a death at {where}"
+            make = partial(worker, arena, of=of)
+            died, _ = dies_beside_another(make, (method, number), take_steps)
+            reached, where = reached + died, f"{method}+{number}"
             ledger = Ledger(arena)
             torn = ledger.position()["torn"]
             assert of.steps_done(arena, ledger) == STEPS, where

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from mlxhog.strategies import Idle, Lease, Strategy
 from mlxhog.strategies.aig import Aig, AigWorker, lock_words
 from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.locked import LOCK, Locked, LockedWorker
-from tests.strategies.deaths import after, die_and_be_replaced, lines
+from tests.strategies.deaths import dies_beside_another, lines
 from tests.strategies.test_sync import LR, context, strategy, wait_until
 
 STEPS = 6
@@ -184,20 +183,9 @@ def test_a_death_at_any_line_stops_nobody_and_costs_one_torn_step(of: Strategy) 
     reached = 0
     for method, number in lines(kind, methods):
         with new_arena(of) as arena:
-            make = partial(worker, arena, 1, of)
-            victim, other = make(), worker(arena, 2, of)
-            begun = threading.Event()
-            thread = threading.Thread(target=after, args=(begun, take_steps, other), daemon=True)
-            thread.start()
-
-            def run(one: Any, begun: threading.Event = begun) -> None:
-                begun.set()
-                take_steps(one)
-
-            reached += die_and_be_replaced(victim, (method, number), make, run)
-            thread.join(30)
-            where = f"{method}+{number}"
-            assert not thread.is_alive(), f"nobody went on after a death at {where}"
+            make = partial(worker, arena, of=of)
+            died, other = dies_beside_another(make, (method, number), take_steps)
+            reached, where = reached + died, f"{method}+{number}"
             ledger = Ledger(arena)
             assert of.steps_done(arena, ledger) == STEPS, where
             take_each_lock(other)

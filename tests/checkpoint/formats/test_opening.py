@@ -14,13 +14,12 @@ import torch
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from mlxhog.checkpoint import checkpoint, formats, run
-from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import families
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.pairs import each_of
+from tests.saved import SMALL, saved_run
 
 pytestmark = pytest.mark.slow
 
@@ -96,20 +95,9 @@ def test_a_state_dict_of_the_v1_stack_opens(tmp_path: Path, slstm_at: list[int])
 
 
 def test_a_checkpoint_of_ours_opens(tmp_path: Path) -> None:
-    model = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
-    params = families.init_params(model, seed=0)
-    path = checkpoint.save(
-        run.create(tmp_path, "a"),
-        step=3,
-        params=params,
-        model_config=model.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
-    opened = formats.open(path)
+    opened = formats.open(checkpoint.latest(saved_run(tmp_path, step=3)))
     assert (opened.format, opened.tokenizer().bos) == ("mlxhog", 256)
-    same(opened, params)
+    same(opened, families.init_params(SMALL, seed=0))
 
 
 @pytest.mark.parametrize("name", ["model.pt", "x.pth", "last.ckpt", "pytorch_model.bin"])

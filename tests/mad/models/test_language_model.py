@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
-from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models.families import init_params
 from mlxhog.models.mad import param_spec
 from mlxhog.models.registry import load_candidate
 from mlxhog.report.metrics import Result
+from tests.saved import saved_run
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -200,16 +199,7 @@ def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
 def saved(folder: Path, text: str) -> str:
     """The checkpoint of a candidate that nobody has trained."""
     cfg = load_candidate(candidate(folder, text))
-    path = checkpoint.save(
-        run.create(folder / "runs", "untrained"),
-        step=0,
-        params=init_params(cfg, seed=0),
-        model_config=cfg.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
-    return str(path)
+    return str(checkpoint.latest(saved_run(folder / "runs", "untrained", cfg)))
 
 
 def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,46 @@
+"""Runs with checkpoints of small models that nobody has trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxhog.checkpoint import checkpoint, run
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+SMALL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
+
+
+def saved_run(
+    out: Path,
+    name: str = "small",
+    model: ModelConfig = SMALL,
+    params: dict[str, Any] | None = None,
+    *,
+    step: int = 0,
+) -> run.Run:
+    """A new run of a folder with one checkpoint, of initial values unless there are parameters."""
+    saved = run.create(out, name)
+    checkpoint.save(
+        saved,
+        step=step,
+        params=init_params(model, seed=0) if params is None else params,
+        model_config=model.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    return saved
+
+
+def letters() -> dict[str, Any]:
+    """Parameters of `SMALL` that know five letters and newlines alone, one of each pair likely."""
+    params = init_params(SMALL, seed=0)
+    head = np.zeros_like(params["lm_head.weight"])
+    known = 30 * params["lm_head.weight"][:5]
+    head[list(b"abcd\n")], head[list(b"efghi")] = known, -known
+    return params | {"lm_head.weight": head}
