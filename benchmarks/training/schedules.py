@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from experiment.language import descend
+from experiment.searches import descend
 from numpy.typing import NDArray
 from training.alone import ALONE, model_of, train_alone
 
