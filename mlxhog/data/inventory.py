@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxhog.data import corpora, tables, textfiles
+
+LOOKED_AT = 100
+"""First records of a file whose fields are compared."""
+
+_PLUS = " + "
 
 
 @dataclass(frozen=True)
@@ -16,15 +22,17 @@ class TextFile:
     Attributes:
         path: as the corpus was asked for.
         n_bytes: on the disk.
-        field: the key or column of its first record that holds the text, with a plus between two;
-            None for a file that is text itself.
+        field: the key or column that holds the text, with a plus between two, of most of its first
+            `LOOKED_AT` records; None for a file that is text itself.
         not_utf8: offset of the first byte, unpacked, that is not UTF-8; None where all are.
+        fields: how many of these records have their text in which field.
     """
 
     path: str
     n_bytes: int
     field: str | None
     not_utf8: int | None
+    fields: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -69,15 +77,15 @@ class Inventory:
 
 
 def _look(path: Path, text_key: str | None) -> TextFile:
-    field = not_utf8 = None
+    fields, not_utf8 = dict[str, int](), None
     if textfiles.kind(path) in textfiles.RECORD_SUFFIXES:
-        _, record = next(textfiles.records(path, text_key), ("", {}))
-        field = _joined(textfiles.text_keys(record, text_key))
+        found = textfiles.fields(path, text_key, LOOKED_AT)
+        fields = {_PLUS.join(keys): count for keys, count in found.items()}
     if textfiles.kind(path) != tables.PARQUET_SUFFIX:
         first = textfiles.not_utf8(path)
         not_utf8 = None if first is None else first[0]
-    return TextFile(str(path), path.stat().st_size, field, not_utf8)
+    return TextFile(str(path), path.stat().st_size, next(iter(fields), None), not_utf8, fields)
 
 
 def _joined(keys: tuple[str, ...]) -> str | None:
-    return " + ".join(keys) or None
+    return _PLUS.join(keys) or None

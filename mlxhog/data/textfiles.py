@@ -14,6 +14,7 @@ import itertools
 import lzma
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -221,6 +222,19 @@ def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
     if text_key is not None:
         return (text_key,) if text_key in record else ()
     return next((keys for keys in TEXT_KEYS if all(key in record for key in keys)), ())
+
+
+def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ...]]:
+    """Count which keys hold the texts of a file's first records, the most frequent first.
+
+    Raises:
+        DataError, EnvironmentLacks: as `documents`, of one of these records.
+    """
+    found: Counter[tuple[str, ...]] = Counter()
+    for where, record in itertools.islice(records(path, text_key), most):
+        record_text(record, text_key, where)
+        found[text_keys(record, text_key)] += 1
+    return Counter(dict(found.most_common()))
 
 
 def record_text(record: object, text_key: str | None, where: str) -> bytes:

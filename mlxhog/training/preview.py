@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +211,31 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
         yield f"  {file['path']}  {format_bytes(file['n_bytes'])}{field}{other}"
     if len(files) > MOST_NAMED:
         yield f"  and {len(files) - MOST_NAMED} more"
+    if differing := _differing_fields(files):
+        yield _line("fields", differing)
     reasons: dict[str, list[str]] = {}
     for one in skipped:
         reasons.setdefault(one["reason"], []).append(one["path"])
     for reason, paths in reasons.items():
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        yield f"  skipped {paths[0]}{more}: {reason}"
+        yield f"  skipped {_some(paths)}: {reason}"
+
+
+def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
+    """Which fields hold the texts, and of which files; nothing where one field holds all."""
+    paths: dict[str, list[str]] = {}
+    for file in files:
+        if counts := file["fields"]:
+            records = [f"{name} ({_n(count, 'record')})" for name, count in counts.items()]
+            names = " and ".join(records) if len(records) > 1 else file["field"]
+            paths.setdefault(names, []).append(file["path"])
+    if len({name for file in files for name in file["fields"]}) < 2:
+        return ""
+    return "; ".join(f"{names} in {_some(found)}" for names, found in paths.items())
+
+
+def _some(paths: Sequence[str]) -> str:
+    """The first of these paths, and how many more."""
+    return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:

@@ -183,12 +183,28 @@ def test_the_inventory_says_what_is_read_from_where_and_what_is_not(tmp_path: Pa
         ("c.jsonl.gz", "content"),
         ("d.parquet", "text"),
     ]
-    assert inventory.files[0] == TextFile(str(tmp_path / "a.txt"), 9, None, 8)
+    assert inventory.files[0] == TextFile(str(tmp_path / "a.txt"), 9, None, 8, {})
     reasons = {Path(path).name: reason for path, reason in inventory.skipped}
     assert reasons == {
         ".hidden.txt": "hidden",
         "e.jpg": ".jpg is no known kind of text, which a glob would read",
     }
+
+
+def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "a.jsonl"
+    lines = ['{"content": "c"}', *['{"text": "t", "content": "c"}'] * 99, '{"body": "late"}']
+    file.write_text("\n".join(lines))
+    (found,) = Inventory.of(str(file)).files
+    assert (found.field, found.fields) == ("text", {"text": 99, "content": 1})
+    file.write_text("\n".join([*lines[:4], lines[-1]]))
+    with pytest.raises(DataError, match=r"a.jsonl:5: no key 'text'; keys are 'body'.*body") as here:
+        Inventory.of(str(file))
+    with pytest.raises(DataError) as there:
+        prepare(str(file))
+    assert str(here.value) == str(there.value)
 
 
 def test_files_beside_mlx_lms_training_text_are_skipped_with_that_reason(tmp_path: Path) -> None:

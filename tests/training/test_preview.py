@@ -78,6 +78,19 @@ def test_it_says_what_differs_and_what_is_read_and_what_it_takes(
     assert not (here / "runs").exists()
 
 
+def test_it_names_files_whose_texts_are_in_other_fields(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "fields  " not in said(capsys)
+    (here / "text" / "13.jsonl").write_text('{"text": "a"}\n{"content": "b"}\n{"text": "c"}\n')
+    text, known = said(capsys), json.loads(said(capsys, "--json"))
+    at = {Path(file["path"]).name: file for file in known["data"]["files"]}
+    assert at["13.jsonl"]["fields"] == {"text": 2, "content": 1}
+    first, second = (at[name]["path"] for name in ("12.jsonl", "13.jsonl"))
+    line = f"content in {first}; text (2 records) and content (1 record) in {second}\n"
+    assert f"fields         {line}" in text
+
+
 def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
