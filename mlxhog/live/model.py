@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,14 +76,40 @@ class LanguageModel:
         self._closed()
         self._model.backend.close()
 
+    @overload
     def generate(
-        self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object
-    ) -> str:
+        self,
+        prompt: str = ...,
+        *,
+        stop: str | Sequence[str] = ...,
+        stream: Literal[False] = ...,
+        **options: object,
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str = ...,
+        *,
+        stop: str | Sequence[str] = ...,
+        stream: Literal[True],
+        **options: object,
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        stop: str | Sequence[str] = (),
+        stream: bool = False,
+        **options: object,
+    ) -> str | Iterator[str]:
         """Return the text after a prompt, without the prompt.
 
         Args:
             prompt: may be empty, which begins a document.
             stop: texts that end the answer and are no part of it.
+            stream: returns the iterator of `stream` instead.
             options: those of `mlxhog generate`, with the same defaults: `max_new_tokens` (200),
                 `temperature` (0.8; 0 takes the likeliest token), `top_p`, `top_k`, `min_p`,
                 `repetition_penalty`, and `seed`, with which the same text comes again.
@@ -94,7 +120,8 @@ class LanguageModel:
             DataError: the prompt is no text.
             Diverged: the model's logits are not finite.
         """
-        return "".join(self.stream(prompt, stop=stop, **options))
+        pieces = self.stream(prompt, stop=stop, **options)
+        return pieces if stream else "".join(pieces)
 
     def stream(
         self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object
