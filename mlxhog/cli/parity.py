@@ -19,8 +19,8 @@ Compute one thing with every backend here, and compare every number: loss, logit
 gradients, states, parameters after some steps of SGD, momentum and AdamW, one token at a time
 against the whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a
 checkpoint's directory, or a recorded case (NAME.safetensors with NAME.json beside it).
-The answer comes first, with what disagrees; --all has a line for every tensor. Exit code 1 if
-anything disagrees; the first tensor that does is named on stderr."""
+The answer comes first, with what disagrees; --all has the worst of each kind, and a line for every
+tensor. Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint runs/latest",
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run")
     flags.argument("--case", metavar="FILE", help="a recorded case, a .safetensors file")
     flags.layers_from()
-    flags.argument("--all", action="store_true", help="a line for every tensor")
+    flags.argument("--all", action="store_true", help="the worst of each kind, every tensor")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)

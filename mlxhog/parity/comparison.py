@@ -159,8 +159,8 @@ def sections(
     Args:
         comparison: the outcome.
         notes: lines for below.
-        everything: a line for every tensor; else for those that fail, up to `MOST_FAILURES` of a
-            kind, over all sides that are compared with the same one.
+        everything: the worst of each kind, over all sides that are compared with the same one,
+            then a line for every tensor; else those that fail, up to `MOST_FAILURES` of a kind.
     """
     rows, groups = comparison.rows, dict[tuple[str, str], list[Row]]()
     for row in rows:
@@ -170,7 +170,10 @@ def sections(
         lines += map(_line, group if everything else _worst_failures(group))
     yield Section("", notes=[answer(comparison)])
     header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
-    hint = [] if everything else ["--all has a line for every tensor"]
+    if everything:
+        worst = [_line(_worst(group), len(group)) for group in groups.values()]
+        yield Section("the worst of each kind", header, worst)
+    hint = [] if everything else ["--all has the worst of each kind, and a line for every tensor"]
     yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
 
 
@@ -204,6 +207,11 @@ def _worst_failures(group: Sequence[Row]) -> list[Row]:
     return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
 
 
+def _worst(group: Sequence[Row]) -> Row:
+    """The row that is farthest beyond its limit, or else closest to it."""
+    return max(group, key=lambda row: (not row.ok, row.pressure))
+
+
 def _reference_of(row: Row) -> str:
     """The side that a row is judged by, where the forms of one backend count as one."""
     return _against(row).partition("+")[0]
@@ -219,13 +227,14 @@ def _group(row: Row) -> str:
     return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
 
 
-def _line(row: Row) -> tuple[str, ...]:
+def _line(row: Row, count: int = 1) -> tuple[str, ...]:
+    """A row as cells; `count` says for how many it stands."""
     place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     tensor = row.what.removeprefix(_group(row)).lstrip("/")
     at = f"{tensor}{place}"
     return (
         "PASS" if row.ok else "FAIL",
-        _group(row),
+        f"{_group(row)} x{count}" if count > 1 else _group(row),
         row.a,
         _against(row),
         _number(row.max_abs),
