@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from mlxhog.config import assignments, limits, plain_yaml
+from mlxhog.config.options import nearest
 from mlxhog.errors import ConfigError
 from mlxhog.files import plain_json
 from mlxhog.models import families
@@ -94,8 +95,8 @@ def _load(name_or_path: str | Path) -> ModelConfig:
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
-        near = difflib.get_close_matches(text, architectures(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(architectures())}"
+        near = nearest(text, architectures())
+        hint = f"did you mean {near!r}?" if near else f"known are {', '.join(architectures())}"
         raise ConfigError(
             f"no architecture {text!r} (a name, a .yaml file, a config.json or a checkpoint "
             f"directory); {hint}"

@@ -63,6 +63,14 @@ examples:
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
 something, 4 diverged, 130 interrupted"""
 
+ELSEWHERE = {
+    "chat": "generate", "delete": "runs rm", "evaluate": "eval", "export": "convert",
+    "fine-tune": "train --init-from RUN", "finetune": "train --init-from RUN",
+    "list": "runs", "ls": "runs", "presets": "models", "resume": "train --resume RUN",
+    "rm": "runs rm", "sample": "generate",
+}  # fmt: skip
+"""What is often tried -> the command that does it."""
+
 FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
 """Where a command is not the function `run` of the module of its name."""
 
@@ -125,7 +133,11 @@ def _answered(words: list[str]) -> int:
         print(f"mlxhog {version('mlxhog')}")
         return 0
     if words[0] not in COMMANDS:
-        print(f"no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}", file=sys.stderr)
+        known = [*COMMANDS, "--help", "--version"]
+        ours = ELSEWHERE.get(words[0].lower())
+        hint = f"; did you mean {ours!r}?" if ours else did_you_mean(words[0], known)
+        hint = hint or "; mlxhog help lists them"
+        print(f"no command {words[0]!r}{hint}", file=sys.stderr)
         return 2
     return _run(words[0], words[1:])
 

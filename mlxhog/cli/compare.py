@@ -99,6 +99,7 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(_with_quoted(arguments))
     config, both = parsed.split(CompareConfig)
     subjects = parsed.other.subjects
+    of_side = {letter: _flags_of(letter, getattr(parsed.other, letter)) for letter in "ab"}
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are answered before.
@@ -107,7 +108,7 @@ def run(arguments: list[str]) -> int:
 
     sides = tuple(
         find_side(letter, (subjects or [None])[-1 if letter == "b" else 0],
-                  [both, _flags_of(letter, getattr(parsed.other, letter))], Path(config.out))
+                  [both, of_side[letter]], Path(config.out))
         for letter in "ab"
     )  # fmt: skip
     comparison = Comparison((sides[0], sides[1]), terms_of(config, sides))
@@ -146,7 +147,10 @@ def _flags_of(letter: str, text: str) -> list[Given]:
     try:
         parsed = flags.parse(shlex.split(text))
     except (ConfigError, ValueError) as error:
-        raise ConfigError(f"--{letter} {text!r}: {error}") from error
+        problem = str(error)
+        if "expected one argument" in problem and len(text.split()) == 1:
+            problem = f'no value; quotes go around all flags of a side: --{letter} "{text} VALUE"'
+        raise ConfigError(f"--{letter} {text!r}: {problem}") from error
     from mlxhog.theory.pairs import ENDS
 
     budgets = {one.name for one in options(TrainConfig).values() if one.group in ENDS}

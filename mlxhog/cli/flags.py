@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxhog.config.options import Option, option, options, to_flag
@@ -120,6 +121,7 @@ class Flags:
         )
         self._known: list[str] = []
         self._otherwise = ""
+        self._example = examples[0] if examples else command
         about_help = "show what matters most, and stop" if main else "show this, and stop"
         self.argument("-h", "--help", action=_Help, main=main, help=about_help)
         if main:
@@ -190,13 +192,21 @@ class Flags:
     def parse(self, arguments: Sequence[str]) -> Parsed:
         """Read a command line; flags that were not given leave no trace.
 
+        Flags may stand between arguments that are no flags, unless `--` says where flags end.
+
         Raises:
             ConfigError: a flag lacks its value, or a positional argument is missing.
             Listed: where the command line is `LIST`.
         """
         if list(arguments) == [LIST]:
             raise Listed(self)
-        other, extra = self._parser.parse_known_args(arguments, argparse.Namespace(values=[]))
+        read = self._parser.parse_known_intermixed_args
+        if "--" in arguments:  # which those take for an argument
+            read = self._parser.parse_known_args
+        try:
+            other, extra = read(arguments, argparse.Namespace(values=[]))
+        except ConfigError as error:
+            raise ConfigError(self._explained(str(error))) from None
         return Parsed(other.values, other, list(self._unknown(extra)))
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
@@ -220,6 +230,20 @@ class Flags:
                 values=action.values if isinstance(action, _Record) else list(action.choices or ()),
             )
 
+    def _explained(self, message: str) -> str:
+        """A message of argparse, with what the argument is that it names."""
+        required = "the following arguments are required: "
+        names = message.removeprefix(required).removeprefix("argument ").partition(": ")[0]
+        about = {
+            "/".join(action.option_strings) or str(action.metavar or action.dest): action.help
+            for action in self._parser._actions
+        }
+        what = (about.get(names.partition(", ")[0]) or "see above").replace("%%", "%")
+        what = "" if what == "see above" else f": {what}"
+        if message.startswith(required):
+            return f"{names} is missing{what}; as in `mlxhog {self._example}`"
+        return f"{message}{what}" if message.endswith("expected one argument") else message
+
     def _unknown(self, extra: Iterable[str]) -> Iterable[str]:
         after_unknown = False
         for word in extra:
@@ -228,9 +252,14 @@ class Flags:
                 yield f"no flag {flag!r}{suggestion(flag, self._known) or self._otherwise}"
                 after_unknown = "=" not in word
                 continue
-            if not after_unknown:  # the value of an unknown flag is no second problem
-                yield f"unexpected argument {word!r}"
-            after_unknown = False
+            is_flag = f"--{word}" in self._known
+            if is_flag:
+                yield f"unexpected argument {word!r}; did you mean '--{word}'?"
+            elif not after_unknown:  # the value of an unknown flag is no second problem
+                names_text = "--data" in self._known and Path(word).exists()
+                hint = f"; text is named by a flag: --data {word}" if names_text else ""
+                yield f"unexpected argument {word!r}{hint}"
+            after_unknown = is_flag
 
 
 class _Parser(argparse.ArgumentParser):

@@ -44,6 +44,11 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     if arguments[:1] == ["rm"]:
         return _remove(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        raise ConfigError(
+            f"runs lists all runs and takes no {arguments[0]!r}; `mlxhog runs rm RUN` removes "
+            "one, `mlxhog show RUN` says what it was"
+        )
     flags = Flags("runs", ABOUT, EXAMPLES)
     flags.argument("--json", action="store_true", help="one JSON object per line")
     parsed, config = flags.read(RunFolder, arguments)

@@ -217,7 +217,14 @@ def to_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Return the known word nearest to `word`, in small letters or capitals, if one is near."""
+    spelled = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=0.6)
+    return spelled[near[0]] if near else None
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the known word nearest to `word`, or nothing."""
-    near = difflib.get_close_matches(str(word)[:MOST_SHOWN], list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near else ""

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config.quantities import parse_count
 from mlxhog.data import bpe
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.errors import DataError
@@ -96,7 +97,7 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
     named = not path.is_dir()
     file = path if named else path / "tokenizer.json"
     if not file.is_file():
-        near = difflib.get_close_matches(str(path), ["bytes", "bpe:4096"], n=1)
+        near = difflib.get_close_matches(str(path), ["bytes", _nearest_bpe(str(path))], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "say bytes, bpe:N, or a tokenizer.json"
         raise DataError(f"no tokenizer {str(path)!r}, and no such file; {hint}")
     byte_tokenizer = ByteTokenizer()
@@ -109,8 +110,18 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
     return bpe.load(file, description, bos_token_id)
 
 
+def _nearest_bpe(word: str) -> str:
+    """A BPE tokenizer with the number of ids that the word holds, if it holds one."""
+    try:
+        size = parse_count(word.lower().removeprefix("bpe").lstrip(":=-_ "))
+    except ValueError:
+        size = 4096
+    return f"bpe:{size}"
+
+
 def _vocab_size(spec: str) -> int:
     size = spec.removeprefix("bpe:")
     if not size.isascii() or not size.isdigit():
-        raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as bpe:4096")
+        near = _nearest_bpe(spec)
+        raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as {near}")
     return int(size[:12])  # more digits are too many with or without the rest

@@ -123,6 +123,7 @@ def test_files_runs_and_names_are_sides(
     [
         (["third", "fourth"], "takes two subjects"),
         (["nothing-like-it"], "no architecture, no file and no run"),
+        (["--b", "--lr", "1e-3"], 'quotes go around all flags of a side: --b "--lr VALUE"'),
         (["--b", "--val tail"], "different held-out texts"),
         (["--b", "--steps 5"], "both sides get the same budget"),
         (["--b", "--seed 5"], "--seed beside them numbers the pairs"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import limits, plain_yaml
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
+from mlxhog.config.options import nearest, options
 from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.models import families
@@ -164,9 +163,9 @@ def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
     if Path(spec).exists() or spec == "latest":
         return error
     names = [*architectures(), *(run.name for run in runs.list_runs(root)), "latest"]
-    near = difflib.get_close_matches(Path(spec).stem, names, n=1)
+    near = nearest(Path(spec).stem, names)
     hint = (
-        f"did you mean {near[0]!r}?"
+        f"did you mean {near!r}?"
         if near
         else f"architectures are {', '.join(architectures())}; runs: mlxhog runs"
     )
