@@ -29,8 +29,7 @@ from experiment.searches import by_seed, cheapest
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
-from mlxhog.strategies.anchored import keep_anchor
-from mlxhog.strategies.local_sgd import average_share, take_average
+from mlxhog.strategies.local_sgd import average_share, keep_anchor, take_average
 from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.scaffold import CONTROL, Scaffold
 

@@ -18,7 +18,7 @@ A meeting has three stages: each worker's share of the outer step, into the para
 the anchor and of v; the worker's replica.
 
     segment     dtype    meaning
-    anchor      float32  theta_s (`anchored.py`)
+    anchor      float32  theta_s (`local_sgd.py`)
     outer.v     float32  v; each worker writes its share
     outer.next  float32  v after the outer step in hand, likewise
 """
@@ -34,9 +34,13 @@ from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
-from mlxhog.strategies import inner_state
-from mlxhog.strategies.anchored import ANCHOR, Anchored, keep_anchor
-from mlxhog.strategies.local_sgd import take_average
+from mlxhog.strategies.local_sgd import (
+    ANCHOR,
+    Anchored,
+    average_state,
+    keep_anchor,
+    take_average,
+)
 from mlxhog.strategies.rounds import Rounds
 
 VELOCITY, NEXT = "outer.v", "outer.next"
@@ -56,7 +60,7 @@ def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
     velocity_after = momentum * velocity + mean
     np.copyto(arena.segment(NEXT)[span], velocity_after)
     np.copyto(arena.params[span], anchor - rate * (mean + momentum * velocity_after))
-    inner_state.average_share(arena, config, strategy.workers, span)
+    average_state(strategy, arena, span)
 
 
 def keep_outer(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:

@@ -21,9 +21,15 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.optim.target import parameter
-from mlxhog.strategies.anchored import ANCHOR, Anchored, dense, keep_anchor
 from mlxhog.strategies.local import LocalWorker
-from mlxhog.strategies.local_sgd import average_share, take_average
+from mlxhog.strategies.local_sgd import (
+    ANCHOR,
+    Anchored,
+    average_share,
+    dense,
+    keep_anchor,
+    take_average,
+)
 from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.strategy import Context
 from mlxhog.strategies.words import StepRecord

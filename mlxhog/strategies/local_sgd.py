@@ -4,45 +4,65 @@ H is `--average-every`. With `--local-after S` the first S steps of the run are 
 as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). Workers may take unequally many steps
 (`--local-work`): numbers by rank, or as many as fit the time in which the fastest takes H (DyLU,
 Liu et al. 2024, arXiv:2401.09135); the average weighs them equally all the same, which pulls it
-towards the text of those that take more (Wang et al. 2020, FedNova, arXiv:2007.07481).
-`inner_state.py` says what becomes of the optimizers' state. One worker is the serial run.
+towards the text of those that take more (Wang et al. 2020, FedNova, arXiv:2007.07481). One worker
+is the serial run.
 
 Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
 arXiv:2002.07839); `same_communication` makes that run. What H should be: `theory/local_steps.py`.
 
 A meeting has two stages: each worker averages its share of the floats into the parameters, then
-takes the parameters as its copy.
+takes the parameters as its copy. What becomes of the workers' optimizer state:
+
+    --inner-state  each worker goes on with
+    keep           its own moments and step count
+    average        the mean of all workers' moments, and its own step count
+    reset          none: its next step is its first
+
+The mean is put together in segments of its own, so that a worker that dies meanwhile leaves nothing
+that could be averaged twice. Methods that need the last average, from which a round began, keep it
+as the anchor (`Anchored`).
+
+    segment              dtype    meaning
+    inner.m, inner.v ..  float32  means of the workers' segments m.1, m.2, .. and so on
+    anchor               float32  the last average; each worker writes its share of it, in a meeting
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+import numpy as np
+
+from mlxhog import optim
 from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.local_methods import AVERAGE_EVERY, steps_by_rank
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
-from mlxhog.strategies import inner_state
+from mlxhog.optim.updates import Rows
 from mlxhog.strategies.local import Local
 from mlxhog.strategies.rounds import Rounds
+
+ANCHOR: Final = "anchor"
 
 
 def average_share(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) -> None:
     """First stage: a worker's share of the average becomes the parameters."""
     span = strategy.share(arena, rank)
     strategy.average(arena, arena.params, span)
-    inner_state.average_share(arena, strategy.config, strategy.workers, span)
+    average_state(strategy, arena, span)
 
 
 def take_average(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) -> None:
     """Last stage: the parameters become the worker's copy, and its next round begins."""
     replica = strategy.replica_segments()[strategy.replica_of(rank)]
     updates.snapshot(arena.segment(replica), arena.params)
-    inner_state.take_over(arena, strategy.config, rank)
+    _take_state(arena, strategy.config, rank)
     rounds.begin_next(rank)
 
 
@@ -91,7 +111,7 @@ class LocalSGD(Local):
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of all local methods, and room to average moments."""
-        return {**super().segments(n_params), **inner_state.segments(self.config)}
+        return {**super().segments(n_params), **_state_segments(self.config)}
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
         """One in the first part of post-local SGD, else H, or what `local_work` says."""
@@ -112,7 +132,85 @@ class LocalSGD(Local):
 
     def models_per_meeting(self) -> int:
         """The parameters, and each kind of moment that is averaged."""
-        return 1 + len(inner_state.segments(self.config))
+        return 1 + len(_state_segments(self.config))
+
+
+# -- the workers' optimizer state ----------------------------------------------------------------
+
+
+def _state_kinds(config: TrainConfig) -> tuple[str, ...]:
+    """Kinds of private optimizer state that change at an average."""
+    if config.inner_state == "keep":
+        return ()
+    return optim.build(config).state_segments
+
+
+def _state_segments(config: TrainConfig) -> dict[str, tuple[str, int]]:
+    """The segments of means."""
+    if config.inner_state != "average":
+        return {}
+    return {f"inner.{kind}": ("float32", PARAMETER_COPY) for kind in _state_kinds(config)}
+
+
+def average_state(strategy: LocalSGD, arena: Arena, span: slice) -> None:
+    """Average a part of every kind, in rank order, where the configuration says so."""
+    config, workers = strategy.config, strategy.workers
+    if config.inner_state != "average":
+        return
+    for kind in _state_kinds(config):
+        first, *others = (arena.segment(f"{kind}.{rank + 1}")[span] for rank in range(workers))
+        mean = arena.segment(f"inner.{kind}")[span]
+        np.copyto(mean, first)
+        for other in others:
+            mean += other
+        mean *= np.float32(1.0 / workers)
+
+
+def _take_state(arena: Arena, config: TrainConfig, rank: int) -> None:
+    """Give a worker the state that it goes on with; doing it twice changes nothing."""
+    for kind in _state_kinds(config):
+        own = arena.segment(f"{kind}.{rank + 1}")
+        if config.inner_state == "average":
+            updates.snapshot(own, arena.segment(f"inner.{kind}"))
+        else:
+            own.fill(0.0)
+    if config.inner_state == "reset":
+        arena.workers.entry(rank + 1).opt_step = 0
+
+
+# -- the anchor ----------------------------------------------------------------------------------
+
+
+class Anchored(LocalSGD):
+    """Local SGD that keeps the last average."""
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The copies and the anchor."""
+        return (*super().kept_segments(), ANCHOR)
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start at the parameters, which are the first anchor."""
+        super().begin(arena, position)
+        if position is None:
+            updates.snapshot(arena.segment(ANCHOR), arena.params)
+
+
+def keep_anchor(strategy: Anchored, arena: Arena, rounds: Rounds, rank: int) -> None:
+    """Stage of a meeting, when the parameters are whole: a share of them becomes the anchor."""
+    span = strategy.share(arena, rank)
+    np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
+
+
+def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
+    """A copy of a gradient with all of its elements."""
+    if not isinstance(grad, Rows):
+        return grad.copy()
+    whole = np.zeros(shape, np.float32)
+    np.add.at(whole, grad.index, grad.values)
+    return whole
+
+
+# -- the comparison ------------------------------------------------------------------------------
 
 
 def same_communication(config: TrainConfig, workers: int) -> TrainConfig:

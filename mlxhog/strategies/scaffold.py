@@ -13,7 +13,7 @@ take part in every round, so c stays the mean of all c_i, which are 0 in the beg
 round is local SGD. Clipping is by the norm of g - c_i + c.
 
     segment                           dtype    meaning
-    anchor                            float32  x (`anchored.py`)
+    anchor                            float32  x (`local_sgd.py`)
     control                           float32  c; each worker writes its share
     control.1 .. control.P            float32  c_i
     control.next.1 .. control.next.P  float32  the sum of the round's gradients, or the next c_i
@@ -33,9 +33,15 @@ from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.config.config import TrainConfig
 from mlxhog.optim.target import parameter
-from mlxhog.strategies.anchored import ANCHOR, Anchored, dense, keep_anchor
 from mlxhog.strategies.local import LocalWorker
-from mlxhog.strategies.local_sgd import average_share, take_average
+from mlxhog.strategies.local_sgd import (
+    ANCHOR,
+    Anchored,
+    average_share,
+    dense,
+    keep_anchor,
+    take_average,
+)
 from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.strategy import Context
 from mlxhog.strategies.words import StepRecord

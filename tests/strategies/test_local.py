@@ -52,12 +52,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "diloco": {},
 }
 MORE_LINES: dict[str, tuple[str, ...]] = {
-    "fedprox": ("anchored.keep_anchor",),
+    "fedprox": ("local_sgd.keep_anchor",),
     "scaffold": (
-        "anchored.keep_anchor", "scaffold.note_movement", "scaffold.average_controls",
+        "local_sgd.keep_anchor", "scaffold.note_movement", "scaffold.average_controls",
         "scaffold.take_control",
     ),
-    "diloco": ("anchored.keep_anchor", "diloco.outer_step", "diloco.keep_outer"),
+    "diloco": ("local_sgd.keep_anchor", "diloco.outer_step", "diloco.keep_outer"),
 }  # fmt: skip
 
 
