@@ -8,6 +8,7 @@ from mlxhog.strategies import backup_workers
 from mlxhog.strategies.aig import Aig
 from mlxhog.strategies.async_ps import AsyncPS
 from mlxhog.strategies.avg_runs import AvgRuns
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome, Part, StrategyWorker
 from mlxhog.strategies.diloco import DiLoCo
 from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.fedprox import FedProx
@@ -19,15 +20,7 @@ from mlxhog.strategies.round_robin import RoundRobin
 from mlxhog.strategies.scaffold import Scaffold
 from mlxhog.strategies.sim import Sim
 from mlxhog.strategies.ssp import SSP
-from mlxhog.strategies.strategy import (
-    Context,
-    Idle,
-    Lease,
-    Outcome,
-    Part,
-    Strategy,
-    StrategyWorker,
-)
+from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import Sync
 from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
 

@@ -19,9 +19,9 @@ from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Int32, Rows
 from mlxhog.optim.updates import STRIPE, Slot
+from mlxhog.strategies.context import Context, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.locked import MEASURED
-from mlxhog.strategies.strategy import Context, Lease, Outcome
 
 
 def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:

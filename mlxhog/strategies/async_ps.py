@@ -25,9 +25,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.optim import gradients, updates
+from mlxhog.strategies.context import Context, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.locked import StepLock, lock_segment
-from mlxhog.strategies.strategy import Context, Lease, Outcome
 
 STATE_SLOT = 1
 

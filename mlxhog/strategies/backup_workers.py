@@ -28,7 +28,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import division
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.sync import GO, STOP, Sync, SyncWorker
 from mlxhog.strategies.words import LINE, Words
 

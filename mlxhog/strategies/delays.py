@@ -18,7 +18,6 @@ Where fast workers see other text than slow ones, that is a bias; `mlxhog.report
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,9 +26,7 @@ from mlxhog.backends.backend import Float32, Grads
 from mlxhog.config.asynchrony import Compensation, StalenessRule
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
-
-if TYPE_CHECKING:
-    from mlxhog.strategies.strategy import Context
+from mlxhog.strategies.context import Context
 
 MEMORY = 0.95
 """Share of a gradient's mean square that stays when another has come."""

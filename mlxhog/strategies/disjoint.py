@@ -33,8 +33,8 @@ from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import Block, ModelConfig, parameter_blocks
+from mlxhog.strategies.context import Context, Idle, Lease
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Context, Idle, Lease
 
 _LINE = 128
 

@@ -21,6 +21,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.optim.target import parameter
+from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
@@ -31,7 +32,6 @@ from mlxhog.strategies.local_sgd import (
     take_average,
 )
 from mlxhog.strategies.rounds import Rounds
-from mlxhog.strategies.strategy import Context
 from mlxhog.strategies.words import StepRecord
 
 

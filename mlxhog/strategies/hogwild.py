@@ -19,8 +19,9 @@ from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import NO_END, TicketState
 from mlxhog.optim import gradients
 from mlxhog.strategies import look_ahead
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.strategy import Strategy
 
 
 class Hogwild(Strategy):

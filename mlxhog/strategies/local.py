@@ -30,6 +30,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import gradients, updates
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome, Part
 from mlxhog.strategies.rounds import (
     DECIDED,
     MARK,
@@ -44,15 +45,7 @@ from mlxhog.strategies.rounds import (
     VERSION_BASE,
     Rounds,
 )
-from mlxhog.strategies.strategy import (
-    Context,
-    Idle,
-    Lease,
-    Outcome,
-    Part,
-    Strategy,
-    all_reduce_bytes,
-)
+from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 from mlxhog.strategies.words import StepRecord
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from mlxhog import _native
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
+from mlxhog.strategies.context import Context, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Context, Lease, Outcome
 
 LOCK = "step.lock"
 MEASURED = "strategy {} measures what locking costs the workers that it begins with"

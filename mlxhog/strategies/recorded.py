@@ -23,8 +23,8 @@ from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies import look_ahead, turns
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome
 
 
 class Recorded(Hogwild):

@@ -37,7 +37,8 @@ from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
 _TURN, _OPEN, _FIRST, _TOKENS = range(4)

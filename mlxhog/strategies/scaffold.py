@@ -33,6 +33,7 @@ from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.config.config import TrainConfig
 from mlxhog.optim.target import parameter
+from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
@@ -43,7 +44,6 @@ from mlxhog.strategies.local_sgd import (
     take_average,
 )
 from mlxhog.strategies.rounds import Rounds
-from mlxhog.strategies.strategy import Context
 from mlxhog.strategies.words import StepRecord
 
 CONTROL = "control"

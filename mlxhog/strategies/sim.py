@@ -33,8 +33,9 @@ from mlxhog.backends.backend import Grads
 from mlxhog.config.simulated_staleness import Course, SimulatedStaleness, Turn
 from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import gradients, updates
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
 _STEP, _FIRST, _TOKENS = range(3)

@@ -28,7 +28,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.config.asynchrony import SLACK
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
-from mlxhog.strategies.strategy import Context, Idle, Lease
+from mlxhog.strategies.context import Context, Idle, Lease
 from mlxhog.strategies.words import LINE, Words
 
 _CLOCK, _OWNER, _WAITS_SINCE = range(3)

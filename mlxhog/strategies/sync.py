@@ -57,27 +57,12 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import division
-from mlxhog.strategies.strategy import (
-    Context,
-    Idle,
-    Lease,
-    Outcome,
-    Part,
-    Strategy,
-    all_reduce_bytes,
-)
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 from mlxhog.strategies.words import LINE, Words
 
 GO, STOP, SWITCH = 1, 2, 3
 WORDS_PER_LINE = LINE // 8
-MEMORY = 0.1
-"""Weight of the newest gradient in the mean time of a sequence, once there have been ten."""
-
-OUTLIER = 4.0
-"""A gradient counts as so many times slower than that mean at most."""
-
-FORGETTING = 0.98
-"""Factor of that time in a round without a sequence, so that the worker is tried again some day."""
 
 
 def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
@@ -187,7 +172,10 @@ class SyncWorker:
         self._ranks: Sequence[int] = range(context.workers)
         self._share = division.parameters(self._costs, context.workers)[context.rank]
         self._line = 2 + 2 * context.rank
-        self._by_speed = context.config.sync_shares == "speed"
+        self._shares: division.SharesBySpeed | None = None
+        if context.config.sync_shares == "speed":
+            each = context.config.sequences_per_ticket
+            self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0
         self._leased = False
         self._switch = switch
@@ -236,48 +224,8 @@ class SyncWorker:
         version = context.arena.counters.load("version")
         self._words.store_float(1, 0, context.schedule(self._progress(round_), version))
         self._words.store(1, 1, version)
-        if self._by_speed:
-            for rank, count in enumerate(self._division()):
-                self._words.store(2 + 2 * context.workers, rank, count)
-
-    def _division(self) -> list[int]:
-        """Sequences of a round for each rank; equal shares until all have been measured."""
-        context = self.context
-        each, ranks = context.config.sequences_per_ticket, range(context.workers)
-        seconds = [self._words.load_float(3 + 2 * rank, 1) for rank in ranks]
-        if not all(seconds):
-            return [each] * context.workers
-        return division.sequences(each * context.workers, seconds)
-
-    def _parts(self, first: int) -> tuple[Part, ...]:
-        """This rank's sequences of the round that begins with ticket `first`."""
-        context = self.context
-        each, line = context.config.sequences_per_ticket, 2 + 2 * context.workers
-        begin = sum(self._words.load(line, rank) for rank in range(context.rank))
-        end = begin + self._words.load(line, context.rank)
-        return tuple(
-            Part(
-                *divmod(first + k, context.ledger.n),
-                begin=max(0, begin - k * each),
-                end=min(each, end - k * each),
-            )
-            for k in range(begin // each, -(-end // each))
-            if begin < end
-        )
-
-    def _note_pace(self, samples: int) -> None:
-        """Take the time of this gradient into the mean of earlier ones."""
-        words, line = self._words, 3 + 2 * self.context.rank
-        mean_s, gradients = words.load_float(line, 1), words.load(line, 2)
-        if samples == 0:
-            words.store_float(line, 1, mean_s * FORGETTING)
-            return
-        took_s = (monotonic_ns() - self._began_ns) / 1e9 / samples
-        if gradients:
-            took_s = min(took_s, OUTLIER * mean_s)
-        weight = max(MEMORY, 1 / (gradients + 1))
-        words.store_float(line, 1, mean_s + weight * (took_s - mean_s))
-        words.store(line, 2, gradients + 1)
+        if self._shares is not None:
+            self._shares.publish()
 
     def _progress(self, round_: int) -> float:
         """As `Context.progress`; with equal shares from what rank 0 has counted, so reruns agree.
@@ -286,7 +234,7 @@ class SyncWorker:
         """
         context = self.context
         tokens = context.workers * context.entry.tokens
-        if self._by_speed:
+        if self._shares is not None:
             tokens = context.arena.counters.load("tokens")
         return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
 
@@ -331,7 +279,9 @@ class SyncWorker:
         epoch, ticket = divmod(first + context.rank, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
         context.entry.ticket = ticket
-        return Lease(epoch, ticket, self._parts(first) if self._by_speed else None)
+        if self._shares is None:
+            return Lease(epoch, ticket)
+        return Lease(epoch, ticket, self._shares.parts(context.rank, first, context.ledger.n))
 
     def _switched_at(self, round_: int) -> bool:
         return self._words.load(0, 0) == (round_ + 1) << 2 | SWITCH
@@ -360,11 +310,12 @@ class SyncWorker:
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Average with the other workers' gradients, then apply this worker's share."""
-        start = self._stages(self.context.rank)
+        context = self.context
+        start = self._stages(context.rank)
         base = start // 3 * 3
         if start == base:
-            if self._by_speed:
-                self._note_pace(samples)
+            if self._shares is not None:
+                self._shares.note(context.rank, samples, monotonic_ns() - self._began_ns)
             if samples:
                 self._write_own(grads)
             self._words.store(self._line + 1, 0, samples)

@@ -14,16 +14,9 @@ from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import look_ahead
+from mlxhog.strategies.context import Context, Idle, Lease, Outcome, StrategyWorker
 from mlxhog.strategies.hogwild import HogwildWorker
-from mlxhog.strategies.strategy import (
-    Context,
-    Idle,
-    Lease,
-    Outcome,
-    Strategy,
-    StrategyWorker,
-    all_reduce_bytes,
-)
+from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 from mlxhog.strategies.sync import (
     SyncWorker,
     between_rounds,

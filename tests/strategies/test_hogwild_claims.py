@@ -13,8 +13,8 @@ from mlxhog.arena.control import Command
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger, Position
 from mlxhog.strategies import Idle, Lease
+from mlxhog.strategies.context import Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Outcome
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import context, strategy
 

@@ -207,8 +207,10 @@ def test_a_worker_without_a_sequence_is_tried_again_some_day(arena: Arena) -> No
     second = by_speed(arena, 2)
     note_speeds(first, 1.0, 9.0)
     rounds = 0
-    while first._division()[1] == 0:
-        second._note_pace(0)
+    assert first._shares is not None
+    assert second._shares is not None
+    while first._shares.counts()[1] == 0:
+        second._shares.note(1, samples=0, took_ns=0)
         rounds += 1
         assert rounds < 100
     assert rounds > 5

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 GRADIENTS = (1.0, 3.0)
 ROUNDS = 2
 METHODS = ("claim", "_decision", "_publish", "read", "write", "_write_own", "_average", "_apply")
-BY_SPEED = (*METHODS, "_division", "_parts", "_note_pace")
+SHARES = ("counts", "publish", "parts", "note")
+BY_SPEED = (*METHODS, *(f"division.SharesBySpeed.{name}" for name in SHARES))
 
 
 def new_arena() -> Arena:

@@ -1,0 +1,237 @@
+"""One worker of a strategy: its view of the run, the batch it holds, what became of a gradient.
+
+A `StrategyWorker` takes a lease (which batch), fills the backend's inbox, and takes the gradient
+back. It works on a `Context`, the same for all strategies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.marks import Marks
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry
+from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.data.ledger import Ledger
+from mlxhog.models.families import ModelConfig
+from mlxhog.optim import Optimizer, Target, gradients, updates
+from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.schedules import workers_factor
+from mlxhog.strategies import look_ahead
+
+if TYPE_CHECKING:
+    from mlxhog.strategies.strategy import Strategy
+
+
+class Idle(Enum):
+    """Why there is no lease."""
+
+    WAIT = "nothing to do now, ask again"
+    DONE = "the budget is used up, or the run is stopping"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sequences `begin` to `end - 1` of a ticket's batch, as far as it has them."""
+
+    epoch: int
+    ticket: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A batch this worker holds until it is applied or given back.
+
+    Attributes:
+        epoch: of the ticket.
+        ticket: held in the ledger.
+        parts: the sequences to compute, perhaps of other tickets, or none at all; None is the
+            ticket's own batch.
+    """
+
+    epoch: int
+    ticket: int
+    parts: tuple[Part, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one gradient.
+
+    Attributes:
+        applied: whether it has moved the parameters.
+        staleness: updates by others between its read and its write.
+        version: updates of the run, this one included.
+        too_late: it is finite, and was left out for its staleness.
+    """
+
+    applied: bool
+    staleness: int = 0
+    version: int = 0
+    too_late: bool = False
+
+
+class StrategyWorker(Protocol):
+    """One worker's part of a strategy."""
+
+    def claim(self) -> Lease | Idle:
+        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
+
+    def read(self) -> None:
+        """Make the parameters this gradient is evaluated at visible to the backend."""
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Apply the mean gradient of `samples` sequences, or drop it where it is not finite.
+
+        Without a sequence there is no gradient, and `grads` is empty. Settles the lease.
+        """
+
+    def counts_step(self) -> bool:
+        """Whether the batch just written is a step of the run (of P averaged ones, one is)."""
+
+
+@dataclass
+class Context:
+    """One worker's view of the run."""
+
+    arena: Arena
+    ledger: Ledger
+    entry: Entry
+    slot: int
+    owner: int
+    strategy: Strategy
+    backend: Backend
+    optimizer: Optimizer
+    metal: MetalSteps | None
+    schedule: Callable[[float, int], float]
+    budget: Budget
+    step_limit: int | None
+    decay: frozenset[str]
+    model: ModelConfig
+    run_dir: Path | None = None
+
+    @cached_property
+    def marks(self) -> Marks:
+        """By which readers see that this worker writes; a Metal kernel steps many parameters."""
+        return Marks(self.arena, self.slot, whole=self.metal is not None)
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration."""
+        return self.strategy.config
+
+    @property
+    def workers(self) -> int:
+        """Number of workers that the run began with."""
+        return self.strategy.workers
+
+    @property
+    def live_workers(self) -> int:
+        """Number of workers in the run now, which joining and leaving changes."""
+        return self.arena.counters.load("workers") or self.workers
+
+    @property
+    def rank(self) -> int:
+        """This worker's place among the run's workers, from 0."""
+        return self.slot - 1
+
+    def target(self, state_slot: int) -> Target:
+        """Where optimizer steps go: the parameters, and the moments kept by one slot."""
+        arena = self.arena
+        return Target(
+            flat=arena.params,
+            slots=arena.layout.slots,
+            locks=arena.locks(self.slot),
+            mode=updates.WRITE_MODES[arena.write],
+            private={
+                name: arena.segment(f"{name}.{state_slot}")
+                for name in self.optimizer.state_segments
+            },
+            shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
+            decay=self.decay,
+            metal=self.metal,
+            record=look_ahead.record(arena, self.config, self.live_workers),
+            places=arena.layout.state,
+            marks=self.marks,
+        )
+
+    @property
+    def reads_live(self) -> bool:
+        """Whether the backend computes with the shared parameters themselves."""
+        return self.backend.inbox.ctypes.data == self.arena.params.ctypes.data
+
+    def seconds(self) -> float:
+        """Time since training started, or 0 before."""
+        start = self.arena.counters.load("start_ns")
+        return (monotonic_ns() - start) / 1e9 if start else 0.0
+
+    def take_limit(self) -> None:
+        """Take over how long training may take, which is known when it starts."""
+        if limit_ns := self.arena.counters.load("limit_ns"):
+            self.budget = replace(self.budget, seconds=limit_ns / 1e9)
+
+    def used_up(self) -> bool:
+        """Whether the tokens of the budget are used up, or the time before a step would end.
+
+        Steps are claimed singly.
+        """
+        seconds, tokens = self.budget.seconds, self.budget.tokens
+        if seconds is not None and self.seconds() + self.entry.step_s >= seconds:
+            return True
+        return tokens is not None and self.arena.counters.load("tokens") >= tokens
+
+    def stopping(self) -> bool:
+        """Whether the supervisor has ended the training phase."""
+        return not self.training()
+
+    def training(self) -> bool:
+        """Whether the training phase is on."""
+        return self.arena.counters.load("command") == Command.TRAIN
+
+    def paused(self) -> bool:
+        """Whether the supervisor wants the arena to hold still (for a checkpoint)."""
+        return bool(self.arena.counters.load("pause"))
+
+    def progress(self) -> float:
+        """Share of the whole run that is over, in [0, 1]."""
+        counters = self.arena.counters
+        return self.budget.progress(
+            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
+        )
+
+    def shared_steps(self) -> int:
+        """Updates that have gone into moments of all workers."""
+        counters = self.arena.counters
+        return counters.load("version") - counters.load("moments_since")
+
+    def lr(self) -> float:
+        """Step size of the next update.
+
+        The schedule has the factor of `lr_workers` for the workers that the run began with.
+        """
+        lr = self.schedule(self.progress(), self.arena.counters.load("version"))
+        if (live := self.live_workers) != self.workers:
+            rule = partial(workers_factor, self.config.lr_workers, self.config.optimizer)
+            lr *= rule(live) / rule(self.workers)
+        return lr
+
+    def grad_scale(self, norm: float) -> float:
+        """The factor that clips a gradient of this norm."""
+        return gradients.clip_factor(norm, self.config.clip)
+
+    def copy_to_inbox(self) -> None:
+        """Show the backend the model as it stands, untouched by any prediction."""
+        if not self.reads_live:
+            self.strategy.load(self.arena, self.backend.inbox, training=self.training())
+            self.backend.refresh()
