@@ -25,6 +25,7 @@ themselves. They are nearly equal and compress well.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import RunError
+from mlxhog.errors import MlxhogError, RunError
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, replace_file
 
@@ -248,6 +249,50 @@ def append(path: Path, record: Record) -> None:
     """
     with disk_errors(f"writing {path}"), path.open("ab", buffering=0) as file:
         file.write(encode(record))
+
+
+class Log:
+    """A worker's own log, open while it appends to it.
+
+    Attributes:
+        fd: of the file.
+        size: where its next record begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a log that has the record of its beginning.
+
+        Raises:
+            EnvironmentLacks: the system refuses.
+        """
+        self.path = path
+        with disk_errors(f"writing {path}"):
+            self.fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            self.size = os.fstat(self.fd).st_size
+
+    def append(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+            MlxhogError: a part of it was written.
+        """
+        content = encode(record)
+        with disk_errors(f"writing {self.path}"):
+            written = os.write(self.fd, content)
+        if written < len(content):
+            raise MlxhogError(f"{self.path} took {written} of {len(content)} bytes: disk full?")
+        self.size += written
+
+
+def cut(path: Path, size: int) -> None:
+    """Drop what a log has from byte `size` on, such as a part of a record.
+
+    Raises:
+        EnvironmentLacks: the system refuses.
+    """
+    with disk_errors(f"writing {path}"):
+        os.truncate(path, size)
 
 
 def write_json(directory: Path, name: str, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ nothing is left that timing decides. Workers wait for nobody but for the one tha
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import replace
 from typing import ClassVar
 
@@ -19,8 +18,6 @@ from mlxhog import _native
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.checkpoint import event_log
 from mlxhog.checkpoint.event_log import CHECK_EVERY, Numbers, Step, Torn, UInt32
-from mlxhog.errors import MlxhogError
-from mlxhog.files.durable import disk_errors
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies import look_ahead, turns
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
@@ -126,10 +123,7 @@ class RecordedWorker(InTurnWorker):
         """Prepare one worker; its log has the record of its beginning."""
         super().__init__(context)
         assert context.run_dir is not None
-        self._path = event_log.worker_path(context.run_dir, context.slot)
-        with disk_errors(f"writing {self._path}"):
-            self._log = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-            self._end_of_log = os.fstat(self._log).st_size
+        self._log = event_log.Log(event_log.worker_path(context.run_dir, context.slot))
         self._number = 0
         self._lease: Lease | None = None
         self._sums: UInt32 = np.empty(0, np.uint32)
@@ -156,7 +150,7 @@ class RecordedWorker(InTurnWorker):
         numbers = Numbers(
             self._number, lease.epoch, lease.ticket, self._version_read, workers, horizon
         )
-        self.book.numbers, self.book.begun_at = numbers, self._end_of_log
+        self.book.numbers, self.book.begun_at = numbers, self._log.size
         self.book.phase = turns.READING
         self._read_in_turn(numbers)
         weights = self._weights_read()
@@ -170,12 +164,7 @@ class RecordedWorker(InTurnWorker):
         outcome = super().write(grads, lease, samples)
         self._number += 1
         numbers, gaps = self.book.numbers, self._turns.gaps()
-        content = event_log.encode(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
-        with disk_errors(f"writing {self._path}"):
-            written = os.write(self._log, content)
-        if written < len(content):
-            raise MlxhogError(f"{self._path} took {written} of {len(content)} bytes: disk full?")
-        self._end_of_log += written
+        self._log.append(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
         self.book.phase = turns.IDLE
         return outcome
 

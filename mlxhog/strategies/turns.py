@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from mlxhog.arena.layout import PARAMETER_COPY, Slot
 from mlxhog.backends.backend import Float32
 from mlxhog.checkpoint import event_log
 from mlxhog.checkpoint.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
-from mlxhog.files.durable import disk_errors
 from mlxhog.optim import updates
 from mlxhog.strategies import look_ahead
 
@@ -101,18 +99,23 @@ class Book:
         return self.content[_native.TURNS_HEAD :].view(np.uint32)[:count].copy()
 
 
+def stripe_sums(arena: Arena) -> UInt32:
+    """A sum of every stripe of the weights as they are, (stripes,) uint32."""
+    return _native.stripe_sums(arena.params[: arena.layout.probe.offset])
+
+
 def regions(layout: Layout) -> list[Region]:
     """The parameters as runs with one kind of lock."""
-    found: list[Region] = []
+    runs: list[Region] = []
     for slot in sorted(layout.slots.values(), key=lambda one: one.offset):
         if slot.kind == "rows":
-            found.append((slot.offset, slot.size, updates.row_width(slot), slot.row_word0))
-        elif found and found[-1][3] is None:
-            begin = found[-1][0]
-            found[-1] = (begin, slot.offset + slot.size - begin, 0, None)
+            runs.append((slot.offset, slot.size, updates.row_width(slot), slot.row_word0))
+        elif runs and runs[-1][3] is None:
+            begin = runs[-1][0]
+            runs[-1] = (begin, slot.offset + slot.size - begin, 0, None)
         else:
-            found.append((slot.offset, slot.size, 0, None))
-    return found
+            runs.append((slot.offset, slot.size, 0, None))
+    return runs
 
 
 def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
@@ -133,8 +136,8 @@ def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
 
 def parameters_in(layout: Layout, begin: int, end: int) -> str:
     """Names of the parameters that lie in [begin, end) of their segment."""
-    found: list[Slot] = sorted(layout.slots.values(), key=lambda one: one.offset)
-    return ", ".join(s.name for s in found if s.offset < end and begin < s.offset + s.size)
+    slots: list[Slot] = sorted(layout.slots.values(), key=lambda one: one.offset)
+    return ", ".join(s.name for s in slots if s.offset < end and begin < s.offset + s.size)
 
 
 def shared_floats(arena: Arena, word: int) -> list[Float32]:
@@ -159,13 +162,13 @@ def private_names(layout: Layout, slot: int) -> list[str]:
     ]
 
 
-def taken(arrays: list[Float32]) -> bytes:
+def contents(arrays: list[Float32]) -> bytes:
     """Some arrays as bytes."""
     return b"".join(array.tobytes() for array in arrays)
 
 
 def put(arrays: list[Float32], content: bytes) -> None:
-    """Set arrays to what `taken` took."""
+    """Set arrays to what `contents` gave."""
     floats, at = np.frombuffer(content, np.float32), 0
     for array in arrays:
         array[...] = floats[at : at + len(array)]
@@ -189,16 +192,15 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
         if died:
             event_log.append(path, Died())
         return
-    with disk_errors(f"writing {path}"):
-        os.truncate(path, book.begun_at)  # it may have written a part of its record
+    event_log.cut(path, book.begun_at)  # it may have written a part of its record
     word, count = book.last
     turns, shared = book.turns(count), next_turns(arena)
     unfinished = count > 0 and int(shared[word]) == int(turns[-1])
     floats, private = b"", b""
     if unfinished and phase == WRITING:
-        floats = taken(shared_floats(arena, word))
+        floats = contents(shared_floats(arena, word))
     if phase == WRITING:
-        private = taken(private_floats(arena, slot))
+        private = contents(private_floats(arena, slot))
     torn = Torn(book.numbers, phase == WRITING, unfinished, turns, floats, private)
     event_log.append(path, torn)
     if unfinished:

@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlxhog import _native
 from mlxhog.arena import Arena, Layout
 from mlxhog.checkpoint import event_log
 from mlxhog.data.tokens import TokenFile
@@ -71,11 +70,10 @@ def begin(plan: Plan, directory: Path, arena: Arena) -> None:
 
 def end(directory: Path, arena: Arena, report: Callable[[str], None]) -> None:
     """Write what a run came to, when all its workers have ended; says where that is impossible."""
-    weights = arena.params[: arena.layout.probe.offset]
     values = {
         "format": event_log.FORMAT,
         "sha256": digests(arena),
-        "sums": _native.stripe_sums(weights).tolist(),
+        "sums": turns.stripe_sums(arena).tolist(),
         "updates": arena.counters.load("version"),
     }
     try:
@@ -90,9 +88,9 @@ def digests(arena: Arena) -> dict[str, str]:
     names = [name for name in turns.SHARED if name in layout.segments]
     for slot in range(1, layout.max_workers + 1):
         names += turns.private_names(layout, slot)
-    found = {name: arena.segment(name) for name in names}
-    found["params"] = found["params"][: layout.probe.offset]
-    return {name: hashlib.sha256(values.data).hexdigest() for name, values in found.items()}
+    arrays = {name: arena.segment(name) for name in names}
+    arrays["params"] = arrays["params"][: layout.probe.offset]
+    return {name: hashlib.sha256(values.data).hexdigest() for name, values in arrays.items()}
 
 
 def layout_digest(layout: Layout) -> str:
@@ -105,8 +103,8 @@ def layout_digest(layout: Layout) -> str:
 def versions(backends: set[str]) -> dict[str, str]:
     """Versions of what computes: Python, NumPy, mlxhog and the frameworks of these backends."""
     frameworks = sorted({backend.partition(":")[0] for backend in backends})
-    found = {name: metadata.version(name) for name in ("mlxhog", "numpy", *frameworks)}
-    return {"python": platform.python_version(), **found}
+    packages = {name: metadata.version(name) for name in ("mlxhog", "numpy", *frameworks)}
+    return {"python": platform.python_version(), **packages}
 
 
 def here() -> dict[str, Any]:

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import _native
 from mlxhog.arena import Arena, records
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess
@@ -39,7 +38,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease
 from mlxhog.strategies.recorded import Difference, ReplayedWorker
-from mlxhog.strategies.turns import Book, next_turns, parameters_in
+from mlxhog.strategies.turns import Book, next_turns, parameters_in, stripe_sums
 from mlxhog.training import checkpoints, recording, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
@@ -153,12 +152,12 @@ def parts(directory: Path, slot: int) -> list[Part]:
             raise RunError(f"the log {path} does not begin with a worker; it is not whole")
         else:
             by_process[-1].append(record)
-    found, first = [], 0
+    processes, first = [], 0
     for number, (begin, done) in enumerate(zip(begins, by_process, strict=True)):
         steps = tuple(one for one in done if isinstance(one, Step | Torn))
-        found.append(Part(slot, number, begin, first, steps))
+        processes.append(Part(slot, number, begin, first, steps))
         first += len(steps)
-    return found
+    return processes
 
 
 # -- the run --------------------------------------------------------------------------------------
@@ -397,9 +396,8 @@ class _Replay:
         if not differ:
             return None
         text = f"the end: {', '.join(differ)} differ from the record"
-        weights = self.arena.params[: self.arena.layout.probe.offset]
         sums = np.asarray(end["sums"], np.uint32)
-        stripes = np.flatnonzero(_native.stripe_sums(weights) != sums)
+        stripes = np.flatnonzero(stripe_sums(self.arena) != sums)
         return f"{text}{self._named(stripes)}"
 
     def _named(self, stripes: Iterable[int]) -> str:

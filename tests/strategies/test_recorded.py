@@ -208,7 +208,8 @@ def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_b
     runs: Runs, tmp_path: Path
 ) -> None:
     died = set[type]()
-    for k, line in enumerate(lines(RecordedWorker, ["read", "_add", "write"])):
+    methods = ["read", "_add", "write", "recorded.event_log.Log.append"]
+    for k, line in enumerate(lines(RecordedWorker, methods)):
         each = Runs(KIND_OF[runs.prediction, type(runs.make())], tmp_path / str(k), runs.stack)
         recorded = die_at(each, line)
         died |= {type(record) for record in each.log(1)}
@@ -250,11 +251,11 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     lease = claim_and_read(victim)
     write(other, claim_and_read(other))
     book = Book(arena, 1)
-    commit = victim._log
-    victim._log = -1  # the write of its record fails: as far as memory goes it dies right there
+    commit = victim._log.fd
+    victim._log.fd = -1  # the write of its record fails: as far as memory goes it dies right there
     with pytest.raises(Exception, match="Bad file descriptor"):
         write(victim, lease)
-    victim._log = commit
+    victim._log.fd = commit
     word, _ = book.last
     next_turns(arena)[word] -= 1  # memory as it is in the midst of its last access
     arena.segment("locks")[word] = victim._locks.word
