@@ -1,34 +1,54 @@
-"""Evaluation on held-out text, in batches that workers share out among themselves.
+"""Evaluations of held-out text, and samples: what workers do beside their steps.
 
-The final evaluation lies in the arena, so that nothing depends on who listens when:
+While a run trains, one worker takes on what the supervisor asks for. In its end all share out the
+batches of the final evaluation, whose scores lie in the arena, so that nothing depends on who
+listens when:
 
-    segment     byte             type   meaning
-    evaluation  32 k             u64    the round in which batch k was scored, 0 in none
-                32 k + 8         f64    summed cross entropy, nats
-                32 k + 16        u64    bytes of text its labels decode to
-                32 k + 24        u64    its labels
+    segment     line  word  meaning
+    evaluation     k     0  the round in which batch k was scored, 0 in none
+                         1  summed cross entropy in nats, a float
+                         2  bytes of text its labels decode to
+                         3  its labels
 
-A worker writes the sums of a batch, then its round by a release store. Batches are taken in an
-order that spreads the first ones evenly over the text: an evaluation that ends early is a sample.
+A worker writes the sums of a batch, then its round. Batches are taken in an order that spreads the
+first ones evenly over the text: an evaluation that ends early is a sample.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
+from mlxhog.arena import records
+from mlxhog.arena.control import EVAL_ROUND, Command
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
+from mlxhog.decoding.generate import generate
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.text import stream_text
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.families import param_count
+from mlxhog.strategies import Context
+from mlxhog.strategies.words import LINE, Words
+from mlxhog.training.job import Job
 
 SEGMENT = "evaluation"
 FINAL_TOKENS = 2_000_000  # the final evaluation covers at most this much text
-_DTYPE = np.dtype([("round", "<u8"), ("nats", "<f8"), ("n_bytes", "<u8"), ("tokens", "<u8")])
+SAMPLE_PROMPT = "The "
+SAMPLE_TOKENS = 160
+EVALUATING_PART = 0.1  # of a budget of time, for one evaluation while training
+_ROUND, _NATS, _BYTES, _TOKENS = range(4)
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,7 @@ class HeldOutText:
         return Score(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
 
     def score_until(self, backend: Backend, is_over: Callable[[], bool]) -> Score:
-        """Score batches until none is left or `ended`, which is asked before each but the first."""
+        """Score batches until none is left or `is_over`, which is asked before each but the first."""
         nats, n_bytes, tokens, n_scored = 0.0, 0, 0, 0
         for batch in spread(self.n_batches):
             if n_scored and is_over():
@@ -132,7 +152,7 @@ def spread(n: int) -> list[int]:
 def segment(file: TokenFile, config: TrainConfig, parameters: int) -> tuple[str, int]:
     """Type and length of the arena's segment; see `arena.plan`."""
     text = HeldOutText.of(file, config, parameters, final_tokens(config))
-    return "uint8", text.n_batches * _DTYPE.itemsize
+    return "uint8", text.n_batches * LINE
 
 
 class Scores:
@@ -144,7 +164,8 @@ class Scores:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap the segment."""
-        self._data, self._table = data, data.view(_DTYPE)
+        self._words = Words(data)
+        self._table = data.view(np.uint64).reshape(-1, LINE // 8)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -152,18 +173,155 @@ class Scores:
 
     def round_of(self, batch: int) -> int:
         """The round in which a batch was scored last, 0 for none."""
-        return _native.load_u64(self._data, batch * _DTYPE.itemsize)
+        return self._words.load(batch, _ROUND)
 
     def put(self, batch: int, round_: int, score: Score) -> None:
         """Write what a batch came to, then publish it."""
-        row = self._table[batch]
-        row["nats"], row["n_bytes"], row["tokens"] = score.nats, score.n_bytes, score.tokens
-        _native.store_u64(self._data, batch * _DTYPE.itemsize, round_)
+        self._words.store_float(batch, _NATS, score.nats)
+        self._words.store(batch, _BYTES, score.n_bytes)
+        self._words.store(batch, _TOKENS, score.tokens)
+        self._words.store(batch, _ROUND, round_)
 
     def total(self, first: int) -> Score:
         """Add up the batches that were scored since round `first`."""
-        maybe = np.flatnonzero(self._table["round"] >= first)
+        maybe = np.flatnonzero(self._table[:, _ROUND] >= first)
         batches = [k for k in maybe.tolist() if self.round_of(k) >= first]  # acquires their sums
         rows = self._table[batches]
-        n_bytes, tokens = int(rows["n_bytes"].sum()), int(rows["tokens"].sum())
-        return Score(float(rows["nats"].sum()), n_bytes, tokens, len(batches) / len(self))
+        nats = float(rows[:, _NATS].copy().view(np.float64).sum())
+        n_bytes, tokens = int(rows[:, _BYTES].sum()), int(rows[:, _TOKENS].sum())
+        return Score(nats, n_bytes, tokens, len(batches) / len(self))
+
+
+# -- in a worker ---------------------------------------------------------------------------------
+
+
+def takes_on(context: Context, requests: str, starts: str) -> bool:
+    """Whether something is asked for that no other worker has taken on; at most one gets it.
+
+    Args:
+        context: the worker that asks.
+        requests: counter of what the supervisor has asked for.
+        starts: counter of what has been taken on.
+    """
+    counters = context.arena.counters
+    n = counters.load(starts)
+    return counters.load(requests) > n and counters.compare_exchange(starts, n, n + 1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What evaluations and samples need beside the worker; picklable.
+
+    Attributes:
+        val: token file of held-out text.
+        tokenizer: made the tokens.
+    """
+
+    val: Path
+    tokenizer: Tokenizer
+
+    def open(self, job: Job, context: Context, ring: records.Ring) -> TextJobs:
+        """Open the held-out text in a worker."""
+        return TextJobs(self, job, context, ring)
+
+
+class TextJobs:
+    """Evaluations and samples; each that is asked for is taken on by one worker.
+
+    What is done while training ends with it, and an evaluation takes `EVALUATING_PART` of a budget
+    of time at most. After training both end when the supervisor says.
+    """
+
+    def __init__(self, text: Text, job: Job, context: Context, ring: records.Ring) -> None:
+        """Open the held-out text."""
+        self.text, self.job, self.context, self.ring = text, job, context, ring
+        config, file = job.config, TokenFile.open(text.val)
+        parameters = param_count(job.setup.model)
+        self._sample_text = HeldOutText.of(file, config, parameters, config.eval_tokens)
+        self._final_text = HeldOutText.of(file, config, parameters, final_tokens(config))
+        self._scores = Scores(context.arena.segment(SEGMENT))
+        self._order = spread(len(self._scores))
+        self._final_round = 0
+
+    def serve(self) -> None:
+        """Evaluate, or write a sample, where that is asked for."""
+        if takes_on(self.context, "eval_asked", "eval_taken"):
+            self._evaluate()
+        if takes_on(self.context, "sample_asked", "sample_taken"):
+            self._sample()
+
+    def _is_over(self) -> bool:
+        """Whether what a worker does beside its steps has to end."""
+        context, counters = self.context, self.context.arena.counters
+        if context.training():
+            return context.used_up()
+        until_ns = counters.load("side_until_ns")
+        is_asked_for = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
+        return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
+
+    def _evaluate(self) -> None:
+        """Evaluate a piece of the held-out text; one that training ended before is dropped."""
+        context, began_ns = self.context, monotonic_ns()
+        seconds = context.budget.seconds
+        until_ns = None if seconds is None else began_ns + EVALUATING_PART * seconds * 1e9
+        context.copy_to_inbox()
+        context.entry.beat(Phase.EVALUATE)
+
+        def is_over() -> bool:
+            context.entry.beat()
+            return self._is_over() or (until_ns is not None and monotonic_ns() >= until_ns)
+
+        score = self._sample_text.score_until(context.backend, is_over)
+        if score.share < 1.0 and self._is_over():
+            return
+        self.ring.append(
+            kind=records.Kind.EVALUATION,
+            worker=self.job.slot,
+            version=context.arena.counters.load("version"),
+            t_ns=monotonic_ns(),
+            nats=score.nats,
+            n_bytes=score.n_bytes,
+            tokens=score.tokens,
+        )
+
+    def evaluate_rest(self) -> None:
+        """Score batches of the held-out text until none is left, or the time is over."""
+        counters, entry = self.context.arena.counters, self.context.entry
+        if counters.load("eval_next") // EVAL_ROUND == self._final_round:
+            return
+        copied_round: int | None = None
+        while not self._is_over():
+            round_, place = divmod(counters.add("eval_next", 1), EVAL_ROUND)
+            if place >= len(self._order):
+                self._final_round = round_
+                return
+            batch = self._order[place]
+            if self._scores.round_of(batch) >= counters.load("eval_first"):
+                continue  # before a worker died, and the rest was shared out anew
+            entry.beat(Phase.EVALUATE)
+            if copied_round != round_:  # another round may be of other parameters
+                self.context.copy_to_inbox()
+                copied_round = round_
+            score = self._final_text.score(self.context.backend, batch)
+            self._scores.put(batch, round_, score)
+
+    def _sample(self) -> None:
+        """Write a sample of text beside the run: as much as there is time for."""
+        self.context.copy_to_inbox()
+        self.context.entry.beat(Phase.SAMPLE)
+        tokenizer, pieces = self.text.tokenizer, []
+        tokens = generate(
+            self.context.backend,
+            tokenizer.encode(SAMPLE_PROMPT.encode()),
+            tokenizer=tokenizer,
+            sampler=Sampler(temperature=0.8, seed=self.job.config.seed),
+            max_new_tokens=SAMPLE_TOKENS,
+        )
+        for piece in stream_text(tokenizer, tokens):
+            self.context.entry.beat()
+            pieces.append(piece)
+            if self._is_over():
+                break
+        with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
+            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
+        self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

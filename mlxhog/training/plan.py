@@ -37,12 +37,12 @@ from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
 from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin, passes
+from mlxhog.training.evaluation import Text
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
 from mlxhog.training.resolve import keeps_vocabulary, resolve, sets_vocabulary
 from mlxhog.training.resume import Resumption
-from mlxhog.training.side_jobs import Text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ from mlxhog.mad.tasks import Dataset
 from mlxhog.mad.tasks.dataset import acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.strategies import Context
+from mlxhog.training.evaluation import takes_on
 from mlxhog.training.job import Job
-from mlxhog.training.side_jobs import takes_on
 
 if TYPE_CHECKING:
     from mlxhog.mad.training.run_plan import TaskRows

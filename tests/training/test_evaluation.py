@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.control import EVAL_ROUND, LINE, NAMES, Command, Counters
-from mlxhog.training import evaluation, side_jobs
+from mlxhog.training import evaluation
 from mlxhog.training.evaluation import Score, Scores, spread
 
 BATCHES = 4
@@ -21,13 +21,13 @@ class Worker:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
-        self.memory = np.zeros(32 * BATCHES, np.uint8)
+        self.memory = np.zeros(LINE * BATCHES, np.uint8)
         self.scored: list[int] = []
         self.meanwhile: Callable[[], None] = lambda: None  # happens while a batch is scored
         text = SimpleNamespace(score=self._score)
-        monkeypatch.setattr(side_jobs.TokenFile, "open", lambda path: None)
-        monkeypatch.setattr(side_jobs, "param_count", lambda model: 1)
-        monkeypatch.setattr(side_jobs.HeldOutText, "of", lambda *_: text)
+        monkeypatch.setattr(evaluation.TokenFile, "open", lambda path: None)
+        monkeypatch.setattr(evaluation, "param_count", lambda model: 1)
+        monkeypatch.setattr(evaluation.HeldOutText, "of", lambda *_: text)
         arena = SimpleNamespace(counters=self.counters, segment=lambda name: self.memory)
         config = SimpleNamespace(eval_tokens=1, kernels="native")
         context: Any = SimpleNamespace(
@@ -40,7 +40,7 @@ class Worker:
         job: Any = SimpleNamespace(config=config, slot=1, setup=SimpleNamespace(model=None))
         of_run: Any = SimpleNamespace(val=Path())
         ring: Any = SimpleNamespace(append=None)  # nothing of the final evaluation goes there
-        self.jobs = side_jobs.TextJobs(of_run, job, context, ring)
+        self.jobs = evaluation.TextJobs(of_run, job, context, ring)
         self.scores = Scores(self.memory)
 
     def _score(self, backend: object, batch: int) -> Score:
