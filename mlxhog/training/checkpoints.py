@@ -27,9 +27,9 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
+from mlxhog.training.ending import HeldOutWatch
 from mlxhog.training.plan import Plan
 from mlxhog.training.resume import Resumption
-from mlxhog.training.stopping import HeldOutWatch
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,25 @@
-"""The end of a run: when each part of it has to be over, and the last evaluation and sample."""
+"""The end of a run: when each part has to be over, what ends it early, its last evaluation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import END_S, STOP_S, training_s
+from mlxhog.config.config import TrainConfig
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
 from mlxhog.training.evaluation import SEGMENT, Score, Scores
+from mlxhog.training.resume import Resumption
 from mlxhog.training.session import Session
 
 EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
@@ -75,6 +84,104 @@ class Deadlines:
 
     def _rest_s(self) -> float:
         return (self._end_ns - monotonic_ns()) / 1e9
+
+
+@dataclass
+class HeldOutWatch:
+    """The best held-out evaluation of a run, and the end that evaluations may bring.
+
+    Only evaluations while training count: all are of the same sample of the held-out text, and the
+    last one of a run is of more. A checkpoint remembers the best so far, so a resumed run goes on
+    counting. The best weights are saved right after their evaluation. Lock-free workers go on while
+    one of them evaluates, so what is saved is the model that was evaluated and the steps since.
+
+    Attributes:
+        patience: evaluations without a new best that end the run; None is any number.
+        stop_at_loss: bits per byte that end the run; None is none.
+        bits_per_byte: the best so far; None before the first.
+        step: of the run, at which that was.
+        since: evaluations after it.
+        keeps_best: whether its weights are saved.
+        ended: why training has ended before its budget; None where it has not.
+    """
+
+    patience: int | None = None
+    stop_at_loss: float | None = None
+    bits_per_byte: float | None = None
+    step: int = 0
+    since: int = 0
+    keeps_best: bool = False
+    ended: str | None = None
+    _seen: int = 0
+
+    @classmethod
+    def of(cls, config: TrainConfig, resumption: Resumption | None) -> Self:
+        """Begin, or go on where a checkpoint was saved, with as much patience as at first."""
+        watch = cls(config.patience, config.stop_at_loss, keeps_best=config.keeps_best)
+        best = None if resumption is None else resumption.checkpoint.state.get("best")
+        if isinstance(best, Mapping):
+            watch.bits_per_byte, watch.step = best["bits_per_byte"], int(best["step"])
+        return watch
+
+    def look(
+        self, monitor: Monitor, save: Callable[[], None], report: Callable[[str], None]
+    ) -> bool:
+        """Take in an evaluation where there is a new one; returns whether training is to end."""
+        if monitor.evaluations == self._seen or monitor.val_bits_per_byte is None:
+            return False
+        self._seen = monitor.evaluations
+        if self.take(monitor.val_bits_per_byte, monitor.totals()[0]) and self.keeps_best:
+            save()
+        self.ended = self.reason_to_stop()
+        if self.ended is not None:
+            report(f"{self.ended}: training ends")
+        return self.ended is not None
+
+    def close(self, run: Run, saved: Path | None, report: Callable[[str], None]) -> None:
+        """Name the best weights; they are the last where no evaluation has named others."""
+        if not self.keeps_best:
+            return
+        if checkpoint.best(run) is None and saved is not None:
+            try:
+                checkpoint.mark_best(run, saved)
+            except EnvironmentLacks as error:
+                report(f"no best checkpoint: {error}")
+        if (best := checkpoint.best(run)) is not None:
+            bits = self.bits_per_byte
+            known = "" if bits is None else f", {bits:.3f} bits per byte"
+            where = run.checkpoints / checkpoint.BEST
+            report(f"best held-out evaluation{known}: {where} ({best.name})")
+
+    def to_json(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps."""
+        if self.bits_per_byte is None:
+            return None
+        return {"bits_per_byte": self.bits_per_byte, "step": self.step}
+
+    def take(self, bits_per_byte: float, step: int) -> bool:
+        """Take in an evaluation; returns whether it is the best so far."""
+        if self.bits_per_byte is None or bits_per_byte < self.bits_per_byte:
+            self.bits_per_byte, self.step, self.since = bits_per_byte, step, 0
+            return True
+        self.since += 1
+        return False
+
+    def reason_to_stop(self) -> str | None:
+        """Why the run is to end now; None where it goes on."""
+        best = self.bits_per_byte
+        if best is None:
+            return None
+        if self.stop_at_loss is not None and best <= self.stop_at_loss:
+            return (
+                f"held-out text has come to {best:.3f} bits per byte at step {self.step:,}, and "
+                f"stop_at_loss is {self.stop_at_loss:g}"
+            )
+        if self.patience is not None and self.since >= self.patience:
+            return (
+                f"{self.since} held-out evaluation{'s' * (self.since > 1)} without a new best "
+                f"(patience), which was {best:.3f} bits per byte at step {self.step:,}"
+            )
+        return None
 
 
 class FinalEvaluation:

@@ -34,13 +34,12 @@ from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import checkpoints, evenness, origin, recording
 from mlxhog.training.elastic import Elastic
-from mlxhog.training.ending import Deadlines, FinalEvaluation, write_sample
+from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
-from mlxhog.training.stopping import HeldOutWatch
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over

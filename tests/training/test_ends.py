@@ -19,8 +19,8 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import Result
+from mlxhog.training.ending import HeldOutWatch
 from mlxhog.training.plan import make_plan
-from mlxhog.training.stopping import HeldOutWatch
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
 
