@@ -45,12 +45,12 @@ from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.opening import open_source
-from mlxhog.live.publishing import Publisher
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import Hogwild
+from mlxhog.training.publishing import Publisher
 
 sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that of the tests
 from tests.live.patterns import Inbox, check, pattern_run  # noqa: E402

@@ -7,25 +7,34 @@ lines of its own:
     word 1 + k   odd while it writes parameter k, in the order of their names
 
 A copy of a parameter is of one moment if no worker's mark was odd before it, and none has changed
-after it; likewise the whole model by the words 0. Only an arena whose run keeps copies for readers
-has marks; elsewhere marking does nothing. `metal/native/arena/control.h` says what orders them.
+after it; likewise the whole model by the words 0. A copy that is not of one moment is taken again a
+few times, and nobody waits for it: no worker knows of it. Only an arena whose run keeps copies for
+readers has marks; elsewhere marking does nothing. `metal/native/arena/control.h` says what orders
+them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena.arena import Arena
+from mlxhog.arena.control import Counters
 from mlxhog.arena.layout import Layout
 
+Float32 = NDArray[np.float32]
 SEGMENT = "live.marks"
 LINE = 128
 _LONGEST_NAP_S = 1e-3
+TENSOR_TRIES = 8
+TENSOR_WAIT_S = 0.002  # for a moment in which nobody writes a parameter
+MODEL_TRIES = 4
+MODEL_WAIT_S = 0.02  # for one in which nobody is amid an update
 
 
 def marks_bytes(n_params: int, max_workers: int) -> int:
@@ -121,10 +130,10 @@ class MarksReader:
     def wait_until_quiet(self, name: str | None, limit_s: float) -> int | None:
         """The same, waiting for a moment in which nobody writes; None where there was none."""
         until, nap_s = time.monotonic() + limit_s, 0.0
-        while (found := self.quiet(name)) is None and time.monotonic() < until:
+        while (number := self.quiet(name)) is None and time.monotonic() < until:
             time.sleep(nap_s)
             nap_s = min(_LONGEST_NAP_S, nap_s + 2e-5)
-        return found
+        return number
 
     def unchanged(self, name: str | None, before: int | None) -> bool:
         """Whether nobody has written since `quiet` gave a number."""
@@ -134,3 +143,77 @@ class MarksReader:
         """Workers that are amid an update now."""
         at = range(self._first, self._first + self._n * self._stride, self._stride)
         return sum(_native.load_u64(self._words, offset) & 1 for offset in at)
+
+
+# -- copies --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelCopy:
+    """What is known of a copy.
+
+    Attributes:
+        oldest: updates that are in it whole.
+        version: updates that may be in it.
+        mixed: parameters that are not as they were between two updates.
+    """
+
+    oldest: int
+    version: int
+    mixed: tuple[str, ...] = ()
+
+    @property
+    def consistent(self) -> bool:
+        """Whether it is the model between two updates."""
+        return self.oldest == self.version and not self.mixed
+
+
+def copy_tensors(
+    layout: Layout, marks: MarksReader, out: NDArray[np.float32], shared: NDArray[np.float32]
+) -> list[str]:
+    """Copy every parameter, each as it was between two updates of it.
+
+    Args:
+        layout: of both arrays.
+        marks: of whoever writes `shared`.
+        out: (n,) float32, to which the parameters go; nothing else is written.
+        shared: the parameters.
+
+    Returns:
+        Names of those that were being written all the time.
+    """
+    mixed = []
+    for name, slot in layout.slots.items():
+        span = slice(slot.offset, slot.offset + slot.size)
+        for _ in range(TENSOR_TRIES):
+            before = marks.wait_until_quiet(name, TENSOR_WAIT_S)
+            _native.snapshot(out[span], shared[span])
+            if marks.unchanged(name, before):
+                break
+        else:
+            mixed.append(name)
+    return mixed
+
+
+def copy_model(
+    counters: Counters, marks: MarksReader, copy: Callable[[], list[str]], *, limit_s: float
+) -> ModelCopy:
+    """Copy the model as it was between two updates, if that can be had.
+
+    Args:
+        counters: of the arena.
+        marks: of all who write it.
+        copy: copies, and returns the names of parameters that it could not copy whole.
+        limit_s: begins again as long as so much time has not gone by, a few times at most.
+    """
+    began = time.monotonic()
+    for tries in range(1, MODEL_TRIES + 1):
+        before = marks.wait_until_quiet(None, MODEL_WAIT_S)
+        oldest = counters.load("version")
+        mixed = copy()
+        if marks.unchanged(None, before):
+            return ModelCopy(oldest, oldest)
+        if tries == MODEL_TRIES or time.monotonic() - began > limit_s:
+            break
+    under_way = marks.writers()  # before the count: an update that ends in between is in either
+    return ModelCopy(oldest, counters.load("version") + under_way, tuple(mixed))

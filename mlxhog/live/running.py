@@ -15,14 +15,13 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.marks import SEGMENT, MarksReader
+from mlxhog.arena.marks import SEGMENT, MarksReader, copy_model, copy_tensors
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
 from mlxhog.backends.backend import WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
 from mlxhog.live import READ_MODES
-from mlxhog.live.copying import copy_model, copy_tensors
 from mlxhog.live.source import Loaded, checked_mode
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig

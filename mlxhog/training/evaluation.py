@@ -123,7 +123,7 @@ class HeldOutText:
         return Score(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
 
     def score_until(self, backend: Backend, is_over: Callable[[], bool]) -> Score:
-        """Score batches until none is left or `is_over`, asked before each but the first, says so."""
+        """Score batches until none is left or `is_over`, asked before each but the first."""
         nats, n_bytes, tokens, n_scored = 0.0, 0, 0, 0
         for batch in spread(self.n_batches):
             if n_scored and is_over():

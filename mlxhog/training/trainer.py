@@ -28,7 +28,6 @@ from mlxhog.errors import (
     WorkerFailed,
 )
 from mlxhog.files.durable import disk_errors, replace_file
-from mlxhog.live.publishing import Publisher
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
@@ -37,6 +36,7 @@ from mlxhog.training.elastic import Elastic
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session

@@ -23,7 +23,6 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.marks import Marks
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
-from mlxhog.live.publishing import Publisher
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Loaded
 from mlxhog.machine.processes import follow_parent
@@ -31,6 +30,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates
 from mlxhog.strategies import Hogwild
+from mlxhog.training.publishing import Publisher
 
 SPAWN = multiprocessing.get_context("spawn")
 WAIT_S = 60.0

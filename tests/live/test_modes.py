@@ -15,12 +15,12 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.live import READ_MODES
-from mlxhog.live.publishing import Publisher
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import AvgRuns
 from mlxhog.strategies.rounds import STEPS, Rounds
+from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
 
 pytestmark = pytest.mark.slow

@@ -12,11 +12,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from mlxhog.arena import Arena, Layout
-from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
-from mlxhog.arena.published import WORDS, Copies, Readers
+from mlxhog.arena import Arena
+from mlxhog.arena.marks import (
+    SEGMENT,
+    Marks,
+    MarksReader,
+    ModelCopy,
+    copy_model,
+    copy_tensors,
+)
+from mlxhog.arena.published import Copies, Readers
 from mlxhog.config.quantities import Interval
-from mlxhog.live.copying import ModelCopy, copy_model, copy_tensors
 from mlxhog.optim.updates import Float32
 
 POLL_S = 0.05
@@ -147,8 +153,3 @@ class Publisher:
         """Let go of the readers' page, when it is no longer served."""
         self.end()
         os.close(self.readers_fd)
-
-
-def copies_bytes(layout: Layout) -> int:
-    """Memory that the two copies of an arena take; 0 where it has none."""
-    return 2 * layout.segments["live.1"].nbytes if WORDS in layout.segments else 0
