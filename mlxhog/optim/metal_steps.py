@@ -4,6 +4,9 @@ A run of neighbouring dense parameters is one launch, each parameter of which on
 is another. The shared segments are adopted once; gradients and rates are copied to the engine, new
 private moments are copied back to the worker's own segments. Launches that write the arena finish
 before the next begins.
+
+A GPU uses the arena in place only where the system lets it import the memory without a copy
+(`NotShared`).
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.arena import Arena
 from mlxhog.arena.importing import whole
-from mlxhog.errors import ShapeError
+from mlxhog.errors import EnvironmentLacks, ShapeError
+from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.arguments import LEAST
@@ -37,8 +42,98 @@ from mlxhog.optim.updates import Slot, row_width
 
 __all__ = [
     "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "MUON_SHARED", "RECORDED", "SGD", "MetalSteps",
-    "Rule", "decay_flags", "runs",
+    "NotShared", "Rule", "check_live_reads", "decay_flags", "runs", "steps_of_worker",
 ]  # fmt: skip
+_COPY = "what one side writes is not seen on the other"
+
+
+class NotShared(EnvironmentLacks):
+    """A GPU cannot use this arena in place, so that a worker has to do without; why."""
+
+
+def check_live_reads(arena: Arena, slot: int) -> None:
+    """Try whether MLX on the GPU reads the arena's parameters as they change.
+
+    Args:
+        arena: of the run.
+        slot: of the worker that is to read them.
+
+    Raises:
+        NotShared: it does not.
+    """
+    try:
+        gpu = engines.create("mlx")
+        _refuse_straddling(arena, ["params"])
+        params = gpu.adopt(whole(arena.params))
+        shared = engines.shares_memory(gpu, params, arena.params, arena.layout.self_check(slot))
+    except EnvironmentLacks as error:
+        raise NotShared(str(error)) from error
+    if not shared:
+        raise NotShared(_COPY)
+
+
+def steps_of_worker(
+    arena: Arena,
+    rule: Rule,
+    decay: frozenset[str],
+    *,
+    engine: str,
+    threads: int,
+    slot: int,
+    recorded: Sequence[str],
+) -> MetalSteps:
+    """What adds a worker's steps by Metal kernels: its memory imported, its kernels built.
+
+    Args:
+        arena: of the run.
+        rule: of the optimizer.
+        decay: names of the parameters that weight decay applies to.
+        engine: what runs the kernels, one of `mlxhog.metal.engine.NAMES`.
+        threads: OS threads of an emulated one.
+        slot: of the worker; where a strategy keeps one state for all, it is slot 1's.
+        recorded: segments that take the last steps, see `Target.record`.
+
+    Raises:
+        NotShared: the engine cannot import the memory, and is not emulated.
+        EnvironmentLacks: there is no such GPU, or an emulated one lacks its C++ compiler.
+        MetalError: a kernel does not compile.
+    """
+    gpu = engines.create(engine, threads=threads)
+    private = (f"{name}.{one}" for name in rule.private for one in {slot, 1})
+    names = [*private, *rule.shared, *recorded]
+    try:
+        if not gpu.emulated:
+            _refuse_straddling(arena, ["params", *names])
+        steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
+        for name in names:  # now, while the CPU can still take over
+            steps.adopt(arena.segment(name))
+        at = arena.layout.self_check(slot)
+        shared = engines.shares_memory(gpu, steps.arena, arena.params, at)
+    except EnvironmentLacks as error:
+        if gpu.emulated:
+            raise
+        raise NotShared(str(error)) from error
+    if not shared:
+        raise NotShared(_COPY)
+    steps.warm_up(rule)
+    if recorded:
+        steps.warm_up(RECORDED["sgd" if rule.muon else rule.name])
+    return steps
+
+
+def _refuse_straddling(arena: Arena, names: Sequence[str]) -> None:
+    """Refuse segments that no GPU should import as one range; see `mlxhog.arena.layout`.
+
+    Raises:
+        EnvironmentLacks: there is one.
+    """
+    for name in names:
+        if arena.layout.straddles(name):
+            nbytes = arena.layout.segments[name].nbytes
+            raise EnvironmentLacks(
+                f"segment {name} has {nbytes:,} bytes, and shared memory of macOS consists of "
+                "pieces of 4 GiB, which a GPU imports one by one; smaller models fit"
+            )
 
 
 class MetalSteps:

@@ -148,7 +148,7 @@ class Job:
         budget: how long to train.
         step_limit: the budget in steps, where it limits them.
         run_dir: for logs.
-        halvings: how often its work at a time has been halved, see `worker_messages`.
+        halvings: how often its work at a time has been halved, see `worker.py`.
     """
 
     setup: Setup

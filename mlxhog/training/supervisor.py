@@ -30,7 +30,7 @@ from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import Strategy, turns
-from mlxhog.training import worker, worker_messages
+from mlxhog.training import worker
 from mlxhog.training.job import Job
 
 RESTART_WINDOW_S = 600.0
@@ -139,7 +139,7 @@ class Supervisor:
                 continue
             if not seat.heard and self.entry(seat).state == State.RUNNING:
                 seat.heard = True
-                self.messages += worker_messages.read_notices(self._log(seat.slot), seat.log_begin)
+                self.messages += worker.read_notices(self._log(seat.slot), seat.log_begin)
                 if seat.joined and not seat.up:
                     seat.up = True
                     self._count()
@@ -211,8 +211,8 @@ class Supervisor:
         # A worker that never gets up is given up however long it takes to fail each time.
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
-        if worker_messages.ended_by_watchdog(seat.spec.backend, death.code):
-            lost_gpu = worker_messages.lost_gpu_text(death.code, self.last_words(seat.slot))
+        if worker.ended_by_watchdog(seat.spec.backend, death.code):
+            lost_gpu = worker.lost_gpu_text(death.code, self.last_words(seat.slot))
             self._ease(seat, f"{what} {lost_gpu}")
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
@@ -230,14 +230,14 @@ class Supervisor:
         Raises:
             WorkerFailed: that has been done three times.
         """
-        if seat.halvings == worker_messages.MOST_HALVINGS:
+        if seat.halvings == worker.MOST_HALVINGS:
             raise WorkerFailed(
                 f"{cause} with less and less work at a time, last words "
-                f"{self.last_words(seat.slot)!r}; {worker_messages.HINTS}"
+                f"{self.last_words(seat.slot)!r}; {worker.HINTS}"
             )
         seat.halvings += 1
         job = self._make_job(seat.slot, seat.halvings)
-        self.messages.append(worker_messages.less_work_text(cause, job.micro_batch))
+        self.messages.append(worker.less_work_text(cause, job.micro_batch))
 
     # -- joining and leaving ---------------------------------------------------------------------
 
@@ -366,7 +366,7 @@ class Supervisor:
 
     def last_words(self, slot: int) -> str:
         """The last line of a worker's log."""
-        return worker_messages.last_line(self._log(slot))
+        return worker.last_line(self._log(slot))
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -1,28 +1,47 @@
-"""One worker process: do what the supervisor says, from the first command to the last."""
+"""One worker process: do what the supervisor says, from the first command to the last.
+
+What it has to tell the supervisor beside its records are notices in its log, its last line and its
+exit code. Notices are lines that the user should read; they stand among a run's first lines.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import time
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, records
 from mlxhog.arena.control import Command
+from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.backends.backend import Float32
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
 from mlxhog.machine import darwin
 from mlxhog.machine.processes import FAULTS, end_by, follow_parent
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
-from mlxhog.strategies import Context
-from mlxhog.training import worker_messages, zero_copy
+from mlxhog.optim import metal_steps
+from mlxhog.optim.metal_steps import MetalSteps, NotShared, Rule
+from mlxhog.strategies import Context, look_ahead
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Steps
+
+LOST_GPU_EXIT_CODE = 75  # of a worker that heard it: like EX_TEMPFAIL, which other programs use so
+MOST_HALVINGS = 3
+HINTS = (
+    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, a display that is "
+    "off, or AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 may help"
+)
+_NOTICE = "notice: "
+_METAL_SAYS = "Command buffer execution failed"
 
 
 def main(job: Job) -> None:
@@ -40,8 +59,8 @@ def main(job: Job) -> None:
         except FAULTS as fault:
             end_by(fault)
         except (MlxhogError, RuntimeError) as error:
-            if worker_messages.is_lost_gpu(error):
-                code = worker_messages.LOST_GPU_EXIT_CODE
+            if is_lost_gpu(error):
+                code = LOST_GPU_EXIT_CODE
             elif isinstance(error, MlxhogError):
                 code = error.exit_code
             else:
@@ -101,7 +120,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
         share=job.gpu_share,
         compute_dtype=config.compute_dtype,
     )
-    live = zero_copy.live_params(job, arena)
+    live = live_params(job, arena)
     backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
     hidden = families.hidden_matrices(setup.model)
     optimizer = optim.build(
@@ -116,7 +135,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
         strategy=setup.strategy,
         backend=backend,
         optimizer=optimizer,
-        metal=zero_copy.metal_steps(job, arena, optimizer.metal_rule, setup.decay),
+        metal=gpu_steps(job, arena, optimizer.metal_rule),
         schedule=setup.schedule(),
         budget=job.budget,
         step_limit=job.step_limit,
@@ -130,3 +149,120 @@ def resident_bytes() -> int:
     """Largest resident set of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+# -- unified memory ------------------------------------------------------------------------------
+
+
+def live_params(job: Job, arena: Arena) -> Float32 | None:
+    """The shared parameters where this worker computes with them, else None: a snapshot is taken.
+
+    On a CPU they are memory like any other.
+    """
+    if job.config.read != "live":
+        return None
+    backend = job.spec.backend
+    if backend == "mlx:gpu":
+        try:
+            metal_steps.check_live_reads(arena, job.slot)
+        except NotShared as why:
+            leave_notice(f"worker {job.slot} ({backend}) takes snapshots, not live reads: {why}")
+            return None
+    return arena.params
+
+
+def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
+    """What adds this worker's steps by Metal kernels; None where native code adds them.
+
+    Raises:
+        EnvironmentLacks: emulation lacks its C++ compiler.
+        MetalError: a kernel does not compile.
+    """
+    if job.engine is None:
+        return None
+    try:
+        return metal_steps.steps_of_worker(
+            arena,
+            rule,
+            job.setup.decay,
+            engine=job.engine,
+            threads=job.spec.threads,
+            slot=job.slot,
+            recorded=tuple(look_ahead.segments(job.config, job.setup.strategy.slots)),
+        )
+    except NotShared as why:
+        leave_notice(
+            f"worker {job.slot} ({job.spec.backend}) lets the CPU add its steps, not the GPU: {why}"
+        )
+        return None
+
+
+# -- what a worker tells its supervisor ----------------------------------------------------------
+#
+# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises what Metal
+# says of it at the next wait for the GPU; older ones, and other libraries, abort the process on a
+# thread of Metal's, where nothing can be caught. A process to which either happened does not
+# recover. Less work at a time is the remedy, so the worker comes back with half the micro-batch;
+# the sequences of its ticket, and so the gradient, stay the same.
+# Source: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where users
+# report that the hints help.
+
+
+def leave_notice(text: str) -> None:
+    """Leave a notice, from a worker."""
+    with suppress(OSError):  # the disk of the log may be full
+        print(f"{_NOTICE}{text}", flush=True)
+
+
+def read_notices(log: Path, since: int) -> list[str]:
+    """The notices in a worker's log from byte `since` on."""
+    if not log.exists():
+        return []
+    with log.open("rb") as stream:
+        stream.seek(since)
+        lines = stream.read().decode(errors="replace").splitlines()
+    return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
+
+
+def last_line(log: Path) -> str:
+    """The last line of a worker's log."""
+    with log.open("rb") if log.exists() else BytesIO() as output:
+        return last_lines(output)[-1]
+
+
+def is_lost_gpu(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is Metal's of work that it did not finish."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if _METAL_SAYS in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def ended_by_watchdog(backend: str, exit_code: int) -> bool:
+    """Whether a worker seems to have been ended by the watchdog."""
+    return backend in GPU_BACKENDS and exit_code in (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
+
+
+def lost_gpu_text(exit_code: int, last_words: str) -> str:
+    """What happened to a worker that was ended."""
+    return (
+        f"lost its GPU ({last_words})"
+        if exit_code == LOST_GPU_EXIT_CODE
+        else "was aborted (SIGABRT)"
+    )
+
+
+def less_work_text(cause: str, micro_batch: int) -> str:
+    """What the user reads when a worker comes back with less work at a time.
+
+    Args:
+        cause: who was ended, and how.
+        micro_batch: sequences that it computes at a time from now on.
+    """
+    sequences = f"{micro_batch} sequence{'s' * (micro_batch > 1)}"
+    return (
+        f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts again "
+        f"with micro-batches of {sequences}. If this happens again, {HINTS}"
+    )

@@ -22,7 +22,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
-from mlxhog.training import steps, supervisor, worker_messages
+from mlxhog.training import steps, worker
 from mlxhog.training.job import Job
 from tests.training import lost_gpu
 from tests.training.small import small_config
@@ -51,7 +51,7 @@ class Aborter:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of MLX on the CPU count as GPU workers."""
-    monkeypatch.setattr(worker_messages, "GPU_BACKENDS", ("mlx:cpu",))
+    monkeypatch.setattr(worker, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -87,7 +87,7 @@ def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
 def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "worker", lost_gpu)
+    monkeypatch.setattr(worker, "main", lost_gpu.main)
     observer = Aborter(aborts=0)
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=observer)
     assert result.status == "done"
@@ -100,19 +100,17 @@ def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at
 
 
 def test_only_what_metal_says_of_unfinished_work_is_taken_for_it() -> None:
-    assert worker_messages.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
-    assert not worker_messages.is_lost_gpu(
-        RuntimeError("[metal::malloc] Resource limit (499000) exceeded.")
-    )
+    assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
+    assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
 
 
 def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim() -> None:
-    assert worker_messages.ended_by_watchdog("mlx:gpu", -signal.SIGABRT)
-    assert worker_messages.ended_by_watchdog("torch:mps", -signal.SIGABRT)
-    assert worker_messages.ended_by_watchdog("mlx:gpu", worker_messages.LOST_GPU_EXIT_CODE)
-    assert not worker_messages.ended_by_watchdog("mlx:cpu", -signal.SIGABRT)
-    assert not worker_messages.ended_by_watchdog("mlx:cpu", worker_messages.LOST_GPU_EXIT_CODE)
-    assert not worker_messages.ended_by_watchdog("mlx:gpu", -signal.SIGKILL)
+    assert worker.ended_by_watchdog("mlx:gpu", -signal.SIGABRT)
+    assert worker.ended_by_watchdog("torch:mps", -signal.SIGABRT)
+    assert worker.ended_by_watchdog("mlx:gpu", worker.LOST_GPU_EXIT_CODE)
+    assert not worker.ended_by_watchdog("mlx:cpu", -signal.SIGABRT)
+    assert not worker.ended_by_watchdog("mlx:cpu", worker.LOST_GPU_EXIT_CODE)
+    assert not worker.ended_by_watchdog("mlx:gpu", -signal.SIGKILL)
 
 
 def job(**options: Any) -> Job:

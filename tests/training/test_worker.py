@@ -95,7 +95,7 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer(
     plan = make_plan(config)
     backend = SimpleNamespace(bind=lambda *_: None)
     monkeypatch.setattr(worker.backends, "create", lambda *_, **__: backend)
-    monkeypatch.setattr(worker.zero_copy, "live_params", lambda *_: None)
+    monkeypatch.setattr(worker, "live_params", lambda *_: None)
     with Arena.create(plan.layout) as arena:
         job = Job(
             setup=plan.for_workers(), handle=arena.handle(), slot=1, budget=Budget(steps=1),

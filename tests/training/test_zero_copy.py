@@ -16,9 +16,10 @@ from mlxhog.arena import Arena, plan
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
+from mlxhog.optim import metal_steps
 from mlxhog.optim.metal_steps import ADAM
 from mlxhog.strategies import build
-from mlxhog.training import worker_messages, zero_copy
+from mlxhog.training import worker
 from mlxhog.training.job import Job
 from tests.training.small import small_config
 from tests.training.test_watchdog import job
@@ -66,12 +67,13 @@ def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
             strategy=build(config, 1),
             workers=2 * (WorkerSpec(backend, 1),),
             writers=SimpleNamespace(engine=lambda backend: engine),
+            decay=frozenset(),
         ),
     )
 
 
-def with_engine(monkeypatch: pytest.MonkeyPatch, made: Any) -> None:
-    monkeypatch.setattr(zero_copy.engine, "create", lambda name, **_: made)
+def with_engine(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+    monkeypatch.setattr(metal_steps.engines, "create", lambda name, **_: engine)
 
 
 LIVE: dict[str, object] = {"read": "live", "predict": "none"}
@@ -81,28 +83,28 @@ def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
     monkeypatch: pytest.MonkeyPatch, arena: Arena
 ) -> None:
     with_engine(monkeypatch, ReferenceEngine())
-    found = zero_copy.live_params(a_job("mlx:gpu", **LIVE), arena)
-    assert found is not None
-    assert np.shares_memory(found, arena.params)
-    assert zero_copy.live_params(a_job("mlx:gpu"), arena) is None  # nobody asked
-    monkeypatch.setattr(zero_copy.engine, "create", pytest.fail)
-    assert zero_copy.live_params(a_job("torch:cpu", **LIVE), arena) is not None
+    params = worker.live_params(a_job("mlx:gpu", **LIVE), arena)
+    assert params is not None
+    assert np.shares_memory(params, arena.params)
+    assert worker.live_params(a_job("mlx:gpu"), arena) is None  # nobody asked
+    monkeypatch.setattr(metal_steps.engines, "create", pytest.fail)
+    assert worker.live_params(a_job("torch:cpu", **LIVE), arena) is not None
 
 
 @pytest.mark.parametrize(
-    ("made", "why"),
+    ("engine", "why"),
     [(Refuses(), "MLX cannot import this"), (Copies(), "is not seen on the other")],
 )
 def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
     monkeypatch: pytest.MonkeyPatch,
     arena: Arena,
     capsys: pytest.CaptureFixture[str],
-    made: Any,
+    engine: Any,
     why: str,
 ) -> None:
-    with_engine(monkeypatch, made)
-    assert zero_copy.live_params(a_job("mlx:gpu", **LIVE), arena) is None
-    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    with_engine(monkeypatch, engine)
+    assert worker.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
     live, writes = capsys.readouterr().out.splitlines()
     assert live.startswith("notice: worker 2 (mlx:gpu) takes snapshots, not live reads: ")
     assert writes.startswith("notice: worker 2 (mlx:gpu) lets the CPU add its steps, not the GPU: ")
@@ -115,10 +117,9 @@ def test_a_gpu_that_shares_memory_adds_its_own_steps(
 ) -> None:
     with_engine(monkeypatch, ReferenceEngine())
     before = arena.params.copy()
-    made = zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset())
-    assert made is not None
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is not None
     np.testing.assert_array_equal(arena.params, before)
-    assert zero_copy.metal_steps(a_job("mlx:gpu"), arena, ADAM, frozenset()) is None
+    assert worker.gpu_steps(a_job("mlx:gpu"), arena, ADAM) is None
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -129,22 +130,21 @@ def test_moments_that_cannot_be_imported_leave_the_steps_to_the_cpu(
     more: int,
 ) -> None:
     with_engine(monkeypatch, RefusesLater(more))
-    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
     assert "lets the CPU add its steps, not the GPU: MLX cannot" in capsys.readouterr().out
 
 
 def test_every_segment_of_the_rule_is_imported_before_the_first_step(
     monkeypatch: pytest.MonkeyPatch, arena: Arena
 ) -> None:
-    made = RefusesLater(4)
-    with_engine(monkeypatch, made)
-    steps = zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset())
+    with_engine(monkeypatch, RefusesLater(4))
+    steps = worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM)
     assert steps is not None
     for name in ("m.1", "v.1", "m.2", "v.2"):
         steps.adopt(arena.segment(name))  # as steps do; it is not imported again
     rule = replace(ADAM, private=("m",), shared=("s",))
     with_engine(monkeypatch, RefusesLater(2))
-    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, rule, frozenset()) is None
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, rule) is None
 
 
 def test_memory_of_several_pieces_of_macos_is_not_imported(
@@ -152,10 +152,10 @@ def test_memory_of_several_pieces_of_macos_is_not_imported(
 ) -> None:
     with_engine(monkeypatch, ReferenceEngine())
     monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "v.2")
-    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
     assert "segment v.2 has" in capsys.readouterr().out
     monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "params")
-    assert zero_copy.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert worker.live_params(a_job("mlx:gpu", **LIVE), arena) is None
     assert "segment params has" in capsys.readouterr().out
 
 
@@ -163,17 +163,15 @@ def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "worker-1.log"
-    assert worker_messages.read_notices(log, 0) == []
+    assert worker.read_notices(log, 0) == []
     log.write_text("notice: of an earlier process\n")
     begin = log.stat().st_size
     with log.open("a") as stream:
         stream.write("something else\nnotice: it takes snapshots\n")
-    assert worker_messages.read_notices(log, begin) == ["it takes snapshots"]
+    assert worker.read_notices(log, begin) == ["it takes snapshots"]
 
     messages: list[str] = []
-    monkeypatch.setattr(
-        worker_messages, "read_notices", lambda path, since: [f"notice of {path.name}"]
-    )
+    monkeypatch.setattr(worker, "read_notices", lambda path, since: [f"notice of {path.name}"])
     train(
         small_config(tmp_path, workers="mlx:cpu*2", steps=2),
         observer=lambda progress: messages.append(progress.message or ""),
