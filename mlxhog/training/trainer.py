@@ -32,13 +32,12 @@ from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import checkpoints, evenness, origin, recording
-from mlxhog.training.elastic import Elastic
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Observer, Reporter, summary
-from mlxhog.training.requests import Requests
+from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over

@@ -17,7 +17,7 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.training import elastic
+from mlxhog.training import requests
 from mlxhog.training.memory import Memory
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
@@ -249,7 +249,7 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
             arena.segment(f"m.{slot}")[...] = steps
             arena.segment(f"residual.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of somebody who left
-        elastic.inherit(arena, 3, ("m", "residual"))
+        requests.inherit(arena, 3, ("m", "residual"))
         assert arena.workers.entry(3).opt_step == 9
         assert (arena.segment("m.3") == 9.0).all()
         assert (arena.segment("residual.3") == 0.0).all()
@@ -267,8 +267,8 @@ def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
                 arena.segment("m.1")[...] = 4.0
                 entry.opt_step, entry.phase = 4, Phase.DATA
 
-        monkeypatch.setattr(elastic.time, "sleep", nap)
-        elastic.inherit(arena, 2, ("m",))
+        monkeypatch.setattr(requests.time, "sleep", nap)
+        requests.inherit(arena, 2, ("m",))
         assert len(naps) == 4
         assert (arena.segment("m.2") == 4.0).all()
         assert arena.workers.entry(2).opt_step == 4
