@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.arena.requests import Refused
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger, Position
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError
+from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -29,7 +30,13 @@ from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
 from mlxhog.training.ending import HeldOutWatch
 from mlxhog.training.plan import Plan
+from mlxhog.training.publishing import Publisher
+from mlxhog.training.reporting import Reporter
 from mlxhog.training.resume import Resumption
+from mlxhog.training.session import Session
+
+SAVE_BYTES_PER_S = 200e6  # written, flushed and read again for its digest
+PAUSE_S = 10.0  # how long workers may take to finish the step in hand
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,11 @@ def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
     )
 
 
+def save_s(plan: Plan, arena: Arena) -> float:
+    """Return about how long a checkpoint of an arena takes, as its workers are now."""
+    return n_bytes(plan, len(plan.strategy.state_slots(arena))) / SAVE_BYTES_PER_S
+
+
 def save(
     plan: Plan,
     run: Run,
@@ -296,3 +308,76 @@ def save(
         tokenizer=plan.data.tokenizer,
         keep_last=config.keep_last,
     )
+
+
+class Saver:
+    """Saves one run while it lives.
+
+    Attributes:
+        newest: what was saved last; None where nothing was.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        reporter: Reporter,
+        start: Start,
+        watch: HeldOutWatch,
+        publisher: Publisher | None,
+    ) -> None:
+        """Prepare; nothing is saved yet."""
+        self.newest: Path | None = None
+        self._session, self._reporter, self._start = session, reporter, start
+        self._watch, self._publisher = watch, publisher
+
+    def save(self) -> Path:
+        """Save what the run has come to; see the function `save`."""
+        session, reporter = self._session, self._reporter
+        self.newest = save(
+            reporter.plan,
+            reporter.run,
+            session.arena,
+            session.ledger,
+            self._start,
+            reporter.monitor,
+            self._watch,
+        )
+        reporter.record("checkpoint", path=self.newest)
+        return self.newest
+
+    def save_while_training(self) -> Path:
+        """Let every worker finish its step, save, and go on; returns the checkpoint.
+
+        Raises:
+            Refused: the workers did not pause, or it cannot be written; training goes on.
+        """
+        with self._session.paused(PAUSE_S) as still:
+            if not still:
+                raise Refused(f"workers did not pause within {PAUSE_S:.0f} s")
+            self._session.settle()
+            if self._publisher is not None:  # what readers get is the checkpoint's
+                self._publisher.publish_at_rest()
+            try:
+                return self.save()
+            except (EnvironmentLacks, CheckpointError) as error:
+                raise Refused(str(error), error.exit_code) from error
+
+    def save_now_and_then(self) -> None:
+        """Save while training, unless the end is near, which saves a checkpoint anyway."""
+        monitor, took_s = self._reporter.monitor, save_s(self._reporter.plan, self._session.arena)
+        limit_s = monitor.budget.seconds
+        if limit_s is not None and monitor.seconds() + took_s >= limit_s:
+            return
+        try:
+            self.save_while_training()
+        except Refused as error:
+            if not self._session.interrupts():
+                self._session.report(f"no checkpoint: {error}; training goes on")
+
+    def save_best(self) -> None:
+        """Save while training, and let checkpoints/best name what was saved."""
+        try:
+            checkpoint.mark_best(self._reporter.run, self.save_while_training())
+        except (Refused, EnvironmentLacks) as error:
+            if not self._session.interrupts():
+                self._session.report(f"no best checkpoint: {error}; training goes on")

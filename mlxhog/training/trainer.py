@@ -6,14 +6,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mlxhog.arena import published
 from mlxhog.arena.control import Command
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.requests import Refused, RequestServer
+from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
@@ -43,7 +42,6 @@ from mlxhog.training.session import Session
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
-SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
 def train(
@@ -135,7 +133,7 @@ class _Training(Session):
         self.watch = HeldOutWatch.of(self.config, plan.resumption)
         self.val_share: float | None = None
         self.status = "running"
-        self.saved: Path | None = None
+        self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
         self.unsaved: EnvironmentLacks | None = None
         self._deadlines = Deadlines(began_ns, budget.seconds, whole=whole_time)
         self._stack = stack
@@ -147,7 +145,7 @@ class _Training(Session):
             self.monitor,
             Elastic(self, plan, self.monitor),
             end=self._signals.end,
-            save=self._save_while_training,
+            save=self.saver.save_while_training,
         )
 
     # -- the run from its start to its end -------------------------------------------------------
@@ -165,7 +163,7 @@ class _Training(Session):
             try:
                 if self.following is not None:
                     if self.plan.resumption is None:
-                        self._save()  # from where whatever it takes in is found after a kill
+                        self.saver.save()  # from where whatever it takes in is found after a kill
                     self.following.begin(self.arena, self.ledger, self._stack)
                 if self.config.determinism == "record":
                     recording.begin(self.plan, self.run.directory, self.arena)
@@ -184,7 +182,7 @@ class _Training(Session):
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
             except _StopNow:
-                self.status, self.saved = "interrupted", None
+                self.status, self.saver.newest = "interrupted", None
             except Diverged as failure:
                 self.status, error = "diverged", failure
             except WorkerFailed as failure:
@@ -246,7 +244,7 @@ class _Training(Session):
         regular: list[tuple[Interval, Callable[[], None]]] = [
             (config.eval_every, partial(self.ask, "eval")),
             (config.sample_every, partial(self.ask, "sample")),
-            (config.save_every, self._save_now_and_then),
+            (config.save_every, self.saver.save_now_and_then),
         ]
         last = [(0, 0.0)] * len(regular)
         while not self._signals.count:
@@ -254,7 +252,7 @@ class _Training(Session):
                 self.monitor.over = True
                 break
             self.poll()
-            if self.watch.look(self.monitor, self._save_best, self.report):
+            if self.watch.look(self.monitor, self.saver.save_best, self.report):
                 self.monitor.over = True
                 break
             steps, seconds = counters.load("steps"), self.monitor.seconds()
@@ -268,15 +266,11 @@ class _Training(Session):
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
         evaluates = self.config.eval_every.on
-        limit_s = self._deadlines.training_s(save_s=self._save_s(), evaluates=evaluates)
+        save_s = checkpoints.save_s(self.plan, self.arena)
+        limit_s = self._deadlines.training_s(save_s=save_s, evaluates=evaluates)
         if limit_s is not None:
             self.arena.counters.store("limit_ns", int(limit_s * 1e9))
             self.monitor.budget = replace(self.start.budget, seconds=limit_s)
-
-    def _save_s(self) -> float:
-        """About how long a checkpoint takes."""
-        n_slots = len(self.strategy.state_slots(self.arena))
-        return checkpoints.n_bytes(self.plan, n_slots) / SAVE_BYTES_PER_S
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
@@ -309,7 +303,8 @@ class _Training(Session):
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
         limit_s = GRACE_S if self._time_is_over() else REST_S
         if self._time_is_over() and not self.arena.counters.load("steps"):
-            limit_s = max(GRACE_S, self._deadlines.first_step_s(self._save_s()))
+            save_s = checkpoints.save_s(self.plan, self.arena)
+            limit_s = max(GRACE_S, self._deadlines.first_step_s(save_s))
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
@@ -334,9 +329,9 @@ class _Training(Session):
             self.evaluation.begin()
         try:
             if self.start.budget.is_used_up and self.plan.resumption is not None:
-                self.saved = self.plan.resumption.checkpoint.path
+                self.saver.newest = self.plan.resumption.checkpoint.path
             else:
-                path = self._save()
+                path = self.saver.save()
                 if self._signals.count:
                     self.report(f"saved {path.name}")
         except EnvironmentLacks as error:
@@ -346,7 +341,7 @@ class _Training(Session):
             raise Diverged(
                 f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
             ) from error
-        self.watch.close(self.run, self.saved, self.report)
+        self.watch.close(self.run, self.saver.newest, self.report)
         if evaluates and not self._signals.count:
             self._take_evaluation()
 
@@ -357,60 +352,18 @@ class _Training(Session):
             return failure
         try:
             self.settle()
-            self._save()
+            self.saver.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
         return WorkerFailed(
-            f"{failure}; saved {self.saved}, go on with mlxhog train --resume {self.run.directory}"
+            f"{failure}; saved {self.saver.newest}, go on with mlxhog train --resume "
+            f"{self.run.directory}"
         )
-
-    def _save_now_and_then(self) -> None:
-        """Save while training, unless the end is near, which saves a checkpoint anyway."""
-        limit_s = self.monitor.budget.seconds
-        if limit_s is not None and self.monitor.seconds() + self._save_s() >= limit_s:
-            return
-        try:
-            self._save_while_training()
-        except Refused as error:
-            if not self._signals.count:
-                self.report(f"no checkpoint: {error}; training goes on")
-
-    def _save_while_training(self) -> Path:
-        """Let every worker finish its step, save, and go on; returns the checkpoint.
-
-        Raises:
-            Refused: the workers did not pause, or it cannot be written; training goes on.
-        """
-        with self.paused(REST_S) as still:
-            if not still:
-                raise Refused(f"workers did not pause within {REST_S:.0f} s")
-            self.settle()
-            if self.publisher is not None:  # what readers get is the checkpoint's
-                self.publisher.publish_at_rest()
-            try:
-                return self._save()
-            except (EnvironmentLacks, CheckpointError) as error:
-                raise Refused(str(error), error.exit_code) from error
-
-    def _save_best(self) -> None:
-        """Save while training, and let checkpoints/best name what was saved."""
-        try:
-            checkpoint.mark_best(self.run, self._save_while_training())
-        except (Refused, EnvironmentLacks) as error:
-            if not self._signals.count:
-                self.report(f"no best checkpoint: {error}; training goes on")
 
     def _end_publishing(self) -> None:
         """Leave readers the last weights; nobody may move."""
         if self.publisher is not None:
             self.publisher.end()
-
-    def _save(self) -> Path:
-        self.saved = checkpoints.save(
-            self.plan, self.run, self.arena, self.ledger, self.start, self.monitor, self.watch
-        )
-        self.reporter.record("checkpoint", path=self.saved)
-        return self.saved
 
     def _take_evaluation(self) -> None:
         """Wait for the evaluation of the parameters, and evaluate what they are the average of."""
@@ -460,13 +413,13 @@ class _Training(Session):
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""
-        self.reporter.write_status(status=self.status, checkpoint=self.saved, **more)
+        self.reporter.write_status(status=self.status, checkpoint=self.saver.newest, **more)
 
     def _result(self, error: MlxhogError | None) -> Result:
         return self.reporter.result(
             self.supervisor,
             status=self.status,
-            checkpoint=self.saved,
+            checkpoint=self.saver.newest,
             val_share=self.val_share,
             copies_bits_per_byte=tuple(self.evaluation.copies_bits_per_byte),
             network_bytes=checkpoints.network_bytes(self.plan, self.arena),
