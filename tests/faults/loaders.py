@@ -22,12 +22,12 @@ from mlxhog import cli
 from mlxhog.arena import layout
 from mlxhog.classic.loaders.pairs import load_graph, load_ratings
 from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
+from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, prepare, tokenizers
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
-from mlxhog.decoding.text import read_prompts
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json
 from mlxhog.machine import verdicts
