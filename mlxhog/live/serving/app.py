@@ -1,15 +1,17 @@
-"""The HTTP interface: routes, answers whole or as streams, health and metrics."""
+"""The HTTP interface: who is admitted, routes, answers whole or as streams, health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic, time
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,16 +20,23 @@ from starlette.types import Message, Receive, Scope, Send
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Int32, Request, checked_ids
-from mlxhog.errors import DataError, Diverged, EnvironmentLacks, MlxhogError, RunError
+from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import replies, requests
-from mlxhog.live.serving.admission import Admission, read_body
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import FAILED, Busy, EngineThread, Failed, Job, Part, Served
+from mlxhog.live.serving.engine_thread import FAILED, Busy, EngineThread, Job, Part, Served
 from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from mlxhog.live.serving.replies import Reply, error_body
+from mlxhog.live.serving.replies import EventStream, Reply, error_body, for_client, unless_gone
 from mlxhog.live.serving.requests import ClientRequest, Refused
+from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 
 RETRY_AFTER_S = 1
+MOST_BODY_BYTES = 1_000_000
+MOST_HEADERS = 100
+BODY_S = 30.0
+"""How long a client may take to send the body of a request."""
+
+_OPEN = frozenset({"/health"})
+"""What needs no key: it tells whether the server is well, and no text of anyone."""
 
 
 class Api:
@@ -105,11 +114,11 @@ class Api:
         if request.stream:
             return EventStream(job, reply, parts, self._leave)
         try:
-            if await _unless_gone(http.receive, _all(parts, reply)):
+            if await unless_gone(http.receive, _all(parts, reply)):
                 return _json(reply.whole())
             return Response(status_code=499)  # nobody reads it
         except MlxhogError as error:
-            raise _for_client(error) from error
+            raise for_client(error) from error
         finally:
             self._leave(job)
 
@@ -265,87 +274,10 @@ class Api:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-class EventStream(Response):
-    """Server-sent events: an answer as it is written. A client that goes away cancels it.
-
-    Args:
-        job: the answer.
-        reply: makes the events.
-        parts: of the answer, as they come.
-        leave: called when nobody reads any more.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        reply: Reply,
-        parts: AsyncIterator[list[Part]],
-        leave: Callable[[Job], None],
-    ) -> None:
-        super().__init__(
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
-        del self.headers["content-length"]
-        self._job, self._reply, self._parts, self._leave = job, reply, parts, leave
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-        try:
-            await _unless_gone(receive, self._send(send))
-        finally:
-            self._leave(self._job)
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-
-        async def write(events: Sequence[bytes], *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
-
-        await write(self._reply.begin())
-        try:
-            async for parts in self._parts:
-                if events := self._reply.events(parts):
-                    await write(events)
-        except MlxhogError as error:
-            await write([replies.event(error_body(_for_client(error)))], more=False)
-            return
-        await write(self._reply.end(), more=False)
-
-
 async def _all(parts: AsyncIterator[list[Part]], reply: Reply) -> None:
     async for some in parts:
         for part in some:
             reply.take(part)
-
-
-async def _unless_gone(receive: Receive, work: Awaitable[None]) -> bool:
-    """Do something for a client unless it goes away; returns whether it stayed."""
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            return False
-        working.result()
-        return True
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-def _for_client(error: MlxhogError) -> Refused:
-    """Return an error of the engine as an answer: the client's fault, or the weights'."""
-    if isinstance(error, Failed):
-        return Refused(str(error), status=500)
-    if isinstance(error, Diverged):
-        return Refused(str(error), status=503, code="not_finite")
-    return Refused(str(error), code="invalid_value")
 
 
 def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -380,3 +312,74 @@ async def _not_found(http: HTTPRequest, error: Exception) -> Response:
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
     return _error(Refused(FAILED, status=500))
+
+
+# -- admission -----------------------------------------------------------------------------------
+
+
+class Admission:
+    """Decides by the head of a request whether it is read any further.
+
+    Without a key everything on this machine may use the server, but for web pages: a browser would
+    send their requests here as well as those of the user's own programs.
+
+    Args:
+        host: the address the server listens on.
+        key: what clients have to send; None is nothing.
+    """
+
+    def __init__(self, host: str, key: str | None) -> None:
+        self._key = None if key is None else key.encode()
+        # HTTP/1.0 need not name the host.
+        self._names = OWN_NAMES | {host.lower(), ""} if is_own(host) else None
+
+    def check(self, scope: Scope) -> None:
+        """Check a request of ASGI.
+
+        Raises:
+            Refused: it has too many headers, lacks the key, or comes from a web page.
+        """
+        if len(scope["headers"]) > MOST_HEADERS:
+            raise Refused(
+                f"{len(scope['headers'])} headers; at most {MOST_HEADERS} are read", status=431
+            )
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if self._key is None:
+            try:
+                check_names(headers, self._names)
+            except ForeignRequest as foreign:
+                advice = "; with an API key they may" if foreign.status == 403 else ""
+                raise Refused(f"{foreign}{advice}", status=foreign.status) from None
+        elif scope["path"] not in _OPEN:
+            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):
+                raise Refused(
+                    "no API key, or a wrong one; send the server's as Authorization: Bearer KEY",
+                    status=401,
+                    code="invalid_api_key",
+                )
+
+
+async def read_body(http: HTTPRequest) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        Refused: it is too long, or does not come.
+    """
+    too_long = Refused(f"the body has more than {MOST_BODY_BYTES:,} bytes", status=413)
+    length = http.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > MOST_BODY_BYTES:
+        raise too_long
+    pieces, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in http.stream():
+                pieces.append(piece)
+                size += len(piece)
+                if size > MOST_BODY_BYTES:
+                    raise too_long
+    except TimeoutError:
+        raise Refused(f"the body did not come within {BODY_S:.0f} s", status=408) from None
+    except ClientDisconnect:
+        raise Refused("the client has gone", status=499) from None
+    return b"".join(pieces)

@@ -1,15 +1,20 @@
-"""The JSON that clients get: answers whole or in chunks, errors, the list of models."""
+"""What clients get: the JSON of answers, errors and the list of models, and streams of events."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
 from mlxhog.decoding.engine import FinishReason
-from mlxhog.live.serving.engine_thread import Job, Part
+from mlxhog.errors import Diverged, MlxhogError
+from mlxhog.live.serving.engine_thread import Failed, Job, Part
 from mlxhog.live.serving.requests import ClientRequest, Refused
 
 _FINISHED: dict[FinishReason | None, str | None] = {
@@ -188,3 +193,83 @@ def models(name: str, created: int) -> dict[str, Any]:
 def model(name: str, created: int) -> dict[str, Any]:
     """Return the description of a model."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mlxhog"}
+
+
+# -- streams -------------------------------------------------------------------------------------
+
+
+class EventStream(Response):
+    """Server-sent events: an answer as it is written. A client that goes away cancels it.
+
+    Args:
+        job: the answer.
+        reply: makes the events.
+        parts: of the answer, as they come.
+        leave: called when nobody reads any more.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        reply: Reply,
+        parts: AsyncIterator[list[Part]],
+        leave: Callable[[Job], None],
+    ) -> None:
+        super().__init__(
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+        del self.headers["content-length"]
+        self._job, self._reply, self._parts, self._leave = job, reply, parts, leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await unless_gone(receive, self._send(send))
+        finally:
+            self._leave(self._job)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+
+        async def write(events: Sequence[bytes], *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
+
+        await write(self._reply.begin())
+        try:
+            async for parts in self._parts:
+                if events := self._reply.events(parts):
+                    await write(events)
+        except MlxhogError as error:
+            await write([event(error_body(for_client(error)))], more=False)
+            return
+        await write(self._reply.end(), more=False)
+
+
+async def unless_gone(receive: Receive, work: Awaitable[None]) -> bool:
+    """Do something for a client unless it goes away; returns whether it stayed."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        working.result()
+        return True
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def for_client(error: MlxhogError) -> Refused:
+    """Return an error of the engine as an answer: the client's fault, or the weights'."""
+    if isinstance(error, Failed):
+        return Refused(str(error), status=500)
+    if isinstance(error, Diverged):
+        return Refused(str(error), status=503, code="not_finite")
+    return Refused(str(error), code="invalid_value")
