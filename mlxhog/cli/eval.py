@@ -161,7 +161,7 @@ def _numbers(score: "Score") -> dict[str, float | int | None]:
 
 def _table(record: dict[str, Any], scores: "dict[str, Score]", whole: "Score") -> str:
     """The table of files that have text, their sum, and what computed them."""
-    from mlxhog.report.columns import aligned, cut_path
+    from mlxhog.report.table import aligned, cut_path
 
     header = ("file", "bits/byte", "perplexity", "bytes", "tokens")
     many = {"whole": whole} if len(scores) > 1 else {}

@@ -1,6 +1,7 @@
 """`mlxhog plot`: the losses of runs, in a line of the terminal each and as one picture."""
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from mlxhog.config.options import option
 from mlxhog.errors import RunError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mlxhog.report.record import Record
 
 ABOUT = """\
@@ -25,6 +29,9 @@ EXAMPLES = (
 )
 NAME = "losses.png"
 NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII = "_.-=+*#@"
+"""For a stream that cannot write `_BLOCKS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ def _lines(records: "Sequence[Record]", width: int) -> list[str]:
     """A line per run, all from the same bottom to the same top."""
     import numpy as np
 
-    from mlxhog.report.columns import cut, sparkline
+    from mlxhog.report.table import cut
 
     columns = (record.history.column("train_bits_per_byte") for record in records)
     curves = [column[~np.isnan(column)] for column in columns]
@@ -85,10 +92,47 @@ def _lines(records: "Sequence[Record]", width: int) -> list[str]:
     encoding = sys.stdout.encoding
     lines = [
         f"{name:{wide}}  "
-        f"{sparkline(curve, room, low=low, high=high, encoding=encoding):{room}}  {_ends(record)}"
+        f"{_sparkline(curve, room, low=low, high=high, encoding=encoding):{room}}  {_ends(record)}"
         for name, curve, record in zip(names, curves, records, strict=True)
     ]
     return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]
+
+
+def _sparkline(
+    values: "NDArray[np.float64]", width: int, *, low: float, high: float, encoding: str | None
+) -> str:
+    """Draw numbers in one line, a character for the mean of each part of them.
+
+    Args:
+        values: to draw; a part of nothing but gaps (NaN) is blank.
+        width: characters at most.
+        low: number at the bottom.
+        high: number at the top.
+        encoding: of the stream that the line is for.
+
+    >>> import numpy as np
+    >>> _sparkline(np.array([8.0, 4.0, 2.0, 1.0]), 4, low=1.0, high=8.0, encoding="utf-8")
+    '█▄▂▁'
+    """
+    import numpy as np
+
+    parts = [part[~np.isnan(part)] for part in np.array_split(values, min(width, len(values)) or 1)]
+    means = np.array([part.mean() if len(part) else math.nan for part in parts])
+    known = means[~np.isnan(means)]
+    if not len(known):
+        return ""
+    span = max(high - low, 1e-12)
+    signs = _BLOCKS if _writes(_BLOCKS, encoding) else _ASCII
+    levels = np.clip((means - low) / span, 0.0, 1.0) * (len(signs) - 1)
+    return "".join(" " if math.isnan(level) else signs[round(level)] for level in levels.tolist())
+
+
+def _writes(text: str, encoding: str | None) -> bool:
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _ends(record: "Record") -> str:

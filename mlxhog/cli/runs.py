@@ -123,7 +123,7 @@ def _last_change(run: "Run") -> float:
 
 
 def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
-    from mlxhog.report.columns import aligned
+    from mlxhog.report.table import aligned
 
     marks = [MARKS.get(_text(record, "status"), BAD) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]

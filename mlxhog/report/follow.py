@@ -24,11 +24,10 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.limits import said
 from mlxhog.errors import ArenaError, RunError
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.events import EventLog
 from mlxhog.report.history import MOST_LINE, workers_of
 from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
-from mlxhog.report.record import Record
+from mlxhog.report.record import EventLog, Record
 
 LOOK_S = 0.5
 MOST_MARKS = 20

@@ -1,10 +1,10 @@
-"""Sections of aligned columns and lines that fit the window, in color on a terminal."""
+"""Tables as text: sections that fit the window, in color on a terminal, and plain lines."""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -140,3 +140,58 @@ def _row(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) -
 
 def _text(line: Line) -> str:
     return "".join(text for text, _ in line).rstrip()
+
+
+# -- plain lines ---------------------------------------------------------------------------------
+
+
+def aligned(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: int = 1,
+    width: int | None = None,
+    least: Mapping[int, int] | None = None,
+) -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        header: names of the columns.
+        rows: as wide as the header.
+        words: so many columns are words, aligned to the left; numbers are aligned to the right.
+        width: of the terminal; None is as wide as it gets.
+        least: column -> characters to which its cells may be cut where it is too wide, in the order
+            in which columns are cut.
+    """
+    table = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    excess = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
+    for column, fewest in (least or {}).items():
+        less = max(min(excess, widths[column] - max(fewest, len(header[column]))), 0)
+        widths[column] -= less
+        excess -= less
+    return [
+        _GAP.join(
+            cut(cell, width).ljust(width) if k < words else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def cut(text: str, width: int) -> str:
+    """Return the beginning of a text that is longer than so many characters.
+
+    >>> cut("20261121-224342-a-long-name", 20)
+    '20261121-224342-a...'
+    """
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def cut_path(text: str, width: int) -> str:
+    """Return the end of a path that is longer than so many characters.
+
+    >>> cut_path("/home/someone/notes/letter.txt", 20)
+    '.../notes/letter.txt'
+    """
+    return text if len(text) <= width else f"...{text[len(text) - width + 3 :]}"
