@@ -9,12 +9,10 @@ from typing import Any
 
 from mlxhog import backends
 from mlxhog.backends.backend import Backend
-from mlxhog.checkpoint import formats
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.errors import DataError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -97,25 +95,3 @@ def end_tokens(config: ModelConfig) -> frozenset[int]:
     return frozenset(
         token for token in (eos if isinstance(eos, list) else [eos]) if token is not None
     )
-
-
-def tokenizer_of(opened: formats.Opened) -> Tokenizer:
-    """The tokenizer of a language model's checkpoint.
-
-    Raises:
-        ConfigError: the model is an auto-encoder.
-        DataError: there is none, or one that does not fit the model.
-    """
-    families.check_language_model(opened.config)
-    tokenizer = opened.tokenizer()
-    if tokenizer is None:
-        raise DataError(
-            f"{opened.folder} holds no tokenizer.json, so no text can be read or written; copy the "
-            "model's tokenizer.json and tokenizer_config.json there"
-        )
-    if tokenizer.n_ids > opened.config.vocab_size:
-        raise DataError(
-            f"{opened.folder}: the tokenizer has {tokenizer.n_ids} ids and the model "
-            f"{opened.config.vocab_size}; put the tokenizer there that belongs to the model"
-        )
-    return tokenizer

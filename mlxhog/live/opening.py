@@ -11,7 +11,7 @@ from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import weights as files
 from mlxhog.checkpoint.run import Run
-from mlxhog.decoding.model import Model, end_tokens, tokenizer_of
+from mlxhog.decoding.model import Model, end_tokens
 from mlxhog.errors import ArenaError, CheckpointError, RunError
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.running import OF_COPIES, RunWeights
@@ -122,7 +122,7 @@ def _of_checkpoint(
         weights=weights,
         note=note,
     )
-    tokenizer = tokenizer_of(opened)
+    tokenizer = opened.text_tokenizer()
     model = Model.without_weights(
         backend, opened.config, tokenizer, opened.path, end_tokens(opened.config)
     )

@@ -18,7 +18,7 @@ from mlxhog.config import plain_yaml
 from mlxhog.config.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.files import mapped, plain_json, small_files
 from mlxhog.files.mapped import FLOATS
 from mlxhog.models import families
@@ -270,6 +270,27 @@ class Opened:
         if not (self.folder / "tokenizer.json").is_file():
             return None
         return tokenizers.load(self.folder, self.config.bos_token_id)
+
+    def text_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of a language model, by which text is read and written.
+
+        Raises:
+            ConfigError: the model is an auto-encoder.
+            DataError: there is none, or one that does not fit the model.
+        """
+        families.check_language_model(self.config)
+        tokenizer = self.tokenizer()
+        if tokenizer is None:
+            raise DataError(
+                f"{self.folder} holds no tokenizer.json, so no text can be read or written; copy "
+                "the model's tokenizer.json and tokenizer_config.json there"
+            )
+        if tokenizer.n_ids > self.config.vocab_size:
+            raise DataError(
+                f"{self.folder}: the tokenizer has {tokenizer.n_ids} ids and the model "
+                f"{self.config.vocab_size}; put the tokenizer there that belongs to the model"
+            )
+        return tokenizer
 
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; little memory beside `out`.
