@@ -23,12 +23,11 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError
-from mlxhog.live import publishing
 from mlxhog.live.opening import open_source
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
 from mlxhog.report.metrics import Progress
-from mlxhog.training import reporting
+from mlxhog.training import publishing, reporting
 from tests.live.patterns import Inbox
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
