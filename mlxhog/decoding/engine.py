@@ -223,8 +223,8 @@ class Engine(Generic[State]):
                     return
         staying = [j for j, row in enumerate(self._writing) if row.index != index]
         if len(staying) < len(self._writing):
-            (gone,) = (row for row in self._writing if row.index == index)
-            self._in_session.discard(gone.request.session or "")
+            (row,) = (one for one in self._writing if one.index == index)
+            self._in_session.discard(row.request.session or "")
             self._go_on_with(staying)
 
     def step(self) -> list[Piece]:
@@ -350,12 +350,12 @@ class _Row(Generic[State]):
 
     def take(self, token: int) -> Piece:
         """Go on with a token that was drawn."""
-        piece = self._said(token)
+        piece = self._piece(token)
         if self.request.session is not None:
             self.texts.append(piece.text)
         return piece
 
-    def _said(self, token: int) -> Piece:
+    def _piece(self, token: int) -> Piece:
         if token in self.request.ends:
             return Piece(self.index, None, self._text.end(), "document_end")
         if self.occurred is not None:

@@ -150,8 +150,8 @@ class Sampler:
             tokens, weights = nucleus if tokens is None else tokens[nucleus], weights[nucleus]
         if self._min_p:
             weights = np.where(weights >= self._min_p, weights, 0)
-        chosen = _at(weights, uniform)
-        return chosen if tokens is None else int(tokens[chosen])
+        position = _at(weights, uniform)
+        return position if tokens is None else int(tokens[position])
 
     def _weights(self, logits: NDArray[np.float32], best: float) -> NDArray[np.float32]:
         """Return probabilities relative to the most likely token."""
@@ -217,8 +217,9 @@ def _draw_plain(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> NDA
     tokens = np.count_nonzero(cumulative <= uniforms * cumulative[:, -1:], axis=1)
     for j in np.flatnonzero(tokens == logits.shape[1]):  # at the very end
         tokens[j] = np.flatnonzero(weights[j])[-1]
-    chosen: NDArray[np.intp] = np.where(temperatures[:, 0] == 0, logits.argmax(axis=1), tokens)
-    return chosen
+    greedy = temperatures[:, 0] == 0
+    drawn: NDArray[np.intp] = np.where(greedy, logits.argmax(axis=1), tokens)
+    return drawn
 
 
 def _check_finite(best: NDArray[np.float32]) -> None:

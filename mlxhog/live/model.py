@@ -300,5 +300,5 @@ def _cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> fl
     """Return the summed cross entropy in nats of labels (S,) under logits (S, V)."""
     best = logits.max(axis=-1, keepdims=True)
     total = np.exp(logits - best).sum(axis=-1, dtype=np.float64)
-    chosen = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=-1)
-    return float((np.log(total) - (chosen - best)[:, 0].astype(np.float64)).sum())
+    of_labels = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=-1)
+    return float((np.log(total) - (of_labels - best)[:, 0].astype(np.float64)).sum())

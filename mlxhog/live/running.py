@@ -80,7 +80,7 @@ class RunWeights:
         if SEGMENT in layout.segments:
             self._all_marks = MarksReader(arena.segment(SEGMENT), layout)
         if mode != "racy":
-            self._marks = MarksReader(_kept(arena, SEGMENT, name), layout, slots)
+            self._marks = MarksReader(_segment_of_readers(arena, SEGMENT, name), layout, slots)
             self._copies = Copies(arena)
             self._reader = self._registered()
         self._number, self._taken_ns = 0, monotonic_ns()
@@ -117,7 +117,7 @@ class RunWeights:
         """Updates applied so far."""
         return self._arena.counters.load("version")
 
-    def _begun(self) -> int:
+    def _most_updates(self) -> int:
         """Updates applied or under way, at most; without marks those under way are not known."""
         under_way = 0 if self._all_marks is None else self._all_marks.writers()
         return under_way + self._counted()  # in this order: one that ends meanwhile counts
@@ -198,7 +198,7 @@ class RunWeights:
         if self.mode == "racy":
             oldest = self._counted()
             updates.snapshot(out, self._shared[: self._n])
-            return Loaded(version=self._begun(), oldest=oldest, mixed=None)
+            return Loaded(version=self._most_updates(), oldest=oldest, mixed=None)
         if self.mode == "tensor":
             return self._tensors(out)
         return self._model_between_updates(out)
@@ -219,7 +219,7 @@ class RunWeights:
         assert self._marks is not None
         layout, oldest = self._arena.layout, self._counted()
         busy = copy_tensors(layout, self._marks, out, self._shared)
-        version, mixed = self._begun(), 0
+        version, mixed = self._most_updates(), 0
         if busy:
             whole = np.empty(self._n, np.float32)
             copy = self._copy(whole)
@@ -263,7 +263,9 @@ def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
         )
 
 
-def _kept(arena: Arena, segment: str, name: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _segment_of_readers(
+    arena: Arena, segment: str, name: str
+) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     if WORDS not in arena.layout.segments:
         raise ArenaError(
             f"run {name} keeps no copies for readers (--live on does); --mode racy reads its "

@@ -273,15 +273,15 @@ def share_warning(rates: Sequence[float], tokens: Sequence[int]) -> str | None:
     if of_rates <= 0 or of_text == 0:
         return None
     unequal = [
-        (slot, rate / of_rates, seen / of_text)
-        for slot, (rate, seen) in enumerate(zip(rates, tokens, strict=True), start=1)
-        if seen and not 1 / SHARE_LIMIT <= rate / of_rates * of_text / seen <= SHARE_LIMIT
+        (slot, rate / of_rates, own / of_text)
+        for slot, (rate, own) in enumerate(zip(rates, tokens, strict=True), start=1)
+        if own and not 1 / SHARE_LIMIT <= rate / of_rates * of_text / own <= SHARE_LIMIT
     ]
     if not unequal:
         return None
-    slot, share, seen = min(unequal, key=lambda one: one[1] / one[2])
+    slot, of_steps, of_words = min(unequal, key=lambda one: one[1] / one[2])
     return (
-        f"worker {slot} computed {seen:.0%} of the text and has {share:.0%} of all step sizes: its "
-        "text counts less, or more, than the others'; where text and speed go together that is a "
-        "bias (staleness_lr, rescale_by_speed)"
+        f"worker {slot} computed {of_words:.0%} of the text and has {of_steps:.0%} of all step "
+        "sizes: its text counts less, or more, than the others'; where text and speed go together "
+        "that is a bias (staleness_lr, rescale_by_speed)"
     )

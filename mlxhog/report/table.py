@@ -82,11 +82,11 @@ def lines(part: Section, width: int) -> Iterator[Line]:
         rows = [[printable(cell) for cell in row] for row in part.rows]  # also of line ends
         columns = list(zip(part.header, *rows, strict=True))
         widths = _widths(columns, width)
-        for chosen in _blocks(part.header, widths, width):
-            of = [widths[k] for k in chosen]
-            yield from _row([part.header[k] for k in chosen], of, header=True)
+        for block in _blocks(part.header, widths, width):
+            of = [widths[k] for k in block]
+            yield from _row([part.header[k] for k in block], of, header=True)
             for row in rows:
-                yield from _row([row[k] for k in chosen], of)
+                yield from _row([row[k] for k in block], of)
     for note in part.notes:
         style = "bold red" if isinstance(note, Failure) else "bold" * isinstance(note, Answer)
         yield from ([(line, style)] for line in wrapped(note, text_width))

@@ -78,17 +78,17 @@ class Delays:
             self._now = np.empty_like(context.arena.params)
         updates.snapshot(self._now, context.arena.params)
         moved = self._now - (context.backend.inbox if read is None else read)
-        found: dict[str, Float32 | Rows] = {}
+        corrected: dict[str, Float32 | Rows] = {}
         for name, grad in grads.items():
             slot = context.arena.layout.slots[name]
             by = moved[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             if isinstance(grad, Rows):
                 rows = grad.coalesced()
                 values = self._corrected(rule, name, rows.values, by[rows.index], rows.index)
-                found[name] = Rows(rows.index, values)
+                corrected[name] = Rows(rows.index, values)
             else:
-                found[name] = self._corrected(rule, name, grad, by, slice(None))
-        return found
+                corrected[name] = self._corrected(rule, name, grad, by, slice(None))
+        return corrected
 
     def _corrected(
         self,

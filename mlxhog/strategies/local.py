@@ -153,14 +153,14 @@ class Local(Strategy):
     def state(self, arena: Arena) -> dict[str, Any]:
         """Add how far each client's text has been trained on, whatever the workers."""
         rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
-        taken = [rounds.batches_of(client, clients) for client in range(clients)]
-        return {**super().state(arena), "clients": taken}
+        batches = [rounds.batches_of(client, clients) for client in range(clients)]
+        return {**super().state(arena), "clients": batches}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
         """Go on where each client's text was left, where there are as many."""
         rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
-        taken = state.get("clients", [])
-        for client, batches in enumerate(taken if len(taken) == clients else []):
+        of_clients = state.get("clients", [])
+        for client, batches in enumerate(of_clients if len(of_clients) == clients else []):
             rounds.set_batches_of(client, clients, batches)
 
     def resume(

@@ -136,13 +136,13 @@ class Rounds:
 
     def batches_of(self, client: int, clients: int) -> int:
         """Batches of a client that have been taken."""
-        return self._words.load(*self._client(client)) + self._taken(client, clients)
+        return self._words.load(*self._client(client)) + self._batches_of_steps(client, clients)
 
     def set_batches_of(self, client: int, clients: int, batches: int) -> None:
         """Let so many have been taken, those of the steps in the words included."""
-        self._words.store(*self._client(client), batches - self._taken(client, clients))
+        self._words.store(*self._client(client), batches - self._batches_of_steps(client, clients))
 
-    def _taken(self, client: int, clients: int) -> int:
+    def _batches_of_steps(self, client: int, clients: int) -> int:
         """Batches that the steps in the words took."""
         rank, place = client % self.workers, client // self.workers
         turns, rest = divmod(self.of(rank, STEPS), len(range(rank, clients, self.workers)))

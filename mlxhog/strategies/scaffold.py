@@ -92,8 +92,8 @@ def next_control(
     steps = rounds.updates_in_round(rank)
     if steps == 0:
         return arena.segment(_own(rank))[span]
-    made = arena.segment(_next(rank))[span]
-    return made if is_plain(strategy.config) else made * np.float32(1.0 / steps)
+    control = arena.segment(_next(rank))[span]
+    return control if is_plain(strategy.config) else control * np.float32(1.0 / steps)
 
 
 def _own(rank: int) -> str:

@@ -91,10 +91,10 @@ class SSPWorker(AsyncPSWorker):
         if not self._takes_part():
             self._enter()
         idle = self._wait_at_gate()
-        found = super().claim() if idle is None else idle
-        if found is Idle.DONE:
+        lease = super().claim() if idle is None else idle
+        if lease is Idle.DONE:
             self._words.store(self._line, _OWNER, 0)
-        return found
+        return lease
 
     def _takes_part(self) -> bool:
         return self._words.load(self._line, _OWNER) == self.context.owner

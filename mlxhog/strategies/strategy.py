@@ -144,8 +144,8 @@ class Strategy(ABC):
 
         Those of the workers, whichever have joined and left; all of them before any has started.
         """
-        taken = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
-        return taken or tuple(range(1, self.workers + 1))
+        slots = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
+        return slots or tuple(range(1, self.workers + 1))
 
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]

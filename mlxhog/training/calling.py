@@ -102,11 +102,11 @@ def configured(layers: Sequence[list[Given]], problems: Iterable[str] = ()) -> T
         ConfigError: everything that is wrong in any of them, after `problems`.
         RunError: there is no such run to resume.
     """
-    found, layers = list(problems), list(layers)
+    messages, layers = list(problems), list(layers)
     resumed = _last(layers, "resume")
-    if resumed is not None and not found:
+    if resumed is not None and not messages:
         layers.insert(0, _of_run(resumed, layers))
-    return resolve(TrainConfig, layers, found)
+    return resolve(TrainConfig, layers, messages)
 
 
 def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
@@ -127,5 +127,5 @@ def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
     stored = read_yaml(run_of(spec, Path(root)).config_path)
     own = _last([stored], "optimizer")
     same = _last(layers, "optimizer") in (None, "auto", own)
-    left = (*BUDGETS, *ORIGINS) if same else (*BUDGETS, *ORIGINS, "lr", "learning_rate")
-    return [value for value in stored if value.name not in left]
+    names_left_out = (*BUDGETS, *ORIGINS) if same else (*BUDGETS, *ORIGINS, "lr", "learning_rate")
+    return [value for value in stored if value.name not in names_left_out]

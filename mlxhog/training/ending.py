@@ -112,7 +112,7 @@ class HeldOutWatch:
     since: int = 0
     keeps_best: bool = False
     ended: str | None = None
-    _seen: int = 0
+    _evaluations: int = 0
 
     @classmethod
     def of(cls, config: TrainConfig, resumption: Resumption | None) -> Self:
@@ -127,9 +127,9 @@ class HeldOutWatch:
         self, monitor: Monitor, save: Callable[[], None], report: Callable[[str], None]
     ) -> bool:
         """Take in an evaluation where there is a new one; returns whether training is to end."""
-        if monitor.evaluations == self._seen or monitor.val_bits_per_byte is None:
+        if monitor.evaluations == self._evaluations or monitor.val_bits_per_byte is None:
             return False
-        self._seen = monitor.evaluations
+        self._evaluations = monitor.evaluations
         if self.take(monitor.val_bits_per_byte, monitor.totals()[0]) and self.keeps_best:
             save()
         self.ended = self.reason_to_stop()

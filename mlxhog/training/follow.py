@@ -129,8 +129,8 @@ class Follower:
         """Prepare; nothing is looked at before the block begins."""
         self.folder, self.end = folder, writer.end
         self.messages: deque[str] = deque()
-        self._writer, self._said = writer, set[str]()
-        self._seen: dict[str, tuple[int, int, float]] = {}  # size, change, since when
+        self._writer, self._reports = writer, set[str]()
+        self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
 
@@ -195,10 +195,10 @@ class Follower:
                 if (source.n_bytes, source.changed_ns) != (size, changed_ns):
                     self._say(f"{name} has changed since it was read; only new files are trained")
                 continue
-            *before, since = self._seen.get(name, (-1, -1, now))
+            *before, since = self._last_look.get(name, (-1, -1, now))
             stands = before == [size, changed_ns]
             files[name] = (size, changed_ns, since if stands else now)
-        self._seen = files
+        self._last_look = files
         settled = [
             (name, size, changed_ns)
             for name, (size, changed_ns, since) in files.items()
@@ -270,6 +270,6 @@ class Follower:
 
     def _say(self, message: str) -> None:
         """Tell the user something once."""
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._reports:
+            self._reports.add(message)
             self.messages.append(message)

@@ -61,17 +61,18 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
     """
     config = pinned(config)
     stored: dict[str, Any] = {}
-    kept = ("model", "tokenizer", "init_from", "resize_vocab")
+    names = ("model", "tokenizer", "init_from", "resize_vocab")
     if config.resume is not None:
         run, path = checkpoint.resumable(config.resume, Path(config.out))
         if run.config_path.is_file():
-            stored = {one.name: one.value for one in read_yaml(run.config_path) if one.name in kept}
-        began = kept[2:] if stored.get("init_from") not in (None, "none") else ()
-        open_ = [name for name in kept[:2] if getattr(config, name) == "auto"]
+            entries = read_yaml(run.config_path)
+            stored = {one.name: one.value for one in entries if one.name in names}
+        began = names[2:] if stored.get("init_from") not in (None, "none") else ()
+        open_ = [name for name in names[:2] if getattr(config, name) == "auto"]
         stored = {name: stored[name] for name in (*began, *open_) if name in stored}
     elif config.init_from is not None:
         path = Path(config.init_from)
-        stored = {name: "auto" for name in kept[:2] if getattr(config, name) == "auto"}
+        stored = {name: "auto" for name in names[:2] if getattr(config, name) == "auto"}
     else:
         return config, {}
     if config.model == "auto":
@@ -103,10 +104,10 @@ class Vocabulary:
 
     def __str__(self) -> str:
         """Say what becomes of the rows."""
-        kept = int((self.source >= 0).sum())
+        n_kept = int((self.source >= 0).sum())
         return (
-            f"vocabulary resized from {self.rows:,} to {len(self.source):,} rows: {kept:,} are "
-            f"kept, of tokens with the same text, and {len(self.source) - kept:,} begin as at "
+            f"vocabulary resized from {self.rows:,} to {len(self.source):,} rows: {n_kept:,} are "
+            f"kept, of tokens with the same text, and {len(self.source) - n_kept:,} begin as at "
             "initialisation"
         )
 
@@ -198,10 +199,10 @@ class Origin:
                 f"({there.model_type}), {config.model} one of {families.of(model).title} "
                 f"({model.model_type}); {way_out}"
             )
-        found = list(_differences(there.to_dict(), model.to_dict()))
-        more = len(found) - MOST_DIFFERENCES
-        if found:
-            several = ", ".join(found[:MOST_DIFFERENCES]) + (f" and {more} more" * (more > 0))
+        differences = list(_differences(there.to_dict(), model.to_dict()))
+        more = len(differences) - MOST_DIFFERENCES
+        if differences:
+            several = ", ".join(differences[:MOST_DIFFERENCES]) + (f" and {more} more" * (more > 0))
             raise CheckpointError(
                 f"{self.opened.path} does not fit model {config.model}: {several}; {way_out}"
             )
@@ -234,8 +235,8 @@ class Origin:
             else:
                 whole = np.empty(tensor.shape, np.float32)
                 finite = mapped.copy(tensor, whole)
-                kept = self.vocabulary.source >= 0
-                slot[kept] = whole[self.vocabulary.source[kept]]
+                known = self.vocabulary.source >= 0
+                slot[known] = whole[self.vocabulary.source[known]]
             if not finite:
                 damaged.append(name)
         refuse_not_finite(damaged, self.opened.path)
@@ -251,15 +252,15 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterable[
             yield checkpoint.difference(field, there.get(field), here.get(field))
 
 
-def _by_text(there: Tokenizer, here: Tokenizer, rows: int, wanted: int) -> NDArray[np.int64]:
+def _by_text(there: Tokenizer, here: Tokenizer, rows: int, own_rows: int) -> NDArray[np.int64]:
     """Which row of one vocabulary each row of another is, by the bytes of its token; or -1."""
     known: dict[bytes, int] = {}
     for i in range(min(there.n_ids, rows)):
         known.setdefault(there.decode([i]), i)
     known.pop(b"", None)  # of special tokens
-    source = np.full(wanted, -1, np.int64)
-    for i in range(min(here.n_ids, wanted)):
+    source = np.full(own_rows, -1, np.int64)
+    for i in range(min(here.n_ids, own_rows)):
         source[i] = known.get(here.decode([i]), -1)
-    if there.bos < rows and here.bos < wanted:
+    if there.bos < rows and here.bos < own_rows:
         source[here.bos] = there.bos
     return source

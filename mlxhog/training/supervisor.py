@@ -52,7 +52,7 @@ class _Seat:
     up: bool = False  # and trains since then
     leaving_s: float | None = None  # since when, in watched time
     log_begin: int = 0  # of its newest process, in bytes
-    heard: bool = False  # its notices have been passed on
+    notices_read: bool = False  # its notices have been passed on
     beat_ns: int = 0  # its last sign of life that was seen,
     beat_seen_s: float = 0.0  # and when, in watched time
 
@@ -108,11 +108,11 @@ class Supervisor:
 
     def _spawn(self, seat: _Seat) -> None:
         log = self._log(seat.slot)
-        seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
+        seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
         job = self._make_job(seat.slot, seat.halvings)
         if self.config.determinism == "record":
-            begun = Begin(job.spec.backend, job.spec.threads, job.kernels)
-            event_log.append(event_log.worker_path(self.run_dir, seat.slot), begun)
+            begin = Begin(job.spec.backend, job.spec.threads, job.kernels)
+            event_log.append(event_log.worker_path(self.run_dir, seat.slot), begin)
         self.pool[seat.slot] = WorkerProcess(
             worker.main,
             (job,),
@@ -137,8 +137,8 @@ class Supervisor:
             if seat.slot in dead:
                 self._settle(seat)
                 continue
-            if not seat.heard and self.entry(seat).state == State.RUNNING:
-                seat.heard = True
+            if not seat.notices_read and self.entry(seat).state == State.RUNNING:
+                seat.notices_read = True
                 self.messages += worker.read_notices(self._log(seat.slot), seat.log_begin)
                 if seat.joined and not seat.up:
                     seat.up = True

@@ -50,7 +50,7 @@ class Reply:
         self._texts = [
             [prompts[k // request.sampling.n]] if request.echo else [] for k in range(count)
         ]
-        self._begun = [False] * count
+        self._has_text = [False] * count
         self._finish: list[FinishReason | None] = [None] * count
         self._parts: list[Part] = []  # the first, and the last
         self._consistent = True
@@ -65,9 +65,9 @@ class Reply:
         self.n_tokens += part.token is not None
         self._finish[part.choice] = part.finish_reason
         text = part.text
-        if self._request.is_chat and not self._begun[part.choice]:
+        if self._request.is_chat and not self._has_text[part.choice]:
             text = text.lstrip()  # the blank after "Assistant:"
-        self._begun[part.choice] |= bool(text)
+        self._has_text[part.choice] |= bool(text)
         self._texts[part.choice].append(text)
         return text
 
