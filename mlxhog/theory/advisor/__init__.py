@@ -3,8 +3,7 @@
 profile     what the advice is made of: times, a round's cost, conflict, noise, heterogeneity
 rules       strategies as options of train and schemes of the simulator; the table that chooses,
             with its reasons; what is predicted of every strategy
-measuring   a profile measured here, in half a minute
-trial       the two best, trained in turns
+measuring   what is trained: a profile in half a minute, and the two best in turns
 advise      all of it, as the command has it; what was advised before, and how it came out
 """
 

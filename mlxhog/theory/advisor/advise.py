@@ -22,10 +22,9 @@ from mlxhog.files.durable import disk_errors
 from mlxhog.machine import machine
 from mlxhog.report.table import Section
 from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.advisor.measuring import measured_profile
+from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
-from mlxhog.theory.advisor.trial import SLICES, Trial, try_both
 from mlxhog.theory.analysis.target import Target
 
 Tell = Callable[[str, str], None]

@@ -11,10 +11,9 @@ import pytest
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import DataError
 from mlxhog.strategies import STRATEGIES
-from mlxhog.theory.advisor.measuring import PLAIN
+from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
-from mlxhog.theory.advisor.trial import TIE_BITS, decide
 from mlxhog.theory.simulator.times import ComputeTime, Constant, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
