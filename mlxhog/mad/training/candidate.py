@@ -379,10 +379,9 @@ MOST_TIMED_NS = 10_000_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one step, of one evaluation, and of a run that takes every step it may."""
+    """Seconds of one step, and of a run that takes every step it may."""
 
     step_s: float
-    evaluation_s: float
     total_s: float
 
 
@@ -405,4 +404,4 @@ def estimate(plan: RunPlan) -> Estimate | None:
         evaluation_s = (monotonic_ns() - began_ns) / 1e9
     every = interval(plan.config.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
-    return Estimate(step_s, evaluation_s, total_s)
+    return Estimate(step_s, total_s)
