@@ -26,16 +26,16 @@ def workers_of(pid: int) -> list[int]:
 def below(pid: int) -> list[int]:
     """Children of a process, and theirs."""
     parents = [tuple(map(int, line.split())) for line in _ps("-A", "-o", "pid=,ppid=").splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, own in parents if own == parent]
-    return found[1:]
+    results = [pid]
+    for parent in results:
+        results += [child for child, own in parents if own == parent]
+    return results[1:]
 
 
 def _ps(*arguments: str) -> str:
     """What `ps` prints, unshortened, from the real system even where a test simulates another."""
     clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run(
+    process = subprocess.run(
         ["ps", "-ww", *arguments], env=clean, capture_output=True, text=True, check=False
     )
-    return done.stdout
+    return process.stdout

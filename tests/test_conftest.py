@@ -22,7 +22,7 @@ def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sources", "code", "said"),
+    ("sources", "code", "message"),
     [
         (
             [
@@ -49,16 +49,16 @@ def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     ],
     ids=["excused", "needless"],
 )
-def test_forbid_skips(tmp_path, sources, code, said):
+def test_forbid_skips(tmp_path, sources, code, message):
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = metal: x\n")
     for number, source in enumerate(sources):
         (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
     done = pytest_in(tmp_path, "--forbid-skips")
     assert done.returncode == code, done.stdout
-    told = done.stdout.partition("skipped without need")
-    for words in said:
-        assert words in (done.stdout if code == 0 else "".join(told[1:]))
+    output = done.stdout.partition("skipped without need")
+    for words in message:
+        assert words in (done.stdout if code == 0 else "".join(output[1:]))
 
 
 @pytest.mark.slow

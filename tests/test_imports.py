@@ -60,15 +60,15 @@ def test_models_and_metal_are_imported_by_their_installed_names():
 
 def loaded_after(code: str) -> set[str]:
     """The modules of a fresh process, started where `import models` would work by accident."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    assert process.returncode == 0, process.stderr
+    return set(process.stdout.split())
 
 
 def test_importing_mlxhog_loads_no_framework_and_nothing_slow():

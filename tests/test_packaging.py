@@ -59,13 +59,13 @@ def test_only_pyproject_holds_the_version():
 
 def test_the_citation_is_valid_and_of_this_version():
     schema = ["--builtin-schema", "vendor.citation-file-format", str(ROOT / "CITATION.cff")]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "check_jsonschema", *schema],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (cited["version"], cited["license"]) == (project["version"], project["license"])

@@ -42,7 +42,7 @@ for word in "$@"; do case "$word" in *.metal) cat "$word" > /dev/null || exit 1;
 
 def steps() -> list[Any]:
     """Every step that runs a command, with the values of its matrix if it uses them."""
-    found = {}
+    results = {}
     for file in FILES:
         for job in yaml.safe_load(file.read_text())["jobs"].values():
             matrix = job["strategy"]["matrix"]
@@ -53,16 +53,18 @@ def steps() -> list[Any]:
                     name = step.get("name", step["run"])
                     used = {key: x for key, x in values.items() if f"matrix.{key}" in step["run"]}
                     label = "-".join((file.stem, *used.values(), name)).replace(" ", "_")
-                    found[label] = pytest.param(name, step, used, id=label)
-    return list(found.values())
+                    results[label] = pytest.param(name, step, used, id=label)
+    return list(results.values())
 
 
 def test_the_files_are_what_github_takes() -> None:
     assert len(FILES) == 3
     command = [sys.executable, "-m", "check_jsonschema"]
     options = ["--builtin-schema", "vendor.github-workflows"]
-    done = subprocess.run([*command, *options, *FILES], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(
+        [*command, *options, *FILES], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_a_misspelt_key_would_be_noticed(tmp_path: Path) -> None:
@@ -70,9 +72,11 @@ def test_a_misspelt_key_would_be_noticed(tmp_path: Path) -> None:
     file.write_text(FILES[0].read_text().replace("runs-on", "run-on"))
     command = [sys.executable, "-m", "check_jsonschema"]
     options = ["--builtin-schema", "vendor.github-workflows"]
-    done = subprocess.run([*command, *options, file], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "runs-on" in done.stdout
+    process = subprocess.run(
+        [*command, *options, file], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1
+    assert "runs-on" in process.stdout
 
 
 def test_every_step_that_is_not_run_here_exists_and_the_others_are_run() -> None:
@@ -108,7 +112,7 @@ def test_the_steps_of_the_workflows_run(
     }
     bash = shutil.which("bash")
     assert bash is not None
-    done = subprocess.run(
+    process = subprocess.run(
         [bash, "-e", "-c", script],
         cwd=ROOT,
         env=environment,
@@ -116,8 +120,8 @@ def test_the_steps_of_the_workflows_run(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "::warning::" not in done.stdout, done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "::warning::" not in process.stdout, process.stdout
     if name == "compile every kernel":
         standards = values["standards"].split()
         expected = {

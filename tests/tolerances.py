@@ -212,10 +212,10 @@ HOGWILD_DENSE_OBJECTIVE = Tolerance(
 
 
 def assert_close(
-    actual: ArrayLike, wanted: ArrayLike, tolerance: Tolerance, *, label: str = ""
+    actual: ArrayLike, expected: ArrayLike, tolerance: Tolerance, *, label: str = ""
 ) -> None:
     """Fail, naming the worst entry, unless `actual` is finite and within the tolerance."""
-    a, w = np.asarray(actual, np.float64), np.asarray(wanted, np.float64)
+    a, w = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert a.shape == w.shape, f"{label}: shape {a.shape}, wanted {w.shape}"
     assert np.isfinite(a).all(), f"{label}: not finite"
     if not w.size:

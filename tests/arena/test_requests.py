@@ -84,7 +84,7 @@ def test_a_line_in_pieces_is_put_together_and_holds_up_nobody(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b"stop\n", "no JSON"),
         (b"[1]\n", "no JSON object with the key 'request'"),
@@ -94,13 +94,13 @@ def test_a_line_in_pieces_is_put_together_and_holds_up_nobody(server, tmp_path):
         (b"x" * (requests.MOST_BYTES + 1), "more than 65,536 bytes"),
     ],
 )
-def test_a_line_that_is_no_request_is_told_why(server, line, said):
+def test_a_line_that_is_no_request_is_told_why(server, line, message):
     client = connected(server)
     with polled(server):
         client.sendall(line)
         answer = reply(client)
     assert answer["ok"] is False
-    assert said in answer["error"]
+    assert message in answer["error"]
 
 
 def test_who_leaves_before_the_answer_or_without_a_request_harms_nobody(server, tmp_path):

@@ -84,9 +84,9 @@ def run(handle: ArenaHandle, pipe: Any, names: list[str]) -> None:
         before = params.copy()
         results = {}
         for name in names:
-            found = OPERATIONS[name](flat)
-            mx.eval(found)
-            values = np.array(found).reshape(-1)
+            result = OPERATIONS[name](flat)
+            mx.eval(result)
+            values = np.array(result).reshape(-1)
             changed = not np.array_equal(values, before[: values.size])
             results[name] = (changed, bool((params == before).all()))
         # Memory that MLX gives out afterwards is not the arena's either.

@@ -26,7 +26,7 @@ def test_gradients_of_a_batch_equal_the_float64_reference(
     cfg = config(tie_word_embeddings=tied, reset_at_document_boundaries=reset, bos_token_id=2)
     params = perturbed_params(cfg, seed=5)
     x, y = sample_batch(cfg, 3, 14, seed=5)
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, x, y)
+    wanted_loss, expected = lm_numpy.differentiate(cfg, params, x, y)
     backend = bound(name, cfg, params)
     loss, grads = backend.loss_and_grads(Batch(x, y, n_bytes=0))
     assert_close(loss, wanted_loss, LOSS_F32)
@@ -36,7 +36,7 @@ def test_gradients_of_a_batch_equal_the_float64_reference(
         else:
             dense = np.zeros(params[parameter].shape)
             dense[grad.index] = grad.values
-        assert_close(dense, wanted[parameter], GRADIENT_ANY_F32, label=parameter)
+        assert_close(dense, expected[parameter], GRADIENT_ANY_F32, label=parameter)
     assert grads.keys() == families.param_spec(cfg).keys()
     score = backend.evaluate(Batch(x, y, n_bytes=0))
     assert_close(score.nats / score.targets, wanted_loss, LOSS_F32)

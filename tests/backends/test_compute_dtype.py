@@ -78,15 +78,15 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(
     # With wide open gates a denominator may pass near 0, and no rounding is small there.
     params = families.init_params(cfg, seed=3)
     text = Batch(*batch(cfg, 3, 14, seed=3), n_bytes=0)
-    wanted_loss, wanted = bound(name, cfg, params).loss_and_grads(text)
+    wanted_loss, expected = bound(name, cfg, params).loss_and_grads(text)
     narrow = bound(name, cfg, params, compute_dtype="bfloat16")
     loss, grads = narrow.loss_and_grads(text)
     assert loss != wanted_loss
     assert_close(loss, wanted_loss, LOSS_BF16)
-    assert grads.keys() == wanted.keys()
-    found, exact = flat(grads), flat(wanted)
-    assert {values.dtype for values in found.values()} == {np.dtype(np.float32)}
-    difference = [found[parameter] - exact[parameter] for parameter in exact]
+    assert grads.keys() == expected.keys()
+    actual, exact = flat(grads), flat(expected)
+    assert {values.dtype for values in actual.values()} == {np.dtype(np.float32)}
+    difference = [actual[parameter] - exact[parameter] for parameter in exact]
     size = np.linalg.norm(np.concatenate(list(exact.values())))
     assert_close(np.linalg.norm(np.concatenate(difference)) / size, 0.0, GRADIENT_BF16)
     assert narrow.inbox.dtype == np.float32
@@ -105,14 +105,14 @@ def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
     labels = {"torch.int64", "mlx.core.int32"}
     for op, types in probe.given.items():
         assert {kind.rpartition(".")[2] for kind in types - labels} == {"float32"}, op
-    wanted = {
+    expected = {
         (applied(cfg, spec), name in families.products(cfg))
         for name, spec in families.param_spec(cfg).items()
         if name in families.products(cfg) or "gate" in name.split(".")[-2]
         if len(spec.shape) > 1
     }
-    assert {(shape, kind.endswith("bfloat16")) for shape, kind in probe.products} == wanted
-    assert {narrow for _, narrow in wanted} == {True, False}
+    assert {(shape, kind.endswith("bfloat16")) for shape, kind in probe.products} == expected
+    assert {narrow for _, narrow in expected} == {True, False}
 
 
 @on_both
@@ -128,16 +128,16 @@ def test_evaluation_and_generation_stay_in_float32(name: str) -> None:
 
 @on_both
 @pytest.mark.parametrize(
-    ("kernels", "compute_dtype", "said"),
+    ("kernels", "compute_dtype", "message"),
     [
         ("auto", "float16", "compute_dtype is 'float16'; choose one of float32, bfloat16"),
         ("native", "bfloat16", "'native', which cannot compute with bfloat16 weights; use auto"),
     ],
 )
 def test_a_type_that_cannot_be_computed_in_is_refused(
-    name: str, kernels: str, compute_dtype: str, said: str
+    name: str, kernels: str, compute_dtype: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         backends.create(
             name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype
         )

@@ -88,8 +88,8 @@ def test_the_gradient_is_that_of_the_completion_behind_a_constant_state(
     params = perturbed_params(cfg, seed=1)
     batch = examples(cfg, frozen=True)
     loss, grads = bound(name, cfg, params, kernels).loss_and_grads(batch)
-    wanted, wanted_grads = reference(cfg, params, batch)
-    assert_close(loss, wanted, LOSS_F32)
+    expected, wanted_grads = reference(cfg, params, batch)
+    assert_close(loss, expected, LOSS_F32)
     for parameter, value in params.items():
         grad = dense(grads[parameter], value.shape)
         assert_close(grad, wanted_grads[parameter], GRADIENT_ANY_F32, label=parameter)

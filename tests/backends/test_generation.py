@@ -60,7 +60,7 @@ def params_of(cfg: ModelConfig) -> dict[str, Any]:
 
 def greedy(backend: Backend, prompts: Sequence[Any], V: int, n: int, **how: Any) -> list[list[int]]:
     """The greedy tokens after each prompt."""
-    said = answer(
+    text = answer(
         backend,
         prompts,
         tokenizer=Ids(V),
@@ -70,7 +70,7 @@ def greedy(backend: Backend, prompts: Sequence[Any], V: int, n: int, **how: Any)
         **how,
     )
     answers: list[list[int]] = [[] for _ in prompts]
-    for one in said:
+    for one in text:
         assert one.token is not None
         answers[one.row].append(one.token)
     return answers
@@ -105,17 +105,17 @@ def test_greedy_tokens_are_those_that_the_references_generated(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch(model: str) -> None:
-    cfg, found = MODELS[model], {}
+    cfg, result = MODELS[model], {}
     for name, kernels in BACKENDS:
         backend = bound(name, cfg, params_of(cfg), kernels)
         texts = prompts(cfg.vocab_size)
-        found[name, kernels, "together"] = greedy(backend, texts, cfg.vocab_size, 24, batch_size=3)
-        found[name, kernels, "alone"] = [
+        result[name, kernels, "together"] = greedy(backend, texts, cfg.vocab_size, 24, batch_size=3)
+        result[name, kernels, "alone"] = [
             greedy(backend, [text], cfg.vocab_size, 24)[0] for text in texts
         ]
-    (first, *others) = found.values()
+    (first, *others) = result.values()
     assert len({tuple(tokens) for tokens in first}) == len(first)
-    for key, tokens in found.items():
+    for key, tokens in result.items():
         assert tokens == first, key
     assert others
 
@@ -126,9 +126,9 @@ def test_the_length_of_prefill_chunks_changes_nothing(name: str, kernels: str, m
     cfg = MODELS[model]
     backend = bound(name, cfg, params_of(cfg), kernels)
     texts = prompts(cfg.vocab_size)
-    wanted = greedy(backend, texts, cfg.vocab_size, 12)
+    expected = greedy(backend, texts, cfg.vocab_size, 12)
     for chunk in (1, 7, 64):
-        assert greedy(backend, texts, cfg.vocab_size, 12, prefill_chunk=chunk) == wanted
+        assert greedy(backend, texts, cfg.vocab_size, 12, prefill_chunk=chunk) == expected
 
 
 def state_bytes(state: Any) -> int:
@@ -165,5 +165,5 @@ def test_states_of_a_batch_can_be_stacked_and_taken_apart(name: str, kernels: st
     order = [2, 0]
     logits, _ = backend.logits(next_tokens[order], backend.take_state(together, order))
     for row, index in enumerate(order):
-        wanted, _ = backend.logits(next_tokens[index : index + 1], alone[index])
-        np.testing.assert_allclose(logits[row], wanted[0], atol=1e-5)
+        expected, _ = backend.logits(next_tokens[index : index + 1], alone[index])
+        np.testing.assert_allclose(logits[row], expected[0], atol=1e-5)

@@ -59,8 +59,8 @@ class Recorder:
 def limits(share: GPUShare, recommended_bytes: int = 16 * GIB) -> dict[str, int]:
     gpu: Any = Recorder(recommended_bytes)
     limit_mlx(gpu, share)
-    found: dict[str, int] = gpu.limits
-    return found
+    result: dict[str, int] = gpu.limits
+    return result
 
 
 def test_one_gpu_worker_may_wire_three_quarters_of_the_memory() -> None:
@@ -68,14 +68,14 @@ def test_one_gpu_worker_may_wire_three_quarters_of_the_memory() -> None:
 
 
 def test_gpu_workers_share_the_memory_and_wire_none_of_it() -> None:
-    found = limits(GPUShare(workers=4))
-    assert found == {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}
+    result = limits(GPUShare(workers=4))
+    assert result == {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}
 
 
 def test_imported_memory_counts_once_against_what_mlx_calls_active() -> None:
-    found = limits(GPUShare(workers=2, adopted_bytes=4 * GIB))
-    assert found["memory"] == 6 * GIB, "MLX counts the imported 4 GiB as active itself"
-    assert found["cache"] == 2 * GIB // 8, "what is left for arrays of its own"
+    result = limits(GPUShare(workers=2, adopted_bytes=4 * GIB))
+    assert result["memory"] == 6 * GIB, "MLX counts the imported 4 GiB as active itself"
+    assert result["cache"] == 2 * GIB // 8, "what is left for arrays of its own"
 
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out() -> None:
@@ -135,35 +135,35 @@ def mlx(name: str, **more: Any) -> Any:
 
 def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu: Recorder) -> None:
     plain = mlx("mlx:cpu")
-    made = mlx("mlx:gpu", share=GPUShare(piece_tokens=32))
+    backend = mlx("mlx:gpu", share=GPUShare(piece_tokens=32))
     assert gpu.limits["memory"] == 6 * GIB
-    assert made.compiled
+    assert backend.compiled
     assert not plain.compiled
     for seed in (0, 1):
-        loss, grads = made.loss_and_grads(batch(2, 16, seed))
+        loss, grads = backend.loss_and_grads(batch(2, 16, seed))
         grads = {
             name: grad.values if hasattr(grad, "values") else grad.copy()
             for name, grad in grads.items()
         }
-        wanted_loss, wanted = plain.loss_and_grads(batch(2, 16, seed))
+        wanted_loss, reference = plain.loss_and_grads(batch(2, 16, seed))
         assert_close(loss, wanted_loss, LOSS_F32)
-        for name, grad in wanted.items():
+        for name, grad in reference.items():
             grad = grad.values if hasattr(grad, "values") else grad
             assert_close(grads[name], grad, GRADIENT_ANY_F32, label=name)
-    found, expected = made.evaluate(batch(5, 16)), plain.evaluate(batch(5, 16))
-    assert found.targets == expected.targets
-    assert_close(found.nats / found.targets, expected.nats / expected.targets, LOSS_F32)
+    actual, expected = backend.evaluate(batch(5, 16)), plain.evaluate(batch(5, 16))
+    assert actual.targets == expected.targets
+    assert_close(actual.nats / actual.targets, expected.nats / expected.targets, LOSS_F32)
     tokens = batch(2, 40).x
-    logits, _ = made.logits(tokens, None)
+    logits, _ = backend.logits(tokens, None)
     assert_close(logits, plain.logits(tokens, None)[0], LOGITS_F32)
 
 
 def test_a_compiled_gradient_sees_the_parameters_of_every_refresh(gpu: Recorder) -> None:
-    made = mlx("mlx:gpu")
-    before, _ = made.loss_and_grads(batch(2, 16))
-    made.inbox[:] *= np.float32(1.5)
-    made.refresh()
-    after, _ = made.loss_and_grads(batch(2, 16))
+    backend = mlx("mlx:gpu")
+    before, _ = backend.loss_and_grads(batch(2, 16))
+    backend.inbox[:] *= np.float32(1.5)
+    backend.refresh()
+    after, _ = backend.loss_and_grads(batch(2, 16))
     fresh = mlx("mlx:cpu")
     fresh.inbox[:] *= np.float32(1.5)
     assert after != before
@@ -174,10 +174,10 @@ def test_a_gradient_is_compiled_once_for_every_shape(
     gpu: Recorder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mx, "compile", lambda call, **_: call)  # on a CPU by g++, which takes long
-    made = mlx("mlx:gpu")
+    backend = mlx("mlx:gpu")
     for B in (2, 2, 1, 2):
-        made.loss_and_grads(batch(B, 8))
-    assert len(made.signatures) == 2
+        backend.loss_and_grads(batch(B, 8))
+    assert len(backend.signatures) == 2
     assert capsys.readouterr().out.splitlines() == [
         "gradient compiled for 2 x 8 tokens, form 1",
         "gradient compiled for 1 x 8 tokens, form 2",

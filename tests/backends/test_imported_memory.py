@@ -26,10 +26,10 @@ def answer(target: Any, *arguments: Any) -> Any:
         process.start()
         theirs.close()
         assert ours.poll(WAIT_S)
-        said = ours.recv()
+        reply = ours.recv()
         process.join(WAIT_S)
     assert process.exitcode == 0
-    return said
+    return reply
 
 
 def test_the_fixture_is_one_memory_seen_from_both_sides() -> None:

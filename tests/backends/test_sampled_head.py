@@ -84,13 +84,13 @@ def test_enough_draws_give_the_loss_and_the_gradient_of_the_full_softmax(
 ) -> None:
     cfg = config()
     params, batch = perturbed_params(cfg, seed=5), small_batch(cfg)
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, batch.x, batch.y)
+    wanted_loss, expected = lm_numpy.differentiate(cfg, params, batch.x, batch.y)
     backend = sampled(name, cfg, params, some_of(cfg, cfg.vocab_size), kernels)
     loss, grads = backend.loss_and_grads(batch)
     assert_close(loss, wanted_loss, LOSS_F32)
     assert grads.keys() == families.param_spec(cfg).keys()
     for parameter, grad in grads.items():
-        assert_close(whole(grad, params[parameter]), wanted[parameter], GRADIENT_ANY_F32)
+        assert_close(whole(grad, params[parameter]), expected[parameter], GRADIENT_ANY_F32)
 
 
 def whole(grad: Any, like: Any) -> Any:
@@ -121,19 +121,19 @@ def test_the_gradient_of_the_head_is_the_rows_of_the_candidates(name: str) -> No
     cfg = config()
     params, batch, head = perturbed_params(cfg, seed=5), small_batch(cfg), some_of(cfg, 6)
     _, grads = sampled(name, cfg, params, head).loss_and_grads(batch)
-    found = grads["lm_head.weight"]
-    assert isinstance(found, Rows)
-    np.testing.assert_array_equal(found.index, head.draw(batch.y, batch.seed).ids)
-    assert found.values.any(axis=1).all()
+    actual = grads["lm_head.weight"]
+    assert isinstance(actual, Rows)
+    np.testing.assert_array_equal(actual.index, head.draw(batch.y, batch.seed).ids)
+    assert actual.values.any(axis=1).all()
 
 
 @on_both
 def test_evaluation_takes_the_whole_vocabulary(name: str) -> None:
     cfg = config()
     params, batch = perturbed_params(cfg, seed=5), small_batch(cfg)
-    wanted = lm_numpy.loss(cfg, params, batch.x, batch.y)
+    expected = lm_numpy.loss(cfg, params, batch.x, batch.y)
     score = sampled(name, cfg, params, some_of(cfg, 6)).evaluate(batch)
-    assert_close(score.nats / score.targets, wanted, LOSS_F32)
+    assert_close(score.nats / score.targets, expected, LOSS_F32)
 
 
 def test_a_compiled_gradient_sees_the_same_shapes_for_every_batch_and_gives_the_same() -> None:
@@ -158,8 +158,8 @@ def test_a_compiled_gradient_sees_the_same_shapes_for_every_batch_and_gives_the_
     for seed in range(3):
         batch = small_batch(cfg, seed)
         loss, grads = compiled.loss_and_grads(batch)
-        wanted_loss, wanted = plain.loss_and_grads(batch)
+        wanted_loss, expected = plain.loss_and_grads(batch)
         assert_close(loss, wanted_loss, LOSS_F32)
-        for parameter, grad in wanted.items():
+        for parameter, grad in expected.items():
             a, b = whole(grads[parameter], params[parameter]), whole(grad, params[parameter])
             assert_close(a, b, GRADIENT_ANY_F32, label=parameter)

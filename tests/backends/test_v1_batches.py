@@ -30,26 +30,26 @@ BATCH = Batch(X, Y, n_bytes=0, seed=11)
 
 def dense(grads: Grads) -> dict[str, np.ndarray]:
     """Gradients in the shapes of the parameters."""
-    found = {}
+    results = {}
     for name, grad in grads.items():
         if isinstance(grad, np.ndarray):
-            found[name] = np.array(grad)
+            results[name] = np.array(grad)
         else:
-            found[name] = np.zeros(PARAMS[name].shape, np.float32)
-            found[name][grad.index] = grad.values
-    return found
+            results[name] = np.zeros(PARAMS[name].shape, np.float32)
+            results[name][grad.index] = grad.values
+    return results
 
 
 @on_both
 def test_a_batch_drops_the_units_that_its_seed_says(name: str) -> None:
     masks = lm.dropout_masks(CFG, X.shape, BATCH.seed)
-    wanted_loss, wanted = lm_numpy.differentiate(CFG, PARAMS, X, Y, masks=masks)
+    wanted_loss, expected = lm_numpy.differentiate(CFG, PARAMS, X, Y, masks=masks)
     backend = bound(name, CFG, PARAMS)
     loss, grads = backend.loss_and_grads(BATCH)
     assert_close(loss, wanted_loss, LOSS_F32)
     assert grads.keys() == families.param_spec(CFG).keys()
     for parameter, grad in dense(grads).items():
-        assert_close(grad, wanted[parameter], GRADIENT_ANY_F32, label=parameter)
+        assert_close(grad, expected[parameter], GRADIENT_ANY_F32, label=parameter)
     assert backend.loss_and_grads(BATCH)[0] == loss
     assert backend.loss_and_grads(replace(BATCH, seed=12))[0] != loss
 

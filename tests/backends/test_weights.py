@@ -71,22 +71,22 @@ def test_mlx_logits_stay_near_those_of_float32_weights(
     model: str, chosen: str, weights: str, tolerance: Tolerance
 ) -> None:
     cfg = MODELS[model]
-    wanted, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
+    expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
     backend = loaded("mlx:cpu", cfg, weights, "auto" if weights == "bfloat16" else chosen)
     whole, _ = backend.logits(TOKENS, None)
-    assert_close(whole, wanted, tolerance)
-    assert weights == "float32" or np.abs(whole - wanted).max() > LOGITS_F32.atol
+    assert_close(whole, expected, tolerance)
+    assert weights == "float32" or np.abs(whole - expected).max() > LOGITS_F32.atol
     _, state = backend.logits(TOKENS[:, :-1], None)
     last, _ = backend.logits(TOKENS[:, -1:], state)
-    assert_close(last, wanted, tolerance)
+    assert_close(last, expected, tolerance)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model: str) -> None:
     cfg = MODELS[model]
-    wanted, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
-    found, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
-    assert_close(found, wanted, LOGITS_BFLOAT16)
+    expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
+    actual, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
+    assert_close(actual, expected, LOGITS_BFLOAT16)
 
 
 def test_fewer_bits_take_less_memory() -> None:
@@ -118,8 +118,8 @@ def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(
     cfg = MODELS[model]
     backend: Any = loaded(name, cfg, "bfloat16")
     narrow = {n for n, value in backend.params.items() if "bfloat16" in str(value.dtype)}
-    wanted = {n for n, parameter in param_spec(cfg).items() if parameter.product}
-    assert narrow == wanted | {families.embedding(cfg)}
+    expected = {n for n, parameter in param_spec(cfg).items() if parameter.product}
+    assert narrow == expected | {families.embedding(cfg)}
     words = ("gate_preact.bias", "igate", "fgate", "norm", "conv", "slstm_cell", ".bias")
     assert not [n for n in narrow if any(word in n for word in words)]
     _, state = backend.logits(TOKENS, None)

@@ -87,17 +87,17 @@ def test_the_next_estimate_is_the_last_runs_time(
 
 def test_an_experiment_that_there_is_not_is_refused_with_those_there_are() -> None:
     command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--only", "stailness"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "no experiment stailness" in done.stderr
-    assert "staleness" in done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "no experiment stailness" in process.stderr
+    assert "staleness" in process.stderr
 
 
 def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
     command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--out", str(out), "--only"]
-    done = subprocess.run([*command, "image_svm"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run([*command, "image_svm"], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
     page = (tmp_path / "RESULTS.md").read_text()
     document = json.loads((out / "image_svm.json").read_text())
     assert document["mode"] == "tiny"

@@ -52,8 +52,8 @@ def test_a_small_simulation_agrees_with_the_table(
 ) -> None:
     monkeypatch.setattr(power, "TABLE_SEQUENCES", power.CHUNK)
     monkeypatch.setattr(power, "MOST_PAIRS", 6)
-    made = power.levels()
-    assert made == pytest.approx({k: LEVELS[k] for k in made}, rel=0.15)
+    result = power.levels()
+    assert result == pytest.approx({k: LEVELS[k] for k in result}, rel=0.15)
     monkeypatch.setattr(power, "SIMULATED", 50_000)
     assert power.simulated_rate("normal", 0.0) == pytest.approx(0.01, abs=0.002)
     assert power.simulated_rate("normal", 4.0) > 0.99

@@ -192,10 +192,10 @@ def test_a_foreign_directory_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
 def test_numbers_that_are_not_finite_are_named(run: Run, file: str) -> None:
     path = save(run)
-    held = {name: array.copy() for name, array in load_file(path / file).items()}
-    name = sorted(held)[0]
-    held[name].reshape(-1)[-1] = np.nan
-    save_file(held, path / file)
+    arrays = {name: array.copy() for name, array in load_file(path / file).items()}
+    name = sorted(arrays)[0]
+    arrays[name].reshape(-1)[-1] = np.nan
+    save_file(arrays, path / file)
     (path / "state.json").unlink()
     manifest.write(path, 1000, STATE)
     with pytest.raises(CheckpointError, match=rf"{name} holds numbers that are not finite"):

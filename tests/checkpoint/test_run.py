@@ -36,18 +36,18 @@ def test_a_new_run_is_private_and_named_after_its_time(run: Run) -> None:
 
 def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
     barrier = threading.Barrier(4)
-    made: list[Run] = []
+    results: list[Run] = []
 
     def create() -> None:
         barrier.wait(timeout=10)
-        made.extend(runs.create(tmp_path, "x") for _ in range(3))
+        results.extend(runs.create(tmp_path, "x") for _ in range(3))
 
     threads = [threading.Thread(target=create) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=10)
-    assert len({run.directory for run in made}) == 12
+    assert len({run.directory for run in results}) == 12
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ü"])
@@ -182,9 +182,9 @@ def test_a_sample_of_many_lines_is_read_back_whole(run: Run) -> None:
 
 def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
     assert runs.list_runs(tmp_path / "none") == []
-    made = [runs.create(tmp_path, name) for name in ("b", "a", "c")]
+    results = [runs.create(tmp_path, name) for name in ("b", "a", "c")]
     (tmp_path / "not-a-run").mkdir()
-    assert [run.name for run in runs.list_runs(tmp_path)] == [run.name for run in made]
+    assert [run.name for run in runs.list_runs(tmp_path)] == [run.name for run in results]
 
 
 def test_a_removed_run_is_gone_with_everything_it_held(tmp_path: Path) -> None:
@@ -258,11 +258,11 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(
 
 
 def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
-    made = [runs.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
+    results = [runs.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
     with pytest.raises(RunError, match="and 2 more; name more of the one") as caught:
         runs.find("-a", tmp_path)
-    assert made[-1].name in str(caught.value)
-    assert made[0].name not in str(caught.value)
+    assert results[-1].name in str(caught.value)
+    assert results[0].name not in str(caught.value)
 
 
 def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ PROBLEM = hinge(n=50, d=30)
 
 
 @each_of(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"workers": 51}, "--workers 51, but small-svm has 50 examples in mini-batches of 1"),
         ({"workers": 8, "batch_size": 10}, "at most --workers 5"),
@@ -35,8 +35,8 @@ PROBLEM = hinge(n=50, d=30)
         ({"schedule": "backoff", "beta": 1.0}, "--beta 1 never backs off"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused_with_the_way_out(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_options_that_contradict_each_other_are_refused_with_the_way_out(options, message):
+    with pytest.raises(ConfigError, match=message):
         train(PROBLEM, ClassicConfig(**options))
 
 
@@ -69,7 +69,7 @@ def test_a_diverging_reference_spares_the_run():
 
 
 @each_of(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("svn", {}, "no problem 'svn'; did you mean 'svm'"),
         ("svm", {"rank": 5}, "svm takes no --rank; it is for matrix-completion"),
@@ -77,6 +77,6 @@ def test_a_diverging_reference_spares_the_run():
         ("matrix-completion", {"active_rows": True}, "takes no --active-rows"),
     ],
 )
-def test_a_problem_or_an_option_that_does_not_exist_is_refused(name, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_problem_or_an_option_that_does_not_exist_is_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
         problems.create(name, ClassicConfig(**options))

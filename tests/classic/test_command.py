@@ -86,18 +86,18 @@ def test_serial_alone_is_its_own_reference(capsys):
 @pytest.mark.usefixtures("small")
 def test_the_table_says_what_the_numbers_mean(capsys):
     assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
-    said = capsys.readouterr().out
-    answer, *rest = said.splitlines()
+    output = capsys.readouterr().out
+    answer, *rest = output.splitlines()
     assert answer.startswith("hogwild lossless, 2 workers: ")
     assert "objective" in answer
     assert answer.endswith(" x its speed")
     assert len(answer) <= 80
-    assert "start-up" not in said
-    assert "serial, 1 worker" in said
-    assert "hogwild lossless, 2 workers" in said
-    assert "The objective is" in said
-    assert "x the examples per second of serial" in said
-    assert "No update was lost" in said
+    assert "start-up" not in output
+    assert "serial, 1 worker" in output
+    assert "hogwild lossless, 2 workers" in output
+    assert "The objective is" in output
+    assert "x the examples per second of serial" in output
+    assert "No update was lost" in output
 
 
 @pytest.mark.usefixtures("small")
@@ -121,10 +121,10 @@ def test_stats_count_the_sparsity_as_the_paper_does(capsys):
 @pytest.mark.usefixtures("small")
 def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert main(["classic", "svm", "--lr", "1e6", "--json"]) == 4
-    told = capsys.readouterr()
-    assert "serial diverged, so hogwild was not begun" in told.err
-    assert "try --lr 0.1" in told.err
-    printed = json.loads(told.out)
+    output = capsys.readouterr()
+    assert "serial diverged, so hogwild was not begun" in output.err
+    assert "try --lr 0.1" in output.err
+    printed = json.loads(output.out)
     assert printed["status"] == "diverged"
     assert printed["speedup"] is None
 
@@ -134,14 +134,14 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkey
     file = tmp_path / "wide.svm"
     file.write_text("1 1:1 2:0.5\n-1 2:1 50000:1\n")
     assert main(["classic", "svm", "--data", str(file)]) == 3
-    said = capsys.readouterr().err
-    assert "the largest feature is number 50,000" in said
-    assert "needs 1,200,000 bytes, this machine has 1,000,000" in said
+    output = capsys.readouterr().err
+    assert "the largest feature is number 50,000" in output
+    assert "needs 1,200,000 bytes, this machine has 1,000,000" in output
 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--workrs", "2"], "did you mean '--workers'"),
         (["--workers", "0"], "wanted a whole number at least 1"),
@@ -149,9 +149,9 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkey
         (["--workers", "4", "--batch-size", "200"], "at most --workers 3"),
     ],
 )
-def test_wrong_flags_are_exit_code_2(capsys, words, said):
+def test_wrong_flags_are_exit_code_2(capsys, words, message):
     assert main(["classic", "svm", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -108,7 +108,7 @@ def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"scheme": "hogwild", "component_batch": 9}, "is for --scheme cyclades, not hogwild"),
         ({"scheme": "cyclades", "handout": "queue"}, "deals out whole components"),
@@ -116,6 +116,6 @@ def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
         ({"scheme": "cyclades", "write": "racy"}, "cyclades has one way to write"),
     ],
 )
-def test_options_that_contradict_it_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_options_that_contradict_it_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         train(hinge(), ClassicConfig(workers=2, **options))

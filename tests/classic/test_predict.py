@@ -33,14 +33,14 @@ def rows(path: Path, n: int, seed: int, words: tuple[str, str] = ("-1", "+1")) -
 
 def solved(capsys: pytest.CaptureFixture[str], *words: Any) -> dict[str, Any]:
     assert main(["classic", *map(str, words), *ONE, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    output: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return output
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *words: Any) -> dict[str, Any]:
     assert main(["classic", "predict", *map(str, words), "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    output: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return output
 
 
 @pytest.mark.parametrize("problem", ["svm", "logistic"])
@@ -49,17 +49,17 @@ def test_the_accuracy_on_the_test_file_is_that_of_the_training(problem, tmp_path
     file, out = tmp_path / "weights.safetensors", tmp_path / "out.txt"
     how = ["--data", train, "--test-data", test, "--save", file]
     trained = solved(capsys, problem, *how)
-    found = predicted(capsys, file, test, "--out", out)
-    assert found["examples"] == 100
-    assert found["measure"] == "accuracy"
-    assert found["value"] == pytest.approx(1 - trained["measures"]["test_error"], abs=1e-12)
-    assert found["value"] == pytest.approx(found["trained"], abs=1e-12)
-    assert found["value"] > 0.8
+    prediction = predicted(capsys, file, test, "--out", out)
+    assert prediction["examples"] == 100
+    assert prediction["measure"] == "accuracy"
+    assert prediction["value"] == pytest.approx(1 - trained["measures"]["test_error"], abs=1e-12)
+    assert prediction["value"] == pytest.approx(prediction["trained"], abs=1e-12)
+    assert prediction["value"] > 0.8
     lines = [line.split("\t") for line in out.read_text().splitlines()]
     assert len(lines) == 100
     truth = [int(line.split()[0]) for line in test.read_text().splitlines()]
     right = np.mean([int(label) == sign for (label, _), sign in zip(lines, truth, strict=True)])
-    assert right == pytest.approx(found["value"])
+    assert right == pytest.approx(prediction["value"])
     for label, score in lines:
         positive = float(score) > (0.5 if problem == "logistic" else 0)
         assert positive == (label == "1")
@@ -96,9 +96,9 @@ def test_a_regression_predicts_numbers(tmp_path, capsys):
     file = tmp_path / "weights.safetensors"
     how = ["--data", tmp_path / "train", "--test-data", tmp_path / "test", "--lr", "0.05"]
     trained = solved(capsys, "least-squares", *how, "--save", file)
-    found = predicted(capsys, file, tmp_path / "test")
-    assert found["measure"] == "rmse"
-    assert found["value"] ** 2 / 2 == pytest.approx(trained["measures"]["test_loss"], rel=1e-4)
+    prediction = predicted(capsys, file, tmp_path / "test")
+    assert prediction["measure"] == "rmse"
+    assert prediction["value"] ** 2 / 2 == pytest.approx(trained["measures"]["test_loss"], rel=1e-4)
 
 
 def test_ratings_are_predicted_for_users_and_items_by_their_names(tmp_path, capsys):
@@ -111,14 +111,14 @@ def test_ratings_are_predicted_for_users_and_items_by_their_names(tmp_path, caps
     file, out = tmp_path / "weights.safetensors", tmp_path / "out.txt"
     how = ["--data", tmp_path / "train.csv", "--test-data", tmp_path / "test.csv", "--rank", "4"]
     trained = solved(capsys, "matrix-completion", *how, "--save", file)
-    found = predicted(capsys, file, tmp_path / "test.csv", "--out", out)
-    assert found["value"] == pytest.approx(trained["measures"]["test_error"], rel=1e-5)
+    prediction = predicted(capsys, file, tmp_path / "test.csv", "--out", out)
+    assert prediction["value"] == pytest.approx(trained["measures"]["test_error"], rel=1e-5)
     assert [line.split("\t")[:2] for line in out.read_text().splitlines()] == [
         entry.split(",")[:2] for entry in entries[800:]
     ]
     (tmp_path / "new.csv").write_text("100,5001,4\n77,5001,3\n")
-    found = predicted(capsys, file, tmp_path / "new.csv", "--out", out)
-    assert (found["examples"], found["unknown"]) == (2, 1)
+    prediction = predicted(capsys, file, tmp_path / "new.csv", "--out", out)
+    assert (prediction["examples"], prediction["unknown"]) == (2, 1)
     assert float(out.read_text().splitlines()[1].split("\t")[2]) == pytest.approx(
         stars[:800].mean(), abs=1e-4
     )
@@ -131,14 +131,14 @@ def test_a_graph_is_cut_as_in_training(tmp_path, capsys):
     file, out = tmp_path / "weights.safetensors", tmp_path / "out.txt"
     how = ["--data", tmp_path / "graph", "--terminals", "10=0,24=1", "--save", file]
     trained = solved(capsys, "graph-cuts", *how)
-    found = predicted(capsys, file, tmp_path / "graph", "--out", out)
-    assert found["value"] == found["trained"] == trained["measures"]["cut"] == 1
+    prediction = predicted(capsys, file, tmp_path / "graph", "--out", out)
+    assert prediction["value"] == prediction["trained"] == trained["measures"]["cut"] == 1
     labels = dict(line.split("\t") for line in out.read_text().splitlines())
     assert {labels[str(k)] for k in range(10, 15)} == {"0"}
     assert {labels[str(k)] for k in range(20, 25)} == {"1"}
     (tmp_path / "more").write_text("10 24 2\n24 99 1\n")
-    found = predicted(capsys, file, tmp_path / "more", "--out", out)
-    assert (found["value"], found["unknown"]) == (2, 1)
+    prediction = predicted(capsys, file, tmp_path / "more", "--out", out)
+    assert (prediction["value"], prediction["unknown"]) == (2, 1)
     assert out.read_text().splitlines()[2] == "99\t?"
 
 
@@ -152,8 +152,8 @@ def test_images_are_classified_as_in_training(tmp_path, capsys):
     file = tmp_path / "weights.safetensors"
     how = ["--data", tmp_path / "train.bin", "--test-data", tmp_path / "test.bin", "--epochs", "3"]
     trained = solved(capsys, "image-svm", *how, "--save", file)
-    found = predicted(capsys, file, tmp_path / "test.bin")
-    assert found["value"] == pytest.approx(1 - trained["measures"]["test_error"], abs=1e-12)
+    prediction = predicted(capsys, file, tmp_path / "test.bin")
+    assert prediction["value"] == pytest.approx(1 - trained["measures"]["test_error"], abs=1e-12)
 
 
 def test_generated_problems_are_saved_too(tmp_path, capsys):
@@ -182,10 +182,10 @@ def test_what_is_wrong_is_said_with_the_way_out(weights, tmp_path, capsys):
         ([weights, tmp_path / "t", "--out", tmp_path], 2, "is a folder; name a file in it"),
         ([weights, tmp_path / "t", "--ouput", "x"], 2, "did you mean '--out'?"),
     ]
-    for words, code, said in cases:
+    for words, code, text in cases:
         assert main(["classic", "predict", *map(str, words)]) == code
         out, err = capsys.readouterr()
-        assert said in err
+        assert text in err
         assert out == ""
     assert main(["classic", "svm", "--save", str(tmp_path / "no" / "w")]) == 2
     assert "make it first" in capsys.readouterr().err
@@ -193,14 +193,14 @@ def test_what_is_wrong_is_said_with_the_way_out(weights, tmp_path, capsys):
 
 def test_a_file_with_other_contents_is_refused(weights):
     model = models.load(weights)
-    for name, changed, said in (
+    for name, changed, text in (
         ("weights", model.arrays["weights"][None], "tensor weights is not as svm has it"),
         ("weights", np.full(10, np.nan, np.float32), "tensor weights is not as svm has it"),
         ("other", model.arrays["weights"], "tensor weights is not as svm has it"),
     ):
         facts = {"classic": json.dumps(model.facts)}
         weights.write_bytes(models.to_bytes({name: np.ascontiguousarray(changed)}, facts))
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=text):
             models.load(weights)
     weights.write_bytes(models.to_bytes(dict(model.arrays), {"classic": '{"problem": "cats"}'}))
     with pytest.raises(DataError, match="holds no solved problem"):

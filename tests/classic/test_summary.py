@@ -33,7 +33,7 @@ SERIAL = run(1.0, 2.0, scheme="serial", workers=1)
 
 
 @each_of(
-    ("result", "said"),
+    ("result", "message"),
     [
         (run(1.0, 1.0), "The objective is serial's, to the last digit."),
         (run(1.001, 1.0), "The objective is serial's, 0.10% above it, after equal epochs."),
@@ -49,19 +49,19 @@ SERIAL = run(1.0, 2.0, scheme="serial", workers=1)
         (run(20.0, 1.0), "The objective rose from 10: the step size is too large; try --lr 0.01."),
     ],
 )
-def test_the_numbers_are_put_into_words(result, said):
-    assert said in "\n".join(explain(result, SERIAL, **QUIET))
+def test_the_numbers_are_put_into_words(result, message):
+    assert message in "\n".join(explain(result, SERIAL, **QUIET))
 
 
 def test_a_busy_machine_is_said_to_be_busy_and_blamed_for_nothing():
-    said = "\n".join(explain(run(1.0, 4.0), SERIAL, load=5.0, cores=2))
-    assert "Busy machine (load 5.0 on 2 cores)" in said
-    assert "costs more" not in said
+    text = "\n".join(explain(run(1.0, 4.0), SERIAL, load=5.0, cores=2))
+    assert "Busy machine (load 5.0 on 2 cores)" in text
+    assert "costs more" not in text
 
 
 def test_more_workers_than_cores_can_show_no_speedup():
-    said = "\n".join(explain(run(1.0, 4.0, workers=3), SERIAL, load=0.0, cores=1))
-    assert "3 workers share 1 core: no speedup can show." in said
+    text = "\n".join(explain(run(1.0, 4.0, workers=3), SERIAL, load=0.0, cores=1))
+    assert "3 workers share 1 core: no speedup can show." in text
 
 
 def test_without_a_reference_nothing_is_compared():

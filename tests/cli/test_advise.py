@@ -65,22 +65,22 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
 def test_advice_is_measured_tried_explained_and_remembered(
     advised: Advised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = advised.found
-    assert found["answer"].startswith(f"{found['chosen']}: mlxhog train --strategy ")
-    assert found["because"]
-    profile, trial = found["profile"], found["trial"]
+    advice = advised.found
+    assert advice["answer"].startswith(f"{advice['chosen']}: mlxhog train --strategy ")
+    assert advice["because"]
+    profile, trial = advice["profile"], advice["trial"]
     assert len(profile["workers"]) == 2
     assert all(0 < one["min_s"] <= one["mean_s"] <= one["p99_s"] for one in profile["workers"])
     assert profile["sync_s"] >= 0
     assert 0 < profile["p_conf"] <= 1
-    assert len(found["expected"]) >= 4
-    assert set(trial["names"]) <= {one["name"] for one in found["expected"]}
+    assert len(advice["expected"]) >= 4
+    assert set(trial["names"]) <= {one["name"] for one in advice["expected"]}
     assert trial["winner"] in trial["names"]
     assert min(trial["steps"]) >= 4
     assert all(0 < bits < 9 for bits in trial["bits_per_byte"])
     assert list((advised.folder / "runs").glob("*")) == []  # it leaves no run behind
     monkeypatch.setenv("XDG_CACHE_HOME", str(advised.folder / "cache"))
-    assert [entry["chosen"] for entry in advise.read_history()] == [found["chosen"]]
+    assert [entry["chosen"] for entry in advise.read_history()] == [advice["chosen"]]
     assert main(["advise", "--history"]) == 0
     assert capsys.readouterr().out.startswith("of 1 trials")
 
@@ -96,13 +96,13 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     text = capsys.readouterr().out
     assert "mlxhog train --strategy" in text.splitlines()[0]
     assert max(map(len, text.splitlines())) <= 80
-    for said in ("why", "what would change it", "predicted", "measured", "barrier and average"):
-        assert said in text
+    for message in ("why", "what would change it", "predicted", "measured", "barrier and average"):
+        assert message in text
     assert advise.score_history(advise.read_history()) == (0, 0)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--workers", "mlx:cpu"], "advise on two or more, as in --workers 2"),
         (["--link", "1"], "add --no-try"),
@@ -112,11 +112,11 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     ],
 )
 def test_bad_input_is_answered_before_anything_is_measured(
-    words: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["advise", *words, *more]) == 2
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
     assert "lock-free ..." not in err
 

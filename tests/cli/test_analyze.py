@@ -33,18 +33,18 @@ def model(tmp_path: Path) -> list[str]:
 
 def analyzed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert main(["analyze", *words, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    output: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return output
 
 
 def test_json_has_blocks_staleness_bounds_and_advice(
     model: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = analyzed([*model, *LOOK, *MLX, "--seconds", "0.5", "--threads", "1"], capsys)
-    assert [block["name"] for block in found["blocks"]] == [
+    result = analyzed([*model, *LOOK, *MLX, "--seconds", "0.5", "--threads", "1"], capsys)
+    assert [block["name"] for block in result["blocks"]] == [
         "embedding", "layer 0", "out_norm", "head",
     ]  # fmt: skip
-    for block in found["blocks"]:
+    for block in result["blocks"]:
         assert list(block)[:6] == ["name", "parameters", "omega", "rho", "delta", "p_conf"]
         assert 0 < block["omega"] <= block["parameters"]
         assert 0 <= block["delta"] <= block["rho"] <= 1
@@ -55,23 +55,23 @@ def test_json_has_blocks_staleness_bounds_and_advice(
         assert list(block["grains"]) == ["exact", "large"]
         for kind in block["grains"].values():
             assert list(kind) == ["element", "line", "stripe", "row"]
-    (head,) = [block for block in found["blocks"] if block["name"] == "head"]
+    (head,) = [block for block in result["blocks"] if block["name"] == "head"]
     assert head["omega"] == head["parameters"] == 320 * 32
     assert head["rho"] == head["delta"] == head["p_conf"] == 1
-    assert found["backend"] == "mlx:cpu"
-    assert found["staleness"]["source"] == "probe"
-    assert found["staleness"]["workers"] == 2
-    assert found["staleness"]["write"] == "racy"
-    assert 0 <= found["staleness"]["lost_update_rate"] < 1
-    rules = {(bound["block"], bound["name"]): bound for bound in found["bounds"]}
+    assert result["backend"] == "mlx:cpu"
+    assert result["staleness"]["source"] == "probe"
+    assert result["staleness"]["workers"] == 2
+    assert result["staleness"]["write"] == "racy"
+    assert 0 <= result["staleness"]["lost_update_rate"] < 1
+    rules = {(bound["block"], bound["name"]): bound for bound in result["bounds"]}
     assert rules["head", "proposition 4.1"]["values"] == {}
     assert "no bound" in rules["head", "proposition 4.1"]["words"]
     for name in ("penalty", "near-serial", "n^(1/4)", "perturbed iterate"):
         assert rules["head", name]["applies"] is False
         assert any(one["holds"] is False for one in rules["head", name]["assumptions"])
     assert rules["model", "step for dense problems"]["inputs"]["smoothness"] > 0
-    assert {"write", "workers", "embedding"} <= {one["topic"] for one in found["advice"]}
-    assert found["embedding"]["batches"] == 40
+    assert {"write", "workers", "embedding"} <= {one["topic"] for one in result["advice"]}
+    assert result["embedding"]["batches"] == 40
 
 
 def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
@@ -82,12 +82,12 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
     small = ["--seq-len", "32", "--batch-size", "2", "--sample-every", "off", "--json"]
     assert main(["train", "--model", spec, *how, *train, *small]) == 0
     result = json.loads(capsys.readouterr().out)
-    found = analyzed(["latest", "--out", how[-1], *LOOK[:4], *MLX], capsys)
-    assert found["at"] == result["checkpoint"]
-    assert found["staleness"]["source"] == "run"
-    assert found["staleness"]["histogram"] == result["staleness"]
-    assert found["lag"]["largest"] == max(map(int, result["staleness"]))
-    assert found["lag"]["seen"] is True
+    outcome = analyzed(["latest", "--out", how[-1], *LOOK[:4], *MLX], capsys)
+    assert outcome["at"] == result["checkpoint"]
+    assert outcome["staleness"]["source"] == "run"
+    assert outcome["staleness"]["histogram"] == result["staleness"]
+    assert outcome["lag"]["largest"] == max(map(int, result["staleness"]))
+    assert outcome["lag"]["seen"] is True
 
 
 def test_a_person_reads_the_tables_and_figures_are_written(
@@ -100,7 +100,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     assert max(map(len, shown.replace(str(tmp_path), "").splitlines())) <= 100
     assert shown.split()[0] in ("Yes", "With", "Doubtful:", "Not")
     out = " ".join(shown.split())
-    for said in (
+    for text in (
         "dense: in layer 0, out_norm, head any two updates meet",
         "embedding: an update touches",
         "no run was watched; bounds are taken at a lag of 2",
@@ -108,7 +108,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
         "sparse gradients: is not met",
         "- write: add steps losslessly",
     ):
-        assert said in out
+        assert text in out
     assert "gradients ..." in err
     files = sorted(path.name for path in figures.iterdir())
     assert files == [
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_numbers(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["tinny"], 2, "did you mean 'tiny'?"),
         (["tiny", "--samples", "3"], 2, "--samples is '3'; wanted a whole number at least 12"),
@@ -160,11 +160,11 @@ def test_the_same_seed_gives_the_same_numbers(
     ],
 )
 def test_bad_input_is_answered_before_anything_is_measured(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["analyze", *words]) == code
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
     assert "gradients ..." not in err
 

@@ -46,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @each_of(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("--config key.yaml", 2, "key.yaml:1: no option 'wrokers'; did you mean 'workers'?"),
         ("--config type.yaml", 2, "type.yaml:1: lr is 'many'"),
@@ -84,13 +84,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_train_refuses_with_one_message_and_leaves_nothing(
-    here: Path, words: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+    here: Path, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "mlx:gpu" in words and machine.here().apple_gpu:
         pytest.skip("this machine has what the case lacks: an Apple GPU")
     assert main(["train", "--model=small.yaml", "--data=good.txt", *SMALL, *words.split()]) == code
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert out == ""
     assert not Path("runs").exists()
@@ -118,7 +118,7 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
 
 
 @each_of(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("latest", 2, "there is no run in runs yet; start one with: mlxhog train"),
         ("nowhere", 2, "no run 'nowhere'"),
@@ -127,11 +127,11 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
     ],
 )
 def test_generate_refuses_what_is_no_model(
-    here: Path, words: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+    here: Path, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", words]) == code
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
 
 
@@ -145,17 +145,17 @@ def test_a_prompt_that_is_not_utf8_is_refused(
 def test_a_run_without_a_checkpoint_says_how_to_begin_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = run.create(Path("runs"), "early")
-    assert main(["generate", made.name]) == 2
-    assert f"mlxhog train --config {made.config_path}" in capsys.readouterr().err
+    new_run = run.create(Path("runs"), "early")
+    assert main(["generate", new_run.name]) == 2
+    assert f"mlxhog train --config {new_run.config_path}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_output_that_cannot_be_written_is_one_message():
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "mlxhog", "mad", "show", "swiglu"],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
         )  # fmt: skip
-    assert done.returncode == 3
-    assert done.stderr == "the output cannot be written: No space left on device\n"
+    assert process.returncode == 3
+    assert process.stderr == "the output cannot be written: No space left on device\n"

@@ -94,10 +94,10 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("wanted", [None, "ACTIVE"])
-def test_torch_does_not_spin_between_its_jobs_unless_told_to(monkeypatch, wanted, tmp_path):
+@pytest.mark.parametrize("expected", [None, "ACTIVE"])
+def test_torch_does_not_spin_between_its_jobs_unless_told_to(monkeypatch, expected, tmp_path):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    if wanted is None:
+    if expected is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
     script = (
         "import sys; from mlxhog.cli import main; assert 'torch' not in sys.modules; "
@@ -106,7 +106,7 @@ def test_torch_does_not_spin_between_its_jobs_unless_told_to(monkeypatch, wanted
     ended = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert ended.stdout.splitlines()[-1] == (wanted or "PASSIVE")
+    assert ended.stdout.splitlines()[-1] == (expected or "PASSIVE")
 
 
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
@@ -186,9 +186,9 @@ def test_a_flag_wins_over_the_file_and_an_absent_one_does_not(trainer, tmp_path)
 def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The name of a run that was started with --lr 0.5 --steps 100."""
     monkeypatch.chdir(tmp_path)
-    made = run.create(Path("runs"), "old")
-    made.config_path.write_text(TrainConfig(lr=0.5, steps=100).to_yaml())
-    return made.name
+    new_run = run.create(Path("runs"), "old")
+    new_run.config_path.write_text(TrainConfig(lr=0.5, steps=100).to_yaml())
+    return new_run.name
 
 
 def test_resume_takes_the_stored_options_and_flags_win(trainer, stored_run):
@@ -302,7 +302,7 @@ def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, cap
 
 
 @each_of(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["trian"], "no command 'trian'; did you mean 'train'?"),
         (["--helf"], "did you mean '--help'?"),
@@ -325,10 +325,10 @@ def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, cap
         (["compare", "--pairs", "3", "--", "--json"], "'--json' is no architecture"),
     ],
 )
-def test_wrong_input_is_answered_with_exit_code_2(words, said, capsys):
+def test_wrong_input_is_answered_with_exit_code_2(words, message, capsys):
     assert main(words) == 2
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
 
 
@@ -338,9 +338,9 @@ LEAVES = [name for name in COMMANDS if name != "mad"] + [f"mad {name}" for name 
 
 @each_of("name", LEAVES)
 def test_every_command_has_help_with_an_example(name, capsys):
-    with pytest.raises(SystemExit) as done:
+    with pytest.raises(SystemExit) as stop:
         main([*name.split(), "--help"])
-    assert done.value.code == 0
+    assert stop.value.code == 0
     out = capsys.readouterr().out
     assert f"mlxhog {name}" in out
     assert "examples:" in out
@@ -373,9 +373,9 @@ def test_the_help_of_a_command_with_many_options_shows_those_that_matter(capsys)
 def test_every_help_that_is_short_names_a_longer_one(name, capsys):
     shown = []
     for flag in ("--help", "--help-all"):
-        with pytest.raises(SystemExit) as done:
+        with pytest.raises(SystemExit) as stop:
             main([*name.split(), flag])
-        assert done.value.code == 0
+        assert stop.value.code == 0
         shown.append(capsys.readouterr().out)
     assert "--help-all lists all" in shown[0]
     assert len(shown[1]) > 1.2 * len(shown[0])
@@ -403,8 +403,10 @@ def test_help_and_mistakes_load_no_framework_and_nothing_slow(words):
         f"try: main({words!r})\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'mlx', 'numpy', 'rich') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_module_runs_as_a_command_and_tells_its_version():

@@ -38,8 +38,8 @@ def compare(
     def run(*more: str) -> tuple[dict[str, Any], str]:
         assert main(["compare", *words, *more, "--json"]) == 0
         out, err = capsys.readouterr()
-        found: dict[str, Any] = json.loads(out)
-        return found, err
+        result: dict[str, Any] = json.loads(out)
+        return result, err
 
     return run
 
@@ -48,20 +48,20 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     compare: Any, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sides = ["--a", "--lr 1e-2", "--b", "--lr=1e-5", "--pairs", "5"]
-    found, err = compare(*sides)
-    assert found["verdict"] == "a"
-    assert found["answer"].startswith("A is better by ")
-    assert 0 < found["interval"][0] < found["difference"] < found["interval"][1]
-    assert found["pairs_told_from"] == len(found["pairs"]) == err.count("B - A +") == 3
-    assert found["differing"] == {"lr": [0.01, 1e-05]}
-    assert [pair["seed"] for pair in found["pairs"]] == [1, 2, 3]
-    assert [pair["first"] for pair in found["pairs"]] == ["a", "b", "a"]
-    assert {pair[side]["tokens"] for pair in found["pairs"] for side in "ab"} == {3008}
+    result, err = compare(*sides)
+    assert result["verdict"] == "a"
+    assert result["answer"].startswith("A is better by ")
+    assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
+    assert result["pairs_told_from"] == len(result["pairs"]) == err.count("B - A +") == 3
+    assert result["differing"] == {"lr": [0.01, 1e-05]}
+    assert [pair["seed"] for pair in result["pairs"]] == [1, 2, 3]
+    assert [pair["first"] for pair in result["pairs"]] == ["a", "b", "a"]
+    assert {pair[side]["tokens"] for pair in result["pairs"] for side in "ab"} == {3008}
 
     again, err = compare(*sides)
-    assert again == found
+    assert again == result
     assert "3 pairs are done already" in err
-    folder = tmp_path / found["folder"]
+    folder = tmp_path / result["folder"]
     assert len(list((folder / "runs").iterdir())) == 6
     assert not list(folder.glob("runs/*/checkpoints"))
 
@@ -69,8 +69,8 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     text = capsys.readouterr().out
     assert text.startswith("A is better by ")
     assert max(map(len, text.splitlines())) <= 80
-    for said in ("what differs", "lr      0.01", "times as fast", "intervals: 99 %"):
-        assert said in text
+    for message in ("what differs", "lr      0.01", "times as fast", "intervals: 99 %"):
+        assert message in text
 
     assert main(["compare", *words, *sides[:-1], "4"]) == 2
     assert "--pairs 5, and what it promises holds for that number" in capsys.readouterr().err
@@ -79,25 +79,25 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
 def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
     compare: Any, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, _ = compare("--pairs", "2")
-    assert found["verdict"] == "cannot be told"
-    assert "ended equal in every pair" in found["answer"]
-    assert found["notes"] == ["A and B are the same settings"]
-    record = Path(found["folder"]) / "pairs.jsonl"
+    result, _ = compare("--pairs", "2")
+    assert result["verdict"] == "cannot be told"
+    assert "ended equal in every pair" in result["answer"]
+    assert result["notes"] == ["A and B are the same settings"]
+    record = Path(result["folder"]) / "pairs.jsonl"
     whole = record.read_text()
     record.write_text(whole.replace('"seed"', '"sead"', 1))
     assert main(["compare", *words, "--pairs", "2"]) == 2
     assert "pairs.jsonl is damaged after 0 pairs" in capsys.readouterr().err
     record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
     again, _ = compare("--pairs", "2")
-    assert again == found
+    assert again == result
 
 
 def test_a_run_that_diverges_counts_as_knowing_nothing(compare: Any) -> None:
     wild = "--optimizer sgd --lr 1e30 --clip 0 --max-nonfinite 1"
-    found, _ = compare("--a", wild, "--pairs", "2")
-    assert {pair["a"]["bits_per_byte"] for pair in found["pairs"]} == {8.0}
-    assert any("A diverged in 2 of 2 runs" in note for note in found["notes"])
+    result, _ = compare("--a", wild, "--pairs", "2")
+    assert {pair["a"]["bits_per_byte"] for pair in result["pairs"]} == {8.0}
+    assert any("A diverged in 2 of 2 runs" in note for note in result["notes"])
 
 
 def test_files_runs_and_names_are_sides(
@@ -119,7 +119,7 @@ def test_files_runs_and_names_are_sides(
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["third", "fourth"], "takes two subjects"),
         (["nothing-like-it"], "no architecture, no file and no run"),
@@ -136,11 +136,11 @@ def test_files_runs_and_names_are_sides(
     ],
 )
 def test_bad_input_is_named_before_anything_is_trained(
-    words: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", *more, *words]) == 2
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
     assert not Path("comparisons").exists()
 
@@ -163,13 +163,13 @@ def test_pairs_that_are_done_survive_the_end_of_the_command(
     command = [sys.executable, "-m", "mlxhog", "compare", *words, "--pairs", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = []
+        text = []
         for line in process.stderr:
-            said.append(line)
+            text.append(line)
             if line.startswith("pair 2 of 2"):
                 break
         while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
-            assert process.poll() is None, said
+            assert process.poll() is None, text
             time.sleep(0.01)
         process.send_signal(ending)
         rest = process.stderr.read()
@@ -179,8 +179,8 @@ def test_pairs_that_are_done_survive_the_end_of_the_command(
     (record,) = Path("comparisons").glob("*/pairs.jsonl")
     first = record.read_text()
     assert first.count("\n") == 1
-    found, err = compare("--pairs", "2")
+    result, err = compare("--pairs", "2")
     assert "1 pairs are done already" in err
     assert record.read_text().startswith(first)
-    assert len(found["pairs"]) == 2
+    assert len(result["pairs"]) == 2
     assert len(list(record.parent.joinpath("runs").iterdir())) == 4  # what was unfinished is gone

@@ -64,12 +64,12 @@ def test_json_is_one_line(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [([], "SHELL"), (["tcsh"], "bash"), (["bash", "--jsno"], "did you mean '--json'?")],
 )
-def test_another_shell_is_refused(words, said, capsys):
+def test_another_shell_is_refused(words, message, capsys):
     assert main(["completion", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 DRIVERS = {
@@ -88,13 +88,15 @@ def test_the_shell_itself_completes(shell, tmp_path):
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mlxhog "$@"\n')
     program.chmod(0o755)
     script = DRIVERS[shell].format(words="train --st", last=2)
-    done = subprocess.run(
+    process = subprocess.run(
         [shell, "-c", script], capture_output=True, text=True, check=True,
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    assert {"--steps", "--strategy"} <= {line.split("\t")[0] for line in done.stdout.splitlines()}
-    assert done.stderr == ""
+    assert {"--steps", "--strategy"} <= {
+        line.split("\t")[0] for line in process.stdout.splitlines()
+    }
+    assert process.stderr == ""
 
 
 def test_architectures_are_those_that_train_takes(capsys):

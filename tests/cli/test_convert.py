@@ -303,5 +303,5 @@ def test_memory_stays_flat_however_large_the_model(
         save_file(params, tmp_path / "a" / "model.safetensors", {"format": "pt"})
     (tmp_path / "a" / "config.json").write_text(json.dumps(model.to_dict()))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "a"), str(tmp_path / "b"), to, dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 0.25 * n_bytes
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(process.stdout) < 0.25 * n_bytes

@@ -49,19 +49,19 @@ def test_the_pace_stands_beside_the_text(model: str, capsys: pytest.CaptureFixtu
 def test_json_tells_tokens_pace_and_why_the_answer_ended(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = told(capsys, model, "--prompt", "The ", LONG, "--seed=2")
-    assert found["prompt"] == "The "
-    assert found["tokens"] == len(found["ids"]) == 40
-    assert bytes(found["ids"]).decode() == found["text"]
-    assert found["finish_reason"] == "length"
-    assert 0 < found["ttft_s"] <= found["seconds"] + 1e-3
-    assert found["tokens_per_s"] > 0
+    result = told(capsys, model, "--prompt", "The ", LONG, "--seed=2")
+    assert result["prompt"] == "The "
+    assert result["tokens"] == len(result["ids"]) == 40
+    assert bytes(result["ids"]).decode() == result["text"]
+    assert result["finish_reason"] == "length"
+    assert 0 < result["ttft_s"] <= result["seconds"] + 1e-3
+    assert result["tokens_per_s"] > 0
 
 
 def test_one_token_has_no_pace(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, model, "--max-new-tokens=1")
-    assert found["tokens"] == 1
-    assert found["tokens_per_s"] is None
+    result = told(capsys, model, "--max-new-tokens=1")
+    assert result["tokens"] == 1
+    assert result["tokens_per_s"] is None
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
@@ -71,19 +71,19 @@ def test_the_answer_ends_before_any_of_the_stop_strings(
     text = told(capsys, model, LONG, "--seed=5")["text"]
     stop = text[11:13]
     words = ["--stop", stop, "--stop", "never said"][: 2 * repeats]
-    found = told(capsys, model, LONG, "--seed=5", *words)
-    assert found["finish_reason"] == "stop"
-    assert found["text"] == text[: text.index(stop)]
-    assert found["tokens"] > 0
+    result = told(capsys, model, LONG, "--seed=5", *words)
+    assert result["finish_reason"] == "stop"
+    assert result["text"] == text[: text.index(stop)]
+    assert result["tokens"] > 0
 
 
 def test_a_newline_in_a_stop_string_is_written_as_two_characters(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = told(capsys, model, LONG)["text"]
-    found = told(capsys, model, LONG, "--stop", r"\n")
+    result = told(capsys, model, LONG, "--stop", r"\n")
     assert "\n" in text
-    assert (found["text"], found["finish_reason"]) == (text[: text.index("\n")], "stop")
+    assert (result["text"], result["finish_reason"]) == (text[: text.index("\n")], "stop")
 
 
 def test_a_large_repetition_penalty_never_says_the_same_twice(
@@ -104,19 +104,19 @@ def test_prompts_of_a_file_are_answered_as_each_alone(
     Path("prompts.txt").write_text("\n".join(prompts) + "\n\n")
     words = (model, LONG, "--temperature=0", "--batch-size=3")
     many = told(capsys, *words, "--prompt-file", "prompts.txt")
-    assert [found["prompt"] for found in many["answers"]] == prompts
-    assert many["tokens"] == sum(found["tokens"] for found in many["answers"])
+    assert [actual["prompt"] for actual in many["answers"]] == prompts
+    assert many["tokens"] == sum(actual["tokens"] for actual in many["answers"])
     assert many["tokens_per_s"] > 0
-    for prompt, found in zip(prompts, many["answers"], strict=True):
+    for prompt, actual in zip(prompts, many["answers"], strict=True):
         alone = told(capsys, *words, "--prompt", prompt)
-        assert (found["ids"], found["text"]) == (alone["ids"], alone["text"])
-        assert found["finish_reason"] == alone["finish_reason"]
+        assert (actual["ids"], actual["text"]) == (alone["ids"], alone["text"])
+        assert actual["finish_reason"] == alone["finish_reason"]
     text, beside = printed(capsys, *words, "--prompt-file", "prompts.txt")
-    wanted = [
-        f"--- {n} of 4\n{found['prompt']}{found['text']}\n"
-        for n, found in enumerate(many["answers"], 1)
+    expected = [
+        f"--- {n} of 4\n{actual['prompt']}{actual['text']}\n"
+        for n, actual in enumerate(many["answers"], 1)
     ]
-    assert text == "".join(wanted)
+    assert text == "".join(expected)
     assert "tok/s" in beside
 
 
@@ -125,7 +125,7 @@ def test_prompts_with_newlines_come_as_json_lines(
 ) -> None:
     Path("prompts.jsonl").write_text('{"prompt": "a\\nb"}\n\n{"prompt": "", "id": 7}\n')
     many = told(capsys, model, LONG, "--prompt-file", "prompts.jsonl")
-    assert [found["prompt"] for found in many["answers"]] == ["a\nb", ""]
+    assert [result["prompt"] for result in many["answers"]] == ["a\nb", ""]
 
 
 def test_prompts_come_from_standard_input(
@@ -133,7 +133,7 @@ def test_prompts_come_from_standard_input(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo"))
     many = told(capsys, model, LONG, "--prompt-file", "-")
-    assert [found["prompt"] for found in many["answers"]] == ["one", "two"]
+    assert [result["prompt"] for result in many["answers"]] == ["one", "two"]
 
 
 def test_standard_input_that_is_not_text_is_refused(
@@ -155,7 +155,7 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["--prompt-file", "empty.txt"], 2, "--prompt-file empty.txt: holds no prompts"),
         (["--prompt-file", "nowhere.txt"], 2, "nowhere.txt: No such file"),
@@ -176,7 +176,7 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
 def test_bad_input_is_named_before_the_model_is_loaded(
     words: list[str],
     code: int,
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -190,7 +190,7 @@ def test_bad_input_is_named_before_the_model_is_loaded(
     Path("half.jsonl").write_text('{"prompt": "\\ud83d"}')
     assert main(["generate", "nothing", *words]) == code
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
 
 

@@ -123,7 +123,7 @@ def test_save_writes_what_was_compared(
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ("nowhere/arrays.npz", "No such file or directory; name a file in a directory that is"),
         ("small.yaml/arrays.npz", "Not a directory; name a file in a directory that is there"),
@@ -135,7 +135,7 @@ def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
     architecture: str,
     tmp_path: Path,
     file: str,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
     assert main(["parity", architecture, *SMALL, "--save", str(tmp_path / file)]) == 2
     err = capsys.readouterr().err
     assert f"--save {tmp_path / file}" in err
-    assert said in err
+    assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
@@ -223,7 +223,7 @@ def test_one_token_is_compared_without_a_loss(
 
 
 @each_of(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ([], 2, "wants one subject and got nothing"),
         (["tiny", "--case", "x.safetensors"], 2, "got x.safetensors and tiny"),
@@ -238,10 +238,10 @@ def test_one_token_is_compared_without_a_loss(
     ],
 )
 def test_wrong_input_is_answered_with_the_way_out(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["parity", *words]) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_apple_gpu")

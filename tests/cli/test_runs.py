@@ -107,8 +107,8 @@ def test_runs_are_removed_by_parts_of_their_names(
     root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["runs", "rm", "one", "b-two", three[0].name, "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"removed {run.name} (" in said for run in three[:2])
+    output = capsys.readouterr().out
+    assert all(f"removed {run.name} (" in output for run in three[:2])
     assert left(root) == ["three"]
     assert main(["runs", "rm", "latest", "--yes", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

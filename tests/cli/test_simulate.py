@@ -78,7 +78,7 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(
 
 
 @each_of(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--times", "gauss:1"], "wanted one of constant:TIME"),
         (["--times", "pareto:1:1"], "a Pareto shape of 1.0: wanted above 1"),
@@ -94,9 +94,9 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(
     ],
 )
 def test_bad_input_is_named_with_the_way_out(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["simulate", *words]) == 2
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""

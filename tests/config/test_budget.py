@@ -19,5 +19,5 @@ from mlxhog.config.budget import training_s
 def test_training_gets_all_the_time_that_start_and_end_leave(
     seconds, start_s, save_s, evaluates, expected
 ):
-    found = training_s(seconds, start_s=start_s, save_s=save_s, evaluates=evaluates)
-    assert found == pytest.approx(expected)
+    actual = training_s(seconds, start_s=start_s, save_s=save_s, evaluates=evaluates)
+    assert actual == pytest.approx(expected)

@@ -37,11 +37,11 @@ def written(tmp_path: Path, text: str) -> list[Given]:
 
 
 def test_every_field_is_an_option_with_help_and_a_group():
-    found = options(TrainConfig)
+    result = options(TrainConfig)
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     inherited = [name for name in fields if name not in vars(TrainConfig)["__annotations__"]]
-    assert list(found) == [name for name in fields if name not in inherited] + inherited
-    assert all(spec.help and spec.group for spec in found.values())
+    assert list(result) == [name for name in fields if name not in inherited] + inherited
+    assert all(spec.help and spec.group for spec in result.values())
 
 
 def test_every_default_is_legal_and_means_itself():
@@ -146,7 +146,7 @@ def test_an_option_written_twice_in_a_file_is_an_error(tmp_path, text):
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("lr: [1\n", "conf.yaml:2: not YAML"),
         ("- lr\n", "conf.yaml: wanted lines such as"),
@@ -155,8 +155,8 @@ def test_an_option_written_twice_in_a_file_is_an_error(tmp_path, text):
         ("lr: \x00\n", "conf.yaml: not YAML"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
         written(tmp_path, text)
 
 
@@ -178,7 +178,7 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
 
 
 @each_of(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"read": "live", "predict": "own"}, "predict=none"),
         ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
@@ -230,8 +230,8 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"determinism": "record", "resume": "latest"}, "add --determinism none"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_options_that_contradict_each_other_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
         TrainConfig(**values)
 
 
@@ -365,9 +365,9 @@ def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name
 
 @each_of("text", ["true", "True", "false", "FALSE"])
 def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
-    wanted = text.lower() == "true"
-    assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is wanted
-    assert resolve(TrainConfig, [[Given("force", text, "--force")]]).force is wanted
+    expected = text.lower() == "true"
+    assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is expected
+    assert resolve(TrainConfig, [[Given("force", text, "--force")]]).force is expected
 
 
 @each_of("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])
@@ -377,11 +377,11 @@ def test_what_is_no_switch(tmp_path, text):
 
 
 @each_of(
-    ("words", "wanted"),
+    ("words", "expected"),
     [("", False), ("--force", True), ("--force --steps 5", True), ("--force=false", False)],
 )
-def test_a_switch_alone_means_true(words, wanted):
-    assert configuration(train_flags().parse(words.split())).force is wanted
+def test_a_switch_alone_means_true(words, expected):
+    assert configuration(train_flags().parse(words.split())).force is expected
 
 
 @each_of(

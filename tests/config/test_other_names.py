@@ -10,7 +10,7 @@ from mlxhog.config.other_names import suggestion
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("--num-workers", "did you mean '--workers'?"),
         ("--backend", "did you mean '--workers'?"),
@@ -27,11 +27,11 @@ from mlxhog.config.other_names import suggestion
         ("--steps-per-report", "metrics.jsonl"),
     ],
 )
-def test_an_option_of_another_tool_is_answered_with_ours(flag, said, capsys):
+def test_an_option_of_another_tool_is_answered_with_ours(flag, message, capsys):
     assert main(["train", f"{flag}=3"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"no flag {flag!r}; ")
-    assert said in line
+    assert message in line
 
 
 def test_it_is_the_option_that_the_command_has(capsys):

@@ -25,8 +25,8 @@ def file(tmp_path: Path) -> TokenFile:
 
 
 def rows(file: TokenFile, indices: list[int]) -> list[list[int]]:
-    found: list[list[int]] = file.batch(np.array(indices), 10).x.tolist()
-    return found
+    result: list[list[int]] = file.batch(np.array(indices), 10).x.tolist()
+    return result
 
 
 @pytest.mark.parametrize("blocks", [False, True])
@@ -41,8 +41,8 @@ def test_the_tickets_of_an_epoch_hold_every_sequence_once_in_order(
     order = Order(100, file.digest, 3)
     assert source.n_tickets == -(-100 // batch_size)
     for epoch in (0, 1, 0):
-        found = [row for t in range(source.n_tickets) for row in source.at(epoch, t).x.tolist()]
-        assert found == rows(file, order.at(epoch, 0, 100).tolist())
+        results = [row for t in range(source.n_tickets) for row in source.at(epoch, t).x.tolist()]
+        assert results == rows(file, order.at(epoch, 0, 100).tolist())
 
 
 def test_a_ticket_is_the_same_whoever_asks_and_whenever(file: TokenFile) -> None:

@@ -69,8 +69,8 @@ def train(tmp_path: Path) -> TokenFile:
     folder.mkdir()
     for k in range(24):
         (folder / f"{k:02}.txt").write_text(chr(97 + k) * (90 + 5 * k))
-    made = prepare.prepare(str(folder), cache_dir=tmp_path / "cache")
-    return TokenFile.open(made.train)
+    prepared = prepare.prepare(str(folder), cache_dir=tmp_path / "cache")
+    return TokenFile.open(prepared.train)
 
 
 def test_a_clients_batches_are_its_own_text_each_sequence_once(train: TokenFile) -> None:
@@ -87,9 +87,11 @@ def test_a_clients_batches_are_its_own_text_each_sequence_once(train: TokenFile)
             for ticket in tickets
             for x, y in zip(*(lambda b: (b.x, b.y))(batches.at(1, ticket)), strict=True)
         ]
-        wanted = [tuple(text[16 * i : 16 * i + 17].tolist()) for i in range((len(text) - 1) // 16)]
-        assert sorted(rows) == sorted(wanted)
-        assert rows != wanted
+        expected = [
+            tuple(text[16 * i : 16 * i + 17].tolist()) for i in range((len(text) - 1) // 16)
+        ]
+        assert sorted(rows) == sorted(expected)
+        assert rows != expected
     assert first == batches.n_tickets
 
 

@@ -71,7 +71,7 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
 
 
 @each_of(
-    ("record", "said"),
+    ("record", "message"),
     [
         ({"prompt": "a"}, "answer is None, expected text"),
         ({"prompt": 1, "answer": "b"}, "prompt is 1, expected text"),
@@ -81,10 +81,10 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
         ({"prompt": "", "answer": "\ud800"}, "half a character"),
     ],
 )
-def test_what_is_no_example_is_named(record, said, tmp_path):
+def test_what_is_no_example_is_named(record, message, tmp_path):
     with pytest.raises(DataError) as refused:
         example_row(record, TOKENIZER, 8, "line 3")
-    assert said in str(refused.value).replace("'", '"')
+    assert message in str(refused.value).replace("'", '"')
     opened(tmp_path)
     with pytest.raises(DataError):
         append_examples(tmp_path, [record], TOKENIZER)
@@ -102,9 +102,9 @@ def test_tickets_count_through_segments_and_never_change_their_rows(tmp_path):
     again.publish(rows_of(*"abcdef"), [], 7)
     assert (again.end, again.examples_end, set(again.sources)) == (5, 7, {"a.txt", "bad.txt"})
     for one in (reader, batches(tmp_path)):
-        found = [labels(one.at(0, k)) for k in range(5)]
-        assert found[:2] == before == [[b"one", b"two"], [b"three"]]
-        assert found[2:] == [[b"four"], [b"a", b"b", b"c", b"d", b"e"], [b"f"]]
+        results = [labels(one.at(0, k)) for k in range(5)]
+        assert results[:2] == before == [[b"one", b"two"], [b"three"]]
+        assert results[2:] == [[b"four"], [b"a", b"b", b"c", b"d", b"e"], [b"f"]]
     with pytest.raises(DataError, match="not published"):
         reader.at(0, 5)
 
@@ -172,8 +172,8 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path):
         process.join(60)
         assert process.exitcode == 0
     lines = (tmp_path / "stream" / "examples.jsonl").read_text().splitlines()
-    found = {(r["prompt"], r["answer"]) for r in map(json.loads, lines)}
-    assert found == {(str(n), str(k)) for n in range(3) for k in range(50)}
+    results = {(r["prompt"], r["answer"]) for r in map(json.loads, lines)}
+    assert results == {(str(n), str(k)) for n in range(3) for k in range(50)}
     assert len(lines) == 150
 
 

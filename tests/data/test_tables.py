@@ -197,8 +197,8 @@ def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
     file = tmp_path / "a.jsonl"
     lines = ['{"content": "c"}', *['{"text": "t", "content": "c"}'] * 99, '{"body": "late"}']
     file.write_text("\n".join(lines))
-    (found,) = Inventory.of(str(file)).files
-    assert (found.field, found.fields) == ("text", {"text": 99, "content": 1})
+    (result,) = Inventory.of(str(file)).files
+    assert (result.field, result.fields) == ("text", {"text": 99, "content": 1})
     file.write_text("\n".join([*lines[:4], lines[-1]]))
     with pytest.raises(DataError, match=r"a.jsonl:5: no key 'text'; keys are 'body'.*body") as here:
         Inventory.of(str(file))

@@ -39,10 +39,10 @@ def tokens(pieces: list[Piece], row: int) -> list[int | None]:
 
 
 def alone(prompt: list[int], n: int = 8, seed: int = 0) -> list[int | None]:
-    said = answer(
+    text = answer(
         MarkovModel(), [prompt], tokenizer=BYTES, sampler=Sampler(seed=seed), max_new_tokens=n
     )
-    return [piece.token for piece in said]
+    return [piece.token for piece in text]
 
 
 def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another() -> None:
@@ -65,15 +65,15 @@ def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces() -> None:
     e.step()
     long = e.submit(asked([7] * 95))
     short = e.submit(asked([8] * 5))
-    seen: list[Piece] = []
-    while not tokens(seen, long):
+    pieces: list[Piece] = []
+    while not tokens(pieces, long):
         before = len(model.calls)
         step = e.step()
-        seen += step
+        pieces += step
         assert len(tokens(step, streaming)) == 1
         assert sum(width for rows, width in model.calls[before:] if width > 1) < 20
-    assert len(tokens(seen, short)) > 5  # it did not wait for the long one
-    assert tokens(seen + rest(e), long) == alone([7] * 95)
+    assert len(tokens(pieces, short)) > 5  # it did not wait for the long one
+    assert tokens(pieces + rest(e), long) == alone([7] * 95)
 
 
 def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours() -> None:
@@ -183,10 +183,10 @@ def read_by(request: Request, *before: Request, model: Reader | None = None) -> 
 
 
 def test_a_session_goes_on_after_prompt_and_answer() -> None:
-    said = [token for token in alone([84, 85], 4) if token is not None]
+    text = [token for token in alone([84, 85], 4) if token is not None]
     first = asked([84, 85], n=4, session="a")
     read = read_by(asked([70, 71], n=1, session="a"), first)
-    assert read == (256, 84, 85, *said, 70, 71)
+    assert read == (256, 84, 85, *text, 70, 71)
     assert read_by(asked([70, 71], n=1, session="b"), first) == (256, 70, 71)
     assert read_by(asked([70, 71], n=1), first) == (256, 70, 71)
 

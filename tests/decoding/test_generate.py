@@ -97,8 +97,8 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn() -> None:
     [(True, ([104], "h", "document_end")), (False, ([104, 256, 105], "hi", "length"))],
 )
 def test_a_drawn_bos_ends_the_document(stop: bool, expected: Any) -> None:
-    said = greedy(Countdown([104, 256, 105]), [[0]], n=3, stop_at_document_end=stop)
-    assert of_row(said, 0) == expected
+    text = greedy(Countdown([104, 256, 105]), [[0]], n=3, stop_at_document_end=stop)
+    assert of_row(text, 0) == expected
 
 
 def test_no_new_tokens_ask_nothing_of_the_model() -> None:
@@ -118,8 +118,8 @@ def test_a_stop_string_ends_the_answer_and_is_not_said() -> None:
 
 
 def test_what_only_began_like_a_stop_string_is_said_in_the_end() -> None:
-    said = greedy(Countdown(b"one two"), [[0]], n=7, stop=["two three"])
-    assert of_row(said, 0)[1:] == ("one two", "length")
+    text = greedy(Countdown(b"one two"), [[0]], n=7, stop=["two three"])
+    assert of_row(text, 0)[1:] == ("one two", "length")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
@@ -133,7 +133,7 @@ def test_answers_of_a_batch_are_what_each_prompt_gets_alone(batch_size: int) -> 
 
 def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
     def answers(batch_size: int) -> list[Any]:
-        said = list(
+        text = list(
             answer(
                 MarkovModel(),
                 [[84], [84], [84]],
@@ -143,7 +143,7 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
                 batch_size=batch_size,
             )
         )
-        return [of_row(said, row)[0] for row in range(3)]
+        return [of_row(text, row)[0] for row in range(3)]
 
     first, second, third = answers(3)
     assert first != second != third
@@ -154,9 +154,9 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
 def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place() -> None:
     model = Countdown(b"ab", b"cdefg", b"hij")
     texts = {0: "stop", 1: "length", 2: "stop"}
-    said = greedy(model, [[0], [1], [2]], n=5, batch_size=2, stop=["b", "j"])
-    assert {row: of_row(said, row)[2] for row in texts} == texts
-    assert [of_row(said, row)[1] for row in texts] == ["a", "cdefg", "hi"]
+    text = greedy(model, [[0], [1], [2]], n=5, batch_size=2, stop=["b", "j"])
+    assert {row: of_row(text, row)[2] for row in texts} == texts
+    assert [of_row(text, row)[1] for row in texts] == ["a", "cdefg", "hi"]
     assert max(rows for rows, _ in model.calls) == 2
     assert model.calls[:4] == [(1, 2), (1, 2), (2, 1), (1, 2)]  # the third prompt came in early
 
@@ -169,8 +169,8 @@ def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
             return logits
 
     sampler = Sampler(temperature=0.0, repetition_penalty=2.0)
-    said = answer(Stubborn(), [[66]], tokenizer=BYTES, sampler=sampler, max_new_tokens=4)
-    assert [one.token for one in said] == [65, 67, 65, 65]
+    text = answer(Stubborn(), [[66]], tokenizer=BYTES, sampler=sampler, max_new_tokens=4)
+    assert [one.token for one in text] == [65, 67, 65, 65]
 
 
 @pytest.mark.parametrize("token", [257, 319, 70_000, -1])

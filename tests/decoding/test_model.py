@@ -31,8 +31,8 @@ def saved_run(tmp_path: Path) -> run.Run:
     return saved.saved_run(tmp_path / "runs")
 
 
-def answer(found: run.Run, backend: str, **sampling: Any) -> str:
-    model = load(found.name, out=found.directory.parent, backend=backend)
+def answer(result: run.Run, backend: str, **sampling: Any) -> str:
+    model = load(result.name, out=result.directory.parent, backend=backend)
     return model.generate("The ", max_new_tokens=40, **{"temperature": 1.0, **sampling})
 
 
@@ -64,14 +64,14 @@ def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
     text = capsys.readouterr().out
     assert text == "The " + answer(saved_run, "torch:cpu", seed=1) + "\n"
     assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["prompt"] + told["text"] + "\n" == text
+    output = json.loads(capsys.readouterr().out)
+    assert output["prompt"] + output["text"] + "\n" == text
 
 
 def test_a_run_without_a_checkpoint_cannot_write(tmp_path):
-    made = run.create(tmp_path, "empty")
+    new_run = run.create(tmp_path, "empty")
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        load("latest", out=made.directory.parent, backend="torch:cpu")
+        load("latest", out=new_run.directory.parent, backend="torch:cpu")
 
 
 def test_a_backend_that_is_not_there_is_named(saved_run, monkeypatch):
@@ -146,9 +146,9 @@ def test_a_tokenizer_larger_than_the_model_is_refused(hf, capsys):
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 def test_numbers_that_are_not_finite_are_named_before_any_text(hf, backend, capsys):
-    held = {name: a.copy() for name, a in load_file(hf / "model.safetensors").items()}
-    held["backbone.out_norm.weight"][3] = np.inf
-    save_file(held, hf / "model.safetensors")
+    arrays = {name: a.copy() for name, a in load_file(hf / "model.safetensors").items()}
+    arrays["backbone.out_norm.weight"][3] = np.inf
+    save_file(arrays, hf / "model.safetensors")
     assert main(["generate", str(hf), "--backend", backend]) == 2
     out, err = capsys.readouterr()
     assert "backbone.out_norm.weight holds numbers that are not finite" in err

@@ -67,8 +67,8 @@ def test_temperature_one_draws_from_the_models_distribution() -> None:
     ],
 )
 def test_each_filter_keeps_what_it_says(options: dict[str, Any], expected: list[float]) -> None:
-    found = frequencies(Sampler(**options), logits_of(0.5, 0.3, 0.2))
-    assert found == pytest.approx(expected, abs=0.015)
+    actual = frequencies(Sampler(**options), logits_of(0.5, 0.3, 0.2))
+    assert actual == pytest.approx(expected, abs=0.015)
 
 
 @settings(deadline=None, max_examples=60)
@@ -116,21 +116,21 @@ def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]
         ]
     )
     theirs = warpers(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.copy()))
-    wanted = torch.softmax(theirs[0], -1).numpy()
-    found = distribution(Sampler(**options), logits, 5000)
-    assert set(found) <= set(np.flatnonzero(wanted))
-    for token in np.argsort(-wanted)[:3].tolist():
-        assert found[token] == pytest.approx(wanted[token], abs=0.015)
+    expected = torch.softmax(theirs[0], -1).numpy()
+    actual = distribution(Sampler(**options), logits, 5000)
+    assert set(actual) <= set(np.flatnonzero(expected))
+    for token in np.argsort(-expected)[:3].tolist():
+        assert actual[token] == pytest.approx(expected[token], abs=0.015)
 
 
 def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
     logits = np.full((1, 2000), -np.inf, np.float32)
-    wanted = {0: 0.2, 511: 0.1, 512: 0.3, 1700: 0.05, 1999: 0.35}
-    logits[0, list(wanted)] = np.log(list(wanted.values()))
-    found = distribution(Sampler(), logits, 20_000)
-    assert found.keys() == wanted.keys()
-    for token, share in wanted.items():
-        assert found[token] == pytest.approx(share, abs=0.015)
+    expected = {0: 0.2, 511: 0.1, 512: 0.3, 1700: 0.05, 1999: 0.35}
+    logits[0, list(expected)] = np.log(list(expected.values()))
+    actual = distribution(Sampler(), logits, 20_000)
+    assert actual.keys() == expected.keys()
+    for token, share in expected.items():
+        assert actual[token] == pytest.approx(share, abs=0.015)
 
 
 def test_tokens_whose_probabilities_round_to_one_number_are_told_apart_by_their_logits() -> None:
@@ -155,8 +155,8 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
         torch.from_numpy(read), torch.from_numpy(logits.copy())
     )
     before = logits.copy()
-    found = Sampler(temperature=0.0, repetition_penalty=penalty)(logits, occurred)
-    np.testing.assert_array_equal(found, theirs.argmax(-1).numpy())
+    actual = Sampler(temperature=0.0, repetition_penalty=penalty)(logits, occurred)
+    np.testing.assert_array_equal(actual, theirs.argmax(-1).numpy())
     np.testing.assert_array_equal(logits, before)
 
 

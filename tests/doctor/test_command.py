@@ -246,7 +246,7 @@ def test_seconds_reach_the_litmus_tests_with_their_unit(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--secs", "3"], "no flag '--secs'; did you mean '--seconds'?"),
         (["--seconds", "0"], "--seconds is '0'"),
@@ -255,11 +255,14 @@ def test_seconds_reach_the_litmus_tests_with_their_unit(
     ],
 )
 def test_wrong_input_is_answered_before_anything_is_tried(
-    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("mlxhog.doctor.examine.examine", None)
     assert main(["doctor", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_help_has_examples_and_says_what_emulated_rows_are_worth(

@@ -36,7 +36,7 @@ def test_a_good_mac_passes(mac: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         ("page size", {"page_bytes": 4096}, "4096 bytes"),
         ("mlx", {"versions": {"mlx": "0.32.3", "torch": "2.13.0"}}, "0.32.3"),
@@ -44,10 +44,10 @@ def test_a_good_mac_passes(mac: Machine) -> None:
     ],
 )
 def test_what_is_too_old_or_other_fails_with_a_consequence(
-    mac: Machine, name: str, change: Mapping[str, Any], said: str
+    mac: Machine, name: str, change: Mapping[str, Any], message: str
 ) -> None:
     check = by_name(mac, {**GOOD, **change})[name]
-    assert (check.result, check.found) == (Result.FAIL, said)
+    assert (check.result, check.found) == (Result.FAIL, message)
     assert check.consequence
 
 

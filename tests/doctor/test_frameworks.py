@@ -274,7 +274,7 @@ def test_halves_are_halves_of_the_time_not_of_the_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "said"),
+    ("samples", "message"),
     [
         ([], "0 samples are too few"),
         (run((0.5, 0.001)), "2 samples are too few"),
@@ -282,8 +282,8 @@ def test_halves_are_halves_of_the_time_not_of_the_steps() -> None:
     ],
 )
 def test_a_run_with_few_samples_or_steps_tells_nothing(
-    samples: list[PaceSample], said: str
+    samples: list[PaceSample], message: str
 ) -> None:
     pace = judge_pace(samples)
     assert pace.result == Result.ABSENT
-    assert said in pace.found
+    assert message in pace.found

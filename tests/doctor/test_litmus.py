@@ -129,13 +129,13 @@ def test_a_value_that_tears_is_seen_while_it_is_written(litmus: Litmus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("Crasher", "the GPU is gone"), ("Refuser", "no such device")]
+    ("name", "message"), [("Crasher", "the GPU is gone"), ("Refuser", "no such device")]
 )
 def test_a_writer_that_fails_is_told_and_the_next_pair_is_tried(
-    litmus: Litmus, name: str, said: str
+    litmus: Litmus, name: str, message: str
 ) -> None:
     row = litmus.run(Case((NATIVE, planted(name)), "dense", "processes", "cas"))
-    assert said in row["error"]
+    assert message in row["error"]
     assert broken(row)
     assert "error" not in litmus.run(Case((NATIVE, NATIVE), "dense", "processes", "lossless"))
 

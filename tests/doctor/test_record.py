@@ -56,7 +56,7 @@ def test_a_gpu_that_runs_alone_and_lost_nothing_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         ({"litmus": adds("metal:mlx", "metal:mlx", "threads", lost=3)}, "lost 3 of 1,000"),
         ({"kernels": [kernel("mlx", ok=False)]}, "differ from reference"),
@@ -64,13 +64,13 @@ def test_a_gpu_that_runs_alone_and_lost_nothing_writes() -> None:
     ],
 )
 def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(
-    parts: dict[str, Any], said: str
+    parts: dict[str, Any], message: str
 ) -> None:
     rows = adds("metal:mlx", "metal:mlx", "threads")
     good = {"litmus": rows, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
     verdict = conclude(record(**{**good, **parts}), MAC)
     assert verdict["gpu_write"]["auto"] == "cpu"
-    assert said in verdict["gpu_write"]["why"]
+    assert message in verdict["gpu_write"]["why"]
 
 
 def test_auto_kernels_are_told_for_every_backend() -> None:

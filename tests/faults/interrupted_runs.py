@@ -86,8 +86,8 @@ def interrupted(
     assert not any(map(alive, workers)), "a worker is left"
     assert "Traceback" not in said, said
     assert process.returncode == (3 if cause == "pipe" else 130), (process.returncode, said)
-    found = run.list_runs(folder / "runs")
-    status = found[-1].read_status() if found else {}
+    listed = run.list_runs(folder / "runs")
+    status = listed[-1].read_status() if listed else {}
     if cause == "pipe":
         assert (status["status"], status["steps"]) == ("done", PIPE_STEPS), status
     elif out:
@@ -98,7 +98,7 @@ def interrupted(
         assert not out or json.loads(out)["checkpoint"] is None or not json.loads(out)["steps"]
         return "nothing to save"
     try:
-        saved = checkpoint.load(checkpoint.latest(found[-1]))
+        saved = checkpoint.load(checkpoint.latest(listed[-1]))
     except CheckpointError as error:
         raise AssertionError(f"{status['steps']} steps are lost: {error}") from error
     assert saved.state["used"]["steps"] == status["steps"]

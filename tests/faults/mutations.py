@@ -123,11 +123,11 @@ def _double(content: bytes, rng: Random) -> bytes:
 def _reword(content: bytes, rng: Random) -> bytes:
     """Replace a word, a number or a quoted text."""
     text = content.decode("utf-8", "surrogateescape")
-    found = list(_TOKEN.finditer(text[:200_000]))
-    if not found:
+    results = list(_TOKEN.finditer(text[:200_000]))
+    if not results:
         return rng.choice(WORDS).encode("utf-8", "surrogatepass")
-    one = rng.choice(found)
-    word = rng.choice(found)[0] if rng.random() < 0.2 else rng.choice(WORDS)
+    one = rng.choice(results)
+    word = rng.choice(results)[0] if rng.random() < 0.2 else rng.choice(WORDS)
     changed = text[: one.start()] + word + text[one.end() :]
     return changed.encode("utf-8", "surrogateescape")
 

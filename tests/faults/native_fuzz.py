@@ -73,24 +73,24 @@ class Fuzz:
             name = rng.choice(("float64", "int64", "uint8", ">f4", "complex64", "bool"))
         if name.startswith(("int", "uint")) and rng.random() < self.hostile:
             limits = np.iinfo(name)
-            made = np.array(
+            result = np.array(
                 [rng.choice((0, 1, 2, limits.min, limits.max)) for _ in range(int(np.prod(sizes)))],
                 name,
             ).reshape(sizes)
         else:
-            made = np.zeros(sizes, name) if rng.random() < 0.5 else np.ones(sizes, name)
-        if odd < 0.07 and made.size:
-            return np.repeat(made, 2, axis=0)[::2] if made.ndim else made
+            result = np.zeros(sizes, name) if rng.random() < 0.5 else np.ones(sizes, name)
+        if odd < 0.07 and result.size:
+            return np.repeat(result, 2, axis=0)[::2] if result.ndim else result
         if odd < 0.09:
-            made.flags.writeable = False
+            result.flags.writeable = False
         elif odd < 0.11:
-            made = np.asfortranarray(made)
+            result = np.asfortranarray(result)
         elif odd < 0.13:
-            made = np.broadcast_to(made, (rng.choice((2, 1 << 30)), *made.shape))
-        elif odd < 0.16 and made.itemsize > 1:
-            raw = np.zeros(made.nbytes + 1, np.uint8)
-            made = raw[1:].view(made.dtype)[: made.size].reshape(made.shape)
-        return made
+            result = np.broadcast_to(result, (rng.choice((2, 1 << 30)), *result.shape))
+        elif odd < 0.16 and result.itemsize > 1:
+            raw = np.zeros(result.nbytes + 1, np.uint8)
+            result = raw[1:].view(result.dtype)[: result.size].reshape(result.shape)
+        return result
 
     def value(self, kind: str) -> Any:
         """A value for a parameter of this kind."""
@@ -116,8 +116,8 @@ class Fuzz:
             return rng.random() < 0.5
         if kind in ("str", "object"):
             return rng.choice(WORDS) if kind == "str" else None
-        made = getattr(_native, kind.rpartition(".")[2], None)
-        return instance(made) if isinstance(made, type) else None
+        result = getattr(_native, kind.rpartition(".")[2], None)
+        return instance(result) if isinstance(result, type) else None
 
     def call(self, function: Callable[..., Any], receiver: tuple[Any, ...]) -> None:
         """One call; every exception but ANSWERS is a fault."""
@@ -153,14 +153,14 @@ def signature(function: Any) -> list[tuple[str, str, bool]]:
     """Name, kind and whether by keyword, of each parameter."""
     text = function.__nb_signature__[0][0]
     inside = text[text.index("(") + 1 : text.rindex(")", 0, text.rindex("->"))]
-    found, keyword = [], False
+    results, keyword = [], False
     for part in _split(inside, ","):
         if part == "*":
             keyword = True
         elif part and part != "/":
             name, _, kind = part.partition(":")
-            found.append((name.strip(), _default_cut(kind), keyword))
-    return found
+            results.append((name.strip(), _default_cut(kind), keyword))
+    return results
 
 
 def _default_cut(kind: str) -> str:
@@ -213,16 +213,16 @@ def ledger() -> _native.TicketLedger:
 
 def targets() -> list[tuple[str, Any, Any]]:
     """Every native function, constructor and method, with the class whose method it is."""
-    found: list[tuple[str, Any, Any]] = []
+    results: list[tuple[str, Any, Any]] = []
     for module in (_native, _native.ops):
         for name, value in vars(module).items():
             if isinstance(value, type):
                 for method, function in vars(value).items():
                     if hasattr(function, "__nb_signature__") and method not in WAITS:
-                        found.append((f"{name}.{method}", function, value))
+                        results.append((f"{name}.{method}", function, value))
             elif hasattr(value, "__nb_signature__"):
-                found.append((name, value, None))
-    return found
+                results.append((name, value, None))
+    return results
 
 
 def main(seed: int, calls: int) -> None:

@@ -98,9 +98,9 @@ def test_training_whose_result_nobody_reads_is_saved_and_says_so(
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["train", "--json", *flags(config)]) == 3
     assert "the output cannot be written: Broken pipe\n" in capsys.readouterr().err
-    (found,) = run.list_runs(tmp_path / "runs")
-    assert found.read_status()["status"] == "done"
-    assert checkpoint.load(checkpoint.latest(found)).step == 3
+    (listed,) = run.list_runs(tmp_path / "runs")
+    assert listed.read_status()["status"] == "done"
+    assert checkpoint.load(checkpoint.latest(listed)).step == 3
 
 
 @pytest.fixture(scope="module")
@@ -132,5 +132,5 @@ def test_a_command_with_closed_standard_streams_trains(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlxhog", "train", *flags(config)]
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
     assert subprocess.run(closed, timeout=120, check=False).returncode == 0
-    (found,) = run.list_runs(tmp_path / "runs")
-    assert found.read_status()["status"] == "done"
+    (listed,) = run.list_runs(tmp_path / "runs")
+    assert listed.read_status()["status"] == "done"

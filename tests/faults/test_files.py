@@ -106,9 +106,9 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
 
     def move(progress: Progress) -> None:
         messages.append(progress.message or "")
-        for found in runs.list_runs(tmp_path / "runs"):
+        for outcome in runs.list_runs(tmp_path / "runs"):
             if progress.step > 0:
-                os.rename(found.directory, tmp_path / "moved")
+                os.rename(outcome.directory, tmp_path / "moved")
 
     result = trainer.train(
         small_config(tmp_path, steps=200, save_every=50, eval_every="1h"), observer=move
@@ -151,7 +151,7 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "mlxhog", *command.split(), *words[command]],
         preexec_fn=limit,
         stderr=subprocess.PIPE,
@@ -159,10 +159,10 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> 
         timeout=120,
         check=False,
     )
-    assert done.returncode == 3, done.stderr
-    assert "200,000" in done.stderr
-    assert "ulimit -f" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 3, process.stderr
+    assert "200,000" in process.stderr
+    assert "ulimit -f" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize("squat", [Path.touch, lambda path: path.symlink_to("/")])

@@ -123,7 +123,7 @@ def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path: Path, foreign: 
     (foreign / "tokenizer.json").unlink()
     (foreign / "vocab.json").touch()
     os.truncate(foreign / "vocab.json", HUGE)
-    done = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -138,9 +138,9 @@ def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path: Path, foreign: 
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr[-1000:]
-    assert "vocab.json has 200 GB" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert (process.returncode, process.stdout) == (2, ""), process.stderr[-1000:]
+    assert "vocab.json has 200 GB" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
 
 
 # -- digests ---------------------------------------------------------------------------------------
@@ -161,11 +161,11 @@ def test_one_bit_in_the_tensors_of_ours_is_noticed_by_open_and_convert(
     with pytest.raises(CheckpointError, match=r"model\.safetensors has digest .*, expected "):
         formats.open(ours)
     arguments = ["convert", str(ours), str(tmp_path / "new"), "--to", "hf"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "mlxhog", *arguments], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 2, done.stderr[-1000:]
-    assert "model.safetensors has digest" in done.stderr
+    assert process.returncode == 2, process.stderr[-1000:]
+    assert "model.safetensors has digest" in process.stderr
     assert not (tmp_path / "new").exists()
 
 

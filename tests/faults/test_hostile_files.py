@@ -48,7 +48,7 @@ pytestmark = pytest.mark.slow
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("lr: !!int z", "conf.yaml:1: not YAML: 'z' is no int"),
         ("\nlr: !!bool z", "conf.yaml:2: not YAML: 'z' is no bool"),
@@ -77,13 +77,13 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(
-    tmp_path: Path, text: str, said: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         resolve(TrainConfig, [read_yaml(path)])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
@@ -133,7 +133,7 @@ def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path: 
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[" * 100_000, "nested too deeply"),
         ("[" * 200 + "]" * 200, "nested more than 64 deep"),
@@ -146,8 +146,8 @@ def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path: 
         ('"\\ud800"', "half a character"),
     ],
 )
-def test_json_that_nothing_can_handle_is_a_value_error(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_json_that_nothing_can_handle_is_a_value_error(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         plain_json.loads(text)
 
 
@@ -254,7 +254,7 @@ def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
 
 
 @each_of(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"step": "3"}, "names no step"),
         ({"step": 10**30}, "names no step"),
@@ -266,13 +266,13 @@ def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
     ],
 )
 def test_a_manifest_with_a_digest_that_fits_may_still_be_none(
-    tmp_path: Path, changes: dict[str, Any], said: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     manifest.write(tmp_path, 3, {})
     record = json.loads((tmp_path / manifest.NAME).read_bytes()) | changes
     record["sha256"] = manifest._own_digest(record)
     (tmp_path / manifest.NAME).write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         manifest.read(tmp_path)
 
 
@@ -368,7 +368,7 @@ def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("seeds:\n- 0", "seeds: 0", "has seeds 0"),
         ("seeds:\n- 0", "seeds:\n- x", "has seeds ['x']"),
@@ -383,7 +383,7 @@ def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_an_edited_study_is_refused_by_field(
-    tmp_path: Path, before: str, after: str, said: str
+    tmp_path: Path, before: str, after: str, message: str
 ) -> None:
     stored = store.create(tmp_path, "s", study.Study(candidates=("gated-conv",)).to_dict())
     path = stored.directory / "study.yaml"
@@ -392,7 +392,7 @@ def test_an_edited_study_is_refused_by_field(
     path.write_text(text.replace(before, after))
     with pytest.raises(StudyError) as caught:
         study.read(stored)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @each_of(

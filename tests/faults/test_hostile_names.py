@@ -42,12 +42,12 @@ def test_a_tensors_name_cannot_send_escape_sequences_to_the_terminal(tmp_path: P
     names = {f"backbone.{CLEARS}.weight": np.ones((2, 2), np.float32)}
     save_file(names, tmp_path / "model.safetensors")
     arguments = ["convert", str(tmp_path), str(tmp_path / "new"), "--to", "hf"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "mlxhog", *arguments], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 2
-    assert "backbone." in done.stderr
-    assert not CONTROLS & set(done.stderr)
+    assert process.returncode == 2
+    assert "backbone." in process.stderr
+    assert not CONTROLS & set(process.stderr)
 
 
 def test_a_runs_name_cannot_either_and_json_escapes_it(

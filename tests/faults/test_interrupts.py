@@ -41,7 +41,7 @@ def test_a_signal_before_training_is_a_message_and_130(
         f"setattr(owner, {name!r}, lambda *_, **__: os.kill(os.getpid(), {int(number)}))\n"
         "sys.exit(main())\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, "train", "--model=tiny", "--workers=mlx:cpu"],
         cwd=tmp_path,
         capture_output=True,
@@ -49,7 +49,7 @@ def test_a_signal_before_training_is_a_message_and_130(
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:

@@ -30,12 +30,16 @@ def limited() -> None:
 
 def child(*command: str) -> str:
     """What a limited child says; fails with its last words unless it ends with 0."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *command],
         capture_output=True, text=True, timeout=300, check=False, preexec_fn=limited,
     )  # fmt: skip
-    assert done.returncode == 0, (done.returncode, done.stdout[-300:], done.stderr[-3000:])
-    return done.stdout
+    assert process.returncode == 0, (
+        process.returncode,
+        process.stdout[-300:],
+        process.stderr[-3000:],
+    )
+    return process.stdout
 
 
 def script(body: str) -> str:

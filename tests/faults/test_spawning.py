@@ -20,11 +20,11 @@ PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "si
 
 def ended(command: list[str | Path], folder: Path, text: str = "") -> str:
     """Run a command in a folder; returns what it printed, and fails with what it said."""
-    done = subprocess.run(
+    process = subprocess.run(
         command, input=text, cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process.stdout
 
 
 def script(tmp_path: Path) -> str:
@@ -69,15 +69,15 @@ def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_modu
         "except mlxhog.ConfigError as error:\n"
         "    print(error)\n"
     )
-    said = ended([sys.executable, "-"], tmp_path, EXAMPLE.read_text() + register + train)
-    assert said.count("\n") == 1
-    assert "MovingAverage" in said
-    assert "move it to a module of its own" in said
+    text = ended([sys.executable, "-"], tmp_path, EXAMPLE.read_text() + register + train)
+    assert text.count("\n") == 1
+    assert "MovingAverage" in text
+    assert "move it to a module of its own" in text
     (tmp_path / "layers.py").write_text(EXAMPLE.read_text())
-    said = ended(
+    text = ended(
         [sys.executable, "-"], tmp_path, f"from layers import MovingAverage\n{register}{train}"
     )
-    assert said == "done\n"
+    assert text == "done\n"
 
 
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) ->
         "except ConfigError as error:\n"
         "    print(error)\n"
     )
-    said = ended([sys.executable, "-"], tmp_path, program)
-    assert said.count("\n") == 1
-    assert "Mine" in said
-    assert "move it to a module of its own" in said
+    text = ended([sys.executable, "-"], tmp_path, program)
+    assert text.count("\n") == 1
+    assert "Mine" in text
+    assert "move it to a module of its own" in text
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,13 @@ class Claim:
 
 def said(*paths: Path) -> list[str]:
     """What reading files in another process says of each; it has to end by itself."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, f"{done.returncode}: {done.stdout} {done.stderr[-2000:]}"
-    return done.stdout.splitlines()
+    assert process.returncode == 0, (
+        f"{process.returncode}: {process.stdout} {process.stderr[-2000:]}"
+    )
+    return process.stdout.splitlines()
 
 
 def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused(

@@ -117,8 +117,8 @@ print(highest() - before)
 def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Path) -> None:
     tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
     command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 0.9 * N_BYTES < int(done.stdout) < 1.1 * N_BYTES
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.9 * N_BYTES < int(process.stdout) < 1.1 * N_BYTES
 
 
 # -- files of tensors ------------------------------------------------------------------------------

@@ -140,14 +140,14 @@ def numbers(values: NDArray[np.float32], arena: Arena) -> dict[str, NDArray[np.f
 
 def check(mode: str, loaded: Loaded, values: NDArray[np.float32], arena: Arena) -> None:
     """Assert what a mode promises of what it gave, and what it said of it."""
-    found = numbers(values, arena)
-    everything = np.unique(np.concatenate(list(found.values())))
+    result = numbers(values, arena)
+    everything = np.unique(np.concatenate(list(result.values())))
     assert (everything == np.round(everything)).all(), "an element that nobody has written"
     assert loaded.oldest <= everything.min(), (loaded, everything)
     assert everything.max() <= loaded.version, (loaded, everything)
     if mode == "racy":
         return
-    several = [name for name, held in found.items() if len(held) > 1]
+    several = [name for name, held in result.items() if len(held) > 1]
     assert len(several) <= (loaded.mixed or 0), (loaded, several)
     if loaded.consistent:
         assert everything.tolist() == [loaded.version]

@@ -31,8 +31,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
 
 @pytest.fixture(scope="module")
 def model(saved: run.Run) -> Iterator[LanguageModel]:
-    with load(saved.directory, backend="mlx:cpu") as found:
-        yield found
+    with load(saved.directory, backend="mlx:cpu") as result:
+        yield result
 
 
 def test_generate_returns_what_the_command_writes(

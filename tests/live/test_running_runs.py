@@ -284,15 +284,15 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
     command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            found: list[Any] = []
+            results: list[Any] = []
 
             def opened() -> bool:
                 with contextlib.suppress(MlxhogError):
-                    found[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
-                return bool(found) and isinstance(found[0], RunWeights)
+                    results[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
+                return bool(results) and isinstance(results[0], RunWeights)
 
             wait_until(opened, LIMIT_S, "a run that can be read")
-            source, model = found
+            source, model = results
             follower = Follower(source, model.backend)
             wait_until(source.has_newer, LIMIT_S, "a second copy")
             assert not source.ended()

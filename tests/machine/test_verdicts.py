@@ -61,17 +61,17 @@ def verdicts(directory: Path, **parts: Any) -> Verdicts:
 
 
 def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path) -> None:
-    found = load(tmp_path, MAC)
-    assert not found.found
+    record = load(tmp_path, MAC)
+    assert not record.found
     for verdict in (
-        found.gpu_write(["mlx:gpu"]),
-        found.live_read("torch:cpu"),
-        found.kernels("mlx"),
-        found.model_kernels("mlx:gpu"),
+        record.gpu_write(["mlx:gpu"]),
+        record.live_read("torch:cpu"),
+        record.kernels("mlx"),
+        record.model_kernels("mlx:gpu"),
     ):
         assert not verdict.ok
         assert "mlxhog doctor" in verdict.reason
-    assert found.tokens_per_s == {}
+    assert record.tokens_per_s == {}
 
 
 def test_a_record_is_named_by_chip_system_and_mlx() -> None:
@@ -82,9 +82,9 @@ def test_a_record_is_named_by_chip_system_and_mlx() -> None:
 @each_of("field", ["chip", "system", "mlxhog", "mlx", "torch"])
 def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, field: str) -> None:
     stored(tmp_path, replace(MAC, **{field: "other"}), litmus=adds("metal:mlx", "metal:mlx"))
-    found = load(tmp_path, MAC)
-    assert not found.gpu_write(["mlx:gpu"]).ok
-    assert f"{field} other, this is {getattr(MAC, field)}" in found.gpu_write(["mlx:gpu"]).reason
+    record = load(tmp_path, MAC)
+    assert not record.gpu_write(["mlx:gpu"]).ok
+    assert f"{field} other, this is {getattr(MAC, field)}" in record.gpu_write(["mlx:gpu"]).reason
 
 
 @each_of(
@@ -103,9 +103,9 @@ def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, f
 def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str) -> None:
     path = stored(tmp_path)
     path.write_text(text)
-    found = load(tmp_path, MAC)
-    assert not found.found
-    assert f"{path} is damaged" in found.live_read("mlx:gpu").reason
+    record = load(tmp_path, MAC)
+    assert not record.found
+    assert f"{path} is damaged" in record.live_read("mlx:gpu").reason
 
 
 def test_a_directory_in_the_records_place_is_a_damaged_record(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_a_directory_in_the_records_place_is_a_damaged_record(tmp_path: Path) ->
 
 
 def test_a_gpu_worker_writes_where_it_lost_nothing_beside_itself(tmp_path: Path) -> None:
-    found = verdicts(tmp_path, litmus=adds("metal:mlx", "metal:mlx", "threads"))
-    verdict = found.gpu_write(["mlx:gpu"])
+    record = verdicts(tmp_path, litmus=adds("metal:mlx", "metal:mlx", "threads"))
+    verdict = record.gpu_write(["mlx:gpu"])
     assert verdict.ok
     assert "none of 2,000 concurrent adds" in verdict.reason
 
@@ -149,9 +149,9 @@ def test_one_lost_or_torn_value_or_a_failure_forbids_gpu_writes(
 @pytest.mark.parametrize("changes", [{"emulated": True}, {"naive": True}])
 def test_emulated_and_naive_rows_permit_nothing(tmp_path: Path, changes: dict[str, bool]) -> None:
     rows = adds("metal:mlx", "metal:mlx", "threads", **changes)
-    found = verdicts(tmp_path, litmus=rows, reads=[reads("mlx:gpu", emulated=True)])
-    assert not found.gpu_write(["mlx:gpu"]).ok
-    assert not found.live_read("mlx:gpu").ok
+    record = verdicts(tmp_path, litmus=rows, reads=[reads("mlx:gpu", emulated=True)])
+    assert not record.gpu_write(["mlx:gpu"]).ok
+    assert not record.live_read("mlx:gpu").ok
 
 
 def test_a_mix_without_a_gpu_worker_has_nobody_to_write_from_a_gpu(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) ->
 
 
 @each_of(
-    ("parts", "ok", "said"),
+    ("parts", "ok", "message"),
     [
         ({}, True, "300 tokens/s with the Metal kernels, 200 with the operations of mlx"),
         ({"tokens_per_s_metal": {"mlx:gpu": 200.0}}, False, "200 tokens/s with the Metal kernels"),
@@ -189,7 +189,7 @@ def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) ->
     ],
 )
 def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
-    tmp_path: Path, parts: dict[str, Any], ok: bool, said: str
+    tmp_path: Path, parts: dict[str, Any], ok: bool, message: str
 ) -> None:
     good = {
         "kernels": [kernel("mlx")],
@@ -198,7 +198,7 @@ def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
     }
     verdict = verdicts(tmp_path, **{**good, **parts}).model_kernels("mlx:gpu")
     assert verdict.ok is ok
-    assert said in verdict.reason
+    assert message in verdict.reason
     assert not verdicts(tmp_path, **good).model_kernels("mlx:cpu").ok
 
 

@@ -132,7 +132,7 @@ def test_as_many_workers_run_as_are_asked_for_unless_max_workers_says_fewer():
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("torch:cup", "did you mean 'torch:cpu'"),
         ("", "no backend ''"),
@@ -147,8 +147,8 @@ def test_as_many_workers_run_as_are_asked_for_unless_max_workers_says_fewer():
         ("torch:cpu*4096,mlx:cpu", "4096 slots"),
     ],
 )
-def test_a_mix_that_cannot_be_read_is_refused(text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_mix_that_cannot_be_read_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
         resolve_workers(text, machine=linux(32))
 
 
@@ -175,8 +175,8 @@ def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
     ],
 )
 def test_auto_keeps_workers_that_are_fast_enough_unmeasured_or_alone(speeds):
-    found = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
-    assert listed(found) == listed(resolve_workers("auto", machine=mac()))
+    result = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
+    assert listed(result) == listed(resolve_workers("auto", machine=mac()))
 
 
 def test_this_machine_has_cores_memory_and_a_name():

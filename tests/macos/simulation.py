@@ -66,7 +66,7 @@ def environment(**facts: object) -> dict[str, str]:
 
 def simulated(code: str, *arguments: object, timeout_s: float = 120, **facts: object) -> str:
     """Run Python code in the simulation; returns what it prints, and fails with what it said."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=environment(**facts),
         cwd=ROOT,
@@ -75,5 +75,5 @@ def simulated(code: str, *arguments: object, timeout_s: float = 120, **facts: ob
         timeout=timeout_s,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process.stdout

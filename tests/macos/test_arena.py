@@ -26,7 +26,7 @@ def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
         f"tests/arena/test_{name}.py" for name in ("arena", "handover", "workers", "importing")
     ]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, f"--deselect=tests/arena/test_workers.py::{START_TIME}"],
         env=environment(),
         cwd=ROOT,
@@ -34,10 +34,10 @@ def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert "1 deselected" in done.stdout
-    assert "skipped" not in done.stdout
-    assert all(f"{file} ." in done.stdout for file in files)
+    assert process.returncode == 0, process.stdout[-4000:]
+    assert "1 deselected" in process.stdout
+    assert "skipped" not in process.stdout
+    assert all(f"{file} ." in process.stdout for file in files)
 
 
 @linux_only

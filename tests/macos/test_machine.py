@@ -22,8 +22,8 @@ print(json.dumps({**asdict(found), "frameworks": sorted(found.frameworks)}))
 
 @linux_only
 def test_cores_are_the_performance_cores():
-    found = json.loads(simulated(HERE, FAKE_PERFORMANCE_CORES=3, FAKE_CORES=11))
-    assert (found["system"], found["cores"], found["chip"]) == ("macos", 3, "Apple M2 Pro")
+    result = json.loads(simulated(HERE, FAKE_PERFORMANCE_CORES=3, FAKE_CORES=11))
+    assert (result["system"], result["cores"], result["chip"]) == ("macos", 3, "Apple M2 Pro")
 
 
 @linux_only

@@ -30,7 +30,7 @@ USER_INITIATED = 0x19
 @pytest.fixture(scope="module")
 def life() -> ctypes.CDLL:
     """The macOS branch of process_life.cpp, and the locks, as C functions."""
-    found = ctypes.CDLL(
+    result = ctypes.CDLL(
         str(
             build(
                 "life",
@@ -43,12 +43,12 @@ def life() -> ctypes.CDLL:
             )
         )
     )
-    found.start_time.argtypes = (ctypes.c_int64,)
-    found.start_time.restype = found.now_ns.restype = found.take.restype = ctypes.c_uint64
-    found.gone.argtypes = (ctypes.c_int64, ctypes.c_uint64)
-    found.gone.restype = ctypes.c_bool
-    found.take.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32)
-    return found
+    result.start_time.argtypes = (ctypes.c_int64,)
+    result.start_time.restype = result.now_ns.restype = result.take.restype = ctypes.c_uint64
+    result.gone.argtypes = (ctypes.c_int64, ctypes.c_uint64)
+    result.gone.restype = ctypes.c_bool
+    result.take.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32)
+    return result
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
     options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 60}
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         env=environment(FAKE_SANDBOX_GROUP="A1.group/"),
         cwd=ROOT,
@@ -54,8 +54,8 @@ def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout.splitlines()[-1])[:2] == ["done", 1]
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert json.loads(process.stdout.splitlines()[-1])[:2] == ["done", 1]
     assert not list(tmp_path.glob("runs/*/arena-*")), "the file has no name"
 
 

@@ -162,8 +162,8 @@ def test_clang_takes_the_native_code_for_apple_silicon(tmp_path: Path) -> None:
         apple = path.name in ("process_life.cpp", "pool.cpp")
         options = ["-D__APPLE__"] if apple else ["-include-pch", str(parsed)]
         full = [*command, "-fsyntax-only", *options, str(path)]
-        done = subprocess.run(full, capture_output=True, text=True, check=False)
-        return done.stderr[:4000] if done.returncode else ""
+        process = subprocess.run(full, capture_output=True, text=True, check=False)
+        return process.stderr[:4000] if process.returncode else ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         said = pool.map(complaints, [path for path in NATIVE if path.suffix == ".cpp"])

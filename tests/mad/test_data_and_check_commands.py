@@ -25,9 +25,9 @@ def mad(*words: str) -> int:
 def test_data_that_was_written_passes_the_check(capsys):
     words = "data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz --json"
     assert mad(*words.split()) == 0
-    made = json.loads(capsys.readouterr().out)
-    assert (made["train_rows"], made["test_rows"], made["length"]) == (12_800, 1_280, 31)
-    assert made["loss_floor_nats"] == pytest.approx(1.470, abs=1e-3)
+    output = json.loads(capsys.readouterr().out)
+    assert (output["train_rows"], output["test_rows"], output["length"]) == (12_800, 1_280, 31)
+    assert output["loss_floor_nats"] == pytest.approx(1.470, abs=1e-3)
     assert mad("check", "cr.npz") == 0
     assert (
         "cr.npz: in-context-recall, invariants 1, 2, 3, 4, 5, 6, 7 and" in capsys.readouterr().out
@@ -52,18 +52,18 @@ def test_the_dry_run_says_what_would_be_written_and_writes_nothing(capsys):
 
 def test_rows_that_no_memory_holds_are_one_message_and_the_code_of_a_lack(capsys):
     assert mad(*"data --task CR --train-rows 999999999999 --out a.npz".split()) == 3
-    said = capsys.readouterr().err
-    assert said.startswith("the memory is used up: ")
-    assert said.endswith("; ask for smaller sizes\n")
+    output = capsys.readouterr().err
+    assert output.startswith("the memory is used up: ")
+    assert output.endswith("; ask for smaller sizes\n")
     assert not list(Path().iterdir())
 
 
 def test_a_file_of_something_else_is_refused_without_a_word_about_pickle(capsys):
     Path("text.npz").write_text("no arrays")
     assert mad("check", "text.npz") == 2
-    said = capsys.readouterr().err
-    assert "text.npz: not an .npz file of plain arrays" in said
-    assert "pickle" not in said
+    output = capsys.readouterr().err
+    assert "text.npz: not an .npz file of plain arrays" in output
+    assert "pickle" not in output
 
 
 def test_the_ceiling_of_memorization_is_said(capsys):
@@ -84,21 +84,21 @@ def test_a_broken_row_is_named_and_ends_the_check_with_1(capsys):
     arrays["train_targets"][[17, 20], 7] = 3
     np.savez("bad.npz", **arrays)
     assert mad("check", "good.npz", "bad.npz") == 1
-    said = capsys.readouterr().out
-    assert "good.npz: in-context-recall" in said
-    assert "invariant 5, train row 17: target 3 at 7, wanted the next token" in said
-    assert "(and in 1 more)" in said
+    printed = capsys.readouterr().out
+    assert "good.npz: in-context-recall" in printed
+    assert "invariant 5, train row 17: target 3 at 7, wanted the next token" in printed
+    assert "(and in 1 more)" in printed
     assert mad("check", "good.npz", "bad.npz", "--json") == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["ok"] is False
-    assert [(one["file"], one["rule"], one["row"]) for one in found["failed"]] == [
+    output = json.loads(capsys.readouterr().out)
+    assert output["ok"] is False
+    assert [(one["file"], one["rule"], one["row"]) for one in output["failed"]] == [
         ("bad.npz", 5, 17)
     ]
-    assert [one["ok"] for one in found["files"]] == [True, False]
+    assert [one["ok"] for one in output["files"]] == [True, False]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("data --task CR --set seq_len=31 --out a", "an even number, at least 4"),
         ("data --task CR --set seqlen=32 --out a", "did you mean 'seq_len'?"),
@@ -120,7 +120,7 @@ def test_a_broken_row_is_named_and_ends_the_check_with_1(capsys):
         ("check a --jsn", "did you mean '--json'?"),
     ],
 )
-def test_wrong_input_is_answered_with_the_way_out_and_writes_nothing(words, said, capsys):
+def test_wrong_input_is_answered_with_the_way_out_and_writes_nothing(words, message, capsys):
     assert mad(*words.split()) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(Path().iterdir())

@@ -67,15 +67,15 @@ def test_a_file_that_changed_is_refused_where_its_objects_arrive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("x = 1\ny = (\n", r"bad\.py, line 2: SyntaxError"),
         ("x = 1\nx / 0\n", r"bad\.py, line 2: ZeroDivisionError: division by zero"),
         ("import no_such_module\n", r"bad\.py, line 1: ModuleNotFoundError"),
     ],
 )
-def test_an_error_in_the_file_names_its_line(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_error_in_the_file_names_its_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
         load_extensions(write(tmp_path / "bad.py", text))
 
 
@@ -126,7 +126,7 @@ def test_the_key_of_a_run_changes_with_the_file_and_not_with_its_place():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("register(", "("), "adds no task"),
         (('"reverse", "RV"', '"reverse", "CR"'), "has a name that is taken"),
@@ -134,12 +134,12 @@ def test_the_key_of_a_run_changes_with_the_file_and_not_with_its_place():
         (("C = s.seq_len", "C = = s.seq_len"), "SyntaxError: invalid syntax"),
     ],
 )
-def test_a_file_that_adds_no_task_is_refused_with_the_reason(tmp_path, capsys, change, said):
+def test_a_file_that_adds_no_task_is_refused_with_the_reason(tmp_path, capsys, change, message):
     file = tmp_path / "task.py"
     file.write_text(EXAMPLE.read_text().replace(*change))
     words = ["mad", "data", "--tasks-from", str(file), "--task", "reverse", "--out", "x.npz"]
     assert main(words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_the_tasks_of_the_benchmark_are_the_six_whatever_is_added():

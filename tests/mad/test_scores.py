@@ -178,8 +178,8 @@ def test_equal_scores_are_ordered_by_parameters_and_then_by_name():
 
 def test_parameters_are_those_of_the_layers_and_their_norms():
     (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
-    wanted = sum(math.prod(spec.shape) for layer in layers(A) for spec in layer.param_spec(32))
-    assert row.params == wanted + 2 * 32
+    expected = sum(math.prod(spec.shape) for layer in layers(A) for spec in layer.param_spec(32))
+    assert row.params == expected + 2 * 32
     assert row.layers == ("gated-conv", "swiglu")
 
 
@@ -193,9 +193,9 @@ PRINTED = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 9: 2.26216, 30: 2.042
 """Upper 2.5 % points of Student's t by degrees of freedom, as any table has them."""
 
 
-@pytest.mark.parametrize(("df", "wanted"), PRINTED.items())
-def test_quantiles_of_students_t_are_those_of_the_tables(df: int, wanted: float):
-    assert t_quantile(0.975, df) == pytest.approx(wanted, rel=3e-6)
+@pytest.mark.parametrize(("df", "expected"), PRINTED.items())
+def test_quantiles_of_students_t_are_those_of_the_tables(df: int, expected: float):
+    assert t_quantile(0.975, df) == pytest.approx(expected, rel=3e-6)
 
 
 def test_the_interval_holds_the_mean_of_a_normal_in_95_of_100_draws():
@@ -219,9 +219,9 @@ def test_the_correlation_of_a_small_example_worked_by_hand():
 @given(values=VALUES, data=st.data())
 def test_only_the_order_of_the_values_matters(values, data):
     other = data.draw(st.permutations(values))
-    found = spearman(values, other)
+    result = spearman(values, other)
     same = spearman([math.exp(x) for x in values], [3 * x - 7 for x in other])
-    assert same == pytest.approx(found, nan_ok=True)
+    assert same == pytest.approx(result, nan_ok=True)
 
 
 @given(values=VALUES)
@@ -235,5 +235,5 @@ def test_a_list_agrees_with_itself_and_opposes_its_reverse(values):
 
 def test_independent_orders_average_to_nothing():
     rng = np.random.default_rng(0)
-    found = [spearman(rng.permutation(10), rng.permutation(10)) for _ in range(2000)]
-    assert abs(np.mean(found)) < 0.03
+    results = [spearman(rng.permutation(10), rng.permutation(10)) for _ in range(2000)]
+    assert abs(np.mean(results)) < 0.03

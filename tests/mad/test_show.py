@@ -22,12 +22,12 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys: pytest.CaptureFi
 
 def test_show_counts_every_parameter_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mad", "show", "mad-7to1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     cfg = load_candidate("mad-7to1")
-    assert found["params"] == families.param_count(cfg)
-    assert found["params"] == sum(part["params"] for part in found["parts"])
-    assert found["state"] == 7 * (4228 + 384) + 512
-    assert [part["layer"] for part in found["parts"]] == [None, *range(16), None, None]
+    assert output["params"] == families.param_count(cfg)
+    assert output["params"] == sum(part["params"] for part in output["parts"])
+    assert output["state"] == 7 * (4228 + 384) + 512
+    assert [part["layer"] for part in output["parts"]] == [None, *range(16), None, None]
 
 
 def test_show_takes_words_sizes_and_files(
@@ -35,12 +35,12 @@ def test_show_takes_words_sizes_and_files(
 ) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("model: {dim: 32, layers: [mlstm, swiglu]}")
-    found = []
+    results = []
     for words in (["mlstm", "swiglu", "--dim", "32"], [str(file)]):
         assert main(["mad", "show", *words, "--vocab", "16", "--seq-len", "20", "--json"]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    assert found[0] == found[1]
-    assert (found[0]["dim"], found[0]["vocab_size"], found[0]["seq_len"]) == (32, 16, 20)
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0] == results[1]
+    assert (results[0]["dim"], results[0]["vocab_size"], results[0]["seq_len"]) == (32, 16, 20)
 
 
 @pytest.mark.parametrize(

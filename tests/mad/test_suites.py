@@ -53,12 +53,12 @@ GRID = {
 
 
 def test_the_grid_is_that_of_the_benchmark():
-    found = {task: defaultdict(set) for task in TASKS}
+    results = {task: defaultdict(set) for task in TASKS}
     for setting in suite("full").settings:
         if setting.label != "baseline":
             name = setting.label.split("=")[0]
-            found[setting.task][name].add(setting.settings[name])
-    assert found == GRID
+            results[setting.task][name].add(setting.settings[name])
+    assert results == GRID
 
 
 def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fixes():
@@ -161,7 +161,7 @@ def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_val
         {"lr": 3e-3, "weight_decay": 0.0},
         {"lr": 3e-3, "weight_decay": 0.1},
     )
-    made = list(expand(full, LAYERS, [0], protocol={"lr": 3e-3}))
-    assert len(made) == full.runs == 66 * 2
-    assert {config.protocol.lr for _, config in made} == {3e-3}
+    results = list(expand(full, LAYERS, [0], protocol={"lr": 3e-3}))
+    assert len(results) == full.runs == 66 * 2
+    assert {config.protocol.lr for _, config in results} == {3e-3}
     assert fixed(suite("lite"), {}) == suite("lite")

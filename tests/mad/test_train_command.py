@@ -40,37 +40,37 @@ def trained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert mad_train(*SMALL, *MIXER, "--json", "--quiet", *words) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch", "mlx:cpu"])
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_a_run_ends_with_one_line_of_json(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = trained(capsys, "--steps", "12", "--backend", backend)
+    result = trained(capsys, "--steps", "12", "--backend", backend)
     first = ["task", "layers", "backend", "status", "steps", "seconds"]
-    assert list(found)[: len(first)] == first
-    assert found["task"] == "in-context-recall"
-    assert found["layers"] == "gated-conv swiglu"
-    assert found["backend"] == f"{backend.partition(':')[0]}:cpu"
-    assert (found["status"], found["steps"]) == ("done", 12)
-    assert 0 < found["acc_macro"] <= 1
-    assert [point["step"] for point in found["curve"]] == [6, 12]
-    assert found["curve"][-1]["acc_token"] == found["acc_token"]
-    assert found["settings"]["vocab"] == 8
+    assert list(result)[: len(first)] == first
+    assert result["task"] == "in-context-recall"
+    assert result["layers"] == "gated-conv swiglu"
+    assert result["backend"] == f"{backend.partition(':')[0]}:cpu"
+    assert (result["status"], result["steps"]) == ("done", 12)
+    assert 0 < result["acc_macro"] <= 1
+    assert [point["step"] for point in result["curve"]] == [6, 12]
+    assert result["curve"][-1]["acc_token"] == result["acc_token"]
+    assert result["settings"]["vocab"] == 8
 
 
 def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixture[str]) -> None:
-    found = trained(
+    result = trained(
         capsys, "--epochs", "2", "--workers", "mlx:cpu*2", "--strategy", "sync", "--weight-decay",
         "0.1", "--select", "val",
     )  # fmt: skip
-    assert found["backend"] == "mlx:cpu,mlx:cpu"
-    assert found["strategy"] == "sync"
-    assert found["limit"] == found["steps"] == 6  # of two batches each
-    assert found["protocol"]["weight_decay"] == 0.1
-    assert found["settings"]["val_rows"] == 32
-    assert found["val_token"] is not None
+    assert result["backend"] == "mlx:cpu,mlx:cpu"
+    assert result["strategy"] == "sync"
+    assert result["limit"] == result["steps"] == 6  # of two batches each
+    assert result["protocol"]["weight_decay"] == 0.1
+    assert result["settings"]["val_rows"] == 32
+    assert result["val_token"] is not None
 
 
 def test_an_architecture_file_says_layers_width_and_position(
@@ -80,9 +80,9 @@ def test_an_architecture_file_says_layers_width_and_position(
     file.write_text("version: 1\nmodel: {dim: 24, position: learned, layers: [swiglu]}\n")
     words = [*SMALL[: SMALL.index("--dim")], "--arch", str(file), "--steps", "2", "--json"]
     assert mad_train(*words) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["layers"], found["dim"]) == ("swiglu", 24)
-    assert found["params"] > 24 * 15  # of the positions alone
+    output = json.loads(capsys.readouterr().out)
+    assert (output["layers"], output["dim"]) == ("swiglu", 24)
+    assert output["params"] > 24 * 15  # of the positions alone
 
 
 def test_the_trained_model_is_kept_where_asked(
@@ -91,10 +91,10 @@ def test_the_trained_model_is_kept_where_asked(
     words = [*SMALL, *MIXER, "--steps", "2", "--save", str(tmp_path / "kept")]
     assert mad_train(*words) == 0
     assert "accuracy" in capsys.readouterr().out
-    kept = tensors.read(tmp_path / "kept" / "model.safetensors")
+    arrays = tensors.read(tmp_path / "kept" / "model.safetensors")
     model = families.read(json.loads((tmp_path / "kept" / "config.json").read_bytes()))
     assert {name: spec.shape for name, spec in families.param_spec(model).items()} == {
-        name: value.shape for name, value in kept.items()
+        name: value.shape for name, value in arrays.items()
     }
     assert mad_train(*words) == 2
     assert "kept exists; choose another name, or remove it" in capsys.readouterr().err
@@ -116,8 +116,8 @@ def test_a_model_that_cannot_be_saved_costs_no_numbers(
 
 def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
     assert mad_train(*SMALL, *MIXER, "--steps", "90", "--lr", "1e30", "--json") == 4
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (found["status"], found["acc_token"]) == ("diverged", 0.0)
+    output = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (output["status"], output["acc_token"]) == ("diverged", 0.0)
 
 
 @pytest.mark.parametrize("workers", ["mlx:cpu", "mlx:cpu*2"])
@@ -134,24 +134,24 @@ def test_ctrl_c_ends_with_what_was_reached(workers: str) -> None:
     os.kill(child.pid, signal.SIGINT)
     out, _ = child.communicate(timeout=60)
     assert child.returncode == 130
-    found = json.loads(out.splitlines()[-1])
-    assert found["status"] == "interrupted"
-    assert found["curve"][-1]["step"] == found["steps"] > 0
+    result = json.loads(out.splitlines()[-1])
+    assert result["status"] == "interrupted"
+    assert result["curve"][-1]["step"] == result["steps"] > 0
 
 
 def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert mad_train(*SMALL, *MIXER, "--dry-run", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["limit"], found["dim"]) == (2000, 16)
-    assert found["at_most_s"] > 2000 * found["step_s"] > 0
+    output = json.loads(capsys.readouterr().out)
+    assert (output["limit"], output["dim"]) == (2000, 16)
+    assert output["at_most_s"] > 2000 * output["step_s"] > 0
     assert mad_train(*SMALL, *MIXER, "--dry-run", "--workers", "mlx:cpu*2") == 0
     assert "time        unknown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("", "give the candidate"),
         ("--layers swiglu --arch a.yaml", "--layers and --arch are both given"),
@@ -173,11 +173,11 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
     ],
 )
 def test_wrong_input_is_answered_with_the_way_out(
-    words: str, said: str, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mad_train(*words.split()) == 2
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
 
 
@@ -186,8 +186,10 @@ def test_wrong_input_imports_no_framework() -> None:
         "import sys; from mlxhog.cli import main; main(['mad', 'train', '--layers', 'swigl']); "
         "print(*sorted({'torch', 'mlx.core', 'rich'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == ""
 
 
 def line(stream: io.StringIO, *, quiet: bool = False) -> RunLine:

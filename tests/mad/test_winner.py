@@ -19,7 +19,7 @@ def scored(*lines: tuple[str, float]):
 
 
 def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
-    found = vote(
+    winner = vote(
         scored(
             ("a x b y", 0.91),
             ("a x c y", 0.90),
@@ -28,14 +28,14 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
             ("c z c z", 0.10),
         )
     )
-    assert found.layers == ("a", "x", "b", "y")
-    assert [dict(slot.votes) for slot in found.slots] == [
+    assert winner.layers == ("a", "x", "b", "y")
+    assert [dict(slot.votes) for slot in winner.slots] == [
         {"a": 2, "b": 1},
         {"x": 3},
         {"b": 2, "c": 1},
         {"y": 2, "z": 1},
     ]
-    assert [score for _, score in found.voters] == [0.91, 0.90, 0.89]
+    assert [score for _, score in winner.voters] == [0.91, 0.90, 0.89]
 
 
 def test_a_tie_goes_to_the_layer_whose_candidates_score_higher():
@@ -51,9 +51,9 @@ def test_the_k_best_vote_where_a_number_is_given():
 
 
 def test_candidates_of_another_depth_than_most_do_not_vote():
-    found = vote(scored(("a x", 0.9), ("b x b x", 0.8), ("b x c x", 0.7), ("d x", 0.1)), top=3)
-    assert found.layers == ("b", "x", "b", "x")
-    assert (len(found.voters), len(found.cluster)) == (2, 3)
+    winner = vote(scored(("a x", 0.9), ("b x b x", 0.8), ("b x c x", 0.7), ("d x", 0.1)), top=3)
+    assert winner.layers == ("b", "x", "b", "x")
+    assert (len(winner.voters), len(winner.cluster)) == (2, 3)
 
 
 def test_of_depths_with_as_many_candidates_that_of_the_best_is_taken():
@@ -131,15 +131,15 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate():
 
 @given(copies=st.integers(1, 5), how=st.sampled_from(get_args(How)), unit=st.sampled_from([1, 2]))
 def test_whole_multiples_keep_the_proportions_whatever_the_way(copies, how, unit):
-    found = Counter(scaled(BLOCKS, copies * len(BLOCKS), how, unit))
-    assert found == {layer: copies for layer in BLOCKS}
+    result = Counter(scaled(BLOCKS, copies * len(BLOCKS), how, unit))
+    assert result == {layer: copies for layer in BLOCKS}
 
 
 @given(depth=st.integers(3, 40))
 def test_stretching_keeps_the_order_and_spreads_the_rest_evenly(depth):
-    found = scaled(FREE, depth, "stretch", 1)
-    counts = Counter(found)
-    assert found == tuple(layer for layer in FREE for _ in range(counts[layer]))
+    result = scaled(FREE, depth, "stretch", 1)
+    counts = Counter(result)
+    assert result == tuple(layer for layer in FREE for _ in range(counts[layer]))
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
@@ -149,12 +149,12 @@ def test_the_same_depth_changes_nothing(how):
 
 
 @pytest.mark.parametrize(
-    ("depth", "unit", "said"),
+    ("depth", "unit", "message"),
     [
         (3, 1, "depth 3 is less than the 4 layers there are"),
         (7, 2, "give 6 or 8, or --unit layer"),
     ],
 )
-def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, unit, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, unit, message):
+    with pytest.raises(ConfigError, match=message):
         scaled(BLOCKS, depth, "stack", unit)

@@ -29,10 +29,10 @@ def layers_of(path: str) -> str:
 def test_vote_prints_every_slot_and_who_voted(capsys: pytest.CaptureFixture[str]):
     study(Path("studies"))
     assert run("vote", "first", "--top", "2") == 0
-    said = capsys.readouterr().out
-    assert "2 of 3 candidates vote, scores 0.900 to 0.600: the best 2" in said
-    assert "gated-conv 1, swiglu 1" in said
-    assert "place 1 of 3 in the study, score 0.900" in said
+    output = capsys.readouterr().out
+    assert "2 of 3 candidates vote, scores 0.900 to 0.600: the best 2" in output
+    assert "gated-conv 1, swiglu 1" in output
+    assert "place 1 of 3 in the study, score 0.900" in output
 
 
 def test_vote_as_json_has_slots_voters_and_the_score_where_it_is_known(
@@ -40,12 +40,12 @@ def test_vote_as_json_has_slots_voters_and_the_score_where_it_is_known(
 ):
     study(Path("studies"))
     assert run("vote", "first", "--json", "--out", "w.yaml") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["layers"] == CONV
-    assert said["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
-    assert said["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
-    assert (said["candidates"], said["score"]) == (3, pytest.approx(0.9))
-    assert layers_of(said["file"]) == CONV
+    output = json.loads(capsys.readouterr().out)
+    assert output["layers"] == CONV
+    assert output["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
+    assert output["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
+    assert (output["candidates"], output["score"]) == (3, pytest.approx(0.9))
+    assert layers_of(output["file"]) == CONV
 
 
 def test_candidates_that_lack_runs_do_not_vote(capsys: pytest.CaptureFixture[str]):
@@ -70,9 +70,9 @@ def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(
 ):
     study(Path("studies"), dim=48)
     assert run("scale", "first", "--depth", "6", "--out", "deep.yaml", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["depth"], said["dim"], said["layers"]) == (6, 48, " ".join([CONV] * 3))
-    assert layers_of("deep.yaml") == said["layers"]
+    output = json.loads(capsys.readouterr().out)
+    assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
+    assert layers_of("deep.yaml") == output["layers"]
 
 
 @pytest.mark.parametrize("how", ["stack", "stretch"])
@@ -85,7 +85,7 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how: str):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["scale", "first", "--out", "d.yaml"], "lacks --depth"),
         (["scale", "first", "--depth", "8"], "lacks --out"),
@@ -100,11 +100,11 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how: str):
     ],
 )
 def test_a_mistake_writes_nothing_and_names_the_way_out(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
     study(Path("studies"))
     assert run(*words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["studies"]
 
 

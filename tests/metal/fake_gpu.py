@@ -26,8 +26,8 @@ def _run(
     """Compute a launch in NumPy; returns the outputs in order."""
     named = dict(zip([argument.name for argument in kernel.inputs], inputs, strict=True))
     shapes = dict(zip([argument.name for argument in kernel.outputs], outputs, strict=True))
-    found = engine.run(Launch(kernel=kernel, inputs=named, outputs=shapes, **how))
-    return [found[argument.name] for argument in kernel.outputs]
+    result = engine.run(Launch(kernel=kernel, inputs=named, outputs=shapes, **how))
+    return [result[argument.name] for argument in kernel.outputs]
 
 
 @dataclass
@@ -148,7 +148,7 @@ class FakeMPS:
                 assert isinstance(value, float if argument.dtype == "float32" else int)
         arrays = [x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments]
         inputs, outputs = arrays[: len(kernel.inputs)], arrays[len(kernel.inputs) :]
-        found = _run(
+        result = _run(
             self.engine,
             kernel,
             inputs,
@@ -157,7 +157,7 @@ class FakeMPS:
             group=tuple(how["group_size"]),
             instance=instance,
         )
-        for output, value in zip(outputs, found, strict=True):
+        for output, value in zip(outputs, result, strict=True):
             output[...] = value
 
 

@@ -19,10 +19,10 @@ ZEROS = np.zeros(N, np.float32)
 
 @pytest.fixture
 def segment() -> Iterator[Shared]:
-    with shared(N, n_words=2) as made:
-        yield made
-        assert not made.floats.any()
-        assert not made.words.any()
+    with shared(N, n_words=2) as result:
+        yield result
+        assert not result.floats.any()
+        assert not result.words.any()
 
 
 def ones(n: int) -> Float32:

@@ -48,47 +48,49 @@ def floats(n: int, seed: int = 0) -> Any:
 def test_an_engine_adds_in_place_what_the_reference_adds(
     which: str, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, made = fakes(which, monkeypatch)
+    _, fake_engine = fakes(which, monkeypatch)
     before, g = floats(N), floats(n, 1)
-    arena = made.array(before)
-    outputs = made.run(dense_axpy(arena, made.array(g), scale=-0.5, offset=3))
-    wanted = before.copy()
-    ReferenceEngine().run(dense_axpy(wanted, g, scale=-0.5, offset=3))
-    np.testing.assert_array_equal(made.host(arena), wanted)
-    np.testing.assert_array_equal(made.host(outputs["done"]), [1])
+    arena = fake_engine.array(before)
+    outputs = fake_engine.run(dense_axpy(arena, fake_engine.array(g), scale=-0.5, offset=3))
+    expected = before.copy()
+    ReferenceEngine().run(dense_axpy(expected, g, scale=-0.5, offset=3))
+    np.testing.assert_array_equal(fake_engine.host(arena), expected)
+    np.testing.assert_array_equal(fake_engine.host(outputs["done"]), [1])
 
 
 @both
 def test_duplicate_rows_add_up_in_a_matrix_that_is_passed_as_it_is(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, made = fakes(which, monkeypatch)
-    arena = made.array(np.zeros(40, np.float32))
+    _, fake_engine = fakes(which, monkeypatch)
+    arena = fake_engine.array(np.zeros(40, np.float32))
     rows, g = np.array([2, 0, 2], np.int32), np.ones((3, 4), np.float32)
-    launch = scatter_add_rows(arena, made.array(rows), made.array(g), scale=1.0, offset=8, height=5)
-    made.run(launch)
-    found = made.host(arena)[8:28].reshape(5, 4)
-    np.testing.assert_array_equal(found[:, 0], [1, 0, 2, 0, 0])
+    launch = scatter_add_rows(
+        arena, fake_engine.array(rows), fake_engine.array(g), scale=1.0, offset=8, height=5
+    )
+    fake_engine.run(launch)
+    actual = fake_engine.host(arena)[8:28].reshape(5, 4)
+    np.testing.assert_array_equal(actual[:, 0], [1, 0, 2, 0, 0])
 
 
 @both
 def test_the_instances_of_a_kernel_are_kernels_of_their_own(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, made = fakes(which, monkeypatch)
+    fake, fake_engine = fakes(which, monkeypatch)
     rng = np.random.default_rng(0)
     for instance in ("half", "bfloat"):
         launch = replace(packed16.PACKED16_ADD.sample(rng, 64), instance=instance)
-        wanted = {name: np.array(value) for name, value in launch.inputs.items()}
+        expected = {name: np.array(value) for name, value in launch.inputs.items()}
         inputs = {
-            argument.name: value if argument.scalar else made.array(value)
+            argument.name: value if argument.scalar else fake_engine.array(value)
             for argument, value in (
                 (argument, launch.inputs[argument.name]) for argument in launch.kernel.inputs
             )
         }
-        made.run(replace(launch, inputs=inputs))
-        ReferenceEngine().run(replace(launch, inputs=wanted))
-        np.testing.assert_array_equal(made.host(inputs["arena"]), wanted["arena"])
+        fake_engine.run(replace(launch, inputs=inputs))
+        ReferenceEngine().run(replace(launch, inputs=expected))
+        np.testing.assert_array_equal(fake_engine.host(inputs["arena"]), expected["arena"])
     if which == "mlx":
         assert [call["template"] for call in fake.calls] == [
             [("T", mx.float16)],
@@ -104,7 +106,7 @@ def test_the_instances_of_a_kernel_are_kernels_of_their_own(
 def test_every_kernel_gets_its_arguments_from_an_engine(
     which: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, made = fakes(which, monkeypatch)
+    fake, fake_engine = fakes(which, monkeypatch)
     kernel = KERNELS[name]
     for instance in kernel.instances or ("",):
         launch = replace(kernel.sample(np.random.default_rng(0), 3000), instance=instance)
@@ -112,32 +114,32 @@ def test_every_kernel_gets_its_arguments_from_an_engine(
             fake.engine = HostEngine(which)  # the reference knows the shape, not the padding
         copied = {a.name: np.array(launch.inputs[a.name]) for a in kernel.inputs}
         inputs = {
-            a.name: copied[a.name].item() if a.scalar else made.array(copied[a.name])
+            a.name: copied[a.name].item() if a.scalar else fake_engine.array(copied[a.name])
             for a in kernel.inputs
         }
-        outputs = made.run(replace(launch, inputs=inputs))
-        wanted = ReferenceEngine().run(replace(launch, inputs=copied))
-        for output, value in wanted.items():
-            assert_same(made.host(outputs[output]), value, kernel.rtol)
+        outputs = fake_engine.run(replace(launch, inputs=inputs))
+        expected = ReferenceEngine().run(replace(launch, inputs=copied))
+        for output, value in expected.items():
+            assert_same(fake_engine.host(outputs[output]), value, kernel.rtol)
         for argument in kernel.inputs:
             if argument.writes:
                 name = argument.name
-                assert_same(made.host(inputs[name]), copied[name], kernel.rtol)
+                assert_same(fake_engine.host(inputs[name]), copied[name], kernel.rtol)
 
 
-def assert_same(found: Any, wanted: Any, rtol: float) -> None:
-    assert found.dtype == wanted.dtype
-    found = np.reshape(found, wanted.shape)
-    np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol)
+def assert_same(actual: Any, expected: Any, rtol: float) -> None:
+    assert actual.dtype == expected.dtype
+    actual = np.reshape(actual, expected.shape)
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol)
 
 
 def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake, made = fakes("mlx", monkeypatch)
-    arena = made.array(floats(N))
+    fake, fake_engine = fakes("mlx", monkeypatch)
+    arena = fake_engine.array(floats(N))
     for n in (3, 30):
-        made.run(dense_axpy(arena, made.array(floats(n)), scale=1.0, offset=0))
+        fake_engine.run(dense_axpy(arena, fake_engine.array(floats(n)), scale=1.0, offset=0))
     (built,) = fake.built
     assert built["source"] == adds.DENSE_AXPY.source
     assert built["ensure_row_contiguous"] is True
@@ -149,9 +151,9 @@ def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(
 def test_mlx_passes_scalars_as_arrays_and_fills_short_inputs_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake, made = fakes("mlx", monkeypatch)
-    arena = made.array(floats(N))
-    made.run(dense_axpy(arena, made.array(floats(3)), scale=2, offset=5))
+    fake, fake_engine = fakes("mlx", monkeypatch)
+    arena = fake_engine.array(floats(N))
+    fake_engine.run(dense_axpy(arena, fake_engine.array(floats(3)), scale=2, offset=5))
     _, g, scale, n, offset = fake.calls[0]["inputs"]
     assert g.tolist() == [*floats(3).tolist(), 0, 0, 0, 0, 0]
     assert (scale.shape, scale.dtype, scale.item()) == ((), mx.float32, 2.0)
@@ -162,10 +164,10 @@ def test_mlx_passes_scalars_as_arrays_and_fills_short_inputs_up(
 def test_mps_compiles_a_family_once_from_its_whole_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake, made = fakes("mps", monkeypatch)
-    arena = made.array(floats(N))
+    fake, fake_engine = fakes("mps", monkeypatch)
+    arena = fake_engine.array(floats(N))
     for _ in range(2):
-        made.run(dense_axpy(arena, made.array(floats(30)), scale=1.0, offset=0))
+        fake_engine.run(dense_axpy(arena, fake_engine.array(floats(30)), scale=1.0, offset=0))
     assert fake.compiled == [source.read("adds.metal")]
     assert fake.calls[0][2] == {"threads": [30, 1, 1], "group_size": [30, 1, 1]}
 
@@ -173,40 +175,42 @@ def test_mps_compiles_a_family_once_from_its_whole_kernels(
 def test_a_kernel_that_writes_an_input_has_finished_when_run_returns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake, made = fakes("mps", monkeypatch)
-    made.run(dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0))
+    fake, fake_engine = fakes("mps", monkeypatch)
+    fake_engine.run(
+        dense_axpy(fake_engine.array(floats(N)), fake_engine.array(floats(9)), scale=1.0, offset=0)
+    )
     assert fake.synchronized == 1
-    part = made.array(floats(4).reshape(1, 1, 2, 2))
-    made.run(conv.conv_bwd_final(part, S=1))  # torch's own order suffices
+    part = fake_engine.array(floats(4).reshape(1, 1, 2, 2))
+    fake_engine.run(conv.conv_bwd_final(part, S=1))  # torch's own order suffices
     assert fake.synchronized == 1
 
 
 def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, made = fakes("mlx", monkeypatch)
+    _, fake_engine = fakes("mlx", monkeypatch)
     evaluated: list[Any] = []
     evaluate = mx.eval
     monkeypatch.setattr(
         "mlxhog.metal.engine_mlx.mx.eval", lambda *x: evaluated.append(x) or evaluate(*x)
     )
-    sums = made.run(conv.conv_bwd_final(mx.full((1, 1, 2, 8), 4.0), S=1))["dbias"]
-    scale = made.run(conv.conv_bwd_final(sums.reshape(1, 1, 8, 1), S=1))["dbias"]
+    sums = fake_engine.run(conv.conv_bwd_final(mx.full((1, 1, 2, 8), 4.0), S=1))["dbias"]
+    scale = fake_engine.run(conv.conv_bwd_final(sums.reshape(1, 1, 8, 1), S=1))["dbias"]
     # the stand-in evaluates, the engine must not
     assert not [x for x in evaluated if isinstance(x[0], list)]
-    arena = made.array(np.zeros(8, np.float32))
-    made.run(dense_axpy(arena, mx.ones(8), scale=scale, offset=0))
-    np.testing.assert_allclose(made.host(arena), 4.0, rtol=1e-6)
+    arena = fake_engine.array(np.zeros(8, np.float32))
+    fake_engine.run(dense_axpy(arena, mx.ones(8), scale=scale, offset=0))
+    np.testing.assert_allclose(fake_engine.host(arena), 4.0, rtol=1e-6)
 
 
 def test_an_in_place_kernel_inside_a_compiled_function_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake, made = fakes("mlx", monkeypatch)
-    arena = made.array(floats(N))
+    fake, fake_engine = fakes("mlx", monkeypatch)
+    arena = fake_engine.array(floats(N))
 
     def step(g: mx.array) -> mx.array:
-        return made.run(dense_axpy(arena, g, scale=1.0, offset=0))["done"]
+        return fake_engine.run(dense_axpy(arena, g, scale=1.0, offset=0))["done"]
 
     with pytest.raises(MetalError, match=r"cannot run inside mx\.compile"):
         mx.compile(step)(mx.ones(8))
@@ -214,10 +218,10 @@ def test_an_in_place_kernel_inside_a_compiled_function_is_refused(
 
 
 def test_memory_that_would_be_copied_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, made = fakes("mlx", monkeypatch)
+    fake, fake_engine = fakes("mlx", monkeypatch)
     every_other = mx.zeros(2 * N)[::2]
     with pytest.raises(MetalError, match="copy of arena.*whole flat array"):
-        made.run(dense_axpy(every_other, mx.ones(8), scale=1.0, offset=0))
+        fake_engine.run(dense_axpy(every_other, mx.ones(8), scale=1.0, offset=0))
     _, mps = fakes("mps", monkeypatch)
     with pytest.raises(ShapeError, match="arena is a Tensor.*row-major"):
         mps.run(dense_axpy(torch.zeros(2 * N)[::2], torch.ones(8), scale=1.0, offset=0))
@@ -228,47 +232,51 @@ def test_memory_that_would_be_copied_is_never_written(monkeypatch: pytest.Monkey
 def test_a_group_that_the_compiled_kernel_is_too_large_for_is_told_with_the_way_out(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, made = fakes(which, monkeypatch)
+    fake, fake_engine = fakes(which, monkeypatch)
     fake.most_threads = 64
     with pytest.raises(MetalError, match=r"dense_axpy .*100 x 1 x 1 .*64.*use --kernels"):
-        made.run(dense_axpy(made.array(floats(N)), made.array(floats(N)), scale=1.0, offset=0))
+        fake_engine.run(
+            dense_axpy(
+                fake_engine.array(floats(N)), fake_engine.array(floats(N)), scale=1.0, offset=0
+            )
+        )
 
 
 def test_memory_that_torch_does_not_take_from_mlx_is_lacking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mlx, _ = fakes("mlx", monkeypatch)
-    _, made = fakes("mps", monkeypatch)
+    _, fake_engine = fakes("mps", monkeypatch)
 
     def refuse(*_: Any) -> Any:
         raise BufferError("Unsupported device type for DLPack")
 
     monkeypatch.setattr(torch, "from_dlpack", refuse)
     with pytest.raises(EnvironmentLacks, match=r"Unsupported device.*--gpu-write cpu"):
-        made.adopt(mlx.memory(N))
+        fake_engine.adopt(mlx.memory(N))
 
 
 @both
 def test_a_launch_without_threads_runs_nothing_and_gives_zeros(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, made = fakes(which, monkeypatch)
-    g = made.array(np.zeros(0, np.float32))
-    outputs = made.run(dense_axpy(made.array(floats(N)), g, scale=1.0, offset=0))
-    np.testing.assert_array_equal(made.host(outputs["done"]), [0])
+    fake, fake_engine = fakes(which, monkeypatch)
+    g = fake_engine.array(np.zeros(0, np.float32))
+    outputs = fake_engine.run(dense_axpy(fake_engine.array(floats(N)), g, scale=1.0, offset=0))
+    np.testing.assert_array_equal(fake_engine.host(outputs["done"]), [0])
     assert not fake.calls
 
 
-def bad_launches(made: Any) -> dict[str, Any]:
-    good = dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0)
+def bad_launches(result: Any) -> dict[str, Any]:
+    good = dense_axpy(result.array(floats(N)), result.array(floats(9)), scale=1.0, offset=0)
 
     def given(**changed: Any) -> Any:
         return replace(good, inputs={**good.inputs, **changed})
 
     return {
-        "dtype": given(g=made.array(np.zeros(9, np.int32))),
+        "dtype": given(g=result.array(np.zeros(9, np.int32))),
         "numpy": given(g=np.zeros(9, np.float32)),
-        "scalar": given(scale=made.array(floats(9))),
+        "scalar": given(scale=result.array(floats(9))),
         "text": given(scale="one"),
         "missing": replace(good, inputs={"arena": good.inputs["arena"]}),
         "output": replace(good, outputs={}),
@@ -278,7 +286,7 @@ def bad_launches(made: Any) -> dict[str, Any]:
 
 @both
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "message"),
     [
         ("dtype", "g is of int32; wanted a row-major .* array of float32"),
         ("numpy", "g is a ndarray elsewhere"),
@@ -290,11 +298,11 @@ def bad_launches(made: Any) -> dict[str, Any]:
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(
-    which: str, case: str, said: str, monkeypatch: pytest.MonkeyPatch
+    which: str, case: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, made = fakes(which, monkeypatch)
-    with pytest.raises(ShapeError, match=said.replace("(", r"\(")):
-        made.run(bad_launches(made)[case])
+    fake, fake_engine = fakes(which, monkeypatch)
+    with pytest.raises(ShapeError, match=message.replace("(", r"\(")):
+        fake_engine.run(bad_launches(fake_engine)[case])
     assert not fake.calls
 
 
@@ -310,26 +318,28 @@ program_source:9:1: error: another
 def test_a_kernel_that_does_not_compile_shows_the_line(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, made = fakes(which, monkeypatch)
+    fake, fake_engine = fakes(which, monkeypatch)
     fake.breaks = LOG
-    launch = dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0)
+    launch = dense_axpy(
+        fake_engine.array(floats(N)), fake_engine.array(floats(9)), scale=1.0, offset=0
+    )
     with pytest.raises(MetalError) as caught:
-        made.run(launch)
-    said = str(caught.value)
-    assert "kernel dense_axpy (adds.h) does not compile" in said
-    assert "use of undeclared identifier 'arenna'\n  add(arenna" in said
-    assert "another" not in said
+        fake_engine.run(launch)
+    message = str(caught.value)
+    assert "kernel dense_axpy (adds.h) does not compile" in message
+    assert "use of undeclared identifier 'arenna'\n  add(arenna" in message
+    assert "another" not in message
     fake.breaks = "the GPU is gone"
     with pytest.raises(MetalError, match="dense_axpy failed: the GPU is gone"):
-        made.run(launch)
+        fake_engine.run(launch)
 
 
 def test_adopted_memory_is_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, made = fakes("mlx", monkeypatch)
+    fake, fake_engine = fakes("mlx", monkeypatch)
     host = fake.memory(N)
-    adopted = made.adopt(host)
+    adopted = fake_engine.adopt(host)
     host[5] = 7.0
-    made.run(dense_axpy(adopted, mx.ones(8), scale=1.0, offset=5))
+    fake_engine.run(dense_axpy(adopted, mx.ones(8), scale=1.0, offset=5))
     assert host[5:13].tolist() == [8, 1, 1, 1, 1, 1, 1, 1]
 
 
@@ -337,10 +347,10 @@ def test_mps_adopts_what_mlx_lends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.metal.fake_gpu import FakeMLX
 
     lender = FakeMLX(KERNELS).install(monkeypatch)
-    _, made = fakes("mps", monkeypatch)
+    _, fake_engine = fakes("mps", monkeypatch)
     host = lender.memory(N)
-    adopted = made.adopt(host)
-    made.run(dense_axpy(adopted, torch.ones(8), scale=1.0, offset=5))
+    adopted = fake_engine.adopt(host)
+    fake_engine.run(dense_axpy(adopted, torch.ones(8), scale=1.0, offset=5))
     assert host[4:7].tolist() == [0, 1, 1]
     far = MPSEngine("meta")
     with pytest.raises(EnvironmentLacks, match="on cpu, kernels need meta"):
@@ -351,20 +361,20 @@ def test_mps_adopts_what_mlx_lends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_cannot_be_adopted_is_refused_with_the_way_out(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, made = fakes(which, monkeypatch)
+    _, fake_engine = fakes(which, monkeypatch)
     with pytest.raises(EnvironmentLacks, match="without a copy.*--gpu-write cpu"):
-        made.adopt(np.zeros(4096, np.float32))
+        fake_engine.adopt(np.zeros(4096, np.float32))
 
 
 def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As hosted runners do: a buffer of length 0, or one elsewhere, and no error."""
-    fake, made = fakes("mlx", monkeypatch)
+    fake, fake_engine = fakes("mlx", monkeypatch)
     host = fake.memory(4096)
     for instead in (mx.zeros(0), mx.zeros(4096), fake.lent[host.ctypes.data][:2048]):
         mx.eval(instead)
         fake.lent[host.ctypes.data] = instead
         with pytest.raises(EnvironmentLacks, match="it did not import them.*--gpu-write cpu"):
-            made.adopt(host)
+            fake_engine.adopt(host)
 
 
 def test_an_mlx_that_may_donate_adopted_memory_is_refused(

@@ -33,8 +33,8 @@ def hold(segment: Shared, i: int, holding: Event, let_go: Event) -> None:
 
 @pytest.fixture
 def segment() -> Iterator[Shared]:
-    with shared(8 * _native.STRIPE) as made:
-        yield made
+    with shared(8 * _native.STRIPE) as result:
+        yield result
 
 
 @pytest.fixture

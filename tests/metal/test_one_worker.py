@@ -87,10 +87,10 @@ def test_every_mode_of_every_optimizer_gives_the_references_bits(
     name: str, form: str, mode: int
 ) -> None:
     make = OPTIMIZERS[name]
-    for found, wanted in zip(
+    for actual, expected in zip(
         trained(make(True), mode, form), trained(make(False), mode, form), strict=True
     ):
-        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+        np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
 @each_of("mode", MODES)
@@ -101,10 +101,10 @@ def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name: str, m
         trained(make(native), mode, "all dense", recorded=recorded)
         for native, recorded in ((True, True), (False, True), (True, False))
     )
-    for found, wanted in zip(native, reference, strict=True):
-        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
-    for found, wanted in zip(native[:-2], plain[:-2], strict=True):
-        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+    for actual, expected in zip(native, reference, strict=True):
+        np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+    for actual, expected in zip(native[:-2], plain[:-2], strict=True):
+        np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
     rows = slice(ROWS.offset, ROWS.offset + ROWS.size)
     for steps in native[-2:]:
         assert not steps[rows].any()
@@ -123,13 +123,13 @@ def test_adds_of_any_size_and_alignment_give_the_references_bits(
     rng = np.random.default_rng(0)
     start = rng.standard_normal(N, dtype=np.float32)
     delta = rng.standard_normal(size + shift, dtype=np.float32)[shift:]
-    wanted = start.copy()
-    updates_reference.add(wanted, offset, (size,), delta)
+    expected = start.copy()
+    updates_reference.add(expected, offset, (size,), delta)
     with shared(N) as segment:
         segment.floats[...] = start
         slot = Slot("slot", (size,), offset)
         updates.add(segment.floats, slot, delta, locks=segment.locks(1), mode=mode, seed=seed)
-        np.testing.assert_array_equal(segment.floats, wanted)
+        np.testing.assert_array_equal(segment.floats, expected)
         assert not segment.words.any()
 
 
@@ -137,17 +137,17 @@ def test_adds_of_any_size_and_alignment_give_the_references_bits(
 def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
     rng = np.random.default_rng(0)
     src, prev = rng.standard_normal((2, n), dtype=np.float32)
-    dst, wanted, wanted_prev = np.empty(n, np.float32), np.empty(n, np.float32), prev.copy()
+    dst, expected, wanted_prev = np.empty(n, np.float32), np.empty(n, np.float32), prev.copy()
     updates.snapshot(dst, src)
     np.testing.assert_array_equal(dst, src)
     updates.snapshot_predict(dst, src, prev, 0.5)
-    updates_reference.snapshot_predict(wanted, src, wanted_prev, 0.5)
-    np.testing.assert_array_equal(dst, wanted)
+    updates_reference.snapshot_predict(expected, src, wanted_prev, 0.5)
+    np.testing.assert_array_equal(dst, expected)
     np.testing.assert_array_equal(prev, wanted_prev)
     last = rng.standard_normal(n, dtype=np.float32)
     updates.snapshot_ahead(dst, src, last, prev, horizon=3.0, trend=0.5)
-    updates_reference.snapshot_ahead(wanted, src, last, prev, horizon=3.0, trend=0.5)
-    np.testing.assert_array_equal(dst, wanted)
+    updates_reference.snapshot_ahead(expected, src, last, prev, horizon=3.0, trend=0.5)
+    np.testing.assert_array_equal(dst, expected)
     np.testing.assert_allclose(dst, src + 3 * (last + 0.5 * (last - prev)), rtol=1e-5, atol=1e-5)
 
 

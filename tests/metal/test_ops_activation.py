@@ -35,8 +35,8 @@ def test_glu_and_its_gradients(size: int, threads: int, name: str) -> None:
     out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
     ops.glu(name, gate, up, out, threads=threads)
     ops.glu_grad(name, gate, up, d_out, d_gate, d_up, threads=threads)
-    wanted, back = layers_numpy.glu(*wide(gate, up), name)
-    assert_close(out, wanted, OP_F32)
+    expected, back = layers_numpy.glu(*wide(gate, up), name)
+    assert_close(out, expected, OP_F32)
     wanted_gate, wanted_up = back(d_out.astype(np.float64))
     assert_close(d_gate, wanted_gate, OP_F32, label="d_gate")
     assert_close(d_up, wanted_up, OP_F32, label="d_up")
@@ -46,8 +46,8 @@ def test_gelu_is_precise_where_it_is_nearly_zero() -> None:
     x = np.linspace(-8, 30, 100_001).astype(np.float32)
     out = unwritten(x.size)
     ops.glu("gelu", x, np.ones_like(x), out, threads=1)
-    wanted = layers_numpy.activation("gelu", x.astype(np.float64))[0]
-    assert (np.abs(out - wanted) <= 4e-6 * np.abs(wanted)).all()
+    expected = layers_numpy.activation("gelu", x.astype(np.float64))[0]
+    assert (np.abs(out - expected) <= 4e-6 * np.abs(expected)).all()
 
 
 @each_of("name", sorted({activation_name(name) for name in ACTIVATIONS}))
@@ -56,9 +56,9 @@ def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
     out, slope, d_up = unwritten(4), unwritten(4), unwritten(4)
     ops.glu(name, x, np.ones_like(x), out, threads=1)
     ops.glu_grad(name, x, np.ones_like(x), np.ones_like(x), slope, d_up, threads=1)
-    wanted, wanted_slope = layers_numpy.activation(name, x[1:].astype(np.float64))
+    expected, wanted_slope = layers_numpy.activation(name, x[1:].astype(np.float64))
     assert np.isnan(out[0])
-    assert_close(out[1:], wanted, OP_F32)
+    assert_close(out[1:], expected, OP_F32)
     assert_close(slope[1:], wanted_slope, OP_F32)
 
 
@@ -79,11 +79,11 @@ def test_elementary_functions_are_within_a_few_ulp() -> None:
     x = np.linspace(-30, 30, 100_001).astype(np.float32)
     out = unwritten(x.size)
     ops.swiglu(x, np.ones_like(x), out, threads=1)
-    wanted = reference.swiglu(*wide(x, np.ones_like(x)))
-    assert (np.abs(out - wanted) <= 4 * np.spacing(np.abs(wanted).astype(np.float32))).all()
+    expected = reference.swiglu(*wide(x, np.ones_like(x)))
+    assert (np.abs(out - expected) <= 4 * np.spacing(np.abs(expected).astype(np.float32))).all()
     ops.soft_cap(x, out, cap=1.0, threads=1)
-    wanted = np.tanh(x.astype(np.float64))
-    assert (np.abs(out - wanted) <= 3 * np.spacing(np.abs(wanted).astype(np.float32))).all()
+    expected = np.tanh(x.astype(np.float64))
+    assert (np.abs(out - expected) <= 3 * np.spacing(np.abs(expected).astype(np.float32))).all()
 
 
 def test_the_functions_have_the_right_limits_and_pass_nan_on() -> None:

@@ -65,20 +65,22 @@ def test_outputs_and_gradients(rows: int, blocks: Blocks, threads: int) -> None:
 
 def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
     blocks = [(8, 4, 4), (1, 32, 32), (4, 8, 8)]
-    found = [gradients(1000, blocks, threads) for threads in (1, 2, 5)]
-    for dx, d_weights, d_biases in found[1:]:
-        np.testing.assert_array_equal(dx, found[0][0])
+    results = [gradients(1000, blocks, threads) for threads in (1, 2, 5)]
+    for dx, d_weights, d_biases in results[1:]:
+        np.testing.assert_array_equal(dx, results[0][0])
         for k in range(len(blocks)):
-            np.testing.assert_array_equal(d_weights[k], found[0][1][k])
-            np.testing.assert_array_equal(d_biases[k], found[0][2][k])
+            np.testing.assert_array_equal(d_weights[k], results[0][1][k])
+            np.testing.assert_array_equal(d_biases[k], results[0][2][k])
 
 
 def test_an_input_without_gradient_is_left_out() -> None:
     x, weights, dys = arguments(6, [(3, 4, 4), (2, 5, 6)])
     d_weights = [unwritten(*w.shape) for w in weights]
     ops.block_diagonal_grad(x, weights, dys, None, d_weights, [None, None], threads=1)
-    for d_weight, wanted in zip(d_weights, gradients(6, [(3, 4, 4), (2, 5, 6)], 1)[1], strict=True):
-        np.testing.assert_array_equal(d_weight, wanted)
+    for d_weight, expected in zip(
+        d_weights, gradients(6, [(3, 4, 4), (2, 5, 6)], 1)[1], strict=True
+    ):
+        np.testing.assert_array_equal(d_weight, expected)
 
 
 def test_blocks_that_do_not_split_the_input_are_refused() -> None:

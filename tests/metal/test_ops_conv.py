@@ -33,9 +33,9 @@ def forward(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, A
 
 def gradients(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, ...]:
     dy, d_last = draw(*given[0].shape, seed=2), draw(*given[3].shape, seed=3)
-    found = tuple(unwritten(*x.shape) for x in given[:4])
-    ops.causal_conv_grad(*given, dy, d_last, *found, silu=silu, threads=threads)
-    return found
+    result = tuple(unwritten(*x.shape) for x in given[:4])
+    ops.causal_conv_grad(*given, dy, d_last, *result, silu=silu, threads=threads)
+    return result
 
 
 @shapes
@@ -45,23 +45,23 @@ def gradients(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any,
 def test_output_last_inputs_and_gradients(
     shape: tuple[int, ...], threads: int, packed: bool, silu: bool
 ) -> None:
-    given = arguments(shape, packed=packed)
-    x, w, b, state = wide(*given[:4])
+    inputs = arguments(shape, packed=packed)
+    x, w, b, state = wide(*inputs[:4])
     wanted_y, wanted_last, back = layers_numpy.causal_conv(
-        x, w, b, state=state, starts=given[4], silu=silu
+        x, w, b, state=state, starts=inputs[4], silu=silu
     )
-    y, last = forward(given, silu=silu, threads=threads)
+    y, last = forward(inputs, silu=silu, threads=threads)
     assert_close(y, wanted_y, OP_F32)
     np.testing.assert_array_equal(last, wanted_last.astype(np.float32))
     dy, d_last = wide(draw(*x.shape, seed=2), draw(*state.shape, seed=3))
-    found = gradients(given, silu=silu, threads=threads)
-    for name, actual, wanted in zip(PARTS, found, back(dy, d_last), strict=True):
-        assert_close(actual, wanted, OP_GRADIENT_F32, label=name)
+    result = gradients(inputs, silu=silu, threads=threads)
+    for name, actual, expected in zip(PARTS, result, back(dy, d_last), strict=True):
+        assert_close(actual, expected, OP_GRADIENT_F32, label=name)
 
 
 def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
-    given = arguments((3, 700, 24, 4), packed=True)
-    one, two, five = (gradients(given, silu=True, threads=n) for n in (1, 2, 5))
+    inputs = arguments((3, 700, 24, 4), packed=True)
+    one, two, five = (gradients(inputs, silu=True, threads=n) for n in (1, 2, 5))
     for name, a, b, c in zip(PARTS, one, two, five, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
         np.testing.assert_array_equal(a, c, err_msg=name)
@@ -70,14 +70,14 @@ def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
 def test_a_state_left_out_is_zero_and_needs_no_gradient() -> None:
     x, w, b, state, _ = arguments((2, 5, 6, 4), packed=False)
     zeros = np.zeros_like(state)
-    wanted = gradients((x, w, b, zeros, None), silu=True, threads=1)
+    expected = gradients((x, w, b, zeros, None), silu=True, threads=1)
     y, last = unwritten(*x.shape), unwritten(*state.shape)
     ops.causal_conv(x, w, b, None, None, y, last, silu=True, threads=1)
     np.testing.assert_array_equal(y, forward((x, w, b, zeros, None), silu=True, threads=1)[0])
-    found = tuple(unwritten(*a.shape) for a in (x, w, b))
+    actual = tuple(unwritten(*a.shape) for a in (x, w, b))
     dy, d_last = draw(*x.shape, seed=2), draw(*state.shape, seed=3)
-    ops.causal_conv_grad(x, w, b, None, None, dy, d_last, *found, None, silu=True, threads=1)
-    for name, a, b in zip(PARTS, found, wanted, strict=False):
+    ops.causal_conv_grad(x, w, b, None, None, dy, d_last, *actual, None, silu=True, threads=1)
+    for name, a, b in zip(PARTS, actual, expected, strict=False):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 

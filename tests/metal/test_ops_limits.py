@@ -35,8 +35,8 @@ def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs: list[int])
         ops.linears_grad(draw(4, 3), weights, d_outs, dx, d_weights, [None] * len(outs), threads=1)
         return dx
 
-    wanted = gradient([20]) if 20 in outs else np.zeros((4, 3))
-    np.testing.assert_array_equal(gradient(outs), wanted)
+    expected = gradient([20]) if 20 in outs else np.zeros((4, 3))
+    np.testing.assert_array_equal(gradient(outs), expected)
 
 
 def test_an_array_beyond_every_address_is_a_memory_error() -> None:

@@ -20,8 +20,8 @@ def test_outputs_and_gradients(rows: int, width: int, threads: int) -> None:
     results = [unwritten(rows, out) for out in outs]
     ops.linears(x, weights, biases, results, threads=threads)
     for w, b, y in zip(weights, biases, results, strict=True):
-        wanted = wide(x)[0] @ wide(w)[0].T + (0 if b is None else b)
-        assert_close(y, wanted, OP_F32)
+        expected = wide(x)[0] @ wide(w)[0].T + (0 if b is None else b)
+        assert_close(y, expected, OP_F32)
 
     d_outs = [draw(rows, out, seed=out + 1) for out in outs]
     dx, d_weights = unwritten(rows, width), [unwritten(*w.shape) for w in weights]

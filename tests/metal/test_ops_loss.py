@@ -28,11 +28,11 @@ def test_sum_count_and_gradient(
     logits, labels = draw(rows, V, scale=scale), labels_of(rows, V, masked)
     gradient = unwritten(rows, V)
     nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=threads)
-    wanted, wanted_count, wanted_gradient = reference.capped_cross_entropy(
+    expected, wanted_count, wanted_gradient = reference.capped_cross_entropy(
         wide(logits)[0], labels, cap=cap
     )
     assert count == wanted_count
-    assert_close(nats, wanted, OP_F32, label="nats")
+    assert_close(nats, expected, OP_F32, label="nats")
     assert_close(gradient, wanted_gradient, OP_F32, label="gradient")
     assert not gradient[labels == -100].any()
 
@@ -73,6 +73,6 @@ def test_a_label_outside_the_vocabulary_is_refused_with_its_place(label: int) ->
 
 def test_scale_multiplies_in_place() -> None:
     x = draw(100_001)
-    wanted = x * np.float32(0.25)
+    expected = x * np.float32(0.25)
     ops.scale(x, 0.25, threads=2)
-    np.testing.assert_array_equal(x, wanted)
+    np.testing.assert_array_equal(x, expected)

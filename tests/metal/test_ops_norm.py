@@ -49,8 +49,8 @@ def test_head_norm_gate_and_its_gradients(rows: int, heads: int, width: int, thr
     ops.head_norm_gate(h, o, w, out, eps=EPS, threads=threads)
     ops.head_norm_gate_grad(h, o, w, d_out, dh, do, dw, eps=EPS, threads=threads)
     assert_close(out, reference.head_norm_gate(*wide(h, o, w), eps=EPS), OP_F32)
-    wanted = reference.head_norm_gate_grad(*wide(h, o, w, d_out), eps=EPS)
-    for name, actual, expected in zip(("dh", "do", "dw"), (dh, do, dw), wanted, strict=True):
+    target = reference.head_norm_gate_grad(*wide(h, o, w, d_out), eps=EPS)
+    for name, actual, expected in zip(("dh", "do", "dw"), (dh, do, dw), target, strict=True):
         assert_close(actual, expected, OP_F32, label=name)
 
 
@@ -87,8 +87,8 @@ def test_head_norm_skip_gate_and_its_gradients(
     ops.head_norm_skip_gate(*given.values(), out, eps=EPS, threads=threads)
     ops.head_norm_skip_gate_grad(*given.values(), d_out, *grads.values(), eps=EPS, threads=threads)
     h, c, z, w, skip = wide(*given.values())
-    wanted, back = layers_numpy.head_norm_skip_gate(h[None], c[None], z[None], w, skip, EPS)
-    assert_close(out, wanted[0], OP_F32)
+    expected, back = layers_numpy.head_norm_skip_gate(h[None], c[None], z[None], w, skip, EPS)
+    assert_close(out, expected[0], OP_F32)
     for name, gradient in zip(given, back(d_out[None].astype(np.float64)), strict=True):
         tolerance = NORM_GRADIENT_F32 if name == "h" else OP_F32
         assert_close(grads[name], gradient.reshape(given[name].shape), tolerance, label=name)
@@ -103,13 +103,13 @@ def test_the_small_outputs_of_a_fresh_cell_feel_the_eps_of_the_head_norm() -> No
 
 def test_weight_gradients_have_the_same_bits_for_any_thread_count() -> None:
     x, w, d_out = draw(1000, 64), draw(64), draw(1000, 64, seed=1)
-    found = []
+    results = []
     for threads in (1, 2, 5):
         dx, dw = unwritten(1000, 64), unwritten(64)
         ops.rms_norm_grad(x, w, d_out, dx, dw, eps=EPS, threads=threads)
-        found.append(dw)
-    np.testing.assert_array_equal(found[0], found[1])
-    np.testing.assert_array_equal(found[0], found[2])
+        results.append(dw)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_wrong_sizes_and_types_are_refused_before_anything_is_written() -> None:

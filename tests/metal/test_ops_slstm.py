@@ -46,11 +46,11 @@ def sample(
 def run(cell: Cell, threads: int = 1) -> dict[str, Array]:
     """The output y, the last state and every gradient by name, from the native kernels."""
     B, S, NH, DH = cell.dh.shape
-    given, R = cell.inputs.values(), cell.inputs["R"]
+    inputs, R = cell.inputs.values(), cell.inputs["R"]
     y, tape = unwritten(B, S, NH, DH), unwritten(B, S, NH, ops.SLSTM_TAPE, DH)
     last = [x.copy() for x in cell.state]
-    ops.slstm(*given, cell.starts, y, tape, *last, threads=threads)
-    grads = [unwritten(*x.shape) for x in given]
+    ops.slstm(*inputs, cell.starts, y, tape, *last, threads=threads)
+    grads = [unwritten(*x.shape) for x in inputs]
     d_state = [x.copy() for x in cell.d_last]
     before = cell.state[:3]
     ops.slstm_grad(R, cell.starts, *before, y, tape, cell.dh, *grads, *d_state, threads=threads)
@@ -73,10 +73,10 @@ def wanted(cell: Cell) -> dict[str, Array]:
 
 
 def assert_is_the_cell(cell: Cell) -> None:
-    found = run(cell)
+    actual = run(cell)
     for name, value in wanted(cell).items():
         tolerance = SLSTM_GRADIENT_F32 if name.startswith("d") else SLSTM_F32
-        assert_close(found[name], value, tolerance, label=name)
+        assert_close(actual[name], value, tolerance, label=name)
 
 
 @each_of("packed", [False, True], ids=["one document", "packed"])
@@ -126,9 +126,9 @@ def test_the_output_does_not_depend_on_whether_the_tape_is_kept() -> None:
     cell = sample(3, 7, 2, 10)
     y, state = unwritten(*cell.dh.shape), [x.copy() for x in cell.state]
     ops.slstm(*cell.inputs.values(), None, y, None, *state, threads=1)
-    found = run(cell)
+    actual = run(cell)
     for name, value in {"y": y, **dict(zip(STATE, state, strict=True))}.items():
-        np.testing.assert_array_equal(value, found[name])
+        np.testing.assert_array_equal(value, actual[name])
 
 
 @each_of("zero_state", [True, False])
@@ -141,19 +141,19 @@ def test_nan_in_any_input_reaches_the_output(name: str, zero_state: bool) -> Non
 
 def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
     cell = sample(2, 3, 1, 4)
-    given, state = list(cell.inputs.values()), [x.copy() for x in cell.state]
+    inputs, state = list(cell.inputs.values()), [x.copy() for x in cell.state]
     y = unwritten(*cell.dh.shape)
 
     def call(*arrays: Any, starts: Any = None, out: Any = y, tape: Any = None) -> None:
         ops.slstm(*arrays, starts, out, tape, *state, threads=1)
 
     with pytest.raises(ValueError, match="R has 60 elements, expected 64"):
-        call(*given[:4], given[4].reshape(16, 4)[:15].copy(), given[5])
+        call(*inputs[:4], inputs[4].reshape(16, 4)[:15].copy(), inputs[5])
     with pytest.raises(ValueError, match="starts has 5 elements, expected 6"):
-        call(*given, starts=np.zeros(5, np.uint8))
+        call(*inputs, starts=np.zeros(5, np.uint8))
     with pytest.raises(ValueError, match="tape has 24 elements, expected 168"):
-        call(*given, tape=y)
+        call(*inputs, tape=y)
     with pytest.raises(ValueError, match="at least one position"):
-        call(*(x[:, :0] for x in given[:4]), *given[4:], out=y[:, :0])
+        call(*(x[:, :0] for x in inputs[:4]), *inputs[4:], out=y[:, :0])
     with pytest.raises(TypeError):
-        call(*given, out=y.astype(np.float64))
+        call(*inputs, out=y.astype(np.float64))

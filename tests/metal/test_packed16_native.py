@@ -44,11 +44,11 @@ def added(a: Bits16, b: Bits16, *, bfloat: bool) -> Bits16:
     return words.view(np.uint16)
 
 
-def assert_same(got: Bits16, wanted: Bits16, *, bfloat: bool) -> None:
+def assert_same(actual: Bits16, expected: Bits16, *, bfloat: bool) -> None:
     """Equal bits, or NaN on both sides."""
-    nan = np.isnan(widened(wanted, bfloat=bfloat))
-    np.testing.assert_array_equal(np.isnan(widened(got, bfloat=bfloat)), nan)
-    np.testing.assert_array_equal(got[~nan], wanted[~nan])
+    nan = np.isnan(widened(expected, bfloat=bfloat))
+    np.testing.assert_array_equal(np.isnan(widened(actual, bfloat=bfloat)), nan)
+    np.testing.assert_array_equal(actual[~nan], expected[~nan])
 
 
 @each_of("bfloat", [False, True], ids=["half", "bfloat"])
@@ -67,18 +67,18 @@ def test_ties_go_to_the_even_neighbour(bfloat: bool) -> None:
     most = EXACT[bfloat]
     values = np.array([most, most + 2, -most, -most - 2], np.float32)
     ones = np.array([1, 1, -1, -1], np.float32)
-    got = added(rounded(values, bfloat=bfloat), rounded(ones, bfloat=bfloat), bfloat=bfloat)
-    wanted = [most, most + 4, -most, -most - 4]
-    np.testing.assert_array_equal(widened(got, bfloat=bfloat), wanted)
+    actual = added(rounded(values, bfloat=bfloat), rounded(ones, bfloat=bfloat), bfloat=bfloat)
+    expected = [most, most + 4, -most, -most - 4]
+    np.testing.assert_array_equal(widened(actual, bfloat=bfloat), expected)
 
 
 @pytest.mark.parametrize("bfloat", [False, True], ids=["half", "bfloat"])
 def test_a_nan_is_added_to_once_and_leaves_its_neighbour_alone(bfloat: bool) -> None:
     start = rounded(np.array([np.nan, 1.0], np.float32), bfloat=bfloat)
     one = rounded(np.ones(2, np.float32), bfloat=bfloat)
-    got = widened(added(start, one, bfloat=bfloat), bfloat=bfloat)
-    assert np.isnan(got[0])
-    assert got[1] == 2
+    result = widened(added(start, one, bfloat=bfloat), bfloat=bfloat)
+    assert np.isnan(result[0])
+    assert result[1] == 2
 
 
 def test_only_the_words_named_by_the_offset_change() -> None:
@@ -95,16 +95,16 @@ def add_often(segment: Shared, bfloat: bool) -> None:
 
 @pytest.fixture
 def segment() -> Iterator[Shared]:
-    with shared(WORDS) as made:
-        yield made
+    with shared(WORDS) as result:
+        yield result
 
 
 @pytest.mark.parametrize("bfloat", [False, True], ids=["half", "bfloat"])
 def test_processes_that_add_at_once_lose_nothing(segment: Shared, bfloat: bool) -> None:
     assert WRITERS * ADDS <= EXACT[bfloat]
     run(add_often, [(segment, bfloat)] * WRITERS)
-    found = widened(segment.floats.view(np.uint16), bfloat=bfloat)
-    np.testing.assert_array_equal(found, np.full(2 * WORDS, WRITERS * ADDS))
+    actual = widened(segment.floats.view(np.uint16), bfloat=bfloat)
+    np.testing.assert_array_equal(actual, np.full(2 * WORDS, WRITERS * ADDS))
 
 
 @each_of(("offset", "n"), [(0, 5), (4, 1), (5, 0), (1, 4)])

@@ -40,15 +40,15 @@ def test_one_worker_gives_the_bits_of_the_reference(mode: int, slot: Slot, n: in
     rng = np.random.default_rng(n)
     index, values = some(rng, slot, n), rng.standard_normal(n, dtype=np.float32)
     before = rng.standard_normal(N, dtype=np.float32)
-    wanted = before.copy()
-    updates.add_at(wanted, slot, index, values, locks=None, mode=RACY, native=False)
+    expected = before.copy()
+    updates.add_at(expected, slot, index, values, locks=None, mode=RACY, native=False)
     with shared(N, N_WORDS) as segment:
         segment.floats[...] = before
         updates.add_at(
             segment.floats, slot, index, values, locks=segment.locks(1), mode=mode, seed=5
         )
         assert not segment.words.any()
-        np.testing.assert_array_equal(segment.floats.view(np.uint32), wanted.view(np.uint32))
+        np.testing.assert_array_equal(segment.floats.view(np.uint32), expected.view(np.uint32))
 
 
 @each_of(
@@ -128,9 +128,9 @@ def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, nam
         jobs = [(segment, barrier, k + 1, mode, name, rounds) for k in range(workers)]
         run(add_in_every_form, jobs)
         assert not segment.words.any(), "a lock word is still taken"
-        found = segment.floats[parameter.offset : parameter.offset + parameter.size]
-        np.testing.assert_array_equal(found, wanted_after(workers, parameter, rounds))
-        assert found.sum() == segment.floats.sum(), "an add reached beyond its parameter"
+        actual = segment.floats[parameter.offset : parameter.offset + parameter.size]
+        np.testing.assert_array_equal(actual, wanted_after(workers, parameter, rounds))
+        assert actual.sum() == segment.floats.sum(), "an add reached beyond its parameter"
 
 
 def add_for_ever(segment: Shared, slot: int) -> None:
@@ -165,11 +165,11 @@ def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken() -> None:
             for slot in (1, 2):
                 _native.sweep_locks(segment.words, slot)
             assert not segment.words.any()
-            found = segment.floats[DENSE.offset : DENSE.offset + DENSE.size]
+            result = segment.floats[DENSE.offset : DENSE.offset + DENSE.size]
             finished = int(steps.sum())
-            assert found[::3].min() >= finished, "an increment of a finished step is lost"
-            assert found[::3].max() <= finished + 2, "more than the dead workers' last steps"
-            assert found[1::3].max() == found[2::3].max() == 0
+            assert result[::3].min() >= finished, "an increment of a finished step is lost"
+            assert result[::3].max() <= finished + 2, "more than the dead workers' last steps"
+            assert result[1::3].max() == result[2::3].max() == 0
 
 
 def wait_for(steps: Any, worker: int, goal: int) -> None:

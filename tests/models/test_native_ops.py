@@ -29,10 +29,10 @@ def draw(*shape: int, seed: int = 0) -> Any:
 
 
 def assert_same_grads(native: Twin, reference: Twin, scalar: Any, inputs: Arrays) -> None:
-    found, wanted = native.op_grads(scalar, inputs), reference.op_grads(scalar, inputs)
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+    grads, expected = native.op_grads(scalar, inputs), reference.op_grads(scalar, inputs)
+    assert grads.keys() == expected.keys()
+    for name in expected:
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @pytest.mark.parametrize("fast_gemm", [True, False])
@@ -67,12 +67,12 @@ def test_linears_of_any_size_are_right_in_every_block(
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
     ops.linears(x, [w], [None], [y], threads=threads)
     ops.linears_grad(x, [w], [dy], dx, [dw], [None], threads=threads)
-    for found, wanted in (
+    for actual, expected in (
         (y, x.astype(np.float64) @ w.T),
         (dx, dy.astype(np.float64) @ w),
         (dw, dy.T.astype(np.float64) @ x),
     ):
-        assert_close(found, wanted, PRODUCT_F32)
+        assert_close(actual, expected, PRODUCT_F32)
 
 
 @pairs

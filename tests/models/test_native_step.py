@@ -159,10 +159,10 @@ def test_a_step_leaves_the_state_before_it_alone(name: str) -> None:
     cfg, params = model(name)
     decoder = native(cfg, params, threads=1)
     _, before = decoder.step(np.array([1], np.int32), decoder.init_state(1))
-    kept = before.copy()
+    original = before.copy()
     first, _ = decoder.step(np.array([2], np.int32), before)
     again, _ = decoder.step(np.array([2], np.int32), before)
-    np.testing.assert_array_equal(before, kept)
+    np.testing.assert_array_equal(before, original)
     np.testing.assert_array_equal(first, again)
 
 

@@ -56,8 +56,8 @@ def test_the_float64_reference_reproduces_the_recorded_states_and_gradients(name
     case = slstm_case(name)
     state = [x.astype(np.float64) for x in case.state]
     states, backward = slstm_cell(*wide(case.inputs).values(), state=state)
-    for letter, found, recorded in zip(STATE, states, case.states, strict=True):
-        assert_close(found, recorded, FLOAT64, label=letter)
+    for letter, actual, recorded in zip(STATE, states, case.states, strict=True):
+        assert_close(actual, recorded, FLOAT64, label=letter)
     grads = dict(zip(NAMES, backward(case.h_weight.astype(np.float64)), strict=True))
     for letter, recorded in case.grads.items():
         assert_close(grads[letter], recorded, FLOAT64, label=letter)
@@ -98,8 +98,8 @@ def test_the_output_and_the_last_state_equal_the_recorded_ones(twin: Twin, name:
     case = slstm_case(name)
     h, last = twin.op("slstm_cell", *case.inputs.values(), state=case.state)
     assert_close(h, case.states[0], SLSTM_F32)
-    for letter, found, recorded in zip(STATE, last, case.states, strict=True):
-        assert_close(found, recorded[:, -1], SLSTM_F32, label=letter)
+    for letter, actual, recorded in zip(STATE, last, case.states, strict=True):
+        assert_close(actual, recorded[:, -1], SLSTM_F32, label=letter)
 
 
 @all_twins
@@ -111,8 +111,8 @@ def test_one_position_at_a_time_passes_through_every_recorded_state(twin: Twin, 
         gates = [case.inputs[gate][:, t : t + 1] for gate in "ifzo"]
         h, state = twin.op("slstm_cell", *gates, case.inputs["R"], case.inputs["b"], state=state)
         assert_close(h[:, 0], state[0], SLSTM_F32)
-        for letter, found, recorded in zip(STATE, state, case.states, strict=True):
-            assert_close(found, recorded[:, t], SLSTM_F32, label=f"{letter} at {t}")
+        for letter, actual, recorded in zip(STATE, state, case.states, strict=True):
+            assert_close(actual, recorded[:, t], SLSTM_F32, label=f"{letter} at {t}")
 
 
 @all_twins
@@ -126,8 +126,8 @@ def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
         h, _ = ops.slstm_cell(*(p[letter] for letter in INPUTS), state=state)
         return (h * weight).sum()
 
-    given = case.inputs | dict(zip(OF_STATE, case.state, strict=True))
-    grads = twin.op_grads(weighted_sum, given)
+    inputs = case.inputs | dict(zip(OF_STATE, case.state, strict=True))
+    grads = twin.op_grads(weighted_sum, inputs)
     for letter, recorded in case.grads.items():
         assert_close(grads[letter], recorded, SLSTM_GRADIENT_F32, label=letter)
     for letter, recorded in zip(OF_STATE, case.d_state or (), strict=False):
@@ -154,8 +154,8 @@ def test_output_states_and_all_gradients_are_those_of_the_float64_reference(
     states, backward = slstm_cell(*wide(inputs).values(), state=wide_state, starts=starts)
     h, last = twin.op("slstm_cell", *inputs.values(), state=state, starts=starts)
     assert_close(h, states[0], SLSTM_F32)
-    for letter, found, wanted in zip(STATE, last, states, strict=True):
-        assert_close(found, wanted[:, -1], SLSTM_F32, label=letter)
+    for letter, actual, expected in zip(STATE, last, states, strict=True):
+        assert_close(actual, expected[:, -1], SLSTM_F32, label=letter)
 
     weights = [twin.array(x) for x in (dh, *d_last)]
     given_starts = None if starts is None else twin.array(starts)
@@ -169,8 +169,8 @@ def test_output_states_and_all_gradients_are_those_of_the_float64_reference(
         return sum((x * w).sum() for x, w in zip(results, weights, strict=True))
 
     grads = twin.op_grads(weighted_sum, inputs | dict(zip(OF_STATE, state, strict=True)))
-    for letter, wanted in zip(NAMES, backward(dh, d_last), strict=True):
-        assert_close(grads[letter], wanted, SLSTM_GRADIENT_F32, label=letter)
+    for letter, expected in zip(NAMES, backward(dh, d_last), strict=True):
+        assert_close(grads[letter], expected, SLSTM_GRADIENT_F32, label=letter)
 
 
 @all_twins
@@ -182,8 +182,8 @@ def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin
         gates = [inputs[gate][:, document] for gate in "ifzo"]
         alone, state = twin.op("slstm_cell", *gates, inputs["R"], inputs["b"])
         assert_close(whole[:, document], alone, SLSTM_F32)
-    for found, wanted in zip(last, state, strict=True):
-        assert_close(found, wanted, SLSTM_F32)
+    for actual, expected in zip(last, state, strict=True):
+        assert_close(actual, expected, SLSTM_F32)
 
 
 @all_twins
@@ -221,9 +221,9 @@ def test_gradients_flow_through_the_state_of_one_call_into_the_next(twin: Twin) 
     def in_one(ops: Any, p: Any) -> Any:
         return (ops.slstm_cell(*p.values())[0][:, 7:] * weight).sum()
 
-    found, wanted = twin.op_grads(in_two_calls, inputs), twin.op_grads(in_one, inputs)
+    grads, expected = twin.op_grads(in_two_calls, inputs), twin.op_grads(in_one, inputs)
     for name in INPUTS:
-        assert_close(found[name], wanted[name], SLSTM_GRADIENT_F32, label=name)
+        assert_close(grads[name], expected[name], SLSTM_GRADIENT_F32, label=name)
 
 
 @all_twins
@@ -238,8 +238,8 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(twin: Twin) -> 
     d_last = [np.zeros((1, 1, 3)) for _ in range(4)]
     d_last[1] = 3 * states[1][:, -1] ** 2
     grads = twin.op_grads(scalar, inputs)
-    for name, wanted in zip(INPUTS, backward(np.zeros_like(states[0]), d_last), strict=False):
-        assert_close(grads[name], wanted, SLSTM_GRADIENT_F32, label=name)
+    for name, expected in zip(INPUTS, backward(np.zeros_like(states[0]), d_last), strict=False):
+        assert_close(grads[name], expected, SLSTM_GRADIENT_F32, label=name)
 
 
 def test_the_native_cell_takes_inputs_that_are_not_contiguous() -> None:
@@ -248,8 +248,8 @@ def test_the_native_cell_takes_inputs_that_are_not_contiguous() -> None:
     strided = [torch.stack([x, x], -1)[..., 0].requires_grad_() for x in (i, f, z, o)]
     assert not strided[0].is_contiguous()
     h, _ = NATIVE_TORCH.slstm_cell(*strided, R, b)
-    wanted, _ = NATIVE_TORCH.slstm_cell(i, f, z, o, R, b)
-    np.testing.assert_array_equal(h.detach(), wanted)
+    expected, _ = NATIVE_TORCH.slstm_cell(i, f, z, o, R, b)
+    np.testing.assert_array_equal(h.detach(), expected)
     h.sum().backward()
     assert all(x.grad is not None for x in strided)
 

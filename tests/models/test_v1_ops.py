@@ -60,8 +60,8 @@ def test_the_recorded_components_are_reproduced(twin: Twin, recorded: dict[str, 
     y = twin.op("layer_norm", t["x"], 1 + t["v1_ln.weight"], 1e-5)
     assert_close(y, t["v1_ln.y"], OP_F32, label="layer_norm")
     y = twin.op("head_norm", t["x4_bnsh"].swapaxes(1, 2), 1 + t["v1_ln.weight"], 1e-5)
-    wanted = t["v1_mhln.y"].swapaxes(1, 2).reshape(y.shape)
-    assert_close(y, wanted, OP_F32, label="head_norm")
+    expected = t["v1_mhln.y"].swapaxes(1, 2).reshape(y.shape)
+    assert_close(y, expected, OP_F32, label="head_norm")
 
 
 def conv_inputs(shape: tuple[int, ...], *, packed: bool) -> tuple[dict[str, Array], Array | None]:
@@ -88,9 +88,11 @@ def test_causal_conv_and_its_gradients(
         y, last = ops.causal_conv(**p, starts=flags, silu=silu)
         return (y * twin.array(dy)).sum() + (last * twin.array(dlast)).sum()
 
-    found = twin.op_grads(scalar, inputs)
-    for name, wanted in zip(inputs, back(*wide({"dy": dy, "dlast": dlast}).values()), strict=True):
-        assert_close(found[name], wanted, OP_GRADIENT_F32, label=name)
+    grads = twin.op_grads(scalar, inputs)
+    for name, expected in zip(
+        inputs, back(*wide({"dy": dy, "dlast": dlast}).values()), strict=True
+    ):
+        assert_close(grads[name], expected, OP_GRADIENT_F32, label=name)
 
 
 @convolving
@@ -114,7 +116,7 @@ def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: T
     inputs, starts = conv_inputs((2, 11, 8, 4), packed=True)
     assert starts is not None
     x, state = inputs.pop("x"), inputs.pop("state")
-    whole, wanted = twin.op("causal_conv", x, **inputs, state=state, starts=starts, silu=True)
+    whole, expected = twin.op("causal_conv", x, **inputs, state=state, starts=starts, silu=True)
     pieces = []
     for first, last in ((0, 1), (1, 2), (2, 4), (4, 5), (5, 11)):
         y, state = twin.op(
@@ -127,7 +129,7 @@ def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: T
         )
         pieces.append(y)
     assert_close(np.concatenate(pieces, 1), whole, OP_F32)
-    np.testing.assert_array_equal(state, wanted)
+    np.testing.assert_array_equal(state, expected)
 
 
 @convolving
@@ -163,11 +165,11 @@ def test_layer_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> Non
     dy = draw(*shape, seed=1)
     unit, back = layers_numpy.layer_norm(inputs["x"].astype(np.float64), 1e-5)
     assert_close(twin.op("layer_norm", **inputs, eps=1e-5), inputs["w"] * unit, OP_F32)
-    found = twin.op_grads(
+    grads = twin.op_grads(
         lambda ops, p: (ops.layer_norm(**p, eps=1e-5) * twin.array(dy)).sum(), inputs
     )
-    assert_close(found["x"], back(dy * inputs["w"].astype(np.float64)), OP_GRADIENT_F32)
-    assert_close(found["w"], (dy * unit).sum((0, 1)), OP_GRADIENT_F32)
+    assert_close(grads["x"], back(dy * inputs["w"].astype(np.float64)), OP_GRADIENT_F32)
+    assert_close(grads["w"], (dy * unit).sum((0, 1)), OP_GRADIENT_F32)
 
 
 @twins
@@ -178,12 +180,12 @@ def test_head_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None
     dy = draw(*flat, seed=1)
     unit, back = layers_numpy.layer_norm(inputs["h"].astype(np.float64), 1e-5)
     assert_close(twin.op("head_norm", **inputs, eps=1e-5), inputs["w"] * unit.reshape(flat), OP_F32)
-    found = twin.op_grads(
+    grads = twin.op_grads(
         lambda ops, p: (ops.head_norm(**p, eps=1e-5) * twin.array(dy)).sum(), inputs
     )
     dunit = dy * inputs["w"].astype(np.float64)
-    assert_close(found["h"], back(dunit.reshape(shape)), OP_GRADIENT_F32)
-    assert_close(found["w"], (dy * unit.reshape(flat)).sum((0, 1)), OP_GRADIENT_F32)
+    assert_close(grads["h"], back(dunit.reshape(shape)), OP_GRADIENT_F32)
+    assert_close(grads["w"], (dy * unit.reshape(flat)).sum((0, 1)), OP_GRADIENT_F32)
 
 
 @twins
@@ -200,11 +202,11 @@ def test_head_norm_skip_gate_and_its_gradients(twin: Twin, shape: tuple[int, ...
     dy = draw(*flat, seed=2)
     y, back = layers_numpy.head_norm_skip_gate(**wide(inputs), eps=1e-5)
     assert_close(twin.op("head_norm_skip_gate", **inputs, eps=1e-5), y, OP_F32)
-    found = twin.op_grads(
+    grads = twin.op_grads(
         lambda ops, p: (ops.head_norm_skip_gate(**p, eps=1e-5) * twin.array(dy)).sum(), inputs
     )
-    for name, wanted in zip(inputs, back(dy.astype(np.float64)), strict=True):
-        assert_close(found[name], wanted, OP_GRADIENT_F32, label=name)
+    for name, expected in zip(inputs, back(dy.astype(np.float64)), strict=True):
+        assert_close(grads[name], expected, OP_GRADIENT_F32, label=name)
 
 
 # B, S, and G, out / G, in / G of every weight: small blocks, one block, heads, blocks not square.
@@ -235,21 +237,21 @@ def test_block_diagonal_and_its_gradients(
 
     outs = twin.op("block_diagonal", inputs["x"], *of(inputs))
     dys = [draw(*out.shape, seed=9) for out in outs]
-    wanted = {"x": np.zeros(inputs["x"].shape)}
+    expected = {"x": np.zeros(inputs["x"].shape)}
     p = wide(inputs)
     for k, (out, dy) in enumerate(zip(outs, dys, strict=True)):
         y, back = layers_numpy.block_diagonal(p["x"], p[f"w{k}"], p.get(f"b{k}"))
         assert_close(out, y, OP_F32)
-        dx, wanted[f"w{k}"], wanted[f"b{k}"] = back(dy.astype(np.float64))
-        wanted["x"] += dx
+        dx, expected[f"w{k}"], expected[f"b{k}"] = back(dy.astype(np.float64))
+        expected["x"] += dx
 
     def scalar(ops: Any, p: Any) -> Any:
         outs = ops.block_diagonal(p["x"], *of(p))
         return sum((out * twin.array(dy)).sum() for out, dy in zip(outs, dys, strict=True))
 
-    found = twin.op_grads(scalar, inputs)
+    grads = twin.op_grads(scalar, inputs)
     for name in inputs:
-        assert_close(found[name], wanted[name], OP_GRADIENT_F32, label=name)
+        assert_close(grads[name], expected[name], OP_GRADIENT_F32, label=name)
 
 
 @each_of("twin", TWINS.values(), ids=TWINS)
@@ -261,8 +263,8 @@ def test_block_diagonal_where_the_framework_multiplies_faster(
         monkeypatch.setattr(module, "FAST_GEMM", False)
     x, w = draw(2, 5, block[0] * block[2]), draw(*block)
     (y,) = twin.op("block_diagonal", x, (w,))
-    wanted, _ = layers_numpy.block_diagonal(*wide({"x": x, "w": w}).values())
-    assert_close(y, wanted, OP_F32)
+    expected, _ = layers_numpy.block_diagonal(*wide({"x": x, "w": w}).values())
+    assert_close(y, expected, OP_F32)
 
 
 @twins
@@ -271,10 +273,10 @@ def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
     x, dy = 4 * draw(3, 5, 77), draw(3, 5, 77, seed=2)
     y, slope = layers_numpy.activation(activation, x.astype(np.float64))
     assert_close(twin.op("activate", x, activation), y, OP_F32)
-    found = twin.op_grads(
+    grads = twin.op_grads(
         lambda ops, p: (ops.activate(p["x"], activation) * twin.array(dy)).sum(), {"x": x}
     )
-    assert_close(found["x"], dy * slope, OP_GRADIENT_F32)
+    assert_close(grads["x"], dy * slope, OP_GRADIENT_F32)
 
 
 @each_of("x", [-1e20, -1e4, 1e4, 1e20])
@@ -297,11 +299,11 @@ def test_glu_and_its_gradients(twin: Twin, activation: str) -> None:
     dy = draw(3, 5, 77, seed=2)
     y, back = layers_numpy.glu(*wide(inputs).values(), activation)
     assert_close(twin.op("glu", **inputs, activation=activation), y, OP_F32)
-    found = twin.op_grads(
+    grads = twin.op_grads(
         lambda ops, p: (ops.glu(**p, activation=activation) * twin.array(dy)).sum(), inputs
     )
-    for name, wanted in zip(inputs, back(dy.astype(np.float64)), strict=True):
-        assert_close(found[name], wanted, OP_GRADIENT_F32, label=name)
+    for name, expected in zip(inputs, back(dy.astype(np.float64)), strict=True):
+        assert_close(grads[name], expected, OP_GRADIENT_F32, label=name)
 
 
 @twins
@@ -323,13 +325,13 @@ def test_cross_entropy_without_a_cap_and_its_gradient(twin: Twin, V: int) -> Non
     nats, count = twin.op("capped_cross_entropy", logits, labels, None)
     assert count == scored.size
     assert_close(nats, (lse[scored] - x[scored, labels[scored]]).sum(), OP_F32)
-    wanted = np.zeros_like(x)
-    wanted[scored] = softmax[scored]
-    wanted[scored, labels[scored]] -= 1
-    found = twin.op_grads(
+    expected = np.zeros_like(x)
+    expected[scored] = softmax[scored]
+    expected[scored, labels[scored]] -= 1
+    grads = twin.op_grads(
         lambda ops, p: ops.capped_cross_entropy(p["x"], twin.array(labels), None)[0], {"x": logits}
     )
-    assert_close(found["x"], wanted, OP_GRADIENT_F32)
+    assert_close(grads["x"], expected, OP_GRADIENT_F32)
 
 
 @twins
@@ -345,33 +347,33 @@ def test_inputs_of_16_bits_are_computed_in_float32_and_give_their_own_type(twin:
     heads, scale = x.reshape(2, 7, 3, 4), b
     y, last = twin.op("causal_conv", x, w, b, silu=True)
     inputs = wide({"x": x, "w": w, "b": b})
-    wanted, wanted_last, _ = layers_numpy.causal_conv(**inputs, silu=True)
+    expected, wanted_last, _ = layers_numpy.causal_conv(**inputs, silu=True)
     assert last.dtype == np.float32
     np.testing.assert_array_equal(last, wanted_last)
     unit, _ = layers_numpy.layer_norm(inputs["x"], 1e-5)
     unit_of_head, _ = layers_numpy.layer_norm(heads.astype(np.float64), 1e-5)
-    for found, exact in (
-        (y, wanted),
+    for actual, exact in (
+        (y, expected),
         (twin.op("layer_norm", x, scale, 1e-5), scale * unit),
         (twin.op("head_norm", heads, scale, 1e-5), scale * unit_of_head.reshape(x.shape)),
     ):
-        assert found.dtype == np.float16
-        assert_close(found, exact, ROUNDED_F16)
+        assert actual.dtype == np.float16
+        assert_close(actual, exact, ROUNDED_F16)
 
 
 def differences(scalar: Callable[[dict[str, Array]], float], inputs: dict[str, Array]) -> Any:
     """Gradients by central differences."""
-    found = {}
+    results = {}
     for name, x in inputs.items():
-        found[name] = np.zeros(x.shape)
+        results[name] = np.zeros(x.shape)
         for at in np.ndindex(x.shape):
             ends = []
             for step in (1e-6, -1e-6):
                 moved = x.copy()
                 moved[at] += step
                 ends.append(scalar(inputs | {name: moved}))
-            found[name][at] = (ends[0] - ends[1]) / 2e-6
-    return found
+            results[name][at] = (ends[0] - ends[1]) / 2e-6
+    return results
 
 
 @each_of("packed", [False, True])
@@ -385,18 +387,20 @@ def test_the_float64_convolution_differentiates_itself(packed: bool) -> None:
         return float((y * dy).sum() + (last * dlast).sum())
 
     _, _, back = layers_numpy.causal_conv(**inputs, starts=starts, silu=True)
-    wanted = differences(scalar, inputs)
+    expected = differences(scalar, inputs)
     for name, grad in zip(inputs, back(dy, dlast), strict=True):
-        assert_close(grad, wanted[name], FINITE_DIFFERENCE, label=name)
+        assert_close(grad, expected[name], FINITE_DIFFERENCE, label=name)
 
 
 def test_the_float64_block_diagonal_map_differentiates_itself() -> None:
     inputs = wide({"x": draw(1, 3, 6), "w": draw(2, 2, 3), "b": draw(4)})
     dy = draw(1, 3, 4, seed=1) / 8
     _, back = layers_numpy.block_diagonal(**inputs)
-    wanted = differences(lambda p: float((layers_numpy.block_diagonal(**p)[0] * dy).sum()), inputs)
+    expected = differences(
+        lambda p: float((layers_numpy.block_diagonal(**p)[0] * dy).sum()), inputs
+    )
     for name, grad in zip(inputs, back(dy), strict=True):
-        assert_close(grad, wanted[name], FINITE_DIFFERENCE, label=name)
+        assert_close(grad, expected[name], FINITE_DIFFERENCE, label=name)
 
 
 @activation_names

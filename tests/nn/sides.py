@@ -114,8 +114,8 @@ class Side:
             leaf = self.array(x).requires_grad_()
             scalar(leaf).backward()
             names = self.parameters(layer)
-            found = {name: self.numpy(attrgetter(name)(layer).grad) for name in names}
-            return found | {"input": self.numpy(leaf.grad)}
+            results = {name: self.numpy(attrgetter(name)(layer).grad) for name in names}
+            return results | {"input": self.numpy(leaf.grad)}
 
         def of(parameters: Any, x: Any) -> Any:
             layer.update(parameters)
@@ -124,8 +124,8 @@ class Side:
         before = layer.parameters()
         by_tree, by_input = mx.grad(of, argnums=(0, 1))(before, self.array(x))
         layer.update(before)
-        found = {_package(name): self.numpy(g) for name, g in tree_flatten(by_tree)}
-        return found | {"input": self.numpy(by_input)}
+        results = {_package(name): self.numpy(g) for name, g in tree_flatten(by_tree)}
+        return results | {"input": self.numpy(by_input)}
 
     def _positions(self, positions: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -150,12 +150,12 @@ def _package(name: str) -> str:
 def perturbed(parameters: Mapping[str, Array]) -> dict[str, Array]:
     """The parameters with noise on top, so that no gate is closed and no gradient vanishes."""
     rng = np.random.default_rng(3)
-    found = {}
+    results = {}
     for name, x in parameters.items():
-        found[name] = x + rng.normal(0, 0.2, x.shape).astype(np.float32)
+        results[name] = x + rng.normal(0, 0.2, x.shape).astype(np.float32)
         if name.endswith("igate_preact.bias"):
-            found[name] += 9.0
-    return found
+            results[name] += 9.0
+    return results
 
 
 def draw(*shape: int, seed: int = 0) -> Array:

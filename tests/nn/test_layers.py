@@ -21,8 +21,8 @@ def width(kind: str) -> int:
     return KINDS[kind][1][0]
 
 
-def assert_state_close(found: Any, wanted: Any) -> None:
-    for layer, (own, other) in enumerate(zip(found, wanted, strict=True)):
+def assert_state_close(actual: Any, expected: Any) -> None:
+    for layer, (own, other) in enumerate(zip(actual, expected, strict=True)):
         for part, (x, y) in enumerate(zip(own, other, strict=True)):
             assert_close(x, y, STATE_F32, label=f"layer {layer}, part {part}")
 
@@ -71,17 +71,17 @@ def test_gradients_of_padded_rows_are_those_of_each_row_alone(side: Side, kind: 
     layer, x, dy = side.kind(kind), draw(B, S, width(kind)), draw(B, S, 16, seed=1)
     _, last = side.run(layer, x)
     dlast = tuple(tuple(draw(*part.shape, seed=2) for part in layer) for layer in last)
-    found = side.grads(layer, x, dy, dlast=dlast, lengths=LENGTHS)
-    wanted = {name: np.zeros_like(grad) for name, grad in found.items()}
+    actual = side.grads(layer, x, dy, dlast=dlast, lengths=LENGTHS)
+    expected = {name: np.zeros_like(grad) for name, grad in actual.items()}
     for k, length in enumerate(LENGTHS):
         if length:
             rows = slice(k, k + 1), slice(0, length)
             alone = side.grads(layer, x[rows], dy[rows], dlast=row(dlast, k))
-            wanted["input"][rows] = alone.pop("input")
+            expected["input"][rows] = alone.pop("input")
             for name, grad in alone.items():
-                wanted[name] += grad
-    for name, grad in wanted.items():
-        assert_close(found[name], grad, GRADIENT_ANY_F32, label=name)
+                expected[name] += grad
+    for name, grad in expected.items():
+        assert_close(actual[name], grad, GRADIENT_ANY_F32, label=name)
 
 
 @both
@@ -106,9 +106,9 @@ def test_reverse_reads_from_the_end_of_each_row(side: Side):
     for k, length in enumerate(LENGTHS):
         turned[k, :length] = x[k, :length][::-1]
     y, last = side.run(layer, x, lengths=LENGTHS, reverse=True)
-    wanted, end = side.run(layer, turned, lengths=LENGTHS)
+    expected, end = side.run(layer, turned, lengths=LENGTHS)
     for k, length in enumerate(LENGTHS):
-        assert_close(y[k, :length], wanted[k, :length][::-1], LOGITS_F32)
+        assert_close(y[k, :length], expected[k, :length][::-1], LOGITS_F32)
     assert_state_close(last, end)
     whole, _ = side.run(layer, x, reverse=True)
     turned = np.ascontiguousarray(x[:, ::-1])
@@ -144,8 +144,8 @@ def test_layers_after_one_another_are_each_the_input_of_the_next(side: Side):
         side.load(single, own)
         y, (state,) = side.run(single, y)
         states.append(state)
-    found, last = side.run(stack, x)
-    assert_close(found, y, LOGITS_F32)
+    actual, last = side.run(stack, x)
+    assert_close(actual, y, LOGITS_F32)
     assert_state_close(last, states)
 
 
@@ -154,8 +154,8 @@ def test_time_may_come_first(side: Side):
     rows, times = side.kind("slstm"), side.kind("slstm", batch_first=False)
     x = draw(B, S, 16)
     y, last = side.run(rows, x, lengths=LENGTHS)
-    found, end = side.run(times, np.ascontiguousarray(x.swapaxes(0, 1)), lengths=LENGTHS)
-    np.testing.assert_array_equal(found.swapaxes(0, 1), y)
+    actual, end = side.run(times, np.ascontiguousarray(x.swapaxes(0, 1)), lengths=LENGTHS)
+    np.testing.assert_array_equal(actual.swapaxes(0, 1), y)
     assert_state_close(end, last)
 
 
@@ -164,9 +164,9 @@ def test_time_may_come_first(side: Side):
 def test_dropout_drops_while_training_alone_and_by_the_frameworks_seed(side: Side, kind: str):
     plain, layer = side.kind(kind), side.kind(kind, dropout=0.5)
     x = draw(8, 32, width(kind))
-    wanted, _ = side.run(plain, x)
+    expected, _ = side.run(plain, x)
     layer.eval()
-    np.testing.assert_array_equal(side.run(layer, x)[0], wanted)
+    np.testing.assert_array_equal(side.run(layer, x)[0], expected)
     layer.train()
     side.seed(1)
     first, _ = side.run(layer, x)
@@ -178,7 +178,7 @@ def test_dropout_drops_while_training_alone_and_by_the_frameworks_seed(side: Sid
     if kind == "mlstm":  # the one whose output is dropped as it is
         dropped = first == 0
         assert 0.45 < dropped.mean() < 0.55
-        assert_close(first[~dropped], 2 * wanted[~dropped], LOGITS_F32)
+        assert_close(first[~dropped], 2 * expected[~dropped], LOGITS_F32)
 
 
 @both

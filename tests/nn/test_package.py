@@ -23,13 +23,13 @@ def test_the_packages_state_dict_gives_its_output_and_every_gradient(side: Side,
     x, dy = draw(3, POSITIONS, 16), draw(3, POSITIONS, 16, seed=1)
 
     leaf = torch.tensor(x).requires_grad_()
-    wanted = theirs(leaf)
-    wanted = wanted[0] if isinstance(wanted, tuple) else wanted
-    wanted.backward(torch.tensor(dy))
-    found, _ = side.run(ours, x)
+    expected = theirs(leaf)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    expected.backward(torch.tensor(dy))
+    actual, _ = side.run(ours, x)
     grads = side.grads(ours, x, dy)
 
-    assert_close(found, wanted.detach(), LOGITS_F32)
+    assert_close(actual, expected.detach(), LOGITS_F32)
     named = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
     assert grads.keys() == named.keys() | {"input"}
     for name, grad in named.items():
@@ -41,10 +41,10 @@ def test_the_state_of_the_slstm_is_the_packages():
     theirs, ours = official("slstm"), SIDES["torch"].kind("slstm")
     ours.load_state_dict(theirs.state_dict())
     x = draw(3, POSITIONS, 16)
-    _, wanted = theirs(torch.tensor(x), return_last_state=True)
+    _, expected = theirs(torch.tensor(x), return_last_state=True)
     _, ((inputs, *cell),) = SIDES["torch"].run(ours, x)
-    assert_close(inputs, wanted["conv_state"], STATE_F32, label="inputs")
-    for part, packages in zip(cell, wanted["slstm_state"].detach(), strict=True):
+    assert_close(inputs, expected["conv_state"], STATE_F32, label="inputs")
+    for part, packages in zip(cell, expected["slstm_state"].detach(), strict=True):
         assert_close(part.reshape(3, 16), packages, STATE_F32)
 
 
@@ -54,11 +54,11 @@ def test_a_state_of_xlstm_large_goes_on_where_the_packages_does():
     x = torch.tensor(draw(3, POSITIONS, 16))
     _, (C, n, m) = theirs(x)
     _, ((C_own, n_own, m_own),) = ours(x)
-    for found, wanted in ((C_own, C), (n_own, n), (m_own, m[..., 0])):
-        assert_close(found.detach(), wanted.detach(), STATE_F32)
-    wanted, _ = theirs(x, (C, n, m))
-    found, _ = ours(x, ((C, n, m[..., 0]),))
-    assert_close(found.detach(), wanted.detach(), LOGITS_F32)
+    for actual, expected in ((C_own, C), (n_own, n), (m_own, m[..., 0])):
+        assert_close(actual.detach(), expected.detach(), STATE_F32)
+    expected, _ = theirs(x, (C, n, m))
+    actual, _ = ours(x, ((C, n, m[..., 0]),))
+    assert_close(actual.detach(), expected.detach(), LOGITS_F32)
 
 
 @pytest.mark.parametrize("side", [SIDES["torch"], SIDES["mlx"]], ids=["torch", "mlx"])
@@ -72,9 +72,9 @@ def test_weights_that_a_gpu_stored_are_turned_into_the_layout_of_the_cpu(side: S
     entries["slstm_cell._recurrent_kernel_"] = on_gpu._recurrent_kernel_ext2int(R).detach()
     entries["slstm_cell._bias_"] = on_gpu._bias_ext2int(b).detach()
     side.load(ours, {name: x.numpy() for name, x in entries.items()})
-    wanted = {name: x.numpy() for name, x in theirs.state_dict().items()}
+    expected = {name: x.numpy() for name, x in theirs.state_dict().items()}
     for name, x in side.parameters(ours).items():
-        np.testing.assert_array_equal(x, wanted[name], err_msg=name)
+        np.testing.assert_array_equal(x, expected[name], err_msg=name)
 
 
 def test_fused_weights_of_xlstm_large_are_taken_apart():

@@ -34,12 +34,12 @@ def test_a_packed_sequence_comes_back_packed_alike(enforce_sorted: bool):
     layer, x = SIDES["torch"].kind("slstm-block"), torch.randn(4, 9, 16)
     lengths = sorted(LENGTHS, reverse=True) if enforce_sorted else LENGTHS
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)
-    found, last = layer(packed)
-    wanted, end = layer(x, lengths=lengths)
-    for part, own in zip(found[1:], packed[1:], strict=True):
+    actual, last = layer(packed)
+    expected, end = layer(x, lengths=lengths)
+    for part, own in zip(actual[1:], packed[1:], strict=True):
         assert (part is None and own is None) or bool((part == own).all())
-    padded, _ = pad_packed_sequence(found, batch_first=True)
-    assert_close(padded.detach(), wanted.detach(), LOGITS_F32)
+    padded, _ = pad_packed_sequence(actual, batch_first=True)
+    assert_close(padded.detach(), expected.detach(), LOGITS_F32)
     for part, own in zip(last[0], end[0], strict=True):
         assert_close(part.detach(), own.detach(), LOGITS_F32)
     with pytest.raises(ConfigError, match="a PackedSequence has lengths of its own"):
@@ -51,12 +51,12 @@ def test_a_packed_sequence_comes_back_packed_alike(enforce_sorted: bool):
 
 def test_copies_and_pickles_compute_the_same_and_are_apart():
     layer, x = SIDES["torch"].kind("slstm"), torch.randn(2, 5, 16)
-    wanted = layer(x)[0]
+    expected = layer(x)[0]
     others = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
     layer.reset_parameters()
-    assert not torch.equal(layer(x)[0], wanted)
+    assert not torch.equal(layer(x)[0], expected)
     for other in others:
-        assert torch.equal(other(x)[0], wanted)
+        assert torch.equal(other(x)[0], expected)
         other.load_state_dict(layer.state_dict())
         assert torch.equal(other(x)[0], layer(x)[0])
 

@@ -47,10 +47,10 @@ def gradients(step: int) -> dict[str, Float32 | Rows]:
 def test_native_steps_have_the_references_bits(rule: str) -> None:
     flats, states = [initial(), initial()], []
     for native, flat in zip((True, False), flats, strict=True):
-        made = replace(RULES[rule], native=native)  # type: ignore[type-var]
-        where = target(made, flat, "matrix", "embedding")
+        optimizer = replace(RULES[rule], native=native)  # type: ignore[type-var]
+        where = target(optimizer, flat, "matrix", "embedding")
         for step in range(1, 6):
-            made.step(where, gradients(step), lr=LR, step=step, grad_scale=SCALE)
+            optimizer.step(where, gradients(step), lr=LR, step=step, grad_scale=SCALE)
         states.append(where.private)
     np.testing.assert_array_equal(*[flat.view(np.uint32) for flat in flats])
     for name, value in states[0].items():
@@ -61,37 +61,37 @@ def test_native_steps_have_the_references_bits(rule: str) -> None:
 @each_of("mode", WRITE_MODES)
 @each_of("rule", RULES)
 def test_every_write_mode_gives_the_same_bits_with_one_worker(rule: str, mode: str) -> None:
-    made, flat = RULES[rule], initial()
-    racy = target(made, flat, "matrix")
+    optimizer, flat = RULES[rule], initial()
+    racy = target(optimizer, flat, "matrix")
     with shared(len(flat), 16) as segment:
         segment.floats[...] = flat
         locks = segment.locks(1) if mode == "lossless" else None
-        where = target(made, segment.floats, "matrix")
+        where = target(optimizer, segment.floats, "matrix")
         where = replace(where, locks=locks, mode=WRITE_MODES[mode])
         for step in (1, 2, 3):
             for place in (racy, where):
-                made.step(place, gradients(step), lr=LR, step=step, seed=step)
+                optimizer.step(place, gradients(step), lr=LR, step=step, seed=step)
         np.testing.assert_array_equal(segment.floats, flat)
         assert not segment.words.any()
 
 
 @each_of("rule", RULES)
 def test_rows_that_a_gradient_does_not_touch_stay(rule: str) -> None:
-    made, flat = RULES[rule], initial()
-    where = target(made, flat, "embedding")
+    optimizer, flat = RULES[rule], initial()
+    where = target(optimizer, flat, "embedding")
     for step in (1, 2):
-        made.step(where, gradients(step), lr=LR, step=step)
+        optimizer.step(where, gradients(step), lr=LR, step=step)
     changed = parameter(flat, EMBEDDING) != parameter(initial(), EMBEDDING)
     assert np.flatnonzero(changed.any(axis=1)).tolist() == [2, 7]
 
 
 @each_of("rule", RULES)
 def test_a_step_can_wait_in_the_worker(rule: str) -> None:
-    made, flat = RULES[rule], initial()
+    optimizer, flat = RULES[rule], initial()
     direct, pending = initial(), np.zeros_like(flat)
-    waiting = replace(target(made, flat, "matrix"), pending=pending)
-    for place in (target(made, direct, "matrix"), waiting):
-        made.step(place, gradients(1), lr=LR, step=1)
+    waiting = replace(target(optimizer, flat, "matrix"), pending=pending)
+    for place in (target(optimizer, direct, "matrix"), waiting):
+        optimizer.step(place, gradients(1), lr=LR, step=1)
     np.testing.assert_array_equal(flat, initial())
     np.testing.assert_array_equal(flat + pending, direct)
 

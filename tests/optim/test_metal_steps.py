@@ -85,13 +85,13 @@ def arena() -> Iterator[Arena]:
 
 def gradients(step: int) -> dict[str, Any]:
     rng = np.random.default_rng(step)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         name: rng.standard_normal(parameter.shape, dtype=np.float32)
         for name, parameter in PARAMETERS.items()
     }
     index = np.array([7, 2, 7, 0], np.int32)  # a duplicate, as tokens repeat
-    found["embedding"] = Rows(index, rng.standard_normal((4, 5), dtype=np.float32))
-    return found
+    results["embedding"] = Rows(index, rng.standard_normal((4, 5), dtype=np.float32))
+    return results
 
 
 def target(
@@ -172,10 +172,10 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
 ) -> None:
     """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
     lender = FakeMLX(dict(KERNELS), engine=create("emulated:mlx")).install(monkeypatch)
-    made: Engine = MLXEngine()
+    engine: Engine = MLXEngine()
     if which == "mps":
         FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
-        made = MPSEngine("cpu")
+        engine = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "whole", lambda host: host)  # not on pages, here
     names = ("params", "m.1", "v.1", "m", "v")
     lent = {name: lender.memory(arena.params.size) for name in names}
@@ -186,7 +186,7 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
         flat=lent["params"],
         private={name: lent[f"{name}.1"] for name in RULES[rule].state_segments},
         shared={name: lent[name] for name in RULES[rule].shared_segments},
-        metal=MetalSteps(made, lent["params"], arena.layout.slots, DECAY),
+        metal=MetalSteps(engine, lent["params"], arena.layout.slots, DECAY),
     )
     for step in range(1, 4):
         RULES[rule].step(goal, gradients(step), lr=0.05, step=step, grad_scale=0.75)
@@ -272,18 +272,18 @@ def test_parameters_off_the_32_float_boundaries_are_refused() -> None:
 def test_an_engine_over_the_arena_itself_passes_the_self_check(
     arena: Arena, create: Make, engine: str
 ) -> None:
-    made = create(engine)
+    new_engine = create(engine)
     before = arena.params.copy()
     at = arena.layout.self_check(1)
-    assert shares_memory(made, made.adopt(arena.params), arena.params, at)
+    assert shares_memory(new_engine, new_engine.adopt(arena.params), arena.params, at)
     np.testing.assert_array_equal(arena.params, before)
 
 
 def test_an_engine_over_a_copy_fails_the_self_check(arena: Arena) -> None:
-    made = ReferenceEngine()
+    engine = ReferenceEngine()
     before = arena.params.copy()
     at = arena.layout.self_check(1)
-    assert not shares_memory(made, arena.params.copy(), arena.params, at)
+    assert not shares_memory(engine, arena.params.copy(), arena.params, at)
 
     class ReadsOnce(ReferenceEngine):
         """Writes through, but computes with what it read first."""

@@ -48,8 +48,8 @@ def exact(x: Float32, name: str) -> NDArray[np.float64]:
     values = values / (ROOM * math.sqrt(float((values**2).sum())))
     for a, b, c in ORTHOGONALIZATIONS[name]:
         values = a * values + b * values**3 + c * values**5
-    found: NDArray[np.float64] = (left * values) @ right
-    return found
+    result: NDArray[np.float64] = (left * values) @ right
+    return result
 
 
 def native_polar(x: Float32, name: str, *, bfloat16: bool = False, threads: int = 1) -> Float32:
@@ -194,11 +194,11 @@ def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
 
 def test_native_means_have_the_references_bits() -> None:
     g, m, u = drawn(40, 50), drawn(40, 50, seed=1), np.empty((40, 50), np.float32)
-    wanted, _ = direction_reference(g, m, beta1=0.9, nesterov=0.1, grad_scale=0.3)
+    expected, _ = direction_reference(g, m, beta1=0.9, nesterov=0.1, grad_scale=0.3)
     rates = {"beta1": 0.9, "nesterov": 0.1, "grad_scale": 0.3}
     steps, flat = ORTHOGONALIZATIONS["polar3"], m.reshape(-1)
     _native.muon_directions(None, WRITE_MODES["racy"], flat, [0], [g], [u], [1.0], steps, **rates)
-    np.testing.assert_array_equal(m.view(np.uint32), wanted.view(np.uint32))
+    np.testing.assert_array_equal(m.view(np.uint32), expected.view(np.uint32))
 
 
 @each_of("bfloat16", [False, True])
@@ -287,14 +287,14 @@ def test_every_way_to_write_gives_the_same_bits_with_one_worker(
     mode: str, shares: bool, recorded: bool
 ) -> None:
     plain = after_two_steps("racy", shares=False, recorded=False)
-    found = after_two_steps(mode, shares=shares, recorded=recorded)
+    actual = after_two_steps(mode, shares=shares, recorded=recorded)
     for name in ("w", "m", "v"):
-        np.testing.assert_array_equal(found[name].view(np.uint32), plain[name].view(np.uint32))
+        np.testing.assert_array_equal(actual[name].view(np.uint32), plain[name].view(np.uint32))
     if recorded:
         for slot in (LARGE, SECOND):
-            assert parameter(found["last"], slot).all()
-            assert parameter(found["prev"], slot).all()
-        assert not parameter(found["last"], VECTOR).any()
+            assert parameter(actual["last"], slot).all()
+            assert parameter(actual["prev"], slot).all()
+        assert not parameter(actual["last"], VECTOR).any()
 
 
 def test_a_part_of_a_step_can_wait_in_the_worker() -> None:

@@ -112,8 +112,8 @@ def test_an_unknown_optimizer_is_refused_with_the_known_ones() -> None:
 
 
 def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share() -> None:
-    def segments(made: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return made.state_segments, made.shared_segments
+    def segments(result: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return result.state_segments, result.shared_segments
 
     assert segments(SGD()) == ((), ())
     assert segments(Momentum()) == (("m",), ())

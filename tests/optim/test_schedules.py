@@ -30,8 +30,8 @@ def at(name: str, progress: float, update: int = 0) -> float:
 
 @each_of("name", ["constant", "cosine", "wsd"])
 def test_warm_up_rises_on_a_line_to_lr(name: str) -> None:
-    found = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
-    assert found == pytest.approx([0.0, 0.5, 1.0, 2.0])
+    results = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
+    assert results == pytest.approx([0.0, 0.5, 1.0, 2.0])
 
 
 @each_of(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])

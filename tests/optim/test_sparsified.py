@@ -28,13 +28,13 @@ TENTH = Selection("topk", 0.1)
 
 def gradients(seed: int) -> dict[str, Float32 | Rows]:
     rng = np.random.default_rng(seed)
-    found: dict[str, Float32 | Rows] = {
+    results: dict[str, Float32 | Rows] = {
         name: rng.standard_normal(SLOTS[name].shape, dtype=np.float32)
         for name in ("matrix", "bias")
     }
     rows = rng.choice(11, 4, replace=False).astype(np.int32)
-    found["embedding"] = Rows(rows, rng.standard_normal((4, 5), dtype=np.float32))
-    return found
+    results["embedding"] = Rows(rows, rng.standard_normal((4, 5), dtype=np.float32))
+    return results
 
 
 def trained(optimizer: Optimizer, steps: int = 6) -> tuple[Float32, dict[str, Float32]]:
@@ -62,13 +62,13 @@ def test_a_share_of_one_is_dense_training_bit_for_bit(rule: str) -> None:
 def test_the_native_form_gives_the_bits_of_the_reference(
     rule: str, selection: Selection, error_feedback: bool
 ) -> None:
-    found = [
+    optimizer = [
         trained(
             Sparsified(RULES[rule](native), selection, error_feedback=error_feedback, native=native)
         )
         for native in (True, False)
     ]
-    (native_flat, native_state), (flat, state) = found
+    (native_flat, native_state), (flat, state) = optimizer
     np.testing.assert_array_equal(native_flat.view(np.uint32), flat.view(np.uint32))
     assert native_state.keys() == state.keys()
     for name, values in state.items():
@@ -98,8 +98,8 @@ def test_without_error_feedback_what_is_not_written_is_dropped() -> None:
     grad = np.arange(1, 55, dtype=np.float32).reshape(MATRIX.shape)
     for step in (1, 2):
         optimizer.step(place, {"matrix": grad}, lr=1.0, step=step)
-    wanted = np.where(grad > 54 - 6, -2 * grad, 0)  # the same six elements, both times
-    np.testing.assert_array_equal(parameter(flat, MATRIX), wanted)
+    expected = np.where(grad > 54 - 6, -2 * grad, 0)  # the same six elements, both times
+    np.testing.assert_array_equal(parameter(flat, MATRIX), expected)
 
 
 @each_rule
@@ -138,9 +138,9 @@ def test_a_dense_gradient_of_a_rows_parameter_is_sparsified_as_a_whole() -> None
 
 def test_options_choose_what_is_written() -> None:
     assert isinstance(optim.build(Options()), AdamW)
-    made = optim.build(replace(Options(), sparsify="topk:0.1", error_feedback=False))
-    assert isinstance(made, Sparsified)
-    assert made.selection == TENTH
-    assert made.state_segments == ("m", "v")
+    optimizer = optim.build(replace(Options(), sparsify="topk:0.1", error_feedback=False))
+    assert isinstance(optimizer, Sparsified)
+    assert optimizer.selection == TENTH
+    assert optimizer.state_segments == ("m", "v")
     with_residual = optim.build(replace(Options("sgd"), sparsify="threshold:2"))
     assert with_residual.state_segments == (RESIDUAL,)

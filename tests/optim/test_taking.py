@@ -22,12 +22,12 @@ def both(
     selection: Selection, pending: Float32, rows: Int32 | None, keep: bool
 ) -> list[tuple[Int32, Float32, Float32]]:
     """What the native and the NumPy form take of the embedding, and what they leave."""
-    found = []
+    results = []
     for native in (True, False):
         left = pending.copy()
         taken = take(selection, left, EMBEDDING, rows, lr=LR, keep=keep, native=native)
-        found.append((*taken, left))
-    return found
+        results.append((*taken, left))
+    return results
 
 
 # Few different values, so that there are ties; both zeros, and what AdamW could never give.

@@ -87,6 +87,6 @@ def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay() -> None:
             check_invariants=True,
         )
         theirs.step()  # type: ignore[no-untyped-call]  # torch
-    found = parameter(flat, EMBEDDING)
-    np.testing.assert_allclose(found, table.detach().numpy(), rtol=RTOL, atol=ATOL)
-    np.testing.assert_array_equal(found[9:], before[9:])
+    actual = parameter(flat, EMBEDDING)
+    np.testing.assert_allclose(actual, table.detach().numpy(), rtol=RTOL, atol=ATOL)
+    np.testing.assert_array_equal(actual[9:], before[9:])

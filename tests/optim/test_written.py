@@ -37,7 +37,7 @@ DECAY = frozenset({"matrix"})
 def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) -> None:
     config = Options(**options)
     params = initial()
-    kept = params.copy()
+    before = params.copy()
     support = WrittenSupport(config, SLOTS, params, DECAY)
     optimizer, flat = optim.build(config), params.copy()
     place = target(optimizer, flat, *DECAY)
@@ -49,7 +49,7 @@ def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) ->
         for name, mask in masks.items():
             changed = parameter(flat, SLOTS[name]) != parameter(params, SLOTS[name])
             np.testing.assert_array_equal(mask, changed)
-    np.testing.assert_array_equal(params, kept)
+    np.testing.assert_array_equal(params, before)
 
 
 def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:

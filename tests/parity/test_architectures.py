@@ -28,8 +28,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
 def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> None:
     cfg = load_architecture(name)
-    made = model_subject(name, cfg, perturbed_init(cfg, 0), Sizes(seq_len=12), "")
-    _, grads = lm_numpy.differentiate(cfg, made.inputs, made.fixed["tokens"], made.fixed["targets"])
+    subject = model_subject(name, cfg, perturbed_init(cfg, 0), Sizes(seq_len=12), "")
+    _, grads = lm_numpy.differentiate(
+        cfg, subject.inputs, subject.fixed["tokens"], subject.fixed["targets"]
+    )
     largest = {name: np.abs(grad).max() for name, grad in grads.items()}
     assert min(largest.values()) > 1e-5 * max(largest.values())
 
@@ -44,17 +46,17 @@ def test_the_same_seed_gives_the_same_subject() -> None:
 
 def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
     cfg = config()
-    made = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(batch_size=8, seq_len=200), "")
-    targets = made.fixed["targets"]
+    subject = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(batch_size=8, seq_len=200), "")
+    targets = subject.fixed["targets"]
     assert (targets[:, -1] == -100).all()
     assert 0.05 < (targets[:, :-1] == -100).mean() < 0.15
 
 
 def test_one_token_has_no_loss_and_says_so() -> None:
     cfg = config()
-    made = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(seq_len=1), "")
-    assert "targets" not in made.fixed
-    assert any("no loss" in note for note in made.notes)
+    subject = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(seq_len=1), "")
+    assert "targets" not in subject.fixed
+    assert any("no loss" in note for note in subject.notes)
 
 
 def test_a_model_that_resets_has_a_document_beginning_in_the_middle() -> None:

@@ -69,7 +69,7 @@ def test_fused_parameters_and_gradients_are_split_by_rows(tmp_path: Path) -> Non
 
 
 @each_of(
-    ("changes", "said", "notes"),
+    ("changes", "message", "notes"),
     [
         ({"use_bias": True, "out_norm_bias": True}, {"out_norm_bias": None}, ""),
         ({"use_bias": True}, {}, ""),
@@ -79,10 +79,10 @@ def test_fused_parameters_and_gradients_are_split_by_rows(tmp_path: Path) -> Non
     ids=["xlstm's bias of the final norm", "none", "transformers' final norm", "an untied head"],
 )
 def test_the_model_is_the_one_that_its_package_ran_whatever_the_config_says(
-    tmp_path: Path, changes: dict[str, bool], said: dict[str, bool | None], notes: str
+    tmp_path: Path, changes: dict[str, bool], message: dict[str, bool | None], notes: str
 ) -> None:
     right = config(**changes)
-    subject = cases.read(made_cases.large_model(tmp_path, changes=changes, said=said), steps=0)
+    subject = cases.read(made_cases.large_model(tmp_path, changes=changes, said=message), steps=0)
     assert isinstance(subject.plan, ModelPlan)
     assert subject.plan.cfg == right
     assert notes in " ".join(subject.notes)
@@ -138,8 +138,8 @@ def test_greedy_tokens_are_those_after_the_prompt(name: str, repeats: bool) -> N
     subject = cases.read(GOLDEN / f"{name}.safetensors", steps=0)
     tensors = load_file(GOLDEN / f"{name}.safetensors")
     begin = tensors["greedy_prompt"].shape[1] if repeats else 0
-    wanted = tensors["greedy_ids"][:, begin:]
-    np.testing.assert_array_equal(subject.recorded["recorded"]["greedy_ids"], wanted)
+    expected = tensors["greedy_ids"][:, begin:]
+    np.testing.assert_array_equal(subject.recorded["recorded"]["greedy_ids"], expected)
 
 
 def test_a_name_that_is_unknown_is_said_not_to_be_compared(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_name_that_is_unknown_is_said_not_to_be_compared(tmp_path: Path) -> No
 
 
 @each_of(
-    ("tensors", "facts", "said"),
+    ("tensors", "facts", "message"),
     [
         ({"a": np.zeros(1)}, "{}", "no case of a kind known here: it has a"),
         ({"input_ids": np.zeros((1, 2), np.int64)}, "{}", "lacks the field config"),
@@ -158,13 +158,13 @@ def test_a_name_that_is_unknown_is_said_not_to_be_compared(tmp_path: Path) -> No
     ],
 )
 def test_what_is_no_case_is_refused(
-    tmp_path: Path, tensors: dict[str, np.ndarray], facts: str | None, said: str
+    tmp_path: Path, tensors: dict[str, np.ndarray], facts: str | None, message: str
 ) -> None:
     path = tmp_path / "odd.safetensors"
     save_file(tensors, path)
     if facts is not None:
         path.with_suffix(".json").write_text(facts)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         cases.read(path, steps=0)
 
 
@@ -178,7 +178,7 @@ def test_a_damaged_or_missing_case_is_refused(tmp_path: Path) -> None:
 
 
 @each_of(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("drop", "lacks param.backbone.out_norm.weight"),
         ("add", "holds param.backbone.odd.weight"),
@@ -186,7 +186,7 @@ def test_a_damaged_or_missing_case_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_parameters_that_do_not_fit_the_config_are_named(
-    tmp_path: Path, change: str, said: str
+    tmp_path: Path, change: str, message: str
 ) -> None:
     path = made_cases.large_model(tmp_path)
     tensors = load_file(path)
@@ -197,7 +197,7 @@ def test_parameters_that_do_not_fit_the_config_are_named(
     else:
         tensors["param.backbone.out_norm.weight"] = np.zeros(2, np.float32)
     save_file(tensors, path)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         cases.read(path, steps=0)
 
 

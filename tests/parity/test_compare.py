@@ -13,62 +13,62 @@ from mlxhog.parity.subject import Array, MlstmPlan, Results, Side, Subject
 from tests.pairs import each_of
 
 
-def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:
+def one(name: str, actual: Array, expected: Array, start: Results | None = None) -> Row:
     (row,) = compare.tensor_rows(
-        "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {},
+        "a", {name: actual}, "b", {name: expected}, precision="float32", start=start or {},
         conditions={}, pairs=[(name, name)],
     )  # fmt: skip
     return row
 
 
 def test_a_row_says_how_far_apart_relative_to_what_and_where() -> None:
-    wanted = np.array([[1.0, -4.0], [2.0, 3.0]])
-    got = wanted.copy()
-    got[1, 0] += 0.5
-    row = one("logits", got, wanted)
+    expected = np.array([[1.0, -4.0], [2.0, 3.0]])
+    before = expected.copy()
+    before[1, 0] += 0.5
+    row = one("logits", before, expected)
     assert (row.max_abs, row.max_rel, row.where, row.ok) == (0.5, 0.125, (1, 0), False)
     assert (row.got, row.wanted) == (2.5, 2.0)
 
 
 @pytest.mark.parametrize(("error", "ok"), [(0.9e-4, True), (1.1e-4, False)])
 def test_logits_may_differ_by_one_ten_thousandth(error: float, ok: bool) -> None:
-    wanted = np.linspace(-4, 4, 50)
-    assert one("logits", wanted + error, wanted).ok is ok
+    expected = np.linspace(-4, 4, 50)
+    assert one("logits", expected + error, expected).ok is ok
 
 
 @pytest.mark.parametrize(("error", "ok"), [(1.9e-3, True), (2.1e-3, False)])
 def test_gradients_are_measured_by_the_largest_entry_of_the_tensor(error: float, ok: bool) -> None:
-    wanted = np.array([1e-5, 3e-7, 0.0])
-    assert one("grad/w", wanted + error * 1e-5, wanted).ok is ok
+    expected = np.array([1e-5, 3e-7, 0.0])
+    assert one("grad/w", expected + error * 1e-5, expected).ok is ok
 
 
 def test_a_gradient_that_should_vanish_is_measured_by_the_others() -> None:
-    wanted = {"grad/w": np.array([2.0]), "grad/closed": np.array([0.0])}
+    expected = {"grad/w": np.array([2.0]), "grad/closed": np.array([0.0])}
     for error, ok in ((1e-7, True), (1e-6, False)):
-        got = wanted | {"grad/closed": np.array([error])}
+        actual = expected | {"grad/closed": np.array([error])}
         *_, row = compare.tensor_rows(
             "a",
-            got,
+            actual,
             "b",
-            wanted,
+            expected,
             precision="float32",
             start={},
             conditions={},
-            pairs=[(n, n) for n in wanted],
+            pairs=[(n, n) for n in expected],
         )
         assert row.ok is ok
 
 
 def test_a_parameter_after_steps_is_measured_by_how_far_it_moved() -> None:
     start = {"w": np.full(3, 7.0)}
-    wanted = start["w"] + np.array([0.0, 0.1, 0.2])
-    assert one("after/sgd/w", wanted + 1e-3, wanted, start).ok
-    assert not one("after/sgd/w", wanted + 1e-2, wanted, start).ok
+    expected = start["w"] + np.array([0.0, 0.1, 0.2])
+    assert one("after/sgd/w", expected + 1e-3, expected, start).ok
+    assert not one("after/sgd/w", expected + 1e-2, expected, start).ok
 
 
-def conditioned(name: str, got: Array, wanted: Array, condition: float, **more: Any) -> Row:
+def conditioned(name: str, actual: Array, expected: Array, condition: float, **more: Any) -> Row:
     (row,) = compare.tensor_rows(
-        "a", {name: got}, "b", {name: wanted}, precision="float32",
+        "a", {name: actual}, "b", {name: expected}, precision="float32",
         conditions={name: condition}, pairs=[(name, name)], **{"start": {}} | more,
     )  # fmt: skip
     return row
@@ -77,25 +77,25 @@ def conditioned(name: str, got: Array, wanted: Array, condition: float, **more: 
 @each_of("value", [0.1, 137.9, 2e5])
 def test_a_parameter_may_be_rounded_at_every_step(value: float) -> None:
     start = {"w": np.full(3, value, np.float32)}
-    wanted = start["w"].astype(np.float64) + 1e-5
-    got = wanted + 3 * np.spacing(np.float32(value))
-    assert conditioned("after/sgd/w", got, wanted, 0.0, start=start, steps=3).ok
-    far = wanted + 7 * np.spacing(np.float32(value))
-    assert not conditioned("after/sgd/w", far, wanted, 0.0, start=start, steps=3).ok
+    expected = start["w"].astype(np.float64) + 1e-5
+    actual = expected + 3 * np.spacing(np.float32(value))
+    assert conditioned("after/sgd/w", actual, expected, 0.0, start=start, steps=3).ok
+    far = expected + 7 * np.spacing(np.float32(value))
+    assert not conditioned("after/sgd/w", far, expected, 0.0, start=start, steps=3).ok
 
 
 def test_steps_that_amplify_rounding_are_allowed_what_they_make_of_it() -> None:
     start = {"w": np.zeros(3, np.float32)}
-    wanted = np.array([0.0, 1e-4, 2e-4])
-    got = wanted + 6e-6  # 3 % of the way
-    assert not conditioned("after/sgd/w", got, wanted, 1e-6, start=start, steps=3).ok
-    assert conditioned("after/sgd/w", got, wanted, 2e-3, start=start, steps=3).ok
+    expected = np.array([0.0, 1e-4, 2e-4])
+    actual = expected + 6e-6  # 3 % of the way
+    assert not conditioned("after/sgd/w", actual, expected, 1e-6, start=start, steps=3).ok
+    assert conditioned("after/sgd/w", actual, expected, 2e-3, start=start, steps=3).ok
 
 
 def test_a_wrong_sign_of_a_thousandth_of_the_largest_is_seen_in_what_is_well_conditioned() -> None:
-    wanted = np.array([1.0, 1e-3, -0.5])
-    got = np.array([1.0, -1e-3, -0.5])
-    row = conditioned("grad/w", got, wanted, 1e-6)
+    expected = np.array([1.0, 1e-3, -0.5])
+    actual = np.array([1.0, -1e-3, -0.5])
+    row = conditioned("grad/w", actual, expected, 1e-6)
     assert (row.ok, row.where) == (False, (1,))
 
 
@@ -120,10 +120,10 @@ def test_tokens_have_to_be_the_same() -> None:
 
 def test_large_tensors_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "_PIECE", 7)
-    wanted = np.arange(60.0).reshape(5, 12)
-    got = wanted.copy()
-    got[3, 8] -= 1.0
-    row = one("hidden/1", got, wanted)
+    expected = np.arange(60.0).reshape(5, 12)
+    before = expected.copy()
+    before[3, 8] -= 1.0
+    row = one("hidden/1", before, expected)
     assert (row.where, row.max_abs) == ((3, 8), 1.0)
     assert row.max_rel == pytest.approx(1 / 59)
 

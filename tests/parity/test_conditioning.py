@@ -52,16 +52,16 @@ def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began() -> N
 
 
 def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
-    wanted = {"logits": np.array([5.0])}
+    expected = {"logits": np.array([5.0])}
     for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
         for name in ("logits", "stepwise/logits"):
             (row,) = compare.tensor_rows(
-                "a", {name: np.array([5.001])}, "b", wanted, precision="float32", start={},
+                "a", {name: np.array([5.001])}, "b", expected, precision="float32", start={},
                 conditions=conditions, pairs=[(name, "logits")],
             )  # fmt: skip
             assert row.ok is ok
     (row,) = compare.tensor_rows(
-        "a", {"logits": np.array([5.001])}, "b", wanted, precision="float64", start={},
+        "a", {"logits": np.array([5.001])}, "b", expected, precision="float64", start={},
         conditions={"logits": 1e-5}, pairs=[("logits", "logits")],
     )  # fmt: skip
     assert not row.ok
@@ -69,11 +69,11 @@ def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
 
 def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for() -> None:
     conditions = {"grad/w": 1.0, "recurrent/grad/q": 2.0, "logits": 3.0, "sequence/state/n": 4.0}
-    found = {
+    results = {
         "after/adamw/w": 1.0,
         "chunkwise/grad/q": 2.0,
         "stepwise/logits": 3.0,
         "stepwise/state/n": 4.0,
         "greedy_ids": None,
     }
-    assert {name: tolerances.condition_of(name, conditions) for name in found} == found
+    assert {name: tolerances.condition_of(name, conditions) for name in results} == results

@@ -49,8 +49,8 @@ def quiet(side: str, step: str) -> None:
     """Nobody watches."""
 
 
-def failures(found: Comparison) -> list[str]:
-    return [f"{row.a} {row.b} {row.what}" for row in found.rows if not row.ok]
+def failures(result: Comparison) -> list[str]:
+    return [f"{row.a} {row.b} {row.what}" for row in result.rows if not row.ok]
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -61,9 +61,9 @@ def failures(found: Comparison) -> list[str]:
 )  # fmt: skip
 def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch: Path) -> None:
     subject = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
-    found = compare_sides(subject, EVERY, quiet)
-    assert found.ok, failures(found)
-    judged = {row.a for row in found.rows if row.b.startswith("recorded")}
+    comparison = compare_sides(subject, EVERY, quiet)
+    assert comparison.ok, failures(comparison)
+    judged = {row.a for row in comparison.rows if row.b.startswith("recorded")}
     assert judged == {side.name for side in EVERY}
     assert not list(scratch.iterdir())
 
@@ -71,17 +71,17 @@ def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch
 @pytest.mark.usefixtures("sides_here")
 def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None:
     subject = cases.read(made_cases.large_model(tmp_path, fused=True), steps=0)
-    found = compare_sides(subject, [NUMPY, MLX], quiet)
-    assert found.ok, failures(found)
-    against = {row.against for row in found.rows if row.b == "recorded"}
+    comparison = compare_sides(subject, [NUMPY, MLX], quiet)
+    assert comparison.ok, failures(comparison)
+    against = {row.against for row in comparison.rows if row.b == "recorded"}
     assert against == set(subject.recorded["recorded"])
 
 
 @pytest.mark.usefixtures("sides_here")
 def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
     path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
-    found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert found.unmet == ["not compared: recorded state/9/C, which nobody computed"]
+    comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
+    assert comparison.unmet == ["not compared: recorded state/9/C, which nobody computed"]
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -102,11 +102,11 @@ def test_a_wrong_recorded_tensor_is_found_and_named(tmp_path: Path, tensor: str,
     wrong = wrong.reshape(right.shape or (1,)).copy()
     wrong.reshape(-1)[-1] += 0.02 * np.abs(wrong).max()
     path = made_cases.large_model(tmp_path, **{tensor.replace(".", "__"): wrong})
-    found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert not found.ok
-    assert failures(found) == [f"numpy recorded {what}"]
-    assert found.first_bad is not None
-    assert found.first_bad.what == what
+    comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
+    assert not comparison.ok
+    assert failures(comparison) == [f"numpy recorded {what}"]
+    assert comparison.first_bad is not None
+    assert comparison.first_bad.what == what
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -115,8 +115,8 @@ def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None
     assert compare_sides(cases.read(right, steps=0), [NUMPY], quiet).ok
     wrong = np.zeros((2, 2, 7), np.float64)
     path = made_cases.mlstm_cell(tmp_path, recurrent_f64__grad_i=wrong)
-    found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert failures(found) == ["numpy recorded_f64 recurrent/grad/i"]
+    comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
+    assert failures(comparison) == ["numpy recorded_f64 recurrent/grad/i"]
 
 
 def small() -> Subject:
@@ -132,10 +132,10 @@ def small() -> Subject:
     [("lm_head.weight", "logits"), ("backbone.blocks.1.norm_ffn.weight", "hidden/2")],
 )
 def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: str) -> None:
-    found = compare_sides(small(), [NUMPY, MLX], quiet, perturb=name)
-    assert not found.ok
-    assert found.first_bad is not None
-    assert (found.first_bad.what, found.first_bad.a) == (first, "mlx:cpu")
+    comparison = compare_sides(small(), [NUMPY, MLX], quiet, perturb=name)
+    assert not comparison.ok
+    assert comparison.first_bad is not None
+    assert (comparison.first_bad.what, comparison.first_bad.a) == (first, "mlx:cpu")
 
 
 def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
@@ -144,9 +144,9 @@ def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
     unused = Subject(
         "one id", ModelPlan(cfg), subject.inputs | {"unused": np.ones(3, np.float32)}, subject.fixed
     )
-    found = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
-    assert found.missed
-    assert not found.ok
+    comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
+    assert comparison.missed
+    assert not comparison.ok
 
 
 NUMPY_TWICE = Side("numpy again", "numpy")
@@ -155,10 +155,10 @@ NUMPY_TWICE = Side("numpy again", "numpy")
 @pytest.mark.usefixtures("sides_here")
 def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
     peers = (Side("transformers", "transformers"), Side("xlstm", "xlstm"))
-    found = compare_sides(small(), (NUMPY, *peers), quiet)
-    assert found.ok, failures(found)
+    comparison = compare_sides(small(), (NUMPY, *peers), quiet)
+    assert comparison.ok, failures(comparison)
     for peer in peers:
-        compared = {row.what for row in found.rows if row.a == peer.name}
+        compared = {row.what for row in comparison.rows if row.a == peer.name}
         assert {"after/adamw/lm_head.weight", "after/momentum/backbone.out_norm.weight"} <= compared
 
 

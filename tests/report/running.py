@@ -51,8 +51,8 @@ class Training:
 
     def _run(self, runs: Path) -> Run | None:
         assert self.process.poll() is None
-        found = list_runs(runs)
-        return found[0] if found and newest_line(found[0].metrics_path) else None
+        listed = list_runs(runs)
+        return listed[0] if listed and newest_line(listed[0].metrics_path) else None
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)

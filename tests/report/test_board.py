@@ -35,8 +35,8 @@ class Server:
             text=True,
         )
         assert self.process.stdout is not None
-        said = json.loads(self.process.stdout.readline())
-        self.url, self.token = said["url"], said["token"]
+        output = json.loads(self.process.stdout.readline())
+        self.url, self.token = output["url"], output["token"]
 
     def open(self, path: str, *, method: str = "GET", **headers: str) -> Any:
         """Ask it for something; returns status and content, of errors too."""
@@ -107,21 +107,21 @@ def test_the_stream_adds_what_is_new_and_nothing_twice(tmp_path, serve):
     starts = json.loads(server.open("data")[1])["runs"][0]["starts"]
     url = f"{server.url}events?rows=3&starts={starts}&told=1"
     with urllib.request.urlopen(url, timeout=30) as stream:
-        told = (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
-        first = next(told)  # its state, which no one had
+        result = (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+        first = next(result)  # its state, which no one had
         assert (first["lines"]["axes"]["updates"], first["events"]) == ([], [])
         append(run, list(lines(5))[3:])
         with run.events_path.open("a") as file:
             file.write(json.dumps(event("sample", "fresh text")) + "\n")
         rows, samples = [], []
         while len(rows) < 2 or not samples:
-            news = next(told)
+            news = next(result)
             rows += news["lines"]["axes"]["updates"]
             samples += news["events"]
         assert rows == [80, 100]
         assert [sample[2:] for sample in samples] == [["sample", "fresh text"]]
         run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
-        assert next(told) == {"reset": True}
+        assert next(result) == {"reset": True}
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 def report(capsys, *words):
     """Run the command, which succeeds; returns the page and what --json said."""
     assert cli.main(["report", *map(str, words), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    with open(said["report"], encoding="utf-8") as file:
-        return file.read(), said
+    output = json.loads(capsys.readouterr().out)
+    with open(output["report"], encoding="utf-8") as file:
+        return file.read(), output
 
 
 def outside(page):
@@ -263,10 +263,10 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
 
 def test_the_command_works_from_a_shell(tmp_path):
     run = write_run(tmp_path, metrics=lines(5))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "mlxhog", "report", str(run.directory)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "report.html" in done.stdout
+    assert "report.html" in process.stdout

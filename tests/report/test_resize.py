@@ -114,15 +114,15 @@ class Window:
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        told, shown = self.process.stdout, b""
+        output, shown = self.process.stdout, b""
         drawn = False
         while not drawn or select.select([self.ours], [], [], 0)[0]:
-            ready = select.select([self.ours, told], [], [], 60)[0]
+            ready = select.select([self.ours, output], [], [], 60)[0]
             assert ready, "it draws nothing"
             if self.ours in ready:
                 shown += os.read(self.ours, 1 << 16)
-            if told in ready:
-                drawn = bool(told.readline())
+            if output in ready:
+                drawn = bool(output.readline())
         self.screen.feed(shown.decode())
         return self.screen.text
 
@@ -133,18 +133,18 @@ class Window:
 
 @pytest.fixture
 def window() -> Iterator[Window]:
-    made = Window(100)
-    yield made
-    with made.process:
-        assert made.process.stdin is not None
-        made.process.stdin.close()
-        while select.select([made.ours], [], [], 60)[0]:
+    result = Window(100)
+    yield result
+    with result.process:
+        assert result.process.stdin is not None
+        result.process.stdin.close()
+        while select.select([result.ours], [], [], 60)[0]:
             try:
-                if not os.read(made.ours, 1 << 16):
+                if not os.read(result.ours, 1 << 16):
                     break
             except OSError:  # the other end is closed: Linux says so by an error
                 break
-    os.close(made.ours)
+    os.close(result.ours)
 
 
 def once(text: str, *words: str) -> None:

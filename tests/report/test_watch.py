@@ -103,7 +103,7 @@ def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
 
 def test_new_lines_events_and_the_end_are_followed(tmp_path):
     run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
-    seen: list[Progress] = []
+    reports: list[Progress] = []
     looks = []
 
     def live(seconds: float) -> None:
@@ -120,36 +120,36 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
     lock = (run.directory / "lock").open("a+")
     durable.take(lock)
     with Follower(run) as follower:
-        follow(follower, seen.append, pause=live)
-    assert [progress.step for progress in seen][-1] == 100
-    messages = [progress.message for progress in seen if progress.message]
+        follow(follower, reports.append, pause=live)
+    assert [progress.step for progress in reports][-1] == 100
+    messages = [progress.message for progress in reports if progress.message]
     assert "no socket" in messages[0]
     assert messages[1].startswith("worker 2 (torch:cpu) died")
     assert messages[2:] == ["said later"]
-    assert seen[-1].sample == "new text"
+    assert reports[-1].sample == "new text"
     assert len(looks) == 2
 
 
 @pytest.mark.slow
 def test_a_running_run_is_watched_through_its_shared_memory_and_not_disturbed(training):
     trained = training(30)
-    seen: list[Progress] = []
+    reports: list[Progress] = []
 
     def enough(_: float) -> None:
         time.sleep(0.1)
-        if len(seen) == 10:
+        if len(reports) == 10:
             trained.stop()
 
     with Follower(trained.run) as follower:
         assert follower._arena is not None
         with pytest.raises(ArenaError, match="read"):
             follower._arena.counters.store("command", 1)
-        follow(follower, seen.append, pause=enough)
+        follow(follower, reports.append, pause=enough)
         assert follower.ending().startswith("interrupted: ")
-    steps = [progress.step for progress in seen if not progress.message]
+    steps = [progress.step for progress in reports if not progress.message]
     assert steps == sorted(steps)
     assert len(set(steps)) > 6  # ten looks a second; its files have a line in two seconds
-    assert {worker.backend for worker in seen[5].workers} == {"mlx:cpu"}
+    assert {worker.backend for worker in reports[5].workers} == {"mlx:cpu"}
     result = trained.run.read_status()["result"]
     assert (result["restarts"], result["torn"]) == (0, 0)
 

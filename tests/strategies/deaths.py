@@ -31,10 +31,10 @@ def _code(strategy: type, name: str) -> CodeType:
     """Of a method, of a function beside the class, or of `module.function` or `module.Class.f`."""
     module, _, rest = name.partition(".")
     if rest:
-        found = attrgetter(rest)(sys.modules[f"{strategies.__name__}.{module}"])
+        result = attrgetter(rest)(sys.modules[f"{strategies.__name__}.{module}"])
     else:
-        found = getattr(strategy, name, None) or vars(sys.modules[strategy.__module__])[name]
-    code: CodeType = found.__code__
+        result = getattr(strategy, name, None) or vars(sys.modules[strategy.__module__])[name]
+    code: CodeType = result.__code__
     return code
 
 

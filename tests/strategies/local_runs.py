@@ -34,9 +34,9 @@ OPTIONS: dict[str, Any] = {
 
 def method(name: str, workers: int = 2, **options: object) -> Local:
     """A local method with options that tell every term of it apart."""
-    made = strategy(STRATEGIES[name], workers, **{**OPTIONS, "strategy": name, **options})
-    assert isinstance(made, Local)
-    return made
+    result = strategy(STRATEGIES[name], workers, **{**OPTIONS, "strategy": name, **options})
+    assert isinstance(result, Local)
+    return result
 
 
 def new_arena(of: Local, *, private: tuple[str, ...] = ()) -> Arena:
@@ -57,15 +57,15 @@ def worker(
 ) -> LocalWorker:
     """One worker, in a slot that may have had another."""
     opt_step = arena.workers.entry(slot).opt_step
-    made = replace(context(arena, slot, of), optimizer=optimizer or SGD())
-    made.entry.opt_step = opt_step
-    made.step_limit, made.budget = steps, Budget(steps=steps)
-    made.backend = SimpleNamespace(  # type: ignore[assignment]
+    ctx = replace(context(arena, slot, of), optimizer=optimizer or SGD())
+    ctx.entry.opt_step = opt_step
+    ctx.step_limit, ctx.budget = steps, Budget(steps=steps)
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    found = of.worker(made)
-    assert isinstance(found, LocalWorker)
-    return found
+    new_worker = of.worker(ctx)
+    assert isinstance(new_worker, LocalWorker)
+    return new_worker
 
 
 def gradient(ticket: int, at: float) -> float:
@@ -77,8 +77,8 @@ def take_step(worker: LocalWorker, lease: Lease) -> None:
     """One step by the gradient of a lease's batch."""
     worker.read()
     number = lease.epoch * worker.context.ledger.n + lease.ticket
-    found = gradient(number, float(worker.context.backend.inbox[0]))
-    worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
+    result = gradient(number, float(worker.context.backend.inbox[0]))
+    worker.write({"w": np.full(FLOATS, result, np.float32)}, lease, samples=1)
 
 
 def take_steps(worker: LocalWorker) -> None:
@@ -108,11 +108,11 @@ def begin_together(workers: list[LocalWorker]) -> list[threading.Thread]:
 
 def run(arena: Arena, of: Local, *, steps: int = STEPS, optimizer: Optimizer | None = None) -> None:
     """All steps of all workers, to the model."""
-    made = [
+    results = [
         worker(arena, slot, of, steps=steps, optimizer=optimizer)
         for slot in range(1, of.workers + 1)
     ]
-    for thread in begin_together(made):
+    for thread in begin_together(results):
         thread.join(30)
         assert not thread.is_alive()
     of.settle(arena, Ledger(arena))
@@ -161,14 +161,14 @@ class Sequential:
 
     def _step(self, rank: int, ticket: int) -> None:
         at, config = self.own[rank], self.config
-        direction = found = f32(gradient(ticket, float(at)))
+        direction = result = f32(gradient(ticket, float(at)))
         if config.strategy == "fedprox" and config.prox == "grad":
-            direction = f32(found + f32(f32(config.prox_mu) * f32(at - self.anchor)))
+            direction = f32(result + f32(f32(config.prox_mu) * f32(at - self.anchor)))
         elif config.strategy == "fedprox":
             at = f32(at - f32(f32(LR * config.prox_mu) * f32(at - self.anchor)))
         elif config.strategy == "scaffold":
-            direction = f32(found + f32(self.control - self.controls[rank]))
-        self._gradients[rank].append(found)
+            direction = f32(result + f32(self.control - self.controls[rank]))
+        self._gradients[rank].append(result)
         self.own[rank] = f32(at - f32(f32(LR) * direction))
 
     def _meet(self) -> None:
@@ -187,7 +187,7 @@ class Sequential:
     def _next_controls(self) -> None:
         """Option II."""
         after = []
-        for own, control, found in zip(self.own, self.controls, self._gradients, strict=True):
-            moved = f32(f32(self.anchor - own) / f32(len(found) * LR))
-            after.append(f32(f32(control - self.control) + moved) if found else control)
+        for own, control, result in zip(self.own, self.controls, self._gradients, strict=True):
+            moved = f32(f32(self.anchor - own) / f32(len(result) * LR))
+            after.append(f32(f32(control - self.control) + moved) if result else control)
         self.controls, self.control = after, mean(after)

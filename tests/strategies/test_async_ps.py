@@ -45,15 +45,15 @@ def new_arena(of: Strategy, steps: int = STEPS, state: tuple[str, ...] = ()) -> 
 
 
 def worker(arena: Arena, slot: int, of: Strategy, steps: int = STEPS, **more: Any) -> Any:
-    found = context(arena, slot, of)
-    found.entry.state = State.RUNNING
-    found.budget = Budget(steps=steps)
-    found.backend = SimpleNamespace(  # type: ignore[assignment]
+    ctx = context(arena, slot, of)
+    ctx.entry.state = State.RUNNING
+    ctx.budget = Budget(steps=steps)
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
     for name, value in more.items():
-        setattr(found, name, value)
-    return of.worker(found)
+        setattr(ctx, name, value)
+    return of.worker(ctx)
 
 
 def push(worker: AsyncPSWorker, lease: Lease | Idle, gradient: float = 1.0) -> Outcome:

@@ -32,12 +32,12 @@ def new_arena() -> Arena:
 
 
 def worker(arena: Arena, rank: int, rounds: int = ROUNDS) -> QuorumWorker:
-    found = context(arena, rank + 1, OF)
-    found.step_limit = rounds
-    found.backend = SimpleNamespace(  # type: ignore[assignment]
+    ctx = context(arena, rank + 1, OF)
+    ctx.step_limit = rounds
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    return QuorumWorker(found)
+    return QuorumWorker(ctx)
 
 
 def write(worker: QuorumWorker, lease: Lease | Idle) -> Outcome:

@@ -68,9 +68,9 @@ def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_th
 def test_a_part_of_all_step_sizes_that_is_not_the_part_of_the_text_is_told() -> None:
     assert share_warning([1.0, 1.0], [100, 150]) is None
     assert share_warning([0.0, 0.0], [0, 0]) is None
-    found = share_warning([9.0, 1.0], [500, 500])
-    assert found is not None
-    assert found.startswith("worker 2 computed 50% of the text and has 10% of all step sizes")
+    result = share_warning([9.0, 1.0], [500, 500])
+    assert result is not None
+    assert result.startswith("worker 2 computed 50% of the text and has 10% of all step sizes")
 
 
 def arena_with_rows() -> Arena:
@@ -99,8 +99,8 @@ def test_a_compensated_gradient_has_moved_on_with_the_parameters() -> None:
         arena.param("rows")[1] = 4.0
         gradient = np.full(4, 3.0, np.float32)
         rows = Rows(np.array([1, 1], np.int32), np.ones((2, 2), np.float32))
-        found = one._delays.compensated({"w": gradient, "rows": rows})
-        dense, sparse = found["w"], found["rows"]
+        result = one._delays.compensated({"w": gradient, "rows": rows})
+        dense, sparse = result["w"], result["rows"]
         assert isinstance(sparse, Rows)
         assert np.array_equal(dense, np.full(4, 3 + 0.5 * 9 * 2, np.float32))
         assert sparse.index.tolist() == [1]
@@ -116,9 +116,9 @@ def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square() ->
         mean = 0.0
         for _ in range(3):
             mean = 0.95 * mean + 0.05 * 9
-            found = one._delays.compensated({"w": gradient})["w"]
-            assert not isinstance(found, Rows)
-            np.testing.assert_allclose(found, 3 + 2 / np.sqrt(mean + 1e-7) * 9, rtol=1e-5)
+            actual = one._delays.compensated({"w": gradient})["w"]
+            assert not isinstance(actual, Rows)
+            np.testing.assert_allclose(actual, 3 + 2 / np.sqrt(mean + 1e-7) * 9, rtol=1e-5)
 
 
 def take(worker: HogwildWorker, gradient: float = 1.0, others: int = 0) -> None:

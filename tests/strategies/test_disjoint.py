@@ -91,10 +91,10 @@ def arena() -> Any:
 
 def worker(arena: Arena, slot: int, rotate_every: int) -> DisjointWorker:
     kind = strategy(Disjoint, WORKERS, rotate_every=rotate_every)
-    found = context(arena, slot, kind)
-    found.step_limit, found.budget = None, Budget(steps=10_000)
-    found.model = MODEL
-    return DisjointWorker(found)
+    ctx = context(arena, slot, kind)
+    ctx.step_limit, ctx.budget = None, Budget(steps=10_000)
+    ctx.model = MODEL
+    return DisjointWorker(ctx)
 
 
 def ones(arena: Arena) -> dict[str, Any]:
@@ -137,8 +137,8 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
             mine.write(grads, lease, samples=1)
             steps.append((begin, monotonic_ns(), slot, held))
 
-    made = [worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)]
-    threads = [threading.Thread(target=train, args=(k + 1, one)) for k, one in enumerate(made)]
+    results = [worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)]
+    threads = [threading.Thread(target=train, args=(k + 1, one)) for k, one in enumerate(results)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -168,11 +168,11 @@ def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Ar
 @each_of("workers", [1, 2, 3])
 def test_every_parameter_is_in_one_group(model: str, workers: int) -> None:
     cfg = load_architecture(model)
-    made = block_groups(cfg, workers)
-    assert len(made) == (workers + 1 if workers > 1 else 1)
-    names = [name for group in made for block in group for name in block.params]
+    result = block_groups(cfg, workers)
+    assert len(result) == (workers + 1 if workers > 1 else 1)
+    names = [name for group in result for block in group for name in block.params]
     assert sorted(names) == sorted(families.param_spec(cfg))
-    assert all(made), "a group is empty"
+    assert all(result), "a group is empty"
 
 
 @each_of("model", MIXED)
@@ -201,13 +201,13 @@ def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
 @each_of("model", MODELS)
 def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
     cfg = load_architecture(model)
-    found = {block.name: block for block in parameter_blocks(cfg)}
-    assert list(found) == [
+    results = {block.name: block for block in parameter_blocks(cfg)}
+    assert list(results) == [
         "embedding", *(f"layer {k}" for k in range(cfg.num_hidden_layers)), "head"
     ]  # fmt: skip
-    assert families.embedding(cfg) in found["embedding"].params
-    assert families.head(cfg) in found["head"].params
-    assert sum(block.size for block in found.values()) == families.param_count(cfg)
+    assert families.embedding(cfg) in results["embedding"].params
+    assert families.head(cfg) in results["head"].params
+    assert sum(block.size for block in results.values()) == families.param_count(cfg)
 
 
 def test_the_cell_of_a_feed_forward_layer_is_that_of_the_layer_before() -> None:

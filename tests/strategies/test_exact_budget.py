@@ -100,13 +100,13 @@ class Run:
 
     def worker(self, slot: int) -> StrategyWorker:
         opt_step = self.arena.workers.entry(slot).opt_step
-        found = context(self.arena, slot, self.strategy)
-        found.entry.opt_step = opt_step
-        found.step_limit, found.budget = self.steps, Budget(steps=self.steps)
-        found.backend = SimpleNamespace(  # type: ignore[assignment]
+        ctx = context(self.arena, slot, self.strategy)
+        ctx.entry.opt_step = opt_step
+        ctx.step_limit, ctx.budget = self.steps, Budget(steps=self.steps)
+        ctx.backend = SimpleNamespace(  # type: ignore[assignment]
             inbox=np.zeros_like(self.arena.params), refresh=lambda: None
         )
-        return self.strategy.worker(found)
+        return self.strategy.worker(ctx)
 
     def work(self, worker: StrategyWorker) -> None:
         """What a worker does until the run is over."""

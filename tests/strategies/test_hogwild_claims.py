@@ -35,10 +35,10 @@ def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Ar
 
 
 def worker(arena: Arena, slot: int, on_torn: str = "count") -> HogwildWorker:
-    found = context(arena, slot, HOGWILD)
-    found.step_limit, found.budget = STEPS, Budget(steps=STEPS)
-    found.ledger = Ledger(arena, on_torn=on_torn)
-    return HogwildWorker(found)
+    ctx = context(arena, slot, HOGWILD)
+    ctx.step_limit, ctx.budget = STEPS, Budget(steps=STEPS)
+    ctx.ledger = Ledger(arena, on_torn=on_torn)
+    return HogwildWorker(ctx)
 
 
 def take_steps(worker: HogwildWorker) -> list[int]:

@@ -74,8 +74,8 @@ def test_every_method_is_what_its_paper_says_bit_for_bit(name: str, workers: int
         run(arena, of)
         reference = Sequential(of)
         assert arena.param("w").tolist() == [reference.model] * FLOATS
-        found = [arena.segment(copy)[0] for copy in of.replica_segments()]
-        assert found == reference.own
+        results = [arena.segment(copy)[0] for copy in of.replica_segments()]
+        assert results == reference.own
         assert Ledger(arena).watermark == STEPS
         assert arena.counters.load("version") == arena.counters.load("steps") == STEPS
 
@@ -176,14 +176,14 @@ def test_the_mean_control_variate_is_the_mean_of_all_after_every_round(optimizer
 
 def test_the_mean_of_raw_gradients_is_option_ii_where_steps_are_plain() -> None:
     """`clip` is so high that it changes no step, and yet no longer plain SGD by its options."""
-    found = []
+    results = []
     for of in (method("scaffold", 2), method("scaffold", 2, clip=1e9)):
         with new_arena(of) as arena:
             run(arena, of)
-            found.append([arena.segment(f"control.{slot}")[0] for slot in (1, 2)])
-            found[-1].append(arena.param("w")[0])
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
-    assert found[0][0] != found[0][1]
+            results.append([arena.segment(f"control.{slot}")[0] for slot in (1, 2)])
+            results[-1].append(arena.param("w")[0])
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    assert results[0][0] != results[0][1]
 
 
 def test_the_first_round_of_scaffold_is_local_sgd_and_the_second_is_not() -> None:
@@ -412,9 +412,9 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: in
     of, unreached = kind(name), []
     every_line = list(lines(LocalWorker, METHODS[: 14 if "unequal" in name else 0]))
     with new_arena(of) as arena:
-        made = type(worker(arena, 1, of))
+        result = type(worker(arena, 1, of))
     more = MORE_LINES.get(name, ())
-    every_line += list(lines(made, (*(("corrected", "apply") if more else ()), *more)))
+    every_line += list(lines(result, (*(("corrected", "apply") if more else ()), *more)))
     for method_name, number in every_line:
         with new_arena(of) as arena:
             make = partial(worker, arena, rank + 1, of)
@@ -442,9 +442,9 @@ def check(arena: Arena, of: Local, where: str) -> None:
     assert ledger.watermark == STEPS, where
     torn = ledger.position()["torn"]
     assert torn <= 1, where
-    found = arena.param("w").tolist()
-    assert found == [found[0]] * FLOATS or torn, where
+    result = arena.param("w").tolist()
+    assert result == [result[0]] * FLOATS or torn, where
     if not torn:
-        assert found[0] == Sequential(of).model, where
+        assert result[0] == Sequential(of).model, where
     elif of.config.strategy == "local_sgd":
-        assert found[0] in [Sequential(of, without=n).model for n in (None, *range(STEPS))], where
+        assert result[0] in [Sequential(of, without=n).model for n in (None, *range(STEPS))], where

@@ -55,14 +55,14 @@ def arena(of: Strategy) -> Iterator[Arena]:
 
 
 def worker(arena: Arena, slot: int, of: Strategy) -> HogwildWorker:
-    found = context(arena, slot, of)
-    found.budget = Budget(steps=STEPS)
-    found.backend = SimpleNamespace(  # type: ignore[assignment]
+    ctx = context(arena, slot, of)
+    ctx.budget = Budget(steps=STEPS)
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    made = of.worker(found)
-    assert isinstance(made, HogwildWorker)
-    return made
+    new_worker = of.worker(ctx)
+    assert isinstance(new_worker, HogwildWorker)
+    return new_worker
 
 
 GRADIENT = {

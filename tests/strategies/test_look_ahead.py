@@ -36,18 +36,18 @@ def arena() -> Iterator[Arena]:
         yield arena
 
 
-def read(found: Any, arena: Arena) -> float:
+def read(result: Any, arena: Arena) -> float:
     """The first element of what a reader reads."""
     dst = np.empty_like(arena.params)
-    found.read(dst)
+    result.read(dst)
     assert len(set(dst[:N].tolist())) == 1
     return float(dst[0])
 
 
 def last_steps(arena: Arena, last: float, prev: float) -> None:
-    found = record(arena, config("last"), 2)
-    assert found is not None
-    found.last[:N], found.prev[:N] = last, prev
+    result = record(arena, config("last"), 2)
+    assert result is not None
+    result.last[:N], result.prev[:N] = last, prev
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -59,34 +59,34 @@ def test_one_worker_reads_the_parameters_as_they_are(arena: Arena, prediction: s
 
 
 def test_last_steps_go_on_as_often_as_others_are_expected_to_step(arena: Arena) -> None:
-    found = reader(arena, config("last"), 4)
+    result = reader(arena, config("last"), 4)
     arena.param("w")[...] = 1.0
     last_steps(arena, 0.5, 0.25)
     step = 0.5 + 0.5 * (0.5 - 0.25)
-    assert read(found, arena) == 1.0 + 3 * step  # one of each other worker, at first
+    assert read(result, arena) == 1.0 + 3 * step  # one of each other worker, at first
     for _ in range(200):
-        found.landed(7)
-    assert read(found, arena) == pytest.approx(1.0 + 7 * step)
-    found.landed(0)
-    assert read(found, arena) == pytest.approx(1.0 + 0.9 * 7 * step)
+        result.landed(7)
+    assert read(result, arena) == pytest.approx(1.0 + 7 * step)
+    result.landed(0)
+    assert read(result, arena) == pytest.approx(1.0 + 0.9 * 7 * step)
 
 
 def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
-    found = reader(arena, config("own"), 4)
+    result = reader(arena, config("own"), 4)
     arena.param("w")[...] = 2.0
-    assert read(found, arena) == 2.0 + 0.75 * 2.0
-    assert read(found, arena) == 2.0  # nothing has moved since
+    assert read(result, arena) == 2.0 + 0.75 * 2.0
+    assert read(result, arena) == 2.0  # nothing has moved since
 
 
 def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena: Arena) -> None:
     workers = []
     for slot in (1, 2):
-        found = context(arena, slot, strategy(Hogwild, 2, prediction="last"))
-        found.budget, found.step_limit = Budget(steps=8), 8
-        found.backend = SimpleNamespace(  # type: ignore[assignment]
+        ctx = context(arena, slot, strategy(Hogwild, 2, prediction="last"))
+        ctx.budget, ctx.step_limit = Budget(steps=8), 8
+        ctx.backend = SimpleNamespace(  # type: ignore[assignment]
             inbox=np.zeros_like(arena.params), refresh=lambda: None
         )
-        workers.append(HogwildWorker(found))
+        workers.append(HogwildWorker(ctx))
     one, other = workers
     lease = one.claim()
     assert isinstance(lease, Lease)
@@ -104,12 +104,12 @@ def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others() -> None:
     with Arena.create(layout) as arena:
         turns.begin(arena)
         arena.counters.store("command", Command.TRAIN)
-        found = context(arena, 1, turns)
-        found.step_limit, found.budget = 9, Budget(steps=9)
-        found.backend = SimpleNamespace(  # type: ignore[assignment]
+        ctx = context(arena, 1, turns)
+        ctx.step_limit, ctx.budget = 9, Budget(steps=9)
+        ctx.backend = SimpleNamespace(  # type: ignore[assignment]
             inbox=np.zeros_like(arena.params), refresh=lambda: None
         )
-        worker = turns.worker(found)
+        worker = turns.worker(ctx)
         lease = worker.claim()
         assert isinstance(lease, Lease)
         worker.read()

@@ -41,12 +41,12 @@ def new_arena(workers: int = 3) -> Arena:
 
 
 def worker(arena: Arena, slot: int, *, workers: int = 3, steps: int = TURNS) -> RoundRobinWorker:
-    found = context(arena, slot, turns(workers))
-    found.step_limit, found.budget = steps, Budget(steps=steps)
-    found.backend = SimpleNamespace(  # type: ignore[assignment]
+    ctx = context(arena, slot, turns(workers))
+    ctx.step_limit, ctx.budget = steps, Budget(steps=steps)
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    return RoundRobinWorker(found)
+    return RoundRobinWorker(ctx)
 
 
 def take_turns(worker: RoundRobinWorker) -> None:

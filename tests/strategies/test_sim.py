@@ -27,11 +27,11 @@ METHODS = ("claim", "read", "write", "_record", "_lr", "_apply")
 
 
 def simulation(rule: str = "fixed:1", **options: object) -> Sim:
-    found = strategy(
+    result = strategy(
         Sim, 1, seq_len=10, seed=0, simulated_staleness=SimulatedStaleness.parse(rule), **options
     )
-    assert isinstance(found, Sim)
-    return found
+    assert isinstance(result, Sim)
+    return result
 
 
 def new_arena(sim: Sim) -> Arena:
@@ -46,12 +46,12 @@ def new_arena(sim: Sim) -> Arena:
 
 
 def worker(arena: Arena, sim: Sim, steps: int = STEPS) -> SimWorker:
-    found = context(arena, 1, sim)
-    found.step_limit, found.budget = steps, Budget(steps=steps)
-    found.backend = SimpleNamespace(  # type: ignore[assignment]
+    ctx = context(arena, 1, sim)
+    ctx.step_limit, ctx.budget = steps, Budget(steps=steps)
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    return SimWorker(found, sim)
+    return SimWorker(ctx, sim)
 
 
 def take_steps(worker: SimWorker) -> list[int]:

@@ -48,12 +48,12 @@ def test_growth_is_what_gives_the_steps_back() -> None:
 
 def test_stichs_bound_grows_by_the_square_of_the_interval_alone() -> None:
     def bound(every: int, workers: int = 4) -> dict[str, float]:
-        made = local_steps.stich(
+        result = local_steps.stich(
             steps=10_000, workers=workers, every=every, smoothness=1.0, curvature=0.1,
             gradient_bound=2.0, noise=1.5, distance=3.0, facts=CONVEX,
         )  # fmt: skip
-        assert all(assumption.holds for assumption in made.assumptions)
-        return dict(made.values)
+        assert all(assumption.holds for assumption in result.assumptions)
+        return dict(result.values)
 
     one, ten = bound(1), bound(10)
     assert ten["drift"] == pytest.approx(100 * one["drift"])

@@ -51,10 +51,10 @@ def close(value: float) -> object:
 
 @pytest.mark.parametrize(("workers", "time"), [*zip((1, 2, 4, 8), TIMES, strict=True)])
 def test_the_mean_staleness_of_hogwild_is_the_number_of_the_others(workers: int, time: str) -> None:
-    found = simulate(workers_of(workers, TIMES[time], read_s=0.1, apply_s=0.1), Hogwild())
+    prediction = simulate(workers_of(workers, TIMES[time], read_s=0.1, apply_s=0.1), Hogwild())
     # Exact but for the gradients in flight when counting starts and ends.
-    edge = workers * found.staleness.max / found.staleness.steps
-    assert found.staleness.mean == pytest.approx(workers - 1, abs=edge)
+    edge = workers * prediction.staleness.max / prediction.staleness.steps
+    assert prediction.staleness.mean == pytest.approx(workers - 1, abs=edge)
 
 
 def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
@@ -62,9 +62,9 @@ def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
         *workers_of(7, ShiftedExponential(0.5, 0.5)),
         *workers_of(1, ShiftedExponential(5.0, 5.0)),
     ]
-    found = simulate(mixed, Hogwild(), updates=ROUNDS)
-    assert found.staleness.mean == pytest.approx(7, abs=0.1)
-    *fast, slow = found.workers
+    prediction = simulate(mixed, Hogwild(), updates=ROUNDS)
+    assert prediction.staleness.mean == pytest.approx(7, abs=0.1)
+    *fast, slow = prediction.workers
     assert slow.mean > 5 * max(worker.mean for worker in fast)
     assert slow.steps < min(worker.steps for worker in fast)
 
@@ -75,36 +75,36 @@ def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_
 
 @pytest.mark.parametrize("workers", [1, 10])
 def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
-    found = simulate(workers_of(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
-    assert found.updates_per_s == close(workers / (LEAST + DELAY))
-    assert found.efficiency == close(1)
-    assert found.waiting_share == 0
+    prediction = simulate(workers_of(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
+    assert prediction.updates_per_s == close(workers / (LEAST + DELAY))
+    assert prediction.efficiency == close(1)
+    assert prediction.waiting_share == 0
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
-    found = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
+    prediction = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
     round_s = LEAST + DELAY * harmonic(workers)  # E[max of P]
-    assert found.updates_per_s == close(1 / round_s)
-    assert found.gradients_per_s == close(workers / round_s)
-    assert found.efficiency == close((LEAST + DELAY) / round_s)
-    assert found.staleness.max == 0
+    assert prediction.updates_per_s == close(1 / round_s)
+    assert prediction.gradients_per_s == close(workers / round_s)
+    assert prediction.efficiency == close((LEAST + DELAY) / round_s)
+    assert prediction.staleness.max == 0
 
 
 @pytest.mark.parametrize("backups", [1, 7])
 def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int) -> None:
-    found = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
+    prediction = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
     round_s = LEAST + DELAY * (harmonic(8) - harmonic(backups))
-    assert found.updates_per_s == close(1 / round_s)
-    assert found.gradients_per_s == close((8 - backups) / round_s)
-    assert found.wasted_share == pytest.approx(backups / 8)
+    assert prediction.updates_per_s == close(1 / round_s)
+    assert prediction.gradients_per_s == close((8 - backups) / round_s)
+    assert prediction.wasted_share == pytest.approx(backups / 8)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
 def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
     add = 0.25
-    found = simulate(workers_of(workers, Constant(1.0 - add), apply_s=add), Locked())
-    assert found.updates_per_s == close(min(workers, 1 / add))
+    prediction = simulate(workers_of(workers, Constant(1.0 - add), apply_s=add), Locked())
+    assert prediction.updates_per_s == close(min(workers, 1 / add))
     straggling = workers_of(workers, ShiftedExponential(0.0, 1.0 - add), apply_s=add)
     speedup = simulate(straggling, Locked()).updates_per_s
     assert speedup <= (1 + SIMULATED_RATE.of_largest) * min(workers, 1 / add)
@@ -124,37 +124,41 @@ def test_a_fair_share_is_all_that_is_asked_for_or_no_less_than_anyones(
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(workers: int) -> None:
     for handover in (0.01, 0.5):
-        found = simulate(
+        prediction = simulate(
             workers_of(workers, Constant(1.0), read_s=0.1, apply_s=0.2), RoundRobin(handover)
         )
         period = max(1.3 + handover, workers * (0.2 + handover))
-        assert found.updates_per_s == close(workers / period)
+        assert prediction.updates_per_s == close(workers / period)
 
 
 def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times() -> None:
     # The time D between two updates obeys D' = max(0, T - D); for T exponential with mean 1 it is 0
     # with probability 1/3 and exponential otherwise, so its mean is 2/3.
-    found = simulate(workers_of(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
-    assert found.updates_per_s == close(1.5)
+    prediction = simulate(workers_of(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
+    assert prediction.updates_per_s == close(1.5)
 
 
 @pytest.mark.parametrize("time", TIMES)
 def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time: str) -> None:
     workers = workers_of(4, TIMES[time])
-    found = simulate(workers, RoundRobin())
-    assert (found.staleness.mean, found.staleness.p50, found.staleness.max) == (3, 3, 3)
+    prediction = simulate(workers, RoundRobin())
+    assert (prediction.staleness.mean, prediction.staleness.p50, prediction.staleness.max) == (
+        3,
+        3,
+        3,
+    )
     slack = 1 + SIMULATED_RATE.of_largest
-    assert found.gradients_per_s <= slack * simulate(workers, Hogwild()).gradients_per_s
-    assert found.gradients_per_s * slack >= simulate(workers, Sync()).gradients_per_s
+    assert prediction.gradients_per_s <= slack * simulate(workers, Hogwild()).gradients_per_s
+    assert prediction.gradients_per_s * slack >= simulate(workers, Sync()).gradients_per_s
 
 
 def test_averaged_runs_meet_once_per_period() -> None:
-    found = simulate(
+    prediction = simulate(
         workers_of(3, Constant(1.0), read_s=0.5, apply_s=0.25), OuterLoop(period=4, round_s=1.0)
     )
     merge_s = (3 + 1) / (2 * 3) * 0.5 + 1.0  # each reads a share of 3 copies, and writes it
-    assert found.updates_per_s == close(3 * 4 / (4 * 1.75 + merge_s))
-    assert found.staleness.max == 0
+    assert prediction.updates_per_s == close(3 * 4 / (4 * 1.75 + merge_s))
+    assert prediction.staleness.max == 0
 
 
 def test_longer_periods_wait_less_for_stragglers() -> None:
@@ -168,15 +172,15 @@ def test_longer_periods_wait_less_for_stragglers() -> None:
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_more_workers_than_cores_share_them(workers: int) -> None:
-    found = simulate(workers_of(workers, Constant(1.0)), Hogwild(), cores=2)
-    assert found.updates_per_s == close(2)
-    assert found.efficiency == close(2 / workers)
+    prediction = simulate(workers_of(workers, Constant(1.0)), Hogwild(), cores=2)
+    assert prediction.updates_per_s == close(2)
+    assert prediction.efficiency == close(2 / workers)
 
 
 def test_a_worker_on_the_gpu_takes_no_core_from_the_others() -> None:
     gpu = Worker(name="mlx:gpu", compute=Constant(1.0), on_core=False)
-    found = simulate([gpu, *workers_of(2, Constant(1.0))], Hogwild(), cores=2)
-    assert found.updates_per_s == close(3)
+    prediction = simulate([gpu, *workers_of(2, Constant(1.0))], Hogwild(), cores=2)
+    assert prediction.updates_per_s == close(3)
 
 
 def test_memory_bandwidth_limits_workers_that_together_ask_for_more() -> None:
@@ -201,13 +205,15 @@ def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
 
 
 def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
-    found = simulate(workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24, bandwidth=8e11)
-    printed = json.loads(json.dumps(found.to_json()))
+    prediction = simulate(
+        workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24, bandwidth=8e11
+    )
+    printed = json.loads(json.dumps(prediction.to_json()))
     assert set(printed) == {"prediction", "inputs"}
     assert printed["inputs"]["scheme"] == {"name": "round_robin", "handover_s": 0.001}
     assert printed["inputs"]["cores"] == 24
     assert printed["inputs"]["workers"][0]["compute"]["count"] == 4
-    later = json.loads(json.dumps(time_to_loss(found, {0: 10.0, 1: 20.0}).to_json()))
+    later = json.loads(json.dumps(time_to_loss(prediction, {0: 10.0, 1: 20.0}).to_json()))
     assert set(later) == {"prediction", "inputs"}
     assert later["inputs"]["updates_to_loss"][1] == {"staleness": 1.0, "updates": 20.0}
 
@@ -220,10 +226,10 @@ def test_time_to_a_loss_is_updates_at_the_predicted_staleness_over_their_rate(
     workers: int, needed: float, extrapolated: bool
 ) -> None:
     rate = simulate(workers_of(workers, Constant(1.0)), RoundRobin())
-    found = time_to_loss(rate, {0: 100, 1: 100, 3: 120})
-    assert found.updates == pytest.approx(needed)
-    assert found.seconds == close(needed / workers)
-    assert found.extrapolated is extrapolated
+    result = time_to_loss(rate, {0: 100, 1: 100, 3: 120})
+    assert result.updates == pytest.approx(needed)
+    assert result.seconds == close(needed / workers)
+    assert result.extrapolated is extrapolated
 
 
 def test_measured_times_are_drawn_as_often_as_they_were_measured() -> None:

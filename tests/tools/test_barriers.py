@@ -69,13 +69,15 @@ def without(barrier: Barrier, folder: Path) -> Path:
 
 def differs(launch: Launch, engine, rtol: float) -> bool:
     """Whether an engine and the reference disagree by far more than rounding."""
-    wanted, got = (
-        made.run(replace(launch, inputs={k: np.copy(v)[()] for k, v in launch.inputs.items()}))
-        for made in (ReferenceEngine(), engine)
+    expected, actual = (
+        new_engine.run(
+            replace(launch, inputs={k: np.copy(v)[()] for k, v in launch.inputs.items()})
+        )
+        for new_engine in (ReferenceEngine(), engine)
     )
     return any(
-        not np.allclose(got[name], wanted[name], rtol=100 * rtol, atol=100 * rtol)
-        for name in wanted
+        not np.allclose(actual[name], expected[name], rtol=100 * rtol, atol=100 * rtol)
+        for name in expected
     )
 
 
@@ -83,7 +85,7 @@ def differs(launch: Launch, engine, rtol: float) -> bool:
 @pytest.mark.parametrize("barrier", barriers(), ids=str)
 def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engine):
     folder = without(barrier, tmp_path / "kernels")
-    found = []
+    results = []
     for sample in users(barrier.header):
         planted = replace(sample.kernel, header=str(folder / sample.kernel.header))
         launch = replace(sample, kernel=planted)
@@ -95,11 +97,11 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
                     raise
                 wrong = True
             if wrong:
-                found.append(seed)
+                results.append(seed)
                 break
-        if found:
+        if results:
             break
-    assert found, f"{barrier} can be left out, and nothing changes"
+    assert results, f"{barrier} can be left out, and nothing changes"
 
 
 def test_there_are_barriers_to_leave_out():

@@ -15,9 +15,9 @@ GOLDEN = Path(__file__).parents[1] / "metal" / "golden"
 
 
 def test_mlx_wraps_every_kernel_as_recorded():
-    got = dump.mlx_wrappers()
+    result = dump.mlx_wrappers()
     recorded = {file.name: file.read_text() for file in GOLDEN.glob("*.metal")}
-    wrong = sorted(name for name in got | recorded if got.get(name) != recorded.get(name))
+    wrong = sorted(name for name in result | recorded if result.get(name) != recorded.get(name))
     assert not wrong, (
         f"MLX or a kernel's arguments changed for {', '.join(wrong)}. Read the difference; where "
         "it is meant, run `python -m tools.dump --golden tests/metal/golden`"
@@ -33,15 +33,15 @@ def test_every_kernel_and_instance_is_dumped_for_both_consumers():
 
 
 def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
-    found = set()
+    results = set()
     for name, text in dump.texts().items():
         includes = {line for line in text.splitlines() if line.startswith("#include")}
         assert "#include <metal_stdlib>" in includes, name
         assert all(line.startswith("#include <metal_") for line in includes), name
-        found |= {signature.name for signature in kernels(text).values()}
+        results |= {signature.name for signature in kernels(text).values()}
     for kernel in KERNELS.values():
         for instance in kernel.instances or ("",):
-            assert f"{kernel.name}{instance and '_' + instance}" in found
+            assert f"{kernel.name}{instance and '_' + instance}" in results
 
 
 def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_macros(tmp_path):
@@ -53,19 +53,19 @@ def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_
     compiler = ["g++", "-E", "-P", "-x", "c++", "-nostdinc", "-I", str(tmp_path)]
 
     def words(text, *options):
-        done = subprocess.run(
+        process = subprocess.run(
             [*compiler, *options, "-"], input=text, capture_output=True, text=True, check=True
         )
-        lines = [line for line in done.stdout.splitlines() if "#pragma" not in line]
+        lines = [line for line in process.stdout.splitlines() if "#pragma" not in line]
         return " ".join(lines).split()
 
-    got = words(text, "-D__METAL_VERSION__=320", "-D__METAL__")
+    actual = words(text, "-D__METAL_VERSION__=320", "-D__METAL__")
     prelude = '#include "mlx/backend/metal/kernels/utils.h"\n'
     expected = words(prelude, "-DMLX_METAL_JIT", "-I", str(headers))
     assert len(expected) > 1000
-    assert got[: len(expected)] == expected
+    assert actual[: len(expected)] == expected
     ours = words(dump.mlx_texts([KERNELS["dense_axpy"]])["dense_axpy.metal"])
-    assert got[len(expected) :] == ours
+    assert actual[len(expected) :] == ours
     defined = words(dump.mlx_prelude(), "-dM")
     assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]
 
@@ -74,10 +74,10 @@ def test_the_command_leaves_only_what_it_wrote(tmp_path):
     (tmp_path / "gone.metal").write_text("a kernel that no longer exists")
     (tmp_path / "notes.txt").write_text("kept")
     command = [sys.executable, "-m", "tools.dump", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
     written = {file.name for file in tmp_path.iterdir()}
     assert written == {*dump.texts(), "notes.txt"}
-    assert done.stdout == f"{len(written) - 1} files in {tmp_path}\n"
+    assert process.stdout == f"{len(written) - 1} files in {tmp_path}\n"
 
 
 def test_a_kernel_that_mlx_begins_otherwise_is_an_error(monkeypatch):

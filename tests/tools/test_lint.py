@@ -142,9 +142,9 @@ def test_the_command_fails_and_prints_the_line_of_an_offence(tmp_path):
     file = tmp_path / "a.h"
     file.write_text("inline float f() { return 1.0; }\n")
     command = [sys.executable, "-m", "tools.lint", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert f"{file}:1: literal 1.0 is a double" in done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert f"{file}:1: literal 1.0 is a double" in process.stdout
 
 
 @pytest.mark.parametrize("main", [lint_command.main, sanitize.main])
@@ -156,11 +156,11 @@ def test_help_is_an_answer(main, capsys):
 
 
 @pytest.mark.parametrize(
-    ("main", "word", "said"),
+    ("main", "word", "message"),
     [(lint_command.main, "none.h", "no file none.h"), (sanitize.main, "dens", "no kernel 'dens'")],
 )
-def test_a_wrong_word_is_wrong_input(main, word, said, capsys):
+def test_a_wrong_word_is_wrong_input(main, word, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main([word])
     assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -30,8 +30,8 @@ def test_a_claim_holds_in_every_run_and_a_planted_fault_is_found(claim):
     if claim.holds:
         assert verdict.states > 10_000
     else:
-        wanted = "non-progress cycle" if claim.endless else "assertion violated"
-        assert wanted in verdict.counterexample
+        expected = "non-progress cycle" if claim.endless else "assertion violated"
+        assert expected in verdict.counterexample
 
 
 @needs_spin
@@ -65,12 +65,12 @@ def test_the_model_quotes_lines_that_the_source_has(line):
 @pytest.mark.slow
 def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path: Path) -> None:
     steps = sources(tmp_path)
-    found = list(search(build(tmp_path), steps, full=False))
-    for result in found:
+    results = list(search(build(tmp_path), steps, full=False))
+    for result in results:
         print(result)
-    assert problems(found, full=False) == []
-    assert sum(isinstance(result, Searched) for result in found) == 16
-    assert {r.order for r in found if isinstance(r, Weakened)} == {
+    assert problems(results, full=False) == []
+    assert sum(isinstance(result, Searched) for result in results) == 16
+    assert {r.order for r in results if isinstance(r, Weakened)} == {
         *protocols.NEEDED,
         *protocols.SPARE,
     }
@@ -78,13 +78,13 @@ def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path
 
 def test_a_table_that_the_search_contradicts_is_told() -> None:
     needed, spare = next(iter(protocols.NEEDED)), next(iter(protocols.SPARE))
-    found: list[Searched | Weakened] = [
+    results: list[Searched | Weakened] = [
         Searched("laps", "every ticket once", 7, "a ticket is lost"),
         Weakened(needed, "", ""),
         Weakened(spare, "laps", "a ticket is lost"),
         Weakened("ledger.cpp new load1 load: acquire", "", ""),
     ]
-    told = "\n".join(problems(found, full=True))
+    told = "\n".join(problems(results, full=True))
     assert "laps: a ticket is lost" in told
     assert f"{needed} may be weaker" in told
     assert f"{spare} is needed: laps" in told

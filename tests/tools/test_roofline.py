@@ -39,13 +39,13 @@ def test_the_sizes_are_those_of_the_models():
 
 
 def test_the_tables_call_themselves_a_prediction_and_name_every_chip_and_kernel():
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tools.roofline"], capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("Prediction, not measured")
+    assert process.stdout.startswith("Prediction, not measured")
     for chip in roofline.BANDWIDTH_GB_S:
-        assert f"| {chip} |" in done.stdout
+        assert f"| {chip} |" in process.stdout
     bound = [kernel.name for kernel in KERNELS.values() if kernel.bytes_per_element]
-    assert all(f"| `{name}` |" in done.stdout for name in bound)
-    widths = {line.count("|") for line in done.stdout.splitlines() if line.startswith("|")}
+    assert all(f"| `{name}` |" in process.stdout for name in bound)
+    widths = {line.count("|") for line in process.stdout.splitlines() if line.startswith("|")}
     assert len(widths) == 2

@@ -33,7 +33,7 @@ def launch(name: str, values: float | np.ndarray = 1.0, *, lockstep: bool = Fals
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "value", "lockstep", "said"),
+    ("name", "value", "lockstep", "message"),
     [
         ("past_the_end", 1.0, False, "heap-buffer-overflow"),
         ("past_the_tile", 1.0, True, "heap-buffer-overflow"),
@@ -41,31 +41,33 @@ def launch(name: str, values: float | np.ndarray = 1.0, *, lockstep: bool = Fals
         ("long_shift", 32.0, False, "shift exponent 32 is too large"),
     ],
 )
-def test_a_planted_fault_is_found_at_its_line(shim_cache, name, value, lockstep, said):
-    found = sanitize.report(launch(name, value, lockstep=lockstep), "address", directory=shim_cache)
-    assert said in found
-    assert "planted.h:" in found
+def test_a_planted_fault_is_found_at_its_line(shim_cache, name, value, lockstep, message):
+    report = sanitize.report(
+        launch(name, value, lockstep=lockstep), "address", directory=shim_cache
+    )
+    assert message in report
+    assert "planted.h:" in report
 
 
 @pytest.mark.slow
 def test_a_planted_race_between_launches_is_found_by_clang_too(shim_cache, clang):
     """The races on purpose below are found by GCC."""
-    found = sanitize.report(
+    report = sanitize.report(
         launch("one_word"), "thread", directory=shim_cache, compiler=clang, launches=2
     )
-    assert "data race" in found
-    assert "planted.h:" in found
+    assert "data race" in report
+    assert "planted.h:" in report
 
 
 def test_a_planted_missing_barrier_gives_wrong_values_under_chaos(host_engine):
     x = np.arange(256, dtype=np.float32)
-    wanted = np.maximum(np.arange(256) - 1, 0).astype(np.float32)
+    expected = np.maximum(np.arange(256) - 1, 0).astype(np.float32)
     launched = launch("no_barrier", x)
     # In the order of lanes nobody notices: this is why chaos exists.
-    assert (host_engine("mps", threads=1).run(launched)["y"] == wanted).all()
+    assert (host_engine("mps", threads=1).run(launched)["y"] == expected).all()
     wrong = host_engine("mps", threads=1, chaos=1).run(launched)["y"]
     again = host_engine("mps", threads=1, chaos=1).run(launched)["y"]
-    assert (wrong != wanted).sum() > 64
+    assert (wrong != expected).sum() > 64
     np.testing.assert_array_equal(wrong, again)
 
 
@@ -85,12 +87,12 @@ def test_kernels_read_and_write_inside_their_buffers(shim_cache, name):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_launches_at_once_on_shared_parameters_do_not_race(shim_cache, name):
     """Two launches with four threads in all; the kernel that races on purpose is found."""
-    found = sanitize.report(SAMPLES[name], "thread", directory=shim_cache, launches=2)
+    report = sanitize.report(SAMPLES[name], "thread", directory=shim_cache, launches=2)
     if sanitize.races_on_purpose(SAMPLES[name].kernel):
-        assert "data race" in found
-        assert "adds.h:" in found
+        assert "data race" in report
+        assert "adds.h:" in report
     else:
-        assert found == ""
+        assert report == ""
 
 
 def test_some_kernel_races_on_purpose():

@@ -31,13 +31,13 @@ COMMANDS = [
 
 def after(*words: str) -> list[list[str]]:
     """What follows these words in the commands that begin with them, up to a `||` or a `>`."""
-    found = []
+    results = []
     for command in COMMANDS:
         if command[: len(words)] == list(words):
             rest = command[len(words) :]
             ends = [rest.index(sign) for sign in ("||", ">") if sign in rest]
-            found.append(rest[: min(ends, default=len(rest))])
-    return found
+            results.append(rest[: min(ends, default=len(rest))])
+    return results
 
 
 def test_it_runs_by_hand_and_weekly_and_never_for_a_merge():
@@ -81,16 +81,16 @@ def test_pytest_knows_its_options_and_markers(options, tmp_path):
         "import pytest\n@pytest.mark.metal\ndef test_on_a_gpu(): pass\ndef test_anywhere(): pass\n"
     )
     config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pytest", *config, "-p", "no:cacheprovider", *options, "-vv", "."],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert ("test_on_a_gpu" in done.stdout) == (expression == "metal")
-    assert ("test_anywhere" in done.stdout) == (expression == "not metal")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert ("test_on_a_gpu" in process.stdout) == (expression == "metal")
+    assert ("test_anywhere" in process.stdout) == (expression == "not metal")
 
 
 def test_apple_compiles_in_the_languages_that_the_frameworks_ask_for_and_warnings_are_errors():

@@ -77,8 +77,8 @@ def small_config(tmp_path: Path, **options: object) -> TrainConfig:
 def parameters(result: Result) -> dict[str, NDArray[np.float32]]:
     """The parameters a run ended with."""
     assert result.checkpoint is not None
-    found = checkpoint.load(Path(result.checkpoint))
-    return {name: np.array(value) for name, value in found.params.items()}
+    loaded = checkpoint.load(Path(result.checkpoint))
+    return {name: np.array(value) for name, value in loaded.params.items()}
 
 
 def largest_difference(

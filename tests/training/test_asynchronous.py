@@ -142,7 +142,7 @@ def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
 
 
 @each_of(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"strategy": "cyclades"}, "one component, at the speed of serial; set strategy=serial"),
         ({"strategy": "hogwild", "slack": 1}, "slack: is for strategy ssp, not hogwild"),
@@ -166,7 +166,7 @@ def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_option_that_contradicts_the_strategy_is_refused_with_the_way_out(
-    tmp_path: Path, options: dict[str, object], said: str
+    tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         small_config(tmp_path, **options)

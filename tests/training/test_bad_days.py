@@ -196,8 +196,8 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(WorkerFailed, match="go on with mlxhog train --resume"):
         train(small_config(tmp_path, steps=100_000, restarts=0), observer=kill)
-    (found,) = run.list_runs(tmp_path / "runs")
-    assert checkpoint.load(checkpoint.latest(found)).step > 0
+    (listed,) = run.list_runs(tmp_path / "runs")
+    assert checkpoint.load(checkpoint.latest(listed)).step > 0
 
 
 def test_a_run_that_ends_before_its_budget_is_used_has_failed(
@@ -207,8 +207,8 @@ def test_a_run_that_ends_before_its_budget_is_used_has_failed(
     with pytest.raises(WorkerFailed, match="ended after 0 of 5 steps") as caught:
         train(small_config(tmp_path, steps=5, eval_every="1h"))
     assert caught.value.exit_code == 1
-    (found,) = run.list_runs(tmp_path / "runs")
-    assert found.read_status()["status"] == "failed"
+    (listed,) = run.list_runs(tmp_path / "runs")
+    assert listed.read_status()["status"] == "failed"
 
 
 def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(

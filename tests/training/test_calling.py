@@ -19,11 +19,11 @@ Asked = list[tuple[TrainConfig, Any]]
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What would be trained, and by what it would be shown."""
-    found: Asked = []
+    result: Asked = []
     monkeypatch.setattr(
-        "mlxhog.training.trainer.train", lambda config, observer: found.append((config, observer))
+        "mlxhog.training.trainer.train", lambda config, observer: result.append((config, observer))
     )
-    return found
+    return result
 
 
 def test_keywords_are_the_options_by_their_names(asked: Asked, tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_a_run_goes_on_with_its_own_options(
     result = mlxhog.train(**values)
     assert (result.status, result.steps) == ("done", 4)
     assert isinstance(result, mlxhog.Result)
-    said = capsys.readouterr()
-    assert "1 worker: mlx:cpu" in said.err
-    assert said.out == ""
-    seen: list[mlxhog.Progress] = []
-    again = mlxhog.train(resume="latest", steps=3, out=config.out, observer=seen.append)
+    output = capsys.readouterr()
+    assert "1 worker: mlx:cpu" in output.err
+    assert output.out == ""
+    reports: list[mlxhog.Progress] = []
+    again = mlxhog.train(resume="latest", steps=3, out=config.out, observer=reports.append)
     assert (again.run, again.steps, again.tokens) == (result.run, 7, 7 * 2 * 32)
-    assert isinstance(seen[-1], mlxhog.Progress)
+    assert isinstance(reports[-1], mlxhog.Progress)
     assert capsys.readouterr().err == ""

@@ -133,9 +133,9 @@ def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
 
 def counts(result: Result) -> tuple[object, ...]:
     """What the checkpoint counts: exact, whoever died."""
-    found = checkpoint.load(Path(str(result.checkpoint))).state
-    position = {**found["ledger"], "torn": 0}
-    return position, found["version"], found["opt_steps"], found["left"]["steps"], found["course"]
+    state = checkpoint.load(Path(str(result.checkpoint))).state
+    position = {**state["ledger"], "torn": 0}
+    return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
 
 
 class Deadly(Supervisor):
@@ -189,8 +189,8 @@ def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
     assert Deadly.at == set()
     assert result.restarts == len(result.workers)
     assert (result.status, result.steps) == ("done", 100)
-    found = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (found["used"]["steps"], found["left"]["steps"]) == (100, 0)
+    state = checkpoint.load(Path(str(result.checkpoint))).state
+    assert (state["used"]["steps"], state["left"]["steps"]) == (100, 0)
 
 
 @pytest.mark.parametrize(("strategy", "steps"), [("sync", 60), ("avg_runs", 200)])
@@ -209,8 +209,8 @@ def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
     assert (result.status, result.steps) == ("done", steps)
     assert result.val_bits_per_byte is not None
     assert result.restarts >= 4  # after `pause` and `REST` the run needs both
-    found = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (found["used"]["steps"], found["left"]["steps"]) == (steps, 0)
+    state = checkpoint.load(Path(str(result.checkpoint))).state
+    assert (state["used"]["steps"], state["left"]["steps"]) == (steps, 0)
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:

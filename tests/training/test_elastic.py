@@ -49,8 +49,8 @@ def has_left(slot: int) -> Any:
 @pytest.mark.slow
 def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
     def join(directory: Path) -> None:
-        said = ask(directory, "join", workers="torch:cpu")["message"]
-        assert said.startswith("worker 2 (torch:cpu, 1 thread) joins")
+        answer = ask(directory, "join", workers="torch:cpu")["message"]
+        assert answer.startswith("worker 2 (torch:cpu, 1 thread) joins")
         until(directory, works(2, steps=5))
 
     result = trained(endless(tmp_path), join)
@@ -88,8 +88,8 @@ def test_a_slot_that_was_left_is_taken_again(tmp_path):
         until(directory, lambda workers: works(2)(workers) and works(3)(workers))
         with pytest.raises(Refused, match="0 free slots beside its 3 workers.*--max-workers"):
             ask(directory, "join")
-        said = ask(directory, "leave")["message"]
-        assert said == "worker 3 (mlx:cpu) finishes its step and leaves"
+        answer = ask(directory, "leave")["message"]
+        assert answer == "worker 3 (mlx:cpu) finishes its step and leaves"
         steps = until(directory, has_left(3))[3]["steps"]
         ask(directory, "join", workers="mlx:cpu")
         until(directory, works(3, steps + 1))
@@ -210,10 +210,10 @@ def test_what_would_be_lost_keeps_a_worker_from_leaving(tmp_path):
 )
 def test_only_workers_that_wait_for_nobody_are_elastic(tmp_path, options, fixed):
     workers = "mlx:cpu" if options["strategy"] == "serial" else "mlx:cpu*2"
-    found = make_plan(small_config(tmp_path, workers=workers, **options))
-    assert found.free_slots == (2 if fixed is None else 0)
-    assert (found.strategy.fixed is None) == (fixed is None)
-    assert fixed is None or fixed in str(found.strategy.fixed)
+    run_plan = make_plan(small_config(tmp_path, workers=workers, **options))
+    assert run_plan.free_slots == (2 if fixed is None else 0)
+    assert (run_plan.strategy.fixed is None) == (fixed is None)
+    assert fixed is None or fixed in str(run_plan.strategy.fixed)
 
 
 def shape(n: int) -> Any:
@@ -222,8 +222,8 @@ def shape(n: int) -> Any:
 
 @pytest.mark.parametrize(("max_workers", "slots"), [(1, 1), (7, 7), (None, 3)])
 def test_free_slots_are_as_many_as_are_asked_for(tmp_path, max_workers, slots):
-    found = make_plan(small_config(tmp_path, strategy="hogwild", max_workers=max_workers))
-    assert (found.strategy.slots, found.layout.max_workers) == (slots, slots)
+    run_plan = make_plan(small_config(tmp_path, strategy="hogwild", max_workers=max_workers))
+    assert (run_plan.strategy.slots, run_plan.layout.max_workers) == (slots, slots)
 
 
 @pytest.mark.parametrize(("megabytes", "free"), [(20, 0), (120, 1), (1000, 2)])

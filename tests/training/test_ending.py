@@ -142,9 +142,9 @@ def test_training_leaves_time_for_a_large_checkpoint_but_takes_a_fifth_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "n_bytes", lambda plan, n_slots: 10**15)
-    seen: list[Progress] = []
-    result = train(small_config(tmp_path, steps=None, time=2.0), observer=seen.append)
-    training = [p for p in seen if 0.0 < p.budget_fraction < 1.0]
+    reports: list[Progress] = []
+    result = train(small_config(tmp_path, steps=None, time=2.0), observer=reports.append)
+    training = [p for p in reports if 0.0 < p.budget_fraction < 1.0]
     assert training
     for progress in training:
         assert progress.budget_fraction == pytest.approx(progress.elapsed_s / 0.4, rel=0.05)

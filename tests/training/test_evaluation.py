@@ -144,5 +144,5 @@ def test_an_evaluation_while_training_covers_at_least_a_batch(
     text = evaluation.HeldOutText(None, 1, 1, 1)  # type: ignore[arg-type]
     answers = iter([False, False, True])
     assert text.score_until(None, lambda: True).share == 1 / 8  # type: ignore[arg-type]
-    found = text.score_until(None, lambda: next(answers))  # type: ignore[arg-type]
-    assert (found.share, found.tokens) == (3 / 8, 12)
+    result = text.score_until(None, lambda: next(answers))  # type: ignore[arg-type]
+    assert (result.share, result.tokens) == (3 / 8, 12)

@@ -37,10 +37,10 @@ def following(tmp_path: Path, **options: object) -> TrainConfig:
 
 
 def segments(directory: Path) -> list[Segment]:
-    found: list[Segment] = []
-    while segment := Segment.read(directory / "stream", len(found) + 1, verify=True):
-        found.append(segment)
-    return found
+    results: list[Segment] = []
+    while segment := Segment.read(directory / "stream", len(results) + 1, verify=True):
+        results.append(segment)
+    return results
 
 
 def rows(directory: Path) -> list[bytes]:
@@ -56,8 +56,8 @@ def rows(directory: Path) -> list[bytes]:
 
 def done(directory: Path) -> int:
     """Tickets of the stream that the last checkpoint counts as trained."""
-    found = run.Run(directory)
-    _, path = checkpoint.resumable(str(directory), found.directory.parent)
+    new_run = run.Run(directory)
+    _, path = checkpoint.resumable(str(directory), new_run.directory.parent)
     position = checkpoint.load(path).state["ledgers"]["stream"]
     assert position["done"] == []
     return int(position["epoch"] * position["n"] + position["watermark"])

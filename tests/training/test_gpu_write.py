@@ -101,17 +101,17 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
 
 
 def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    reports: list[Progress] = []
     result = train(
-        small_config(tmp_path, workers="mlx:cpu", steps=10, **EMULATED), observer=seen.append
+        small_config(tmp_path, workers="mlx:cpu", steps=10, **EMULATED), observer=reports.append
     )
     assert result.to_json()["gpu_write"] == "metal-emulated"
     assert result.to_json()["emulated"] is True
-    opening = seen[0].message
+    opening = reports[0].message
     assert opening is not None
     assert "gpu-write metal-emulated: Metal source on the CPU, a test" in opening
-    assert "gpu-write metal-emulated" in line(seen[-1])
-    assert seen[-1].to_json()["gpu_write"] == "metal-emulated"
+    assert "gpu-write metal-emulated" in line(reports[-1])
+    assert reports[-1].to_json()["gpu_write"] == "metal-emulated"
     status = json.loads((Path(result.run) / "run.json").read_text())
     assert (status["gpu_write"], status["emulated"]) == ("metal-emulated", True)
     assert result.checkpoint is not None
@@ -136,11 +136,11 @@ def test_the_final_evaluation_of_an_emulated_model_is_a_sample() -> None:
 
 
 def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    result = train(small_config(tmp_path, steps=3), observer=seen.append)
+    reports: list[Progress] = []
+    result = train(small_config(tmp_path, steps=3), observer=reports.append)
     assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", False)
-    assert "gpu-write" not in (seen[0].message or "")
-    assert "gpu-write" not in line(seen[-1])
+    assert "gpu-write" not in (reports[0].message or "")
+    assert "gpu-write" not in line(reports[-1])
 
 
 # -- what each choice means ------------------------------------------------------------------------

@@ -152,10 +152,10 @@ def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_pa
 
 
 def test_every_output_names_what_ran_and_not_what_was_asked_for(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    result = train(small_config(tmp_path, steps=3), observer=seen.append)
+    reports: list[Progress] = []
+    result = train(small_config(tmp_path, steps=3), observer=reports.append)
     assert result.to_json()["kernels"] == "native"
-    assert {progress.kernels for progress in seen} == {"native"}
+    assert {progress.kernels for progress in reports} == {"native"}
     assert json.loads((Path(result.run) / "run.json").read_text())["kernels"] == "native"
 
 
@@ -171,18 +171,18 @@ def test_several_forms_are_all_named_once() -> None:
 def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(
     tmp_path: Path,
 ) -> None:
-    seen: list[Progress] = []
+    reports: list[Progress] = []
     options = {"steps": 10, "workers": "mlx:cpu"}
     reference = train(small_config(tmp_path, **options, kernels="reference"))
     emulated = train(
-        small_config(tmp_path, **options, kernels="metal-emulated"), observer=seen.append
+        small_config(tmp_path, **options, kernels="metal-emulated"), observer=reports.append
     )
     # Ten steps of 1e-3; both compute in float32, in other orders.
     assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4
     assert reference.to_json()["emulated"] is False
     assert emulated.to_json()["emulated"] is True
     assert "kernels metal-emulated: Metal source ran on the CPU" in summary(emulated)
-    assert "kernels metal-emulated: Metal source on the CPU, a test" in str(seen[0].message)
+    assert "kernels metal-emulated: Metal source on the CPU, a test" in str(reports[0].message)
     assert json.loads((Path(emulated.run) / "run.json").read_text())["emulated"] is True
 
 

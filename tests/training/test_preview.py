@@ -137,8 +137,8 @@ def test_notes_and_the_warning_of_repetition_are_shown(
     ],
 )
 def test_a_budget_is_so_many_passes(budget: Budget, rate: float | None, read: float | None) -> None:
-    found = passes.in_budget(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
-    assert found == read
+    result = passes.in_budget(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
+    assert result == read
     assert (passes.warning(read, 100) is not None) == (read is not None and read > passes.MANY)
 
 

@@ -53,8 +53,8 @@ def test_a_sample_that_is_asked_for_is_written(tmp_path):
 
     def sample(directory: Path) -> None:
         ask(directory, "sample")
-        found = run.Run(directory)
-        while not found.last_sample():
+        new_run = run.Run(directory)
+        while not new_run.last_sample():
             ask(directory, "status")
 
     trained(config, sample)

@@ -90,8 +90,8 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
 ) -> None:
     options = {"workers": "mlx:cpu*2", "async_after": 0.5, "steps": 40}
     first = train(small_config(tmp_path, **options))
-    found = checkpoint.load(Path(str(first.checkpoint)))
-    assert found.state["opt_steps"].keys() == {"1", "2"}
+    loaded = checkpoint.load(Path(str(first.checkpoint)))
+    assert loaded.state["opt_steps"].keys() == {"1", "2"}
     planned = make_plan(small_config(tmp_path, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
@@ -99,7 +99,7 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
         for worker in (1, 2):
             moments = arena.segment(f"m.{worker}")
             for name, slot in arena.layout.slots.items():
-                saved = found.optimizer[f"m.{worker}/{name}"].ravel()
+                saved = loaded.optimizer[f"m.{worker}/{name}"].ravel()
                 assert np.array_equal(moments[slot.offset : slot.offset + slot.size], saved)
     assert train(small_config(tmp_path, resume=first.run, **options)).status == "done"
 
@@ -143,9 +143,9 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(
     results = [first.to_json()]
     for more, opening in ((4, held_out), (6, "resuming from step 14 (held-out ")):
         assert resume(first.run, "--steps", str(more)) == 0
-        told = capsys.readouterr()
-        assert opening in told.err
-        results.append(json.loads(told.out))
+        output = capsys.readouterr()
+        assert opening in output.err
+        results.append(json.loads(output.out))
         last = stored.read_metrics()[-1]
         assert (last["step"], last["tokens"]) == (results[-1]["steps"], results[-1]["tokens"])
         assert round(last["elapsed_s"], 3) == results[-1]["seconds"]
@@ -167,9 +167,9 @@ def test_a_run_that_is_done_asks_for_a_budget(
 ) -> None:
     first = train(small_config(tmp_path, steps=10))
     assert resume(first.run) == 2
-    said = capsys.readouterr().err
-    assert "is done: it has used up its budget, steps 10;" in said
-    assert f"mlxhog train --resume {first.run} --steps 10" in said
+    output = capsys.readouterr().err
+    assert "is done: it has used up its budget, steps 10;" in output
+    assert f"mlxhog train --resume {first.run} --steps 10" in output
     assert run.Run(Path(first.run)).read_status()["steps"] == 10  # nothing was touched
     with pytest.raises(ConfigError, match="is done"):
         make_plan(replace(small_config(tmp_path), resume=first.run, steps=None))
@@ -202,9 +202,9 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
     (directory,) = (tmp_path / "runs").iterdir()
     before = checkpoint.load(checkpoint.latest(run.Run(directory)))
     assert resume(str(directory)) == 0
-    told = capsys.readouterr()
-    assert "resuming from step 10, its training is over: only the evaluation is left" in told.err
-    result = json.loads(told.out)
+    output = capsys.readouterr()
+    assert "resuming from step 10, its training is over: only the evaluation is left" in output.err
+    result = json.loads(output.out)
     assert (result["status"], result["steps"], result["val_share"]) == ("done", 10, 1.0)
     after = checkpoint.load(Path(result["checkpoint"]))
     assert after.state["ledger"] == before.state["ledger"]
@@ -230,9 +230,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_rest_of_its_budg
     finally:
         child.kill()
         child.wait()
-    found = checkpoint.load(checkpoint.latest(run.Run(directory)))
-    before = found.state["used"]["steps"]
-    assert found.state["left"]["steps"] == 1_000_000 - before
+    loaded = checkpoint.load(checkpoint.latest(run.Run(directory)))
+    before = loaded.state["used"]["steps"]
+    assert loaded.state["left"]["steps"] == 1_000_000 - before
     result = train(small_config(tmp_path, steps=6, resume=str(directory)))
     assert result.steps == before + 6
     assert state(result)["used"]["steps"] == before + 6
@@ -242,14 +242,14 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     tmp_path: Path,
 ) -> None:
     result = train(small_config(tmp_path, steps=20))
-    found = checkpoint.load(Path(str(result.checkpoint)))
+    loaded = checkpoint.load(Path(str(result.checkpoint)))
     tokens = np.frombuffer(b"\0never wait lock free adds", np.uint8).astype(np.int32)[None]
     tokens[0, 0] = 256
     model: Any = AutoModelForCausalLM.from_pretrained(result.checkpoint)
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(tokens).long(), use_cache=False).logits.numpy()
-    config = XLSTMLargeConfig.from_dict(found.config)
-    params = {name: np.array(value) for name, value in found.params.items()}
+    config = XLSTMLargeConfig.from_dict(loaded.config)
+    params = {name: np.array(value) for name, value in loaded.params.items()}
     for name, twin in TWINS.items():
         logits, _ = twin.logits(config, params, tokens)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4, err_msg=name)

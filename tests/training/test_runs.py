@@ -100,8 +100,8 @@ def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(
     assert second.val_bits_per_byte is not None
     assert second.val_bits_per_byte < first.val_bits_per_byte < 7.0  # a uniform guess has 8.3
 
-    found = checkpoint.load(Path(str(second.checkpoint)))
-    cfg = families.read(found.config)
+    loaded = checkpoint.load(Path(str(second.checkpoint)))
+    cfg = families.read(loaded.config)
     assert (cfg.model_type, cfg.bos_token_id) == ("xlstm_v1", 256)
     assert parameters(second).keys() == families.param_spec(cfg).keys()
 

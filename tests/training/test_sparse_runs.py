@@ -87,7 +87,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, kind: str) -> None
 
 def test_a_resumed_run_has_every_workers_residual(two_topk: tuple[Path, Result]) -> None:
     folder, first = two_topk
-    found = saved(first).optimizer
+    loaded = saved(first).optimizer
     planned = make_plan(small_config(folder, resume=first.run, workers=TWO, **SPARSE["topk"]))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
@@ -96,7 +96,7 @@ def test_a_resumed_run_has_every_workers_residual(two_topk: tuple[Path, Result])
             assert residual.any()
             for name, slot in arena.layout.slots.items():
                 values = residual[slot.offset : slot.offset + slot.size]
-                assert np.array_equal(values, found[f"residual.{worker}/{name}"].ravel())
+                assert np.array_equal(values, loaded[f"residual.{worker}/{name}"].ravel())
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -104,7 +104,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(
     two_topk: tuple[Path, Result], workers: int
 ) -> None:
     folder, first = two_topk
-    found = saved(first).optimizer
+    loaded = saved(first).optimizer
     config = small_config(folder, workers=f"mlx:cpu*{workers}", resume=first.run, **SPARSE["topk"])
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
@@ -112,18 +112,20 @@ def test_other_workers_take_over_all_that_was_not_written_yet(
         for name, slot in arena.layout.slots.items():
             span = slice(slot.offset, slot.offset + slot.size)
             now = sum(arena.segment(f"residual.{k + 1}")[span] for k in range(workers))
-            before = sum(found[f"residual.{k}/{name}"].ravel() for k in (1, 2))
+            before = sum(loaded[f"residual.{k}/{name}"].ravel() for k in (1, 2))
             np.testing.assert_allclose(now, before, rtol=1e-5, atol=1e-9)
 
 
 def test_a_run_that_goes_on_dense_writes_what_was_waiting(two_topk: tuple[Path, Result]) -> None:
     folder, first = two_topk
-    found = saved(first)
+    loaded = saved(first)
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
-        for name, value in found.params.items():
-            waiting = found.optimizer[f"residual.1/{name}"] + found.optimizer[f"residual.2/{name}"]
+        for name, value in loaded.params.items():
+            waiting = (
+                loaded.optimizer[f"residual.1/{name}"] + loaded.optimizer[f"residual.2/{name}"]
+            )
             np.testing.assert_allclose(arena.param(name), value + waiting, rtol=1e-6, atol=1e-7)
 
 

@@ -112,9 +112,9 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
     assert result.val_bits_per_byte is not None
     worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
     assert worse == any("averaging did not help" in message for message in messages)
-    found = checkpoint.load(Path(str(result.checkpoint)))
-    for name, value in found.params.items():
-        copies = [found.optimizer[f"copies.{slot}/{name}"] for slot in (1, 2)]
+    loaded = checkpoint.load(Path(str(result.checkpoint)))
+    for name, value in loaded.params.items():
+        copies = [loaded.optimizer[f"copies.{slot}/{name}"] for slot in (1, 2)]
         assert np.array_equal(value, (copies[0] + copies[1]) * np.float32(0.5))
     assert not np.array_equal(copies[0], copies[1])
 

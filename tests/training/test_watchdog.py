@@ -156,9 +156,9 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
     setup = SimpleNamespace(batches=lambda: given)
     config = SimpleNamespace(slow=None)
     job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
-    made = steps.Steps(job, context, ring)
-    batches = list(made._micro_batches(Lease(0, 0)))
-    loss, grads = made._loss_and_grads(batches)
+    result = steps.Steps(job, context, ring)
+    batches = list(result._micro_batches(Lease(0, 0)))
+    loss, grads = result._loss_and_grads(batches)
     assert backend.sizes == sizes
     assert loss == pytest.approx(15.5)
     assert grads["w"] == pytest.approx(15.5)

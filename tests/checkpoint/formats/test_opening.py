@@ -163,10 +163,10 @@ def test_copying_converts_and_names_what_is_not_finite(hf: Path) -> None:
     opened.copy_into(out)
     same(opened, out)
     file = next(hf.glob("model-00002*"))
-    held = {name: array.copy() for name, array in load_file(file).items()}
-    bad = sorted(held)[0]
-    held[bad].reshape(-1)[7] = np.nan
-    save_file(held, file)
+    arrays = {name: array.copy() for name, array in load_file(file).items()}
+    bad = sorted(arrays)[0]
+    arrays[bad].reshape(-1)[7] = np.nan
+    save_file(arrays, file)
     with pytest.raises(CheckpointError, match=f"{bad} holds numbers that are not finite"):
         formats.open(hf).copy_into(out)
 
@@ -190,12 +190,12 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
     tmp_path: Path,
 ) -> None:
     peers.transformers_model().save_pretrained(tmp_path)
-    held = dict(load_file(tmp_path / "model.safetensors"))
-    del held["backbone.blocks.1.ffn.proj_up.weight"]
-    held["backbone.blocks.2.ffn.proj_up.weight"] = np.zeros(3, np.float32)
-    held["lm_head.weight"] = held["lm_head.weight"][:, :100].copy()
-    held["backbone.out_norm.weight"] = np.ones(128, np.int32)
-    save_file(held, tmp_path / "model.safetensors")
+    arrays = dict(load_file(tmp_path / "model.safetensors"))
+    del arrays["backbone.blocks.1.ffn.proj_up.weight"]
+    arrays["backbone.blocks.2.ffn.proj_up.weight"] = np.zeros(3, np.float32)
+    arrays["lm_head.weight"] = arrays["lm_head.weight"][:, :100].copy()
+    arrays["backbone.out_norm.weight"] = np.ones(128, np.int32)
+    save_file(arrays, tmp_path / "model.safetensors")
     refused(
         tmp_path,
         "backbone.blocks.1.ffn.proj_up.weight is missing",
@@ -213,16 +213,16 @@ def test_many_faults_are_counted_instead_of_listed(hf: Path) -> None:
 
 def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
     peers.transformers_model().save_pretrained(tmp_path)
-    held = dict(load_file(tmp_path / "model.safetensors"))
-    del held["lm_head.weight"]
-    save_file(held, tmp_path / "model.safetensors")
+    arrays = dict(load_file(tmp_path / "model.safetensors"))
+    del arrays["lm_head.weight"]
+    save_file(arrays, tmp_path / "model.safetensors")
     refused(tmp_path, "lm_head.weight is missing; if the embedding is the head, say so")
     edit(tmp_path / "config.json", tie_word_embeddings=True)
     assert formats.open(tmp_path).config.tie_word_embeddings
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"embedding_dim": 64}, "embedding_dim is 64 and its other spelling hidden_size is "),
         ({"num_blocks": 3}, "its other spelling num_hidden_layers is "),
@@ -235,10 +235,10 @@ def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
     ],
 )
 def test_config_fields_that_contradict_each_other_are_refused(
-    hf: Path, changed: dict[str, Any], said: str
+    hf: Path, changed: dict[str, Any], message: str
 ) -> None:
     edit(hf / "config.json", **changed)
-    refused(hf, said, error=ConfigError)
+    refused(hf, message, error=ConfigError)
 
 
 def test_a_wrong_config_value_names_where_the_config_is(hf: Path, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_config_of_the_other_generation_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("truncated", "model-00002-of-"),
         ("missing", "which is missing"),
@@ -276,7 +276,7 @@ def test_a_config_of_the_other_generation_is_refused(tmp_path: Path) -> None:
         ("outside", "is not an index of shards"),
     ],
 )
-def test_a_damaged_shard_or_index_is_named(hf: Path, damage: str, said: str) -> None:
+def test_a_damaged_shard_or_index_is_named(hf: Path, damage: str, message: str) -> None:
     index = hf / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     weight_map = content["weight_map"]
@@ -295,7 +295,7 @@ def test_a_damaged_shard_or_index_is_named(hf: Path, damage: str, said: str) -> 
     elif damage == "outside":
         weight_map[name] = "../secret.safetensors"
     index.write_text("{" if damage == "not JSON" else json.dumps(content))
-    refused(hf, said)
+    refused(hf, message)
 
 
 def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
 
 
 @each_of(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"weights": [1, 2]}, "holds no state dict"),
         (b"", "missing, truncated or foreign: it ends too early; copy it again"),
@@ -355,14 +355,14 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
     ],
 )
 def test_a_torch_file_without_a_state_dict_is_refused(
-    tmp_path: Path, content: Any, said: str
+    tmp_path: Path, content: Any, message: str
 ) -> None:
     file = tmp_path / "model.pt"
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    refused(file, said)
+    refused(file, message)
 
 
 class Payload:

@@ -57,9 +57,9 @@ def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(
     target = tmp_path / "made" / "deeper" / "model"
     with pytest.raises(EnvironmentLacks) as caught:
         saving.write(target, {"model.safetensors": {"a": entry(3)}}, {}, source=tmp_path)
-    said = str(caught.value)
-    assert said.startswith(f"cannot write {target}: Permission denied at {tmp_path / refused}")
-    assert "choose another place" in said
+    message = str(caught.value)
+    assert message.startswith(f"cannot write {target}: Permission denied at {tmp_path / refused}")
+    assert "choose another place" in message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -113,14 +113,14 @@ Make = Callable[..., Bench]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    made: list[Bench] = []
+    results: list[Bench] = []
 
     def make(mode: str = "double_buffer", **how: Any) -> Bench:
-        made.append(Bench(monkeypatch, mode, **how))
-        return made[-1]
+        results.append(Bench(monkeypatch, mode, **how))
+        return results[-1]
 
     yield make
-    for one in made:
+    for one in results:
         one.say(10**6)
         one.thread.stop()
         assert one.source.is_closed

@@ -55,7 +55,7 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ({"prompt": "a"}, "answer is None, expected text"),
         ({"examples": [ONE, {"prompt": "a", "answer": ""}]}, "example 2: the answer is empty"),
@@ -65,11 +65,11 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
         ([ONE], "wanted a JSON object"),
     ],
 )
-def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, body, said):
+def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, body, message):
     before = kept(followed)
     reply = posted(fed, body)
     assert reply.status_code == 400
-    assert said in reply.json()["error"]["message"]
+    assert message in reply.json()["error"]["message"]
     assert kept(followed) == before
 
 

@@ -38,9 +38,9 @@ MINUTES = 200_000
 def _harms_nobody(server: Server, client: openai.OpenAI) -> Iterator[None]:
     """After each of them another client is answered, and nothing of theirs is left."""
     yield
-    said = client.completions.create(model=server.model, prompt="ab", max_tokens=5)
-    assert said.usage is not None
-    assert said.usage.completion_tokens == 5
+    answer = client.completions.create(model=server.model, prompt="ab", max_tokens=5)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
     assert server.process.poll() is None
     until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
@@ -179,9 +179,9 @@ def test_a_client_that_does_not_read_holds_nobody_up(server: Server, client: ope
         connection.sendall(long_stream(server, n=7))
         until(lambda: server.health()["running"] == 7)
         for _ in range(3):
-            said = client.completions.create(model=server.model, prompt="ab", max_tokens=50)
-            assert said.usage is not None
-            assert said.usage.completion_tokens == 50
+            answer = client.completions.create(model=server.model, prompt="ab", max_tokens=50)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 50
 
 
 def test_beyond_the_queue_clients_are_told_to_retry(server: Server, client: openai.OpenAI) -> None:

@@ -40,12 +40,12 @@ def test_the_list_of_models_has_the_run(client: openai.OpenAI, server: Server) -
 def test_a_completion_is_what_generate_writes_with_the_same_seed(
     client: openai.OpenAI, server: Server, folder: Path
 ) -> None:
-    said = ask(client, server, max_tokens=40, temperature=0.8)
+    answer = ask(client, server, max_tokens=40, temperature=0.8)
     with load("latest", out=folder / "runs", backend="torch:cpu") as model:
         expected = model.generate("ab", temperature=0.8, seed=1, max_new_tokens=40)
-    assert said.choices[0].text == expected
-    assert said.choices[0].finish_reason == "length"
-    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (2, 40)
+    assert answer.choices[0].text == expected
+    assert answer.choices[0].finish_reason == "length"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 40)
 
 
 def test_a_stream_brings_the_same_text_in_pieces(client: openai.OpenAI, server: Server) -> None:
@@ -63,8 +63,8 @@ def test_a_stream_brings_the_same_text_in_pieces(client: openai.OpenAI, server: 
 def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(
     client: openai.OpenAI, server: Server
 ) -> None:
-    said = say(client, server, max_completion_tokens=30, stop="ab")
-    message = said.choices[0].message
+    answer = say(client, server, max_completion_tokens=30, stop="ab")
+    message = answer.choices[0].message
     assert message.role == "assistant"
     assert set(message.content) <= LETTERS
     assert "ab" not in message.content
@@ -72,7 +72,7 @@ def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(
     chunks = list(say(client, server, max_completion_tokens=30, stop="ab", stream=True))
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == message.content
-    assert chunks[-1].choices[0].finish_reason == said.choices[0].finish_reason
+    assert chunks[-1].choices[0].finish_reason == answer.choices[0].finish_reason
 
 
 def test_a_chat_is_the_text_that_the_documents_show(client: openai.OpenAI, server: Server) -> None:
@@ -82,16 +82,16 @@ def test_a_chat_is_the_text_that_the_documents_show(client: openai.OpenAI, serve
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "ab"}]},
     ]
-    said = client.chat.completions.create(
+    answer = client.chat.completions.create(
         model=server.model, messages=messages, max_tokens=30, seed=1
     )
-    assert said.choices[0].message.content == plain.lstrip()
+    assert answer.choices[0].message.content == plain.lstrip()
 
 
 def test_every_answer_says_which_weights_wrote_it(client: openai.OpenAI, server: Server) -> None:
-    said = ask(client, server)
-    assert said.system_fingerprint == "v7"
-    weights = said.model_extra["mlxhog"]
+    answer = ask(client, server)
+    assert answer.system_fingerprint == "v7"
+    weights = answer.model_extra["mlxhog"]
     assert (weights["version_first"], weights["version_last"]) == (7, 7)
     assert weights["age_s"] >= 0
     assert weights["consistent"] is True
@@ -103,12 +103,12 @@ def test_every_answer_says_which_weights_wrote_it(client: openai.OpenAI, server:
 def test_several_prompts_and_answers_come_in_their_order(
     client: openai.OpenAI, server: Server
 ) -> None:
-    said = ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True)
-    texts = [choice.text for choice in said.choices]
-    assert [choice.index for choice in said.choices] == [0, 1, 2, 3]
+    answer = ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True)
+    texts = [choice.text for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert [text[:2] for text in texts] == ["ab", "ab", "hi", "hi"]
     assert texts[0] != texts[1]
-    assert said.usage.prompt_tokens == 4
+    assert answer.usage.prompt_tokens == 4
     streamed = ["", "", "", ""]
     for chunk in ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True, stream=True):
         streamed[chunk.choices[0].index] += chunk.choices[0].text

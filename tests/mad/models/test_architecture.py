@@ -28,19 +28,19 @@ def flat(layers: str) -> str:
 
 
 def test_items_lines_and_repetitions_mean_the_same_list() -> None:
-    wanted = "gated-conv(kernel=4) swiglu gated-conv(kernel=4) swiglu"
+    expected = "gated-conv(kernel=4) swiglu gated-conv(kernel=4) swiglu"
     for layers in (
         "layers: [{repeat: 2, layers: [{type: gated-conv, kernel: 4}, swiglu]}]",
         "layers: '(gated-conv(kernel=4) swiglu)*2'",
         "defaults: {gated-conv: {kernel: 4}}, layers: [gated-conv, swiglu, gated-conv, swiglu]",
         "defaults: {gated-conv: {kernel: 4}}, layers: ['(gated-conv swiglu)*2']",
     ):
-        assert flat(layers) == wanted
+        assert flat(layers) == expected
 
 
 def test_a_number_of_the_item_wins_over_the_defaults() -> None:
-    found = flat("defaults: {gated-conv: {kernel: 4}}, layers: [{type: gated-conv, kernel: 2}]")
-    assert found == "gated-conv(kernel=2)"
+    result = flat("defaults: {gated-conv: {kernel: 4}}, layers: [{type: gated-conv, kernel: 2}]")
+    assert result == "gated-conv(kernel=2)"
 
 
 def test_sizes_of_the_file_are_those_of_the_model() -> None:

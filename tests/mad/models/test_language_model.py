@@ -62,12 +62,12 @@ def texts(
     """Greedy answers to prompts that are answered together."""
     lines = model.parent / "prompts.txt"
     lines.write_text("\n".join(prompts) + "\n")
-    found = told(
+    result = told(
         capsys,
         *("generate", str(model), "--prompt-file", str(lines), "--max-new-tokens", "9"),
         *("--temperature", "0", "--backend", backend),
     )
-    return [answer["text"] for answer in found["answers"]]
+    return [answer["text"] for answer in result["answers"]]
 
 
 def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
@@ -157,15 +157,15 @@ def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--seq-len", "9", "--batch-size", "1", "--steps", "1"]
-    found = told(capsys, "parity", candidate(tmp_path), *small)
-    assert found["ok"]
+    result = told(capsys, "parity", candidate(tmp_path), *small)
+    assert result["ok"]
     compared: dict[str, set[str]] = {}
-    for row in found["rows"]:
+    for row in result["rows"]:
         compared.setdefault(row["b"], set()).add(row["what"].split("/")[0])
     assert compared["numpy"] == {"hidden", "logits", "loss"}
     for plain in ("torch:cpu+reference", "torch:cpu"):
         assert {"grad", "state", "stepwise", "after"} <= compared[plain]
-    assert any(note.startswith("numpy computes the forward pass") for note in found["notes"])
+    assert any(note.startswith("numpy computes the forward pass") for note in result["notes"])
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -185,10 +185,10 @@ def test_an_autoencoder_agrees_on_every_backend(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--seq-len", "9", "--batch-size", "1", "--steps", "0", "--kernels", "auto"]
-    found = told(capsys, "parity", candidate(tmp_path, AUTOENCODER), *small)
-    assert found["ok"]
-    assert {"hidden/decoder.0", "hidden/decoder.1"} <= {row["what"] for row in found["rows"]}
-    assert not any(row["what"].startswith("stepwise") for row in found["rows"])
+    result = told(capsys, "parity", candidate(tmp_path, AUTOENCODER), *small)
+    assert result["ok"]
+    assert {"hidden/decoder.0", "hidden/decoder.1"} <= {row["what"] for row in result["rows"]}
+    assert not any(row["what"].startswith("stepwise") for row in result["rows"])
 
 
 def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:

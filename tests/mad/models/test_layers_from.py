@@ -46,23 +46,23 @@ def in_another_process(code: str, *words: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize("where", ["--backend=torch", "--backend=mlx", "--workers=mlx:cpu*2"])
 def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--set", "seq_len=16", "--set", "train_rows=64", "--set", "test_rows=16")
-    found = told(
+    result = told(
         capsys,
         *("mad", "train", "--layers-from", str(EXAMPLE), "--layers", LINE, where),
         *("--task", "in-context-recall", *small, "--dim", "16", "--steps", "4", "--quiet"),
     )
-    assert found["steps"] == 4
-    assert found["loss"] > 0
+    assert result["steps"] == 4
+    assert result["loss"] > 0
 
 
 @pytest.mark.usefixtures("sides_here")
 def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1")
-    found = told(capsys, "parity", LINE, "--layers-from", str(EXAMPLE), *small)
-    assert found["ok"]
-    sides = {row["b"] for row in found["rows"]}
+    result = told(capsys, "parity", LINE, "--layers-from", str(EXAMPLE), *small)
+    assert result["ok"]
+    sides = {row["b"] for row in result["rows"]}
     assert {"numpy", "torch:cpu"} <= sides
-    assert any(row["what"].startswith("grad/layers.0.z_proj") for row in found["rows"])
+    assert any(row["what"].startswith("grad/layers.0.z_proj") for row in result["rows"])
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -128,8 +128,8 @@ def test_an_unknown_layer_is_answered_with_the_flag(
     assert main(["mad", "show", str(config)]) == 2
     assert "needs --layers-from FILE" in capsys.readouterr().err
     file = other(tmp_path, "mine")
-    found = told(capsys, "mad", "show", str(config), "--layers-from", str(file))
-    assert found["layers"] == "mine(expand=2) swiglu"
+    result = told(capsys, "mad", "show", str(config), "--layers-from", str(file))
+    assert result["layers"] == "mine(expand=2) swiglu"
 
 
 def test_a_file_may_be_named_twice(tmp_path: Path) -> None:

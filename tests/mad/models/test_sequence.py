@@ -31,8 +31,8 @@ def layers(draw: st.DrawFn) -> Layer:
     types = get_type_hints(layer)
     names = [field.name for field in fields(layer)]
     chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
-    made: Layer = layer(**{name: draw(VALUES[types[name]]) for name in chosen})
-    return made
+    result: Layer = layer(**{name: draw(VALUES[types[name]]) for name in chosen})
+    return result
 
 
 @given(st.lists(layers(), min_size=1, max_size=8).map(tuple))
@@ -50,10 +50,10 @@ def test_two_lists_have_one_canonical_text_only_if_they_are_equal(
 @given(st.text("()*,= h4mlstm swiglu2.-\tinner=none", max_size=40))
 def test_any_line_is_a_sequence_or_a_mistake_in_words(line: str) -> None:
     try:
-        found = parse(line)
+        sequence = parse(line)
     except ConfigError:
         return
-    assert parse(canonical(found)) == found
+    assert parse(canonical(sequence)) == sequence
 
 
 def test_groups_repeat_and_nest() -> None:
@@ -78,8 +78,8 @@ def test_numbers_are_read_with_the_types_of_the_layer() -> None:
 
 
 def test_defaults_hold_where_a_layer_says_nothing_else() -> None:
-    found = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 5}})
-    assert found == (make("gated-conv", {"kernel": 5}), make("gated-conv", {"kernel": 2}))
+    sequence = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 5}})
+    assert sequence == (make("gated-conv", {"kernel": 5}), make("gated-conv", {"kernel": 2}))
 
 
 @each_of(

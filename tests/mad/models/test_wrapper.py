@@ -36,8 +36,8 @@ def config(**changes: Any) -> MADConfig:
 def test_a_twin_computes_what_the_reference_does(name: str, position: str, backbone: str) -> None:
     cfg = config(position=position, backbone=backbone)
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
-    wanted, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))
-    assert_close(TWINS[name].logits(cfg, params, tokens)[0], wanted, LOGITS_F32)
+    expected, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))
+    assert_close(TWINS[name].logits(cfg, params, tokens)[0], expected, LOGITS_F32)
 
 
 @positions
@@ -53,12 +53,12 @@ def test_all_twins_agree_on_every_gradient(position: str, backbone: str) -> None
 def test_positions_go_on_where_the_state_ends(name: str, position: str) -> None:
     cfg, side = config(position=position), TWINS[name]
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
-    wanted, _ = side.logits(cfg, params, tokens)
-    found, state = [], side.zero_state(cfg, 2)
+    expected, _ = side.logits(cfg, params, tokens)
+    results, state = [], side.zero_state(cfg, 2)
     for piece in np.split(tokens, [5, 6], axis=1):
         logits, state = side.logits(cfg, params, piece, state)
-        found.append(logits)
-    assert_close(np.concatenate(found, 1), wanted, LOGITS_F32)
+        results.append(logits)
+    assert_close(np.concatenate(results, 1), expected, LOGITS_F32)
 
 
 def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place() -> None:
@@ -76,9 +76,9 @@ def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place(
     for layer in ("decoder.0", "decoder.1"):
         u = normed(x, f"{layer}.norm")
         x = F.gelu(F.linear(u, p[f"{layer}.linear.weight"], p[f"{layer}.linear.bias"]))
-    wanted = F.linear(normed(x, "out_norm"), p["head.weight"], p["head.bias"])
-    found, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))
-    assert_close(found, wanted, FLOAT64)
+    expected = F.linear(normed(x, "out_norm"), p["head.weight"], p["head.bias"])
+    actual, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))
+    assert_close(actual, expected, FLOAT64)
 
 
 @twins
@@ -103,8 +103,8 @@ def model_of(*layers: str, **changes: object) -> MADConfig:
 def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
     backbone: str,
 ) -> None:
-    found = init_params(model_of("swiglu", backbone=backbone, position="learned"), 1)
-    own = {name: value for name, value in found.items() if not name.startswith("layers.")}
+    params = init_params(model_of("swiglu", backbone=backbone, position="learned"), 1)
+    own = {name: value for name, value in params.items() if not name.startswith("layers.")}
     assert {"embedding.weight", "position.weight", "head.weight", "head.bias"} <= own.keys()
     assert ("decoder.1.linear.weight" in own) == (backbone == "autoencoder")
     for name, value in own.items():
@@ -130,8 +130,8 @@ def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: s
 
 
 def test_every_layer_begins_with_numbers_of_its_own() -> None:
-    found = init_params(model_of("swiglu", "swiglu"), 1)
-    assert not np.array_equal(found["layers.0.w1.weight"], found["layers.1.w1.weight"])
+    params = init_params(model_of("swiglu", "swiglu"), 1)
+    assert not np.array_equal(params["layers.0.w1.weight"], params["layers.1.w1.weight"])
 
 
 @each_of("position", ["none", "learned"])

@@ -19,10 +19,10 @@ SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, 
 
 
 def unfolded(text: str) -> list[str]:
-    found = []
+    results = []
     for group, one, times in re.findall(r"(?:\(([^)]*)\)|(\S+?))(?:\*(\d+))?(?:\s|$)", text):
-        found += (group or one).split() * int(times or 1)
-    return found
+        results += (group or one).split() * int(times or 1)
+    return results
 
 
 @each_of(

@@ -127,10 +127,10 @@ def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
 def test_plots_lie_in_the_study_unless_told_otherwise(capsys):
     first = study(Path("studies"), change=lambda record: None)  # without a run, without figures
     assert main(["mad", "plot", "first", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert Path(found["page"]).parent == first.directory / "plots"
-    assert Path(found["page"]).exists()
-    assert found["plots"] == {}
+    output = json.loads(capsys.readouterr().out)
+    assert Path(output["page"]).parent == first.directory / "plots"
+    assert Path(output["page"]).exists()
+    assert output["plots"] == {}
 
 
 @pytest.mark.usefixtures("first")

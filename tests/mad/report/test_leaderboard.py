@@ -54,9 +54,9 @@ def partial(tmp_path_factory):
 
 
 def test_candidates_are_ordered_by_score_and_every_number_is_there(whole):
-    found = to_json(whole)
-    assert [row["layers"] for row in found["candidates"]] == [CONV, MIXED, CHANNELS]
-    for row in found["candidates"]:
+    result = to_json(whole)
+    assert [row["layers"] for row in result["candidates"]] == [CONV, MIXED, CHANNELS]
+    for row in result["candidates"]:
         worth = WORTH[row["layers"]]
         assert row["score"] == pytest.approx(worth)
         assert row["interval"] == pytest.approx(INTERVAL)
@@ -68,15 +68,15 @@ def test_candidates_are_ordered_by_score_and_every_number_is_there(whole):
         assert row["state"] == STATE[row["layers"]]
         assert row["seconds"] == pytest.approx(10.0 * len(TASKS) * len(SEEDS))
         assert (row["status"], row["missing"]) == ("done", [])
-    assert not found["partial"]
-    assert found["runs_done"] == found["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
-    json.dumps(found, allow_nan=False)
+    assert not result["partial"]
+    assert result["runs_done"] == result["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
+    json.dumps(result, allow_nan=False)
 
 
 def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
-    found = to_json(partial)
-    assert found["partial"]
-    (row,) = (row for row in found["candidates"] if row["status"] == "partial")
+    result = to_json(partial)
+    assert result["partial"]
+    (row,) = (row for row in result["candidates"] if row["status"] == "partial")
     assert row["layers"] == MIXED
     assert len(row["missing"]) == len(TASKS)
     assert all("seed 2" in run for run in row["missing"])
@@ -92,10 +92,10 @@ def test_a_pruned_candidate_does_not_owe_the_runs_that_it_was_spared(tmp_path):
         return replace(record, status="pruned") if first else None
 
     ranking = read_ranking(study(tmp_path, change=pruned_in_its_first_run))
-    found = to_json(ranking)
-    assert not found["partial"]
-    assert found["runs_done"] == found["runs_planned"] == 2 * len(TASKS) * len(SEEDS) + 1
-    assert found["candidates"][-1]["status"] == "pruned"
+    result = to_json(ranking)
+    assert not result["partial"]
+    assert result["runs_done"] == result["runs_planned"] == 2 * len(TASKS) * len(SEEDS) + 1
+    assert result["candidates"][-1]["status"] == "pruned"
     assert "pruned, 17 missing" in lines(ranking)[4]
 
 
@@ -127,12 +127,12 @@ def test_a_failed_run_is_told_with_its_reason_everywhere(tmp_path):
 def test_csv_has_the_numbers_of_json(partial):
     rows = list(csv.DictReader(io.StringIO(to_csv(partial))))
     assert [row["layers"] for row in rows] == [row.candidate for row in partial.rows]
-    for got, wanted in zip(rows, partial.rows, strict=True):
-        assert float(got["score"]) == wanted.score
-        assert float(got[f"score.{TASKS[0]}"]) == wanted.tasks[TASKS[0]]
-        assert int(got["params"]) == wanted.params
-        assert got["val_score"] == ""
-        assert int(got["missing"]) == len(wanted.missing)
+    for actual, expected in zip(rows, partial.rows, strict=True):
+        assert float(actual["score"]) == expected.score
+        assert float(actual[f"score.{TASKS[0]}"]) == expected.tasks[TASKS[0]]
+        assert int(actual["params"]) == expected.params
+        assert actual["val_score"] == ""
+        assert int(actual["missing"]) == len(expected.missing)
 
 
 def test_markdown_is_one_table_with_a_row_per_candidate(whole):

@@ -145,9 +145,9 @@ def test_the_page_says(parsed, what):
 
 def test_the_page_of_a_study_without_a_run_says_so_and_has_no_figure(tmp_path):
     empty = read_ranking(study(tmp_path, change=lambda record: None), curves=True)
-    found = Page(page(empty, plots(empty), version="0.0"))
-    assert "0 of 54 runs have ended" in found.text
-    assert not [tag for tag, _ in found.tags if tag == "figure"]
+    result = Page(page(empty, plots(empty), version="0.0"))
+    assert "0 of 54 runs have ended" in result.text
+    assert not [tag for tag, _ in result.tags if tag == "figure"]
 
 
 def test_the_front_holds_no_candidate_that_lacks_runs(ranking):

@@ -112,11 +112,11 @@ def test_equal_points_share_their_place():
 
 @given(POINTS)
 def test_the_front_is_exactly_what_nothing_dominates(points):
-    wanted = {i for i, b in enumerate(points) if not any(dominates(a, b) for a in points)}
-    assert set(front(points)) == wanted
+    expected = {i for i, b in enumerate(points) if not any(dominates(a, b) for a in points)}
+    assert set(front(points)) == expected
 
 
 @given(POINTS)
 def test_along_the_front_cost_and_score_rise_together(points):
-    found = [points[i] for i in front(points)]
-    assert found == sorted(found)
+    results = [points[i] for i in front(points)]
+    assert results == sorted(results)

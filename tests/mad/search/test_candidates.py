@@ -51,15 +51,15 @@ def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
 ):
     keys = {"template": template, "depth": depth, "max_count": most, "budget": budget}
     space = to_space(SMALL | keys)
-    wanted = enumerated(space)
-    if not wanted:
+    expected = enumerated(space)
+    if not expected:
         with pytest.raises(ConfigError, match=r"no candidate|leaves no layer"):
             Candidates(space, D, LENGTH)
         return
-    found = Candidates(space, D, LENGTH)
-    assert found.count == len(wanted)
-    assert list(found) == wanted
-    assert all(layers in found for layers in wanted)
+    choices = Candidates(space, D, LENGTH)
+    assert choices.count == len(expected)
+    assert list(choices) == expected
+    assert all(layers in choices for layers in expected)
 
 
 @given(
@@ -70,7 +70,7 @@ def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
     bounds=st.tuples(*[st.none() | st.integers(0, 12)] * 2),
 )
 def test_sequences_within_bounds_are_those_whose_sums_are(uses: Any, bounds: Any):
-    wanted = [
+    expected = [
         chosen
         for chosen in itertools.product(*(range(len(slot)) for slot in uses))
         if all(
@@ -78,16 +78,16 @@ def test_sequences_within_bounds_are_those_whose_sums_are(uses: Any, bounds: Any
             for r, bound in enumerate(bounds)
         )
     ]
-    found = Sequences(uses, bounds)
-    assert [found.sequence(number) for number in range(found.count())] == wanted
+    actual = Sequences(uses, bounds)
+    assert [actual.sequence(number) for number in range(actual.count())] == expected
     with pytest.raises(IndexError):
-        found.sequence(len(wanted))
+        actual.sequence(len(expected))
 
 
 def test_a_space_too_large_to_list_is_counted_exactly():
-    found = candidates(depth=40)
-    assert found.count == 8**20
-    assert found[8**20 - 1] in found
+    choices = candidates(depth=40)
+    assert choices.count == 8**20
+    assert choices[8**20 - 1] in choices
     once = candidates(depth=40, mixers=[KERNELS, "mlstm"], max_count={"mlstm": 1})
     assert once.count == 2**20 * (4**20 + 20 * 4**19)
 
@@ -97,10 +97,10 @@ def test_the_deepest_space_is_counted():
 
 
 def test_numbers_outside_are_index_errors():
-    found = candidates()
-    for number in (-1, found.count):
+    choices = candidates()
+    for number in (-1, choices.count):
         with pytest.raises(IndexError):
-            found[number]
+            choices[number]
 
 
 @pytest.mark.parametrize("name", ["params", "state"])
@@ -140,21 +140,21 @@ RESCALED: dict[str, Any] = {
 
 def test_rescaling_keeps_every_candidate_within_the_budget_and_changes_heads_and_widths_alone():
     budget = {"params": 22_000, "state": 1000, "rescale": True}
-    found = candidates(**RESCALED, budget=budget)
-    assert found.count == 16
-    for layers in found:
+    choices = candidates(**RESCALED, budget=budget)
+    assert choices.count == 16
+    for layers in choices:
         assert params(layers, D) <= 22_000
         assert state(layers, D, LENGTH) <= 1000
-        plan = found.plan(layers)
+        plan = choices.plan(layers)
         assert plan is not None
         assert [layer.name for layer in plan] == [layer.name for layer in layers]
-        assert found.build(plan) == layers
+        assert choices.build(plan) == layers
 
 
 def test_a_candidate_within_the_budget_is_not_rescaled():
     free = candidates(**RESCALED)
-    found = candidates(**RESCALED, budget={"params": 10**9, "state": 10**9, "rescale": True})
-    assert list(found) == list(free)
+    choices = candidates(**RESCALED, budget={"params": 10**9, "state": 10**9, "rescale": True})
+    assert list(choices) == list(free)
 
 
 def test_rescaling_spares_the_layers_that_are_small():
@@ -167,29 +167,29 @@ def test_rescaling_spares_the_layers_that_are_small():
 
 def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
     budget = {"params": 11_800, "rescale": True}
-    wanted = list(candidates(**RESCALED, budget=budget))
-    assert len(wanted) == 4
-    assert all("mlstm" not in {layer.name for layer in layers} for layers in wanted)
+    expected = list(candidates(**RESCALED, budget=budget))
+    assert len(expected) == 4
+    assert all("mlstm" not in {layer.name for layer in layers} for layers in expected)
 
 
 @pytest.mark.parametrize("mixer", sorted(set(MIXERS) - GROWS - FLAT))
 def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer: str):
     whole = state([make(mixer)], 64, 64)
     keys = {"depth": 1, "mixers": [mixer], "budget": {"state": 2 * whole // 3, "rescale": True}}
-    ((found,),) = Candidates(to_space(keys), 64, 64)
-    assert found.name == mixer
-    assert 0 < state([found], 64, 64) <= 2 * whole // 3
+    ((choices,),) = Candidates(to_space(keys), 64, 64)
+    assert choices.name == mixer
+    assert 0 < state([choices], 64, 64) <= 2 * whole // 3
 
 
 def test_a_space_may_have_every_layer_there_is():
     channels = [layer.name for layer in LAYERS if layer.kind == "channel"]
     budget = {"params": 60_000, "state": 5_000, "rescale": True}
     space = to_space({"depth": 2, "mixers": MIXERS, "channels": channels, "budget": budget})
-    found = Candidates(space, 64, LENGTH)
-    assert {layers[1].name for layers in found} == set(channels)
-    for layers in found:
+    choices = Candidates(space, 64, LENGTH)
+    assert {layers[1].name for layers in choices} == set(channels)
+    for layers in choices:
         assert params(layers, 64) <= 60_000
-        assert found.plan(layers) == (make(layers[0].name), make(layers[1].name))
+        assert choices.plan(layers) == (make(layers[0].name), make(layers[1].name))
 
 
 def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
@@ -220,12 +220,12 @@ def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
         }
     )
     try:
-        found = Candidates(space, D, LENGTH)
+        choices = Candidates(space, D, LENGTH)
     except ConfigError:
         return
-    every = list(found)
-    assert len(set(every)) == found.count
-    assert all(layers in found for layers in every)
+    every = list(choices)
+    assert len(set(every)) == choices.count
+    assert all(layers in choices for layers in every)
     assert all(params(layers, D) <= params_bound for layers in every)
     assert all(state(layers, D, LENGTH) <= state_bound for layers in every)
 

@@ -232,12 +232,12 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
         study.end(planned(candidate, COMPRESS), curve, status)
 
     def answers(pruner: Halving) -> list[bool]:
-        found = []
+        results = []
         for accuracy, step in itertools.product((0.1, 0.4, 0.5, 0.6, 0.8), (300, 900, 2700)):
             new = f"{E} {accuracy} {step}"
             for task in (COPY, COMPRESS):
-                found.append(not pruner.should_prune(planned(new, task), point(step, accuracy)))
-        return found
+                results.append(not pruner.should_prune(planned(new, task), point(step, accuracy)))
+        return results
 
     assert set(answers(study.rebuilt())) == {True, False}
     assert answers(study.rebuilt()) == answers(study.pruner)

@@ -34,9 +34,9 @@ def score(layers: Layers) -> float:
     return sum(right) + 0.5 * (kernels[:2] == [5, 2])
 
 
-def search(found: Candidates, name: str, seed: int, budget: int) -> list[Layers]:
+def search(result: Candidates, name: str, seed: int, budget: int) -> list[Layers]:
     """What a sampler proposes, one candidate at a time."""
-    sampler = make_sampler(name, found, seed)
+    sampler = make_sampler(name, result, seed)
     proposed = []
     while len(proposed) < budget and (layers := sampler.ask()) is not None:
         sampler.tell(layers, score(layers))
@@ -46,35 +46,35 @@ def search(found: Candidates, name: str, seed: int, budget: int) -> list[Layers]
 
 @NAMES
 def test_every_candidate_is_proposed_once_and_then_none(name: str):
-    found = candidates(**FEW, depth=[2, 4])
-    proposed = search(found, name, 0, 10**6)
-    assert len(proposed) == found.count
-    assert set(proposed) == set(found)
+    choices = candidates(**FEW, depth=[2, 4])
+    proposed = search(choices, name, 0, 10**6)
+    assert len(proposed) == choices.count
+    assert set(proposed) == set(choices)
 
 
 @NAMES
 def test_a_seed_repeats_its_proposals(name: str):
-    found = candidates()
-    assert search(found, name, 3, 12) == search(found, name, 3, 12)
+    choices = candidates()
+    assert search(choices, name, 3, 12) == search(choices, name, 3, 12)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "grid"])
 def test_another_seed_has_another_order(name: str):
-    found = candidates()
-    assert search(found, name, 3, 8) != search(found, name, 4, 8)
+    choices = candidates()
+    assert search(choices, name, 3, 8) != search(choices, name, 4, 8)
 
 
 def test_grid_follows_the_order_of_the_space_whatever_the_scores():
-    found = candidates()
-    assert search(found, "grid", 0, 10**6) == list(found)
+    choices = candidates()
+    assert search(choices, "grid", 0, 10**6) == list(choices)
 
 
 @NAMES
 def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str):
-    found = candidates()
-    whole = search(found, name, 5, 16)
+    choices = candidates()
+    whole = search(choices, name, 5, 16)
     for killed_after in (1, 11):
-        resumed = make_sampler(name, found, 5)
+        resumed = make_sampler(name, choices, 5)
         for layers in whole[:killed_after]:
             resumed.recall(layers)
             resumed.tell(layers, score(layers))
@@ -88,22 +88,22 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str):
 
 @NAMES
 def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again(name: str):
-    found = candidates(**FEW, depth=[2, 4])
-    resumed = make_sampler(name, found, 5)
-    known = [found[number] for number in range(0, 42, 2)]
+    choices = candidates(**FEW, depth=[2, 4])
+    resumed = make_sampler(name, choices, 5)
+    known = [choices[number] for number in range(0, 42, 2)]
     for layers in known[:10]:
         resumed.tell(layers, score(layers))
     for layers in known[10:]:
         resumed.recall(layers)
-    rest = [resumed.ask() for _ in range(found.count - len(known))]
+    rest = [resumed.ask() for _ in range(choices.count - len(known))]
     assert not set(rest) & set(known)
     assert resumed.ask() is None
 
 
 @NAMES
 def test_several_candidates_may_be_asked_for_before_any_is_told(name: str):
-    found = candidates(**FEW)
-    sampler = make_sampler(name, found, 1)
+    choices = candidates(**FEW)
+    sampler = make_sampler(name, choices, 1)
     flying = [sampler.ask() for _ in range(3)]
     seen = list(flying)
     while flying:
@@ -112,14 +112,14 @@ def test_several_candidates_may_be_asked_for_before_any_is_told(name: str):
         if (following := sampler.ask()) is not None:
             flying.append(following)
             seen.append(following)
-    assert len(seen) == len(set(seen)) == found.count
+    assert len(seen) == len(set(seen)) == choices.count
 
 
 @NAMES
 def test_a_score_that_is_told_twice_counts_once(name: str):
-    found = candidates()
-    first, second = (make_sampler(name, found, 2) for _ in range(2))
-    for layers in search(found, "random", 9, 20):
+    choices = candidates()
+    first, second = (make_sampler(name, choices, 2) for _ in range(2))
+    for layers in search(choices, "random", 9, 20):
         for value in (score(layers), 100.0):
             first.tell(layers, value)
         second.tell(layers, score(layers))
@@ -128,11 +128,11 @@ def test_a_score_that_is_told_twice_counts_once(name: str):
 
 @pytest.mark.parametrize(("name", "seeds"), [("evolution", 16), ("tpe", 2)])
 def test_a_search_that_learns_beats_random_draws_of_the_same_number(name: str, seeds: int):
-    found = candidates(**DEEP)
+    choices = candidates(**DEEP)
 
     def best(sampler: str) -> float:
         return fmean(
-            max(score(layers) for layers in search(found, sampler, seed, 100))
+            max(score(layers) for layers in search(choices, sampler, seed, 100))
             for seed in range(seeds)
         )
 
@@ -141,13 +141,13 @@ def test_a_search_that_learns_beats_random_draws_of_the_same_number(name: str, s
 
 def test_an_evolution_begins_with_what_the_space_says():
     start = ["gated-conv(kernel=2) mlp gated-conv(kernel=4) swiglu"]
-    found = candidates(start=start)
-    assert canonical(search(found, "evolution", 0, 1)[0]) == start[0]
+    choices = candidates(start=start)
+    assert canonical(search(choices, "evolution", 0, 1)[0]) == start[0]
 
 
 def test_children_differ_from_a_recent_candidate_in_one_change():
-    found = candidates(**DEEP)
-    sampler = Evolution(found, 0, population=4, sample=4)
+    choices = candidates(**DEEP)
+    sampler = Evolution(choices, 0, population=4, sample=4)
     for _ in range(4):
         layers = sampler.ask()
         sampler.tell(layers, score(layers))
@@ -173,11 +173,11 @@ def test_children_differ_from_a_recent_candidate_in_one_change():
 def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
     template: str, depth: Any, mutation: Mutation, number: int, stream: Any
 ):
-    found = candidates(template=template, depth=depth)
-    plan = found[number % found.count]
-    child = mutation(plan, found.space, stream)
-    slots = found.space.slots(len(child))
-    assert len(child) in found.space.depths
+    choices = candidates(template=template, depth=depth)
+    plan = choices[number % choices.count]
+    child = mutation(plan, choices.space, stream)
+    slots = choices.space.slots(len(child))
+    assert len(child) in choices.space.depths
     assert all(layer in slot for layer, slot in zip(child, slots, strict=True))
 
 
@@ -185,10 +185,10 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
 def test_every_kind_of_change_leads_to_other_candidates(mutation: Mutation):
     import random
 
-    found = candidates(depth=[2, 6])
-    plan = found[found.count // 2]
-    made = {mutation(plan, found.space, random.Random(seed)) for seed in range(20)}
-    assert len(made - {plan}) > 1
+    choices = candidates(depth=[2, 6])
+    plan = choices[choices.count // 2]
+    results = {mutation(plan, choices.space, random.Random(seed)) for seed in range(20)}
+    assert len(results - {plan}) > 1
 
 
 def test_an_unknown_sampler_is_answered_with_its_neighbour():
@@ -205,6 +205,6 @@ def test_tpe_without_optuna_names_the_package(monkeypatch: pytest.MonkeyPatch):
 @NAMES
 def test_rescaled_spaces_can_be_searched(name: str):
     budget = {"params": 22_000, "state": 1000, "rescale": True}
-    found = candidates(mixers=["mlstm(h2)", "gated-conv"], budget=budget)
-    proposed = search(found, name, 0, 10**6)
-    assert set(proposed) == set(found)
+    choices = candidates(mixers=["mlstm(h2)", "gated-conv"], budget=budget)
+    proposed = search(choices, name, 0, 10**6)
+    assert set(proposed) == set(choices)

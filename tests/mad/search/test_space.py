@@ -53,7 +53,7 @@ def test_defaults_hold_where_an_item_says_nothing():
 
 
 @each_of(
-    ("template", "depth", "wanted"),
+    ("template", "depth", "expected"),
     [
         ("alternate", 4, (4,)),
         ("alternate", [4, 8], (4, 6, 8)),
@@ -62,8 +62,8 @@ def test_defaults_hold_where_an_item_says_nothing():
         ("free", [2, 4, 8], (2, 4, 8)),
     ],
 )
-def test_a_depth_is_a_number_or_a_range(template: str, depth: object, wanted: tuple[int, ...]):
-    assert to_space(BASE | {"template": template, "depth": depth}).depths == wanted
+def test_a_depth_is_a_number_or_a_range(template: str, depth: object, expected: tuple[int, ...]):
+    assert to_space(BASE | {"template": template, "depth": depth}).depths == expected
 
 
 @each_of(
@@ -89,7 +89,7 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
 
 
 @each_of(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"mixxers": ["mlstm"]}, "space has no 'mixxers'; did you mean 'mixers'"),
         ({"mixers": ["mlstn"]}, "no layer 'mlstn'; did you mean 'mlstm'"),
@@ -120,8 +120,8 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
         ({"dim": -1}, "dim is -1"),
     ],
 )
-def test_a_mistake_is_answered_with_what_was_meant(keys: dict[str, Any], said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_a_mistake_is_answered_with_what_was_meant(keys: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
         to_space(BASE | keys)
 
 
@@ -131,7 +131,7 @@ def test_a_space_without_a_depth_is_refused():
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("depth: 4", "no 'depth'"),
         ("space: 4", "space is 4; write keys below it"),
@@ -141,10 +141,10 @@ def test_a_space_without_a_depth_is_refused():
         ("version: 2\nspace: {depth: 4}", "this program reads version 1"),
     ],
 )
-def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path: Path, text: str, said: str):
+def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path: Path, text: str, message: str):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         read_space(path)
     assert str(path) in str(caught.value)
 
@@ -159,9 +159,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
 
 
 def test_the_small_space_of_the_package_has_a_handful_of_candidates_of_four_layers():
-    found = candidates_of(read_space("space-small"), suite("smoke"))
-    assert [len(layers) for layers in found] == [4] * found.count
-    assert 4 <= found.count <= 6
+    choices = candidates_of(read_space("space-small"), suite("smoke"))
+    assert [len(layers) for layers in choices] == [4] * choices.count
+    assert 4 <= choices.count <= 6
 
 
 def test_spaces_of_the_package_are_no_architectures():
@@ -181,9 +181,9 @@ def test_a_start_that_is_not_in_the_space_is_refused():
 def test_the_example_in_the_documentation_is_a_space():
     lines = (space_file.__doc__ or "").splitlines()
     text = "\n".join(line for line in lines if line.startswith("    "))
-    found = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
-    assert found.count > 0
-    assert found.unused() == parse("mh-attention")  # 65,536 numbers after 256 tokens, of 16,384
+    choices = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
+    assert choices.count > 0
+    assert choices.unused() == parse("mh-attention")  # 65,536 numbers after 256 tokens, of 16,384
 
 
 def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
@@ -197,5 +197,5 @@ def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
     plan = json.loads(capsys.readouterr().out)
     assert (plan["candidates"], plan["unused"]) == (1, ["mh-attention(h16)"])
     assert main(command) == 0
-    said = capsys.readouterr().out
-    assert "in none      mh-attention(h16): the budget leaves no room" in said
+    output = capsys.readouterr().out
+    assert "in none      mh-attention(h16): the budget leaves no room" in output

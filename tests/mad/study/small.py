@@ -49,13 +49,13 @@ def config(candidate: str = "gated-conv", *, dim: int = 8, seed: int = 0, **sett
 
 def plan(candidate: str, *, runs: int = 4, **settings) -> list[PlannedRun]:
     """Runs of a candidate that differ in a setting `n`."""
-    found = []
+    results = []
     for n in range(runs):
         of_run = config(candidate, n=n, **settings)
-        found.append(
+        results.append(
             PlannedRun(candidate=candidate, config=of_run, key=of_run.key(), label=f"n={n}")
         )
-    return found
+    return results
 
 
 def judge(candidate, records) -> Best:

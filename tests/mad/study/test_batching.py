@@ -25,16 +25,16 @@ pytestmark = pytest.mark.slow
 
 def plan(candidate: str) -> list[PlannedRun]:
     """Six runs of a candidate: of two shapes, at three points each."""
-    found = []
+    results = []
     for rows in (32, 64):
         for lr in (1e-3, 2e-3, 3e-3):
             base = small_run(
                 workers="mlx:cpu", settings={"train_rows": rows}, lr=lr, steps=4, eval_every=2
             )
-            found.append(
+            results.append(
                 PlannedRun(candidate=candidate, config=base, key=base.key(), label=f"rows={rows}")
             )
-    return found
+    return results
 
 
 def schedule(store, executor, **how) -> Scheduler:
@@ -58,9 +58,9 @@ class Notes:
         return "1"
 
     def events(self, timeout_s: float) -> list[Ended]:
-        found: Iterable[list[Ended]] = self._ended
+        outcome: Iterable[list[Ended]] = self._ended
         self._ended = []
-        return [one for of_task in found for one in of_task]
+        return [one for of_task in outcome for one in of_task]
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_a_study_in_batches_comes_to_what_one_run_at_a_time_comes_to(tmp_path):
         with workers:
             outcome = schedule(store, workers, batch=3).run()
     assert outcome.statuses == {"done": 6}
-    found = {record.key: record for record in store.records()}
+    results = {record.key: record for record in store.records()}
     for run in plan(canonical(small_run().layers)):
-        wanted = train(run.config)
-        assert found[run.key].loss == pytest.approx(wanted.loss, abs=1e-4)
-        assert found[run.key].acc_token == pytest.approx(wanted.acc_token, abs=0.02)
+        expected = train(run.config)
+        assert results[run.key].loss == pytest.approx(expected.loss, abs=1e-4)
+        assert results[run.key].acc_token == pytest.approx(expected.acc_token, abs=0.02)
         assert [point.step for point in store.curve(run.key)] == [2, 4]
     log = (store.directory / "logs" / "worker-1.log").read_text()
     assert log.count("3 runs ") == 2

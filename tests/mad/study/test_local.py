@@ -47,8 +47,8 @@ def go_wrong(store, wrong, *, observer=lambda progress: None, **how):
 def of(executor):
     """The next news of any run."""
     while True:
-        if found := executor.events(10.0):
-            return found
+        if outcome := executor.events(10.0):
+            return outcome
 
 
 def where(config, *, callbacks, rungs):
@@ -64,26 +64,26 @@ def where(config, *, callbacks, rungs):
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with pool(tmp_path, where) as executor:
-        found = []
+        results = []
         for n in range(3):
             assert executor.submit(task(str(n))) == "1"
             assert executor.free() == 0
-            found += of(executor)
-        assert workers_of(os.getpid()) == [found[0].result.steps]
-    assert [events.result.reason for events in found] == ["1 1 0"] * 3
-    assert len({events.result.steps for events in found}) == 1
-    assert not alive(found[0].result.steps)
+            results += of(executor)
+        assert workers_of(os.getpid()) == [results[0].result.steps]
+    assert [events.result.reason for events in results] == ["1 1 0"] * 3
+    assert len({events.result.steps for events in results}) == 1
+    assert not alive(results[0].result.steps)
 
 
 def test_evaluations_arrive_in_order_and_a_rung_waits_for_its_answer(tmp_path):
     with pool(tmp_path, small.with_curve) as executor:
-        given = task(rungs=(2,))
-        executor.submit(given)
+        spec = task(rungs=(2,))
+        executor.submit(spec)
         events = []
         while not (events and isinstance(events[-1], Ended)):
             events += of(executor)
             if isinstance(events[-1], Evaluated) and events[-1].at_rung:
-                executor.answer(given.key, True)
+                executor.answer(spec.key, True)
     steps = [(one.point.step, one.at_rung) for one in events if isinstance(one, Evaluated)]
     assert steps == [(1, False), (2, False), (2, True)]
     assert events[-1].result.status == "pruned"

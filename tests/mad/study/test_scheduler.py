@@ -268,10 +268,10 @@ def lines(store) -> int:
 
 def wait_for(condition, timeout_s: float = 60.0):
     deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    return found
+    return result
 
 
 def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_table(

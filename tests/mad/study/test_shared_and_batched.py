@@ -46,24 +46,24 @@ def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_r
     assert shared[second]["loss"] != own[second]["loss"]  # it found what the first had made of it
     capsys.readouterr()
     assert mad("board shared") == 0
-    said = capsys.readouterr().out
-    assert "shared against unshared embedding: rank correlation" in said
-    assert "with study own (Spearman, 2 candidates)" in said
+    output = capsys.readouterr().out
+    assert "shared against unshared embedding: rank correlation" in output
+    assert "with study own (Spearman, 2 candidates)" in output
 
 
 def test_runs_of_one_shape_go_to_one_worker_together_and_it_says_which_way_is_faster(capsys):
     assert mad(f"search {SMALL} {ONE} --seeds 3 --batch-candidates 3 --study batched") == 0
-    found = records("batched")
-    assert [one["status"] for one in found] == ["done"] * 6
+    result = records("batched")
+    assert [one["status"] for one in result] == ["done"] * 6
     log = (Path("studies") / "batched" / "logs" / "worker-1.log").read_text()
     assert log.count("3 runs ") == 2
-    said = capsys.readouterr().err
-    assert said.count("3 runs ") == 2
-    assert said.count("ms alone, ") == 2
+    output = capsys.readouterr().err
+    assert output.count("3 runs ") == 2
+    assert output.count("ms alone, ") == 2
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--share-embedding --workers torch:cpu,mlx:cpu", "--share-embedding is for candidates of"),
         ("--batch-candidates 2 --workers torch:cpu*2", "--batch-candidates is for candidates of"),
@@ -71,7 +71,7 @@ def test_runs_of_one_shape_go_to_one_worker_together_and_it_says_which_way_is_fa
         ("--batch-candidates 0", "at least 1"),
     ],
 )
-def test_what_cannot_be_together_is_refused_and_nothing_is_run(flags, said, capsys):
+def test_what_cannot_be_together_is_refused_and_nothing_is_run(flags, message, capsys):
     assert mad(f"search {SMALL} {flags} --study refused") == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(Path().glob("studies/refused/runs.jsonl"))

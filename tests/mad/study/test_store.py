@@ -93,9 +93,9 @@ def test_a_curve_can_be_read_while_it_grows_and_is_whole_with_the_record(store):
     store.begin_curve(one.key)
     assert store.curve(one.key) == []
     store.append(one, points)
-    found = store.curve(one.key)
-    assert [point.step for point in found] == [1, 2]
-    assert all(point.loss != point.loss for point in found)
+    result = store.curve(one.key)
+    assert [point.step for point in result] == [1, 2]
+    assert all(point.loss != point.loss for point in result)
 
 
 def test_two_schedulers_at_once_are_refused_and_a_dead_ones_lock_is_free(store):
@@ -227,11 +227,11 @@ def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
 
 
 def eta(**spent: list[float]) -> Eta:
-    made = Eta()
+    result = Eta()
     for kind, seconds in spent.items():
         for value in seconds:
-            made.ended(kind, value)
-    return made
+            result.ended(kind, value)
+    return result
 
 
 def test_nothing_is_known_before_a_run_has_ended():

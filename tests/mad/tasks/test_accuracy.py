@@ -37,8 +37,8 @@ def test_both_accuracies_equal_those_of_torchmetrics(seed, classes, n):
     predictions = rng.integers(0, classes, (2, n))
     for average, ours in (("macro", acc_macro), ("micro", acc_token)):
         theirs = MulticlassAccuracy(classes, average=average, ignore_index=IGNORED)
-        wanted = theirs(torch.from_numpy(predictions), torch.from_numpy(targets)).item()
-        assert ours(targets, predictions) == pytest.approx(wanted, abs=1e-6)
+        expected = theirs(torch.from_numpy(predictions), torch.from_numpy(targets)).item()
+        assert ours(targets, predictions) == pytest.approx(expected, abs=1e-6)
 
 
 def test_arrays_of_other_shapes_and_targets_that_are_all_ignored_are_refused():

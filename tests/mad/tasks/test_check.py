@@ -22,8 +22,8 @@ def golden(name: str) -> Dataset:
 
 @each_of("name", FILES)
 def test_every_golden_file_is_accepted(name):
-    found = check(golden(name))
-    assert found.ok, found.failures
+    findings = check(golden(name))
+    assert findings.ok, findings.failures
 
 
 def test_every_invariant_is_applied_to_some_golden_file():
@@ -32,16 +32,16 @@ def test_every_invariant_is_applied_to_some_golden_file():
 
 
 def test_the_reference_leaves_some_final_queries_unanswerable_and_that_is_no_failure():
-    found = check(golden("ficr_v16_k3_v3_t64"))
-    assert found.ok
-    assert [note.split(" of ")[0] for note in found.notes] == ["train: 5.1%", "test: 5.5%"]
+    findings = check(golden("ficr_v16_k3_v3_t64"))
+    assert findings.ok
+    assert [note.split(" of ")[0] for note in findings.notes] == ["train: 5.1%", "test: 5.5%"]
 
 
 def test_in_our_own_rows_it_is_a_failure():
     data = golden("ficr_v16_k3_v3_t64")
-    found = check(replace(data, meta={**data.meta, "generator": "mlxhog 1"}))
-    assert {failure.rule for failure in found.failures} == {12}
-    assert "was not shown before" in found.failures[0].message
+    findings = check(replace(data, meta={**data.meta, "generator": "mlxhog 1"}))
+    assert {failure.rule for failure in findings.failures} == {12}
+    assert "was not shown before" in findings.failures[0].message
 
 
 @each_of("seed", [0, 1])
@@ -73,14 +73,14 @@ def test_our_rows_are_accepted(task, settings, seed):
     data = make_task(
         task, seed=seed, train_rows=512, test_rows=200, val_rows=130, processes=1, **settings
     )
-    found = check(data)
-    assert found.ok, [str(failure) for failure in found.failures]
+    findings = check(data)
+    assert findings.ok, [str(failure) for failure in findings.failures]
 
 
 def test_rows_that_several_processes_drew_are_accepted():
-    found = check(make_task("SC", train_rows=700, test_rows=256, processes=2))
-    assert found.ok
-    assert "duplicate rows" in found.checked
+    findings = check(make_task("SC", train_rows=700, test_rows=256, processes=2))
+    assert findings.ok
+    assert "duplicate rows" in findings.checked
 
 
 @dataclass(frozen=True)
@@ -376,8 +376,8 @@ def test_rows_that_are_not_random_are_noticed(rule, name, spoil):
 
 def test_more_noise_than_was_asked_for_is_noticed():
     data = make_task("NR", train_rows=512, test_rows=128, frac_noise=0.4)
-    found = check(replace(data, meta={**data.meta, "frac_noise": 0.3}))
-    assert {failure.rule for failure in found.failures} == {"noise share"}
+    findings = check(replace(data, meta={**data.meta, "frac_noise": 0.3}))
+    assert {failure.rule for failure in findings.failures} == {"noise share"}
 
 
 def test_blanks_that_gather_at_the_end_are_noticed():
@@ -416,23 +416,23 @@ def test_a_file_of_ours_has_what_a_golden_one_has(name, tmp_path):
 
 
 @each_of(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not an .npz file"),
         (b"PK\x03\x04 nothing", "not an .npz file"),
         (b"text", "not an .npz file"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(content, said, tmp_path):
+def test_a_file_of_another_kind_is_refused(content, message, tmp_path):
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read(tmp_path / "a.npz")
 
 
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     good = dict(np.load(GOLDEN / "mem_v32_t16.npz"))
-    for change, said in (
+    for change, text in (
         ({"test_targets": None}, "lacks 'test_targets'"),
         ({"meta": None}, "lacks 'meta'"),
         ({"meta": np.array("{")}, "meta is not JSON"),
@@ -443,6 +443,6 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
         ({"meta": np.array('{"task": "memorization", "seq_len": 15}')}, "an even number"),
     ):
         np.savez(path, **{k: v for k, v in {**good, **change}.items() if v is not None})
-        with pytest.raises(DataError) as told:
+        with pytest.raises(DataError) as refusal:
             check(read(path))
-        assert said in str(told.value)
+        assert text in str(refusal.value)

@@ -84,7 +84,7 @@ def test_the_last_query_is_any_key_of_the_row_however_often_it_was_shown(task):
 
 
 @pytest.mark.parametrize(
-    ("task", "settings", "said"),
+    ("task", "settings", "message"),
     [
         ("CR", {"seq_len": 31}, "an even number, at least 4"),
         ("CR", {"seq_len": 2}, "an even number, at least 4"),
@@ -97,7 +97,7 @@ def test_the_last_query_is_any_key_of_the_row_however_often_it_was_shown(task):
         ("CR", {"wocab": 16}, "did you mean 'vocab'?"),
     ],
 )
-def test_a_setting_that_cannot_be_is_answered_with_its_rule(task, settings, said):
-    with pytest.raises(ConfigError) as told:
+def test_a_setting_that_cannot_be_is_answered_with_its_rule(task, settings, message):
+    with pytest.raises(ConfigError) as refusal:
         make_task(task, **settings)
-    assert said in str(told.value)
+    assert message in str(refusal.value)

@@ -19,10 +19,10 @@ def same(a, b):
 
 
 def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
-    found = {
+    results = {
         task.short: (task.settings().vocab, task.settings().seq_len) for task in TASKS.values()
     }
-    assert found == {
+    assert results == {
         "CR": (16, 128),
         "FR": (16, 128),
         "NR": (32, 128),
@@ -109,7 +109,7 @@ def test_a_final_query_of_fuzzy_recall_can_always_be_answered_but_not_in_the_ref
 
 
 @pytest.mark.parametrize(
-    ("task", "settings", "said"),
+    ("task", "settings", "message"),
     [
         ("SC", {"seq_len": 33}, "at least 34, or tokens_to_copy at most 15"),
         ("SC", {"vocab": 2}, "content, a blank and the copy marker: at least 3"),
@@ -127,10 +127,10 @@ def test_a_final_query_of_fuzzy_recall_can_always_be_answered_but_not_in_the_ref
         ("M", {"train_rows": 0}, "at least 1"),
     ],
 )
-def test_a_setting_that_cannot_be_is_answered_with_what_is_allowed(task, settings, said):
-    with pytest.raises(ConfigError) as told:
+def test_a_setting_that_cannot_be_is_answered_with_what_is_allowed(task, settings, message):
+    with pytest.raises(ConfigError) as refusal:
         make_task(task, **settings)
-    assert said in str(told.value)
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize(

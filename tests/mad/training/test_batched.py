@@ -37,19 +37,19 @@ def points(base: RunConfig) -> list[RunConfig]:
 
 def together(configs: list[RunConfig]) -> list[RunResult]:
     """What the runs come to when they are computed as one, whatever is faster."""
-    found: dict[int, RunResult] = {}
+    results: dict[int, RunResult] = {}
 
     def run_one(number: int, prepare: Prepare) -> None:
-        found[number] = train(configs[number], prepare=prepare)
+        results[number] = train(configs[number], prepare=prepare)
 
     batched.in_threads([make_run_plan(config) for config in configs], run_one)
-    return [found[number] for number in range(len(configs))]
+    return [results[number] for number in range(len(configs))]
 
 
-def assert_same(got: RunResult, wanted: RunResult) -> None:
-    assert (got.status, got.steps) == (wanted.status, wanted.steps)
+def assert_same(actual: RunResult, expected: RunResult) -> None:
+    assert (actual.status, actual.steps) == (expected.status, expected.steps)
     for name in ("loss", "acc_token", "acc_macro"):
-        curves = [np.array([getattr(p, name) for p in one.curve]) for one in (got, wanted)]
+        curves = [np.array([getattr(p, name) for p in one.curve]) for one in (actual, expected)]
         if name == "loss":
             assert_close(*curves, STEP_LOSSES_F32)
         else:  # one answer of those that are scored may tip over
@@ -68,8 +68,8 @@ def test_runs_that_are_computed_together_come_to_what_each_comes_to_alone(backen
     settings = {"vocab": 24} if task == "memorization" else {}
     base = small_run(workers=backend, task=task, settings=settings, clip=1.0, eval_every=4)
     configs = points(base)
-    for got, config in zip(together(configs), configs, strict=True):
-        assert_same(got, train(config))
+    for actual, config in zip(together(configs), configs, strict=True):
+        assert_same(actual, train(config))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -83,42 +83,42 @@ def test_every_layer_can_be_computed_together(layer, backend):
 def test_a_run_that_ends_early_leaves_the_others_to_go_on():
     configs = points(small_run(eval_every=3))
     configs[1] = replace(configs[1], protocol=replace(configs[1].protocol, stop_accuracy=1e-9))
-    found = together(configs)
-    assert [one.steps for one in found] == [12, 3, 12, 12]
-    assert_same(found[3], train(configs[3]))
+    actual = together(configs)
+    assert [one.steps for one in actual] == [12, 3, 12, 12]
+    assert_same(actual[3], train(configs[3]))
 
 
 def test_a_run_that_diverges_takes_no_other_with_it():
     configs = points(small_run(eval_every=20, steps=60, stop_accuracy=2.0))
     configs[2] = replace(configs[2], protocol=replace(configs[2].protocol, lr=1e30))
-    found = together(configs)
-    assert [one.status for one in found] == ["done", "done", "diverged", "done"]
-    assert [one.steps == 60 for one in found] == [True, True, False, True]
-    assert math.isfinite(found[3].loss)
+    result = together(configs)
+    assert [one.status for one in result] == ["done", "done", "diverged", "done"]
+    assert [one.steps == 60 for one in result] == [True, True, False, True]
+    assert math.isfinite(result[3].loss)
 
 
 def test_rungs_are_asked_of_every_run():
     configs = points(small_run(eval_every=6))
     watches = [Recorder(prune=number == 1) for number in range(4)]
-    found: dict[int, RunResult] = {}
+    results: dict[int, RunResult] = {}
 
     def run_one(number: int, prepare: Prepare) -> None:
-        found[number] = train(
+        results[number] = train(
             configs[number], callbacks=watches[number], rungs=(4,), prepare=prepare
         )
 
     batched.in_threads([make_run_plan(config) for config in configs], run_one)
     assert [callbacks.asked for callbacks in watches] == [[4]] * 4
-    assert [found[number].status for number in range(4)] == ["done", "pruned", "done", "done"]
+    assert [results[number].status for number in range(4)] == ["done", "pruned", "done", "done"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_faster_way_is_taken_and_said(backend, monkeypatch):
     configs = points(small_run(workers=backend))
     plans = [make_run_plan(config) for config in configs]
-    found = batched.measure(plans)
-    assert found.batched == (found.together_s < found.alone_s)
-    assert f"{found.alone_s * 1e3:.2f} ms alone" in found.why
+    result = batched.measure(plans)
+    assert result.batched == (result.together_s < result.alone_s)
+    assert f"{result.alone_s * 1e3:.2f} ms alone" in result.why
     for wins in (True, False):
         monkeypatch.setattr(batched, "_shortest", lambda *_, w=wins: [2.0, 4.0 if w else 12.0])
         threads, results, said = set(), {}, []
@@ -171,15 +171,15 @@ def test_a_barrier_answers_in_step_and_hands_an_error_to_everyone():
         return [(float(value[0]), {}) for value in params]
 
     barrier, batch = GradientBarrier(3, compute), Batch(np.zeros((1, 1), np.int32), None, n_bytes=0)
-    got: list[object] = [None] * 3
+    result: list[object] = [None] * 3
 
     def member(number: int) -> None:
-        found = [barrier.wait_for_gradient(number, np.full(1, number, np.float32), batch)[0]]
+        results = [barrier.wait_for_gradient(number, np.full(1, number, np.float32), batch)[0]]
         try:
             barrier.wait_for_gradient(number, np.full(1, 10 + number, np.float32), batch)
         except ValueError as error:
-            found.append(str(error))
-        got[number] = found
+            results.append(str(error))
+        result[number] = results
         barrier.leave(number)
 
     threads = [threading.Thread(target=partial(member, number)) for number in range(3)]
@@ -188,4 +188,4 @@ def test_a_barrier_answers_in_step_and_hands_an_error_to_everyone():
     for thread in threads:
         thread.join(timeout=30)
     assert calls == [[0, 1, 2], [10, 11, 12]]
-    assert got == [[float(number), "broken"] for number in range(3)]
+    assert result == [[float(number), "broken"] for number in range(3)]

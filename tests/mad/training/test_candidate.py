@@ -54,7 +54,7 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 if k < 1 else 0.37)
     else:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
-    batches, found, ops = plan.task_rows.batches(), [], choose("torch", "reference", "cpu")
+    batches, result, ops = plan.task_rows.batches(), [], choose("torch", "reference", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
@@ -64,10 +64,10 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            found.append(float(loss.detach()))
+            result.append(float(loss.detach()))
         if protocol.schedule != "constant":
             schedule.step()
-    return np.array(found)
+    return np.array(result)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -96,9 +96,9 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
     config = small_run(
         workers=backend, lr=2e-2, steps=None, epochs=4, eval_every=1, stop_accuracy=2, **protocol
     )
-    found = losses(config)
-    assert len(found) == 24
-    assert_close(found, torch_losses(config), STEP_LOSSES_F32)
+    actual = losses(config)
+    assert len(actual) == 24
+    assert_close(actual, torch_losses(config), STEP_LOSSES_F32)
 
 
 def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them() -> None:
@@ -131,20 +131,20 @@ def test_an_epoch_deals_every_row_once_in_an_order_of_its_own() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_diverging_run_ends_soon_and_scores_0(backend: str) -> None:
-    found = train(small_run(workers=backend, lr=1e30, steps=500))
-    assert found.status == "diverged"
-    assert found.acc_token == found.acc_macro == 0
-    assert found.steps < 50
+    result = train(small_run(workers=backend, lr=1e30, steps=500))
+    assert result.status == "diverged"
+    assert result.acc_token == result.acc_macro == 0
+    assert result.steps < 50
 
 
 def test_a_run_beats_once_a_step_and_tells_every_evaluation() -> None:
     callbacks = Recorder()
-    found = train(small_run(), callbacks=callbacks)
-    assert found.status == "done"
-    assert callbacks.beats >= found.steps == 12
-    assert tuple(callbacks.points) == found.curve
-    assert [point.step for point in found.curve] == [6, 12]
-    assert (found.curve[-1].acc_token, found.curve[-1].loss) == (found.acc_token, found.loss)
+    result = train(small_run(), callbacks=callbacks)
+    assert result.status == "done"
+    assert callbacks.beats >= result.steps == 12
+    assert tuple(callbacks.points) == result.curve
+    assert [point.step for point in result.curve] == [6, 12]
+    assert (result.curve[-1].acc_token, result.curve[-1].loss) == (result.acc_token, result.loss)
 
 
 def test_a_rung_may_prune_a_run_which_keeps_its_scores() -> None:
@@ -155,17 +155,17 @@ def test_a_rung_may_prune_a_run_which_keeps_its_scores() -> None:
 
 
 def test_an_interrupted_run_is_evaluated_where_it_stands() -> None:
-    found = train(small_run(), callbacks=Recorder(interrupt_at=4))
-    assert (found.status, found.steps) == ("interrupted", 4)
-    assert found.curve[-1].step == 4
-    assert found.acc_token == found.curve[-1].acc_token
+    result = train(small_run(), callbacks=Recorder(interrupt_at=4))
+    assert (result.status, result.steps) == ("interrupted", 4)
+    assert result.curve[-1].step == 4
+    assert result.acc_token == result.curve[-1].acc_token
 
 
 def test_an_interrupt_during_the_last_scoring_still_ends_with_scores() -> None:
     beats = 12 + 1  # of the steps, and of the evaluation in the middle
-    found = train(small_run(), callbacks=Recorder(interrupt_at=beats + 1))
-    assert (found.status, found.steps) == ("interrupted", 12)
-    assert [point.step for point in found.curve] == [6, 12]
+    result = train(small_run(), callbacks=Recorder(interrupt_at=beats + 1))
+    assert (result.status, result.steps) == ("interrupted", 12)
+    assert [point.step for point in result.curve] == [6, 12]
 
 
 def test_a_second_interrupt_leaves_at_once() -> None:
@@ -255,8 +255,8 @@ def test_fuzzy_compat_of_the_protocol_reaches_the_rows() -> None:
 
 def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
     settings = {"vocab": 64, "train_rows": 1}
-    found = train(small_run(task="memorization", settings=settings, steps=1))
-    assert 0 < found.ceiling < 0.5
+    result = train(small_run(task="memorization", settings=settings, steps=1))
+    assert 0 < result.ceiling < 0.5
     assert train(small_run(steps=1)).ceiling == 1.0
 
 

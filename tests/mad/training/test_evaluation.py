@@ -25,7 +25,7 @@ def evaluations(
     **protocol: object,
 ) -> Evaluations:
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
-    made = Evaluations(
+    evaluator = Evaluations(
         Protocol(**{"eval_every": 10, **protocol}),  # type: ignore[arg-type]
         limit=100,
         per_epoch=10,
@@ -34,9 +34,9 @@ def evaluations(
     )
     step = 0
     for accuracy in accuracies:
-        step = made.next_evaluation(step)
-        made.take(step, 1.0, 2.0, Scores(accuracy, accuracy / 2))
-    return made
+        step = evaluator.next_evaluation(step)
+        evaluator.take(step, 1.0, 2.0, Scores(accuracy, accuracy / 2))
+    return evaluator
 
 
 def test_a_run_takes_2000_steps_where_nothing_is_said() -> None:
@@ -51,13 +51,13 @@ def test_an_evaluation_comes_every_epoch_of_25_steps_or_more() -> None:
 
 
 def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end() -> None:
-    made = evaluations(rungs=(15, 30))
+    evaluator = evaluations(rungs=(15, 30))
     due, step = [], 0
     while step < 40:
-        step = made.next_evaluation(step)
+        step = evaluator.next_evaluation(step)
         due.append(step)
     assert due == [10, 15, 20, 30, 40]
-    assert made.next_evaluation(95) == 100
+    assert evaluator.next_evaluation(95) == 100
     assert evaluations(eval_every=64).next_evaluation(64) == 100
 
 
@@ -88,16 +88,21 @@ def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes() -> None:
 
 def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once() -> None:
     callbacks = Recorder(prune=True)
-    made = evaluations(callbacks=callbacks, rungs=(20,))
-    made.take(23, 1.0, 2.0, Scores(0.1, 0.1))
-    assert made.status == "pruned"
+    evaluator = evaluations(callbacks=callbacks, rungs=(20,))
+    evaluator.take(23, 1.0, 2.0, Scores(0.1, 0.1))
+    assert evaluator.status == "pruned"
     assert callbacks.asked == [23]
 
 
 def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
-    found = evaluations(0.7).result("diverged", 14, 1.0, Scores(0.7, 0.6, 0.5, 0.4))
-    assert (found.acc_token, found.acc_macro, found.val_token, found.val_macro) == (0, 0, 0, 0)
-    assert found.curve[0].acc_token == 0.7
+    evaluator = evaluations(0.7).result("diverged", 14, 1.0, Scores(0.7, 0.6, 0.5, 0.4))
+    assert (evaluator.acc_token, evaluator.acc_macro, evaluator.val_token, evaluator.val_macro) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert evaluator.curve[0].acc_token == 0.7
 
 
 def test_a_run_without_an_evaluation_has_no_loss() -> None:
@@ -106,11 +111,11 @@ def test_a_run_without_an_evaluation_has_no_loss() -> None:
 
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
 def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> None:
-    made = evaluations(select=select)
-    made.take(10, 1.0, 2.0, Scores(0.2, 0.1, 0.6, 0.5))
-    assert made.curve[0].acc_token == decides
-    found = made.result("done", 10, 1.0, Scores(0.2, 0.1, 0.6, 0.5))
-    assert (found.acc_token, found.val_token) == (0.2, 0.6)
+    evaluator = evaluations(select=select)
+    evaluator.take(10, 1.0, 2.0, Scores(0.2, 0.1, 0.6, 0.5))
+    assert evaluator.curve[0].acc_token == decides
+    result = evaluator.result("done", 10, 1.0, Scores(0.2, 0.1, 0.6, 0.5))
+    assert (result.acc_token, result.val_token) == (0.2, 0.6)
 
 
 def test_the_mean_is_that_of_the_steps_since_the_evaluation_before() -> None:

@@ -61,8 +61,8 @@ class Killer(Recorder):
 
 def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]]:
     kept, told = Kept(), list[str]()
-    found = train(config, on_end=kept, tell=told.append, **how)
-    return found, kept, told
+    result = train(config, on_end=kept, tell=told.append, **how)
+    return result, kept, told
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     workers: str, worker_options: dict[str, object]
 ) -> None:
     config = small_run(workers=workers, lr=2e-2, steps=60, eval_every=20)
-    found, kept, _ = train_two(config, worker_options=worker_options)
-    assert (found.status, found.steps) == ("done", 60)
-    assert found.curve[-1].step == 60
+    result, kept, _ = train_two(config, worker_options=worker_options)
+    assert (result.status, result.steps) == ("done", 60)
+    assert result.curve[-1].step == 60
     scores = kept.scores(config)
-    assert (found.acc_token, found.acc_macro) == (scores.acc_token, scores.acc_macro)
-    assert found.curve[-1].loss < 0.9 * np.log(8)  # where it begins
+    assert (result.acc_token, result.acc_macro) == (scores.acc_token, scores.acc_macro)
+    assert result.curve[-1].loss < 0.9 * np.log(8)  # where it begins
 
 
 def test_simulated_workers_are_refused_whatever_the_workers() -> None:
@@ -115,11 +115,11 @@ def test_averaged_gradients_give_the_same_parameters_again() -> None:
 def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
     callbacks = Killer(times=1)
     config = small_run(workers=TWO, steps=200, eval_every=20, stop_accuracy=2)
-    found, kept, told = train_two(config, callbacks=callbacks)
+    result, kept, told = train_two(config, callbacks=callbacks)
     assert callbacks.left == 0
     assert "died (signal SIGKILL) and is being replaced" in told[0]
-    assert (found.status, found.steps) == ("done", 200)
-    assert found.acc_token == kept.scores(config).acc_token
+    assert (result.status, result.steps) == ("done", 200)
+    assert result.acc_token == kept.scores(config).acc_token
 
 
 def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None:
@@ -130,18 +130,18 @@ def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None
 
 def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=0.01)
-    found, kept, _ = train_two(config)
-    assert found.status == "done"
-    assert found.steps < 100_000
-    assert found.acc_token == kept.scores(config).acc_token
+    result, kept, _ = train_two(config)
+    assert result.status == "done"
+    assert result.steps < 100_000
+    assert result.acc_token == kept.scores(config).acc_token
 
 
 def test_a_rung_prunes_several_workers_too() -> None:
     config = small_run(workers=TWO, steps=100_000, eval_every=10_000, stop_accuracy=2)
     callbacks = Recorder(prune=True)
-    found, _, _ = train_two(config, callbacks=callbacks, rungs=(30,))
-    assert found.status == "pruned"
-    assert 30 <= callbacks.asked[0] <= found.steps < 10_000
+    result, _, _ = train_two(config, callbacks=callbacks, rungs=(30,))
+    assert result.status == "pruned"
+    assert 30 <= callbacks.asked[0] <= result.steps < 10_000
 
 
 def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> None:
@@ -152,16 +152,16 @@ def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> No
                 raise KeyboardInterrupt
 
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
-    found, kept, _ = train_two(config, callbacks=Interrupter())
-    assert found.status == "interrupted"
-    assert found.curve[-1].step == found.steps
-    assert found.acc_token == kept.scores(config).acc_token
+    result, kept, _ = train_two(config, callbacks=Interrupter())
+    assert result.status == "interrupted"
+    assert result.curve[-1].step == result.steps
+    assert result.acc_token == kept.scores(config).acc_token
 
 
 def test_several_diverging_workers_end_the_run_with_0() -> None:
-    found, _, _ = train_two(small_run(workers=TWO, lr=1e30, steps=5000))
-    assert found.status == "diverged"
-    assert found.acc_token == found.acc_macro == 0
+    result, _, _ = train_two(small_run(workers=TWO, lr=1e30, steps=5000))
+    assert result.status == "diverged"
+    assert result.acc_token == result.acc_macro == 0
 
 
 def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
@@ -169,11 +169,11 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
 ) -> None:
     # As where the supervisor stalls while workers fill their rings with steps.
     monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
-    found, _, _ = train_two(small_run(workers=TWO), callbacks=Recorder())
-    assert found.status == "done"
-    assert found.curve[-1].step == found.steps
-    assert found.acc_token > 0
-    assert np.isnan(found.curve[-1].loss)  # which only the rings know
+    result, _, _ = train_two(small_run(workers=TWO), callbacks=Recorder())
+    assert result.status == "done"
+    assert result.curve[-1].step == result.steps
+    assert result.acc_token > 0
+    assert np.isnan(result.curve[-1].loss)  # which only the rings know
 
 
 def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:

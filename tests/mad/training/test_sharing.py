@@ -37,9 +37,9 @@ def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend
     settings = {"vocab": 24} if task == "memorization" else {}
     config = small_run(workers=backend, task=task, settings=settings, clip=1.0, weight_decay=0.1)
     kept = {}
-    wanted = train(config, on_end=lambda arena: kept.update(own=arena.param(EMBEDDING).copy()))
+    expected = train(config, on_end=lambda arena: kept.update(own=arena.param(EMBEDDING).copy()))
     with shared_tables([config]) as run:
-        assert numbers(go(run, config)) == numbers(wanted)
+        assert numbers(go(run, config)) == numbers(expected)
         np.testing.assert_array_equal(table(run, config), kept["own"])
 
 
@@ -49,13 +49,13 @@ def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moment
     with shared_tables([first]) as run:
         go(run, first)
         before = table(run, first).copy()
-        got = go(run, second)
+        result = go(run, second)
         assert not np.array_equal(table(run, second), before)
 
     def start_there(context):
         context.arena.param(EMBEDDING)[...] = before
 
-    assert numbers(train(second, prepare=start_there)) == numbers(got)
+    assert numbers(train(second, prepare=start_there)) == numbers(result)
 
 
 def test_two_candidates_in_the_same_step_see_each_others_rows():

@@ -24,17 +24,17 @@ def disagreements(engine: Engine, launch: Launch) -> list[str]:
     The tolerance is the kernel's own, or that of a fused multiply-add.
     """
     kernel = launch.kernel
-    wanted = {name: np.array(value)[()] for name, value in launch.inputs.items()}
-    outputs = ReferenceEngine().run(replace(launch, inputs=wanted))
+    expected = {name: np.array(value)[()] for name, value in launch.inputs.items()}
+    outputs = ReferenceEngine().run(replace(launch, inputs=expected))
     scalars = {argument.name for argument in kernel.inputs if argument.scalar}
     inputs: dict[str, Any] = {
         name: value if name in scalars else engine.array(np.array(value))
         for name, value in launch.inputs.items()
     }
-    got = engine.run(replace(launch, inputs=inputs))
+    result = engine.run(replace(launch, inputs=inputs))
     written = [argument.name for argument in kernel.inputs if argument.writes]
-    pairs = [(name, inputs[name], wanted[name]) for name in written]
-    pairs += [(name, got[name], outputs[name]) for name in outputs]
+    pairs = [(name, inputs[name], expected[name]) for name in written]
+    pairs += [(name, result[name], outputs[name]) for name in outputs]
     rtol = kernel.allowed(emulated=engine.emulated)
     return [
         f"{kernel.name}: {name} differs by {error:.2g}, allowed {rtol:.2g}"
@@ -44,15 +44,15 @@ def disagreements(engine: Engine, launch: Launch) -> list[str]:
     ]
 
 
-def _error(actual: Any, wanted: Any) -> float:
+def _error(actual: Any, expected: Any) -> float:
     """The largest difference, relative to the largest value where that exceeds 1."""
-    if wanted.dtype.kind != "f":
-        return 0.0 if np.array_equal(actual, wanted) else np.inf
-    if not np.array_equal(np.isnan(actual), np.isnan(wanted)):
+    if expected.dtype.kind != "f":
+        return 0.0 if np.array_equal(actual, expected) else np.inf
+    if not np.array_equal(np.isnan(actual), np.isnan(expected)):
         return np.inf
-    difference = np.abs(actual.astype(np.float64) - wanted)
+    difference = np.abs(actual.astype(np.float64) - expected)
     return float(
-        np.nanmax(difference, initial=0.0) / max(1.0, np.nanmax(np.abs(wanted), initial=0))
+        np.nanmax(difference, initial=0.0) / max(1.0, np.nanmax(np.abs(expected), initial=0))
     )
 
 
@@ -92,20 +92,20 @@ def test_every_kernel_agrees_with_its_reference_when_emulated(host_engine, consu
 @pytest.mark.parametrize("name", [name for name in SAMPLES if KERNELS.get(name)])
 def test_mlx_compiles_what_was_recorded_on_linux(metal_device, capfd, name):
     """The text of a real launch, not only of an export."""
-    wanted = mlx_text.request_of(KERNELS[name])
+    expected = mlx_text.request_of(KERNELS[name])
     kernel = mx.fast.metal_kernel(
-        name=wanted.name,
-        input_names=[name for name, _, _ in wanted.inputs],
-        output_names=[name for name, _ in wanted.outputs],
-        source=wanted.source,
-        header=wanted.header,
+        name=expected.name,
+        input_names=[name for name, _, _ in expected.inputs],
+        output_names=[name for name, _ in expected.outputs],
+        source=expected.source,
+        header=expected.header,
     )
     outputs = kernel(
-        inputs=[mx.zeros(shape, getattr(mx, dtype)) for _, dtype, shape in wanted.inputs],
+        inputs=[mx.zeros(shape, getattr(mx, dtype)) for _, dtype, shape in expected.inputs],
         grid=(1, 1, 1),
         threadgroup=(1, 1, 1),
-        output_shapes=[(8,) for _ in wanted.outputs],
-        output_dtypes=[getattr(mx, dtype) for _, dtype in wanted.outputs],
+        output_shapes=[(8,) for _ in expected.outputs],
+        output_dtypes=[getattr(mx, dtype) for _, dtype in expected.outputs],
         verbose=True,
     )
     printed = capfd.readouterr().out

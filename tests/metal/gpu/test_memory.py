@@ -67,14 +67,14 @@ def test_memory_that_begins_inside_a_page_is_refused(metal_device):
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("METAL_", "MTL_"))
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", INSIDE_A_PAGE],
         env=environ,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "EnvironmentLacks: MLX cannot import" in done.stderr
+    assert "EnvironmentLacks: MLX cannot import" in process.stderr
 
 
 def test_dlpack_shares_memory_between_mlx_and_mps(metal_device):
@@ -98,17 +98,17 @@ def test_a_shader_of_pytorch_honours_the_offset_of_a_tensor_in_its_storage(metal
     g = torch.ones(300, device="mps")
     library.dense_axpy(part, g, 0.5, 300, 7, done, threads=[300], group_size=[256])
     torch.mps.synchronize()
-    found = whole.cpu().numpy()
-    assert (found[107:407] == 0.5).all()
-    assert np.count_nonzero(found) == 300
+    result = whole.cpu().numpy()
+    assert (result[107:407] == 0.5).all()
+    assert np.count_nonzero(result) == 300
     assert done.cpu().item() == 1
 
 
 def test_results_of_the_two_engines_meet_in_one_arena(pages):
     host = pages(1)
     for name in ("mlx", "mps"):
-        made = engines.create(name)
-        ones = made.array(np.ones(512, np.float32))
-        made.run(dense_axpy(made.adopt(host), ones, scale=1.0, offset=0))
+        engine = engines.create(name)
+        ones = engine.array(np.ones(512, np.float32))
+        engine.run(dense_axpy(engine.adopt(host), ones, scale=1.0, offset=0))
     assert (host[:512] == 2.0).all()
     assert not host[512:].any()

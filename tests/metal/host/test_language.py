@@ -65,11 +65,11 @@ def test_small_floats_round_to_nearest_even_after_every_operation(
         grid=(x.size, 1, 1),
         instance=instance,
     )
-    got = host_engine(consumer, compiler=compiler).run(launch)
+    actual = host_engine(consumer, compiler=compiler).run(launch)
     with np.errstate(all="ignore"):
         t = rounded(x)
-        np.testing.assert_array_equal(got["y"], rounded(rounded(t * t) + t))
-    bits = got["bits"].astype(np.uint16)
+        np.testing.assert_array_equal(actual["y"], rounded(rounded(t * t) + t))
+    bits = actual["bits"].astype(np.uint16)
     back = (
         bits.view(np.float16).astype(np.float32)
         if instance == "half"
@@ -83,7 +83,7 @@ def test_functions_agree_with_numpy(shim: HostEngine):
     out = shim.run(on(probes.FUNCTIONS, x, width=20))["y"].reshape(-1, 20).T
     a, b = x, np.roll(x, -1)
     with np.errstate(all="ignore"):
-        wanted = [
+        expected = [
             *(np.exp(a), np.log(a), np.tanh(a), 1 / np.sqrt(a), np.sqrt(a)),
             np.float32(a.astype("f8") * b + 1),
             *(np.fmin(a, b), np.fmax(a, b), np.fmin(np.fmax(a, np.float32(0.5)), np.float32(1.5))),
@@ -99,8 +99,8 @@ def test_functions_agree_with_numpy(shim: HostEngine):
             *(np.zeros_like(a), -a, (2 * a - b) + (2 * b - b)),
             [bin(word).count("1") for word in a.view(np.uint32)],
         ]
-    for k, (got, value) in enumerate(zip(out, wanted, strict=True)):
-        np.testing.assert_allclose(got, value, rtol=3e-7, err_msg=f"function {k}")
+    for k, (actual, value) in enumerate(zip(out, expected, strict=True)):
+        np.testing.assert_allclose(actual, value, rtol=3e-7, err_msg=f"function {k}")
 
 
 @each_of("name", sorted(FORBIDDEN))

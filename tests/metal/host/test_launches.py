@@ -38,7 +38,7 @@ def test_every_thread_knows_where_it_is_also_in_ragged_groups(
     size = np.minimum(np.array(group), np.array(grid) - block * group)
     index = inside[:, 0] + size[:, 0] * (inside[:, 1] + size[:, 1] * inside[:, 2])
     same = np.ones_like(at)
-    wanted = np.concatenate(
+    expected = np.concatenate(
         [
             *(at, inside, block, same * grid, same * -(-np.array(grid) // group)),
             *(size, same * group),
@@ -46,7 +46,7 @@ def test_every_thread_knows_where_it_is_also_in_ragged_groups(
         ],
         axis=1,
     )
-    np.testing.assert_array_equal(out, wanted)
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_groups_run_in_order_on_one_os_thread(host_engine, consumer: str):
@@ -115,16 +115,16 @@ def test_mlx_cannot_write_an_input_that_it_passes_as_constants(host_engine):
 
 
 @each_of(
-    ("shared", "got"),
+    ("shared", "actual"),
     [
         (np.zeros(16), "of float64"),
         (np.zeros(32, np.float32)[::2], "a ndarray elsewhere, or not row-major"),
         ([0.0] * 16, "a list elsewhere, or not row-major"),
     ],
 )
-def test_an_array_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, shared, got: str):
+def test_an_array_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, shared, actual: str):
     launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
-    message = f"kernel atomic_count: shared is {got}; wanted a row-major NumPy array of float32"
+    message = f"kernel atomic_count: shared is {actual}; wanted a row-major NumPy array of float32"
     with pytest.raises(ShapeError, match=message):
         shim.run(replace(launch, inputs={**launch.inputs, "shared": shared}))
 

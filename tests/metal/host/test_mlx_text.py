@@ -61,15 +61,15 @@ def test_our_wrapper_equals_that_of_mlx_for_every_kernel(shim_cache: Path):
         for kernel in KERNELS.values()
         for instance in kernel.instances or ("",)
     ]
-    for wanted, text in zip(requests, mlx_text.captured(requests, shim_cache), strict=True):
-        assert words(mlx_text.stated(wanted)) == words(text), wanted.name
+    for expected, text in zip(requests, mlx_text.captured(requests, shim_cache), strict=True):
+        assert words(mlx_text.stated(expected)) == words(text), expected.name
 
 
 def test_a_captured_text_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    wanted = mlx_text.request_of(probes.GROUP_SUM)
-    first = mlx_text.captured([wanted, wanted], tmp_path)
+    expected = mlx_text.request_of(probes.GROUP_SUM)
+    first = mlx_text.captured([expected, expected], tmp_path)
     monkeypatch.setattr(mlx_text, "_ask", lambda _: pytest.fail("asked again"))
-    assert mlx_text.captured([wanted], tmp_path) * 2 == first
+    assert mlx_text.captured([expected], tmp_path) * 2 == first
 
 
 def test_what_mlx_refuses_is_an_error_with_its_words(tmp_path: Path):

@@ -30,23 +30,23 @@ def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim: HostEng
     out = shim.run(on(probes.SIMD_FUNCTIONS, x, width=12))["y"].reshape(n, 12)
     for start in range(0, n, 32):
         lanes = x[start : start + 32]
-        size, got = len(lanes), out[start : start + 32]
-        assert (got[:, 0] == lanes.sum()).all()
-        assert (got[:, 1] == lanes.min()).all()
-        assert (got[:, 2] == lanes.max()).all()
-        assert (got[:, 3] == lanes.prod(dtype=np.float32)).all()
-        np.testing.assert_array_equal(got[:, 4], np.cumsum(lanes))
-        np.testing.assert_array_equal(got[:, 5], np.cumsum(lanes) - lanes)
-        assert (got[:, 6] == lanes[3]).all()
+        size, actual = len(lanes), out[start : start + 32]
+        assert (actual[:, 0] == lanes.sum()).all()
+        assert (actual[:, 1] == lanes.min()).all()
+        assert (actual[:, 2] == lanes.max()).all()
+        assert (actual[:, 3] == lanes.prod(dtype=np.float32)).all()
+        np.testing.assert_array_equal(actual[:, 4], np.cumsum(lanes))
+        np.testing.assert_array_equal(actual[:, 5], np.cumsum(lanes) - lanes)
+        assert (actual[:, 6] == lanes[3]).all()
         missing = np.full(32, np.nan, np.float32)
         missing[:size] = lanes
         lane = np.arange(size)
-        np.testing.assert_array_equal(got[:, 7], missing[31 - lane])
-        np.testing.assert_array_equal(got[:, 8], missing[lane ^ 1])
+        np.testing.assert_array_equal(actual[:, 7], missing[31 - lane])
+        np.testing.assert_array_equal(actual[:, 8], missing[lane ^ 1])
         down = np.append(missing[2:], lanes[-2:] if size == 32 else [np.nan, np.nan])
-        np.testing.assert_array_equal(got[:, 9], down[:size])
-        np.testing.assert_array_equal(got[:, 10], np.append(lanes[:2], lanes[:-2]))
-        assert (got[:, 11] == 1 + 2 * (lanes.max() > 30)).all()
+        np.testing.assert_array_equal(actual[:, 9], down[:size])
+        np.testing.assert_array_equal(actual[:, 10], np.append(lanes[:2], lanes[:-2]))
+        assert (actual[:, 11] == 1 + 2 * (lanes.max() > 30)).all()
 
 
 def test_threads_at_two_barriers_are_reported_with_both_places(shim: HostEngine):

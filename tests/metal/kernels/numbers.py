@@ -44,17 +44,17 @@ def odd(n: int, *, seed: int = 0) -> Float32:
     return x
 
 
-def assert_same_bits(actual: Array, wanted: Array, *, label: str = "") -> None:
+def assert_same_bits(actual: Array, expected: Array, *, label: str = "") -> None:
     """Fail unless all bits are equal; NaN equals NaN, whatever its sign and payload."""
-    assert (actual.shape, actual.dtype) == (wanted.shape, wanted.dtype), label
-    bits = np.dtype(f"u{wanted.itemsize}")
-    same = actual.view(bits) == wanted.view(bits)
-    if wanted.dtype.kind == "f":
-        same |= np.isnan(actual) & np.isnan(wanted)
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), label
+    bits = np.dtype(f"u{expected.itemsize}")
+    same = actual.view(bits) == expected.view(bits)
+    if expected.dtype.kind == "f":
+        same |= np.isnan(actual) & np.isnan(expected)
     wrong = np.flatnonzero(~same)
     assert not wrong.size, (
-        f"{label}: {wrong.size} of {wanted.size} differ, first [{wrong[0]}]: "
-        f"{actual.reshape(-1)[wrong[0]]!r}, wanted {wanted.reshape(-1)[wrong[0]]!r}"
+        f"{label}: {wrong.size} of {expected.size} differ, first [{wrong[0]}]: "
+        f"{actual.reshape(-1)[wrong[0]]!r}, wanted {expected.reshape(-1)[wrong[0]]!r}"
     )
 
 

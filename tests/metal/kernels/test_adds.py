@@ -39,16 +39,16 @@ def test_a_dense_add_rounds_the_product_and_touches_nothing_else(
 ) -> None:
     for offset in (0, 1, 7, 33):
         arena, g = odd(n + 40, seed=1), odd(n, seed=2)
-        wanted = added(arena, g, offset)
+        expected = added(arena, g, offset)
         engine.run(DENSE[name](arena, g, scale=SCALE, offset=offset))
-        assert_same_bits(arena, wanted, label=f"offset {offset}")
+        assert_same_bits(arena, expected, label=f"offset {offset}")
 
 
 def test_a_gradient_of_any_shape_is_added_in_row_major_order(engine: Engine) -> None:
     arena, g = normal(40), normal(30).reshape(2, 3, 5)
-    wanted = added(arena, g, 4)
+    expected = added(arena, g, 4)
     engine.run(adds.dense_axpy(arena, g, scale=SCALE, offset=4))
-    assert_same_bits(arena, wanted)
+    assert_same_bits(arena, expected)
 
 
 def test_a_launch_says_that_it_has_run(engine: Engine) -> None:
@@ -63,22 +63,22 @@ def test_rows_add_up_with_their_duplicates(engine: Engine, n_rows: int, d: int) 
     rows = rng.integers(0, height, n_rows).astype(np.int32)
     g = rng.integers(-9, 10, (n_rows, d)).astype(np.float32)  # exact in any order
     arena = rng.integers(-9, 10, height * d + 16).astype(np.float32)
-    wanted = arena.copy()
-    np.add.at(wanted[5 : 5 + height * d].reshape(height, d), rows, np.float32(-0.5) * g)
-    done = engine.run(adds.scatter_add_rows(arena, rows, g, scale=-0.5, offset=5, height=height))[
-        "done"
-    ]
-    assert_same_bits(arena, wanted)
-    assert done.tolist() == [1] * n_rows
+    expected = arena.copy()
+    np.add.at(expected[5 : 5 + height * d].reshape(height, d), rows, np.float32(-0.5) * g)
+    outputs = engine.run(
+        adds.scatter_add_rows(arena, rows, g, scale=-0.5, offset=5, height=height)
+    )["done"]
+    assert_same_bits(arena, expected)
+    assert outputs.tolist() == [1] * n_rows
 
 
 def test_rows_of_any_numbers_agree_to_rounding(engine: Engine) -> None:
     rows = np.random.default_rng(0).integers(0, 50, 4000).astype(np.int32)
     arena, g = normal(50 * 16 + 3), normal(4000 * 16).reshape(4000, 16)
-    wanted = arena.astype(np.float64)
-    np.add.at(wanted[3:].reshape(50, 16), rows, np.float64(SCALE) * g)
+    expected = arena.astype(np.float64)
+    np.add.at(expected[3:].reshape(50, 16), rows, np.float64(SCALE) * g)
     engine.run(adds.scatter_add_rows(arena, rows, g, scale=SCALE, offset=3, height=50))
-    np.testing.assert_allclose(arena, wanted, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(arena, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_nan_and_infinity_in_a_row_stay_in_their_row(engine: Engine) -> None:
@@ -95,11 +95,11 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
     g = np.ones((5, 4), np.float32)
     launch = adds.scatter_add_rows(arena, np.zeros(5, np.int32), g, scale=1, offset=0, height=3)
     rows = np.array([2, 3, -1, np.iinfo(np.int32).min, np.iinfo(np.int32).max], np.int32)
-    wanted = arena.copy()
-    wanted[8:12] += 1
-    done = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
-    assert_same_bits(arena, wanted)
-    assert done.tolist() == [1, 0, 0, 0, 0]
+    expected = arena.copy()
+    expected[8:12] += 1
+    outputs = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
+    assert_same_bits(arena, expected)
+    assert outputs.tolist() == [1, 0, 0, 0, 0]
 
 
 def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(

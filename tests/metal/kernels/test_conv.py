@@ -86,11 +86,11 @@ def in_float64(x: Arrays) -> Arrays:
 def test_every_kernel_agrees_with_its_reference(
     shim: HostEngine, shape: tuple[int, ...], packed: bool
 ) -> None:
-    wanted, launches = run(ReferenceEngine(), sample(shape, packed))
+    expected, launches = run(ReferenceEngine(), sample(shape, packed))
     for launch in launches:
         for name, value in shim.run(launch).items():
-            largest = max(1.0, np.abs(wanted[name]).max())
-            assert np.abs(value - wanted[name]).max() <= launch.kernel.rtol * largest, name
+            largest = max(1.0, np.abs(expected[name]).max())
+            assert np.abs(value - expected[name]).max() <= launch.kernel.rtol * largest, name
 
 
 @shapes
@@ -99,10 +99,10 @@ def test_the_references_are_the_convolution_in_float64(
     shape: tuple[int, ...], packed: bool
 ) -> None:
     x = sample(shape, packed)
-    found, _ = run(ReferenceEngine(), x)
-    wanted = in_float64(x)
+    engine, _ = run(ReferenceEngine(), x)
+    expected = in_float64(x)
     for name in ("y", "dx", "dw", "dbias"):
-        assert_close(found[name], wanted[name], METAL_CONV_F32, label=name)
+        assert_close(engine[name], expected[name], METAL_CONV_F32, label=name)
 
 
 @shapes
@@ -111,10 +111,10 @@ def test_the_kernels_are_the_convolution_in_float64(
     shim: HostEngine, shape: tuple[int, ...], packed: bool
 ) -> None:
     x = sample(shape, packed)
-    found, _ = run(shim, x)
-    wanted = in_float64(x)
+    actual, _ = run(shim, x)
+    expected = in_float64(x)
     for name in ("y", "dx", "dw", "dbias"):
-        assert_close(found[name], wanted[name], METAL_CONV_F32, label=name)
+        assert_close(actual[name], expected[name], METAL_CONV_F32, label=name)
 
 
 @shapes
@@ -128,20 +128,20 @@ def test_silu_can_be_left_out(shim: HostEngine, shape: tuple[int, ...], packed: 
 
 def test_no_output_sees_further_than_the_taps_and_the_first_input(shim: HostEngine) -> None:
     x = sample((2, 9, 4, 4, 2))
-    wanted = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
+    expected = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
     for far in (2**31 - 1, -1):
         back = np.full_like(x["back"], far)
-        found = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], back, silu=True))["y"]
-        np.testing.assert_array_equal(found, wanted)
+        actual = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], back, silu=True))["y"]
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_the_output_is_silu_of_the_recorded_convolution(shim: HostEngine) -> None:
     t = load_file(GOLDEN)
     back = np.full(t["x"].shape[:2], 3, np.int32)
     arguments = (t["x"], t["conv.weight"], t["conv.bias"], back)
-    found = shim.run(conv.conv_forward(*arguments, silu=True))["y"]
+    actual = shim.run(conv.conv_forward(*arguments, silu=True))["y"]
     pre = t["conv.y"].astype(np.float64)
-    assert_close(found, pre / (1.0 + np.exp(-pre)), METAL_CONV_F32)
+    assert_close(actual, pre / (1.0 + np.exp(-pre)), METAL_CONV_F32)
 
 
 def test_no_output_depends_on_a_later_position(shim: HostEngine) -> None:

@@ -91,29 +91,29 @@ def forget_gradient(x: Arrays, chunk: int) -> Any:
 
 def assert_is_the_cell(
     x: Arrays,
-    found: Arrays,
+    actual: Arrays,
     chunk: int,
     cell: Tolerance = METAL_CELL_F32,
     gates: Tolerance = METAL_GATES_F32,
 ) -> None:
-    wanted = in_float64(x)
-    assert_close(found["h"], wanted["h"], cell, label="h")
+    expected = in_float64(x)
+    assert_close(actual["h"], expected["h"], cell, label="h")
     for name in "Cnm":
-        assert_close(found[name][:, :, -1], wanted[name], cell, label=name)
+        assert_close(actual[name][:, :, -1], expected[name], cell, label=name)
     for name in ("dq", "dk", "dv"):
-        assert_close(found[name], wanted[name], cell, label=name)
-    assert_close(found["di"], wanted["di"], gates, label="di")
-    assert_close(forget_gradient(found, chunk), wanted["df"], gates, label="df")
-    assert_close(found["dC"][:, :, 0], wanted["dC0"], cell, label="dC0")
-    assert_close(found["dn"][:, :, 0], wanted["dn0"], cell, label="dn0")
+        assert_close(actual[name], expected[name], cell, label=name)
+    assert_close(actual["di"], expected["di"], gates, label="di")
+    assert_close(forget_gradient(actual, chunk), expected["df"], gates, label="df")
+    assert_close(actual["dC"][:, :, 0], expected["dC0"], cell, label="dC0")
+    assert_close(actual["dn"][:, :, 0], expected["dn0"], cell, label="dn0")
 
 
 @shapes
 def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[int, ...]) -> None:
     x = sample(shape)
     for launch in run_reference(x, all_launches(x, shape[-1])):
-        found = shim.run(launch)
-        for name, value in found.items():
+        result = shim.run(launch)
+        for name, value in result.items():
             largest = np.abs(x[name]).max()
             label = f"{launch.kernel.name} {name}"
             worst = np.abs(value - x[name]).max()
@@ -160,11 +160,11 @@ def test_extreme_gates_give_the_same_as_in_float64(
 def test_queries_of_zero_give_outputs_and_key_gradients_of_zero(shim: HostEngine) -> None:
     x = without_last_state(sample((1, 9, 1, 4, 6, 4)))
     x["q"][...] = 0.0
-    found = run_cell(shim, x, 4)
+    result = run_cell(shim, x, 4)
     for name in ("h", "den", "dk", "dv", "di", "dden"):
-        assert not found[name].any(), name
-    assert np.isfinite(found["dq"]).all()
-    assert found["dq"].any()
+        assert not result[name].any(), name
+    assert np.isfinite(result["dq"]).all()
+    assert result["dq"].any()
 
 
 def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
@@ -173,7 +173,7 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
     shape = (1, 10, 2, 5, 6, 4)
     x = sample(shape)
     x["dh"][...] = 0.0  # only the state counts
-    found = run_cell(shim, x, 4)
+    actual = run_cell(shim, x, 4)
 
     def loss(changed: Arrays) -> float:
         exact = {name: value.astype(np.float64) for name, value in changed.items()}
@@ -183,14 +183,14 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
             state=[exact[s] for s in ("C0", "n0", "m0")],
         )
         # The stabiliser is a constant, so C and n are compared at the scale of the sample's m.
-        scale = np.exp(m - found["m"][:, :, -1].astype(np.float64))
+        scale = np.exp(m - actual["m"][:, :, -1].astype(np.float64))
         loss_C = (C * scale[..., None, None] * exact["dC_last"]).sum()
         return float(loss_C + (n * scale[..., None] * exact["dn_last"]).sum())
 
-    gradients = found | {
-        "df": forget_gradient(found, 4),
-        "dC0": found["dC"][:, :, 0],
-        "dn0": found["dn"][:, :, 0],
+    gradients = actual | {
+        "df": forget_gradient(actual, 4),
+        "dC0": actual["dC"][:, :, 0],
+        "dn0": actual["dn"][:, :, 0],
     }
     rng = np.random.default_rng(1)
     for name in ("k", "v", "i", "f", "C0", "n0"):
@@ -198,8 +198,8 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
         step = 1e-6
         ahead = loss(x | {name: x[name].astype(np.float64) + step * direction})
         behind = loss(x | {name: x[name].astype(np.float64) - step * direction})
-        wanted = (ahead - behind) / (2 * step)
-        assert (gradients[f"d{name}"] * direction).sum() == pytest.approx(wanted, rel=1e-4), name
+        expected = (ahead - behind) / (2 * step)
+        assert (gradients[f"d{name}"] * direction).sum() == pytest.approx(expected, rel=1e-4), name
 
 
 @each_of("kernel", [mlstm.GATES, mlstm.OUT, mlstm.BWD_OUT], ids=lambda kernel: kernel.name)
@@ -211,9 +211,9 @@ def test_any_order_of_threads_gives_the_same_bits(
     launch = next(launch for launch in launches if launch.kernel is kernel)
     calm = host_engine(consumer).run(launch)
     for seed in (1, 2, 3):
-        found = host_engine(consumer, chaos=seed).run(launch)
+        actual = host_engine(consumer, chaos=seed).run(launch)
         for name in calm:
-            np.testing.assert_array_equal(found[name], calm[name])
+            np.testing.assert_array_equal(actual[name], calm[name])
 
 
 def test_a_chunk_that_is_too_long_is_refused_with_the_reason() -> None:

@@ -37,8 +37,8 @@ def all_numbers() -> Array:
     return np.arange(1 << 16, dtype=np.uint16)
 
 
-def assert_same_numbers(actual: Array, wanted: Array, instance: str) -> None:
-    assert_same_bits(numbers(actual, instance), numbers(wanted, instance))
+def assert_same_numbers(actual: Array, expected: Array, instance: str) -> None:
+    assert_same_bits(numbers(actual, instance), numbers(expected, instance))
 
 
 @each_of("n", SIZES)
@@ -49,14 +49,14 @@ def test_a_sum_is_made_in_float32_and_rounded_to_nearest_even(
     for offset in (0, 2, 34):
         arena = bits16(odd(2 * n + 40, seed=1), instance)
         g = bits16(odd(2 * n, seed=2), instance)
-        wanted = arena.copy()
+        expected = arena.copy()
         here = slice(offset, offset + 2 * n)
         with np.errstate(all="ignore"):
             total = numbers(arena[here], instance) + numbers(g, instance)
-        wanted[here] = bits16(total, instance)
+        expected[here] = bits16(total, instance)
         failures = counter()
         engine.run(packed16_add(words(arena), words(g), failures, offset=offset, instance=instance))
-        assert_same_numbers(arena, wanted, instance)
+        assert_same_numbers(arena, expected, instance)
         assert not failures.any()
 
 
@@ -71,8 +71,8 @@ def test_every_16_bit_number_keeps_its_value_when_zero_is_added(
         )
     )
     with np.errstate(invalid="ignore"):
-        wanted = numbers(all_numbers(), instance) + np.float32(0)  # which turns -0 into 0
-    assert_same_bits(numbers(arena, instance), wanted)
+        expected = numbers(all_numbers(), instance) + np.float32(0)  # which turns -0 into 0
+    assert_same_bits(numbers(arena, instance), expected)
 
 
 @each_of("instance", INSTANCES)
@@ -82,9 +82,9 @@ def test_every_16_bit_number_rounds_as_torch_rounds_when_another_is_added(
     rng = np.random.default_rng(0)
     arena, g = rng.permutation(all_numbers()), rng.permutation(all_numbers())
     with np.errstate(all="ignore"):
-        wanted = bits16(numbers(arena, instance) + numbers(g, instance), instance)
+        expected = bits16(numbers(arena, instance) + numbers(g, instance), instance)
     engine.run(packed16_add(words(arena), words(g), counter(), offset=0, instance=instance))
-    assert_same_numbers(arena, wanted, instance)
+    assert_same_numbers(arena, expected, instance)
 
 
 @each_of("instance", INSTANCES)

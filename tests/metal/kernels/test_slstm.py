@@ -82,15 +82,15 @@ def plain_loop(x: Arrays) -> Arrays:
     for last, name in ((c, "dc_last"), (n, "dn_last"), (m, "dm_last")):
         loss = loss + (last[:, -1] * torch.tensor(x[name])).sum()
     loss.backward()
-    found = {"h": h, "c": c, "n": n, "m": m}
-    return {name: value.detach().numpy() for name, value in found.items()} | {
+    results = {"h": h, "c": c, "n": n, "m": m}
+    return {name: value.detach().numpy() for name, value in results.items()} | {
         f"d{name}": value.grad.numpy() for name, value in t64.items() if value.grad is not None
     }
 
 
-def assert_is_the_cell(found: Arrays, wanted: Arrays) -> None:
-    for name, value in wanted.items():
-        assert_close(found[name], value, METAL_SLSTM_F32, label=name)
+def assert_is_the_cell(actual: Arrays, expected: Arrays) -> None:
+    for name, value in expected.items():
+        assert_close(actual[name], value, METAL_SLSTM_F32, label=name)
 
 
 @shapes
@@ -100,11 +100,11 @@ def test_each_kernel_agrees_with_its_reference(
     shim: HostEngine, shape: dict[str, int], fresh: bool, packed: bool
 ) -> None:
     x = sample(shape, fresh, packed)
-    wanted = x | ReferenceEngine().run(forward(x))
-    for launch in (forward(wanted), backward(wanted)):
-        reference, found = ReferenceEngine().run(launch), shim.run(launch)
+    expected = x | ReferenceEngine().run(forward(x))
+    for launch in (forward(expected), backward(expected)):
+        reference, engine = ReferenceEngine().run(launch), shim.run(launch)
         for name, value in reference.items():
-            worst = np.abs(found[name] - value).max()
+            worst = np.abs(engine[name] - value).max()
             assert worst <= launch.kernel.rtol * max(1.0, np.abs(value).max()), name
 
 
@@ -143,7 +143,7 @@ def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: st
     case = slstm_case(name)
     B, S, NH, DH = case.h_weight.shape
     nothing = np.zeros((B, NH, DH), np.float32)
-    found = run(
+    actual = run(
         shim,
         {
             "G": np.stack([case.inputs[gate] for gate in "ifzo"], 2),
@@ -155,13 +155,13 @@ def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: st
             **dict.fromkeys(("dc_last", "dn_last", "dm_last"), nothing),
         },
     )
-    wanted = dict(zip(STATE, case.states, strict=True))
-    wanted["dG"] = np.stack([case.grads[gate] for gate in "ifzo"], 2)
-    wanted["dR"] = case.grads["R"].reshape(NH, 4, DH, DH)
-    wanted["dbias"] = case.grads["b"].reshape(4, NH, DH)
+    expected = dict(zip(STATE, case.states, strict=True))
+    expected["dG"] = np.stack([case.grads[gate] for gate in "ifzo"], 2)
+    expected["dR"] = case.grads["R"].reshape(NH, 4, DH, DH)
+    expected["dbias"] = case.grads["b"].reshape(4, NH, DH)
     for letter, part in zip(STATE, case.d_state or (), strict=False):
-        wanted[f"d{letter}0"] = part
-    assert_is_the_cell(found, wanted)
+        expected[f"d{letter}0"] = part
+    assert_is_the_cell(actual, expected)
 
 
 @each_of("kernel", slstm.KERNELS, ids=lambda kernel: kernel.name)
@@ -173,9 +173,9 @@ def test_any_order_of_threads_gives_the_same_bits(
     launch = forward(x) if kernel is slstm.FORWARD else backward(x)
     calm = host_engine(consumer).run(launch)
     for seed in (1, 2, 3):
-        found = host_engine(consumer, chaos=seed).run(launch)
+        actual = host_engine(consumer, chaos=seed).run(launch)
         for name in calm:
-            np.testing.assert_array_equal(found[name], calm[name])
+            np.testing.assert_array_equal(actual[name], calm[name])
 
 
 def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:

@@ -196,8 +196,8 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
     x = {"arena": flat, "rows": np.arange(3, dtype=np.int32), "g": g}
     launch = steps.SGD.rows(x, **rates, offset=0, height=3)
     rows, before = np.array([-1, 1, 3], np.int32), flat.copy()
-    done = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
-    assert done.tolist() == [0, 1, 0]
+    outputs = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
+    assert outputs.tolist() == [0, 1, 0]
     before[4:8] -= 1
     assert_same_bits(flat, before)
 
@@ -221,11 +221,11 @@ def test_apollo_scales_rows_columns_or_all(
     s = np.square(normal(1 if axis is None else shape[axis], seed=4))
     coef, decay = np.float32(-0.2), np.float32(0.03)
     factors = s[:, None] if axis == 0 else s[None, :]
-    wanted = arena.copy()
-    w = wanted[9 : 9 + n].reshape(shape)
+    expected = arena.copy()
+    w = expected[9 : 9 + n].reshape(shape)
     w += coef * (g * factors) - decay * w
     engine.run(steps.channel_scale_apply(arena, g, s, axis=axis, coef=coef, decay=decay, offset=9))
-    assert_same_bits(arena, wanted)
+    assert_same_bits(arena, expected)
 
 
 def test_an_element_of_the_shared_moment_that_never_settles_is_counted(

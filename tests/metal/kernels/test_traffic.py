@@ -65,19 +65,19 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(
     """And besides only what does not grow with its elements: rates, row numbers, factors."""
     launch = dense(KERNELS[name].sample(np.random.default_rng(1), N))
     launch = replace(launch, instance=instance)
-    found = traffic.of(launch, folder, texts)
-    moved = sum(argument.read + argument.written for argument in found.values())
+    result = traffic.of(launch, folder, texts)
+    moved = sum(argument.read + argument.written for argument in result.values())
     said = launch.kernel.bytes_per_element * elements(launch)
     besides = {"hp", "s", "rows", "failures", "found", "added", "done"}
     besides |= {"decays"} if "rows" in launch.inputs else set()
     besides |= {"w", "bias", "back", "part"} if name.startswith("conv") else set()
-    aside = sum(t.read + t.written for argument, t in found.items() if argument in besides)
-    assert moved - aside == pytest.approx(said, rel=2 / N), found
+    aside = sum(t.read + t.written for argument, t in result.items() if argument in besides)
+    assert moved - aside == pytest.approx(said, rel=2 / N), result
 
 
 def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path, texts: Path) -> None:
     launch = dense(KERNELS["dense_axpy"].sample(np.random.default_rng(1), N))
-    found = traffic.of(launch, folder, texts)
-    assert found["g"] == traffic.Traffic(4 * N, 0)
-    assert found["arena"] == traffic.Traffic(4 * N, 4 * N)
-    assert found["done"] == traffic.Traffic(0, 4)
+    result = traffic.of(launch, folder, texts)
+    assert result["g"] == traffic.Traffic(4 * N, 0)
+    assert result["arena"] == traffic.Traffic(4 * N, 4 * N)
+    assert result["done"] == traffic.Traffic(0, 4)

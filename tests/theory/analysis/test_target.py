@@ -87,7 +87,7 @@ def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_pa
 
 
 @each_of(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("tinny", "did you mean 'tiny'?"),
         ("models/7to1-tinny.yaml", "did you mean '7to1-tiny'?"),
@@ -97,9 +97,9 @@ def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_pa
     ],
 )
 def test_a_word_that_names_nothing_is_answered_with_the_nearest(
-    tmp_path: Path, spec: str, said: str
+    tmp_path: Path, spec: str, message: str
 ) -> None:
-    with pytest.raises((ConfigError, RunError), match=said):
+    with pytest.raises((ConfigError, RunError), match=message):
         find_target(spec, [], tmp_path)
 
 
@@ -126,7 +126,7 @@ def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model: tiny\nbatch_sise: 4\nlr: 1\n", r"conf.yaml:2: no option 'batch_sise'"),
         ("model: tiny\nresume: latest\n", "analyze that run instead"),
@@ -136,10 +136,10 @@ def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None
         ("", "is empty"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "conf.yaml"
     file.write_text(text)
-    with pytest.raises(MlxhogError, match=said):
+    with pytest.raises(MlxhogError, match=message):
         find_target(str(file), [], tmp_path)
 
 

@@ -36,22 +36,22 @@ def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
 ) -> None:
     """The death falls into the adding of a step, so into a lock, a turn, a round."""
     events = [Event(10.15, 1, joins=False), Event(40.0, 1, joins=True)]
-    found = simulate(
+    prediction = simulate(
         workers_of(4, apply_s=0.3), scheme, updates=400, warm_up=0, events=events, seed=2
     )
-    steps = [one.steps for one in found.workers]
+    steps = [one.steps for one in prediction.workers]
     if not isinstance(scheme, Sync):  # whose rounds are counted for the first who was done
         assert steps[1] > 20
         assert min(steps[0], steps[2], steps[3]) > steps[1]
-    assert found.gradients_per_s > 0
+    assert prediction.gradients_per_s > 0
 
 
 def test_who_joins_late_is_not_there_before() -> None:
-    found = simulate(
+    prediction = simulate(
         workers_of(2), Hogwild(), updates=150, warm_up=0, events=[Event(50.0, 1, joins=True)]
     )
-    assert [one.steps for one in found.workers] == pytest.approx([100, 50], abs=1)
-    assert found.staleness.mean == pytest.approx(2 / 3, abs=0.05)  # 1 where both are there
+    assert [one.steps for one in prediction.workers] == pytest.approx([100, 50], abs=1)
+    assert prediction.staleness.mean == pytest.approx(2 / 3, abs=0.05)  # 1 where both are there
 
 
 def test_a_finished_worker_is_waited_for_by_nobody() -> None:
@@ -59,12 +59,12 @@ def test_a_finished_worker_is_waited_for_by_nobody() -> None:
     short = Worker(name="w", compute=Constant(1.0), steps=5)
     assert first.steps is None
     for scheme in (Sync(), SSP(0), RoundRobin(), OuterLoop(3)):
-        found = simulate([short, *others], scheme, updates=100, warm_up=0)
-        assert found.seconds < 105, scheme
+        prediction = simulate([short, *others], scheme, updates=100, warm_up=0)
+        assert prediction.seconds < 105, scheme
 
 
 def test_events_that_cannot_be_are_refused() -> None:
-    for events, said in (
+    for events, text in (
         ([Event(1.0, 5, joins=False)], "wanted one of the 2 workers"),
         ([Event(-1.0, 0, joins=False)], "a time of 0 s or more"),
         ([Event(1.0, 0, joins=False), Event(2.0, 0, joins=False)], "dies where it is not"),
@@ -72,5 +72,5 @@ def test_events_that_cannot_be_are_refused() -> None:
          "joins where it is already"),
         ([Event(900.0, 0, joins=False)], "simulate more updates"),
     ):  # fmt: skip
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=text):
             simulate(workers_of(2), Hogwild(), updates=100, events=events)

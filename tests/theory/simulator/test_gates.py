@@ -79,9 +79,12 @@ def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
 @pytest.mark.parametrize("bound", [0, 1, 4, 20])
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_the_safe_version_bound_holds_without_a_deadlock(bound: int, count: int) -> None:
-    found = simulate(workers_of(count, slow=8.0), VersionBound(bound), updates=500, warm_up=0)
-    assert found.staleness.max <= bound
-    assert found.gradients_per_s <= simulate(workers_of(count, slow=8.0), Hogwild()).gradients_per_s
+    prediction = simulate(workers_of(count, slow=8.0), VersionBound(bound), updates=500, warm_up=0)
+    assert prediction.staleness.max <= bound
+    assert (
+        prediction.gradients_per_s
+        <= simulate(workers_of(count, slow=8.0), Hogwild()).gradients_per_s
+    )
 
 
 def test_the_obvious_version_bound_deadlocks_among_equally_old_reads() -> None:

@@ -48,8 +48,8 @@ def test_outer_momentum_is_nesterovs() -> None:
         gone = x - (1 - 0.1 * h) ** 4 * x
         v = 0.9 * v + gone
         x = x - 0.7 * (gone + 0.9 * v)
-    found = learned(OuterLoop(4), 2, 2 * 4 * 5 + 1, outer_lr=0.7, outer_momentum=0.9)
-    learner_x = found._params[0]
+    result = learned(OuterLoop(4), 2, 2 * 4 * 5 + 1, outer_lr=0.7, outer_momentum=0.9)
+    learner_x = result._params[0]
     assert learner_x == pytest.approx(x)
 
 

@@ -81,7 +81,7 @@ def test_a_time_model_is_read_from_text(text: str, time: ComputeTime) -> None:
 
 
 @each_of(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("normal:1:2", "did you mean 'lognormal'"),
         ("constant", "wanted constant:TIME; got 'constant'"),
@@ -90,8 +90,8 @@ def test_a_time_model_is_read_from_text(text: str, time: ComputeTime) -> None:
         ("pareto:1:x", "wanted a number"),
     ],
 )
-def test_what_is_no_time_model_is_named(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+def test_what_is_no_time_model_is_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         parse(text)
 
 

@@ -101,17 +101,17 @@ def with_reference(text: str, S: int, B: int) -> tuple[MADConfig, dict[str, Arra
 @twins
 @sequences
 def test_a_twin_computes_what_the_reference_does_position_by_position(text: str, name: str) -> None:
-    cfg, params, tokens, wanted = with_reference(text, 67, 2)
-    found, _ = TWINS[name].logits(cfg, params, tokens)
-    assert_close(found, wanted, LOGITS_F32)
+    cfg, params, tokens, expected = with_reference(text, 67, 2)
+    actual, _ = TWINS[name].logits(cfg, params, tokens)
+    assert_close(actual, expected, LOGITS_F32)
 
 
 @twins
 @each_of("text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"])
 def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
-    cfg, params, tokens, wanted = with_reference(text, 1024, 1)
-    found, _ = TWINS[name].logits(cfg, params, tokens)
-    assert_close(found, wanted, LOGITS_F32)
+    cfg, params, tokens, expected = with_reference(text, 1024, 1)
+    actual, _ = TWINS[name].logits(cfg, params, tokens)
+    assert_close(actual, expected, LOGITS_F32)
 
 
 @sequences
@@ -129,11 +129,11 @@ def test_every_gradient_equals_central_differences_of_the_reference(text: str) -
     for name, value in wide.items():
         direction = rng.standard_normal(value.shape)
         loss_of = partial(_loss, cfg, wide, name, tokens, labels)
-        wanted = (loss_of(1e-5 * direction) - loss_of(-1e-5 * direction)) / 2e-5
+        expected = (loss_of(1e-5 * direction) - loss_of(-1e-5 * direction)) / 2e-5
         grad = grads[name].astype(np.float64)
         size = max(math.sqrt((grad**2).sum() * (direction**2).sum()), 1e-2)
-        found = (grad * direction).sum()
-        assert_close(found / size, wanted / size, LAYER_GRADIENT_F32, label=name)
+        actual = (grad * direction).sum()
+        assert_close(actual / size, expected / size, LAYER_GRADIENT_F32, label=name)
 
 
 def _loss(
@@ -160,14 +160,14 @@ def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
 @sequences
 def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, name: str) -> None:
     cfg, params, tokens, _ = example(text, 39)
-    wanted, last = TWINS[name].logits(cfg, params, tokens)
+    expected, last = TWINS[name].logits(cfg, params, tokens)
     for pieces in ((1, 2, 30, 1, 5), (1,) * 8 + (31,)):
         state = TWINS[name].zero_state(cfg, len(tokens))
-        found = []
+        results = []
         for end, length in zip(np.cumsum(pieces), pieces, strict=True):
             logits, state = TWINS[name].logits(cfg, params, tokens[:, end - length : end], state)
-            found.append(logits)
-        assert_close(np.concatenate(found, 1), wanted, LOGITS_F32)
+            results.append(logits)
+        assert_close(np.concatenate(results, 1), expected, LOGITS_F32)
         for kept, whole in zip(state, last, strict=True):
             for part, wanted_part in zip(kept, whole, strict=True):
                 assert_close(part, wanted_part, STATE_F32)
@@ -194,8 +194,8 @@ def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, frame
     ]
     for step in range(3):
         column = [[tokens[row, lengths[row] + step]] for row in order]
-        found, taken = side.logits(cfg, params, np.array(column), taken)
-        for row, logits in zip(order, found, strict=True):
+        actual, taken = side.logits(cfg, params, np.array(column), taken)
+        for row, logits in zip(order, actual, strict=True):
             assert_close(logits[0], alone[row][lengths[row] + step], LOGITS_F32, label=f"row {row}")
 
 

@@ -121,10 +121,10 @@ def test_attention_with_its_options_is_that_of_lfm2(lfm2: Lfm2Config) -> None:
     weights = {name.replace("_norm.", "_layernorm."): value for name, value in p.items()}
     turns = Lfm2RotaryEmbedding(lfm2)(x, torch.arange(S)[None])
     mask = torch.full((S, S), -torch.inf).triu(1)[None, None]
-    found, _ = theirs(
+    actual, _ = theirs(
         Lfm2Attention(lfm2, 0), weights, x, position_embeddings=turns, attention_mask=mask
     )
-    assert_close(y, found, LOGITS_F32)
+    assert_close(y, actual, LOGITS_F32)
 
 
 def test_gated_conv_is_the_short_convolution_of_lfm2(lfm2: Lfm2Config) -> None:

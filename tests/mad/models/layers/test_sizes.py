@@ -171,12 +171,12 @@ def logits(cfg: MADConfig, params: Any, tokens: Any) -> Any:
 def test_a_long_filter_reaches_as_far_back_as_the_model_is_long(text: str, name: str) -> None:
     cfg, side = replace(config(text), max_length=6), TWINS[name]
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 11, 2)
-    wanted = logits(cfg, params, tokens)
-    assert_close(side.logits(cfg, params, tokens)[0], wanted, LOGITS_F32)
+    expected = logits(cfg, params, tokens)
+    assert_close(side.logits(cfg, params, tokens)[0], expected, LOGITS_F32)
     state: Any = side.zero_state(cfg, 1)
     for t in range(11):
-        found, state = side.logits(cfg, params, tokens[:, t : t + 1], state)
-        assert_close(found[:, 0], wanted[:, t], LOGITS_F32)
+        actual, state = side.logits(cfg, params, tokens[:, t : t + 1], state)
+        assert_close(actual[:, 0], expected[:, t], LOGITS_F32)
 
 
 def test_a_mixture_takes_the_best_experts_alone_and_mad_labs_router_does_not() -> None:
