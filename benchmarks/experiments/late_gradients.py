@@ -29,6 +29,7 @@ RULES: dict[str, dict[str, Any]] = {
     "lr / sqrt(P)": {"lr_workers": "sqrt"},
     "lr / P": {"lr_workers": "linear"},
     "DC-ASGD": {"delay_compensation": "constant"},
+    "error feedback": {"delay_feedback": True},
 }
 LR = 3e-3
 NEAR = 0.02  # share of P - 1 by which a measured mean may differ

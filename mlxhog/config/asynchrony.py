@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LATE = ("hogwild", "async_ps", "ssp", "locked", "aig", "sim")
 """Strategies that `staleness_lr` and what goes with it are for."""
+FED_BACK = ("hogwild", "round_robin", "sim")
+"""Strategies that `delay_feedback` is for."""
 SLACK = 3
 """Of ssp, where nothing is said."""
 
@@ -53,6 +55,11 @@ class Asynchrony:
         "none",
         "correct a late gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or adaptive:F, "
         "which divides F by the root of the mean square of g",
+    )
+    delay_feedback: bool = _asynchrony(
+        False,
+        "add a step that comes tau updates late with tau/n of it in advance, and take that back "
+        "with the next one; n updates come between two steps of a worker (error feedback)",
     )
     rescale_by_speed: bool = _asynchrony(
         False,
@@ -208,7 +215,7 @@ def implied_strategy(config: TrainConfig) -> str | None:
         return "sim"
     if config.lock_scope != "step":
         return "locked"
-    return "hogwild" if config.is_adapted else None
+    return "hogwild" if config.is_adapted or config.delay_feedback else None
 
 
 def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
@@ -251,12 +258,35 @@ def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     if config.delay_compensation != "none" and config.read == "live":
         problem = "live reads keep no copy of what the gradient was taken at"
         found.append(("delay_compensation", f"{problem}; leave read out"))
+    found += _of_feedback(config)
     if config.rescale_by_speed and strategy == "sim":
         found.append(("rescale_by_speed", "sim has one process, and one speed; leave it out"))
     if config.backup_workers and config.sync_shares == "speed":
         problem = "shares by speed already let slow workers compute less; use one of the two"
         found.append(("backup_workers", problem))
     return found + _of_reads_and_writes(config)
+
+
+def _of_feedback(config: TrainConfig) -> list[tuple[str, str]]:
+    """What error feedback on delay does not go together with."""
+    name, found = "delay_feedback", []
+    if not config.delay_feedback:
+        return []
+    if config.strategy not in FED_BACK or config.async_after > 0:
+        problem = f"is for strategies {', '.join(FED_BACK)}, in which a worker writes its own late"
+        found.append((name, f"{problem} steps, without async_after; leave it out"))
+    if config.predict not in ("auto", "none"):
+        problem = f"{config.predict} already counts on the steps that are on their way"
+        found.append(("predict", f"{problem}; leave it out, or delay_feedback"))
+    for other, asked in (
+        ("sparsify", config.sparsify != "none"),
+        ("blocks", config.blocks != "all"),
+        ("gpu_write", config.gpu_write != "cpu"),
+    ):
+        if asked:
+            problem = f"is {getattr(config, other)}, and only steps that the CPU writes whole are"
+            found.append((other, f"{problem} corrected; leave it out, or delay_feedback"))
+    return found
 
 
 def _unreadable(config: TrainConfig) -> list[tuple[str, str]]:

@@ -432,7 +432,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         """Where gradients are taken: one of none, own, last."""
         if self.predict in ("none", "last"):
             return self.predict
-        if self.strategy != "hogwild" or self.read == "live":
+        if self.strategy != "hogwild" or self.read == "live" or self.delay_feedback:
             return "none"
         return "last" if self.predict == "auto" and self.shares_moments else "own"
 

@@ -178,6 +178,8 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
          "sparsify out"),
         (config.delay_compensation != "none", "delay compensation reads parameters without a "
          "lock; leave delay_compensation out"),
+        (config.delay_feedback, "the correction of a late step has no record; leave delay_feedback "
+         "out"),
         (config.follow is not None, "text that arrives is no part of a record; leave follow out"),
         (config.resume is not None, "a record begins with its run; add --determinism none to go "
          "on without one, and the record stays what it is"),

@@ -110,6 +110,7 @@ WORKER_OPTIONS: Final = (
     "moments",
     "staleness_lr",
     "delay_compensation",
+    "delay_feedback",
     "rescale_by_speed",
     "lock_scope",
     "slack",

@@ -21,6 +21,7 @@ from mlxhog.optim import schedules
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.adan import Adan
 from mlxhog.optim.apollo import Apollo
+from mlxhog.optim.delay_feedback import DelayFeedback
 from mlxhog.optim.lion import Lion
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, Muon
 from mlxhog.optim.rule import Optimizer
@@ -79,7 +80,7 @@ def build(
     threads: int = 1,
     tokens_per_step: int | None = None,
 ) -> Optimizer:
-    """The optimizer that `config.optimizer` names, sparsified where the configuration says so.
+    """The optimizer that `config.optimizer` names, sparsified or with feedback as it says.
 
     Args:
         config: its options.
@@ -96,7 +97,7 @@ def build(
     rule = _rule(config, hidden, beta2, threads)
     selection = Selection.parse(config.sparsify)
     if selection is None:
-        return rule
+        return DelayFeedback(rule) if config.delay_feedback else rule
     return Sparsified(rule, selection, error_feedback=config.error_feedback)
 
 
@@ -181,7 +182,7 @@ def _muon(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
 
 
 __all__ = [
-    "OPTIMIZERS", "SGD", "AdamW", "Adan", "Apollo", "Lion", "Momentum", "Muon", "Optimizer",
-    "Selection", "Soap", "Sparsified", "Target", "build", "first_decay",
+    "OPTIMIZERS", "SGD", "AdamW", "Adan", "Apollo", "DelayFeedback", "Lion", "Momentum", "Muon",
+    "Optimizer", "Selection", "Soap", "Sparsified", "Target", "build", "first_decay",
     "for_model", "half_life_decay", "rule_of",
 ]  # fmt: skip

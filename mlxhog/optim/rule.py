@@ -26,6 +26,7 @@ class Step:
         shared_count: the same count for the shared state.
         seed: where to start walking; differs between workers and steps.
         grad_scale: factor of every gradient, from clipping.
+        feedback: share of a late step that is added in advance, see `mlxhog.optim.delay_feedback`.
     """
 
     lr: float
@@ -33,6 +34,7 @@ class Step:
     shared_count: int
     seed: int
     grad_scale: float
+    feedback: float = 0.0
 
 
 class Optimizer(ABC):
@@ -81,6 +83,7 @@ class Optimizer(ABC):
         seed: int = 0,
         grad_scale: float = 1.0,
         shared_step: int | None = None,
+        feedback: float = 0.0,
     ) -> None:
         """Apply one update, in place.
 
@@ -92,6 +95,7 @@ class Optimizer(ABC):
             seed: where to start walking; differs between workers and steps.
             grad_scale: factor of every gradient, from clipping.
             shared_step: the same count for the shared state; `step` where it is None.
+            feedback: of `Step`.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
@@ -105,5 +109,6 @@ class Optimizer(ABC):
             shared_count=step if shared_step is None else shared_step,
             seed=seed,
             grad_scale=grad_scale,
+            feedback=feedback,
         )
         self.update(target, target.pairs(grads), numbers)

@@ -4,6 +4,8 @@
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
                         with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
                         for F, where ms = .95 ms + .05 g g of this worker's gradients
+    delay_feedback      u + e - e' for a step u: e = u tau/n is added in advance, e' was before; n
+                        updates come between two steps of a worker (`mlxhog.optim.delay_feedback`)
     rescale_by_speed    lr T_p mean(1 / T), T_p a worker's time for a gradient: workers then move
                         the parameters equally far in the same time, and all together as far as
                         without it
@@ -43,6 +45,7 @@ class Delays:
         self._rule = StalenessRule.parse(config.staleness_lr)
         self._compensation = Compensation.parse(config.delay_compensation)
         self._by_speed = config.rescale_by_speed
+        self._feeds_back = config.delay_feedback
         self._adapts = self._by_speed or self._rule.kind != "none" or bool(self._compensation)
         self._now: Float32 | None = None
         self._mean_squares: dict[str, Float32] = {}
@@ -63,6 +66,16 @@ class Delays:
         if self._adapts:
             context.entry.rate_sum += lr
         return lr
+
+    def feedback(self, staleness: int, since: int) -> float:
+        """The share of a late step that is added in advance, F = tau / n.
+
+        Args:
+            staleness: tau, updates by others between the read and the write.
+            since: n, updates from the worker's step before to this one, this one included. A worker
+                that reads as soon as it has written has tau + 1.
+        """
+        return staleness / since if self._feeds_back else 0.0
 
     def compensated(self, grads: Grads, read: Float32 | None = None) -> Grads:
         """The gradient as it would be at the parameters as they are now, about.

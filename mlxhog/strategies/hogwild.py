@@ -156,13 +156,14 @@ class HogwildWorker:
 
     def _add(self, grads: Grads, norm: float, step: int) -> None:
         """Write a step, the `step`-th to go into these parameters' private state."""
-        context = self.context
+        context, staleness = self.context, self._staleness()
         context.optimizer.step(
             self._target,
             grads,
-            lr=self._delays.rate(context.lr(), self._staleness()),
+            lr=self._delays.rate(context.lr(), staleness),
             step=step,
             seed=self._version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
             shared_step=context.shared_steps() + 1,
+            feedback=self._delays.feedback(staleness, since=staleness + 1),
         )

@@ -38,6 +38,7 @@ from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
@@ -130,6 +131,7 @@ class RoundRobinWorker:
         self._journal = Journal(self._words, 1 + context.workers + context.rank)
         self._copy = context.arena.segment(f"turns.read.{context.slot}")
         self._target = context.target(context.slot)
+        self._delays = Delays(context)
         self._first = self._words.load(0, _FIRST)
         self._turn = 0
         self._leased = False
@@ -237,6 +239,7 @@ class RoundRobinWorker:
 
     def _apply(self, grads: Grads, norm: float, lr: float, record: StepRecord) -> None:
         context = self.context
+        staleness = context.arena.counters.load("version") - context.entry.version_read
         context.optimizer.step(
             self._target,
             grads,
@@ -245,4 +248,5 @@ class RoundRobinWorker:
             seed=context.entry.version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
             shared_step=context.shared_steps() + 1,
+            feedback=self._delays.feedback(staleness, since=staleness + 1),
         )

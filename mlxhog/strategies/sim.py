@@ -129,6 +129,12 @@ class Sim(Strategy):
         """Whose gradient a step applies, and its age."""
         return self._course.at(step)
 
+    def since(self, step: int) -> int:
+        """Steps from the last one of the same worker to this, which is included."""
+        worker = self.turn(step).worker
+        earlier = range(step - 1, -1, -1)
+        return next((step - k for k in earlier if self.turn(k).worker == worker), step + 1)
+
     @cached_property
     def _course(self) -> Course:
         return self.rule.course(self.config.seed)
@@ -248,6 +254,7 @@ class SimWorker:
     def _apply(self, grads: Grads, norm: float, lr: float, record: StepRecord) -> None:
         context = self.context
         worker = self._strategy.turn(self._step).worker
+        staleness = context.arena.counters.load("version") - context.entry.version_read
         context.optimizer.step(
             self._targets[worker],
             grads,
@@ -256,4 +263,5 @@ class SimWorker:
             seed=context.entry.version_read * 65_537 + worker + 1,
             grad_scale=context.grad_scale(norm),
             shared_step=context.shared_steps() + 1,
+            feedback=self._delays.feedback(staleness, since=self._strategy.since(self._step)),
         )

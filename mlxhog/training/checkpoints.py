@@ -26,6 +26,7 @@ from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
+from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
 from mlxhog.training.ending import HeldOutWatch
@@ -146,7 +147,7 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         for kind in plan.private_state:
             segments = [f"{kind}.{s}" for s in sources]
             _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.optimizer)
-            if kind == RESIDUAL and not same:  # what all have not written yet stays as much
+            if kind in (RESIDUAL, FEEDBACK) and not same:  # what all have of it stays as much
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
         _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.optimizer)

@@ -143,6 +143,7 @@ def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, worker
     copies = 1 + (config.read != "live")
     copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
     copies += config.prediction == "own" and workers > 1
+    copies += config.delay_feedback  # what was added in advance before
     per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
     per_token += 4 * model.vocab_size
     tokens = config.batch_size * config.seq_len

@@ -29,6 +29,7 @@ from mlxhog.machine import machine, verdicts
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, joining_workers
 from mlxhog.optim import updates
+from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
@@ -348,14 +349,15 @@ class Elastic:
 def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
     """Give a free slot the optimizer state of the worker that has taken most steps.
 
-    What a worker has yet to write (error feedback) stays its own.
+    What a worker has yet to write, or has written in advance (error feedback), stays its own.
 
     Concurrency: that worker may be training. Its state is copied while it does not write; where it
     always does, the copy may hold parts of two of its steps.
     """
     workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
     source, heir = max(workers, key=lambda one: one.opt_step), arena.workers.entry(slot)
-    kinds = [kind for kind in private if kind != RESIDUAL]
+    own = [kind for kind in private if kind in (RESIDUAL, FEEDBACK)]
+    kinds = [kind for kind in private if kind not in own]
     end_ns = monotonic_ns() + int(COPY_S * 1e9)
     while True:
         before = _moment(source)
@@ -368,8 +370,8 @@ def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
             break
         time.sleep(0.001)
     heir.opt_step = source.opt_step
-    if RESIDUAL in private:
-        arena.segment(f"{RESIDUAL}.{slot}").fill(0.0)
+    for kind in own:
+        arena.segment(f"{kind}.{slot}").fill(0.0)
 
 
 def _moment(entry: Entry) -> int | None:

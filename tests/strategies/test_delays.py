@@ -10,6 +10,8 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.config.asynchrony import Compensation, StalenessRule
+from mlxhog.optim import SGD, DelayFeedback
+from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
 from mlxhog.report.monitor import share_warning
 from mlxhog.strategies import Lease
@@ -153,9 +155,34 @@ def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_diverg
         assert one.context.ledger.count_done() == 1
 
 
+def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness() -> None:
+    """Each worker has read before the other wrote: F = 1/2, 3/4, ... of its last step."""
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    layout = plan({"w": parameter}, max_workers=2, private=(FEEDBACK,), n_tickets=8)
+    with Arena.create(layout) as arena:
+        arena.counters.store("command", Command.TRAIN)
+        optimizer, workers = DelayFeedback(SGD(weight_decay=0.0)), []
+        for slot in (1, 2):
+            of = context(arena, slot, strategy(Hogwild, read="snapshot", delay_feedback=True))
+            of.optimizer = optimizer
+            of.backend = SimpleNamespace(  # type: ignore[assignment]
+                inbox=np.zeros_like(arena.params), refresh=lambda: None
+            )
+            workers.append(HogwildWorker(of))
+        take(workers[0], gradient=4.0)
+        assert arena.param("w").tolist() == [-LR * 4] * 4  # nobody was in between
+        take(workers[1], gradient=4.0, others=3)
+        take(workers[0], gradient=8.0, others=1)
+        plain = -LR * (4 + 4 + 8)
+        assert arena.param("w").tolist() == [plain - LR * (4 * 3 / 4 + 8 / 2)] * 4
+        take(workers[1], gradient=0.0)
+        assert arena.param("w").tolist() == [plain - LR * 8 / 2] * 4  # its advance is taken back
+
+
 def test_without_an_option_nothing_is_computed() -> None:
     with arena_with_rows() as arena:
         one = Delays(worker(arena, 1).context)
         grads = {"w": np.ones(4, np.float32)}
         assert one.compensated(grads) is grads
         assert one.rate(0.1, 5) == 0.1
+        assert one.feedback(5, since=6) == 0.0

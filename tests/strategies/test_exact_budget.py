@@ -54,6 +54,7 @@ class Kind:
             "strategy": self.name, "async_after": self.async_after, "blocks": "all", "clip": 0.0,
             "read": "snapshot", "prediction": "none", "sync_shares": "equal",
             "staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False,
+            "delay_feedback": False,
             "backup_workers": self.backup_workers, "lock_scope": "step", "slack": 1,
             "slack_notice": 30.0, "seed": 0,
             "determinism": "none",

@@ -70,7 +70,7 @@ class Runs:
         config: Any = SimpleNamespace(
             strategy="hogwild", determinism=determinism, prediction=self.prediction, clip=0.5,
             read="snapshot", staleness_lr="linear:0.5", delay_compensation="none",
-            rescale_by_speed=False,
+            rescale_by_speed=False, delay_feedback=False,
         )  # fmt: skip
         return Recorded(config, 2)
 

@@ -33,7 +33,8 @@ def arena():
 def strategy(kind: type[Strategy], workers: int = 2, **options: object) -> Strategy:
     own = {
         "clip": 0.0, "read": "live", "prediction": "none", "sync_shares": "equal",
-        "staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False, **options,
+        "staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False,
+        "delay_feedback": False, **options,
     }  # fmt: skip
     config: Any = SimpleNamespace(**own)
     return kind(config, workers)

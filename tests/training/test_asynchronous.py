@@ -22,7 +22,7 @@ TWO = "mlx:cpu*2"
     ("workers", "options"),
     [
         (3, {"optimizer": "muon", "lr": 3e-3, "schedule": "constant"}),
-        (2, {"optimizer": "adamw", "clip": 0.01}),
+        (2, {"optimizer": "adamw", "clip": 0.01, "delay_feedback": True}),
     ],
 )
 def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
@@ -46,7 +46,7 @@ def test_a_simulation_without_staleness_is_serial_and_resumes_as_if_it_had_not_s
     fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0", **common))
     serial = train(small_config(tmp_path, strategy="serial", **common))
     assert identical(parameters(fresh), parameters(serial))
-    late = {"strategy": "sim", "sim_staleness": "speed:1,1,3", **common}
+    late = {"strategy": "sim", "sim_staleness": "speed:1,1,3", "delay_feedback": True, **common}
     whole = train(small_config(tmp_path, steps=30, **late))
     first = train(small_config(tmp_path, steps=13, **late))
     second = train(small_config(tmp_path, steps=17, resume=first.run, **late))
@@ -61,6 +61,7 @@ def test_a_simulation_without_staleness_is_serial_and_resumes_as_if_it_had_not_s
         {"strategy": "ssp", "slack": 1},
         {"strategy": "locked"},
         {"strategy": "sim", "workers": "mlx:cpu", "sim_staleness": "uniform:0:3", "steps": 150},
+        {"strategy": "hogwild", "delay_feedback": True},
     ],
     ids=lambda options: str(options["strategy"]),
 )
@@ -139,6 +140,8 @@ def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
     ]
     assert chosen == ["ssp", "sync", "sim", "locked"]
     assert small_config(tmp_path, strategy="auto", staleness_lr="exp").strategy == "hogwild"
+    fed = small_config(tmp_path, strategy="auto", delay_feedback=True)
+    assert (fed.strategy, fed.prediction) == ("hogwild", "none")
 
 
 @each_of(
@@ -163,6 +166,12 @@ def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
         ({"backup_workers": 1, "strategy": "sync", "sync_shares": "speed"}, "use one of the two"),
         ({"blocks": "disjoint", "staleness_lr": "exp"}, "writes no parameter beside others"),
         ({"read": "live", "delay_compensation": "constant", "predict": "none"}, "keep no copy"),
+        ({"strategy": "async_ps", "delay_feedback": True}, "for strategies hogwild, round_robin"),
+        ({"async_after": 0.1, "delay_feedback": True}, "without async_after"),
+        ({"predict": "own", "delay_feedback": True}, "steps that are on their way"),
+        ({"sparsify": "topk:0.1", "delay_feedback": True}, "sparsify: is topk:0.1, and only"),
+        ({"gpu_write": "metal", "delay_feedback": True}, "steps that the CPU writes whole"),
+        ({"determinism": "record", "delay_feedback": True}, "has no record"),
     ],
 )  # fmt: skip
 def test_an_option_that_contradicts_the_strategy_is_refused_with_the_way_out(

@@ -255,6 +255,7 @@ def _training(
         how |= {"strategy": "serial", "predict": "none", "async_after": 0.0}
         how |= without_strategy(TrainConfig)
         how |= {"staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False}
+        how |= {"delay_feedback": False}
         how |= {"lock_scope": "step", "slack": None, "backup_workers": 0}
         how["read"] = "live" if live else "snapshot"
     return TrainConfig(

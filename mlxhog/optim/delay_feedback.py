@@ -1,0 +1,106 @@
+"""Error feedback on delay: with a late step, a worker adds what the next are expected to be.
+
+While a worker computes, others add tau steps, so each of its steps u comes tau updates late. The
+steps that are on their way are counted in advance, as if they were like the last that came, and
+the worker takes its guess back when it knows better:
+
+    w <- w + u + e - e'        e = F u,  e' what it added the last time,  F = tau / n
+
+n is how many updates of anyone lie between two steps of this worker, the later one included. So the
+parameters are always where plain steps would have led, and F times the last step of each worker
+further: about tau steps. Without staleness nothing changes.
+
+With one stream of steps and tau = 1 it is w <- w + 2 u(t - 1) - u(t - 2): the update-level error
+feedback of Zmushko et al. 2026, arXiv:2606.30634, who have no other tau. e - e' is the error of the
+step that stood where u should have been.
+
+    segment          meaning
+    feedback.<slot>  float32, laid out as the parameters: e of this worker, which they contain
+
+Like moments it is private to a worker slot: inherited by the worker that replaces a dead one, saved
+and resumed. A worker that is killed amid a step leaves at most that step's e in the parameters. It
+applies to the steps that optimizers record, see `mlxhog.optim.target.Record`: those of dense
+parameters, with Muon of hidden matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from mlxhog.optim import metal_steps, updates
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step
+from mlxhog.optim.target import Record, Target, float32, parameter
+from mlxhog.optim.updates import Float32, Rows
+
+FEEDBACK: Final = "feedback"
+
+
+class DelayFeedback(Optimizer):
+    """An optimizer whose late steps count on the next ones. Belongs to one worker."""
+
+    def __init__(self, rule: Optimizer, *, native: bool = True) -> None:
+        """Wrap an optimizer.
+
+        Args:
+            rule: makes the steps.
+            native: False takes the NumPy reference, for one worker only.
+        """
+        self.rule, self.native = rule, native
+        self._before: Float32 | None = None
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """The rule's private state, and what was added in advance."""
+        return (*self.rule.state_segments, FEEDBACK)
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """The rule's."""
+        return self.rule.shared_segments
+
+    @property
+    def metal_rule(self) -> metal_steps.Rule:
+        """The rule's; no Metal kernel adds anything in advance."""
+        return self.rule.metal_rule
+
+    def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
+        """The rule's."""
+        return self.rule.state_shapes(shapes)
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Take one step, add `step.feedback` times as much, and take back what was added before.
+
+        Concurrency: both are added as the arena's mode promises; other workers' steps may come in
+        between.
+        """
+        assert target.metal is None
+        assert target.record is None
+        if self._before is None:
+            self._before = np.zeros_like(target.flat)
+        own = Record(last=target.private[FEEDBACK], prev=self._before)
+        self.rule.update(replace(target, record=own), pairs, step)
+        for slot, grad in pairs:
+            if isinstance(grad, Rows) or slot.kind == "rows":
+                continue
+            ahead, before = (parameter(flat, slot) for flat in own)
+            ahead *= float32(step.feedback)
+            change = ahead - before
+            if not change.any():
+                continue
+            if target.marks is not None:
+                target.marks.begin(slot.name)
+            updates.add(
+                target.flat,
+                slot,
+                change,
+                locks=target.locks,
+                mode=target.mode,
+                seed=step.seed,
+                native=self.native,
+            )
+            if target.marks is not None:
+                target.marks.end(slot.name)
