@@ -5,6 +5,8 @@
 
 One and two spawned workers, one per core, add a dense delta to one shared array again and again.
 Kernels take turns, so that drift hits all alike; a turn that other programs disturbed is repeated.
+Moments that both workers write are counted as well: where gradients are zero and both betas 1/2, a
+step of AdamW halves them, so their exponents say how many steps they have seen.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"64 KiB": 64 * KIB, "4 MiB": 4 * MIB, "64 MiB": 64 * MIB}
 LARGEST = 64 * MIB // 4
 TOTAL_ADDS = 10**8
+HALVINGS = 96  # by each worker of a turn; with two of them a float's exponents allow for 254
+MOMENTS = "moments, "  # before the name of a mode
 WORKER_BYTES = 512
 START_DELAY_S = 0.02
 TIMEOUT_S = 120.0
@@ -122,20 +126,32 @@ def worker(shared: Shared, slot: int, core: int, pipe: Connection) -> None:
 def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int) -> Done:
     """Add until the turn is over; all workers of a turn start at one moment."""
     flat, seed, rounds = shared.floats, slot << 32, 0
-    width = int(turn.kernel.removeprefix("cas")) if turn.kernel.startswith("cas") else 0
-    mode = 0 if width else WRITE_MODES[turn.kernel]
+    name = turn.kernel.removeprefix(MOMENTS)
+    width = int(name.removeprefix("cas")) if name.removeprefix("cas").isdecimal() else 0
+    mode = 0 if width else WRITE_MODES[name]
     while time.monotonic() < turn.start_s:
         pass
     cpu, began = time.process_time(), time.monotonic()
     end = turn.start_s + turn.seconds
     while rounds == 0 or rounds < turn.rounds or time.monotonic() < end:
-        if width:
+        if turn.kernel.startswith(MOMENTS):
+            halve(locks, mode, flat, turn.floats, seed + rounds)
+        elif width:
             _native.add_cas(flat, 0, delta, width)
         else:
             _native.add_dense(locks, mode, flat, 0, delta, seed + rounds)
         rounds += 1
     wall = time.monotonic() - began
     return Done(rounds * len(delta), wall, time.process_time() - cpu, began - turn.start_s)
+
+
+def halve(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
+    """One step of AdamW that halves the moments of all, which lie behind the parameters."""
+    w, m, v, zeros = (flat[k * floats : (k + 1) * floats] for k in range(4))
+    _native.adamw_step(
+        locks, mode, w, 0, zeros, m, v, lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, bias1=1.0,
+        bias2=1.0, weight_decay=0.0, grad_scale=1.0, seed=seed, shared=True,
+    )  # fmt: skip
 
 
 # -- the measurements -----------------------------------------------------------------------------
@@ -233,6 +249,22 @@ def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
     return added - int(sums.sum()), added
 
 
+def count_lost_in_moments(pool: WorkerPool, mode: str, floats: int) -> tuple[int, int]:
+    """Halve both moments TOTAL_ADDS times by two workers; halvings lost, and made."""
+    flat, begin = pool.shared.floats[: 4 * floats], HALVINGS
+    moments = flat[floats : 3 * floats]
+    per_turn = HALVINGS * WORKERS * len(moments)
+    missing = added = 0
+    while added < TOTAL_ADDS:
+        flat[:] = 0.0
+        moments[:] = 2.0**begin
+        pool.play(f"{MOMENTS}{mode}", WORKERS, floats, rounds=HALVINGS)
+        seen = begin - np.log2(moments.astype(np.float64))
+        missing += per_turn - int(seen.sum())
+        added += per_turn
+    return missing, added
+
+
 def main() -> int:
     """Measure, compare, end with one JSON line."""
     parser = flags(__doc__, quick="fewer repeats; one to two minutes")
@@ -255,6 +287,10 @@ def main() -> int:
         lost = {
             kernel: count_lost(pool, kernel, SIZES["64 KiB"] // 4)
             for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest))
+        }
+        lost_in_moments = {
+            mode: count_lost_in_moments(pool, mode, SIZES["64 KiB"] // 4)
+            for mode in ("lossless", "cas")
         }
         racy = {}
         for size, n_bytes in SIZES.items():
@@ -281,6 +317,16 @@ def main() -> int:
     claims = [
         Claim(f"adds lost of {added} ({kernel}, 2 workers)", missing, "==", 0, timing=False)
         for kernel, (missing, added) in lost.items()
+    ]
+    claims += [
+        Claim(
+            f"updates of moments lost of {added} ({mode}, 2 workers)",
+            missing,
+            "==",
+            0,
+            timing=False,
+        )
+        for mode, (missing, added) in lost_in_moments.items()
     ]
     for size in ("4 MiB", "64 MiB"):
         claims.append(Claim(f"time lossless / racy, 1 worker, {size}", ratio(size, 1), "<=", 1.15))

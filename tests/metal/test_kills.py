@@ -1,13 +1,15 @@
 """Workers are SIGKILLed at random while they write.
 
 No lock stays taken, no increment of a finished step is lost, and of a dead worker's last step each
-stripe is applied or not, but for the one it was writing.
+stripe is applied or not, but for the one it was writing. Moments of all workers are counted by
+halves: where gradients are zero and both betas 1/2, a step halves them.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.machine.processes import follow_parent
+from mlxhog.optim.updates import Float32
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared
 
 pytestmark = pytest.mark.slow
@@ -37,11 +40,37 @@ def add_for_ever(segment: Shared, slot: int, generation: int) -> None:
         seed += 1
 
 
+def moments_of(segment: Shared) -> list[Float32]:
+    """Parameters, both moments, and the steps that each worker may take in all."""
+    n = (segment.floats.size - WORKERS) // 3
+    return np.split(segment.floats, [n, 2 * n, 3 * n])
+
+
+def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int) -> None:
+    """One worker: steps of AdamW with moments of all, as many as `moments_of` says it may take."""
+    follow_parent()
+    locks = _native.Locks(segment.words, segment.table, slot, generation)
+    w, m, v, allowed = moments_of(segment)
+    zeros = np.zeros(w.size, np.float32)
+    steps = segment.workers["steps"][slot - 1 : slot]
+    while True:
+        if steps[0] >= allowed[slot - 1]:
+            os.sched_yield()
+            continue
+        _native.adamw_step(
+            locks, LOSSLESS, w, 0, zeros, m, v, lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, bias1=1.0,
+            bias2=1.0, weight_decay=0.0, grad_scale=1.0, seed=os.getpid(), shared=True,
+        )  # fmt: skip
+        steps[0] += 1
+
+
 class Supervisor:
     """The part of a supervisor that deaths need: reap, mark dead, sweep, reuse the slot."""
 
-    def __init__(self, segment: Shared) -> None:
-        self.segment, self.workers = segment, segment.workers
+    def __init__(
+        self, segment: Shared, work: Callable[[Shared, int, int], None] = add_for_ever
+    ) -> None:
+        self.segment, self.workers, self.work = segment, segment.workers, work
         self.processes = {slot: self.spawn(slot) for slot in range(1, WORKERS + 1)}
 
     def spawn(self, slot: int) -> BaseProcess:
@@ -51,7 +80,7 @@ class Supervisor:
         entry["generation"] += 1
         entry["dead"] = 0
         job = (self.segment, slot, int(entry["generation"][0]))
-        process = PROCESSES.Process(target=add_for_ever, args=job)
+        process = PROCESSES.Process(target=self.work, args=job)
         process.start()
         entry["start_time"] = _native.process_start_time(pid_of(process))
         entry["pid"] = pid_of(process)
@@ -99,3 +128,40 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step() -> None:
         deaths = KILLS + WORKERS
         assert segment.floats.min() >= finished, "an increment of a finished step is lost"
         assert segment.floats.max() <= finished + deaths, "more than the dead workers' last steps"
+
+
+def test_random_kills_lose_no_moment_of_a_finished_step() -> None:
+    kills, each, begin = 10, 4, 110  # 2^110 is halved 200 times at most
+    rng = np.random.default_rng(0)
+    with shared(3 * (1 << 20) + WORKERS, n_workers=WORKERS) as segment:
+        w, m, v, allowed = moments_of(segment)
+        m[:], v[:] = 2.0**begin, 2.0**begin
+        supervisor = Supervisor(segment, halve_as_often_as_allowed)
+        everyone = list(supervisor.processes)
+        took = segment.workers["steps"]
+        try:
+            for _ in range(kills):
+                victim = int(rng.integers(1, WORKERS + 1))
+                survivors = [slot for slot in everyone if slot != victim]
+                allowed[victim - 1] = took[victim - 1] + 2 * each
+                supervisor.wait_for_steps([victim], int(rng.integers(1, each)))
+                supervisor.kill(victim)  # in its next step, or just behind it
+                for slot in survivors:
+                    allowed[slot - 1] = took[slot - 1] + 2 + each
+                supervisor.wait_for_steps(survivors, 2)  # they pass every stripe
+                supervisor.processes[victim] = supervisor.spawn(victim)
+        finally:
+            for slot in everyone:
+                supervisor.kill(slot)
+        for slot in everyone:
+            _native.sweep_locks(segment.words, slot)
+        assert not segment.words.any(), "a lock word is stuck"
+        assert segment.workers["takeovers"].sum() > 0, "no worker died amid a step"
+        assert np.isfinite(w).all()
+        assert w.any(), "no step moved a parameter"
+        finished = int(took.sum())
+        for moment in (m, v):
+            halvings = begin - np.log2(moment.astype(np.float64))
+            np.testing.assert_array_equal(halvings, np.rint(halvings))
+            assert halvings.min() >= finished, "a moment has lost a finished step"
+            assert halvings.max() <= finished + kills + WORKERS

@@ -12,6 +12,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger, Position
+from mlxhog.optim import AdamW
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.context import Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
@@ -41,12 +42,12 @@ def worker(arena: Arena, slot: int, on_torn: str = "count") -> HogwildWorker:
     return HogwildWorker(ctx)
 
 
-def take_steps(worker: HogwildWorker) -> list[int]:
+def take_steps(worker: HogwildWorker, gradient: float = 1.0) -> list[int]:
     """Steps until none is left; the numbers of their tickets."""
     taken = []
     while isinstance(lease := worker.claim(), Lease):
         worker.read()
-        worker.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
         taken.append(lease.epoch * worker.context.ledger.n + lease.ticket)
     assert lease is Idle.DONE
     return taken
@@ -67,6 +68,34 @@ def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none(on_to
             unreached.append((method, number))
     reached = len(list(lines(HogwildWorker, METHODS))) - len(unreached)
     assert reached >= 25, unreached
+
+
+def test_a_death_at_any_line_loses_no_moment_of_a_step_that_was_counted() -> None:
+    """Gradients are 0 and both betas 1/2, so every step halves the moments of all workers."""
+    optimizer, begin = AdamW(beta1=0.5, beta2=0.5, weight_decay=0.0, shared=True), 2.0**STEPS
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    layout = plan({"w": parameter}, max_workers=2, shared=("m", "v"), n_tickets=8)
+    torn = 0
+    for method, number in lines(HogwildWorker, METHODS):
+        with Arena.create(layout) as arena:
+            HOGWILD.limit_steps(arena, Ledger(arena), STEPS)
+            arena.counters.store("command", Command.TRAIN)
+            for name in ("m", "v"):
+                arena.segment(name)[:4] = begin
+
+            def make(arena: Arena = arena) -> HogwildWorker:
+                found = worker(arena, 1)
+                found.context.optimizer = optimizer
+                found._follow(1)
+                return found
+
+            die_and_be_replaced(make(), (method, number), make, partial(take_steps, gradient=0.0))
+            counted = arena.counters.load("version")
+            seen = {begin / value for name in ("m", "v") for value in arena.segment(name)[:4]}
+            assert seen <= {2.0**counted, 2.0 ** (counted + 1)}, f"{method}+{number}"
+            assert len(seen) == 1
+            torn += seen == {2.0 ** (counted + 1)}
+    assert torn > 0, "no death came between a step and its count"
 
 
 def test_a_ticket_that_comes_back_at_the_end_is_taken_by_those_who_had_none_left() -> None:
