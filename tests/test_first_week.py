@@ -18,11 +18,13 @@ from mlxhog.cli import main
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "first-week.md"
+SMALL = "--workers mlx:cpu --batch-size 1 --seq-len 32"
 SHORTER = (
-    (r"--time (10m|1h)", "--steps 3 --workers mlx:cpu --batch-size 1 --seq-len 32"),
-    (r"--epochs 3", "--epochs 1 --workers mlx:cpu --batch-size 1 --seq-len 32"),
-    (r"--time 60", "--tokens 1k --pairs 2 --workers mlx:cpu --batch-size 1 --seq-len 32"),
-    (r"generate (\w+)", r"generate \1 --backend mlx:cpu"),
+    (r"--time (10m|1h)", f"--steps 3 {SMALL}"),
+    (r"--epochs 3", f"--epochs 1 {SMALL}"),
+    (r"--time 60", f"--tokens 1k --eval-tokens 1k --pairs 2 {SMALL}"),
+    (r"(generate|eval) (\w+)", r"\1 \2 --backend mlx:cpu"),
+    (r"load\('latest'", "load('latest', backend='mlx:cpu'"),
     (r"--max-new-tokens 100", "--max-new-tokens 5"),
     (r"max_new_tokens=40", "max_new_tokens=5"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(
     backoff: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backoff, "FACTORS", (1.0, 4.0))  # the best step sizes, and one that is not
+    monkeypatch.setattr(backoff, "pool", lambda: ThreadPoolExecutor(1))  # torch is imported here
     arguments = ["--tiny", "--out", str(tmp_path)]
     run = load("experiment.record").run
     assert run(backoff.ABOUT, backoff.result, backoff.draw, arguments=arguments) == 0

@@ -47,10 +47,12 @@ def test_the_official_stacks_have_two_blocks_of_one_head_and_width_64(task: Any)
         assert cfg.slstm_at == slstm_at
 
 
+@pytest.mark.slow
 def test_an_slstm_learns_parity_of_short_strings_and_knows_that_of_longer_ones(task: Any) -> None:
     assert unseen_accuracy(task, "[sLSTM, sLSTM]", 200) > 0.95
 
 
+@pytest.mark.slow
 def test_an_mlstm_stack_learns_short_strings_and_nothing_of_longer_ones(task: Any) -> None:
     assert unseen_accuracy(task, "[mLSTM, mLSTM]", 200) < 0.7
 

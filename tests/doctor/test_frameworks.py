@@ -119,6 +119,7 @@ def test_a_gradient_that_is_zero_or_not_finite_is_refused(bad: np.ndarray) -> No
 # -- ways between host memory and the frameworks: what works here, and failures that are told ------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one() -> None:
     by_name = {check.name: check for check in frameworks.check_imports(machine.here(), quick=True)}
@@ -145,6 +146,7 @@ def test_a_machine_without_frameworks_has_nothing_to_try() -> None:
     assert frameworks.check_imports(bare, quick=True) == []
 
 
+@pytest.mark.slow
 def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
     broken, good = frameworks._run_probes(
         [

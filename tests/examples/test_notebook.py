@@ -19,7 +19,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[nbformat.NotebookNod
     """Its code cells with what they have shown."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (budget,) = [cell for cell in notebook.cells if "time=6, " in cell.source]
-    budget.source = budget.source.replace("time=6, ", "steps=60, eval_tokens=10_000, ")
+    budget.source = budget.source.replace("time=6, ", "steps=12, eval_tokens=10_000, ")
     folder = tmp_path_factory.mktemp("notebook")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))

@@ -97,6 +97,7 @@ def test_a_link_among_checkpoints_is_dropped_and_not_what_it_points_to(
     assert (elsewhere / "state.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

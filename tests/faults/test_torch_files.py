@@ -63,6 +63,7 @@ def said(*paths: Path) -> list[str]:
     return process.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused(
     tmp_path: Path,
 ) -> None:

@@ -114,6 +114,7 @@ print(highest() - before)
 """
 
 
+@pytest.mark.slow
 def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Path) -> None:
     tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
     command = [sys.executable, "-c", COPY, str(tmp_path / "x")]

@@ -59,6 +59,7 @@ def test_the_page_says(tmp_path, capsys, what):
     assert what in page
 
 
+@pytest.mark.slow
 def test_eight_hours_of_four_workers_stay_below_half_a_megabyte(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(14_400, workers=4))
     page, said = report(capsys, run.directory)

@@ -105,7 +105,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 ) -> None:
     messages: list[str] = []
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", steps=200, lr=1e-2, eval_every="1h"
+        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", steps=60, lr=1e-2, eval_every="1h"
     )
     result = train(config, observer=lambda progress: messages.append(progress.message or ""))
     assert len(result.copies_bits_per_byte) == 2
@@ -121,7 +121,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 
 def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", strategy="local_sgd", average_every=5, steps=200, lr=1e-2,
+        tmp_path, workers="mlx:cpu*2", strategy="local_sgd", average_every=5, steps=150, lr=1e-2,
         eval_every="1h",
     )  # fmt: skip
     result = train(config)
@@ -254,7 +254,7 @@ def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_pa
 
 def test_shared_moments_train(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", moments="shared", steps=200, lr=1e-2, eval_every="1h"
+        tmp_path, workers="mlx:cpu*2", moments="shared", steps=120, lr=1e-2, eval_every="1h"
     )
     result = train(config)
     assert result.val_bits_per_byte is not None

@@ -72,6 +72,7 @@ def test_threads_that_meet_meet_under_chaos_too(host_engine, consumer: str):
         assert (y[start : start + 256] == x[start : start + 256].sum()).all()
 
 
+@pytest.mark.slow
 def test_both_ways_to_switch_fibers_agree(host_engine, consumer: str):
     ours = host_engine(consumer, chaos=3, threads=1)
     portable = host_engine(consumer, chaos=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
