@@ -18,7 +18,7 @@ from mlxhog.cli import main
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "first-week.md"
-SMALL = "--workers mlx:cpu --batch-size 1 --seq-len 32"
+SMALL = "--workers mlx:cpu --threads 1 --batch-size 1 --seq-len 32"
 SHORTER = (
     (r"--time (10m|1h)", f"--steps 3 {SMALL}"),
     (r"--epochs 3", f"--epochs 1 {SMALL}"),

@@ -25,8 +25,9 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words that name a small model, its text and one worker, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     config = small_config(tmp_path)
-    small = ["--seq-len", "32", "--batch-size", "2", "--workers", "mlx:cpu", "--optimizer", "adamw"]
-    return [config.model, "--data", config.data, *small, "--tokens", "3k", "--eval-tokens", "1k"]
+    small = ["--seq-len", "32", "--batch-size", "2", "--workers", "mlx:cpu", "--threads", "1"]
+    budget = ["--optimizer", "adamw", "--tokens", "3k", "--eval-tokens", "1k"]
+    return [config.model, "--data", config.data, *small, *budget]
 
 
 @pytest.fixture

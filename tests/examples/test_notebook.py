@@ -1,4 +1,4 @@
-"""The notebook of `examples/` runs, with a shorter budget."""
+"""The notebook of `examples/` runs, on less text and with a shorter budget."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[nbformat.NotebookNod
     """Its code cells with what they have shown."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (budget,) = [cell for cell in notebook.cells if "time=6, " in cell.source]
-    budget.source = budget.source.replace("time=6, ", "steps=12, eval_tokens=10_000, ")
+    budget.source = budget.source.replace("time=6, ", "steps=20, data='text', threads=1, ")
     folder = tmp_path_factory.mktemp("notebook")
+    (folder / "text").mkdir()
+    for number in range(12):
+        (folder / "text" / f"{number}.txt").write_text("The people of the river go to sea. " * 50)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "jupyter"))
