@@ -1,6 +1,6 @@
 """Worker processes of tests come from a server that has imported what they need, and forks.
 
-A spawned worker imports NumPy, SciPy and the package before it does anything: half a second of a
+A spawned worker imports NumPy and the package before it does anything: half a second of a
 core, as much as a small run takes. MLX and torch are never imported before a fork: each worker
 imports its own. The server is that of `multiprocessing`; each worker has the environment of its own
 start. Commands in processes of their own, whatever workers start themselves, and tests with

@@ -28,6 +28,8 @@ SHORTER = (
     (r"--max-new-tokens 100", "--max-new-tokens 5"),
     (r"max_new_tokens=40", "max_new_tokens=5"),
 )
+OURS = {"mlxhog": "-m mlxhog", "python": ""}
+"""What this Python is given to be a program of the page."""
 
 
 def tasks() -> list[list[str]]:
@@ -43,7 +45,7 @@ def shortened(command: str) -> str:
     return command
 
 
-def done(command: str) -> tuple[int, str, str]:
+def run_command(command: str) -> tuple[int, str, str]:
     """Run a command here, or in a shell where it is more than one of ours with its options.
 
     Returns:
@@ -66,10 +68,6 @@ def done(command: str) -> tuple[int, str, str]:
     return process.returncode, process.stdout, process.stderr
 
 
-OURS = {"mlxhog": "-m mlxhog", "python": ""}
-"""What this Python is given to be a program of the page."""
-
-
 def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +88,7 @@ def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(
     monkeypatch.setenv("COLUMNS", "100")
     said = ""
     for command in (one for commands in tasks() for one in commands):
-        code, out, err = done(command)
+        code, out, err = run_command(command)
         assert code == 0, f"{command}\n{out}\n{err}"
         said += out
     assert "bits per byte" in said

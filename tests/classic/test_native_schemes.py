@@ -107,7 +107,7 @@ def test_round_robin_with_free_reads_does_every_example() -> None:
 # -- nothing is lost ------------------------------------------------------------------------------
 
 # Enough for milliseconds side by side, or nothing could be lost; turns tell by their order.
-ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 200_000) | {"round_robin": 2_000}
+ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 200_000) | {"round_robin": 500}
 CELLS = 40
 
 

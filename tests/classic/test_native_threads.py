@@ -35,7 +35,6 @@ def build(directory: Path, name: str, *options: str) -> Path:
     return program
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [(kind, "sparse") for kind in KINDS]
@@ -51,7 +50,6 @@ def test_no_data_race_in_the_relaxed_atomic_build(
     assert int(ended.stdout) == EXAMPLES
 
 
-@pytest.mark.slow
 def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(
     directory: Path, launcher: list[str]
 ) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 WORKERS = 3
 # Enough for milliseconds side by side, or nothing could be lost. Turns cost a change of hands each,
 # and one worker in three has no core.
-ADDS = {"racy": 200_000, "lossless": 200_000, "aig": 200_000, "round_robin": 2_000}
+ADDS = {"racy": 200_000, "lossless": 200_000, "aig": 200_000, "round_robin": 500}
 LOSSLESS = ("lossless", "aig", "round_robin")
 
 

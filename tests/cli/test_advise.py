@@ -33,7 +33,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return words_of(tmp_path)
 
 
-QUICK = ["--measure", "500ms", "--samples", "12"]
+QUICK = ["--measure", "300ms", "--samples", "12"]
 
 
 @dataclass
@@ -58,7 +58,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(advise, "measured_profile", kept)
-        assert main(["advise", *words_of(folder), *QUICK, "--try", "2", "--json"]) == 0
+        assert main(["advise", *words_of(folder), *QUICK, "--try", "1", "--json"]) == 0
     return Advised(folder, json.loads(out.getvalue()), profiles[0])
 
 

@@ -1,4 +1,4 @@
-"""Seventy-five small faults in the core, each with the tests that should notice it.
+"""Ninety small faults in the core, each with the tests that should notice it.
 
 A mutant changes one line: the first text stands in exactly one line of the file, and becomes the
 second one there. Where a file moves, change its name here; where a line changes, change the text or
@@ -81,6 +81,31 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ('self._retry_torn = on_torn == "retry"', "self._retry_torn = True"),
             ("done=[g - start for g in done]", "done=done"),
             ('if position["n"] != self.n:', "if False:"),
+        ],
+    ),
+    "mlxhog/data/tokens.py": (
+        ("tests/data/test_tokens.py",),
+        [
+            ("!= 0 or int(starts[-1]) != n:", "!= 0:"),
+            ("(self.n_tokens - 1) // seq_len if", "self.n_tokens // seq_len if"),
+            ("wanted[(wanted < 0) | (wanted >= n)]", "wanted[wanted >= n]"),
+            ("file._check_ids(max(0, n - edge), n)", "file._check_ids(n, n)"),
+            ("if digest != self.digest:", "if False:"),
+            ("if count < 1 or size != count * dtype.itemsize:", "if count < 1:"),
+            ("(self.starts[1:] < starts).any()", "False"),
+            ("return 2 if tokenizer.vocab_size <= 65_536 else 4", "return 2"),
+        ],
+    ),
+    "mlxhog/data/heldout.py": (
+        ("tests/data/test_heldout.py",),
+        [
+            ('return "tail" if n_documents <= _OFFSET else val', "return val"),
+            ("yield i % _EVERY == _OFFSET, document", "yield i % _EVERY == 0, document"),
+            ("document[after_space] & 0xC0 == 0x80", "False"),
+            ("y[y == file.bos] = IGNORED", "pass"),
+            ("2.0 * parameters * seq_len", "parameters * seq_len"),
+            ("np.arange(n, dtype=np.int64) * total // n", "np.arange(n, dtype=np.int64)"),
+            ("(first + count) * batch_size", "count * batch_size"),
         ],
     ),
     "mlxhog/optim/updates.py": (

@@ -184,16 +184,16 @@ def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
 ) -> None:
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
     monkeypatch.setattr(session, "Supervisor", Deadly)
-    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 100, **options})
+    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 50, **options})
     result = train(config)
     assert Deadly.at == set()
     assert result.restarts == len(result.workers)
-    assert (result.status, result.steps) == ("done", 100)
+    assert (result.status, result.steps) == ("done", 50)
     state = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (state["used"]["steps"], state["left"]["steps"]) == (100, 0)
+    assert (state["used"]["steps"], state["left"]["steps"]) == (50, 0)
 
 
-@pytest.mark.parametrize(("strategy", "steps"), [("sync", 60), ("avg_runs", 200)])
+@pytest.mark.parametrize(("strategy", "steps"), [("sync", 60), ("avg_runs", 100)])
 def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, steps: int
 ) -> None:

@@ -66,12 +66,12 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
 ) -> None:
     killer = Killer(kills=1)
     config = small_config(
-        tmp_path, workers=TWO, steps=150, model=mixed_model(tmp_path), **SPARSE[kind]
+        tmp_path, workers=TWO, steps=80, model=mixed_model(tmp_path), **SPARSE[kind]
     )
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before the kill was done"
     assert (result.status, result.restarts) == ("done", 1)
-    assert result.steps >= 149
+    assert result.steps >= 79
     assert all(np.isfinite(value).all() for value in parameters(result).values())
     assert not shared_segments()
 
