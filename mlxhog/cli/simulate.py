@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
 from mlxhog.config.sources import Given, resolve
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, DataError, RunError
+
+if TYPE_CHECKING:
+    from mlxhog.theory.simulator.workers import Worker
 
 ABOUT = """\
 What would each strategy do with workers like these? Simulates them, event by event, without
@@ -47,11 +51,10 @@ def run(arguments: list[str]) -> int:
     flags.options(SimulateConfig)
     parsed = flags.parse(arguments)
     from mlxhog.theory.simulator.what_if import compare
-    from mlxhog.theory.simulator.workers import workers_of_run
 
     values, workers, source = parsed.values, None, ""
     if parsed.other.run is not None:
-        workers = workers_of_run(parsed.other.run, Path(parsed.other.out))
+        workers = _workers_of_run(parsed.other.run, Path(parsed.other.out))
         _refuse_recorded(values)
         values = [*values, Given("workers", len(workers), "--run")]
         source = f"recorded by {parsed.other.run}"
@@ -75,3 +78,34 @@ def _refuse_recorded(values: Sequence[Given]) -> None:
                 f"{value.origin} contradicts --run, which takes {', '.join(RECORDED)} from what "
                 f"was recorded; leave one of them out (--slow and --kill go with --run)"
             )
+
+
+def _workers_of_run(spec: str, root: Path) -> list[Worker]:
+    """The workers of a run, each with the times of its newest steps.
+
+    These times are as long as they were beside the other workers of the run, so a machine that
+    simulates them needs no limit of cores.
+
+    Args:
+        spec: the run: its path, its name, or latest.
+        root: the folder of runs.
+
+    Raises:
+        RunError: there is no such run, or it recorded no times.
+    """
+    from mlxhog.checkpoint.run import find
+    from mlxhog.theory.simulator.workers import worker_of
+
+    run = find(spec, root)
+    try:
+        workers = [worker_of(times) for times in run.read_times()]
+    except (LookupError, TypeError, ValueError, DataError) as error:
+        raise RunError(
+            f"{run.times_path} holds no times of steps ({error}); train on to have others"
+        ) from error
+    if not workers:
+        raise RunError(
+            f"the run {run.directory} recorded no times of steps; train it on (--resume) to "
+            "have them, or name another run"
+        )
+    return workers

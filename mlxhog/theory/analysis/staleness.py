@@ -31,46 +31,9 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.limits import said
 from mlxhog.errors import RunError
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
+from mlxhog.theory.simulator import Staleness, of_histogram
 
 Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staleness:
-    """The distribution of one worker's staleness, or of a whole run's, in updates.
-
-    Attributes:
-        name: of the worker.
-        steps: updates it is made of.
-        mean: average.
-        p50: median.
-        p99: 99th percentile.
-        max: largest.
-    """
-
-    name: str
-    steps: int
-    mean: float
-    p50: int
-    p99: int
-    max: int
-
-
-def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
-    """Summarise a histogram: how many updates had which staleness."""
-    steps = sum(histogram.values())
-    if steps == 0:
-        return Staleness(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
-    values = sorted(histogram)
-    ends = np.cumsum([histogram[value] for value in values])
-    return Staleness(
-        name=name,
-        steps=steps,
-        mean=sum(value * count for value, count in histogram.items()) / steps,
-        p50=values[int(np.searchsorted(ends * 100, steps * 50))],
-        p99=values[int(np.searchsorted(ends * 100, steps * 99))],
-        max=values[-1],
-    )
 
 
 # -- staleness of a run that happened --------------------------------------------------------------

@@ -23,18 +23,55 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory.analysis.staleness import Staleness, of_histogram
 from mlxhog.theory.simulator.machine import Deadlock, Event, Machine, fair_shares, speeds
 from mlxhog.theory.simulator.objectives import Learner
 from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import Worker
 
 __all__ = [
-    "Deadlock", "Event", "Machine", "Prediction", "TimeToLoss", "descend", "fair_shares",
-    "simulate", "speeds", "time_to_loss",
+    "Deadlock", "Event", "Machine", "Prediction", "Staleness", "TimeToLoss", "descend",
+    "fair_shares", "of_histogram", "simulate", "speeds", "time_to_loss",
 ]  # fmt: skip
 
 # -- the prediction --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staleness:
+    """The distribution of one worker's staleness, or of a whole run's, in updates.
+
+    Attributes:
+        name: of the worker.
+        steps: updates it is made of.
+        mean: average.
+        p50: median.
+        p99: 99th percentile.
+        max: largest.
+    """
+
+    name: str
+    steps: int
+    mean: float
+    p50: int
+    p99: int
+    max: int
+
+
+def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
+    """Summarise a histogram: how many updates had which staleness."""
+    steps = sum(histogram.values())
+    if steps == 0:
+        return Staleness(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
+    values = sorted(histogram)
+    ends = np.cumsum([histogram[value] for value in values])
+    return Staleness(
+        name=name,
+        steps=steps,
+        mean=sum(value * count for value, count in histogram.items()) / steps,
+        p50=values[int(np.searchsorted(ends * 100, steps * 50))],
+        p99=values[int(np.searchsorted(ends * 100, steps * 99))],
+        max=values[-1],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from mlxhog.checkpoint import run as runs
-from mlxhog.errors import DataError, RunError
+from mlxhog.errors import DataError
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.theory.simulator.objectives import Learner
 from mlxhog.theory.simulator.times import ComputeTime, Recorded
@@ -72,34 +70,6 @@ class Worker:
         """Return the costs as JSON types."""
         costs = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return costs | {"compute": self.compute.to_json()}
-
-
-def workers_of_run(spec: str, root: Path) -> list[Worker]:
-    """The workers of a run, each with the times of its newest steps.
-
-    These times are as long as they were beside the other workers of the run, so a machine that
-    simulates them needs no limit of cores.
-
-    Args:
-        spec: the run: its path, its name, or latest.
-        root: the folder of runs.
-
-    Raises:
-        RunError: there is no such run, or it recorded no times.
-    """
-    run = runs.find(spec, root)
-    try:
-        workers = [worker_of(times) for times in run.read_times()]
-    except (LookupError, TypeError, ValueError, DataError) as error:
-        raise RunError(
-            f"{run.times_path} holds no times of steps ({error}); train on to have others"
-        ) from error
-    if not workers:
-        raise RunError(
-            f"the run {run.directory} recorded no times of steps; train it on (--resume) to "
-            "have them, or name another run"
-        )
-    return workers
 
 
 def worker_of(times: Mapping[str, Any]) -> Worker:
