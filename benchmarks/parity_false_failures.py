@@ -17,21 +17,25 @@ drawn from all that are not 0 would be found is reported as well, without a limi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from harness.claims import Findings, flags, measured
+from harness.machine import ROOT
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.parity import compute, operators, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.comparison import compare_all
-from mlxhog.parity.engines import Fault, OperatorFault, SignFault
 from mlxhog.parity.sources import Sizes, model_subject, perturbed_init
 from mlxhog.parity.subject import Array, ModelPlan, Results, Side, Subject
+
+sys.path.insert(0, str(ROOT))  # the faults are those of the tests
+from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine  # noqa: E402
 
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
@@ -87,7 +91,8 @@ def computed(subject: Subject) -> dict[str, Results]:
 
 def side_results(subject: Subject, side: Side, fault: Fault | None = None) -> Results:
     """Compute one side, in this process."""
-    return dict(compute.results(side, subject.plan, subject.inputs, subject.fixed, fault))
+    with every_engine(fault):
+        return dict(compute.side_results(side, subject.plan, subject.inputs, subject.fixed))
 
 
 def is_found(

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError, ShapeError
-from mlxhog.metal import engine, engine_mlx, source
+from mlxhog.metal import engine, engine_mlx
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import read_source
 from mlxhog.metal.kernels import adds, conv, packed16
 from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
 from mlxhog.metal.registry import KERNELS
@@ -168,7 +169,7 @@ def test_mps_compiles_a_family_once_from_its_whole_kernels(
     arena = fake_engine.array(floats(N))
     for _ in range(2):
         fake_engine.run(dense_axpy(arena, fake_engine.array(floats(30)), scale=1.0, offset=0))
-    assert fake.compiled == [source.read("adds.metal")]
+    assert fake.compiled == [read_source("adds.metal")]
     assert fake.calls[0][2] == {"threads": [30, 1, 1], "group_size": [30, 1, 1]}
 
 

@@ -105,6 +105,20 @@ def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
     return wrong
 
 
+@contextmanager
+def every_engine(fault: Fault | None) -> Iterator[None]:
+    """Let sides compute with a fault in this process until the block ends; None is none."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+
+        def faulty_engine(side: Side) -> Engine:
+            engine = engine_of(side)
+            stack.enter_context(planted(engine, fault))
+            return engine
+
+        patch.setattr(compute, "engine_of", faulty_engine)
+        yield
+
+
 @dataclass(frozen=True)
 class FaultySide:
     """Stands in for `compute.compute_side`, in the child too: one side computes with a fault.
@@ -121,12 +135,5 @@ class FaultySide:
         """Compute a side's results; returns their names."""
         if side.name != self.name:
             return compute_side(lane, side, *arguments)
-        with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-
-            def faulty_engine(side: Side) -> Engine:
-                engine = engine_of(side)
-                stack.enter_context(planted(engine, self.fault))
-                return engine
-
-            patch.setattr(compute, "engine_of", faulty_engine)
+        with every_engine(self.fault):
             return compute_side(lane, side, *arguments)
