@@ -77,6 +77,6 @@ def _conclude(record: dict[str, Any], *, keep: bool) -> None:
         except EnvironmentLacks as error:
             record["not_stored"] = str(error)
     known = verdicts.load()
-    if not known.found:
+    if not known.usable:
         known = verdicts.Verdicts(known.path, None, record)
     record["verdict"] = conclude(known, machine.here())

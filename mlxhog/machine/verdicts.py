@@ -94,7 +94,7 @@ class Verdicts:
     record: Row = field(default_factory=dict)
 
     @property
-    def found(self) -> bool:
+    def usable(self) -> bool:
         """Whether a record of this machine and these versions was read."""
         return self.problem is None
 

@@ -108,7 +108,7 @@ def test_the_table_says_so_where_no_kernel_ran(record: dict[str, Any]) -> None:
 def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
     assert record["stored"] is None
     assert "quick" in record["not_stored"]
-    assert not verdicts.load().found
+    assert not verdicts.load().usable
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
@@ -212,7 +212,7 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     assert main(["doctor"]) == code
     out = " ".join(capsys.readouterr().out.split())
     loaded = verdicts.load()
-    assert loaded.found
+    assert loaded.usable
     assert f"kept in {loaded.path}" in out
     assert loaded.tokens_per_s == record["tokens_per_s"]
 

@@ -434,12 +434,12 @@ def test_a_damaged_record_of_doctor_permits_nothing(
     inner[path[-1]] = value
     file.write_text(json.dumps(record))
     record = verdicts.load(tmp_path, loaders.MAC)
-    assert not record.found
+    assert not record.usable
     assert "is damaged" in record.gpu_write(["mlx:gpu"]).reason
     assert not record.kernels("mlx").ok
     for content in (b"[" * 100_000, b"\xff", b"NaN", b"[]", b"null"):
         file.write_bytes(content)
-        assert not verdicts.load(tmp_path, loaders.MAC).found
+        assert not verdicts.load(tmp_path, loaders.MAC).usable
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def verdicts(directory: Path, **parts: Any) -> Verdicts:
 
 def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path) -> None:
     record = load(tmp_path, MAC)
-    assert not record.found
+    assert not record.usable
     for verdict in (
         record.gpu_write(["mlx:gpu"]),
         record.live_read("torch:cpu"),
@@ -104,7 +104,7 @@ def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str
     path = stored(tmp_path)
     path.write_text(text)
     record = load(tmp_path, MAC)
-    assert not record.found
+    assert not record.usable
     assert f"{path} is damaged" in record.live_read("mlx:gpu").reason
 
 
@@ -220,7 +220,7 @@ def test_what_is_saved_is_what_a_run_loads() -> None:
     here = identity()
     path = save(identified(here), here)
     loaded = load()
-    assert loaded.found
+    assert loaded.usable
     assert loaded.path == path
     assert loaded.tokens_per_s == {"a": 1.5}
     assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
@@ -229,9 +229,9 @@ def test_what_is_saved_is_what_a_run_loads() -> None:
 def test_a_record_of_other_versions_is_replaced() -> None:
     here = identity()
     save(identified(replace(here, mlxhog="0.0.1")), here)
-    assert not load().found
+    assert not load().usable
     save(identified(here), here)
-    assert load().found
+    assert load().usable
 
 
 def test_numbers_that_are_not_finite_are_kept_as_null(tmp_path: Path) -> None:
@@ -259,4 +259,4 @@ def test_a_writer_that_dies_leaves_the_old_record(
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(EnvironmentLacks):
         save({}, here, tmp_path)
-    assert load(tmp_path).found
+    assert load(tmp_path).usable
