@@ -179,11 +179,11 @@ class WorkerPool:
         turn = Turn(kernel, floats, time.monotonic() + START_DELAY_S, **amount)
         for pipe in self._pipes[:workers]:
             pipe.send(turn)
-        done = [self._receive(pipe) for pipe in self._pipes[:workers]]
+        parts = [self._receive(pipe) for pipe in self._pipes[:workers]]
         # From `send` to `start_s` a worker spins, which is not in its own count.
         spun = START_DELAY_S * workers
-        used = sum(part.cpu_s for part in done) + spun + time.process_time() - own
-        return done, watch.stop(used)
+        used = sum(part.cpu_s for part in parts) + spun + time.process_time() - own
+        return parts, watch.stop(used)
 
 
 @contextmanager
@@ -226,11 +226,11 @@ def measure_times(
             if len(quiet[key]) >= repeats:
                 continue
             kernel, size, workers = key
-            done, others = pool.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
-            ns = [1e9 * part.wall_s / part.floats for part in done]
+            parts, others = pool.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
+            ns = [1e9 * part.wall_s / part.floats for part in parts]
             every[key].append(sum(ns) / len(ns))
             loads.append(others)
-            if others <= BUSY_SHARE and not any(part.disturbed for part in done):
+            if others <= BUSY_SHARE and not any(part.disturbed for part in parts):
                 quiet[key].append(every[key][-1])
         if all(len(samples) >= repeats for samples in quiet.values()):
             break

@@ -79,12 +79,14 @@ def main() -> int:
     return measured("compare_power", measure, packages=packages)
 
 
-def real_runs(findings: Findings, kept: Path | None, model: str, pairs: int, tokens: int) -> None:
+def real_runs(
+    findings: Findings, runs_folder: Path | None, model: str, pairs: int, tokens: int
+) -> None:
     """False wins and power in tests that are drawn from pairs of real runs."""
     kinds: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="mlxhog-compare-") as temporary:
         for number, (kind, sides) in enumerate(KINDS.items()):
-            folder = (kept or Path(temporary)) / str(number)
+            folder = (runs_folder or Path(temporary)) / str(number)
             differences = real_differences(folder, model, sides, pairs, tokens)
             spread = stdev(differences)
             print(f"{kind}: standard deviation {spread:.4f} bits per byte", flush=True)
@@ -180,8 +182,8 @@ def levels() -> dict[int, float]:
         for planned, values in least.items():
             first = min(FEWEST, planned) - 2
             smallest = ratios[:, first : planned - 1].min(1) * planned**SHAPE
-            kept = np.partition(smallest, int(2 * ERROR * CHUNK))[: int(2 * ERROR * CHUNK)]
-            least[planned] = np.concatenate([values, kept])
+            lowest = np.partition(smallest, int(2 * ERROR * CHUNK))[: int(2 * ERROR * CHUNK)]
+            least[planned] = np.concatenate([values, lowest])
     # Two standard errors of the simulation below, so that the error is no more than it should be.
     chance = math.sqrt(ERROR * (1 - ERROR) / TABLE_SEQUENCES)
     at = int((ERROR - 2 * chance) * TABLE_SEQUENCES)

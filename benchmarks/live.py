@@ -150,11 +150,15 @@ def _written(model: Model, follower: Follower, seconds: float) -> dict[str, floa
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
         follower.refresh(in_sequence=False)
-        sampler, seen = Sampler(temperature=0.8, seed=answers), set()
+        sampler, answer_versions = Sampler(temperature=0.8, seed=answers), set()
         for _ in model.answer([PROMPT], sampler=sampler, max_new_tokens=100, by=follower):
             tokens += 1
-            seen.add(follower.loaded().version)
-        answers, of_two, versions = answers + 1, of_two + (len(seen) > 1), versions | seen
+            answer_versions.add(follower.loaded().version)
+        answers, of_two, versions = (
+            answers + 1,
+            of_two + (len(answer_versions) > 1),
+            versions | answer_versions,
+        )
     now = time.perf_counter()
     return {
         "tokens_per_s": tokens / (now - began),
@@ -286,16 +290,16 @@ def states(scale: Scale, findings: Findings) -> None:
     those of a later version: from the state that there is, and from the beginning.
     """
     with tempfile.TemporaryDirectory() as out:
-        kept, model = _versions(out, scale.steps)
+        by_version, model = _versions(out, scale.steps)
     tokens = model.tokenizer.encode((TEXT * 8).encode())[:256].astype(np.int32)[None]
     rows = []
-    base = min(kept)
+    base = min(by_version)
     for gap in GAPS:
         for after in AFTER:
-            old = _logits(model, kept[base], tokens[:, : 256 - after])
-            mixed = _logits(model, kept[base + gap], tokens[:, 256 - after :], old[1])
-            fresh = _logits(model, kept[base + gap], tokens)
-            before = _logits(model, kept[base], tokens)
+            old = _logits(model, by_version[base], tokens[:, : 256 - after])
+            mixed = _logits(model, by_version[base + gap], tokens[:, 256 - after :], old[1])
+            fresh = _logits(model, by_version[base + gap], tokens)
+            before = _logits(model, by_version[base], tokens)
             row = {
                 "updates between": gap,
                 "tokens read with the new weights": after,
@@ -326,21 +330,21 @@ def _versions(out: str, steps: int) -> tuple[dict[int, np.ndarray], Model]:
             if time.monotonic() > deadline:
                 raise RuntimeError("the run cannot be read")
             time.sleep(0.05)
-        kept: dict[int, np.ndarray] = {}
+        by_version: dict[int, np.ndarray] = {}
         while not source.ended():
             loaded = source.load(model.backend)
-            wanted = [min(kept, default=loaded.version) + gap for gap in GAPS]
+            wanted = [min(by_version, default=loaded.version) + gap for gap in GAPS]
             if loaded.version >= steps and loaded.consistent:
-                if not kept or loaded.version in wanted:
-                    kept.setdefault(loaded.version, model.backend.inbox.copy())
-                elif loaded.version > min(kept) + max(GAPS):
-                    if len(kept) == 1 + len(GAPS):
+                if not by_version or loaded.version in wanted:
+                    by_version.setdefault(loaded.version, model.backend.inbox.copy())
+                elif loaded.version > min(by_version) + max(GAPS):
+                    if len(by_version) == 1 + len(GAPS):
                         break
-                    kept = {}  # one of them went by unseen
+                    by_version = {}  # one of them went by unseen
         process.wait()
-        if len(kept) != 1 + len(GAPS):
+        if len(by_version) != 1 + len(GAPS):
             raise RuntimeError("no run of versions without a gap was seen; is the machine busy?")
-        return kept, model
+        return by_version, model
     finally:
         process.kill()
         process.wait()

@@ -55,8 +55,8 @@ def dropout(findings: Findings, samples: int) -> None:
             path.write_text(MODEL % rate)
             for sequences, length in SHAPES:
                 values = {"seq_len": length, "batch_size": sequences, "threads": 1}
-                given = [Given(name, value, "benchmark") for name, value in values.items()]
-                target = find_target(str(path), given, Path(folder))
+                options = [Given(name, value, "benchmark") for name, value in values.items()]
+                target = find_target(str(path), options, Path(folder))
                 plan = plan_of(target, AnalyzeConfig(backend="mlx:cpu"))
                 subject = subject_of(target, plan)
                 drawn = tickets(subject.batches().n_tickets, samples, 0)

@@ -58,8 +58,10 @@ def each_of(
                 except pytest.skip.Exception as skipped:
                     raise AssertionError(f"case {label} was skipped: {skipped}") from skipped
 
-        kept = [p for p in inspect.signature(test).parameters.values() if p.name not in arguments]
-        through.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
+        parameters = [
+            p for p in inspect.signature(test).parameters.values() if p.name not in arguments
+        ]
+        through.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return through
 
     return decorate

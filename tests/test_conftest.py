@@ -54,11 +54,11 @@ def test_forbid_skips(tmp_path, sources, code, message):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = metal: x\n")
     for number, source in enumerate(sources):
         (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
-    done = pytest_in(tmp_path, "--forbid-skips")
-    assert done.returncode == code, done.stdout
-    output = done.stdout.partition("skipped without need")
+    process = pytest_in(tmp_path, "--forbid-skips")
+    assert process.returncode == code, process.stdout
+    output = process.stdout.partition("skipped without need")
     for words in message:
-        assert words in (done.stdout if code == 0 else "".join(output[1:]))
+        assert words in (process.stdout if code == 0 else "".join(output[1:]))
 
 
 @pytest.mark.slow
@@ -72,10 +72,10 @@ def test_skips_in_other_processes_are_forbidden_too(tmp_path):
         "@pytest.mark.metal\ndef test_a(): pytest.skip('no Apple GPU')\n"
         "def test_b(): pytest.skip('no clang')\n"
     )
-    done = pytest_in(tmp_path, "--forbid-skips", "-n", "1")
-    assert done.returncode == 1, done.stdout
-    assert "test_it.py::test_b: Skipped: no clang" in done.stdout
-    assert "test_a: Skipped" not in done.stdout
+    process = pytest_in(tmp_path, "--forbid-skips", "-n", "1")
+    assert process.returncode == 1, process.stdout
+    assert "test_it.py::test_b: Skipped: no clang" in process.stdout
+    assert "test_a: Skipped" not in process.stdout
 
 
 def test_a_tests_own_cache_is_no_directory_that_pytest_numbers(tmp_path):
@@ -92,5 +92,5 @@ def test_a_tests_own_cache_is_no_directory_that_pytest_numbers(tmp_path):
         "    sizes.add(len(os.listdir(tmp_path_factory.getbasetemp())))\n"
         "    assert len(sizes) == 1\n"
     )
-    done = pytest_in(tmp_path)
-    assert done.returncode == 0, done.stdout
+    process = pytest_in(tmp_path)
+    assert process.returncode == 0, process.stdout

@@ -86,11 +86,11 @@ def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    said = ""
+    output = ""
     for command in (one for commands in tasks() for one in commands):
         code, out, err = run_command(command)
         assert code == 0, f"{command}\n{out}\n{err}"
-        said += out
-    assert "bits per byte" in said
+        output += out
+    assert "bits per byte" in output
     assert (tmp_path / "shared" / "config.json").exists()
     assert len(list((tmp_path / "runs").glob("*answers*"))) == 0

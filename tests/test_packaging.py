@@ -47,14 +47,14 @@ def test_the_command_is_installed():
 def test_only_pyproject_holds_the_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert metadata.version("mlxhog") == version
-    held = [
+    files = [
         str(file.relative_to(ROOT))
         for folder in ("mlxhog", "models", "metal")
         for file in (ROOT / folder).rglob("*")
         if file.suffix in (".py", ".cpp", ".h", ".txt")
         and re.search(rf"\b{re.escape(version)}\b", file.read_text())
     ]
-    assert not held
+    assert not files
 
 
 def test_the_citation_is_valid_and_of_this_version():

@@ -118,8 +118,8 @@ def worker(
             np.copyto(own, arena.params)
         problem.run(native, order[asked.start : asked.start + asked.count], asked.gamma)
         end = time.monotonic()
-        kept = time.process_time() - cpu >= OWN_SHARE * (end - began) - 2e-4
-        pipe.send(Done(end, late or not kept, time.process_time()))
+        undisturbed = time.process_time() - cpu >= OWN_SHARE * (end - began) - 2e-4
+        pipe.send(Done(end, late or not undisturbed, time.process_time()))
 
 
 # -- the host -------------------------------------------------------------------------------------
@@ -142,9 +142,9 @@ class WorkerPool:
         return done
 
     def _collect(self, pipes: list[Connection]) -> list[Done]:
-        done = [self._receive(pipe) for pipe in pipes]
-        self._cpu_s[: len(done)] = [part.cpu_s for part in done]
-        return done
+        parts = [self._receive(pipe) for pipe in pipes]
+        self._cpu_s[: len(parts)] = [part.cpu_s for part in parts]
+        return parts
 
     def cpu_s(self) -> float:
         """CPU time of the workers up to their last answers."""
@@ -180,8 +180,8 @@ class WorkerPool:
         start_s = time.monotonic() + START_DELAY_S
         for pipe, start, end in zip(pipes, edges[:-1], edges[1:], strict=True):
             pipe.send(Epoch(start, end - start, gamma, start_s))
-        done = self._collect(pipes)
-        return max(d.end_s for d in done) - start_s, any(d.disturbed for d in done)
+        parts = self._collect(pipes)
+        return max(d.end_s for d in parts) - start_s, any(d.disturbed for d in parts)
 
 
 @contextmanager

@@ -228,14 +228,14 @@ def measure(
         for factor in FACTORS
     }
     if workers is None:
-        done = {key: train(training, rule, key[2]) for key, rule in jobs.items()}
+        trained = {key: train(training, rule, key[2]) for key, rule in jobs.items()}
     else:
         futures: dict[Any, Future[Trained]] = {
             key: workers.submit(train, training, rule, key[2]) for key, rule in jobs.items()
         }
-        done = {key: future.result() for key, future in futures.items()}
+        trained = {key: future.result() for key, future in futures.items()}
     return {
-        name: {factor: [done[name, factor, seed] for seed in seeds] for factor in FACTORS}
+        name: {factor: [trained[name, factor, seed] for seed in seeds] for factor in FACTORS}
         for name in rules
     }
 

@@ -223,7 +223,7 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
     }
     verdicts = {key: better(gain) for key, gain in gains.items()}
     order = together(list(verdicts.values()))
-    said = "; ".join(f"alpha {a:g}, {name} {gain}" for (a, name), gain in gains.items())
+    differences = "; ".join(f"alpha {a:g}, {name} {gain}" for (a, name), gain in gains.items())
     spread = {
         alpha: median(score(course) for course in by["local_sgd"]) for alpha, by in runs.items()
     }
@@ -233,7 +233,7 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
     return [
         Compared(
             "SCAFFOLD is better than FedProx, and FedProx than Local SGD, at every division",
-            f"Accuracy beyond that of Local SGD at equal rounds, with 95 % intervals: {said}.",
+            f"Accuracy beyond Local SGD at equal rounds, with 95 % intervals: {differences}.",
             order, timing=False,
         ),
         Compared(

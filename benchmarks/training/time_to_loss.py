@@ -139,8 +139,8 @@ class Race:
     def tune(self, optimizer: str) -> None:
         """Search the settings of every arm, and write them down; known trials are not repeated."""
         document = _document()
-        kept = document.setdefault(self.target._key, {}).setdefault(optimizer, {})
-        trials: list[dict[str, Any]] = kept.setdefault("trials", [])
+        searched = document.setdefault(self.target._key, {}).setdefault(optimizer, {})
+        trials: list[dict[str, Any]] = searched.setdefault("trials", [])
 
         def trial(arm: str, tokens: int, point: Mapping[str, Any]) -> float:
             key = {"arm": arm, "tokens": tokens, **point}
@@ -164,7 +164,7 @@ class Race:
             else:
                 while trial(arm, int(tokens * SHORTER), best) <= limit:
                     tokens = int(tokens * SHORTER)
-            kept.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
+            searched.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
             _write(document)
 
 

@@ -80,7 +80,7 @@ def run(handle: ArenaHandle, pipe: Any, names: list[str]) -> None:
         place = arena.layout.segments["params"]
         flat = graft(handle.fd, place.offset, place.count)
         params[:] = np.linspace(-1, 1, params.size, dtype=np.float32)
-        seen = bool(mx.array_equal(flat, mx.array(params)).item())
+        visible = bool(mx.array_equal(flat, mx.array(params)).item())
         before = params.copy()
         results = {}
         for name in names:
@@ -92,7 +92,7 @@ def run(handle: ArenaHandle, pipe: Any, names: list[str]) -> None:
         # Memory that MLX gives out afterwards is not the arena's either.
         fresh = [mx.full((arena.layout.n_floats,), float(k)) for k in range(8)]
         mx.eval(fresh)
-        pipe.send((seen, results, bool((params == before).all())))
+        pipe.send((visible, results, bool((params == before).all())))
 
 
 def write_to_imported(handle: ArenaHandle, pipe: Any) -> None:

@@ -37,13 +37,13 @@ def test_the_fixture_is_one_memory_seen_from_both_sides() -> None:
 
 
 def test_mlx_operations_never_write_into_imported_memory() -> None:
-    seen, results, kept = answer(children.run, list(children.OPERATIONS))
-    assert seen, "MLX sees what the host wrote"
+    visible, results, own_pages = answer(children.run, list(children.OPERATIONS))
+    assert visible, "MLX sees what the host wrote"
     assert results.keys() == children.OPERATIONS.keys()
     for name, (changed, arena_kept) in results.items():
         assert changed, f"{name} computed nothing new"
         assert arena_kept, f"{name} wrote into the arena"
-    assert kept, "a new array was given the arena's pages"
+    assert own_pages, "a new array was given the arena's pages"
 
 
 def test_the_check_would_notice_a_write() -> None:

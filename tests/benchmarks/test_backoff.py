@@ -38,11 +38,11 @@ def losses(backoff: Any, by_schedule: dict[str, list[float]]) -> Any:
 def test_a_claim_is_told_where_the_interval_of_the_difference_leaves_out_0(
     backoff: Any, ours: list[float], verdict: str
 ) -> None:
-    given = losses(backoff, {"back-off": ours, "1/k": [2.0, 2.1, 1.9]})
+    by_schedule = losses(backoff, {"back-off": ours, "1/k": [2.0, 2.1, 1.9]})
     for measure in ("tuned", "worst", "average"):
-        assert backoff.beside(given, "1/k", measure).below() == verdict
-    assert backoff.beside(given, "1/k", "tuned").mean == pytest.approx(sum(ours) / 3 - 2.0)
-    assert backoff.MEASURES["worst"](given, "1/k") == pytest.approx([3.0, 3.1, 2.9])
+        assert backoff.beside(by_schedule, "1/k", measure).below() == verdict
+    assert backoff.beside(by_schedule, "1/k", "tuned").mean == pytest.approx(sum(ours) / 3 - 2.0)
+    assert backoff.MEASURES["worst"](by_schedule, "1/k") == pytest.approx([3.0, 3.1, 2.9])
 
 
 def test_parts_that_disagree_hold_in_part(backoff: Any) -> None:

@@ -138,14 +138,14 @@ def test_keeping_no_checkpoint_is_refused(run: Run) -> None:
 def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) -> None:
     save(run, 1)
     path = save(run, 2)
-    given = {
+    name = {
         "checkpoint": str(path),
         "run path": str(run.directory),
         "run name": run.name,
         "a part": run.name[-3:],
         "latest": "latest",
     }[spec]
-    assert checkpoint.locate(given, run.directory.parent) == path
+    assert checkpoint.locate(name, run.directory.parent) == path
 
 
 def test_one_of_a_runs_checkpoints_is_located_by_its_name(run: Run) -> None:

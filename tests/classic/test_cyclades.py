@@ -90,21 +90,21 @@ def ratings() -> MatrixCompletion:
 def test_two_workers_are_serial_bit_for_bit(problem: Problem, options: dict[str, Any]) -> None:
     serial = {name: value for name, value in options.items() if name != "component_batch"}
     reference = train(problem, ClassicConfig(scheme="serial", **serial))
-    result, said = told(problem, **options)
+    result, messages = told(problem, **options)
     assert same(result, reference)
     assert [epoch.examples for epoch in result.epochs] == [
         epoch.examples for epoch in reference.epochs
     ]
-    assert len(said) == 1
-    assert "2 workers are up to" in said[0]
+    assert len(messages) == 1
+    assert "2 workers are up to" in messages[0]
 
 
 @pytest.mark.slow
 def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
     dense = hinge(n=60, d=8, row=8)
-    result, said = told(dense)
+    result, messages = told(dense)
     assert same(result, train(dense, SERIAL))
-    assert "the largest component has 60: one worker does nearly all" in said[0]
+    assert "the largest component has 60: one worker does nearly all" in messages[0]
 
 
 @pytest.mark.parametrize(

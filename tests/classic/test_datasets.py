@@ -54,11 +54,11 @@ def test_sparse_rows_have_the_declared_types_and_offer_degrees_and_scores():
 
 
 def test_rows_that_are_taken_keep_their_order_and_may_repeat():
-    taken = three_rows().take([2, 0, 2])
-    assert taken.indptr.tolist() == [0, 3, 5, 8]
-    assert taken.indices.tolist() == [0, 1, 3, 0, 2, 0, 1, 3]
-    assert taken.values.tolist() == [4.0, 5.0, 6.0, 1.0, 2.0, 4.0, 5.0, 6.0]
-    assert taken.labels.tolist() == [1.0, 1.0, 1.0]
+    rows = three_rows().take([2, 0, 2])
+    assert rows.indptr.tolist() == [0, 3, 5, 8]
+    assert rows.indices.tolist() == [0, 1, 3, 0, 2, 0, 1, 3]
+    assert rows.values.tolist() == [4.0, 5.0, 6.0, 1.0, 2.0, 4.0, 5.0, 6.0]
+    assert rows.labels.tolist() == [1.0, 1.0, 1.0]
 
 
 @each_of(

@@ -80,8 +80,8 @@ def test_hogwild_goes_on_without_workers_that_are_killed(options):
         assert result.replaced == len(watch.messages) == 2
         assert "SIGKILL" in watch.messages[0]
     assert result.objective < result.initial["objective"]
-    done = sum(epoch.examples for epoch in result.epochs)
-    assert done + result.missed >= epochs * MANY.n_examples
+    examples = sum(epoch.examples for epoch in result.epochs)
+    assert examples + result.missed >= epochs * MANY.n_examples
     assert not worker_pids()
 
 

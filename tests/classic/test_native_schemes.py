@@ -53,8 +53,8 @@ def trained(kind: str, *, batch: int = 1, epochs: int = 1, **options: Any) -> Fl
         jobs = [(segment, kind, rank, options, batch, epochs) for rank in range(WORKERS)]
         run(train_share, jobs)
         assert not segment.words.any(), "a lock is still taken"
-        done = [board_of(segment, WORKERS).examples(rank) for rank in range(WORKERS)]
-        assert done == [epochs * len(share) for share in orders(N, WORKERS)]
+        examples = [board_of(segment, WORKERS).examples(rank) for rank in range(WORKERS)]
+        assert examples == [epochs * len(share) for share in orders(N, WORKERS)]
         return x_of(segment).copy().reshape(-1)
 
 
@@ -200,13 +200,13 @@ def test_readers_never_see_a_torn_value(kind: str) -> None:
         jobs = [(segment, kind, rank) for rank in range(WORKERS)]
         with spawned(push_and_pull, jobs) as processes:
             wait_until(lambda: all(board.examples(rank) > 0 for rank in range(WORKERS)))
-            seen = np.unique(np.concatenate([x.copy() for _ in range(20_000)]))
+            values = np.unique(np.concatenate([x.copy() for _ in range(20_000)]))
             board.stop()
             for process in processes:
                 process.join(TIMEOUT_S)
                 assert process.exitcode == 0
-        assert len(seen) > 1, "nobody wrote while we read"
-        assert set(seen) <= {k * A for k in range(-WORKERS, WORKERS + 1)}
+        assert len(values) > 1, "nobody wrote while we read"
+        assert set(values) <= {k * A for k in range(-WORKERS, WORKERS + 1)}
 
 
 # -- deaths and stops -----------------------------------------------------------------------------

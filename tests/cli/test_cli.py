@@ -410,9 +410,9 @@ def test_help_and_mistakes_load_no_framework_and_nothing_slow(words):
 
 
 def test_the_module_runs_as_a_command_and_tells_its_version():
-    done = command("--version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("mlxhog 0.")
+    process = command("--version")
+    assert process.returncode == 0
+    assert process.stdout.startswith("mlxhog 0.")
 
 
 def test_a_reader_that_leaves_early_is_no_error():

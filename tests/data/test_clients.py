@@ -101,17 +101,17 @@ def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others() -
         arena = SimpleNamespace(segment=lambda name: data)
         return Rounds(arena, workers)  # type: ignore[arg-type]
 
-    two, seen = rounds(2), []
+    two, claims = rounds(2), []
     for _ in range(4):
         for rank in (0, 1):
-            seen.append(two.client(rank, 5))
+            claims.append(two.client(rank, 5))
             two.set_of(rank, STEPS, two.of(rank, STEPS) + 1)
-    assert seen[::2] == [(0, 0), (2, 0), (4, 0), (0, 1)]
-    assert seen[1::2] == [(1, 0), (3, 0), (1, 1), (3, 1)]
-    taken = [two.batches_of(client, 5) for client in range(5)]
-    assert taken == [2, 2, 1, 2, 1]
+    assert claims[::2] == [(0, 0), (2, 0), (4, 0), (0, 1)]
+    assert claims[1::2] == [(1, 0), (3, 0), (1, 1), (3, 1)]
+    by_client = [two.batches_of(client, 5) for client in range(5)]
+    assert by_client == [2, 2, 1, 2, 1]
     three = rounds(3)
-    for client, batches in enumerate(taken):
+    for client, batches in enumerate(by_client):
         three.set_batches_of(client, 5, batches)
     assert [three.client(rank, 5) for rank in range(3)] == [(0, 2), (1, 2), (2, 1)]
 

@@ -44,16 +44,16 @@ def make_ledger(n, ring, **options):
 
 def work_off(ledger, owner, until_epoch):
     """Claim and finish everything before `until_epoch`; the tickets in order."""
-    taken = []
+    tickets = []
     while ledger.epoch < until_epoch:
         claimed = ledger.claim(owner)
         if claimed is None or claimed[0] >= until_epoch:
             assert claimed is None or ledger.give_back(*claimed, owner)
-            return taken
+            return tickets
         assert ledger.begin_apply(*claimed, owner)
         assert ledger.finish(*claimed, owner)
-        taken.append(claimed)
-    return taken
+        tickets.append(claimed)
+    return tickets
 
 
 def some_worker_is(state):
@@ -331,25 +331,25 @@ def test_resuming_at_90_percent_loses_and_repeats_nothing_in_this_and_the_next_e
     # Lightning-AI/litgpt#1712: after a resume every later epoch saw just the tail.
     n = 100
     ledger, _, _ = make_ledger(n, 256)
-    seen = Counter()
+    counts = Counter()
     for _ in range(89):
         ticket = ledger.claim(1)
         assert ledger.begin_apply(*ticket, 1)
         assert ledger.finish(*ticket, 1)
-        seen[ticket] += 1
+        counts[ticket] += 1
     in_hand = ledger.claim(1)  # dies with the process
     ticket = ledger.claim(2)
     assert ledger.begin_apply(*ticket, 2)
     assert ledger.finish(*ticket, 2)
-    seen[ticket] += 1
+    counts[ticket] += 1
     position = ledger.position()
     assert position == {"epoch": 0, "watermark": 89, "done": [90], "torn": 0, "n": n}
     resumed, _, _ = make_ledger(n, 1024)
     resumed.restore(position)
-    taken = work_off(resumed, 3, until_epoch=3)
-    assert taken[0] == in_hand
-    seen.update(taken)
-    assert seen == Counter((e, t) for e in range(3) for t in range(n))
+    tickets = work_off(resumed, 3, until_epoch=3)
+    assert tickets[0] == in_hand
+    counts.update(tickets)
+    assert counts == Counter((e, t) for e in range(3) for t in range(n))
 
 
 def test_a_position_in_a_later_epoch_counts_from_the_beginning_of_that_epoch():

@@ -209,10 +209,10 @@ def test_a_session_counts_its_tokens(n: int) -> None:
     for turn in range(1, 4):
         e.submit(asked([84, 85], n=n, session="a"))
         rest(e)
-        kept = e.session("a")
-        assert kept is not None
-        assert kept.n_tokens == 1 + turn * (2 + n)
-        assert len(kept.state[0]) == kept.n_tokens - 1
+        session = e.session("a")
+        assert session is not None
+        assert session.n_tokens == 1 + turn * (2 + n)
+        assert len(session.state[0]) == session.n_tokens - 1
 
 
 def test_a_cancelled_answer_leaves_its_session_as_it_was() -> None:

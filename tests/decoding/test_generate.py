@@ -256,9 +256,9 @@ def test_the_text_ends_at_the_first_stop_string_that_is_whole(text: str, stop: l
     pieces, stopped = read(text.encode(), *stop)
     ends = [text.index(one) + len(one) for one in stop if one in text]
     assert stopped == bool(ends)
-    seen = text[: min(ends)] if ends else text
-    begins = [seen.index(one) for one in stop if one in seen]
-    assert "".join(pieces) == (seen[: min(begins)] if begins else text)
+    visible = text[: min(ends)] if ends else text
+    begins = [visible.index(one) for one in stop if one in visible]
+    assert "".join(pieces) == (visible[: min(begins)] if begins else text)
 
 
 def test_a_bpe_tokenizer_streams_the_same_text_and_the_same_stops() -> None:

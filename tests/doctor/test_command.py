@@ -234,15 +234,15 @@ def test_a_cache_that_cannot_be_written_is_told_and_ends_nothing(
 def test_seconds_reach_the_litmus_tests_with_their_unit(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    calls = []
     mine = kept(record)
     monkeypatch.setattr(
-        "mlxhog.doctor.examine.examine", lambda effort, tell: seen.append(effort) or mine
+        "mlxhog.doctor.examine.examine", lambda effort, tell: calls.append(effort) or mine
     )
     assert main(["doctor", "--seconds", "1m"]) == 0
     assert main(["doctor", "--seconds", "2", "--quick", "--json"]) == 0
-    assert [effort.seconds for effort in seen] == [60.0, 2.0]
-    assert [effort.quick for effort in seen] == [False, True]
+    assert [effort.seconds for effort in calls] == [60.0, 2.0]
+    assert [effort.quick for effort in calls] == [False, True]
 
 
 @pytest.mark.parametrize(

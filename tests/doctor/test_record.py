@@ -75,15 +75,15 @@ def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(
 
 def test_auto_kernels_are_told_for_every_backend() -> None:
     speeds = {"tokens_per_s": FAST_GPU, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
-    told = conclude(record(kernels=[kernel("mlx")], **speeds), MAC)["kernels"]
-    assert {name: each["auto"] for name, each in told.items()} == {
+    lines = conclude(record(kernels=[kernel("mlx")], **speeds), MAC)["kernels"]
+    assert {name: each["auto"] for name, each in lines.items()} == {
         "mlx:gpu": "metal",
         "mlx:cpu": "native",
         "torch:mps": "reference",
         "torch:cpu": "native",
     }
-    assert "150,000 tokens/s with the Metal kernels" in told["mlx:gpu"]["why"]
-    assert "ran no kernel on mps" in told["torch:mps"]["why"]
+    assert "150,000 tokens/s with the Metal kernels" in lines["mlx:gpu"]["why"]
+    assert "ran no kernel on mps" in lines["torch:mps"]["why"]
     assert set(conclude(record(), LINUX)["kernels"]) == {"mlx:cpu", "torch:cpu"}
 
 

@@ -76,16 +76,16 @@ def interrupted(
             process.stdout.close()
             process.stderr.close()
             process.wait(120)
-            out, said = "", ""
+            out, output = "", ""
         else:
             process.send_signal(getattr(signal, f"SIG{cause}"))
-            out, said = process.communicate(timeout=120)
+            out, output = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
     assert not any(map(alive, workers)), "a worker is left"
-    assert "Traceback" not in said, said
-    assert process.returncode == (3 if cause == "pipe" else 130), (process.returncode, said)
+    assert "Traceback" not in output, output
+    assert process.returncode == (3 if cause == "pipe" else 130), (process.returncode, output)
     listed = run.list_runs(folder / "runs")
     status = listed[-1].read_status() if listed else {}
     if cause == "pipe":
@@ -93,7 +93,7 @@ def interrupted(
     elif out:
         assert json.loads(out)["status"] == status["status"] == "interrupted", out
     else:
-        assert said.endswith("interrupted\n"), said
+        assert output.endswith("interrupted\n"), output
     if not status.get("steps"):
         assert not out or json.loads(out)["checkpoint"] is None or not json.loads(out)["steps"]
         return "nothing to save"

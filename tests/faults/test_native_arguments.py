@@ -175,9 +175,9 @@ def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap() -> None:
         8 * 70
     ):  # a worker stopped for 32 laps, or for 64, would meet its word again
         assert ledger.claim(7) == ticket
-        seen = int(slots[ticket % 8])
-        assert seen not in held[ticket % 8]
-        held[ticket % 8].add(seen)
+        word = int(slots[ticket % 8])
+        assert word not in held[ticket % 8]
+        held[ticket % 8].add(word)
         assert ledger.begin_apply(ticket, 7)
         assert ledger.finish(ticket, 7)
 

@@ -147,7 +147,7 @@ def check(mode: str, loaded: Loaded, values: NDArray[np.float32], arena: Arena) 
     assert everything.max() <= loaded.version, (loaded, everything)
     if mode == "racy":
         return
-    several = [name for name, held in result.items() if len(held) > 1]
+    several = [name for name, numbers_of in result.items() if len(numbers_of) > 1]
     assert len(several) <= (loaded.mixed or 0), (loaded, several)
     if loaded.consistent:
         assert everything.tolist() == [loaded.version]

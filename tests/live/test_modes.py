@@ -31,18 +31,18 @@ READS = 200
 @pytest.mark.parametrize("writers", [1, 2])
 def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_path: Path) -> None:
     with pattern_run(tmp_path, writers=writers) as run:
-        source, backend, seen, consistent = run.reader(mode), Inbox(), set(), 0
+        source, backend, versions, consistent = run.reader(mode), Inbox(), set(), 0
         last = -1
         deadline = time.monotonic() + WAIT_S
         for k in itertools.count():
-            if k >= READS and len(seen) > 1:
+            if k >= READS and len(versions) > 1:
                 break
             assert time.monotonic() < deadline
             loaded = source.load(backend)
             check(mode, loaded, backend.inbox, run.arena)
             assert loaded.oldest >= last or mode in ("snapshot", "tensor")
             last = loaded.oldest
-            seen.add(loaded.version)
+            versions.add(loaded.version)
             consistent += loaded.consistent
         source.close()
         assert backend.bound == 1

@@ -84,7 +84,7 @@ def test_a_version_is_the_parameters_after_so_many_updates(
     monkeypatch.setattr(publishing, "POLL_S", 0.002)
     steady = {"schedule": "constant", "warmup": 0.0}
     options = {**steady, "strategy": strategy, "workers": f"mlx:cpu*{workers}", "steps": 40}
-    seen: dict[int, bytes] = {}
+    by_version: dict[int, bytes] = {}
     (tmp_path / "a").mkdir()
     backend = Inbox()
 
@@ -94,17 +94,17 @@ def test_a_version_is_the_parameters_after_so_many_updates(
             names = source._arena.layout.slots
             parts = (backend.inbox[s.offset : s.offset + s.size] for s in names.values())
             bits = b"".join(part.tobytes() for part in parts)
-            assert seen.setdefault(loaded.version, bits) == bits
+            assert by_version.setdefault(loaded.version, bits) == bits
 
     config = small_config(tmp_path / "a", live_every=1, **options)
     with Watcher(config, mode, look):
         train(config)
-    versions = sorted(seen)
+    versions = sorted(by_version)
     assert len(versions) >= 3
     for version in (versions[1], versions[len(versions) // 2], versions[-1]):
         again = small_config(tmp_path, **{**options, "steps": version})
         params = checkpoint.load(Path(str(train(again).checkpoint))).params
-        assert b"".join(params[name].tobytes() for name in sorted(params)) == seen[version]
+        assert b"".join(params[name].tobytes() for name in sorted(params)) == by_version[version]
     assert not shared_segments()
 
 
@@ -162,27 +162,27 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small_config(tmp_path, steps=None, time=120.0)
-    told: list[tuple[dict[str, Any], str]] = []
+    answers: list[tuple[dict[str, Any], str]] = []
 
     def generate(progress: Progress) -> None:
-        if progress.step < 1 or told:
+        if progress.step < 1 or answers:
             return
         words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
         capsys.readouterr()
         assert main([*words, "--json"]) == 0
         line = json.loads(capsys.readouterr().out)
         assert main([*words, "--mode=tensor"]) == 0
-        told.append((line, capsys.readouterr().err))
+        answers.append((line, capsys.readouterr().err))
         signal.raise_signal(signal.SIGINT)
 
     train(config, observer=generate)
-    ((line, said),) = told
+    ((line, text),) = answers
     weights = line["weights"]
     assert 0 <= weights["version_first"] <= weights["version_last"]
     assert weights["of"].startswith("run ")
     assert {"mode", "age_updates", "age_s", "consistent"} <= weights.keys()
-    assert "weights of run " in said
-    assert "updates and" in said
+    assert "weights of run " in text
+    assert "updates and" in text
     assert main(["generate", "latest", "--out", config.out, "--max-new-tokens=2", "--json"]) == 0
     assert "weights" not in json.loads(capsys.readouterr().out)
 

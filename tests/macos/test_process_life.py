@@ -132,6 +132,6 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any)
 def test_helpers_of_the_pool_have_the_class_of_their_caller() -> None:
     flags = ["-D__APPLE__", f"-isystem{HERE / 'include'}", f"-I{OPS}"]
     pool = ctypes.CDLL(str(build("pool", *flags, str(HERE / "pool.cpp"), str(OPS / "pool.cpp"))))
-    seen = (ctypes.c_uint * 3)()
-    pool.classes(USER_INITIATED, 3, seen)
-    assert list(seen) == [USER_INITIATED] * 3
+    classes = (ctypes.c_uint * 3)()
+    pool.classes(USER_INITIATED, 3, classes)
+    assert list(classes) == [USER_INITIATED] * 3

@@ -79,9 +79,9 @@ def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_ru
         _, errors = child.communicate()
     assert b"Traceback" not in errors, errors.decode()
     wait_until(lambda: not any(map(alive, pids)), 3.0, "the workers to leave")
-    told = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
-    told += "from mlxhog.errors import ArenaError\n"
-    told += "try: Arena.connect(Path(sys.argv[1]))\nexcept ArenaError as error: print(error)"
-    assert "is stale" in simulated(told, socket)
+    program = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
+    program += "from mlxhog.errors import ArenaError\n"
+    program += "try: Arena.connect(Path(sys.argv[1]))\nexcept ArenaError as error: print(error)"
+    assert "is stale" in simulated(program, socket)
     more = {"kills": 0, "workers": "mlx:cpu*2", "steps": 5, "resume": str(run)}
     assert json.loads(simulated(TRAIN, tmp_path, json.dumps(more)).splitlines()[-1])[0] == "done"

@@ -166,6 +166,6 @@ def test_clang_takes_the_native_code_for_apple_silicon(tmp_path: Path) -> None:
         return process.stderr[:4000] if process.returncode else ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        said = pool.map(complaints, [path for path in NATIVE if path.suffix == ".cpp"])
-        wrong = [text for text in said if text]
+        complaint = pool.map(complaints, [path for path in NATIVE if path.suffix == ".cpp"])
+        wrong = [text for text in complaint if text]
     assert not wrong, "\n".join(wrong)

@@ -200,8 +200,8 @@ def test_quantiles_of_students_t_are_those_of_the_tables(df: int, expected: floa
 
 def test_the_interval_holds_the_mean_of_a_normal_in_95_of_100_draws():
     draws = np.random.default_rng(0).normal(2.0, 3.0, (4000, 4))
-    held = [abs(row.mean() - 2.0) <= half_width(list(row)) for row in draws]
-    assert 0.94 < np.mean(held) < 0.96
+    covered = [abs(row.mean() - 2.0) <= half_width(list(row)) for row in draws]
+    assert 0.94 < np.mean(covered) < 0.96
 
 
 VALUES = st.lists(st.integers(0, 5), min_size=2, max_size=12)

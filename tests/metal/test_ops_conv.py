@@ -25,16 +25,16 @@ def arguments(shape: tuple[int, ...], *, packed: bool) -> tuple[Any, ...]:
     return draw(B, S, C), draw(C, 1, K), draw(C), draw(B, K - 1, C, seed=1), starts
 
 
-def forward(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, Any]:
-    y, last = unwritten(*given[0].shape), unwritten(*given[3].shape)
-    ops.causal_conv(*given, y, last, silu=silu, threads=threads)
+def forward(inputs: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, Any]:
+    y, last = unwritten(*inputs[0].shape), unwritten(*inputs[3].shape)
+    ops.causal_conv(*inputs, y, last, silu=silu, threads=threads)
     return y, last
 
 
-def gradients(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, ...]:
-    dy, d_last = draw(*given[0].shape, seed=2), draw(*given[3].shape, seed=3)
-    result = tuple(unwritten(*x.shape) for x in given[:4])
-    ops.causal_conv_grad(*given, dy, d_last, *result, silu=silu, threads=threads)
+def gradients(inputs: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, ...]:
+    dy, d_last = draw(*inputs[0].shape, seed=2), draw(*inputs[3].shape, seed=3)
+    result = tuple(unwritten(*x.shape) for x in inputs[:4])
+    ops.causal_conv_grad(*inputs, dy, d_last, *result, silu=silu, threads=threads)
     return result
 
 

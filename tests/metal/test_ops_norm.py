@@ -75,7 +75,7 @@ def test_head_norm_skip_gate_and_its_gradients(
     rows: int, heads: int, width: int, threads: int
 ) -> None:
     d = heads * width
-    given = {
+    inputs = {
         "h": draw(rows, heads, width),
         "c": draw(rows, d),
         "z": draw(rows, d, scale=4),
@@ -83,15 +83,15 @@ def test_head_norm_skip_gate_and_its_gradients(
         "skip": draw(d, seed=1),
     }
     d_out, out = draw(rows, d, seed=1), unwritten(rows, d)
-    grads = {name: unwritten(*x.shape) for name, x in given.items()}
-    ops.head_norm_skip_gate(*given.values(), out, eps=EPS, threads=threads)
-    ops.head_norm_skip_gate_grad(*given.values(), d_out, *grads.values(), eps=EPS, threads=threads)
-    h, c, z, w, skip = wide(*given.values())
+    grads = {name: unwritten(*x.shape) for name, x in inputs.items()}
+    ops.head_norm_skip_gate(*inputs.values(), out, eps=EPS, threads=threads)
+    ops.head_norm_skip_gate_grad(*inputs.values(), d_out, *grads.values(), eps=EPS, threads=threads)
+    h, c, z, w, skip = wide(*inputs.values())
     expected, back = layers_numpy.head_norm_skip_gate(h[None], c[None], z[None], w, skip, EPS)
     assert_close(out, expected[0], OP_F32)
-    for name, gradient in zip(given, back(d_out[None].astype(np.float64)), strict=True):
+    for name, gradient in zip(inputs, back(d_out[None].astype(np.float64)), strict=True):
         tolerance = NORM_GRADIENT_F32 if name == "h" else OP_F32
-        assert_close(grads[name], gradient.reshape(given[name].shape), tolerance, label=name)
+        assert_close(grads[name], gradient.reshape(inputs[name].shape), tolerance, label=name)
 
 
 def test_the_small_outputs_of_a_fresh_cell_feel_the_eps_of_the_head_norm() -> None:

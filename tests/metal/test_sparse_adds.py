@@ -65,9 +65,9 @@ def test_elements_that_are_not_ascending_inside_the_parameter_are_refused_unwrit
     index: list[int], values: list[float], what: str
 ) -> None:
     flat = np.zeros(N, np.float32)
-    given = (np.array(index, np.int32), np.array(values, np.float32))
+    arguments = (np.array(index, np.int32), np.array(values, np.float32))
     with pytest.raises(ValueError, match=what):
-        updates.add_at(flat, DENSE, *given, locks=None, mode=RACY)
+        updates.add_at(flat, DENSE, *arguments, locks=None, mode=RACY)
     assert not flat.any()
 
 

@@ -77,12 +77,12 @@ def test_readers_see_only_what_was_written(kernel: str) -> None:
         written = [x.view(np.uint32) for x in (ONE, PI if kernel == "copy" else NEAR_PI)]
         barrier = PROCESSES.Barrier(3)
         jobs = [(segment, barrier, slot, kernel) for slot in (1, 2)]
-        seen, changes = np.empty(N, np.float32), 0
+        copied, changes = np.empty(N, np.float32), 0
         with spawned(write_for_ever, jobs):
             barrier.wait(TIMEOUT_S)
             for _ in range(READS // N):
-                _native.snapshot(seen, segment.floats)
-                bits = seen.view(np.uint32)
+                _native.snapshot(copied, segment.floats)
+                bits = copied.view(np.uint32)
                 known = (bits == written[0]) | (bits == written[1])
                 assert known.all(), f"torn: {[hex(x) for x in np.unique(bits[~known])]}"
                 changes += bool((bits == written[0]).any()) and bool((bits == written[1]).any())

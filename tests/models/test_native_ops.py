@@ -135,7 +135,7 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(
 def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = []
+    calls = []
     kernel = sequence.ops.mlstm
 
     class Recorder:
@@ -143,7 +143,7 @@ def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
 
         @staticmethod
         def mlstm(*arrays: Any, **how: Any) -> None:
-            seen.append(arrays[7].shape)
+            calls.append(arrays[7].shape)
             kernel(*arrays, **how)
 
     monkeypatch.setattr(sequence, "ops", Recorder)
@@ -151,7 +151,7 @@ def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
     gates = [torch.tensor(draw(1, 300, 2)) for _ in "if"]
     with torch.inference_mode():
         NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=16, eps=1e-6)
-    assert seen == [(1, 2, 2, 8, 8)]
+    assert calls == [(1, 2, 2, 8, 8)]
 
 
 @pairs
@@ -236,13 +236,13 @@ def test_other_types_than_float32_are_refused() -> None:
 def test_mlx_ops_take_their_thread_count_from_set_threads(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    counts = []
 
     class Recorder:
         empty = staticmethod(ops.empty)
 
         def soft_cap(self, *_: Any, threads: int, **__: Any) -> None:
-            seen.append(threads)
+            counts.append(threads)
 
     monkeypatch.setattr(layers, "ops", Recorder())
     adapter_mlx.set_threads(threads)
@@ -250,4 +250,4 @@ def test_mlx_ops_take_their_thread_count_from_set_threads(
         NATIVE_MLX.soft_cap(mx.zeros(3), 1.0)
     finally:
         adapter_mlx.set_threads(1)
-    assert seen == [threads]
+    assert counts == [threads]

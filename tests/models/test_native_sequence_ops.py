@@ -37,12 +37,12 @@ def decay_run(threads: int) -> list[Any]:
     q, k, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1), draw(B, S, NH, DV), draw(S)
     dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
     log_decay, state = -np.abs(draw(B, S, NH, 1)), draw(B, NH, DK, DV)
-    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
     h, last = empty_like(v, state)
-    ops.decay(q, k, v, log_decay, state, h, last, kept, scale=0.5, threads=threads)
+    ops.decay(q, k, v, log_decay, state, h, last, states, scale=0.5, threads=threads)
     grads = empty_like(q, k, v, log_decay, state)
-    given = (q, k, v, log_decay, kept, dh, state)
-    ops.decay_grad(*given, *grads, scale=0.5, threads=threads)
+    inputs = (q, k, v, log_decay, states, dh, state)
+    ops.decay_grad(*inputs, *grads, scale=0.5, threads=threads)
     return [h, last, *grads]
 
 
@@ -52,12 +52,12 @@ def delta_run(threads: int) -> list[Any]:
     q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV)
     log_decay, beta = -np.abs(draw(B, S, NH)), np.abs(draw(B, S, NH, seed=1))
     state = draw(B, NH, DK, DV)
-    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
     h, last, held = empty_like(v, state, v)
     inputs = (q, k, v, log_decay, beta)
-    ops.delta(*inputs, state, h, last, kept, held, threads=threads)
+    ops.delta(*inputs, state, h, last, states, held, threads=threads)
     grads = empty_like(*inputs, state)
-    ops.delta_grad(*inputs, kept, held, v, state, *grads, threads=threads)
+    ops.delta_grad(*inputs, states, held, v, state, *grads, threads=threads)
     return [h, last, *grads]
 
 
@@ -66,11 +66,11 @@ def scan_run(threads: int) -> list[Any]:
     B, S, C, N = 5, 37, 21, 6
     u, dt, A = draw(B, S, C), np.abs(draw(B, S, C, seed=1)), -np.abs(draw(C, N))
     Bt, Ct, state = draw(B, S, N), draw(B, S, N, seed=1), draw(B, C, N)
-    kept = np.empty(ops.scan_kept(B=B, S=S, C=C, N=N), np.float32)
+    states = np.empty(ops.scan_kept(B=B, S=S, C=C, N=N), np.float32)
     y, last = empty_like(u, state)
-    ops.scan(u, dt, A, Bt, Ct, state, y, last, kept, threads=threads)
+    ops.scan(u, dt, A, Bt, Ct, state, y, last, states, threads=threads)
     grads = empty_like(u, dt, A, Bt, Ct, state)
-    ops.scan_grad(u, dt, A, Bt, Ct, kept, dt, state, *grads, threads=threads)
+    ops.scan_grad(u, dt, A, Bt, Ct, states, dt, state, *grads, threads=threads)
     return [y, last, *grads]
 
 

@@ -96,8 +96,8 @@ def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
     d_last = [rng.normal(size=shape) for shape in state.values()]
 
     def recurrent(y: dict[str, np.ndarray]) -> tuple[float, Any]:
-        sequence, given = [y[name] for name in "qkvif"], [y[name] for name in state]
-        h, last, backward = mlstm_numpy.recurrent(*sequence, eps=eps, state=given)
+        sequence, first_state = [y[name] for name in "qkvif"], [y[name] for name in state]
+        h, last, backward = mlstm_numpy.recurrent(*sequence, eps=eps, state=first_state)
         total = (h * dh).sum() + sum((a * b).sum() for a, b in zip(last, d_last, strict=True))
         return float(total), lambda: backward(dh, d_last)
 

@@ -43,14 +43,14 @@ def test_as_many_different_words_are_drawn_as_were_asked_for(
 
 def test_words_are_drawn_as_often_as_their_probability_says() -> None:
     head, draws = SampledHead.of_counts(4, COUNTS), 4000
-    seen, stated = np.zeros(10), np.zeros(10)
+    counts, stated = np.zeros(10), np.zeros(10)
     for seed in range(draws):
         result = head.draw(LABELS, seed)
-        seen[result.ids] += 1
+        counts[result.ids] += 1
         stated[result.ids] = np.exp(result.log_inclusion)
     assert (stated[[0, 3, 7]] == 1).all()  # the targets
     error = np.sqrt(stated * (1 - stated) / draws)
-    assert (np.abs(seen / draws - stated) <= 4.5 * error).all()
+    assert (np.abs(counts / draws - stated) <= 4.5 * error).all()
 
 
 def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them() -> None:

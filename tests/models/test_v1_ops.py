@@ -99,10 +99,10 @@ def test_causal_conv_and_its_gradients(
 def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
     inputs, _ = conv_inputs((2, 6, 8, 4), packed=False)
     inputs["state"][:] = 0
-    given, _ = twin.op("causal_conv", **inputs, silu=True)
+    actual, _ = twin.op("causal_conv", **inputs, silu=True)
     state = inputs.pop("state")
     y, last = twin.op("causal_conv", **inputs, silu=True)
-    np.testing.assert_array_equal(y, given)
+    np.testing.assert_array_equal(y, actual)
     assert last.shape == state.shape
 
     def scalar(ops: Any, p: Any) -> Any:
@@ -282,10 +282,10 @@ def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
 @each_of("x", [-1e20, -1e4, 1e4, 1e20])
 @activation_names
 def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation: str, x: float) -> None:
-    given = np.array([x, np.nan, x], np.float32)
-    y, dx = np.empty_like(given), np.empty_like(given)
-    ops.activate(activation_name(activation), given, y, threads=1)
-    ops.activate_grad(activation_name(activation), given, np.ones_like(given), dx, threads=1)
+    inputs = np.array([x, np.nan, x], np.float32)
+    y, dx = np.empty_like(inputs), np.empty_like(inputs)
+    ops.activate(activation_name(activation), inputs, y, threads=1)
+    ops.activate_grad(activation_name(activation), inputs, np.ones_like(inputs), dx, threads=1)
     if activation != "relu^2":  # 1e40 is none
         assert np.isfinite(y[::2]).all()
     assert np.isfinite(dx[::2]).all()

@@ -65,10 +65,10 @@ def test_a_state_is_never_written_and_detach_ends_the_gradient():
     layer, x = SIDES["torch"].kind("mlstm"), torch.randn(2, 5, 16)
     first = x.clone().requires_grad_()
     _, state = layer(first)
-    kept = [part.clone() for part in state[0]]
+    before = [part.clone() for part in state[0]]
     output, after = layer(x, state)
     (output.sum() + sum(part.sum() for part in after[0])).backward(retain_graph=True)
-    assert all(map(torch.equal, state[0], kept))
+    assert all(map(torch.equal, state[0], before))
     assert first.grad is not None
     assert first.grad.any()
     first.grad = None

@@ -159,10 +159,10 @@ def test_ctrl_c_ends_it_while_a_page_listens(tmp_path, serve):
 
 def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(3))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         assert cli.main(["board", str(run.directory), "--port", str(port)]) == 2
     err = capsys.readouterr().err
     assert f"port {port} of 127.0.0.1 is in use" in err
@@ -246,9 +246,9 @@ def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, vi
     server = serve(trained.run)
     page = visit().open(f"{server.url}#{server.token}")
     page.on("dialog", lambda dialog: dialog.accept())
-    told = page.locator("#told")
+    notice = page.locator("#told")
     page.locator('button[data-ask="checkpoint"]').press("Enter")
-    told.filter(has_text="step-").wait_for()
+    notice.filter(has_text="step-").wait_for()
     assert list(trained.run.checkpoints.iterdir())
     page.locator('button[data-ask="sample"]').press("Enter")
     page.locator(".samples li").first.wait_for()

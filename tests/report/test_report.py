@@ -38,8 +38,8 @@ def outside(page):
 
 def test_the_page_lies_in_the_runs_folder_and_fetches_nothing(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(30))
-    page, said = report(capsys, run.directory)
-    assert said["report"] == str(run.directory / "report.html")
+    page, output = report(capsys, run.directory)
+    assert output["report"] == str(run.directory / "report.html")
     assert not outside(page)
     assert "default-src 'none'" in page
     assert "connect-src" not in page
@@ -62,16 +62,16 @@ def test_the_page_says(tmp_path, capsys, what):
 @pytest.mark.slow
 def test_eight_hours_of_four_workers_stay_below_half_a_megabyte(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(14_400, workers=4))
-    page, said = report(capsys, run.directory)
-    assert said["bytes"] == len(page.encode()) < 500_000
+    page, output = report(capsys, run.directory)
+    assert output["bytes"] == len(page.encode()) < 500_000
 
 
 def test_several_runs_are_compared_on_one_page_here(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = write_run(tmp_path / "runs", "a-one", metrics=lines(10))
     second = write_run(tmp_path / "runs", "b-two", metrics=lines(20), status={"status": "diverged"})
-    page, said = report(capsys, first.name, second.directory)
-    assert said["report"] == "report.html"
+    page, output = report(capsys, first.name, second.directory)
+    assert output["report"] == "report.html"
     assert page.count("<section") == 2
     assert "diverged" in page
 
@@ -79,10 +79,10 @@ def test_several_runs_are_compared_on_one_page_here(tmp_path, capsys, monkeypatc
 @pytest.mark.slow
 def test_the_figures_are_png_files(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(30))
-    _, said = report(capsys, run.directory, "--png", tmp_path / "figures")
+    _, output = report(capsys, run.directory, "--png", tmp_path / "figures")
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"curves.png", "staleness.png", "workers.png"}
-    for path in said["figures"]:
+    for path in output["figures"]:
         with open(path, "rb") as file:
             assert file.read(8) == PNG
 
@@ -104,8 +104,8 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     with run.events_path.open("a") as file:
         file.write("{}\n[]\n")
     run.config_path.write_text("a: [")
-    page, said = report(capsys, run.directory)
-    notes = " ".join(said["notes"])
+    page, output = report(capsys, run.directory)
+    notes = " ".join(output["notes"])
     assert "made by mlxhog 0.0.1" in notes
     assert "1 damaged lines of metrics.jsonl" in notes
     assert "2 damaged lines of events.jsonl" in notes
@@ -116,17 +116,17 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
 def test_a_run_without_metrics_or_events_has_a_report_that_says_so(tmp_path, capsys):
     run = write_run(tmp_path, events=None)
     run.metrics_path.unlink()
-    page, said = report(capsys, run.directory)
-    assert "no metrics yet" in " ".join(said["notes"])
+    page, output = report(capsys, run.directory)
+    assert "no metrics yet" in " ".join(output["notes"])
     assert "<section" in page
 
 
 def test_a_run_of_before_events_shows_the_samples_of_its_file(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(3), events=None)
     run.samples_path.write_text("an old text\n")
-    page, said = report(capsys, run.directory)
+    page, output = report(capsys, run.directory)
     assert "an old text" in page
-    assert "it kept no events" in " ".join(said["notes"])
+    assert "it kept no events" in " ".join(output["notes"])
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys, mo
     )  # fmt: skip
     result = train(config, observer=kill)
     assert (result.status, len(killed)) == ("done", 1)
-    page, said = report(capsys, result.run)
-    assert said["notes"] == []
+    page, output = report(capsys, result.run)
+    assert output["notes"] == []
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
     (run,) = data["runs"]
-    told = [(kind, text) for _, _, kind, text in run["events"]]
-    assert any("worker 2" in text and "being replaced" in text for _, text in told)
-    assert [text for kind, text in told if kind == "checkpoint"]
-    assert told[-1] == ("ended", "done")
+    events = [(kind, text) for _, _, kind, text in run["events"]]
+    assert any("worker 2" in text and "being replaced" in text for _, text in events)
+    assert [text for kind, text in events if kind == "checkpoint"]
+    assert events[-1] == ("ended", "done")
     assert sum(sum(steps.values()) for steps in run["staleness"].values()) > 0
     assert '<td class="t">1</td>' in page  # workers restarted
 

@@ -169,9 +169,9 @@ def test_plain_lines_tell_what_is_done_at_once_and_how_far_it_is_now_and_then():
     for percent in range(101):
         lines(replace(PROGRESS, doing=Doing(Activity.EVALUATING, percent)))
     lines(replace(PROGRESS, doing=Doing(Activity.SAMPLING)))
-    told = [line for line in stream.getvalue().split("\n") if line.startswith("evaluating")]
-    assert told[0] == "evaluating 0 %"
-    assert 8 <= len(told) <= 12
+    evaluations = [line for line in stream.getvalue().split("\n") if line.startswith("evaluating")]
+    assert evaluations[0] == "evaluating 0 %"
+    assert 8 <= len(evaluations) <= 12
     assert "\nsampling\n" in stream.getvalue()
 
 

@@ -176,9 +176,9 @@ def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
 @pytest.mark.slow
 def test_watch_in_a_pipe_ends_with_its_run(training):
     trained = training(2)
-    done = watch(trained.run.directory)
-    out, err = done.communicate(timeout=120)
-    assert done.returncode == 0, err
+    process = watch(trained.run.directory)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     assert "\x1b" not in out
     assert out.splitlines()[-2].startswith("done: ")
     assert "mlxhog report" in out.splitlines()[-1]

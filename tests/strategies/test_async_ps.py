@@ -62,9 +62,9 @@ def push(worker: AsyncPSWorker, lease: Lease | Idle, gradient: float = 1.0) -> O
 
 
 def take_steps(worker: AsyncPSWorker) -> None:
-    done = worker.context.strategy.steps_done
+    steps_done = worker.context.strategy.steps_done
     arena, ledger = worker.context.arena, worker.context.ledger
-    while (lease := worker.claim()) is not Idle.DONE or done(arena, ledger) < STEPS:
+    while (lease := worker.claim()) is not Idle.DONE or steps_done(arena, ledger) < STEPS:
         if isinstance(lease, Lease):
             worker.read()
             push(worker, lease)
@@ -194,10 +194,10 @@ def test_who_holds_up_the_others_for_long_is_named_once() -> None:
         thread = threading.Thread(target=one.claim, daemon=True)
         thread.start()
         wait_until(lambda: of.held_up(arena) is not None)
-        told = of.held_up(arena)
-        assert told is not None
-        assert told.startswith("worker 2 is slow: after 0 of its gradients others have waited")
-        assert of.held_up(arena) == told
+        warning = of.held_up(arena)
+        assert warning is not None
+        assert warning.startswith("worker 2 is slow: after 0 of its gradients others have waited")
+        assert of.held_up(arena) == warning
         push(slow, lease)
         thread.join(30)
         assert of.held_up(arena) is None

@@ -60,8 +60,8 @@ def test_a_worker_moves_to_the_group_that_has_lain_free_for_longest() -> None:
     shared = words(2)
     first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
     assert (first.held, second.held) == (0, 1)
-    seen = [(first.change(), first.held)[1] for _ in range(4)]
-    assert seen == [2, 0, 2, 0]  # the second worker stays where it is
+    groups = [(first.change(), first.held)[1] for _ in range(4)]
+    assert groups == [2, 0, 2, 0]  # the second worker stays where it is
     second.change()
     first.change()
     assert (second.held, first.held) == (2, 1)
@@ -132,10 +132,10 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
             lease = mine.claim()
             assert isinstance(lease, Lease)
             begin = monotonic_ns()
-            held = mine._params[mine._groups.held]
+            params = mine._params[mine._groups.held]
             mine.read()
             mine.write(grads, lease, samples=1)
-            steps.append((begin, monotonic_ns(), slot, held))
+            steps.append((begin, monotonic_ns(), slot, params))
 
     results = [worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)]
     threads = [threading.Thread(target=train, args=(k + 1, one)) for k, one in enumerate(results)]
@@ -152,7 +152,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
     # Nothing was lost either: every update of a block is in its sum and in its count.
     taken = steps_taken(arena)
     for name, count in taken.items():
-        assert count == sum(name in held for *_, held in steps)
+        assert count == sum(name in params for *_, params in steps)
         np.testing.assert_array_equal(arena.param(name), -0.5 * count)
 
 

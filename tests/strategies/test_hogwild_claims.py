@@ -44,13 +44,13 @@ def worker(arena: Arena, slot: int, on_torn: str = "count") -> HogwildWorker:
 
 def take_steps(worker: HogwildWorker, gradient: float = 1.0) -> list[int]:
     """Steps until none is left; the numbers of their tickets."""
-    taken = []
+    tickets = []
     while isinstance(lease := worker.claim(), Lease):
         worker.read()
         worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
-        taken.append(lease.epoch * worker.context.ledger.n + lease.ticket)
+        tickets.append(lease.epoch * worker.context.ledger.n + lease.ticket)
     assert lease is Idle.DONE
-    return taken
+    return tickets
 
 
 @pytest.mark.parametrize("on_torn", ["count", "retry"])

@@ -83,8 +83,8 @@ def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena:
     thread = threading.Thread(target=step, args=(first, 1.0), daemon=True)
     thread.start()
     wait_until(lambda: first._stages(0) == 1)
-    seen = entry.heartbeat_ns
-    wait_until(lambda: entry.heartbeat_ns > seen)  # now it waits for the other worker
+    heartbeat_ns = entry.heartbeat_ns
+    wait_until(lambda: entry.heartbeat_ns > heartbeat_ns)  # now it waits for the other worker
     assert entry.phase not in (Phase.IDLE, Phase.WAITING)
     step(second, 3.0)
     thread.join(30)

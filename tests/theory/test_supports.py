@@ -109,35 +109,35 @@ def population(request: pytest.FixtureRequest) -> Population:
 
 @pytest.mark.slow
 def test_the_interval_of_p_conf_holds_as_often_as_it_says(population: Population) -> None:
-    held = 0
+    covered = 0
     for seed in range(RESAMPLES):
         estimate = supports.estimate_p_conf(population.draw(150, seed))
-        held += estimate.low <= population.p_conf <= estimate.high
-    assert held / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
+        covered += estimate.low <= population.p_conf <= estimate.high
+    assert covered / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
 
 
 @pytest.mark.slow
 def test_the_interval_of_delta_holds_as_often_as_it_says(population: Population) -> None:
-    held = 0
+    covered = 0
     for seed in range(RESAMPLES):
         estimate = supports.estimate_delta(population.draw(150, seed))
-        held += estimate.low <= population.delta <= estimate.high
-    assert held / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
+        covered += estimate.low <= population.delta <= estimate.high
+    assert covered / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
 
 
 @pytest.mark.slow
 def test_the_bounds_and_the_quantile_of_rho_hold_as_often_as_they_say(
     population: Population,
 ) -> None:
-    held, below = 0, 0
+    covered, below = 0, 0
     for seed in range(RESAMPLES):
         estimate = supports.estimate_rho(population.draw(150, seed), omega=population.omega)
-        held += estimate.low <= population.rho <= estimate.high
+        covered += estimate.low <= population.rho <= estimate.high
         assert estimate.quantile is not None
         below += (
             population.shares > estimate.quantile.value
         ).mean() <= estimate.quantile.share_above
-    assert held / RESAMPLES >= 0.95
+    assert covered / RESAMPLES >= 0.95
     assert below / RESAMPLES >= 0.95
 
 

@@ -84,12 +84,12 @@ def test_a_table_that_the_search_contradicts_is_told() -> None:
         Weakened(spare, "laps", "a ticket is lost"),
         Weakened("ledger.cpp new load1 load: acquire", "", ""),
     ]
-    told = "\n".join(problems(results, full=True))
-    assert "laps: a ticket is lost" in told
-    assert f"{needed} may be weaker" in told
-    assert f"{spare} is needed: laps" in told
-    assert "new load1 load: acquire is in neither table" in told
-    assert "no such step is left" in told
+    text = "\n".join(problems(results, full=True))
+    assert "laps: a ticket is lost" in text
+    assert f"{needed} may be weaker" in text
+    assert f"{spare} is needed: laps" in text
+    assert "new load1 load: acquire is in neither table" in text
+    assert "no such step is left" in text
 
 
 def test_a_source_that_lost_a_named_step_is_an_error(

@@ -82,14 +82,14 @@ def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig, number: int)
         command.train()
         for pid in (command.process.pid, *command.workers):  # to the group, as a terminal does
             os.kill(pid, number)
-        code, result, said = command.end()
+        code, result, output = command.end()
     assert code == 130
     assert result["status"] == "interrupted"
     finishing, saved = (
         "finishing the step; again stops at once\n",
         f"\nsaved step-{result['steps']:08}\n",
     )
-    assert said.index(finishing) < said.index(saved)
+    assert output.index(finishing) < output.index(saved)
     assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
 
 

@@ -54,8 +54,13 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
         until(directory, works(2, steps=5))
 
     result = trained(endless(tmp_path), join)
-    done, state = tickets(result)
-    assert result.steps == done == state["used"]["steps"] == sum(w.steps for w in result.workers)
+    tickets_done, state = tickets(result)
+    assert (
+        result.steps
+        == tickets_done
+        == state["used"]["steps"]
+        == sum(w.steps for w in result.workers)
+    )
     assert [(w.slot, w.backend) for w in result.workers] == [(1, "mlx:cpu"), (2, "torch:cpu")]
     assert result.workers[1].staleness  # the table shows it like the others
 
@@ -75,8 +80,8 @@ def test_a_budget_in_steps_is_met_exactly_whoever_joins_leaves_and_dies(tmp_path
     client = Client(config, disturb)
     result = train(config, observer=client)
     client.finish()
-    done, state = tickets(result)
-    assert (result.status, result.steps, done) == ("done", 1000, 1000)
+    tickets_done, state = tickets(result)
+    assert (result.status, result.steps, tickets_done) == ("done", 1000, 1000)
     assert state["joined"] == 1  # two have, and one has left
     assert result.restarts == 1
 
@@ -148,23 +153,23 @@ def test_what_cannot_join_is_refused_and_training_goes_on(tmp_path, capsys):
     config = endless(tmp_path, workers="mlx:cpu*2")
 
     def refused(directory: Path) -> None:
-        for words, code, said in [
+        for words, code, message in [
             (["--workers", "torch:cqu"], 2, "did you mean 'torch:cpu'?"),
             (["--workers", "torch:mps"], 3, "needs macOS on Apple silicon"),
             (["--workers", "3"], 2, "3 workers cannot join: the run has 2 free slots"),
             (["--workers", "0"], 2, "wanted at least 1"),
         ]:
             assert main(["join", "latest", "--out", config.out, *words]) == code
-            assert said in capsys.readouterr().err
-        for number, said in [("9", "no worker 9; the run has 1, 2"), ("x", "WORKER is 'x'")]:
+            assert message in capsys.readouterr().err
+        for number, message in [("9", "no worker 9; the run has 1, 2"), ("x", "WORKER is 'x'")]:
             assert main(["leave", "latest", number, "--out", config.out]) == 2
-            assert said in capsys.readouterr().err
-        for fields, said in [
+            assert message in capsys.readouterr().err
+        for fields, message in [
             ({"workers": 3}, "wanted text"),
             ({"threads": True}, "threads is True"),
             ({"worker": 1}, "no field 'worker'"),
         ]:
-            with pytest.raises(Refused, match=said):
+            with pytest.raises(Refused, match=message):
                 ask(directory, "join", **fields)
         with pytest.raises(Refused, match="no worker has joined"):
             ask(directory, "leave")

@@ -48,12 +48,12 @@ def test_an_evaluation_without_time_says_that_it_covers_nothing(
 
 
 def test_an_evaluation_that_was_cut_says_how_much_it_covers(tmp_path: Path) -> None:
-    done = train(small_config(tmp_path, steps=4, eval_every="1h"))
-    assert done.val_tokens == 3113
-    assert "bits per byte\n" in summary(done)
-    cut = type(done)(**{**vars(done), "val_share": 0.38, "val_tokens": 1183})
+    result = train(small_config(tmp_path, steps=4, eval_every="1h"))
+    assert result.val_tokens == 3113
+    assert "bits per byte\n" in summary(result)
+    cut = type(result)(**{**vars(result), "val_share": 0.38, "val_tokens": 1183})
     assert "over 1.18k tokens, 38% of it, for which there was time" in summary(cut)
-    early = type(done)(**{**vars(done), "val_share": 0.0})
+    early = type(result)(**{**vars(result), "val_share": 0.0})
     assert "while training; no time was left to evaluate the end" in summary(early)
 
 
@@ -91,9 +91,9 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
     assert result.checkpoint is not None
     state = checkpoint.load(Path(result.checkpoint)).state
     ledger = state["ledger"]
-    taken = ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
+    tickets = ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
     # One that was stopped amid its write counts as torn, which a kill there always does.
-    assert result.steps <= taken <= result.steps + 1
+    assert result.steps <= tickets <= result.steps + 1
     assert state["over"] is True
 
 

@@ -132,11 +132,11 @@ def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
 
     result, messages = followed(config, feed)
     directory = Path(result.run)
-    said = rows(directory)
+    trained_rows = rows(directory)
     text = b"the first text " * 3
-    assert said[:2] == [text[:32], text[31:]]  # neighbours overlap by a token
-    assert said[2:4] == [b"two and two is four", b"a plain record"]
-    assert sorted(said[4:]) == [b"# the last", b"say it"]
+    assert trained_rows[:2] == [text[:32], text[31:]]  # neighbours overlap by a token
+    assert trained_rows[2:4] == [b"two and two is four", b"a plain record"]
+    assert sorted(trained_rows[4:]) == [b"# the last", b"say it"]
     assert result.status == "interrupted"
     assert result.steps == segments(directory)[-1].end_ticket == done(directory)
     assert any("until mlxhog stop or Ctrl-C" in message for message in messages)
@@ -244,10 +244,10 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
         (follower.folder / name).write_bytes(content)
     assert follower.look()
     assert rows(tmp_path) == [b"good"]
-    said = list(follower.messages)
-    assert [text.partition(" ")[0] for text in said] == ["b.txt", "c.jsonl", "d.jsonl"]
-    assert "binary: a zero byte" in said[0]
-    assert "the run trains on at most 16" in said[1]
+    messages = list(follower.messages)
+    assert [text.partition(" ")[0] for text in messages] == ["b.txt", "c.jsonl", "d.jsonl"]
+    assert "binary: a zero byte" in messages[0]
+    assert "the run trains on at most 16" in messages[1]
     assert not follower.look()
     again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))
     assert not again.look()

@@ -145,12 +145,12 @@ def test_a_run_on_divided_text_is_resumed_bit_for_bit_and_goes_on_with_other_wor
     first = train(small_config(tmp_path, steps=13, **common))
     second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
     assert identical(parameters(whole), parameters(second))
-    taken = [8, 15, 7]  # worker 0 takes clients 0 and 2 in turn
-    assert checkpoint.load(Path(str(second.checkpoint))).state["clients"] == taken
+    batches = [8, 15, 7]  # worker 0 takes clients 0 and 2 in turn
+    assert checkpoint.load(Path(str(second.checkpoint))).state["clients"] == batches
     other = {**common, "workers": "mlx:cpu*3"}
     third = train(small_config(tmp_path, steps=12, resume=second.run, **other))
     counts = checkpoint.load(Path(str(third.checkpoint))).state["clients"]
-    assert counts == [count + 4 for count in taken]
+    assert counts == [count + 4 for count in batches]
 
 
 def test_two_synchronous_workers_equal_one_with_twice_the_batch(tmp_path: Path) -> None:

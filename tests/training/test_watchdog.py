@@ -64,10 +64,12 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
     assert observer.left == 0, "the run ended before every abort"
     assert result.status == "done"
     assert result.restarts == 2
-    said = [message for message in observer.messages if "SIGABRT" in message and "macOS" in message]
-    assert "micro-batches of 2 sequences" in said[0]
-    assert "micro-batches of 1 sequence." in said[1]
-    assert "MLX_MAX_OPS_PER_BUFFER=8" in said[0]
+    notes = [
+        message for message in observer.messages if "SIGABRT" in message and "macOS" in message
+    ]
+    assert "micro-batches of 2 sequences" in notes[0]
+    assert "micro-batches of 1 sequence." in notes[1]
+    assert "MLX_MAX_OPS_PER_BUFFER=8" in notes[0]
     log = (Path(result.run) / "logs" / "worker-1.log").read_text()
     assert [line for line in log.splitlines() if line.startswith("micro-batch ")] == [
         "micro-batch 4",
@@ -93,11 +95,11 @@ def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=observer)
     assert result.status == "done"
     assert result.restarts == 2
-    said = [message for message in observer.messages if "micro-batches" in message]
-    assert "kIOGPUCommandBufferCallbackErrorImpactingInteractivity" in said[0]
-    assert "micro-batches of 2 sequences" in said[0]
-    assert "lost its GPU (error: kernel mlstm_out failed)" in said[1]
-    assert "micro-batches of 1 sequence." in said[1]
+    notes = [message for message in observer.messages if "micro-batches" in message]
+    assert "kIOGPUCommandBufferCallbackErrorImpactingInteractivity" in notes[0]
+    assert "micro-batches of 2 sequences" in notes[0]
+    assert "lost its GPU (error: kernel mlstm_out failed)" in notes[1]
+    assert "micro-batches of 1 sequence." in notes[1]
 
 
 def test_only_what_metal_says_of_unfinished_work_is_taken_for_it() -> None:
@@ -144,7 +146,7 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
     micro_batch: int, sizes: list[int]
 ) -> None:
     x = np.arange(32, dtype=np.int32).reshape(8, 4)
-    given = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
+    data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
     backend = Backend()
     context: Any = SimpleNamespace(
         backend=backend,
@@ -154,7 +156,7 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
         rank=0,
     )
     ring: Any = None
-    setup = SimpleNamespace(batches=lambda: given)
+    setup = SimpleNamespace(batches=lambda: data)
     config = SimpleNamespace(slow=None)
     job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
     result = steps.Steps(job, context, ring)

@@ -23,10 +23,10 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
 ) -> None:
     counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
     counters.store("command", Command.REST)
-    done: list[str] = []
+    events: list[str] = []
 
     def step() -> None:
-        done.append("step")
+        events.append("step")
         counters.store("command", Command.EXIT)
 
     def sleep(seconds: float) -> None:
@@ -40,7 +40,7 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
     )
     context = SimpleNamespace(backend=SimpleNamespace(close=lambda: None))
     steps = SimpleNamespace(warm_up=lambda: None, step=step)
-    side_jobs = SimpleNamespace(serve=lambda: done.append("side job"))
+    side_jobs = SimpleNamespace(serve=lambda: events.append("side job"))
     monkeypatch.setattr(worker.Arena, "from_handle", lambda handle, write: arena)
     monkeypatch.setattr(worker, "make_context", lambda *_: context)
     monkeypatch.setattr(worker.records, "Ring", lambda data: None)
@@ -52,7 +52,7 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
 
     worker._run(job)
 
-    assert done == ["step"]
+    assert events == ["step"]
 
 
 class Clock:

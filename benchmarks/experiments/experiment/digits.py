@@ -180,16 +180,16 @@ def train(
     with _opened(strategy, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
-        for done in range(1, rounds + 1):
+        for round_number in range(1, rounds + 1):
             # a step of `sync` is one of all workers together
-            steps = done if config.strategy == "sync" else done * per_round
+            steps = round_number if config.strategy == "sync" else round_number * per_round
             for worker in workers:
                 worker.context.step_limit = steps
                 worker.context.budget = Budget(steps=steps)
             _all_step(list(zip(workers, batches, strict=True)))
             strategy.settle(arena, ledger)
             course.accuracy.append(accuracy(_params(arena, arena.params), held_out))
-            course.gradients.append(done * per_round)
+            course.gradients.append(round_number * per_round)
             course.network_bytes.append(strategy.network_bytes(arena, steps))
             if until is not None and course.accuracy[-1] >= until:
                 break

@@ -167,7 +167,7 @@ class Bench:
         per_step = self.setup.batch * self.setup.seq_len
         reports = recording.result.workers
         shares = step_shares(recording.table, len(reports))
-        done = sum(report.steps for report in reports)
+        gradients = sum(report.steps for report in reports)
         busy_s = sum(
             float(recording.table[f"{part}_ns"][: len(reports)].sum()) / 1e9
             for part in ("read", "compute", "apply")
@@ -177,10 +177,10 @@ class Bench:
             steps=[point.tokens / per_step for point in points],
             bits=[self.bits(point) for point in points],
             tokens_per_s=recording.result.tokens_per_s,
-            staleness=sum(r.mean_staleness * r.steps for r in reports) / max(1, done),
+            staleness=sum(r.mean_staleness * r.steps for r in reports) / max(1, gradients),
             max_staleness=max(report.max_staleness for report in reports),
             lost_update_rate=recording.result.lost_update_rate or 0.0,
-            costs_s={part: share * busy_s / max(1, done) for part, share in shares.items()},
+            costs_s={part: share * busy_s / max(1, gradients) for part, share in shares.items()},
         )
         say(
             f"  {name:32} seed {seed}  {training.end:6.3f} bits per byte  "

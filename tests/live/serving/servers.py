@@ -59,8 +59,8 @@ class Server:
         )
 
     def health(self) -> dict[str, Any]:
-        told: dict[str, Any] = self.http.get(f"{self.root}/health").json()
-        return told
+        answer: dict[str, Any] = self.http.get(f"{self.root}/health").json()
+        return answer
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""

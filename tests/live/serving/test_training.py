@@ -132,14 +132,14 @@ def test_a_killed_server_does_not_hold_the_run_up(shared: Served) -> None:
 def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared: Served) -> None:
     server = shared.server
     failed: list[str] = []
-    seen: set[int] = set()
+    versions: set[int] = set()
 
     def ask(k: int) -> None:
         for _ in range(10):
             fields = {"model": server.model, "prompt": "The " * (k + 1), "max_tokens": 20}
             answer = server.http.post(f"{server.url}/completions", json=fields)
             if answer.status_code == 200:
-                seen.add(answer.json()["mlxhog"]["version_last"])
+                versions.add(answer.json()["mlxhog"]["version_last"])
             else:
                 failed.append(answer.text)
 
@@ -149,4 +149,4 @@ def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared: 
     for thread in threads:
         thread.join()
     assert not failed
-    assert seen
+    assert versions

@@ -83,12 +83,12 @@ def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) ->
     load_layers(file)
     layers = parse("travels(expand=3) swiglu")
     data = pickle.dumps(MADConfig(vocab_size=8, hidden_size=16, layers=layers))
-    done = in_another_process(UNPICKLE, data.hex())
-    assert done.stdout.strip() == str(layers), done.stderr
+    process = in_another_process(UNPICKLE, data.hex())
+    assert process.stdout.strip() == str(layers), process.stderr
     assert pickle.loads(data).layers == layers
     file.write_text(file.read_text() + "\n# another day\n")
-    done = in_another_process(UNPICKLE, data.hex())
-    assert f"{file} has changed since it was loaded" in done.stderr
+    process = in_another_process(UNPICKLE, data.hex())
+    assert f"{file} has changed since it was loaded" in process.stderr
 
 
 KEY = """

@@ -98,9 +98,9 @@ def test_a_mistake_in_a_preset_is_told_with_its_way_out(
     blocks: dict[str, Any], message: str
 ) -> None:
     xlstm = {"preset": "xlstm", "ratio": "7:1", "count": 8, "style": "large"}
-    given = blocks if "preset" in blocks or not blocks else xlstm | blocks
+    settings = blocks if "preset" in blocks or not blocks else xlstm | blocks
     with pytest.raises(ConfigError, match=f"model.blocks: .*{message}"):
-        read(**given)
+        read(**settings)
 
 
 def test_slstm_places_outside_of_the_blocks_are_refused() -> None:

@@ -105,14 +105,14 @@ def test_several_candidates_may_be_asked_for_before_any_is_told(name: str):
     choices = candidates(**FEW)
     sampler = make_sampler(name, choices, 1)
     flying = [sampler.ask() for _ in range(3)]
-    seen = list(flying)
+    proposals = list(flying)
     while flying:
         layers = flying.pop(0)
         sampler.tell(layers, score(layers))
         if (following := sampler.ask()) is not None:
             flying.append(following)
-            seen.append(following)
-    assert len(seen) == len(set(seen)) == choices.count
+            proposals.append(following)
+    assert len(proposals) == len(set(proposals)) == choices.count
 
 
 @NAMES
@@ -156,9 +156,9 @@ def test_children_differ_from_a_recent_candidate_in_one_change():
         child = sampler.ask()
         sampler.tell(child, 10.0 + number)
         if number:
-            kept = sum(a == b for a, b in zip(child, last, strict=True))
+            same = sum(a == b for a, b in zip(child, last, strict=True))
             shifted = [a for a in child if a in last]
-            assert kept >= len(child) - 2 or len(shifted) >= len(child) - 2
+            assert same >= len(child) - 2 or len(shifted) >= len(child) - 2
         last = child
 
 

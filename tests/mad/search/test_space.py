@@ -45,11 +45,11 @@ def test_a_list_of_numbers_is_a_choice_of_each():
 
 
 def test_defaults_hold_where_an_item_says_nothing():
-    given = {
+    text = {
         "defaults": {"mlstm": {"heads": 2}},
         "mixers": ["mlstm", {"type": "mlstm", "heads": 8}],
     }
-    assert names(to_space(BASE | given).mixers) == "mlstm(h2) mlstm(h8)"
+    assert names(to_space(BASE | text).mixers) == "mlstm(h2) mlstm(h8)"
 
 
 @each_of(

@@ -118,9 +118,9 @@ def _hang():
 
 
 def _eat():
-    kept = []
+    rest = []
     while True:
-        kept.append(np.ones(4 << 20))
+        rest.append(np.ones(4 << 20))
 
 
 def _raise():

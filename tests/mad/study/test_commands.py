@@ -80,8 +80,8 @@ def test_scores_are_the_same_whatever_the_parallelism(space, tmp_path):
 
 
 def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
-    given = ["mad", "bench", "--layers", "gated-conv swiglu", "--layers", "gated-conv(kernel=2)"]
-    command = [*given, *TINY, *ON_MLX, "--seeds", "1,2", "--json"]
+    words = ["mad", "bench", "--layers", "gated-conv swiglu", "--layers", "gated-conv(kernel=2)"]
+    command = [*words, *TINY, *ON_MLX, "--seeds", "1,2", "--json"]
     assert main(command) == 0
     first = said(capsys)
     assert first["runs"]["done"] == 8

@@ -31,16 +31,16 @@ def _nothing_is_left():
 
 def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
     store = study(tmp_path, candidates=3)
-    seen = []
-    outcome = go(store, candidates=3, parallel=2, observer=seen.append, total=12)
+    reports = []
+    outcome = go(store, candidates=3, parallel=2, observer=reports.append, total=12)
     assert outcome.status == "done"
     assert outcome.statuses == {"done": 12}
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
-    assert (seen[-1].done, seen[-1].total, seen[-1].running) == (12, 12, ())
+    assert (reports[-1].done, reports[-1].total, reports[-1].running) == (12, 12, ())
     scores = {one: small.judge(one, [r for r in store.records() if r.candidate == one]).score
               for one in texts(3)}  # fmt: skip
-    assert outcome.best == seen[-1].best
+    assert outcome.best == reports[-1].best
     assert outcome.best.candidate == max(scores, key=scores.get)
 
 
@@ -96,15 +96,15 @@ class GivesUp(Halves):
 
 @pytest.mark.parametrize("cut", [(), (1,), (2,)])
 def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_once(tmp_path, cut):
-    store, seen = study(tmp_path, candidates=1), []
+    store, reports = study(tmp_path, candidates=1), []
     for runs in (*cut, None):
         go(
             store, small.with_curve, candidates=1, pruner=GivesUp(), total=4,
-            limit=Limit(runs=runs), observer=seen.append,
+            limit=Limit(runs=runs), observer=reports.append,
         )  # fmt: skip
     assert [record.status for record in store.records()] == ["done", "pruned"]
     assert ["score" in entry for entry in store.proposals()] == [False, True]
-    assert (seen[-1].done, seen[-1].total) == (2, 2)
+    assert (reports[-1].done, reports[-1].total) == (2, 2)
     again = go(store, small.with_curve, candidates=1, pruner=GivesUp(), total=4)
     assert (again.status, again.statuses) == ("done", {"done": 1, "pruned": 1})
     assert len(store.proposals()) == 2

@@ -23,12 +23,12 @@ def test_training_targets_are_the_next_token_everywhere():
 def test_a_test_value_is_scored_exactly_when_its_key_was_seen_before():
     data = make_task("CR", seq_len=32, train_rows=1, test_rows=256)
     for x, y in zip(data.test_x, data.test_y, strict=True):
-        tokens, seen = [*x, y[-1]], set()
+        tokens, keys = [*x, y[-1]], set()
         for at in range(0, 32, 2):
             key, value = tokens[at : at + 2]
-            assert y[at] == (value if key in seen else IGNORED)
+            assert y[at] == (value if key in keys else IGNORED)
             assert at == 0 or y[at - 1] == IGNORED
-            seen.add(key)
+            keys.add(key)
 
 
 def test_a_single_query_has_the_marker_before_it_and_scores_nothing_else():

@@ -121,15 +121,15 @@ def test_the_faster_way_is_taken_and_said(backend, monkeypatch):
     assert f"{result.alone_s * 1e3:.2f} ms alone" in result.why
     for wins in (True, False):
         monkeypatch.setattr(batched, "_shortest", lambda *_, w=wins: [2.0, 4.0 if w else 12.0])
-        threads, results, said = set(), {}, []
+        threads, results, messages = set(), {}, []
 
         def run_one(number, prepare, threads=threads, results=results):
             threads.add(threading.current_thread().name)
             results[number] = train(configs[number], prepare=prepare)
 
-        assert batched.train_together(configs, run_one, said.append).batched is wins
+        assert batched.train_together(configs, run_one, messages.append).batched is wins
         assert len(threads) == (4 if wins else 1)
-        assert ("as one batched computation" if wins else "one after the other") in said[0]
+        assert ("as one batched computation" if wins else "one after the other") in messages[0]
         assert_same(results[2], train(configs[2]))
 
 
@@ -140,15 +140,15 @@ def test_runs_that_cannot_be_batched_are_trained_one_after_the_other_and_it_is_s
         raise RuntimeError("no batching rule for this operator")
 
     monkeypatch.setattr(batched, "_compute", fails)
-    results, said = {}, []
+    results, messages = {}, []
 
     def run_one(number, prepare):
         results[number] = train(configs[number], prepare=prepare)
 
-    choice = batched.train_together(configs, run_one, said.append)
+    choice = batched.train_together(configs, run_one, messages.append)
     assert not choice.batched
     assert math.isinf(choice.together_s)
-    assert "no batching rule for this operator" in said[0]
+    assert "no batching rule for this operator" in messages[0]
     assert numbers(results[1]) == numbers(train(configs[1]))
 
 

@@ -202,16 +202,16 @@ def test_a_backend_that_is_not_here_is_refused() -> None:
 
 
 def test_the_parameters_can_be_kept() -> None:
-    kept = {}
+    params = {}
 
     def on_end(arena: Arena) -> None:
-        kept.update({name: arena.param(name).copy() for name in arena.layout.slots})
+        params.update({name: arena.param(name).copy() for name in arena.layout.slots})
 
     config = small_run()
     train(config, on_end=on_end)
     begun = init_params(make_run_plan(config).model, config.seed)
-    assert kept.keys() == begun.keys()
-    assert all(np.abs(kept[name] - begun[name]).max() > 0 for name in begun)
+    assert params.keys() == begun.keys()
+    assert all(np.abs(params[name] - begun[name]).max() > 0 for name in begun)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +230,11 @@ def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(
         for labels in ("dense", "scored")
     )
     assert np.array_equal(dense.train_x, scored.train_x)
-    kept = scored.train_y >= 0
-    assert np.array_equal(dense.train_y[kept], scored.train_y[kept])
+    known = scored.train_y >= 0
+    assert np.array_equal(dense.train_y[known], scored.train_y[known])
     assert (dense.train_y >= 0).all()
-    assert kept[:, -1].all()
-    assert 0 < kept.mean() < 0.75
+    assert known[:, -1].all()
+    assert 0 < known.mean() < 0.75
     assert np.array_equal(dense.test_y, scored.test_y)
 
 

@@ -60,9 +60,9 @@ class Killer(Recorder):
 
 
 def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]]:
-    kept, told = Kept(), list[str]()
-    result = train(config, on_end=kept, tell=told.append, **how)
-    return result, kept, told
+    end, messages = Kept(), list[str]()
+    result = train(config, on_end=end, tell=messages.append, **how)
+    return result, end, messages
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     workers: str, worker_options: dict[str, object]
 ) -> None:
     config = small_run(workers=workers, lr=2e-2, steps=60, eval_every=20)
-    result, kept, _ = train_two(config, worker_options=worker_options)
+    result, end, _ = train_two(config, worker_options=worker_options)
     assert (result.status, result.steps) == ("done", 60)
     assert result.curve[-1].step == 60
-    scores = kept.scores(config)
+    scores = end.scores(config)
     assert (result.acc_token, result.acc_macro) == (scores.acc_token, scores.acc_macro)
     assert result.curve[-1].loss < 0.9 * np.log(8)  # where it begins
 
@@ -115,11 +115,11 @@ def test_averaged_gradients_give_the_same_parameters_again() -> None:
 def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
     callbacks = Killer(times=1)
     config = small_run(workers=TWO, steps=200, eval_every=20, stop_accuracy=2)
-    result, kept, told = train_two(config, callbacks=callbacks)
+    result, end, messages = train_two(config, callbacks=callbacks)
     assert callbacks.left == 0
-    assert "died (signal SIGKILL) and is being replaced" in told[0]
+    assert "died (signal SIGKILL) and is being replaced" in messages[0]
     assert (result.status, result.steps) == ("done", 200)
-    assert result.acc_token == kept.scores(config).acc_token
+    assert result.acc_token == end.scores(config).acc_token
 
 
 def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None:
@@ -130,10 +130,10 @@ def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None
 
 def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=0.01)
-    result, kept, _ = train_two(config)
+    result, end, _ = train_two(config)
     assert result.status == "done"
     assert result.steps < 100_000
-    assert result.acc_token == kept.scores(config).acc_token
+    assert result.acc_token == end.scores(config).acc_token
 
 
 def test_a_rung_prunes_several_workers_too() -> None:
@@ -152,10 +152,10 @@ def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> No
                 raise KeyboardInterrupt
 
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
-    result, kept, _ = train_two(config, callbacks=Interrupter())
+    result, end, _ = train_two(config, callbacks=Interrupter())
     assert result.status == "interrupted"
     assert result.curve[-1].step == result.steps
-    assert result.acc_token == kept.scores(config).acc_token
+    assert result.acc_token == end.scores(config).acc_token
 
 
 def test_several_diverging_workers_end_the_run_with_0() -> None:

@@ -36,11 +36,11 @@ def go(run: SharedRun, config: RunConfig):
 def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend, task):
     settings = {"vocab": 24} if task == "memorization" else {}
     config = small_run(workers=backend, task=task, settings=settings, clip=1.0, weight_decay=0.1)
-    kept = {}
-    expected = train(config, on_end=lambda arena: kept.update(own=arena.param(EMBEDDING).copy()))
+    params = {}
+    expected = train(config, on_end=lambda arena: params.update(own=arena.param(EMBEDDING).copy()))
     with shared_tables([config]) as run:
         assert numbers(go(run, config)) == numbers(expected)
-        np.testing.assert_array_equal(table(run, config), kept["own"])
+        np.testing.assert_array_equal(table(run, config), params["own"])
 
 
 def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moments():
@@ -64,7 +64,7 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
     with shared_tables([config]) as run:
         go(run, replace(config, protocol=config.protocol))  # attaches
         shared, name = run._arena, run.names[common(config)]
-        seen = []
+        rows = []
         inner = []
 
         def beside(context):
@@ -74,7 +74,7 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
 
             def step(target, grads, **how):
                 inner.append(go(run, other))
-                seen.append(table(run, config).copy())
+                rows.append(table(run, config).copy())
                 own(target, grads, **how)
 
             context.optimizer.step = step
@@ -82,10 +82,10 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
         train(config, prepare=beside)
         after = table(run, config)
         assert len(inner) == 1
-        assert not np.array_equal(after, seen[0])
+        assert not np.array_equal(after, rows[0])
         # Both steps are in the table: the second was added to what the first had made of it.
         start = init_params_of(config)
-        moved_by_first, moved_by_second = seen[0] - start, after - seen[0]
+        moved_by_first, moved_by_second = rows[0] - start, after - rows[0]
         assert np.abs(moved_by_first).max() > 1e-4
         assert np.abs(moved_by_second).max() > 1e-4
 

@@ -77,15 +77,17 @@ def test_the_comparison_with_references_finds_one_that_differs(host_engine):
     launch = dense_axpy(np.zeros(64, np.float32), np.ones(32, np.float32), scale=1.0, offset=3)
     assert disagreements(host_engine("mps"), launch) == []
     kernel = replace(launch.kernel, reference=doubled)
-    (said,) = disagreements(host_engine("mps"), replace(launch, kernel=kernel))
-    assert said == "dense_axpy: arena differs by 0.5, allowed 0"
+    (message,) = disagreements(host_engine("mps"), replace(launch, kernel=kernel))
+    assert message == "dense_axpy: arena differs by 0.5, allowed 0"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("consumer", ["mlx", "mps"])
 def test_every_kernel_agrees_with_its_reference_when_emulated(host_engine, consumer):
     engine = host_engine(consumer)
-    assert [said for sample in SAMPLES.values() for said in disagreements(engine, sample)] == []
+    assert [
+        message for sample in SAMPLES.values() for message in disagreements(engine, sample)
+    ] == []
 
 
 @pytest.mark.metal

@@ -94,14 +94,14 @@ def test_a_shader_of_pytorch_honours_the_offset_of_a_tensor_in_its_storage(metal
     whole = torch.zeros(4096, device="mps")
     part = whole[100:]
     library = torch.mps.compile_shader(read_source("adds.metal"))
-    done = torch.zeros(1, dtype=torch.uint32, device="mps")
+    status = torch.zeros(1, dtype=torch.uint32, device="mps")
     g = torch.ones(300, device="mps")
-    library.dense_axpy(part, g, 0.5, 300, 7, done, threads=[300], group_size=[256])
+    library.dense_axpy(part, g, 0.5, 300, 7, status, threads=[300], group_size=[256])
     torch.mps.synchronize()
     result = whole.cpu().numpy()
     assert (result[107:407] == 0.5).all()
     assert np.count_nonzero(result) == 300
-    assert done.cpu().item() == 1
+    assert status.cpu().item() == 1
 
 
 def test_results_of_the_two_engines_meet_in_one_arena(pages):

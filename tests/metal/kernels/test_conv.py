@@ -45,10 +45,10 @@ def sample(shape: tuple[int, ...], packed: bool = False) -> Arrays:
 
 def run(engine: Any, x: Arrays) -> tuple[Arrays, list[Launch]]:
     """x with the outputs of all five kernels, each fed by those before it, and the launches."""
-    x, done = dict(x), []
+    x, outputs = dict(x), []
 
     def launch(one: Launch) -> None:
-        done.append(one)
+        outputs.append(one)
         x.update(engine.run(one))
 
     S = x["dy"].shape[1]
@@ -57,23 +57,23 @@ def run(engine: Any, x: Arrays) -> tuple[Arrays, list[Launch]]:
     launch(conv.conv_bwd_input(x["w"], x["back"], x["dpre"], P=x["x"].shape[1] - S))
     launch(conv.conv_bwd_partial(x["x"], x["back"], x["dpre"], K=x["w"].shape[-1]))
     launch(conv.conv_bwd_final(x["part"], S=S))
-    return x, done
+    return x, outputs
 
 
 def in_float64(x: Arrays) -> Arrays:
-    given = {
+    inputs = {
         name: torch.tensor(x[name], dtype=torch.float64, requires_grad=True)
         for name in ("x", "w", "bias")
     }
-    series, w, bias = given.values()
+    series, w, bias = inputs.values()
     S, K = x["dy"].shape[1], w.shape[-1]
     padded = torch.nn.functional.pad(series, (0, 0, K - 1, 0))
     windows = padded.unfold(1, K, 1)[:, -S:]  # (B, S, CH, K), the position itself last
-    seen = torch.tensor(x["back"])[:, :, None, None] >= torch.arange(K - 1, -1, -1)
-    pre = bias + torch.where(seen, windows * w[:, 0], 0.0).sum(-1)
+    visible = torch.tensor(x["back"])[:, :, None, None] >= torch.arange(K - 1, -1, -1)
+    pre = bias + torch.where(visible, windows * w[:, 0], 0.0).sum(-1)
     y = torch.nn.functional.silu(pre)
     (y * torch.tensor(x["dy"])).sum().backward()
-    gradients = {f"d{name}": value.grad for name, value in given.items()}
+    gradients = {f"d{name}": value.grad for name, value in inputs.items()}
     return {
         "y": y.detach().numpy(),
         "pre": pre.detach().numpy(),

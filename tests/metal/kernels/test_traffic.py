@@ -67,12 +67,12 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(
     launch = replace(launch, instance=instance)
     result = traffic.of(launch, folder, texts)
     moved = sum(argument.read + argument.written for argument in result.values())
-    said = launch.kernel.bytes_per_element * elements(launch)
+    declared = launch.kernel.bytes_per_element * elements(launch)
     besides = {"hp", "s", "rows", "failures", "found", "added", "done"}
     besides |= {"decays"} if "rows" in launch.inputs else set()
     besides |= {"w", "bias", "back", "part"} if name.startswith("conv") else set()
     aside = sum(t.read + t.written for argument, t in result.items() if argument in besides)
-    assert moved - aside == pytest.approx(said, rel=2 / N), result
+    assert moved - aside == pytest.approx(declared, rel=2 / N), result
 
 
 def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path, texts: Path) -> None:

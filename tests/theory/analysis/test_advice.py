@@ -127,14 +127,14 @@ def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that()
 def test_every_flag_that_is_advised_goes_with_the_options_there_are(
     blocks: tuple[BlockConflicts, ...], chosen: dict[str, object]
 ) -> None:
-    kept = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
+    options = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
     write = "racy" if chosen.get("write") == "racy" else "lossless"
     settings = {name: value for name, value in chosen.items() if name != "write"}
     topics = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
     for one in topics.values():
         if one.flags:
             flag, value = one.flags.split()
-            TrainConfig(**kept | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
+            TrainConfig(**options | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
 
 
 def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:
@@ -208,7 +208,7 @@ def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says() -> Non
     sparsified = advice()["sparsified steps"]
     share = float(sparsified.recommend.split("at most ")[1].split("%")[0]) / 100
     rng = np.random.default_rng(0)
-    taken = [rng.random(N) < share for _ in range(400)]
-    met = np.mean([(a & b).any() for a, b in zip(taken[::2], taken[1::2], strict=True)])
+    masks = [rng.random(N) < share for _ in range(400)]
+    met = np.mean([(a & b).any() for a, b in zip(masks[::2], masks[1::2], strict=True)])
     # wanted 1/4 at a lag of 2; 200 pairs: four standard deviations are 0.12
     assert 0.13 < met < 0.37

@@ -25,9 +25,9 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     tmp_path: Path,
 ) -> None:
     small = subject(tmp_path)
-    told: list[str] = []
+    messages: list[str] = []
     with Child() as child:
-        measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), told.append)
+        measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), messages.append)
     assert measured.samples == len(measured.losses) == len(measured.norms) == 24
     by = {one.block.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
@@ -42,7 +42,7 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     assert rows.omega.value <= letters + 1  # and the start of a document
     assert rows.untouched >= 320 - letters - 1
     assert by["embedding"].elements.omega.value <= rows.omega.value * 32
-    assert any("gradients" in step for step in told)
+    assert any("gradients" in step for step in messages)
     for one in measured.blocks:  # elements are the paper's coordinates
         assert one.elements is one.by[EXACT, ELEMENT]
         assert one.elements.groups == one.block.parameters

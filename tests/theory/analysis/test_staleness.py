@@ -121,15 +121,15 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     # settings under which a lock-free run of two workers would be refused
     config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
-    told: list[str] = []
-    observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=told.append)
+    messages: list[str] = []
+    observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=messages.append)
     assert (observed.source, observed.workers, observed.write) == ("probe", 2, "racy")
     assert observed.steps == sum(observed.histogram.values()) > 5
     assert observed.lost_update_rate is not None
     assert 0 <= observed.lost_update_rate < 1
     assert observed.tokens_per_s is not None
     assert observed.tokens_per_s > 0
-    assert told
+    assert messages
     assert not list(scratch.glob("mlxhog-analyze-*"))
     assert not Path(config.out).exists()
 
@@ -157,12 +157,12 @@ def observed(histogram: dict[int, int]) -> ObservedStaleness:
 
 @pytest.mark.slow
 def test_quantiles_are_the_smallest_age_that_enough_steps_do_not_exceed() -> None:
-    seen = observed({0: 10, 1: 80, 2: 9, 50: 1})
+    ages = observed({0: 10, 1: 80, 2: 9, 50: 1})
     expected = {0.0: 0, 0.1: 0, 0.11: 1, 0.9: 1, 0.99: 2, 0.995: 50, 1.0: 50}
-    assert {share: seen.quantile(share) for share in expected} == expected
+    assert {share: ages.quantile(share) for share in expected} == expected
     assert observed({}).quantile(0.5) is None
     with pytest.raises(ValueError, match="between 0 and 1"):
-        seen.quantile(1.5)
+        ages.quantile(1.5)
 
 
 def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:

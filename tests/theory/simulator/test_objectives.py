@@ -45,9 +45,9 @@ def test_a_late_gradient_is_taken_where_it_was_read() -> None:
 def test_outer_momentum_is_nesterovs() -> None:
     h, x, v = np.array(BOWL.curvatures), np.ones(3), np.zeros(3)
     for _ in range(5):
-        gone = x - (1 - 0.1 * h) ** 4 * x
-        v = 0.9 * v + gone
-        x = x - 0.7 * (gone + 0.9 * v)
+        distance = x - (1 - 0.1 * h) ** 4 * x
+        v = 0.9 * v + distance
+        x = x - 0.7 * (distance + 0.9 * v)
     result = learned(OuterLoop(4), 2, 2 * 4 * 5 + 1, outer_lr=0.7, outer_momentum=0.9)
     learner_x = result._params[0]
     assert learner_x == pytest.approx(x)

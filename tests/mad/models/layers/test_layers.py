@@ -168,8 +168,8 @@ def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, nam
             logits, state = TWINS[name].logits(cfg, params, tokens[:, end - length : end], state)
             results.append(logits)
         assert_close(np.concatenate(results, 1), expected, LOGITS_F32)
-        for kept, whole in zip(state, last, strict=True):
-            for part, wanted_part in zip(kept, whole, strict=True):
+        for own, whole in zip(state, last, strict=True):
+            for part, wanted_part in zip(own, whole, strict=True):
                 assert_close(part, wanted_part, STATE_F32)
 
 
@@ -187,14 +187,14 @@ def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, frame
     together = lm.stack_states([lm.stack_states(states[:2], xp), *states[2:]], xp)
     order = [3, 0, 2, 1]
     together = lm.take_state(together, order, xp)
-    taken = [tuple(side.numpy(part) for part in block) for block in together]
+    rows_state = [tuple(side.numpy(part) for part in block) for block in together]
     alone = [
         side.logits(cfg, params, tokens[row : row + 1, : length + 3])[0][0]
         for row, length in enumerate(lengths)
     ]
     for step in range(3):
         column = [[tokens[row, lengths[row] + step]] for row in order]
-        actual, taken = side.logits(cfg, params, np.array(column), taken)
+        actual, rows_state = side.logits(cfg, params, np.array(column), rows_state)
         for row, logits in zip(order, actual, strict=True):
             assert_close(logits[0], alone[row][lengths[row] + step], LOGITS_F32, label=f"row {row}")
 
