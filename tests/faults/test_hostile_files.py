@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from mlxhog import cli
-from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config import limits, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.data import corpora, tokenizers
+from mlxhog.data import corpora
 from mlxhog.errors import (
     MOST_CHARACTERS,
-    CheckpointError,
     ConfigError,
     DataError,
     MlxhogError,
@@ -216,76 +214,6 @@ def test_a_choice_of_every_combination_of_long_lists_is_refused() -> None:
         space_file.to_space({"depth": 2, "mixers": [mixer], "channels": ["swiglu"]})
     with pytest.raises(ConfigError, match="depth is "):
         space_file.to_space({"depth": [], "mixers": ["mlstm"], "channels": ["swiglu"]})
-
-
-# -- checkpoints -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "pickled",
-    [
-        b"\x80\x02}q\x00(K\x01", b"\x80\x02.", b"\x80\x02K\x01.", b"\x80\x02cos\nsystem\n.",
-        b"\x80\x02]q\x00h\x05.", b"\x80\x02X\xff\xff\xff\xff.", b"\x80\x05\x95" + b"\xff" * 8,
-        b"", b"(" * 100_000,
-    ],
-)  # fmt: skip
-def test_whatever_torch_raises_for_a_damaged_pickle_is_ours(tmp_path: Path, pickled: bytes) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"a": torch.zeros(2)}, path)
-    with zipfile.ZipFile(path) as archive:
-        entries = [(info, archive.read(info)) for info in archive.infolist()]
-    with zipfile.ZipFile(path, "w") as archive:
-        for info, data in entries:
-            archive.writestr(info, pickled if info.filename.endswith("data.pkl") else data)
-    with pytest.raises(CheckpointError, match=r"model.pt"):
-        formats.open(path)
-
-
-@each_of(
-    "content", [b"\xff\xfe\x00", b"../../x", b"..", b"a\x1b[2Jb", b"x" * 10_000, b"x" * 300, b"\0"]
-)
-def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
-    tmp_path: Path, content: bytes
-) -> None:
-    run = runs.create(tmp_path, "r")
-    (run.checkpoints / "latest").write_bytes(content)
-    with pytest.raises(CheckpointError, match="latest has to hold the name of a checkpoint"):
-        checkpoint.latest(run)
-
-
-@each_of(
-    ("changes", "message"),
-    [
-        ({"step": "3"}, "names no step"),
-        ({"step": 10**30}, "names no step"),
-        ({"state": []}, "names no step or state"),
-        ({"files": []}, "lists no files"),
-        ({"files": {"../x": {"bytes": 1, "sha256": ""}}}, "is no name of a file beside it"),
-        ({"files": {"x": {"bytes": "1", "sha256": ""}}}, "says no size of 'x'"),
-        ({"files": {"x": {"bytes": 1}}}, "says no digest of 'x'"),
-    ],
-)
-def test_a_manifest_with_a_digest_that_fits_may_still_be_none(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    manifest.write(tmp_path, 3, {})
-    record = json.loads((tmp_path / manifest.NAME).read_bytes()) | changes
-    record["sha256"] = manifest._own_digest(record)
-    (tmp_path / manifest.NAME).write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=message):
-        manifest.read(tmp_path)
-
-
-@pytest.mark.parametrize("largest", [2**32 - 1, 10**9])
-def test_a_tokenizer_with_an_id_of_billions_takes_no_memory(tmp_path: Path, largest: int) -> None:
-    for name, content in tokenizers.ByteTokenizer().files().items():
-        (tmp_path / name).write_bytes(content)
-    path = tmp_path / "tokenizer.json"
-    description = json.loads(path.read_bytes())
-    description["model"]["vocab"]["aa"] = largest
-    path.write_text(json.dumps(description))
-    with pytest.raises(DataError, match="the largest id is"):
-        tokenizers.load(path)
 
 
 # -- MAD, runs, studies, doctor --------------------------------------------------------------------
