@@ -71,7 +71,11 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ],
     ),
     "mlxhog/data/ledger.py": (
-        ("tests/data/test_ledger.py", "tests/strategies/test_hogwild_claims.py"),
+        (
+            "tests/data/test_ledger.py",
+            "tests/data/test_ledger_processes.py",
+            "tests/strategies/test_hogwild_claims.py",
+        ),
         [
             ("end = watermark + count", "end = watermark + count - 1"),
             ("if ticket >= end:", "if ticket > end:"),

@@ -1,0 +1,123 @@
+"""Numbers with units are read and spelled, and a budget of time is shared out."""
+
+import pytest
+
+from mlxhog.config.budget import training_s
+from mlxhog.config.quantities import (
+    Interval,
+    format_bytes,
+    format_clock,
+    format_count,
+    parse_bytes,
+    parse_count,
+    parse_duration_s,
+)
+from tests.pairs import each_of
+
+
+@each_of(
+    ("text", "count"),
+    [
+        ("1e6", 10**6),
+        (1e6, 10**6),
+        ("10k", 10**4),
+        ("2M", 2 * 10**6),
+        ("1_000", 1000),
+        ("1.5k", 1500),
+    ],
+)
+def test_counts(text, count):
+    assert parse_count(text) == count
+
+
+@each_of("text", ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]])
+def test_what_is_no_count(text):
+    with pytest.raises(ValueError, match="whole number"):
+        parse_count(text)
+
+
+@each_of(
+    ("text", "seconds"),
+    [
+        (60, 60),
+        ("60", 60),
+        ("60s", 60),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("1.5h", 5400),
+        ("1min", 60),
+        ("5 minutes", 300),
+        ("1 hour 30 min", 5400),
+        ("2 Days", 172_800),
+        ("90 seconds", 90),
+    ],
+)
+def test_durations(text, seconds):
+    assert parse_duration_s(text) == seconds
+
+
+@each_of(
+    "text",
+    ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None],
+)
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="seconds"):
+        parse_duration_s(text)
+
+
+@each_of(
+    ("text", "n_bytes"),
+    [
+        (5_000_000, 5_000_000),
+        ("500", 500),
+        ("500B", 500),
+        ("5GB", 5 * 10**9),
+        ("5gb", 5 * 10**9),
+        ("1.5 MB", 1_500_000),
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+    ],
+)
+def test_sizes_in_bytes(text, n_bytes):
+    assert parse_bytes(text) == n_bytes
+
+
+@each_of("text", ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="a size such as 5GB"):
+        parse_bytes(text)
+
+
+def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():
+    assert Interval.parse("10m") == Interval(seconds=600)
+    assert Interval.parse("5 minutes") == Interval(seconds=300)
+    assert Interval.parse("10k") == Interval(steps=10_000)
+    assert Interval(steps=5).due(steps=5, seconds=0)
+    assert not Interval(steps=5).due(steps=4, seconds=1e9)
+    assert Interval(seconds=5).due(steps=0, seconds=5)
+    assert not Interval().due(steps=10**9, seconds=1e9)
+
+
+def test_numbers_are_spelled_shortly():
+    assert [format_count(x) for x in (640, 17_200, 1_310_000)] == ["640", "17.2k", "1.31M"]
+    assert [format_bytes(x) for x in (12, 212e6, 1.3e9)] == ["12 B", "212 MB", "1.3 GB"]
+    assert [format_clock(x) for x in (42, 3725)] == ["00:42", "1:02:05"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "start_s", "save_s", "evaluates", "expected"),
+    [
+        (60.0, 3.0, 0.1, False, 60.0),
+        (60.0, 3.0, 0.1, True, 57.0),  # a twentieth is kept for the last evaluation,
+        (3600.0, 3.0, 0.1, True, 3580.0),  # 20 s at most
+        (60.0, 8.0, 4.0, False, 55.0),  # 8 + 4 + 3 s to stop are 5 s beyond the 10 s
+        (60.0, 8.0, 4.0, True, 55.0),
+        (20.0, 60.0, 90.0, True, 4.0),  # but a fifth is always for training
+    ],
+)
+def test_training_gets_all_the_time_that_start_and_end_leave(
+    seconds, start_s, save_s, evaluates, expected
+):
+    actual = training_s(seconds, start_s=start_s, save_s=save_s, evaluates=evaluates)
+    assert actual == pytest.approx(expected)

@@ -1,0 +1,102 @@
+"""Real processes share a ledger, race for its tickets and are killed: every ticket counts once."""
+
+import os
+import random
+import signal
+from multiprocessing.connection import wait
+from time import monotonic_ns
+
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.data.ledger import Ledger
+from tests.forked import CONTEXT
+
+pytestmark = pytest.mark.slow
+
+
+def spin(ns):
+    end = monotonic_ns() + ns
+    while monotonic_ns() < end:
+        pass
+
+
+def work(handle, owner, epochs, seed, pause_ns):
+    """Take tickets and mark each in `hits`, until `epochs` epochs are done.
+
+    Between two marks it lingers for up to `pause_ns`, twice as long before the first.
+    """
+    rng = random.Random(seed * 1000 + owner)
+    arena = Arena.from_handle(handle)
+    ledger, hits = Ledger(arena), arena.segment("hits")
+    while ledger.epoch < epochs:
+        ticket = ledger.claim(owner)
+        if ticket is None or ticket[0] >= epochs:
+            if ticket is not None:
+                ledger.give_back(*ticket, owner)
+            spin(100_000)
+            continue
+        spin(2 * rng.random() * pause_ns)
+        assert ledger.begin_apply(*ticket, owner)
+        spin(rng.random() * pause_ns)
+        hits[ticket[0] * ledger.n + ticket[1]] += 1
+        spin(rng.random() * pause_ns)
+        assert ledger.finish(*ticket, owner)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
+    n, epochs, workers, kills = 400, 4, 4, 8
+    layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
+    rng = random.Random(seed)
+    moments = sorted(rng.sample(range(50, n * epochs - 200), kills))
+    torn = 0
+    with Arena.create(layout) as arena:
+        ledger = Ledger(arena)
+        table = arena.workers
+
+        def start(slot):
+            owner = table.acquire_slot(slot=slot).incarnation
+            args = (arena.handle(), owner, epochs, seed, 200_000)
+            process = CONTEXT.Process(target=work, args=args, daemon=True)
+            process.start()
+            table.seated(slot, process.pid)
+            return process
+
+        processes = {slot: start(slot) for slot in range(1, workers + 1)}
+        while ledger.epoch < epochs:
+            wait([p.sentinel for p in processes.values()], timeout=0.002)
+            if moments and ledger.watermark >= moments[0]:
+                moments.pop(0)
+                os.kill(processes[rng.randint(1, workers)].pid, signal.SIGKILL)
+            for slot, process in processes.items():
+                if process.exitcode is not None and process.exitcode != 0:
+                    process.join()
+                    table.mark_dead(slot)
+                    torn += ledger.reap(table.entry(slot).incarnation).torn
+                    processes[slot] = start(slot)
+            ledger.sweep_orphans()
+        for process in processes.values():
+            process.join(60)
+            assert process.exitcode == 0
+        hits = arena.segment("hits").copy()
+    assert not moments
+    assert hits.max() == 1
+    assert (hits == 0).sum() <= torn
+
+
+def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round():
+    n, epochs, workers = 500, 80, 3  # a ring of 1024 slots: 39 laps
+    layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
+    with Arena.create(layout) as arena:
+        assert arena.segment("tickets").size == 1024
+        processes = [
+            CONTEXT.Process(target=work, args=(arena.handle(), k, epochs, 0, 0))
+            for k in range(1, workers + 1)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        assert (arena.segment("hits") == 1).all()
