@@ -14,36 +14,10 @@ from mlxhog.checkpoint import run
 from mlxhog.cli import COMMANDS, mad, main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.metrics import Progress, Result, WorkerReport
+from mlxhog.report.metrics import Progress, Result
 from tests.pairs import each_of
+from tests.report.sample_run import PROGRESS, WORKER
 
-WORKER = WorkerReport(
-    slot=1,
-    backend="torch:cpu",
-    pid=4711,
-    state="finished",
-    steps=100,
-    tokens=102_400,
-    tokens_per_s=0.0,
-    mean_staleness=0.9,
-    max_staleness=3,
-    dropped=0,
-    memory_bytes=1,
-)
-PROGRESS = Progress(
-    step=50,
-    tokens=51_200,
-    elapsed_s=5.0,
-    budget_fraction=0.5,
-    eta_s=5.0,
-    loss=1.5,
-    train_bits_per_byte=2.2,
-    val_bits_per_byte=2.3,
-    tokens_per_s=10_000.0,
-    lost_update_rate=0.0,
-    memory_bytes=1_000_000,
-    workers=(WORKER,),
-)
 RESULT = Result(
     run="runs/20260102-101500-sotu",
     status="done",
@@ -117,7 +91,7 @@ def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsy
     assert 'mlxhog generate runs/20260102-101500-sotu --prompt "The "' in out
     assert "mlxhog train --resume runs/20260102-101500-sotu" in out
     assert "\x1b" not in out
-    assert "step 50" in err
+    assert "step 640" in err
 
 
 def test_train_json_prints_one_line_with_the_promised_keys(trainer, capsys):

@@ -1,17 +1,48 @@
-"""Folders of runs that nobody trained, for what reads them."""
+"""Runs that nobody trained, for what reads or shows them: their progress, and their folders."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlxhog.checkpoint.run import Run
+from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE, Progress, WorkerReport
 
 Line = dict[str, Any]
+
+WORKER = WorkerReport(
+    slot=1,
+    backend="mlx:cpu",
+    pid=4711,
+    state="running",
+    steps=352,
+    tokens=360_448,
+    tokens_per_s=17_200.0,
+    mean_staleness=1.1,
+    max_staleness=4,
+    dropped=2,
+    memory_bytes=212_000_000,
+)
+PROGRESS = Progress(
+    step=640,
+    tokens=655_360,
+    elapsed_s=42.0,
+    budget_fraction=0.7,
+    eta_s=18.0,
+    loss=1.58,
+    train_bits_per_byte=2.28,
+    val_bits_per_byte=2.31,
+    tokens_per_s=31_300.0,
+    lost_update_rate=0.0,
+    memory_bytes=630_000_000,
+    workers=(WORKER, replace(WORKER, slot=2, backend="torch:cpu", state="dead")),
+    marks=REFERENCE_BITS_PER_BYTE,
+)
 
 
 def lines(n: int, workers: int = 2, *, every_s: float = 2.0, pid: int = 100) -> Iterator[Line]:

@@ -11,45 +11,16 @@ from rich.console import Console
 
 from mlxhog.report.metrics import (
     ANY_TEXT,
-    REFERENCE_BITS_PER_BYTE,
     Activity,
     Doing,
     Progress,
-    WorkerReport,
 )
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
 from mlxhog.report.views import BytesLine
 from tests.pairs import each_of
+from tests.report.sample_run import PROGRESS, WORKER
 
-WORKER = WorkerReport(
-    slot=1,
-    backend="mlx:cpu",
-    pid=4711,
-    state="running",
-    steps=352,
-    tokens=360_448,
-    tokens_per_s=17_200.0,
-    mean_staleness=1.1,
-    max_staleness=4,
-    dropped=2,
-    memory_bytes=212_000_000,
-)
-PROGRESS = Progress(
-    step=640,
-    tokens=655_360,
-    elapsed_s=42.0,
-    budget_fraction=0.7,
-    eta_s=18.0,
-    loss=1.58,
-    train_bits_per_byte=2.28,
-    val_bits_per_byte=2.31,
-    tokens_per_s=31_300.0,
-    lost_update_rate=0.0,
-    memory_bytes=630_000_000,
-    workers=(WORKER, replace(WORKER, slot=2, backend="torch:cpu", state="dead")),
-    marks=REFERENCE_BITS_PER_BYTE,
-)
 NOTHING_YET = replace(
     PROGRESS,
     step=0,
