@@ -18,6 +18,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.files import durable
 from tests.forked import CONTEXT
+from tests.threads import in_threads
 
 
 def hold(directory: Path, connection: Connection) -> None:
@@ -38,15 +39,11 @@ def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> No
     barrier = threading.Barrier(4)
     results: list[Run] = []
 
-    def create() -> None:
+    def create(name: str) -> None:
         barrier.wait(timeout=10)
-        results.extend(runs.create(tmp_path, "x") for _ in range(3))
+        results.extend(runs.create(tmp_path, name) for _ in range(3))
 
-    threads = [threading.Thread(target=create) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=10)
+    in_threads(create, "xxxx")
     assert len({run.directory for run in results}) == 12
 
 

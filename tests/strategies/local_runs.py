@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from mlxhog.strategies import STRATEGIES, Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
 from tests.strategies.deaths import let_others_run
 from tests.strategies.test_sync import LR, context, strategy
+from tests.threads import in_threads
 
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
@@ -98,23 +98,13 @@ def all_done(worker: LocalWorker) -> bool:
     return context.strategy.steps_done(context.arena, context.ledger) == context.step_limit
 
 
-def begin_together(workers: list[LocalWorker]) -> list[threading.Thread]:
-    """Let workers step, each in a thread."""
-    threads = [threading.Thread(target=take_steps, args=(w,), daemon=True) for w in workers]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
 def run(arena: Arena, of: Local, *, steps: int = STEPS, optimizer: Optimizer | None = None) -> None:
     """All steps of all workers, to the model."""
     results = [
         worker(arena, slot, of, steps=steps, optimizer=optimizer)
         for slot in range(1, of.workers + 1)
     ]
-    for thread in begin_together(results):
-        thread.join(30)
-        assert not thread.is_alive()
+    in_threads(take_steps, results)
     of.settle(arena, Ledger(arena))
 
 

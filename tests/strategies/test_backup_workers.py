@@ -18,6 +18,7 @@ from mlxhog.strategies import Idle, Lease, Outcome, Strategy, build
 from mlxhog.strategies.backup_workers import QuorumWorker, SyncWithBackups, members
 from tests.strategies.deaths import after, die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, strategy
+from tests.threads import begin, join
 
 WORKERS, ROUNDS = 3, 3
 OF = strategy(SyncWithBackups, WORKERS, backup_workers=1)
@@ -55,16 +56,7 @@ def take_rounds(worker: QuorumWorker) -> None:
 
 
 def together(*workers: QuorumWorker, run: Any = take_rounds) -> list[threading.Thread]:
-    threads = [threading.Thread(target=run, args=(one,), daemon=True) for one in workers]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def join(threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
+    return begin(run, workers)
 
 
 def test_a_round_is_the_mean_of_the_first_and_nobody_waits_for_the_last() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from mlxhog.strategies.disjoint import Disjoint, DisjointWorker, Groups, block_g
 from tests.models.sample import config
 from tests.pairs import each_of
 from tests.strategies.test_sync import context, strategy
+from tests.threads import in_threads
 
 MODEL = config(num_hidden_layers=4)
 WORKERS = 3
@@ -47,12 +47,7 @@ def test_a_group_has_one_holder_whoever_changes_at_the_same_time() -> None:
                     problems.append(f"{slot} and {holders[groups.held]} hold {groups.held}")
             groups.change()
 
-    threads = [threading.Thread(target=change_for_long, args=(k + 1,)) for k in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+    in_threads(change_for_long, range(1, WORKERS + 1))
     assert not problems
 
 
@@ -137,12 +132,8 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
             mine.write(grads, lease, samples=1)
             steps.append((begin, monotonic_ns(), slot, params))
 
-    results = [worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)]
-    threads = [threading.Thread(target=train, args=(k + 1, one)) for k, one in enumerate(results)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    workers = {k + 1: worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)}
+    in_threads(lambda slot: train(slot, workers[slot]), workers)
     assert len(steps) == 60 * WORKERS
     side_by_side = [
         (a[3], b[3]) for a in steps for b in steps if a[2] < b[2] and a[0] < b[1] and b[0] < a[1]

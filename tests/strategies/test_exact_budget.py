@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from tests.strategies import test_hogwild_claims, test_local, test_round_robin, 
 from tests.strategies.deaths import die_together, let_others_run, lines
 from tests.strategies.local_runs import OPTIONS
 from tests.strategies.test_sync import context
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.slow
 
@@ -125,12 +125,7 @@ class Run:
         return self.strategy.steps_done(self.arena, self.ledger)
 
     def finish(self) -> None:
-        threads = [threading.Thread(target=self.work, args=(w,), daemon=True) for w in self.workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive()
+        in_threads(self.work, self.workers)
 
     def mark_dead(self, worker: Any) -> None:
         """What the supervisor does first when one is dead: its locks may be taken over."""

@@ -25,7 +25,6 @@ from tests.strategies.local_runs import (
     LR,
     STEPS,
     Sequential,
-    begin_together,
     method,
     new_arena,
     run,
@@ -33,6 +32,7 @@ from tests.strategies.local_runs import (
     take_steps,
     worker,
 )
+from tests.threads import begin
 
 pytestmark = pytest.mark.slow
 
@@ -419,7 +419,7 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: in
         with new_arena(of) as arena:
             make = partial(worker, arena, rank + 1, of)
             victim = make()
-            (thread,) = begin_together([worker(arena, 2 - rank, of)])
+            (thread,) = begin(take_steps, [worker(arena, 2 - rank, of)])
             died = die_and_be_replaced(victim, (method_name, number), make, take_steps)
             thread.join(30)
             where = f"{method_name}+{number}"

@@ -22,6 +22,7 @@ from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.locked import LOCK, Locked, LockedWorker
 from tests.strategies.deaths import dies_beside_another, lines
 from tests.strategies.test_sync import LR, context, strategy, wait_until
+from tests.threads import in_threads
 
 STEPS = 6
 KINDS = {"step": (Locked, "step"), "apply": (Locked, "apply"), "aig": (Aig, "step")}
@@ -96,15 +97,7 @@ def take_each_lock(worker: HogwildWorker) -> None:
 
 
 def test_two_workers_lose_nothing_and_leave_no_lock(arena: Arena, of: Strategy) -> None:
-    threads = [
-        threading.Thread(target=take_steps, args=(worker(arena, slot, of),), daemon=True)
-        for slot in (1, 2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
+    in_threads(take_steps, [worker(arena, slot, of) for slot in (1, 2)])
     assert arena.counters.load("version") == STEPS
     assert np.all(arena.param("w") == -LR * STEPS)
     assert arena.param("rows")[:, 0].tolist() == [0, -LR * STEPS, 0, -LR * STEPS, 0]

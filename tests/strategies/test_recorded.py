@@ -29,6 +29,7 @@ from mlxhog.strategies.recorded import Difference, Recorded, RecordedWorker, Rep
 from mlxhog.strategies.turns import Book, guarded, next_turns, private_floats, settle
 from tests.strategies.deaths import Died as Killed
 from tests.strategies.deaths import dies_at, lines
+from tests.threads import in_threads
 
 PARAMS = {
     "dense": SimpleNamespace(shape=(30, 90), init="zeros", kind="dense"),
@@ -177,12 +178,7 @@ def replayed(runs: Runs, slots: tuple[int, ...] = (1, 2)) -> Arena:
             for other in workers:
                 other._turns.stop()
 
-    threads = [threading.Thread(target=follow, args=(slot,), daemon=True) for slot in slots]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive(), "nobody's turn"
+    in_threads(follow, slots)
     if failures:
         raise failures[0]
     return arena

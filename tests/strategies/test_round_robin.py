@@ -19,6 +19,7 @@ from mlxhog.strategies import Idle, Lease, Strategy
 from mlxhog.strategies.round_robin import _TURN, RoundRobin, RoundRobinWorker
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.test_sync import LR, context, strategy
+from tests.threads import begin, in_threads, join
 
 TURNS = 9
 METHODS = ("claim", "_open", "_take_in", "read", "write", "_record", "_lr", "_apply")
@@ -75,23 +76,13 @@ def expected(turns: int, workers: int, without: int | None = None) -> np.float32
 
 
 def together(arena: Arena, slots: list[int], workers: int) -> list[threading.Thread]:
-    threads = [
-        threading.Thread(
-            target=take_turns, args=(worker(arena, slot, workers=workers),), daemon=True
-        )
-        for slot in slots
-    ]
-    for thread in threads:
-        thread.start()
-    return threads
+    return begin(take_turns, [worker(arena, slot, workers=workers) for slot in slots])
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers: int) -> None:
     with new_arena(workers) as arena:
-        for thread in together(arena, list(range(1, workers + 1)), workers):
-            thread.join(30)
-            assert not thread.is_alive()
+        join(together(arena, list(range(1, workers + 1)), workers))
         assert arena.param("w").tolist() == [expected(TURNS, workers)] * 4
         staleness = [arena.workers.entry(k + 1).staleness_max for k in range(workers)]
         assert staleness == [workers - 1] * workers
@@ -121,8 +112,7 @@ def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
 
 def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is() -> None:
     with new_arena(2) as arena, new_arena(2) as resumed:
-        for thread in together_for(arena, steps=5):
-            thread.join(30)
+        join(together_for(arena, steps=5))
         for name in turns(2).kept_segments():
             resumed.segment(name)[...] = arena.segment(name)
         resumed.param("w")[...] = arena.param("w")
@@ -130,8 +120,7 @@ def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is()
         resumed.counters.store("first_ticket", 5)
         Ledger(resumed).restore(Ledger(arena).position())
         turns(2).begin(resumed, turns(2).position(arena))
-        for thread in together_for(resumed, steps=TURNS - 5):
-            thread.join(30)
+        join(together_for(resumed, steps=TURNS - 5))
         assert resumed.param("w").tolist() == [expected(TURNS, 2)] * 4
         assert resumed.workers.entry(2).staleness_max == 1
 
@@ -161,22 +150,14 @@ def test_the_turn_of_a_worker_that_died_behind_its_step_is_ended(
 
 def together_for(arena: Arena, steps: int) -> list[threading.Thread]:
     workers = [worker(arena, slot, workers=2, steps=steps) for slot in (1, 2)]
-    threads = [threading.Thread(target=take_turns, args=(one,), daemon=True) for one in workers]
-    for thread in threads:
-        thread.start()
-    return threads
+    return begin(take_turns, workers)
 
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_budget_of_fewer_steps_than_workers_is_kept(limit: int) -> None:
     with new_arena(3) as arena:
         workers = [worker(arena, slot, steps=limit) for slot in (1, 2, 3)]
-        threads = [threading.Thread(target=take_turns, args=(one,), daemon=True) for one in workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive()
+        in_threads(take_turns, workers)
         assert arena.counters.load("version") == limit
 
 

@@ -17,6 +17,7 @@ from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import SGD
 from mlxhog.strategies import Context, Idle, Lease, Part, Strategy
 from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
+from tests.threads import in_threads
 
 LR = 0.5
 
@@ -174,14 +175,7 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
     for other in workers:  # what a rank without a sequence does not write says nothing
         other._own.fill(np.nan)
     leases: list[Lease] = []
-    threads = [
-        threading.Thread(target=lambda w=w: leases.append(take_round(w)), daemon=True)
-        for w in workers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    in_threads(lambda worker: leases.append(take_round(worker)), workers)
     leases.sort(key=lambda lease: lease.ticket)
     rows = [[one for part in lease.parts or () for one in value(part)] for lease in leases]
     assert [len(of_rank) for of_rank in rows] == counts

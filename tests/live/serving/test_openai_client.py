@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from mlxhog import load
 from tests.live.serving.servers import Server
 from tests.pairs import each_of
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.slow
 
@@ -135,14 +135,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(client: openai.OpenAI, serv
 
     alone = [one(k) for k in range(8)]
     together: dict[int, str] = {}
-    threads = [
-        threading.Thread(target=lambda k=k: together.__setitem__(k, one(k)), name=f"client {k}")
-        for k in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(lambda k: together.update({k: one(k)}), range(8))
     assert [together[k] for k in range(8)] == alone
 
 

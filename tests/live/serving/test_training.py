@@ -16,6 +16,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.live.opening import open_source
 from tests.live.serving.servers import END_S, MLX, Server, serving, start
+from tests.threads import in_threads
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
 
@@ -143,10 +144,6 @@ def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared: 
             else:
                 failed.append(answer.text)
 
-    threads = [threading.Thread(target=ask, args=(k,)) for k in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(ask, range(10))
     assert not failed
     assert versions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from mlxhog.mad.training.candidate import Prepare, train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.layers import LAYERS
 from tests.mad.training.small_runs import Recorder, numbers, small_run
+from tests.threads import in_threads
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -182,10 +182,6 @@ def test_a_barrier_answers_in_step_and_hands_an_error_to_everyone():
         result[number] = results
         barrier.leave(number)
 
-    threads = [threading.Thread(target=partial(member, number)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
+    in_threads(member, range(3))
     assert calls == [[0, 1, 2], [10, 11, 12]]
     assert result == [[float(number), "broken"] for number in range(3)]
