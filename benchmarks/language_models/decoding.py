@@ -15,8 +15,9 @@ import numpy as np
 from harness.claims import Sample
 from harness.turns import Program, once
 from language_models.ours import Step, large
+from language_models.peers import xlstm_large
 from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report
-from language_models.sizes import SMALL
+from language_models.sizes import SMALL, LargeSize
 
 from mlxhog import arena, backends
 from mlxhog.backends.backend import Backend
@@ -147,23 +148,12 @@ def transformers_stream(cfg: XLSTMLargeConfig) -> Stream:
 def xlstm_stream(cfg: XLSTMLargeConfig) -> Stream:
     """`generate` of the xlstm package's xLSTMLarge with its native kernels."""
     import torch
-    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
-    model = xLSTMLarge(
-        xLSTMLargeConfig(
-            embedding_dim=cfg.hidden_size,
-            num_heads=cfg.num_heads,
-            num_blocks=cfg.num_hidden_layers,
-            vocab_size=cfg.vocab_size,
-            mode="inference",
-            return_last_states=True,
-            chunk_size=cfg.chunk_size,
-            chunkwise_kernel="chunkwise--native_autograd",
-            sequence_kernel="native_sequence__native",
-            step_kernel="native",
-            autocast_kernel_dtype="float32",
-        )
-    ).eval()
+    size = LargeSize(
+        d=cfg.hidden_size, blocks=cfg.num_hidden_layers, vocab=cfg.vocab_size,
+        heads=cfg.num_heads, chunk=cfg.chunk_size, batch=1,
+    )  # fmt: skip
+    model = xlstm_large(size, "inference").eval()
     ids = torch.from_numpy(prompt(cfg.vocab_size))[None]
 
     def decode(count: int) -> None:

@@ -32,8 +32,8 @@ def tokens_and_labels(size: LargeSize | V1Size) -> tuple[Any, Any]:
 # -- xLSTM Large ----------------------------------------------------------------------------------
 
 
-def xlstm_large(size: LargeSize) -> Any:
-    """The xlstm package's model with its native kernels."""
+def xlstm_large(size: LargeSize, mode: str = "train") -> Any:
+    """The xlstm package's model with its native kernels, for "train" or "inference"."""
     from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
     return xLSTMLarge(
@@ -42,7 +42,7 @@ def xlstm_large(size: LargeSize) -> Any:
             num_heads=size.heads,
             num_blocks=size.blocks,
             vocab_size=size.vocab,
-            mode="train",
+            mode=mode,
             return_last_states=True,  # False crashes in 2.0.6 (NX-AI/xlstm issue 93)
             chunk_size=size.chunk,
             chunkwise_kernel="chunkwise--native_autograd",
