@@ -11,7 +11,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from experiment.figures import INKS, Figure, legend, new_panels
+import numpy as np
+from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.record import (
     Claim,
     Compared,
@@ -382,16 +383,14 @@ def draw(outcome: Outcome) -> Figure:
         ("twentieths of a run", "log10 of the excess", "Least squares, best step sizes"),
         *(("curvature misjudged by", label, TITLES[name]) for name, label in axes_of.items()),
     )
-    for ink, (schedule, curve) in zip(INKS, outcome.results["curves"].items(), strict=False):
-        at = [20 * k / len(curve) for k in range(1, len(curve) + 1)]
-        course.plot(at, curve, color=ink, label=schedule)
+    by_schedule = outcome.results["curves"].items()
+    curves(course, {name: (np.linspace(0, 20, len(y) + 1)[1:], y) for name, y in by_schedule})
     course.set_xscale("log")
     for axes, name in zip(panels, axes_of, strict=True):
         for ink, (schedule, by) in zip(INKS, outcome.results["losses"][name].items(), strict=False):
-            values = list(by.values())
-            means = [fmean(each) for each in values]
-            spread = [[m - min(v) for m, v in zip(means, values, strict=True)],
-                      [max(v) - m for m, v in zip(means, values, strict=True)]]  # fmt: skip
+            values = np.array(list(by.values()))
+            means = values.mean(axis=1)
+            spread = [means - values.min(axis=1), values.max(axis=1) - means]
             axes.errorbar(
                 FACTORS, means, yerr=spread, fmt="o-", capsize=2, color=ink, label=schedule
             )

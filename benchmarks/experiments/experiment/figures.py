@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.report import charts
@@ -45,9 +45,7 @@ def legend(axes: Any) -> None:
     charts.legend(axes, LIGHT)
 
 
-def curves(
-    axes: Any, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], mark: str = "-"
-) -> None:
+def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "-") -> None:
     """Draw a line for each name from its x and y, in the order of the inks."""
     for ink, (name, (x, y)) in zip(INKS, lines.items(), strict=False):
         axes.plot(x, y, mark, color=ink, label=name)
