@@ -25,8 +25,8 @@ from serving import mlxhog
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
-from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.stream import Segment
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import RunError
 
 CLIENTS = 8

@@ -36,8 +36,8 @@ from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import sotu
 from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.data.corpora import read_sotu
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
 from mlxhog.live.opening import open_source
@@ -46,7 +46,7 @@ from mlxhog.live.source import Follower
 from mlxhog.models import families
 from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.target import new_state
+from mlxhog.optim.rule import new_state
 
 OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)
@@ -72,7 +72,7 @@ FULL, QUICK = Scale(600, 30, 60.0), Scale(150, 8, 15.0)
 
 def segments(length: int) -> Iterator[Batch]:
     """Batches of decision segments, cut from the newest addresses, again and again."""
-    text = "".join(address.text for address in sotu.read()[-20:]).encode()
+    text = "".join(address.text for address in read_sotu()[-20:]).encode()
     ids = np.frombuffer(text, np.uint8).astype(np.int32)
     starts = np.arange(0, len(ids) - length - 1, length)
     rng = np.random.default_rng(length)

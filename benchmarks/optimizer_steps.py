@@ -35,7 +35,7 @@ from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Muon, Optimizer, Target, gradients, updates
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
-from mlxhog.optim.target import new_state
+from mlxhog.optim.rule import new_state
 
 SEQ = 256
 TOKENS = {512: 0.15, 2048: 0.05}

@@ -21,7 +21,7 @@ from typing import Any
 from harness.claims import Findings, flags, measured
 
 from mlxhog.arena.child import Child
-from mlxhog.config.sources import Given
+from mlxhog.config.sources import Assignment
 from mlxhog.theory.advisor.measuring import weighted
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets
@@ -55,7 +55,7 @@ def dropout(findings: Findings, samples: int) -> None:
             path.write_text(MODEL % rate)
             for sequences, length in SHAPES:
                 values = {"seq_len": length, "batch_size": sequences, "threads": 1}
-                options = [Given(name, value, "benchmark") for name, value in values.items()]
+                options = [Assignment(name, value, "benchmark") for name, value in values.items()]
                 target = find_target(str(path), options, Path(folder))
                 plan = plan_of(target, AnalyzeConfig(backend="mlx:cpu"))
                 subject = subject_of(target, plan)

@@ -1,12 +1,18 @@
-"""Every exception of mlxhog.
+"""Every exception of mlxhog, and how their messages quote values, other errors and known words.
 
 A message names the thing, what it got, what it wanted and the way out. `exit_code` is what the
 command line returns when the exception ends a command. A message is never longer than
-`MOST_CHARACTERS`, however much of a file it quotes.
+`MOST_CHARACTERS`, however much of a file it quotes; quoting any value needs little memory.
 """
+
+import difflib
+import reprlib
+from collections.abc import Iterable
 
 MOST_CHARACTERS = 4000
 _KEPT_AT_END = 1000  # where the way out stands
+MOST_SHOWN = 100
+"""Characters of a value in a message."""
 
 
 class MlxhogError(Exception):
@@ -78,3 +84,53 @@ class WorkerFailed(MlxhogError):
     """A worker died more often than the restart limit allows, or of an error that stays."""
 
     exit_code = 1
+
+
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """Return `repr(value)`, shortened to about `most` characters, whatever the value is.
+
+    >>> shown([1, "two"])
+    "[1, 'two']"
+    >>> shown("x" * 1000, most=20)
+    "'xxxxxxx...xxxxxxxx'"
+    """
+    text = _SHORT.repr(value)
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[:half]}...{text[-(most - 3 - half) :]}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return another package's message: one line, bounded, without escape sequences."""
+    words = "".join(c if c.isprintable() else " " for c in str(error)[: 10 * MOST_SHOWN]).split()
+    text = " ".join(words) or type(error).__name__
+    return text if len(text) <= 2 * MOST_SHOWN else f"{text[: 2 * MOST_SHOWN]}..."
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Return the known word nearest to `word`, in small letters or capitals, if one is near."""
+    spelled = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=0.6)
+    return spelled[near[0]] if near else None
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known word nearest to `word`, or nothing."""
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxother = 4, MOST_SHOWN
+        self.maxstring = 10 * MOST_SHOWN  # `shown` cuts; this bounds the work
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 16
+
+    def repr_int(self, x: int, level: int) -> str:
+        digits = x.bit_length() * 0.30103
+        return repr(x) if digits < MOST_SHOWN else f"a whole number of {digits:.0f} digits"
+
+
+_SHORT = _Short()

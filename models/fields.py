@@ -5,8 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlxhog.config.limits import MOST_SHOWN, shown
-from mlxhog.errors import ConfigError
+from mlxhog.errors import MOST_SHOWN, ConfigError, shown
 
 MOST = 2**31 - 1
 """Largest whole number of a field."""

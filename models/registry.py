@@ -15,10 +15,8 @@ from typing import Any
 
 import yaml
 
-from mlxhog.config import assignments, limits, plain_yaml
-from mlxhog.config.options import nearest
-from mlxhog.errors import ConfigError
-from mlxhog.files import plain_json
+from mlxhog.errors import ConfigError, nearest
+from mlxhog.files import plain_json, plain_yaml, reading
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.fields import DOC
@@ -82,7 +80,7 @@ def with_changes(cfg: ModelConfig, name: str | Path, changes: str | None) -> Mod
         ConfigError: there is no such field, or the family refuses a value; it names the model.
     """
     try:
-        return _changed(cfg, assignments.parse(changes))
+        return _changed(cfg, plain_yaml.assignments(changes))
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"model {name} with --set {changes}: {error}") from error
 
@@ -102,7 +100,7 @@ def _load(name_or_path: str | Path) -> ModelConfig:
             f"directory); {hint}"
         )
     try:
-        content = limits.read_text(path)
+        content = reading.read_text(path)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read the architecture {path}: {error}; choose another"

@@ -64,7 +64,7 @@ def _row(spec: Option) -> str:
     unit = f" ({spec.unit})" if spec.unit not in ("", "s") else ""
     names = ", ".join(f"`{alias}`" for alias in spec.aliases)
     also = f"; also {names}" if names else ""
-    return f"| `{spec.name}` | {spec.default_text} | {spec.wanted}{unit} | {spec.help}{also} |"
+    return f"| `{spec.name}` | {spec.default_text} | {spec.expected}{unit} | {spec.help}{also} |"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 """Name of an installed package -> its folder in the repository."""
 
 ORDER = (
-    "errors", "_native", "config", "files", "machine", "arena", "data", "metal", "models",
+    "errors", "_native", "files", "config", "machine", "arena", "data", "metal", "models",
     "optim", "backends", "checkpoint", "nn", "strategies", "decoding", "live", "report", "training",
     "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
 )  # fmt: skip

@@ -26,9 +26,9 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
+from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import Phase, State
-from mlxhog.data.ledger import TicketState
 from mlxhog.errors import ArenaError
 
 START_S = 120.0
@@ -313,7 +313,7 @@ class Observed:
         return np.uint64(self.arena.segment("ledger")[: 8 * 128].view(np.uint64)[at])
 
     def _state(self, ticket: int) -> TicketState:
-        """Where a ticket stands, by the table in `mlxhog/data/ledger.py`."""
+        """Where a ticket stands, by the table in `mlxhog/arena/ledger.py`."""
         slots = self.arena.segment("tickets")
         lap, index = divmod(ticket, len(slots))
         slot = int(slots[index])

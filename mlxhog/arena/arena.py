@@ -1,6 +1,6 @@
 """The arena: one block of shared memory that holds a model's parameters and all a run shares.
 
-`layout.py` says where everything lies, `segment.py` owns the memory, `header.py` checks it; here
+`layout.py` says where everything lies, `segment.py` owns the memory and checks its first page; here
 the bytes become arrays, counters, the worker table and the stripe locks.
 """
 
@@ -20,9 +20,9 @@ from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
 from mlxhog.arena.handover import DescriptorServer, receive_fds
-from mlxhog.arena.header import Header, read_header
 from mlxhog.arena.layout import PAGE, Layout
 from mlxhog.arena.process import process_start_time
+from mlxhog.arena.segment import Header, read_header
 from mlxhog.arena.workers import Phase, State, WorkerTable
 from mlxhog.errors import ArenaError, WriteModeError
 

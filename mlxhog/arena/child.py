@@ -37,13 +37,13 @@ class Lane:
 
     Attributes:
         slot: this lane's worker slot in the arena; 0 without one.
-        kept: whatever functions want to find again.
+        store: whatever functions want to find again.
     """
 
     def __init__(self, arena: Arena | None, slot: int) -> None:
         self._arena = arena
         self.slot = slot
-        self.kept: dict[Any, Any] = {}
+        self.store: dict[Any, Any] = {}
 
     @property
     def arena(self) -> Arena:
@@ -53,9 +53,9 @@ class Lane:
 
     def keep(self, key: object, make: Callable[[], T]) -> T:
         """Return what `make` returned when this lane first asked for `key`."""
-        if key not in self.kept:
-            self.kept[key] = make()
-        value: T = self.kept[key]
+        if key not in self.store:
+            self.store[key] = make()
+        value: T = self.store[key]
         return value
 
 

@@ -1,9 +1,9 @@
 """The layout of an arena: a pure function from parameters and sizes to byte offsets.
 
-    bytes 0 .. 16 KiB   header (`header.py`)
+    bytes 0 .. 16 KiB   header (`segment.py`)
     next pages          this layout as JSON
     counters            uint8    control words, one per 128-byte line (`counters.py`)
-    ledger              uint8    the ticket ledger's control words (`mlxhog/data/ledger.py`)
+    ledger              uint8    the ticket ledger's control words (`mlxhog/arena/ledger.py`)
     tickets             uint64   the ticket ledger's slots, a ring
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
@@ -41,8 +41,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlxhog.arena.workers import ENTRY_BYTES
-from mlxhog.config.limits import said
-from mlxhog.errors import ArenaError, ShapeError
+from mlxhog.errors import ArenaError, ShapeError, message_of
 from mlxhog.files import plain_json
 
 PAGE = 16_384
@@ -188,7 +187,7 @@ class Layout:
             layout._check()
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ArenaError(
-                f"the arena's layout cannot be read ({type(error).__name__}: {said(error)}); "
+                f"the arena's layout cannot be read ({type(error).__name__}: {message_of(error)}); "
                 "it was written by another version, or is corrupted"
             ) from error
         return layout

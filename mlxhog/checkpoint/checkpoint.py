@@ -32,11 +32,10 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.opening import read_config
 from mlxhog.checkpoint.run import Run
-from mlxhog.config import limits
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.files import mapped, plain_json, tensors
+from mlxhog.files import mapped, plain_json, reading, tensors
 from mlxhog.files.durable import (
     disk_errors,
     new_directory,
@@ -138,9 +137,9 @@ def save(
         replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
     with disk_errors(f"linking {run.model}"):
         replace_link(run.model, final.relative_to(run.directory))
-    kept = {final, best(run)}
+    permanent = {final, best(run)}
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
-        if old not in kept:
+        if old not in permanent:
             remove(old)
     return final
 
@@ -333,7 +332,7 @@ def latest(run: Run) -> Path:
         CheckpointError: there is none yet, or the named one is damaged; never another instead.
     """
     try:
-        name = limits.read_text(run.checkpoints / _LATEST, 4096).strip()
+        name = reading.read_text(run.checkpoints / _LATEST, 4096).strip()
         plain = name.isprintable() and len(name) <= 100 and name not in (".", "..")
         if name and not (plain and Path(name).name == name):
             raise ValueError("it names no directory")

@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config.limits import shown
-from mlxhog.errors import CheckpointError
-from mlxhog.files import plain_json, small_files
+from mlxhog.errors import CheckpointError, shown
+from mlxhog.files import plain_json, reading
 from mlxhog.files.durable import write_synced
 
 FORMAT = 1
@@ -58,7 +57,7 @@ def read(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it holds no {NAME}")
     try:
-        record = plain_json.loads(small_files.read(path))
+        record = plain_json.loads(reading.read_small(path))
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{NAME} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -168,6 +167,6 @@ def _own_digest(record: Mapping[str, Any]) -> str:
 def _digest(path: Path) -> str:
     """Return the digest of a file that belongs to a checkpoint; only tensors may be large."""
     if not path.name.endswith(_TENSORS):
-        return hashlib.sha256(small_files.read(path)).hexdigest()
+        return hashlib.sha256(reading.read_small(path)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

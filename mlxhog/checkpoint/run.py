@@ -29,11 +29,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from mlxhog.config import limits
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.files import durable, plain_json
-from mlxhog.files.durable import disk_errors, end_of_last_line, replace_file
+from mlxhog.errors import EnvironmentLacks, RunError, did_you_mean
+from mlxhog.files import durable, plain_json, reading
+from mlxhog.files.durable import append_lines, disk_errors, replace_file
 
 _STATUS = "run.json"
 _REMOVED = ".removed-"
@@ -129,8 +127,8 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; the old status stands.
         """
-        kept = {"created_ns": self.created_ns() or time.time_ns()}
-        content = plain_json.dumps({**status, **kept}, indent=1) + b"\n"
+        since = {"created_ns": self.created_ns() or time.time_ns()}
+        content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
         with disk_errors(f"writing {self.directory / _STATUS}"):
             replace_file(self.directory / _STATUS, content)
 
@@ -161,11 +159,11 @@ class Run:
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
-        _append_line(self.metrics_path, record)
+        append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
         """Append one line to `events.jsonl`, as `append_metrics` does."""
-        _append_line(self.events_path, record)
+        append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of `metrics.jsonl`, without a torn last one.
@@ -175,18 +173,16 @@ class Run:
         """
         if not self.metrics_path.exists():
             return []
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         try:
-            for line in limits.read_bytes(self.metrics_path).split(b"\n")[:-1]:
-                entry = plain_json.loads(line)
-                if not isinstance(entry, dict):
-                    raise ValueError("it is no JSON object")
-                found.append(entry)
+            for entry in plain_json.objects(self.metrics_path):
+                entries.append(entry)
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.metrics_path} is damaged after {len(found)} lines: {error}; remove what is"
+                f"{self.metrics_path} is damaged after {len(entries)} lines: {error}; "
+                "remove what is"
             ) from error
-        return found
+        return entries
 
     def write_times(self, workers: Sequence[Mapping[str, Any]]) -> None:
         """Replace `times.json`: of each worker, the times of its newest steps.
@@ -206,7 +202,7 @@ class Run:
         if not self.times_path.exists():
             return []
         try:
-            workers = plain_json.loads(limits.read_bytes(self.times_path))["workers"]
+            workers = plain_json.loads(reading.read_bytes(self.times_path))["workers"]
             if not all(isinstance(worker, dict) for worker in workers):
                 raise ValueError("it holds no workers")
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -225,14 +221,14 @@ class Run:
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
         lines = self.read_metrics()
-        kept = [
+        lines_before = [
             line
             for line in lines
             if line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s
         ]
-        if len(kept) < len(lines):
+        if len(lines_before) < len(lines):
             replace_file(
-                self.metrics_path, b"".join(plain_json.dumps(line) + b"\n" for line in kept)
+                self.metrics_path, b"".join(plain_json.dumps(line) + b"\n" for line in lines_before)
             )
 
     def append_sample(self, text: str) -> None:
@@ -269,19 +265,6 @@ class Run:
         except (OSError, ValueError):
             return {"status": DAMAGED}
         return status if isinstance(status, dict) else {"status": DAMAGED}
-
-
-def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    line = plain_json.dumps(record) + b"\n"
-    with disk_errors(f"writing {path}"), path.open("a+b") as file:
-        end = end_of_last_line(file)
-        file.truncate(end)
-        try:
-            file.write(line)
-            file.flush()
-        except OSError:
-            os.truncate(path, end)
-            raise
 
 
 def create(root: Path, name: str) -> Run:
@@ -366,8 +349,8 @@ def remove(run: Run) -> None:
         EnvironmentLacks: the system refuses; the run is whole, or gone but for what is named.
     """
     parent = run.directory.parent
-    for left in parent.glob(f"{_REMOVED}*"):
-        durable.remove(left)
+    for removed in parent.glob(f"{_REMOVED}*"):
+        durable.remove(removed)
     nameless = parent / f"{_REMOVED}{run.name}"
     with run.lock(), disk_errors(f"removing {run.directory}"):
         os.replace(run.directory, nameless)

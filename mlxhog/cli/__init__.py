@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TextIO, cast
 
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import MlxhogError, did_you_mean
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
 COMMANDS = {

@@ -13,7 +13,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
-from mlxhog.config.sources import Given, read_yaml, resolve
+from mlxhog.config.sources import Assignment, read_yaml, resolve
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _with_quoted(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _flags_of(letter: str, text: str) -> list[Given]:
+def _flags_of(letter: str, text: str) -> list[Assignment]:
     """The options in the flags of one side.
 
     Raises:
@@ -165,11 +165,11 @@ def _flags_of(letter: str, text: str) -> list[Given]:
             )
     if problems:
         raise ConfigError("\n".join(problems))
-    return [Given(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.values]
+    return [Assignment(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.values]
 
 
 def find_side(
-    letter: str, subject: str | None, overrides: Sequence[Sequence[Given]], root: Path
+    letter: str, subject: str | None, overrides: Sequence[Sequence[Assignment]], root: Path
 ) -> Side:
     """Find what a word names, and add the options that hold in place of its own.
 
@@ -178,7 +178,7 @@ def find_side(
     """
     from mlxhog.theory.pairs import Side
 
-    title, values = "defaults", list[Given]()
+    title, values = "defaults", list[Assignment]()
     if subject is not None:
         title, values = _options_of(subject, root)
     config = resolve(TrainConfig, [values, *overrides])
@@ -188,7 +188,7 @@ def find_side(
     return Side(letter, title, config)
 
 
-def _options_of(subject: str, root: Path) -> tuple[str, list[Given]]:
+def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
     """Return what people call a subject, and its options."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.errors import RunError
@@ -198,11 +198,11 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Given]]:
     path = Path(subject).expanduser()
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else subject
     if shipped in architectures():
-        return shipped, [Given("model", shipped, shipped)]
+        return shipped, [Assignment("model", shipped, shipped)]
     if path.is_file():
         if is_settings(path):
             return path.stem, read_yaml(path)
-        return path.stem, [Given("model", subject, subject)]
+        return path.stem, [Assignment("model", subject, subject)]
     try:
         run = runs.find(subject, root)
     except RunError as error:
@@ -212,7 +212,7 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Given]]:
     models = [one for one in values if one.name == "model"]
     if [one.value for one in models if one.value in architectures()] or not run.model.is_dir():
         return run.name, [*others, *models]
-    return run.name, [*others, Given("model", str(run.model), str(run.config_path))]
+    return run.name, [*others, Assignment("model", str(run.model), str(run.config_path))]
 
 
 def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:

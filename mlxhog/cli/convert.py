@@ -89,9 +89,9 @@ def run(arguments: list[str]) -> int:
         print(_line(source, target, config.to, files))
     failed = False
     if parsed.other.check:
-        from mlxhog.checkpoint.formats.converting import compare
+        from mlxhog.parity.sources import compare_logits
 
-        comparison = compare(source, formats.open(target))
+        comparison = compare_logits(source, formats.open(target))
         record["logits"] = asdict(comparison)
         failed = config.dtype == "keep" and not comparison.same
         if failed:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxhog.config.options import Option, option, options, to_flag
-from mlxhog.config.other_names import suggestion
 from mlxhog.config.quantities import Interval
-from mlxhog.config.sources import Given, resolve
+from mlxhog.config.sources import Assignment, resolve, suggestion
 from mlxhog.errors import ConfigError
 
 C = TypeVar("C")
@@ -64,11 +63,11 @@ class Listed(Exception):
 class Parsed:
     """A command line: values of options, the command's other arguments, and what is wrong."""
 
-    values: list[Given]
+    values: list[Assignment]
     other: argparse.Namespace
     problems: list[str]
 
-    def split(self, cls: type[C]) -> tuple[C, list[Given]]:
+    def split(self, cls: type[C]) -> tuple[C, list[Assignment]]:
         """Return the options of a dataclass, and the values of all other options.
 
         Raises:
@@ -314,7 +313,7 @@ class _Record(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        namespace.values.append(Given(self.dest, values, option_string or to_flag(self.dest)))
+        namespace.values.append(Assignment(self.dest, values, option_string or to_flag(self.dest)))
 
 
 MOST_CHOICES = 6  # that fit beside the flag

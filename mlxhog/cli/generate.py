@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags
-from mlxhog.config.generation import Generation
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES
+from mlxhog.live import MODES, Generation
 from mlxhog.machine.workers import BACKEND_WORDS
 from mlxhog.report.streams import verbatim
 
@@ -258,10 +257,10 @@ def _read_input(what: str) -> str:
 
 
 def _read_file(flag: str, path: Path) -> str:
-    from mlxhog.config import limits
+    from mlxhog.files import reading
 
     try:
-        return limits.read_bytes(path).decode()
+        return reading.read_bytes(path).decode()
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
-from mlxhog.config.sources import Given, resolve
+from mlxhog.config.sources import Assignment, resolve
 from mlxhog.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     if parsed.other.run is not None:
         workers = _workers_of_run(parsed.other.run, Path(parsed.other.out))
         _refuse_recorded(values)
-        values = [*values, Given("workers", len(workers), "--run")]
+        values = [*values, Assignment("workers", len(workers), "--run")]
         source = f"recorded by {parsed.other.run}"
     comparison = compare(resolve(SimulateConfig, [values], parsed.problems), workers, source)
     if parsed.other.json:
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _refuse_recorded(values: Sequence[Given]) -> None:
+def _refuse_recorded(values: Sequence[Assignment]) -> None:
     """Refuse options that a run answers.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import format_count
-from mlxhog.config.sources import Given, read_yaml
+from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer
@@ -85,7 +85,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
         RunError: there is no such run to resume.
     """
     problems = list(parsed.problems)
-    layers: list[list[Given]] = []
+    layers: list[list[Assignment]] = []
     if parsed.other.config is not None:
         try:
             layers.append(read_yaml(Path(parsed.other.config)))

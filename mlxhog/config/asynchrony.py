@@ -1,30 +1,33 @@
-"""Options of strategies whose gradients are late, and the rules that some of them name.
+"""Options of strategies whose gradients are late, and the ages of those that `sim` applies.
 
-What a rule makes of a step that comes tau updates late, beside P - 1 other workers:
+How old the gradients of strategy `sim` are, and whose they are, is a function of the step:
 
-    staleness_lr      step size
-    none              lr
-    linear:C          lr / (1 + C tau); C is 0.5 where it is left out
-    exp:D             lr D^tau; D is 0.9 where it is left out
-    delay_adaptive    lr min(1, (P - 1) / tau): that of a gradient of usual age, and less for others
-    drop:T            lr up to tau = T, and nothing beyond; T is 2 P where it is left out
+    fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
+    uniform:LOW:HIGH    drawn from LOW to HIGH
+    geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
+                        of a thousand would be older
+    histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
+    speed:1,1,4         what lock-free workers would come to that take so long for a gradient
 
-Sources: linear, Zhang et al. 2015, arXiv:1511.05950 (there lr / tau); delay_adaptive and drop,
-Koloskova et al. 2022, arXiv:2206.08307, and Mishchenko et al. 2022, arXiv:2206.07638, whose rules
-know the smoothness of the objective. lr / P and lr / sqrt(P), which do not depend on tau, are
-`lr_workers`.
+Each draw has a generator of its own, keyed by seed and step, so a step's age depends on nothing but
+the two. A gradient is never older than the run: step t is at most t steps late.
 """
 
 from __future__ import annotations
 
+import bisect
+import heapq
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.config.options import option
 from mlxhog.config.quantities import parse_number
-from mlxhog.config.simulated_staleness import SimulatedStaleness
+from mlxhog.config.rules import Compensation, StalenessRule
 
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
@@ -37,8 +40,6 @@ SLACK = 3
 """Of ssp, where nothing is said."""
 
 _asynchrony = partial(option, group="asynchrony")
-_LIMITS = {"linear": (0.0, None), "exp": (0.0, 1.0), "drop": (0.0, None)}
-_DEFAULTS = {"linear": 0.5, "exp": 0.9, "drop": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,96 +116,6 @@ class Asynchrony:
         return SimulatedStaleness.parse(self.sim_staleness or "fixed:1", self.sim_workers)
 
 
-@dataclass(frozen=True)
-class StalenessRule:
-    """A rule of `staleness_lr`.
-
-    Attributes:
-        kind: none, linear, exp, delay_adaptive or drop.
-        number: its C, D or T; None where it has none, and for drop where T is 2 P.
-    """
-
-    kind: str
-    number: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> StalenessRule:
-        """Read "none", "linear:0.5", "exp", "delay_adaptive" or "drop:8".
-
-        Raises:
-            ValueError: none of these.
-        """
-        kind, colon, number = text.partition(":")
-        try:
-            if kind in ("none", "delay_adaptive") and not colon:
-                return cls(kind)
-            low, high = _LIMITS[kind]
-            value = parse_number(number) if colon else _DEFAULTS[kind]
-            if value is not None and not (low <= value and (high is None or value <= high)):
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                "wanted none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or "
-                f"drop:T with T >= 0; got {text!r}"
-            ) from None
-        return cls(kind, value)
-
-    def factor(self, staleness: int, workers: int) -> float:
-        """Factor of lr, in [0, 1]; 0 leaves the gradient out.
-
-        Args:
-            staleness: updates by others between the read and the write, >= 0.
-            workers: P, >= 1.
-        """
-        if self.kind == "linear":
-            assert self.number is not None
-            return 1.0 / (1.0 + self.number * staleness)
-        if self.kind == "exp":
-            assert self.number is not None
-            return float(self.number**staleness)
-        if self.kind == "delay_adaptive":
-            usual = max(1, workers - 1)
-            return min(1.0, usual / staleness) if staleness else 1.0
-        if self.kind == "drop":
-            return float(staleness <= (2 * workers if self.number is None else self.number))
-        return 1.0
-
-
-@dataclass(frozen=True)
-class Compensation:
-    """A rule of `delay_compensation`.
-
-    Source: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326.
-
-    Attributes:
-        factor: lambda.
-        adaptive: whether it is divided by the root of the gradient's mean square.
-    """
-
-    factor: float
-    adaptive: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Compensation | None:
-        """Read "none", "constant:0.04" or "adaptive:2"; the numbers may be left out.
-
-        Raises:
-            ValueError: none of these.
-        """
-        if text == "none":
-            return None
-        kind, colon, number = text.partition(":")
-        try:
-            factor = parse_number(number) if colon else {"constant": 0.04, "adaptive": 2.0}[kind]
-            if kind not in ("constant", "adaptive") or factor <= 0:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"wanted none, constant:F or adaptive:F with F > 0; got {text!r}"
-            ) from None
-        return cls(factor, kind == "adaptive")
-
-
 def implied_strategy(config: TrainConfig) -> str | None:
     """The strategy that has what is asked for, where only one has."""
     if config.backup_workers:
@@ -220,9 +131,9 @@ def implied_strategy(config: TrainConfig) -> str | None:
 
 def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     """Pairs (option, what it contradicts and the way out)."""
-    found = _unreadable(config)
-    if found:
-        return found
+    pairs = _unreadable(config)
+    if pairs:
+        return pairs
     strategy = config.strategy
     if strategy == "cyclades":
         problem = (
@@ -241,7 +152,7 @@ def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     )
     for name, asked, owner in of_one:
         if asked and strategy != owner:
-            found.append((name, f"is for strategy {owner}, not {strategy}; leave it out"))
+            pairs.append((name, f"is for strategy {owner}, not {strategy}; leave it out"))
     if config.is_adapted and strategy not in LATE:
         name = next(
             name
@@ -251,33 +162,33 @@ def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
         problem = f"is for strategies {', '.join(LATE)}, and in {strategy} no gradient is late"
         if strategy == "round_robin":
             problem = f"is for strategies {', '.join(LATE)}; every gradient is P - 1 updates old"
-        found.append((name, f"{problem}; leave it out"))
+        pairs.append((name, f"{problem}; leave it out"))
     if config.is_adapted and config.blocks == "disjoint":
         problem = "disjoint writes no parameter beside others, whose updates would count as delay"
-        found.append(("blocks", f"{problem}; leave it out, or the rule for late gradients"))
+        pairs.append(("blocks", f"{problem}; leave it out, or the rule for late gradients"))
     if config.delay_compensation != "none" and config.read == "live":
         problem = "live reads keep no copy of what the gradient was taken at"
-        found.append(("delay_compensation", f"{problem}; leave read out"))
-    found += _of_feedback(config)
+        pairs.append(("delay_compensation", f"{problem}; leave read out"))
+    pairs += _of_feedback(config)
     if config.rescale_by_speed and strategy == "sim":
-        found.append(("rescale_by_speed", "sim has one process, and one speed; leave it out"))
+        pairs.append(("rescale_by_speed", "sim has one process, and one speed; leave it out"))
     if config.backup_workers and config.sync_shares == "speed":
         problem = "shares by speed already let slow workers compute less; use one of the two"
-        found.append(("backup_workers", problem))
-    return found + _of_reads_and_writes(config)
+        pairs.append(("backup_workers", problem))
+    return pairs + _of_reads_and_writes(config)
 
 
 def _of_feedback(config: TrainConfig) -> list[tuple[str, str]]:
     """What error feedback on delay does not go together with."""
-    name, found = "delay_feedback", []
+    name, pairs = "delay_feedback", []
     if not config.delay_feedback:
         return []
     if config.strategy not in FED_BACK or config.async_after > 0:
         problem = f"is for strategies {', '.join(FED_BACK)}, in which a worker writes its own late"
-        found.append((name, f"{problem} steps, without async_after; leave it out"))
+        pairs.append((name, f"{problem} steps, without async_after; leave it out"))
     if config.predict not in ("auto", "none"):
         problem = f"{config.predict} already counts on the steps that are on their way"
-        found.append(("predict", f"{problem}; leave it out, or delay_feedback"))
+        pairs.append(("predict", f"{problem}; leave it out, or delay_feedback"))
     for other, asked in (
         ("sparsify", config.sparsify != "none"),
         ("blocks", config.blocks != "all"),
@@ -285,12 +196,12 @@ def _of_feedback(config: TrainConfig) -> list[tuple[str, str]]:
     ):
         if asked:
             problem = f"is {getattr(config, other)}, and only steps that the CPU writes whole are"
-            found.append((other, f"{problem} corrected; leave it out, or delay_feedback"))
-    return found
+            pairs.append((other, f"{problem} corrected; leave it out, or delay_feedback"))
+    return pairs
 
 
 def _unreadable(config: TrainConfig) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     parsers: dict[str, Callable[[], object]] = {
         "staleness_lr": lambda: StalenessRule.parse(config.staleness_lr),
         "delay_compensation": lambda: Compensation.parse(config.delay_compensation),
@@ -300,28 +211,186 @@ def _unreadable(config: TrainConfig) -> list[tuple[str, str]]:
         try:
             parse()
         except ValueError as error:
-            found.append((name, str(error)))
-    return found
+            pairs.append((name, str(error)))
+    return pairs
 
 
 def _of_reads_and_writes(config: TrainConfig) -> list[tuple[str, str]]:
     """What strategies cannot do in which workers take a lock, or a turn."""
-    strategy, found = config.strategy, []
+    strategy, pairs = config.strategy, []
     if strategy not in LATE or strategy == "hogwild":
         return []
     if config.predict not in ("auto", "none"):
         problem = f"{config.predict} is for hogwild; {strategy} takes gradients at the parameters"
-        found.append(("predict", f"{problem} as they are: leave it out"))
+        pairs.append(("predict", f"{problem} as they are: leave it out"))
     if config.read == "live" and strategy in ("async_ps", "ssp", "sim"):
-        found.append(("read", f"live, but {strategy} computes with copies; leave read out"))
+        pairs.append(("read", f"live, but {strategy} computes with copies; leave read out"))
     if config.write == "racy":
         problem = f"racy, but in {strategy} nobody writes beside a worker; leave it out"
-        found.append(("write", problem))
+        pairs.append(("write", problem))
     if strategy == "aig" and (config.write == "cas" or config.gpu_write != "cpu"):
         name = "write" if config.write == "cas" else "gpu_write"
         problem = f"{getattr(config, name)}, but aig writes under the locks of what it touches"
-        found.append((name, f"{problem}; leave it out"))
+        pairs.append((name, f"{problem}; leave it out"))
     if strategy in ("async_ps", "ssp") and config.moments == "shared":
         problem = f"shared, but {strategy} has one optimizer state anyway; leave it out"
-        found.append(("moments", problem))
-    return found
+        pairs.append(("moments", problem))
+    return pairs
+
+
+_AGES = (
+    "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or "
+    "speed:SECONDS,... with whole ages from 0 to 4095, and weights and seconds above 0"
+)
+_MOST = 4095
+_CUT = 1e-3
+
+
+class Turn(NamedTuple):
+    """Whose gradient a step applies, from 0, and how many steps ago its parameters were read."""
+
+    worker: int
+    staleness: int
+
+
+@dataclass(frozen=True)
+class SimulatedStaleness:
+    """A rule of `sim_staleness`; the module has their table.
+
+    Attributes:
+        kind: its name.
+        numbers: N; LOW and HIGH; MEAN; the seconds.
+        weights: of ages 0, 1, ... for histogram.
+        workers: simulated; of all but speed, step t is that of worker t mod P.
+    """
+
+    kind: str
+    numbers: tuple[float, ...]
+    weights: tuple[float, ...]
+    workers: int
+
+    @classmethod
+    def parse(cls, text: str, workers: int | None = None) -> SimulatedStaleness:
+        """Read a rule, for so many workers or as many as it says.
+
+        Raises:
+            ValueError: it cannot be read, or speed names another number of workers.
+        """
+        kind, _, rest = text.partition(":")
+        try:
+            rule = cls._parsed(kind, rest)
+        except (KeyError, ValueError):
+            raise ValueError(f"wanted {_AGES}; got {text!r}") from None
+        if workers is None or workers == rule.workers:
+            return rule
+        if kind == "speed":
+            raise ValueError(
+                f"speed names {rule.workers} workers and sim_workers is {workers}; leave it out"
+            )
+        return cls(rule.kind, rule.numbers, rule.weights, workers)
+
+    @classmethod
+    def _parsed(cls, kind: str, rest: str) -> SimulatedStaleness:
+        if kind == "fixed":
+            age = _age(rest)
+            return cls(kind, (age,), (), age + 1)
+        if kind == "uniform":
+            low, high = map(_age, rest.split(":"))
+            if low > high:
+                raise ValueError
+            return cls(kind, (low, high), (), 1)
+        if kind == "geometric":
+            mean = _positive(rest)
+            rule = cls(kind, (mean,), (), 1)
+            _age(str(rule.most))
+            return rule
+        if kind == "histogram":
+            pairs = [part.split("=") for part in rest.split(",")]
+            weights = {_age(age): _positive(weight) for age, weight in pairs}
+            every = tuple(weights.get(age, 0.0) for age in range(max(weights) + 1))
+            return cls(kind, (), every, 1)
+        if kind == "speed":
+            seconds = tuple(_positive(part) for part in rest.split(","))
+            rule = cls(kind, seconds, (), len(seconds))
+            _age(str(rule.most))
+            return rule
+        raise KeyError(kind)
+
+    @cached_property
+    def most(self) -> int:
+        """The largest age that can come up."""
+        if self.kind in ("fixed", "uniform"):
+            return int(self.numbers[-1])
+        if self.kind == "geometric":
+            return math.ceil(math.log(_CUT) / math.log(1.0 - self._stop))
+        if self.kind == "histogram":
+            return len(self.weights) - 1
+        seconds = self.numbers  # while one computes, each other ends so many gradients at most
+        return max(
+            sum(math.floor(own / other) + 1 for q, other in enumerate(seconds) if q != p)
+            for p, own in enumerate(seconds)
+        )
+
+    @property
+    def _stop(self) -> float:
+        return 1.0 / (1.0 + self.numbers[0])
+
+    def course(self, seed: int) -> Course:
+        """The turns of a run with this seed."""
+        return Course(self, seed)
+
+
+class Course:
+    """The turns of one run, by step; of speed they are computed one after another, and kept."""
+
+    def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
+        """Begin before step 0."""
+        self._rule, self._seed = rule, seed
+        self._turns: list[Turn] = []
+        self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
+        self._read_at = [0] * rule.workers
+        heapq.heapify(self._ends)
+
+    def at(self, step: int) -> Turn:
+        """The turn of a step, from 0."""
+        rule = self._rule
+        if rule.kind == "speed":
+            while len(self._turns) <= step:
+                self._turns.append(self._next_end(len(self._turns)))
+            return self._turns[step]
+        return Turn(step % rule.workers, min(step, self._draw(step)))
+
+    def _next_end(self, step: int) -> Turn:
+        """Whoever ends its gradient next applies it and begins another; of equals the first."""
+        end, worker = self._ends[0]
+        heapq.heapreplace(self._ends, (end + self._rule.numbers[worker], worker))
+        staleness = step - self._read_at[worker]
+        self._read_at[worker] = step + 1
+        return Turn(worker, min(staleness, self._rule.most))
+
+    def _draw(self, step: int) -> int:
+        rule = self._rule
+        if rule.kind == "fixed":
+            return int(rule.numbers[0])
+        drawn = Random(f"mlxhog-sim-1|{self._seed}|{step}").random()
+        if rule.kind == "uniform":
+            low, high = map(int, rule.numbers)
+            return low + int(drawn * (high - low + 1))
+        if rule.kind == "geometric":
+            return min(rule.most, int(math.log(1.0 - drawn) / math.log(1.0 - rule._stop)))
+        total = list(itertools.accumulate(rule.weights))
+        return bisect.bisect_right(total, drawn * total[-1])
+
+
+def _age(text: str) -> int:
+    age = int(text)
+    if not 0 <= age <= _MOST:
+        raise ValueError
+    return age
+
+
+def _positive(text: str) -> float:
+    number = parse_number(text)
+    if number <= 0:
+        raise ValueError
+    return number

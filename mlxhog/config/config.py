@@ -9,17 +9,15 @@ from mlxhog.config import contradictions
 from mlxhog.config.asynchrony import LATE, Asynchrony
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.local_methods import LOCAL_STRATEGIES, LocalMethods
-from mlxhog.config.options import convert_fields, option, options
+from mlxhog.config.options import convert_fields, option, spelt
 from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
-DEFAULT_OPTIMIZER = "muon"
-DEFAULT_MODEL, DEFAULT_TOKENIZER = "tiny", "bytes"
+DEFAULTS = {"optimizer": "muon", "model": "tiny", "tokenizer": "bytes"}
 BACKOFF_BETA = 0.37
 EMULATED = "metal-emulated"
 """Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
-GPU_WRITES = ("cpu", "metal", "auto", EMULATED)
 
 _data = partial(option, group="data")
 _model = partial(option, group="model")
@@ -53,7 +51,6 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     val: str = _data(
         "every-12th", "held-out text: every-12th (document), or tail (the end of each)"
     )
-
     follow: str | None = _data(
         None,
         "folder whose new text files and examples are trained on as they arrive, each once, in "
@@ -158,7 +155,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "cpu",
         "who adds the steps of GPU workers: the CPU, a Metal kernel in place, or what doctor found "
         "safe here; metal-emulated runs every worker's steps through the Metal source on the CPU",
-        choices=GPU_WRITES,
+        choices=("cpu", "metal", "auto", EMULATED),
     )
     determinism: str = _strategy(
         "none",
@@ -260,17 +257,13 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         choices=("auto", "float32", "bfloat16"),
     )
     projection_rank: int | None = _optimizer(
-        None,
-        "APOLLO: rank of projected gradients; auto is a quarter of a matrix's shorter side",
-        low=1,
-        none="auto",
-    )
+        None, "APOLLO: rank of projected gradients; auto is a quarter of a matrix's shorter side",
+        low=1, none="auto",
+    )  # fmt: skip
     projection_scale: float | None = _optimizer(
-        None,
-        "APOLLO: its root multiplies updates; auto is a matrix's shorter side over the rank",
-        above=0,
-        none="auto",
-    )
+        None, "APOLLO: its root multiplies updates; auto is a matrix's shorter side over the rank",
+        above=0, none="auto",
+    )  # fmt: skip
     projection_every: int = _optimizer(
         200, "APOLLO: steps before a projection is drawn anew", unit="steps", low=1
     )
@@ -393,19 +386,16 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         problems = convert_fields(self)
         if not problems:
             object.__setattr__(self, "strategy", contradictions.implied_strategy(self))
-            problems = [f"{name}: {text}" for name, text in contradictions.found(self)]
+            problems = [f"{name}: {text}" for name, text in contradictions.of(self)]
         if problems:
             raise ConfigError("\n".join(problems))
-        if self.resume is None and self.reset_optimizer:
-            raise ConfigError("reset_optimizer: is for a run that is resumed; add --resume")
-        if self.resume is None and self.init_from is None:
-            for name, default in (("model", DEFAULT_MODEL), ("tokenizer", DEFAULT_TOKENIZER)):
-                if getattr(self, name) == "auto":
-                    object.__setattr__(self, name, default)
-        if self.resume is None and self.follow is None and not self.has_budget:
+        if self.resume is not None:
+            return
+        for name, default in DEFAULTS.items():
+            if getattr(self, name) == "auto" and (name == "optimizer" or self.init_from is None):
+                object.__setattr__(self, name, default)
+        if self.follow is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
-        if self.resume is None and self.optimizer == "auto":
-            object.__setattr__(self, "optimizer", DEFAULT_OPTIMIZER)
 
     @property
     def sequences_per_ticket(self) -> int:
@@ -453,10 +443,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         `resume` and what goes with it are left out: they say where one command began, not what the
         run is.
         """
-        values = {
-            name: spec.spell(getattr(self, name))
-            for name, spec in options(type(self)).items()
-            if name not in ("resume", "reset_optimizer")
-        }
+        values = spelt(self)
+        del values["resume"], values["reset_optimizer"]
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.config import assignments, asynchrony, fine_tuning, local_methods, slowdowns
+from mlxhog.config import asynchrony, fine_tuning, local_methods
 from mlxhog.config.local_methods import LOCAL_STRATEGIES
-from mlxhog.config.selection import Selection
+from mlxhog.config.rules import Selection, parse_slowdowns
+from mlxhog.files import plain_yaml
 
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
@@ -15,40 +16,42 @@ FALLING_SCHEDULES = ("backoff", "inverse")
 """Step sizes that fall by the number of updates, and not by the share of the budget."""
 
 
-def found(config: TrainConfig) -> list[tuple[str, str]]:
+def of(config: TrainConfig) -> list[tuple[str, str]]:
     """Pairs (option, what it contradicts and the way out), of a configuration of legal values."""
-    found = _of_prediction(config)
+    pairs = _of_prediction(config)
     if config.async_after > 0 and config.strategy != "hogwild":
-        found.append(
+        pairs.append(
             ("async_after", f"is for strategy hogwild, not {config.strategy}; leave it out")
         )
     try:
-        slowdowns.parse(config.slow)
+        parse_slowdowns(config.slow)
     except ValueError as error:
-        found.append(("slow", str(error)))
+        pairs.append(("slow", str(error)))
     try:
-        assignments.parse(config.set)
+        plain_yaml.assignments(config.set)
     except ValueError as error:
-        found.append(("set", str(error)))
-    found += _of_strategy(config)
-    found += asynchrony.contradictions(config) + local_methods.contradictions(config)
+        pairs.append(("set", str(error)))
+    pairs += _of_strategy(config)
+    pairs += asynchrony.contradictions(config) + local_methods.contradictions(config)
     lock_free = config.strategy in ("serial", "hogwild") and config.async_after == 0
     if config.follow is not None and not (lock_free and config.blocks == "all"):
         problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
-        found.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
+        pairs.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
     if config.backoff_epochs is not None and config.schedule not in FALLING_SCHEDULES:
         problem = f"is for schedules backoff and inverse, not {config.schedule}; leave it out"
-        found.append(("backoff_epochs", problem))
+        pairs.append(("backoff_epochs", problem))
     if config.gpu_write.startswith("metal") and config.write not in ("auto", "cas"):
         problem = (
             f"is {config.write}, but beside gpu_write={config.gpu_write} every CPU writer has to "
             "use cas; set write=auto, or gpu_write=cpu"
         )
-        found.append(("write", problem))
+        pairs.append(("write", problem))
     if not config.live_every.on and config.live != "off":
-        found.append(("live_every", "off, so readers would get no copy; set live=off as well"))
-    found += fine_tuning.contradictions(config)
-    return found + _of_optimizer(config) + _of_sparse(config) + _of_determinism(config)
+        pairs.append(("live_every", "off, so readers would get no copy; set live=off as well"))
+    if config.reset_optimizer and config.resume is None:
+        pairs.append(("reset_optimizer", "is for a run that is resumed; add --resume"))
+    pairs += fine_tuning.contradictions(config)
+    return pairs + _of_optimizer(config) + _of_sparse(config) + _of_determinism(config)
 
 
 def implied_strategy(config: TrainConfig) -> str:
@@ -81,42 +84,42 @@ def _of_prediction(config: TrainConfig) -> list[tuple[str, str]]:
     """What reads ahead of the parameters need."""
     if config.predict in ("auto", "none"):
         return []
-    found = []
+    pairs = []
     if config.read == "live" and config.strategy == "hogwild":
-        found.append(("read", "live reads have no snapshot to predict from; add predict=none"))
+        pairs.append(("read", "live reads have no snapshot to predict from; add predict=none"))
     if config.predict == "last" and config.strategy not in ("hogwild", "round_robin"):
         problem = f"last is for workers that add their own steps, not for {config.strategy}"
-        found.append(("predict", f"{problem}; leave it out"))
+        pairs.append(("predict", f"{problem}; leave it out"))
     elif config.predict == "last" and not config.shares_moments:
         problem = "last looks ahead by steps that all workers' moments make"
-        found.append(("predict", f"{problem}; add moments=shared"))
-    return found
+        pairs.append(("predict", f"{problem}; add moments=shared"))
+    return pairs
 
 
 def _of_optimizer(config: TrainConfig) -> list[tuple[str, str]]:
     """What optimizers other than adamw cannot do, and what muon cannot combine."""
-    found = []
+    pairs = []
     if config.moments == "shared" and config.optimizer not in ("auto", "adamw", "muon"):
         problem = f"{config.optimizer} has none that workers could share; leave it out"
-        found.append(("moments", problem))
+        pairs.append(("moments", problem))
     if config.beta2_half_life is not None and config.optimizer in ("sgd", "momentum"):
-        found.append(("beta2_half_life", f"{config.optimizer} has no beta2; leave it out"))
+        pairs.append(("beta2_half_life", f"{config.optimizer} has no beta2; leave it out"))
     if config.projection_rank is not None and config.optimizer == "apollo-mini":
         problem = "apollo-mini has rank 1; leave it out, or take optimizer=apollo"
-        found.append(("projection_rank", problem))
+        pairs.append(("projection_rank", problem))
     if config.lr_workers in ("sqrt", "linear") and not config.adds_steps_apart:
         problem = f"{config.lr_workers}, but in {config.strategy} no two workers add steps of"
-        found.append(("lr_workers", f"{problem} their own; leave it out"))
+        pairs.append(("lr_workers", f"{problem} their own; leave it out"))
     narrow = config.orthogonalization_dtype == "bfloat16"
     if config.optimizer == "muon" and config.orthogonalization == "ns5" and narrow:
         problem = "is bfloat16, whose rounding the five steps of ns5 enlarge too far"
-        found.append(("orthogonalization_dtype", f"{problem}; leave it out, or take polar3"))
-    return found
+        pairs.append(("orthogonalization_dtype", f"{problem}; leave it out, or take polar3"))
+    return pairs
 
 
 def _of_sparse(config: TrainConfig) -> list[tuple[str, str]]:
     """What does not go together with the options of group sparse."""
-    found = []
+    pairs = []
     try:
         sparsified = Selection.parse(config.sparsify) is not None
     except ValueError as error:
@@ -124,46 +127,46 @@ def _of_sparse(config: TrainConfig) -> list[tuple[str, str]]:
     lock_free = config.strategy in ("serial", "hogwild") and config.async_after == 0
     if sparsified and not lock_free:
         problem = "is for workers that write their own steps; set strategy=hogwild"
-        found.append(("sparsify", f"{problem}, without async_after"))
+        pairs.append(("sparsify", f"{problem}, without async_after"))
     if sparsified and config.gpu_write != "cpu":
         problem = f"single elements are added by the CPU, and gpu_write is {config.gpu_write}"
-        found.append(("sparsify", f"{problem}; set gpu_write=cpu"))
+        pairs.append(("sparsify", f"{problem}; set gpu_write=cpu"))
     if sparsified and config.moments == "shared":
         problem = "shared moments would still be written whole at every step"
-        found.append(("sparsify", f"{problem}; set moments=private"))
+        pairs.append(("sparsify", f"{problem}; set moments=private"))
     if not sparsified and not config.error_feedback:
         problem = "without sparsify every step is written whole, and nothing is left to drop"
-        found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
+        pairs.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
     if config.blocks == "disjoint" and (config.strategy != "hogwild" or config.async_after > 0):
         problem = "disjoint is for workers that write side by side; set strategy=hogwild"
-        found.append(("blocks", f"{problem}, without async_after"))
+        pairs.append(("blocks", f"{problem}, without async_after"))
     if config.blocks == "disjoint" and config.moments == "shared":
         problem = "the moments of disjoint blocks go from worker to worker with the block"
-        found.append(("moments", f"{problem}; leave it out"))
-    return found
+        pairs.append(("moments", f"{problem}; leave it out"))
+    return pairs
 
 
 def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
     """What runs that are recorded, or that repeat by themselves, cannot have."""
-    name, found = "determinism", []
+    name, pairs = "determinism", []
     if config.determinism == "rounds":
         if config.sync_shares != "equal":
             problem = "rounds, but shares by speed follow from times that are measured"
-            found.append((name, f"{problem}; leave sync_shares out"))
+            pairs.append((name, f"{problem}; leave sync_shares out"))
         if config.backup_workers:
             problem = "rounds, but timing decides whose gradients backup workers throw away"
-            found.append((name, f"{problem}; leave backup_workers out"))
+            pairs.append((name, f"{problem}; leave backup_workers out"))
         if config.time is not None or config.follow is not None:
             problem = "rounds, but a run that time or arriving text ends never ends the same again"
-            found.append((name, f"{problem}; give --steps or --tokens, and neither of them"))
+            pairs.append((name, f"{problem}; give --steps or --tokens, and neither of them"))
         elif not config.has_budget and config.resume is None:
-            found.append((name, "rounds needs a budget in steps or tokens; add --steps"))
+            pairs.append((name, "rounds needs a budget in steps or tokens; add --steps"))
         for option in ("patience", "stop_at_loss"):
             if getattr(config, option) is not None:
                 problem = f"rounds, but {option} ends a run at a moment that no two runs share"
-                found.append((name, f"{problem}; leave {option} out"))
+                pairs.append((name, f"{problem}; leave {option} out"))
     if config.determinism not in ("record", "replay"):
-        return found
+        return pairs
     for wrong, problem in (
         (config.strategy != "hogwild", f"strategy is {config.strategy}; leave it out, or take "
          "determinism=rounds, which needs no record"),
@@ -185,21 +188,21 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
          "on without one, and the record stays what it is"),
     ):  # fmt: skip
         if wrong:
-            found.append((name, f"{config.determinism}, but {problem}"))
-    return found
+            pairs.append((name, f"{config.determinism}, but {problem}"))
+    return pairs
 
 
 def _of_strategy(config: TrainConfig) -> list[tuple[str, str]]:
     """What strategies other than hogwild cannot do."""
-    found = []
+    pairs = []
     synchronous = config.strategy == "sync" or config.async_after > 0
     if config.sync_shares != "equal" and not synchronous:
-        found.append(("sync_shares", f"is for strategy sync, not {config.strategy}; leave it out"))
+        pairs.append(("sync_shares", f"is for strategy sync, not {config.strategy}; leave it out"))
     if config.strategy in ("round_robin", *LOCAL_STRATEGIES):
         if config.read == "live":
             problem = f"live, but {config.strategy} computes with copies; leave read out"
-            found.append(("read", problem))
+            pairs.append(("read", problem))
         if config.write == "racy" and config.strategy != "diloco":
             problem = f"racy, but in {config.strategy} nobody writes beside a worker; leave it out"
-            found.append(("write", problem))
-    return found
+            pairs.append(("write", problem))
+    return pairs

@@ -78,20 +78,20 @@ class FineTuning:
 
 def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     """Pairs (option, what it contradicts and the way out)."""
-    found = _of_origin(config)
+    pairs = _of_origin(config)
     if config.epochs is not None:
         for name in ("steps", "tokens", "time"):
             if (value := getattr(config, name)) is not None:
                 problem = f"is {config.epochs}, and {name} {value:g} says how long to train, too"
-                found.append(("epochs", f"{problem}; leave one of them out, or set it to none"))
+                pairs.append(("epochs", f"{problem}; leave one of them out, or set it to none"))
         if config.follow is not None:
-            found.append(("epochs", "text that arrives has no end to pass; leave it out"))
+            pairs.append(("epochs", "text that arrives has no end to pass; leave it out"))
     if not config.eval_every.on:
         for name in ENDS:
             if getattr(config, name):
                 problem = "goes by held-out evaluations, and eval_every is off"
-                found.append((name, f"{problem}; set eval_every, such as 10s, or 100 for steps"))
-    return found
+                pairs.append((name, f"{problem}; set eval_every, such as 10s, or 100 for steps"))
+    return pairs
 
 
 def _of_origin(config: TrainConfig) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxhog.config.limits import shown
 from mlxhog.config.options import option, options
+from mlxhog.errors import shown
 
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
@@ -147,42 +147,42 @@ def steps_by_rank(local_work: str) -> tuple[int, ...] | None:
 
 def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     """Pairs (option, what it contradicts and the way out)."""
-    found = []
+    pairs = []
     for name, owners in OWNERS.items():
         if config.strategy not in owners and _is_set(config, name):
             kind = "strategy" if len(owners) == 1 else "strategies"
             problem = f"is for {kind} {', '.join(owners)}, not {config.strategy}; leave it out"
-            found.append((name, problem))
-    return found + (_of_local(config) if config.strategy in LOCAL_STRATEGIES else [])
+            pairs.append((name, problem))
+    return pairs + (_of_local(config) if config.strategy in LOCAL_STRATEGIES else [])
 
 
 def _of_local(config: TrainConfig) -> list[tuple[str, str]]:
     """What strategies whose workers train copies of the parameters cannot do."""
-    found = []
+    pairs = []
     if config.gpu_write.startswith("metal"):
         problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
-        found.append(("gpu_write", problem))
+        pairs.append(("gpu_write", problem))
     if config.moments == "shared":
         problem = "shared, but the runs are independent; leave it out, or use hogwild"
-        found.append(("moments", problem))
+        pairs.append(("moments", problem))
     if config.inner_state == "average" and config.optimizer in ("apollo", "apollo-mini", "soap"):
         problem = (
             f"average, but the state of {config.optimizer} lies in bases of its own in each "
             "worker; set inner_state=keep or reset, or take another optimizer"
         )
-        found.append(("inner_state", problem))
+        pairs.append(("inner_state", problem))
     if config.determinism == "rounds" and config.local_work == "speed":
         problem = "speed follows measured times, so reruns differ; give steps by rank, or equal"
-        found.append(("local_work", problem))
+        pairs.append(("local_work", problem))
     if config.split == "none":
         for name in ("split_alpha", "split_by", "clients"):
             if _is_set(config, name):
-                found.append((name, "is for split=dirichlet; add that, or leave it out"))
+                pairs.append((name, "is for split=dirichlet; add that, or leave it out"))
     try:
         steps = steps_by_rank(config.local_work)
     except ValueError as error:
-        return [*found, ("local_work", str(error))]
+        return [*pairs, ("local_work", str(error))]
     if steps is not None and config.average_every is not None:
         problem = f"{config.average_every}, but local_work has the steps of each worker; leave one"
-        found.append(("average_every", f"{problem} out"))
-    return found
+        pairs.append(("average_every", f"{problem} out"))
+    return pairs

@@ -6,17 +6,16 @@ typed one.
 """
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from mlxhog.config import assignments
-from mlxhog.config.limits import MOST_SHOWN, shown
 from mlxhog.config.quantities import Interval, parse_count, parse_duration_s, parse_number
+from mlxhog.errors import did_you_mean, shown
+from mlxhog.files import plain_yaml
 
 _METADATA = "mlxhog.option"
 
@@ -100,7 +99,7 @@ class Option:
         return str(spelt).lower() if isinstance(spelt, bool) else str(spelt)
 
     @property
-    def wanted(self) -> str:
+    def expected(self) -> str:
         """What a legal value is, for error messages and documentation."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
@@ -108,15 +107,15 @@ class Option:
             return "true or false"
         base = {int: "a whole number", float: "a number", str: "text"}.get(self.type)
         if self.repeats:
-            base = assignments.WANTED
+            base = plain_yaml.ASSIGNMENT
         elif self.type is Interval:
             base = 'steps, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
         bounds = (("at least", self.low), ("above", self.above), ("at most", self.high))
         limits = [f"{word} {x}" for word, x in (*bounds, ("below", self.below)) if x is not None]
-        wanted = " ".join([str(base), " and ".join(limits)]).strip()
-        return f"{wanted}, or {self.none}" if self.optional else wanted
+        text = " ".join([str(base), " and ".join(limits)]).strip()
+        return f"{text}, or {self.none}" if self.optional else text
 
     def convert(self, value: object) -> object:
         """Return `value` as this option's type.
@@ -128,16 +127,18 @@ class Option:
         if value is None or (self.optional and value == self.none):
             if self.optional or self.type is Interval:
                 return Interval() if self.type is Interval else None
-            raise ValueError(f"is empty; wanted {self.wanted}")
+            raise ValueError(f"is empty; wanted {self.expected}")
         got = f"is {shown(value)}"
         try:
             converted = self._typed(value)
         except ValueError:
-            raise ValueError(f"{got}; wanted {self.wanted}") from None
+            raise ValueError(f"{got}; wanted {self.expected}") from None
         if self.choices and converted not in self.choices:
-            raise ValueError(f"{got}; wanted {self.wanted}{did_you_mean(converted, self.choices)}")
+            raise ValueError(
+                f"{got}; wanted {self.expected}{did_you_mean(converted, self.choices)}"
+            )
         if not self._in_range(converted):
-            raise ValueError(f"{got}; wanted {self.wanted}")
+            raise ValueError(f"{got}; wanted {self.expected}")
         return converted
 
     def _typed(self, value: object) -> Any:  # known at run time only
@@ -152,7 +153,7 @@ class Option:
         if self.type is Interval:
             return Interval.parse(value)
         if self.repeats:
-            return assignments.to_text(value)
+            return plain_yaml.as_assignments(value)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name
@@ -194,6 +195,12 @@ def _options(cls: type) -> Mapping[str, Option]:
     return types.MappingProxyType(specs)
 
 
+def spelt(config: object) -> dict[str, object]:
+    """Return the value of every option as YAML has it."""
+    specs = options(type(config))
+    return {name: spec.spell(getattr(config, name)) for name, spec in specs.items()}
+
+
 def convert_fields(config: object) -> list[str]:
     """Convert every option of a frozen dataclass, in place; return what is wrong with them."""
     problems = []
@@ -215,16 +222,3 @@ def _strip_none(hint: Any) -> tuple[type, bool]:
 def to_flag(name: str) -> str:
     """Spell a field or YAML key as a flag: `batch_size` -> `--batch-size`."""
     return "--" + name.replace("_", "-")
-
-
-def nearest(word: object, known: Iterable[str]) -> str | None:
-    """Return the known word nearest to `word`, in small letters or capitals, if one is near."""
-    spelled = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=0.6)
-    return spelled[near[0]] if near else None
-
-
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the known word nearest to `word`, or nothing."""
-    near = nearest(word, known)
-    return f"; did you mean {near!r}?" if near else ""

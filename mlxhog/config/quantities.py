@@ -30,16 +30,16 @@ def parse_count(value: object) -> int:
     Raises:
         ValueError: not a whole number; the message says what was wanted.
     """
-    wanted = "a whole number such as 2000, 10k or 1e6"
-    number = _count(value, wanted)
+    expected = "a whole number such as 2000, 10k or 1e6"
+    number = _count(value, expected)
     if abs(number) > MOST_COUNT:
-        raise ValueError(f"wanted {wanted}, and below 2^63")
+        raise ValueError(f"wanted {expected}, and below 2^63")
     return number
 
 
-def _count(value: object, wanted: str) -> int:
+def _count(value: object, expected: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"wanted {wanted}")
+        raise ValueError(f"wanted {expected}")
     if isinstance(value, int):
         return value
     text = str(value).strip().lower().replace("_", "")
@@ -48,9 +48,9 @@ def _count(value: object, wanted: str) -> int:
         # int first: a float would round counts above 2^53
         return int(digits) * _COUNT_SUFFIX[suffix]
     except ValueError:
-        number = _finite(_finite(digits, wanted) * _COUNT_SUFFIX[suffix], wanted)
+        number = _finite(_finite(digits, expected) * _COUNT_SUFFIX[suffix], expected)
     if not number.is_integer():
-        raise ValueError(f"wanted {wanted}")
+        raise ValueError(f"wanted {expected}")
     return int(number)
 
 
@@ -73,12 +73,12 @@ def parse_bytes(value: object) -> int:
     Raises:
         ValueError: not a size above 0.
     """
-    wanted = "a size such as 5GB or 512MiB"
+    expected = "a size such as 5GB or 512MiB"
     text = str(value).strip().lower()
     unit = next((unit for unit in _BYTES if text.endswith(unit)), "")
-    size = _finite(text.removesuffix(unit), wanted) * _BYTES.get(unit, 1)
+    size = _finite(text.removesuffix(unit), expected) * _BYTES.get(unit, 1)
     if not 1 <= size <= MOST_COUNT:
-        raise ValueError(f"wanted {wanted}")
+        raise ValueError(f"wanted {expected}")
     return int(size)
 
 
@@ -88,16 +88,16 @@ def parse_duration_s(value: object) -> float:
     Raises:
         ValueError: not a duration.
     """
-    wanted = 'seconds, or a duration such as "90s", "5 minutes" or "1h30m"'
+    expected = 'seconds, or a duration such as "90s", "5 minutes" or "1h30m"'
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"wanted {wanted}")
+        raise ValueError(f"wanted {expected}")
     text = _without_spaces(value)
     if text and not _DURATION_PART.sub("", text):
         seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
     else:
-        seconds = _finite(value, wanted)
+        seconds = _finite(value, expected)
     if abs(seconds) > MOST_SECONDS:
-        raise ValueError(f"wanted {wanted}, and at most {MOST_SECONDS:g} s")
+        raise ValueError(f"wanted {expected}, and at most {MOST_SECONDS:g} s")
     return seconds
 
 
@@ -105,13 +105,13 @@ def _without_spaces(value: object) -> str:
     return "".join(str(value).lower().split())
 
 
-def _finite(value: int | float | str, wanted: str) -> float:
+def _finite(value: int | float | str, expected: str) -> float:
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"wanted {wanted}") from None
+        raise ValueError(f"wanted {expected}") from None
     if number - number != 0.0:  # inf and nan
-        raise ValueError(f"wanted {wanted}")
+        raise ValueError(f"wanted {expected}")
     return number
 
 

@@ -1,26 +1,25 @@
-"""Option values from YAML files and flags, merged over the defaults.
+"""Option values from YAML files and flags, merged over the defaults; answers to unknown names.
 
 Every value keeps its origin (`conf.yaml:7`, `--lr`), so that an error can point at it, and all
 problems are reported together.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mlxhog.config import assignments, limits, plain_yaml
-from mlxhog.config.limits import shown
 from mlxhog.config.options import options
-from mlxhog.config.other_names import suggestion
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.files import plain_yaml, reading
+from mlxhog.files.plain_yaml import as_assignments
 
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
-class Given:
+class Assignment:
     """A value somebody wrote: the name as written (snake_case), the value, and where."""
 
     name: str
@@ -28,14 +27,14 @@ class Given:
     origin: str
 
 
-def read_yaml(path: Path) -> list[Given]:
+def read_yaml(path: Path) -> list[Assignment]:
     """Return the top-level keys of a YAML file with their line numbers.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values.
     """
     try:
-        text = limits.read_text(path)
+        text = reading.read_text(path)
         entries = plain_yaml.entries(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
@@ -46,38 +45,40 @@ def read_yaml(path: Path) -> list[Given]:
         raise ConfigError(f"{path}: {error}; a configuration is a YAML file") from error
     if entries is None:
         raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
-    return [Given(name, value, f"{path}:{line}") for name, value, line in entries]
+    return [Assignment(name, value, f"{path}:{line}") for name, value, line in entries]
 
 
 def resolve(
-    cls: type[Config], layers: Iterable[Iterable[Given]], problems: Iterable[str] = ()
+    cls: type[Config], layers: Iterable[Iterable[Assignment]], problems: Iterable[str] = ()
 ) -> Config:
     """Return `cls` from the layers, later ones winning over earlier ones and the defaults.
 
     Args:
         cls: a dataclass made of `option` fields.
         layers: values of each source, weakest first.
-        problems: what was already found wrong; raised together with what is found here.
+        problems: what is wrong already; raised together with what is wrong here.
 
     Raises:
         ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
     """
-    found = list(problems)
-    chosen: dict[str, Given] = {}
+    wrong = list(problems)
+    chosen: dict[str, Assignment] = {}
     specs = options(cls)
     for layer in layers:
-        for name, given in _layer(cls, layer, found).items():
+        for name, written in _layer(cls, layer, wrong).items():
             adds = specs[name].repeats and name in chosen
-            chosen[name] = _added(chosen[name], given) if adds else given
+            chosen[name] = _added(chosen[name], written) if adds else written
     values = {}
-    for name, given in chosen.items():
+    for name, written in chosen.items():
         try:
-            values[name] = specs[name].convert(given.value)
+            values[name] = specs[name].convert(written.value)
         except ValueError as error:
-            label = given.origin if given.origin.startswith("-") else f"{given.origin}: {name}"
-            found.append(f"{label} {error}")
-    if found:
-        raise ConfigError("\n".join(found))
+            label = (
+                written.origin if written.origin.startswith("-") else f"{written.origin}: {name}"
+            )
+            wrong.append(f"{label} {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     return cls(**values)
 
 
@@ -90,47 +91,47 @@ def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) 
     return resolve(cls, [written_in(call, keywords)])
 
 
-def written_in(call: str, keywords: Mapping[str, object]) -> list[Given]:
+def written_in(call: str, keywords: Mapping[str, object]) -> list[Assignment]:
     """Return keyword arguments of a call as a layer; a path is its text."""
     return [
-        Given(name, os.fspath(value) if isinstance(value, os.PathLike) else value, call)
+        Assignment(name, os.fspath(value) if isinstance(value, os.PathLike) else value, call)
         for name, value in keywords.items()
     ]
 
 
-def _layer(cls: type, layer: Iterable[Given], problems: list[str]) -> dict[str, Given]:
+def _layer(cls: type, layer: Iterable[Assignment], problems: list[str]) -> dict[str, Assignment]:
     """Return one source's values by option name; append unknown and repeated names."""
     names = _spellings(cls)
-    values: dict[str, Given] = {}
-    for given in layer:
-        name = names.get(given.name)
+    values: dict[str, Assignment] = {}
+    for written in layer:
+        name = names.get(written.name)
         if name is None:
-            near = suggestion(given.name, names)
-            problems.append(f"{given.origin}: no option {shown(given.name)}{near}")
-        elif name in values and values[name].name != given.name:
+            near = suggestion(written.name, names)
+            problems.append(f"{written.origin}: no option {shown(written.name)}{near}")
+        elif name in values and values[name].name != written.name:
             first = values[name]
             problems.append(
-                f"{given.origin}: {given.name!r} and {first.name!r} ({first.origin}) "
+                f"{written.origin}: {written.name!r} and {first.name!r} ({first.origin}) "
                 "are the same option; keep one"
             )
-        elif name in values and options(cls)[name].repeats and given.origin.startswith("-"):
-            values[name] = _added(values[name], given)
-        elif name in values and not given.origin.startswith("-"):
-            problems.append(f"{given.origin}: {name!r} stands already in {values[name].origin}")
+        elif name in values and options(cls)[name].repeats and written.origin.startswith("-"):
+            values[name] = _added(values[name], written)
+        elif name in values and not written.origin.startswith("-"):
+            problems.append(f"{written.origin}: {name!r} stands already in {values[name].origin}")
         else:
-            values[name] = given
+            values[name] = written
     return values
 
 
-def _added(earlier: Given, later: Given) -> Given:
+def _added(earlier: Assignment, later: Assignment) -> Assignment:
     """Both values of an option that repeats, the later one last; `none` leaves the earlier out."""
     if later.value in (None, "none") or earlier.value in (None, "none"):
         return later
     try:
-        both = f"{assignments.to_text(earlier.value)}, {assignments.to_text(later.value)}"
+        both = f"{as_assignments(earlier.value)}, {as_assignments(later.value)}"
     except ValueError:
         return later  # converting it says what is wrong
-    return Given(later.name, both, later.origin)
+    return Assignment(later.name, both, later.origin)
 
 
 def _spellings(cls: type) -> Mapping[str, str]:
@@ -140,3 +141,98 @@ def _spellings(cls: type) -> Mapping[str, str]:
         names[name] = name
         names |= dict.fromkeys(spec.aliases, name)
     return names
+
+
+_THEIRS = {
+    "batch_size": "micro_batch_size per_device_train_batch_size train_batch_size",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "clip": "clip_grad_norm grad_clip gradient_clip_val max_grad_norm",
+    "compute_dtype": "amp bf16 dtype fp16 mixed_precision precision torch_dtype",
+    "data": "corpus data_dir dataset dataset_name dataset_path train_data train_file",
+    "epochs": "max_epochs n_epochs num_epochs num_train_epochs",
+    "eps": "adam_eps adam_epsilon epsilon",
+    "eval_every": "eval_freq eval_interval eval_steps eval_strategy evaluation_strategy",
+    "eval_tokens": "eval_iters max_eval_samples per_device_eval_batch_size val_batches",
+    "grad_accumulation": "accumulate_grad_batches gradient_accumulation_steps",
+    "init_from": "from_pretrained pretrained",
+    "keep_last": "save_total_limit",
+    "lr_floor": "min_lr",
+    "max_new_tokens": "max_length n_tokens num_tokens",
+    "model": "model_name model_name_or_path",
+    "name": "experiment run_name wandb_run_name",
+    "optimizer": "optim",
+    "out": "out_dir output_dir",
+    "patience": "early_stopping_patience",
+    "prompt": "start",
+    "report_to": "logging_dir wandb_log wandb_project",
+    "resume": "resume_from_checkpoint",
+    "save_every": "checkpoint_every save_interval save_steps save_strategy steps_per_save",
+    "schedule": "decay_lr lr_schedule lr_scheduler lr_scheduler_type scheduler",
+    "seed": "random_seed",
+    "seq_len": "block_size context_length ctx_len max_length sequence_length",
+    "steps": "iterations max_iters max_steps num_iters num_steps train_steps",
+    "threads": "cpu_threads n_threads num_threads",
+    "tokenizer": "tokenizer_name",
+    "warmup": "warmup_iters warmup_ratio warmup_steps",
+    "weight_decay": "wd",
+    "workers": "backend device devices n_workers nproc nproc_per_node num_processes num_workers "
+    "world_size",
+}
+"""Our name -> theirs, of transformers, nanoGPT and mlx-lm. One of theirs may stand twice: the
+command has one of ours."""
+
+_FIELDS = {
+    "hidden_size": "d_model dim embedding_dim hidden_size n_embd",
+    "num_heads": "n_head n_heads num_attention_heads num_heads",
+    "num_hidden_layers": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
+}
+"""Field of a model -> what it is called elsewhere, as an option."""
+
+_ADVICE = {
+    "compile torch_compile": "nothing is compiled; --kernels chooses the operators",
+    "do_train train": "leave it out, the command trains",
+    "do_eval test": "held-out text is evaluated while it trains, see --eval-every",
+    "grad_checkpoint gradient_checkpointing": "for less memory lower --batch-size or --seq-len",
+    "log_interval logging_steps steps_per_report": "progress comes every few seconds, and "
+    "metrics.jsonl has a line every two",
+    "adapter_path fine_tune_type lora lora_layers lora_rank use_peft": "there is no LoRA: all "
+    "weights are trained",
+    "max_new_tokens num_samples prompt temperature top_k top_p": "a trained model writes text by "
+    '`mlxhog generate latest --prompt "The "`',
+    "ckpt model": "a model or run is named without a flag, as in `mlxhog generate latest`",
+    "test_file val_data valid validation_file": "held-out text is a part of the data, see --val",
+    "vocab_size": "the vocabulary is the tokenizer's: --tokenizer bpe:N",
+}
+"""Options elsewhere -> what to do here."""
+
+_OURS: dict[str, list[str]] = {}
+for _name, _others in _THEIRS.items():
+    for _other in _others.split():
+        _OURS.setdefault(_other, []).append(_name)
+_FIELD_OF = {other: field for field, others in _FIELDS.items() for other in others.split()}
+_ADVICE_ON = {name: advice for names, advice in _ADVICE.items() for name in names.split()}
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Say what stands for an unknown name: "; did you mean 'x'?", what to do instead, or nothing.
+
+    Args:
+        name: as it was written: a flag, a YAML key or a keyword.
+        known: what there is, spelled alike.
+    """
+    plain = _plain(name)
+    spelled: Mapping[str, str] = {_plain(each): each for each in known}
+    for ours in (plain, *_OURS.get(plain, ())):
+        if ours in spelled:
+            return f"; did you mean {spelled[ours]!r}?"
+    if plain in _FIELD_OF and "model" in spelled:
+        if "set" not in spelled:
+            return f"; it is a field of the model: give a YAML file as {spelled['model']}"
+        return f"; it is a field of the model: {spelled['set']} {_FIELD_OF[plain]}=N"
+    advice = _ADVICE_ON.get(plain)
+    return f"; {advice}" if advice else did_you_mean(name, known)
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").lower()

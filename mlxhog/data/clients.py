@@ -26,13 +26,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.limits import said
-from mlxhog.data import heldout, sotu
+from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
+from mlxhog.data.corpora import read_sotu
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError, DataError, message_of
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 
@@ -91,7 +90,7 @@ def classes(source: str, by: str, rule: str, n_documents: int) -> list[str]:
         )
     labels = [
         {"party": one.party, "president": one.name, "decade": f"{one.year // 10 * 10}s"}[by]
-        for one in sotu.read()
+        for one in read_sotu()
     ]
     if rule == "every-12th":
         pieces = heldout.split((label.encode() for label in labels), rule)
@@ -144,26 +143,37 @@ def divide(
     )
 
 
-def of_config(
-    config: TrainConfig, source: str, rule: str, train: TokenFile, workers: int, stored: Path | None
-) -> Division | None:
-    """The division that a run asks for, or that it has had so far; None where it has none.
+def divided(
+    train: TokenFile,
+    source: str,
+    rule: str,
+    *,
+    clients: int,
+    workers: int,
+    by: str,
+    alpha: float,
+    seed: int,
+    least_tokens: int,
+    stored: Path | None = None,
+) -> Division:
+    """The division of a run's text, or the one that it has had so far.
 
     Args:
-        config: of the run.
-        source: the corpus.
-        rule: which of its text is held out.
-        train: its training text.
+        train: the training text.
+        source: its corpus.
+        rule: which of the corpus is held out.
+        clients: that the text is divided among.
         workers: of the run.
+        by: what documents of one class have in common, see `classes`.
+        alpha: of the Dirichlet distribution, see `divide`.
+        seed: of the run.
+        least_tokens: that a client needs.
         stored: the folder of a run that is resumed.
 
     Raises:
         ConfigError: a worker would be without a client.
         DataError: the text has no such classes, or too little for so many clients.
     """
-    if config.split == "none":
-        return None
-    clients = config.clients or workers
     if clients < workers:
         raise ConfigError(
             f"clients is {clients}, so that {workers - clients} of {workers} workers would have no "
@@ -171,15 +181,14 @@ def of_config(
         )
     starts = train.starts.astype(np.int64)
     tokens, n = (starts[1:] - starts[:-1]).tolist(), len(starts) - 1
-    labels = classes(source, config.split_by, rule, n)
+    labels = classes(source, by, rule, n)
     if stored is not None and (stored / FILE).exists():
         documents = _read(stored / FILE, n, clients)
         counts = tuple(sum(tokens[k] for k in own) for own in documents)
         return Division(documents, counts, _distance(documents, labels, tokens, sorted({*labels})))
     return divide(
-        labels, tokens, clients=clients, alpha=config.split_alpha, seed=config.seed,
-        least_tokens=config.sequences_per_ticket * config.seq_len + 1,
-    )  # fmt: skip
+        labels, tokens, clients=clients, alpha=alpha, seed=seed, least_tokens=least_tokens
+    )
 
 
 def write(division: Division, directory: Path) -> None:
@@ -196,7 +205,7 @@ def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], 
     try:
         documents = tuple(tuple(map(int, own)) for own in plain_json.read(path)["documents"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({said(error)}); begin a new run") from error
+        raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
     if sorted(k for own in documents for k in own) != list(range(n_documents)):
         raise DataError(f"{path} is of another text than the {n_documents} documents of this one")
     if len(documents) != clients:

@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import difflib
 import glob
+import hashlib
+import importlib.resources
+import json
+import lzma
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.data import sotu, tables, textfiles
+from mlxhog.data import tables, textfiles
 from mlxhog.errors import DataError
 
 Documents = Callable[[], Iterator[bytes]]
@@ -101,7 +105,7 @@ def parts(spec: str, text_key: str | None = None) -> list[Corpus]:
 
 
 def _sotu() -> Corpus:
-    return Corpus("sotu", lambda: (address.text.encode() for address in sotu.read()))
+    return Corpus("sotu", lambda: (address.text.encode() for address in read_sotu()))
 
 
 def _stdlib() -> Corpus:
@@ -135,7 +139,7 @@ def _folder(folder: Path, text_key: str | None) -> Corpus:
     source = str(folder.resolve())
     train = folder / "train.jsonl"
     if train.is_file():
-        return _given(folder, train, text_key)
+        return _with_validation(folder, train, text_key)
     texts: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     for path in sorted(folder.rglob("*")):
@@ -152,7 +156,7 @@ def _folder(folder: Path, text_key: str | None) -> Corpus:
     )
 
 
-def _given(folder: Path, train: Path, text_key: str | None) -> Corpus:
+def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
     """The corpus of a folder whose training text is a file of its own."""
     held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
     files = (train,) if held_out is None else (train, held_out)
@@ -233,3 +237,55 @@ def _unknown(spec: str, path: Path) -> str:
     near = difflib.get_close_matches(spec, [*_NAMED, *here], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "a file, a folder or a glob works too."
     return f"no corpus {spec!r}; {hint} Corpora: {names}"
+
+
+SOTU_FILE = "sotu.jsonl.xz"
+SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
+"""SHA-256 over the UTF-8 texts, in order, joined by one zero byte."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """One address: who gave it, when, for which party, and its text on one line."""
+
+    year: int
+    name: str
+    party: str
+    text: str
+
+
+def sotu_digest(addresses: Iterable[Address]) -> str:
+    """Return the hexadecimal digest that `SOTU_SHA256` holds for the shipped corpus."""
+    return hashlib.sha256(b"\0".join(a.text.encode() for a in addresses)).hexdigest()
+
+
+def read_sotu() -> list[Address]:
+    """Return the shipped addresses in the order of time.
+
+    Raises:
+        DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
+    """
+    file = importlib.resources.files("mlxhog") / "data" / "texts" / SOTU_FILE
+    try:
+        lines = lzma.decompress(file.read_bytes()).splitlines()
+        addresses = [Address(**json.loads(line)) for line in lines]
+    except (OSError, EOFError, lzma.LZMAError, ValueError, TypeError) as error:
+        raise DataError(
+            f"the embedded corpus {SOTU_FILE} cannot be read ({error}); reinstall mlxhog"
+        ) from error
+    check_addresses(addresses, f"the embedded corpus {SOTU_FILE}", "reinstall mlxhog")
+    return addresses
+
+
+def check_addresses(addresses: list[Address], what: str, way_out: str) -> None:
+    """Refuse any other text than version 0.2.3 of sotu.
+
+    Raises:
+        DataError: `what` holds another; the message ends with the way out.
+    """
+    digest = sotu_digest(addresses)
+    if digest != SOTU_SHA256:
+        raise DataError(
+            f"{what} holds {len(addresses)} addresses with digest {digest}, "
+            f"expected 233 with {SOTU_SHA256}; {way_out}"
+        )

@@ -4,20 +4,37 @@ every-12th    documents 5, 17, 29, ...; a corpus of fewer than six documents fal
 tail          the last 8 % of every document
 
 It is evaluated by always the same sequences, in the same order, in the same shape.
+
+What a model's bits per byte are worth is told by those of simple models, each of which sees the
+first MiB of held-out text and nothing else:
+
+    uniform     8, of any text
+    unigram     the entropy of its bytes, each by itself
+    gzip        `gzip -9`
+    xz          `xz -9e`
+
+They are remembered in `marks.json` beside the token file, with its digest.
 """
 
 from __future__ import annotations
 
 import difflib
+import gzip
+import json
+import lzma
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError
+from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
 
 RULES = ("every-12th", "tail")
 ROWS = 16  # most sequences in one batch
@@ -141,3 +158,66 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
         n_bytes: sum of the batches' `n_bytes`, > 0.
     """
     return nats / (math.log(2) * n_bytes)
+
+
+MARKS_FILE = "marks.json"
+_MOST_BYTES = 1 << 20
+UNIFORM = {"uniform": 8.0}
+_LEAST = 0.01  # bits per byte, of text that repeats itself
+_NAMES = ("unigram", "gzip", "xz")
+
+
+def marks_of_text(text: bytes) -> dict[str, float]:
+    """Return the bits per byte of every simple model on a text.
+
+    >>> marks_of_text(b"never wait, add without a lock. " * 100)
+    {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
+    """
+    n_bytes = max(len(text), 1)
+    shares = np.bincount(np.frombuffer(text, np.uint8)) / n_bytes
+    shares = shares[shares > 0]
+    bits = {
+        "unigram": float(-(shares * np.log2(shares)).sum()),
+        "gzip": 8 * len(gzip.compress(text, 9)) / n_bytes,
+        "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / n_bytes,
+    }
+    return UNIFORM | {name: max(_LEAST, round(value, 3)) for name, value in bits.items()}
+
+
+def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
+    """Return the marks of a held-out token file, computed the first time.
+
+    Args:
+        val: its `.bin`.
+        tokenizer: what made it.
+
+    Raises:
+        DataError: the token file is damaged.
+    """
+    file, memory = TokenFile.open(val), val.with_name(MARKS_FILE)
+    remembered = _remembered(memory, file.digest)
+    if remembered is not None:
+        return remembered
+    tokens = np.asarray(file.tokens[: 2 * _MOST_BYTES], np.int32)  # some stand for no byte
+    n_bytes = np.cumsum(file.byte_lengths[tokens])
+    end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
+    marks = marks_of_text(tokenizer.decode(tokens[:end])[:_MOST_BYTES])
+    content = json.dumps({"sha256": file.digest, "bits_per_byte": marks}, indent=1)
+    try:
+        replace_file(memory, content.encode())
+    except (OSError, EnvironmentLacks):
+        pass  # a directory that others own, or a full disk: they are computed again
+    return marks
+
+
+def _remembered(memory: Path, digest: str) -> dict[str, float] | None:
+    """Return what `marks.json` holds of this text; None where it holds nothing that counts."""
+    try:
+        record = plain_json.read(memory)
+        if record["sha256"] != digest:
+            return None
+        marks = {name: float(record["bits_per_byte"][name]) for name in record["bits_per_byte"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    sound = all(math.isfinite(bits) and bits > 0 for bits in marks.values())
+    return marks if sound and marks.keys() == {*UNIFORM, *_NAMES} else None

@@ -319,8 +319,8 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[st
 def _first_not_utf8(corpus: corpora.Corpus) -> str:
     """Name the first such byte, and the command that converts its file."""
     for path in corpus.files:
-        if textfiles.kind(path) != tables.PARQUET_SUFFIX and (found := textfiles.not_utf8(path)):
-            offset, value = found
+        if textfiles.kind(path) != tables.PARQUET_SUFFIX and (place := textfiles.not_utf8(path)):
+            offset, value = place
             return (
                 f", the first of them {value:#04x} at byte {offset} of {path}; if that is Latin-1: "
                 f"iconv -f LATIN1 -t UTF-8 {path.name}"

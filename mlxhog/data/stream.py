@@ -20,7 +20,6 @@ and its checkpoints know. Segments say which files they come from, so that each 
 from __future__ import annotations
 
 import bisect
-import fcntl
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,17 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.limits import shown
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import DataError, RunError
+from mlxhog.errors import DataError, RunError, shown
 from mlxhog.files import plain_json
 from mlxhog.files.durable import (
+    append_lines,
     disk_errors,
-    end_of_last_line,
-    flush,
     replace_file,
-    sync,
     write_synced,
 )
 
@@ -170,20 +166,7 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
             )
         example_row(example, tokenizer, seq_len, where)
     lines = b"".join(plain_json.dumps(example) + b"\n" for example in examples)
-    path = folder / EXAMPLES
-    with disk_errors(f"writing {path}"), path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        end = end_of_last_line(file)
-        file.truncate(end)  # what somebody who was killed had written of a line
-        try:
-            file.write(lines)
-            file.flush()
-            flush(file.fileno())
-        except OSError:
-            file.truncate(end)
-            raise
-    if end == 0:
-        sync(folder)
+    append_lines(folder / EXAMPLES, lines, synced=True)
 
 
 @dataclass(frozen=True)

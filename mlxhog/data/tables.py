@@ -14,8 +14,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlxhog.config.limits import said, shown
-from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 PARQUET_SUFFIX = ".parquet"
@@ -79,7 +78,7 @@ def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str,
                     yield f"{path}, row {row}", record
     except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
         raise DataError(
-            f"{path} is no Parquet file, or damaged ({said(error)}); fetch or write it again"
+            f"{path} is no Parquet file, or damaged ({message_of(error)}); fetch or write it again"
         ) from error
 
 
@@ -112,8 +111,8 @@ class DataSet:
             )
         except Exception as error:  # whatever its readers and the network raise
             raise DataError(
-                f"the data set {self.source} cannot be loaded: {said(error)}; name one of the hub "
-                "(hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
+                f"the data set {self.source} cannot be loaded: {message_of(error)}; name one of "
+                "the hub (hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
             ) from error
         self._splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {"train": loaded}
         if "train" not in self._splits and len(self._splits) != 1:

@@ -19,12 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mlxhog.config import limits
-from mlxhog.config.limits import said, shown
 from mlxhog.data import tables
 from mlxhog.data.examples import Example
-from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files import plain_json
+from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
+from mlxhog.files import plain_json, reading
 
 TEXT_SUFFIXES = frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
@@ -338,7 +336,7 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 def _read(path: Path, file: BinaryIO) -> bytes:
     try:
-        return limits.read_all(file, MOST_BYTES)
+        return reading.read_all(file, MOST_BYTES)
     except _damages() as error:
         raise _damaged(path, error) from error
     except ValueError as error:
@@ -362,4 +360,6 @@ def _too_long(path: Path) -> DataError:
 
 
 def _damaged(path: Path, error: BaseException) -> DataError:
-    return DataError(f"{path} is truncated or damaged ({said(error)}); fetch or unpack it again")
+    return DataError(
+        f"{path} is truncated or damaged ({message_of(error)}); fetch or unpack it again"
+    )

@@ -25,11 +25,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.limits import said, shown
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example, Rows
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import DataError
+from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json
 from mlxhog.files.durable import flush, write_synced
 
@@ -150,16 +149,16 @@ class TokenFile:
 
         Concurrency: any number of threads and processes may read at once.
         """
-        n, wanted = self.n_sequences(seq_len), np.asarray(indices)
-        outside = wanted[(wanted < 0) | (wanted >= n)]
+        n, numbers = self.n_sequences(seq_len), np.asarray(indices)
+        outside = numbers[(numbers < 0) | (numbers >= n)]
         if outside.size:
             raise DataError(
                 f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {outside[0]}"
             )
         if (table := self.rows(seq_len)) is not None:
-            return self._examples(wanted, table)
-        rows = np.empty((len(wanted), seq_len + 1), np.int32)
-        for row, i in zip(rows, wanted.tolist(), strict=True):
+            return self._examples(numbers, table)
+        rows = np.empty((len(numbers), seq_len + 1), np.int32)
+        for row, i in zip(rows, numbers.tolist(), strict=True):
             row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
         self._check_batch(rows)
         y = np.ascontiguousarray(rows[:, 1:])
@@ -272,7 +271,7 @@ def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     try:
         return np.asarray(np.memmap(path, dtype, mode="r", shape=(count,)))
     except (OSError, ValueError) as error:  # a directory, or a file that changed meanwhile
-        raise DataError(f"{path} cannot be read: {said(error)}; {_WAY_OUT}") from error
+        raise DataError(f"{path} cannot be read: {message_of(error)}; {_WAY_OUT}") from error
 
 
 def item_size(tokenizer: Tokenizer) -> int:

@@ -215,6 +215,35 @@ def explained(error: OSError) -> str:
     return _EXPLAINED.get(error.errno or 0, error.strerror or str(error))
 
 
+def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
+    """Append whole lines to a file; what somebody who was killed has left of one goes first.
+
+    Args:
+        path: the file; it is made where it is missing.
+        lines: their bytes, the last line end included.
+        synced: flush them to the disk.
+
+    Raises:
+        EnvironmentLacks: the disk is full, or the system refuses; none of the lines is kept.
+
+    Concurrency: any number of processes may append at once.
+    """
+    with disk_errors(f"writing {path}"), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = end_of_last_line(file)
+        file.truncate(end)
+        try:
+            file.write(lines)
+            file.flush()
+            if synced:
+                flush(file.fileno())
+        except OSError:
+            os.truncate(path, end)
+            raise
+    if synced and end == 0:
+        sync(path.parent)
+
+
 def end_of_last_line(file: IO[bytes]) -> int:
     """Return the offset just after the last line end of a file, 0 if it has none."""
     block = 1 << 16

@@ -1,6 +1,6 @@
 """JSON of values that hold NumPy scalars, paths and numbers that are not finite, and read again.
 
-Whatever a file holds, reading it ends soon, in a value or in a ValueError; `mlxhog.config.limits`
+Whatever a file holds, reading it ends soon, in a value or in a ValueError; `mlxhog.files.reading`
 has the limits.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlxhog.config import limits
+from mlxhog.errors import shown
+from mlxhog.files import reading
 
 
 def dumps(value: object, *, indent: int | None = None) -> bytes:
@@ -46,7 +47,7 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
         )
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
-    limits.check_plain(value)
+    reading.check_plain(value)
     return value
 
 
@@ -55,13 +56,27 @@ def read(path: Path, *, strict: bool = True) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON, or has more than `limits.MOST_BYTES`.
+        ValueError: it is no JSON, or has more than `reading.MOST_BYTES`.
     """
-    return loads(limits.read_bytes(path), strict=strict)
+    return loads(reading.read_bytes(path), strict=strict)
+
+
+def objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines; a last line without its end is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line is no object, or the file has more than `reading.MOST_BYTES`.
+    """
+    for line in reading.read_bytes(path).split(b"\n")[:-1]:
+        entry = loads(line)
+        if not isinstance(entry, dict):
+            raise ValueError("it is no JSON object")
+        yield entry
 
 
 def _int(digits: str) -> int:
-    if len(digits) > limits.MOST_DIGITS:
+    if len(digits) > reading.MOST_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 
@@ -75,7 +90,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = max(names, key=names.count)
-        raise ValueError(f"the key {limits.shown(twice)} occurs twice")
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return fields
 
 

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mlxhog.config.limits import said
-from mlxhog.errors import CheckpointError
+from mlxhog.errors import CheckpointError, message_of
 from mlxhog.files import mapped, plain_json
 from mlxhog.files.durable import flush
 
@@ -165,7 +164,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         header: dict[str, Any] = plain_json.loads(data[8:first].tobytes(), strict=False)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is missing, truncated or foreign: {said(error)}; copy it again"
+            f"{path} is missing, truncated or foreign: {message_of(error)}; copy it again"
         ) from error
     header.pop("__metadata__", None)
     return {name: _view(data[first:], entry, name, path) for name, entry in header.items()}

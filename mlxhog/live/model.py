@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends.backend import check_tokens
-from mlxhog.config.generation import Generation
 from mlxhog.config.sources import from_keywords
 from mlxhog.data import heldout
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece
 from mlxhog.decoding.model import Model
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError, DataError, Diverged
-from mlxhog.live import READ_MODES
+from mlxhog.live import READ_MODES, Generation
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import Follower, WeightSource
 from mlxhog.machine.processes import environment

@@ -20,8 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config.limits import MOST_SHOWN, said, shown
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, shown
 from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import replace_file
@@ -243,7 +242,7 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
     except FileNotFoundError:
         return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Verdicts(path, f"{path} is damaged ({said(error)}): run `mlxhog doctor` again")
+        return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
     for name, value in asdict(here).items():
         if getattr(there, name) != value:
             return Verdicts(

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 from mlxhog.machine.machine import Machine
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.extensions import files_of
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig

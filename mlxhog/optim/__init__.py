@@ -15,7 +15,7 @@ from typing import Final
 
 from mlxhog import _native
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.selection import Selection
+from mlxhog.config.rules import Selection
 from mlxhog.errors import ConfigError
 from mlxhog.optim import schedules
 from mlxhog.optim.adamw import AdamW
@@ -24,11 +24,10 @@ from mlxhog.optim.apollo import Apollo
 from mlxhog.optim.delay_feedback import DelayFeedback
 from mlxhog.optim.lion import Lion
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, Muon
-from mlxhog.optim.rule import Optimizer
+from mlxhog.optim.rule import Optimizer, Target
 from mlxhog.optim.sgd import SGD, Momentum
 from mlxhog.optim.soap import Soap
 from mlxhog.optim.sparsified import Sparsified
-from mlxhog.optim.target import Target
 
 OPTIMIZERS: Final = (
     "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",

@@ -11,8 +11,7 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.metal.kernels.step_rules import adam_hp
 from mlxhog.optim import metal_steps
-from mlxhog.optim.rule import Optimizer, Pairs, Step
-from mlxhog.optim.target import Target, float32, parameter, touched
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32, parameter, touched
 from mlxhog.optim.updates import Float32
 
 

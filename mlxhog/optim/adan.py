@@ -17,9 +17,8 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.optim import metal_steps
 from mlxhog.optim.directions import Direction, write
-from mlxhog.optim.rule import Optimizer, Pairs, Step
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32
 from mlxhog.optim.sgd import SGD
-from mlxhog.optim.target import Target, float32
 from mlxhog.optim.updates import Float32
 
 

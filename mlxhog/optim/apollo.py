@@ -39,9 +39,8 @@ from mlxhog import _native
 from mlxhog.optim import metal_steps
 from mlxhog.optim.directions import Direction, split, write
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, Target, float32
 from mlxhog.optim.sgd import SGD
-from mlxhog.optim.target import Target, float32
 from mlxhog.optim.updates import Float32, Slot
 
 Floats = NDArray[Any]
@@ -239,8 +238,8 @@ class Apollo(Optimizer):
         """Adam's directions, one after another."""
         rates = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
         for slot, grad in pairs:
-            kept = self._kept(target, slot, step.lr)
-            how = {**rates, "factor": kept, "grad_scale": step.grad_scale}
+            factor = self._decay_factor(target, slot, step.lr)
+            how = {**rates, "factor": factor, "grad_scale": step.grad_scale}
             yield slot, ADAM.of(target, slot, grad, how, native=self.native)
 
     def _factors(
@@ -268,9 +267,9 @@ class Apollo(Optimizer):
                 scale_first=self.scale_first,
                 zero_guard=self.zero_guard,
             )
-            yield slot, g, factors * float32(grad_scale * self._kept(target, slot, step.lr))
+            yield slot, g, factors * float32(grad_scale * self._decay_factor(target, slot, step.lr))
 
-    def _kept(self, target: Target, slot: Slot, lr: float) -> float:
+    def _decay_factor(self, target: Target, slot: Slot, lr: float) -> float:
         """What weight decay, which comes after the update, leaves of it."""
         return 1.0 - lr * self.weight_decay if slot.name in target.decay else 1.0
 

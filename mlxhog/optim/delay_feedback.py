@@ -19,7 +19,7 @@ step that stood where u should have been.
 
 Like moments it is private to a worker slot: inherited by the worker that replaces a dead one, saved
 and resumed. A worker that is killed amid a step leaves at most that step's e in the parameters. It
-applies to the steps that optimizers record, see `mlxhog.optim.target.Record`: those of dense
+applies to the steps that optimizers record, see `mlxhog.optim.rule.Record`: those of dense
 parameters, with Muon of hidden matrices.
 """
 
@@ -32,8 +32,7 @@ from typing import Final
 import numpy as np
 
 from mlxhog.optim import metal_steps, updates
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step
-from mlxhog.optim.target import Record, Target, float32, parameter
+from mlxhog.optim.rule import Optimizer, Pairs, Record, Shapes, Step, Target, float32, parameter
 from mlxhog.optim.updates import Float32, Rows
 
 FEEDBACK: Final = "feedback"

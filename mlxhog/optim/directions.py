@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import Pairs, Step
+from mlxhog.optim.rule import Pairs, Step, Target, touched
 from mlxhog.optim.sgd import SGD
-from mlxhog.optim.target import Target, touched
 from mlxhog.optim.updates import Float32, Slot
 
 
@@ -44,15 +43,15 @@ class Direction:
     ) -> Float32 | Rows:
         """Move one parameter's state on, of touched rows only, and return its direction."""
         at, g = touched(grad)
-        kept = [target.state(name, slot) for name in self.state]
-        parts = [part[at] for part in kept]  # views of a whole parameter, copies of rows
+        states = [target.state(name, slot) for name in self.state]
+        parts = [part[at] for part in states]  # views of a whole parameter, copies of rows
         if native:
             u = np.empty_like(g)
             self.native(g, *parts, u, **rates)
         else:
             u, *parts = self.reference(g, *parts, **rates)
         if not native or isinstance(grad, Rows):
-            for part, value in zip(kept, parts, strict=True):
+            for part, value in zip(states, parts, strict=True):
                 part[at] = value
         return Rows(grad.index, u) if isinstance(grad, Rows) else u
 

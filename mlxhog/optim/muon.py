@@ -45,9 +45,8 @@ from mlxhog.metal.kernels.step_rules import muon_hp
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import BesideAdamW
 from mlxhog.optim.directions import split
-from mlxhog.optim.rule import Pairs, Step
+from mlxhog.optim.rule import Pairs, Step, Target, float32, parameter
 from mlxhog.optim.sgd import SGD
-from mlxhog.optim.target import Target, float32, parameter
 from mlxhog.optim.updates import WRITE_MODES, Float32, Slot
 
 Coefficients = tuple[tuple[float, float, float], ...]

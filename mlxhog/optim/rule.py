@@ -1,14 +1,163 @@
-"""The interface of every optimizer (`Optimizer`), and the numbers of one update (`Step`)."""
+"""What optimizers share: interface (`Optimizer`), target (`Target`), numbers of an update (`Step`).
+
+The target is what a step is applied to: shared parameters, their locks, the optimizer's state.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.arena.layout import place_state
+from mlxhog.arena.marks import Marks
+from mlxhog.errors import ShapeError
 from mlxhog.optim import metal_steps
-from mlxhog.optim.target import Target
-from mlxhog.optim.updates import Float32, Grads, Rows, Slot
+from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
+
+NativeStep = Callable[..., None]
+
+
+class Record(NamedTuple):
+    """The last steps of anyone, (n,) float32 each, shared and laid out as the parameters.
+
+    Of a dense parameter they are what was added last and what was added before that, element by
+    element. Parameters that are written by rows are not recorded: their elements stay 0.
+    """
+
+    last: Float32
+    prev: Float32
+
+
+@dataclass(frozen=True)
+class Target:
+    """The arena as one optimizer step sees it.
+
+    Attributes:
+        flat: (n,) float32, the whole parameter segment, shared.
+        slots: every parameter by name.
+        locks: this worker's locks; may be None unless `mode` is lossless.
+        mode: a value of `updates.WRITE_MODES`, the arena's.
+        private: this worker's state by segment name, each (n,) float32, laid out as `flat`, or as
+            `places` says.
+        shared: state of all workers by segment name, the same layout.
+        decay: names of the parameters that weight decay applies to.
+        metal: applies the steps by Metal kernels; None applies them by native code.
+        pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
+            parameters are only read, without a lock. None adds steps to the parameters.
+        record: keeps the steps that are added to dense parameters, under the same locks.
+        places: private segments that are not laid out as `flat`, name -> parameter -> place.
+        marks: say to readers which parameter is being written.
+    """
+
+    flat: Float32
+    slots: Mapping[str, Slot]
+    locks: _native.Locks | None
+    mode: int
+    private: Mapping[str, Float32]
+    shared: Mapping[str, Float32]
+    decay: frozenset[str]
+    metal: MetalSteps | None = None
+    pending: Float32 | None = None
+    record: Record | None = None
+    places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
+    marks: Marks | None = None
+
+    def moments(self, *, shared: bool) -> Mapping[str, Float32]:
+        """The optimizer's state by segment name: that of all workers, or this worker's own."""
+        return self.shared if shared else self.private
+
+    def state(self, name: str, slot: Slot) -> Float32:
+        """One parameter's part of a private segment, in the shape it has there."""
+        return parameter(self.private[name], self.places.get(name, self.slots)[slot.name])
+
+    def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
+        """Each gradient with its slot, rows summed up; all checked before anything is written."""
+        return list(self._pairs(grads))
+
+    def _pairs(self, grads: Grads) -> Iterator[tuple[Slot, Float32 | Rows]]:
+        for name, grad in grads.items():
+            slot = self.slots.get(name)
+            if slot is None:
+                raise ShapeError(
+                    f"gradient for {name!r}, which is no parameter of this arena; "
+                    "build the model and the arena from the same config"
+                )
+            check(slot, grad)
+            yield slot, grad.coalesced() if isinstance(grad, Rows) else grad
+
+    def apply(
+        self,
+        dense: NativeStep,
+        rows: NativeStep,
+        slot: Slot,
+        grad: Float32 | Rows,
+        state: tuple[Float32, ...],
+        rates: Mapping[str, float],
+    ) -> None:
+        """Call the native step that fits the slot's exclusion unit and the gradient's form."""
+        common = (self.locks, self.mode, self.flat, slot.offset)
+        if self.marks is not None:
+            self.marks.begin(slot.name)
+        if isinstance(grad, Rows):
+            place = (row_width(slot), slot.row_word0, grad.index, grad.values)
+            rows(*common, *place, *state, **rates, pending=self.pending)
+        elif slot.kind == "rows":
+            whole = (row_width(slot), slot.row_word0, None, grad)
+            rows(*common, *whole, *state, **rates, pending=self.pending)
+        elif self.record is None:
+            dense(*common, grad, *state, **rates, pending=self.pending)
+        else:
+            last, prev = self.record
+            dense(*common, grad, *state, **rates, last=last, prev=prev)
+        if self.marks is not None:
+            self.marks.end(slot.name)
+
+    def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
+        """Add a step to distinct rows, as the references do it: for one worker only."""
+        written = parameter(self.flat if self.pending is None else self.pending, slot)
+        written[at] += delta
+        if self.record is not None and slot.kind != "rows" and at == slice(None):
+            last, prev = (parameter(flat, slot) for flat in self.record)
+            prev[...] = last
+            last[...] = delta
+
+
+def new_state(
+    names: Sequence[str], shapes: Mapping[str, Mapping[str, tuple[int, ...]]], floats: int
+) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
+    """Private state of one worker that has no arena, all zero, and the places of a `Target`.
+
+    Args:
+        names: an optimizer's `state_segments`.
+        shapes: its `state_shapes`.
+        floats: length of the parameter segment.
+    """
+    placed = {name: place_state(shapes[name]) for name in names if name in shapes}
+    sizes = {name: placed[name][1] if name in placed else floats for name in names}
+    private = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
+    return private, {name: slots for name, (slots, _) in placed.items()}
+
+
+def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:
+    """Which rows a gradient touches, as an index of the parameter, and their gradient."""
+    return (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
+
+
+def parameter(flat: Float32, slot: Slot) -> Float32:
+    """A parameter's view into a segment of the parameters' layout."""
+    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+
+def float32(value: float) -> np.float32:
+    """One rounding from float64, as the native steps round their rates."""
+    return np.float32(value)
+
 
 Pairs = Sequence[tuple[Slot, Float32 | Rows]]
 """Parameters with their gradients, checked; rows ascending, each once."""

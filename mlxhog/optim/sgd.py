@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from mlxhog import _native
 from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
 from mlxhog.optim import metal_steps
-from mlxhog.optim.rule import Optimizer, Pairs, Step
-from mlxhog.optim.target import Target, float32, parameter, touched
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32, parameter, touched
 from mlxhog.optim.updates import Float32
 
 

@@ -31,9 +31,8 @@ from numpy.typing import NDArray
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import BesideAdamW
 from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import Pairs, Shapes, Step
+from mlxhog.optim.rule import Pairs, Shapes, Step, Target, float32
 from mlxhog.optim.sgd import SGD
-from mlxhog.optim.target import Target, float32
 from mlxhog.optim.updates import Float32, Slot
 
 LONGEST: Final = 10_000

@@ -27,10 +27,9 @@ from dataclasses import replace
 import numpy as np
 
 from mlxhog import _native
-from mlxhog.config.selection import Selection
+from mlxhog.config.rules import Selection
 from mlxhog.optim import metal_steps, updates
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step
-from mlxhog.optim.target import Target, parameter
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, Target, parameter
 from mlxhog.optim.updates import Float32, Int32, Rows, Slot, row_width
 
 

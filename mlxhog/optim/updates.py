@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.arena.layout import Slot
 from mlxhog.errors import ShapeError
-from mlxhog.optim import updates_reference
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
@@ -31,34 +31,6 @@ IN_TURN: Final = 3
 
 UInt32 = NDArray[np.uint32]
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
-
-
-class Slot(Protocol):
-    """What an update needs to know of a parameter; `mlxhog.arena.layout.Slot` has it."""
-
-    @property
-    def name(self) -> str:
-        """Dotted name."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape; the parameter is row-major."""
-
-    @property
-    def offset(self) -> int:
-        """First float of the parameter in the segment."""
-
-    @property
-    def size(self) -> int:
-        """Number of floats."""
-
-    @property
-    def kind(self) -> str:
-        """Exclusion unit: "dense" or "rows"."""
-
-    @property
-    def row_word0(self) -> int | None:
-        """Lock word of row 0 for "rows", else None."""
 
 
 class Place(Protocol):
@@ -84,12 +56,12 @@ def check(slot: Slot, delta: Float32 | Rows) -> None:
         ShapeError: other shape, dtype or memory order than the slot's; or a row outside it.
     """
     values = delta.values if isinstance(delta, Rows) else delta
-    wanted = (len(values), *slot.shape[1:]) if isinstance(delta, Rows) else slot.shape
-    if values.shape != wanted or values.dtype != np.float32 or not values.flags.c_contiguous:
+    shape = (len(values), *slot.shape[1:]) if isinstance(delta, Rows) else slot.shape
+    if values.shape != shape or values.dtype != np.float32 or not values.flags.c_contiguous:
         order = "C-contiguous" if values.flags.c_contiguous else "not C-contiguous"
         raise ShapeError(
             f"delta for {slot.name!r} is {values.dtype} {values.shape}, {order}; its slot wants "
-            f"C-contiguous float32 {wanted}: build the model and the arena from the same config"
+            f"C-contiguous float32 {shape}: build the model and the arena from the same config"
         )
     if not isinstance(delta, Rows):
         return
@@ -137,7 +109,11 @@ def add(
     """
     check(slot, delta)
     if not native:
-        updates_reference.add(flat, slot.offset, slot.shape, delta)
+        param = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        if isinstance(delta, Rows):
+            np.add.at(param, delta.index, delta.values)
+        else:
+            param += delta
     elif slot.kind == "rows" or isinstance(delta, Rows):
         index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
         width, word0 = row_width(slot), slot.row_word0
@@ -176,7 +152,7 @@ def add_at(
     the stripes (or rows) that the elements lie in, cas swaps element by element.
     """
     if not native:
-        updates_reference.add_at(flat, slot.offset, index, values)
+        flat[slot.offset + index] += values
         return
     width, word0 = row_width(slot), slot.row_word0
     place = (flat, slot.offset, slot.size, width, word0)

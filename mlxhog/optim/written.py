@@ -24,7 +24,7 @@ from mlxhog.optim import (
     gradients,
     updates,
 )
-from mlxhog.optim.target import new_state, parameter
+from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
 
 Mask = NDArray[np.bool_]

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.config.limits import said
-from mlxhog.errors import CheckpointError, DataError
+from mlxhog.errors import CheckpointError, DataError, message_of
 from mlxhog.files import plain_json, tensors
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -72,7 +71,8 @@ def read(path: Path, *, steps: int) -> Subject:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Arrays of other shapes than the format's: what fails is NumPy's to choose.
         raise DataError(
-            f"{path}: its arrays and facts do not fit together ({said(error)}); record it again"
+            f"{path}: its arrays and facts do not fit together ({message_of(error)}); "
+            "record it again"
         ) from error
     if subject is None:
         raise DataError(

@@ -21,8 +21,7 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
-from mlxhog.config.limits import said
-from mlxhog.errors import ArenaError, RunError
+from mlxhog.errors import ArenaError, RunError, message_of
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import MOST_LINE, workers_of
 from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
@@ -111,7 +110,7 @@ class Follower:
         try:
             events = self._log.update()
         except (OSError, ValueError) as error:
-            self._tell(f"{self._log.path.name} cannot be read: {said(error)}")
+            self._tell(f"{self._log.path.name} cannot be read: {message_of(error)}")
             events = []
         for event in events:
             if event.kind == "sample":

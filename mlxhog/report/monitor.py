@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.control import RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.records import Kind, Ring
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
-from mlxhog.data import marks
+from mlxhog.data import heldout
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
@@ -90,7 +90,7 @@ class Monitor:
 
         def find() -> None:
             with suppress(MlxhogError, OSError):  # what is shown has no marks then
-                self.marks = marks.of_file(data.val, data.tokenizer)
+                self.marks = heldout.marks_of(data.val, data.tokenizer)
 
         threading.Thread(target=find, name="marks", daemon=True).start()
 
@@ -100,7 +100,7 @@ class Monitor:
         for slot, ring in self._rings.items():
             recent, staleness = self._recent[slot], self._staleness[slot]
             for record in ring.drain():
-                if record["kind"] == Kind.STEP:
+                if record["kind"] == RecordKind.STEP:
                     staleness[int(record["staleness"])] += 1
                     self._times[slot].take(
                         int(record["t_ns"]),
@@ -115,7 +115,7 @@ class Monitor:
                             nats=float(record["nats"]),
                         )
                     )
-                elif record["kind"] == Kind.SAMPLE:
+                elif record["kind"] == RecordKind.SAMPLE:
                     self.samples += 1
                 elif record["n_bytes"]:
                     self.take_evaluation(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.checkpoint.run import DAMAGED, Run
-from mlxhog.config import limits
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.config.sources import read_yaml
-from mlxhog.errors import ConfigError, RunError
+from mlxhog.errors import ConfigError, RunError, message_of
+from mlxhog.files import reading
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import label, number, rate
 from mlxhog.report.streams import printable, printable_lines
@@ -92,7 +92,7 @@ class Record:
             self.events += fresh
             self.n_events += len(fresh)
         except (OSError, ValueError) as error:
-            self.notes.append(f"{self._log.path.name} is not shown: {limits.said(error)}")
+            self.notes.append(f"{self._log.path.name} is not shown: {message_of(error)}")
         if not self.events and not self._log.path.exists():
             self.events = self._old_samples()
         del self.events[:-MOST_EVENTS]
@@ -100,7 +100,7 @@ class Record:
     def _old_samples(self) -> list[Event]:
         """The samples of a run that kept no events."""
         try:
-            text = limits.read_bytes(self.run.samples_path).decode("utf-8", errors="replace")
+            text = reading.read_bytes(self.run.samples_path).decode("utf-8", errors="replace")
         except (OSError, ValueError):
             return []
         samples = text.splitlines()[-MOST_EVENTS:]
@@ -350,7 +350,7 @@ class EventLog:
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it grew by more than `limits.MOST_BYTES`.
+            ValueError: it grew by more than `reading.MOST_BYTES`.
         """
         try:
             file = self.path.open("rb")
@@ -358,7 +358,7 @@ class EventLog:
             return []
         with file:
             file.seek(self._read)
-            text = limits.read_all(file, limits.MOST_BYTES)
+            text = reading.read_all(file, reading.MOST_BYTES)
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
         events = [_event(line) for line in whole.splitlines()]

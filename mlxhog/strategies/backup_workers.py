@@ -22,10 +22,10 @@ from typing import ClassVar
 
 from mlxhog import _native
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.config.config import TrainConfig
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import division
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome

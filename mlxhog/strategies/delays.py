@@ -25,7 +25,7 @@ import numpy as np
 
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32, Grads
-from mlxhog.config.asynchrony import Compensation, StalenessRule
+from mlxhog.config.rules import Compensation, StalenessRule
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies.context import Context

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
-from mlxhog.optim.target import parameter
+from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.local_sgd import (

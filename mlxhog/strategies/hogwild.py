@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.data.ledger import NO_END, TicketState
 from mlxhog.optim import gradients
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome

@@ -32,7 +32,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.config.config import TrainConfig
 from mlxhog.optim import updates
-from mlxhog.optim.target import Record
+from mlxhog.optim.rule import Record
 from mlxhog.optim.updates import Float32
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")

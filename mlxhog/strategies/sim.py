@@ -1,7 +1,7 @@
 """Simulated asynchrony: one process takes each gradient at parameters as old as it is told.
 
 Step t takes the gradient of ticket t at the parameters as they were after step t - tau, and adds it
-to the newest. `--sim-staleness` says what tau is (`mlxhog.config.simulated_staleness`); the step is
+to the newest. `--sim-staleness` says what tau is (`mlxhog.config.asynchrony`); the step is
 that of a simulated worker, each of which has an optimizer state of its own. So a run is a function
 of its configuration, whatever the machine does meanwhile: with tau = 0 it is `serial`, and with
 `fixed:N` it is `round_robin` with N + 1 processes, bit for bit.
@@ -28,10 +28,10 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.config.simulated_staleness import Course, SimulatedStaleness, Turn
-from mlxhog.data.ledger import Ledger, TicketState
+from mlxhog.config.asynchrony import Course, SimulatedStaleness, Turn
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.delays import Delays

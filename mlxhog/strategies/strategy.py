@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
-from mlxhog.data.ledger import Ledger, Position
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, StrategyWorker

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.backends.backend import Grads
-from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome, StrategyWorker
 from mlxhog.strategies.hogwild import HogwildWorker

@@ -18,7 +18,6 @@ from mlxhog import backends
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
-from mlxhog.config import limits
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, WorkerFailed
@@ -137,8 +136,8 @@ class Record:
             return []
         pairs: list[Pair] = []
         try:
-            for line in limits.read_bytes(path).split(b"\n")[:-1]:
-                pairs.append(Pair.read(plain_json.loads(line)))
+            for entry in plain_json.objects(path):
+                pairs.append(Pair.read(entry))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
                 f"{path} is damaged after {len(pairs)} pairs ({error}); remove {self.folder} to "
@@ -160,11 +159,7 @@ class Record:
             EnvironmentLacks: it cannot be written; the pairs before are untouched.
         """
         path = self.folder / "pairs.jsonl"
-        with disk_errors(f"writing {path}"), path.open("a+b") as file:
-            file.truncate(durable.end_of_last_line(file))
-            file.write(plain_json.dumps(asdict(pair)) + b"\n")
-            file.flush()
-            durable.flush(file.fileno())
+        durable.append_lines(path, plain_json.dumps(asdict(pair)) + b"\n", synced=True)
         self.pairs.append(pair)
 
 

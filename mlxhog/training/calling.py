@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.sources import Given, read_yaml, resolve, written_in
+from mlxhog.config.sources import Assignment, read_yaml, resolve, written_in
 from mlxhog.errors import ConfigError
 from mlxhog.report.plain import observer as shown_on
 
@@ -71,7 +71,7 @@ def train(
         return execute(resolved, observer=show)
 
 
-def _resolved(config: TrainConfig | str | Path | None, values: list[Given]) -> TrainConfig:
+def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:
     if isinstance(config, TrainConfig):
         if values:
             raise ConfigError(
@@ -95,7 +95,7 @@ def _resolved(config: TrainConfig | str | Path | None, values: list[Given]) -> T
     return configured([read_yaml(file), values])
 
 
-def configured(layers: Sequence[list[Given]], problems: Iterable[str] = ()) -> TrainConfig:
+def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ()) -> TrainConfig:
     """Merge defaults, the run that is resumed where one is, and layers, the weakest first.
 
     Raises:
@@ -109,13 +109,13 @@ def configured(layers: Sequence[list[Given]], problems: Iterable[str] = ()) -> T
     return resolve(TrainConfig, layers, messages)
 
 
-def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
+def _last(layers: Iterable[Iterable[Assignment]], name: str) -> str | None:
     """The strongest value of a text option, before defaults."""
     values = [entry.value for layer in layers for entry in layer if entry.name == name]
     return None if not values or values[-1] in (None, "none") else str(values[-1])
 
 
-def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
+def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
     """The stored options of a run.
 
     Without its budget: what is left of it, the checkpoint says. Without the weights it began with,

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger, Position
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped

@@ -24,8 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.arena import records
-from mlxhog.arena.control import EVAL_ROUND, Command
+from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
@@ -220,7 +219,7 @@ class Text:
     val: Path
     tokenizer: Tokenizer
 
-    def open(self, job: Job, context: Context, ring: records.Ring) -> TextJobs:
+    def open(self, job: Job, context: Context, ring: Ring) -> TextJobs:
         """Open the held-out text in a worker."""
         return TextJobs(self, job, context, ring)
 
@@ -232,7 +231,7 @@ class TextJobs:
     of time at most. After training both end when the supervisor says.
     """
 
-    def __init__(self, text: Text, job: Job, context: Context, ring: records.Ring) -> None:
+    def __init__(self, text: Text, job: Job, context: Context, ring: Ring) -> None:
         """Open the held-out text."""
         self.text, self.job, self.context, self.ring = text, job, context, ring
         config, file = job.config, TokenFile.open(text.val)
@@ -275,7 +274,7 @@ class TextJobs:
         if score.share < 1.0 and self._is_over():
             return
         self.ring.append(
-            kind=records.Kind.EVALUATION,
+            kind=RecordKind.EVALUATION,
             worker=self.job.slot,
             version=context.arena.counters.load("version"),
             t_ns=monotonic_ns(),
@@ -324,4 +323,4 @@ class TextJobs:
                 break
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
             Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
-        self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())
+        self.ring.append(kind=RecordKind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

@@ -23,10 +23,9 @@ from typing import Self
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.config.limits import said
+from mlxhog.arena.ledger import Ledger
 from mlxhog.data import textfiles
 from mlxhog.data.examples import Example
-from mlxhog.data.ledger import Ledger
 from mlxhog.data.stream import (
     EXAMPLES,
     Row,
@@ -38,7 +37,7 @@ from mlxhog.data.stream import (
     example_row,
 )
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError
+from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, message_of
 from mlxhog.files import plain_json
 from mlxhog.training.job import Batches
 from mlxhog.training.plan import Plan
@@ -265,7 +264,7 @@ class Follower:
                 tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
                 rows.append(example_row(record, tokenizer, seq_len, "an example"))
             except (ValueError, DataError) as error:  # the run may have another seq_len by now
-                self._say(f"an example of {path} is left out: {said(error)}")
+                self._say(f"an example of {path} is left out: {message_of(error)}")
         return rows, begin + len(whole)
 
     def _say(self, message: str) -> None:

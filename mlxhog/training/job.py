@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mlxhog import arena
-from mlxhog.arena import ArenaHandle, Layout, published, records
-from mlxhog.arena.records import Ring
+from mlxhog.arena import ArenaHandle, Layout, control, published
+from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -129,7 +129,7 @@ def plan_layout(
         shared=optimizer.shared_segments,
         n_tickets=n_tickets,
         extra={
-            **{f"ring.{slot}": ("uint8", records.RING_BYTES) for slot in slots},
+            **{f"ring.{slot}": ("uint8", control.RING_BYTES) for slot in slots},
             **strategy.segments(len(spec)),
             **tables,
             **(published.segments(len(spec), strategy.slots) if live else {}),

@@ -1,4 +1,8 @@
-"""How long a run is in steps, where passes over the text or tokens of examples say it."""
+"""How long a run is in steps, and how often it reads the text; a warning where that is too often.
+
+Text that is read again teaches nearly as much as new text up to about four times, and less and less
+after that (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264).
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,38 @@ import math
 from dataclasses import replace
 
 from mlxhog.config.budget import Budget
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import format_count
 from mlxhog.data.tokens import TokenFile
 
 
 def in_steps(
     budget: Budget,
-    config: TrainConfig,
     train: TokenFile,
     *,
+    epochs: int | None,
+    seq_len: int,
+    batch_size: int,
     n_tickets: int,
     batches_per_step: int,
 ) -> Budget:
     """Return a budget without passes, and without tokens of rows that differ in length.
 
     Args:
-        budget: of this call; with nothing in it where the configuration says passes.
-        config: of the run.
+        budget: of this call; with nothing in it where `epochs` say it.
         train: the training text.
+        epochs: passes over the text.
+        seq_len: of the run.
+        batch_size: sequences of a batch.
         n_tickets: batches of a pass.
         batches_per_step: batches that one step takes.
     """
-    if config.epochs is not None and budget == Budget():
-        return Budget(steps=math.ceil(config.epochs * n_tickets / batches_per_step))
-    rows = train.rows(config.seq_len)
+    if epochs is not None and budget == Budget():
+        return Budget(steps=math.ceil(epochs * n_tickets / batches_per_step))
+    rows = train.rows(seq_len)
     if rows is None or budget.tokens is None:
         return budget
     # So that the same budget is the same number of steps, whatever the order of the rows.
-    per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
+    per_step = float(rows.length.mean()) * batch_size * batches_per_step
     steps = math.ceil(budget.tokens / per_step)
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
 
@@ -48,3 +56,38 @@ def notes(train: TokenFile, val: TokenFile, seq_len: int) -> list[str]:
         f"{cut} examples are longer than seq_len {seq_len}, and their prompts are read without the "
         f"beginning; --seq-len {longest} reads them whole"
     ]
+
+
+MANY_PASSES = 4.0
+
+
+def passes(
+    budget: Budget, *, epoch_tokens: int, tokens_per_step: int, tokens_per_s: float | None = None
+) -> float | None:
+    """Return how many times a budget reads the text; None where only an unknown speed would tell.
+
+    Args:
+        budget: of a run or a part of it.
+        epoch_tokens: in one pass.
+        tokens_per_step: of the run.
+        tokens_per_s: of the run, where it is known.
+    """
+    tokens: list[float] = []
+    if budget.steps is not None:
+        tokens.append(budget.steps * tokens_per_step)
+    if budget.tokens is not None:
+        tokens.append(budget.tokens)
+    if budget.seconds is not None and tokens_per_s is not None:
+        tokens.append(budget.seconds * tokens_per_s)
+    return min(tokens) / epoch_tokens if tokens else None
+
+
+def warning(n_passes: float | None, epoch_tokens: int) -> str | None:
+    """Warn of a text that is read more than `MANY_PASSES` times; None where it is not."""
+    if n_passes is None or n_passes <= MANY_PASSES:
+        return None
+    return (
+        f"the text of {format_count(epoch_tokens)} tokens is read {n_passes:.3g} times in this "
+        f"budget; beyond {MANY_PASSES:g} a model mostly learns it by heart: use more text, a "
+        "smaller budget, or a smaller model"
+    )

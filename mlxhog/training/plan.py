@@ -15,7 +15,7 @@ from typing import Any
 
 from mlxhog import optim, strategies
 from mlxhog.checkpoint import run
-from mlxhog.config import slowdowns
+from mlxhog.config import rules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import format_count
@@ -36,7 +36,7 @@ from mlxhog.optim import schedules
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies.local import Local
-from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin, passes
+from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin
 from mlxhog.training.evaluation import Text
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
@@ -63,7 +63,7 @@ class Plan(Setup):
             yet, or there is only one.
         division: of the text among clients; None where all workers have one text.
         origin: the checkpoint whose weights a new run begins with; None draws initial values.
-        said: options that the run's folder keeps in place of what they have come to.
+        stored_values: options that the run's folder keeps in place of what they have come to.
     """
 
     data: prepare.Prepared
@@ -78,7 +78,7 @@ class Plan(Setup):
     auto: bool = False
     division: Division | None = None
     origin: Origin | None = None
-    said: Mapping[str, Any] = field(default_factory=dict)
+    stored_values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def undecided(self) -> bool:
@@ -88,7 +88,7 @@ class Plan(Setup):
     @property
     def stored(self) -> TrainConfig:
         """The configuration that a run's folder keeps."""
-        changes = dict(self.said)
+        changes = dict(self.stored_values)
         if self.auto:
             changes |= {"strategy": "auto", "sync_shares": "equal"}
         if "init_from" in changes:  # a run that goes on has begun with what it began with
@@ -154,9 +154,9 @@ def make_plan(config: TrainConfig) -> Plan:
     """
     if config.report_to == "tensorboard":
         tensorboard.require()
-    config, said = origin.settled(config)
+    config, stored_values = origin.settled(config)
     begin = Origin.of(config)
-    own_model = begin is not None and said.get("model") == "auto"
+    own_model = begin is not None and stored_values.get("model") == "auto"
     model = (
         registry.with_changes(begin.opened.config, config.model, config.set)
         if begin and own_model
@@ -174,7 +174,7 @@ def make_plan(config: TrainConfig) -> Plan:
         tokens_per_s=record.tokens_per_s,
     )
     workers, n_workers = choice.workers, len(choice.workers)
-    slowdowns.check_ranks(config.slow, n_workers)
+    rules.check_ranks(config.slow, n_workers)
     backends = [worker.backend for worker in workers]
     writers = kernel_choice.choose_writers(config, backends, record)
     kernels = kernel_choice.choose_kernels(config, backends, record)
@@ -217,7 +217,20 @@ def make_plan(config: TrainConfig) -> Plan:
         frozen=config.context == "frozen",
     )
     resumed = None if resolved.resumption is None else resolved.resumption.run.directory
-    division = clients.of_config(config, data.source, data.rule, train, n_workers, resumed)
+    division = None
+    if config.split != "none":
+        division = clients.divided(
+            train,
+            data.source,
+            data.rule,
+            clients=config.clients or n_workers,
+            workers=n_workers,
+            by=config.split_by,
+            alpha=config.split_alpha,
+            seed=config.seed,
+            least_tokens=config.sequences_per_ticket * config.seq_len + 1,
+            stored=resumed,
+        )
     if division is not None and isinstance(strategy, Local):
         divided = partial(
             ClientBatches.open,
@@ -238,12 +251,12 @@ def make_plan(config: TrainConfig) -> Plan:
     repeats = None
     if config.follow is None:
         epoch_tokens = train.n_sequences(config.seq_len) * config.seq_len
-        read = passes.in_budget(
+        read = lengths.passes(
             resolved.budget,
             epoch_tokens=epoch_tokens,
             tokens_per_step=strategy.tokens_per_step,
         )
-        repeats = passes.warning(read, epoch_tokens)
+        repeats = lengths.warning(read, epoch_tokens)
     live, live_notes = memory.keeps_copies(config.live, parameters)
     strategy, layout = memory.with_free_slots(
         strategy,
@@ -287,8 +300,10 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled=sampled,
         budget=lengths.in_steps(
             resolved.budget,
-            config,
             train,
+            epochs=config.epochs,
+            seq_len=config.seq_len,
+            batch_size=config.sequences_per_ticket,
             n_tickets=n_tickets,
             batches_per_step=strategy.batches_per_step(),
         ),
@@ -296,7 +311,7 @@ def make_plan(config: TrainConfig) -> Plan:
         auto=resolved.auto,
         division=division,
         origin=begin,
-        said=said,
+        stored_values=stored_values,
     )
     memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     return plan
@@ -345,8 +360,8 @@ def _with_vocabulary(
         rows = families.read(resumption.checkpoint.config).vocab_size
         return families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows), []
     notes = []
-    wanted = spec.removeprefix("bpe:")
-    if wanted != spec and tokenizer.n_ids < int(wanted):
+    size = spec.removeprefix("bpe:")
+    if size != spec and tokenizer.n_ids < int(size):
         notes.append(
             f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to merge"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
+from mlxhog.config.options import options, spelt
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.data.inventory import Inventory
 from mlxhog.data.tokens import TokenFile
@@ -17,7 +17,7 @@ from mlxhog.machine import verdicts
 from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training import checkpoints, passes
+from mlxhog.training import checkpoints, lengths
 from mlxhog.training.plan import Plan
 
 MOST_NAMED = 10
@@ -34,14 +34,14 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         asked: the options as they were given, before the plan decided what they leave open.
     """
     config = plan.stored
-    values, given, defaults = _spelt(config), _spelt(asked), _spelt(TrainConfig())
+    values, asked_values, defaults = spelt(config), spelt(asked), spelt(TrainConfig())
     declared = {name: spec.spell(spec.default) for name, spec in options(TrainConfig).items()}
-    changed = {n: v for n, v in given.items() if v not in (defaults[n], declared[n])}
+    changed = {n: v for n, v in asked_values.items() if v not in (defaults[n], declared[n])}
     speed = tokens_per_s(plan)
     rate = None if speed is None else speed[0]
     train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
     epoch_tokens = plan.epoch_tokens
-    read = passes.in_budget(
+    read = lengths.passes(
         plan.budget,
         epoch_tokens=epoch_tokens,
         tokens_per_step=plan.tokens_per_step,
@@ -50,7 +50,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     return {
         "config": values,
         "changed": changed,
-        "decided": {name: value for name, value in values.items() if value != given[name]},
+        "decided": {name: value for name, value in values.items() if value != asked_values[name]},
         "parameters": plan.parameters,
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
@@ -93,11 +93,6 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         "token_files": str(plan.data.train.parent),
         "notes": [*plan.notes, *plan.data.notes],
     }
-
-
-def _spelt(config: TrainConfig) -> dict[str, Any]:
-    """Every option as YAML has it."""
-    return {name: one.spell(getattr(config, name)) for name, one in options(TrainConfig).items()}
 
 
 def tokens_per_s(plan: Plan) -> tuple[float, str] | None:

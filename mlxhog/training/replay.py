@@ -21,22 +21,21 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.arena import Arena, records
+from mlxhog.arena import Arena, control
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess
 from mlxhog.arena.workers import Phase
-from mlxhog.checkpoint import event_log
-from mlxhog.checkpoint.event_log import Begin, Record, Step, Torn
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.machine.processes import follow_parent
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
-from mlxhog.strategies import Lease
+from mlxhog.strategies import Lease, event_log
+from mlxhog.strategies.event_log import Begin, Record, Step, Torn
 from mlxhog.strategies.recorded import Difference, ReplayedWorker
 from mlxhog.strategies.turns import Book, next_turns, parameters_in, stripe_sums
 from mlxhog.training import checkpoints, recording, worker
@@ -118,7 +117,7 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
     entry = arena.workers.entry(job.slot)
     context = worker.make_context(job, arena, entry)
-    steps = Steps(job, context, records.Ring(arena.segment(f"ring.{job.slot}")))
+    steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")))
     steps.warm_up()
     repeated = steps.strategy
     assert isinstance(repeated, ReplayedWorker)

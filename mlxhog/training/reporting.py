@@ -24,7 +24,7 @@ from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.tensorboard import TensorBoard
-from mlxhog.training import passes
+from mlxhog.training import lengths
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
 
@@ -94,12 +94,12 @@ class Reporter:
         if self._repetition or asked:
             return
         tokens -= self.monitor.budget.tokens_before
-        if tokens < passes.MANY * self._epoch_tokens:
+        if tokens < lengths.MANY_PASSES * self._epoch_tokens:
             return
         self._repetition = True
         fraction = self.monitor.progress().budget_fraction
         total = tokens / max(fraction, 1e-9) / self._epoch_tokens
-        message = passes.warning(max(total, passes.MANY), self._epoch_tokens)
+        message = lengths.warning(max(total, lengths.MANY_PASSES), self._epoch_tokens)
         if message is not None and not any("times in this budget" in one for one in plan.notes):
             self.report(message)
 

@@ -23,8 +23,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, Request, RequestServer
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.config.limits import shown
-from mlxhog.errors import ConfigError, EnvironmentLacks, RunError
+from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, joining_workers

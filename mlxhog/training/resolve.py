@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxhog import optim
-from mlxhog.config import assignments
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
+from mlxhog.files import plain_yaml
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig
@@ -106,7 +106,7 @@ def resolve(
 
 def sets_vocabulary(config: TrainConfig) -> bool:
     """Whether `set` says how large the vocabulary is."""
-    return "vocab_size" in assignments.parse(config.set)
+    return "vocab_size" in plain_yaml.assignments(config.set)
 
 
 def keeps_vocabulary(config: TrainConfig) -> bool:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mlxhog.arena import records
+from mlxhog.arena import control
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.config import slowdowns
-from mlxhog.config.slowdowns import Slowdown
+from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.data.batch import Batch, joined
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
@@ -29,14 +28,14 @@ LONGEST_NAP_S = 0.01  # of a worker that is slowed down, before it looks whether
 class Steps:
     """Takes tickets, computes gradients and lets the strategy read and write."""
 
-    def __init__(self, job: Job, context: Context, ring: records.Ring) -> None:
+    def __init__(self, job: Job, context: Context, ring: control.Ring) -> None:
         """Open the training data and build the strategy."""
         self.job, self.context, self.ring = job, context, ring
         self.strategy = context.strategy.worker(context)
         self._batches = job.setup.batches()
         self._target = context.target(job.slot)
         self._measured = False
-        self._slowdown = slowdowns.parse(job.config.slow).get(context.rank, Slowdown())
+        self._slowdown = parse_slowdowns(job.config.slow).get(context.rank, Slowdown())
 
     def warm_up(self) -> None:
         """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step.
@@ -138,7 +137,7 @@ class Steps:
         entry.apply_ns += applying_ns
         self._count(outcome, loss, tokens)
         self.ring.append(
-            kind=records.Kind.STEP,
+            kind=control.RecordKind.STEP,
             worker=self.job.slot,
             version=outcome.version,
             t_ns=applied_ns,

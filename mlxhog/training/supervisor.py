@@ -19,17 +19,16 @@ from pathlib import Path
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.checkpoint import event_log
-from mlxhog.checkpoint.event_log import Begin
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.strategies import Strategy, turns
+from mlxhog.strategies import Strategy, event_log, turns
+from mlxhog.strategies.event_log import Begin
 from mlxhog.training import worker
 from mlxhog.training.job import Job
 

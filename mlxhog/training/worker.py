@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import IO
 
 from mlxhog import backends, optim
-from mlxhog.arena import Arena, records
+from mlxhog.arena import Arena, control
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Float32
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
 from mlxhog.machine import darwin
 from mlxhog.machine.processes import FAULTS, end_by, follow_parent
@@ -83,7 +83,7 @@ def _run(job: Job) -> None:
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     context = make_context(job, arena, entry)
-    ring = records.Ring(arena.segment(f"ring.{job.slot}"))
+    ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     steps, side_jobs = Steps(job, context, ring), job.setup.side_jobs(job, context, ring)
     steps.warm_up()
     entry.state = State.RUNNING

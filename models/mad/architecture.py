@@ -40,8 +40,7 @@ from typing import Any
 
 import yaml
 
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_names, convert
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer

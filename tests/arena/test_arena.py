@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import Arena, plan, segment
-from mlxhog.arena.header import HEADER_BYTES
 from mlxhog.arena.layout import PAGE
+from mlxhog.arena.segment import HEADER_BYTES
 from mlxhog.errors import ArenaError, EnvironmentLacks, WriteModeError
 from tests.arena import children
 from tests.pairs import each_of

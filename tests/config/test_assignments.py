@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlxhog.cli.train import configuration, flags
-from mlxhog.config import assignments
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
+from mlxhog.files import plain_yaml
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ from mlxhog.errors import ConfigError
     ],
 )
 def test_a_text_names_fields_and_values(text: str | None, values: dict[str, object]) -> None:
-    assert assignments.parse(text) == values
-    assert assignments.parse(assignments.to_text(values)) == values
+    assert plain_yaml.assignments(text) == values
+    assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
 
 
 @pytest.mark.parametrize("text", ["hidden_size", "=3", "a=", "a=[1", "a=1, b"])
@@ -45,10 +45,10 @@ def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(
     Path("a.yaml").write_text("set: {hidden_size: 64, slstm_at: [1]}\n")
     Path("b.yaml").write_text("set: hidden_size=64, num_heads=2\n")
     both = given("-c a.yaml --set hidden_size=256 --set num_hidden_layers=6").set
-    assert assignments.parse(both) == {
+    assert plain_yaml.assignments(both) == {
         "slstm_at": [1], "hidden_size": 256, "num_hidden_layers": 6,
     }  # fmt: skip
-    assert assignments.parse(given("-c b.yaml --set num_heads=4").set) == {
+    assert plain_yaml.assignments(given("-c b.yaml --set num_heads=4").set) == {
         "hidden_size": 64, "num_heads": 4,
     }  # fmt: skip
     assert given("-c a.yaml --set none").set is None

@@ -10,21 +10,20 @@ from hypothesis import strategies as st
 
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
-from mlxhog.config import slowdowns
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.quantities import (
     Interval,
 )
-from mlxhog.config.slowdowns import Slowdown
-from mlxhog.config.sources import Given, read_yaml, resolve
+from mlxhog.config.rules import Slowdown, parse_slowdowns
+from mlxhog.config.sources import Assignment, read_yaml, resolve
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]
 
 
-def written(tmp_path: Path, text: str) -> list[Given]:
+def written(tmp_path: Path, text: str) -> list[Assignment]:
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     return read_yaml(path)
@@ -73,7 +72,7 @@ def test_python_values_are_converted_like_yaml_values():
 
 def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
     file = written(tmp_path, "lr: 1e-3\nbatch_size: 8\n")
-    config = resolve(TrainConfig, [file, [Given("lr", "0.5", "--lr")]])
+    config = resolve(TrainConfig, [file, [Assignment("lr", "0.5", "--lr")]])
     assert (config.lr, config.batch_size, config.seq_len) == (0.5, 8, 256)
 
 
@@ -117,7 +116,7 @@ def test_an_unknown_key_is_answered_with_its_line_and_its_neighbour(tmp_path):
 
 def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
     file = written(tmp_path, "seed: one\nbatchsize: 2\nstrategy: hogwlid\n")
-    flags = [Given("lr", "-1", "--lr"), Given("steps", "1.5", "--iters")]
+    flags = [Assignment("lr", "-1", "--lr"), Assignment("steps", "1.5", "--iters")]
     with pytest.raises(ConfigError) as error:
         resolve(TrainConfig, [file, flags], ["no flag '--foo'"])
     assert [line.rpartition("/")[2] for line in str(error.value).splitlines()] == [
@@ -230,13 +229,13 @@ def test_options_that_contradict_each_other_are_refused(values, message):
 
 
 def test_workers_are_slowed_by_rank():
-    slowed = slowdowns.parse("0=1.5, 1=random:0.25:3,4=late:1m")
+    slowed = parse_slowdowns("0=1.5, 1=random:0.25:3,4=late:1m")
     assert slowed == {
         0: Slowdown(factor=1.5),
         1: Slowdown(factor=3.0, probability=0.25),
         4: Slowdown(late_s=60.0),
     }
-    assert slowdowns.parse(TrainConfig().slow) == {}
+    assert parse_slowdowns(TrainConfig().slow) == {}
     drawn = [slowed[1].factor_of(seed=7, rank=1, step=step) for step in range(1000)]
     assert drawn == [slowed[1].factor_of(seed=7, rank=1, step=step) for step in range(1000)]
     assert set(drawn) == {1.0, 3.0}
@@ -361,7 +360,7 @@ def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name
 def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
     expected = text.lower() == "true"
     assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is expected
-    assert resolve(TrainConfig, [[Given("force", text, "--force")]]).force is expected
+    assert resolve(TrainConfig, [[Assignment("force", text, "--force")]]).force is expected
 
 
 @each_of("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])

@@ -117,6 +117,7 @@ def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others() -
 
 
 def test_a_worker_without_a_client_is_refused(train: TokenFile) -> None:
-    config = SimpleNamespace(split="dirichlet", clients=2)
     with pytest.raises(ConfigError, match="1 of 3 workers would have no text"):
-        clients.of_config(config, "x", "tail", train, 3, None)  # type: ignore[arg-type]
+        clients.divided(
+            train, "x", "tail", clients=2, workers=3, by="decade", alpha=1, seed=0, least_tokens=1
+        )

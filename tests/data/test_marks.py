@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.data import marks
+from mlxhog.data import heldout
 from mlxhog.data.prepare import prepare
 
 
@@ -19,13 +19,13 @@ def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path: 
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words[:2000])}))
     held_out = " ".join(words[2000:]).encode()
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": held_out.decode()}))
-    of_text = marks.of_text(held_out)
+    of_text = heldout.marks_of_text(held_out)
     assert of_text["gzip"] == round(8 * len(gzip.compress(held_out, 9)) / len(held_out), 3)
     packed = lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)
     assert of_text["xz"] == round(8 * len(packed) / len(held_out), 3)
     for tokenizer in ("bytes", "bpe:300"):
         prepared = prepare(str(tmp_path), tokenizer)
-        assert marks.of_file(prepared.val, prepared.tokenizer) == of_text
+        assert heldout.marks_of(prepared.val, prepared.tokenizer) == of_text
 
 
 def test_marks_are_remembered_beside_the_tokens_until_they_are_of_another_text(
@@ -33,10 +33,10 @@ def test_marks_are_remembered_beside_the_tokens_until_they_are_of_another_text(
 ) -> None:
     (tmp_path / "a.txt").write_text("never wait, add without a lock. " * 100)
     prepared = prepare(str(tmp_path / "a.txt"))
-    first = marks.of_file(prepared.val, prepared.tokenizer)
+    first = heldout.marks_of(prepared.val, prepared.tokenizer)
     file = prepared.val.with_name("marks.json")
-    monkeypatch.setattr(marks, "of_text", lambda text: {"computed": 1.0})
-    assert marks.of_file(prepared.val, prepared.tokenizer) == first
+    monkeypatch.setattr(heldout, "marks_of_text", lambda text: {"computed": 1.0})
+    assert heldout.marks_of(prepared.val, prepared.tokenizer) == first
     whole = json.loads(file.read_text())
     for damaged in (
         {**whole, "sha256": "other"},
@@ -45,21 +45,21 @@ def test_marks_are_remembered_beside_the_tokens_until_they_are_of_another_text(
         [],
     ):
         file.write_text(json.dumps(damaged))
-        assert marks.of_file(prepared.val, prepared.tokenizer) == {"computed": 1.0}
+        assert heldout.marks_of(prepared.val, prepared.tokenizer) == {"computed": 1.0}
 
 
 def test_uniform_text_has_the_entropy_of_its_bytes_and_no_text_is_no_error() -> None:
-    assert marks.of_text(bytes(range(256)) * 8)["unigram"] == 8.0
-    assert marks.of_text(b"ab" * 500)["unigram"] == 1.0
-    assert marks.of_text(b"a" * 500)["unigram"] == marks.LEAST
-    assert set(marks.of_text(b"")) == {"uniform", "unigram", "gzip", "xz"}
+    assert heldout.marks_of_text(bytes(range(256)) * 8)["unigram"] == 8.0
+    assert heldout.marks_of_text(b"ab" * 500)["unigram"] == 1.0
+    assert heldout.marks_of_text(b"a" * 500)["unigram"] == heldout._LEAST
+    assert set(heldout.marks_of_text(b"")) == {"uniform", "unigram", "gzip", "xz"}
 
 
 def test_only_the_beginning_of_a_long_text_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(marks, "MOST_BYTES", 1000)
+    monkeypatch.setattr(heldout, "_MOST_BYTES", 1000)
     (tmp_path / "train.jsonl").write_text('{"text": "t"}')
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": "a" * 1000 + "b" * 5000}))
     prepared = prepare(str(tmp_path))
-    assert marks.of_file(prepared.val, prepared.tokenizer) == marks.of_text(b"a" * 1000)
+    assert heldout.marks_of(prepared.val, prepared.tokenizer) == heldout.marks_of_text(b"a" * 1000)

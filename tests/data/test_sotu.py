@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.data import sotu
+from mlxhog.data import corpora
+from mlxhog.data.corpora import Address, read_sotu, sotu_digest
 from mlxhog.errors import DataError
+from tools import sotu
 
 
 @pytest.fixture(scope="module")
-def addresses() -> list[sotu.Address]:
-    return sotu.read()
+def addresses() -> list[Address]:
+    return read_sotu()
 
 
-def npm_tarball(path: Path, addresses: list[sotu.Address]) -> Path:
+def npm_tarball(path: Path, addresses: list[Address]) -> Path:
     """Pack addresses as the npm package does, in reversed order and with its trailing newlines."""
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for i, address in reversed(list(enumerate(addresses))):
@@ -35,7 +37,7 @@ def npm_tarball(path: Path, addresses: list[sotu.Address]) -> Path:
     return path
 
 
-def test_the_corpus_has_the_facts_of_its_description(addresses: list[sotu.Address]) -> None:
+def test_the_corpus_has_the_facts_of_its_description(addresses: list[Address]) -> None:
     texts = [a.text.encode() for a in addresses]
     joined = b"".join(texts)
     assert len(addresses) == 233
@@ -53,33 +55,33 @@ def test_the_corpus_has_the_facts_of_its_description(addresses: list[sotu.Addres
     assert sum(len(t) for i, t in enumerate(texts) if i % 12 == 5) == 863_914
 
 
-def test_the_corpus_has_the_published_digest(addresses: list[sotu.Address]) -> None:
-    assert sotu.text_digest(addresses) == sotu.TEXT_SHA256
+def test_the_corpus_has_the_published_digest(addresses: list[Address]) -> None:
+    assert sotu_digest(addresses) == corpora.SOTU_SHA256
 
 
 def test_the_shipped_file_has_the_published_size_and_sources() -> None:
-    corpora = importlib.resources.files("mlxhog") / "data" / "texts"
-    assert abs(len((corpora / sotu.FILE_NAME).read_bytes()) - 2_483_000) <= 3_000
-    sources = (corpora / "SOURCES.md").read_text()
-    for fact in (sotu.TEXT_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
+    texts = importlib.resources.files("mlxhog") / "data" / "texts"
+    assert abs(len((texts / corpora.SOTU_FILE).read_bytes()) - 2_483_000) <= 3_000
+    sources = (texts / "SOURCES.md").read_text()
+    for fact in (corpora.SOTU_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
         assert fact in sources
 
 
 def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(
-    addresses: list[sotu.Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    addresses: list[Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = addresses[::20]  # all of them take long to compress
-    monkeypatch.setattr(sotu, "TEXT_SHA256", sotu.text_digest(some))
+    monkeypatch.setattr(corpora, "SOTU_SHA256", sotu_digest(some))
     tarball = npm_tarball(tmp_path / "sotu.tgz", some)
     out = tmp_path / "sotu.jsonl.xz"
     size = sotu.rebuild(tarball, out)
     assert size == out.stat().st_size
     lines = lzma.decompress(out.read_bytes()).splitlines()
-    assert [sotu.Address(**json.loads(line)) for line in lines] == some
+    assert [Address(**json.loads(line)) for line in lines] == some
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_rebuild_refuses_another_text(addresses: list[sotu.Address], tmp_path: Path) -> None:
+def test_rebuild_refuses_another_text(addresses: list[Address], tmp_path: Path) -> None:
     tarball = npm_tarball(tmp_path / "sotu.tgz", addresses[:3])
     with pytest.raises(DataError, match=r"holds 3 addresses with digest .* npm pack"):
         sotu.rebuild(tarball, tmp_path / "out.xz")

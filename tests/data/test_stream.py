@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.stream import (
     TICKETS,
     Row,
@@ -21,6 +20,7 @@ from mlxhog.data.stream import (
     document_rows,
     example_row,
 )
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import DataError, EnvironmentLacks, RunError
 from tests.pairs import each_of
 
@@ -188,7 +188,7 @@ def test_a_disk_without_room_keeps_what_is_there(tmp_path, monkeypatch):
     with pytest.raises(EnvironmentLacks, match="disk"):
         writer.publish(rows_of("two"), [], 0)
     assert (writer.end, opened(tmp_path).end) == (1, 1)
-    monkeypatch.setattr("mlxhog.data.stream.flush", full)
+    monkeypatch.setattr("mlxhog.files.durable.flush", full)
     with pytest.raises(EnvironmentLacks, match="disk"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     assert (tmp_path / "stream" / "examples.jsonl").read_bytes() == b""

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from mlxhog.data import bpe, tokenizers
+from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -23,12 +23,12 @@ TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünï
 
 
 @pytest.fixture(scope="module")
-def trained() -> bpe.BpeTokenizer:
-    return bpe.train([TEXT * 3, b"plain words of the state"], 300)
+def trained() -> tokenizers.BpeTokenizer:
+    return tokenizers.train_bpe([TEXT * 3, b"plain words of the state"], 300)
 
 
 @pytest.fixture(params=["bytes", "bpe"])
-def tokenizer(request: pytest.FixtureRequest, trained: bpe.BpeTokenizer) -> Tokenizer:
+def tokenizer(request: pytest.FixtureRequest, trained: tokenizers.BpeTokenizer) -> Tokenizer:
     return ByteTokenizer() if request.param == "bytes" else trained
 
 
@@ -55,7 +55,7 @@ def test_bytes_come_back_exactly(text: bytes) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.text(max_size=100))
-def test_bpe_text_comes_back_exactly(trained: bpe.BpeTokenizer, text: str) -> None:
+def test_bpe_text_comes_back_exactly(trained: tokenizers.BpeTokenizer, text: str) -> None:
     ids = trained.encode(text.encode())
     assert trained.decode(ids) == text.encode()
     assert trained.byte_lengths()[ids].sum() == len(text.encode())
@@ -92,19 +92,19 @@ def test_transformers_reads_our_tokenizer_files(tokenizer: Tokenizer, tmp_path: 
 
 
 def test_bpe_training_is_repeatable_and_learns_from_the_given_text() -> None:
-    first, second = (bpe.train([TEXT * 20], 270) for _ in range(2))
+    first, second = (tokenizers.train_bpe([TEXT * 20], 270) for _ in range(2))
     assert first.sha256 == second.sha256
     assert (first.n_ids, first.vocab_size, first.bos) == (270, 320, 0)
     assert len(first.encode(TEXT)) < len(TEXT)
 
 
-def test_bpe_replaces_bytes_that_are_not_utf8(trained: bpe.BpeTokenizer) -> None:
+def test_bpe_replaces_bytes_that_are_not_utf8(trained: tokenizers.BpeTokenizer) -> None:
     assert trained.utf8_only
     assert trained.decode(trained.encode(b"caf\xe9")) == "caf\ufffd".encode()
 
 
 def test_the_start_token_is_read_from_the_files_and_never_guessed(
-    trained: bpe.BpeTokenizer, tmp_path: Path
+    trained: tokenizers.BpeTokenizer, tmp_path: Path
 ) -> None:
     save(trained, tmp_path)
     config = tmp_path / "tokenizer_config.json"
@@ -167,7 +167,7 @@ def test_bpe_without_its_package_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def test_identity_changes_with_the_tokenizer_and_needs_no_training(
-    trained: bpe.BpeTokenizer, tmp_path: Path
+    trained: tokenizers.BpeTokenizer, tmp_path: Path
 ) -> None:
     specs = ["bytes", "bpe:300", "bpe:301", str(save(trained, tmp_path))]
     assert len({tokenizers.identity(spec) for spec in specs}) == 4

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 from mlxhog import load
 from mlxhog.checkpoint import run
 from mlxhog.cli import main
-from mlxhog.config.generation import Generation
-from mlxhog.data import bpe
+from mlxhog.data.tokenizers import train_bpe
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
+from mlxhog.live import Generation
 from mlxhog.machine import machine
 from tests import saved
 from tests.checkpoint.formats import peers
@@ -91,7 +91,7 @@ def test_a_run_that_is_not_there_is_an_error_with_exit_code_2(saved_run, capsys)
 def hf(tmp_path: Path) -> Path:
     """A directory of transformers with a vocabulary of its own, in bfloat16."""
     folder = tmp_path / "hf"
-    tokenizer = bpe.train([b"the constitution of the united states " * 20], 300)
+    tokenizer = train_bpe([b"the constitution of the united states " * 20], 300)
     torch.manual_seed(0)
     model = peers.transformers_model(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos)
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -123,6 +123,6 @@ def talk(lane: Lane) -> int:
 
 
 def count_up(lane: Lane) -> int:
-    count: int = lane.kept.get("count", 0) + 1
-    lane.kept["count"] = count
+    count: int = lane.store.get("count", 0) + 1
+    lane.store["count"] = count
     return count

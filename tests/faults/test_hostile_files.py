@@ -16,19 +16,20 @@ import pytest
 from mlxhog import cli
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
-from mlxhog.config import limits, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import corpora
 from mlxhog.errors import (
     MOST_CHARACTERS,
+    MOST_SHOWN,
     ConfigError,
     DataError,
     MlxhogError,
     RunError,
     StudyError,
+    shown,
 )
-from mlxhog.files import plain_json
+from mlxhog.files import plain_json, plain_yaml
 from mlxhog.machine import verdicts
 from mlxhog.mad.search import space as space_file
 from mlxhog.mad.study import store, study
@@ -386,8 +387,8 @@ def test_a_value_is_shown_shortened_whatever_it_is() -> None:
     for _ in range(100_000):
         deep = [deep]
     for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
-        assert len(limits.shown(value)) <= limits.MOST_SHOWN
-    assert limits.shown("a\x1b[2J") == "'a\\x1b[2J'"
+        assert len(shown(value)) <= MOST_SHOWN
+    assert shown("a\x1b[2J") == "'a\\x1b[2J'"
 
 
 def test_an_error_survives_the_way_between_processes() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mlxhog import LanguageModel, TrainConfig, load, train
-from mlxhog.arena import Arena, header
+from mlxhog.arena import Arena, segment
 from mlxhog.arena import arena as arenas
 from mlxhog.arena.handover import socket_path
 from mlxhog.checkpoint import checkpoint
@@ -242,7 +242,7 @@ def test_a_run_of_another_format_or_write_mode_is_refused(
     from tests.live.patterns import layout
 
     for change, words in (
-        (lambda m: m.setattr(header, "VERSION", 99), "format 99"),
+        (lambda m: m.setattr(segment, "VERSION", 99), "format 99"),
         (lambda m: m.setattr(arenas, "WRITE_MODES", ("later",)), "write mode 'later'"),
     ):
         with held_run(tmp_path) as run, contextlib.ExitStack() as stack:

@@ -23,7 +23,7 @@ TRAIN_AND_WRITE = """
 import sys
 from pathlib import Path
 from mlxhog import load, train
-from mlxhog.config.generation import Generation
+from mlxhog.live import Generation
 from tests.training.small import mixed_model, small_config
 
 folder, family = Path(sys.argv[1]), sys.argv[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
 
@@ -125,19 +124,10 @@ def test_the_probe_counts_every_add_of_one_worker(mode: int) -> None:
         assert lost_update_rate(probe, 20) == 0.5
 
 
-@dataclass(frozen=True)
-class Slot:
-    name: str
-    kind: str
-    row_word0: int | None
-    shape: tuple[int, int] = (512, WIDTH)
-    offset: int = OFFSET
-    size: int = 512 * WIDTH
-
-
 SLOTS = {
-    "dense": Slot("dense", "dense", row_word0=None),
-    "rows": Slot("rows", "rows", row_word0=40),  # the words of 33 stripes come before
+    "dense": Slot("dense", (512, WIDTH), OFFSET),
+    # the words of 33 stripes come before
+    "rows": Slot("rows", (512, WIDTH), OFFSET, "rows", row_word0=40),
 }
 
 

@@ -40,7 +40,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds)", "0.0"),
         ],
     ),
-    "mlxhog/arena/header.py": (
+    "mlxhog/arena/segment.py": (
         ("tests/arena/test_arena.py",),
         [
             ("if hashlib.sha256(body).digest() != checksum:", "if False:"),
@@ -58,22 +58,17 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("self.compute_ns + self.apply_ns", "self.compute_ns + self.wait_ns"),
         ],
     ),
-    "mlxhog/arena/records.py": (
-        ("tests/arena/test_records.py",),
+    "mlxhog/arena/control.py": (
+        ("tests/arena/test_arena.py", "tests/arena/test_control.py"),
         [
             ("max(self._read, head - CAPACITY + 1)", "self._read"),
-        ],
-    ),
-    "mlxhog/arena/control.py": (
-        ("tests/arena/test_arena.py",),
-        [
             ("if not self._data.flags.writeable:", "if False:"),
         ],
     ),
-    "mlxhog/data/ledger.py": (
+    "mlxhog/arena/ledger.py": (
         (
-            "tests/data/test_ledger.py",
-            "tests/data/test_ledger_processes.py",
+            "tests/arena/test_ledger.py",
+            "tests/arena/test_ledger_processes.py",
             "tests/strategies/test_hogwild_claims.py",
         ),
         [
@@ -120,17 +115,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ),
         [
             ("<= delta.index.max() < slot.shape[0]", "<= delta.index.max() <= slot.shape[0]"),
-        ],
-    ),
-    "mlxhog/optim/updates_reference.py": (
-        (
-            "tests/metal/test_adds.py",
-            "tests/metal/test_one_worker.py",
-            "tests/metal/test_sparse_adds.py",
-        ),
-        [
             ("np.add.at(param, delta.index, delta.values)", "param[delta.index] += delta.values"),
-            ("np.float32(coef) * (now - prev)", "np.float32(coef) * (prev - now)"),
+            ("snapshot_predict(dst, src, prev, coef)", "snapshot_predict(dst, src, prev, -coef)"),
         ],
     ),
     "mlxhog/optim/gradients.py": (
@@ -185,7 +171,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("for slot, grad in pairs if slot.name not in hidden]", "for slot, grad in pairs]"),
         ],
     ),
-    "mlxhog/optim/target.py": (
+    "mlxhog/optim/rule.py": (
         ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
         [
             (

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
+from mlxhog.arena import layout
 from mlxhog.optim import Optimizer, Target
 from mlxhog.optim.gradients import Float32
-from mlxhog.optim.target import new_state
+from mlxhog.optim.rule import new_state
 
 RACY = 1  # needs no locks; with one worker all modes are the same (tests/metal/test_one_worker.py)
 
 
-@dataclass(frozen=True)
-class Slot:
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    kind: str = "dense"
-    row_word0: int | None = None
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape))
+class Slot(layout.Slot):
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        offset: int,
+        kind: str = "dense",
+        row_word0: int | None = None,
+    ) -> None:
+        size = math.prod(shape)
+        super().__init__(name, shape, offset, size, kind, init="zeros", row_word0=row_word0)
 
 
 MATRIX = Slot("matrix", (6, 9), 3)

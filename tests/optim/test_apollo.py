@@ -22,7 +22,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.optim import AdamW, Apollo, Target
 from mlxhog.optim.apollo import draw_projection, factors_reference
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.target import new_state
+from mlxhog.optim.rule import new_state
 from mlxhog.optim.updates import WRITE_MODES
 from tests.optim.small import MATRIX, Slot, initial, parameter, target
 from tests.pairs import each_of

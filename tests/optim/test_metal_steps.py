@@ -19,8 +19,8 @@ from mlxhog.metal.registry import KERNELS
 from mlxhog.optim import SGD, AdamW, Momentum, Muon, Optimizer, Target, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
-from mlxhog.optim.target import Record
-from mlxhog.optim.target import parameter as view
+from mlxhog.optim.rule import Record
+from mlxhog.optim.rule import parameter as view
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS

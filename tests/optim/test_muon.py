@@ -23,7 +23,7 @@ from mlxhog.optim.muon import (
     polar_reference,
     to_bfloat16,
 )
-from mlxhog.optim.target import Record
+from mlxhog.optim.rule import Record
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target

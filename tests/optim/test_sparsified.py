@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
-from mlxhog.config.selection import Selection
+from mlxhog.config.rules import Selection
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Sparsified
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.sparsified import RESIDUAL

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlxhog.config.selection import Selection
+from mlxhog.config.rules import Selection
 from mlxhog.optim.gradients import Float32, Int32
 from mlxhog.optim.sparsified import take
 from tests.optim.small import EMBEDDING, MATRIX, N, initial, parameter

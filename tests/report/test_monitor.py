@@ -5,8 +5,8 @@ import math
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.records import RING_BYTES, Kind, Ring
 from mlxhog.config.budget import Budget
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.monitor import Monitor
@@ -19,7 +19,7 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         ring = Ring(arena.segment("ring.1"))
         for loss in (6.0, 8.0):  # 10 tokens of 4 bytes each
             ring.append(
-                kind=Kind.STEP, worker=1, t_ns=monotonic_ns(), loss=loss, nats=10 * loss,
+                kind=RecordKind.STEP, worker=1, t_ns=monotonic_ns(), loss=loss, nats=10 * loss,
                 tokens=10, n_bytes=40,
             )  # fmt: skip
         monitor.drain()
@@ -35,7 +35,7 @@ def test_staleness_is_counted_for_each_worker_and_for_all() -> None:
         monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)] * 2, Budget(steps=1))
         for worker, staleness in ((1, 0), (1, 1), (2, 1), (1, 1), (2, 12)):
             Ring(arena.segment(f"ring.{worker}")).append(
-                kind=Kind.STEP, worker=worker, t_ns=monotonic_ns(), staleness=staleness
+                kind=RecordKind.STEP, worker=worker, t_ns=monotonic_ns(), staleness=staleness
             )
         monitor.drain()
         progress = monitor.progress()

@@ -13,7 +13,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from mlxhog import strategies
-from mlxhog.data.ledger import Ledger
+from mlxhog.arena.ledger import Ledger
 
 STRATEGIES = str(Path(strategies.__file__).parent)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.optim import SGD, Optimizer
 from mlxhog.strategies import STRATEGIES, Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker

@@ -13,9 +13,9 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.optim import AdamW
 from mlxhog.strategies import Idle, Lease, Outcome, Strategy
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker

@@ -12,7 +12,7 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
-from mlxhog.data.ledger import Ledger, TicketState
+from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import Idle, Lease, Outcome, Strategy, build
 from mlxhog.strategies.backup_workers import QuorumWorker, SyncWithBackups, members

@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
-from mlxhog.config.asynchrony import Compensation, StalenessRule
+from mlxhog.config.rules import Compensation, StalenessRule
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows

@@ -13,9 +13,9 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
+from mlxhog.config.asynchrony import SimulatedStaleness
 from mlxhog.config.budget import Budget
-from mlxhog.config.simulated_staleness import SimulatedStaleness
-from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy, StrategyWorker, build
 from mlxhog.strategies.aig import AigWorker
 from mlxhog.strategies.async_ps import AsyncPSWorker

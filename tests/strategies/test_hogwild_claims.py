@@ -10,8 +10,8 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger, Position
 from mlxhog.optim import AdamW
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.context import Outcome

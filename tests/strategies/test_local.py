@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.optim import SGD, AdamW, Momentum
 from mlxhog.strategies import Idle, Lease

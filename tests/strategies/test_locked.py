@@ -13,8 +13,8 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.layout import Layout
+from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.optim.updates import STRIPE, Rows
 from mlxhog.strategies import Idle, Lease, Strategy
 from mlxhog.strategies.aig import Aig, AigWorker, lock_words

@@ -12,9 +12,9 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy
 from mlxhog.strategies.round_robin import _TURN, RoundRobin, RoundRobinWorker
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines

@@ -11,10 +11,10 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
+from mlxhog.config.asynchrony import SimulatedStaleness
 from mlxhog.config.budget import Budget
-from mlxhog.config.simulated_staleness import SimulatedStaleness
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import Idle, Lease, build
 from mlxhog.strategies.sim import _STEP, Sim, SimWorker

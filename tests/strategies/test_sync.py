@@ -11,9 +11,9 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import SGD
 from mlxhog.strategies import Context, Idle, Lease, Part, Strategy
 from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments

@@ -12,8 +12,8 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
-from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
 from mlxhog.strategies.sync import SyncWorker, sync_segments
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.control import RECORD, Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.records import RECORD, Ring
 from mlxhog.backends.backend import Grads
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary

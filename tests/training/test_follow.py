@@ -16,8 +16,8 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.stream import Segment, StreamWriter, append_examples
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import follow

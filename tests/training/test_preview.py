@@ -17,7 +17,7 @@ from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.follow import NOTHING
 from mlxhog.report.metrics import Progress
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import passes, preview
+from mlxhog.training import lengths, preview
 from mlxhog.training.plan import make_plan
 from mlxhog.training.reporting import Reporter
 from tests.training.small import small_config
@@ -137,9 +137,11 @@ def test_notes_and_the_warning_of_repetition_are_shown(
     ],
 )
 def test_a_budget_is_so_many_passes(budget: Budget, rate: float | None, read: float | None) -> None:
-    result = passes.in_budget(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
+    result = lengths.passes(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
     assert result == read
-    assert (passes.warning(read, 100) is not None) == (read is not None and read > passes.MANY)
+    assert (lengths.warning(read, 100) is not None) == (
+        read is not None and read > lengths.MANY_PASSES
+    )
 
 
 class FastMonitor:

@@ -15,12 +15,12 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.requests import Refused, ask
-from mlxhog.checkpoint import event_log
-from mlxhog.checkpoint.event_log import Step
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
 from mlxhog.report.metrics import Progress, Result
+from mlxhog.strategies import event_log
+from mlxhog.strategies.event_log import Step
 from mlxhog.training import recording, replay
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.checkpoint.run import default_name
 from mlxhog.cli import main
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.report.metrics import Progress, Result

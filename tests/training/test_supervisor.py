@@ -10,8 +10,8 @@ import pytest
 
 from mlxhog.arena import Arena, plan, process, worker_pool
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase, State
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import build

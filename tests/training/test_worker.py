@@ -10,7 +10,7 @@ import pytest
 from mlxhog.arena import Arena
 from mlxhog.arena.control import LINE, NAMES, Command, Counters
 from mlxhog.config.budget import Budget
-from mlxhog.config.slowdowns import Slowdown
+from mlxhog.config.rules import Slowdown
 from mlxhog.optim import Muon
 from mlxhog.training import steps, worker
 from mlxhog.training.job import Job

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
 from mlxhog.optim import SGD
 from mlxhog.strategies import STRATEGIES, Context, Idle, Lease, Strategy
 

@@ -168,7 +168,7 @@ void bind_ledger(nb::module_& m) {
   nb::class_<Ledger>(m, "TicketLedger",
                      "Tickets in shared memory, numbered from the beginning of training.\n\n"
                      "Every method may be called by any process at any time, except `restore`.\n"
-                     "See mlxhog/data/ledger.py, which speaks of epochs.")
+                     "See mlxhog/arena/ledger.py, which speaks of epochs.")
       .def(nb::init<const Bytes&, const Slots&>(), "words"_a.noconvert(), "slots"_a.noconvert())
       .def("claim",
            [](Ledger& l, uint64_t owner, uint64_t end) {

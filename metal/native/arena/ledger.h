@@ -1,6 +1,6 @@
 // The ticket ledger's atomics: who holds which ticket. Pointers and sizes only.
 //
-// The state machine, the words and the reasoning are in the docstring of mlxhog/data/ledger.py.
+// The state machine, the words and the reasoning are in the docstring of mlxhog/arena/ledger.py.
 // Here a ticket is its number since the beginning of training, `epoch * n + ticket`.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace mlxhog {
 
 enum class TicketState : uint32_t { kFree = 0, kLeased = 1, kApplying = 2, kReturned = 3, kDone = 4 };
 
-// Control words, each on a cache line of its own; the table in mlxhog/data/ledger.py.
+// Control words, each on a cache line of its own; the table in mlxhog/arena/ledger.py.
 struct alignas(128) LedgerLine {
   uint64_t value;
 };

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
-from mlxhog.config import plain_yaml
-from mlxhog.config.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import CheckpointError, ConfigError, DataError
-from mlxhog.files import mapped, plain_json, small_files
+from mlxhog.errors import MOST_SHOWN, CheckpointError, ConfigError, DataError, shown
+from mlxhog.files import mapped, plain_json, plain_yaml, reading
 from mlxhog.files.mapped import FLOATS
+from mlxhog.files.reading import MOST_CONFIG_BYTES
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.translation import to_ours
@@ -169,14 +168,14 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
 
     Args:
         path: the file.
-        named: the user named it; as for `small_files.read`.
+        named: the user named it; as for `reading.read_small`.
 
     Raises:
         ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
             holds no fields.
     """
     try:
-        content = small_files.read(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
+        content = reading.read_small(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
         text = content.decode("utf-8")
         data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
     except (OSError, ValueError) as error:

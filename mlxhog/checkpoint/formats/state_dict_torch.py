@@ -25,8 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from mlxhog.config.limits import said
-from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.errors import CheckpointError, EnvironmentLacks, message_of
 from mlxhog.files import mapped
 
 try:
@@ -94,7 +93,7 @@ def _load(path: Path, device: str) -> object:
             "state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except Exception as error:  # the bytes of a pickle choose what torch's unpickler raises
-        what = "it ends too early" if isinstance(error, EOFError) else said(error)
+        what = "it ends too early" if isinstance(error, EOFError) else message_of(error)
         raise CheckpointError(
             f"{path} is missing, truncated or foreign: {what}; copy it again"
         ) from error

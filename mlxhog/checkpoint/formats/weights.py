@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mlxhog.errors import CheckpointError
-from mlxhog.files import plain_json, small_files, tensors
+from mlxhog.files import plain_json, reading, tensors
 
 INDEX = "model.safetensors.index.json"
 _NAMED = (
@@ -148,7 +148,7 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = plain_json.loads(small_files.read(index))["weight_map"]
+        weight_map = plain_json.loads(reading.read_small(index))["weight_map"]
         plain = all(
             isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
             for file in weight_map.values()

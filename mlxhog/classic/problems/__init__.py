@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.config.options import did_you_mean, to_flag
-from mlxhog.errors import ConfigError
+from mlxhog.config.options import to_flag
+from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # NumPy, which the list of problems need not load
     from mlxhog.classic.problem import Problem

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from mlxhog.config.options import did_you_mean
+from mlxhog.errors import did_you_mean
 
 COMMANDS = {
     "data": ("data.run_data", "write the rows of a task to a file"),

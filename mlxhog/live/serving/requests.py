@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.config.limits import shown
-from mlxhog.config.options import did_you_mean, option, options
+from mlxhog.config.options import option, options
 from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import did_you_mean, shown
 from mlxhog.files import plain_json
 
 MOST_STOPS, MOST_STOP_CHARACTERS = 8, 100
@@ -271,7 +271,9 @@ class _Fields:
                 hint = did_you_mean(name, [*known, "prompt", "messages", "stop", "stream"])
                 raise Refused(f"unknown field {shown(name)}{hint}", param=name[:100])
             if not isinstance(value, int | float):
-                raise Refused(f"{name} is {shown(value)}; wanted {known[name].wanted}", param=name)
+                raise Refused(
+                    f"{name} is {shown(value)}; wanted {known[name].expected}", param=name
+                )
             try:
                 numbers[name] = known[name].convert(value)
             except ValueError as error:

@@ -14,8 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 from mlxhog.mad.search.candidates import Candidates, Layers
 from mlxhog.mad.search.space import Space
 from mlxhog.models.mad.layer import Layer

@@ -28,10 +28,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config import limits, plain_yaml
-from mlxhog.config.options import did_you_mean
 from mlxhog.config.quantities import parse_count
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.files import plain_yaml, reading
 from mlxhog.mad.search.budget import Budget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
@@ -128,7 +127,7 @@ def read_space(path: str | Path) -> Space:
             if str(path) in shipped
             else (contextlib.nullcontext(Path(path))) as file
         ):
-            data = plain_yaml.loads(limits.read_text(file))
+            data = plain_yaml.loads(reading.read_text(file))
     except FileNotFoundError:
         names = ", ".join(sorted(shipped))
         raise ConfigError(

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 
-from mlxhog.config.limits import shown
-from mlxhog.errors import EnvironmentLacks, StudyError
+from mlxhog.errors import EnvironmentLacks, StudyError, shown
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunResult, failed

@@ -26,11 +26,8 @@ from typing import IO, Any
 
 import yaml
 
-from mlxhog.config import limits, plain_yaml
-from mlxhog.config.limits import shown
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import StudyError
-from mlxhog.files import durable, plain_json
+from mlxhog.errors import StudyError, did_you_mean, shown
+from mlxhog.files import durable, plain_json, plain_yaml, reading
 from mlxhog.files.durable import disk_errors, end_of_last_line, flush, replace_file, sync
 from mlxhog.mad.run import STATUSES, Point
 
@@ -217,7 +214,7 @@ class Store:
         """Return `study.yaml`; a StudyError says why it cannot be read."""
         path = self.directory / DEFINITION
         try:
-            values = plain_yaml.loads(limits.read_text(path))
+            values = plain_yaml.loads(reading.read_text(path))
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from error
         if not isinstance(values, dict):
@@ -421,7 +418,7 @@ class Journal:
             return []
         entries = []
         try:
-            lines = limits.read_bytes(self.path).split(b"\n")[:-1]
+            lines = reading.read_bytes(self.path).split(b"\n")[:-1]
         except (OSError, ValueError) as error:
             raise StudyError(f"{self.path} cannot be read: {error}; mend it") from error
         for number, line in enumerate(lines, start=1):

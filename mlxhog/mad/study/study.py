@@ -12,9 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config.limits import shown
-from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError, StudyError
+from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import Select

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.config import sources
-from mlxhog.config.options import did_you_mean, options
-from mlxhog.config.sources import Given
-from mlxhog.errors import ConfigError, DataError, WorkerFailed
+from mlxhog.config.options import options
+from mlxhog.config.sources import Assignment
+from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.extensions import load_extensions
 from mlxhog.mad.tasks.compression import COMPRESSION
@@ -140,7 +140,7 @@ def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Set
     """
     task = find(name)
     layer = [
-        Given(key, value, f"{origin} {key}" if origin else task.name)
+        Assignment(key, value, f"{origin} {key}" if origin else task.name)
         for key, value in values.items()
     ]
     return sources.resolve(task.settings, [layer])

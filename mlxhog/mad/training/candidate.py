@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
-from mlxhog.arena.records import Kind, Ring
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
@@ -330,7 +329,7 @@ class SeveralWorkers(TrainingRun):
         """Take in what workers have recorded."""
         scores = [slot.take() for slot in self._score_slots]
         for record in (record for ring in self._rings for record in ring.drain()):
-            if record["kind"] == Kind.STEP:
+            if record["kind"] == RecordKind.STEP:
                 self.losses.add(float(record["loss"]), int(record["t_ns"]))
         for score_of in filter(None, scores):  # when the steps before it are known
             self._asked_at = None

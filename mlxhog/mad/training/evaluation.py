@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.arena.control import Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.records import Ring
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.options import Protocol

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config import limits
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import disk_errors
+from mlxhog.files.durable import append_lines, disk_errors
 from mlxhog.machine import machine
 from mlxhog.report.table import Section
 from mlxhog.theory.advisor import AdviseConfig
@@ -203,8 +202,7 @@ def remember(advice: Mapping[str, Any]) -> None:
     line = plain_json.dumps({"t_s": time.time(), **advice}) + b"\n"
     with disk_errors(f"writing {history_path()}"):
         history_path().parent.mkdir(parents=True, exist_ok=True)
-        with history_path().open("ab") as file:
-            file.write(line)
+        append_lines(history_path(), line)
 
 
 def read_history() -> list[dict[str, Any]]:
@@ -217,10 +215,7 @@ def read_history() -> list[dict[str, Any]]:
         return []
     entries: list[dict[str, Any]] = []
     try:
-        for line in limits.read_bytes(history_path()).split(b"\n")[:-1]:
-            entry = plain_json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError("a line is no JSON object")
+        for entry in plain_json.objects(history_path()):
             entries.append(entry)
     except (OSError, ValueError) as error:
         raise DataError(

@@ -28,8 +28,7 @@ from mlxhog.arena.child import Lane
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.limits import said
-from mlxhog.errors import RunError
+from mlxhog.errors import RunError, message_of
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 from mlxhog.theory.simulator import Staleness, of_histogram
 
@@ -121,7 +120,8 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
         return _summarize(lines, write) if lines else None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RunError(
-            f"{run.metrics_path} holds a line that is no progress of a training run ({said(error)})"
+            f"{run.metrics_path} holds a line that is no progress of a training run "
+            f"({message_of(error)})"
         ) from error
 
 

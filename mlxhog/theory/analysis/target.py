@@ -11,11 +11,11 @@ from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
-from mlxhog.config import limits, plain_yaml
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import nearest, options
-from mlxhog.config.sources import Given, read_yaml, resolve
-from mlxhog.errors import ConfigError, RunError
+from mlxhog.config.options import options
+from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.errors import ConfigError, RunError, nearest
+from mlxhog.files import plain_yaml, reading
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, load_architecture
@@ -42,7 +42,7 @@ class Target:
     saved: checkpoints.Checkpoint | None = None
 
 
-def find_target(spec: str, overrides: Sequence[Given], root: Path) -> Target:
+def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Target:
     """Find what a word names.
 
     Args:
@@ -79,7 +79,7 @@ def find_target(spec: str, overrides: Sequence[Given], root: Path) -> Target:
 def is_settings(path: Path) -> bool:
     """Whether a file has the options of `train` rather than the fields of an architecture."""
     try:
-        keys = plain_yaml.loads(limits.read_text(path))
+        keys = plain_yaml.loads(reading.read_text(path))
     except (OSError, ValueError):
         return False  # reading it as an architecture says what is wrong
     if not isinstance(keys, dict) or not isinstance(keys.get("model", ""), str):
@@ -89,13 +89,13 @@ def is_settings(path: Path) -> bool:
     return sum(word in known for word in words) > len(words) / 2
 
 
-def _from_architecture(spec: str, overrides: Sequence[Given]) -> Target:
-    config = resolve(TrainConfig, [[Given("model", spec, "CONFIG_OR_RUN")], overrides])
+def _from_architecture(spec: str, overrides: Sequence[Assignment]) -> Target:
+    config = resolve(TrainConfig, [[Assignment("model", spec, "CONFIG_OR_RUN")], overrides])
     model = load_architecture(spec, config.set)
     return _check(Target(title=f"model {spec}", config=config, model=model))
 
 
-def _from_settings(path: Path, overrides: Sequence[Given]) -> Target:
+def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
     config = resolve(TrainConfig, [read_yaml(path), overrides])
     if config.resume is not None:
         raise ConfigError(
@@ -110,7 +110,7 @@ def _from_settings(path: Path, overrides: Sequence[Given]) -> Target:
     return _check(Target(title=f"settings {path}", config=config, model=model))
 
 
-def _from_run(run: Run, at: Path, overrides: Sequence[Given]) -> Target:
+def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
     try:
         config = resolve(TrainConfig, [read_yaml(run.config_path), overrides])
     except ConfigError as error:
@@ -139,12 +139,12 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Given]) -> Target:
     )
 
 
-def _from_checkpoint(path: Path, overrides: Sequence[Given]) -> Target:
+def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
     """A checkpoint that no run of ours made."""
     opened = formats.open(path)
-    layers = [[Given("model", str(path), "CONFIG_OR_RUN")]]
+    layers = [[Assignment("model", str(path), "CONFIG_OR_RUN")]]
     if opened.tokenizer() is not None:
-        layers.append([Given("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
+        layers.append([Assignment("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
     config = resolve(TrainConfig, [*layers, overrides])
     target = Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()

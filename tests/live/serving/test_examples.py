@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.stream import StreamWriter
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.live.serving.requests import MOST_EXAMPLES, Refused, examples
 from tests.live.serving.servers import MLX, Server, serving
 

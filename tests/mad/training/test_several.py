@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlxhog import backends
 from mlxhog.arena import Arena
-from mlxhog.arena.records import RECORD, Ring
+from mlxhog.arena.control import RECORD, Ring
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation

@@ -12,7 +12,7 @@ from mlxhog import arena
 from mlxhog.arena import Slot
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
-from mlxhog.data.byte_tokenizer import ByteTokenizer
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.theory.analysis.conflicts import HOTTEST, RowStatistics, count_rows, token_name

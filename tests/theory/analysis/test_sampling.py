@@ -206,7 +206,7 @@ class Quadratic:
 
 def lane_over(problem: Quadratic) -> Lane:
     lane = Lane(None, 0)
-    lane.kept["source"] = problem
+    lane.store["source"] = problem
     return lane
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.sources import Given
+from mlxhog.config.sources import Assignment
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of
@@ -37,7 +37,7 @@ def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_pa
     assert (by_name.config.model, by_name.checkpoint) == ("tiny", None)
     file = tmp_path / "mine.yaml"
     file.write_text(SMALL_MODEL)
-    by_file = find_target(str(file), [Given("batch_size", 8, "--batch-size")], tmp_path)
+    by_file = find_target(str(file), [Assignment("batch_size", 8, "--batch-size")], tmp_path)
     assert by_file.model.hidden_size == 32
     assert by_file.config.batch_size == 8
 
@@ -53,7 +53,7 @@ def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_o
 def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "conf.yaml"
     file.write_text("model: tiny\nlr: 1e-2\nbatch_size: 4\n")
-    target = find_target(str(file), [Given("lr", 0.5, "--lr")], tmp_path)
+    target = find_target(str(file), [Assignment("lr", 0.5, "--lr")], tmp_path)
     assert (target.config.lr, target.config.batch_size) == (0.5, 4)
     assert target.title == f"settings {file}"
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
 
 
 def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
-    target = find_target(str(run), [Given("tokenizer", "bpe:300", "--tokenizer")], run.parent)
+    target = find_target(str(run), [Assignment("tokenizer", "bpe:300", "--tokenizer")], run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
         plan_of(target, AnalyzeConfig())
 

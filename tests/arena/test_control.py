@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from mlxhog.arena.records import CAPACITY, RING_BYTES, Kind, Ring
+from mlxhog.arena.control import CAPACITY, RING_BYTES, RecordKind, Ring
 
 
 def append(ring, versions):
     for version in versions:
-        ring.append(kind=Kind.STEP, worker=1, version=version, loss=version / 2)
+        ring.append(kind=RecordKind.STEP, worker=1, version=version, loss=version / 2)
 
 
 def test_records_come_once_and_in_order():

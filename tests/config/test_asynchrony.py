@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlxhog.config.simulated_staleness import SimulatedStaleness, Turn
+from mlxhog.config.asynchrony import SimulatedStaleness, Turn
 from tests.pairs import each_of
 
 STEPS = 4000

@@ -1,5 +1,7 @@
 """YAML of plain values: null, booleans, numbers, text, lists and mappings, and nothing else.
 
+A file of it, or values of fields in one line, as `--set` takes them.
+
 PyYAML's safe loader also makes dates, sets and bytes; takes the last of two equal keys; raises
 `KeyError` for `!!bool maybe`; and shares one object between all aliases of an anchor, so that a few
 hundred bytes stand for gigabytes of text. Here a date is text, and each of the others is an error
@@ -8,21 +10,25 @@ that names its line.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from mlxhog.config.limits import MOST_CONFIG_BYTES, MOST_DEPTH, MOST_DIGITS, said, shown
+from mlxhog.errors import message_of, shown
+from mlxhog.files.reading import MOST_CONFIG_BYTES, MOST_DEPTH, MOST_DIGITS
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = tuple(
     f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
 )
 _SPELLINGS = {
-    f"{_TAG}{name}": tuple(f"{_TAG}{one}" for one in found)
-    for name, found in {"bool": ["bool"], "int": ["int"], "float": ["float", "int"]}.items()
+    f"{_TAG}{name}": tuple(f"{_TAG}{one}" for one in tags)
+    for name, tags in {"bool": ["bool"], "int": ["int"], "float": ["float", "int"]}.items()
 }
 """What the text of a scalar has to look like to PyYAML, by its tag."""
+ASSIGNMENT = "NAME=VALUE, such as hidden_size=256"
 MOST_CHARACTERS = MOST_CONFIG_BYTES
 """Of all values together, each alias counted as what it stands for."""
 
@@ -45,7 +51,7 @@ def loads(text: str) -> Any:  # whatever the text spells
 
     Raises:
         NotYaml: the text is no YAML, has a key twice, holds other than plain values, or is beyond
-            the limits of `mlxhog.config.limits`.
+            the limits of `mlxhog.files.reading`.
     """
     with _Reading(text) as loader:
         node = loader.get_single_node()
@@ -76,6 +82,61 @@ def entries(text: str) -> list[tuple[str, Any, int]] | None:
         ]
 
 
+def assignments(text: str | None) -> dict[str, Any]:
+    """Return the value of every field that a text such as `hidden_size=256, slstm_at=[1]` names.
+
+    A comma outside of brackets separates fields, which keep their order. A value is YAML: a number,
+    a word, true, null, a list. A field that stands twice has its last value.
+
+    Raises:
+        ValueError: a part is no assignment, or its value is no YAML.
+
+    >>> assignments("hidden_size=256, slstm_at=[1, 5], bias=true")
+    {'hidden_size': 256, 'slstm_at': [1, 5], 'bias': True}
+    """
+    values: dict[str, Any] = {}
+    for part in _parts(text or ""):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError(f"{shown(part.strip())} is not {ASSIGNMENT}")
+        values.pop(name, None)
+        try:
+            values[name] = loads(value)
+        except NotYaml as error:
+            raise ValueError(f"the value of {shown(name)} is {shown(value)}: {error}") from error
+    return values
+
+
+def as_assignments(value: object) -> str:
+    """Return a text, a list of texts, or a mapping of values as one text that `assignments` reads.
+
+    Raises:
+        ValueError: it is something else.
+
+    >>> as_assignments({"hidden_size": 256, "slstm_at": [1, 5]})
+    'hidden_size=256, slstm_at=[1, 5]'
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={json.dumps(one)}" for name, one in value.items())
+    if isinstance(value, Sequence) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    raise ValueError(f"wanted {ASSIGNMENT}")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield what stands between commas that are in no bracket."""
+    depth, start = 0, 0
+    for at, character in enumerate(text):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            yield text[start:at]
+            start = at + 1
+    if text[start:].strip():
+        yield text[start:]
+
+
 class _Reading:
     """A loader whose every failure becomes `NotYaml`."""
 
@@ -88,7 +149,7 @@ class _Reading:
         try:
             return _Loader(self._text)  # which looks at every character
         except yaml.YAMLError as error:
-            raise NotYaml(said(error)) from error
+            raise NotYaml(message_of(error)) from error
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, yaml.MarkedYAMLError):
@@ -97,7 +158,7 @@ class _Reading:
         # An escape beyond Unicode, or a %YAML directive of a thousand digits.
         if isinstance(error, yaml.YAMLError | ValueError | OverflowError | RecursionError):
             if not isinstance(error, NotYaml):
-                raise NotYaml(said(error)) from error
+                raise NotYaml(message_of(error)) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,9 +166,9 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {
         first: [
-            (tag, form) for tag, form in found if tag not in (f"{_TAG}timestamp", f"{_TAG}value")
+            (tag, form) for tag, form in forms if tag not in (f"{_TAG}timestamp", f"{_TAG}value")
         ]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def __init__(self, text: str) -> None:

@@ -11,14 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mlxhog import _native
 from mlxhog.arena import Arena, plan
-from mlxhog.data import ledger as module
-from mlxhog.data.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
+from mlxhog.arena import ledger as module
+from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError
 
 pytestmark = pytest.mark.slow
 
 WORDS_BYTES = 640
-NEXT = 0  # byte of the word `next`; see the table in mlxhog/data/ledger.py
+NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
 
 
 def ledger_on(words, slots, n, **options):

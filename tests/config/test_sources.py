@@ -3,10 +3,10 @@
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.config import other_names
+from mlxhog.config import sources
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.other_names import suggestion
+from mlxhog.config.sources import suggestion
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_key_of_a_file_is_answered_too(tmp_path, capsys):
 def test_no_name_of_ours_is_taken_for_one_of_another_tool():
     spec = options(TrainConfig)
     names = {*spec, *(alias for each in spec.values() for alias in each.aliases)}
-    assert not names & other_names._OURS.keys()
+    assert not names & sources._OURS.keys()
 
 
 def test_a_typing_error_is_answered_with_the_nearest_name():

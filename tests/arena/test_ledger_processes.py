@@ -9,7 +9,7 @@ from time import monotonic_ns
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.data.ledger import Ledger
+from mlxhog.arena.ledger import Ledger
 from tests.forked import CONTEXT
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,246 @@
+"""Rules spelt as a word with numbers: of late gradients, sparse steps, workers made slow.
+
+What a rule of `staleness_lr` makes of a step that comes tau updates late, with P workers:
+
+    staleness_lr      step size
+    none              lr
+    linear:C          lr / (1 + C tau); C is 0.5 where it is left out
+    exp:D             lr D^tau; D is 0.9 where it is left out
+    delay_adaptive    lr min(1, (P - 1) / tau): that of a gradient of usual age, and less for others
+    drop:T            lr up to tau = T, and nothing beyond; T is 2 P where it is left out
+
+Sources: linear, Zhang et al. 2015, arXiv:1511.05950 (there lr / tau); delay_adaptive and drop,
+Koloskova et al. 2022, arXiv:2206.08307, and Mishchenko et al. 2022, arXiv:2206.07638, whose rules
+know the smoothness of the objective. lr / P and lr / sqrt(P), which do not depend on tau, are
+`lr_workers`.
+
+Workers that are slowed down, as `slow` names them by their ranks in `workers`, from 0:
+
+    0=1.5            every gradient of the worker with rank 0 takes 1.5 times as long
+    1=random:0.2:3   each of its gradients takes 3 times as long with probability 0.2
+    1=late:10        it takes no batch in the first 10 seconds of training
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from mlxhog.config.quantities import parse_duration_s, parse_number
+from mlxhog.errors import ConfigError
+
+_LIMITS = {"linear": (0.0, None), "exp": (0.0, 1.0), "drop": (0.0, None)}
+_DEFAULTS = {"linear": 0.5, "exp": 0.9, "drop": None}
+_SPARSE_FORMS = "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0"
+_SLOW_FORMS = (
+    "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
+    "0=1.5,1=random:0.2:3 (ranks from 0, factors at least 1, probabilities up to 1)"
+)
+
+
+@dataclass(frozen=True)
+class StalenessRule:
+    """A rule of `staleness_lr`.
+
+    Attributes:
+        kind: none, linear, exp, delay_adaptive or drop.
+        number: its C, D or T; None where it has none, and for drop where T is 2 P.
+    """
+
+    kind: str
+    number: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> StalenessRule:
+        """Read "none", "linear:0.5", "exp", "delay_adaptive" or "drop:8".
+
+        Raises:
+            ValueError: none of these.
+        """
+        kind, colon, number = text.partition(":")
+        try:
+            if kind in ("none", "delay_adaptive") and not colon:
+                return cls(kind)
+            low, high = _LIMITS[kind]
+            value = parse_number(number) if colon else _DEFAULTS[kind]
+            if value is not None and not (low <= value and (high is None or value <= high)):
+                raise ValueError
+        except (KeyError, ValueError):
+            raise ValueError(
+                "wanted none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or "
+                f"drop:T with T >= 0; got {text!r}"
+            ) from None
+        return cls(kind, value)
+
+    def factor(self, staleness: int, workers: int) -> float:
+        """Factor of lr, in [0, 1]; 0 leaves the gradient out.
+
+        Args:
+            staleness: updates by others between the read and the write, >= 0.
+            workers: P, >= 1.
+        """
+        if self.kind == "linear":
+            assert self.number is not None
+            return 1.0 / (1.0 + self.number * staleness)
+        if self.kind == "exp":
+            assert self.number is not None
+            return float(self.number**staleness)
+        if self.kind == "delay_adaptive":
+            usual = max(1, workers - 1)
+            return min(1.0, usual / staleness) if staleness else 1.0
+        if self.kind == "drop":
+            return float(staleness <= (2 * workers if self.number is None else self.number))
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A rule of `delay_compensation`.
+
+    Source: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326.
+
+    Attributes:
+        factor: lambda.
+        adaptive: whether it is divided by the root of the gradient's mean square.
+    """
+
+    factor: float
+    adaptive: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Compensation | None:
+        """Read "none", "constant:0.04" or "adaptive:2"; the numbers may be left out.
+
+        Raises:
+            ValueError: none of these.
+        """
+        if text == "none":
+            return None
+        kind, colon, number = text.partition(":")
+        try:
+            factor = parse_number(number) if colon else {"constant": 0.04, "adaptive": 2.0}[kind]
+            if kind not in ("constant", "adaptive") or factor <= 0:
+                raise ValueError
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"wanted none, constant:F or adaptive:F with F > 0; got {text!r}"
+            ) from None
+        return cls(factor, kind == "adaptive")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A rule for one parameter at a time; of a row-sparse step the touched rows are chosen from.
+
+    kind "topk": the ceil(share * elements) of largest magnitude, at least one; among equals the
+    first. Source: Stich, Cordonnier and Jaggi 2018, arXiv:1809.07599.
+    kind "threshold": every element of magnitude >= share * lr. In units of the step size, so that
+    the schedule does not change how much leaves; AdamW's steps are about 1 of them, SGD's are the
+    gradient. Related: Strom 2015, Interspeech (there a fixed number).
+
+    Zeros are never written.
+    """
+
+    kind: Literal["topk", "threshold"]
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> Selection | None:
+        """Read "none", "topk:0.01" or "threshold:2".
+
+        Raises:
+            ValueError: none of these.
+        """
+        if text == "none":
+            return None
+        kind, _, number = text.partition(":")
+        try:
+            share = parse_number(number)
+        except ValueError:
+            share = 0.0
+        if kind == "topk" and 0 < share <= 1:
+            return cls("topk", share)
+        if kind == "threshold" and share > 0:
+            return cls("threshold", share)
+        raise ValueError(f"wanted {_SPARSE_FORMS}; got {text!r}")
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """How one worker is slowed down on purpose, for experiments and tests.
+
+    Attributes:
+        factor: times that a gradient takes, at least 1.
+        probability: that a gradient takes so long.
+        late_s: seconds of training before it takes its first batch.
+    """
+
+    factor: float = 1.0
+    probability: float = 1.0
+    late_s: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Slowdown:
+        """Read what stands behind the rank.
+
+        Raises:
+            ValueError: it says nothing that could be.
+        """
+        kind, *numbers = text.strip().split(":")
+        if kind == "late":
+            (late,) = numbers
+            slowdown = cls(late_s=parse_duration_s(late))
+        elif kind == "random":
+            probability, factor = map(parse_number, numbers)
+            slowdown = cls(factor=factor, probability=probability)
+        else:
+            (factor,) = map(parse_number, (kind, *numbers))
+            slowdown = cls(factor=factor)
+        if slowdown.factor < 1 or not 0 <= slowdown.probability <= 1 or slowdown.late_s < 0:
+            raise ValueError(f"wanted {_SLOW_FORMS}")
+        return slowdown
+
+    def factor_of(self, seed: int, rank: int, step: int) -> float:
+        """The factor of one gradient: the same for the same numbers, on every machine."""
+        if self.probability == 1:
+            return self.factor
+        drawn = Random(f"mlxhog-slow-1|{seed}|{rank}|{step}").random()
+        return self.factor if drawn < self.probability else 1.0
+
+
+def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
+    """Return the slowdowns by rank; None names no worker.
+
+    Raises:
+        ValueError: a part cannot be read, or a rank stands there twice.
+    """
+    slowdowns: dict[int, Slowdown] = {}
+    for part in [] if text is None else text.split(","):
+        rank, equals, how = part.strip().partition("=")
+        try:
+            if not (equals and rank.isdecimal()):
+                raise ValueError
+            slowdown = Slowdown.parse(how)
+        except ValueError:
+            raise ValueError(f"wanted {_SLOW_FORMS}; got {part.strip()!r}") from None
+        if int(rank) in slowdowns:
+            raise ValueError(f"worker {int(rank)} stands in {text!r} twice; slow it in one way")
+        slowdowns[int(rank)] = slowdown
+    return slowdowns
+
+
+def check_ranks(text: str | None, workers: int) -> None:
+    """Refuse a rank that no worker of the run has.
+
+    Raises:
+        ConfigError: there are fewer workers.
+    """
+    for rank in parse_slowdowns(text):
+        if rank >= workers:
+            ranks = "rank 0" if workers == 1 else f"ranks 0 to {workers - 1}"
+            raise ConfigError(
+                f"slow names worker {rank}, and the run has {workers} with {ranks}; name one of "
+                "those, or raise --workers"
+            )

@@ -1,0 +1,161 @@
+"""Reading files from outside: at most so many bytes, digits and levels, and only where they stand.
+
+A text within these limits is read in bounded time. They are far above what our own programs write.
+
+Whoever made a checkpoint chose what its directory holds, and a copy of a tokenizer's file goes into
+what `mlxhog convert` writes, which may be published. So a small file of a checkpoint, which is read
+whole (`read_small`),
+
+    is a regular file of at most `most` bytes, whatever its directory entry promises: a sparse file
+    of 200 GB takes no room on the disk and all of the memory;
+    is no link out of its directory, with one exception: the cache of the Hugging Face hub holds
+    models--NAME/snapshots/REVISION/FILE as links to models--NAME/blobs/DIGEST.
+
+The path that a user names may lead through links anywhere. Files of tensors may be links, too: they
+are mapped instead of read, and nothing but tensors of the model's shapes comes out of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlxhog.errors import CheckpointError, MlxhogError
+
+MOST_BYTES = 1 << 28
+"""Of a file of JSON or JSON lines that is read as a whole."""
+MOST_SMALL_BYTES = 1 << 27
+"""Of a small file of a checkpoint; the largest tokenizers have 40 MB."""
+MOST_CONFIG_BYTES = 1 << 20
+"""Of a YAML file, which takes seconds per MiB, and of whatever else people write by hand."""
+MOST_DEPTH = 64
+"""Lists and mappings inside each other."""
+MOST_DIGITS = 100
+"""Of a number; one of that length is still a float."""
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the content of a file that has to fit into memory.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more than `most` bytes; little more was read.
+    """
+    with path.open("rb") as file:
+        return read_all(file, most)
+
+
+def read_all(file: BinaryIO, most: int) -> bytes:
+    """Return the rest of an open file, as `read_bytes` does; it may be one that unpacks."""
+    pieces, size = [], 0
+    while piece := file.read(1 << 20):  # a larger one would take its memory before it is there
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise ValueError(f"more than {most:,} bytes")
+    return b"".join(pieces)
+
+
+def read_text(path: Path, most: int = MOST_CONFIG_BYTES) -> str:
+    """Return the text of a small file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more than `most` bytes, or is not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start})") from error
+
+
+def read_small(
+    path: Path,
+    *,
+    most: int = MOST_SMALL_BYTES,
+    named: bool = False,
+    refusal: type[MlxhogError] = CheckpointError,
+) -> bytes:
+    """Return what a file holds.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+        named: the user named this very file, so it may be a link to anywhere.
+        refusal: what to raise for a file that is not read.
+
+    Raises:
+        MlxhogError: of the type `refusal`: it is too large, no regular file, or a link that leads
+            out of its directory.
+        OSError: it is missing, or cannot be read.
+    """
+    real = path.resolve(strict=True)
+    if not named:
+        refuse_link_out(path, refusal)
+    # Without waiting for the other end of a pipe.
+    descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise refusal(f"{path} is no regular file; replace it by one, or remove it")
+        content = b"" if status.st_size > most else file.read(most + 1)
+    if max(status.st_size, len(content)) > most:
+        raise refusal(
+            f"{path} has {status.st_size:,} bytes, and such a file has {most:,} at most; it is not "
+            "what its name says, so copy the checkpoint again without it"
+        )
+    return content
+
+
+def refuse_link_out(path: Path, refusal: type[MlxhogError] = CheckpointError) -> None:
+    """Refuse a link that leads out of its directory, but for those of the hub's cache.
+
+    Raises:
+        MlxhogError: of the type `refusal`.
+    """
+    if not path.is_symlink():
+        return
+    folder, real = path.parent.resolve(), path.resolve()
+    blobs = [above.parent / "blobs" for above in folder.parents if above.name == "snapshots"]
+    if not any(real.is_relative_to(place) for place in (folder, *blobs)):
+        raise refusal(
+            f"{path} is a link to {real}, outside of the checkpoint; put a copy in its place if it "
+            "belongs there"
+        )
+
+
+def check_plain(value: object) -> None:
+    """Refuse what JSON can spell and nothing after it can handle.
+
+    Raises:
+        ValueError: lists and mappings are nested more than `MOST_DEPTH` deep, a number is infinite
+            (1e999), or a text holds half a character (a lone surrogate), which can be neither
+            written nor printed.
+    """
+    level: list[Any] = [value]
+    for _ in range(MOST_DEPTH + 1):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return
+    raise ValueError(f"lists or mappings are nested more than {MOST_DEPTH} deep")
+
+
+def _inside(value: object) -> Iterator[Any]:
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("a text holds half a character") from None
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number is too large")
+    elif isinstance(value, dict):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
