@@ -82,6 +82,16 @@ def passes(
     return min(tokens) / epoch_tokens if tokens else None
 
 
+def repetition(
+    budget: Budget, train: TokenFile, *, seq_len: int, tokens_per_step: int
+) -> list[str]:
+    """Warn of a budget that reads the text too often, where that is known before training."""
+    epoch_tokens = train.n_sequences(seq_len) * seq_len
+    n_passes = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=tokens_per_step)
+    message = warning(n_passes, epoch_tokens)
+    return [] if message is None else [message]
+
+
 def warning(n_passes: float | None, epoch_tokens: int) -> str | None:
     """Warn of a text that is read more than `MANY_PASSES` times; None where it is not."""
     if n_passes is None or n_passes <= MANY_PASSES:

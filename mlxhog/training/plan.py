@@ -35,6 +35,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
+from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin
 from mlxhog.training.evaluation import Text
@@ -202,66 +203,26 @@ def make_plan(config: TrainConfig) -> Plan:
         resolved.resumption.check_data(data.tokenizer, train.digest)
     spec, sampled = _parameters(config, model, train)
     parameters = param_count(model)
-    n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
-    if config.follow is not None:
-        n_tickets = stream.TICKETS
 
     strategy = strategies.build(config, n_workers)
     strategy.check(model)
-    batches: Callable[[], Batches | ClientBatches] = partial(
-        Batches.open,
-        data.train,
-        seq_len=config.seq_len,
-        batch_size=config.sequences_per_ticket,
-        seed=config.seed,
-        frozen=config.context == "frozen",
+    strategy, batches, n_tickets, division = _batches(
+        strategy, data, train, stored=resolved.resumption and resolved.resumption.run.directory
     )
-    resumed = None if resolved.resumption is None else resolved.resumption.run.directory
-    division = None
-    if config.split != "none":
-        division = clients.divided(
-            train,
-            data.source,
-            data.rule,
-            clients=config.clients or n_workers,
-            workers=n_workers,
-            by=config.split_by,
-            alpha=config.split_alpha,
-            seed=config.seed,
-            least_tokens=config.sequences_per_ticket * config.seq_len + 1,
-            stored=resumed,
-        )
-    if division is not None and isinstance(strategy, Local):
-        divided = partial(
-            ClientBatches.open,
-            data.train,
-            division.documents,
-            seq_len=config.seq_len,
-            batch_size=config.sequences_per_ticket,
-            seed=config.seed,
-            frozen=config.context == "frozen",
-        )
-        tickets = divided().tickets
-        strategy, n_tickets = replace(strategy, client_tickets=tickets), sum(tickets)
-        batches = divided
     optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
     if resolved.auto:
         tables |= evenness.segment(n_workers)
-    repeats = None
-    if config.follow is None:
-        epoch_tokens = train.n_sequences(config.seq_len) * config.seq_len
-        read = lengths.passes(
-            resolved.budget,
-            epoch_tokens=epoch_tokens,
-            tokens_per_step=strategy.tokens_per_step,
-        )
-        repeats = lengths.warning(read, epoch_tokens)
     live, live_notes = memory.keeps_copies(config.live, parameters)
     strategy, layout = memory.with_free_slots(
         strategy,
         lambda one: plan_layout(spec, one, optimizer, n_tickets, tables, live=live),
     )
+    repeats = []
+    if config.follow is None:
+        repeats = lengths.repetition(
+            resolved.budget, train, seq_len=config.seq_len, tokens_per_step=strategy.tokens_per_step
+        )
     plan = Plan(
         strategy=strategy,
         model=model,
@@ -278,7 +239,7 @@ def make_plan(config: TrainConfig) -> Plan:
             *live_notes,
             *resolved.notes,
             *([] if division is None else [str(division)]),
-            *([] if repeats is None else [repeats]),
+            *repeats,
         ),
         layout=layout,
         parameters=parameters,
@@ -315,6 +276,55 @@ def make_plan(config: TrainConfig) -> Plan:
     )
     memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     return plan
+
+
+def _batches(
+    strategy: Strategy, data: prepare.Prepared, train: TokenFile, *, stored: Path | None
+) -> tuple[Strategy, Callable[[], Batches | ClientBatches], int, Division | None]:
+    """The batches of the text, or of each client's part of it.
+
+    Args:
+        strategy: of the run.
+        data: its token files.
+        train: that of the training text.
+        stored: the folder of a run that is resumed.
+
+    Returns:
+        The strategy, which may have to know of each client's batches; what opens the batches; how
+        many an epoch has; and the division.
+
+    Raises:
+        ConfigError, DataError: the text cannot be divided so.
+    """
+    config, size = strategy.config, strategy.config.sequences_per_ticket
+    rows: dict[str, Any] = {
+        "seq_len": config.seq_len,
+        "batch_size": size,
+        "seed": config.seed,
+        "frozen": config.context == "frozen",
+    }
+    division = None
+    if config.split != "none":
+        division = clients.divided(
+            train,
+            data.source,
+            data.rule,
+            clients=config.clients or strategy.workers,
+            workers=strategy.workers,
+            by=config.split_by,
+            alpha=config.split_alpha,
+            seed=config.seed,
+            least_tokens=size * config.seq_len + 1,
+            stored=stored,
+        )
+    if division is not None and isinstance(strategy, Local):
+        divided = partial(ClientBatches.open, data.train, division.documents, **rows)
+        tickets = divided().tickets
+        return replace(strategy, client_tickets=tickets), divided, sum(tickets), division
+    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
+    if config.follow is not None:
+        n_tickets = stream.TICKETS
+    return strategy, partial(Batches.open, data.train, **rows), n_tickets, division
 
 
 def _parameters(
