@@ -228,11 +228,11 @@ def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ..
     Raises:
         DataError, EnvironmentLacks: as `documents`, of one of these records.
     """
-    found: Counter[tuple[str, ...]] = Counter()
+    counts: Counter[tuple[str, ...]] = Counter()
     for where, record in itertools.islice(records(path, text_key), most):
         record_text(record, text_key, where)
-        found[text_keys(record, text_key)] += 1
-    return Counter(dict(found.most_common()))
+        counts[text_keys(record, text_key)] += 1
+    return Counter(dict(counts.most_common()))
 
 
 def record_text(record: object, text_key: str | None, where: str) -> bytes:

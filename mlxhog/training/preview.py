@@ -10,7 +10,7 @@ from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options, spelt
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
-from mlxhog.data.inventory import Inventory
+from mlxhog.data.corpora import Inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
 from mlxhog.machine import verdicts
@@ -225,7 +225,7 @@ def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
             paths.setdefault(names, []).append(file["path"])
     if len({name for file in files for name in file["fields"]}) < 2:
         return ""
-    return "; ".join(f"{names} in {_some(found)}" for names, found in paths.items())
+    return "; ".join(f"{names} in {_some(named)}" for names, named in paths.items())
 
 
 def _some(paths: Sequence[str]) -> str:

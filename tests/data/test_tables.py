@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from mlxhog.data import corpora, textfiles
-from mlxhog.data.inventory import Inventory, TextFile
+from mlxhog.data.corpora import Inventory, TextFile
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 
