@@ -5,7 +5,7 @@ their declared outputs only, so such a launch waits for its inputs, runs alone, 
 Other launches stay lazy, as MLX operations are: the models' forward passes need that.
 
 Host memory becomes an MLX array without a copy (`adopt`): MLX wraps the pages in a Metal buffer.
-`mlxhog.arena.importing` says which memory fits. A version that may hand an adopted buffer to the
+`adoptable_pieces` says which memory fits. A version that may hand an adopted buffer to the
 result of an operation ("donation") is refused.
 
 Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
@@ -139,7 +139,7 @@ def adopt(host: NDArray[Any]) -> mx.array:
     Never write it with `+=`, item assignment or `.at[]`: kernels and the host write this memory.
 
     Args:
-        host: a piece of an arena's segment, see `mlxhog.arena.importing.pieces`.
+        host: a piece of an arena's segment, see `adoptable_pieces`.
 
     Raises:
         EnvironmentLacks: MLX cannot share this memory here, gave other memory or less of it, or

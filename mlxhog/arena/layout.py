@@ -9,7 +9,7 @@
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
                                  parameter of kind `rows`
     params              float32  every parameter, sorted by name, then the lost-update probe, then a
-                                 float per worker slot for the import self-check (`importing.py`)
+                                 float per worker slot for the import self-check (`metal_steps.py`)
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
-from mlxhog.arena.importing import whole
 from mlxhog.backends.backend import (
     QUANTIZED_BITS,
     WEIGHTS,
@@ -32,6 +31,7 @@ from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
+from mlxhog.metal.engine import adoptable
 from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose, resolve
@@ -186,7 +186,7 @@ class MLXBackend(Inference):
                 )
             from mlxhog.metal.engine_mlx import adopt
 
-            self._flat = adopt(whole(live))
+            self._flat = adopt(adoptable(live))
         else:
             self._flat = mx.zeros(n_floats)
             mx.eval(self._flat)

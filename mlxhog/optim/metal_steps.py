@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.importing import whole
 from mlxhog.errors import EnvironmentLacks, ShapeError
 from mlxhog.metal import engine as engines
-from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine import Engine, adoptable
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.arguments import LEAST
 from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, HP
@@ -64,7 +63,7 @@ def check_live_reads(arena: Arena, slot: int) -> None:
     try:
         gpu = engines.create("mlx")
         _refuse_straddling(arena, ["params"])
-        params = gpu.adopt(whole(arena.params))
+        params = gpu.adopt(adoptable(arena.params))
         shared = engines.shares_memory(gpu, params, arena.params, arena.layout.self_check(slot))
     except EnvironmentLacks as error:
         raise NotShared(str(error)) from error
@@ -155,7 +154,7 @@ class MetalSteps:
             ShapeError: a parameter does not start on a boundary of 32 floats.
         """
         self.engine = engine
-        self.arena = engine.adopt(whole(flat))
+        self.arena = engine.adopt(adoptable(flat))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
         self._failures = engine.array(np.zeros(LEAST, np.uint32))
         self._adopted: dict[int, Any] = {}
@@ -168,7 +167,7 @@ class MetalSteps:
         """
         address = flat.ctypes.data
         if address not in self._adopted:
-            self._adopted[address] = self.engine.adopt(whole(flat))
+            self._adopted[address] = self.engine.adopt(adoptable(flat))
         return self._adopted[address]
 
     def apply(
