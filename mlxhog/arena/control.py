@@ -27,9 +27,9 @@ side_until_ns   when evaluations and samples after training have to end, monoton
 sample_asked    samples of text asked for
 sample_taken    samples a worker has taken on
 
-A worker tells the supervisor by a ring of its own. The worker writes a record, then
-publishes it by a release store of the head; the reader takes what lies between its own position and
-the head. A reader that falls a whole ring behind loses the oldest records.
+Each worker has a ring, which it alone writes and the supervisor alone reads. The worker writes a
+record, then publishes it by a release store of the head; the reader takes what lies between its own
+position and the head. A reader that falls a whole ring behind loses the oldest records.
 
     ring bytes   0  u64 head, number of records ever written
                128  CAPACITY records of RECORD

@@ -114,14 +114,6 @@ class DescriptorServer:
         self.close()
 
 
-def receive_fd(path: Path) -> int:
-    """The first descriptor that a `DescriptorServer` serves at `path`; raises as `receive_fds`."""
-    first, *others = receive_fds(path)
-    for fd in others:
-        os.close(fd)
-    return first
-
-
 def receive_fds(path: Path) -> list[int]:
     """The descriptors that a `DescriptorServer` of the same user serves at `path`, one or two.
 

@@ -45,11 +45,11 @@ def write_through_the_read_only_mapping(path, ready):
 
 
 def map_the_served_descriptor_for_writing(path, done):
-    from mlxhog.arena.handover import receive_fd
+    from mlxhog.arena.handover import receive_fds
     from mlxhog.errors import ArenaError
 
     try:
-        Arena.from_fd(receive_fd(path), readonly=False)
+        Arena.from_fd(receive_fds(path)[0], readonly=False)
     except ArenaError as error:
         done.send(str(error))
 
