@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.claims import Claim, Findings, Sample, measured
 
 from mlxhog import TrainConfig, train
-from mlxhog.strategies import event_log
+from mlxhog.arena import event_log
 
 MOST_MB_PER_S = 2.0
 LEAST_SHARE = 0.98

@@ -25,8 +25,8 @@ from pathlib import Path
 from harness.claims import Findings, measured
 
 from mlxhog import TrainConfig, train
+from mlxhog.arena import event_log
 from mlxhog.report.metrics import Progress
-from mlxhog.strategies import event_log
 
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")

@@ -15,11 +15,12 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.arena import event_log
+from mlxhog.arena.event_log import CHECK_EVERY, Numbers, Step, Torn, UInt32
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import gradients, updates
-from mlxhog.strategies import event_log, look_ahead, turns
+from mlxhog.strategies import look_ahead, turns
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
-from mlxhog.strategies.event_log import CHECK_EVERY, Numbers, Step, Torn, UInt32
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
 

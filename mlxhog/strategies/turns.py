@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena import Arena, Layout
+from mlxhog.arena import Arena, Layout, event_log
+from mlxhog.arena.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
 from mlxhog.arena.layout import PARAMETER_COPY, Slot
 from mlxhog.backends.backend import Float32
 from mlxhog.optim import updates
-from mlxhog.strategies import event_log, look_ahead
-from mlxhog.strategies.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
+from mlxhog.strategies import look_ahead
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)

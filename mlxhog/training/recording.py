@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlxhog.arena import Arena, Layout
+from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import plain_json
@@ -21,7 +21,7 @@ from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine import machine
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
-from mlxhog.strategies import event_log, turns
+from mlxhog.strategies import turns
 from mlxhog.training.plan import Plan
 
 CONFIG = "config.yaml"

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.arena import Arena, control
+from mlxhog.arena import Arena, control, event_log
+from mlxhog.arena.event_log import Begin, Record, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess
@@ -34,8 +35,7 @@ from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.machine.processes import follow_parent
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
-from mlxhog.strategies import Lease, event_log
-from mlxhog.strategies.event_log import Begin, Record, Step, Torn
+from mlxhog.strategies import Lease
 from mlxhog.strategies.recorded import Difference, ReplayedWorker
 from mlxhog.strategies.turns import Book, next_turns, parameters_in, stripe_sums
 from mlxhog.training import checkpoints, recording, worker

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, event_log
 from mlxhog.arena.control import Command
+from mlxhog.arena.event_log import Begin
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
@@ -27,8 +28,7 @@ from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.strategies import Strategy, event_log, turns
-from mlxhog.strategies.event_log import Begin
+from mlxhog.strategies import Strategy, turns
 from mlxhog.training import worker
 from mlxhog.training.job import Job
 

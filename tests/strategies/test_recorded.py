@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.arena import Arena, plan
+from mlxhog.arena import Arena, event_log, plan
 from mlxhog.arena.control import Command
+from mlxhog.arena.event_log import Begin, Died, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
 from mlxhog.errors import RunError
 from mlxhog.optim import SGD, AdamW, Muon, Optimizer
 from mlxhog.optim.gradients import Rows
-from mlxhog.strategies import Context, Lease, event_log
-from mlxhog.strategies.event_log import Begin, Died, Step, Torn
+from mlxhog.strategies import Context, Lease
 from mlxhog.strategies.recorded import Difference, Recorded, RecordedWorker, ReplayedWorker
 from mlxhog.strategies.turns import Book, guarded, next_turns, private_floats, settle
 from tests.strategies.deaths import Died as Killed

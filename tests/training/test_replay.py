@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from mlxhog import train
+from mlxhog.arena import event_log
+from mlxhog.arena.event_log import Step
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.strategies import event_log
-from mlxhog.strategies.event_log import Step
 from mlxhog.training import recording, replay
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
