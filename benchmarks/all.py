@@ -24,9 +24,9 @@ from typing import Any
 from harness.claims import EXIT_CODES
 from harness.machine import ROOT
 
-from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
+from mlxhog.files.quantities import format_clock
 
 Document = Mapping[str, Any]
 

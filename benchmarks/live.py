@@ -39,10 +39,10 @@ from harness.machine import ROOT, cores, pin, unpin
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import Interval
 from mlxhog.decoding.model import Model
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
+from mlxhog.files.quantities import Interval
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.opening import open_source
 from mlxhog.live.running import RunWeights

@@ -25,8 +25,8 @@ import numpy as np
 from harness.claims import PATIENCE_S, Claim, Sample, finish, flags
 from harness.machine import LoadWatch, own_cpu_s, wait_until_quiet
 
-from mlxhog.config.quantities import format_bytes
 from mlxhog.files import mapped, tensors
+from mlxhog.files.quantities import format_bytes
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 

@@ -22,9 +22,9 @@ from typing import Any
 from harness.machine import ROOT, commit, cores, versions
 
 from mlxhog.cli.mad.session import observer, seeds
-from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
+from mlxhog.files.quantities import format_clock
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import accuracy
 from mlxhog.mad.report.leaderboard import run_name, status, to_json

@@ -28,7 +28,7 @@ from harness.claims import PATIENCE_S, Claim, Findings, Sample, flags, measured
 from training.recording import HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
-from mlxhog.config.quantities import format_bytes
+from mlxhog.files.quantities import format_bytes
 
 H = {"average_every": 8}
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlxhog.classic.problem import Float32
-from mlxhog.config.quantities import format_count
+from mlxhog.files.quantities import format_count
 from mlxhog.report.table import Answer, Failure, Section
 
 

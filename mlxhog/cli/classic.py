@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
-from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import format_clock, format_count
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
-from mlxhog.config.quantities import format_bytes, format_count, parse_bytes
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened

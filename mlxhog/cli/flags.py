@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxhog.config.options import Option, option, options, to_flag
-from mlxhog.config.quantities import Interval
 from mlxhog.config.sources import Assignment, resolve, suggestion
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import Interval
 
 C = TypeVar("C")
 

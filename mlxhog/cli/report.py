@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
-from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import RunError
+from mlxhog.files.quantities import format_bytes
 from mlxhog.report import charts
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
-from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.errors import ConfigError, RunError, shown
+from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import label
 from mlxhog.report.streams import printable
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import format_count
 from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import format_count
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped

@@ -26,8 +26,8 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.config.options import option
-from mlxhog.config.quantities import parse_number
 from mlxhog.config.rules import Compensation, StalenessRule
+from mlxhog.files.quantities import parse_number
 
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig

@@ -10,8 +10,8 @@ from mlxhog.config.asynchrony import LATE, Asynchrony
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.local_methods import LOCAL_STRATEGIES, LocalMethods
 from mlxhog.config.options import convert_fields, option, spelt
-from mlxhog.config.quantities import Interval
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import Interval
 
 DEFAULT_TIME_S = 60.0
 DEFAULTS = {"optimizer": "muon", "model": "tiny", "tokenizer": "bytes"}

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from mlxhog.config.quantities import Interval, parse_count, parse_duration_s, parse_number
 from mlxhog.errors import did_you_mean, shown
 from mlxhog.files import plain_yaml
+from mlxhog.files.quantities import Interval, parse_count, parse_duration_s, parse_number
 
 _METADATA = "mlxhog.option"
 

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from mlxhog.config.quantities import parse_duration_s, parse_number
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import parse_duration_s, parse_number
 
 _LIMITS = {"linear": (0.0, None), "exp": (0.0, 1.0), "drop": (0.0, None)}
 _DEFAULTS = {"linear": 0.5, "exp": 0.9, "drop": None}

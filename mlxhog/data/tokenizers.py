@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.quantities import parse_count
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files import plain_json, reading
+from mlxhog.files.quantities import parse_count
 
 
 class Tokenizer(Protocol):

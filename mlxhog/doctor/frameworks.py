@@ -22,10 +22,10 @@ from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Grads
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import Interval
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.errors import MlxhogError
+from mlxhog.files.quantities import Interval
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import GPU_ENGINES
 from mlxhog.machine.workers import BACKENDS, missing

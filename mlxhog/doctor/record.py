@@ -10,10 +10,10 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.doctor.accessors import KERNELS
 from mlxhog.doctor.litmus import broken
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers

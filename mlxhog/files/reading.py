@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxhog.errors import CheckpointError, MlxhogError
+from mlxhog.files.quantities import format_bytes
 
 MOST_BYTES = 1 << 28
 """Of a file of JSON or JSON lines that is read as a whole."""
@@ -105,8 +106,8 @@ def read_small(
         content = b"" if status.st_size > most else file.read(most + 1)
     if max(status.st_size, len(content)) > most:
         raise refusal(
-            f"{path} has {status.st_size:,} bytes, and such a file has {most:,} at most; it is not "
-            "what its name says, so copy the checkpoint again without it"
+            f"{path} has {format_bytes(status.st_size)}, and such a file has {format_bytes(most)} "
+            "at most; it is not what its name says, so copy the checkpoint again without it"
         )
     return content
 

@@ -9,8 +9,8 @@ from mlxhog.config.config import BACKOFF_BETA
 from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.config.local_methods import OF_TEXT, OWNERS
 from mlxhog.config.options import convert_fields, option
-from mlxhog.config.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import GPU_BACKENDS
 

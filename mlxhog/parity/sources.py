@@ -17,8 +17,8 @@ from mlxhog import backends
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
-from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.files.quantities import format_bytes
 from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig

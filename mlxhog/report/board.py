@@ -22,9 +22,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxhog.arena import requests
-from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json
+from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.report import page
 from mlxhog.report.history import workers_of

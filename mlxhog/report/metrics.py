@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from mlxhog.config.config import EMULATED
-from mlxhog.config.quantities import format_clock
+from mlxhog.files.quantities import format_clock
 
 # Bits per byte of simple models of the `sotu` corpus: what a number is worth.
 # Source: measured on the whole text (4-gram fitted in sample is not shown: it saw the answer).

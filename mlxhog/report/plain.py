@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TextIO
 
-from mlxhog.config.quantities import format_bytes, format_clock, format_count
+from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import Doing, Progress, WorkerReport, eta, label, number, rate
 from mlxhog.report.streams import console, printable
 from mlxhog.report.views import LineView, Silence, in_notebook, may_redraw

@@ -14,10 +14,10 @@ from typing import Any
 from mlxhog.checkpoint.run import DAMAGED, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.config.sources import read_yaml
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
+from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import label, number, rate
 from mlxhog.report.streams import printable, printable_lines

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.config.quantities import format_bytes, format_clock, format_count
+from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import (
     REFERENCE_BITS_PER_BYTE,
     Progress,

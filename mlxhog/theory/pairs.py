@@ -20,10 +20,10 @@ from typing import Any
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.quantities import Interval
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files import plain_json
+from mlxhog.files.quantities import Interval
 from mlxhog.models import families
 from mlxhog.training.plan import Plan, make_plan
 

@@ -10,8 +10,8 @@ import math
 from dataclasses import replace
 
 from mlxhog.config.budget import Budget
-from mlxhog.config.quantities import format_count
 from mlxhog.data.tokens import TokenFile
+from mlxhog.files.quantities import format_count
 
 
 def in_steps(

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.files.quantities import format_bytes
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.optim import Optimizer

@@ -18,13 +18,13 @@ from mlxhog.checkpoint import run
 from mlxhog.config import rules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import format_count
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import format_count
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import resolve_workers
 from mlxhog.models import families, registry

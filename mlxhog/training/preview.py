@@ -9,10 +9,10 @@ from typing import Any
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options, spelt
-from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.data.corpora import Inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
+from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.machine import verdicts
 from mlxhog.models import families
 from mlxhog.models.families import param_count

@@ -22,7 +22,7 @@ from mlxhog.arena.marks import (
     copy_tensors,
 )
 from mlxhog.arena.published import Copies, Readers
-from mlxhog.config.quantities import Interval
+from mlxhog.files.quantities import Interval
 from mlxhog.optim.updates import Float32
 
 POLL_S = 0.05

@@ -17,9 +17,9 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
-from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
+from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor

@@ -16,7 +16,6 @@ from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import Interval
 from mlxhog.data import clients
 from mlxhog.errors import (
     CheckpointError,
@@ -27,6 +26,7 @@ from mlxhog.errors import (
     WorkerFailed,
 )
 from mlxhog.files.durable import disk_errors, replace_file
+from mlxhog.files.quantities import Interval
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor

@@ -12,12 +12,12 @@ from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.quantities import (
-    Interval,
-)
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import Assignment, read_yaml, resolve
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import (
+    Interval,
+)
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from mlxhog.arena import Arena, ArenaHandle, plan, published
 from mlxhog.arena.control import Command
 from mlxhog.arena.marks import Marks
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import Interval
+from mlxhog.files.quantities import Interval
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Loaded
 from mlxhog.machine.processes import follow_parent

@@ -12,8 +12,8 @@ import pytest
 
 from mlxhog.arena import Arena
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.quantities import Interval
 from mlxhog.errors import ArenaError, ConfigError
+from mlxhog.files.quantities import Interval
 from mlxhog.live import READ_MODES
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json
 from mlxhog.config.options import option
-from mlxhog.config.quantities import format_bytes, format_clock
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import format_bytes, format_clock
 
 if TYPE_CHECKING:
     from mlxhog.mad.tasks import Dataset, Findings, Settings

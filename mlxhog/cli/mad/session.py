@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
-from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError
+from mlxhog.files.quantities import format_clock, format_count
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Silence, may_redraw

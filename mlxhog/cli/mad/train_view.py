@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from mlxhog.cli.output import print_json
-from mlxhog.config.quantities import format_bytes, format_clock
+from mlxhog.files.quantities import format_bytes, format_clock
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.training.candidate import estimate

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mlxhog.config.quantities import format_clock
+from mlxhog.files.quantities import format_clock
 from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, Trouble
 from mlxhog.report.streams import printable
 from mlxhog.report.views import LineView, LiveView

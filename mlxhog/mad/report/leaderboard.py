@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.config.quantities import format_clock, format_count
+from mlxhog.files.quantities import format_clock, format_count
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
 from mlxhog.mad.report.ranking import Comparison, Ranking
 from mlxhog.mad.scores import LOST, Row

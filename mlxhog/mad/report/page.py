@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from mlxhog.config.quantities import format_clock
+from mlxhog.files.quantities import format_clock
 from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, order_note, run_name
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking

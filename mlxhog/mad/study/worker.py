@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
-from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
+from mlxhog.files.quantities import format_bytes
 from mlxhog.machine.processes import follow_parent
 from mlxhog.mad.run import Callbacks, Point, RunResult, failed
 from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task

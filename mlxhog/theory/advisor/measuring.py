@@ -18,10 +18,10 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
-from mlxhog.config.quantities import Interval
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.files.quantities import Interval
 from mlxhog.report.metrics import Result
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.profile import Profile

@@ -14,9 +14,9 @@ from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
-from mlxhog.config.quantities import Interval
 from mlxhog.data.batches import Batches
 from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
+from mlxhog.files.quantities import Interval
 from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.models import families

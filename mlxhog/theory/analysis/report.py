@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.config.quantities import format_count
+from mlxhog.files.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import Answer, Section
 from mlxhog.theory.analysis.advice import Advice, Evidence, verdict

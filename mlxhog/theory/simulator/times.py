@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.quantities import parse_duration_s, parse_number
 from mlxhog.errors import DataError, did_you_mean
+from mlxhog.files.quantities import parse_duration_s, parse_number
 
 Float64 = NDArray[np.float64]
 _DRAWN_AT_ONCE = 256

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.config.options import convert_fields, option
-from mlxhog.config.quantities import parse_duration_s
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.errors import ConfigError, DataError, did_you_mean
+from mlxhog.files.quantities import parse_duration_s
 from mlxhog.report.table import Section
 from mlxhog.theory.simulator import Deadlock, Event, Prediction, descend, simulate, times
 from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
