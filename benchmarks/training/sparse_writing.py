@@ -34,8 +34,8 @@ from mlxhog.models import families
 from mlxhog.models.families import param_spec
 from mlxhog.optim import Target, gradients, updates
 from mlxhog.optim.updates import Float32, Int32, Rows
-from mlxhog.optim.written import WrittenSupport
 from mlxhog.strategies.disjoint import block_groups
+from mlxhog.theory.analysis.written import WrittenSupport
 from mlxhog.training.plan import make_plan
 
 LATER_EPOCH = 1 << 20  # an order of the batches that training has not used

@@ -27,7 +27,7 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import GradientSum, Rows
-from mlxhog.optim.written import WrittenSupport
+from mlxhog.theory.analysis.written import WrittenSupport
 
 # -- blocks of a model -----------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import pytest
 
 from mlxhog.arena.child import Lane
 from mlxhog.models.families import hidden_matrices, param_spec
-from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.analysis.sampling import (
     ELEMENT,
     EXACT,
@@ -24,6 +23,7 @@ from mlxhog.theory.analysis.sampling import (
     source,
 )
 from mlxhog.theory.analysis.staleness import LAGS, OptimizerMovement, compare_stale_gradients
+from mlxhog.theory.analysis.written import WrittenSupport
 from mlxhog.training.trainer import train
 from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched
 from tests.tolerances import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
-from mlxhog.optim.written import WrittenSupport
+from mlxhog.theory.analysis.written import WrittenSupport
 from tests.optim import test_optimizers
 from tests.optim.small import SLOTS, initial, parameter, target
 from tests.optim.test_sparsified import gradients
