@@ -206,9 +206,8 @@ def make_plan(config: TrainConfig) -> Plan:
 
     strategy = strategies.build(config, n_workers)
     strategy.check(model)
-    strategy, batches, n_tickets, division = _batches(
-        strategy, data, train, stored=resolved.resumption and resolved.resumption.run.directory
-    )
+    stored = None if resolved.resumption is None else resolved.resumption.run.directory
+    strategy, batches, n_tickets, division = _batches(strategy, data, train, stored=stored)
     optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
     if resolved.auto:
