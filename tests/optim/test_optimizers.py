@@ -44,6 +44,7 @@ class Options:
     shares_moments: bool = False
     sparsify: str = "none"
     error_feedback: bool = True
+    delay_feedback: bool = False
 
 
 def test_options_choose_the_optimizer() -> None:
