@@ -52,6 +52,13 @@ def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
         text.decode()
 
 
+def test_a_tail_without_a_space_starts_at_a_character() -> None:
+    text = ("é" * 100 + "a").encode()  # 92 % of it end within one
+    (_, head), (held_out, tail) = heldout.split([text], "tail")
+    assert held_out
+    assert (head.decode(), tail.decode()) == ("é" * 93, "é" * 7 + "a")
+
+
 def test_a_tail_is_about_eight_percent_and_starts_at_a_word() -> None:
     text = b"word " * 4000
     (_, head), (held_out, tail) = heldout.split([text], "tail")
@@ -89,6 +96,24 @@ def test_more_evaluation_tokens_than_there_are_is_the_whole_file(tmp_path: Path)
     file = token_file(tmp_path, [b"x" * 100])
     batches = list(heldout.batches(file, seq_len=8, batch_size=4, eval_tokens=10**9))
     assert sum(b.n_bytes for b in batches) == 100
+
+
+def test_batches_are_passed_over_and_counted(tmp_path: Path) -> None:
+    file = token_file(tmp_path, [b"abcdefghijklmnopqrstuvwxyz"])
+    shape = {"seq_len": 4, "batch_size": 2}
+    whole = list(heldout.batches(file, **shape))
+    assert len(whole) == heldout.n_batches(file, **shape) == 4
+    for first in range(4):
+        part = list(heldout.batches(file, **shape, first=first, count=2))
+        assert [batch.y.tolist() for batch in part] == [
+            batch.y.tolist() for batch in whole[first : first + 2]
+        ]
+
+
+def test_the_more_parameters_the_fewer_rows_in_a_batch() -> None:
+    """Twice a parameter and token are its operations, and 10^11 the most of a batch."""
+    rows = [heldout.rows_of_batch(10**6, length) for length in (100, 10_000, 50_000, 10**6)]
+    assert rows == [16, 4, 1, 1]
 
 
 def test_bits_per_byte_of_a_uniform_guess_is_eight() -> None:

@@ -139,3 +139,19 @@ def test_verify_finds_a_changed_token(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"has digest .*, its header"):
         TokenFile.open(path).verify()
+
+
+def test_the_end_of_a_long_file_is_looked_at_when_it_is_opened(tmp_path: Path) -> None:
+    path = write(tmp_path, [b"a" * 1_200_000])  # more than the first and the last MiB
+    content = bytearray(path.read_bytes())
+    content[-2:] = b"\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="token 65535 at position 1200000 is outside"):
+        TokenFile.open(path)
+
+
+def test_verify_finds_documents_out_of_order(tmp_path: Path) -> None:
+    path = write(tmp_path, [b"ab", b"cd", b"ef"])
+    path.with_suffix(".idx").write_bytes(np.array([0, 6, 3, 9], "<u8").tobytes())
+    with pytest.raises(DataError, match="out of order"):
+        TokenFile.open(path).verify()
