@@ -215,3 +215,34 @@ def test_the_slowest_of_many_steps_is_not_seven_times_the_mean(
     assert rows[1000]["by formula"] == pytest.approx((1 + 0.5 * 7.485) / 1.5, 1e-3)
     monkeypatch.setattr(module, "step_times", lambda scale, steps: np.array([0.02] * 90 + [0.2]))
     assert verdicts(module.result(scale))[2] == "does not hold"
+
+
+def test_a_change_is_told_from_the_default_where_the_ranges_over_seeds_are_apart(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ends:
+        """Seeds differ by .01; larger batches are better by .05, a long warm-up worse by .05."""
+
+        def __init__(self, setup: Any) -> None:
+            self.setup = setup
+
+        def train(self, name: str, *, seed: int, **options: Any) -> Any:
+            assert options["tokens"] == 150_000 or options["strategy"] == "hogwild"
+            end = 2.0 + 0.01 * seed - 0.05 * (options["batch_size"] == 8)
+            end += 0.05 * (options["warmup"] == 0.1) + 0.004 * (options["weight_decay"] == 0.0)
+            return SimpleNamespace(end=end, tokens_per_s=1000.0 * options["batch_size"])
+
+    module, scale = load("minute"), load("experiment.record").Scale("quick")
+    monkeypatch.setattr(module, "Bench", Ends)
+    outcome = module.result(scale)
+    assert len(module.draw(outcome).axes) == 1
+    told = {row["changed"]: row["than the default"] for row in outcome.table}
+    assert {name for name, verdict in told.items() if verdict == "lower"} == {
+        "8 sequences", "8 sequences, lr sqrt(2)",
+    }  # fmt: skip
+    assert told["warm-up over 10 %"] == "higher"
+    assert told["no weight decay"] == told["constant"] == "cannot be told"
+    speeds = {row["changed"]: row["tokens per second"] for row in outcome.table}
+    assert (speeds["2 sequences"], speeds["8 sequences"]) == (2000, 8000)
+    assert verdicts(outcome) == ["does not hold"]
+    assert [claim.met for claim in outcome.claims] == [False]

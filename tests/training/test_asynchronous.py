@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlxhog import train
+from mlxhog.arena import Arena
+from mlxhog.checkpoint import checkpoint
+from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Result
+from mlxhog.training.checkpoints import restore
+from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill_twice
@@ -130,6 +136,26 @@ def test_a_server_goes_on_from_a_checkpoint_with_its_optimizer_state(tmp_path: P
     assert identical(parameters(whole), parameters(second))
     more = train(small_config(tmp_path, steps=10, resume=second.run, **common, workers=TWO))
     assert more.steps == 40
+
+
+def test_what_was_added_in_advance_is_as_much_with_other_workers(tmp_path: Path) -> None:
+    common = {"strategy": "hogwild", "delay_feedback": True}
+    first = train(small_config(tmp_path, workers=TWO, steps=60, **common))
+    assert (first.status, first.lost_update_rate) == ("done", 0.0)
+    saved = checkpoint.load(Path(str(first.checkpoint))).optimizer
+    planned = make_plan(
+        small_config(tmp_path, workers="mlx:cpu*3", resume=first.run, steps=10, **common)
+    )
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        ahead = 0.0
+        for name, slot in arena.layout.slots.items():
+            span = slice(slot.offset, slot.offset + slot.size)
+            now = sum(arena.segment(f"feedback.{k}")[span] for k in (1, 2, 3))
+            before = sum(saved[f"feedback.{k}/{name}"].ravel() for k in (1, 2))
+            np.testing.assert_allclose(now, before, rtol=1e-5, atol=1e-9)
+            ahead += float(np.abs(before).sum())
+        assert ahead > 0
 
 
 def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:

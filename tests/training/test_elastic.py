@@ -242,7 +242,7 @@ def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
 
 
 def arena_of_three() -> Arena:
-    private = ("m", "residual")
+    private = ("m", "residual", "feedback")
     return Arena.create(plan({"w": shape(8)}, max_workers=3, private=private, n_tickets=1))
 
 
@@ -253,11 +253,13 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
             entry.state, entry.opt_step, entry.phase = State.RUNNING, steps, Phase.COMPUTE
             arena.segment(f"m.{slot}")[...] = steps
             arena.segment(f"residual.{slot}")[...] = steps
+            arena.segment(f"feedback.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of somebody who left
-        requests.inherit(arena, 3, ("m", "residual"))
+        requests.inherit(arena, 3, ("m", "residual", "feedback"))
         assert arena.workers.entry(3).opt_step == 9
         assert (arena.segment("m.3") == 9.0).all()
         assert (arena.segment("residual.3") == 0.0).all()
+        assert (arena.segment("feedback.3") == 0.0).all()  # the other has added it
 
 
 def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
