@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,17 @@ class Target:
         bits: held-out bits per byte.
         tokens: text with which the points of a grid are tried.
         eval_tokens: held-out text of one evaluation.
+        text: what it is of, where that is not the default text.
+        options: of `TrainConfig`, for that text.
+        like: the target whose searched settings serve for this one, by its key.
     """
 
     bits: float
     tokens: int
     eval_tokens: int = 65_536
+    text: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    like: str | None = None
 
     def settings(self, optimizer: str, arm: str) -> dict[str, Any]:
         """What the search found for an arm.
@@ -90,19 +96,20 @@ class Target:
         Raises:
             SystemExit: nothing was searched.
         """
-        searched = _document().get(self._key, {}).get(optimizer, {}).get("settings", {})
+        searched = _document().get(self.like or self.key, {}).get(optimizer, {}).get("settings", {})
         name = TUNED_AS.get(arm, arm)
         if name not in searched:
             raise SystemExit(
-                f"no settings were searched for {optimizer}, {name}, {self.bits} bits per byte; "
+                f"no settings were searched for {optimizer}, {name}, {self.key} bits per byte; "
                 "run this script with --tune"
             )
         chosen: dict[str, Any] = searched[name]
         return chosen
 
     @property
-    def _key(self) -> str:
-        return f"{self.bits:g}"
+    def key(self) -> str:
+        """Its name in the settings."""
+        return f"{self.bits:g} {self.text}".rstrip()
 
 
 def run_arm(arm: str, optimizer: str, seed: int, options: Mapping[str, Any]) -> Recorded:
@@ -124,11 +131,11 @@ class Race:
     def __init__(self, target: Target) -> None:
         """Open the held-out text."""
         self.target = target
-        self._held_out = HeldOut(TrainConfig(), target.eval_tokens)
+        self._held_out = HeldOut(TrainConfig(**target.options), target.eval_tokens)
 
     def seconds(self, arm: str, optimizer: str, seed: int, **options: Any) -> float:
         """Train an arm at its settings; infinity where it does not reach the target."""
-        chosen = {**self.target.settings(optimizer, arm), **options}
+        chosen = {**self.target.options, **self.target.settings(optimizer, arm), **options}
         run = run_arm(arm, optimizer, seed, chosen)
         crossing = self._held_out.crossing(run.points, self.target.bits)
         took = crossing[0] if crossing else math.inf
@@ -139,7 +146,7 @@ class Race:
     def tune(self, optimizer: str) -> None:
         """Search the settings of every arm, and write them down; known trials are not repeated."""
         document = _document()
-        searched = document.setdefault(self.target._key, {}).setdefault(optimizer, {})
+        searched = document.setdefault(self.target.key, {}).setdefault(optimizer, {})
         trials: list[dict[str, Any]] = searched.setdefault("trials", [])
 
         def trial(arm: str, tokens: int, point: Mapping[str, Any]) -> float:
@@ -147,7 +154,8 @@ class Race:
             for known in trials:
                 if known == {**key, "bits_per_byte": known["bits_per_byte"]}:
                     return float(known["bits_per_byte"])
-            params = run_arm(arm, optimizer, 0, {**point, "tokens": tokens}).points[-1].params
+            options = {**self.target.options, **point, "tokens": tokens}
+            params = run_arm(arm, optimizer, 0, options).points[-1].params
             assert params is not None
             trials.append({**key, "bits_per_byte": round(self._held_out.bits_per_byte(params), 4)})
             print(json.dumps(trials[-1]), flush=True)

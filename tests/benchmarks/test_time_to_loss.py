@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlxhog import TrainConfig
+from mlxhog.data.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +29,11 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(
 ) -> None:
     speedup = load("speedup")
     slowed = [
-        (scale.target, optimizer, arm, slow)
+        (condition.target, optimizer, arm, slow)
         for scale in (unequal.QUICK, unequal.FULL)
         for optimizer in scale.optimizers
-        for condition in scale.conditions.values()
-        for arm, slow in unequal.arms_under(condition).items()
+        for condition in scale.of(optimizer).values()
+        for arm, slow in unequal.arms_under(condition.slow).items()
     ]
     raced = [(speedup.TARGET, optimizer, arm, None) for optimizer, arm in speedup.RACED]
     for target, optimizer, arm, slow in [*slowed, *raced]:
@@ -45,10 +49,31 @@ def test_settings_that_nobody_searched_are_asked_for(races: Any) -> None:
 def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_are(
     unequal: Any,
 ) -> None:
-    arms = {name: unequal.arms_under(slow) for name, slow in unequal.QUICK.conditions.items()}
+    arms = {
+        name: unequal.arms_under(condition.slow)
+        for name, condition in unequal.QUICK.conditions.items()
+    }
     assert "serial 1 thread" not in arms["one 4x slower"]
+    assert "serial 1 thread" not in arms["one joins late"]
+    assert "serial 1 thread" in arms["uneven lengths"]
     assert arms["random sleeps"]["serial 1 thread"] == "0=random:0.1:6"
     assert all("sync by speed" in of_condition for of_condition in arms.values())
+
+
+def test_sentences_are_rows_of_their_own_lengths(
+    unequal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "It is done. Is it? " + "A long one, " * 60 + "ends. "
+    address = SimpleNamespace(text=text)
+    monkeypatch.setattr(unequal.sotu, "read", lambda: [address] * 8)
+    path = tmp_path / "sentences.jsonl"
+    unequal.write_sentences(path)
+    train, _ = prepare(str(path), cache_dir=tmp_path / "cache").open(unequal.SENTENCE_LENGTH)
+    batch = train.batch(np.arange(2), unequal.SENTENCE_LENGTH)
+    assert batch.x.shape == (2, 32)  # as wide as its longest row
+    rows = train.rows(unequal.SENTENCE_LENGTH)
+    assert set(rows.length.tolist()) == {12, 7, unequal.SENTENCE_LENGTH, 726 - 512}
+    assert not rows.context.any()
 
 
 @pytest.mark.parametrize(
