@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +37,6 @@ def answer(
     sampler: Sampler,
     max_new_tokens: int,
     stop: Sequence[str] = (),
-    stop_at_document_end: bool = True,
     end_tokens: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
     prefill_chunk: int = PREFILL_CHUNK,
@@ -56,9 +55,7 @@ def answer(
         sampler: chooses among the logits; `of_row` makes one for each prompt.
         max_new_tokens: at most this many for each prompt, >= 0.
         stop: texts that end an answer and are no part of it.
-        stop_at_document_end: stop at a drawn BOS; otherwise it is a token like others, and the text
-            goes on with another document.
-        end_tokens: other tokens that end the document, such as the EOS of a checkpoint.
+        end_tokens: others than BOS that end the document, such as the EOS of a checkpoint.
         batch_size: answers that go on together, >= 1; each needs a state.
         prefill_chunk: tokens of a prompt that are read at once, >= 1. It changes memory and speed.
 
@@ -70,7 +67,6 @@ def answer(
     at_least("max_new_tokens", max_new_tokens, 0)
     TextStream(tokenizer, stop)  # refuses an empty stop string
     engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
-    ends = {*end_tokens, tokenizer.bos} if stop_at_document_end else set()
     for index, prompt in enumerate(prompts):
         ids = checked_ids(prompt, tokenizer, index + 1 if len(prompts) > 1 else None)
         if max_new_tokens:
@@ -80,7 +76,7 @@ def answer(
                     sampler=sampler.of_row(index),
                     max_new_tokens=max_new_tokens,
                     stop=stop,
-                    ends=ends,
+                    ends={*end_tokens, tokenizer.bos},
                 )
             )
     return _pieces(engine)
@@ -89,32 +85,6 @@ def answer(
 def _pieces(engine: Engine[State]) -> Iterator[Piece]:
     while engine.is_busy:
         yield from engine.step()
-
-
-def generate(
-    model: RecurrentModel[State],
-    prompt: Sequence[int] | NDArray[np.int32],
-    *,
-    tokenizer: Tokenizer,
-    sampler: Sampler,
-    max_new_tokens: int,
-    stop_at_document_end: bool = True,
-    prefill_chunk: int = PREFILL_CHUNK,
-) -> Iterator[int]:
-    """Yield new tokens after one prompt; arguments and errors as `answer`.
-
-    A drawn BOS that ends the document is not yielded.
-    """
-    pieces = answer(
-        model,
-        [prompt],
-        tokenizer=tokenizer,
-        sampler=sampler,
-        max_new_tokens=max_new_tokens,
-        stop_at_document_end=stop_at_document_end,
-        prefill_chunk=prefill_chunk,
-    )
-    return (piece.token for piece in pieces if piece.token is not None)
 
 
 @dataclass
@@ -144,19 +114,17 @@ class Answers:
 
     Args:
         count: how many answers there will be.
-        clock: seconds, monotonic.
     """
 
-    def __init__(self, count: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, count: int) -> None:
         self.rows = [Answer() for _ in range(count)]
-        self._clock = clock
-        self._start = self._last = clock()
+        self._start = self._last = time.perf_counter()
         self._first: float | None = None
 
     def follow(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Yield the pieces unchanged, and record each."""
         for piece in pieces:
-            row, self._last = self.rows[piece.row], self._clock()
+            row, self._last = self.rows[piece.row], time.perf_counter()
             if self._first is None:
                 self._first = self._last
             if row.ttft_s is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import ConfigError
@@ -61,13 +61,3 @@ def _overlap(text: str, stop: str) -> int:
     """Return the length of the longest end of `text` that begins `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next(n for n in range(longest, -1, -1) if text.endswith(stop[:n]))
-
-
-def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Yield the text of tokens as soon as its characters are whole."""
-    stream = TextStream(tokenizer)
-    for token in tokens:
-        if piece := stream.read(token):
-            yield piece
-    if rest := stream.end():
-        yield rest

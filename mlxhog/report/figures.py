@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlxhog.report.charts import LIGHT, Theme, blank, legend, panel, png, style, title
+from mlxhog.report.charts import LIGHT, blank, legend, panel, png, style, title
 from mlxhog.report.history import buckets, ends, thin
 from mlxhog.report.record import Record
 
@@ -28,17 +28,17 @@ MOST_LAGS = 24
 STATE_INKS = {"running": 0, "starting": 4, "dead": 1}
 
 
-def figures(records: Sequence[Record], theme: Theme = LIGHT) -> Iterator[tuple[str, bytes]]:
+def figures(records: Sequence[Record]) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of each PNG file: those that the runs have numbers for."""
     trained = [record for record in records if len(record.history)]
     if not trained:
         return
-    yield "curves", png(_curves(trained, theme))
+    yield "curves", png(_curves(trained))
     for k, record in enumerate(trained):
         mark = f"-{k + 1}" if len(trained) > 1 else ""
         if record.history.workers:
-            yield f"staleness{mark}", png(_staleness(record, theme))
-            yield f"workers{mark}", png(_workers(record, theme))
+            yield f"staleness{mark}", png(_staleness(record))
+            yield f"workers{mark}", png(_workers(record))
 
 
 AXES = {"time": "elapsed_s", "steps": "step", "tokens": "tokens"}
@@ -46,17 +46,16 @@ AXES = {"time": "elapsed_s", "steps": "step", "tokens": "tokens"}
 UNITS = {"time": "seconds of training", "steps": "steps", "tokens": "tokens"}
 
 
-def losses(records: Sequence[Record], over: str, theme: Theme = LIGHT) -> bytes:
+def losses(records: Sequence[Record], over: str) -> bytes:
     """Return a PNG file of the bits per byte of runs in one picture, held-out text as dots.
 
     Args:
         records: of runs that have metrics.
         over: one of `AXES`.
-        theme: its colors.
     """
-    figure, axes = panel(theme, 9.0, 4.8)
+    figure, axes = panel(LIGHT, 9.0, 4.8)
     for k, record in enumerate(records):
-        ink = theme.inks[k % len(theme.inks)]
+        ink = LIGHT.inks[k % len(LIGHT.inks)]
         xs, train, held_out = (
             record.history.column(name)
             for name in (AXES[over], "train_bits_per_byte", "val_bits_per_byte")
@@ -71,26 +70,26 @@ def losses(records: Sequence[Record], over: str, theme: Theme = LIGHT) -> bytes:
         axes.plot(xs[scored], held_out[scored], marker="o", ms=3, lw=1.6, color=ink, label=name)
     axes.set_xlabel(UNITS[over])
     axes.set_ylabel("bits per byte; dots: held-out text")
-    legend(axes, theme)
+    legend(axes, LIGHT)
     return png(figure)
 
 
-def _curves(records: Sequence[Record], theme: Theme) -> Figure:
+def _curves(records: Sequence[Record]) -> Figure:
     """A row per quantity, a column per axis: time, samples, updates."""
-    figure = blank(theme, 11.0, 6.0)
+    figure = blank(LIGHT, 11.0, 6.0)
     grid = figure.subplots(len(CURVES), len(LABELS), squeeze=False)
     for row, (text, quantities) in enumerate(CURVES):
         for column, (name, label) in enumerate(LABELS.items()):
             axes = grid[row][column]
-            style(axes, theme)
+            style(axes, LIGHT)
             for k, record in enumerate(records):
-                ink = theme.inks[k % len(theme.inks)]
+                ink = LIGHT.inks[k % len(LIGHT.inks)]
                 _lines(axes, record, name, quantities, ink)
             axes.set_xlabel(label)
             if column == 0:
                 axes.set_ylabel(text)
     if len(records) > 1:
-        legend(grid[0][-1], theme)
+        legend(grid[0][-1], LIGHT)
     return figure
 
 
@@ -106,8 +105,8 @@ def _lines(axes: Axes, record: Record, name: str, quantities: Sequence[str], ink
         axes.plot(xs[known], ys[known], style, marker=mark, color=ink, lw=1.2, label=label)
 
 
-def _staleness(record: Record, theme: Theme) -> Figure:
-    figure, axes = panel(theme, 7.5, 3.6)
+def _staleness(record: Record) -> Figure:
+    figure, axes = panel(LIGHT, 7.5, 3.6)
     counts: Counter[int] = Counter()
     for slot in record.history.workers:
         counts += record.history.staleness(slot)
@@ -115,35 +114,35 @@ def _staleness(record: Record, theme: Theme) -> Figure:
     shares = [0.0] * (min(max(counts, default=0), MOST_LAGS) + 1)
     for lag, n in counts.items():
         shares[min(lag, len(shares) - 1)] += n / steps
-    axes.bar(range(len(shares)), shares, color=theme.inks[0])
-    axes.axvline(record.others, color=theme.inks[1], lw=1.5, label=f"P-1 = {record.others}")
+    axes.bar(range(len(shares)), shares, color=LIGHT.inks[0])
+    axes.axvline(record.others, color=LIGHT.inks[1], lw=1.5, label=f"P-1 = {record.others}")
     axes.set_xlabel("updates by others between a step's read and write")
     axes.set_ylabel("share of steps")
-    title(axes, theme, f"staleness of {record.run.name}")
-    legend(axes, theme)
+    title(axes, LIGHT, f"staleness of {record.run.name}")
+    legend(axes, LIGHT)
     return figure
 
 
-def _workers(record: Record, theme: Theme) -> Figure:
+def _workers(record: Record) -> Figure:
     slots = sorted(record.history.workers)
-    figure, axes = panel(theme, 7.5, 1.4 + 0.35 * len(slots))
+    figure, axes = panel(LIGHT, 7.5, 1.4 + 0.35 * len(slots))
     for span in record.history.spans:
         inks = STATE_INKS.get(span.state)
         axes.barh(
             slots.index(span.slot),
             max(span.end_s - span.begin_s, 0.0),
             left=span.begin_s,
-            color=theme.faint if inks is None else theme.inks[inks],
-            edgecolor=theme.paper,
+            color=LIGHT.faint if inks is None else LIGHT.inks[inks],
+            edgecolor=LIGHT.paper,
         )
     for event in record.events:
         if event.kind == "checkpoint" and event.elapsed_s is not None:
-            axes.axvline(event.elapsed_s, color=theme.ink, lw=0.8, ls=":")
+            axes.axvline(event.elapsed_s, color=LIGHT.ink, lw=0.8, ls=":")
     names = [f"{slot} {record.history.workers[slot].backend}" for slot in slots]
     axes.set_yticks(range(len(slots)), names)
     axes.invert_yaxis()
     axes.set_xlabel("seconds of training; dotted lines are checkpoints")
     last = [span.end_s for span in record.history.spans]
     axes.set_xlim(0, max([*last, math.ulp(1.0)]))
-    title(axes, theme, f"workers of {record.run.name}")
+    title(axes, LIGHT, f"workers of {record.run.name}")
     return figure

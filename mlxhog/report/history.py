@@ -227,10 +227,9 @@ class History:
         known = self.workers[slot]
         return known.staleness + _histogram(known.newest)
 
-    def column(self, name: str, slot: int | None = None) -> NDArray[np.float64]:
-        """A copy of one column, of the run or of a worker."""
-        columns = self.columns if slot is None else self.workers[slot].columns
-        return np.array(columns[name])
+    def column(self, name: str) -> NDArray[np.float64]:
+        """A copy of one column of the run."""
+        return np.array(self.columns[name])
 
     def drawn(self, points: int, begin: int = 0) -> Drawn:
         """The columns from one line on, in at most so many points: see `thin`."""

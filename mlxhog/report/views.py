@@ -343,20 +343,16 @@ class BytesLine(StatusLine):
     Args:
         stream: where to write.
         quiet: write nothing.
-        every_s: seconds between lines of a pipe.
         clock: seconds, monotonic.
     """
 
+    EVERY_S = 5.0  # between lines of a pipe
+
     def __init__(
-        self,
-        stream: TextIO,
-        *,
-        quiet: bool,
-        every_s: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, stream: TextIO, *, quiet: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._every_s, self._clock = every_s, clock
-        self._next_s = clock() + every_s
+        self._clock = clock
+        self._next_s = clock() + self.EVERY_S
         super().__init__(stream, quiet=quiet)
 
     def __call__(self, what: str, done: int, total: int) -> None:
@@ -365,5 +361,5 @@ class BytesLine(StatusLine):
         if self.live:
             self.show(text)
         elif not self.quiet and self._clock() >= self._next_s:
-            self._next_s = self._clock() + self._every_s
+            self._next_s = self._clock() + self.EVERY_S
             self.tell(text)

@@ -77,12 +77,10 @@ class Delays:
         """
         return staleness / since if self._feeds_back else 0.0
 
-    def compensated(self, grads: Grads, read: Float32 | None = None) -> Grads:
-        """The gradient as it would be at the parameters as they are now, about.
+    def compensated(self, grads: Grads) -> Grads:
+        """A gradient as it would be at the parameters as they are now, about.
 
-        Args:
-            grads: of this worker.
-            read: what they were taken at, laid out as the parameters; None is the backend's inbox.
+        It was taken at those in the backend's inbox.
         """
         rule, context = self._compensation, self._context
         if rule is None:
@@ -90,7 +88,7 @@ class Delays:
         if self._now is None:
             self._now = np.empty_like(context.arena.params)
         updates.snapshot(self._now, context.arena.params)
-        moved = self._now - (context.backend.inbox if read is None else read)
+        moved = self._now - context.backend.inbox
         corrected: dict[str, Float32 | Rows] = {}
         for name, grad in grads.items():
             slot = context.arena.layout.slots[name]

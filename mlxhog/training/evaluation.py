@@ -33,9 +33,8 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.generate import generate
+from mlxhog.decoding.generate import answer
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.text import stream_text
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
 from mlxhog.strategies import Context
@@ -308,19 +307,19 @@ class TextJobs:
         """Write a sample of text beside the run: as much as there is time for."""
         self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
-        tokenizer, pieces = self.text.tokenizer, []
-        tokens = generate(
+        tokenizer, texts = self.text.tokenizer, list[str]()
+        pieces = answer(
             self.context.backend,
-            tokenizer.encode(SAMPLE_PROMPT.encode()),
+            [tokenizer.encode(SAMPLE_PROMPT.encode())],
             tokenizer=tokenizer,
             sampler=Sampler(temperature=0.8, seed=self.job.config.seed),
             max_new_tokens=SAMPLE_TOKENS,
         )
-        for piece in stream_text(tokenizer, tokens):
+        for piece in pieces:
             self.context.entry.beat()
-            pieces.append(piece)
+            texts.append(piece.text)
             if self._is_over():
                 break
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
-            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
+            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(texts))
         self.ring.append(kind=RecordKind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

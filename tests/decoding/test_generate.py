@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
-from mlxhog.decoding.engine import Piece, RecurrentModel
-from mlxhog.decoding.generate import answer, generate
+from mlxhog.decoding.engine import Engine, Piece, RecurrentModel, Request, checked_ids
+from mlxhog.decoding.generate import answer
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.text import TextStream, stream_text
+from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 from tests.decoding.readers import Countdown, History, MarkovModel, Reader
 
@@ -23,23 +24,29 @@ BYTES = ByteTokenizer()
 
 
 def run(
-    model: RecurrentModel[History],
-    prompt: list[int],
-    n: int = 20,
-    *,
-    stop: bool = False,
-    seed: int = 0,
+    model: RecurrentModel[History], prompt: list[int], n: int = 20, *, seed: int = 0
 ) -> list[int]:
-    return list(
-        generate(
-            model,
-            prompt,
-            tokenizer=BYTES,
-            sampler=Sampler(seed=seed),
+    """The tokens after a prompt, in which BOS is one like others."""
+    engine = Engine(model, BYTES, batch_size=1, prefill_chunk=256)
+    engine.submit(
+        Request(
+            prompt=checked_ids(prompt, BYTES),
+            sampler=Sampler(seed=seed).of_row(0),
             max_new_tokens=n,
-            stop_at_document_end=stop,
+            stop=(),
+            ends=set(),
         )
     )
+    pieces = []
+    while engine.is_busy:
+        pieces += engine.step()
+    return [piece.token for piece in pieces if piece.token is not None]
+
+
+def streamed(tokens: Iterable[int], tokenizer: Tokenizer = BYTES) -> list[str]:
+    """The pieces of text that tokens make certain."""
+    stream = TextStream(tokenizer)
+    return list(filter(None, [*map(stream.read, tokens), stream.end()]))
 
 
 def greedy(model: RecurrentModel[History], prompts: Any, n: int = 20, **how: Any) -> list[Piece]:
@@ -92,18 +99,14 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn() -> None:
     assert of_row(greedy(Countdown([104, 105]), [[0]], n=2), 0)[0] == [104, 105]
 
 
-@pytest.mark.parametrize(
-    ("stop", "expected"),
-    [(True, ([104], "h", "document_end")), (False, ([104, 256, 105], "hi", "length"))],
-)
-def test_a_drawn_bos_ends_the_document(stop: bool, expected: Any) -> None:
-    text = greedy(Countdown([104, 256, 105]), [[0]], n=3, stop_at_document_end=stop)
-    assert of_row(text, 0) == expected
+def test_a_drawn_bos_ends_the_document() -> None:
+    text = greedy(Countdown([104, 256, 105]), [[0]], n=3)
+    assert of_row(text, 0) == ([104], "h", "document_end")
 
 
 def test_no_new_tokens_ask_nothing_of_the_model() -> None:
     model = MarkovModel()
-    assert run(model, [1], n=0) == []
+    assert greedy(model, [[1]], n=0) == []
     assert model.calls == []
 
 
@@ -148,7 +151,9 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
     first, second, third = answers(3)
     assert first != second != third
     assert answers(1) == [first, second, third]
-    assert run(MarkovModel(), [84], n=12, stop=True, seed=3) == first
+    sampler = Sampler(seed=3)
+    alone = list(answer(MarkovModel(), [[84]], tokenizer=BYTES, sampler=sampler, max_new_tokens=12))
+    assert of_row(alone, 0)[0] == first
 
 
 def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place() -> None:
@@ -177,7 +182,7 @@ def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
 def test_a_prompt_outside_the_vocabulary_is_refused_at_once(token: int) -> None:
     how: Any = {"tokenizer": BYTES, "sampler": Sampler(), "max_new_tokens": 1}
     with pytest.raises(DataError, match=rf"token {token} at position 1 is outside .* 257 ids"):
-        generate(MarkovModel(), [1, token], **how)
+        answer(MarkovModel(), [[1, token]], **how)
     with pytest.raises(DataError, match=rf"token {token} at position 1 of prompt 2 is outside"):
         answer(MarkovModel(), [[1], [1, token]], **how)
 
@@ -212,13 +217,13 @@ def read(text: bytes, *stop: str, tokenizer: Tokenizer = BYTES) -> tuple[list[st
 
 
 def test_a_character_is_held_back_until_it_is_whole() -> None:
-    pieces = list(stream_text(BYTES, "a\u2019é".encode()))
+    pieces = streamed("a\u2019é".encode())
     assert pieces == ["a", "\u2019", "é"]
 
 
 def test_bytes_that_are_no_character_become_the_replacement_mark() -> None:
-    assert "".join(stream_text(BYTES, b"a\xff\xe2\x80")) == "a\ufffd\ufffd"
-    assert list(stream_text(BYTES, [104, 256, 105])) == ["h", "i"]
+    assert "".join(streamed(b"a\xff\xe2\x80")) == "a\ufffd\ufffd"
+    assert streamed([104, 256, 105]) == ["h", "i"]
 
 
 def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none() -> None:
@@ -244,7 +249,7 @@ def test_an_empty_stop_string_is_refused() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=60))
 def test_streamed_pieces_are_the_decoded_text(text: bytes) -> None:
-    assert "".join(stream_text(BYTES, text)) == text.decode(errors="replace")
+    assert "".join(streamed(text)) == text.decode(errors="replace")
 
 
 @settings(deadline=None, max_examples=200)
@@ -265,6 +270,6 @@ def test_a_bpe_tokenizer_streams_the_same_text_and_the_same_stops() -> None:
     text = "the state of the “Union” is naïve. " * 5
     tokenizer = tokenizers.train_bpe([text.encode()], 270)
     ids = tokenizer.encode(text.encode()).tolist()
-    assert "".join(stream_text(tokenizer, ids)) == text
+    assert "".join(streamed(ids, tokenizer)) == text
     pieces, stopped = read(text.encode(), "n” is n", tokenizer=tokenizer)
     assert ("".join(pieces), stopped) == ("the state of the “Unio", True)

@@ -25,9 +25,9 @@ def test_every_line_is_one_number_in_every_column(tmp_path):
     assert read.column("elapsed_s").tolist() == [2.0 * k for k in range(1, 31)]
     assert read.column("updates")[-1] == 900
     assert {len(read.column(name)) for name in read.columns} == {30}
-    assert {len(read.column("waiting", slot)) for slot in read.workers} == {30}
-    assert read.column("waiting", 2)[-1] == pytest.approx(0.25)
-    assert read.column("staleness", 2)[-1] == pytest.approx(1.0)
+    assert {len(worker.columns["waiting"]) for worker in read.workers.values()} == {30}
+    assert read.workers[2].columns["waiting"][-1] == pytest.approx(0.25)
+    assert read.workers[2].columns["staleness"][-1] == pytest.approx(1.0)
 
 
 def test_a_file_that_grows_is_read_on_and_a_torn_line_waits_for_its_end(tmp_path):
@@ -101,7 +101,7 @@ def test_a_worker_that_took_the_place_of_another_has_a_span_of_its_own(tmp_path)
 def test_a_worker_that_joined_later_has_a_gap_before(tmp_path):
     grown = [*list(lines(3, workers=1)), *list(lines(6, workers=2))[3:]]
     read = history(write_run(tmp_path, metrics=grown))
-    assert np.isnan(read.column("tokens_per_s", 2)).tolist() == [True] * 3 + [False] * 3
+    assert np.isnan(read.workers[2].columns["tokens_per_s"]).tolist() == [True] * 3 + [False] * 3
 
 
 def test_a_held_out_number_is_one_point_however_often_a_line_repeats_it(tmp_path):
