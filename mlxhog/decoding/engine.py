@@ -1,4 +1,4 @@
-"""Answers that are written together, one token of each at a time, while others come and go.
+"""Write several answers together, one token of each at a time, while requests come and go.
 
 A prompt is read alone, in pieces, since a recurrent state cannot look past padding. Between two of
 its pieces every answer that is being written gets one more token, so a long prompt holds nobody up

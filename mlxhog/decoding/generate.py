@@ -1,7 +1,4 @@
-"""Prompts answered together, and how fast: the whole of it where nothing comes or goes meanwhile.
-
-`mlxhog.decoding.engine` writes the answers.
-"""
+"""Answer several prompts together, and measure how fast; `engine.py` writes the answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run, read while it trains and later; damage is told, never fatal."""
+"""The folder of a run, read while it trains and later; damage is reported, never fatal."""
 
 from __future__ import annotations
 

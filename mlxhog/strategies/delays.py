@@ -1,4 +1,4 @@
-"""What the step of a late gradient becomes, for one worker, as its options say.
+"""Late gradients of one worker: what becomes of their steps, as the options say.
 
     staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.asynchrony`)
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,

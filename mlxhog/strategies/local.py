@@ -7,8 +7,8 @@ reruns are equal bit for bit where each worker has a replica of its own.
 A meeting begins when rank 0 has seen every worker at the end of its round. It has stages that the
 strategy names. One begins when all have ended the stage before, and doing one twice is harmless, so
 whoever replaces a dead worker goes on in the middle. The last one begins the next round. A meeting
-for which all are ready when a run ends is held by `settle`; a run that ends amid a round ends with
-the average of the replicas.
+for which all are ready when a run ends is held by `settle`; a run that ends within a round ends
+with the average of the replicas.
 
 The replicas are the segments copies.1 to copies.M (float32), and `rounds.py` has the counts.
 Counts of a worker go on over resumes. `settle` makes the parameters what the run has reached.
@@ -215,7 +215,7 @@ class Local(Strategy):
     def _show(self, arena: Arena, out: Float32) -> None:
         """Write the model into `out`: the replicas' average, which all are after a meeting."""
         span = slice(arena.layout.probe.offset)
-        if Rounds(arena, self.workers).amid():
+        if Rounds(arena, self.workers).within():
             self.average(arena, out, span)
         else:
             np.copyto(out[span], arena.segment(self.replica_segments()[0])[span])
@@ -241,13 +241,13 @@ class Local(Strategy):
             super().load(arena, out, training=False)
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
-        """One all-reduce among the replicas at each meeting, and where the run ends amid a round.
+        """One all-reduce among the replicas at each meeting, and where the run ends within a round.
 
         The workers of a replica are on one machine.
         """
         rounds = Rounds(arena, self.workers)
         meetings = rounds.of_run(DECIDED) - rounds.of_run(MEETINGS_BEFORE)
-        models = meetings * self.models_per_meeting() + rounds.amid()
+        models = meetings * self.models_per_meeting() + rounds.within()
         return models * all_reduce_bytes(arena, self.replicas)
 
     def models_per_meeting(self) -> int:
@@ -424,7 +424,7 @@ class LocalWorker:
     def _wait_for(self, stages: int) -> None:
         """Wait until every worker has ended so many; the supervisor replaces a dead one.
 
-        The phase stays what it was: amid a meeting nobody holds still for a checkpoint.
+        The phase stays what it was: during a meeting nobody holds still for a checkpoint.
         """
         entry, began_ns, nap_s = self.context.entry, monotonic_ns(), 0.0
         while min(self._rounds.of_all(STAGES)) < stages:

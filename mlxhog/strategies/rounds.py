@@ -113,7 +113,7 @@ class Rounds:
         """Whether a worker has ended its round."""
         return self.of(rank, STEPS) >= self.of(rank, MARK)
 
-    def amid(self) -> bool:
+    def within(self) -> bool:
         """Whether any worker has taken a step of the round."""
         return sum(self.of_all(STEPS)) > sum(self.of_all(START))
 

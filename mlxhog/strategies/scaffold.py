@@ -115,7 +115,7 @@ class Scaffold(Anchored):
     )
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Copies, anchor, and all control variates: a run may be resumed amid a round."""
+        """Copies, anchor, and all control variates: a run may be resumed within a round."""
         ranks = range(self.workers)
         controls = (*map(_own, ranks), *map(_next, ranks))
         return (*super().kept_segments(), CONTROL, *controls)

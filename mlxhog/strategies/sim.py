@@ -1,4 +1,4 @@
-"""Simulated asynchrony: one process takes each gradient at parameters as old as it is told.
+"""Simulated asynchrony: one process computes each gradient at parameters of a chosen age.
 
 Step t takes the gradient of ticket t at the parameters as they were after step t - tau, and adds it
 to the newest. `--sim-staleness` says what tau is (`mlxhog.config.asynchrony`); the step is

@@ -248,7 +248,7 @@ class SyncWorker:
     def _wait_for(self, stage: int) -> None:
         """Wait until every worker has finished a stage; the supervisor replaces a dead one.
 
-        The phase stays what it was: amid a round nobody holds still for a checkpoint.
+        The phase stays what it was: during a round nobody holds still for a checkpoint.
         """
         entry = self.context.entry
         pause_s, began_ns = 0.0, monotonic_ns()

@@ -1,4 +1,4 @@
-"""What a run keeps of the order of its accesses in shared memory, and of whoever died amid one.
+"""The order of accesses to shared memory as a recorded run notes it, and what a dead worker left.
 
     segment        dtype   meaning
     turns.next     uint8   u32 per lock word: accesses so far

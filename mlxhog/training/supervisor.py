@@ -41,7 +41,7 @@ EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 
 @dataclass
 class _Seat:
-    """One worker slot and who sits in it."""
+    """A worker slot, and what is known of the process in it."""
 
     slot: int
     spec: WorkerSpec
@@ -199,10 +199,10 @@ class Supervisor:
             return
         what = _name(seat)
         if state == State.STARTING and death.code in EXIT_ERRORS:
-            raise EXIT_ERRORS[death.code](f"{what} cannot start: {self.last_words(seat.slot)}")
+            raise EXIT_ERRORS[death.code](f"{what} cannot start: {self.last_line(seat.slot)}")
         if death.is_fault:
             raise WorkerFailed(
-                f"{what} met an error that no restart cures: {self.last_words(seat.slot)}; see "
+                f"{what} met an error that no restart cures: {self.last_line(seat.slot)}; see "
                 f"{self._log(seat.slot)}, and please report it"
             )
         now = monotonic_ns() / 1e9
@@ -211,12 +211,12 @@ class Supervisor:
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
         if worker.ended_by_watchdog(seat.spec.backend, death.code):
-            lost_gpu = worker.lost_gpu_text(death.code, self.last_words(seat.slot))
+            lost_gpu = worker.lost_gpu_text(death.code, self.last_line(seat.slot))
             self._ease(seat, f"{what} {lost_gpu}")
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {death}; {self.last_words(seat.slot)}){limit_in_words()}; see "
+                f"(last: {death}; {self.last_line(seat.slot)}){limit_in_words()}; see "
                 f"{self._log(seat.slot)}, or allow more with --restarts"
             )
         self.restarts += 1
@@ -232,7 +232,7 @@ class Supervisor:
         if seat.halvings == worker.MOST_HALVINGS:
             raise WorkerFailed(
                 f"{cause} with less and less work at a time, last words "
-                f"{self.last_words(seat.slot)!r}; {worker.HINTS}"
+                f"{self.last_line(seat.slot)!r}; {worker.HINTS}"
             )
         seat.halvings += 1
         job = self._make_job(seat.slot, seat.halvings)
@@ -363,7 +363,7 @@ class Supervisor:
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
 
-    def last_words(self, slot: int) -> str:
+    def last_line(self, slot: int) -> str:
         """The last line of a worker's log."""
         return worker.last_line(self._log(slot))
 
