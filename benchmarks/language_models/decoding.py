@@ -78,13 +78,13 @@ def ours(
     backend: Backend, cfg: ModelConfig, *, temperature: float = 0.0, **sampling: Any
 ) -> Stream:
     """Our own generation on a backend, sampling and text included."""
-    from mlxhog.decoding.generate import generate
+    from mlxhog.decoding.generate import answer
     from mlxhog.decoding.sampling import Sampler
 
     def run(tokens: int) -> float:
-        stream = generate(
+        stream = answer(
             backend,
-            prompt(cfg.vocab_size),
+            [prompt(cfg.vocab_size)],
             tokenizer=Ids(cfg.vocab_size),
             sampler=Sampler(temperature=temperature, **sampling),
             max_new_tokens=tokens,

@@ -168,6 +168,16 @@ class ModelCopy:
         return self.oldest == self.version and not self.mixed
 
 
+def copy_racily(out: Float32, shared: Float32) -> None:
+    """Copy parameters as they are being written: every float is whole, each may be of another age.
+
+    Args:
+        out: (n,) float32.
+        shared: the parameters, (n,) float32.
+    """
+    _native.snapshot(out, shared)
+
+
 def copy_tensors(
     layout: Layout, marks: MarksReader, out: NDArray[np.float32], shared: NDArray[np.float32]
 ) -> list[str]:
@@ -187,7 +197,7 @@ def copy_tensors(
         span = slice(slot.offset, slot.offset + slot.size)
         for _ in range(TENSOR_TRIES):
             before = marks.wait_until_quiet(name, TENSOR_WAIT_S)
-            _native.snapshot(out[span], shared[span])
+            copy_racily(out[span], shared[span])
             if marks.unchanged(name, before):
                 break
         else:

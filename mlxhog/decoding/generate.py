@@ -34,6 +34,7 @@ def answer(
     sampler: Sampler,
     max_new_tokens: int,
     stop: Sequence[str] = (),
+    stop_at_document_end: bool = True,
     end_tokens: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
     prefill_chunk: int = PREFILL_CHUNK,
@@ -52,7 +53,9 @@ def answer(
         sampler: chooses among the logits; `of_row` makes one for each prompt.
         max_new_tokens: at most this many for each prompt, >= 0.
         stop: texts that end an answer and are no part of it.
-        end_tokens: others than BOS that end the document, such as the EOS of a checkpoint.
+        stop_at_document_end: stop at a drawn BOS; otherwise it is a token like others, and the text
+            goes on with another document.
+        end_tokens: other tokens that end the document, such as the EOS of a checkpoint.
         batch_size: answers that go on together, >= 1; each needs a state.
         prefill_chunk: tokens of a prompt that are read at once, >= 1. It changes memory and speed.
 
@@ -64,6 +67,7 @@ def answer(
     at_least("max_new_tokens", max_new_tokens, 0)
     TextStream(tokenizer, stop)  # refuses an empty stop string
     engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
+    ends = {*end_tokens, tokenizer.bos} if stop_at_document_end else set()
     for index, prompt in enumerate(prompts):
         ids = checked_ids(prompt, tokenizer, index + 1 if len(prompts) > 1 else None)
         if max_new_tokens:
@@ -73,7 +77,7 @@ def answer(
                     sampler=sampler.of_row(index),
                     max_new_tokens=max_new_tokens,
                     stop=stop,
-                    ends={*end_tokens, tokenizer.bos},
+                    ends=ends,
                 )
             )
     return _pieces(engine)

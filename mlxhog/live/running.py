@@ -15,7 +15,14 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.marks import SEGMENT, MarksReader, copy_model, copy_tensors
+from mlxhog.arena.marks import (
+    SEGMENT,
+    Float32,
+    MarksReader,
+    copy_model,
+    copy_racily,
+    copy_tensors,
+)
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
 from mlxhog.backends.backend import WeightHolder
@@ -25,8 +32,6 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.source import Loaded, checked_mode
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import updates
-from mlxhog.optim.updates import Float32
 
 FIRST_COPY_S = 10.0  # for the publisher to notice this reader
 SNAPSHOT_S = 0.1  # of tries, before the published copy is taken instead
@@ -197,7 +202,7 @@ class RunWeights:
         self._taken_ns = monotonic_ns()
         if self.mode == "racy":
             oldest = self._counted()
-            updates.snapshot(out, self._shared[: self._n])
+            copy_racily(out, self._shared[: self._n])
             return Loaded(version=self._most_updates(), oldest=oldest, mixed=None)
         if self.mode == "tensor":
             return self._tensors(out)
@@ -236,7 +241,7 @@ class RunWeights:
         shared = self._shared[: self._n]
 
         def copy() -> list[str]:
-            updates.snapshot(out, shared)
+            copy_racily(out, shared)
             return []
 
         model = copy_model(self._arena.counters, self._marks, copy, limit_s=SNAPSHOT_S)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.backends.backend import Backend
-from mlxhog.decoding.generate import answer, generate
+from mlxhog.decoding.generate import answer
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -92,15 +92,15 @@ def test_greedy_tokens_are_those_that_the_references_generated(
         ids = ids[:, prompt.shape[1] :]
     backend = bound(name, recorded.cfg, recorded.params, kernels)
     for row in range(len(prompt)):
-        tokens = generate(
+        pieces = answer(
             backend,
-            prompt[row],
+            [prompt[row]],
             tokenizer=Ids(recorded.cfg.vocab_size, bos=int(prompt[row, 0])),
             sampler=Sampler(temperature=0.0),
             max_new_tokens=ids.shape[1],
             stop_at_document_end=False,
         )
-        assert list(tokens) == ids[row].tolist()
+        assert [piece.token for piece in pieces] == ids[row].tolist()
 
 
 @pytest.mark.parametrize("model", MODELS)

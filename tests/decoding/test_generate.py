@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
-from mlxhog.decoding.engine import Engine, Piece, RecurrentModel, Request, checked_ids
+from mlxhog.decoding.engine import Piece, RecurrentModel
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.text import TextStream
@@ -24,22 +24,23 @@ BYTES = ByteTokenizer()
 
 
 def run(
-    model: RecurrentModel[History], prompt: list[int], n: int = 20, *, seed: int = 0
+    model: RecurrentModel[History],
+    prompt: list[int],
+    n: int = 20,
+    *,
+    stop: bool = False,
+    seed: int = 0,
 ) -> list[int]:
-    """The tokens after a prompt, in which BOS is one like others."""
-    engine = Engine(model, BYTES, batch_size=1, prefill_chunk=256)
-    engine.submit(
-        Request(
-            prompt=checked_ids(prompt, BYTES),
-            sampler=Sampler(seed=seed).of_row(0),
-            max_new_tokens=n,
-            stop=(),
-            ends=set(),
-        )
+    """The tokens after a prompt."""
+    sampler = Sampler(seed=seed)
+    pieces = answer(
+        model,
+        [prompt],
+        tokenizer=BYTES,
+        sampler=sampler,
+        max_new_tokens=n,
+        stop_at_document_end=stop,
     )
-    pieces = []
-    while engine.is_busy:
-        pieces += engine.step()
     return [piece.token for piece in pieces if piece.token is not None]
 
 
@@ -99,14 +100,18 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn() -> None:
     assert of_row(greedy(Countdown([104, 105]), [[0]], n=2), 0)[0] == [104, 105]
 
 
-def test_a_drawn_bos_ends_the_document() -> None:
-    text = greedy(Countdown([104, 256, 105]), [[0]], n=3)
-    assert of_row(text, 0) == ([104], "h", "document_end")
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(True, ([104], "h", "document_end")), (False, ([104, 256, 105], "hi", "length"))],
+)
+def test_a_drawn_bos_ends_the_document(stop: bool, expected: Any) -> None:
+    text = greedy(Countdown([104, 256, 105]), [[0]], n=3, stop_at_document_end=stop)
+    assert of_row(text, 0) == expected
 
 
 def test_no_new_tokens_ask_nothing_of_the_model() -> None:
     model = MarkovModel()
-    assert greedy(model, [[1]], n=0) == []
+    assert run(model, [1], n=0) == []
     assert model.calls == []
 
 
@@ -151,9 +156,7 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
     first, second, third = answers(3)
     assert first != second != third
     assert answers(1) == [first, second, third]
-    sampler = Sampler(seed=3)
-    alone = list(answer(MarkovModel(), [[84]], tokenizer=BYTES, sampler=sampler, max_new_tokens=12))
-    assert of_row(alone, 0)[0] == first
+    assert run(MarkovModel(), [84], n=12, stop=True, seed=3) == first
 
 
 def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place() -> None:
