@@ -1,5 +1,9 @@
-"""A worker does what the supervisor says."""
+"""A worker does what the supervisor says; where a GPU shares no memory, it does without."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,15 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.arena import Arena
+from mlxhog import TrainConfig, train
+from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import LINE, NAMES, Command, Counters
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
-from mlxhog.optim import Muon
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.metal.engine import ReferenceEngine
+from mlxhog.optim import Muon, metal_steps
+from mlxhog.optim.metal_steps import ADAM
+from mlxhog.strategies import build
 from mlxhog.training import steps, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
+from tests.training.test_watchdog import job
 
 
 def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
@@ -104,3 +115,163 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer(
         context = worker.make_context(job, arena, arena.workers.entry(1))
         assert isinstance(context.optimizer, Muon)
         assert context.optimizer.threads == threads
+
+
+# -- unified memory --------------------------------------------------------------------------------
+
+
+class Refuses(ReferenceEngine):
+    def adopt(self, host: Any) -> Any:
+        raise EnvironmentLacks("MLX cannot import this")
+
+
+class RefusesLater(ReferenceEngine):
+    """Imports the parameters, and as many segments more; then no more."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self._left = more + 1
+
+    def adopt(self, host: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise EnvironmentLacks("MLX cannot import one more")
+        return super().adopt(host)
+
+
+class Copies(ReferenceEngine):
+    def adopt(self, host: Any) -> Any:
+        return host.copy()
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    with Arena.create(
+        plan({}, max_workers=2, private=("m", "v"), shared=("s",), n_tickets=1), write="cas"
+    ) as arena:
+        yield arena
+
+
+def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
+    config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", **options})  # type: ignore[arg-type]
+    return job(
+        slot=2,
+        setup=SimpleNamespace(
+            strategy=build(config, 1),
+            workers=2 * (WorkerSpec(backend, 1),),
+            writers=SimpleNamespace(engine=lambda backend: engine),
+            decay=frozenset(),
+        ),
+    )
+
+
+def with_engine(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+    monkeypatch.setattr(metal_steps.engines, "create", lambda name, **_: engine)
+
+
+LIVE: dict[str, object] = {"read": "live", "predict": "none"}
+
+
+def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    params = worker.live_params(a_job("mlx:gpu", **LIVE), arena)
+    assert params is not None
+    assert np.shares_memory(params, arena.params)
+    assert worker.live_params(a_job("mlx:gpu"), arena) is None  # nobody asked
+    monkeypatch.setattr(metal_steps.engines, "create", pytest.fail)
+    assert worker.live_params(a_job("torch:cpu", **LIVE), arena) is not None
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [(Refuses(), "MLX cannot import this"), (Copies(), "is not seen on the other")],
+)
+def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
+    monkeypatch: pytest.MonkeyPatch,
+    arena: Arena,
+    capsys: pytest.CaptureFixture[str],
+    engine: Any,
+    why: str,
+) -> None:
+    with_engine(monkeypatch, engine)
+    assert worker.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
+    live, writes = capsys.readouterr().out.splitlines()
+    assert live.startswith("notice: worker 2 (mlx:gpu) takes snapshots, not live reads: ")
+    assert writes.startswith("notice: worker 2 (mlx:gpu) lets the CPU add its steps, not the GPU: ")
+    assert live.endswith(why)
+    assert writes.endswith(why)
+
+
+def test_a_gpu_that_shares_memory_adds_its_own_steps(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    before = arena.params.copy()
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is not None
+    np.testing.assert_array_equal(arena.params, before)
+    assert worker.gpu_steps(a_job("mlx:gpu"), arena, ADAM) is None
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_moments_that_cannot_be_imported_leave_the_steps_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    arena: Arena,
+    capsys: pytest.CaptureFixture[str],
+    more: int,
+) -> None:
+    with_engine(monkeypatch, RefusesLater(more))
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
+    assert "lets the CPU add its steps, not the GPU: MLX cannot" in capsys.readouterr().out
+
+
+def test_every_segment_of_the_rule_is_imported_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    with_engine(monkeypatch, RefusesLater(4))
+    steps = worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM)
+    assert steps is not None
+    for name in ("m.1", "v.1", "m.2", "v.2"):
+        steps.adopt(arena.segment(name))  # as steps do; it is not imported again
+    rule = replace(ADAM, private=("m",), shared=("s",))
+    with_engine(monkeypatch, RefusesLater(2))
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, rule) is None
+
+
+def test_memory_of_several_pieces_of_macos_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "v.2")
+    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
+    assert "segment v.2 has" in capsys.readouterr().out
+    monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "params")
+    assert worker.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert "segment params has" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "worker-1.log"
+    assert worker.read_notices(log, 0) == []
+    log.write_text("notice: of an earlier process\n")
+    begin = log.stat().st_size
+    with log.open("a") as stream:
+        stream.write("something else\nnotice: it takes snapshots\n")
+    assert worker.read_notices(log, begin) == ["it takes snapshots"]
+
+    messages: list[str] = []
+    monkeypatch.setattr(worker, "read_notices", lambda path, since: [f"notice of {path.name}"])
+    train(
+        small_config(tmp_path, workers="mlx:cpu*2", steps=2),
+        observer=lambda progress: messages.append(progress.message or ""),
+    )
+    # which worker is up first is the scheduler's choice
+    assert sorted(m for m in messages if m.startswith("notice of")) == [
+        "notice of worker-1.log",
+        "notice of worker-2.log",
+    ]
