@@ -1,7 +1,8 @@
 """How well a model predicts text: the sums of its loss, and what they come to.
 
-Text is cut into sequences, each read from the empty state on, exactly as the held-out text of a run
-is evaluated; so the numbers can be compared with those of training, and between tokenizers.
+A file's text is cut into sequences, each read from the empty state on, exactly as the held-out text
+of a run is evaluated; so the numbers can be compared with those of training, and between
+tokenizers. A document is read from its beginning to its end with one state.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlxhog.backends.backend import Backend
 from mlxhog.data import corpora, heldout, prepare
 from mlxhog.data.batch import Batch
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, Diverged
-from mlxhog.models.families import param_count
+from mlxhog.models.families import check_length, param_count
+
+SCORED_TOKENS = 2048  # of a document, whose logits are computed at once,
+SCORED_LOGITS = 2**24  # as long as there are no more numbers in them
 
 
 @dataclass(frozen=True)
@@ -136,3 +143,37 @@ def score(
 def _of_batch(backend: Backend, batch: Batch) -> Score:
     result = backend.evaluate(batch)
     return Score(result.nats, batch.n_bytes, result.targets)
+
+
+def score_document(model: Model, text: str) -> Score:
+    """Score a text as one document.
+
+    Args:
+        model: with weights.
+        text: not empty.
+
+    Raises:
+        ConfigError: it has more tokens than the model has positions for.
+        Diverged: the model's logits are not finite.
+    """
+    content = text.encode()
+    ids = model.tokenizer.encode(content)
+    check_length(model.config, len(ids))
+    before = np.concatenate([[model.tokenizer.bos], ids[:-1]]).astype(np.int32)
+    step = min(SCORED_TOKENS, max(1, SCORED_LOGITS // model.config.vocab_size))
+    nats, state = 0.0, None
+    for start in range(0, len(ids), step):
+        part = slice(start, start + step)
+        logits, state = model.backend.every_logits(before[None, part], state)
+        nats += _cross_entropy(logits[0], ids[part])
+    if not math.isfinite(nats):
+        raise Diverged("the model's logits are not finite; load an earlier checkpoint")
+    return Score(nats, len(content), len(ids))
+
+
+def _cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+    """Return the summed cross entropy in nats of labels (S,) under logits (S, V)."""
+    best = logits.max(axis=-1, keepdims=True)
+    total = np.exp(logits - best).sum(axis=-1, dtype=np.float64)
+    of_labels = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=-1)
+    return float((np.log(total) - (of_labels - best)[:, 0].astype(np.float64)).sum())

@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 
 from mlxhog.backends.backend import check_tokens
 from mlxhog.config.sources import from_keywords
-from mlxhog.data import heldout
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece
 from mlxhog.decoding.model import Model
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.errors import ConfigError, DataError, Diverged
+from mlxhog.decoding.scoring import score_document
+from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import READ_MODES, Generation
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import Follower, WeightSource
 from mlxhog.machine.processes import environment
 from mlxhog.models import families
-
-SCORED_TOKENS = 2048  # of a text, whose logits are computed at once,
-SCORED_LOGITS = 2**24  # as long as there are no more numbers in them
 
 
 class LanguageModel:
@@ -208,19 +205,10 @@ class LanguageModel:
         encoded = _text("text", text)
         if not encoded:
             raise DataError("the text to score is empty; give at least one character")
-        ids = self.tokenizer.encode(encoded.encode())
-        families.check_length(self.config, len(ids))
         self._take_newest()
-        before = np.concatenate([[self.tokenizer.bos], ids[:-1]]).astype(np.int32)
-        step = min(SCORED_TOKENS, max(1, SCORED_LOGITS // self.config.vocab_size))
-        nats, state = 0.0, None
-        for start in range(0, len(ids), step):
-            part = slice(start, start + step)
-            logits, state = self._model.backend.every_logits(before[None, part], state)
-            nats += _cross_entropy(logits[0], ids[part])
-        if not np.isfinite(nats):
-            raise Diverged("the model's logits are not finite; load an earlier checkpoint")
-        return heldout.bits_per_byte(nats, len(encoded.encode()))
+        bits = score_document(self._model, encoded).bits_per_byte
+        assert bits is not None
+        return bits
 
     def _take_newest(self) -> None:
         """Take the newest weights for what comes next.
@@ -293,11 +281,3 @@ def _text(what: str, value: str) -> str:
             "text; decode its bytes with errors='replace'"
         ) from error
     return value
-
-
-def _cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the summed cross entropy in nats of labels (S,) under logits (S, V)."""
-    best = logits.max(axis=-1, keepdims=True)
-    total = np.exp(logits - best).sum(axis=-1, dtype=np.float64)
-    of_labels = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=-1)
-    return float((np.log(total) - (of_labels - best)[:, 0].astype(np.float64)).sum())

@@ -14,7 +14,7 @@ import pytest
 from mlxhog import LanguageModel, errors, load
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.live import model as live_model
+from mlxhog.decoding import scoring
 from mlxhog.machine import machine
 from mlxhog.models.families import init_params
 from tests.saved import SMALL, saved_run
@@ -88,7 +88,7 @@ def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(
     nats = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(ids)), ids]
     expected = nats.sum() / math.log(2) / len(text.encode())
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(live_model, "SCORED_TOKENS", 7)  # with the state from piece to piece
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 7)  # with the state from piece to piece
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
 
 
