@@ -44,8 +44,7 @@ from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
 from mlxhog.files.quantities import Interval
 from mlxhog.live import CHECKPOINT, READ_MODES
-from mlxhog.live.opening import open_source
-from mlxhog.live.running import RunWeights
+from mlxhog.live.opening import RunWeights, open_source
 from mlxhog.live.source import Follower
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture

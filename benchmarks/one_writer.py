@@ -40,8 +40,7 @@ from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.corpora import read_sotu
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
-from mlxhog.live.opening import open_source
-from mlxhog.live.running import RunWeights
+from mlxhog.live.opening import RunWeights, open_source
 from mlxhog.live.source import Follower
 from mlxhog.models import families
 from mlxhog.optim import Target, updates

@@ -15,7 +15,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.files.quantities import Interval
 from mlxhog.live import READ_MODES
-from mlxhog.live.running import RunWeights
+from mlxhog.live.opening import RunWeights
 from mlxhog.live.source import Follower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import AvgRuns

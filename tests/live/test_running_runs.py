@@ -23,8 +23,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError
-from mlxhog.live.opening import open_source
-from mlxhog.live.running import RunWeights
+from mlxhog.live.opening import RunWeights, open_source
 from mlxhog.live.source import Follower
 from mlxhog.report.metrics import Progress
 from mlxhog.training import publishing, reporting
