@@ -12,7 +12,7 @@ from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.session import train as classic_train
 from mlxhog.errors import WorkerFailed
-from mlxhog.training import supervisor
+from mlxhog.training import worker
 from tests.classic.small import hinge
 from tests.faults import faulty_worker
 from tests.faults.faulty_worker import EARLY
@@ -31,7 +31,7 @@ TEXTS = {
 
 @pytest.fixture(autouse=True)
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "worker", faulty_worker)
+    monkeypatch.setattr(worker, "main", faulty_worker.main)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from mlxhog.cli.train import summary
 from mlxhog.data.batch import Batch
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.training import checkpoints, supervisor, trainer, worker
+from mlxhog.training import checkpoints, trainer, worker
 from mlxhog.training.ending import Deadlines, HeldOutWatch
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
@@ -126,7 +125,7 @@ def test_a_first_step_is_waited_for_as_long_as_the_run_still_ends_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "GRACE_S", 0.1)
-    monkeypatch.setattr(supervisor, "worker", SimpleNamespace(main=with_a_long_first_step))
+    monkeypatch.setattr(worker, "main", with_a_long_first_step)
     result = train(small_config(tmp_path, steps=None, time=1.0))
     assert (result.status, result.steps) == ("done", 1)
     late = Deadlines(monotonic_ns() - int(9e9), 6.0)

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
-from mlxhog.training import evenness, supervisor, worker
+from mlxhog.training import evenness, worker
 from mlxhog.training.evenness import Choice, choose, guess
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
@@ -136,7 +135,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
 
     monkeypatch.setattr(evenness, "choose", choose)
-    monkeypatch.setattr(supervisor, "worker", SimpleNamespace(main=measure_briefly))
+    monkeypatch.setattr(worker, "main", measure_briefly)
     return names
 
 
@@ -182,8 +181,8 @@ def test_workers_that_would_take_too_long_are_not_measured_until_a_run_has_more_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[str]
 ) -> None:
     chosen.append("hogwild")
-    measuring = supervisor.worker
-    monkeypatch.setattr(supervisor, "worker", SimpleNamespace(main=without_time_to_measure))
+    measuring = worker.main
+    monkeypatch.setattr(worker, "main", without_time_to_measure)
     messages = Messages()
     limited = {**TWO, "steps": 5, "time": 60}
     first = train(small_config(tmp_path, **limited), observer=messages)
@@ -193,7 +192,7 @@ def test_workers_that_would_take_too_long_are_not_measured_until_a_run_has_more_
     assert first.checkpoint is not None
     assert checkpoint.load(Path(first.checkpoint)).state["strategy"]["strategy"] == "auto"
 
-    monkeypatch.setattr(supervisor, "worker", measuring)
+    monkeypatch.setattr(worker, "main", measuring)
     second = train(small_config(tmp_path, resume=first.run, **limited), observer=messages)
     assert (second.steps, stored(second)) == (10, ("hogwild", "equal"))
     assert len(messages.choices()) == 2
