@@ -3,7 +3,7 @@
 import pytest
 
 from mlxhog.config.budget import training_s
-from mlxhog.config.quantities import (
+from mlxhog.files.quantities import (
     Interval,
     format_bytes,
     format_clock,
