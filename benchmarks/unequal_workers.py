@@ -31,7 +31,7 @@ from pathlib import Path
 from harness.claims import PATIENCE_S, Claim, Findings, Sample, flags, measured
 from training.time_to_loss import GRIDS, Pair, Race, Target
 
-from mlxhog.data import sotu
+from mlxhog.data.corpora import read_sotu
 
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
 EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
@@ -103,7 +103,7 @@ FULL = Scale(
 def write_sentences(path: Path) -> None:
     """Write each sentence of the corpus sotu as a document that no other is packed with."""
     with path.open("w") as file:
-        for address in sotu.read():
+        for address in read_sotu():
             for sentence in re.split(r"(?<=[.!?])\s+", address.text.strip()):
                 json.dump({"prompt": "", "completion": sentence}, file)
                 file.write("\n")

@@ -65,7 +65,7 @@ def test_sentences_are_rows_of_their_own_lengths(
 ) -> None:
     text = "It is done. Is it? " + "A long one, " * 60 + "ends. "
     address = SimpleNamespace(text=text)
-    monkeypatch.setattr(unequal.sotu, "read", lambda: [address] * 8)
+    monkeypatch.setattr(unequal, "read_sotu", lambda: [address] * 8)
     path = tmp_path / "sentences.jsonl"
     unequal.write_sentences(path)
     train, _ = prepare(str(path), cache_dir=tmp_path / "cache").open(unequal.SENTENCE_LENGTH)
