@@ -344,8 +344,7 @@ class RunWeights:
         """Each parameter between two updates; one that is written all the time from the copy."""
         assert self._marks is not None
         layout, oldest = self._arena.layout, self._counted()
-        busy = copy_tensors(layout, self._marks, out, self._shared)
-        version, mixed = self._most_updates(), 0
+        busy, mixed = copy_tensors(layout, self._marks, out, self._shared), 0
         if busy:
             whole = np.empty(self._n, np.float32)
             copy = self._copy(whole)
@@ -354,7 +353,8 @@ class RunWeights:
                 span = slice(slot.offset, slot.offset + slot.size)
                 out[span] = whole[span]
             oldest, mixed = min(oldest, copy.oldest), min(len(busy), copy.mixed or 0)
-        return Loaded(version=version, oldest=oldest, mixed=mixed)
+        # Now, and not before: the copy may have been published since the parameters were read.
+        return Loaded(version=self._most_updates(), oldest=oldest, mixed=mixed)
 
     def _model_between_updates(self, out: Float32) -> Loaded:
         """The whole model between two updates, or the published copy where none is in sight."""

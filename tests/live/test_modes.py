@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.arena.marks import copy_tensors
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.files.quantities import Interval
-from mlxhog.live import READ_MODES
+from mlxhog.live import READ_MODES, opening
 from mlxhog.live.opening import RunWeights
-from mlxhog.live.source import Follower
+from mlxhog.live.source import Follower, Loaded
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import AvgRuns
 from mlxhog.strategies.rounds import STEPS, Rounds
@@ -47,6 +49,27 @@ def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_p
         source.close()
         assert backend.bound == 1
         assert consistent or mode in ("racy", "tensor")
+
+
+def test_a_copy_that_is_newer_than_what_was_read_counts_its_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pattern_run(tmp_path, writers=0) as run:
+        source, backend = run.reader("tensor"), Inbox()
+        copy, busy = RunWeights._copy, ["lm_head.weight"]
+
+        def after_an_update(self: RunWeights, out: NDArray[np.float32]) -> Loaded:
+            run.arena.params[: run.arena.layout.probe.offset] += 1
+            run.arena.counters.add("version")
+            run.publisher.publish_at_rest()
+            return copy(self, out)
+
+        monkeypatch.setattr(RunWeights, "_copy", after_an_update)
+        monkeypatch.setattr(opening, "copy_tensors", lambda *given: copy_tensors(*given) or busy)
+        loaded = source.load(backend)
+        assert backend.inbox.max() == 1
+        check("tensor", loaded, backend.inbox, run.arena)
+        source.close()
 
 
 def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None:
