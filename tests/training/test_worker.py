@@ -54,7 +54,7 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
     side_jobs = SimpleNamespace(serve=lambda: events.append("side job"))
     monkeypatch.setattr(worker.Arena, "from_handle", lambda handle, write: arena)
     monkeypatch.setattr(worker, "make_context", lambda *_: context)
-    monkeypatch.setattr(worker, "Ring", lambda data: None)
+    monkeypatch.setattr(worker.control, "Ring", lambda data: None)
     monkeypatch.setattr(worker, "Steps", lambda *_: steps)
     monkeypatch.setattr(worker.time, "sleep", sleep)
     writers = SimpleNamespace(write="lossless")
