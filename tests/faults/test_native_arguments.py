@@ -15,7 +15,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.errors import ArenaError
-from tests.data.test_ledger import ledger_on
+from tests.arena.test_ledger import ledger_on
 from tests.faults.native_fuzz import board
 
 HUGE = (1 << 64) - 1

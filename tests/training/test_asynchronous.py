@@ -9,8 +9,8 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Result
 from mlxhog.training.checkpoints import restore
