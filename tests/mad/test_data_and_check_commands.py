@@ -116,7 +116,7 @@ def test_a_broken_row_is_named_and_ends_the_check_with_1(capsys):
         ("data --task CR --out a --sed 3", "no flag '--sed'; did you mean '--seed'?"),
         ("data --task CR --out a --seed -1", "--seed is '-1'"),
         ("check nothing.npz", "nothing.npz: cannot read it: No such file"),
-        ("check", "required: FILE"),
+        ("check", "FILE is missing"),
         ("check a --jsn", "did you mean '--json'?"),
     ],
 )
