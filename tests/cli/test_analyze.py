@@ -156,7 +156,7 @@ def test_the_same_seed_gives_the_same_numbers(
         (["tiny", "--data", "nowhere"], 2, "no corpus 'nowhere'"),
         (["tiny", "--seq-len", "90M"], 2, "use more text or a smaller seq_len"),
         (["tiny", "--plot", "/dev/null/figures"], 2, "choose another --plot"),
-        ([], 2, "required: CONFIG_OR_RUN"),
+        ([], 2, "CONFIG_OR_RUN is missing"),
     ],
 )
 def test_bad_input_is_answered_before_anything_is_measured(
