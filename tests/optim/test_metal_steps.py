@@ -176,7 +176,7 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
     if which == "mps":
         FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
         engine = MPSEngine("cpu")
-    monkeypatch.setattr(metal_steps, "whole", lambda host: host)  # not on pages, here
+    monkeypatch.setattr(metal_steps, "adoptable", lambda host: host)  # not on pages, here
     names = ("params", "m.1", "v.1", "m", "v")
     lent = {name: lender.memory(arena.params.size) for name in names}
     for name in names:
