@@ -90,16 +90,13 @@ class DelayFeedback(Optimizer):
             change = ahead - before
             if not change.any():
                 continue
-            if target.marks is not None:
-                target.marks.begin(slot.name)
-            updates.add(
-                target.flat,
-                slot,
-                change,
-                locks=target.locks,
-                mode=target.mode,
-                seed=step.seed,
-                native=self.native,
-            )
-            if target.marks is not None:
-                target.marks.end(slot.name)
+            with target.marked(slot):
+                updates.add(
+                    target.flat,
+                    slot,
+                    change,
+                    locks=target.locks,
+                    mode=target.mode,
+                    seed=step.seed,
+                    native=self.native,
+                )

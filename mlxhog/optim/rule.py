@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -102,19 +103,25 @@ class Target:
     ) -> None:
         """Call the native step that fits the slot's exclusion unit and the gradient's form."""
         common = (self.locks, self.mode, self.flat, slot.offset)
+        with self.marked(slot):
+            if isinstance(grad, Rows):
+                place = (row_width(slot), slot.row_word0, grad.index, grad.values)
+                rows(*common, *place, *state, **rates, pending=self.pending)
+            elif slot.kind == "rows":
+                whole = (row_width(slot), slot.row_word0, None, grad)
+                rows(*common, *whole, *state, **rates, pending=self.pending)
+            elif self.record is None:
+                dense(*common, grad, *state, **rates, pending=self.pending)
+            else:
+                last, prev = self.record
+                dense(*common, grad, *state, **rates, last=last, prev=prev)
+
+    @contextmanager
+    def marked(self, slot: Slot) -> Iterator[None]:
+        """Mark a parameter while it is written; after an error in between the mark stays."""
         if self.marks is not None:
             self.marks.begin(slot.name)
-        if isinstance(grad, Rows):
-            place = (row_width(slot), slot.row_word0, grad.index, grad.values)
-            rows(*common, *place, *state, **rates, pending=self.pending)
-        elif slot.kind == "rows":
-            whole = (row_width(slot), slot.row_word0, None, grad)
-            rows(*common, *whole, *state, **rates, pending=self.pending)
-        elif self.record is None:
-            dense(*common, grad, *state, **rates, pending=self.pending)
-        else:
-            last, prev = self.record
-            dense(*common, grad, *state, **rates, last=last, prev=prev)
+        yield
         if self.marks is not None:
             self.marks.end(slot.name)
 

@@ -163,20 +163,17 @@ class Sparsified(Optimizer):
                 keep=self.error_feedback,
                 native=self.native,
             )
-            if target.marks is not None:
-                target.marks.begin(slot.name)
-            updates.add_at(
-                target.flat,
-                slot,
-                index,
-                values,
-                locks=target.locks,
-                mode=target.mode,
-                seed=step.seed,
-                native=self.native,
-            )
-            if target.marks is not None:
-                target.marks.end(slot.name)
+            with target.marked(slot):
+                updates.add_at(
+                    target.flat,
+                    slot,
+                    index,
+                    values,
+                    locks=target.locks,
+                    mode=target.mode,
+                    seed=step.seed,
+                    native=self.native,
+                )
             written[slot.name] = index
         self.written = written
 
