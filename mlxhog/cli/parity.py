@@ -1,6 +1,9 @@
 """`mlxhog parity`: do all backends compute the same?"""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +12,16 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
+from mlxhog.report.table import Answer, Failure, Section
 
 if TYPE_CHECKING:
+    from mlxhog.parity.compare import Row
     from mlxhog.parity.comparison import Comparison
 
 SUBJECT = "SUBJECT"
+MOST_NAMES = 50  # characters of the sides' names in the answer
+MOST_FAILURES = 4  # of a kind in the table; the JSON has all
+_GROUPS = ("stepwise", "sgd", "momentum", "adamw", "parallel", "chunkwise", "recurrent", "sequence")
 ABOUT = """\
 Compute one thing with every backend here, and compare every number: loss, logits, hidden states,
 gradients, states, parameters after some steps of SGD, momentum and AdamW, one token at a time
@@ -91,7 +99,7 @@ def _source(arguments: Any) -> tuple[str, str]:
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module: wrong flags are answered before.
-    from mlxhog.parity.comparison import check_save_path, compare_sides, describe
+    from mlxhog.parity.comparison import check_save_path, compare_sides
     from mlxhog.parity.sources import Sizes, check_memory, open_source
     from mlxhog.parity.subject import choose
     from mlxhog.report.views import PartLine
@@ -125,19 +133,128 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
     _print(comparison, notes, how)
     if comparison.first_bad is not None:
-        print(f"disagree: {describe(comparison.first_bad)}", file=sys.stderr)
+        print(f"disagree: {_describe(comparison.first_bad)}", file=sys.stderr)
     elif comparison.missed:
         print(f"nobody noticed that {config.perturb} was perturbed", file=sys.stderr)
     return 0 if comparison.ok else 1
 
 
-def _print(comparison: "Comparison", notes: list[str], how: Any) -> None:
+def _print(comparison: Comparison, notes: list[str], how: Any) -> None:
     if how.json:
         print_json(comparison.to_json() | {"notes": notes})
         return
     if how.quiet:
         return
-    from mlxhog.parity.comparison import sections
+    print_sections(_sections(comparison, notes, everything=how.all))
 
-    parts = sections(comparison, notes, everything=how.all)
-    print_sections(parts)
+
+def _sections(
+    comparison: Comparison, notes: Sequence[str], *, everything: bool
+) -> Iterator[Section]:
+    """Arrange a comparison for `mlxhog.report.table.show`: the answer, then rows.
+
+    Args:
+        comparison: the outcome.
+        notes: lines for below.
+        everything: the worst of each kind, over all sides that are compared with the same one,
+            then a line for every tensor; else those that fail, up to `MOST_FAILURES` of a kind.
+    """
+    rows = comparison.rows
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((_reference_of(row), _group(row)), []).append(row)
+    lines: list[tuple[str, ...]] = []
+    for group in groups.values():
+        lines += map(_line, group if everything else _worst_failures(group))
+    yield Section("", notes=[_answer(comparison)])
+    header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
+    if everything:
+        worst = [_line(_worst(group), len(group)) for group in groups.values()]
+        yield Section("the worst of each kind", header, worst)
+    hint = [] if everything else ["--all has the worst of each kind, and a line for every tensor"]
+    yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
+
+
+def _answer(comparison: Comparison) -> str:
+    """Whether all agree, in a line."""
+    rows, names = comparison.rows, [side.name for side in comparison.sides]
+    failed = sum(not row.ok for row in rows)
+    if failed:
+        return Failure(f"FAILED: {failed} of {len(rows)} disagree")
+    if comparison.missed:
+        return Failure("FAILED: a parameter was perturbed, and nobody noticed")
+    sides = ", ".join([*names, *comparison.subject.recorded])
+    if len(sides) > MOST_NAMES:
+        sides = f"{len(names)} sides"
+    return Answer(f"Yes: all {len(rows):,} agree ({sides})")
+
+
+def _closest(rows: Sequence[Row]) -> Iterator[str]:
+    """Which agreement is closest to its limit."""
+    good = [row for row in rows if row.ok and row.max_abs is not None]
+    if good:
+        row = max(good, key=lambda row: row.pressure)
+        yield (
+            f"closest to its limit: {row.what} of {row.a} against {_against(row)}, at "
+            f"{row.pressure:.0%} of what is allowed"
+        )
+
+
+def _worst_failures(group: Sequence[Row]) -> list[Row]:
+    bad = [row for row in group if not row.ok]
+    return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
+
+
+def _worst(group: Sequence[Row]) -> Row:
+    """The row that is farthest beyond its limit, or else closest to it."""
+    return max(group, key=lambda row: (not row.ok, row.pressure))
+
+
+def _reference_of(row: Row) -> str:
+    """The side that a row is judged by, where the forms of one backend count as one."""
+    return _against(row).partition("+")[0]
+
+
+def _against(row: Row) -> str:
+    return "itself" if row.a == row.b else row.b
+
+
+def _group(row: Row) -> str:
+    """Return the kind of a row, with the form or rule that it is about."""
+    words = row.what.split("/")
+    return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
+
+
+def _line(row: Row, count: int = 1) -> tuple[str, ...]:
+    """A row as cells; `count` says for how many it stands."""
+    place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
+    tensor = row.what.removeprefix(_group(row)).lstrip("/")
+    at = f"{tensor}{place}"
+    return (
+        "PASS" if row.ok else "FAIL",
+        f"{_group(row)} x{count}" if count > 1 else _group(row),
+        row.a,
+        _against(row),
+        _number(row.max_abs),
+        _number(row.max_rel),
+        _number(row.tolerance),
+        at if row.max_abs is not None else f"{at} {row.reason}",
+    )
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.1e}"
+
+
+def _describe(row: Row) -> str:
+    """Return a line that names a disagreement."""
+    where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
+    against = "itself over the whole sequence" if row.b == row.a else row.b
+    if row.max_abs is None:
+        values = f" ({row.got} and {row.wanted})" if row.where else ""
+        return f"{row.what}{where}: {row.a} and {against}: {row.reason}{values}"
+    unit = f" {row.unit}" if row.unit else ""
+    return (
+        f"{row.what}{where}: {row.a} has {row.got:.9g} and {against} {row.wanted:.9g}, "
+        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
+    )

@@ -21,11 +21,9 @@ import numpy as np
 from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Grads
-from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.errors import MlxhogError
-from mlxhog.files.quantities import Interval
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import GPU_ENGINES
 from mlxhog.machine.workers import BACKENDS, missing
@@ -34,7 +32,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.optim.gradients import Rows
 from mlxhog.report.metrics import Progress
 from mlxhog.report.metrics import Result as RunResult
-from mlxhog.training.trainer import train
+from mlxhog.training.calling import train
 
 MODEL: Final = "tiny"
 BATCH, LENGTH = 2, 256  # what `mlxhog train` begins with
@@ -288,13 +286,12 @@ def check_training(seconds: float = SECONDS) -> list[Check]:
     with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as folder:
         text = Path(folder) / "text.txt"
         text.write_text(_TEXT)
-        config = TrainConfig(
-            data=str(text), model=MODEL, seq_len=64, time=seconds, out=folder,
-            strategy="hogwild",
-            eval_every=Interval(), sample_every=Interval(), schedule="constant",
-        )  # fmt: skip
         try:
-            result = train(config, observer=watch)
+            result = train(
+                data=str(text), model=MODEL, seq_len=64, time=seconds, out=folder,
+                strategy="hogwild", eval_every="off", sample_every="off", schedule="constant",
+                observer=watch,
+            )  # fmt: skip
         except MlxhogError as error:
             return [Check(_RUN, Result.FAIL, str(error), expected, "no training here")]
     if result.status == "interrupted":

@@ -1,9 +1,9 @@
-"""Compute a subject by every side, compare, and tell the outcome to people and to programs."""
+"""Compute a subject by every side, and compare every number."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,6 @@ from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.compute import Perturbation, Tell, computed_results
 from mlxhog.parity.subject import Results, Side, Subject, perturbed
-from mlxhog.report.table import Answer, Failure, Section
-
-MOST_NAMES = 50  # characters of the sides' names in the answer
-MOST_FAILURES = 4  # of a kind in the table; the JSON has all
-_GROUPS = ("stepwise", "sgd", "momentum", "adamw", "parallel", "chunkwise", "recurrent", "sequence")
 
 
 @dataclass(frozen=True)
@@ -149,117 +144,6 @@ def compare_all(
         computed[name], known = tolerances.split(mine)
         conditions |= known
     return list(compare.rows(subject, sides, computed, conditions)), computed
-
-
-def sections(
-    comparison: Comparison, notes: Sequence[str], *, everything: bool
-) -> Iterator[Section]:
-    """Arrange a comparison for `mlxhog.report.table.show`: the answer, then rows.
-
-    Args:
-        comparison: the outcome.
-        notes: lines for below.
-        everything: the worst of each kind, over all sides that are compared with the same one,
-            then a line for every tensor; else those that fail, up to `MOST_FAILURES` of a kind.
-    """
-    rows, groups = comparison.rows, dict[tuple[str, str], list[Row]]()
-    for row in rows:
-        groups.setdefault((_reference_of(row), _group(row)), []).append(row)
-    lines: list[tuple[str, ...]] = []
-    for group in groups.values():
-        lines += map(_line, group if everything else _worst_failures(group))
-    yield Section("", notes=[answer(comparison)])
-    header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
-    if everything:
-        worst = [_line(_worst(group), len(group)) for group in groups.values()]
-        yield Section("the worst of each kind", header, worst)
-    hint = [] if everything else ["--all has the worst of each kind, and a line for every tensor"]
-    yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
-
-
-def answer(comparison: Comparison) -> str:
-    """Whether all agree, in a line."""
-    rows, names = comparison.rows, [side.name for side in comparison.sides]
-    failed = sum(not row.ok for row in rows)
-    if failed:
-        return Failure(f"FAILED: {failed} of {len(rows)} disagree")
-    if comparison.missed:
-        return Failure("FAILED: a parameter was perturbed, and nobody noticed")
-    sides = ", ".join([*names, *comparison.subject.recorded])
-    if len(sides) > MOST_NAMES:
-        sides = f"{len(names)} sides"
-    return Answer(f"Yes: all {len(rows):,} agree ({sides})")
-
-
-def _closest(rows: Sequence[Row]) -> Iterator[str]:
-    """Which agreement is closest to its limit."""
-    good = [row for row in rows if row.ok and row.max_abs is not None]
-    if good:
-        row = max(good, key=lambda row: row.pressure)
-        yield (
-            f"closest to its limit: {row.what} of {row.a} against {_against(row)}, at "
-            f"{row.pressure:.0%} of what is allowed"
-        )
-
-
-def _worst_failures(group: Sequence[Row]) -> list[Row]:
-    bad = [row for row in group if not row.ok]
-    return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
-
-
-def _worst(group: Sequence[Row]) -> Row:
-    """The row that is farthest beyond its limit, or else closest to it."""
-    return max(group, key=lambda row: (not row.ok, row.pressure))
-
-
-def _reference_of(row: Row) -> str:
-    """The side that a row is judged by, where the forms of one backend count as one."""
-    return _against(row).partition("+")[0]
-
-
-def _against(row: Row) -> str:
-    return "itself" if row.a == row.b else row.b
-
-
-def _group(row: Row) -> str:
-    """Return the kind of a row, with the form or rule that it is about."""
-    words = row.what.split("/")
-    return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
-
-
-def _line(row: Row, count: int = 1) -> tuple[str, ...]:
-    """A row as cells; `count` says for how many it stands."""
-    place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
-    tensor = row.what.removeprefix(_group(row)).lstrip("/")
-    at = f"{tensor}{place}"
-    return (
-        "PASS" if row.ok else "FAIL",
-        f"{_group(row)} x{count}" if count > 1 else _group(row),
-        row.a,
-        _against(row),
-        _number(row.max_abs),
-        _number(row.max_rel),
-        _number(row.tolerance),
-        at if row.max_abs is not None else f"{at} {row.reason}",
-    )
-
-
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.1e}"
-
-
-def describe(row: Row) -> str:
-    """Return a line that names a disagreement."""
-    where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
-    against = "itself over the whole sequence" if row.b == row.a else row.b
-    if row.max_abs is None:
-        values = f" ({row.got} and {row.wanted})" if row.where else ""
-        return f"{row.what}{where}: {row.a} and {against}: {row.reason}{values}"
-    unit = f" {row.unit}" if row.unit else ""
-    return (
-        f"{row.what}{where}: {row.a} has {row.got:.9g} and {against} {row.wanted:.9g}, "
-        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
-    )
 
 
 def check_save_path(path: Path) -> None:
