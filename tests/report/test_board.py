@@ -242,6 +242,8 @@ def test_a_board_that_is_gone_is_said(tmp_path, serve, visit):
 
 
 def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, visit):
+    from playwright.sync_api import expect
+
     trained = training(120)
     server = serve(trained.run)
     page = visit().open(f"{server.url}#{server.token}")
@@ -250,6 +252,10 @@ def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, vi
     page.locator('button[data-ask="checkpoint"]').press("Enter")
     notice.filter(has_text="step-").wait_for()
     assert list(trained.run.checkpoints.iterdir())
+    facts = page.locator("#facts")
+    before = facts.inner_text()
+    expect(facts).not_to_have_text(before, use_inner_text=True, timeout=30_000)
+    assert "step-" in notice.inner_text()  # news of the run leave the answer there
     page.locator('button[data-ask="sample"]').press("Enter")
     page.locator(".samples li").first.wait_for()
     page.locator('button[data-ask="stop"]').press("Enter")

@@ -5,7 +5,7 @@
   const MOST_ROWS = 6000;  // then the curves are fetched again, in fewer points
   const place = (id) => document.getElementById(id);
   const tell = (text) => { place("told").textContent = text; };
-  let run = null, show = null, source = null;
+  let run = null, show = null, source = null, silent = false;
 
   function add(lines) {
     const before = run.axes.elapsed_s.length, more = lines.axes.elapsed_s.length;
@@ -78,7 +78,7 @@
         others: news.others, told: news.told, events: run.events.concat(news.events) });
       now(news.now);
       show();
-      tell("");
+      heard();
     };
     source.onerror = () => {
       source.close();
@@ -87,8 +87,14 @@
   }
 
   function lost() {
+    silent = true;
     tell("The server of this page (mlxhog board) does not answer; trying again.");
-    setTimeout(() => fetchAll().then(() => tell("")).catch(lost), 2000);
+    setTimeout(() => fetchAll().then(heard).catch(lost), 2000);
+  }
+
+  function heard() {
+    if (silent) tell("");  // else what stands there is the answer to a request
+    silent = false;
   }
 
   // The token comes with the link from the terminal, after #, which no server sees.
