@@ -30,8 +30,8 @@ hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
 
-# Threads of torch that have nothing to do sleep, as they do in workers: the cores are shared. NumPy's
-# products need no threads of their own; starting those is a fifth of what a process takes to start.
+# Threads of torch that have nothing to do sleep, as they do in workers: the cores are shared.
+# NumPy needs none of its own; starting them is a fifth of what a process takes to start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -64,7 +64,9 @@ class Protocol:
         low=1,
     )
     stop_accuracy: float = option(
-        0.999, "end as soon as acc_token of the test rows reaches this; above 1 is never", above=0
+        0.999,
+        "end as soon as acc_token of the rows that decide reaches this; above 1 is never",
+        above=0,
     )
     patience: int | None = option(
         None, "end after this many evaluations without a better one", low=1, none="off"

@@ -108,6 +108,11 @@ class Record:
         path, terms = self.folder / "comparison.json", self.comparison.terms
         identity = plain_json.loads(plain_json.dumps(self.comparison.identity()))
         if not path.exists():
+            if runs.list_runs(self.folder / "runs"):
+                raise RunError(
+                    f"{self.folder} has runs that no comparison made, and a comparison removes "
+                    "unfinished runs from its folder; name an empty one with --folder"
+                )
             content = plain_json.dumps({**identity, "pairs": terms.pairs}, indent=1) + b"\n"
             with disk_errors(f"writing {path}"):
                 durable.replace_file(path, content)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.training.trainer import train
+from tests.report.sample_run import write_run
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -92,6 +94,15 @@ def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
     record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
     again, _ = compare("--pairs", "2")
     assert again == result
+
+
+def test_a_folder_with_runs_that_are_not_of_a_comparison_is_refused_and_keeps_them(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write_run(tmp_path / "runs", "mine")
+    assert main(["compare", *words, "--pairs", "2", "--folder", "."]) == 2
+    assert "has runs that no comparison made" in capsys.readouterr().err
+    assert [one.name for one in runs.list_runs(tmp_path / "runs")] == [mine.name]
 
 
 def test_a_run_that_diverges_counts_as_knowing_nothing(compare: Any) -> None:

@@ -414,7 +414,8 @@ def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
     axes.set_xlim(left=0)
     title(axes, theme, f"{task}, {label}")
     axes.set_xlabel("step")
-    axes.set_ylabel("acc_token of the test rows")
+    decided = {record.config["protocol"].get("select") for record in ranking.records}
+    axes.set_ylabel(f"acc_token of the {'validation' if decided == {'val'} else 'test'} rows")
     if named:
         legend(axes, theme)
     return figure

@@ -34,9 +34,10 @@ WRITE = "racy"
 
 
 def common(config: RunConfig) -> str:
-    """Return what the runs that share a table have in common: all but the layers."""
+    """Return what the runs that share a table have in common: all but layers and their files."""
     values = config.to_dict()
     del values["layers"]
+    values.pop("extensions", None)
     return json.dumps(values, sort_keys=True)
 
 

@@ -7,6 +7,7 @@ What was advised on this machine, and how it came out, is kept:
 
 from __future__ import annotations
 
+import math
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,12 +114,13 @@ class StrategyAdvice:
         trial = self.trial
         if trial is None:
             return
-        (a, b), (first, second) = trial.names, trial.bits_per_byte
-        text = (
-            f"tried {trial.seconds[0]:.0f} s each in {SLICES} turns: {a} {first:.3f}, {b} "
-            f"{second:.3f} bits per byte, difference {trial.difference:+.3f} ± "
-            f"{2 * trial.error:.3f}"
-        )
+        arms = [
+            f"{name} {bits:.3f} bits per byte" if math.isfinite(bits) else f"{name} diverged"
+            for name, bits in zip(trial.names, trial.bits_per_byte, strict=True)
+        ]
+        text = f"tried {max(trial.seconds):.0f} s each in {SLICES} turns: {', '.join(arms)}"
+        if math.isfinite(trial.difference):
+            text += f", difference {trial.difference:+.3f} ± {2 * trial.error:.3f}"
         if trial.tie:
             text += f": a tie, so {trial.winner}, which is the more repeatable or the advised one"
         yield text

@@ -20,7 +20,7 @@ from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.errors import ConfigError, Diverged, WorkerFailed
 from mlxhog.files.quantities import Interval
 from mlxhog.report.metrics import Result
 from mlxhog.theory.advisor import AdviseConfig
@@ -236,6 +236,7 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
 # -- a trial ---------------------------------------------------------------------------------------
 
 SLICES = 4
+DIVERGED = "diverged"
 TIE_BITS = 0.02
 """Bits per byte within which two losses are a tie, however sure: what seeds differ by."""
 
@@ -251,10 +252,11 @@ class Trial:
         names: of the arms, the recommended one first.
         seconds: that each has trained.
         steps: that each has taken.
-        bits_per_byte: held-out, of each, on the same batches.
+        bits_per_byte: held-out, of each, on the same batches; NaN of one that diverged.
         difference: mean of the second's minus the first's, over the batches.
         error: standard error of that.
-        winner: name of the arm; of a tie, the first of those that repeat, or the recommended one.
+        winner: name of the arm; where one diverged, of the other; of a tie, the first of those that
+            repeat, or the recommended one.
         tie: whether the difference is below two standard errors, or `TIE_BITS`.
     """
 
@@ -313,19 +315,32 @@ def try_both(
     Raises:
         MlxhogError: as `mlxhog.training.trainer.train`.
         WorkerFailed: an arm took no step, so there is nothing to compare.
+        Diverged: both did.
     """
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
         last: dict[str, Result] = {}
         for number in range(SLICES):
             for arm in arms if number % 2 == 0 else arms[::-1]:  # neither is always the first
                 before = last.get(arm.name)
+                if before is not None and before.status == DIVERGED:
+                    continue
                 last[arm.name] = _train_slice(
                     target, arm, seconds / SLICES, number, Path(folder), before, tell
                 )
         results = (last[arms[0].name], last[arms[1].name])
+        if all(one.status == DIVERGED for one in results):
+            raise Diverged(
+                f"{arms[0].name} and {arms[1].name} both diverged; give a smaller --lr, or leave "
+                "the trial out with --no-try"
+            )
         tell("held-out text", "evaluating both")
         with Child() as child:
-            bits = [_bits_per_byte(child, target, Path(str(one.checkpoint))) for one in results]
+            bits = [
+                np.array([math.nan])
+                if one.status == DIVERGED
+                else _bits_per_byte(child, target, Path(str(one.checkpoint)))
+                for one in results
+            ]
     winner, tie, difference, error = decide(arms, (bits[0], bits[1]))
     return Trial(
         names=(arms[0].name, arms[1].name),
@@ -358,7 +373,7 @@ def _train_slice(
     out = str(folder / arm.name.replace(" ", "-"))
     settings = settings_for(target.config, options, seconds, out)
     result = _train(settings, lambda step: tell(part, step), whole_time=True)
-    if not result.steps or result.checkpoint is None:
+    if result.status != DIVERGED and (not result.steps or result.checkpoint is None):
         raise WorkerFailed(
             f"{arm.name} took no step in {seconds:g} s; give it longer, as in --try 5m, or leave "
             "the trial out with --no-try"

@@ -153,12 +153,13 @@ def advise(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _fits(config: TrainConfig, flags: str) -> bool:
-    """Whether a flag may be added to the options there are."""
-    if not flags:
-        return True
-    flag, value = flags.split()
+    """Whether flags may be added to the options there are."""
+    words = flags.split()
+    added: dict[str, Any] = {
+        flag.removeprefix("--").replace("-", "_"): value
+        for flag, value in zip(words[::2], words[1::2], strict=True)
+    }
     try:
-        added: dict[str, Any] = {flag.removeprefix("--").replace("-", "_"): value}
         replace(config, **added)
     except ConfigError:
         return False
@@ -271,6 +272,8 @@ def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
     config = evidence.config
     if config.strategy != "hogwild" or config.optimizer != "muon" or evidence.lag.mean == 0:
         return
+    if config.sparsify != "none" or config.blocks != "all":
+        return  # their moments cannot be shared
     yield Advice(
         "moments",
         "keep moments=shared" if config.shares_moments else "use moments=shared, predict=last",

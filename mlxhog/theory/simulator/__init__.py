@@ -256,7 +256,9 @@ def descend(
     *,
     updates: int,
     seconds: float = math.inf,
+    cores: int | None = None,
     seed: int = 0,
+    events: Sequence[Event] = (),
 ) -> Machine:
     """Train a toy problem until its target is reached, or so many updates have been made.
 
@@ -266,11 +268,13 @@ def descend(
         learner: the problem and its step size; its `course` and `reached` say what came of it.
         updates: at most.
         seconds: simulated, at most.
+        cores: that they share; None has one for each.
         seed: of the compute times.
+        events: who dies or joins, and when.
 
     Raises:
         DataError, ConfigError, Deadlock: as `simulate`.
     """
-    machine = Machine(workers, scheme, seed=seed, learner=learner)
+    machine = Machine(workers, scheme, cores=cores, seed=seed, events=events, learner=learner)
     machine.run_until(updates, seconds)
     return machine

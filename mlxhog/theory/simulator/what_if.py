@@ -387,11 +387,11 @@ def _row(
             seed=config.seed,
             events=events,
         )
+        target_s = None
+        if config.objective != "none":
+            target_s = best_time(workers, scheme, objective_of(config), config, events)
     except Deadlock as deadlock:
         return Row(name=name, deadlock=str(deadlock))
-    target_s = None
-    if config.objective != "none":
-        target_s = best_time(workers, scheme, objective_of(config), config)
     return Row(name=name, prediction=prediction, target_s=target_s)
 
 
@@ -406,7 +406,11 @@ def objective_of(config: SimulateConfig) -> Objective:
 
 
 def best_time(
-    workers: Sequence[Worker], scheme: Scheme, objective: Objective, config: SimulateConfig
+    workers: Sequence[Worker],
+    scheme: Scheme,
+    objective: Objective,
+    config: SimulateConfig,
+    events: Sequence[Event] = (),
 ) -> float:
     """Seconds until a toy problem is solved to `TARGET`, at the best step size of `RATES`.
 
@@ -414,13 +418,22 @@ def best_time(
         workers: who train.
         scheme: how.
         objective: what.
-        config: the most updates, and the seed.
+        config: the most updates, the cores, and the seed.
+        events: who comes and goes.
     """
     first = objective.excess(objective.start())
     seconds = math.inf
     for rate in RATES:
         learner = Learner(objective, lr=rate, seed=config.seed, target=TARGET * first)
-        machine = descend(workers, scheme, learner, updates=config.updates, seed=config.seed)
+        machine = descend(
+            workers,
+            scheme,
+            learner,
+            updates=config.updates,
+            cores=config.cores,
+            seed=config.seed,
+            events=events,
+        )
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])
         if seconds < machine.state.now / 4:

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mlxhog.mad.report.page import page
-from mlxhog.mad.report.plots import COSTS, on_front, plots
+from mlxhog.mad.report.plots import COSTS, draw_curves, on_front, plots
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, study
@@ -161,6 +161,16 @@ def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(ranking):
         runs = [best.run for best in row.best]
         assert {(run.task, run.seed) for run in runs} == {(one.task, one.seed) for one in row.best}
         assert all(ranking.curves[run.key] for run in runs)
+
+
+def test_curves_say_of_which_rows_they_are(ranking):
+    assert draw_curves(ranking, TASKS[0], charts.LIGHT).axes[0].get_ylabel().endswith("test rows")
+    by_val = [
+        replace(one, config={**one.config, "protocol": {**one.config["protocol"], "select": "val"}})
+        for one in ranking.records
+    ]
+    chosen = draw_curves(replace(ranking, records=tuple(by_val)), TASKS[0], charts.LIGHT)
+    assert chosen.axes[0].get_ylabel() == "acc_token of the validation rows"
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):

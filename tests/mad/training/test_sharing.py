@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
+from mlxhog.mad.extensions import Extension
 from mlxhog.mad.run import Callbacks, RunConfig
 from mlxhog.mad.training.candidate import no_preparation, train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
@@ -114,6 +115,11 @@ def test_every_setting_seed_and_point_has_a_table_of_its_own():
 
 def execute(run: SharedRun, config: RunConfig, queue) -> None:
     queue.put(go(run, config).status)
+
+
+def test_candidates_with_a_layer_of_the_users_share_with_those_without():
+    own = replace(small_run(), extensions=(Extension("/home/my_layer.py", "0123"),))
+    assert common(own) == common(small_run())
 
 
 def test_other_processes_add_to_the_same_table():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.config.config import TrainConfig
-from mlxhog.errors import DataError
+from mlxhog.errors import DataError, Diverged
 from mlxhog.strategies import STRATEGIES
+from mlxhog.theory.advisor import measuring
 from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
@@ -151,3 +155,32 @@ def test_a_trial_is_decided_by_paired_losses_and_a_tie_goes_to_who_repeats() -> 
     assert decide(pair, (noise, noise + np.where(np.arange(40) % 2, 0.5, -0.44)))[1]
     assert decide(pair, (noise * np.nan, noise))[:2] == ("sync", False)
     assert decide(pair, (noise, noise * np.nan))[:2] == ("hogwild", False)
+
+
+@pytest.mark.parametrize("wild", [("hogwild",), ("sync",), ("hogwild", "sync")])
+def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(
+    monkeypatch: pytest.MonkeyPatch, wild: tuple[str, ...]
+) -> None:
+    trained: list[str] = []
+
+    def train(settings: TrainConfig, *_: Any, **__: Any) -> Any:
+        trained.append(settings.strategy)
+        lost = settings.strategy in wild
+        status, checkpoint = ("diverged", None) if lost else ("done", "step-1")
+        return SimpleNamespace(status=status, checkpoint=checkpoint, steps=7, seconds=2.0, run=None)
+
+    monkeypatch.setattr(measuring, "_train", train)
+    monkeypatch.setattr(measuring, "Child", nullcontext)
+    monkeypatch.setattr(measuring, "_bits_per_byte", lambda *_: np.full(3, 2.5))
+    known = arms(profile([EVEN] * 2))
+    pair = (known["hogwild"], known["sync"])
+    target: Any = SimpleNamespace(config=TrainConfig(optimizer="adamw"))
+    if len(wild) == 2:
+        with pytest.raises(Diverged, match="a smaller --lr"):
+            measuring.try_both(target, pair, 8.0, lambda *_: None)
+        return
+    trial = measuring.try_both(target, pair, 8.0, lambda *_: None)
+    assert trial.winner not in wild
+    assert not trial.tie
+    assert trained.count(wild[0]) == 1
+    assert sorted(trial.bits_per_byte, key=math.isnan)[0] == 2.5

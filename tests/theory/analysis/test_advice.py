@@ -122,6 +122,9 @@ def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that()
         {"strategy": "sync"},
         {"strategy": "round_robin"},
         {"blocks_option": "disjoint"},
+        {"optimizer": "muon", "moments": "private"},
+        {"optimizer": "muon", "sparsify": "threshold:0.5"},
+        {"optimizer": "muon", "blocks_option": "disjoint"},
     ],
 )
 def test_every_flag_that_is_advised_goes_with_the_options_there_are(
@@ -132,9 +135,11 @@ def test_every_flag_that_is_advised_goes_with_the_options_there_are(
     settings = {name: value for name, value in chosen.items() if name != "write"}
     topics = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
     for one in topics.values():
-        if one.flags:
-            flag, value = one.flags.split()
-            TrainConfig(**options | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
+        words = one.flags.replace("--", "").replace("-", "_").split()
+        added = dict(zip(words[::2], words[1::2], strict=True))
+        TrainConfig(**options | added)  # type: ignore[arg-type]
+        shared = one.topic == "moments" and "shared" in one.recommend
+        assert not shared or added or chosen["moments"] == "shared"
 
 
 def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator import descend
+from mlxhog.theory.simulator.machine import Event
 from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
 from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
 from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.what_if import SimulateConfig, best_time
 from mlxhog.theory.simulator.workers import Worker
 
 BOWL = Quadratic((1.0, 0.5, 0.1))
@@ -103,3 +106,12 @@ def test_problems_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(DataError, match="wanted"):
             make()
+
+
+def test_the_time_to_a_loss_is_of_the_cores_and_the_workers_that_there_are() -> None:
+    four = [Worker(name="w", compute=Constant(0.1))] * 4
+    config = SimulateConfig(updates=400, seed=1)
+    free = best_time(four, Hogwild(), BOWL, config)
+    assert best_time(four, Hogwild(), BOWL, replace(config, cores=1)) > 3 * free
+    dead = [Event(0.05, rank, joins=False) for rank in (1, 2, 3)]
+    assert best_time(four, Hogwild(), BOWL, config, dead) > free
