@@ -197,21 +197,24 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     )
 
 
-def locate(spec: str, root: Path, which: str = _LATEST) -> Path:
+def locate(spec: str, root: Path, which: str | None = None) -> Path:
     """Return the checkpoint that `spec` names, of any format, or one of a run.
 
     Args:
         spec: the path of a directory or file that holds tensors; else a run, or a run and `/best`.
         root: the folder of runs.
-        which: of a run's checkpoints: "latest", "best", or the name of a folder.
+        which: of a run's checkpoints: "latest", "best", or the name of a folder; None is the
+            newest.
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: the run has no such checkpoint, or the system does not let us look there.
+        CheckpointError: the run has no such checkpoint, `which` is said of a `spec` that names one
+            checkpoint already, or the system does not let us look there.
     """
     path = Path(spec).expanduser()
     try:
         if weights.candidates(path):
+            _refuse_choice(spec, which)
             return path.resolve() if path.name == BEST else path.absolute()
     except OSError as error:
         raise CheckpointError(
@@ -220,6 +223,7 @@ def locate(spec: str, root: Path, which: str = _LATEST) -> Path:
         ) from error
     try:
         if (run := _run_of_best(spec, root)) is not None:
+            _refuse_choice(spec, which)
             return _the_best(run)
         run = runs.find(spec, root)
     except RunError as error:
@@ -230,7 +234,16 @@ def locate(spec: str, root: Path, which: str = _LATEST) -> Path:
                 "or config.yaml, a run holds a run.json; name one of these"
             ) from error
         raise
-    return latest(run) if which == _LATEST else named(run, which)
+    return latest(run) if which in (None, _LATEST) else named(run, which)
+
+
+def _refuse_choice(spec: str, which: str | None) -> None:
+    """Raise CheckpointError for a choice among checkpoints where `spec` names one of them."""
+    if which is not None:
+        raise CheckpointError(
+            f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
+            "among its checkpoints, or leave --checkpoint out"
+        )
 
 
 def named(run: Run, which: str) -> Path:

@@ -25,7 +25,7 @@ watches a short lock-free run for staleness and lost updates. Then says what the
 it, whether their assumptions hold, and what to do: first an answer and advice, with --all every
 table.
 CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a run
-(its path, its name, or latest) or a checkpoint."""
+(its path, its name, or latest), RUN/best or a checkpoint."""
 EXAMPLES = (
     "analyze tiny",
     "analyze models/7to1-tiny.yaml --json",

@@ -75,7 +75,8 @@ def run(arguments: list[str]) -> int:
     from mlxhog.models.families import check_length
     from mlxhog.report.views import StatusLine
 
-    path = locate(parsed.other.model, Path(config.out), config.checkpoint)
+    chosen = any(value.name == "checkpoint" for value in parsed.values)
+    path = locate(parsed.other.model, Path(config.out), config.checkpoint if chosen else None)
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else _options(trained)
     if config.data is None and options is None:

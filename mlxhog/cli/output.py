@@ -1,12 +1,15 @@
-"""What commands have in common: JSON and tables on standard output, and an end by SIGTERM."""
+"""What commands have in common: JSON, tables, words that name a run, and an end by SIGTERM."""
 
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import RunFolder
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -25,6 +28,26 @@ def print_sections(sections: "Iterable[Section]") -> None:
     from mlxhog.report.views import may_redraw
 
     show(sections, sys.stdout, plain=not may_redraw(sys.stdout))
+
+
+def path_from_here(path: Path) -> Path:
+    """A path as it is typed in the current folder: relative where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def run_word(directory: Path) -> str:
+    """The shortest word that names a run to every command, without `--out`.
+
+    Args:
+        directory: of the run, absolute.
+
+    Returns:
+        Its name where it lies in the default folder of runs, its path otherwise; not quoted.
+    """
+    if directory.parent == Path(RunFolder().out).absolute():
+        return directory.name
+    return str(path_from_here(directory))
 
 
 @contextmanager

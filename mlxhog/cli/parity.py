@@ -31,8 +31,8 @@ The answer comes first, with what disagrees; --all has the worst of each kind, a
 tensor. Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
 EXAMPLES = (
     "parity --config tiny",
-    "parity --checkpoint runs/latest",
-    "parity --case golden/xlstm/hf_a.safetensors --json",
+    "parity --checkpoint latest",
+    "parity --case tests/golden/xlstm/hf_a.safetensors --json",
     'parity "my_layer swiglu" --layers-from examples/my_layer.py',
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
 )

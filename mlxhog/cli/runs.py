@@ -1,6 +1,7 @@
 """`mlxhog runs`: the list of runs; `mlxhog runs rm` removes some."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
+from mlxhog.cli.output import run_word
 from mlxhog.errors import ConfigError, RunError, shown
 from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import label
@@ -194,7 +196,8 @@ def _remove(arguments: list[str]) -> int:
     chosen = list({each.directory: each for each in named}.values())
     for each in chosen:
         if each.is_locked():
-            raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {each.name}")
+            word = shlex.quote(run_word(each.directory))
+            raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
     sizes = [_bytes_in(each.directory) for each in chosen]
     if not (parsed.other.yes or _agrees(chosen, sizes)):
         print("nothing was removed", file=sys.stderr)

@@ -16,7 +16,7 @@ EXAMPLES = (
     "serve latest",
     "serve latest --port 8400 --mode pinned_per_sequence",
     "serve runs/20260102-101500-sotu --backend mlx:cpu --batch-size 8",
-    "serve exported/ --host 0.0.0.0      with MLXHOG_API_KEY in the environment",
+    "serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment",
 )
 
 MODEL = "RUN_OR_CHECKPOINT"

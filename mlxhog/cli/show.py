@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
+from mlxhog.cli.output import run_word
 from mlxhog.config.options import to_flag
 from mlxhog.errors import ConfigError
 
@@ -102,7 +103,7 @@ def _name(model: object) -> str:
 
 
 def _next(record: "Record") -> list[str]:
-    name = record.run.name
+    name = shlex.quote(run_word(record.run.directory))
     if record.is_running:
         return [f"next: mlxhog watch {name}"]
     return [f"next: mlxhog plot {name}", f"      mlxhog train --resume {name} --time 10m"]
@@ -137,5 +138,7 @@ def _load(run: "Run", model: "ModelConfig | None") -> str | None:
         return None
     if isinstance(model, XLSTMLargeConfig) and model.add_out_norm and not model.out_norm_bias:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
-    theirs = "" if isinstance(model, MADConfig) else f", mlxhog convert {run.name} DIR --to xlstm"
-    return f"mlxhog.load({run.name!r}){theirs} (transformers has no such model)"
+    word = run_word(run.directory)
+    xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm"
+    theirs = "" if isinstance(model, MADConfig) else xlstm
+    return f"mlxhog.load({word!r}){theirs} (transformers has no such model)"

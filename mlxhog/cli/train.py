@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.cli.output import path_from_here
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
@@ -96,7 +97,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
 
 def summary(result: "Result") -> str:
     """Say how a run ended, where it is, and what to type next."""
-    bits, run = result.val_bits_per_byte, _short(result.run)
+    bits, run = result.val_bits_per_byte, shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
         f"{result.status}: {result.steps} steps, {format_count(result.tokens)} tokens in "
         f"{result.seconds:.1f} s ({format_count(result.tokens_per_s)} tok/s)"
@@ -142,10 +143,3 @@ def _held_out(result: "Result") -> str:
         tokens = format_count(result.val_tokens or 0)
         return f"{shown} over {tokens} tokens, {share:.0%} of it, for which there was time"
     return shown
-
-
-def _short(path: str) -> str:
-    """Spell a path from here where it lies below, quoted where a shell needs it."""
-    here = Path.cwd()
-    run = Path(path)
-    return shlex.quote(str(run.relative_to(here) if run.is_relative_to(here) else run))

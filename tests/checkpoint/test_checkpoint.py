@@ -157,6 +157,15 @@ def test_one_of_a_runs_checkpoints_is_located_by_its_name(run: Run) -> None:
             checkpoint.locate("latest", root, which)
 
 
+def test_a_choice_among_checkpoints_is_refused_where_one_is_named(run: Run) -> None:
+    path, root = save(run, 1), run.directory.parent
+    checkpoint.mark_best(run, path)
+    for spec in (str(path), str(run.model), f"{run.name}/best"):
+        with pytest.raises(CheckpointError, match="--checkpoint is 'best'; name its run"):
+            checkpoint.locate(spec, root, "best")
+    assert checkpoint.locate(run.name, root, "best").resolve() == path.resolve()
+
+
 def test_the_link_to_the_model_moves_with_every_checkpoint(run: Run) -> None:
     run.model.mkdir()  # as runs of old have it
     (run.model / "config.json").write_text("{}")

@@ -120,9 +120,9 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
-    name = Path(train(config).run).name
-    record = told(capsys, "show", name, "--out", str(tmp_path / "runs"))
-    assert record["load"].startswith(f"mlxhog.load('{name}'), mlxhog convert {name} DIR --to xlstm")
+    run = Path(train(config).run)
+    record = told(capsys, "show", run.name, "--out", str(tmp_path / "runs"))
+    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to xlstm")
 
 
 def test_plot_draws_a_line_in_the_terminal_and_a_picture(
@@ -212,6 +212,14 @@ def test_eval_refuses_bad_input(
 ) -> None:
     assert main(["eval", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_eval_refuses_a_choice_among_checkpoints_where_one_is_named(
+    here: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(here.run.checkpoints / "step-00000030")
+    assert main(["eval", path, "--checkpoint", "step-00000020"]) == 2
+    assert f"{path} names one checkpoint, and --checkpoint is 'step-00" in capsys.readouterr().err
 
 
 def test_eval_of_a_checkpoint_without_a_run_wants_a_text(

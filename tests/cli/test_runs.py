@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -147,6 +148,25 @@ def test_a_run_that_trains_is_named_and_nothing_is_removed(
         assert main(["runs", "rm", "one", "b-two", "--yes"]) == 2
     assert f"trains now; end it first: mlxhog stop {three[1].name}" in capsys.readouterr().err
     assert len(left(root)) == 3
+
+
+def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(root, "20260101-000000-here")
+    there = write_run(tmp_path / "my runs", "20260101-000000-there")
+    assert main(["show", "here"]) == 0
+    assert "next: mlxhog plot 20260101-000000-here\n" in capsys.readouterr().out
+    for words in (["there", "--out", "my runs"], [str(there.directory)]):
+        assert main(["show", *words]) == 0
+        plot, resume = capsys.readouterr().out.splitlines()[-2:]
+        assert plot == "next: mlxhog plot 'my runs/20260101-000000-there'"
+        assert shlex.split(resume)[3] == "my runs/20260101-000000-there"
+    assert runs.find(shlex.split(resume)[3], Path("runs")) == there
+    with there.lock():
+        assert main(["runs", "rm", "there", "--out", "my runs", "--yes"]) == 2
+    error = capsys.readouterr().err
+    assert "end it first: mlxhog stop 'my runs/20260101-000000-there'" in error
 
 
 @pytest.mark.parametrize(("answer", "code", "remain"), [("y\n", 0, 2), ("\n", 1, 3), ("", 1, 3)])

@@ -47,7 +47,7 @@ def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Targe
 
     Args:
         spec: an architecture's name or file, a file of training options, a run (path, name,
-            latest), or a checkpoint.
+            latest), a run and `/best`, or a checkpoint.
         overrides: options that hold in place of those of the target.
         root: the folder of runs.
 
@@ -64,16 +64,13 @@ def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Targe
             if is_settings(path)
             else _from_architecture(spec, overrides)
         )
-    run = runs.run_of(path)
-    if run is not None:
-        return _from_run(run, path.absolute(), overrides)
-    if path.is_dir() and weights.candidates(path):
+    if runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
         return _from_checkpoint(path, overrides)
     try:
-        run = runs.find(spec, root)
+        run, at = checkpoints.resumable(spec, root)
     except RunError as error:
         raise not_found(spec, root, error) from error
-    return _from_run(run, checkpoints.latest(run), overrides)
+    return _from_run(run, at, overrides)
 
 
 def is_settings(path: Path) -> bool:
@@ -160,10 +157,11 @@ def _check(target: Target) -> Target:
 
 def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
     """Say what a word could have been meant to be."""
-    if Path(spec).exists() or spec == "latest":
+    word = spec.removesuffix(f"/{checkpoints.BEST}")
+    if Path(spec).exists() or word == "latest":
         return error
     names = [*architectures(), *(run.name for run in runs.list_runs(root)), "latest"]
-    near = nearest(Path(spec).stem, names)
+    near = nearest(Path(word).stem, names)
     hint = (
         f"did you mean {near!r}?"
         if near

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.sources import Assignment
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
@@ -58,10 +59,18 @@ def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path
     assert target.title == f"settings {file}"
 
 
-@pytest.mark.parametrize("how", ["path", "name", "latest", "checkpoint"])
+@pytest.mark.parametrize("how", ["path", "name", "latest", "checkpoint", "best", "best's path"])
 def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path, how: str) -> None:
     step = next((run / "checkpoints").glob("step-*"))
-    spec = {"path": str(run), "name": run.name, "latest": "latest", "checkpoint": str(step)}[how]
+    checkpoints.mark_best(Run(run), step)
+    spec = {
+        "path": str(run),
+        "name": run.name,
+        "latest": "latest",
+        "checkpoint": str(step),
+        "best": "latest/best",
+        "best's path": str(run / "checkpoints" / "best"),
+    }[how]
     target = find_target(spec, [], run.parent)
     assert target.run == Run(run)
     assert target.checkpoint == step
@@ -94,6 +103,8 @@ def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_pa
         ("lastest", "did you mean 'latest'?"),
         ("qqqqqq", "architectures are .*tiny.*; runs: mlxhog runs"),
         ("latest", "there is no run in .* yet"),
+        ("latest/best", "there is no run in .* yet"),
+        ("tinny/best", "did you mean 'tiny'?"),
     ],
 )
 def test_a_word_that_names_nothing_is_answered_with_the_nearest(
@@ -108,6 +119,11 @@ def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
     (run / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         find_target(str(run), [], run.parent)
+
+
+def test_a_run_that_keeps_no_best_checkpoint_says_so(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="keeps no best checkpoint; train with --keep-best"):
+        find_target(f"{run}/best", [], run.parent)
 
 
 def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
