@@ -1,0 +1,77 @@
+"""Examples of a command's help are command lines that the command takes."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from mlxhog.cli import COMMANDS, mad, main
+from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.config.options import options
+from mlxhog.config.sources import resolve
+from tests.pairs import each_of
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("docs", "examples", "models", "tests")
+HELPS = ("", *COMMANDS, *(f"mad {name}" for name in mad.COMMANDS))
+LEAVES = ("runs rm", "classic predict")  # commands that stand in no list
+
+
+class CommandLineRead(Exception):
+    """Ends a command as soon as its words have their meaning."""
+
+
+@pytest.fixture
+def only_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every command end once its flags and their values are found to be right."""
+    classes: dict[Flags, list[type]] = {}
+    add, parse = Flags.options, Flags.parse
+
+    def options_of(self: Flags, cls: type, *how: Any, **named: Any) -> None:
+        classes.setdefault(self, []).append(cls)
+        add(self, cls, *how, **named)
+
+    def parsed(self: Flags, arguments: Sequence[str]) -> NoReturn:
+        line: Parsed = parse(self, arguments)
+        assert line.problems == []
+        for cls in classes.get(self, []):
+            resolve(cls, [[value for value in line.values if value.name in options(cls)]])
+        raise CommandLineRead
+
+    monkeypatch.setattr(Flags, "options", options_of)
+    monkeypatch.setattr(Flags, "parse", parsed)
+
+
+def examples(text: str) -> Iterator[list[str]]:
+    """Yield the words of each example of a help, up to what belongs to the shell."""
+    for line in text.partition("\nexamples:\n")[2].splitlines():
+        if line.startswith("  mlxhog "):
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words = list(lexer)
+            ends = [at for at, word in enumerate(words) if set(word) <= set(";<>|&")]
+            yield words[1 : min(ends, default=len(words))]
+
+
+@each_of("name", [*HELPS, *LEAVES])
+def test_every_example_of_a_help_can_be_typed(
+    name: str, only_parses: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*name.split(), "--help"])
+    lines = list(examples(capsys.readouterr().out))
+    assert lines
+    for words in lines:
+        if words == ["classic"]:
+            continue  # lists the problems
+        with pytest.raises(CommandLineRead):
+            main(words)
+        for word in words:
+            assert not word.endswith("/latest"), f"{words}: latest is the name of a run by itself"
+            in_tree = word.split("/")[0] in FOLDERS and "/" in word
+            assert not in_tree or (ROOT / word).exists(), f"{words}: there is no {word}"
