@@ -49,9 +49,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     )
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
     val: str = _data(
-        "every-12th",
-        "held-out text where data brings none of its own: every-12th (document), or tail (the end "
-        "of each)",
+        "every-12th", "held-out text, if data has none: every-12th (document), or tail (of each)"
     )
     follow: str | None = _data(
         None,
