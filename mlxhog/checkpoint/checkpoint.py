@@ -45,6 +45,7 @@ from mlxhog.files.durable import (
     require_space,
     write_synced,
 )
+from mlxhog.files.paths import expanded
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import NO_EFFECT
@@ -211,7 +212,7 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
         CheckpointError: the run has no such checkpoint, `which` is said of a `spec` that names one
             checkpoint already, or the system does not let us look there.
     """
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     try:
         if weights.candidates(path):
             _refuse_choice(spec, which)
@@ -273,7 +274,7 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
         CheckpointError: the run has no checkpoint yet.
     """
     if (run := runs.run_of(Path(spec))) is not None:
-        path = Path(spec).expanduser().absolute()
+        path = expanded(spec).absolute()
         return run, _the_best(run) if path.name == BEST else path
     if (run := _run_of_best(spec, root)) is not None:
         return run, _the_best(run)
@@ -297,7 +298,7 @@ def _run_of_best(spec: str, root: Path) -> Run | None:
         RunError: there is no such run.
     """
     name, slash, last = spec.rpartition("/")
-    is_best = bool(name and slash) and last == BEST and not Path(spec).expanduser().exists()
+    is_best = bool(name and slash) and last == BEST and not expanded(spec).exists()
     return runs.find(name.removesuffix("/checkpoints"), root) if is_best else None
 
 

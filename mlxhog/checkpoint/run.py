@@ -32,6 +32,7 @@ from typing import IO, Any
 from mlxhog.errors import EnvironmentLacks, RunError, did_you_mean
 from mlxhog.files import durable, plain_json, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
+from mlxhog.files.paths import expanded
 
 _STATUS = "run.json"
 _REMOVED = ".removed-"
@@ -331,7 +332,7 @@ def is_run(path: Path) -> bool:
 
 def run_of(checkpoint: Path) -> Run | None:
     """Return the run that a checkpoint's path lies in, or None if it is not that of one."""
-    path = checkpoint.expanduser().absolute()
+    path = expanded(checkpoint).absolute()
     run = Run(path.parent.parent)
     return (
         run if path.is_dir() and path.parent == run.checkpoints and is_run(run.directory) else None
@@ -372,16 +373,17 @@ def find(spec: str, root: Path) -> Run:
     Raises:
         RunError: there is no such run, and the message suggests the nearest name; or several names
             have this part, and it lists them.
+        ConfigError: a path begins with the home of a user whom the system does not know.
     """
     runs = list_runs(root)
     if spec == "latest":
         if not runs:
             raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
         return runs[-1]
-    for path in (root / spec, Path(spec).expanduser()):
+    for path in (root / spec, expanded(spec)):
         if is_run(path):
             return Run(path.absolute())
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec and path.name == spec:  # a word, not a path
         having = [run for run in runs if spec in run.name]
         if len(having) == 1:

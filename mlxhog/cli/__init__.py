@@ -167,6 +167,14 @@ def _run(command: str, arguments: list[str]) -> int:
                 file=sys.stderr,
             )
             return 2
+        if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
+            print(
+                f"the system does not let us use {str(error.filename)!r} "
+                f"({error.strerror}); make it and the folders above it accessible to you, or name "
+                "another path",
+                file=sys.stderr,
+            )
+            return 2
         if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
             from mlxhog.files.durable import explained
 

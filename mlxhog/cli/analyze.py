@@ -11,6 +11,7 @@ from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 
 if TYPE_CHECKING:
     from mlxhog.theory.analysis.report import Analysis
@@ -66,7 +67,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.theory.analysis.analyze import analyze
     from mlxhog.theory.analysis.target import find_target
 
-    folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())
+    folder = None if parsed.other.plot is None else _folder(expanded(parsed.other.plot))
     checked = resolve(TrainConfig, [training])
     target = find_target(parsed.other.subject, training, Path(checked.out))
     with (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_clock, format_count
 from mlxhog.report.views import StatusLine
 
@@ -103,7 +104,7 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.machine.interrupts import Interrupts
 
     load = os.getloadavg()[0]
-    target = None if how.save is None else Path(how.save).expanduser()
+    target = None if how.save is None else expanded(how.save)
     if target is not None:
         from mlxhog.classic.model import check_target
 
@@ -311,11 +312,11 @@ def _predict(arguments: list[str]) -> int:
     from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report.streams import verbatim
 
-    target = None if how.out is None else Path(how.out).expanduser()
+    target = None if how.out is None else expanded(how.out)
     if target is not None:
         models.check_target(target)
-    model = models.load(Path(how.model).expanduser())
-    prediction = models.predict(model, Path(how.file).expanduser())
+    model = models.load(expanded(how.model))
+    prediction = models.predict(model, expanded(how.file))
     if target is not None:
         with disk_errors(f"writing {target}"):
             replace_file(target, "".join(f"{line}\n" for line in prediction.lines()).encode())

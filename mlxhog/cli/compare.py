@@ -15,6 +15,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Assignment, read_yaml, resolve
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -195,7 +196,7 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
     from mlxhog.models.registry import architectures
     from mlxhog.theory.analysis.target import is_settings, not_found
 
-    path = Path(subject).expanduser()
+    path = expanded(subject)
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else subject
     if shipped in architectures():
         return shipped, [Assignment("model", shipped, shipped)]

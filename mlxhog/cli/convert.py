@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.report.views import BytesLine
 
-    target = Path(parsed.other.target).expanduser()
+    target = expanded(parsed.other.target)
     check_target(target, force=config.force)
     source = formats.open(checkpoint.locate(parsed.other.source, Path(config.out)), config.config)
     request = Conversion(

@@ -12,6 +12,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 from mlxhog.report.table import Answer, Failure, Section
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     from mlxhog.parity.subject import choose
     from mlxhog.report.views import PartLine
 
-    save = None if config.save is None else Path(config.save).expanduser()
+    save = None if config.save is None else expanded(config.save)
     if save is not None:
         check_save_path(save)
     sizes = Sizes(

@@ -27,6 +27,7 @@ from typing import Any
 
 from mlxhog.data import tables, textfiles
 from mlxhog.errors import DataError
+from mlxhog.files.paths import expanded
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
@@ -65,6 +66,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
 
     Raises:
         DataError: nothing of that name, or a folder without text files.
+        ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
     if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
@@ -73,7 +75,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         return _NAMED[spec]()
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
-    path = Path(spec.removeprefix("file:").removeprefix("dir:")).expanduser()
+    path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
     if path.is_dir():
         return _folder(path, text_key)
     if path.exists():

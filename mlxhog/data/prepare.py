@@ -28,7 +28,7 @@ from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
 
-_VERSION = "mlxhog-prepared-1"
+_VERSION = "mlxhog-prepared-2"
 _RECORD = "prepared.json"
 _SAMPLE_BYTES = 65_536
 

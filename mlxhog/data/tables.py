@@ -10,11 +10,13 @@ import contextlib
 import csv
 import importlib
 import io
-from collections.abc import Generator, Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
+from mlxhog.files.paths import expanded
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 PARQUET_SUFFIX = ".parquet"
@@ -24,7 +26,7 @@ _MOST_CELL = 2**31 - 1  # characters, the most that the module takes
 _ROWS = 256  # of a Parquet file that are in memory at once
 
 
-def csv_records(path: Path, file: BinaryIO) -> Generator[tuple[str, object], None, None]:
+def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
     """Yield the rows of a CSV or TSV file with a line of names, each with its place for errors.
 
     The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
@@ -33,27 +35,37 @@ def csv_records(path: Path, file: BinaryIO) -> Generator[tuple[str, object], Non
     Raises:
         DataError: the file is no table.
     """
+    with _csv_rows(path, file) as rows:
+        for row in rows:
+            yield f"{path}:{rows.line_num}", row
+
+
+def csv_columns(path: Path, file: BinaryIO) -> list[str]:
+    """Return the names of a CSV file's columns, whether it has rows or not.
+
+    Raises:
+        DataError: the file is no table.
+    """
+    with _csv_rows(path, file) as rows:
+        return list(rows.fieldnames or ())
+
+
+@contextlib.contextmanager
+def _csv_rows(path: Path, file: BinaryIO) -> Iterator[csv.DictReader[str]]:
     csv.field_size_limit(_MOST_CELL)
     with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
         first = text.readline()
         is_tsv = ".tsv" in map(str.lower, path.suffixes)
         delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)
-        text.seek(0)
-        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        # Not by going back: what unpacks a file need not be able to.
+        lines = itertools.chain([first], text)
+        rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
-            for row in reader:
-                yield f"{path}:{reader.line_num}", row
+            yield rows
         except csv.Error as error:
             raise DataError(
-                f"{path}:{reader.reader.line_num}: not CSV ({error}); repair or delete this line"
+                f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
             ) from error
-
-
-def csv_columns(path: Path, file: BinaryIO) -> list[str]:
-    """Return the names of a CSV file's columns."""
-    with contextlib.closing(csv_records(path, file)) as rows:
-        _, row = next(rows, ("", {}))
-    return [str(name) for name in row] if isinstance(row, dict) else []
 
 
 def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
@@ -97,7 +109,7 @@ class DataSet:
     def __init__(self, name: str) -> None:
         """See the class."""
         name, _, subset = name.partition(",")
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         here = folder.exists()
         self.source = f"hf:{folder.resolve() if here else name}" + (f",{subset}" if subset else "")
         package = _package("datasets", f"--data hf:{name}", "datasets")

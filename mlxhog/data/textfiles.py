@@ -8,20 +8,16 @@ the line where there is one, and the way out.
 from __future__ import annotations
 
 import codecs
-import gzip
-import importlib
+import contextlib
 import itertools
-import lzma
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mlxhog.data import tables
+from mlxhog.data import tables, unpacking
 from mlxhog.data.examples import Example
-from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
+from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json, reading
 
 TEXT_SUFFIXES = frozenset(
@@ -43,14 +39,13 @@ SPLIT_BYTES = 65_536
 PIECE_BYTES = 2_048
 """... into documents of at least this size."""
 
-_COMPRESSED = frozenset([".gz", ".xz", ".zst"])
 _BOM = b"\xef\xbb\xbf"
 
 
 def kind(path: Path) -> str:
     """Return the suffix that says what a file holds, without the one of its compression."""
     suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+    return Path(path.stem).suffix.lower() if suffix in unpacking.SUFFIXES else suffix
 
 
 def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
@@ -139,7 +134,7 @@ def _pieces_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
     try:
         while piece := file.read(1 << 20):
             yield piece
-    except _damages() as error:
+    except unpacking.damages() as error:
         raise _damaged(path, error) from error
 
 
@@ -156,7 +151,7 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
     if text_key is None and kind(path) in tables.CSV_SUFFIXES:
-        with _open(path) as file:
+        with _open_table(path) as file:
             names = ", ".join(map(shown, tables.csv_columns(path, file)[:20])) or "none"
         raise DataError(
             f"{path} is a table, and nothing says which column is the text; add --text-key COLUMN. "
@@ -180,10 +175,11 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
     if kind(path) == tables.PARQUET_SUFFIX:
         yield from tables.parquet_records(path, columns(text_key))
         return
+    if kind(path) in tables.CSV_SUFFIXES:
+        with _open_table(path) as file:
+            yield from tables.csv_records(path, file)
+        return
     with _open(path) as file:
-        if kind(path) in tables.CSV_SUFFIXES:
-            yield from _table(path, file)
-            return
         for number, line in enumerate(_lines(path, file), 1):
             if number == 1:
                 _check_encoding(path, line[:_HEAD_BYTES])
@@ -201,11 +197,20 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
             yield where, record
 
 
-def _table(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
-    try:
-        yield from tables.csv_records(path, file)
-    except _damages() as error:
-        raise _damaged(path, error) from error
+@contextlib.contextmanager
+def _open_table(path: Path) -> Iterator[BinaryIO]:
+    """Open a CSV or TSV file.
+
+    Raises:
+        DataError: it is unreadable, damaged, or of two or four bytes a character.
+    """
+    with _open(path) as file:
+        try:
+            head: bytes = cast(Any, file).peek(_HEAD_BYTES)[:_HEAD_BYTES]
+            _check_encoding(path, head)
+            yield file
+        except unpacking.damages() as error:
+            raise _damaged(path, error) from error
 
 
 def columns(text_key: str | None) -> tuple[str, ...]:
@@ -299,45 +304,21 @@ def _normalise(text: bytes) -> bytes:
     return text.removeprefix(_BOM).replace(b"\r\n", b"\n")
 
 
-def _damages() -> tuple[type[BaseException], ...]:
-    """What reading a damaged file raises; the package for .zst has an error of its own."""
-    zstd = sys.modules.get("compression.zstd") or sys.modules.get("zstandard")
-    own = () if zstd is None else (zstd.ZstdError,)
-    return (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError, *own)
-
-
 MOST_BYTES = 1 << 32
 """Of one document, which is held in memory: a few bytes may unpack to any number."""
 
 
 def _open(path: Path) -> BinaryIO:
     try:
-        if path.suffix == ".gz":
-            return cast(BinaryIO, gzip.open(path))
-        if path.suffix == ".xz":
-            return cast(BinaryIO, lzma.open(path))
-        if path.suffix == ".zst":
-            return _open_zstd(path)
-        return path.open("rb")
+        return unpacking.open_file(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _open_zstd(path: Path) -> BinaryIO:
-    module = "compression.zstd" if sys.version_info >= (3, 14) else "zstandard"
-    try:
-        zstd = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise EnvironmentLacks(
-            "reading .zst needs the package zstandard: python -m pip install zstandard"
-        ) from error
-    return cast(BinaryIO, zstd.open(path, "rb"))
 
 
 def _read(path: Path, file: BinaryIO) -> bytes:
     try:
         return reading.read_all(file, MOST_BYTES)
-    except _damages() as error:
+    except unpacking.damages() as error:
         raise _damaged(path, error) from error
     except ValueError as error:
         raise _too_long(path) from error
@@ -349,7 +330,7 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
             if len(line) > MOST_BYTES:
                 raise _too_long(path)
             yield line
-    except _damages() as error:
+    except unpacking.damages() as error:
         raise _damaged(path, error) from error
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files import plain_json, reading
+from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import parse_count
 
 
@@ -51,13 +52,13 @@ def identity(spec: str) -> str:
     """Return a text that changes whenever the specified tokenizer does, without training it.
 
     Raises:
-        DataError: as `build`.
+        DataError, ConfigError: as `build`.
     """
     if spec == "bytes":
         return f"bytes|{ByteTokenizer().sha256}"
     if spec.startswith("bpe:"):
         return f"bpe|{_vocab_size(spec)}"
-    tokenizer = load(Path(spec))
+    tokenizer = load(expanded(spec))
     return f"file|{tokenizer.sha256}|{tokenizer.bos}"
 
 
@@ -70,13 +71,14 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
 
     Raises:
         DataError: the name is unknown, the size is wrong, or the file is missing or damaged.
+        ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: the package `tokenizers` is needed and not installed.
     """
     if spec == "bytes":
         return ByteTokenizer()
     if spec.startswith("bpe:"):
         return train_bpe(texts(), _vocab_size(spec))
-    return load(Path(spec))
+    return load(expanded(spec))
 
 
 def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
@@ -269,6 +271,9 @@ class BpeTokenizer:
         """See the class."""
         fields = _parse(description, origin)
         self._tokenizer = _from_description(description, origin)
+        # The file may say how the rows of a batch are made equally long; a text is of any length.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         # A text that spells out a special token is still text.
         self._tokenizer.encode_special_tokens = True
         bos = self._tokenizer.token_to_id(bos_token)

@@ -66,13 +66,16 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line is no object, or the file has more than `reading.MOST_BYTES`.
+        ValueError: a line is no object, or has more than `reading.MOST_LINE_BYTES`.
     """
-    for line in reading.read_bytes(path).split(b"\n")[:-1]:
-        entry = loads(line)
-        if not isinstance(entry, dict):
-            raise ValueError("it is no JSON object")
-        yield entry
+    with path.open("rb") as file:
+        while (line := file.readline(reading.MOST_LINE_BYTES + 1)).endswith(b"\n"):
+            entry = loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("it is no JSON object")
+            yield entry
+    if len(line) > reading.MOST_LINE_BYTES:
+        raise ValueError(f"a line has more than {reading.MOST_LINE_BYTES:,} bytes")
 
 
 def _int(digits: str) -> int:

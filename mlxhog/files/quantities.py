@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 _COUNT_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _BYTES = {
@@ -157,10 +158,16 @@ class Interval:
         return self.seconds is not None and seconds >= self.seconds
 
     def __str__(self) -> str:
-        """Spell the interval so that `parse` reads it back."""
+        """Spell the interval so that `parse` reads the same one back."""
         if self.steps is not None:
             return str(self.steps)
-        return "off" if self.seconds is None else f"{self.seconds:g}s"
+        return "off" if self.seconds is None else f"{_all_digits(self.seconds)}s"
+
+
+def _all_digits(value: float) -> str:
+    """Spell a number with as many digits as it needs, and without an exponent."""
+    digits = f"{Decimal(repr(float(value))):f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def format_count(value: float) -> str:

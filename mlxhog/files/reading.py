@@ -28,7 +28,9 @@ from mlxhog.errors import CheckpointError, MlxhogError
 from mlxhog.files.quantities import format_bytes
 
 MOST_BYTES = 1 << 28
-"""Of a file of JSON or JSON lines that is read as a whole."""
+"""Of a file of JSON that is read as a whole."""
+MOST_LINE_BYTES = 1 << 26
+"""Of a line of a file that is read by lines; the file may have any number of them."""
 MOST_SMALL_BYTES = 1 << 27
 """Of a small file of a checkpoint; the largest tokenizers have 40 MB."""
 MOST_CONFIG_BYTES = 1 << 20

@@ -35,6 +35,7 @@ from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run
 from mlxhog.decoding.model import Model, end_tokens
 from mlxhog.errors import ArenaError, CheckpointError, RunError
+from mlxhog.files.paths import expanded
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.source import CheckpointWeights, Loaded, WeightSource, checked_mode
 from mlxhog.models import families
@@ -100,7 +101,7 @@ class _ReadCheckpoint(Exception):
 def _running(spec: str, root: Path) -> Run | None:
     """The run that `spec` names, if a supervisor holds it; None for everything else."""
     try:
-        if files.candidates(Path(spec).expanduser()):
+        if files.candidates(expanded(spec)):
             return None
         run = runs.find(spec, root)
         return run if run.is_locked() else None

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import register
 
@@ -72,7 +73,7 @@ def load_extensions(path: str | Path) -> ModuleType:
         ConfigError: the file cannot be read, is no Python, or raises an error: which, and in which
             line.
     """
-    return _load(str(Path(path).expanduser().absolute()))
+    return _load(str(expanded(path).absolute()))
 
 
 def _load(path: str, digest: str | None = None) -> ModuleType:

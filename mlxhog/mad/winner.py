@@ -29,6 +29,7 @@ import numpy as np
 
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files.durable import replace_file
+from mlxhog.files.paths import expanded
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, Row
 from mlxhog.mad.study import study as studies
@@ -86,7 +87,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
 
 def output_path(out: str) -> Path:
     """Return where a model file is written; ConfigError where nothing can be."""
-    path = Path(out).expanduser()
+    path = expanded(out)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out is {out}; name a YAML file, such as {path.stem or 'winner'}.yaml")
     if path.is_dir() or not path.parent.is_dir():

@@ -39,6 +39,7 @@ from mlxhog.data.stream import (
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, message_of
 from mlxhog.files import plain_json
+from mlxhog.files.paths import expanded
 from mlxhog.training.job import Batches
 from mlxhog.training.plan import Plan
 
@@ -75,7 +76,7 @@ class Following:
             EnvironmentLacks: the disk is full.
         """
         folder = plan.config.follow
-        return None if folder is None else cls(plan, run, Path(folder).expanduser())
+        return None if folder is None else cls(plan, run, expanded(folder))
 
     def begin(self, arena: Arena, ledger: Ledger, stack: ExitStack) -> None:
         """Take examples, and let a thread look at the folder until the stack is closed.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mlxhog import optim
 from mlxhog.config.budget import Budget
@@ -17,6 +16,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 from mlxhog.files import plain_yaml
+from mlxhog.files.paths import expanded
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig
@@ -122,7 +122,7 @@ def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """
     if config.follow is None:
         return config, []
-    if not Path(config.follow).expanduser().is_dir():
+    if not expanded(config.follow).is_dir():
         raise ConfigError(
             f"follow: there is no folder {config.follow}; make it (mkdir), or name another"
         )

@@ -16,7 +16,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.files import durable
+from mlxhog.files import durable, reading
 from tests.forked import CONTEXT
 from tests.threads import in_threads
 
@@ -146,6 +146,25 @@ def test_a_torn_only_line_is_ignored_too(run: Run) -> None:
     assert run.read_metrics() == []
     run.append_metrics({"step": 1})
     assert run.read_metrics() == [{"step": 1}]
+
+
+def test_metrics_may_have_any_number_of_lines_but_no_endless_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [{"step": step, "elapsed_s": step / 4} for step in range(8)]
+    lines = [json.dumps(step).encode() + b"\n" for step in steps]
+    monkeypatch.setattr(reading, "MOST_LINE_BYTES", max(map(len, lines)))
+    run.metrics_path.write_bytes(b"".join(lines))
+    assert run.read_metrics() == steps
+    run.drop_metrics_after(4, 1.0)
+    assert run.read_metrics() == steps[:5]
+    with run.metrics_path.open("ab") as file:
+        file.write(b" " * reading.MOST_LINE_BYTES)
+    assert run.read_metrics() == steps[:5]
+    with run.metrics_path.open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(RunError, match=r"damaged after 5 lines: a line has more than \d+ bytes"):
+        run.read_metrics()
 
 
 def test_a_full_disk_leaves_status_and_metrics_as_they_were(

@@ -1,6 +1,8 @@
 """Wrong input and missing parts through the real commands: one message, the right exit code."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--data short.txt", 2, "too short"),
         ("--data binary.txt", 2, "is binary"),
         ("--data folder", 2, "holds no text file"),
+        ("--data ~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),
+        ("--tokenizer ~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),
+        ("--resume ~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),
         ("--data nowhere.txt", 2, "no file or folder 'nowhere.txt'"),
         ("--seq-len 1000000", 2, "use more text or a smaller seq_len"),
         ("--workers mlx:gpu", 3, "use mlx:cpu here"),
@@ -123,6 +128,8 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
         ("latest", 2, "there is no run in runs yet; start one with: mlxhog train"),
         ("nowhere", 2, "no run 'nowhere'"),
         ("folder", 2, "folder is neither a checkpoint nor a run"),
+        ("~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),
+        ("~nosuchuser/best", 2, "the system does not know a user 'nosuchuser'"),
         ("good.txt", 2, "good.txt is not a run"),
     ],
 )
@@ -133,6 +140,27 @@ def test_generate_refuses_what_is_no_model(
     out, err = capsys.readouterr()
     assert message in err
     assert out == ""
+
+
+@each_of("number", [errno.EACCES, errno.EPERM])
+def test_a_path_that_the_system_refuses_is_named(
+    here: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_dir = Path.is_dir
+
+    def refused(path: Path) -> bool:
+        if path.name == "closed":  # as a user who is not root sees it
+            raise PermissionError(number, os.strerror(number), path)
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    for option in ("--data", "--tokenizer"):
+        words = ["train", "--model=small.yaml", "--data=good.txt", *SMALL, option, "others/closed"]
+        assert main(words) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("the system does not let us use 'others/closed'")
+        assert len(err.splitlines()) == 1
+        assert out == ""
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(

@@ -1,9 +1,12 @@
 """Numbers with units are read and spelled, and a budget of time is shared out."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mlxhog.config.budget import training_s
 from mlxhog.files.quantities import (
+    MOST_SECONDS,
     Interval,
     format_bytes,
     format_clock,
@@ -97,6 +100,19 @@ def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():
     assert not Interval(steps=5).due(steps=4, seconds=1e9)
     assert Interval(seconds=5).due(steps=0, seconds=5)
     assert not Interval().due(steps=10**9, seconds=1e9)
+
+
+@given(st.floats(min_value=0, max_value=MOST_SECONDS, exclude_min=True))
+@example(12 * 86400.0)
+@example(1e-5)
+def test_an_interval_of_time_is_spelled_so_that_the_same_one_is_read(seconds):
+    assert Interval.parse(str(Interval(seconds=seconds))) == Interval(seconds=seconds)
+
+
+def test_an_interval_is_spelled_shortly():
+    texts = ["10s", "0.5s", "500", "off"]
+    assert [str(Interval.parse(text)) for text in texts] == texts
+    assert str(Interval.parse("12d")) == "1036800s"
 
 
 def test_numbers_are_spelled_shortly():

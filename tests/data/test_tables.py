@@ -58,6 +58,7 @@ def test_bytes_of_a_table_that_are_not_utf8_survive(tmp_path: Path) -> None:
         (b'id,review\n1,"x\n', "review", r"a.csv:2: not CSV .*; repair or delete this line"),
         (b"id,review\n1\n", "review", r"a.csv:2: 'review' is a NoneType, expected a string"),
         (b"", None, r"a.csv is a table.*Its columns are none"),
+        (b"id,review\n", None, r"a.csv is a table.*Its columns are 'id', 'review'"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_with_the_way_out(

@@ -121,6 +121,28 @@ def test_the_start_token_is_read_from_the_files_and_never_guessed(
         tokenizers.load(tmp_path / "tokenizer.json")
 
 
+def test_a_text_is_never_cut_or_padded_whatever_the_file_says(
+    trained: tokenizers.BpeTokenizer, tmp_path: Path
+) -> None:
+    save(trained, tmp_path)
+    batches = package.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    batches.enable_truncation(max_length=4)
+    batches.enable_padding(length=64, pad_id=0, pad_token="<|bos|>")
+    batches.save(str(tmp_path / "tokenizer.json"))
+    loaded = tokenizers.load(tmp_path)
+    for text in (TEXT, b"a"):
+        assert loaded.encode(text).tolist() == trained.encode(text).tolist()
+
+
+def test_the_home_of_a_user_may_begin_the_path_of_a_tokenizer(
+    trained: tokenizers.BpeTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(trained, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tokenizers.build("~/tokenizer.json", no_text).sha256 == trained.sha256
+    assert tokenizers.identity("~") == tokenizers.identity(str(tmp_path))
+
+
 def test_a_vocabulary_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
     words = package.Tokenizer(package.models.WordLevel({"a b": 0, "<s>": 1}, unk_token="<s>"))
     (tmp_path / "tokenizer.json").write_text(words.to_str())

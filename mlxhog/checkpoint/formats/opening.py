@@ -19,6 +19,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import MOST_SHOWN, CheckpointError, ConfigError, DataError, shown
 from mlxhog.files import mapped, plain_json, plain_yaml, reading
 from mlxhog.files.mapped import FLOATS
+from mlxhog.files.paths import expanded
 from mlxhog.files.reading import MOST_CONFIG_BYTES
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -324,7 +325,7 @@ def open_checkpoint(
         ConfigError: the config is missing a field, or its fields contradict each other.
         EnvironmentLacks: a torch file, and torch is not installed.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     file = weights.find(path)
     folder = file.parent
     ours = path.is_dir() and (path / manifest.NAME).is_file()

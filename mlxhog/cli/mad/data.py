@@ -12,6 +12,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_bytes, format_clock
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _place(out: str) -> Path:
     Raises:
         ConfigError: nothing can be written there.
     """
-    path = Path(out).expanduser()
+    path = expanded(out)
     if not out:
         raise ConfigError("--out is empty; name a file, such as cr.npz")
     if path.is_dir() or not path.name:
@@ -237,7 +238,7 @@ def run_check(arguments: list[str]) -> int:
     from mlxhog.mad.tasks import check
     from mlxhog.mad.tasks.dataset import read
 
-    data = {file: read(Path(file).expanduser()) for file in parsed.other.files}
+    data = {file: read(expanded(file)) for file in parsed.other.files}
     results = {}
     for file, rows in data.items():
         results[file] = check(rows)

@@ -15,6 +15,7 @@ from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, MlxhogError
+from mlxhog.files.paths import expanded
 from mlxhog.mad.options import WORKER_OPTIONS, Protocol
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def run(arguments: list[str]) -> int:
     config = _run_config(candidate, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, worker_options)
     if candidate.save is not None:
-        _check_save(Path(candidate.save).expanduser())
+        _check_save(expanded(candidate.save))
     if parsed.other.dry_run:
         train_view.print_plan(plan, as_json=parsed.other.json)
         return 0
@@ -237,7 +238,7 @@ def _train(
             if save is None:
                 return
             try:
-                candidate.save_checkpoint(plan.config, Path(save).expanduser(), arena)
+                candidate.save_checkpoint(plan.config, expanded(save), arena)
             except MlxhogError as error:
                 unsaved.append(error)
 

@@ -29,6 +29,7 @@ import yaml
 from mlxhog.errors import StudyError, did_you_mean, shown
 from mlxhog.files import durable, plain_json, plain_yaml, reading
 from mlxhog.files.durable import disk_errors, end_of_last_line, flush, replace_file, sync
+from mlxhog.files.paths import expanded
 from mlxhog.mad.run import STATUSES, Point
 
 ROOT = Path("studies")
@@ -352,7 +353,7 @@ def find(spec: str, root: Path = ROOT) -> Store:
     Raises:
         StudyError: there is none; the nearest name is given.
     """
-    for path in (root / spec, Path(spec).expanduser()):
+    for path in (root / spec, expanded(spec)):
         if is_study(path):
             return Store(path.absolute())
     names = [path.name for path in root.iterdir() if is_study(path)] if root.is_dir() else []

@@ -16,6 +16,7 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment, read_yaml, resolve
 from mlxhog.errors import ConfigError, RunError, nearest
 from mlxhog.files import plain_yaml, reading
+from mlxhog.files.paths import expanded
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, load_architecture
@@ -55,7 +56,7 @@ def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Targe
         ConfigError: it is none of these, or its options are wrong.
         RunError, CheckpointError: the run has no checkpoint, or it is damaged.
     """
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec in architectures():
         return _from_architecture(spec, overrides)
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml", ".json"):

@@ -1,0 +1,22 @@
+"""Paths as users write them."""
+
+from pathlib import Path
+
+from mlxhog.errors import ConfigError, shown
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path in which `~` or `~NAME` at the start is the home of this user or of another.
+
+    Raises:
+        ConfigError: the system knows no such user, or no home of this one.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        name = Path(path).parts[0]
+        whose = f"a user {shown(name[1:])}" if name != "~" else "the home of this user"
+        raise ConfigError(
+            f"{shown(str(path))} begins with {shown(name)}, and the system does not know {whose}; "
+            "write the whole path, from / on"
+        ) from error

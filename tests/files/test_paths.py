@@ -1,0 +1,34 @@
+"""Paths of users: the home that `~` means, or a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
+from tests.pairs import each_of
+
+
+def test_a_tilde_is_the_home_and_other_paths_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert expanded("~/notes") == Path("/home/ada/notes")
+    assert expanded(Path("~")) == Path("/home/ada")
+    for path in ("notes/~old", "/~old", "", "a b"):
+        assert expanded(path) == Path(path)
+
+
+@each_of("path", ["~nosuchuser/x", "~nosuchuser", Path("~nosuchuser/x")])
+def test_the_home_of_nobody_is_refused_with_the_way_out(path: str | Path) -> None:
+    with pytest.raises(ConfigError, match=r"not know a user 'nosuchuser'; write the whole path"):
+        expanded(path)
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(ConfigError, match=r"'~/x' begins with '~', .* the home of this user"):
+        expanded("~/x")
