@@ -43,6 +43,9 @@ _Answer = dict[str, Any]
 class Requests:
     """Answers the requests of one run. Used by the thread that polls its workers."""
 
+    AT_ONCE = ("status", "stop")
+    WHILE_TRAINING = ("checkpoint", "sample", "join", "leave")
+
     def __init__(
         self,
         session: Session,
@@ -66,16 +69,6 @@ class Requests:
         self._session, self._server, self._monitor = session, server, monitor
         self._elastic, self._end, self._save = elastic, end, save
         self._waiting: deque[Request] = deque()
-        self._at_once: dict[str, Callable[[Mapping[str, Any], Doing | None], _Answer]] = {
-            "status": self._status,
-            "stop": self._stop,
-        }
-        self._while_training: dict[str, Callable[[Mapping[str, Any]], _Answer]] = {
-            "checkpoint": self._checkpoint,
-            "sample": self._sample,
-            "join": self._join,
-            "leave": self._leave,
-        }
 
     def serve(self, doing: Doing | None) -> None:
         """Answer what has come in.
@@ -84,19 +77,18 @@ class Requests:
             doing: what the run does instead of training.
         """
         for request in self._server.take():
-            if request.name in self._at_once:
-                self._answer(request, lambda r: self._at_once[r.name](r.fields, doing))
-            elif request.name in self._while_training:
+            if request.name in self.AT_ONCE:
+                self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields, doing))
+            elif request.name in self.WHILE_TRAINING:
                 self._waiting.append(request)
             else:
-                names = ", ".join((*self._at_once, *self._while_training))
+                names = ", ".join((*self.AT_ONCE, *self.WHILE_TRAINING))
                 request.refuse(Refused(f"a run takes no request {request.name!r}, but {names}"))
         if doing is None:
             # A request may poll workers itself, and so come here again, with something to do.
             while self._waiting:
-                self._answer(
-                    self._waiting.popleft(), lambda r: self._while_training[r.name](r.fields)
-                )
+                request = self._waiting.popleft()
+                self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields))
         elif doing.activity not in (Activity.STARTING, Activity.PAUSING):
             self._refuse_all(f"the run is {doing}: its training is over")
 

@@ -53,6 +53,9 @@ class Session(ABC):
             run_id: stands in the arena's header.
             fallback: folder for the arena where shared memory is too small.
         """
+        # Its parts refer to each other, and to the arena: what the run had goes with the run, and
+        # not when the garbage collector looks next.
+        stack.callback(vars(self).clear)
         self.strategy, self.run_dir = setup.strategy, run_dir
         self._setup = setup.for_workers()
         self.arena = stack.enter_context(

@@ -1,11 +1,13 @@
 """What a run leaves behind, and how it goes on."""
 
+import gc
 import json
 from pathlib import Path
 
 import pytest
 
 from mlxhog import train
+from mlxhog.arena import Arena
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
@@ -28,6 +30,19 @@ def test_a_resumed_serial_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: 
     second = train(small_config(tmp_path, steps=18, resume=first.run, **constant))
     assert second.run == first.run
     assert identical(parameters(whole), parameters(second))
+
+
+def test_what_a_run_had_goes_with_it_and_does_not_wait_for_the_garbage_collector(
+    tmp_path: Path,
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(one, Arena) for one in gc.get_objects())
+        train(small_config(tmp_path, steps=4))
+        assert sum(isinstance(one, Arena) for one in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 def test_a_run_goes_on_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
