@@ -18,6 +18,11 @@ from mlxhog.errors import ConfigError, Diverged
 _BLOCK = 512
 """Weights that are added up at once to find one among many."""
 
+LEAST_PENALTY, MOST_PENALTY = 0.01, 1000
+"""For repetitions; beyond these, float32 may not hold the logits that they change."""
+
+MOST_TEMPERATURE = 100
+
 Occurred = NDArray[np.bool_] | None
 
 
@@ -25,7 +30,8 @@ class Sampler:
     """Draws tokens, reproducibly.
 
     Args:
-        temperature: 0 takes the most likely token; 1 is the model's own distribution.
+        temperature: 0 takes the most likely token, and so does a number that float32 rounds to 0;
+            1 is the model's own distribution.
         top_k: only the k most likely tokens; 0 is all.
         top_p: only the most likely tokens that together reach this probability; 1 is all
             (Holtzman et al. 2020, "The curious case of neural text degeneration").
@@ -55,22 +61,27 @@ class Sampler:
         row: int = 0,
     ) -> None:
         for name, value, valid, expected in (
-            ("temperature", temperature, 0 <= temperature < math.inf, "0 or more"),
+            (
+                "temperature",
+                temperature,
+                0 <= temperature <= MOST_TEMPERATURE,
+                f"between 0 and {MOST_TEMPERATURE}",
+            ),
             ("top_k", top_k, top_k >= 0, "0 or more"),
             ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
             ("min_p", min_p, 0 <= min_p <= 1, "between 0 and 1"),
             (
                 "repetition_penalty",
                 repetition_penalty,
-                0 < repetition_penalty < math.inf,
-                "above 0",
+                LEAST_PENALTY <= repetition_penalty <= MOST_PENALTY,
+                f"between {LEAST_PENALTY} and {MOST_PENALTY}",
             ),
             ("seed", seed, seed >= 0, "0 or more"),
         ):
             if not valid:
                 raise ConfigError(f"{name} is {value}, expected {expected}")
         self.repetition_penalty = repetition_penalty
-        self.temperature = temperature
+        self.temperature = temperature if np.float32(temperature) else 0.0  # by which is divided
         self._top_k = top_k
         self._top_p = top_p
         self._min_p = min_p

@@ -32,12 +32,19 @@ class Generation:
         200, "length of an answer", unit="tokens", low=1, aliases=("max_tokens",)
     )
     temperature: float = _sampling(
-        0.8, "0 takes the likeliest token, 1 samples the model's own", low=0, aliases=("temp",)
+        0.8,
+        "0 takes the likeliest token, 1 samples the model's own",
+        low=0,
+        high=100,
+        aliases=("temp",),
     )
     top_p: float = _sampling(1.0, "sample from the likeliest tokens of this mass", above=0, high=1)
     top_k: int = _sampling(0, "sample from this many tokens; 0 from all", low=0)
     min_p: float = _sampling(0.0, "leave out tokens below this share of the best", low=0, high=1)
     repetition_penalty: float = _sampling(
-        1.0, "above 1 makes tokens of prompt and answer less likely to come again", above=0
+        1.0,
+        "above 1 makes tokens of prompt and answer less likely to come again",
+        low=0.01,
+        high=1000,
     )
     seed: int = _sampling(0, "the same seed gives the same text", low=0, high=2**32 - 1)

@@ -169,7 +169,8 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
         (["--max-new-tokens", "0"], 2, "--max-new-tokens is '0'; wanted a whole number at least 1"),
         (["--prefill-chunk", "0"], 2, "--prefill-chunk is '0'; wanted a whole number at least 1"),
         (["--batch-size", "0"], 2, "--batch-size is '0'; wanted a whole number at least 1"),
-        (["--repetition-penalty", "0"], 2, "wanted a number above 0"),
+        (["--repetition-penalty", "1e-39"], 2, "wanted a number at least 0.01 and at most 1000"),
+        (["--temperature", "1e300"], 2, "wanted a number at least 0 and at most 100"),
         (["--backend", "mlx:cpuu"], 2, "did you mean 'mlx:cpu'?"),
     ],
 )

@@ -174,9 +174,15 @@ def test_a_token_that_is_impossible_is_never_drawn() -> None:
     assert set(Sampler()(np.repeat(logits, 1000, axis=0)).tolist()) == {1}
 
 
-def test_large_logits_do_not_overflow() -> None:
+@each_of("temperature", [0.01, 1e-40, 1e-50])
+@each_of("how", [{}, {"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.1}])
+def test_large_logits_and_tiny_temperatures_do_not_overflow(
+    temperature: float, how: dict[str, Any]
+) -> None:
     logits = np.array([[1e30, -1e30, 0.0]], np.float32)
-    assert Sampler(temperature=0.01)(logits).tolist() == [0]
+    sampler = Sampler(temperature=temperature, **how)
+    assert sampler(logits).tolist() == [0]
+    assert draw_each([sampler] * 2, logits[[0, 0]], [None] * 2).tolist() == [0, 0]
 
 
 @each_of("temperature", [0.0, 1.0])
@@ -191,11 +197,13 @@ def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[fl
     [
         {"temperature": -1.0},
         {"temperature": float("nan")},
+        {"temperature": 1e300},
         {"top_k": -1},
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"min_p": 1.5},
-        {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-39},
+        {"repetition_penalty": 1e300},
         {"seed": -1},
     ],
 )

@@ -234,11 +234,22 @@ def test_the_token_comes_with_the_link_and_leaves_the_address(tmp_path, serve, v
     assert other.locator("#token-field").is_visible()
 
 
-def test_a_board_that_is_gone_is_said(tmp_path, serve, visit):
-    server = serve(write_run(tmp_path, metrics=lines(5)))
-    page = visit().open(server.url)
+def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path, serve, visit):
+    run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
+    lock = held(run)  # by a process that answers nothing
+    server, window, streams = serve(run), visit(), []
+    window.page.route("**/events?*", lambda route: streams.append(route))  # open until aborted
+    page = window.open(f"{server.url}#{server.token}")
+    page.locator('button[data-ask="sample"]').press("Enter")
+    answer, gone = (page.locator("#told", has_text=x) for x in ("not running", "does not answer"))
+    answer.wait_for()
+    streams.pop().abort()
+    gone.wait_for()
+    answer.wait_for()
+    lock.close()
     server.end()
-    page.locator("#told", has_text="does not answer").wait_for()
+    streams.pop().abort()
+    gone.wait_for()
 
 
 def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, visit):

@@ -253,12 +253,18 @@ def test_the_page_is_dark_where_the_reader_prefers_that(written, visit):
 
 @pytest.mark.slow
 def test_several_runs_share_the_charts(tmp_path, capsys, visit):
-    runs = [write_run(tmp_path, name, metrics=lines(n)) for name, n in (("a", 20), ("b", 33))]
+    first = list(lines(30))
+    first.append(first[-1] | {"step": 601})  # the last evaluation has a line of its own
+    runs = [write_run(tmp_path, "a", metrics=first), write_run(tmp_path, "b", metrics=lines(20))]
     report(capsys, *(run.directory for run in runs), "--to", tmp_path / "page.html")
     window = visit()
     page = window.open(f"file://{tmp_path}/page.html")
     names = page.locator("#bits .u-legend .u-label").all_inner_texts()
     assert names == ["training time", "a: train", "a: held-out", "b: train", "b: held-out"]
+    page.locator("#bits .chart").focus()
+    page.keyboard.press("End")
+    values = page.locator("#bits .u-legend .u-value").all_inner_texts()
+    assert (values[0], values[2]) == ("01:00", "1.369")
     assert window.troubles == []
 
 

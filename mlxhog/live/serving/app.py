@@ -198,7 +198,7 @@ class Api:
     async def _counted(self, job: Job, reply: Reply, began: float) -> AsyncIterator[list[Part]]:
         """Yield parts as they come, and count them."""
         is_first = True
-        while parts := await job.parts():
+        while parts := await self._parts(job):
             if is_first:
                 self.metrics.first_token.observe(monotonic() - began)
                 is_first = False
@@ -208,6 +208,15 @@ class Api:
                 if reason is not None:
                     self.metrics.answers.labels(reason).inc(count)
             yield parts
+
+    async def _parts(self, job: Job) -> list[Part]:
+        """Return new parts, or count the answers that an error of the server has ended."""
+        try:
+            return await job.parts()
+        except MlxhogError as error:
+            if for_client(error).status >= 500:  # else the request is refused
+                self.metrics.answers.labels("error").inc(job.n_failed)
+            raise
 
     def _leave(self, job: Job) -> None:
         """Stop what is still being written: its client has gone, or it failed."""
@@ -348,8 +357,7 @@ class Admission:
             try:
                 check_names(headers, self._names)
             except ForeignRequest as foreign:
-                advice = "; with an API key they may" if foreign.status == 403 else ""
-                raise Refused(f"{foreign}{advice}", status=foreign.status) from None
+                raise Refused(str(foreign), status=foreign.status) from None
         elif scope["path"] not in _OPEN:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):

@@ -23,7 +23,7 @@ import numpy as np
 from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request
 from mlxhog.decoding.model import Model
-from mlxhog.errors import CheckpointError, MlxhogError, RunError
+from mlxhog.errors import CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_source
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.source import Follower, Loaded, WeightSource
@@ -40,6 +40,9 @@ PINNED_S = 10.0
 
 
 FAILED = "the server failed; its terminal says how"
+
+OF_WEIGHTS = (Diverged, CheckpointError)
+"""Errors that stay until newer weights are there."""
 
 
 class Busy(MlxhogError):
@@ -81,6 +84,7 @@ class Job:
     Attributes:
         resumes: whether its session was there; known with the first part.
         n_open: answers that have not ended.
+        n_failed: answers that an error has ended.
 
     Concurrency: for the event loop's thread.
     """
@@ -88,7 +92,7 @@ class Job:
     def __init__(self, requests: Sequence[Request], joint: Int32 | None = None) -> None:
         self.requests, self.joint = tuple(requests), joint
         self.resumes = False
-        self.n_open = len(self.requests)
+        self.n_open, self.n_failed = len(self.requests), 0
         self.numbers: list[int] = []  # in the engine, of whose thread it is
         self._parts: list[Part] = []
         self._error: Exception | None = None
@@ -116,7 +120,8 @@ class Job:
 
     def fail(self, error: Exception) -> None:
         """End it with an error."""
-        self._error, self.n_open = error, 0
+        self._error = error
+        self.n_failed, self.n_open = self.n_open, 0
         self._news.set()
 
 
@@ -149,7 +154,8 @@ class EngineThread:
         newest: version of the newest ones.
         ended: whether the run does not train any more.
         n_loads: how often newer weights were taken.
-        trouble: what went wrong with the last token; empty where it was well.
+        trouble: what is wrong with the weights; empty where the last token was well, or newer ones
+            are there.
         died: what ended the thread before it was stopped.
 
     Concurrency: `start` and `cancel` are for the event loop's thread; the rest is for any.
@@ -257,6 +263,8 @@ class EngineThread:
                 if self._engine.is_busy:
                     self._advance()
                 else:
+                    if self.trouble and self._source.has_newer():
+                        self.trouble = ""  # the next answer shows whether these are well
                     self._look(self._follower.loaded())
         except Exception as error:  # of the source, while nobody asks for anything
             self.died = error
@@ -359,7 +367,8 @@ class EngineThread:
 
     def _fail(self, error: Exception) -> None:
         """End every answer with an error that came from the model, and go on with the next."""
-        self.trouble = f"{type(error).__name__}: {error}"
+        if isinstance(error, OF_WEIGHTS):
+            self.trouble = f"{type(error).__name__}: {error}"
         error = _for_clients(error)
         jobs = {job for job, _ in self._rows.values()}
         self._engine.clear()

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlxhog.decoding.engine import FinishReason
-from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import Failed, Job, Part
+from mlxhog.errors import MlxhogError
+from mlxhog.live.serving.engine_thread import OF_WEIGHTS, Failed, Job, Part
 from mlxhog.live.serving.requests import ClientRequest, Refused
 
 _FINISHED: dict[FinishReason | None, str | None] = {
@@ -270,6 +270,6 @@ def for_client(error: MlxhogError) -> Refused:
     """Return an error of the engine as an answer: the client's fault, or the weights'."""
     if isinstance(error, Failed):
         return Refused(str(error), status=500)
-    if isinstance(error, Diverged):
+    if isinstance(error, OF_WEIGHTS):
         return Refused(str(error), status=503, code="not_finite")
     return Refused(str(error), code="invalid_value")

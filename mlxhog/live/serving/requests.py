@@ -84,7 +84,7 @@ class Sampling:
     top_p: float = option(1.0, "sample from the likeliest tokens of this mass", above=0, high=1)
     top_k: int = option(0, "sample from this many tokens; 0 from all", low=0)
     min_p: float = option(0.0, "leave out tokens below this share of the best", low=0, high=1)
-    repetition_penalty: float = option(1.0, "above 1: repeat less", above=0, high=100)
+    repetition_penalty: float = option(1.0, "above 1: repeat less", low=0.01, high=100)
     seed: int | None = option(None, "the same seed gives the same text", low=0, high=2**63 - 1)
     n: int = option(1, "answers to each prompt", low=1)
 

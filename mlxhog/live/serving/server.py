@@ -28,6 +28,8 @@ GRACE_S = 5
 
 MOST_HEAD_BYTES = 65_536
 MOST_CONNECTIONS = 200
+"""Or twice the answers that may run or wait, where that is more; beyond, uvicorn answers 503."""
+
 _LOOK_S = 1.0
 _SWITCH_S = 0.0005
 """How long the engine's thread may keep the event loop waiting: a tenth of Python's own."""
@@ -81,7 +83,7 @@ async def _run(
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=max(MOST_CONNECTIONS, 2 * engine.most_answers),
             h11_max_incomplete_event_size=MOST_HEAD_BYTES,
             timeout_graceful_shutdown=GRACE_S,
         )

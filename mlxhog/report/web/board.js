@@ -4,8 +4,10 @@
 (() => {
   const MOST_ROWS = 6000;  // then the curves are fetched again, in fewer points
   const place = (id) => document.getElementById(id);
-  const tell = (text) => { place("told").textContent = text; };
   let run = null, show = null, source = null, silent = false;
+  let answered = "";  // what a button was answered, or is doing
+  const write = (text) => { place("told").textContent = text; };
+  const tell = (text) => write(answered = text);
 
   function add(lines) {
     const before = run.axes.elapsed_s.length, more = lines.axes.elapsed_s.length;
@@ -88,12 +90,12 @@
 
   function lost() {
     silent = true;
-    tell("The server of this page (mlxhog board) does not answer; trying again.");
+    write("The server of this page (mlxhog board) does not answer; trying again.");
     setTimeout(() => fetchAll().then(heard).catch(lost), 2000);
   }
 
   function heard() {
-    if (silent) tell("");  // else what stands there is the answer to a request
+    if (silent) write(answered);
     silent = false;
   }
 

@@ -82,7 +82,9 @@ const runView = (() => {
         const tables = runs.map((run, k) => [AXES[this.axis].of(run),
           ...drawn.filter((line) => line.k === k).map((line) => line.values)]);
         const filled = tables.filter((table) => table.length > 1);
-        const data = filled.length === 1 ? filled[0] : filled.length ? uPlot.join(filled) : null;
+        // Mode 0: a line without a number does not erase that of another line at the same time.
+        const modes = filled.map((table) => table.map(() => 0));
+        const data = filled.length > 1 ? uPlot.join(filled, modes) : filled[0] || null;
         const key = this.axis + drawn.map((line) => line.name).join("|");
         const old = this.plots.get(chart[0]);
         if (old && !anew && data && old.key === key) {

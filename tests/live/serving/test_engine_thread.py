@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from mlxhog.decoding.engine import Request
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError, Diverged, RunError
 from mlxhog.live.serving import engine_thread
+from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.engine_thread import Busy, EngineThread, Failed, Job, Part
 from mlxhog.live.source import Loaded
@@ -243,7 +245,7 @@ def test_a_cancelled_job_frees_its_place_at_once(bench: Make) -> None:
     run(work())
 
 
-def test_weights_that_are_not_finite_end_answers_and_the_next_ones_do_not(bench: Make) -> None:
+def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(bench: Make) -> None:
     b = bench()
 
     async def work() -> None:
@@ -256,11 +258,31 @@ def test_weights_that_are_not_finite_end_answers_and_the_next_ones_do_not(bench:
                 await rest(job)
         assert "not finite" in b.thread.trouble
         b.source.version = 3
+        while b.thread.trouble:  # nobody asks for anything
+            await asyncio.sleep(0.01)
         b.thread.start(job := b.job())
         assert text(await rest(job)) == "dddd"
-        assert b.thread.trouble == ""
 
     run(work())
+
+
+def test_answers_that_the_weights_end_are_counted_as_errors(bench: Make) -> None:
+    b = bench(sessions=1)
+    api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
+    fields: dict[str, Any] = {"model": "letters", "prompt": "ab", "temperature": 0}
+
+    async def work() -> None:
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            b.say(100)
+            b.backend.letter = np.nan
+            for how in ({"stream": True, "n": 2}, {"n": 3}, {"session": "s"}):
+                answer = await client.post("/v1/completions", json=fields | how)
+                assert "not_finite" in answer.text
+            assert (await client.get("/health")).status_code == 503
+
+    run(work())
+    assert b'mlxhog_answers_total{reason="error"} 6.0' in api.metrics.text()
 
 
 def test_an_error_of_the_program_is_told_as_such_and_printed(
@@ -274,6 +296,7 @@ def test_an_error_of_the_program_is_told_as_such_and_printed(
         b.thread.start(job := b.job())
         with pytest.raises(Failed, match="its terminal says how"):
             await rest(job)
+        assert b.thread.trouble == ""  # the weights are well
         b.backend.error = None
         b.thread.start(job := b.job())
         assert text(await rest(job)) == "aaaa"

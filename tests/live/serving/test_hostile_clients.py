@@ -7,6 +7,8 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -204,6 +206,7 @@ def test_web_pages_of_others_may_not_use_the_server(server: Server) -> None:
     ):
         answer = httpx.post(f"{server.url}/completions", json=body, headers=headers)
         assert answer.status_code == status
+        assert "API key" not in answer.text  # which would not help: no page may send one
 
 
 def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: openai.OpenAI) -> None:
@@ -226,7 +229,35 @@ def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: ope
     assert server.rss_bytes() - before < 8 << 20
 
 
-# -- patience, in this process ---------------------------------------------------------------------
+# -- in this process -------------------------------------------------------------------------------
+
+
+def test_connections_are_taken_for_twice_the_answers_that_may_run_or_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving_server, "MOST_CONNECTIONS", 1)
+    engine: Any = SimpleNamespace(most_answers=4, died=None)
+    statuses: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def ask(address: tuple[str, int]) -> None:
+        try:
+            with ExitStack() as connections:
+                for _ in range(6):
+                    connections.enter_context(socket.create_connection(address, timeout=START_S))
+                statuses.append(httpx.get(f"http://127.0.0.1:{address[1]}").status_code)
+        finally:
+            engine.died = EOFError()  # which ends the server
+
+    listener = listen("127.0.0.1", 0)
+    client = threading.Thread(target=ask, args=[listener.getsockname()])
+    api: Any = app
+    asyncio.run(serving_server._run(engine, api, listener, client.start))
+    client.join(START_S)
+    assert statuses == [200]
 
 
 Impatient = tuple[tuple[str, int], set[Any]]

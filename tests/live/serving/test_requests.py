@@ -92,7 +92,7 @@ def test_fields_that_would_change_the_answer_are_refused(fields: Any, param: str
         {"top_p": 0},
         {"top_p": 1.01},
         {"min_p": 2},
-        {"repetition_penalty": 0},
+        {"repetition_penalty": 1e-39},
         {"seed": -1},
         {"seed": 2**70},
         {"n": 0},
