@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.errors import ConfigError, Diverged, RunError
+from mlxhog.errors import CheckpointError, ConfigError, Diverged, RunError
 from mlxhog.live.serving import engine_thread
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
@@ -266,7 +266,12 @@ def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(benc
     run(work())
 
 
-def test_answers_that_the_weights_end_are_counted_as_errors(bench: Make) -> None:
+def test_answers_that_the_weights_end_are_counted_as_errors(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(backend: Any) -> Loaded:
+        raise CheckpointError("w holds numbers that are not finite")
+
     b = bench(sessions=1)
     api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
     fields: dict[str, Any] = {"model": "letters", "prompt": "ab", "temperature": 0}
@@ -280,9 +285,12 @@ def test_answers_that_the_weights_end_are_counted_as_errors(bench: Make) -> None
                 answer = await client.post("/v1/completions", json=fields | how)
                 assert "not_finite" in answer.text
             assert (await client.get("/health")).status_code == 503
+            monkeypatch.setattr(b.source, "load", damaged)
+            b.source.version = 1
+            assert (await client.post("/v1/completions", json=fields)).status_code == 503
 
     run(work())
-    assert b'mlxhog_answers_total{reason="error"} 6.0' in api.metrics.text()
+    assert b'mlxhog_answers_total{reason="error"} 7.0' in api.metrics.text()
 
 
 def test_an_error_of_the_program_is_told_as_such_and_printed(
