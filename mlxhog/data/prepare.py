@@ -102,7 +102,9 @@ def prepare(
     cache = cache_dir or user_cache_directory()
     corpus = corpora.find(source, text_key)
     scan = _scan(corpus)
-    rule = "given" if corpus.validation else heldout.rule_for(val, scan.n_documents)
+    rule = heldout.rule_for(val, scan.n_documents)
+    if corpus.validation:
+        rule = "given"
     if rule == "tail" and scan.n_examples:
         raise DataError(
             f"{corpus.source} holds {scan.n_examples} examples of prompt and completion among "

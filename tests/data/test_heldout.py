@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from mlxhog.data import heldout
 from mlxhog.data.batch import IGNORED
+from mlxhog.data.prepare import prepare
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
@@ -118,3 +120,13 @@ def test_the_more_parameters_the_fewer_rows_in_a_batch() -> None:
 
 def test_bits_per_byte_of_a_uniform_guess_is_eight() -> None:
     assert heldout.bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)
+
+
+def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(
+    tmp_path: Path,
+) -> None:
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"{name} " * 50}))
+    with pytest.raises(DataError, match="no held-out rule 'tial'; did you mean 'tail'"):
+        prepare(str(tmp_path), val="tial")
+    assert prepare(str(tmp_path), val="tail").rule == "given"
