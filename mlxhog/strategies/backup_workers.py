@@ -18,6 +18,7 @@ are decided on by the lowest rank that took part in the one before.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import ClassVar
 
 from mlxhog import _native
@@ -84,6 +85,46 @@ class SyncWithBackups(Sync):
         decided, code = divmod(Words(arena.segment("sync.words")).load(0, 0), 4)
         return code != GO or decided <= self.steps_done(arena, Ledger(arena))
 
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """Pass over what a worker was too late for, as it would itself.
+
+        It evaluates, or is dead. Else whoever resumes the run would begin with those tickets, and
+        read again all text that others have read since.
+        """
+        words = Words(arena.segment("sync.words"))
+        closed, ranks = members(arena)
+        for rank in range(self.workers):
+            if _missed(rank, words.load(2 + 2 * rank, 0), closed, ranks):
+                pass_over(arena, ledger, rank, self.workers, closed)
+        super().settle(arena, ledger)
+
+
+def _missed(rank: int, stages: int, closed: int, ranks: Sequence[int]) -> bool:
+    """Whether a rank that has ended so many stages was too late for a round that is closed.
+
+    Args:
+        rank: of a worker.
+        stages: that it has ended.
+        closed: rounds that are closed,
+        ranks: and who takes part in the last of them.
+    """
+    return closed > stages // 3 and not (closed == stages // 3 + 1 and rank in ranks)
+
+
+def pass_over(arena: Arena, ledger: Ledger, rank: int, workers: int, closed: int) -> None:
+    """Call a rank's tickets done of the rounds it was too late for, and it ready for the next.
+
+    Concurrency: the worker calls it, or another process while the worker holds still or is dead.
+    """
+    words, first = Words(arena.segment("sync.words")), arena.counters.load("first_ticket")
+    owner = arena.workers.entry(rank + 1).incarnation
+    for round_ in range(words.load(2 + 2 * rank, 0) // 3, closed):
+        epoch, ticket = ledger.locate(first + round_ * workers + rank)
+        ledger.claim_exact(epoch, ticket, owner)
+        ledger.begin_apply(epoch, ticket, owner)
+        ledger.finish(epoch, ticket, owner)
+    words.store(2 + 2 * rank, 0, 3 * closed)
+
 
 def members(arena: Arena) -> tuple[int, list[int]]:
     """How many rounds have been closed, and who takes part in the last of them."""
@@ -111,8 +152,11 @@ class QuorumWorker(SyncWorker):
         stages = self._stages(context.rank)
         decided, code = divmod(self._words.load(0, 0), 4)
         closed, ranks = members(context.arena)
-        if closed > stages // 3 and not (closed == stages // 3 + 1 and context.rank in ranks):
-            self._pass_over(closed)
+        if _missed(context.rank, stages, closed, ranks):
+            # While a checkpoint is saved, `settle` does it. No round lacks this worker: those who
+            # took part in the last one are enough to close the next.
+            if not context.paused():
+                self._pass_over(closed)
             return Idle.WAIT
         round_, stage = divmod(stages, 3)
         if stage == 0 and (decided <= round_ or code == STOP):
@@ -126,15 +170,9 @@ class QuorumWorker(SyncWorker):
         return Lease(epoch, ticket)
 
     def _pass_over(self, closed: int) -> None:
-        """Call this rank's tickets done of the rounds it was too late for; go on behind them."""
+        """Go on behind the rounds that this rank was too late for; see `pass_over`."""
         context = self.context
-        ledger, first = context.ledger, context.arena.counters.load("first_ticket")
-        for round_ in range(self._stages(context.rank) // 3, closed):
-            epoch, ticket = ledger.locate(first + round_ * context.workers + context.rank)
-            ledger.claim_exact(epoch, ticket, context.owner)
-            ledger.begin_apply(epoch, ticket, context.owner)
-            ledger.finish(epoch, ticket, context.owner)
-        self._words.store(self._line, 0, 3 * closed)
+        pass_over(context.arena, context.ledger, context.rank, context.workers, closed)
         context.entry.ticket = -1
 
     def _decide(self, round_: int) -> int:

@@ -38,10 +38,16 @@ EPS = 1e-7
 class Delays:
     """One worker's late gradients."""
 
-    def __init__(self, context: Context) -> None:
-        """Read the options."""
+    def __init__(self, context: Context, *, workers: int | None = None) -> None:
+        """Read the options.
+
+        Args:
+            context: this worker's view of the run.
+            workers: P of `staleness_lr`, where one process simulates them; None is those that the
+                run has when a gradient lands.
+        """
         config = context.config
-        self._context = context
+        self._context, self._simulated = context, workers
         self._rule = StalenessRule.parse(config.staleness_lr)
         self._compensation = Compensation.parse(config.delay_compensation)
         self._by_speed = config.rescale_by_speed
@@ -50,17 +56,21 @@ class Delays:
         self._now: Float32 | None = None
         self._mean_squares: dict[str, Float32] = {}
 
+    @property
+    def _workers(self) -> int:
+        return self._context.live_workers if self._simulated is None else self._simulated
+
     def is_too_late(self, staleness: int) -> bool:
         """Whether a gradient is left out."""
         if self._rule.kind == "none":
             return False
-        return self._rule.factor(staleness, self._context.live_workers) == 0.0
+        return self._rule.factor(staleness, self._workers) == 0.0
 
     def rate(self, lr: float, staleness: int) -> float:
         """The step size of a gradient with this staleness; noted where options change it."""
         context = self._context
         if self._rule.kind != "none":
-            lr *= self._rule.factor(staleness, context.live_workers)
+            lr *= self._rule.factor(staleness, self._workers)
         if self._by_speed:
             lr *= speed_factor(context.entry.step_s, _step_times(context))
         if self._adapts:

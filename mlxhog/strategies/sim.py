@@ -164,7 +164,7 @@ class SimWorker:
         self._journal = strategy.journal(self._words)
         self._copies = [arena.segment(name) for name in strategy.kept_segments()]
         self._targets = [context.target(slot) for slot in strategy.state_slots(arena)]
-        self._delays = Delays(context)
+        self._delays = Delays(context, workers=strategy.rule.workers)
         self._first = self._words.load(0, _FIRST)
         self._step = 0
         self._read_from = 0

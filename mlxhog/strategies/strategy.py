@@ -82,6 +82,14 @@ class Strategy(ABC):
         """Batches whose gradients one step averages."""
         return 1
 
+    def mean_batches_per_step(self, *, went_async: bool = False) -> float:
+        """Batches that a step averages over a whole budget in steps.
+
+        Args:
+            went_async: the run that goes on has left its rounds for good; see `state`.
+        """
+        return self.batches_per_step()
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""

@@ -35,6 +35,11 @@ class SyncThenHogwild(Strategy):
         """The rounds count on every worker."""
         return "async_after begins with rounds that need all of its workers"
 
+    def mean_batches_per_step(self, *, went_async: bool = False) -> float:
+        """One of every worker in the share of the steps that are rounds, and one in the rest."""
+        rounds = 0.0 if went_async else self.config.async_after
+        return 1.0 + rounds * (self.workers - 1)
+
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of both."""
         ahead = look_ahead.segments(self.config, self.workers)

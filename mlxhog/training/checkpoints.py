@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
+from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
@@ -37,7 +38,7 @@ from mlxhog.training.resume import Resumption
 from mlxhog.training.session import Session
 
 SAVE_BYTES_PER_S = 200e6  # written, flushed and read again for its digest
-PAUSE_S = 10.0  # how long workers may take to finish the step in hand
+PAUSE_S = 10.0  # how long workers may always take to finish the step in hand
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,16 @@ def save_s(plan: Plan, arena: Arena) -> float:
     return n_bytes(plan, len(plan.strategy.state_slots(arena))) / SAVE_BYTES_PER_S
 
 
+def pause_limit_s(arena: Arena) -> float:
+    """Return how long workers may take until they hold still.
+
+    The time of a step of each (strategy locked takes one after the other) and once more of the
+    slowest, `PAUSE_S` at least.
+    """
+    steps_s = [entry.step_s for entry in arena.workers if entry.state != State.FREE]
+    return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))
+
+
 def save(
     plan: Plan,
     run: Run,
@@ -350,11 +361,17 @@ class Saver:
         """Let every worker finish its step, save, and go on; returns the checkpoint.
 
         Raises:
-            Refused: the workers did not pause, or it cannot be written; training goes on.
+            Refused: the workers did not pause, or it cannot be written, and training goes on; or
+                the run is ending.
         """
-        with self._session.paused(PAUSE_S) as still:
+        limit_s = pause_limit_s(self._session.arena)
+        with self._session.paused(limit_s) as still:
+            if not still and self._session.interrupts():
+                raise Refused("the run is ending, and saves a checkpoint when it does")
             if not still:
-                raise Refused(f"workers did not pause within {PAUSE_S:.0f} s")
+                raise Refused(
+                    f"workers did not finish the step in hand and pause within {limit_s:.0f} s"
+                )
             self._session.settle()
             if self._publisher is not None:  # what readers get is the checkpoint's
                 self._publisher.publish_at_rest()

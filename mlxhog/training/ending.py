@@ -205,6 +205,7 @@ class FinalEvaluation:
 
     def _begin(self, parts: int) -> None:
         """Begin at the parameters as they are now, the first of so many evaluations."""
+        self._session.drain()  # an evaluation that ended as training did comes before this one
         self._round += 1
         self._first = self._round
         self._end_ns = end_ns = self._deadlines.evaluation_ns(

@@ -242,8 +242,11 @@ class TextJobs:
         self._final_round = 0
 
     def serve(self) -> None:
-        """Evaluate, or write a sample, where that is asked for."""
-        if takes_on(self.context, "eval_asked", "eval_taken"):
+        """Evaluate, or write a sample, where that is asked for.
+
+        An evaluation only while training: the run's result has the final one, which covers more.
+        """
+        if self.context.training() and takes_on(self.context, "eval_asked", "eval_taken"):
             self._evaluate()
         if takes_on(self.context, "sample_asked", "sample_taken"):
             self._sample()

@@ -22,7 +22,7 @@ def in_steps(
     seq_len: int,
     batch_size: int,
     n_tickets: int,
-    batches_per_step: int,
+    batches_per_step: float,
 ) -> Budget:
     """Return a budget without passes, and without tokens of rows that differ in length.
 
@@ -33,10 +33,11 @@ def in_steps(
         seq_len: of the run.
         batch_size: sequences of a batch.
         n_tickets: batches of a pass.
-        batches_per_step: batches that one step takes.
+        batches_per_step: batches that a step takes on average over the budget.
     """
     if epochs is not None and budget == Budget():
-        return Budget(steps=math.ceil(epochs * n_tickets / batches_per_step))
+        steps = round(epochs * n_tickets / batches_per_step, 6)  # 300 / 1.2 is no step above 250
+        return Budget(steps=math.ceil(steps))
     rows = train.rows(seq_len)
     if rows is None or budget.tokens is None:
         return budget
@@ -62,14 +63,14 @@ MANY_PASSES = 4.0
 
 
 def passes(
-    budget: Budget, *, epoch_tokens: int, tokens_per_step: int, tokens_per_s: float | None = None
+    budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
 ) -> float | None:
     """Return how many times a budget reads the text; None where only an unknown speed would tell.
 
     Args:
         budget: of a run or a part of it.
         epoch_tokens: in one pass.
-        tokens_per_step: of the run.
+        tokens_per_step: of the run, on average.
         tokens_per_s: of the run, where it is known.
     """
     tokens: list[float] = []
@@ -83,7 +84,7 @@ def passes(
 
 
 def repetition(
-    budget: Budget, train: TokenFile, *, seq_len: int, tokens_per_step: int
+    budget: Budget, train: TokenFile, *, seq_len: int, tokens_per_step: float
 ) -> list[str]:
     """Warn of a budget that reads the text too often, where that is known before training."""
     epoch_tokens = train.n_sequences(seq_len) * seq_len

@@ -107,6 +107,12 @@ class Plan(Setup):
         return self.strategy.tokens_per_step
 
     @property
+    def mean_tokens_per_step(self) -> float:
+        """Tokens in one update, on average over a budget in steps."""
+        of_batch = self.config.sequences_per_ticket * self.config.seq_len
+        return of_batch * _mean_batches_per_step(self.strategy, self.resumption)
+
+    @property
     def epoch_tokens(self) -> int:
         """Tokens in one pass over the training text."""
         seq_len = self.config.seq_len
@@ -217,10 +223,14 @@ def make_plan(config: TrainConfig) -> Plan:
         strategy,
         lambda one: plan_layout(spec, one, optimizer, n_tickets, tables, live=live),
     )
+    batches_per_step = _mean_batches_per_step(strategy, resolved.resumption)
     repeats = []
     if config.follow is None:
         repeats = lengths.repetition(
-            resolved.budget, train, seq_len=config.seq_len, tokens_per_step=strategy.tokens_per_step
+            resolved.budget,
+            train,
+            seq_len=config.seq_len,
+            tokens_per_step=batches_per_step * config.sequences_per_ticket * config.seq_len,
         )
     plan = Plan(
         strategy=strategy,
@@ -254,7 +264,7 @@ def make_plan(config: TrainConfig) -> Plan:
             schedules.build,
             config,
             lr=resolved.lr,
-            per_epoch=max(1, n_tickets // strategy.batches_per_step()),
+            per_epoch=max(1, int(n_tickets / batches_per_step)),
         ),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
@@ -265,7 +275,7 @@ def make_plan(config: TrainConfig) -> Plan:
             seq_len=config.seq_len,
             batch_size=config.sequences_per_ticket,
             n_tickets=n_tickets,
-            batches_per_step=strategy.batches_per_step(),
+            batches_per_step=batches_per_step,
         ),
         resumption=resolved.resumption,
         auto=resolved.auto,
@@ -275,6 +285,11 @@ def make_plan(config: TrainConfig) -> Plan:
     )
     memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     return plan
+
+
+def _mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
+    state = {} if resumption is None else resumption.checkpoint.state
+    return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
 
 
 def _batches(

@@ -44,7 +44,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     read = lengths.passes(
         plan.budget,
         epoch_tokens=epoch_tokens,
-        tokens_per_step=plan.tokens_per_step,
+        tokens_per_step=plan.mean_tokens_per_step,
         tokens_per_s=rate,
     )
     return {
@@ -235,11 +235,12 @@ def _some(paths: Sequence[str]) -> str:
 
 def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:
     """An epoch, the budget in epochs, and the time."""
-    steps = plan.epoch_tokens / plan.tokens_per_step
+    per_step = plan.mean_tokens_per_step
+    steps = plan.epoch_tokens / per_step
     yield _line(
         "epoch",
         f"{format_count(plan.epoch_tokens)} tokens: {format_count(steps)} steps of "
-        f"{plan.tokens_per_step:,} tokens",
+        f"{per_step:,.0f} tokens",
     )
     amounts = {
         "steps": plan.budget.steps,

@@ -133,11 +133,19 @@ class Session(ABC):
 
     @contextmanager
     def paused(self, limit_s: float) -> Iterator[bool]:
-        """Hold all workers still for a checkpoint; whether they are, within some seconds."""
-        counters, supervisor = self.arena.counters, self.supervisor
+        """Hold all workers still for a checkpoint; whether they are, within some seconds.
+
+        A worker that evaluates or samples is given longer: where all do a step together, the others
+        wait for it amid one.
+        """
+        counters, supervisor, interrupts = self.arena.counters, self.supervisor, self.interrupts()
         counters.store("pause", 1)
         try:
-            yield self.until(supervisor.holding_still, Doing(Activity.PAUSING), limit_s)
+            while True:
+                still = self.until(supervisor.holding_still, Doing(Activity.PAUSING), limit_s)
+                if still or self.interrupts() > interrupts or not supervisor.has_side_job():
+                    break
+            yield still
         finally:
             counters.store("pause", 0)
 

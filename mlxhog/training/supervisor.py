@@ -36,6 +36,8 @@ RESTART_WINDOW_S = 600.0
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
+SIDE_JOBS = (Phase.EVALUATE, Phase.SAMPLE)
+STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, *SIDE_JOBS)
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 
 
@@ -302,7 +304,7 @@ class Supervisor:
                 )
                 self.pool[seat.slot].kill()
             late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
-            if late and self.pool[seat.slot].is_alive():
+            if late and seat.slot in self.pool and self.pool[seat.slot].is_alive():
                 self.pool[seat.slot].kill()
 
     # -- state -----------------------------------------------------------------------------------
@@ -335,14 +337,21 @@ class Supervisor:
         """Whether no worker moves, or will while `pause` is set.
 
         One that is starting may be waited for by all others, but not in a step they do together.
+        One that evaluates or samples holds no ticket and writes nothing that a checkpoint holds.
+        What it does next is to claim, and every `claim` looks at `pause` before it changes that,
+        but for its part in what all do together (`between_steps`).
         """
 
         def look() -> list[bool]:
             entries = [self.entry(seat) for seat in self.seats]
-            still = [e.phase in (Phase.IDLE, Phase.WAITING, Phase.STARTING) for e in entries]
+            still = [e.phase in STILL for e in entries]
             return [*still, self.strategy.between_steps(self.arena)]
 
         return self._twice(look)
+
+    def has_side_job(self) -> bool:
+        """Whether a worker evaluates or samples, which ends by itself."""
+        return any(self.entry(seat).phase in SIDE_JOBS for seat in self.seats)
 
     def _rests(self, seat: _Seat) -> bool:
         entry = self.entry(seat)

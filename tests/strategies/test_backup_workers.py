@@ -94,6 +94,24 @@ def test_a_late_worker_goes_on_with_the_newest_round_and_leaves_no_ticket_behind
         assert OF.between_steps(arena)
 
 
+def test_a_checkpoint_passes_over_what_a_worker_misses_that_evaluates_meanwhile() -> None:
+    with new_arena() as arena:
+        slow, *fast = [worker(arena, rank, ROUNDS) for rank in (1, 0, 2)]
+        join(together(*fast))  # all rounds, while the other evaluates
+        arena.counters.store("pause", 1)
+        ledger = Ledger(arena)
+        position = ledger.position()
+        assert slow.claim() is Idle.WAIT
+        assert ledger.position() == position  # nothing moves while it is saved
+        assert OF.between_steps(arena)
+        OF.settle(arena, ledger)
+        assert (ledger.watermark, arena.counters.load("steps")) == (ROUNDS * WORKERS, ROUNDS)
+        arena.counters.store("pause", 0)
+        while (lease := slow.claim()) is not Idle.DONE:
+            assert lease is Idle.WAIT
+        assert ledger.watermark == ROUNDS * WORKERS
+
+
 def test_steps_are_counted_by_one_worker_of_each_round() -> None:
     counted = []
 
@@ -120,7 +138,7 @@ def test_a_round_has_somebody_to_wait_for(backups: int, workers: int) -> None:
 @pytest.mark.slow
 def test_a_death_at_any_line_stops_nobody_and_costs_at_most_one_torn_apply() -> None:
     """Of the rank that decides on rounds, and of another."""
-    methods = ("claim", "_pass_over", "_decide", "write", "_wait_for_quorum")
+    methods = ("claim", "_pass_over", "pass_over", "_decide", "write", "_wait_for_quorum")
     reached = 0
     for method, number in lines(QuorumWorker, methods):
         with new_arena() as arena:

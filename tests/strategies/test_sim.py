@@ -77,6 +77,14 @@ def test_a_fixed_age_makes_the_steps_of_workers_that_apply_in_turn(age: int) -> 
         assert sim.steps_done(arena, Ledger(arena)) == arena.counters.load("version") == STEPS
 
 
+@pytest.mark.parametrize("rule", ["delay_adaptive", "drop"])
+def test_rules_of_late_gradients_count_the_simulated_workers(rule: str) -> None:
+    sim = simulation("fixed:3", staleness_lr=rule)  # four workers, whose usual age is three
+    with new_arena(sim) as arena:
+        take_steps(worker(arena, sim))
+        assert arena.param("w").tolist() == [expected(STEPS, 4)] * 4  # as without a rule
+
+
 def test_each_step_is_taken_at_the_age_that_its_rule_draws() -> None:
     sim = simulation("uniform:0:3")
     with new_arena(sim) as arena:

@@ -10,6 +10,7 @@ import pytest
 
 from mlxhog.arena.control import EVAL_ROUND, LINE, NAMES, Command, Counters
 from mlxhog.training import evaluation
+from mlxhog.training.ending import Deadlines, FinalEvaluation
 from mlxhog.training.evaluation import Score, Scores, spread
 
 BATCHES = 4
@@ -115,6 +116,39 @@ def test_no_batch_is_begun_when_the_time_is_over_or_the_run_is_ending(worker: Wo
     worker.counters.store("command", Command.EXIT)
     worker.jobs.evaluate_rest()
     assert len(worker.scored) == 2
+
+
+def test_an_evaluation_that_training_has_ended_before_is_not_taken_up_beside_the_last_sample(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(worker.jobs, "_evaluate", lambda: done.append("evaluation"))
+    monkeypatch.setattr(worker.jobs, "_sample", lambda: done.append("sample"))
+    for what in ("eval_asked", "sample_asked"):
+        worker.counters.store(what, 1)
+    worker.counters.store("command", Command.SAMPLE)
+    worker.jobs.serve()
+    assert done == ["sample"]
+    monkeypatch.setattr(worker.jobs.context, "training", lambda: True)
+    worker.jobs.serve()
+    assert done == ["sample", "evaluation"]
+
+
+def test_what_training_has_evaluated_is_taken_in_before_the_final_evaluation_begins() -> None:
+    events: list[str] = []
+    counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
+    memory = np.zeros(LINE * BATCHES, np.uint8)
+    supervisor = SimpleNamespace(command=lambda command: events.append(command.name))
+    session: Any = SimpleNamespace(
+        arena=SimpleNamespace(counters=counters, segment=lambda name: memory),
+        supervisor=supervisor,
+        strategy=SimpleNamespace(copies=lambda: ()),
+        until=None,
+        drain=lambda: events.append("drain"),
+    )
+    monitor: Any = SimpleNamespace(seconds=lambda: 1.0)
+    FinalEvaluation(session, monitor, Deadlines(0, None)).begin()
+    assert events == ["drain", "EVALUATE"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 89, 1000, 3378])

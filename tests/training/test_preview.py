@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -123,6 +124,18 @@ def test_notes_and_the_warning_of_repetition_are_shown(
     (warning,) = [note for note in known["notes"] if "times in this budget" in note]
     assert f"read {known['epochs']:.3g} times" in warning
     assert f"note: {warning}" in said(capsys, "--tokens", "1m")
+
+
+def test_epochs_count_the_batches_of_synchronous_rounds(here: Path) -> None:
+    config = small_config(here, workers="mlx:cpu*3", async_after=0.25, steps=None, epochs=6)
+    plan = make_plan(config)
+    tickets = math.ceil(plan.epoch_tokens / plan.tokens_per_step)
+    assert plan.budget.steps == math.ceil(6 * tickets / 1.5)  # a quarter of the steps takes 3
+    assert preview.facts(plan, config)["epochs"] == pytest.approx(6.0, rel=0.01)
+    assert plan.strategy.mean_batches_per_step(went_async=True) == 1.0  # of a run that goes on
+    many = make_plan(replace(config, epochs=None, steps=plan.budget.steps))
+    (warning,) = [note for note in many.notes if "times in this budget" in note]
+    assert "is read 6" in warning
 
 
 @pytest.mark.parametrize(

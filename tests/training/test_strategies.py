@@ -240,6 +240,7 @@ def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None
     result = train(config)
     assert result.status == "done"
     assert result.steps >= 40
+    assert result.tokens == 40 * 1.5 * 64  # as many as `mean_batches_per_step` says
     staleness = [worker.mean_staleness for worker in result.workers]
     assert max(staleness) > 0.0  # the second half overlapped
 

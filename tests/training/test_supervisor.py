@@ -179,6 +179,31 @@ def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supe
     assert not supervisor.has_workers()
 
 
+@pytest.mark.parametrize("phase", [Phase.EVALUATE, Phase.SAMPLE])
+def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(
+    supervisor: Supervisor, phase: Phase
+) -> None:
+    run(supervisor, Phase.WAITING)
+    busy, _ = supervisor.seats
+    for own, still in ((Phase.COMPUTE, False), (Phase.DATA, False), (phase, True)):
+        supervisor.entry(busy).beat(own)
+        assert supervisor.holding_still() == still
+    assert supervisor.has_side_job()
+
+
+def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    slot = joined(supervisor)
+    supervisor.leave(slot)
+    supervisor.entry(supervisor.seats[-1]).beat(Phase.COMPUTE)
+    supervisor.abandon()
+    assert slot not in supervisor.pool
+    for _ in range(round(LEAVE_S) + 2):
+        clock.wait(1.0)
+        supervisor.poll(POLL_S)
+
+
 def live(supervisor: Supervisor) -> int:
     """The workers that step sizes and predictions go by."""
     return supervisor.arena.counters.load("workers")

@@ -208,7 +208,7 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
     kernels = kernel_choice.choose_kernels(training, backends, record)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
-    per_epoch = max(1, n_tickets // strategy.batches_per_step())
+    per_epoch = max(1, int(n_tickets / strategy.mean_batches_per_step()))
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
     task_rows = TaskRows(

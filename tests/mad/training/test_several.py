@@ -98,6 +98,12 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert result.curve[-1].loss < 0.9 * np.log(8)  # where it begins
 
 
+def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers() -> None:
+    config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
+    plans = [make_run_plan(config, {"async_after": share}) for share in (0.0, 0.5)]
+    assert [plan.limit for plan in plans] == [12, 6]  # of one batch, and of two on average
+
+
 def test_simulated_workers_are_refused_whatever_the_workers() -> None:
     for workers in (TWO, "mlx:cpu"):
         with pytest.raises(ConfigError, match="strategy sim is for mlxhog train"):

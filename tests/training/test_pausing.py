@@ -1,0 +1,102 @@
+"""Workers pause for a checkpoint: how long they are waited for, and what is said if they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.requests import Refused
+from mlxhog.arena.workers import State
+from mlxhog.training.checkpoints import PAUSE_S, Saver, pause_limit_s
+from mlxhog.training.session import Session
+
+
+@pytest.fixture
+def arena() -> Any:
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    with Arena.create(plan({"w": parameter}, max_workers=3, n_tickets=8)) as arena:
+        yield arena
+
+
+class Busy:
+    """The workers of a run: they never hold still, and one evaluates for so many looks."""
+
+    def __init__(self, looks: int = 0) -> None:
+        self.looks = looks
+
+    def holding_still(self) -> bool:
+        return False
+
+    def has_side_job(self) -> bool:
+        self.looks -= 1
+        return self.looks >= 0
+
+
+class Pausing(Session):
+    """A session of workers that do not pause; a wait for them takes no time."""
+
+    def __init__(self, arena: Arena, supervisor: Any, interrupts: int = 0) -> None:
+        self.arena, self.supervisor = arena, supervisor
+        self.limits_s: list[float] = []
+        self._interrupts = interrupts
+
+    def until(
+        self,
+        condition: Callable[[], bool],
+        doing: object,
+        limit_s: float = 0.0,
+        *,
+        even_if_interrupted: bool = False,
+    ) -> bool:
+        assert self.arena.counters.load("pause") == 1
+        self.limits_s.append(limit_s)
+        return condition()
+
+    def interrupts(self) -> int:
+        return self._interrupts
+
+    def report(self, message: str) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+
+def refusal(session: Session) -> str:
+    """What somebody reads who asks for a checkpoint."""
+    saver = Saver(session, *4 * [None])  # type: ignore[arg-type]
+    with pytest.raises(Refused) as error:
+        saver.save_while_training()
+    return str(error.value)
+
+
+def test_slow_workers_have_the_time_of_their_steps_to_pause(arena: Arena) -> None:
+    for slot, step_s in ((1, 2.0), (2, 8.0), (3, 100.0)):
+        entry = arena.workers.entry(slot)
+        entry.state = State.RUNNING
+        entry.steps, entry.compute_ns = 5, round(5e9 * step_s)
+    arena.workers.entry(3).state = State.FREE  # it has left
+    assert pause_limit_s(arena) == 2.0 + 8.0 + 8.0
+    arena.workers.entry(2).state = State.FREE
+    assert pause_limit_s(arena) == PAUSE_S
+    session = Pausing(arena, Busy())
+    assert "did not finish the step in hand and pause within 10 s" in refusal(session)
+    assert arena.counters.load("pause") == 0
+
+
+def test_workers_that_wait_amid_a_step_for_one_that_evaluates_are_given_longer(
+    arena: Arena,
+) -> None:
+    session = Pausing(arena, Busy(looks=3))
+    with session.paused(1.0) as still:
+        assert not still
+    assert session.limits_s == [1.0] * 4
+
+
+def test_who_asks_for_a_checkpoint_as_the_run_is_stopped_is_told_so(arena: Arena) -> None:
+    session = Pausing(arena, Busy(), interrupts=1)
+    assert refusal(session) == "the run is ending, and saves a checkpoint when it does"
