@@ -193,7 +193,7 @@ def test_a_run_that_learns_nothing_or_loses_a_worker_fails(
 
 @pytest.mark.slow
 def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(config: object, *, observer: object) -> None:
+    def refuse(**options: object) -> None:
         raise EnvironmentLacks("no memory")
 
     monkeypatch.setattr(frameworks, "train", refuse)
@@ -233,7 +233,7 @@ def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
 @pytest.mark.slow
 def test_an_interrupt_during_the_run_interrupts_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = replace(RESULT, status="interrupted")
-    monkeypatch.setattr(frameworks, "train", lambda config, *, observer: interrupted)
+    monkeypatch.setattr(frameworks, "train", lambda **options: interrupted)
     with pytest.raises(KeyboardInterrupt):
         frameworks.check_training()
 
