@@ -87,7 +87,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         [
             ("!= 0 or int(starts[-1]) != n:", "!= 0:"),
             ("(self.n_tokens - 1) // seq_len if", "self.n_tokens // seq_len if"),
-            ("wanted[(wanted < 0) | (wanted >= n)]", "wanted[wanted >= n]"),
+            ("numbers[(numbers < 0) | (numbers >= n)]", "numbers[numbers >= n]"),
             ("file._check_ids(max(0, n - edge), n)", "file._check_ids(n, n)"),
             ("if digest != self.digest:", "if False:"),
             ("if count < 1 or size != count * dtype.itemsize:", "if count < 1:"),
