@@ -36,7 +36,7 @@ from mlxhog.data.corpora import read_sotu
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
 EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
 LATE, UNEVEN = "one joins late", "uneven lengths"
-SENTENCES = Target(2.2, 200_000, 16_384, "sentences", like="2.1")
+SENTENCES = Target(2.2, {}, 16_384, "sentences", like="2.1")
 """Of every scale: its options have to name the file that `write_sentences` has written."""
 SENTENCE_LENGTH = 512
 
@@ -91,8 +91,9 @@ def conditions(target: Target, late_s: int) -> dict[str, Condition]:
     }
 
 
-LOW = Target(1.8, 700_000)
-QUICK = Scale((1, 2, 3), ("muon",), conditions(Target(2.1, 200_000, 16_384), late_s=4))
+LOW = Target(1.8, {"muon": 700_000, "adamw": 1_200_000})
+HIGH = Target(2.1, {"muon": 200_000}, 16_384)
+QUICK = Scale((1, 2, 3), ("muon",), conditions(HIGH, late_s=4))
 FULL = Scale(
     (1, 2, 3, 4, 5),
     ("muon", "adamw"),

@@ -1,8 +1,9 @@
 """Seconds of training until a held-out loss: what trains, at which settings, and who is sooner.
 
-Every arm runs at settings that a search found for it: step size and momentum first, then the amount
-of text after which its schedule ends, as little as still ends below the target. The search counts
-text and no time, so a busy machine does not change what it finds.
+Every arm runs at settings that a search found for it: the step size, with more of them until the
+best has a worse one on either side, then momentum, then the amount of text after which its schedule
+ends a little below the target, between two amounts that were tried. The search counts text and no
+time, so a busy machine does not change what it finds.
 
 Two arms are compared seed by seed, in runs beside each other: the geometric mean of the ratios of
 their times, its 95 % interval by Student's t, and the two-sided p-value of a ratio of one.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from mlxhog import TrainConfig
 
 SETTINGS = Path(__file__).parent.with_name("time_to_loss_settings.json")
 UNTOLD = "cannot be told"
-MARGIN = 0.05  # bits per byte that the chosen amount of text has to end below the target
-SHORTER = 0.85  # the amount is cut by this factor as long as that holds
+MARGIN = 0.05  # bits per byte that the chosen amount of text ends below the target
+SHORTER = 0.85  # factor between two amounts that are tried
 
 TORCH = {"workers": "torch:cpu*2", "threads": 1}
 BOTH = {"workers": "mlx:cpu,torch:cpu", "threads": 1}
@@ -48,22 +50,36 @@ TUNED_AS = {
 }
 
 
-def grid(*rates: float, **momenta: Sequence[float]) -> tuple[dict[str, Any], ...]:
-    """Every step size with every momentum."""
-    points: list[dict[str, Any]] = [{"lr": lr} for lr in rates]
-    for name, values in momenta.items():
-        points = [{**point, name: value} for value in values for point in points]
-    return tuple(points)
+RATES = {
+    "adamw": (5e-4, 7e-4, 1e-3, 1.5e-3, 3e-3, 6e-3),
+    "muon": (1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3, 1.2e-2, 1.7e-2, 2.4e-2),
+}
+"""Step sizes that may be tried."""
 
 
-GRIDS: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
-    "adamw": {
-        arm: grid(7e-4, 1e-3, 1.5e-3, 2e-3) for arm in ("serial 1 thread", "sync", "hogwild")
-    },
+@dataclass(frozen=True)
+class Grid:
+    """Where the search for an arm begins.
+
+    Attributes:
+        low: smallest step size that is tried in any case.
+        high: largest one.
+        beta1: momentum while step sizes are tried; None is the default's.
+        other_beta1: tried at the best step size.
+    """
+
+    low: float
+    high: float
+    beta1: float | None = None
+    other_beta1: tuple[float, ...] = ()
+
+
+GRIDS: dict[str, dict[str, Grid]] = {
+    "adamw": {arm: Grid(1e-3, 3e-3) for arm in ("serial 1 thread", "sync", "hogwild")},
     "muon": {
-        "serial 1 thread": grid(3e-3, 4.2e-3, 6e-3),
-        "sync": grid(4.2e-3, 6e-3, 8.5e-3, beta1=(0.75,)),
-        "hogwild": grid(2.1e-3, 3e-3, 4.2e-3),
+        "serial 1 thread": Grid(3e-3, 6e-3),
+        "sync": Grid(4.2e-3, 8.5e-3, 0.75, (0.7, 0.8)),
+        "hogwild": Grid(2.1e-3, 4.2e-3),
     },
 }
 BATCH_SIZES = {"adamw": 2, "muon": 4}
@@ -76,7 +92,7 @@ class Target:
 
     Attributes:
         bits: held-out bits per byte.
-        tokens: text with which the points of a grid are tried.
+        tokens: text with which step sizes are tried, by optimizer.
         eval_tokens: held-out text of one evaluation.
         text: what it is of, where that is not the default text.
         options: of `TrainConfig`, for that text.
@@ -84,7 +100,7 @@ class Target:
     """
 
     bits: float
-    tokens: int
+    tokens: Mapping[str, int]
     eval_tokens: int = 65_536
     text: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -101,10 +117,19 @@ class Target:
         if name not in searched:
             raise SystemExit(
                 f"no settings were searched for {optimizer}, {name}, {self.key} bits per byte; "
-                "run this script with --tune"
+                "run this script with --tune, at the same scale"
             )
         chosen: dict[str, Any] = searched[name]
         return chosen
+
+    def check(self, arms: Iterable[tuple[str, str]]) -> None:
+        """Ask for what was not searched, before hours are spent.
+
+        Raises:
+            SystemExit: nothing was searched for one of these optimizers and arms.
+        """
+        for optimizer, arm in arms:
+            self.settings(optimizer, arm)
 
     @property
     def key(self) -> str:
@@ -162,18 +187,48 @@ class Race:
             _write(document)
             return float(trials[-1]["bits_per_byte"])
 
-        limit = self.target.bits - MARGIN
-        for arm, points in GRIDS[optimizer].items():
-            scores = [trial(arm, self.target.tokens, point) for point in points]
-            best, tokens = points[scores.index(min(scores))], self.target.tokens
-            if min(scores) > limit:
-                while trial(arm, tokens, best) > limit:
-                    tokens = int(tokens / SHORTER)
-            else:
-                while trial(arm, int(tokens * SHORTER), best) <= limit:
-                    tokens = int(tokens * SHORTER)
+        most = self.target.tokens[optimizer]
+        for arm, grid in GRIDS[optimizer].items():
+            best = best_point(grid, RATES[optimizer], partial(trial, arm, most))
+            tokens = enough(most, self.target.bits - MARGIN, partial(trial, arm, point=best))
             searched.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
             _write(document)
+
+
+def best_point(
+    grid: Grid, rates: Sequence[float], trial: Callable[[Mapping[str, Any]], float]
+) -> dict[str, Any]:
+    """The step size, and momentum, with the lowest loss.
+
+    Raises:
+        SystemExit: the lowest or highest of `rates` is the best.
+    """
+    fixed = {} if grid.beta1 is None else {"beta1": grid.beta1}
+    low, high = rates.index(grid.low), rates.index(grid.high)
+    while True:
+        losses = {k: trial({"lr": rates[k], **fixed}) for k in range(low, high + 1)}
+        best = min(losses, key=losses.__getitem__)
+        if low < best < high:
+            break
+        low, high = min(low, best - 1), max(high, best + 1)
+        if low < 0 or high == len(rates):
+            raise SystemExit(f"lr {rates[best]} is the last of RATES and the best; add others")
+    points = [{"lr": rates[best], "beta1": beta1} for beta1 in grid.other_beta1]
+    return min([{"lr": rates[best], **fixed}, *points], key=trial)
+
+
+def enough(tokens: int, limit: float, trial: Callable[[int], float]) -> int:
+    """The amount of text that ends at a loss, by its logarithm, between two that are tried."""
+    losses = {tokens: trial(tokens)}
+    while min(losses.values()) > limit:
+        longer = int(max(losses) / SHORTER)
+        losses[longer] = trial(longer)
+    while max(losses.values()) <= limit:
+        shorter = int(min(losses) * SHORTER)
+        losses[shorter] = trial(shorter)
+    few = max(n for n, loss in losses.items() if loss > limit)
+    many = min(n for n, loss in losses.items() if loss <= limit)
+    return round(few * (many / few) ** ((losses[few] - limit) / (losses[few] - losses[many])))
 
 
 def _document() -> dict[str, Any]:

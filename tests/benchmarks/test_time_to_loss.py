@@ -43,7 +43,41 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(
 
 def test_settings_that_nobody_searched_are_asked_for(races: Any) -> None:
     with pytest.raises(SystemExit, match=r"no settings were searched for muon, hogwild, 1\.2 bits"):
-        races.Target(1.2, 1000).settings("muon", "hogwild mlx+torch")
+        races.Target(1.2, {}).settings("muon", "hogwild mlx+torch")
+
+
+def test_a_search_widens_until_the_best_step_size_has_a_worse_one_on_either_side(
+    races: Any,
+) -> None:
+    tried = []
+
+    def trial(point: dict[str, Any]) -> float:
+        tried.append(point["lr"])
+        return float(abs(point["lr"] - 4) + abs(point.get("beta1", 0.7) - 0.7))
+
+    rates = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    assert races.best_point(races.Grid(1.0, 2.0), rates, trial) == {"lr": 4.0}
+    assert set(tried) == {1.0, 2.0, 3.0, 4.0, 5.0}
+    grid = races.Grid(3.0, 5.0, 0.75, (0.7, 0.8))
+    assert races.best_point(grid, rates, trial) == {"lr": 4.0, "beta1": 0.7}
+    with pytest.raises(SystemExit, match=r"lr 2\.0 is the last of RATES"):
+        races.best_point(races.Grid(1.0, 2.0), rates[:2], trial)
+
+
+@pytest.mark.parametrize("tokens", [100, 1000, 20_000])
+def test_an_amount_of_text_lies_between_two_that_were_tried(races: Any, tokens: int) -> None:
+    def loss(tokens: int) -> float:
+        return 3.0 - 0.1 * math.log(tokens)
+
+    found = races.enough(tokens, limit=loss(1000), trial=loss)
+    assert abs(found - 1000) <= 2
+
+
+def test_a_race_of_hours_asks_for_missing_settings_first(load: Any, races: Any) -> None:
+    speedup = load("speedup")
+    speedup.TARGET.check(speedup.RACED)
+    with pytest.raises(SystemExit, match=r"no settings .* 1\.2 bits per byte; .*--tune"):
+        races.Target(1.2, {}).check(speedup.RACED)
 
 
 def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_are(
