@@ -82,12 +82,18 @@ class _Recorder:
 
 
 def record(*, keep_params: bool = False, **options: Any) -> Recorded:
-    """Train with `options` of TrainConfig in a temporary folder, recording as it goes."""
+    """Train with `options` of TrainConfig in a temporary folder, recording as it goes.
+
+    Raises:
+        KeyboardInterrupt: the user has interrupted the run, and so the benchmark.
+    """
     out = Path(tempfile.mkdtemp(prefix="mlxhog-benchmark-"))
     try:
         recorder = _Recorder(out / "runs", keep_params)
         config = TrainConfig(**{**QUIET_OPTIONS, "out": str(out / "runs"), **options})
         result = train(config, observer=recorder)
+        if result.status == "interrupted":
+            raise KeyboardInterrupt
         assert recorder.arena is not None, "a run tells of itself before it starts"
         points = [point for point in recorder.points if point.seconds < result.seconds]
         params = recorder.arena.params.copy() if keep_params else None  # at rest by now
