@@ -23,7 +23,7 @@ import numpy as np
 from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request
 from mlxhog.decoding.model import Model
-from mlxhog.errors import CheckpointError, Diverged, MlxhogError, RunError
+from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_source
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.source import Follower, Loaded, WeightSource
@@ -41,8 +41,8 @@ PINNED_S = 10.0
 
 FAILED = "the server failed; its terminal says how"
 
-OF_WEIGHTS = (Diverged, CheckpointError)
-"""Errors that stay until newer weights are there."""
+OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
+"""Errors that no request is to blame for; they stay until newer weights are there."""
 
 
 class Busy(MlxhogError):

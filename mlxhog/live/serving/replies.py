@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlxhog.decoding.engine import FinishReason
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import Diverged, MlxhogError
 from mlxhog.live.serving.engine_thread import OF_WEIGHTS, Failed, Job, Part
 from mlxhog.live.serving.requests import ClientRequest, Refused
 
@@ -271,5 +271,6 @@ def for_client(error: MlxhogError) -> Refused:
     if isinstance(error, Failed):
         return Refused(str(error), status=500)
     if isinstance(error, OF_WEIGHTS):
-        return Refused(str(error), status=503, code="not_finite")
+        code = "not_finite" if isinstance(error, Diverged) else "no_weights"
+        return Refused(str(error), status=503, code=code)
     return Refused(str(error), code="invalid_value")

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.errors import CheckpointError, ConfigError, Diverged, RunError
+from mlxhog.errors import (
+    ArenaError,
+    CheckpointError,
+    ConfigError,
+    Diverged,
+    MlxhogError,
+    RunError,
+)
 from mlxhog.live.serving import engine_thread
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
@@ -266,11 +273,12 @@ def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(benc
     run(work())
 
 
+@pytest.mark.parametrize("error", [CheckpointError("w is damaged"), ArenaError("w is of another")])
 def test_answers_that_the_weights_end_are_counted_as_errors(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
+    bench: Make, monkeypatch: pytest.MonkeyPatch, error: MlxhogError
 ) -> None:
     def damaged(backend: Any) -> Loaded:
-        raise CheckpointError("w holds numbers that are not finite")
+        raise error
 
     b = bench(sessions=1)
     api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
@@ -287,7 +295,8 @@ def test_answers_that_the_weights_end_are_counted_as_errors(
             assert (await client.get("/health")).status_code == 503
             monkeypatch.setattr(b.source, "load", damaged)
             b.source.version = 1
-            assert (await client.post("/v1/completions", json=fields)).status_code == 503
+            answer = await client.post("/v1/completions", json=fields)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_weights")
 
     run(work())
     assert b'mlxhog_answers_total{reason="error"} 7.0' in api.metrics.text()
