@@ -49,10 +49,10 @@ def ask(load: Any, monkeypatch: pytest.MonkeyPatch, name: str, *, steps: Any, sp
     """What an experiment finds when trainings go as told."""
     module, scale = load(name), load("experiment.record").Scale("quick")
     recorded = {"tokens": 1000, "lr": dict.fromkeys(load("schemes").SCHEMES, 1e-3)}
-    asked = "settings" if name != "scaling" else "scheme_settings"
-    monkeypatch.setattr(module, asked, lambda scale: recorded)
     monkeypatch.setattr(module, "Bench", lambda setup: FakeBench(load, setup, steps, speed))
-    if name == "scaling":
+    if name != "scaling":
+        monkeypatch.setattr(module, "settings", lambda scale: recorded)
+    else:
         monkeypatch.setattr(module, "_penalties", lambda scale: {0.0: 1.0, 1.0: 1.1, 15.0: 4.0})
     outcome = module.result(scale)
     figure = module.draw(outcome)
