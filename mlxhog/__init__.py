@@ -9,6 +9,7 @@ Names are imported on first use, so `import mlxhog` is fast and loads no framewo
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 from mlxhog.errors import (
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from mlxhog.live.model import LanguageModel, load
     from mlxhog.report.metrics import Progress, Result
     from mlxhog.training.calling import train
+
+if importlib.util.find_spec(f"{__name__}.models") is None:  # it is mapped here by an installation
+    raise ImportError(
+        f"{__path__[0]} holds the sources of mlxhog, which lack the compiled parts; start Python "
+        "in another folder, or install with `python -m pip install -c constraints.txt -e .`"
+    )
 
 __all__ = [
     "Arena",
