@@ -59,8 +59,7 @@ class JsonLines:
 
     def __call__(self, progress: Progress) -> None:
         """Print a state or a message."""
-        doing = None if progress.doing is None else str(progress.doing)
-        text = json.dumps({**progress.to_json(), "doing": doing})
+        text = json.dumps(progress.to_json())
         if text != self._printed:
             print(text, flush=True)
         self._printed = text

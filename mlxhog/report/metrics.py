@@ -206,8 +206,8 @@ class Progress:
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
+        """Return the fields as JSON types; `doing` as the user reads it."""
+        return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
 
 
 @dataclass(frozen=True, kw_only=True)

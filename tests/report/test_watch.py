@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import ArenaError
 from mlxhog.files import durable
 from mlxhog.report.follow import NOTHING, Follower, follow, progress_of
-from mlxhog.report.metrics import Progress
+from mlxhog.report.metrics import Activity, Doing, Progress
 from mlxhog.report.record import Record
 from tests.report.running import Training, wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
@@ -81,6 +82,14 @@ def test_metrics_of_any_content_can_be_watched(tmp_path, capsys, text):
     run.metrics_path.write_text(text + "\n")
     assert cli.main(["watch", str(run.directory)]) == 0
     assert "held-out - bits per byte" in capsys.readouterr().out
+
+
+def test_a_progress_is_json_whatever_the_run_does_beside_training():
+    (line,) = lines(1)
+    plain = progress_of(line)
+    busy = replace(plain, doing=Doing(Activity.EVALUATING, 38))
+    assert json.loads(json.dumps(plain.to_json()))["doing"] is None
+    assert json.loads(json.dumps(busy.to_json()))["doing"] == "evaluating 38 %"
 
 
 def test_a_line_of_metrics_is_the_progress_it_was_written_from(tmp_path):
