@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import RunFolder
+from mlxhog.files.paths import path_from_here
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -28,12 +29,6 @@ def print_sections(sections: "Iterable[Section]") -> None:
     from mlxhog.report.views import may_redraw
 
     show(sections, sys.stdout, plain=not may_redraw(sys.stdout))
-
-
-def path_from_here(path: Path) -> Path:
-    """A path as it is typed in the current folder: relative where it lies below it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def run_word(directory: Path) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.output import path_from_here
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer

@@ -20,3 +20,12 @@ def expanded(path: str | Path) -> Path:
             f"{shown(str(path))} begins with {shown(name)}, and the system does not know {whose}; "
             "write the whole path, from / on"
         ) from error
+
+
+def path_from_here(path: Path) -> Path:
+    """A path as it is typed in the current folder: relative where it lies below it."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -19,6 +19,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
+from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
@@ -241,7 +242,7 @@ def summary(plan: Plan, run: Run) -> str:
         f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
-        f"tokens ({config.tokenizer})  run {run.directory}"
+        f"tokens ({config.tokenizer})  run {path_from_here(run.directory)}"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
+from mlxhog.files.paths import expanded, path_from_here
 from tests.pairs import each_of
 
 
@@ -17,6 +17,18 @@ def test_a_tilde_is_the_home_and_other_paths_stay(monkeypatch: pytest.MonkeyPatc
     assert expanded(Path("~")) == Path("/home/ada")
     for path in ("notes/~old", "/~old", "", "a b"):
         assert expanded(path) == Path(path)
+
+
+def test_a_path_is_shown_from_the_current_folder_where_it_lies_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert path_from_here(here / "runs" / "a") == Path("runs/a")
+    assert path_from_here(tmp_path / "runs") == tmp_path / "runs"
+    here.rmdir()
+    assert path_from_here(here / "runs") == here / "runs"
 
 
 @each_of("path", ["~nosuchuser/x", "~nosuchuser", Path("~nosuchuser/x")])
