@@ -75,7 +75,10 @@ class MetalError(MlxhogError):
 
 
 class Diverged(MlxhogError):
-    """Training met too many non-finite gradients in a row."""
+    """Numbers are not finite: too many gradients in a row, or a model's loss or logits.
+
+    Generating, scoring and measuring raise it; `train` returns a result of status "diverged".
+    """
 
     exit_code = 4
 

@@ -60,7 +60,7 @@ examples:
 
 `mlxhog COMMAND --help` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
-something, 4 diverged, 130 interrupted"""
+something or the last checkpoint could not be saved, 4 diverged, 130 interrupted"""
 
 ELSEWHERE = {
     "chat": "generate", "delete": "runs rm", "evaluate": "eval", "export": "convert",

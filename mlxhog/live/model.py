@@ -122,7 +122,17 @@ class LanguageModel:
     def stream(
         self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object
     ) -> Iterator[str]:
-        """Return the text of `generate` piece by piece, each as soon as it is certain."""
+        """Return the text of `generate` piece by piece, each as soon as it is certain.
+
+        Args:
+            prompt: may be empty, which begins a document.
+            stop: texts that end the answer and are no part of it.
+            options: as for `generate`.
+
+        Raises:
+            ConfigError, DataError: as `generate`, before the first piece is asked for.
+            Diverged: the model's logits are not finite, when a piece is asked for.
+        """
         generation = from_keywords(Generation, "generate()", options)
         words = (stop,) if isinstance(stop, str) else tuple(stop)
         pieces = self.answer([_text("prompt", prompt)], generation, stop=words)
