@@ -39,7 +39,6 @@ from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session
 
-REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
 
@@ -301,7 +300,7 @@ class _Training(Session):
         self.supervisor.dismiss_starting()
         resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
-        limit_s = GRACE_S if self._time_is_over() else REST_S
+        limit_s = GRACE_S if self._time_is_over() else checkpoints.pause_limit_s(self.arena)
         if self._time_is_over() and not self.arena.counters.load("steps"):
             save_s = checkpoints.save_s(self.plan, self.arena)
             limit_s = max(GRACE_S, self._deadlines.first_step_s(save_s))

@@ -214,7 +214,6 @@ def test_a_run_that_ends_before_its_budget_is_used_has_failed(
 def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "REST_S", 0.2)
     monkeypatch.setattr(trainer, "GRACE_S", 0.2)
     monkeypatch.setattr(Supervisor, "resting", lambda self: False)
     monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)

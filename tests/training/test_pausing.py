@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
+from mlxhog.config.budget import Budget
+from mlxhog.training import trainer
 from mlxhog.training.checkpoints import PAUSE_S, Saver, pause_limit_s
 from mlxhog.training.session import Session
 
@@ -86,6 +89,31 @@ def test_slow_workers_have_the_time_of_their_steps_to_pause(arena: Arena) -> Non
     session = Pausing(arena, Busy())
     assert "did not finish the step in hand and pause within 10 s" in refusal(session)
     assert arena.counters.load("pause") == 0
+
+
+def test_an_interrupt_gives_slow_workers_the_time_of_their_steps(arena: Arena) -> None:
+    for slot in (1, 2):
+        entry = arena.workers.entry(slot)
+        entry.state = State.RUNNING
+        entry.steps, entry.compute_ns = 5, round(5e9 * 60.0)
+    limits_s: list[float] = []
+
+    def until(*_: object, limit_s: float = math.inf, even_if_interrupted: bool = False) -> bool:
+        limits_s.append(limit_s)
+        return True
+
+    nothing = lambda *_: None  # noqa: E731
+    run: Any = trainer._Training.__new__(trainer._Training)
+    run.arena, run.until, run.settle, run._end_publishing = arena, until, nothing, nothing
+    run._signals = SimpleNamespace(count=1)
+    run.supervisor = SimpleNamespace(
+        command=nothing, dismiss_starting=nothing, resting=lambda: True
+    )
+    run.monitor = SimpleNamespace(
+        budget=Budget(steps=9), ended_ns=1, over=False, share_warning=nothing
+    )
+    run._rest()
+    assert limits_s == [math.inf, 60.0 + 60.0 + 60.0]
 
 
 def test_workers_that_wait_amid_a_step_for_one_that_evaluates_are_given_longer(
