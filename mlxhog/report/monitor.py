@@ -96,7 +96,7 @@ class Monitor:
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
-        now = monotonic_ns()
+        since_ns = monotonic_ns() - WINDOW_S * 1e9
         for slot, ring in self._rings.items():
             recent, staleness = self._recent[slot], self._staleness[slot]
             for record in ring.drain():
@@ -122,10 +122,14 @@ class Monitor:
                         float(record["nats"]), int(record["n_bytes"]), int(record["tokens"])
                     )
                     self.evaluations += 1
-            while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
+            while len(recent) > 2 and recent[0].t_ns < since_ns:  # two tell how fast it is
                 recent.popleft()
-        recents = self._recent.values()
-        steps = [step for recent in recents for step in recent if math.isfinite(step.loss)]
+        steps = [
+            step
+            for recent in self._recent.values()
+            for step in recent
+            if step.t_ns >= since_ns and math.isfinite(step.loss)
+        ]
         if steps:
             self.loss = float(np.mean([step.loss for step in steps]))
         if n_bytes := sum(step.n_bytes for step in steps):
@@ -255,11 +259,18 @@ def _ascending(counts: Counter[int]) -> dict[int, int]:
 
 
 def _rate(recent: deque[_Step]) -> float:
-    """Tokens per second between the first and the last record of the window."""
+    """Tokens per second between the first and the last record.
+
+    0 where none has come for the window, and for the time of two steps.
+    """
     if len(recent) < 2:
         return 0.0
+    spent_ns = max(recent[-1].t_ns - recent[0].t_ns, 1)
+    still_ns = max(WINDOW_S * 1e9, 2 * spent_ns / (len(recent) - 1))
+    if monotonic_ns() - recent[-1].t_ns > still_ns:
+        return 0.0
     tokens = sum(step.tokens for step in recent) - recent[0].tokens
-    return tokens / max((recent[-1].t_ns - recent[0].t_ns) / 1e9, 1e-9)
+    return tokens / (spent_ns / 1e9)
 
 
 def share_warning(rates: Sequence[float], tokens: Sequence[int]) -> str | None:

@@ -28,6 +28,23 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         assert progress.train_bits_per_byte == pytest.approx(7.0 / 4 / math.log(2))
 
 
+@pytest.mark.parametrize(
+    ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
+)
+def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(
+    step_s: float, ago_s: float, rate: float
+) -> None:
+    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
+    with Arena.create(layout) as arena:
+        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(steps=1))
+        ring, last_ns = Ring(arena.segment("ring.1")), monotonic_ns() - int(ago_s * 1e9)
+        for k in (3, 2, 1, 0):
+            t_ns = last_ns - int(k * step_s * 1e9)
+            ring.append(kind=RecordKind.STEP, worker=1, t_ns=t_ns, tokens=10)
+        monitor.drain()
+        assert monitor.progress().tokens_per_s == pytest.approx(rate)
+
+
 def test_staleness_is_counted_for_each_worker_and_for_all() -> None:
     rings = {f"ring.{k}": ("uint8", RING_BYTES) for k in (1, 2)}
     layout = plan({}, max_workers=2, n_tickets=1, extra=rings)
