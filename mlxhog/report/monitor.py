@@ -158,7 +158,7 @@ class Monitor:
         return _ascending(sum(self._staleness.values(), Counter()))
 
     def dropped_steps(self) -> int:
-        """Steps dropped because their gradient was not finite, or too late."""
+        """Steps dropped because their gradient was not finite, and gradients that were too late."""
         return sum(entry.dropped for entry in self.arena.workers)
 
     def share_warning(self) -> str | None:

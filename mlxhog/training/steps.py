@@ -167,11 +167,14 @@ class Steps:
             entry.staleness_sum += outcome.staleness
             entry.staleness_max = max(entry.staleness_max, outcome.staleness)
         else:
-            entry.dropped += 1
             entry.nonfinite_in_row = 0 if outcome.too_late else entry.nonfinite_in_row + 1
-        if self.strategy.counts_step():
+        counts = self.strategy.counts_step()
+        if not outcome.applied and (counts or outcome.too_late):
+            entry.dropped += 1  # of workers that drop a step together one says so
+        if counts:
             counters.add("steps", 1)
-        counters.add("tokens", tokens)
+        if counts or not outcome.too_late:  # else it came too late for a step of others
+            counters.add("tokens", tokens)
 
     def _micro_batches(self, lease: Lease) -> Iterator[Batch]:
         """The lease's sequences, `micro_batch` at a time."""

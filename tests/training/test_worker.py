@@ -21,12 +21,39 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim import Muon, metal_steps
 from mlxhog.optim.metal_steps import ADAM
-from mlxhog.strategies import build
+from mlxhog.strategies import Outcome, build
 from mlxhog.training import steps, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
 from tests.training.test_watchdog import job
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "dropped", "tokens"),
+    [
+        ([(True, Outcome(applied=False)), (False, Outcome(applied=False))], 1, 20),  # a round
+        ([(True, Outcome(applied=True)), (False, Outcome(applied=False, too_late=True))], 1, 10),
+        ([(True, Outcome(applied=False, too_late=True))], 1, 10),  # late, and yet a step
+    ],
+)
+def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_not(
+    outcomes: list[tuple[bool, Outcome]], dropped: int, tokens: int
+) -> None:
+    counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
+    entries = []
+    for counts, outcome in outcomes:
+        entry = SimpleNamespace(
+            steps=0, tokens=0, loss=0.0, dropped=0, nonfinite_in_row=0, staleness_sum=0,
+            staleness_max=0,
+        )  # fmt: skip
+        entries.append(entry)
+        one: Any = steps.Steps.__new__(steps.Steps)
+        one.context = SimpleNamespace(entry=entry, arena=SimpleNamespace(counters=counters))
+        one.strategy = SimpleNamespace(counts_step=lambda counts=counts: counts)
+        one._count(outcome, 1.0, 10)
+    assert sum(entry.dropped for entry in entries) == dropped
+    assert (counters.load("steps"), counters.load("tokens")) == (1, tokens)
 
 
 def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
