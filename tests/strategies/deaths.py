@@ -141,6 +141,7 @@ def die_and_be_replaced(
     run: Callable[[Any], object],
     *,
     on_torn: str = "count",
+    of: type | None = None,
 ) -> bool:
     """Run a worker that dies once, and then the one that replaces it.
 
@@ -150,12 +151,13 @@ def die_and_be_replaced(
         make: makes its successor in the same slot.
         run: does all that is left to do.
         on_torn: what becomes of a torn ticket.
+        of: the class whose line it is; None is the worker's own.
 
     Returns:
         Whether the line was reached.
     """
     context, arena = victim.context, victim.context.arena
-    sys.settrace(dies_at(type(victim), *line))
+    sys.settrace(dies_at(of or type(victim), *line))
     try:
         run(victim)
     except Died:

@@ -8,16 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mlxhog._native import STRIPE
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, Position
+from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
-from mlxhog.optim import AdamW
-from mlxhog.strategies import Idle, Lease
+from mlxhog.optim import SGD, AdamW, Muon, Target
+from mlxhog.strategies import Idle, Lease, look_ahead
 from mlxhog.strategies.context import Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
-from tests.strategies.test_sync import context, strategy
+from tests.strategies.test_sync import LR, context, strategy
 
 STEPS = 5
 HOGWILD = strategy(Hogwild)
@@ -96,6 +98,142 @@ def test_a_death_at_any_line_loses_no_moment_of_a_step_that_was_counted() -> Non
             assert len(seen) == 1
             torn += seen == {2.0 ** (counted + 1)}
     assert torn > 0, "no death came between a step and its count"
+
+
+DEFAULT = strategy(Hogwild, read="snapshot", prediction="last")
+MUON = Muon(
+    hidden=frozenset({"a", "b"}), beta1=0.5, beta2=0.5, nesterov=0.0, weight_decay=0.0, shared=True
+)
+SHAPES = {"a": (30, 90), "b": (40, 30), "c": (7,)}
+ZEROS: Grads = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+BEGIN = 2.0**STEPS
+
+
+def muon_arena() -> Arena:
+    """Workers of Muon with moments of all, who look ahead, as runs have it unless told otherwise.
+
+    Gradients are 0 and betas 1/2: a step halves the moments, and moves a matrix by one direction.
+    """
+    parameters = {
+        name: SimpleNamespace(shape=shape, init="zeros", kind="dense")
+        for name, shape in SHAPES.items()
+    }
+    extra = DEFAULT.segments(len(SHAPES))
+    layout = plan(parameters, max_workers=2, shared=MUON.shared_segments, n_tickets=8, extra=extra)
+    arena = Arena.create(layout)
+    DEFAULT.limit_steps(arena, Ledger(arena), STEPS)
+    arena.counters.store("command", Command.TRAIN)
+    for name in MUON.shared_segments:
+        arena.segment(name)[:] = BEGIN
+    return arena
+
+
+def muon_worker(arena: Arena, slot: int) -> HogwildWorker:
+    ctx = context(arena, slot, DEFAULT)
+    ctx.step_limit, ctx.budget, ctx.optimizer = STEPS, Budget(steps=STEPS), MUON
+    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    return HogwildWorker(ctx)
+
+
+def go_on(worker: HogwildWorker) -> None:
+    """Steps of zero gradients until none is left."""
+    while isinstance(lease := worker.claim(), Lease):
+        worker.read()
+        worker.write(ZEROS, lease, samples=1)
+
+
+def steps_in(arena: Arena, segment: str, name: str) -> set[float]:
+    """How many steps the elements of a parameter's moments have seen."""
+    slot = arena.layout.slots[name]
+    values = arena.segment(segment)[slot.offset : slot.offset + slot.size]
+    return set(np.log2(BEGIN / values.astype(np.float64)).tolist())
+
+
+def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_counted() -> None:
+    places = [
+        *((HogwildWorker, line) for line in lines(HogwildWorker, METHODS)),
+        *((Muon, line) for line in lines(Muon, ("update", "_directions"))),
+        *((AdamW, line) for line in lines(AdamW, ("update",))),
+        *((SGD, line) for line in lines(SGD, ("update",))),
+        *((Target, line) for line in lines(Target, ("apply",))),
+    ]
+    reached, between = 0, 0
+    for of, line in places:
+        with muon_arena() as arena:
+            victim, survivor = muon_worker(arena, 1), muon_worker(arena, 2)
+            lease = victim.claim()
+            assert isinstance(lease, Lease)
+            victim.read()
+            victim.write(ZEROS, lease, samples=1)
+            one_step = arena.params.copy()
+            held = survivor.claim()
+            assert isinstance(held, Lease)
+            survivor.read()
+
+            def others(
+                arena: Arena = arena, survivor: HogwildWorker = survivor, held: Lease = held
+            ) -> HogwildWorker:
+                survivor.write(ZEROS, held, samples=1)
+                return muon_worker(arena, 1)
+
+            if not die_and_be_replaced(victim, line, others, go_on, of=of):
+                continue
+            reached += 1
+            counted = arena.counters.load("version")
+            assert HOGWILD.steps_done(arena, Ledger(arena)) == STEPS, line
+            assert not arena.segment("locks").any()
+            last, prev = (arena.segment(name) for name in look_ahead.SEGMENTS)
+            for name in SHAPES:
+                (moments,) = steps_in(arena, "m", name)
+                assert moments in (counted, counted + 1), line
+                slot = arena.layout.slots[name]
+                at = slice(slot.offset, slot.offset + slot.size)
+                if name not in MUON.hidden:
+                    assert steps_in(arena, "v", name) == {moments}
+                    continue
+                moved = arena.params[at] / one_step[at]
+                written = round(float(moved.mean()))
+                np.testing.assert_allclose(moved, written, rtol=1e-6)
+                assert counted <= written <= moments, line
+                between += written < moments
+                np.testing.assert_array_equal(last[at], one_step[at])
+                np.testing.assert_array_equal(prev[at], one_step[at])
+    assert reached >= 60, reached
+    assert between > 0, "no death came between the moments of a matrix and its step"
+
+
+@pytest.mark.parametrize("part", ["moments", "step"])
+def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part: str) -> None:
+    with muon_arena() as arena:
+        words = range(arena.layout.slots["a"].offset // STRIPE, arena.segment("locks").size)
+    for word in words:
+        with muon_arena() as arena:
+            victim, survivor = muon_worker(arena, 1), muon_worker(arena, 2)
+            held, torn = survivor.claim(), victim.claim()
+            assert isinstance(held, Lease)
+            assert isinstance(torn, Lease)
+            survivor.read()
+            victim.context.ledger.begin_apply(torn.epoch, torn.ticket, victim.context.owner)
+            arena.segment("locks")[word] = arena.locks(1).word
+            half = slice(STRIPE * word, STRIPE * word + STRIPE // 2)
+            if part == "moments":
+                arena.segment("m")[half] /= 2
+            else:
+                arena.segment("m")[:] /= 2
+                for name in ("ahead.last", "ahead.prev"):
+                    arena.segment(name)[half] = LR
+            arena.workers.mark_dead(1)
+            victim.context.ledger.reap(victim.context.owner)
+            survivor.write(ZEROS, held, samples=1)
+            go_on(muon_worker(arena, 1))
+            counted = arena.counters.load("version")
+            assert counted == STEPS - 1
+            assert not arena.segment("locks").any(), word
+            for name in SHAPES:
+                assert steps_in(arena, "m", name) <= {counted, counted + 1}
+            assert np.isfinite(arena.params).all()
 
 
 def test_a_ticket_that_comes_back_at_the_end_is_taken_by_those_who_had_none_left() -> None:
