@@ -45,6 +45,14 @@ class SyncThenHogwild(Strategy):
         ahead = look_ahead.segments(self.config, self.workers)
         return {**sync_segments(self.workers, n_params), **ahead}
 
+    def kept_segments(self) -> tuple[str, ...]:
+        """What looking ahead needs."""
+        return tuple(look_ahead.segments(self.config, self.workers))
+
+    def position(self, arena: Arena) -> dict[str, Any] | None:
+        """Nothing but that the kept segments fit the same strategy and as many workers."""
+        return {} if self.kept_segments() else None
+
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker."""
         return HogwildWorker(context) if self.workers == 1 else SyncThenHogwildWorker(context)
@@ -81,12 +89,16 @@ class SyncThenHogwild(Strategy):
         """Add whether each worker has moments of its own."""
         return {**super().state(arena), "went_async": len(self.state_slots(arena)) > 1}
 
-    def resume(self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]) -> None:
+    def resume(
+        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
         """Go on in the phase that the run was in."""
-        asynchronous = bool(state.get("went_async"))
-        if asynchronous:
+        position = super().resume(arena, ledger, state)
+        if state.get("went_async"):
             pass_over(arena.segment("sync.words"), self.workers)
-        self._restore_ledger(arena, ledger, state, exact=asynchronous)
+        else:  # rounds take batches by number
+            self._restore_ledger(arena, ledger, state, exact=False)
+        return position
 
 
 class SyncThenHogwildWorker:

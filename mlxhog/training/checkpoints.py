@@ -30,6 +30,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
+from mlxhog.strategies import look_ahead
 from mlxhog.training.ending import HeldOutWatch
 from mlxhog.training.plan import Plan
 from mlxhog.training.publishing import Publisher
@@ -67,6 +68,8 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     position = strategy.resume(arena, ledger, state)
     if position is not None:
         for segment in strategy.kept_segments():
+            if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
+                continue  # steps of a rule that does not go on
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
     message = _restore_moments(plan, arena, saved)
@@ -129,7 +132,7 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     """Give every worker its moments back, or the average where the workers are not the same.
 
     Moments that were each worker's own become their average where all share them, and the other way
-    round every worker begins with those of all.
+    round every worker begins with those of all, which have seen the steps of all.
     """
     version = arena.counters.load("version")
     if plan.config.reset_optimizer:
@@ -137,6 +140,9 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         return "the optimizer begins anew, without moments"
     steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
     saved_slots = list(steps)
+    mean_of_all = round(sum(steps.values()) / len(steps))
+    since = saved.state.get("moments_since", max(0, version - mean_of_all))
+    become_private = "moments_since" in saved.state and not plan.shared_state
     # where one slot's moments are those of all, it stands for the others, too
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
@@ -144,7 +150,8 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     for slot in slots:
         sources = [slot] if same and slot in steps else saved_slots
         entry = arena.workers.entry(slot)
-        entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
+        mean_steps = round(sum(steps[s] for s in sources) / len(sources))
+        entry.opt_step = version - since if become_private else mean_steps
         for kind in plan.private_state:
             segments = [f"{kind}.{s}" for s in sources]
             _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.optimizer)
@@ -152,9 +159,8 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
         _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.optimizer)
-    since = saved.state.get("moments_since", version - round(sum(steps.values()) / len(steps)))
-    arena.counters.store("moments_since", max(0, since))
-    if same or not plan.private_state:
+    arena.counters.store("moments_since", since)
+    if same or become_private or not plan.private_state:
         return None
     if len(saved_slots) == 1:
         return f"one worker's moments were given to each of {len(slots)} workers"

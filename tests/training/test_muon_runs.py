@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from mlxhog import train
+from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import schedules
+from mlxhog.strategies import look_ahead
+from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, largest_difference, parameters, small_config
 
@@ -112,6 +116,42 @@ def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: P
         True, False, True,
     ]  # fmt: skip
     assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some
+
+
+def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_path: Path) -> None:
+    common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
+    shared = train(small_config(tmp_path, moments="shared", **common))
+    assert sum(checkpoint.load(Path(str(shared.checkpoint))).state["opt_steps"].values()) == 20
+    for workers in (2, 3):
+        private = {**common, "moments": "private", "workers": f"mlx:cpu*{workers}"}
+        planned = make_plan(small_config(tmp_path, resume=shared.run, **private))
+        with Arena.create(planned.layout) as arena:
+            start = restore(planned, arena, Ledger(arena))
+            steps = [arena.workers.entry(slot).opt_step for slot in range(1, workers + 1)]
+            assert steps == [20] * workers
+        assert not any("averaged" in message for message in start.messages)
+
+
+@pytest.mark.parametrize("more", [{}, {"async_after": 0.5}], ids=["hogwild", "async_after"])
+def test_last_steps_go_on_and_begin_anew_with_another_optimizer_state(
+    tmp_path: Path, more: dict[str, float]
+) -> None:
+    common = {**MUON, **more, "workers": "mlx:cpu*2", "steps": 20}
+    first = train(small_config(tmp_path, **common))
+    saved = checkpoint.load(Path(str(first.checkpoint))).optimizer
+    for reset in (False, True):
+        config = small_config(tmp_path, resume=first.run, reset_optimizer=reset, **common)
+        planned = make_plan(config)
+        with Arena.create(planned.layout) as arena:
+            restore(planned, arena, Ledger(arena))
+            for segment in look_ahead.SEGMENTS:
+                flat = arena.segment(segment)
+                assert flat.any() != reset
+                for name, slot in arena.layout.slots.items():
+                    own = flat[slot.offset : slot.offset + slot.size]
+                    expected = saved[f"{segment}/{name}"].ravel()
+                    assert np.array_equal(own, np.zeros_like(own) if reset else expected)
+    assert train(small_config(tmp_path, resume=first.run, **common)).status == "done"
 
 
 def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
