@@ -1,6 +1,6 @@
 """Run every experiment and write benchmarks/RESULTS.md: the documents' claims, measured.
 
-    python benchmarks/all.py --quick             few seeds, under half an hour on two quiet cores
+    python benchmarks/all.py --quick             few seeds, about an hour and a half on two cores
     python benchmarks/all.py --full              three seeds, the documents' sizes: hours, or days
     python benchmarks/all.py --only scaling      one of them, or several
     python benchmarks/all.py --page              RESULTS.md again, from the results there are
@@ -235,7 +235,9 @@ def page(documents: Sequence[Document], *, folder: str) -> str:
     lines = [
         "# Results of the experiments",
         "",
-        "What the source documents claim, beside what was measured. Written by "
+        "What the source documents (the [notes that the project began from]"
+        "(../docs/numbers.md#the-experiments-of-the-source-documents)) claim, beside what was "
+        "measured. Written by "
         "`python benchmarks/all.py` from the JSON files beside the figures; do not edit it.",
         "",
         *_where(documents),

@@ -1,7 +1,7 @@
 """Classic problems: ours beside peers per core, two workers beside one, schemes beside schemes.
 
     python benchmarks/classic_speed.py            under ten minutes
-    python benchmarks/classic_speed.py --quick    fewer turns; two to three minutes
+    python benchmarks/classic_speed.py --quick    fewer turns; about a minute
 
 The problems are those of `mlxhog classic svm` and `matrix-completion`, at their default steps, in
 their native loops; evaluation, shuffling and spawning stay outside of the clock. All arms take

@@ -1,6 +1,6 @@
 """Reading a model while it is trained: what is promised, what it costs, what a weight change does.
 
-    python benchmarks/live.py                      everything, about half an hour
+    python benchmarks/live.py                      everything, 17 minutes
     python benchmarks/live.py --quick              fewer reads, shorter runs
     python benchmarks/live.py --only promises      one part of it, or several
 

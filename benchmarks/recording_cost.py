@@ -3,7 +3,7 @@
     python benchmarks/recording_cost.py --pairs 10 --time 20
 
 Runs with and without `--determinism record` take turns; each pair gives one ratio of tokens per
-second. The claims are those of docs/training.md: at most 2 % of the throughput, at most 2 MB/s.
+second. The limits are our own: at most 2 % of the throughput, at most 2 MB/s.
 """
 
 from __future__ import annotations
