@@ -1,7 +1,7 @@
 """One table, one run: every strategy trains the tiny xLSTM, and what comes of it.
 
-    python benchmarks/strategies.py           three seeds, 300,000 tokens a run: half an hour
-    python benchmarks/strategies.py --quick   one seed, 60,000 tokens a run: minutes
+    python benchmarks/strategies.py           three seeds, 300,000 tokens a run: 26 minutes
+    python benchmarks/strategies.py --quick   one seed, 60,000 tokens a run
     python benchmarks/strategies.py --only local_sgd,diloco --workers 2
 
 Model: `tiny`, bytes of the corpus sotu, S 256, 2 and 4 PyTorch workers with one thread each, Muon
