@@ -39,6 +39,18 @@ FED_BACK = ("hogwild", "round_robin", "sim")
 SLACK = 3
 """Of ssp, where nothing is said."""
 
+OWNERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("staleness_lr", "delay_compensation", "rescale_by_speed"), LATE),
+    "delay_feedback": FED_BACK,
+    "lock_scope": ("locked",),
+    "slack": ("ssp",),
+    "slack_notice": ("ssp",),
+    "backup_workers": ("sync",),
+    "sim_staleness": ("sim",),
+    "sim_workers": ("sim",),
+}
+"""Options that only these strategies take."""
+
 _asynchrony = partial(option, group="asynchrony")
 
 
@@ -143,26 +155,6 @@ def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
             "svm --scheme cyclades"
         )
         return [("strategy", problem)]
-    of_one = (
-        ("lock_scope", config.lock_scope != "step", "locked"),
-        ("slack", config.slack is not None, "ssp"),
-        ("backup_workers", config.backup_workers > 0, "sync"),
-        ("sim_staleness", config.sim_staleness is not None, "sim"),
-        ("sim_workers", config.sim_workers is not None, "sim"),
-    )
-    for name, asked, owner in of_one:
-        if asked and strategy != owner:
-            pairs.append((name, f"is for strategy {owner}, not {strategy}; leave it out"))
-    if config.is_adapted and strategy not in LATE:
-        name = next(
-            name
-            for name in ("staleness_lr", "delay_compensation", "rescale_by_speed")
-            if getattr(config, name) not in ("none", False)
-        )
-        problem = f"is for strategies {', '.join(LATE)}, and in {strategy} no gradient is late"
-        if strategy == "round_robin":
-            problem = f"is for strategies {', '.join(LATE)}; every gradient is P - 1 updates old"
-        pairs.append((name, f"{problem}; leave it out"))
     if config.is_adapted and config.blocks == "disjoint":
         problem = "disjoint writes no parameter beside others, whose updates would count as delay"
         pairs.append(("blocks", f"{problem}; leave it out, or the rule for late gradients"))
@@ -183,9 +175,9 @@ def _of_feedback(config: TrainConfig) -> list[tuple[str, str]]:
     name, pairs = "delay_feedback", []
     if not config.delay_feedback:
         return []
-    if config.strategy not in FED_BACK or config.async_after > 0:
-        problem = f"is for strategies {', '.join(FED_BACK)}, in which a worker writes its own late"
-        pairs.append((name, f"{problem} steps, without async_after; leave it out"))
+    if config.async_after > 0:
+        problem = "is for workers that write their own late steps, without async_after"
+        pairs.append((name, f"{problem}; leave one of them out"))
     if config.predict not in ("auto", "none"):
         problem = f"{config.predict} already counts on the steps that are on their way"
         pairs.append(("predict", f"{problem}; leave it out, or delay_feedback"))
@@ -220,9 +212,6 @@ def _of_reads_and_writes(config: TrainConfig) -> list[tuple[str, str]]:
     strategy, pairs = config.strategy, []
     if strategy not in LATE or strategy == "hogwild":
         return []
-    if config.predict not in ("auto", "none"):
-        problem = f"{config.predict} is for hogwild; {strategy} takes gradients at the parameters"
-        pairs.append(("predict", f"{problem} as they are: leave it out"))
     if config.read == "live" and strategy in ("async_ps", "ssp", "sim"):
         pairs.append(("read", f"live, but {strategy} computes with copies; leave read out"))
     if config.write == "racy":

@@ -118,7 +118,8 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     strategy: str = _strategy(
         "auto",
         "how the workers train together, see docs/training.md; auto measures how evenly they "
-        "compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
+        "compute, and takes hogwild or sync with sync_shares=speed, or serial for one; cyclades is "
+        "answered with advice",
         choices=(
             "auto", "serial", "hogwild", "sync", "round_robin", *LOCAL_STRATEGIES, "async_ps",
             "ssp", "locked", "aig", "sim", "cyclades",
@@ -128,7 +129,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "auto",
         "where a gradient is taken: at the parameters, or where they will be when it lands, by "
         "their movement since this worker's last read (own) or by the last steps of anyone (last); "
-        "auto is last where hogwild shares moments, else own",
+        "auto is last where hogwild shares moments, own where it does not, else none",
         choices=("auto", "none", "own", "last"),
     )
     async_after: float = _strategy(
@@ -208,8 +209,8 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     )  # fmt: skip
     lr_workers: str = _optimizer(
         "auto",
-        "factor of lr where P workers add steps of their own (all but sync, avg_runs): none, "
-        "1/sqrt(P), or 1/P; auto is sqrt for Lion, none for the others",
+        "factor of lr where P workers add steps of their own (hogwild, round_robin, async_ps, ssp, "
+        "locked, aig, sim): none, 1/sqrt(P), or 1/P; auto is sqrt for Lion, none for the others",
         choices=("auto", "none", "sqrt", "linear"),
     )
     momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
@@ -276,7 +277,11 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     precondition_every: int = _optimizer(
         10, "SOAP: steps between two refreshes of its eigenbases", unit="steps", low=1
     )
-    weight_decay: float = _optimizer(0.1, "decay of weight matrices, decoupled", low=0)
+    weight_decay: float = _optimizer(
+        0.1,
+        "decay of weight matrices, decoupled; with momentum it is part of the gradient",
+        low=0,
+    )
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
     moments: str = _optimizer(
         "auto",
@@ -385,6 +390,8 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         """
         problems = convert_fields(self)
         if not problems:
+            if self.optimizer == "auto" and self.resume is None:
+                object.__setattr__(self, "optimizer", DEFAULTS["optimizer"])
             object.__setattr__(self, "strategy", contradictions.implied_strategy(self))
             problems = [f"{name}: {text}" for name, text in contradictions.of(self)]
         if problems:
@@ -392,7 +399,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         if self.resume is not None:
             return
         for name, default in DEFAULTS.items():
-            if getattr(self, name) == "auto" and (name == "optimizer" or self.init_from is None):
+            if getattr(self, name) == "auto" and self.init_from is None:
                 object.__setattr__(self, name, default)
         if self.follow is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)

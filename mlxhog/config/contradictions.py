@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.config import asynchrony, fine_tuning, local_methods
+from mlxhog.config.asynchrony import LATE
 from mlxhog.config.local_methods import LOCAL_STRATEGIES
+from mlxhog.config.options import is_set, options
 from mlxhog.config.rules import Selection, parse_slowdowns
 from mlxhog.files import plain_yaml
 
@@ -15,14 +17,44 @@ if TYPE_CHECKING:
 FALLING_SCHEDULES = ("backoff", "inverse")
 """Step sizes that fall by the number of updates, and not by the share of the budget."""
 
+_APOLLO = ("apollo", "apollo-mini")
+
+OWNERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "strategy": {
+        **local_methods.OWNERS,
+        **asynchrony.OWNERS,
+        "async_after": ("hogwild",),
+        "sync_shares": ("sync",),
+        "predict": ("serial", "hogwild", "round_robin"),
+        "lr_workers": (*LATE, "round_robin"),
+    },
+    "optimizer": {
+        "momentum": ("momentum",),
+        "beta2_half_life": ("adamw", "adan", *_APOLLO, "lion", "muon", "soap"),
+        "beta3": ("adan",),
+        "nesterov": ("muon",),
+        "orthogonalization": ("muon",),
+        "orthogonalization_rows": ("muon",),
+        "orthogonalization_every": ("muon",),
+        "orthogonalization_dtype": ("muon",),
+        "projection_rank": _APOLLO,
+        "projection_scale": _APOLLO,
+        "projection_every": _APOLLO,
+        "projection_compat": _APOLLO,
+        "precondition_every": ("soap",),
+    },
+    "schedule": {
+        "backoff_steps": FALLING_SCHEDULES,
+        "backoff_epochs": FALLING_SCHEDULES,
+        "backoff_beta": ("backoff",),
+    },
+}
+"""Options that only some strategies, optimizers or schedules take, and which."""
+
 
 def of(config: TrainConfig) -> list[tuple[str, str]]:
     """Pairs (option, what it contradicts and the way out), of a configuration of legal values."""
-    pairs = _of_prediction(config)
-    if config.async_after > 0 and config.strategy != "hogwild":
-        pairs.append(
-            ("async_after", f"is for strategy hogwild, not {config.strategy}; leave it out")
-        )
+    pairs = _of_owners(config) + _of_prediction(config)
     try:
         parse_slowdowns(config.slow)
     except ValueError as error:
@@ -37,9 +69,6 @@ def of(config: TrainConfig) -> list[tuple[str, str]]:
     if config.follow is not None and not (lock_free and config.blocks == "all"):
         problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
         pairs.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
-    if config.backoff_epochs is not None and config.schedule not in FALLING_SCHEDULES:
-        problem = f"is for schedules backoff and inverse, not {config.schedule}; leave it out"
-        pairs.append(("backoff_epochs", problem))
     if config.gpu_write.startswith("metal") and config.write not in ("auto", "cas"):
         problem = (
             f"is {config.write}, but beside gpu_write={config.gpu_write} every CPU writer has to "
@@ -52,6 +81,25 @@ def of(config: TrainConfig) -> list[tuple[str, str]]:
         pairs.append(("reset_optimizer", "is for a run that is resumed; add --resume"))
     pairs += fine_tuning.contradictions(config)
     return pairs + _of_optimizer(config) + _of_sparse(config) + _of_determinism(config)
+
+
+def of_others(kind: str, choice: str) -> tuple[str, ...]:
+    """The options that a strategy, an optimizer or a schedule does not take.
+
+    Args:
+        kind: strategy, optimizer or schedule.
+        choice: its name.
+    """
+    return tuple(name for name, owners in OWNERS[kind].items() if choice not in owners)
+
+
+def choosing(config: type[TrainConfig], **choices: str) -> dict[str, Any]:
+    """Changes to a configuration that name another strategy, optimizer or schedule.
+
+    They are the choices, and the defaults of the options that these do not take.
+    """
+    names = [name for kind, choice in choices.items() for name in of_others(kind, choice)]
+    return {**{name: options(config)[name].default for name in names}, **choices}
 
 
 def implied_strategy(config: TrainConfig) -> str:
@@ -80,6 +128,22 @@ def implied_strategy(config: TrainConfig) -> str:
     return "auto" if config.sync_shares == "equal" else "sync"
 
 
+def _of_owners(config: TrainConfig) -> list[tuple[str, str]]:
+    """Options of another strategy, optimizer or schedule than the run has."""
+    pairs = []
+    for kind, owners_of in OWNERS.items():
+        choice = getattr(config, kind)
+        if kind == "optimizer" and choice == "auto":  # that of a run, which is not open yet
+            continue
+        for name in of_others(kind, choice):
+            if not is_set(config, name) or (name == "sync_shares" and config.async_after > 0):
+                continue
+            owners = owners_of[name]
+            kinds = kind if len(owners) == 1 else {"strategy": "strategies"}.get(kind, f"{kind}s")
+            pairs.append((name, f"is for {kinds} {', '.join(owners)}, not {choice}; leave it out"))
+    return pairs
+
+
 def _of_prediction(config: TrainConfig) -> list[tuple[str, str]]:
     """What reads ahead of the parameters need."""
     if config.predict in ("auto", "none"):
@@ -87,10 +151,14 @@ def _of_prediction(config: TrainConfig) -> list[tuple[str, str]]:
     pairs = []
     if config.read == "live" and config.strategy == "hogwild":
         pairs.append(("read", "live reads have no snapshot to predict from; add predict=none"))
-    if config.predict == "last" and config.strategy not in ("hogwild", "round_robin"):
-        problem = f"last is for workers that add their own steps, not for {config.strategy}"
+    if config.predict == "own" and config.strategy == "round_robin":
+        problem = "own, but in round_robin gradients are taken at none or last"
+        pairs.append(("predict", f"{problem}; set one of them"))
+    if config.predict == "last" and config.strategy == "serial":
+        problem = "last is for workers that add their own steps, not for serial"
         pairs.append(("predict", f"{problem}; leave it out"))
-    elif config.predict == "last" and not config.shares_moments:
+    looks_ahead = config.predict == "last" and config.strategy in ("hogwild", "round_robin")
+    if looks_ahead and config.optimizer != "auto" and not config.shares_moments:
         problem = "last looks ahead by steps that all workers' moments make"
         pairs.append(("predict", f"{problem}; add moments=shared"))
     return pairs
@@ -102,14 +170,9 @@ def _of_optimizer(config: TrainConfig) -> list[tuple[str, str]]:
     if config.moments == "shared" and config.optimizer not in ("auto", "adamw", "muon"):
         problem = f"{config.optimizer} has none that workers could share; leave it out"
         pairs.append(("moments", problem))
-    if config.beta2_half_life is not None and config.optimizer in ("sgd", "momentum"):
-        pairs.append(("beta2_half_life", f"{config.optimizer} has no beta2; leave it out"))
     if config.projection_rank is not None and config.optimizer == "apollo-mini":
         problem = "apollo-mini has rank 1; leave it out, or take optimizer=apollo"
         pairs.append(("projection_rank", problem))
-    if config.lr_workers in ("sqrt", "linear") and not config.adds_steps_apart:
-        problem = f"{config.lr_workers}, but in {config.strategy} no two workers add steps of"
-        pairs.append(("lr_workers", f"{problem} their own; leave it out"))
     narrow = config.orthogonalization_dtype == "bfloat16"
     if config.optimizer == "muon" and config.orthogonalization == "ns5" and narrow:
         problem = "is bfloat16, whose rounding the five steps of ns5 enlarge too far"
@@ -195,9 +258,6 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
 def _of_strategy(config: TrainConfig) -> list[tuple[str, str]]:
     """What strategies other than hogwild cannot do."""
     pairs = []
-    synchronous = config.strategy == "sync" or config.async_after > 0
-    if config.sync_shares != "equal" and not synchronous:
-        pairs.append(("sync_shares", f"is for strategy sync, not {config.strategy}; leave it out"))
     if config.strategy in ("round_robin", *LOCAL_STRATEGIES):
         if config.read == "live":
             problem = f"live, but {config.strategy} computes with copies; leave read out"

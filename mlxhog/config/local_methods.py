@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxhog.config.options import option, options
+from mlxhog.config.options import is_set, option, options
 from mlxhog.errors import shown
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ OWNERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(OF_TEXT, LOCAL_STRATEGIES),
 }
 """Options that only these strategies take."""
+
+OWN_BASES = ("apollo", "apollo-mini", "soap")
+"""Optimizers whose state lies in bases of each worker's own, so that it has no average."""
 
 _local = partial(option, group="local methods")
 
@@ -113,14 +116,9 @@ class LocalMethods:
 def implied_strategy(config: TrainConfig) -> str | None:
     """The strategy that has what is asked for, where only one has."""
     for name, owners in OWNERS.items():
-        if len(owners) == 1 and _is_set(config, name):
+        if len(owners) == 1 and is_set(config, name):
             return owners[0]
     return None
-
-
-def _is_set(config: TrainConfig, name: str) -> bool:
-    """Whether an option has another value than its default."""
-    return bool(getattr(config, name) != options(type(config))[name].default)
 
 
 def without_strategy(config: type[TrainConfig]) -> dict[str, object]:
@@ -147,25 +145,16 @@ def steps_by_rank(local_work: str) -> tuple[int, ...] | None:
 
 def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     """Pairs (option, what it contradicts and the way out)."""
-    pairs = []
-    for name, owners in OWNERS.items():
-        if config.strategy not in owners and _is_set(config, name):
-            kind = "strategy" if len(owners) == 1 else "strategies"
-            problem = f"is for {kind} {', '.join(owners)}, not {config.strategy}; leave it out"
-            pairs.append((name, problem))
-    return pairs + (_of_local(config) if config.strategy in LOCAL_STRATEGIES else [])
-
-
-def _of_local(config: TrainConfig) -> list[tuple[str, str]]:
-    """What strategies whose workers train copies of the parameters cannot do."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
+    if config.strategy not in LOCAL_STRATEGIES:
+        return pairs
     if config.gpu_write.startswith("metal"):
         problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
         pairs.append(("gpu_write", problem))
     if config.moments == "shared":
         problem = "shared, but the runs are independent; leave it out, or use hogwild"
         pairs.append(("moments", problem))
-    if config.inner_state == "average" and config.optimizer in ("apollo", "apollo-mini", "soap"):
+    if config.inner_state == "average" and config.optimizer in OWN_BASES:
         problem = (
             f"average, but the state of {config.optimizer} lies in bases of its own in each "
             "worker; set inner_state=keep or reset, or take another optimizer"
@@ -176,7 +165,7 @@ def _of_local(config: TrainConfig) -> list[tuple[str, str]]:
         pairs.append(("local_work", problem))
     if config.split == "none":
         for name in ("split_alpha", "split_by", "clients"):
-            if _is_set(config, name):
+            if is_set(config, name):
                 pairs.append((name, "is for split=dirichlet; add that, or leave it out"))
     try:
         steps = steps_by_rank(config.local_work)

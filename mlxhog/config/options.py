@@ -195,6 +195,11 @@ def _options(cls: type) -> Mapping[str, Option]:
     return types.MappingProxyType(specs)
 
 
+def is_set(config: object, name: str) -> bool:
+    """Whether an option has another value than its default, or than none."""
+    return getattr(config, name) not in (options(type(config))[name].default, "none")
+
+
 def spelt(config: object) -> dict[str, object]:
     """Return the value of every option as YAML has it."""
     specs = options(type(config))

@@ -11,9 +11,10 @@ be of all workers, written under the locks of the parameters.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from mlxhog import _native
+from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.rules import Selection
 from mlxhog.errors import ConfigError
@@ -33,6 +34,9 @@ OPTIMIZERS: Final = (
     "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",
 )  # fmt: skip
 
+OPEN: Final = ("lr", "beta1")
+"""Options that `for_model` decides where nobody gives them."""
+
 BETA1: Final = 0.9
 AVERAGED_BETA1: Final = 0.75
 """Muon's where a step averages the gradients of several workers."""
@@ -51,6 +55,8 @@ def rule_of(name: str, hidden: frozenset[str]) -> str:
 def for_model(config: TrainConfig, width: int, hidden: frozenset[str], workers: int) -> TrainConfig:
     """The configuration with what it leaves open until model and workers are known.
 
+    Where another rule has to take Muon's place, what only Muon has goes with it.
+
     Args:
         config: with an optimizer and a strategy that are not "auto".
         width: of the model.
@@ -64,7 +70,12 @@ def for_model(config: TrainConfig, width: int, hidden: frozenset[str], workers: 
         lr = schedules.default_lr(name, width, averaged)
     if beta1 is None:
         beta1 = AVERAGED_BETA1 if name == "muon" and averaged > 1 else BETA1
-    return replace(config, optimizer=name, lr=lr, beta1=beta1)
+    changes: dict[str, Any] = {}
+    if name != config.optimizer:
+        changes = contradictions.choosing(TrainConfig, optimizer=name)
+        if config.predict == "last" and config.moments != "shared":
+            changes["predict"] = "auto"
+    return replace(config, lr=lr, beta1=beta1, **changes)
 
 
 def first_decay(config: TrainConfig) -> float:
@@ -181,7 +192,7 @@ def _muon(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
 
 
 __all__ = [
-    "OPTIMIZERS", "SGD", "AdamW", "Adan", "Apollo", "DelayFeedback", "Lion", "Momentum", "Muon",
-    "Optimizer", "Selection", "Soap", "Sparsified", "Target", "build", "first_decay",
+    "OPEN", "OPTIMIZERS", "SGD", "AdamW", "Adan", "Apollo", "DelayFeedback", "Lion", "Momentum",
+    "Muon", "Optimizer", "Selection", "Soap", "Sparsified", "Target", "build", "first_decay",
     "for_model", "half_life_decay", "rule_of",
 ]  # fmt: skip

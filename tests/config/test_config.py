@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
+from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.rules import Slowdown, parse_slowdowns
@@ -176,8 +177,14 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"read": "live", "predict": "own"}, "predict=none"),
         ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
         ({"moments": "shared", "optimizer": "sgd"}, "has none that workers could share"),
-        ({"predict": "last"}, "add moments=shared"),
-        ({"predict": "last", "moments": "shared", "strategy": "sync"}, "not for sync"),
+        ({"predict": "last", "optimizer": "adamw"}, "add moments=shared"),
+        ({"predict": "last", "moments": "private"}, "add moments=shared"),
+        ({"predict": "last", "moments": "shared", "strategy": "sync"}, "round_robin, not sync"),
+        ({"predict": "last", "strategy": "serial"}, "not for serial"),
+        ({"predict": "own", "strategy": "sync"}, "serial, hogwild, round_robin, not sync"),
+        ({"predict": "own", "strategy": "avg_runs"}, "not avg_runs; leave it out"),
+        ({"predict": "own", "strategy": "diloco"}, "not diloco; leave it out"),
+        ({"predict": "own", "strategy": "round_robin"}, "none or last; set one of them"),
         ({"optimizer": "muon", "predict": "last", "sparsify": "topk:0.1"}, "add moments=shared"),
         ({"reset_optimizer": True}, "add --resume"),
         (
@@ -189,9 +196,26 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
             "five steps of ns5 enlarge too far",
         ),
         ({"moments": "shared", "optimizer": "soap"}, "soap has none that workers could share"),
-        ({"beta2_half_life": 1000, "optimizer": "momentum"}, "momentum has no beta2"),
+        (
+            {"beta2_half_life": 1000, "optimizer": "momentum"},
+            "muon, soap, not momentum; leave it out",
+        ),
         ({"projection_rank": 4, "optimizer": "apollo-mini"}, "take optimizer=apollo"),
-        ({"lr_workers": "sqrt", "strategy": "sync"}, "no two workers add steps of their own"),
+        ({"lr_workers": "sqrt", "strategy": "sync"}, "aig, sim, round_robin, not sync"),
+        ({"nesterov": 0.2, "optimizer": "adamw"}, "nesterov: is for optimizer muon, not adamw"),
+        ({"orthogonalization": "ns5", "optimizer": "sgd"}, "is for optimizer muon, not sgd"),
+        ({"orthogonalization_rows": 8, "optimizer": "lion"}, "is for optimizer muon, not lion"),
+        ({"orthogonalization_every": 2, "optimizer": "soap"}, "is for optimizer muon, not soap"),
+        ({"orthogonalization_dtype": "float32", "optimizer": "adan"}, "optimizer muon, not adan"),
+        ({"projection_rank": 4}, "is for optimizers apollo, apollo-mini, not muon; leave it out"),
+        ({"projection_scale": 4}, "is for optimizers apollo, apollo-mini, not muon"),
+        ({"projection_every": 4}, "is for optimizers apollo, apollo-mini, not muon"),
+        ({"projection_compat": "official"}, "is for optimizers apollo, apollo-mini, not muon"),
+        ({"precondition_every": 4}, "is for optimizer soap, not muon"),
+        ({"beta3": 0.5}, "is for optimizer adan, not muon"),
+        ({"momentum": 0.5}, "is for optimizer momentum, not muon"),
+        ({"backoff_steps": 5}, "is for schedules backoff, inverse, not cosine"),
+        ({"backoff_beta": 0.5, "schedule": "inverse"}, "is for schedule backoff, not inverse"),
         ({"average_every": 5}, "strategies local_sgd, fedprox, scaffold, diloco, not auto"),
         ({"average_every": 5, "strategy": "avg_runs"}, "scaffold, diloco, not avg_runs"),
         ({"prox_mu": 0.1, "strategy": "local_sgd"}, "is for strategy fedprox, not local_sgd"),
@@ -202,7 +226,7 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"local_work": "3,1", "average_every": 2, "strategy": "fedprox"}, "leave one out"),
         ({"inner_state": "average", "optimizer": "soap", "strategy": "diloco"}, "keep or reset"),
         ({"sync_shares": "speed", "strategy": "hogwild"}, "strategy sync, not hogwild"),
-        ({"backoff_epochs": 2}, "schedules backoff and inverse, not cosine"),
+        ({"backoff_epochs": 2}, "schedules backoff, inverse, not cosine"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
@@ -226,6 +250,26 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
 def test_options_that_contradict_each_other_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**values)
+
+
+def test_an_option_of_an_optimizer_may_stand_beside_that_of_a_run_which_is_not_open_yet():
+    assert TrainConfig(resume="latest", nesterov=0.2, predict="last").nesterov == 0.2
+
+
+@each_of("kind", contradictions.OWNERS)
+def test_every_option_of_some_choices_names_choices_that_there_are(kind):
+    specs = options(TrainConfig)
+    for name, owners in contradictions.OWNERS[kind].items():
+        assert name in specs
+        assert set(owners) < set(specs[kind].choices), name
+
+
+def test_another_choice_comes_without_the_options_that_it_does_not_take():
+    config = TrainConfig(optimizer="muon", nesterov=0.2, strategy="sync", sync_shares="speed")
+    changes = contradictions.choosing(TrainConfig, optimizer="sgd", strategy="hogwild")
+    other = dataclasses.replace(config, **changes)
+    assert (other.optimizer, other.strategy) == ("sgd", "hogwild")
+    assert (other.nesterov, other.sync_shares) == (0.1, "equal")
 
 
 def test_workers_are_slowed_by_rank():
@@ -265,6 +309,8 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
         ({"moments": "private", "predict": "none", "gpu_write": "cpu"}, "auto"),
         ({"async_after": 0.1}, "hogwild"),
         ({"predict": "last", "moments": "shared"}, "hogwild"),
+        ({"predict": "last"}, "hogwild"),
+        ({"predict": "last", "optimizer": "muon"}, "hogwild"),
         ({"read": "live"}, "hogwild"),
         ({"write": "racy"}, "hogwild"),
         ({"sparsify": "topk:0.1"}, "hogwild"),

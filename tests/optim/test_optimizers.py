@@ -97,6 +97,16 @@ def test_muon_without_hidden_matrices_is_adamw_at_its_step_size() -> None:
     assert (settled.optimizer, settled.lr) == ("adamw", 1e-3)
 
 
+def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() -> None:
+    config = TrainConfig(optimizer="muon", predict="last", nesterov=0.2, orthogonalization="ns5")
+    settled = optim.for_model(config, 128, frozenset(), 2)
+    assert (settled.optimizer, settled.predict, settled.prediction) == ("adamw", "auto", "own")
+    assert (settled.nesterov, settled.orthogonalization) == (0.1, "polar3")
+    shared = replace(config, moments="shared")
+    assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
+    assert optim.for_model(config, 128, HIDDEN, 2).prediction == "last"
+
+
 def test_the_second_moment_may_forget_by_tokens() -> None:
     config = Options(beta2_half_life=4096)
     built = optim.build(config, tokens_per_step=512)

@@ -36,7 +36,8 @@ class ServeConfig:
     backend: str = option("torch:cpu", "what computes", choices=BACKEND_WORDS)
     weights: str = option(
         "float32",
-        "what the backend keeps in memory; others than float32 are for checkpoints",
+        "what the backend keeps in memory; others than float32 are converted at every load; "
+        "8bit and 4bit are for mlx backends",
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )
     batch_size: int = option(32, "answers that are written at a time", low=1, high=1024)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlxhog.arena.child import Child, Lane
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.contradictions import OWNERS, choosing
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
 from mlxhog.data import heldout
@@ -58,9 +59,10 @@ def settings_for(
 ) -> TrainConfig:
     """A configuration with some options in place of its own, for some seconds in a folder."""
     never = Interval()
+    choices = {kind: options[kind] for kind in OWNERS if kind in options}
     return replace(
         config,
-        **{**PLAIN, **options},
+        **{**PLAIN, **choosing(TrainConfig, **choices), **options},
         time=seconds,
         eval_every=never,
         sample_every=never,

@@ -13,6 +13,7 @@ from mlxhog import optim
 from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.contradictions import choosing
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.data.batches import Batches
 from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
@@ -66,11 +67,9 @@ def probe_run(
     with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
         settings = replace(
             config,
+            **choosing(TrainConfig, strategy="hogwild"),
             workers=workers,
-            strategy="hogwild",
             async_after=0.0,
-            average_every=None,
-            sync_shares="equal",
             read="snapshot",
             max_workers=None if config.max_workers is None else max(2, config.max_workers),
             write="racy",
@@ -244,15 +243,11 @@ def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
         )
     config = replace(
         target.config,
+        # gradients alone are computed: no memory for moments
+        **choosing(TrainConfig, strategy="serial", optimizer="sgd"),
         workers=backend,
-        strategy="serial",
         predict="none",
-        async_after=0.0,
-        average_every=None,
-        sync_shares="equal",
-        lr_workers="auto",
         blocks="all",
-        optimizer="sgd",  # gradients alone are computed: no memory for moments
         moments="private",
         read="snapshot",
         gpu_write="cpu",
