@@ -6,7 +6,7 @@
 One and two spawned workers, one per core, add a dense delta to one shared array again and again.
 Kernels take turns, so that drift hits all alike; a turn that other programs disturbed is repeated.
 Moments that both workers write are counted as well: where gradients are zero and both betas 1/2, a
-step of AdamW halves them, so their exponents say how many steps they have seen.
+step of AdamW or Muon halves them, so their exponents say how many steps they have seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import reduction
@@ -28,6 +28,7 @@ from harness.claims import PATIENCE_S, Claim, Sample, finish, flags
 from harness.machine import BUSY_SHARE, LoadWatch, cores, pin, wait_until_quiet
 
 from mlxhog import _native
+from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.updates import WRITE_MODES
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -37,7 +38,7 @@ SIZES = {"64 KiB": 64 * KIB, "4 MiB": 4 * MIB, "64 MiB": 64 * MIB}
 LARGEST = 64 * MIB // 4
 TOTAL_ADDS = 10**8
 HALVINGS = 96  # by each worker of a turn; with two of them a float's exponents allow for 254
-MOMENTS = "moments, "  # before the name of a mode
+COLUMNS = 64  # of the matrix whose mean Muon moves
 WORKER_BYTES = 512
 START_DELAY_S = 0.02
 TIMEOUT_S = 120.0
@@ -126,7 +127,7 @@ def worker(shared: Shared, slot: int, core: int, pipe: Connection) -> None:
 def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int) -> Done:
     """Add until the turn is over; all workers of a turn start at one moment."""
     flat, seed, rounds = shared.floats, slot << 32, 0
-    name = turn.kernel.removeprefix(MOMENTS)
+    rule, _, name = turn.kernel.rpartition(", ")
     width = int(name.removeprefix("cas")) if name.removeprefix("cas").isdecimal() else 0
     mode = 0 if width else WRITE_MODES[name]
     while time.monotonic() < turn.start_s:
@@ -134,8 +135,8 @@ def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int
     cpu, began = time.process_time(), time.monotonic()
     end = turn.start_s + turn.seconds
     while rounds == 0 or rounds < turn.rounds or time.monotonic() < end:
-        if turn.kernel.startswith(MOMENTS):
-            halve(locks, mode, flat, turn.floats, seed + rounds)
+        if rule:
+            RULES[rule].halve(locks, mode, flat, turn.floats, seed + rounds)
         elif width:
             _native.add_cas(flat, 0, delta, width)
         else:
@@ -145,13 +146,36 @@ def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int
     return Done(rounds * len(delta), wall, time.process_time() - cpu, began - turn.start_s)
 
 
-def halve(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
-    """One step of AdamW that halves the moments of all, which lie behind the parameters."""
+def halve_adamw(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
+    """One step of AdamW that halves both moments of all, which lie behind the parameters."""
     w, m, v, zeros = (flat[k * floats : (k + 1) * floats] for k in range(4))
     _native.adamw_step(
         locks, mode, w, 0, zeros, m, v, lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, bias1=1.0,
         bias2=1.0, weight_decay=0.0, grad_scale=1.0, seed=seed, shared=True,
     )  # fmt: skip
+
+
+def halve_muon(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
+    """The part of a step of Muon that halves the mean of all, which lies behind the parameters.
+
+    Single rows are orthogonalised, so that workers spend most of their time on the mean.
+    """
+    m, zeros = flat[floats : 2 * floats], flat[2 * floats : 3 * floats].reshape(-1, COLUMNS)
+    _native.muon_directions(
+        locks, mode, m, [0], [zeros], [np.empty_like(zeros)], [1.0], ORTHOGONALIZATIONS["polar3"],
+        beta1=0.5, nesterov=0.0, seed=seed, rows=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A step that halves shared moments, and how many there are of each parameter."""
+
+    halve: Callable[[_native.Locks, int, Any, int, int], None]
+    moments: int
+
+
+RULES = {"AdamW": Rule(halve_adamw, 2), "Muon": Rule(halve_muon, 1)}
 
 
 # -- the measurements -----------------------------------------------------------------------------
@@ -249,16 +273,19 @@ def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
     return added - int(sums.sum()), added
 
 
-def count_lost_in_moments(pool: WorkerPool, mode: str, floats: int) -> tuple[int, int]:
-    """Halve both moments TOTAL_ADDS times by two workers; halvings lost, and made."""
+def count_lost_in_moments(
+    pool: WorkerPool, rule: str, mode: str, floats: int, total: int = TOTAL_ADDS
+) -> tuple[int, int]:
+    """Halve the moments of a rule `total` times by two workers; halvings lost, and made."""
+    kept = RULES[rule].moments
     flat, begin = pool.shared.floats[: 4 * floats], HALVINGS
-    moments = flat[floats : 3 * floats]
+    moments = flat[floats : (1 + kept) * floats]
     per_turn = HALVINGS * WORKERS * len(moments)
     missing = added = 0
-    while added < TOTAL_ADDS:
+    while added < total:
         flat[:] = 0.0
         moments[:] = 2.0**begin
-        pool.play(f"{MOMENTS}{mode}", WORKERS, floats, rounds=HALVINGS)
+        pool.play(f"{rule}, {mode}", WORKERS, floats, rounds=HALVINGS)
         seen = begin - np.log2(moments.astype(np.float64))
         missing += per_turn - int(seen.sum())
         added += per_turn
@@ -289,7 +316,8 @@ def main() -> int:
             for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest))
         }
         lost_in_moments = {
-            mode: count_lost_in_moments(pool, mode, SIZES["64 KiB"] // 4)
+            (rule, mode): count_lost_in_moments(pool, rule, mode, SIZES["64 KiB"] // 4)
+            for rule in RULES
             for mode in ("lossless", "cas")
         }
         racy = {}
@@ -320,13 +348,13 @@ def main() -> int:
     ]
     claims += [
         Claim(
-            f"updates of moments lost of {added} ({mode}, 2 workers)",
+            f"updates of moments lost of {added} ({rule}, {mode}, 2 workers)",
             missing,
             "==",
             0,
             timing=False,
         )
-        for mode, (missing, added) in lost_in_moments.items()
+        for (rule, mode), (missing, added) in lost_in_moments.items()
     ]
     for size in ("4 MiB", "64 MiB"):
         claims.append(Claim(f"time lossless / racy, 1 worker, {size}", ratio(size, 1), "<=", 1.15))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,7 @@ from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target
 from tests.optim.test_optimizers import Options
 from tests.pairs import each_of
+from tests.threads import in_threads
 from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, Tolerance, assert_close
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
@@ -295,6 +297,37 @@ def test_every_way_to_write_gives_the_same_bits_with_one_worker(
             assert parameter(actual["last"], slot).all()
             assert parameter(actual["prev"], slot).all()
         assert not parameter(actual["last"], VECTOR).any()
+
+
+@pytest.mark.parametrize("mode", ["lossless", "cas"])
+def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode: str) -> None:
+    """Gradients are 0 and betas 1/2, so every step halves the moments, which says how many were."""
+    rule = Muon(
+        hidden=frozenset({"matrix"}), beta1=0.5, beta2=0.5, nesterov=0.0, rows=1, shared=True
+    )
+    matrix, vector = Slot("matrix", (1000, 100), 0), Slot("vector", (50_000,), 100_000)
+    zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (matrix, vector)}
+    steps, begin = 60, 2.0**60
+    moments = {name: np.full(150_000, begin, np.float32) for name in rule.shared_segments}
+    barrier = threading.Barrier(2, timeout=30)
+    with shared(150_000) as segment:
+
+        def work(slot: int) -> None:
+            where = replace(
+                target(rule, segment.floats),
+                slots={"matrix": matrix, "vector": vector},
+                locks=segment.locks(slot),
+                mode=WRITE_MODES[mode],
+                shared=moments,
+            )
+            barrier.wait()
+            for step in range(1, steps + 1):
+                rule.step(where, zeros, lr=0.01, step=step, seed=2 * step + slot)
+
+        in_threads(work, (1, 2))
+    for name, begins in (("m", 0), ("v", vector.offset)):
+        halved = np.log2(begin / moments[name][begins:].astype(np.float64))
+        assert set(halved.tolist()) == {2.0 * steps}
 
 
 def test_a_part_of_a_step_can_wait_in_the_worker() -> None:
