@@ -16,10 +16,11 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import SGD, AdamW, Momentum
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
+from mlxhog.strategies.rounds import DECIDED, MARK, STAGES, Rounds
 from mlxhog.strategies.rounds import STEPS as STEPS_WORD
 from mlxhog.strategies.rounds import Rounds
 from tests.pairs import each_of
-from tests.strategies.deaths import die_and_be_replaced, lines
+from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.local_runs import (
     FLOATS,
     LR,
@@ -32,7 +33,7 @@ from tests.strategies.local_runs import (
     take_steps,
     worker,
 )
-from tests.threads import begin
+from tests.threads import begin, join
 
 pytestmark = pytest.mark.slow
 
@@ -441,6 +442,32 @@ def check(arena: Arena, of: Local, where: str) -> None:
     ledger = Ledger(arena)
     assert ledger.watermark == STEPS, where
     torn = ledger.position()["torn"]
+def test_who_died_at_the_end_of_a_meeting_waits_for_the_others_in_it() -> None:
+    """Else it would deal out the next batches by the round that they have not ended yet."""
+    of = method("local_sgd")
+    with new_arena(of) as arena:
+        before = [worker(arena, slot, of) for slot in (1, 2)]
+        for one in before * 2:
+            take_step(one, lease_of(one))
+        rounds = Rounds(arena, 2)
+        of.decide(arena, rounds)
+        for stage, do in enumerate(of.stages, start=1):
+            for rank in (0, 1):
+                if (stage, rank) != (len(of.stages), 1):
+                    do(of, arena, rounds, rank)
+                    rounds.set_of(rank, STAGES, stage)
+        for slot in (1, 2):
+            arena.workers.mark_dead(slot)
+        first, second = (worker(arena, slot, of) for slot in (1, 2))
+        beat_ns, steps = first.context.entry.heartbeat_ns, rounds.of(0, STEPS_WORD)
+        threads = begin(take_steps, [first])
+        while first.context.entry.heartbeat_ns == beat_ns and rounds.of(0, STEPS_WORD) == steps:
+            let_others_run()  # until it waits, or goes wrong
+        join([*threads, *begin(take_steps, [second])])
+        of.settle(arena, Ledger(arena))
+        check(arena, of, "the last stage")
+
+
     assert torn <= 1, where
     result = arena.param("w").tolist()
     assert result == [result[0]] * FLOATS or torn, where
