@@ -77,6 +77,7 @@ class Monitor:
         self.train_bits_per_byte: float | None = None
         self.ended_ns: int | None = None
         self.over = False  # the budget is used up
+        self._no_step_fits = False
         self.samples = 0
         self.evaluations = 0  # while training
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
@@ -146,12 +147,18 @@ class Monitor:
         start = self.arena.counters.load("start_ns")
         return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
 
-    def no_step_fits(self) -> bool:
-        """Whether no worker begins another step, since it would end after the budget's time."""
+    def no_step_fits(self, step_s: float) -> bool:
+        """Whether no worker begins another step, since it would end after the budget's time.
+
+        Once that is so it stays so: the last step may be faster than those before it.
+
+        Args:
+            step_s: how long the next step takes, in seconds.
+        """
         limit_s = self.budget.seconds
-        entries = [self.arena.workers.entry(slot) for slot in self.workers]
-        shortest_s = min((one.step_s for one in entries if one.state != State.FREE), default=0.0)
-        return limit_s is not None and self.seconds() + shortest_s >= limit_s
+        if limit_s is not None and self.seconds() + step_s >= limit_s:
+            self._no_step_fits = True
+        return self._no_step_fits
 
     def staleness(self) -> dict[int, int]:
         """Steps by how many updates others made between their reads and writes, ascending."""

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from mlxhog import _native
 from mlxhog.arena import Arena
-from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.config.config import TrainConfig
@@ -166,6 +166,8 @@ class QuorumWorker(SyncWorker):
         first = context.arena.counters.load("first_ticket") + round_ * context.workers
         epoch, ticket = divmod(first + context.rank, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
+        if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
+            return Idle.WAIT  # not its predecessor's, which had applied it
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 

@@ -181,13 +181,17 @@ class Context:
         if limit_ns := self.arena.counters.load("limit_ns"):
             self.budget = replace(self.budget, seconds=limit_ns / 1e9)
 
-    def used_up(self) -> bool:
+    def used_up(self, step_s: float | None = None) -> bool:
         """Whether the tokens of the budget are used up, or the time before a step would end.
 
         Steps are claimed singly.
+
+        Args:
+            step_s: how long the step takes, in seconds; None is as long as this worker's so far.
         """
         seconds, tokens = self.budget.seconds, self.budget.tokens
-        if seconds is not None and self.seconds() + self.entry.step_s >= seconds:
+        step_s = self.entry.step_s if step_s is None else step_s
+        if seconds is not None and self.seconds() + step_s >= seconds:
             return True
         return tokens is not None and self.arena.counters.load("tokens") >= tokens
 

@@ -195,6 +195,11 @@ class Strategy(ABC):
         """
         return ledger.count_done() - arena.counters.load("tickets_before")
 
+    def step_s(self, arena: Arena) -> float:
+        """About how long the next step takes, in seconds: that of the fastest worker."""
+        entries = (entry for entry in arena.workers if entry.state != State.FREE)
+        return min((entry.step_s for entry in entries), default=0.0)
+
     def between_steps(self, arena: Arena) -> bool:
         """Whether nothing that workers do together is under way, as far as the arena says.
 

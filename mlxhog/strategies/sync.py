@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
@@ -73,6 +73,11 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
         "sync.norm": ("float64", n_params),
         "sync.words": ("uint8", LINE * (2 + 2 * workers + -(-workers // WORDS_PER_LINE))),
     }
+
+
+def round_s(arena: Arena, workers: int, needed: int) -> float:
+    """About how long a round takes, in seconds, that waits for the first so many of its workers."""
+    return sorted(arena.workers.entry(rank + 1).step_s for rank in range(workers))[needed - 1]
 
 
 def is_over(words: NDArray[np.uint8], workers: int) -> bool:
@@ -134,6 +139,10 @@ class Sync(Strategy):
         """Rounds that every worker has ended."""
         return rounds_done(arena.segment("sync.words"), self.workers)
 
+    def step_s(self, arena: Arena) -> float:
+        """That of the slowest worker that a round waits for."""
+        return round_s(arena, self.workers, self.batches_per_step())
+
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""
         return between_rounds(arena.segment("sync.words"), self.workers)
@@ -170,6 +179,7 @@ class SyncWorker:
         slots = arena.layout.slots.values()
         self._costs = [division.cost(slot, context.optimizer) for slot in slots]
         self._ranks: Sequence[int] = range(context.workers)
+        self._needed = context.workers
         self._share = division.parameters(self._costs, context.workers)[context.rank]
         self._line = 2 + 2 * context.rank
         self._shares: division.SharesBySpeed | None = None
@@ -203,7 +213,8 @@ class SyncWorker:
         limit = context.step_limit
         if context.paused() and not context.stopping():
             return 0
-        if context.stopping() or context.used_up():
+        takes_s = round_s(context.arena, context.workers, self._needed)
+        if context.stopping() or context.used_up(takes_s):
             code = STOP
         elif limit is not None and round_ >= limit:
             code = STOP
@@ -278,6 +289,8 @@ class SyncWorker:
         first += round_ * context.workers
         epoch, ticket = divmod(first + context.rank, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
+        if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
+            return Idle.WAIT  # not its predecessor's, which had applied it
         context.entry.ticket = ticket
         if self._shares is None:
             return Lease(epoch, ticket)

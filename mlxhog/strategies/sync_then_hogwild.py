@@ -22,6 +22,7 @@ from mlxhog.strategies.sync import (
     between_rounds,
     is_over,
     pass_over,
+    round_s,
     rounds_done,
     sync_segments,
 )
@@ -68,6 +69,12 @@ class SyncThenHogwild(Strategy):
             return tickets
         rounds = rounds_done(arena.segment("sync.words"), self.workers)
         return rounds + tickets - rounds * self.workers if self.is_over(arena) else rounds
+
+    def step_s(self, arena: Arena) -> float:
+        """That of the slowest worker, while rounds wait for it."""
+        if self.is_over(arena):
+            return super().step_s(arena)
+        return round_s(arena, self.workers, self.workers)
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""

@@ -275,7 +275,7 @@ class _Training(Session):
         """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
         counters, budget = self.arena.counters, self.monitor.budget
         return (
-            self.monitor.no_step_fits()
+            self.monitor.no_step_fits(self.strategy.step_s(self.arena))
             or (self.step_limit is not None and self.steps_done() >= self.step_limit)
             or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
         )

@@ -28,6 +28,16 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         assert progress.train_bits_per_byte == pytest.approx(7.0 / 4 / math.log(2))
 
 
+def test_that_no_step_fits_any_more_is_not_taken_back() -> None:
+    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
+    with Arena.create(layout) as arena:
+        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(seconds=60.0))
+        arena.counters.store("start_ns", monotonic_ns())
+        assert not monitor.no_step_fits(1.0)
+        assert monitor.no_step_fits(100.0)
+        assert monitor.no_step_fits(1.0)  # the last one was faster
+
+
 @pytest.mark.parametrize(
     ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
 )

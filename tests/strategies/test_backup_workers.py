@@ -13,11 +13,13 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, TicketState
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import Idle, Lease, Outcome, Strategy, build
 from mlxhog.strategies.backup_workers import QuorumWorker, SyncWithBackups, members
 from tests.strategies.deaths import after, die_and_be_replaced, lines
-from tests.strategies.test_sync import LR, context, strategy
+from tests.strategies.test_sync import LR, context, note_step, strategy
 from tests.threads import begin, join
 
 WORKERS, ROUNDS = 3, 3
@@ -110,6 +112,24 @@ def test_a_checkpoint_passes_over_what_a_worker_misses_that_evaluates_meanwhile(
         while (lease := slow.claim()) is not Idle.DONE:
             assert lease is Idle.WAIT
         assert ledger.watermark == ROUNDS * WORKERS
+
+
+def test_a_round_is_begun_if_those_whom_it_waits_for_end_it_in_time() -> None:
+    with new_arena() as arena:
+        first, *_ = [worker(arena, rank) for rank in range(WORKERS)]
+        arena.counters.store("start_ns", monotonic_ns())
+        first.context.budget = Budget(seconds=60.0)
+        for slot, seconds in ((1, 1.0), (2, 100.0), (3, 10.0)):
+            note_step(arena.workers.entry(slot), seconds)
+        assert OF.step_s(arena) == 10.0
+        assert isinstance(first.claim(), Lease)
+
+
+def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied() -> None:
+    with new_arena() as arena:
+        one = worker(arena, 0)
+        assert one.context.ledger.claim_exact(0, 0, 99)
+        assert one.claim() is Idle.WAIT
 
 
 def test_steps_are_counted_by_one_worker_of_each_round() -> None:

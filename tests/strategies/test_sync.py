@@ -12,11 +12,14 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, TicketState
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry, Phase
 from mlxhog.config.budget import Budget
 from mlxhog.optim import SGD
 from mlxhog.strategies import Context, Idle, Lease, Part, Strategy
+from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
+from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
 from tests.threads import in_threads
 
 LR = 0.5
@@ -126,6 +129,39 @@ def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncount
         worker._finish_stage(stage)
     assert arena.counters.load("steps") == 0
     assert worker.claim() is Idle.DONE
+
+
+def note_step(entry: Entry, seconds: float) -> None:
+    """Let a worker's only step so far have taken so long."""
+    entry.compute_ns, entry.steps = int(seconds * 1e9), 1
+
+
+@pytest.mark.parametrize(("slowest_s", "idle"), [(100.0, Idle.DONE), (10.0, None)])
+def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(
+    arena: Arena, slowest_s: float, idle: Idle | None
+) -> None:
+    first, second = (context(arena, slot) for slot in (1, 2))
+    arena.counters.store("start_ns", monotonic_ns())
+    first.budget, first.step_limit = Budget(seconds=60.0), None
+    note_step(first.entry, 0.5)
+    note_step(second.entry, slowest_s)
+    claim = SyncWorker(first).claim()
+    assert claim == (idle or Lease(0, 0))
+    assert first.strategy.step_s(arena) == slowest_s
+    assert strategy(SyncThenHogwild).step_s(arena) == slowest_s
+    assert strategy(Hogwild).step_s(arena) == 0.5  # of which the fastest still begins one
+
+
+def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied(
+    arena: Arena,
+) -> None:
+    worker = SyncWorker(context(arena, 1))
+    ledger = worker.context.ledger
+    assert ledger.claim_exact(0, 0, 99)
+    assert worker.claim() is Idle.WAIT
+    ledger.begin_apply(0, 0, 99)
+    ledger.finish(0, 0, 99)
+    assert worker.claim() == Lease(0, 0)
 
 
 # -- sequences dealt out by speed ------------------------------------------------------------------
