@@ -5,7 +5,9 @@ not seen. `--predict` says what it reads instead:
 
     none  the parameters as they are
     own   moved on by (P - 1)/P of what they moved between this worker's last two reads: each of the
-          other P - 1 adds about one step while this one takes two reads. A private copy.
+          other P - 1 adds about one step while this one takes two reads. Where n > P steps came
+          between the reads (it evaluated, or came late), by h/n of it if that is less; h is as
+          below, P - 1 at least. A private copy.
           Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta)
     last  moved on by h (u + (u - u')/2): u is the last step that anyone added, u' the one before,
           element by element; h is how many steps others will have added when this gradient lands,
@@ -102,37 +104,64 @@ class AsTheyAre:
         """Of no interest."""
 
 
-class OwnMovement(AsTheyAre):
-    """Moves a snapshot on by its last movement; costs a private copy of the parameters."""
+class _Ahead(AsTheyAre):
+    """Expects some steps of others: one of each, and later as many as there were."""
 
     def __init__(self, params: Float32, workers: int) -> None:
-        """Begin without movement."""
+        """Read from the shared parameters, (n,) float32, as one of so many workers."""
         super().__init__(params)
-        self._previous = np.empty_like(params)
-        updates.snapshot(self._previous, params)
-        self._share = (workers - 1) / workers
-
-    def read(self, dst: Float32) -> None:
-        """A snapshot, moved on."""
-        updates.snapshot_predict(dst, self._params, self._previous, self._share)
-
-
-class LastSteps(AsTheyAre):
-    """Moves a snapshot on by the last steps of anyone."""
-
-    def __init__(self, params: Float32, record: Record, workers: int) -> None:
-        """Expect one step of each other worker, until gradients have landed."""
-        super().__init__(params)
-        self._record = record
+        self._workers = workers
         self.others = float(workers - 1)
-
-    def read(self, dst: Float32) -> None:
-        """A snapshot, moved on."""
-        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
 
     def landed(self, staleness: int) -> None:
         """Take it into the running mean."""
         self.others = MEMORY * self.others + (1.0 - MEMORY) * staleness
+
+
+class OwnMovement(_Ahead):
+    """Moves a snapshot on by its last movement; costs a private copy of the parameters.
+
+    Attributes:
+        previous: the parameters at the last read.
+    """
+
+    def __init__(self, arena: Arena, workers: int) -> None:
+        """Begin without movement."""
+        super().__init__(arena.params, workers)
+        self._counters = arena.counters
+        self._version = self._counters.load("version")
+        self.previous = np.empty_like(arena.params)
+        updates.snapshot(self.previous, arena.params)
+
+    def read(self, dst: Float32) -> None:
+        """A snapshot, moved on."""
+        horizon = self.horizon(self._counters.load("version"))
+        updates.snapshot_predict(dst, self._params, self.previous, horizon / self._workers)
+
+    def horizon(self, version: int) -> float:
+        """How far a read looks ahead, where the movement since the last one counts as P steps.
+
+        Args:
+            version: updates before this read.
+        """
+        usual, steps = self._workers - 1.0, version - self._version
+        self._version = version
+        if steps <= self._workers:
+            return usual
+        return min(usual, max(usual, self.others) / steps * self._workers)
+
+
+class LastSteps(_Ahead):
+    """Moves a snapshot on by the last steps of anyone."""
+
+    def __init__(self, params: Float32, record: Record, workers: int) -> None:
+        """Expect one step of each other worker, until gradients have landed."""
+        super().__init__(params, workers)
+        self._record = record
+
+    def read(self, dst: Float32) -> None:
+        """A snapshot, moved on."""
+        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
 
 
 def reader(arena: Arena, config: TrainConfig, workers: int) -> Reader:
@@ -140,5 +169,5 @@ def reader(arena: Arena, config: TrainConfig, workers: int) -> Reader:
     if (recorded := record(arena, config, workers)) is not None:
         return LastSteps(arena.params, recorded, workers)
     if config.prediction == "own" and workers > 1:
-        return OwnMovement(arena.params, workers)
+        return OwnMovement(arena, workers)
     return AsTheyAre(arena.params)

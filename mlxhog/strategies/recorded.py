@@ -75,7 +75,7 @@ class InTurnWorker(HogwildWorker):
             a, b = numbers.horizon * (1.0 + trend), numbers.horizon * trend
             _native.read_in_turn(*access, record.last, record.prev, a=a, b=b, seed=seed)
         elif self._previous is not None:
-            share = (numbers.workers - 1) / numbers.workers
+            share = numbers.horizon / numbers.workers
             _native.read_in_turn(*access, own_prev=self._previous, a=share, seed=seed)
         else:
             _native.read_in_turn(*access, seed=seed)
@@ -95,7 +95,8 @@ class InTurnWorker(HogwildWorker):
         if record is not None:
             self._reader = look_ahead.LastSteps(arena.params, record, workers)
         elif config.prediction == "own" and workers > 1:
-            self._previous = np.empty_like(arena.params)
+            self._reader = look_ahead.OwnMovement(arena, workers)
+            self._previous = self._reader.previous  # of which each stripe is read in its turn
             access = (self._locks, self._regions, self._previous, arena.params)
             _native.read_in_turn(*access, seed=seed)
 
@@ -144,12 +145,10 @@ class RecordedWorker(InTurnWorker):
         self._version_read = context.arena.counters.load("version")
         context.entry.version_read = self._version_read
         workers = context.live_workers
-        horizon = float(workers - 1)
-        if isinstance(self._reader, look_ahead.LastSteps) and workers == self._workers:
-            horizon = self._reader.others
         numbers = Numbers(
-            self._number, lease.epoch, lease.ticket, self._version_read, workers, horizon
-        )
+            self._number, lease.epoch, lease.ticket, self._version_read, workers,
+            self._horizon(workers),
+        )  # fmt: skip
         self.book.numbers, self.book.begun_at = numbers, self._log.size
         self.book.phase = turns.READING
         self._read_in_turn(numbers)
@@ -158,6 +157,13 @@ class RecordedWorker(InTurnWorker):
         if self._number % CHECK_EVERY == 0:
             self._sha256 = hashlib.sha256(weights.data).digest()
         context.backend.refresh()
+
+    def _horizon(self, workers: int) -> float:
+        """How far the next read looks ahead, as one of so many workers."""
+        reader = self._reader if workers == self._workers else None
+        if isinstance(reader, look_ahead.OwnMovement):
+            return reader.horizon(self._version_read)
+        return reader.others if isinstance(reader, look_ahead.LastSteps) else float(workers - 1)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Add this worker's optimizer step, and append its record."""

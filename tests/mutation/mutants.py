@@ -204,7 +204,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/strategies/test_look_ahead.py",),
         [
             ("MEMORY * self.others + (1.0 - MEMORY)", "MEMORY * self.others + MEMORY"),
-            ("(workers - 1) / workers", "workers / (workers - 1)"),
+            ("horizon / self._workers", "self._workers / horizon"),
+            ("if steps <= self._workers:", "if True:"),
             ("self.others = float(workers - 1)", "self.others = float(workers)"),
         ],
     ),

@@ -78,6 +78,29 @@ def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
     assert read(result, arena) == 2.0  # nothing has moved since
 
 
+@pytest.mark.parametrize(
+    ("steps", "landed", "share"),
+    [
+        (4, 3, 3 / 4),
+        (1, 0, 3 / 4),
+        (300, 3, 3 / 300),  # it evaluated between its reads
+        (31, 30, 3 / 4),  # it is slow: so many come while it computes, too
+    ],
+)
+def test_own_movement_goes_on_for_no_more_steps_than_are_expected(
+    arena: Arena, steps: int, landed: int, share: float
+) -> None:
+    result = reader(arena, config("own"), 4)
+    for _ in range(200):
+        result.landed(landed)
+    arena.counters.store("version", steps)
+    arena.param("w")[...] = 2.0
+    assert read(result, arena) == pytest.approx(2.0 + share * 2.0, rel=1e-6)
+    arena.counters.add("version", 4)
+    arena.param("w")[...] = 3.0
+    assert read(result, arena) == 3.0 + 0.75  # between these reads came one of each again
+
+
 def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena: Arena) -> None:
     workers = []
     for slot in (1, 2):

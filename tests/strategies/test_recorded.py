@@ -198,6 +198,19 @@ def test_workers_that_read_and_write_between_each_other_are_repeated_bit_for_bit
     assert_same(recorded, replayed(runs))
 
 
+@pytest.mark.parametrize("runs", ["private moments, own"], indirect=True)
+def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_for_bit(
+    runs: Runs,
+) -> None:
+    recorded = runs.arena("record")
+    late, busy = runs.worker(recorded, 1), runs.worker(recorded, 2)
+    for worker in (late, *[busy] * 6, late):
+        write(worker, claim_and_read(worker))
+    steps = [record for record in runs.log(1) if isinstance(record, Step)]
+    assert [step.numbers.horizon for step in steps] == [1.0, 2 / 7]  # 7 updates, not 2
+    assert_same(recorded, replayed(runs))
+
+
 @every_kind
 def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_bit(
     runs: Runs, tmp_path: Path
