@@ -3,7 +3,8 @@
     staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.asynchrony`)
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
                         with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
-                        for F, where ms = .95 ms + .05 g g of this worker's gradients
+                        for F, where ms = .95 ms + .05 g g of this worker's gradients, over
+                        1 - .95^t when t have come to its process, which begins with ms = 0
     delay_feedback      u + e - e' for a step u: e = u tau/n is added in advance, e' was before; n
                         updates come between two steps of a worker (`mlxhog.optim.delay_feedback`)
     rescale_by_speed    lr T_p mean(1 / T), T_p a worker's time for a gradient: workers then move
@@ -55,6 +56,7 @@ class Delays:
         self._adapts = self._by_speed or self._rule.kind != "none" or bool(self._compensation)
         self._now: Float32 | None = None
         self._mean_squares: dict[str, Float32] = {}
+        self._weights: dict[str, Float32] = {}  # 1 - .95^t, row by row
 
     @property
     def _workers(self) -> int:
@@ -125,9 +127,14 @@ class Delays:
             if name not in self._mean_squares:
                 shape = self._context.arena.layout.slots[name].shape
                 self._mean_squares[name] = np.zeros(shape, np.float32)
-            mean = self._mean_squares[name]
-            mean[at] = np.float32(MEMORY) * mean[at] + np.float32(1.0 - MEMORY) * square
-            strength = np.float32(rule.factor) / np.sqrt(mean[at] + np.float32(EPS))
+                of_rows = (*shape[:1], *[1] * (len(shape) - 1))
+                self._weights[name] = np.zeros(of_rows, np.float32)
+            mean, weight = self._mean_squares[name], self._weights[name]
+            keep, take = np.float32(MEMORY), np.float32(1.0 - MEMORY)
+            mean[at] = keep * mean[at] + take * square
+            weight[at] = keep * weight[at] + take
+            square_then = mean[at] / weight[at]
+            strength = np.float32(rule.factor) / np.sqrt(square_then + np.float32(EPS))
         return grad + strength * square * moved
 
 

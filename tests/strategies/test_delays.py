@@ -114,13 +114,27 @@ def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square() ->
         one = worker(arena, 1, delay_compensation="adaptive:2")
         one.read()
         arena.param("w")[...] = 1.0
-        gradient = np.full(4, 3.0, np.float32)
-        mean = 0.0
-        for _ in range(3):
-            mean = 0.95 * mean + 0.05 * 9
+        for t in range(1, 5):
+            values = np.array([3.0, 1.0, 5.0, 0.5])[:t]
+            shares = 0.05 * 0.95 ** np.arange(t)[::-1]
+            mean = (shares * values**2).sum() / (1 - 0.95**t)  # as Adam corrects its moments
+            gradient = np.full(4, values[-1], np.float32)
             actual = one._delays.compensated({"w": gradient})["w"]
             assert not isinstance(actual, Rows)
-            np.testing.assert_allclose(actual, 3 + 2 / np.sqrt(mean + 1e-7) * 9, rtol=1e-5)
+            expected = values[-1] + 2 / np.sqrt(mean + 1e-7) * values[-1] ** 2
+            np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_comes() -> None:
+    with arena_with_rows() as arena:
+        one = worker(arena, 1, delay_compensation="adaptive:2")
+        one.read()
+        arena.param("rows")[...] = 1.0
+        for row in (0, 0, 0, 2):
+            rows = Rows(np.array([row], np.int32), np.full((1, 2), 3.0, np.float32))
+            actual = one._delays.compensated({"rows": rows})["rows"]
+            assert isinstance(actual, Rows)
+            np.testing.assert_allclose(actual.values, 3 + 2 / 3 * 9, rtol=1e-5)
 
 
 def take(worker: HogwildWorker, gradient: float = 1.0, others: int = 0) -> None:
