@@ -91,7 +91,7 @@ class Local(Strategy):
         return self.workers
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
-        """Steps that each worker takes in a round which begins after so many steps of all."""
+        """Steps that each worker takes in a round which begins after so many of the run."""
         return [NEVER] * self.workers
 
     def worker(self, context: Context) -> LocalWorker:
@@ -139,7 +139,7 @@ class Local(Strategy):
         rounds.set_of_run(VERSION_BASE, version)
         for name in self.replica_segments():
             updates.snapshot(arena.segment(name), arena.params)
-        for rank, steps in enumerate(self.steps_of_round(arena, 0)):
+        for rank, steps in enumerate(self.steps_of_round(arena, version)):
             rounds.set_of(rank, MARK, steps)
 
     def position(self, arena: Arena) -> dict[str, Any]:
@@ -188,14 +188,19 @@ class Local(Strategy):
         arena.counters.store("version", rounds.version())
         super().settle(arena, ledger)
 
+    def _next_round(self, arena: Arena, rounds: Rounds) -> Sequence[int]:
+        """Steps of the round after the one in hand; before these rounds a step was an update."""
+        before = rounds.of_run(VERSION_BASE)
+        return self.steps_of_round(arena, before + sum(rounds.of_all(MARK)))
+
     def decide(self, arena: Arena, rounds: Rounds) -> None:
         """Let a meeting begin, and say how long the round after it is."""
-        rounds.set_next(self.steps_of_round(arena, sum(rounds.of_all(MARK))))
+        rounds.set_next(self._next_round(arena, rounds))
         rounds.set_of_run(DECIDED, rounds.of_run(DECIDED) + 1)
 
     def _hold_meeting(self, arena: Arena, rounds: Rounds) -> None:
         """A whole meeting, of which workers that wait see nothing before it is over."""
-        rounds.set_next(self.steps_of_round(arena, sum(rounds.of_all(MARK))))
+        rounds.set_next(self._next_round(arena, rounds))
         for run in self.stages:
             for rank in range(self.workers):
                 run(self, arena, rounds, rank)

@@ -328,6 +328,17 @@ def test_a_run_resumed_with_other_replicas_begins_from_the_average() -> None:
         assert other.resume(resumed, Ledger(resumed), state) is None
 
 
+def test_the_first_steps_that_are_averaged_one_by_one_are_those_of_the_run() -> None:
+    of = method("local_sgd", 2, local_after=6)
+    with new_arena(of) as arena:
+        assert Rounds(arena, 2).of_all(MARK) == [1, 1]
+    with new_arena(of) as arena:
+        arena.counters.store("version", 4)  # of another strategy, or of other workers
+        of.begin(arena)
+        run(arena, of, steps=6)
+        assert Rounds(arena, 2).of_run(DECIDED) == 2  # of 2 steps, and of 4
+
+
 def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once() -> None:
     of = method("avg_runs")
     with new_arena(of) as arena, new_arena(of) as resumed:
