@@ -74,9 +74,14 @@ class Disjoint(Hogwild):
         return {**super().state(arena), "block_steps": steps_taken(arena)}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
-        """Set the updates of each parameter; those of the run where it had no blocks."""
+        """Set the updates of each parameter; those of the run where it had no blocks.
+
+        None where the optimizer begins anew.
+        """
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
-        steps, words = state.get("block_steps", of_run), arena.segment("blocks.steps")
+        known = not self.config.reset_optimizer and "block_steps" in state
+        steps = state["block_steps"] if known else of_run
+        words = arena.segment("blocks.steps")
         for k, name in enumerate(arena.layout.slots):
             _native.store_u64(words, 8 * k, steps[name])
 

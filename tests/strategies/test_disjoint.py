@@ -96,6 +96,15 @@ def ones(arena: Arena) -> dict[str, Any]:
     return {name: np.ones(slot.shape, np.float32) for name, slot in arena.layout.slots.items()}
 
 
+@pytest.mark.parametrize(("reset", "count"), [(False, 7), (True, 0)])
+def test_an_optimizer_that_begins_anew_counts_its_steps_anew(
+    arena: Arena, reset: bool, count: int
+) -> None:
+    kind = strategy(Disjoint, WORKERS, reset_optimizer=reset)
+    kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
+    assert steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
+
+
 def take_step(worker: DisjointWorker, grads: dict[str, Any]) -> frozenset[str]:
     """One step; returns the names of what it wrote."""
     lease = worker.claim()
