@@ -63,6 +63,8 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     saved, strategy = plan.resumption.checkpoint, plan.strategy
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
+    if RESIDUAL not in plan.private_state or plan.config.reset_optimizer:
+        _write_residuals(arena, saved)  # before a strategy takes copies of the parameters
     state = {**saved.state, "ledger": _position(plan, saved.state, ledger)}
     arena.counters.store("version", int(state["version"]))
     position = strategy.resume(arena, ledger, state)
@@ -73,8 +75,6 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
     message = _restore_moments(plan, arena, saved)
-    if RESIDUAL not in plan.private_state:
-        _write_residuals(arena, saved)
     joined = _joined_text(state.get("joined", 0), len(plan.workers))
     strategy.restore_state(arena, state)
     used = state["used"]
@@ -168,7 +168,7 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
 
 
 def _write_residuals(arena: Arena, saved: checkpoint.Checkpoint) -> None:
-    """Add what the workers of a sparsified run had not written yet, as this run would never."""
+    """Add what workers of a sparsified run had not written yet, where this one never would."""
     for key, value in saved.optimizer.items():
         segment, _, name = key.partition("/")
         if segment.startswith(f"{RESIDUAL}."):

@@ -116,12 +116,22 @@ def test_other_workers_take_over_all_that_was_not_written_yet(
             np.testing.assert_allclose(now, before, rtol=1e-5, atol=1e-9)
 
 
-def test_a_run_that_goes_on_dense_writes_what_was_waiting(two_topk: tuple[Path, Result]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"strategy": "local_sgd"}, {"reset_optimizer": True, **SPARSE["topk"]}],
+    ids=["dense", "copies", "reset"],
+)
+def test_a_run_that_goes_on_without_residuals_writes_what_was_waiting(
+    two_topk: tuple[Path, Result], options: dict[str, Any]
+) -> None:
     folder, first = two_topk
     loaded = saved(first)
-    planned = make_plan(small_config(folder, workers=TWO, resume=first.run))
+    planned = make_plan(small_config(folder, workers=TWO, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
+        for copy in planned.strategy.kept_segments():
+            n = arena.layout.probe.offset
+            assert np.array_equal(arena.segment(copy)[:n], arena.params[:n])
         for name, value in loaded.params.items():
             waiting = (
                 loaded.optimizer[f"residual.1/{name}"] + loaded.optimizer[f"residual.2/{name}"]
