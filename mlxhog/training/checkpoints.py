@@ -398,10 +398,12 @@ class Saver:
             if not self._session.interrupts():
                 self._session.report(f"no checkpoint: {error}; training goes on")
 
-    def save_best(self) -> None:
-        """Save while training, and let checkpoints/best name what was saved."""
+    def save_best(self) -> bool:
+        """Save while training, and let checkpoints/best name what was saved; whether it does."""
         try:
             checkpoint.mark_best(self._reporter.run, self.save_while_training())
         except (Refused, EnvironmentLacks) as error:
             if not self._session.interrupts():
                 self._session.report(f"no best checkpoint: {error}; training goes on")
+            return False
+        return True

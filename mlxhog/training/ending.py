@@ -124,15 +124,22 @@ class HeldOutWatch:
         return watch
 
     def look(
-        self, monitor: Monitor, save: Callable[[], None], report: Callable[[str], None]
+        self, monitor: Monitor, save: Callable[[], bool], report: Callable[[str], None]
     ) -> bool:
-        """Take in an evaluation where there is a new one; returns whether training is to end."""
+        """Take in an evaluation where there is a new one; returns whether training is to end.
+
+        Where its weights are to be saved and cannot be, the best is the one before: the next that
+        is better than that is saved.
+        """
         if monitor.evaluations == self._evaluations or monitor.val_bits_per_byte is None:
             return False
         self._evaluations = monitor.evaluations
-        if self.take(monitor.val_bits_per_byte, monitor.totals()[0]) and self.keeps_best:
-            save()
+        before = self.bits_per_byte, self.step
+        is_best = self.take(monitor.val_bits_per_byte, monitor.totals()[0])
+        is_lost = is_best and self.keeps_best and not save()
         self.ended = self.reason_to_stop()
+        if is_lost:
+            self.bits_per_byte, self.step = before
         if self.ended is not None:
             report(f"{self.ended}: training ends")
         return self.ended is not None

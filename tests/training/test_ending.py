@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,21 @@ def test_patience_counts_evaluations_without_a_new_best() -> None:
         assert watch.take(bits, step) == best
         assert (watch.reason_to_stop() is not None) == ends
     assert (watch.bits_per_byte, watch.step) == (2.5, 1)
+
+
+def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved() -> None:
+    watch, saves = HeldOutWatch(keeps_best=True), []
+    monitor: Any = SimpleNamespace(evaluations=0, totals=lambda: (monitor.evaluations, 0, 0.0))
+    for bits, fits in ((3.0, True), (1.0, False), (2.0, True), (2.5, True)):
+        monitor.evaluations, monitor.val_bits_per_byte = monitor.evaluations + 1, bits
+
+        def save(bits: float = bits, fits: bool = fits) -> bool:
+            saves.append(bits)
+            return fits
+
+        assert not watch.look(monitor, save, print)
+    assert saves == [3.0, 1.0, 2.0]
+    assert (watch.bits_per_byte, watch.step, watch.since) == (2.0, 3, 1)
 
 
 def test_a_loss_that_is_reached_ends_a_run_in_bits_per_byte() -> None:
