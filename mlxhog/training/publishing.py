@@ -84,8 +84,13 @@ class Publisher:
             Whether the newest copy is now as new as can be.
         """
         came, version = self.readers.came(), self._arena.counters.load("version")
-        newest = self._copies.newest()
-        if newest is not None and newest.oldest == newest.version == version and not newest.mixed:
+        newest, met = self._copies.newest(), at_rest and "copies.1" in self._arena.layout.segments
+        if (
+            newest is not None
+            and newest.oldest == newest.version == version
+            and not newest.mixed
+            and not met  # a meeting moves the model, and is no update
+        ):
             self._came = came
             return True
         began = time.monotonic()

@@ -163,6 +163,25 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
         publisher.close()
 
 
+def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_path: Path) -> None:
+    strategy = AvgRuns(TrainConfig(steps=1, strategy="avg_runs"), 2)
+    path = tmp_path / "socket"
+    with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
+        strategy.begin(arena)
+        publisher = Publisher(arena, partial(strategy.load, training=True), Interval(seconds=1))
+        with arena.serve(path, publisher.readers_fd):
+            source = RunWeights(Arena.connect(path), MODEL, name="met", mode="double_buffer")
+            backend = Inbox()
+            for value in (1, 2):  # as an outer step does, which is no update
+                arena.segment("copies.1")[:] = arena.segment("copies.2")[:] = value
+                publisher.publish_at_rest()
+                source.load(backend)
+                held = numbers(backend.inbox, arena)
+                assert {tuple(one.tolist()) for one in held.values()} == {(value,)}
+            source.close()
+        publisher.close()
+
+
 def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path) -> None:
     from mlxhog.arena import plan
 
