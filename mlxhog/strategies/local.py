@@ -417,12 +417,12 @@ class LocalWorker:
         context, rounds, stages = self.context, self._rounds, self._strategy.stages
         rank, last = context.rank, len(stages) * rounds.of_run(DECIDED)
         if rounds.of(rank, STAGES) >= last:
+            self._wait_for(last)  # who died at the end of a meeting did not wait for the others
             return
         context.marks.begin_update()
         for stage, run in enumerate(stages, start=last - len(stages)):
             if rounds.of(rank, STAGES) == stage:
                 run(self._strategy, context.arena, rounds, rank)
-            self._wait_for(last)  # who died at the end of a meeting did not wait for the others
                 rounds.set_of(rank, STAGES, stage + 1)
             self._wait_for(stage + 1)
         context.marks.end_update()

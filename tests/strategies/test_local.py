@@ -18,7 +18,6 @@ from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
 from mlxhog.strategies.rounds import DECIDED, MARK, STAGES, Rounds
 from mlxhog.strategies.rounds import STEPS as STEPS_WORD
-from mlxhog.strategies.rounds import Rounds
 from tests.pairs import each_of
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.local_runs import (
@@ -443,16 +442,6 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: in
     assert len(unreached) <= len(every_line) / 3, unreached
 
 
-def check(arena: Arena, of: Local, where: str) -> None:
-    """Every count is exact; so are the parameters, unless a step was torn."""
-    assert arena.counters.load("version") == STEPS, where
-    assert of.steps_done(arena, Ledger(arena)) == STEPS, where
-    own = Rounds(arena, 2).of_all(STEPS_WORD)
-    assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == own, where
-    assert sum(own) == STEPS, where
-    ledger = Ledger(arena)
-    assert ledger.watermark == STEPS, where
-    torn = ledger.position()["torn"]
 def test_who_died_at_the_end_of_a_meeting_waits_for_the_others_in_it() -> None:
     """Else it would deal out the next batches by the round that they have not ended yet."""
     of = method("local_sgd")
@@ -479,6 +468,16 @@ def test_who_died_at_the_end_of_a_meeting_waits_for_the_others_in_it() -> None:
         check(arena, of, "the last stage")
 
 
+def check(arena: Arena, of: Local, where: str) -> None:
+    """Every count is exact; so are the parameters, unless a step was torn."""
+    assert arena.counters.load("version") == STEPS, where
+    assert of.steps_done(arena, Ledger(arena)) == STEPS, where
+    own = Rounds(arena, 2).of_all(STEPS_WORD)
+    assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == own, where
+    assert sum(own) == STEPS, where
+    ledger = Ledger(arena)
+    assert ledger.watermark == STEPS, where
+    torn = ledger.position()["torn"]
     assert torn <= 1, where
     result = arena.param("w").tolist()
     assert result == [result[0]] * FLOATS or torn, where
