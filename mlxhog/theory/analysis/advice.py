@@ -270,16 +270,30 @@ def _advise_read(evidence: Evidence) -> Iterator[Advice]:
 
 def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
     config = evidence.config
-    if config.strategy != "hogwild" or config.optimizer != "muon" or evidence.lag.mean == 0:
+    shares, late = config.shares_moments, evidence.lag.mean > 0
+    if config.strategy != "hogwild" or config.optimizer not in ("adamw", "muon") or not late:
         return
     if config.sparsify != "none" or config.blocks != "all":
         return  # their moments cannot be shared
+    costs = (
+        "private ones cost memory for each worker, and see its gradients alone; shared ones are "
+        "one pair that sees all gradients, and cost traffic between cores, as every step writes "
+        "them under the parameters' locks"
+    )
+    if config.optimizer == "adamw":
+        yield Advice(
+            "moments",
+            f"keep moments={'shared' if shares else 'private'}",
+            f"{costs}; which of them trains AdamW better has not been measured",
+        )
+        return
     yield Advice(
         "moments",
-        "keep moments=shared" if config.shares_moments else "use moments=shared, predict=last",
+        "keep moments=shared" if shares else "use moments=shared, predict=last",
         f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; moments that "
-        "see every worker's gradients make the last step of anyone the best guess of the next one",
-        "" if config.shares_moments else "--moments shared --predict last",
+        "see every worker's gradients make the last step of anyone the best guess of the next "
+        f"one; {costs}",
+        "" if shares else "--moments shared --predict last",
     )
 
 

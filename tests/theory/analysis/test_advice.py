@@ -173,6 +173,33 @@ def test_reads_are_predicted_where_steps_come_late() -> None:
     assert "predicted reads" not in advice(strategy="sync")
 
 
+@each_of(
+    ("optimizer", "moments", "recommend", "flags"),
+    [
+        ("adamw", "private", "keep moments=private", ""),
+        ("adamw", "shared", "keep moments=shared", ""),
+        ("muon", "shared", "keep moments=shared", ""),
+        ("muon", "private", "use moments=shared, predict=last", "--moments shared --predict last"),
+    ],
+)
+def test_private_and_shared_moments_are_explained_with_what_each_costs(
+    optimizer: str, moments: str, recommend: str, flags: str
+) -> None:
+    one = advice(optimizer=optimizer, moments=moments)["moments"]
+    assert (one.recommend, one.flags) == (recommend, flags)
+    assert "private ones cost memory for each worker, and see its gradients alone" in one.because
+    assert "one pair that sees all gradients, and cost traffic between cores" in one.because
+    unmeasured = "which of them trains AdamW better has not been measured"
+    assert (unmeasured in one.because) == (optimizer == "adamw")
+
+
+def test_moments_are_no_topic_where_they_cannot_be_chosen_or_nothing_is_late() -> None:
+    assert "moments" not in advice(optimizer="sgd")
+    assert "moments" not in advice(strategy="sync")
+    assert "moments" not in advice(sparsify="topk:0.01")
+    assert "moments" not in advice(lag=Lag(mean=0.0, largest=0.0, seen=True))
+
+
 @each_of(("cosine", "flags"), [(0.95, ""), (0.7, "--async-after 0.05"), (0.2, "--async-after 0.1")])
 def test_the_faster_gradients_age_the_longer_training_begins_in_sync(
     cosine: float, flags: str
