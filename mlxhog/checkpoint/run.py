@@ -149,6 +149,14 @@ class Run:
         created = self._read_status().get("created_ns")
         return created if type(created) is int and 0 < created < 2**63 else 0
 
+    def automatic(self) -> tuple[str, ...]:
+        """Return the options that were left to "auto" and are stored as what they came to.
+
+        Runs of older versions do not say, and have none.
+        """
+        names = self._read_status().get("automatic")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; numbers that are not finite become null.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment, read_yaml, resolve, written_in
@@ -119,13 +120,29 @@ def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
     """The stored options of a run.
 
     Without its budget: what is left of it, the checkpoint says. Without the weights it began with,
-    since it has its own. And without its step size where another optimizer is to go on.
+    since it has its own. Without the options of an optimizer or schedule that does not go on, and
+    of a strategy where another one does; of another optimizer the step size is another, too. What
+    was left to "auto" is decided anew where optimizer, strategy or workers are others.
     """
     from mlxhog.checkpoint.checkpoint import run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
-    stored = read_yaml(run_of(spec, Path(root)).config_path)
-    own = _last([stored], "optimizer")
-    same = _last(layers, "optimizer") in (None, "auto", own)
-    names_left_out = (*BUDGETS, *ORIGINS) if same else (*BUDGETS, *ORIGINS, "lr", "learning_rate")
-    return [value for value in stored if value.name not in names_left_out]
+    run = run_of(spec, Path(root))
+    stored = read_yaml(run.config_path)
+    left_out, changed = {*BUDGETS, *ORIGINS}, set()
+    for kind in contradictions.OWNERS:
+        choice, own = _last(layers, kind), _last([stored], kind)
+        if choice in (None, "auto"):
+            choice = own
+        if choice != own:
+            changed.add(kind)
+        elif kind == "strategy":
+            continue
+        left_out.update(contradictions.of_others(kind, str(choice)))
+    if _last(layers, "workers") not in (None, _last([stored], "workers")):
+        changed.add("workers")
+    if "optimizer" in changed:
+        left_out |= {"lr", "learning_rate"}
+    if changed - {"schedule"} or _last([stored], "strategy") == "auto":
+        left_out.update(run.automatic())
+    return [value for value in stored if value.name not in left_out]

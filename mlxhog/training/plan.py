@@ -64,6 +64,7 @@ class Plan(Setup):
             yet, or there is only one.
         division: of the text among clients; None where all workers have one text.
         origin: the checkpoint whose weights a new run begins with; None draws initial values.
+        automatic: options that a run's folder keeps as numbers, and nobody has given.
         stored_values: options that the run's folder keeps in place of what they have come to.
     """
 
@@ -79,6 +80,7 @@ class Plan(Setup):
     auto: bool = False
     division: Division | None = None
     origin: Origin | None = None
+    automatic: tuple[str, ...] = ()
     stored_values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -223,11 +225,14 @@ def make_plan(config: TrainConfig) -> Plan:
         strategy,
         lambda one: plan_layout(spec, one, optimizer, n_tickets, tables, live=live),
     )
-    batches_per_step = _mean_batches_per_step(strategy, resolved.resumption)
-    repeats = []
+    resumption = resolved.resumption
+    batches_per_step = _mean_batches_per_step(strategy, resumption)
+    budget, repeats = resolved.budget, list[str]()
+    if resumption is not None:
+        budget = resumption.in_steps(budget, batches_per_step)
     if config.follow is None:
         repeats = lengths.repetition(
-            resolved.budget,
+            budget,
             train,
             seq_len=config.seq_len,
             tokens_per_step=batches_per_step * config.sequences_per_ticket * config.seq_len,
@@ -264,12 +269,12 @@ def make_plan(config: TrainConfig) -> Plan:
             schedules.build,
             config,
             lr=resolved.lr,
-            per_epoch=max(1, int(n_tickets / batches_per_step)),
+            epochs=_epochs(n_tickets, batches_per_step + config.backup_workers, resumption),
         ),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
         budget=lengths.in_steps(
-            resolved.budget,
+            budget,
             train,
             epochs=config.epochs,
             seq_len=config.seq_len,
@@ -281,6 +286,7 @@ def make_plan(config: TrainConfig) -> Plan:
         auto=resolved.auto,
         division=division,
         origin=begin,
+        automatic=resolved.automatic,
         stored_values=stored_values,
     )
     memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
@@ -290,6 +296,16 @@ def make_plan(config: TrainConfig) -> Plan:
 def _mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
     state = {} if resumption is None else resumption.checkpoint.state
     return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
+
+
+def _epochs(n_tickets: int, per_step: float, resumption: Resumption | None) -> schedules.Epochs:
+    """The epochs of a run, of which each step takes so many batches, with those it throws away."""
+    position = None if resumption is None else resumption.position()
+    if resumption is None or position is None:
+        return schedules.Epochs(n_tickets, per_step)
+    done = position["epoch"] * position["n"] + position["watermark"] + len(position["done"])
+    version = int(resumption.checkpoint.state["version"])
+    return schedules.Epochs(n_tickets, per_step, version, done)
 
 
 def _batches(

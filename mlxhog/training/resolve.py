@@ -7,7 +7,7 @@ All of it is decided here, once, before anything is started; nobody changes it a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlxhog import optim
@@ -36,6 +36,7 @@ class Resolved:
         resumption: the run that goes on; None begins a new one.
         auto: whether a resume is to leave the strategy open: the workers have not been measured
             yet, or there is only one.
+        automatic: options of `optim.OPEN` that nobody has given, now or when the run began.
         notes: what the user should know of these decisions.
     """
 
@@ -44,6 +45,7 @@ class Resolved:
     budget: Budget
     resumption: Resumption | None
     auto: bool
+    automatic: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -76,6 +78,8 @@ def resolve(
     if auto:
         guess = evenness.guess(workers) if n_workers > 1 else "serial"
         config = evenness.with_strategy(config, guess)
+    before = {} if resumption is None else resumption.automatic()
+    asked = config
     config = optim.for_model(config, model.hidden_size, hidden, n_workers)
     apart = n_workers if config.adds_steps_apart else 1
     if config.strategy == "sim":
@@ -87,6 +91,8 @@ def resolve(
             f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
             "worker adds steps of its own (lr_workers)"
         )
+    if not auto or n_workers == 1:  # else the workers are measured first
+        notes += _other_defaults(config, asked, before, n_workers)
     if optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
         rule = "adam" if optimizer.startswith("apollo") else "adamw"
         notes.append(
@@ -94,14 +100,34 @@ def resolve(
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
             "every parameter"
         )
+    if config.predict != asked.predict:
+        notes.append(
+            f"predict {asked.predict}: {config.optimizer} has no moments of all workers, so it is "
+            f"{config.prediction} (--moments shared keeps it)"
+        )
     return Resolved(
         config=config,
         lr=config.top_lr * factor,
         budget=budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
         resumption=resumption,
         auto=auto,
+        automatic=tuple(
+            name for name in optim.OPEN if getattr(asked, name) in (None, before.get(name))
+        ),
         notes=tuple(notes),
     )
+
+
+def _other_defaults(
+    config: TrainConfig, asked: TrainConfig, before: Mapping[str, float], workers: int
+) -> list[str]:
+    """Notes on what has been left open, and comes to another value than when the run began."""
+    return [
+        f"{name} {value:.4g}: the default of {config.optimizer} in {config.strategy} with "
+        f"{workers} worker{'s' * (workers > 1)}; the run had {before[name]:.4g}"
+        for name in before
+        if getattr(asked, name) is None and (value := getattr(config, name)) != before[name]
+    ]
 
 
 def sets_vocabulary(config: TrainConfig) -> bool:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from mlxhog import optim
+from mlxhog.arena.ledger import Position
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import read_yaml
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
+from mlxhog.files.quantities import parse_number
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,45 @@ class Resumption:
             )
         return cls(config, run, saved, rest)
 
+    def automatic(self) -> dict[str, float]:
+        """What the options of `optim.OPEN` came to before that were left to "auto"."""
+        names = self.run.automatic()
+        if not names or not self.run.config_path.is_file():
+            return {}
+        values = {one.name: one.value for one in read_yaml(self.run.config_path)}
+        return {
+            name: parse_number(values[name])
+            for name in optim.OPEN
+            if name in names and values.get(name, "auto") != "auto"
+        }
+
+    def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
+        """What is left of a budget of passes, or of tokens, in the steps of this call.
+
+        Args:
+            budget: what is left.
+            batches_per_step: of this call, on average.
+        """
+        rest = self.checkpoint.state["left"]
+        if self.own_budget is None or budget.steps is None or not rest.get("batches_per_step"):
+            return budget
+        ratio = rest["batches_per_step"] / batches_per_step
+        return replace(
+            budget,
+            steps=math.ceil(round(budget.steps * ratio, 6)),
+            equal_steps_before=rest["steps_before"] * ratio,
+        )
+
+    def position(self) -> Position | None:
+        """Where the text that is trained on goes on: that of `--data`, or that which is followed.
+
+        A run may train on either in turn; each goes on where it was left, from its beginning, which
+        is None, at first.
+        """
+        state = self.checkpoint.state
+        positions: Mapping[str, Position] = state.get("ledgers", {"data": state["ledger"]})
+        return positions.get(text_kind(self.config))
+
     def check_data(self, tokenizer: Tokenizer, digest: str) -> None:
         """Refuse another tokenizer, or another training text than that with this digest.
 
@@ -96,6 +139,11 @@ class Resumption:
         _, newest = checkpoint.resumable(self.config.resume, Path(self.config.out))
         if newest != self.checkpoint.path:
             raise RunError(f"another command has just gone on with {self.run.directory}; try again")
+
+
+def text_kind(config: TrainConfig) -> str:
+    """Which text is trained on, as a checkpoint has it."""
+    return "data" if config.follow is None else "stream"
 
 
 def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:

@@ -412,7 +412,12 @@ class _Training(Session):
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""
-        self.reporter.write_status(status=self.status, checkpoint=self.saver.newest, **more)
+        self.reporter.write_status(
+            status=self.status,
+            checkpoint=self.saver.newest,
+            automatic=self.plan.automatic,
+            **more,
+        )
 
     def _result(self, error: MlxhogError | None) -> Result:
         return self.reporter.result(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mlxhog
+from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
+from mlxhog.config.sources import written_in
 from mlxhog.report.plain import PlainLines
+from mlxhog.training.calling import configured
 from tests.training.small import small_config
 
 Asked = list[tuple[TrainConfig, Any]]
@@ -82,6 +86,108 @@ def test_bad_input_names_what_is_wrong_and_the_way_out(
     with pytest.raises(mlxhog.ConfigError, match=message):
         call()
     assert not asked
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """Makes a run with these options, of which some were left to "auto"; returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*automatic: str, **options: Any) -> str:
+        new_run = run.create(Path("runs"), "old")
+        new_run.config_path.write_text(TrainConfig(steps=100, **options).to_yaml())
+        new_run.write_status({"automatic": automatic})
+        return new_run.name
+
+    return make
+
+
+def resumed(name: str, **options: object) -> TrainConfig:
+    """The options with which such a run goes on."""
+    return configured([written_in("train()", {"resume": name, **options})])
+
+
+SYNC = {"strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75}
+
+
+def test_a_run_that_averages_goes_on_lock_free(stored: Callable[..., str]) -> None:
+    name = stored("lr", "beta1", **SYNC, workers="2")
+    config = resumed(name, strategy="hogwild", max_workers=4)
+    assert (config.strategy, config.sync_shares) == ("hogwild", "equal")
+    assert (resumed(name).strategy, resumed(name).sync_shares) == ("sync", "speed")
+    with pytest.raises(mlxhog.ConfigError, match="sync_shares: is for strategy sync, not hogwild"):
+        resumed(name, strategy="hogwild", sync_shares="speed")
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "left_out"),
+    [
+        ({"strategy": "diloco", "outer_lr": 0.5}, {"strategy": "sync"}, ["outer_lr"]),
+        ({"strategy": "hogwild", "async_after": 0.1}, {"strategy": "sync"}, ["async_after"]),
+        ({"strategy": "hogwild", "predict": "own"}, {"strategy": "sync"}, ["predict"]),
+        ({"strategy": "ssp", "slack": 2}, {"strategy": "locked"}, ["slack"]),
+        ({"optimizer": "muon", "nesterov": 0.2}, {"optimizer": "adamw"}, ["nesterov"]),
+        ({"schedule": "backoff", "backoff_steps": 9}, {"schedule": "wsd"}, ["backoff_steps"]),
+    ],
+)
+def test_a_run_goes_on_without_the_options_that_another_choice_does_not_take(
+    stored: Callable[..., str],
+    options: dict[str, Any],
+    changes: dict[str, Any],
+    left_out: list[str],
+) -> None:
+    name = stored(**options)
+    config, same = resumed(name, **changes), resumed(name)
+    for one in left_out:
+        assert getattr(config, one) == getattr(TrainConfig(), one)
+        assert getattr(same, one) == options[one]
+
+
+def test_a_run_of_old_goes_on_without_an_option_that_did_nothing(
+    stored: Callable[..., str],
+) -> None:
+    name = stored(optimizer="adamw")
+    file = Path("runs") / name / "config.yaml"
+    file.write_text(file.read_text().replace("nesterov: 0.1", "nesterov: 0.2"))
+    assert resumed(name).nesterov == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "lr", "beta1"),
+    [
+        ({}, 0.00424, 0.75),
+        ({"strategy": "sync", "workers": 2, "schedule": "wsd"}, 0.00424, 0.75),
+        ({"strategy": "auto", "optimizer": "auto"}, 0.00424, 0.75),
+        ({"strategy": "hogwild"}, None, None),
+        ({"workers": 4}, None, None),
+        ({"workers": "auto"}, None, None),
+        ({"optimizer": "adamw", "reset_optimizer": True}, None, None),
+        ({"strategy": "hogwild", "lr": 0.1}, 0.1, None),
+    ],
+)
+def test_what_was_left_to_auto_is_decided_anew_where_the_run_is_another(
+    stored: Callable[..., str], changes: dict[str, Any], lr: float | None, beta1: float | None
+) -> None:
+    config = resumed(stored("lr", "beta1", **SYNC, workers="2"), **changes)
+    assert (config.lr, config.beta1) == (lr, beta1)
+
+
+def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
+    stored: Callable[..., str],
+) -> None:
+    name = stored("beta1", **SYNC, workers="2")
+    config = resumed(name, strategy="hogwild", workers=4)
+    assert (config.lr, config.beta1) == (0.00424, None)
+    assert resumed(name, optimizer="adamw", reset_optimizer=True).lr is None
+    config = resumed(stored(**SYNC), strategy="hogwild")  # and of old, nobody knows
+    assert (config.lr, config.beta1) == (0.00424, 0.75)
+
+
+def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(
+    stored: Callable[..., str],
+) -> None:
+    config = resumed(stored("lr", "beta1", lr=0.00424, beta1=0.75))
+    assert (config.strategy, config.lr, config.beta1) == ("auto", None, None)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A run goes on: with another strategy, other workers, its own budget or a new one."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from mlxhog import TrainConfig, train
@@ -104,6 +106,39 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
     assert train(small_config(tmp_path, resume=first.run, **options)).status == "done"
 
 
+def test_what_is_left_of_passes_is_as_much_text_for_other_workers(tmp_path: Path) -> None:
+    options = {"epochs": 1, "steps": None}
+    config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
+    steps = make_plan(config).budget.steps
+    assert steps is not None
+    first = run_interrupted_after(3, config)
+    assert first.steps < steps
+    resumed = replace(config, epochs=None, resume=first.run)
+    same = make_plan(resumed).budget
+    assert (same.steps, same.equal_steps_before) == (steps - first.steps, first.steps)
+    alone = replace(resumed, workers="mlx:cpu", strategy="serial")
+    other = make_plan(alone).budget
+    assert (other.steps, other.equal_steps_before) == (2 * same.steps, 2 * first.steps)
+    with Arena.create(make_plan(alone).layout) as arena:
+        budget = restore(make_plan(alone), arena, Ledger(arena)).budget
+    assert budget.progress(steps=0, tokens=0, seconds=0.0) == first.steps / steps
+    second = run_interrupted_after(first.steps + 3, alone)
+    again = make_plan(resumed).budget
+    done = first.steps + (second.steps - first.steps) / 2
+    assert (again.steps, again.equal_steps_before) == (math.ceil(steps - done), done)
+    assert train(resumed).status == "done"
+
+
+def test_epochs_of_a_schedule_go_on_where_the_text_was_left(tmp_path: Path) -> None:
+    options = {"schedule": "backoff", "backoff_epochs": 1, "backoff_beta": 0.5, "steps": 2}
+    config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
+    first = train(config)
+    plan = make_plan(replace(config, workers="mlx:cpu", strategy="serial", resume=first.run))
+    n, schedule = plan.layout.n_tickets, plan.schedule()
+    assert state(first)["version"] == 2  # of two batches each
+    assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
+
+
 def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> None:
     options = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 5}
     first = train(small_config(tmp_path, **options))
@@ -124,6 +159,38 @@ def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:
     for part in ("hogwild", "1 worker: mlx:cpu (1 thread)", "arena", "small.yaml", result.run):
         assert part in messages[0]
     assert Path(result.run).name.endswith("-text")  # the name of the corpus
+
+
+def test_a_step_size_left_to_auto_is_that_of_the_strategy_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"optimizer": "muon", "lr": None, "workers": "mlx:cpu*2", "strategy": "sync"}
+    first = train(small_config(tmp_path, steps=4, sync_shares="speed", **options))
+    sync = 3e-3 * math.sqrt(2 * 128 / 32)
+    stored = run.Run(Path(first.run))
+
+    def values() -> tuple[float, float]:
+        config = yaml.safe_load(stored.config_path.read_text())
+        return config["lr"], config["beta1"]
+
+    assert (values(), stored.automatic()) == ((pytest.approx(sync), 0.75), ("lr", "beta1"))
+    assert resume(first.run, "--steps", "2") == 0
+    assert "the run had" not in capsys.readouterr().err
+    assert (values(), stored.automatic()) == ((pytest.approx(sync), 0.75), ("lr", "beta1"))
+
+    assert resume(first.run, "--steps", "2", "--strategy", "hogwild") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "lr 0.006: the default of muon in hogwild with 2 workers; the run had 0.008485" in said
+    assert "beta1 0.9: the default of muon in hogwild with 2 workers; the run had 0.75" in said
+    assert values() == (pytest.approx(3e-3 * math.sqrt(128 / 32)), 0.9)
+
+    adamw = ["--optimizer", "adamw", "--reset-optimizer", "--steps", "2"]
+    assert resume(first.run, *adamw) == 0
+    assert values() == (1e-3, 0.9)
+    assert resume(first.run, "--steps", "2", "--lr", "0.002") == 0
+    assert (values(), stored.automatic()) == ((0.002, 0.9), ("beta1",))
+    assert resume(first.run, "--steps", "2", "--strategy", "sync") == 0
+    assert values() == (0.002, 0.9)
 
 
 def resume(directory: str, *flags: str) -> int:
