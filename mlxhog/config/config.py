@@ -271,7 +271,8 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     projection_compat: str = _optimizer(
         "guarded",
         "APOLLO: after a gradient of zeros the next update is limited as a first one, or as in the "
-        "authors' package, which stops such a matrix for about 1,850 steps",
+        "authors' package, which stops such a matrix for about 1,850 steps; official has the "
+        "package's eps, 1e-6, in place of 1e-8",
         choices=("guarded", "official"),
     )
     precondition_every: int = _optimizer(

@@ -21,7 +21,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import schedules
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.adan import Adan
-from mlxhog.optim.apollo import Apollo
+from mlxhog.optim.apollo import OFFICIAL_EPS, Apollo
 from mlxhog.optim.delay_feedback import DelayFeedback
 from mlxhog.optim.lion import Lion
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, Muon
@@ -125,7 +125,8 @@ def _rule(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
     if name == "muon":
         return _muon(config, hidden, beta2, threads)
     if name in ("apollo", "apollo-mini"):
-        mini = name == "apollo-mini"
+        mini, official = name == "apollo-mini", config.projection_compat == "official"
+        by_default = config.eps == TrainConfig.eps  # the class has the default
         return Apollo(
             hidden=hidden,
             rank=1 if mini else config.projection_rank,
@@ -135,9 +136,9 @@ def _rule(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
             seed=config.seed,
             beta1=first_decay(config),
             beta2=beta2,
-            eps=config.eps,
+            eps=OFFICIAL_EPS if official and by_default else config.eps,
             weight_decay=weight_decay,
-            zero_guard=config.projection_compat != "official",
+            zero_guard=not official,
         )
     if name == "adan":
         return Adan(

@@ -48,6 +48,9 @@ Floats = NDArray[Any]
 GROWTH: Final = 1.01
 """Largest factor between the norms of successive updates of a matrix."""
 
+OFFICIAL_EPS: Final = 1e-6
+"""Added to roots of second moments by the authors' package, where nobody says otherwise."""
+
 LEAST: Final = 1e-8
 """Added to norms that divide."""
 
@@ -192,7 +195,7 @@ class Apollo(Optimizer):
     seed: int = 0
     beta1: float = 0.9
     beta2: float = 0.999
-    eps: float = 1e-6
+    eps: float = OFFICIAL_EPS
     weight_decay: float = 0.0
     growth: float | None = GROWTH
     scale_first: bool = False

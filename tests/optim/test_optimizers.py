@@ -66,6 +66,22 @@ def test_options_choose_the_optimizer() -> None:
     assert optim.build(chosen, HIDDEN) == mini
 
 
+@each_of(
+    ("chosen", "eps"),
+    [
+        ({}, 1e-8),
+        ({"projection_compat": "official"}, 1e-6),
+        ({"projection_compat": "official", "eps": 1e-4}, 1e-4),
+    ],
+)
+def test_official_apollo_has_the_eps_of_the_authors_package_unless_another_is_set(
+    chosen: dict[str, Any], eps: float
+) -> None:
+    rule = optim.build(TrainConfig(optimizer="apollo", **chosen))
+    assert isinstance(rule, Apollo)
+    assert (rule.eps, rule.zero_guard) == (eps, not chosen)
+
+
 def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
     assert set(options(TrainConfig)["optimizer"].choices) == {"auto", *optim.OPTIMIZERS}
     for name in optim.OPTIMIZERS:
