@@ -20,6 +20,7 @@ Where fast workers see other text than slow ones, that is a bias; `mlxhog.report
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ import numpy as np
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.config.rules import Compensation, StalenessRule
-from mlxhog.optim import updates
+from mlxhog.optim import gradients, updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies.context import Context
 
@@ -92,10 +93,11 @@ class Delays:
     def compensated(self, grads: Grads) -> Grads:
         """A gradient as it would be at the parameters as they are now, about.
 
-        It was taken at those in the backend's inbox.
+        It was taken at those in the backend's inbox. One that is not finite comes back as it is: it
+        will be dropped, and would stay in the mean square.
         """
         rule, context = self._compensation, self._context
-        if rule is None:
+        if rule is None or not math.isfinite(gradients.global_norm(grads)):
             return grads
         if self._now is None:
             self._now = np.empty_like(context.arena.params)

@@ -123,6 +123,8 @@ def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square() ->
             assert not isinstance(actual, Rows)
             expected = values[-1] + 2 / np.sqrt(mean + 1e-7) * values[-1] ** 2
             np.testing.assert_allclose(actual, expected, rtol=1e-5)
+            lost = {"w": np.full(4, np.inf, np.float32)}
+            assert one._delays.compensated(lost) is lost  # and leaves the mean as it is
 
 
 def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_comes() -> None:
