@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mlxhog.config.config import TrainConfig
@@ -76,13 +77,34 @@ def workers_factor(rule: str, optimizer: str, workers: int) -> float:
     return 1.0 / workers if rule == "linear" else 1.0
 
 
-def build(config: TrainConfig, *, lr: float, per_epoch: int) -> Schedule:
+@dataclass(frozen=True)
+class Epochs:
+    """Which epoch of the text an update is in, by the batches that have been handed out.
+
+    Attributes:
+        n: batches of an epoch.
+        per_update: batches that an update takes, on average.
+        version: updates before this call,
+        batches: and batches before it, which may have had other updates.
+    """
+
+    n: int
+    per_update: float = 1.0
+    version: int = 0
+    batches: int = 0
+
+    def of(self, update: int) -> int:
+        """The epoch, from 0, of an update of the run."""
+        return int((self.batches + (update - self.version) * self.per_update) // self.n)
+
+
+def build(config: TrainConfig, *, lr: float, epochs: Epochs) -> Schedule:
     """The schedule that `config.schedule` names.
 
     Args:
         config: its options.
         lr: the largest step size.
-        per_epoch: updates in an epoch of the run.
+        epochs: of the run.
 
     Raises:
         ConfigError: unknown name.
@@ -95,23 +117,23 @@ def build(config: TrainConfig, *, lr: float, per_epoch: int) -> Schedule:
     if config.schedule == "wsd":
         return wsd(lr, warmup=warmup, floor=floor)
     if config.schedule in FALLING_SCHEDULES:
-        return falling(config, lr=lr, per_epoch=per_epoch)
+        return falling(config, lr=lr, epochs=epochs)
     raise ConfigError(
         f"no schedule {config.schedule!r}; choose from backoff, constant, cosine, inverse, wsd"
     )
 
 
-def falling(config: FallingConfig, *, lr: float, per_epoch: int) -> Schedule:
+def falling(config: FallingConfig, *, lr: float, epochs: Epochs) -> Schedule:
     """`backoff` or `inverse`, whichever `config.schedule` names; see `FallingConfig`."""
-    epochs = config.backoff_epochs
-    steps = config.backoff_steps if epochs is None else epochs
+    by_epoch = config.backoff_epochs
+    steps = config.backoff_steps if by_epoch is None else by_epoch
     if config.schedule == "inverse":
         schedule = inverse(lr, steps=steps)
     else:
         schedule = backoff(lr, steps=steps, beta=config.backoff_beta)
-    if epochs is None:
+    if by_epoch is None:
         return schedule
-    return lambda progress, update: schedule(progress, update // per_epoch)
+    return lambda progress, update: schedule(progress, epochs.of(update))
 
 
 def constant(lr: float, *, warmup: float = 0.0) -> Schedule:

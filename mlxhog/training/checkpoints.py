@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ from mlxhog.training.ending import HeldOutWatch
 from mlxhog.training.plan import Plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter
-from mlxhog.training.resume import Resumption
+from mlxhog.training.resume import Resumption, text_kind
 from mlxhog.training.session import Session
 
 SAVE_BYTES_PER_S = 200e6  # written, flushed and read again for its digest
@@ -65,7 +64,8 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         mapped.copy(value, arena.param(name))
     if RESIDUAL not in plan.private_state or plan.config.reset_optimizer:
         _write_residuals(arena, saved)  # before a strategy takes copies of the parameters
-    state = {**saved.state, "ledger": _position(plan, saved.state, ledger)}
+    fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
+    state = {**saved.state, "ledger": plan.resumption.position() or fresh}
     arena.counters.store("version", int(state["version"]))
     position = strategy.resume(arena, ledger, state)
     if position is not None:
@@ -85,21 +85,6 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         seconds_before=used["seconds"],
     )
     return Start(budget, (_summary(plan.resumption), *filter(None, (joined, message))))
-
-
-def _position(plan: Plan, state: Mapping[str, Any], ledger: Ledger) -> Position:
-    """Where the text that is trained on goes on: that of `--data`, or that which is followed.
-
-    A run may train on either in turn; each goes on where it was left, from its beginning at first.
-    """
-    positions = state.get("ledgers", {"data": state["ledger"]})
-    fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
-    position: Position = positions.get(_text_kind(plan), fresh)
-    return position
-
-
-def _text_kind(plan: Plan) -> str:
-    return "data" if plan.config.follow is None else "stream"
 
 
 def _joined_text(joined: int, workers: int) -> str | None:
@@ -314,7 +299,7 @@ def save(
             "followed": config.follow is not None,
             "ledgers": {
                 **earlier.get("ledgers", {"data": earlier["ledger"]} if earlier else {}),
-                _text_kind(plan): position,
+                text_kind(config): position,
             },
             **plan.strategy.state(arena),
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},

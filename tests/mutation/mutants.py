@@ -186,7 +186,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("(progress - warmup) / (1.0 - warmup)", "progress / (1.0 - warmup)"),
             ("(progress - (1.0 - decay)) / decay", "(progress - decay) / decay"),
             ("if update >= backoff_start(stage + 1", "if update > backoff_start(stage + 1"),
-            ("schedule(progress, update // per_epoch)", "schedule(progress, update)"),
+            ("schedule(progress, epochs.of(update))", "schedule(progress, update)"),
+            ("(update - self.version) * self.per_update", "update * self.per_update"),
         ],
     ),
     "mlxhog/optim/sparsified.py": (

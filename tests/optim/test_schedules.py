@@ -24,8 +24,11 @@ class Options:
     backoff_beta: float = 0.37
 
 
+EPOCHS = schedules.Epochs(10)
+
+
 def at(name: str, progress: float, update: int = 0) -> float:
-    return schedules.build(Options(name), lr=2.0, per_epoch=10)(progress, update)
+    return schedules.build(Options(name), lr=2.0, epochs=EPOCHS)(progress, update)
 
 
 @each_of("name", ["constant", "cosine", "wsd"])
@@ -69,7 +72,7 @@ def test_four_workers_take_a_part_of_lr_by_the_rule(
     assert schedules.workers_factor(rule, optimizer, 4) == factor
     assert schedules.workers_factor(rule, optimizer, 1) == 1.0
     for name in ("cosine", "wsd", "backoff"):
-        scheduled = schedules.build(Options(name), lr=2.0 * factor, per_epoch=10)
+        scheduled = schedules.build(Options(name), lr=2.0 * factor, epochs=EPOCHS)
         assert scheduled(0.1, 0) == pytest.approx(2.0 * factor)
 
 
@@ -96,11 +99,15 @@ def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
 
 @pytest.mark.parametrize("name", ["backoff", "inverse"])
 def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
-    per_epoch = 10
-    by_epoch = schedules.build(Options(name, backoff_epochs=3), lr=2.0, per_epoch=per_epoch)
-    by_update = schedules.build(Options(name, backoff_steps=3), lr=2.0, per_epoch=per_epoch)
+    by_epoch = schedules.build(Options(name, backoff_epochs=3), lr=2.0, epochs=EPOCHS)
+    by_update = schedules.build(Options(name, backoff_steps=3), lr=2.0, epochs=EPOCHS)
     for update in range(400):
-        assert by_epoch(0.0, update) == by_update(0.0, update // per_epoch)
+        assert by_epoch(0.0, update) == by_update(0.0, update // EPOCHS.n)
+
+
+def test_an_epoch_is_what_has_been_handed_out_whatever_updates_took_before() -> None:
+    epochs = schedules.Epochs(10, per_update=4.0, version=20, batches=35)
+    assert [epochs.of(update) for update in (20, 21, 22, 24)] == [3, 3, 4, 5]
 
 
 def test_inverse_is_half_after_its_steps_and_falls_as_one_over_k() -> None:

@@ -148,7 +148,8 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedule
     if protocol.schedule == "constant":
         return partial(schedules.constant, protocol.lr)
     if protocol.schedule in FALLING_SCHEDULES:
-        return partial(schedules.falling, protocol, lr=protocol.lr, per_epoch=per_epoch)
+        epochs = schedules.Epochs(per_epoch)
+        return partial(schedules.falling, protocol, lr=protocol.lr, epochs=epochs)
     return partial(
         schedules.cosine_by_epoch,
         protocol.lr,
