@@ -34,6 +34,10 @@ class Budget:
 
     Limits count from the start of this call. The schedule sees `progress`, which spans the whole
     run: what was used before plus what this call may add.
+
+    Attributes:
+        equal_steps_before: as many steps as long as this call's as `steps_before` were, where those
+            may have taken other numbers of batches; None where steps are what the user has counted.
     """
 
     steps: int | None = None
@@ -42,6 +46,13 @@ class Budget:
     steps_before: int = 0
     tokens_before: int = 0
     seconds_before: float = 0.0
+    equal_steps_before: float | None = None
+
+    @property
+    def progress_before(self) -> float:
+        """Steps before, in those of this call."""
+        equal = self.equal_steps_before
+        return self.steps_before if equal is None else equal
 
     @property
     def is_used_up(self) -> bool:
@@ -66,7 +77,7 @@ class Budget:
     def _largest(self, steps: int, tokens: int, seconds: float, *, before: bool) -> float:
         shares = [0.0]
         for used, limit, earlier in (
-            (steps, self.steps, self.steps_before),
+            (steps, self.steps, self.progress_before),
             (tokens, self.tokens, self.tokens_before),
             (seconds, self.seconds, self.seconds_before),
         ):

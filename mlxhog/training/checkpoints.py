@@ -274,6 +274,11 @@ def save(
         "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
         "seconds": None if budget.seconds is None else budget.seconds - seconds,
     }
+    strategy_state = plan.strategy.state(arena)
+    if budget.steps is not None and config.steps is None:  # of passes, or of tokens, in steps
+        went_async = strategy_state["went_async"]
+        rest["batches_per_step"] = plan.strategy.mean_batches_per_step(went_async=went_async)
+        rest["steps_before"] = budget.progress_before + counters.load("steps")
     return checkpoint.save(
         run,
         step=version,
@@ -301,7 +306,7 @@ def save(
                 **earlier.get("ledgers", {"data": earlier["ledger"]} if earlier else {}),
                 text_kind(config): position,
             },
-            **plan.strategy.state(arena),
+            **strategy_state,
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,
             "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
