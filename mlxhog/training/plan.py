@@ -300,11 +300,11 @@ def _mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) ->
 
 def _epochs(n_tickets: int, per_step: float, resumption: Resumption | None) -> schedules.Epochs:
     """The epochs of a run, of which each step takes so many batches, with those it throws away."""
-    position = None if resumption is None else resumption.position()
-    if resumption is None or position is None:
+    if resumption is None:
         return schedules.Epochs(n_tickets, per_step)
-    done = position["epoch"] * position["n"] + position["watermark"] + len(position["done"])
-    version = int(resumption.checkpoint.state["version"])
+    version, done = int(resumption.checkpoint.state["version"]), 0
+    if (at := resumption.position()) is not None:
+        done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
     return schedules.Epochs(n_tickets, per_step, version, done)
 
 
