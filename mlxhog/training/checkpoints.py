@@ -1,7 +1,8 @@
 """Save an arena at rest as a checkpoint, and fill a new one: by the initialiser, or from it.
 
 A checkpoint may be resumed by another number of workers. Private moments then have no owner to go
-to, so every worker starts from their average, and the message says so.
+to, so every worker starts from their average, or where they have none from those of the worker with
+most steps, and the message says so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
+from mlxhog.config.local_methods import OWN_BASES
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
@@ -62,8 +64,9 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     saved, strategy = plan.resumption.checkpoint, plan.strategy
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
-    if RESIDUAL not in plan.private_state or plan.config.reset_optimizer:
-        _write_residuals(arena, saved)  # before a strategy takes copies of the parameters
+    for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
+        if kind not in plan.private_state or plan.config.reset_optimizer:
+            _settle(arena, saved, kind, sign)  # before a strategy takes copies of the parameters
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
     state = {**saved.state, "ledger": plan.resumption.position() or fresh}
     arena.counters.store("version", int(state["version"]))
@@ -132,15 +135,19 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     slots = sorted({*range(1, len(plan.workers) + 1), *now})
+    averaged, optimizer = saved_slots, plan.config.optimizer
+    if optimizer in OWN_BASES:
+        averaged = [max(saved_slots, key=lambda slot: steps[slot])]
     for slot in slots:
-        sources = [slot] if same and slot in steps else saved_slots
+        sources = [slot] if same and slot in steps else averaged
         entry = arena.workers.entry(slot)
         mean_steps = round(sum(steps[s] for s in sources) / len(sources))
         entry.opt_step = version - since if become_private else mean_steps
         for kind in plan.private_state:
-            segments = [f"{kind}.{s}" for s in sources]
+            shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # what all have stays as much
+            segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
             _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.optimizer)
-            if kind in (RESIDUAL, FEEDBACK) and not same:  # what all have of it stays as much
+            if shared_out:
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
         _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.optimizer)
@@ -149,15 +156,23 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         return None
     if len(saved_slots) == 1:
         return f"one worker's moments were given to each of {len(slots)} workers"
+    if optimizer in OWN_BASES:
+        return (
+            f"the worker with most steps gave its moments to each of {len(slots)} workers: those of "
+            f"{optimizer} lie in bases of each worker's own and have no average"
+        )
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 
-def _write_residuals(arena: Arena, saved: checkpoint.Checkpoint) -> None:
-    """Add what workers of a sparsified run had not written yet, where this one never would."""
+def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) -> None:
+    """Add what workers had not written yet, or take back what they had written in advance.
+
+    The run that goes on never would.
+    """
     for key, value in saved.optimizer.items():
         segment, _, name = key.partition("/")
-        if segment.startswith(f"{RESIDUAL}."):
-            arena.param(name)[...] += value
+        if segment.startswith(f"{kind}."):
+            arena.param(name)[...] += np.float32(sign) * value
 
 
 def _fill(

@@ -158,6 +158,25 @@ def test_what_was_added_in_advance_is_as_much_with_other_workers(tmp_path: Path)
         assert ahead > 0
 
 
+@pytest.mark.parametrize(
+    "changes", [{"delay_feedback": False}, {"delay_feedback": True, "reset_optimizer": True}]
+)
+def test_what_was_added_in_advance_is_taken_back_where_nobody_else_would(
+    tmp_path: Path, changes: dict[str, bool]
+) -> None:
+    first = train(small_config(tmp_path, workers=TWO, steps=60, delay_feedback=True))
+    loaded = checkpoint.load(Path(str(first.checkpoint)))
+    planned = make_plan(small_config(tmp_path, workers=TWO, resume=first.run, steps=10, **changes))
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        ahead = 0.0
+        for name, value in loaded.params.items():
+            added = sum(loaded.optimizer[f"feedback.{k}/{name}"] for k in (1, 2))
+            np.testing.assert_allclose(arena.param(name), value - added, rtol=1e-5, atol=1e-7)
+            ahead += float(np.abs(added).sum())
+        assert ahead > 0
+
+
 def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
     options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3", "lock_scope": "apply"}
     chosen = [
