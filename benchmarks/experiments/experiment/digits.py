@@ -197,7 +197,7 @@ def train(
 
 
 PLAIN: dict[str, Any] = {
-    "optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "warmup": 0.0, "clip": 0.0,
+    "optimizer": "sgd", "schedule": "constant", "warmup": 0.0, "clip": 0.0,
     "weight_decay": 0.0, "predict": "none", "sync_shares": "equal",
 }  # fmt: skip
 """The documents' plain SGD."""
