@@ -38,6 +38,8 @@ _FLAGS = (
 _GCC_X86_FLAGS = ("-fexcess-precision=16",)
 _CLANG_X86_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none")
 _CLANG_FLAGS = ("-Wno-unknown-attributes",)
+# Apple's <ucontext.h> is an error without the first, which hides MAP_ANONYMOUS without the second.
+_APPLE_FLAGS = ("-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations")
 _PRELUDE = '#include "shim/launch.h"\n#include <metal_stdlib>\n'
 """What every translated text begins with."""
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
@@ -177,6 +179,8 @@ def _flags(compiler: str) -> tuple[str, ...]:
     own: tuple[str, ...] = _CLANG_FLAGS if clang else ()
     if x86:
         own += _CLANG_X86_FLAGS if clang else _GCC_X86_FLAGS
+    if sys.platform == "darwin":
+        own += _APPLE_FLAGS
     return (*_FLAGS, *own, "-I", str(HOST / "include"))
 
 

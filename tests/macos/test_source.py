@@ -16,12 +16,10 @@ import pytest
 from tests.macos.simulation import HERE, ROOT
 
 NATIVE = sorted((ROOT / "metal" / "native").rglob("*"))
-CPP = [path for path in NATIVE if path.suffix in (".cpp", ".h")]
+HOST = (ROOT / "metal" / "host").rglob("*")
+CPP = [path for path in (*NATIVE, *HOST) if path.suffix in (".cpp", ".h")]
 PYTHON = sorted(
-    path
-    for folder in ("mlxhog", "models", "metal")
-    for path in (ROOT / folder).rglob("*.py")
-    if path.parent != ROOT / "metal" / "host"  # runs on Linux only
+    path for folder in ("mlxhog", "models", "metal") for path in (ROOT / folder).rglob("*.py")
 )
 NOT_IN_CPP = re.compile(
     r"futex|robust|\bsem_init|pthread_barrier|std::(barrier|latch|jthread|atomic_ref|format)\b|"

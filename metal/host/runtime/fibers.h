@@ -4,7 +4,8 @@
 #include <cstddef>
 #include <vector>
 
-#if !defined(__x86_64__) || defined(MLXHOG_UCONTEXT)
+// The other way is in the assembler's words for ELF, which Apple's does not know.
+#if !defined(__x86_64__) || defined(__APPLE__) || defined(MLXHOG_UCONTEXT)
 #define MLXHOG_FIBERS_BY_UCONTEXT
 #include <ucontext.h>
 #endif

@@ -78,6 +78,38 @@ def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer:
         host_engine(consumer, compiler="no-such-g++").run(on(probes.GROUP_SUM, X))
 
 
+@pytest.mark.parametrize("system", ["darwin", "linux"])
+def test_apples_headers_get_the_flags_that_they_insist_on(
+    monkeypatch: pytest.MonkeyPatch, shim_cache: Path, system: str
+):
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(build.sys, "platform", system)
+    monkeypatch.setattr(build, "is_kept", lambda path: False)
+    monkeypatch.setattr(build, "_compile", lambda name, path, flags, *_: commands.append(flags))
+    build.library("any", "", directory=shim_cache)
+    wanted = {"-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations"}
+    assert len(commands) >= 2, "the runtime and the library"
+    for flags in commands:
+        assert wanted & set(flags) == (wanted if system == "darwin" else set())
+
+
+def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path: Path):
+    """With a stand-in for its header: ours is written for Linux's assembler."""
+    (tmp_path / "ucontext.h").write_text(
+        "#ifndef _XOPEN_SOURCE\n"
+        "#error The deprecated ucontext routines require _XOPEN_SOURCE to be defined\n"
+        "#endif\n"
+        "#include_next <ucontext.h>\n"
+    )
+    source = build.HOST / "runtime" / "fibers.cpp"
+    command = ["g++", *build._FLAGS, *build._APPLE_FLAGS, f"-I{tmp_path}", "-D__APPLE__", "-S"]
+    text = subprocess.run(
+        [*command, str(source), "-o", "-"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "swapcontext" in text
+    assert "mlxhog_switch_stack" not in text
+
+
 @pytest.mark.slow
 def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer: str, clang: str):
     assert (host_engine(consumer, compiler=clang).run(on(probes.GROUP_SUM, X))["y"] == 64).all()
