@@ -36,6 +36,18 @@ inline float slstm_pre(const device float* G, const device float* R, const devic
   return sum;
 }
 
+struct SlstmWeights {
+  float I, F;
+  bool by_input;  // m' = i
+};
+
+// I, F and m' of the gate i and lf; `first` where n is 0. Metal's min and max drop a NaN, these comparisons keep it.
+inline SlstmWeights slstm_weights(float i, float lf, bool first) {
+  const float lead = i - lf, lesser = precise::exp(-fabs(lead));
+  const bool by_input = first || lead >= 0.0f;
+  return {by_input ? 1.0f : lesser, lead < 0.0f ? 1.0f : lesser, by_input};
+}
+
 // `shared_h` has kSlstmUnits floats.
 inline void slstm_forward(const device float* G, const device float* R, const device float* bias,
                           const device float* h0, const device float* c0, const device float* n0,
@@ -52,10 +64,10 @@ inline void slstm_forward(const device float* G, const device float* R, const de
     for (uint g = 0; g < 4; ++g)
       pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h, starting ? 0 : s.DH);
     const float lf = m_now + log_sigmoid(pre[1]);
-    m_now = n_now == 0.0f ? pre[0] : max(pre[0], lf);
-    const float I = min(precise::exp(pre[0] - m_now), 1.0f), F = min(precise::exp(lf - m_now), 1.0f);
-    c_now = F * c_now + I * precise::tanh(pre[2]);
-    n_now = F * n_now + I;
+    const SlstmWeights by = slstm_weights(pre[0], lf, n_now == 0.0f);
+    m_now = by.by_input ? pre[0] : lf;
+    c_now = by.F * c_now + by.I * precise::tanh(pre[2]);
+    n_now = by.F * n_now + by.I;
     const float h_now = sigmoid(pre[3]) * (c_now / n_now);
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is read
     shared_h[unit] = h_now;
@@ -94,16 +106,15 @@ inline void slstm_backward(const device float* G, const device float* R, const d
     for (uint g = 0; g < 4; ++g)
       pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h, starting ? 0 : s.DH);
     const float lf = m_before + log_sigmoid(pre[1]);
-    const bool by_input = n_before == 0.0f || pre[0] >= lf;  // m' = i
-    const float I = min(precise::exp(pre[0] - m[at]), 1.0f), F = min(precise::exp(lf - m[at]), 1.0f);
+    const SlstmWeights by = slstm_weights(pre[0], lf, n_before == 0.0f);
     const float z = precise::tanh(pre[2]), o = sigmoid(pre[3]), ratio = c[at] / n[at];
 
     const float dh_now = dh[at] + dh_through, dratio = dh_now * o / n[at];
     dc += dratio;
     dn -= dratio * ratio;
-    const float d_pre[4] = {(dc * z + dn) * I + (by_input ? free : 0.0f),
-                            ((dc * c_before + dn * n_before) * F + (by_input ? 0.0f : free)) * sigmoid(-pre[1]),
-                            dc * I * (1.0f - z * z), dh_now * ratio * o * (1.0f - o)};
+    const float d_pre[4] = {(dc * z + dn) * by.I + (by.by_input ? free : 0.0f),
+                            ((dc * c_before + dn * n_before) * by.F + (by.by_input ? 0.0f : free)) * sigmoid(-pre[1]),
+                            dc * by.I * (1.0f - z * z), dh_now * ratio * o * (1.0f - o)};
     for (uint g = 0; g < 4; ++g) {
       dG[((b * s.S + t) * 4 + g) * units + head * s.DH + unit] = d_pre[g];
       shared_dG[g * s.DH + unit] = d_pre[g];
@@ -112,9 +123,9 @@ inline void slstm_backward(const device float* G, const device float* R, const d
     dh_through = 0.0f;
     for (uint row = 0; row < 4 * s.DH; ++row)
       dh_through += R[(head * 4 * s.DH + row) * s.DH + unit] * shared_dG[row];
-    dc *= F;
-    dn *= F;
-    if (by_input) free = 0.0f;
+    dc *= by.F;
+    dn *= by.F;
+    if (by.by_input) free = 0.0f;
     if (starting) dh_through = dc = dn = free = 0.0f;
   }
   dh0[start] = dh_through;

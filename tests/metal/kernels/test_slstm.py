@@ -138,6 +138,20 @@ def test_extreme_gates_give_the_same_as_in_float64(
     assert_is_the_cell(run(shim, x), plain_loop(x))
 
 
+@fresh_or_not
+@each_of("gate", [0, 1], ids=["input gate", "forget gate"])
+@each_of("t", [0, 4])
+def test_a_nan_in_a_gate_reaches_the_same_states_and_gradients_as_in_the_reference(
+    shim: HostEngine, fresh: bool, gate: int, t: int
+) -> None:
+    x = sample(SHAPES["several heads"], fresh)
+    x["G"][1, t, gate, 0, 2] = np.nan
+    actual, expected = run(shim, x), run(ReferenceEngine(), x)
+    for name in ("h", "c", "n", "dG", "dh0", "dc0", "dn0", "dm0", "dR"):
+        assert np.isnan(expected[name]).any(), name
+        np.testing.assert_array_equal(np.isnan(actual[name]), np.isnan(expected[name]), name)
+
+
 @each_of("name", CASES)
 def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: str) -> None:
     case = slstm_case(name)
