@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -81,6 +82,36 @@ def test_a_chunk_of_any_length_is_at_most_the_sequence() -> None:
 
     np.testing.assert_array_equal(h(sys.maxsize), h(5))
     assert ops.mlstm_stride(DK=3, chunk=sys.maxsize) == 1
+
+
+SHORT_OF_MEMORY = """
+import resource
+import numpy as np
+from mlxhog import _native
+def polar(n):
+    x = np.eye(n, dtype=np.float32)
+    u = np.zeros_like(x)
+    def run():
+        _native.polar([x], [u], [1.0], [(1.5, -0.5, 0.0)], bfloat16=False, threads=1)
+        return u.any()
+    return run
+small, smaller, large = polar(40), polar(30), polar(2000)
+small()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), resource.RLIM_INFINITY))
+try:
+    large()
+except MemoryError:
+    print(smaller(), small())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit a process's memory")
+def test_after_memory_ran_out_a_smaller_matrix_is_orthogonalized() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stdout) == (0, "True True\n"), process.stderr
 
 
 # Python 3.12 warns of any fork beside threads; this one is what the test is about.

@@ -71,6 +71,7 @@ float* scratch(Index floats) {
   thread_local Index size = 0;
   if (floats > size) {
     memory.reset();
+    size = 0;  // where there is not that much memory, too
     memory = uninitialised(floats);
     size = floats;
   }
