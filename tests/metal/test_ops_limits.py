@@ -84,6 +84,26 @@ def test_a_chunk_of_any_length_is_at_most_the_sequence() -> None:
     assert ops.mlstm_stride(DK=3, chunk=sys.maxsize) == 1
 
 
+BUSY = """
+import threading, time, numpy
+from mlxhog._native import ops
+q = numpy.zeros((1, 400_000, 8, 4), numpy.float32)
+out, lse = numpy.empty_like(q), numpy.full((1, 8, 400_000), numpy.nan, numpy.float32)
+call = lambda: ops.attention(q, q, q, None, out, lse, window=None, threads=2)  # takes minutes
+threading.Thread(target=call, daemon=True).start()
+while numpy.isnan(lse).all():
+    time.sleep(0.01)
+print("the end")
+"""
+
+
+def test_a_process_ends_while_a_daemon_thread_has_the_pool_at_work() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "the end\n", "")
+
+
 SHORT_OF_MEMORY = """
 import resource
 import numpy as np

@@ -58,21 +58,11 @@ class Pool {
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
-  ~Pool() {
-    {
-      const std::scoped_lock lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& helper : helpers_) helper.join();
-  }
-
  private:
   void serve(int id, std::uint64_t seen) {
     std::unique_lock lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-      if (stopping_) return;
+      wake_.wait(lock, [&] { return generation_ != seen; });
       seen = generation_;
       if (id >= wanted_) continue;
       const std::function<void(Index)>& task = *task_;
@@ -104,21 +94,19 @@ class Pool {
   Index count_ = 0;
   std::uint64_t generation_ = 0;
   int wanted_ = 0, busy_ = 0;
-  bool stopping_ = false;
 };
 
-// This process's pool. A fork copies the memory of the parent's threads, not the threads: the child leaves that pool
-// alone, which would wait for them for ever.
+// This process's pool, never destroyed: a daemon thread may be inside `run` when the process ends. A fork copies the
+// memory of the parent's threads, not the threads: the child leaves that pool alone, which has nobody to do its tasks.
 struct Owner {
   Pool* pool = new Pool;
 
   Owner() {
     pthread_atfork(nullptr, nullptr, [] { owner().pool = new Pool; });
   }
-  ~Owner() { delete pool; }
 
   static Owner& owner() {
-    static Owner only;
+    static Owner& only = *new Owner;
     return only;
   }
 };
