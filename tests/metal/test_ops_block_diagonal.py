@@ -83,6 +83,12 @@ def test_an_input_without_gradient_is_left_out() -> None:
         np.testing.assert_array_equal(d_weight, expected)
 
 
+def test_without_maps_the_input_gradient_is_zero() -> None:
+    dx = unwritten(4, 6)
+    ops.block_diagonal_grad(draw(4, 6), [], [], dx, [], [], threads=1)
+    assert (dx == 0).all()
+
+
 def test_blocks_that_do_not_split_the_input_are_refused() -> None:
     x, out = draw(3, 12), np.zeros((3, 12), np.float32)
     with pytest.raises(ValueError, match="weight has 2 blocks of 4 inputs, x has 12"):

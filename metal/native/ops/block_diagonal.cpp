@@ -123,6 +123,7 @@ void block_diagonal_backward(Index rows, Index width, const float* x, const std:
     large_input_gradient(rows, width, maps[j], dx, written, threads);
     written = true;
   }
+  if (dx && !written) std::fill_n(dx, rows * width, 0.0f);
 }
 
 }  // namespace mlxhog
