@@ -106,7 +106,10 @@ void bind_turns(nb::module_& m) {
       .def("stop", [](TurnsObject& self) { self.turns.stop(); }, "Let a thread that waits for a turn give up.")
       .def("settle", [](TurnsObject& self) { self.turns.settle(); }, "End the access that a torn step left.")
       .def_prop_ro("done", [](const TurnsObject& self) { return self.turns.done(); }, "Accesses of this step so far.")
-      .def("gaps", [](const TurnsObject& self) { return numbers(self.turns.gaps(), self.turns.done()); },
+      .def("gaps",
+           [](const TurnsObject& self) {  // a repeated step may have more accesses than the book has room for
+             return numbers(self.turns.gaps(), std::min(self.turns.done(), self.turns.room()));
+           },
            "Of each access of this step, those of others since this worker's last one there, (done,) uint32.");
   m.attr("TURNS_HEAD") = Turns::kHead;
   m.def("follow_turns",
