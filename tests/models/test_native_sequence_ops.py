@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
+from mlxhog.models.ops.native.sequence import MLSTM
 from tests.models.test_native_ops import draw
 
 Run = Callable[[int], list[Any]]
@@ -89,6 +90,17 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
     for one, other in zip(alone, three, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep: bool) -> None:
+    q, gate = draw(2, 0, 3, 4), draw(2, 0, 3)
+    state = draw(2, 3, 4, 4), draw(2, 3, 4), draw(2, 3)
+    how: dict[str, Any] = {"chunk_size": 8, "eps": 1e-6, "keep": keep, "threads": 1}
+    (h, *last), _ = MLSTM.forward(q, q, q, gate, gate, *state, **how)
+    assert h.shape == (2, 0, 3, 4)
+    for before, after in zip(state, last, strict=True):
+        np.testing.assert_array_equal(after, before)
 
 
 def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient() -> None:

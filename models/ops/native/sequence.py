@@ -74,7 +74,7 @@ def _mlstm(
 ) -> tuple[Views, Views]:
     B, S, NH, DK = q.shape
     NC, DV = -(-S // chunk_size), v.shape[-1]
-    stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if keep else S
+    stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if keep else max(S, 1)
     # The state before every chunk (C: before every stride-th), and after the last.
     C = ops.empty((B, NH, -(-NC // stride) + 1, DK, DV))
     n, m = ops.empty((B, NH, NC + 1, DK)), ops.empty((B, NH, NC + 1))
