@@ -152,6 +152,9 @@ def _open_shm() -> tuple[int, int]:
     fd = _posixshmem.shm_open(name, flags, mode=0o600)
     try:
         return fd, _posixshmem.shm_open(name, os.O_RDONLY, mode=0o600)
+    except OSError:
+        os.close(fd)
+        raise
     finally:
         _posixshmem.shm_unlink(name)
 
@@ -160,6 +163,9 @@ def _open_file(directory: Path) -> tuple[int, int]:
     fd, name = tempfile.mkstemp(prefix="arena-", dir=directory)
     try:
         return fd, os.open(name, os.O_RDONLY)
+    except OSError:
+        os.close(fd)
+        raise
     finally:
         os.unlink(name)
 

@@ -1,5 +1,6 @@
 """Create, attach, refuse: one arena in this and in spawned processes."""
 
+import errno
 import mmap
 import multiprocessing
 import os
@@ -77,6 +78,32 @@ def test_an_unknown_parameter_segment_or_counter_is_refused_by_name(arena):
         arena.segment("nothing")
     with pytest.raises(ArenaError, match="no counter 'nothing'"):
         arena.counters.load("nothing")
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_a_segment_that_cannot_be_opened_for_readers_leaves_no_descriptor(
+    in_a_file, tmp_path, monkeypatch
+):
+    def refusing(real):
+        def function(name, flags, *rest, **more):
+            if flags == os.O_RDONLY:
+                raise OSError(errno.EMFILE, "too many open files")
+            opened.append(real(name, flags, *rest, **more))
+            return opened[-1]
+
+        return function
+
+    opened = []
+    monkeypatch.setattr(segment._posixshmem, "shm_open", refusing(segment._posixshmem.shm_open))
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    with pytest.raises(OSError, match="too many open files"):
+        segment.create(100, directory=tmp_path if in_a_file else None)
+    monkeypatch.undo()
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert opened
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_segment_has_no_name_even_while_it_lives():
