@@ -14,11 +14,29 @@ def main() -> int:
         _open_standard_streams()
         from mlxhog.cli import main as run
 
-        return run()
+        code = run()
     except KeyboardInterrupt:  # before the command line could answer it, or after it had
         with suppress(OSError):
             os.write(2, b"interrupted\n")
-        return 130
+        code = 130
+    _leave_a_busy_engine(code)
+    return code
+
+
+def _leave_a_busy_engine(code: int) -> None:
+    """End the process here where the thread of `mlxhog serve` could not be stopped in time.
+
+    The interpreter's end would end that thread where it returns from native code, and C++ aborts
+    the process then.
+    """
+    import threading  # as all that is imported: after `main` has begun to answer signals
+
+    if not any(thread.name == "mlxhog-engine" for thread in threading.enumerate()):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _open_standard_streams() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -363,3 +365,38 @@ def test_a_source_that_breaks_ends_the_thread_with_its_error(
     b.thread._thread.join(30)
     assert "folder is gone" in str(b.thread.died)
     assert b.source.is_closed
+
+
+BUSY = """
+import sys
+import threading
+import numpy as np
+from mlxhog import __main__, cli
+from mlxhog._native import ops
+from mlxhog.live.serving.engine_thread import EngineThread
+
+busy = threading.Event()
+
+def run(self):
+    x = np.ones(100_000, np.float32)
+    while True:
+        ops.scale(x, 1.0, threads=1)
+        busy.set()
+
+def command():
+    EngineThread("", None)
+    busy.wait()
+    print("ended")
+    return 7
+
+EngineThread._run, cli.main = run, command
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_does_not_stop_changes_neither_exit_code_nor_output() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (7, "ended\n", "")
