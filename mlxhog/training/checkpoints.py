@@ -158,8 +158,8 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         return f"one worker's moments were given to each of {len(slots)} workers"
     if optimizer in OWN_BASES:
         return (
-            f"the worker with most steps gave its moments to each of {len(slots)} workers: those of "
-            f"{optimizer} lie in bases of each worker's own and have no average"
+            f"the worker with most steps gave its moments to each of {len(slots)} workers: those "
+            f"of {optimizer} lie in bases of each worker's own and have no average"
         )
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
