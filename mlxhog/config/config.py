@@ -217,7 +217,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     beta1: float | None = _optimizer(
         None,
         "all but SGD and momentum: decay of the first moment; auto is 0.9, and 0.75 where muon "
-        "takes averaged gradients (sync)",
+        "takes averaged gradients (sync), 0.95 where it looks ahead of three or more workers",
         low=0, below=1, none="auto",
     )  # fmt: skip
     beta2: float = _optimizer(0.95, "decay of the second moment; Lion: of its mean", low=0, below=1)
@@ -233,9 +233,12 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         0.92, "Adan: decay of the mean of gradients' differences", low=0, below=1
     )
     eps: float = _optimizer(1e-8, "added to the root of the second moment", above=0)
-    nesterov: float = _optimizer(
-        0.1, "Muon: weight of the gradient itself in a direction, beside its mean", low=0, high=1
-    )
+    nesterov: float | None = _optimizer(
+        None,
+        "Muon: weight of the gradient itself in a direction, beside its mean; auto is 0.1, and "
+        "0.15 where it looks ahead of three or more workers",
+        low=0, high=1, none="auto",
+    )  # fmt: skip
     orthogonalization: str = _optimizer(
         "polar3",
         "Muon: three steps of Polar Express, or five of Newton and Schulz",

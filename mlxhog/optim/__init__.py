@@ -34,12 +34,17 @@ OPTIMIZERS: Final = (
     "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd", "soap",
 )  # fmt: skip
 
-OPEN: Final = ("lr", "beta1")
+OPEN: Final = ("lr", "beta1", "nesterov")
 """Options that `for_model` decides where nobody gives them."""
 
 BETA1: Final = 0.9
 AVERAGED_BETA1: Final = 0.75
 """Muon's where a step averages the gradients of several workers."""
+NESTEROV: Final = 0.1
+MANY: Final = 4
+"""Workers from which on what looks ahead of the others takes the next two."""
+LATE_BETA1: Final = 0.95
+LATE_NESTEROV: Final = 0.15
 
 
 def half_life_decay(tokens_per_step: int, half_life: int) -> float:
@@ -65,17 +70,22 @@ def for_model(config: TrainConfig, width: int, hidden: frozenset[str], workers: 
     """
     name = rule_of(config.optimizer, hidden)
     averaged = workers if config.strategy == "sync" else 1
-    lr, beta1 = config.lr, config.beta1
+    lr, beta1, nesterov = config.lr, config.beta1, config.nesterov
     if lr is None:
         lr = schedules.default_lr(name, width, averaged)
-    if beta1 is None:
-        beta1 = AVERAGED_BETA1 if name == "muon" and averaged > 1 else BETA1
+    late = name == "muon" and config.prediction == "last" and workers >= MANY
+    if beta1 is None and name == "muon" and averaged > 1:
+        beta1 = AVERAGED_BETA1
+    elif beta1 is None:
+        beta1 = LATE_BETA1 if late else BETA1
+    if nesterov is None and name == "muon":
+        nesterov = LATE_NESTEROV if late else NESTEROV
     changes: dict[str, Any] = {}
     if name != config.optimizer:
         changes = contradictions.choosing(TrainConfig, optimizer=name)
         if config.predict == "last" and config.moments != "shared":
             changes["predict"] = "auto"
-    return replace(config, lr=lr, beta1=beta1, **changes)
+    return replace(config, **{"lr": lr, "beta1": beta1, "nesterov": nesterov, **changes})
 
 
 def first_decay(config: TrainConfig) -> float:
@@ -179,7 +189,7 @@ def _muon(config: TrainConfig, hidden: frozenset[str], beta2: float, threads: in
     return Muon(
         hidden=hidden,
         beta1=first_decay(config),
-        nesterov=config.nesterov,
+        nesterov=NESTEROV if config.nesterov is None else config.nesterov,
         orthogonalization=config.orthogonalization,
         rows=config.orthogonalization_rows,
         every=config.orthogonalization_every,

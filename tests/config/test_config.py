@@ -269,7 +269,7 @@ def test_another_choice_comes_without_the_options_that_it_does_not_take():
     changes = contradictions.choosing(TrainConfig, optimizer="sgd", strategy="hogwild")
     other = dataclasses.replace(config, **changes)
     assert (other.optimizer, other.strategy) == ("sgd", "hogwild")
-    assert (other.nesterov, other.sync_shares) == (0.1, "equal")
+    assert (other.nesterov, other.sync_shares) == (None, "equal")
 
 
 def test_workers_are_slowed_by_rank():

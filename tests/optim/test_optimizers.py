@@ -34,7 +34,7 @@ class Options:
     projection_compat: str = "guarded"
     precondition_every: int = 10
     seed: int = 0
-    nesterov: float = 0.1
+    nesterov: float | None = None
     orthogonalization: str = "polar3"
     orthogonalization_rows: int | None = None
     orthogonalization_every: int | None = None
@@ -89,23 +89,40 @@ def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
 
 
 @each_of(
-    ("options", "width", "workers", "lr", "beta1"),
+    ("options", "width", "workers", "lr", "beta1", "nesterov"),
     [
-        ({"strategy": "serial"}, 128, 1, 3e-3, 0.9),
-        ({"strategy": "hogwild"}, 128, 4, 3e-3, 0.9),
-        ({"strategy": "hogwild"}, 512, 2, 1.5e-3, 0.9),
-        ({"strategy": "sync"}, 128, 4, 6e-3, 0.75),
-        ({"strategy": "sync"}, 128, 1, 3e-3, 0.9),
-        ({"strategy": "sync", "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5),
-        ({"strategy": "sync", "optimizer": "adamw"}, 512, 4, 1e-3, 0.9),
-        ({"strategy": "hogwild", "optimizer": "lion"}, 64, 2, 1e-3, 0.9),
+        ({"strategy": "serial"}, 128, 1, 3e-3, 0.9, 0.1),
+        ({"strategy": "hogwild"}, 128, 3, 3e-3, 0.9, 0.1),
+        ({"strategy": "hogwild"}, 128, 4, 3e-3, 0.95, 0.15),
+        ({"strategy": "hogwild", "moments": "private"}, 128, 4, 3e-3, 0.9, 0.1),
+        ({"strategy": "hogwild", "beta1": 0.9, "nesterov": 0.0}, 128, 4, 3e-3, 0.9, 0.0),
+        ({"strategy": "hogwild"}, 512, 2, 1.5e-3, 0.9, 0.1),
+        (
+            {"strategy": "round_robin", "predict": "last", "moments": "shared"},
+            128,
+            4,
+            3e-3,
+            0.95,
+            0.15,
+        ),
+        ({"strategy": "sync"}, 128, 4, 6e-3, 0.75, 0.1),
+        ({"strategy": "sync"}, 128, 1, 3e-3, 0.9, 0.1),
+        ({"strategy": "sync", "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5, 0.1),
+        ({"strategy": "sync", "optimizer": "adamw"}, 512, 4, 1e-3, 0.9, None),
+        ({"strategy": "hogwild", "optimizer": "lion"}, 64, 2, 1e-3, 0.9, None),
     ],
 )
 def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
-    options: dict[str, Any], width: int, workers: int, lr: float, beta1: float
+    options: dict[str, Any],
+    width: int,
+    workers: int,
+    lr: float,
+    beta1: float,
+    nesterov: float | None,
 ) -> None:
     settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
     assert (settled.top_lr, settled.beta1) == (pytest.approx(lr), beta1)
+    assert settled.nesterov == nesterov
 
 
 def test_muon_without_hidden_matrices_is_adamw_at_its_step_size() -> None:
@@ -117,7 +134,7 @@ def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() 
     config = TrainConfig(optimizer="muon", predict="last", nesterov=0.2, orthogonalization="ns5")
     settled = optim.for_model(config, 128, frozenset(), 2)
     assert (settled.optimizer, settled.predict, settled.prediction) == ("adamw", "auto", "own")
-    assert (settled.nesterov, settled.orthogonalization) == (0.1, "polar3")
+    assert (settled.nesterov, settled.orthogonalization) == (None, "polar3")
     shared = replace(config, moments="shared")
     assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
     assert optim.for_model(config, 128, HIDDEN, 2).prediction == "last"
