@@ -126,7 +126,8 @@ def _other_defaults(
         f"{name} {value:.4g}: the default of {config.optimizer} in {config.strategy} with "
         f"{workers} worker{'s' * (workers > 1)}; the run had {before[name]:.4g}"
         for name in before
-        if getattr(asked, name) is None and (value := getattr(config, name)) != before[name]
+        if getattr(asked, name) is None
+        and (value := getattr(config, name)) not in (None, before[name])
     ]
 
 
