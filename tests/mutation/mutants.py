@@ -1,4 +1,4 @@
-"""Ninety small faults in the core, each with the tests that should notice it.
+"""Some ninety small faults in the core, each with the tests that should notice it.
 
 A mutant changes one line: the first text stands in exactly one line of the file, and becomes the
 second one there. Where a file moves, change its name here; where a line changes, change the text or
