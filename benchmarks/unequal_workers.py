@@ -92,7 +92,7 @@ def conditions(target: Target, late_s: int) -> dict[str, Condition]:
 
 
 LOW = Target(1.8, {"muon": 700_000, "adamw": 1_200_000})
-HIGH = Target(2.1, {"muon": 200_000}, 16_384)
+HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 QUICK = Scale((1, 2, 3), ("muon",), conditions(HIGH, late_s=4))
 FULL = Scale(
     (1, 2, 3, 4, 5),

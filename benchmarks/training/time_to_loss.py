@@ -26,7 +26,6 @@ from mlxhog import TrainConfig
 
 SETTINGS = Path(__file__).parent.with_name("time_to_loss_settings.json")
 UNTOLD = "cannot be told"
-MARGIN = 0.05  # bits per byte that the chosen amount of text ends below the target
 SHORTER = 0.85  # factor between two amounts that are tried
 
 TORCH = {"workers": "torch:cpu*2", "threads": 1}
@@ -97,6 +96,8 @@ class Target:
         text: what it is of, where that is not the default text.
         options: of `TrainConfig`, for that text.
         like: the target whose searched settings serve for this one, by its key.
+        margin: bits per byte below it at which the chosen amount of text ends; more than seeds
+            differ by, or some runs never get there.
     """
 
     bits: float
@@ -105,6 +106,7 @@ class Target:
     text: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     like: str | None = None
+    margin: float = 0.05
 
     def settings(self, optimizer: str, arm: str) -> dict[str, Any]:
         """What the search found for an arm.
@@ -190,7 +192,7 @@ class Race:
         most = self.target.tokens[optimizer]
         for arm, grid in GRIDS[optimizer].items():
             best = best_point(grid, RATES[optimizer], partial(trial, arm, most))
-            tokens = enough(most, self.target.bits - MARGIN, partial(trial, arm, point=best))
+            tokens = enough(most, self.target.bits - self.target.margin, partial(trial, arm, point=best))
             searched.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
             _write(document)
 
