@@ -192,7 +192,8 @@ class Race:
         most = self.target.tokens[optimizer]
         for arm, grid in GRIDS[optimizer].items():
             best = best_point(grid, RATES[optimizer], partial(trial, arm, most))
-            tokens = enough(most, self.target.bits - self.target.margin, partial(trial, arm, point=best))
+            limit = self.target.bits - self.target.margin
+            tokens = enough(most, limit, partial(trial, arm, point=best))
             searched.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
             _write(document)
 
