@@ -27,6 +27,7 @@ from harness.claims import Findings, measured
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 from mlxhog.report.metrics import Progress
+from mlxhog.training import recording
 
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
@@ -99,7 +100,7 @@ def measure(findings: Findings, runs: int, steps: int, first_seed: int) -> None:
                 flush=True,
             )
         again = [record(folder, MIXES[0], "muon", 0, 1, steps) for _ in range(2)]
-        ends = {event_log.read_json(run, "end")["sha256"]["params"] for run in again}
+        ends = {recording.End.read(run).sha256["params"] for run in again}
     findings.results |= {"runs": outcomes, "deaths": deaths, "torn_steps": torn}
     findings.exact("recorded runs that replay to their hashes", equal, runs)
     findings.exact("ends of two recorded runs of one configuration", len(ends), 2)

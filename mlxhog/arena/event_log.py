@@ -5,6 +5,8 @@
     RUN/replay/worker-N.log    what the workers in slot N did, in the order in which they did it
     RUN/replay/end.json        what it came to; missing where the supervisor was killed
 
+This module has the logs of workers, `mlxhog.training.recording` the two other files.
+
 A log of a worker is a sequence of records, appended and never changed:
 
     u32   bytes of the payload
@@ -18,6 +20,9 @@ A log of a worker is a sequence of records, appended and never changed:
     TORN    `Numbers`, u8 flags, turns, floats of the access it died in, its private state
     DIED    nothing: it died between two steps
 
+Logs are kept, copied and sent, so what one says is checked before it is used: a record that no run
+can have written is an error in words, and unpacking one never takes more memory than the run had.
+
 Turns are the order of accesses to shared parameters (`metal/native/updates/turns.h`): of a STEP the
 accesses by others since the worker's own last one under the same lock, of a TORN the turns
 themselves. They are nearly equal and compress well.
@@ -25,26 +30,31 @@ themselves. They are nearly equal and compress well.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import MlxhogError, RunError
-from mlxhog.files import plain_json
-from mlxhog.files.durable import disk_errors, replace_file
+from mlxhog.errors import MlxhogError, RunError, message_of, shown
+from mlxhog.files import plain_json, reading
+from mlxhog.files.durable import disk_errors
 
 FOLDER: Final = "replay"
 FORMAT: Final = 1
 CHECK_EVERY: Final = 64
 """Steps of a worker from one SHA-256 of the weights that it reads to the next."""
+
+MOST_COUNT: Final = 1 << 40
+"""Of steps, epochs and updates: more than any run has, and small enough for 64-bit sums."""
 
 UInt32 = NDArray[np.uint32]
 _HEAD = struct.Struct("<IIB")
@@ -180,14 +190,102 @@ def _framed(kind: Kind, *pieces: bytes) -> bytes:
     return _HEAD.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The most that a record of one run can say; see `mlxhog.strategies.turns.limits`.
+
+    Attributes:
+        slots: workers at once.
+        tickets: batches of an epoch.
+        stripes: of the weights that a step reads.
+        turns: accesses of a step.
+        shared_bytes: of all shared arrays.
+        private_bytes: of one worker's private state.
+    """
+
+    slots: int
+    tickets: int
+    stripes: int
+    turns: int
+    shared_bytes: int
+    private_bytes: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A record as it stands in a log, whole and unchanged, but not yet unpacked.
+
+    Attributes:
+        path: of the log.
+        at: the byte at which it begins.
+        kind: one of `Kind`.
+        pieces: of its payload, packed.
+    """
+
+    path: Path
+    at: int
+    kind: Kind
+    pieces: tuple[bytes, ...]
+
+    @property
+    def numbers(self) -> Numbers:
+        """Of a STEP or TORN."""
+        with self._checked():
+            return Numbers.unpack(self.pieces[0])
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether it is a STEP with a SHA-256."""
+        return self.kind == Kind.STEP and len(self.pieces) == 5 and len(self.pieces[4]) > 0
+
+    def record(self, limits: Limits | None = None) -> Record:
+        """Unpack it.
+
+        Args:
+            limits: of its run; None trusts the log, which this process has written.
+
+        Raises:
+            RunError: no run can have written it.
+        """
+        with self._checked():
+            if self.kind == Kind.BEGIN:
+                return _begin(*self.pieces)
+            if self.kind == Kind.DIED:
+                return Died(*self.pieces)
+            if self.kind == Kind.TORN:
+                return _torn(*self.pieces, limits=limits)
+            return _step(*self.pieces, limits=limits)
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
+            raise RunError(
+                f"the log {self.path} is damaged: the record at byte {self.at} "
+                f"({self.kind.name}) cannot be one of this run ({message_of(error)}); copy the "
+                "run's folder again, or record another run"
+            ) from error
+
+
 def read(path: Path) -> Iterator[Record]:
-    """The records of one worker's log.
+    """The records of a worker's log that this process or its own workers have written.
+
+    Raises:
+        RunError: the log is missing, cut or damaged; the message says where.
+    """
+    return (frame.record() for frame in frames(path))
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """The records of one worker's log, packed.
 
     Raises:
         RunError: the log is missing, cut or damaged; the message says where.
     """
     try:
-        content = path.read_bytes()
+        with reading.open_regular(path) as file:
+            content = file.read()
     except OSError as error:
         raise RunError(f"the log {path} cannot be read: {error.strerror}") from error
     at = 0
@@ -205,35 +303,108 @@ def read(path: Path) -> Iterator[Record]:
                 f"the log {path} is damaged: the record at byte {at} has another checksum than "
                 "it was written with; copy the run's folder again, or record another run"
             )
-        yield _decoded(path, at, kind, payload)
+        yield _frame(path, at, kind, payload)
         at += _HEAD.size + size
 
 
-def _decoded(path: Path, at: int, kind: int, payload: bytes) -> Record:
-    pieces, here = [], 0
-    while here < len(payload):
-        (size,) = _LENGTH.unpack_from(payload, here)
-        pieces.append(payload[here + _LENGTH.size : here + _LENGTH.size + size])
-        here += _LENGTH.size + size
-    if kind == Kind.BEGIN:
-        return Begin(**plain_json.loads(pieces[0]))
-    if kind == Kind.DIED:
-        return Died()
-    if kind not in (Kind.STEP, Kind.TORN):
+def _frame(path: Path, at: int, kind: int, payload: bytes) -> Frame:
+    if kind not in list(Kind):
         raise RunError(
             f"the log {path} has a record of kind {kind} at byte {at}, which this mlxhog does not "
             "know; replay it with the version that recorded it"
         )
-    numbers, flags = Numbers.unpack(pieces[0]), pieces[1][0]
-    if kind == Kind.TORN:
-        turns, floats, private = (zlib.decompress(piece) for piece in pieces[2:])
-        known = np.frombuffer(turns, "<u4").astype(np.uint32)
-        return Torn(
-            numbers, bool(flags & WRITING), bool(flags & UNFINISHED), known, floats, private
-        )
-    gaps = np.frombuffer(zlib.decompress(pieces[2][1:]), f"<u{pieces[2][0]}").astype(np.uint32)
-    sums = np.frombuffer(pieces[3], "<u4").astype(np.uint32)
-    return Step(numbers, bool(flags), gaps, sums, pieces[4])
+    frame, pieces, here = Frame(path, at, Kind(kind), ()), [], 0
+    with frame._checked():
+        while here < len(payload):
+            (size,) = _LENGTH.unpack_from(payload, here)
+            here += _LENGTH.size + size
+            if here > len(payload):
+                raise ValueError("a piece is longer than the record")
+            pieces.append(payload[here - size : here])
+    return replace(frame, pieces=tuple(pieces))
+
+
+def _begin(content: bytes) -> Begin:
+    return Begin(**plain_json.loads(content))
+
+
+def _step(
+    numbers: bytes, flags: bytes, turns: bytes, sums: bytes, sha256: bytes, *, limits: Limits | None
+) -> Step:
+    width = turns[0]
+    if width not in (1, 2, 4):
+        raise ValueError(f"turns of {width} bytes")
+    most = None if limits is None else limits.turns * width
+    gaps = np.frombuffer(_unpacked(turns[1:], most), f"<u{width}").astype(np.uint32)
+    step = Step(
+        Numbers.unpack(numbers),
+        bool(flags[0]),
+        gaps,
+        np.frombuffer(sums, "<u4").astype(np.uint32),
+        sha256,
+    )
+    if limits is not None:
+        _check_numbers(step.numbers, limits, applied=step.applied)
+        _check("stripes read", len(step.sums), limits.stripes, limits.stripes)
+        if len(sha256) not in (0, 32):
+            raise ValueError(f"a SHA-256 of {len(sha256)} bytes")
+    return step
+
+
+def _torn(
+    numbers: bytes,
+    flags: bytes,
+    turns: bytes,
+    floats: bytes,
+    private: bytes,
+    *,
+    limits: Limits | None,
+) -> Torn:
+    room = (None,) * 3
+    if limits is not None:
+        room = (4 * limits.turns, limits.shared_bytes, limits.private_bytes)
+    unpacked = [_unpacked(*one) for one in zip((turns, floats, private), room, strict=True)]
+    known = np.frombuffer(unpacked[0], "<u4").astype(np.uint32)
+    writing, unfinished = bool(flags[0] & WRITING), bool(flags[0] & UNFINISHED)
+    torn = Torn(Numbers.unpack(numbers), writing, unfinished, known, *unpacked[1:])
+    if limits is not None:
+        _check_numbers(torn.numbers, limits, applied=writing)
+        if unfinished and not len(known):
+            raise ValueError("it died in an access, and has none")
+        state = limits.private_bytes if writing else 0
+        _check("bytes of private state", len(torn.private), state, state)
+    return torn
+
+
+def _unpacked(packed: bytes, most: int | None) -> bytes:
+    """Decompress a piece; one that has more than `most` bytes is refused before it is unpacked."""
+    if most is None:
+        return zlib.decompress(packed)
+    unpack = zlib.decompressobj()
+    content = unpack.decompress(packed, most + 1)
+    if len(content) > most:
+        raise ValueError(f"a piece unpacks to more than {most:,} bytes")
+    if not unpack.eof:
+        raise ValueError("a packed piece is cut")
+    return content
+
+
+def _check_numbers(numbers: Numbers, limits: Limits, *, applied: bool) -> None:
+    _check("batch", numbers.ticket, 0, limits.tickets - 1)
+    _check("workers", numbers.workers, 1, limits.slots)
+    for name in ("number", "epoch", "version_read"):
+        _check(name, getattr(numbers, name), 0, MOST_COUNT)
+    for name in ("opt_step", "shared_step"):
+        _check(name, getattr(numbers, name), int(applied), MOST_COUNT)
+    for name in ("horizon", "lr"):
+        if not math.isfinite(getattr(numbers, name)):
+            raise ValueError(f"{name} is not finite")
+
+
+def _check(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        wanted = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        raise ValueError(f"{name}: {shown(value)}, expected {wanted}")
 
 
 def worker_path(directory: Path, slot: int) -> Path:
@@ -293,43 +464,3 @@ def cut(path: Path, size: int) -> None:
     """
     with disk_errors(f"writing {path}"):
         os.truncate(path, size)
-
-
-def write_json(directory: Path, name: str, values: Mapping[str, Any]) -> None:
-    """Write `header` or `end` of a run's log.
-
-    Raises:
-        EnvironmentLacks: the disk is full, or the system refuses.
-    """
-    path = directory / FOLDER / f"{name}.json"
-    with disk_errors(f"writing {path}"):
-        replace_file(path, plain_json.dumps(values, indent=1) + b"\n")
-
-
-def read_json(directory: Path, name: str) -> dict[str, Any]:
-    """What `write_json` wrote.
-
-    Raises:
-        RunError: the run was not recorded, has not ended, or the file is damaged.
-    """
-    path = directory / FOLDER / f"{name}.json"
-    try:
-        values = plain_json.loads(path.read_bytes())
-        if not isinstance(values, dict) or values["format"] != FORMAT:
-            raise ValueError(f"wanted a log of format {FORMAT}")
-    except FileNotFoundError:
-        if name == "header":
-            raise RunError(
-                f"the run {directory} was not recorded; record one with: mlxhog train "
-                "--determinism record"
-            ) from None
-        raise RunError(
-            f"the log of {directory} has no end: the run still trains, or was killed with its "
-            "supervisor; only a run that has ended can be replayed"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}); replay it with the version that recorded it, or "
-            "copy the run's folder again"
-        ) from error
-    return values

@@ -346,7 +346,7 @@ def latest(run: Run) -> Path:
         CheckpointError: there is none yet, or the named one is damaged; never another instead.
     """
     try:
-        name = reading.read_text(run.checkpoints / _LATEST, 4096).strip()
+        name = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()
         plain = name.isprintable() and len(name) <= 100 and name not in (".", "..")
         if name and not (plain and Path(name).name == name):
             raise ValueError("it names no directory")

@@ -128,8 +128,8 @@ def by_age(parent: Path) -> list[Path]:
 def _read_order(checkpoint: Path) -> int:
     """The place of a checkpoint in the order of saving, from 1; 0 where it does not say."""
     try:
-        record = json.loads((checkpoint / NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        record = json.loads(reading.read_small(checkpoint / NAME))
+    except (OSError, ValueError, RecursionError, CheckpointError):
         return 0
     order = record.get("order") if isinstance(record, dict) else None
     return order if isinstance(order, int) else 0
@@ -168,5 +168,5 @@ def _digest(path: Path) -> str:
     """Return the digest of a file that belongs to a checkpoint; only tensors may be large."""
     if not path.name.endswith(_TENSORS):
         return hashlib.sha256(reading.read_small(path)).hexdigest()
-    with path.open("rb") as file:
+    with reading.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

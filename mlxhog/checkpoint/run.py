@@ -252,14 +252,14 @@ class Run:
     def last_sample(self) -> str | None:
         """Return the last line of `samples.txt`, or None where there is no sample."""
         try:
-            text = self.samples_path.read_text("utf-8", errors="replace")
-        except OSError:
+            text = reading.read_bytes(self.samples_path).decode(errors="replace")
+        except (OSError, ValueError):
             return None
         return text.rstrip("\n").rpartition("\n")[2]
 
     def _open_lock(self, mode: str) -> IO[str]:
         try:
-            return (self.directory / "lock").open(mode)
+            return open(self.directory / "lock", mode, opener=reading.regular)
         except OSError as error:
             raise RunError(
                 f"the run {self.directory} cannot be opened: {error.strerror}"

@@ -260,7 +260,8 @@ def _read_file(flag: str, path: Path) -> str:
     from mlxhog.files import reading
 
     try:
-        return reading.read_bytes(path).decode()
+        with path.open("rb") as file:  # or a pipe, as `--prompt-file <(...)` gives
+            return reading.read_all(file, reading.MOST_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -17,6 +17,7 @@ are mapped instead of read, and nothing but tensors of the model's shapes comes 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
@@ -41,14 +42,36 @@ MOST_DIGITS = 100
 """Of a number; one of that length is still a float."""
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return the content of a file that has to fit into memory.
+def regular(path: str | Path, flags: int) -> int:
+    """Open a regular file, for `open(..., opener=regular)`; never wait for a pipe in its place.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that our own programs wrote, such as one of a run, to read its bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+    """
+    return open(path, "rb", opener=regular)
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the content of a regular file that has to fit into memory.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device.
         ValueError: it has more than `most` bytes; little more was read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return read_all(file, most)
 
 
@@ -64,14 +87,15 @@ def read_all(file: BinaryIO, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_CONFIG_BYTES) -> str:
-    """Return the text of a small file.
+    """Return the text of a small file; one that a user names may be a pipe (`--config <(...)`).
 
     Raises:
         OSError: it cannot be read.
         ValueError: it has more than `most` bytes, or is not UTF-8.
     """
     try:
-        return read_bytes(path, most).decode()
+        with path.open("rb") as file:
+            return read_all(file, most).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start})") from error
 

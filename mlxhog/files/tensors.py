@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mlxhog.errors import CheckpointError, message_of
-from mlxhog.files import mapped, plain_json
+from mlxhog.files import mapped, plain_json, reading
 from mlxhog.files.durable import flush
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -177,7 +177,7 @@ def refuse_lfs_pointer(path: Path) -> None:
         CheckpointError: the file is a pointer of Git LFS.
     """
     try:
-        with path.open("rb") as file:
+        with reading.open_regular(path) as file:
             begins = file.read(len(_LFS_POINTER))
     except OSError:
         return  # who reads the whole file says why that fails

@@ -22,6 +22,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ArenaError, RunError, message_of
+from mlxhog.files import reading
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import MOST_LINE, workers_of
 from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
@@ -202,7 +203,7 @@ def follow(
 def newest_line(path: Path) -> dict[str, Any] | None:
     """Return the last whole line of a metrics.jsonl that is a progress, or None."""
     try:
-        with path.open("rb") as file:
+        with reading.open_regular(path) as file:
             file.seek(max(file.seek(0, 2) - MOST_LINE, 0))
             lines = file.read().split(b"\n")[:-1]
     except OSError:

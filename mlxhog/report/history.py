@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.files import reading
+
 OF_RUN = (
     "elapsed_s", "step", "tokens", "updates", "loss", "train_bits_per_byte", "val_bits_per_byte",
     "tokens_per_s", "lost_update_rate", "memory_bytes", "budget_fraction",
@@ -118,7 +120,7 @@ class History:
             OSError: it cannot be read; a file that is not there yet has no lines.
         """
         try:
-            file = self.path.open("rb")
+            file = reading.open_regular(self.path)
         except FileNotFoundError:
             return 0
         with file:

@@ -353,7 +353,7 @@ class EventLog:
             ValueError: it grew by more than `reading.MOST_BYTES`.
         """
         try:
-            file = self.path.open("rb")
+            file = reading.open_regular(self.path)
         except FileNotFoundError:
             return []
         with file:

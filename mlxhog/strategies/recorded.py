@@ -9,6 +9,8 @@ nothing is left that timing decides. Workers wait for nobody but for the one tha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
@@ -192,6 +194,15 @@ class Difference(Exception):
     """The first thing in which a replay differs from its record."""
 
 
+@contextmanager
+def _contradictions() -> Iterator[None]:
+    """Turn the native module's error about an impossible turn into a `Difference`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Difference(str(error)) from error
+
+
 class ReplayedWorker(InTurnWorker):
     """Does again what a log says, in the turns that it says."""
 
@@ -204,7 +215,8 @@ class ReplayedWorker(InTurnWorker):
         torn = isinstance(record, Torn)
         unfinished = isinstance(record, Torn) and record.writing and record.unfinished
         self._turns.repeat(record.turns.tolist(), absolute=torn, torn=unfinished)
-        self._read_in_turn(record.numbers)
+        with _contradictions():
+            self._read_in_turn(record.numbers)
         if isinstance(record, Torn):
             self.context.backend.refresh()
             return record.writing
@@ -230,7 +242,8 @@ class ReplayedWorker(InTurnWorker):
         if isinstance(record, Torn) or record.applied:  # not where it came too late
             if norm != numbers.norm:
                 raise Difference(f"its gradient has norm {norm!r}, recorded was {numbers.norm!r}")
-            self._write_in_turn(grads, numbers)
+            with _contradictions():
+                self._write_in_turn(grads, numbers)
         if self._turns.done != len(record.turns):
             raise Difference(
                 f"it has {self._turns.done} accesses to shared parameters, recorded were "
@@ -244,6 +257,9 @@ class ReplayedWorker(InTurnWorker):
         arena, slot = self.context.arena, self.context.slot
         if record.unfinished:
             word, _ = self.book.last
-            turns.put(turns.shared_floats(arena, word), record.floats)
+            shared = turns.shared_floats(arena, word)
+            if len(record.floats) != sum(array.nbytes for array in shared):
+                raise Difference("its record lacks what its last access left of shared arrays")
+            turns.put(shared, record.floats)
             self._turns.settle()
         turns.put(turns.private_floats(arena, slot), record.private)

@@ -37,6 +37,20 @@ def segments(slots: int) -> dict[str, tuple[str, int]]:
     return {NEXT: ("uint8", PARAMETER_COPY), **books}
 
 
+def limits(layout: Layout) -> event_log.Limits:
+    """The most that a record of a run with this layout can say."""
+    shared = [name for name in SHARED if name in layout.segments]
+    private = private_names(layout, 1)
+    return event_log.Limits(
+        slots=layout.max_workers,
+        tickets=layout.n_tickets,
+        stripes=-(-layout.probe.offset // updates.STRIPE),
+        turns=(layout.segments["turns.1"].nbytes - _native.TURNS_HEAD) // 4,
+        shared_bytes=sum(layout.segments[name].nbytes for name in shared),
+        private_bytes=sum(layout.segments[name].nbytes for name in private),
+    )
+
+
 def next_turns(arena: Arena) -> UInt32:
     """The turn that each lock word is at, (lock words,) uint32, shared."""
     return arena.segment(NEXT).view(np.uint32)[: arena.layout.n_lock_words]

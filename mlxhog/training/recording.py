@@ -1,6 +1,7 @@
 """The supervisor's part of a recorded run: how it began, who died in it, and what it came to.
 
-Workers append to their own logs (`mlxhog/strategies/turns.py`). Of one that is killed, the
+Both are files of JSON, `Header` and `End`; what a copied or mended one says is checked when it is
+read. Workers append to their own logs (`mlxhog/strategies/turns.py`). Of one that is killed, the
 supervisor writes down how far it had come, before anybody may touch the stripe that it held.
 """
 
@@ -8,22 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from mlxhog.arena import Arena, Layout, event_log
+from mlxhog.arena.event_log import Begin, UInt32
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, message_of, shown
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine import machine
-from mlxhog.machine.workers import GPU_BACKENDS
+from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, MOST_WORKERS, WorkerSpec
+from mlxhog.models.ops import kernels
 from mlxhog.optim import updates
 from mlxhog.strategies import turns
 from mlxhog.training.plan import Plan
 
+MOST_THREADS = 4096
 CONFIG = "config.yaml"
 """The configuration of the run, beside its logs: that of the run's folder is what went on last."""
 
@@ -42,41 +50,212 @@ def check(plan: Plan) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a recorded run was, in `header.json`.
+
+    Attributes:
+        workers: those it began with; the form of the model's operations of each is in `kernels`.
+        kernels: one for each worker.
+        slots: of the worker table.
+        layout_sha256: digest of the layout.
+        tokens_sha256: digest of the training text.
+        machine: name, processor and cores.
+        versions: of what computed.
+        initial_sha256: digests of weights and optimizer state at the beginning.
+    """
+
+    workers: tuple[WorkerSpec, ...]
+    kernels: tuple[str, ...]
+    slots: int
+    layout_sha256: str
+    tokens_sha256: str
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    initial_sha256: Mapping[str, str]
+
+    def write(self, directory: Path) -> None:
+        """Write it into a run's folder.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+        """
+        pairs = zip(self.workers, self.kernels, strict=True)
+        workers = [{**asdict(spec), "kernels": form} for spec, form in pairs]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["kernels"]
+        _write(directory, "header", {**values, "workers": workers})
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read that of a run.
+
+        Raises:
+            RunError: the run was not recorded, or the file is damaged.
+        """
+        none = (
+            f"the run {directory} was not recorded; record one with: mlxhog train "
+            "--determinism record"
+        )
+        with _reading(directory, "header", none) as values:
+            workers = [_begin(one) for one in _list(values, "workers")]
+            slots = values["slots"]
+            if type(slots) is not int or not len(workers) <= slots <= MOST_WORKERS:
+                raise ValueError(f"slots: {shown(slots)}, expected at most {MOST_WORKERS:,}")
+            if not workers:
+                raise ValueError("it names no workers")
+            return cls(
+                workers=tuple(WorkerSpec(one.backend, one.threads) for one in workers),
+                kernels=tuple(one.kernels for one in workers),
+                slots=slots,
+                layout_sha256=_text(values["layout_sha256"]),
+                tokens_sha256=_text(values["tokens_sha256"]),
+                machine={name: _text(values["machine"][name]) for name in ("name", "processor")},
+                versions=_texts(values["versions"]),
+                initial_sha256=_texts(values["initial_sha256"]),
+            )
+
+
+@dataclass(frozen=True)
+class End:
+    """The state in which a recorded run ended, in `end.json`.
+
+    Attributes:
+        sha256: digests of weights and optimizer state.
+        sums: of every stripe of the weights, (stripes,) uint32.
+        updates: of the parameters.
+    """
+
+    sha256: Mapping[str, str]
+    sums: UInt32
+    updates: int
+
+    def write(self, directory: Path) -> None:
+        """Write it into a run's folder.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+        """
+        _write(directory, "end", vars(self))
+
+    @classmethod
+    def read(cls, directory: Path, stripes: int | None = None) -> Self:
+        """Read that of a run.
+
+        Args:
+            directory: of the run.
+            stripes: of its weights; None is any number.
+
+        Raises:
+            RunError: the run has not ended, or the file is damaged.
+        """
+        none = (
+            f"the log of {directory} has no end: the run still trains, or was killed with its "
+            "supervisor; only a run that has ended can be replayed"
+        )
+        with _reading(directory, "end", none) as values:
+            sha256, sums = _texts(values["sha256"]), _list(values, "sums")
+            if "params" not in sha256:
+                raise ValueError("it has no digest of the weights")
+            if not all(type(one) is int and 0 <= one < 1 << 32 for one in sums):
+                raise ValueError("sums: expected numbers of 32 bits")
+            if len(sums) != (stripes or len(sums)):
+                raise ValueError(f"{len(sums)} sums, expected {stripes}")
+            return cls(sha256, np.asarray(sums, np.uint32), values["updates"])
+
+
+def _write(directory: Path, name: str, values: Mapping[str, Any]) -> None:
+    path = directory / event_log.FOLDER / f"{name}.json"
+    content = plain_json.dumps({"format": event_log.FORMAT, **values}, indent=1) + b"\n"
+    with disk_errors(f"writing {path}"):
+        replace_file(path, content)
+
+
+@contextmanager
+def _reading(directory: Path, name: str, none: str) -> Iterator[dict[str, Any]]:
+    """The values of one of the two files; what is wrong with them is an error of the run."""
+    path = directory / event_log.FOLDER / f"{name}.json"
+    try:
+        values = plain_json.read(path)
+        if not isinstance(values, dict) or values["format"] != event_log.FORMAT:
+            raise ValueError(f"expected a log of format {event_log.FORMAT}")
+        yield values
+    except FileNotFoundError:
+        raise RunError(none) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{path} cannot be read ({message_of(error)}); replay it with the version that "
+            "recorded it, or copy the run's folder again"
+        ) from error
+
+
+def check_worker(begin: Begin) -> None:
+    """Refuse a recorded worker that cannot have existed.
+
+    Raises:
+        RunError: of such a backend, number of threads, or form of the operations.
+    """
+    if (
+        begin.backend not in BACKENDS
+        or begin.kernels not in kernels.CHOICES
+        or type(begin.threads) is not int
+        or not 1 <= begin.threads <= MOST_THREADS
+    ):
+        raise RunError(
+            f"the record names a worker with backend {shown(begin.backend)}, threads "
+            f"{shown(begin.threads)} and kernels {shown(begin.kernels)}; expected one of "
+            f"{', '.join(BACKENDS)}, 1 to {MOST_THREADS:,} and one of {', '.join(kernels.CHOICES)}"
+        )
+
+
+def _begin(values: Mapping[str, Any]) -> Begin:
+    begin = Begin(values["backend"], values["threads"], values["kernels"])
+    check_worker(begin)
+    return begin
+
+
+def _list(values: Mapping[str, Any], name: str) -> list[Any]:
+    if not isinstance(values[name], list):
+        raise ValueError(f"{name}: {shown(values[name])}, expected a list")
+    return list(values[name])
+
+
+def _texts(values: object) -> dict[str, str]:
+    if not isinstance(values, dict):
+        raise ValueError(f"{shown(values)}, expected texts by name")
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)}, expected a text")
+    return value
+
+
 def begin(plan: Plan, directory: Path, arena: Arena) -> None:
     """Write the header of a run whose arena is filled and whose workers have not started."""
     path = directory / event_log.FOLDER / CONFIG
     with disk_errors(f"writing {path}"):
         path.parent.mkdir(exist_ok=True)
         replace_file(path, plan.config.to_yaml().encode())
-    event_log.write_json(
-        directory,
-        "header",
-        {
-            "format": event_log.FORMAT,
-            "workers": [
-                {"backend": spec.backend, "threads": spec.threads, "kernels": kernels}
-                for spec, kernels in zip(plan.workers, plan.kernels, strict=True)
-            ],
-            "slots": plan.strategy.slots,
-            "layout_sha256": layout_digest(arena.layout),
-            "tokens_sha256": TokenFile.open(plan.data.train).digest,
-            "machine": here(),
-            "versions": versions({worker.backend for worker in plan.workers}),
-            "initial_sha256": digests(arena),
-        },
+    header = Header(
+        workers=plan.workers,
+        kernels=plan.kernels,
+        slots=plan.strategy.slots,
+        layout_sha256=layout_digest(arena.layout),
+        tokens_sha256=TokenFile.open(plan.data.train).digest,
+        machine=here(),
+        versions=versions({worker.backend for worker in plan.workers}),
+        initial_sha256=digests(arena),
     )
+    header.write(directory)
 
 
 def end(directory: Path, arena: Arena, report: Callable[[str], None]) -> None:
-    """Write what a run came to, when all its workers have ended; says where that is impossible."""
-    values = {
-        "format": event_log.FORMAT,
-        "sha256": digests(arena),
-        "sums": turns.stripe_sums(arena).tolist(),
-        "updates": arena.counters.load("version"),
-    }
+    """Write how a run ended, when all its workers have; says where that is impossible."""
+    state = End(digests(arena), turns.stripe_sums(arena), arena.counters.load("version"))
     try:
-        event_log.write_json(directory, "end", values)
+        state.write(directory)
     except EnvironmentLacks as full:
         report(f"the record has no end, so the run cannot be replayed: {full}")
 

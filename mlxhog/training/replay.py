@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena import Arena, control, event_log
-from mlxhog.arena.event_log import Begin, Record, Step, Torn
+from mlxhog.arena.event_log import Begin, Frame, Kind, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess
@@ -35,9 +35,8 @@ from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.machine.processes import follow_parent
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
-from mlxhog.strategies import Lease
+from mlxhog.strategies import Lease, turns
 from mlxhog.strategies.recorded import Difference, ReplayedWorker
-from mlxhog.strategies.turns import Book, next_turns, parameters_in, stripe_sums
 from mlxhog.training import checkpoints, recording, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
@@ -90,14 +89,14 @@ class Part:
         number: how many processes had worked there before.
         begin: its backend, threads and kernels.
         first: its first step, counted in the slot.
-        records: of its steps.
+        frames: records of its steps, packed as they are in the log.
     """
 
     slot: int
     number: int
     begin: Begin
     first: int
-    records: tuple[Step | Torn, ...]
+    frames: tuple[Frame, ...]
 
     def __str__(self) -> str:
         """Name it."""
@@ -119,10 +118,12 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     context = worker.make_context(job, arena, entry)
     steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")))
     steps.warm_up()
-    repeated = steps.strategy
+    repeated, limits = steps.strategy, turns.limits(arena.layout)
     assert isinstance(repeated, ReplayedWorker)
-    for k, record in enumerate(part.records):
+    for k, frame in enumerate(part.frames):
         entry.beat(Phase.COMPUTE)
+        record = frame.record(limits)
+        assert isinstance(record, Step | Torn)
         try:
             if repeated.repeat_read(record):
                 grads = steps.gradient(Lease(record.numbers.epoch, record.numbers.ticket))
@@ -130,7 +131,7 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
         except Difference as difference:
             pipe.send((k, str(difference)))
             return
-    pipe.send((len(part.records), None))
+    pipe.send((len(part.frames), None))
     context.backend.close()
 
 
@@ -142,19 +143,20 @@ def parts(directory: Path, slot: int) -> list[Part]:
     """
     path = event_log.worker_path(directory, slot)
     begins: list[Begin] = []
-    by_process: list[list[Record]] = []
-    for record in event_log.read(path):
-        if isinstance(record, Begin):
-            begins.append(record)
+    by_process: list[list[Frame]] = []
+    for frame in event_log.frames(path):
+        if frame.kind == Kind.BEGIN:
+            begin = frame.record()
+            assert isinstance(begin, Begin)
+            begins.append(begin)
             by_process.append([])
         elif not begins:
             raise RunError(f"the log {path} does not begin with a worker; it is not whole")
-        else:
-            by_process[-1].append(record)
+        elif frame.kind != Kind.DIED:
+            by_process[-1].append(frame)
     processes, first = [], 0
-    for number, (begin, done) in enumerate(zip(begins, by_process, strict=True)):
-        steps = tuple(one for one in done if isinstance(one, Step | Torn))
-        processes.append(Part(slot, number, begin, first, steps))
+    for number, (begin, steps) in enumerate(zip(begins, by_process, strict=True)):
+        processes.append(Part(slot, number, begin, first, tuple(steps)))
         first += len(steps)
     return processes
 
@@ -177,35 +179,63 @@ def replay(run: Run, *, anyway: bool = False) -> Outcome:
         WorkerFailed: a process of the replay died.
     """
     began_ns = monotonic_ns()
-    header = event_log.read_json(run.directory, "header")
-    end = event_log.read_json(run.directory, "end")
-    logs = [
-        parts(run.directory, slot)
-        for slot in range(1, header["slots"] + 1)
-        if event_log.worker_path(run.directory, slot).exists()
-    ]
-    if not anyway:
-        _check_versions(header, logs)
-    plan = _plan(header, run)
+    recorded = read(run, anyway=anyway)
+    header, end, logs, plan = recorded.header, recorded.end, recorded.logs, recorded.plan
     with ExitStack() as stack:
         logs_of_processes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         replaying = _Replay(plan, header, run.directory, logs_of_processes, stack)
         difference = replaying.follow(logs) or replaying.compare(end)
-    steps = [record for log in logs for part in log for record in part.records]
-    hashed = sum(isinstance(step, Step) and len(step.sha256) > 0 for step in steps)
+    frames = [frame for log in logs for part in log for frame in part.frames]
     return Outcome(
         run=str(run.directory),
-        workers=tuple(one["backend"] for one in header["workers"]),
-        steps=len(steps),
+        workers=tuple(worker.backend for worker in header.workers),
+        steps=len(frames),
         deaths=sum(max(0, len(log) - 1) for log in logs),
-        hashes=hashed + len(end["sha256"]),
+        hashes=sum(frame.is_hashed for frame in frames) + len(end.sha256),
         difference=difference,
-        sha256=end["sha256"]["params"],
+        sha256=end.sha256["params"],
         seconds=(monotonic_ns() - began_ns) / 1e9,
     )
 
 
-def _check_versions(header: dict[str, Any], logs: Sequence[Sequence[Part]]) -> None:
+@dataclass(frozen=True)
+class Recording:
+    """A recorded run, read and checked, before anything is started.
+
+    Attributes:
+        header: how it began.
+        end: how it ended.
+        logs: what the processes in each slot did.
+        plan: of the run, as it was.
+    """
+
+    header: recording.Header
+    end: recording.End
+    logs: tuple[list[Part], ...]
+    plan: Plan
+
+
+def read(run: Run, *, anyway: bool = False) -> Recording:
+    """Read the record of a run and check everything that it says; errors as `replay` has them."""
+    header = recording.Header.read(run.directory)
+    logs = tuple(
+        parts(run.directory, slot)
+        for slot in range(1, header.slots + 1)
+        if event_log.worker_path(run.directory, slot).exists()
+    )
+    if not anyway:
+        _check_versions(header, logs)
+    plan = _plan(header, run)
+    limits = turns.limits(plan.layout)
+    for part in (part for log in logs for part in log):
+        recording.check_worker(part.begin)
+        for frame in part.frames:
+            frame.record(limits)
+    end = recording.End.read(run.directory, limits.stripes)
+    return Recording(header, end, logs, plan)
+
+
+def _check_versions(header: recording.Header, logs: Sequence[Sequence[Part]]) -> None:
     backends = {part.begin.backend for log in logs for part in log}
     try:
         here = recording.versions(backends)
@@ -216,10 +246,10 @@ def _check_versions(header: dict[str, Any], logs: Sequence[Sequence[Part]]) -> N
         ) from error
     differ = [
         f"{name} {was} (here {here.get(name, 'missing')})"
-        for name, was in header["versions"].items()
+        for name, was in header.versions.items()
         if here.get(name) != was
     ]
-    machine, was = recording.here(), header["machine"]
+    machine, was = recording.here(), header.machine
     if machine["processor"] != was["processor"] or machine["name"] != was["name"]:
         differ.append(f"{was['name']}, {was['processor']} (here {machine['processor']})")
     if differ:
@@ -229,7 +259,7 @@ def _check_versions(header: dict[str, Any], logs: Sequence[Sequence[Part]]) -> N
         )
 
 
-def _plan(header: dict[str, Any], run: Run) -> Plan:
+def _plan(header: recording.Header, run: Run) -> Plan:
     """The plan of a recorded run, whatever this machine would choose.
 
     Raises:
@@ -237,28 +267,22 @@ def _plan(header: dict[str, Any], run: Run) -> Plan:
     """
     stored = read_yaml(run.directory / event_log.FOLDER / recording.CONFIG)
     recorded = resolve(TrainConfig, [stored])
-    workers = header["workers"]
     config = replace(
         recorded,
         **QUIET,
-        workers=",".join(one["backend"] for one in workers),
-        max_workers=header["slots"],
+        workers=",".join(worker.backend for worker in header.workers),
+        max_workers=header.slots,
     )
-    plan = make_plan(config)
-    plan = replace(
-        plan,
-        workers=tuple(WorkerSpec(one["backend"], one["threads"]) for one in workers),
-        kernels=tuple(one["kernels"] for one in workers),
-    )
-    if recording.layout_digest(plan.layout) != header["layout_sha256"]:
+    plan = replace(make_plan(config), workers=header.workers, kernels=header.kernels)
+    if recording.layout_digest(plan.layout) != header.layout_sha256:
         raise CheckpointError(
             f"the log of {run.directory} is from another layout of the parameters than model "
             f"{config.model} has here; replay it with the model file and version that recorded it"
         )
     digest = TokenFile.open(plan.data.train).digest
-    if digest != header["tokens_sha256"]:
+    if digest != header.tokens_sha256:
         raise DataError(
-            f"the run was trained on tokens with digest {header['tokens_sha256'][:12]}, "
+            f"the run was trained on tokens with digest {header.tokens_sha256[:12]}, "
             f"{config.data} gives {digest[:12]} now; put back the text that it was recorded with"
         )
     return plan
@@ -270,7 +294,7 @@ class _Replay:
     def __init__(
         self,
         plan: Plan,
-        header: dict[str, Any],
+        header: recording.Header,
         directory: Path,
         logs: Path,
         stack: ExitStack,
@@ -286,7 +310,8 @@ class _Replay:
         )
         checkpoints.restore(plan, self.arena, Ledger(self.arena))
         initial = recording.digests(self.arena)
-        differ = [name for name, was in header["initial_sha256"].items() if initial[name] != was]
+        expected = header.initial_sha256.items()
+        differ = [name for name, was in expected if initial.get(name) != was]
         if differ:
             raise CheckpointError(
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
@@ -306,7 +331,7 @@ class _Replay:
         Raises:
             WorkerFailed: a process died.
         """
-        waiting = {log[0].slot: [part for part in log if part.records] for log in logs if log}
+        waiting = {log[0].slot: [part for part in log if part.frames] for log in logs if log}
         for slot in waiting:
             self._start_next(waiting, slot)
         quiet: tuple[list[Any], int] = ([], monotonic_ns())
@@ -322,8 +347,10 @@ class _Replay:
                         return difference
                     del self._running[slot]
                     self._start_next(waiting, slot)
-            state = [(slot, Book(self.arena, slot).last) for slot in self._running]
-            all_wait = all(Book(self.arena, slot).waits_for is not None for slot in self._running)
+            state = [(slot, turns.Book(self.arena, slot).last) for slot in self._running]
+            all_wait = all(
+                turns.Book(self.arena, slot).waits_for is not None for slot in self._running
+            )
             if state != quiet[0] or not all_wait:
                 quiet = (state, monotonic_ns())
             elif self._running and monotonic_ns() - quiet[1] > STUCK_S * 1e9:
@@ -362,7 +389,7 @@ class _Replay:
             done, difference = process.pipe.recv() if process.pipe.poll(POLL_S) else (0, None)
         except EOFError:
             done, difference = 0, None
-        if difference is None and done < len(part.records):
+        if difference is None and done < len(part.frames):
             death = process.reap(timeout_s=10.0)
             words = (self._logs / f"worker-{part.slot}.log").read_text(errors="replace")
             raise WorkerFailed(f"{part} of the replay died ({death}): {words.strip()[-600:]}")
@@ -373,7 +400,7 @@ class _Replay:
     @staticmethod
     def _name(part: Part, index: int) -> str:
         """An event: a step of a worker, and when it began."""
-        numbers = part.records[index].numbers
+        numbers = part.frames[index].numbers
         return (
             f"{part}, its step {part.first + index + 1} (batch {numbers.epoch}.{numbers.ticket}, "
             f"read after update {numbers.version_read})"
@@ -381,28 +408,27 @@ class _Replay:
 
     def _stuck(self) -> str:
         """Say who waits for what, where nobody goes on."""
-        next_turn, texts = next_turns(self.arena), []
+        next_turn, texts = turns.next_turns(self.arena), []
         for part, _ in self._running.values():
-            word = Book(self.arena, part.slot).waits_for
+            word = turns.Book(self.arena, part.slot).waits_for
             if word is not None:
                 texts.append(f"{part} waits at stripe or row {word}, turn {int(next_turn[word])}")
         return f"nobody goes on, so the logs do not fit together: {'; '.join(texts)}"
 
-    def compare(self, end: dict[str, Any]) -> str | None:
-        """Compare what all have come to with the end of the run; returns what differs."""
+    def compare(self, end: recording.End) -> str | None:
+        """Compare the arena with the end of the run; returns what differs."""
         digests = recording.digests(self.arena)
-        differ = [name for name, was in end["sha256"].items() if digests.get(name) != was]
+        differ = [name for name, was in end.sha256.items() if digests.get(name) != was]
         if not differ:
             return None
         text = f"the end: {', '.join(differ)} differ from the record"
-        sums = np.asarray(end["sums"], np.uint32)
-        stripes = np.flatnonzero(stripe_sums(self.arena) != sums)
+        stripes = np.flatnonzero(turns.stripe_sums(self.arena) != end.sums)
         return f"{text}{self._named(stripes)}"
 
     def _named(self, stripes: Iterable[int]) -> str:
         for stripe in stripes:
             begin = int(stripe) * updates.STRIPE
-            names = parameters_in(self.arena.layout, begin, begin + updates.STRIPE)
+            names = turns.parameters_in(self.arena.layout, begin, begin + updates.STRIPE)
             return f", first in stripe {stripe} ({names})"
         return ""
 

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog import cli
-from mlxhog.arena import layout
+from mlxhog.arena import Arena, event_log, layout
+from mlxhog.arena.ledger import Ledger
+from mlxhog.checkpoint.run import Run
 from mlxhog.classic.loaders.pairs import load_graph, load_ratings
 from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
 from mlxhog.cli.generate import read_prompts
@@ -42,7 +44,10 @@ from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.parity import cases
+from mlxhog.strategies import turns
 from mlxhog.theory.analysis import target
+from mlxhog.training import checkpoints, recording, replay
+from mlxhog.training.plan import make_plan
 from tests.faults import checkpoint_loaders
 from tests.faults.subjects import (
     LARGE,
@@ -58,6 +63,7 @@ from tests.faults.subjects import (
     text_file,
     yaml_file,
 )
+from tests.training.small import small_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
@@ -165,6 +171,34 @@ def _write_rows(folder: Path) -> Iterable[Path]:
 
 def _read_rows(folder: Path) -> None:
     check(files.read(folder / "rows.npz"))
+
+
+def _write_recording(folder: Path) -> Iterable[Path]:
+    """The record of a run of two workers, one of which died, without anything trained."""
+    config = small_config(folder, workers="torch:cpu*2", determinism="record", optimizer="muon")
+    plan, run = make_plan(config), Run(folder)
+    with Arena.create(plan.layout) as arena:
+        checkpoints.restore(plan, arena, Ledger(arena))
+        recording.begin(plan, folder, arena)
+        limits = turns.limits(plan.layout)
+        numbers = event_log.Numbers(0, 0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
+        gaps = np.arange(20, dtype=np.uint32)
+        sums = turns.stripe_sums(arena)
+        records: tuple[event_log.Record, ...] = (
+            event_log.Begin("torch:cpu", 1, "native"),
+            event_log.Step(numbers, True, gaps, sums, bytes(32)),
+            event_log.Torn(numbers, True, True, gaps, bytes(64), bytes(limits.private_bytes)),
+            event_log.Begin("torch:cpu", 1, "native"),
+            event_log.Step(numbers, False, gaps, sums),
+            event_log.Died(),
+        )
+        for slot in (1, 2):
+            for record in records:
+                event_log.append(event_log.worker_path(folder, slot), record)
+        recording.end(folder, arena, print)
+    replay.read(run)
+    folder = folder / event_log.FOLDER
+    return [*(folder / f"{n}.json" for n in ("header", "end")), *sorted(folder.glob("*.log"))]
 
 
 def write_study(folder: Path) -> Iterable[Path]:
@@ -309,6 +343,7 @@ SUBJECTS = (
     ),
     Subject("tokens", _write_tokens, _read_tokens, 4),
     Subject("prepared corpus", _write_prepared, _read_prepared, 2),
+    Subject("recorded run", _write_recording, lambda f: replay.read(Run(f), anyway=True), 6),
     Subject("tokenizer", _write_tokenizer, _read_tokenizer, 5),
     Subject(
         "prompts",

@@ -78,7 +78,7 @@ def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_ru
         os.kill(child.pid, signal.SIGKILL)
         _, errors = child.communicate()
     assert b"Traceback" not in errors, errors.decode()
-    wait_until(lambda: not any(map(alive, pids)), 3.0, "the workers to leave")
+    wait_until(lambda: not any(map(alive, pids)), 60, "the workers to leave")
     program = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
     program += "from mlxhog.errors import ArenaError\n"
     program += "try: Arena.connect(Path(sys.argv[1]))\nexcept ArenaError as error: print(error)"

@@ -310,7 +310,7 @@ def test_another_gradient_is_named_by_its_norm(runs: Runs) -> None:
 def test_turns_that_contradict_each_other_are_an_error_and_no_deadlock(runs: Runs) -> None:
     run_interleaved(runs)
     change(runs, 1, lambda step: step.turns.__setitem__(slice(None), 0), which=-1)
-    with pytest.raises(RuntimeError, match="is over: it is at"):
+    with pytest.raises(Difference, match="is over: it is at"):
         replayed(runs)
 
 

@@ -20,6 +20,8 @@ from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import checkpoints, trainer
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
+from tests.training import asking
+from tests.training.asking import trained, until
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
 
@@ -121,21 +123,19 @@ def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
 def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
     frozen: list[int] = []
 
-    def freeze(progress: Progress) -> None:
-        if not frozen and progress.step > 0:
-            frozen.append(progress.workers[0].pid)
-            os.kill(frozen[0], signal.SIGSTOP)
+    def freeze(directory: Path) -> None:
+        frozen.append(until(directory, lambda workers: workers[1]["steps"] > 0)[1]["pid"])
+        os.kill(frozen[0], signal.SIGSTOP)
+        until(directory, lambda workers: workers[1]["pid"] not in (0, frozen[0]))
 
-    config = small_config(
+    config = asking.endless(
         tmp_path,
         strategy="sync",  # the other worker waits
         workers="mlx:cpu*2",
-        steps=60,
-        heartbeat_timeout_s=0.8,
+        heartbeat_timeout_s=2.0,
         restarts=50,
     )
-    result = train(config, observer=freeze)
-    assert result.status == "done"
+    result = trained(config, freeze)
     assert result.restarts >= 1
     assert not alive(frozen[0])
 

@@ -20,7 +20,7 @@ from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Result
 from mlxhog.training import recording, replay
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
@@ -28,30 +28,30 @@ from tests.training.small import identical, parameters, small_config
 pytestmark = pytest.mark.slow
 
 
-class KillOnce:
-    """Kills the first worker once it has taken a few steps."""
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def __call__(self, progress: Progress) -> None:
-        first = progress.workers[0]
-        if not self.done and first.state == "running" and progress.step > 3:
-            os.kill(first.pid, signal.SIGKILL)
-            self.done = True
+def kill_the_first_worker(directory: Path) -> None:
+    """Kill it once both have taken some steps, and wait for steps of the one that replaces it."""
+    workers = until(directory, lambda workers: all(workers[k]["steps"] > 20 for k in (1, 2)))
+    pid, steps = workers[1]["pid"], workers[1]["steps"]
+    os.kill(pid, signal.SIGKILL)
+    until(
+        directory,
+        lambda now: (
+            now[1]["pid"] != pid
+            and now[1]["steps"] > steps
+            and sum(one["steps"] for one in now.values()) > 200
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Two workers with moments of all; one was killed."""
-    config = small_config(
+    config = endless(
         tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
-        optimizer="muon", strategy="auto", steps=200,
+        optimizer="muon", strategy="auto",
     )  # fmt: skip
-    killer = KillOnce()
-    result = train(config, observer=killer)
-    assert killer.done
-    assert (result.status, result.restarts) == ("done", 1)
+    result = trained(config, kill_the_first_worker)
+    assert result.restarts == 1
     return result
 
 
@@ -117,7 +117,7 @@ def header(directory: Path, **values: object) -> None:
     [
         (lambda run: shutil.rmtree(run / "replay"), RunError, "was not recorded; record one with"),
         (lambda run: (run / "replay" / "end.json").unlink(), RunError, "has no end"),
-        (lambda run: header(run, format=99), RunError, "wanted a log of format 1"),
+        (lambda run: header(run, format=99), RunError, "expected a log of format 1"),
         (lambda run: header(run, layout_sha256="0"), CheckpointError, "another layout"),
         (lambda run: header(run, tokens_sha256="0" * 64), DataError, "other text|digest 0000"),
         (lambda run: header(run, initial_sha256={"params": ""}), CheckpointError, "began with"),

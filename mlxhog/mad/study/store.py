@@ -203,7 +203,7 @@ class Store:
 
     def _open_lock(self, mode: str) -> IO[str]:
         try:
-            return (self.directory / "lock").open(mode)
+            return open(self.directory / "lock", mode, opener=reading.regular)
         except OSError as error:
             raise StudyError(
                 f"the study {self.directory} cannot be opened: {error.strerror}"
