@@ -202,7 +202,7 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
         return shipped, [Assignment("model", shipped, shipped)]
     if path.is_file():
         if is_settings(path):
-            return path.stem, read_yaml(path)
+            return path.stem, read_yaml(path, named=True)
         return path.stem, [Assignment("model", subject, subject)]
     try:
         run = runs.find(subject, root)

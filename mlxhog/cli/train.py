@@ -89,7 +89,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
     layers: list[list[Assignment]] = []
     if parsed.other.config is not None:
         try:
-            layers.append(read_yaml(Path(parsed.other.config)))
+            layers.append(read_yaml(Path(parsed.other.config), named=True))
         except ConfigError as error:
             problems.append(str(error))
     return configured([*layers, parsed.values], problems)

@@ -27,14 +27,18 @@ class Assignment:
     origin: str
 
 
-def read_yaml(path: Path) -> list[Assignment]:
+def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
     """Return the top-level keys of a YAML file with their line numbers.
+
+    Args:
+        path: the file.
+        named: the user named this very file, so it may be a pipe.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values.
     """
     try:
-        text = reading.read_text(path)
+        text = reading.read_text(path, named=named)
         entries = plain_yaml.entries(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error

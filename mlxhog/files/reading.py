@@ -86,15 +86,20 @@ def read_all(file: BinaryIO, most: int) -> bytes:
     return b"".join(pieces)
 
 
-def read_text(path: Path, most: int = MOST_CONFIG_BYTES) -> str:
-    """Return the text of a small file; one that a user names may be a pipe (`--config <(...)`).
+def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False) -> str:
+    """Return the text of a small file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+        named: the user named this very file, so it may be a pipe (`--config <(...)`).
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is a pipe or a device and not `named`.
         ValueError: it has more than `most` bytes, or is not UTF-8.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if named else open_regular(path) as file:
             return read_all(file, most).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start})") from error

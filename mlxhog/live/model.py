@@ -134,7 +134,9 @@ class LanguageModel:
             Diverged: the model's logits are not finite, when a piece is asked for.
         """
         generation = from_keywords(Generation, "generate()", options)
-        words = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not isinstance(stop, str | Sequence):
+            raise ConfigError(f"stop is a {type(stop).__name__}, expected a str or several")
+        words = [_text("stop string", one) for one in ([stop] if isinstance(stop, str) else stop)]
         pieces = self.answer([_text("prompt", prompt)], generation, stop=words)
         return (piece.text for piece in pieces if piece.text)
 
@@ -188,7 +190,10 @@ class LanguageModel:
             DataError: there are no ids, they are no integers, or one is outside the vocabulary.
             ConfigError: they are more than the model has positions for.
         """
-        tokens = np.asarray(ids)
+        try:
+            tokens = np.asarray(ids)
+        except ValueError as error:
+            raise DataError(f"ids are sequences of several lengths: {error}") from error
         if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
             raise DataError(
                 f"ids have shape {tokens.shape} and type {tokens.dtype}, expected (S,) or (B, S) "
@@ -259,6 +264,12 @@ def load(
         EnvironmentLacks: the backend is not there.
         ArenaError: the run that trains cannot be read, such as one of another version.
     """
+    for name, path in (("model", model), ("out", out)):
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigError(f"{name} is a {type(path).__name__}, expected a str or a path")
+    for name, word in (("backend", backend), ("weights", weights), ("mode", mode)):
+        if not isinstance(word, str):
+            raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
     # A pool of torch's that spins between its jobs takes the cores from the native operators'.
     with environment({"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}):
         source, opened = open_source(

@@ -110,7 +110,8 @@ def joining_workers(
         free: slots that it has left.
 
     Raises:
-        ConfigError: the option cannot be read, or has more workers than there are free slots.
+        ConfigError: the option cannot be read, has more workers than there are free slots, or more
+            threads than there are cores.
         EnvironmentLacks: a backend that was asked for by name is not there.
     """
 
@@ -132,6 +133,11 @@ def joining_workers(
         backends = _listed(text, check)
         for backend in dict.fromkeys(backends):
             _require(backend, machine)
+    if threads is not None and threads > machine.cores:
+        raise ConfigError(
+            f"threads is {threads}, and this machine has {machine.cores} cores; give at most "
+            f"{machine.cores}, or leave it out to share them"
+        )
     share = max(1, machine.cores // (present + len(backends)))
     return tuple(
         WorkerSpec(name, 1 if name in GPU_BACKENDS else threads or share) for name in backends

@@ -93,7 +93,7 @@ def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment])
             f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
             f"train(data={os.fspath(config)!r})"
         )
-    return configured([read_yaml(file), values])
+    return configured([read_yaml(file, named=True), values])
 
 
 def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ()) -> TrainConfig:

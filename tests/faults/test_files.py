@@ -6,14 +6,18 @@ import _posixshmem  # type: ignore[import-not-found]
 import errno
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from mlxhog import cli, train
 from mlxhog.arena import handover, segment
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
@@ -181,3 +185,46 @@ def test_a_checkpoint_of_before_the_order_was_kept_counts_as_older(run: runs.Run
     (first / "state.json").write_text('{"format": 1}')
     second = save(run, 10)
     assert checkpoint.manifest.by_age(run.checkpoints) == [first, second]
+
+
+READERS = (("show", "{run}"), ("runs", "--out", "{root}"), ("plot", "{run}"), ("report", "{run}"))
+RESUME = ("train", "--resume", "{run}", "--steps", "1", "--quiet")
+GENERATE = ("generate", "{run}", "--backend", "torch", "--max-new-tokens", "1")
+MORE_READERS = {
+    "config.yaml": (RESUME,),
+    "checkpoints/latest": (RESUME, GENERATE),
+    "replay/config.yaml": (("replay", "{run}"),),
+    "replay/header.json": (("replay", "{run}"),),
+    "replay/worker-1.log": (("replay", "{run}"),),
+    "checkpoints/step-00000002/state.json": (GENERATE,),
+    "checkpoints/step-00000002/model.safetensors": (GENERATE,),
+}
+
+
+@pytest.mark.slow
+def test_a_pipe_in_place_of_any_file_of_a_run_never_holds_up_a_command(tmp_path: Path) -> None:
+    config = small_config(tmp_path, workers="torch:cpu", determinism="record", steps=2)
+    run = Path(train(config, observer=None).run)
+
+    class Waits(BaseException):  # an OSError would be answered in words
+        pass
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise Waits
+
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert names >= MORE_READERS.keys()
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        for number, name in enumerate(sorted(names)):
+            copy = Path(shutil.copytree(run, tmp_path / str(number) / "runs" / run.name))
+            (copy / name).unlink()
+            os.mkfifo(copy / name)
+            for words in (*READERS, *MORE_READERS.get(name, ())):
+                signal.alarm(60)
+                code = cli.main([word.format(run=copy, root=copy.parent) for word in words])
+                signal.alarm(0)
+                assert code in (0, 1, 2, 3), (words, name)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

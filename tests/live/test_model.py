@@ -128,6 +128,8 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(
         ({"backend": "mlx:cpuu"}, "did you mean 'mlx:cpu'"),
         ({"weights": "4bit", "backend": "torch"}, "cannot compute with"),
         ({"mode": "newest"}, "no read mode 'newest'"),
+        ({"weights": ["bfloat16"]}, "weights is a list, expected a str"),
+        ({"out": None}, "out is a NoneType, expected a str or a path"),
     ],
 )
 def test_what_cannot_be_loaded_so_is_said(
@@ -145,6 +147,10 @@ def test_what_cannot_be_loaded_so_is_said(
         (lambda m: m.stream("a", top_p="much"), "top_p is 'much'; wanted a number"),
         (lambda m: m.generate("a", stop=""), "a stop string is empty"),
         (lambda m: m.generate(b"a"), "the prompt is a bytes, expected a str"),
+        (lambda m: m.generate("a", stop=5), "stop is a int, expected a str or several"),
+        (lambda m: m.generate("a", stop=b"x"), "the stop string is a int, expected a str"),
+        (lambda m: load(None), "model is a NoneType, expected a str or a path"),
+        (lambda m: m.logits([[1], [1, 2]]), "ids are sequences of several lengths"),
         (lambda m: m.generate("a\ud800"), "half a character at position 1"),
         (lambda m: m.logits([1.0, 2.0]), r"shape \(2,\) and type float64"),
         (lambda m: m.logits([]), r"shape \(0,\)"),

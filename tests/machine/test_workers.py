@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.machine import Machine, here
-from mlxhog.machine.workers import BACKENDS, WorkerChoice, missing, resolve_workers
+from mlxhog.machine.workers import (
+    BACKENDS,
+    WorkerChoice,
+    joining_workers,
+    missing,
+    resolve_workers,
+)
 from tests.pairs import each_of
 
 BOTH = frozenset({"mlx", "torch"})
@@ -87,6 +93,11 @@ def test_more_workers_than_cores_run_with_one_thread_and_a_note():
     choice = resolve_workers("torch:cpu*8", machine=linux(2))
     assert listed(choice) == [("torch:cpu", 1)] * 8
     assert "8 workers share 2 cores" in choice.notes[0]
+
+
+def test_no_worker_joins_with_more_threads_than_there_are_cores():
+    with pytest.raises(ConfigError, match="threads is 1000000000, and this machine has 8 cores"):
+        joining_workers("1", 10**9, machine=linux(8), present=2, free=2)
 
 
 def test_threads_are_taken_as_given_while_there_are_cores_for_them():
