@@ -229,7 +229,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: the machine's part (workers, memory, model), and the data's."""
     config = plan.config
-    strategy = plan.stored.strategy if plan.undecided else config.strategy
+    strategy = plan.stored.strategy if plan.alternatives else config.strategy
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

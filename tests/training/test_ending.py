@@ -28,9 +28,9 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import checkpoints, trainer, worker
 from mlxhog.training.ending import Deadlines, HeldOutWatch
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
-from mlxhog.training.steps import Steps
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
 
@@ -111,13 +111,13 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
 
 def with_a_long_first_step(job: Job) -> None:
     """A worker whose gradients take two seconds. Children import it."""
-    whole = Steps._loss_and_grads
+    whole = Gradients.of
 
-    def slow(steps: Steps, batches: list[Batch]) -> tuple[float, Grads]:
+    def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
         time.sleep(2.0)
-        return whole(steps, batches)
+        return whole(gradients, batches)
 
-    Steps._loss_and_grads = slow  # type: ignore[method-assign]
+    Gradients.of = slow  # type: ignore[method-assign]
     worker.main(job)
 
 
