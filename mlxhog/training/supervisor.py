@@ -362,6 +362,10 @@ class Supervisor:
 
         return self._twice(look)
 
+    def one_rests(self) -> bool:
+        """Whether any worker is up and not inside a step."""
+        return any(self._rests(seat) for seat in self.seats)
+
     def has_side_job(self) -> bool:
         """Whether a worker evaluates or samples, which ends by itself."""
         return any(self.entry(seat).phase in SIDE_JOBS for seat in self.seats)

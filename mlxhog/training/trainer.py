@@ -129,6 +129,7 @@ class _Training(Session):
         self.status = "running"
         self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
         self.unsaved: EnvironmentLacks | None = None
+        self._measured = False  # to choose the strategy
         self._deadlines = Deadlines(began_ns, self.start.budget.seconds, whole=whole_time)
         self._stack = stack
         self.evaluation = FinalEvaluation(self, self.monitor, self._deadlines)
@@ -169,8 +170,8 @@ class _Training(Session):
                     self._train()
                     self._rest()
                     self._save_and_evaluate()
-                if self.config.sample_every.on and self._may_ask():
-                    write_sample(self, self.monitor, self._deadlines)
+                if self.config.sample_every.on and not self._signals.count:
+                    self._write_sample()
                 self.status = "interrupted" if self._signals.count else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
@@ -218,7 +219,8 @@ class _Training(Session):
             if choice is None:
                 return  # interrupted
             self.report(str(choice))
-            name, auto = choice.strategy, isinstance(choice, evenness.Unmeasured)
+            self._measured = isinstance(choice, evenness.Choice)
+            name, auto = choice.strategy, not self._measured
         # A run that is resumed measures where this one has not.
         self._take_up(replace(self.plan.with_strategy(name), auto=auto))
 
@@ -279,12 +281,23 @@ class _Training(Session):
 
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
-        evaluates = self.config.eval_every.on
-        save_s = checkpoints.save_s(self.plan, self.arena)
-        limit_s = self._deadlines.training_s(save_s=save_s, evaluates=evaluates)
+        limit_s = self._deadlines.training_s(
+            save_s=checkpoints.save_s(self.plan, self.arena),
+            evaluates=self.config.eval_every.on,
+            samples=self.config.sample_every.on,
+        )
         if limit_s is not None:
             self.arena.counters.store("limit_ns", int(limit_s * 1e9))
             self.monitor.budget = replace(self.start.budget, seconds=limit_s)
+        if self.start.budget.is_used_up:
+            return
+        self.reporter.start_s = self._deadlines.spent_s()
+        if limit_s is not None and (
+            warning := self._deadlines.late_start(
+                self.reporter.start_s, limit_s, measured=self._measured
+            )
+        ):
+            self.report(warning)
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
@@ -315,11 +328,14 @@ class _Training(Session):
         self.supervisor.dismiss_starting()
         resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
-        limit_s = GRACE_S if self._time_is_over() else checkpoints.pause_limit_s(self.arena)
-        if self._time_is_over() and not self.arena.counters.load("steps"):
-            save_s = checkpoints.save_s(self.plan, self.arena)
-            limit_s = max(GRACE_S, self._deadlines.first_step_s(save_s))
+        limit_s, is_late = checkpoints.pause_limit_s(self.arena), self._time_is_over()
+        save_s = checkpoints.save_s(self.plan, self.arena)
+        if is_late:
+            has_steps = self.arena.counters.load("steps") > 0
+            limit_s = GRACE_S if has_steps else max(GRACE_S, self._deadlines.step_s(save_s))
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
+            if is_late:  # one has to be there who evaluates, and writes a sample
+                self.until(self.supervisor.one_rests, doing, self._deadlines.step_s(save_s))
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
@@ -358,6 +374,11 @@ class _Training(Session):
         self.watch.close(self.run, self.saver.newest, self.report)
         if evaluates and not self._signals.count:
             self._take_evaluation()
+
+    def _write_sample(self) -> None:
+        """Write the sample at the end, or say why there is none."""
+        if not write_sample(self, self.monitor, self._deadlines) and not self._signals.count:
+            self.report("no sample: no worker was free to write one in time; mlxhog generate does")
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save what a failed run has reached, and add to its message how to go on."""
