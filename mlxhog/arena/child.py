@@ -29,7 +29,11 @@ DEATH_S = 5.0  # how long a child that has let go of its pipe may take to end
 
 
 class Failed(Exception):
-    """What was tried raised an error, took too long, or ended its process; says which."""
+    """What was tried raised an error, took too long (`Late`), or ended its process; says which."""
+
+
+class Late(Failed):
+    """It took too long: it hangs, or this machine has no time for it."""
 
 
 class Lane:
@@ -108,18 +112,18 @@ class Child:
         """Wait for what the lane's function returned.
 
         Raises:
-            Failed: the function raised, took too long, or the child died.
+            Late: it took too long.
+            Failed: the function raised, or the child died.
         """
         watched = WatchedTime()
         while lane not in self._results:
             rest_s = timeout_s - watched.look()
             if rest_s <= 0:
-                raise Failed(f"no answer within {timeout_s:.0f} s")
+                raise Late(f"no answer within {timeout_s:.0f} s")
             if connection.wait([self._pipe], min(rest_s, LOOK_S)):
                 self.receive()
-        error, value = self._results.pop(lane)
-        if error is not None:
-            raise Failed(error)
+        self.check(lane)
+        _, value = self._results.pop(lane)
         return value
 
     def receive(self) -> None:
@@ -142,11 +146,12 @@ class Child:
         """Raise at once if what has come from a lane is an error.
 
         Raises:
-            Failed: the lane's function raised.
+            Late: the lane's function waited for something in vain.
+            Failed: it raised something else.
         """
         error, _ = self._results.get(lane, (None, None))
         if error is not None:
-            raise Failed(error)
+            raise Late(error) if error.startswith("TimeoutError: ") else Failed(error)
 
     def call(
         self, timeout_s: float, function: Callable[Concatenate[Lane, P], T], *args: P.args,

@@ -26,6 +26,9 @@ eval_first      the round in which that evaluation began: what was done since th
 side_until_ns   when evaluations and samples after training have to end, monotonic; 0 is never
 sample_asked    samples of text asked for
 sample_taken    samples a worker has taken on
+strategy        1 + the place of the run's strategy among those that its workers were started for;
+                0 until it is chosen, and where there was nothing to choose; the supervisor writes
+                it
 
 Each worker has a ring, which it alone writes and the supervisor alone reads. The worker writes a
 record, then publishes it by a release store of the head; the reader takes what lies between its own
@@ -51,7 +54,7 @@ NAMES = (
     "command", "pause", "start_ns", "limit_ns",
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",
-    "sample_asked", "sample_taken",
+    "sample_asked", "sample_taken", "strategy",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
 _MODULUS = 1 << 64

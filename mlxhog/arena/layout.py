@@ -14,6 +14,8 @@
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
     <extra>             any      whatever a strategy declares
+    <alternative>       any      what only one of the strategies uses that a run may still choose;
+                                 the alternatives lie in the same bytes
 
 Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
 on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
@@ -113,7 +115,7 @@ class Layout:
         slots: parameters, sorted by name.
         probe: the lost-update probe's floats, behind the last parameter.
         n_floats: length of the parameter segment, a multiple of 4096.
-        segments: by name, in the order of their offsets.
+        segments: by name, in the order of their offsets; those of alternatives one after another.
         state: private state that is not laid out like the parameters, name -> parameter -> place.
         n_lock_words: stripes of the parameter segment plus rows.
         n_tickets: batches per epoch.
@@ -151,10 +153,13 @@ class Layout:
     @property
     def occupied_bytes(self) -> int:
         """Size of the arena without the gaps between segments."""
-        ends = [0, *(_round_up(s.offset + s.nbytes, PAGE) for s in self.segments.values())]
-        begins = [*(s.offset for s in self.segments.values()), self.total_bytes]
-        gaps = [begin - end for begin, end in zip(begins, ends, strict=True)]
-        return self.total_bytes - sum(gaps[1:])
+        places = sorted((s.offset, s.offset + s.nbytes) for s in self.segments.values())
+        occupied = end = places[0][0]
+        for begin, segment_end in places:  # those of alternatives overlap
+            new_end = max(end, _round_up(segment_end, PAGE))
+            occupied += new_end - max(begin, end)
+            end = new_end
+        return occupied
 
     def straddles(self, name: str) -> bool:
         """Whether a segment lies in more than one piece of a shared object of macOS."""
@@ -219,6 +224,7 @@ def plan(
     shared: Sequence[str] = (),
     n_tickets: int,
     extra: Mapping[str, tuple[str, int]] | None = None,
+    alternatives: Sequence[Mapping[str, tuple[str, int]]] = (),
     pieces: bool = sys.platform == "darwin",
 ) -> Layout:
     """Lay out an arena; nothing is created.
@@ -233,6 +239,7 @@ def plan(
         n_tickets: batches per epoch, at least 1.
         extra: more segments, name -> (dtype, count); a count of `PARAMETER_COPY` means one item per
             float of the parameter segment.
+        alternatives: groups of such segments, of which a run uses one: all begin at the same byte.
         pieces: keep segments within one piece of a shared object of macOS, where they fit.
 
     Raises:
@@ -255,15 +262,13 @@ def plan(
         ("params", "float32", n_floats),
         *((f"{m}.{k}", "float32", floats[m]) for m in private for k in range(1, max_workers + 1)),
         *((name, "float32", n_floats) for name in shared),
-        *(
-            (name, dtype, n_floats if count == PARAMETER_COPY else count)
-            for name, (dtype, count) in (extra or {}).items()
-        ),
+        *_blocks(extra or {}, n_floats),
     ]  # fmt: skip
+    groups = [_blocks(group, n_floats) for group in alternatives]
     json_pages = 1
     while True:
         segments, total_bytes = _place_segments(
-            blocks, start=PAGE + json_pages * PAGE, pieces=pieces
+            blocks, groups, start=PAGE + json_pages * PAGE, pieces=pieces
         )
         layout = Layout(
             slots=slots,
@@ -339,24 +344,39 @@ def _place_parameters(
     return slots, probe, n_floats, stripes + rows
 
 
+_Blocks = Sequence[tuple[str, str, int]]
+
+
+def _blocks(segments: Mapping[str, tuple[str, int]], n_floats: int) -> _Blocks:
+    """Name, dtype and count of each."""
+    return [
+        (name, dtype, n_floats if count == PARAMETER_COPY else count)
+        for name, (dtype, count) in segments.items()
+    ]
+
+
 def _place_segments(
-    blocks: Sequence[tuple[str, str, int]], start: int, *, pieces: bool
+    blocks: _Blocks, groups: Sequence[_Blocks], start: int, *, pieces: bool
 ) -> tuple[dict[str, Segment], int]:
-    """Segments in order, each on a page boundary, and the end of the last."""
+    """Segments in order, each on a page boundary, then those of each group; and their end."""
     segments: dict[str, Segment] = {}
-    offset = start
-    for name, dtype, count in blocks:
-        if name in segments:
-            raise ArenaError(f"two segments are called {name!r}; give one of them another name")
-        if count < 0:
-            raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
-        nbytes = count * np.dtype(dtype).itemsize
-        if pieces and not _in_one_piece(offset, nbytes):
-            moved = _round_up(offset, PIECE_BEGINS)
-            offset = moved if _in_one_piece(moved, nbytes) else offset
-        segments[name] = Segment(name, dtype, offset, count)
-        offset = _round_up(offset + segments[name].nbytes, PAGE)
-    return segments, offset
+
+    def place(block: _Blocks, offset: int) -> int:
+        for name, dtype, count in block:
+            if name in segments:
+                raise ArenaError(f"two segments are called {name!r}; give one of them another name")
+            if count < 0:
+                raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
+            nbytes = count * np.dtype(dtype).itemsize
+            if pieces and not _in_one_piece(offset, nbytes):
+                moved = _round_up(offset, PIECE_BEGINS)
+                offset = moved if _in_one_piece(moved, nbytes) else offset
+            segments[name] = Segment(name, dtype, offset, count)
+            offset = _round_up(offset + segments[name].nbytes, PAGE)
+        return offset
+
+    end = place(blocks, start)
+    return segments, max([end, *(place(group, end) for group in groups)])
 
 
 def _check_place(slot: Slot, floats: int) -> None:

@@ -17,7 +17,8 @@ Which strategy for this model on this machine? Measures three short runs and som
 a minute): times of gradients and how they vary, what a round costs, how workers slow each other,
 how often updates meet. Predicts every strategy but locked, aig, sim and avg_runs by simulation,
 applies a table of rules, trains the two best in turns for --try seconds each, and decides by
-held-out loss at equal time. What it measured, predicted and found is remembered: --history says how
+held-out loss at equal time. Where other programs keep this machine busy, the answer says that it
+cannot be told, and a guess. What it measured, predicted and found is remembered: --history says how
 often a prediction came out.
 CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint."""
 EXAMPLES = (

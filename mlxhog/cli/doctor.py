@@ -14,6 +14,7 @@ Try everything that mlxhog relies on here: backends, shared memory, every two wr
 Metal kernel; about a minute. The answer comes first; --all shows every table. The result is kept
 for this machine and these versions; --gpu-write, --read and --workers of `mlxhog train` go by it.
 Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated and permit
+nothing. What needs more of the processors than other programs leave it is unclear, and fails
 nothing. Exit code 1 if a promise of mlxhog's does not hold here."""
 EXAMPLES = (
     "doctor",

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 END_S = 10.0
 """A command with a budget of time ends so long after it at the latest, whatever the model."""
 STOP_S = 3.0  # of these, to end workers and write the result
+SAMPLING_S = 2.0  # of these, for the last sample
 EVALUATION_PART, EVALUATION_MOST_S = 0.05, 20.0  # of the budget, kept for the last evaluation
+START_PART = 0.2  # of the budget; a start that takes more is worth a line
 
 
-def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool) -> float:
+def training_s(
+    seconds: float, *, start_s: float, save_s: float, evaluates: bool, samples: bool
+) -> float:
     """Return how much of a budget of time is for training, so that the command ends in time.
 
     All of it, less a part for the last evaluation; less, too, what the start has taken and the end
@@ -22,10 +26,29 @@ def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool
         start_s: taken until all workers were up.
         save_s: the last checkpoint will take.
         evaluates: whether there is a last evaluation.
+        samples: whether there is a last sample.
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
-    beyond_s = start_s + save_s + STOP_S - END_S
+    beyond_s = start_s + save_s + SAMPLING_S * samples + STOP_S - END_S
     return max(seconds - max(kept_s, beyond_s), seconds / 5)
+
+
+def late_start(seconds: float, *, start_s: float, training_s: float, measured: bool) -> str | None:
+    """Say that much of a budget of time was over when training began; None where it was not.
+
+    Args:
+        seconds: the budget.
+        start_s: taken until training began.
+        training_s: that are left for it.
+        measured: whether workers were measured in that time.
+    """
+    if start_s <= START_PART * seconds:
+        return None
+    minutes = math.ceil(start_s / START_PART / 60)
+    return (
+        f"start-up{' and measuring' * measured} took {start_s:.0f} s of {seconds:.0f} s, which "
+        f"leaves {training_s:.0f} s for training; give more time, such as --time {minutes}m"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.doctor.accessors import (
     COUNTS,
@@ -44,6 +44,7 @@ from mlxhog.doctor.accessors import (
     Writer,
     create_arena,
 )
+from mlxhog.machine.load import LoadWatch
 from mlxhog.optim.updates import Float32
 
 WHERE: Final = ("threads", "processes")
@@ -160,7 +161,11 @@ class Litmus:
         self.arena.close()
 
     def run(self, case: Case) -> dict[str, Any]:
-        """Try one case; a writer that fails is told in `error`, and ends nothing else."""
+        """Try one case; a writer that fails is told in `error`, and ends nothing else.
+
+        `untold` says why nothing follows from that: the machine was too busy.
+        """
+        watch = LoadWatch()
         row: dict[str, Any] = {
             "writers": [kind.name for kind in case.writers],
             "kernel": case.kernel,
@@ -177,7 +182,7 @@ class Litmus:
             self._warm_up(case)
             row |= self._measure(case)
         except Failed as failure:
-            row["error"] = str(failure)
+            row |= _failed(failure, watch)
             self.give_up()
         return row
 
@@ -223,7 +228,7 @@ class Litmus:
                 child.check(lane)
             watch(self.bench.values(case.kernel))
             if watched.look() > seconds + _GRACE_S:
-                raise Failed(f"no answer within {seconds + _GRACE_S:.0f} s")
+                raise Late(f"no answer within {seconds + _GRACE_S:.0f} s")
         return [child.take(lane, 0.0) for child, lane in places], watch.torn
 
 
@@ -267,6 +272,8 @@ def broken(row: Mapping[str, Any]) -> bool:
     Its writers on a CPU, and its Metal source under emulation, must not fail, lose or tear; racy
     ones may lose. A real GPU that loses is a fact and no error.
     """
+    if "untold" in row and not (row["lost"] or row["torn"]):
+        return False
     if row["naive"] or (row["mode"] == "racy" and not row["torn"] and "error" not in row):
         return False
     real_gpu = any(name.startswith("metal:") for name in row["writers"])
@@ -316,7 +323,7 @@ def try_reader(
         "visible_s": 0.0,
         "emulated": reader.emulated or writer.emulated,
     }
-    place, seconds = litmus.bench, litmus.seconds / 2
+    place, seconds, watch = litmus.bench, litmus.seconds / 2, LoadWatch()
     try:
         reading, writing = litmus.children
         reading.call(_GRACE_S, make_reader, reader)
@@ -339,9 +346,16 @@ def try_reader(
         row["visible_s"] = reading.call(_GRACE_S, see, reader, patience_s)
         writing.take(0, _GRACE_S)
     except Failed as failure:
-        row["error"] = str(failure)
+        row |= _failed(failure, watch)
         litmus.give_up()
     return row
+
+
+def _failed(failure: Failed, watch: LoadWatch) -> dict[str, str]:
+    """What a row says of a failure, and of a busy machine that had no time for its processes."""
+    load = watch.look()
+    untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
+    return {"error": str(failure), **untold}
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,12 @@ def _refresh(nbytes: int) -> Check:
     host = np.ones(nbytes // 4, np.float32)
     np.copyto(view, host)  # the first touches the pages
     host[:] = 2.0
-    begin = time.perf_counter()
-    np.copyto(view, host)
-    took_s = time.perf_counter() - begin
+    times = []
+    for _ in range(3):  # of which other programs may hold up some
+        begin = time.perf_counter()
+        np.copyto(view, host)
+        times.append(time.perf_counter() - begin)
+    took_s = min(times)
     exact = bool(mx.all(flat == 2.0).item())
     per_100_mb = took_s * 1e8 / nbytes
     speed = f"{per_100_mb * 1e3:.1f} ms per 100 MB"

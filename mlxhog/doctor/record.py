@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from mlxhog.doctor.accessors import KERNELS
+from mlxhog.doctor.checks import AGAIN, Result
 from mlxhog.doctor.litmus import broken
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files.quantities import format_bytes, format_count
@@ -21,6 +22,8 @@ from mlxhog.models.ops import kernels
 from mlxhog.report.table import Answer, Failure, Section
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
+TROUBLE = (Result.WARN, Result.FAIL, Result.UNTOLD)
+BUSY = f"cannot be told on a busy machine ({AGAIN})"
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
 
@@ -124,9 +127,16 @@ def answer(record: Row) -> str:
     failed, tried = record["failed"], len(_tried(record))
     if failed:
         return Failure(f"FAILED: {len(failed)} of {tried} things tried do not hold here.")
+    if untold := [row for row in _tried(record) if _untold(row)]:
+        return Failure(f"{len(untold)} of {tried} things tried {BUSY}; the others hold here.")
     if not record["verdict"]["workers"]["auto"]:
         return Failure(f"No worker can run here: {record['verdict']['workers']['why']}")
     return Answer("Every promise tried holds here; `mlxhog train` needs no options.")
+
+
+def _untold(row: Row) -> bool:
+    """Whether a busy machine let nothing be told of it."""
+    return row.get("result") == Result.UNTOLD or "untold" in row
 
 
 def _tried(record: Row) -> list[Any]:
@@ -137,7 +147,7 @@ def _tried(record: Row) -> list[Any]:
 def _trouble_sections(record: Row) -> Iterator[Section]:
     """What failed and what is not as it should be, where there is such."""
     checks = (*record["checks"], *record["backends"], *record["imports"])
-    rows = _check_rows(check for check in checks if check["result"] in ("WARN", "FAIL"))
+    rows = _check_rows(check for check in checks if check["result"] in TROUBLE)
     notes = [Failure(f"FAILED: {name}") for name in record["failed"]]
     if rows or notes:
         yield Section("", ("", "what", "found") if rows else (), rows, notes)
@@ -178,7 +188,7 @@ def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
     rows = []
     for check in checks:
         rows.append((check["result"], check["name"], check["found"]))
-        if check["result"] in ("WARN", "FAIL"):
+        if check["result"] in TROUBLE:
             rows.append(("", "", f"expected: {check['expected']}; {check['consequence']}"))
     return rows
 
@@ -204,9 +214,13 @@ def _litmus_section(rows: Sequence[Row]) -> Section:
         [
             f"torn values: {torn}",
             *_LEGEND,
-            *(f"{row['error']}  ({_pair(row['writers'])})" for row in rows if "error" in row),
+            *(f"{_error(row)}  ({_pair(row['writers'])})" for row in rows if "error" in row),
         ],
     )
+
+
+def _error(row: Row) -> str:
+    return f"{row['untold']}: {row['error']}" if "untold" in row else str(row["error"])
 
 
 def _pair(writers: Sequence[str]) -> str:
@@ -217,6 +231,8 @@ def _pair(writers: Sequence[str]) -> str:
 def _fact(trials: Sequence[Row]) -> str:
     """Adds that are lost where nobody promised to keep them are no failure."""
     promised = trials[0]["mode"] not in ("racy", "naive")
+    if any(map(_untold, trials)):
+        return str(Result.UNTOLD)
     if not any(row["lost"] or row["torn"] or "error" in row for row in trials):
         return "PASS" if promised else "lucky"
     return "WARN" if promised else "lossy"
@@ -235,7 +251,7 @@ def _reads_section(rows: Sequence[Row]) -> Section:
         good = not (row["torn"] or row["backwards"] or "error" in row)
         lines.append(
             (
-                "PASS" if good else "FAIL",
+                str(Result.UNTOLD) if _untold(row) else "PASS" if good else "FAIL",
                 f"{row['reader']} {row['kind']}",
                 row["mode"],
                 format_count(row["samples"]),
@@ -248,7 +264,7 @@ def _reads_section(rows: Sequence[Row]) -> Section:
         "reads while another process writes",
         ("", "reader", "writer", "values", "torn", "fell", "seen after"),
         lines,
-        [f"{row['error']}  ({row['reader']} {row['kind']})" for row in rows if "error" in row],
+        [f"{_error(row)}  ({row['reader']} {row['kind']})" for row in rows if "error" in row],
     )
 
 

@@ -221,7 +221,10 @@ def newest_line(path: Path) -> dict[str, Any] | None:
 def progress_of(record: Mapping[str, Any]) -> Progress:
     """Read a line of metrics; a field that is missing or of another type keeps its default."""
     workers = tuple(_filled(NO_WORKER, worker) for worker in workers_of(record))
-    return replace(_filled(NOTHING, record), workers=workers)
+    progress = _filled(NOTHING, record)
+    if "call_s" not in record:  # of an older version
+        progress = replace(progress, call_s=progress.elapsed_s)
+    return replace(progress, workers=workers)
 
 
 def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:

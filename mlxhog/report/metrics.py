@@ -1,5 +1,6 @@
 """Progress and result of a training run: what it reports while it trains and when it ends."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -162,6 +163,7 @@ class Progress:
         step: steps of the whole run, dropped ones and those before a resume included.
         tokens: tokens in them.
         elapsed_s: seconds of training of the whole run.
+        call_s: seconds of training of this call.
         budget_fraction: part of this call's budget used, 0 to 1.
         eta_s: seconds to the end of the budget.
         loss: mean training loss in nats per token, lately.
@@ -204,6 +206,7 @@ class Progress:
     val_loss: float | None = None
     val_tokens: int | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
+    call_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; `doing` as the user reads it."""
@@ -239,6 +242,8 @@ class Result:
         staleness: see `Progress`.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
+        start_s: seconds from the command's start until training began, with those in which workers
+            were measured; None where it did not begin.
         network_bytes: bytes that a network would have carried for the whole run, were each worker a
             machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
@@ -268,6 +273,7 @@ class Result:
     val_tokens: int | None = None
     val_share: float | None = None
     val_of_completions: bool = False
+    start_s: float | None = None
 
     @property
     def emulated(self) -> bool:
@@ -300,6 +306,7 @@ class Result:
                 for worker in self.workers
             ],
             "network_bytes": self.network_bytes,
+            "start_s": None if self.start_s is None else round(self.start_s, 3),
             "staleness": {str(tau): steps for tau, steps in self.staleness.items()},
             "gpu_write": self.gpu_write,
             "kernels": self.kernels,
@@ -327,6 +334,11 @@ def rate(value: float | None) -> str:
     return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
+def clock(progress: Progress) -> str:
+    """Spell how long this call has trained, and the share of its budget: with `eta` its whole."""
+    return f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})"
+
+
 def eta(progress: Progress) -> str:
     """Spell the time that is left, or -."""
-    return "-" if progress.eta_s is None else format_clock(progress.eta_s)
+    return "-" if progress.eta_s is None else format_clock(math.ceil(progress.eta_s - 1e-6))

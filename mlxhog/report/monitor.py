@@ -240,6 +240,7 @@ class Monitor:
             step=steps,
             tokens=tokens,
             elapsed_s=elapsed_s,
+            call_s=seconds,
             budget_fraction=fraction,
             eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
             loss=self.loss,

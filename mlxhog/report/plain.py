@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TextIO
 
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.metrics import Doing, Progress, WorkerReport, eta, label, number, rate
+from mlxhog.files.quantities import format_bytes, format_count
+from mlxhog.report.metrics import Doing, Progress, WorkerReport, clock, eta, label, number, rate
 from mlxhog.report.streams import console, printable
 from mlxhog.report.views import LineView, Silence, in_notebook, may_redraw
 
@@ -84,7 +84,7 @@ def line(progress: Progress) -> str:
     """Return the whole picture, its parts two spaces apart."""
     parts = [
         f"step {progress.step}",
-        f"{format_clock(progress.elapsed_s)} ({progress.budget_fraction:.0%})",
+        clock(progress),
         f"ETA {eta(progress)}",
         f"{format_count(progress.tokens)} tokens",
         f"{format_count(progress.tokens_per_s)} tok/s",

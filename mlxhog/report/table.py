@@ -15,6 +15,7 @@ STYLES = {
     "WARN": "yellow",
     "FAIL": "bold red",
     "lossy": "yellow",
+    "unclear": "yellow",
     **dict.fromkeys(("lucky", "absent"), "dim"),
 }
 _WRAPPED = ("what", "found", "writers", "why", "at")

@@ -9,10 +9,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
+from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.report.metrics import (
     REFERENCE_BITS_PER_BYTE,
     Progress,
+    clock,
     eta,
     label,
     number,
@@ -80,8 +81,7 @@ class _Picture:
 
 def _heading(progress: Progress) -> Text:
     return Text(
-        f"step {progress.step}   {format_clock(progress.elapsed_s)} "
-        f"({progress.budget_fraction:.0%})   ETA {eta(progress)}   "
+        f"step {progress.step}   {clock(progress)}   ETA {eta(progress)}   "
         f"{format_count(progress.tokens)} tokens   {format_count(progress.tokens_per_s)} tok/s   "
         f"memory {format_bytes(progress.memory_bytes)}"
         + (f"   {progress.doing}" if progress.doing else ""),

@@ -334,6 +334,25 @@ class PartLine(StatusLine):
         self._part = part
 
 
+class Stages:
+    """Says before each part of a command's work which of its parts it is: `2 of 9: backends`.
+
+    Args:
+        tell: called with (part, step), such as a `PartLine`.
+        count: parts in all.
+    """
+
+    def __init__(self, tell: Callable[[str, str], None], count: int) -> None:
+        self._tell, self._count = tell, count
+        self._number, self._part = 0, ""
+
+    def __call__(self, part: str, step: str) -> None:
+        """Show a step of a part; another part than before is the next."""
+        if part != self._part:
+            self._part, self._number = part, self._number + 1
+        self._tell(f"{self._number} of {self._count}: {part}", step)
+
+
 class BytesLine(StatusLine):
     """Called with (what, bytes done, bytes in all) now and then.
 

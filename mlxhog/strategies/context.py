@@ -169,7 +169,7 @@ class Context:
     @property
     def reads_live(self) -> bool:
         """Whether the backend computes with the shared parameters themselves."""
-        return self.backend.inbox.ctypes.data == self.arena.params.ctypes.data
+        return reads_live(self.arena, self.backend)
 
     def seconds(self) -> float:
         """Time since training started, or 0 before."""
@@ -236,6 +236,17 @@ class Context:
 
     def copy_to_inbox(self) -> None:
         """Show the backend the model as it stands, untouched by any prediction."""
-        if not self.reads_live:
-            self.strategy.load(self.arena, self.backend.inbox, training=self.training())
-            self.backend.refresh()
+        show_model(self.strategy, self.arena, self.backend)
+
+
+def reads_live(arena: Arena, backend: Backend) -> bool:
+    """Whether a backend computes with the shared parameters themselves."""
+    return backend.inbox.ctypes.data == arena.params.ctypes.data
+
+
+def show_model(strategy: Strategy, arena: Arena, backend: Backend) -> None:
+    """Show a backend the model as it stands, untouched by any prediction."""
+    if not reads_live(arena, backend):
+        training = arena.counters.load("command") == Command.TRAIN
+        strategy.load(arena, backend.inbox, training=training)
+        backend.refresh()

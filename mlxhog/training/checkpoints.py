@@ -57,19 +57,42 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     Raises:
         CheckpointError: the checkpoint is damaged, or of another architecture or corpus.
     """
+    fill_parameters(plan, arena)
+    return begin(plan, arena, ledger)
+
+
+def fill_parameters(plan: Plan, arena: Arena) -> None:
+    """Write the first parameters into the arena, which no strategy has a say in.
+
+    Raises:
+        CheckpointError: weights that the run begins with are damaged.
+    """
     if plan.resumption is None:
         _initialise(plan, arena)
-        plan.strategy.begin(arena)
-        return Start(plan.budget)
-    saved, strategy = plan.resumption.checkpoint, plan.strategy
+        return
+    saved = plan.resumption.checkpoint
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
     for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
         if kind not in plan.private_state or plan.config.reset_optimizer:
             _settle(arena, saved, kind, sign)  # before a strategy takes copies of the parameters
+    arena.counters.store("version", int(saved.state["version"]))
+
+
+def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
+    """Write moments and data position, beside the parameters, as the plan's strategy needs them.
+
+    Raises:
+        CheckpointError: moments have other shapes than this run keeps.
+    """
+    strategy = plan.strategy
+    start = start_of(plan)
+    if plan.resumption is None:
+        strategy.begin(arena)
+        return start
+    saved = plan.resumption.checkpoint
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
     state = {**saved.state, "ledger": plan.resumption.position() or fresh}
-    arena.counters.store("version", int(state["version"]))
     position = strategy.resume(arena, ledger, state)
     if position is not None:
         for segment in strategy.kept_segments():
@@ -78,16 +101,23 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
     message = _restore_moments(plan, arena, saved)
-    joined = _joined_text(state.get("joined", 0), len(plan.workers))
     strategy.restore_state(arena, state)
-    used = state["used"]
+    return replace(start, messages=(*start.messages, *filter(None, [message])))
+
+
+def start_of(plan: Plan) -> Start:
+    """Where a call begins, as far as its strategy has no say in it."""
+    if plan.resumption is None:
+        return Start(plan.budget)
+    state = plan.resumption.checkpoint.state
+    used, joined = state["used"], _joined_text(state.get("joined", 0), len(plan.workers))
     budget = replace(
         plan.budget,
         steps_before=used["steps"],
         tokens_before=used["tokens"],
         seconds_before=used["seconds"],
     )
-    return Start(budget, (_summary(plan.resumption), *filter(None, (joined, message))))
+    return Start(budget, (_summary(plan.resumption), *filter(None, [joined])))
 
 
 def _joined_text(joined: int, workers: int) -> str | None:
@@ -338,6 +368,7 @@ class Saver:
 
     Attributes:
         newest: what was saved last; None where nothing was.
+        start: where the call began.
     """
 
     def __init__(
@@ -350,7 +381,7 @@ class Saver:
     ) -> None:
         """Prepare; nothing is saved yet."""
         self.newest: Path | None = None
-        self._session, self._reporter, self._start = session, reporter, start
+        self._session, self._reporter, self.start = session, reporter, start
         self._watch, self._publisher = watch, publisher
 
     def save(self) -> Path:
@@ -361,7 +392,7 @@ class Saver:
             reporter.run,
             session.arena,
             session.ledger,
-            self._start,
+            self.start,
             reporter.monitor,
             self._watch,
         )

@@ -13,7 +13,7 @@ from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.budget import END_S, STOP_S, training_s
+from mlxhog.config.budget import END_S, SAMPLING_S, STOP_S, late_start, training_s
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
@@ -25,8 +25,7 @@ from mlxhog.training.session import Session
 EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
 SAMPLE_S = 60.0  # a sample without a budget of time
 LEAVING_S = 5.0  # workers that are asked to leave
-SAMPLING_S = 1.0  # of what is left after an evaluation
-LEAST_S = 1.0  # for an evaluation, however late it is
+LEAST_S = 1.0  # for an evaluation and for a sample, however late it is
 BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
 
 
@@ -44,17 +43,33 @@ class Deadlines:
         self._began_ns, self._seconds, self._whole = began_ns, seconds or None, whole
         self._end_ns = began_ns + int(((seconds or 0.0) + END_S - STOP_S) * 1e9)
 
-    def training_s(self, *, save_s: float, evaluates: bool) -> float | None:
+    def spent_s(self) -> float:
+        """The seconds since the run began."""
+        return (monotonic_ns() - self._began_ns) / 1e9
+
+    def training_s(self, *, save_s: float, evaluates: bool, samples: bool) -> float | None:
         """How long training may take that begins now; None where time does not limit it.
 
         Args:
             save_s: what the checkpoint after it will take.
             evaluates: whether it is evaluated then.
+            samples: whether a sample is written then.
         """
         if self._seconds is None or self._whole:
             return self._seconds
-        start_s = (monotonic_ns() - self._began_ns) / 1e9
-        return training_s(self._seconds, start_s=start_s, save_s=save_s, evaluates=evaluates)
+        return training_s(
+            self._seconds,
+            start_s=self.spent_s(),
+            save_s=save_s,
+            evaluates=evaluates,
+            samples=samples,
+        )
+
+    def late_start(self, start_s: float, training_s: float, *, measured: bool) -> str | None:
+        """Say that the start took much of the time; see `mlxhog.config.budget.late_start`."""
+        if self._seconds is None or self._whole:
+            return None
+        return late_start(self._seconds, start_s=start_s, training_s=training_s, measured=measured)
 
     def evaluation_ns(self, *, parts: int, trained_s: float) -> int:
         """When an evaluation has to end that begins now and is the first of so many."""
@@ -65,11 +80,11 @@ class Deadlines:
         return monotonic_ns() + int(seconds * 1e9)
 
     def sample_s(self) -> float:
-        """How long a sample may take now; none may where it is too late."""
-        return SAMPLE_S if self._seconds is None else self._rest_s()
+        """How long a sample may take now: a short one is written however late it is."""
+        return SAMPLE_S if self._seconds is None else max(self._rest_s(), LEAST_S)
 
-    def first_step_s(self, save_s: float) -> float:
-        """How long a run without any step may wait for one and still save it in time.
+    def step_s(self, save_s: float) -> float:
+        """How long a step in hand may take so that its checkpoint is still saved in time.
 
         Args:
             save_s: what a checkpoint takes.
@@ -267,17 +282,23 @@ class FinalEvaluation:
         return Doing(Activity.EVALUATING, round(100 * self._score().share))
 
 
-def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> None:
-    """Let one worker write a sample of text; none is waited for once a worker has died."""
-    supervisor, seconds = session.supervisor, deadlines.sample_s()
-    samples, ends = monitor.samples, supervisor.ends()
-    if not supervisor.has_workers() or seconds <= 0.0:  # a checkpoint may take long
-        return
-    session.arena.counters.store("side_until_ns", monotonic_ns() + int(seconds * 1e9))
-    session.ask("sample")
-    supervisor.command(Command.SAMPLE)
-    session.until(
-        lambda: monitor.samples > samples or supervisor.ends() > ends,
-        Doing(Activity.SAMPLING),
-        limit_s=seconds + LEAST_S,
-    )
+def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> bool:
+    """Let a worker write a sample of text, another one where it dies; returns whether one has."""
+    supervisor, samples = session.supervisor, monitor.samples
+    end_ns = monotonic_ns() + int(deadlines.sample_s() * 1e9)
+    session.arena.counters.store("side_until_ns", end_ns)
+
+    def is_written() -> bool:
+        return monitor.samples > samples
+
+    while supervisor.has_workers() and not is_written():
+        ends = supervisor.ends()
+        session.ask("sample")
+        supervisor.command(Command.SAMPLE)
+        if not session.until(
+            lambda ends=ends: is_written() or supervisor.ends() > ends,
+            Doing(Activity.SAMPLING),
+            limit_s=(end_ns - monotonic_ns()) / 1e9 + BATCH_S,  # of an evaluation, and of a token
+        ):
+            break
+    return is_written()

@@ -14,8 +14,12 @@ in the order in which they were measured. Waiting, unevenly long or interrupted 
 in the second. `hogwild` is chosen where it computes at least `MARGIN` times as many gradients.
 
 Of a budget of time this takes up to the part `SHARE`. Where `LEAST` gradients of a worker take
-longer, by the time that a few tokens of it take, no worker is judged: the run keeps the strategy
-that it was prepared for, and a run that is resumed with more time measures.
+longer, by the time that a few tokens of it take, no worker is judged: the run gets the strategy
+that its workers look made for (`by_likelihood`), and a run that is resumed with more time measures.
+
+Workers are started once, before the choice, in an arena with room for either strategy
+(`alternatives.py`); what a worker needs of a strategy it builds when the choice is made
+(`Session.decide`).
 
 A table of the arena holds the times; each worker writes a row of `MOST` + 2 numbers:
 
@@ -132,7 +136,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """The strategy that workers were prepared for, and why it was not measured.
+    """The strategy for workers that look like these, and why they were not measured.
 
     Attributes:
         strategy: hogwild or sync.
@@ -215,10 +219,10 @@ def is_enough(count: int, seconds: float, limit_s: float) -> bool:
     return seconds >= limit_s or (count >= LEAST and seconds >= wanted_s)
 
 
-def guess(workers: Sequence[WorkerSpec]) -> str:
-    """The strategy to be ready for before anything is measured: another one starts workers anew."""
+def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[str, str]:
+    """The strategies to choose from; the first is for workers that cannot be measured."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
-    return "sync" if len(devices) == 1 else "hogwild"
+    return ("sync", "hogwild") if len(devices) == 1 else ("hogwild", "sync")
 
 
 def with_strategy(config: TrainConfig, strategy: str) -> TrainConfig:

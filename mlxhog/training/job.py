@@ -6,14 +6,15 @@ mapped, and rows of a task are drawn, in the process that needs them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
-from mlxhog.arena.control import Ring
+from mlxhog.arena.control import Counters, Ring
+from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -109,8 +110,13 @@ def plan_layout(
     tables: Mapping[str, tuple[str, int]],
     *,
     live: bool = False,
+    others: Sequence[tuple[Strategy, Optimizer]] = (),
 ) -> Layout:
     """Lay out the arena of a run.
+
+    Where the strategy is still to be chosen, what only one of them needs (copies of gradients,
+    private or shared moments) takes the same bytes as what another needs, so the arena is as large
+    as for the one that needs most.
 
     Args:
         spec: the model's parameters.
@@ -119,22 +125,46 @@ def plan_layout(
         n_tickets: batches of an epoch.
         tables: segments of its evaluations and the like, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
+        others: strategies that may be chosen instead, each with the optimizer as it is under it.
     """
-    slots = range(1, strategy.slots + 1)
+    every = [(strategy, optimizer), *others]
+    max_workers = max(one.slots for one, _ in every)
+    rules = [rule for _, rule in every]
+    private = [m for m in optimizer.state_segments if all(m in r.state_segments for r in rules)]
+    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for r in rules)]
+    needs = [_own_segments(one, rule, {*private, *shared}, len(spec)) for one, rule in every]
+    common = {name: place for name, place in needs[0].items() if all(name in n for n in needs)}
+    slots = range(1, max_workers + 1)
     return arena.plan(
         spec,
-        max_workers=strategy.slots,
-        private=optimizer.state_segments,
+        max_workers=max_workers,
+        private=private,
         state=optimizer.state_shapes({name: one.shape for name, one in spec.items()}),
-        shared=optimizer.shared_segments,
+        shared=shared,
         n_tickets=n_tickets,
         extra={
             **{f"ring.{slot}": ("uint8", control.RING_BYTES) for slot in slots},
-            **strategy.segments(len(spec)),
+            **common,
             **tables,
-            **(published.segments(len(spec), strategy.slots) if live else {}),
+            **(published.segments(len(spec), max_workers) if live else {}),
         },
+        alternatives=[
+            {name: place for name, place in own.items() if name not in common} for own in needs
+        ],
     )
+
+
+def _own_segments(
+    strategy: Strategy, optimizer: Optimizer, common: Set[str], n_params: int
+) -> dict[str, tuple[str, int]]:
+    """What a strategy and its optimizer need beside the state that is common to all of them."""
+    private = [name for name in optimizer.state_segments if name not in common]
+    shared = [name for name in optimizer.shared_segments if name not in common]
+    of_slots = [f"{name}.{slot}" for name in private for slot in range(1, strategy.slots + 1)]
+    return {
+        **dict.fromkeys((*of_slots, *shared), ("float32", PARAMETER_COPY)),
+        **strategy.segments(n_params),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +179,7 @@ class Job:
         step_limit: the budget in steps, where it limits them.
         run_dir: for logs.
         halvings: how often its work at a time has been halved, see `worker.py`.
+        alternatives: where the strategy is still to be chosen, this job under each that it may be.
     """
 
     setup: Setup
@@ -158,11 +189,19 @@ class Job:
     step_limit: int | None
     run_dir: Path
     halvings: int = 0
+    alternatives: tuple[Job, ...] = ()
 
     @property
     def config(self) -> TrainConfig:
         """The run's configuration."""
         return self.setup.strategy.config
+
+    def chosen(self, counters: Counters) -> Job | None:
+        """The job under the strategy of the run; None where that is still to be chosen."""
+        if not self.alternatives:
+            return self
+        place = counters.load("strategy")
+        return self.alternatives[place - 1] if place else None
 
     @property
     def spec(self) -> WorkerSpec:

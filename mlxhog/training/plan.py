@@ -6,21 +6,18 @@ first (`resolve.py`); everything after that takes what it needs from the plan.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog import optim, strategies
 from mlxhog.checkpoint import run
 from mlxhog.config import rules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import clients, prepare, stream
-from mlxhog.data.batches import Batches
-from mlxhog.data.clients import ClientBatches, Division
+from mlxhog.data import prepare
+from mlxhog.data.clients import Division
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
@@ -36,10 +33,10 @@ from mlxhog.optim import schedules
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
-from mlxhog.strategies.local import Local
 from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin
+from mlxhog.training.alternatives import Alternative, laid_out
 from mlxhog.training.evaluation import Text
-from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.job import Setup
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
 from mlxhog.training.resolve import keeps_vocabulary, resolve, sets_vocabulary
@@ -62,6 +59,8 @@ class Plan(Setup):
         resumption: the run that is resumed; None begins a new one.
         auto: whether a resume is to leave the strategy open: the workers have not been measured
             yet, or there is only one.
+        alternatives: the plan with each strategy that the workers' times may choose, all of one
+            layout; empty where the strategy is decided. Until then this plan has the first one.
         division: of the text among clients; None where all workers have one text.
         origin: the checkpoint whose weights a new run begins with; None draws initial values.
         automatic: options that a run's folder keeps as numbers, and nobody has given.
@@ -78,15 +77,16 @@ class Plan(Setup):
     budget: Budget
     resumption: Resumption | None
     auto: bool = False
+    alternatives: tuple[Plan, ...] = ()
     division: Division | None = None
     origin: Origin | None = None
     automatic: tuple[str, ...] = ()
     stored_values: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def undecided(self) -> bool:
-        """Whether the strategy is a guess until the workers have been measured."""
-        return self.auto and len(self.workers) > 1
+    def with_strategy(self, name: str) -> Plan:
+        """The plan with a strategy, which is one of the alternatives."""
+        (plan,) = [one for one in self.alternatives if one.config.strategy == name]
+        return plan
 
     @property
     def stored(self) -> TrainConfig:
@@ -190,107 +190,108 @@ def make_plan(config: TrainConfig) -> Plan:
     memory = Memory(here.memory_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
     hidden = families.hidden_matrices(model)
-    resolved = resolve(config, model, hidden, workers)
-    config = resolved.config
+    every = resolve(config, model, hidden, workers)
+    config, resumption = every[0].config, every[0].resumption
 
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
     train, val = data.open(config.seq_len)
     if begin is None:
-        model, vocabulary_notes = _with_vocabulary(
-            config, model, data.tokenizer, resolved.resumption
-        )
+        model, vocabulary_notes = _with_vocabulary(config, model, data.tokenizer, resumption)
     else:
         follows = not keeps_vocabulary(config) or (own_model and not sets_vocabulary(config))
         begin, model = begin.fitted(config, model, data.tokenizer, own=follows)
         _check_vocabulary(config, model, data.tokenizer)
         model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
         vocabulary_notes = list(begin.notes)
-    if resolved.resumption is not None:
-        resolved.resumption.check_data(data.tokenizer, train.digest)
+    if resumption is not None:
+        resumption.check_data(data.tokenizer, train.digest)
     spec, sampled = _parameters(config, model, train)
     parameters = param_count(model)
 
-    strategy = strategies.build(config, n_workers)
-    strategy.check(model)
-    stored = None if resolved.resumption is None else resolved.resumption.run.directory
-    strategy, batches, n_tickets, division = _batches(strategy, data, train, stored=stored)
-    optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
+    stored = None if resumption is None else resumption.run.directory
+    ways = [Alternative.of(one, model, hidden, n_workers, data, train, stored) for one in every]
     tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
-    if resolved.auto:
+    if len(ways) > 1:
         tables |= evenness.segment(n_workers)
     live, live_notes = memory.keeps_copies(config.live, parameters)
-    strategy, layout = memory.with_free_slots(
-        strategy,
-        lambda one: plan_layout(spec, one, optimizer, n_tickets, tables, live=live),
-    )
-    resumption = resolved.resumption
-    batches_per_step = _mean_batches_per_step(strategy, resumption)
-    budget, repeats = resolved.budget, list[str]()
-    if resumption is not None:
-        budget = resumption.in_steps(budget, batches_per_step)
-    if config.follow is None:
-        repeats = lengths.repetition(
-            budget,
-            train,
-            seq_len=config.seq_len,
-            tokens_per_step=batches_per_step * config.sequences_per_ticket * config.seq_len,
+    ways, layout = laid_out(ways, memory, spec, tables, live=live)
+    shares = [gpu_share(way.config, workers, writers, way.optimizer, layout) for way in ways]
+
+    def plan_of(way: Alternative) -> Plan:
+        resolved, config, strategy = way.resolved, way.config, way.strategy
+        batches_per_step = _mean_batches_per_step(strategy, resumption)
+        budget, repeats = resolved.budget, list[str]()
+        if resumption is not None:
+            budget = resumption.in_steps(budget, batches_per_step)
+        if config.follow is None:
+            repeats = lengths.repetition(
+                budget,
+                train,
+                seq_len=config.seq_len,
+                tokens_per_step=batches_per_step * config.sequences_per_ticket * config.seq_len,
+            )
+        return Plan(
+            strategy=strategy,
+            model=model,
+            data=data,
+            workers=workers,
+            writers=writers,
+            kernels=kernels.of_workers,
+            notes=(
+                *vocabulary_notes,
+                *lengths.notes(train, val, config.seq_len),
+                *choice.notes,
+                *writers.notes,
+                *kernels.notes,
+                *live_notes,
+                *resolved.notes,
+                *([] if way.division is None else [str(way.division)]),
+                *repeats,
+            ),
+            layout=layout,
+            parameters=parameters,
+            memory=memory,
+            arena_bytes=layout.occupied_bytes,
+            worker_bytes=worker_bytes(config, model, layout, n_workers),
+            private_state=tuple(way.optimizer.state_segments),
+            shared_state=tuple(way.optimizer.shared_segments),
+            decay=frozenset(name for name, one in spec.items() if one.decay),
+            gpu_share=max(shares, key=lambda share: share.adopted_bytes),
+            batches=way.batches,
+            schedule=partial(
+                schedules.build,
+                config,
+                lr=resolved.lr,
+                epochs=_epochs(way.n_tickets, batches_per_step + config.backup_workers, resumption),
+            ),
+            side_jobs=Text(data.val, data.tokenizer).open,
+            sampled=sampled,
+            budget=lengths.in_steps(
+                budget,
+                train,
+                epochs=config.epochs,
+                seq_len=config.seq_len,
+                batch_size=config.sequences_per_ticket,
+                n_tickets=way.n_tickets,
+                batches_per_step=batches_per_step,
+            ),
+            resumption=resumption,
+            auto=resolved.auto,
+            division=way.division,
+            origin=begin,
+            automatic=resolved.automatic,
+            stored_values=stored_values,
         )
-    plan = Plan(
-        strategy=strategy,
-        model=model,
-        data=data,
-        workers=workers,
-        writers=writers,
-        kernels=kernels.of_workers,
-        notes=(
-            *vocabulary_notes,
-            *lengths.notes(train, val, config.seq_len),
-            *choice.notes,
-            *writers.notes,
-            *kernels.notes,
-            *live_notes,
-            *resolved.notes,
-            *([] if division is None else [str(division)]),
-            *repeats,
-        ),
-        layout=layout,
-        parameters=parameters,
-        memory=memory,
-        arena_bytes=layout.occupied_bytes,
-        worker_bytes=worker_bytes(config, model, layout, n_workers),
-        private_state=tuple(optimizer.state_segments),
-        shared_state=tuple(optimizer.shared_segments),
-        decay=frozenset(name for name, one in spec.items() if one.decay),
-        gpu_share=gpu_share(config, workers, writers, optimizer, layout),
-        batches=batches,
-        schedule=partial(
-            schedules.build,
-            config,
-            lr=resolved.lr,
-            epochs=_epochs(n_tickets, batches_per_step + config.backup_workers, resumption),
-        ),
-        side_jobs=Text(data.val, data.tokenizer).open,
-        sampled=sampled,
-        budget=lengths.in_steps(
-            budget,
-            train,
-            epochs=config.epochs,
-            seq_len=config.seq_len,
-            batch_size=config.sequences_per_ticket,
-            n_tickets=n_tickets,
-            batches_per_step=batches_per_step,
-        ),
-        resumption=resolved.resumption,
-        auto=resolved.auto,
-        division=division,
-        origin=begin,
-        automatic=resolved.automatic,
-        stored_values=stored_values,
-    )
-    memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
-    return plan
+
+    plans = tuple(map(plan_of, ways))
+    for plan in plans:
+        memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
+    if len(plans) == 1:
+        return plans[0]
+    common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]
+    return replace(plans[0], notes=tuple(common), alternatives=plans)
 
 
 def _mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
@@ -306,55 +307,6 @@ def _epochs(n_tickets: int, per_step: float, resumption: Resumption | None) -> s
     if (at := resumption.position()) is not None:
         done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
     return schedules.Epochs(n_tickets, per_step, version, done)
-
-
-def _batches(
-    strategy: Strategy, data: prepare.Prepared, train: TokenFile, *, stored: Path | None
-) -> tuple[Strategy, Callable[[], Batches | ClientBatches], int, Division | None]:
-    """The batches of the text, or of each client's part of it.
-
-    Args:
-        strategy: of the run.
-        data: its token files.
-        train: that of the training text.
-        stored: the folder of a run that is resumed.
-
-    Returns:
-        The strategy, which may have to know of each client's batches; what opens the batches; how
-        many an epoch has; and the division.
-
-    Raises:
-        ConfigError, DataError: the text cannot be divided so.
-    """
-    config, size = strategy.config, strategy.config.sequences_per_ticket
-    rows: dict[str, Any] = {
-        "seq_len": config.seq_len,
-        "batch_size": size,
-        "seed": config.seed,
-        "frozen": config.context == "frozen",
-    }
-    division = None
-    if config.split != "none":
-        division = clients.divided(
-            train,
-            data.source,
-            data.rule,
-            clients=config.clients or strategy.workers,
-            workers=strategy.workers,
-            by=config.split_by,
-            alpha=config.split_alpha,
-            seed=config.seed,
-            least_tokens=size * config.seq_len + 1,
-            stored=stored,
-        )
-    if division is not None and isinstance(strategy, Local):
-        divided = partial(ClientBatches.open, data.train, division.documents, **rows)
-        tickets = divided().tickets
-        return replace(strategy, client_tickets=tickets), divided, sum(tickets), division
-    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
-    if config.follow is not None:
-        n_tickets = stream.TICKETS
-    return strategy, partial(Batches.open, data.train, **rows), n_tickets, division
 
 
 def _parameters(

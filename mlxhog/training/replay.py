@@ -38,6 +38,7 @@ from mlxhog.optim import updates
 from mlxhog.strategies import Lease, turns
 from mlxhog.strategies.recorded import Difference, ReplayedWorker
 from mlxhog.training import checkpoints, recording, worker
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.steps import Steps
@@ -115,9 +116,10 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     part = parts(directory, job.slot)[number]
     arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
     entry = arena.workers.entry(job.slot)
-    context = worker.make_context(job, arena, entry)
-    steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")))
-    steps.warm_up()
+    gradients = Gradients(job, arena, entry, worker.start_backend(job, arena))
+    context = worker.make_context(job, arena, entry, gradients.backend)
+    steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")), gradients)
+    gradients.warm_up()
     repeated, limits = steps.strategy, turns.limits(arena.layout)
     assert isinstance(repeated, ReplayedWorker)
     for k, frame in enumerate(part.frames):
@@ -126,7 +128,7 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
         assert isinstance(record, Step | Torn)
         try:
             if repeated.repeat_read(record):
-                grads = steps.gradient(Lease(record.numbers.epoch, record.numbers.ticket))
+                grads = gradients.gradient(Lease(record.numbers.epoch, record.numbers.ticket))
                 repeated.repeat_write(record, grads)
         except Difference as difference:
             pipe.send((k, str(difference)))

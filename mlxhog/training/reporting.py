@@ -43,6 +43,7 @@ class Reporter:
         """Prepare; nothing is written yet."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
+        self.start_s: float | None = None
         self._board: TensorBoard | None = None
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
@@ -194,6 +195,7 @@ class Reporter:
             steps=steps,
             tokens=tokens,
             seconds=seconds,
+            start_s=self.start_s,
             tokens_per_s=tokens / seconds if seconds else 0.0,
             val_bits_per_byte=self.monitor.val_bits_per_byte,
             val_tokens=self.monitor.val_tokens,
@@ -229,7 +231,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: the machine's part (workers, memory, model), and the data's."""
     config = plan.config
-    strategy = plan.stored.strategy if plan.undecided else config.strategy
+    strategy = plan.stored.strategy if plan.alternatives else config.strategy
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

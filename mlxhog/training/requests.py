@@ -208,12 +208,12 @@ class Elastic:
 
     def __init__(self, session: Session, plan: Plan, monitor: Monitor) -> None:
         """Prepare; the run has the workers of its plan."""
-        self._session, self._plan, self._monitor = session, plan, monitor
+        self._session, self.plan, self._monitor = session, plan, monitor
         self._supervisor, self._arena = session.supervisor, session.arena
 
     def free_slots(self) -> int:
         """How many workers could join now."""
-        return 0 if self._plan.strategy.fixed else len(self._supervisor.free_slots())
+        return 0 if self.plan.strategy.fixed else len(self._supervisor.free_slots())
 
     def join(self, workers: str, threads: int | None) -> str:
         """Let workers begin, all that are asked for or none; says what the user should know.
@@ -226,7 +226,7 @@ class Elastic:
             Refused: they cannot join; nothing has changed.
         """
         self._check_elastic()
-        plan = self._plan
+        plan = self.plan
         free, present = self._supervisor.free_slots(), len(self._supervisor.seats)
         try:
             specs = joining_workers(
@@ -279,7 +279,7 @@ class Elastic:
             raise Refused(f"no worker {slot}; {have}")
         if not any(seat.slot != slot and (seat.up or not seat.joined) for seat in staying):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
-        if RESIDUAL in self._plan.private_state:
+        if RESIDUAL in self.plan.private_state:
             raise Refused(
                 f"worker {slot} cannot leave: what it has not written yet (error_feedback) would "
                 "be lost"
@@ -289,7 +289,7 @@ class Elastic:
         return f"worker {slot} ({backend}) finishes its step and leaves"
 
     def _check_elastic(self) -> None:
-        if why := self._plan.strategy.fixed:
+        if why := self.plan.strategy.fixed:
             raise Refused(
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "
                 "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
@@ -301,9 +301,9 @@ class Elastic:
         Raises:
             ConfigError: the run is recorded, and there is one.
         """
-        if self._plan.config.determinism != "record":
+        if self.plan.config.determinism != "record":
             return
-        if self._plan.private_state:
+        if self.plan.private_state:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
                 "moments, copied while that trains; record with moments of all workers "
@@ -318,7 +318,7 @@ class Elastic:
         Raises:
             ConfigError, EnvironmentLacks: it would have to.
         """
-        plan = self._plan
+        plan = self.plan
         together = [*(seat.spec.backend for seat in self._supervisor.seats), *backends]
         writers = kernel_choice.choose_writers(plan.config, together, record)
         if (writers.gpu_write, writers.write) != (plan.writers.gpu_write, plan.writers.write):

@@ -54,7 +54,7 @@ def resolve(
     model: ModelConfig,
     hidden: frozenset[str],
     workers: Sequence[WorkerSpec],
-) -> Resolved:
+) -> tuple[Resolved, ...]:
     """Decide what the options of a call leave open.
 
     Args:
@@ -63,23 +63,38 @@ def resolve(
         hidden: the model's hidden matrices.
         workers: that the run begins with.
 
+    Returns:
+        The options with each strategy that the run may have: with one, unless several workers have
+        to be measured first; the first is what they look like.
+
     Raises:
         RunError, CheckpointError: the run that is to go on cannot.
         ConfigError: the run is done, or there is no folder to follow.
     """
-    n_workers, budget = len(workers), None
-    fields = model.to_dict()
+    n_workers, fields = len(workers), model.to_dict()
     if not keeps_vocabulary(config):  # it is the checkpoint's, and the tokenizer is compared
         del fields["vocab_size"]
     resumption = Resumption.of(config, fields, hidden)
     if resumption is not None:
-        config, budget = resumption.config, resumption.own_budget
-    optimizer, auto = config.optimizer, config.strategy == "auto"
-    if auto:
-        guess = evenness.guess(workers) if n_workers > 1 else "serial"
-        config = evenness.with_strategy(config, guess)
-    before = {} if resumption is None else resumption.automatic()
-    asked = config
+        config = resumption.config
+    if config.strategy != "auto":
+        return (_resolved(config, model, hidden, n_workers, resumption, auto=False),)
+    names = evenness.by_likelihood(workers) if n_workers > 1 else ("serial",)
+    choices = [evenness.with_strategy(config, name) for name in names]
+    return tuple(_resolved(one, model, hidden, n_workers, resumption, auto=True) for one in choices)
+
+
+def _resolved(
+    config: TrainConfig,
+    model: ModelConfig,
+    hidden: frozenset[str],
+    n_workers: int,
+    resumption: Resumption | None,
+    *,
+    auto: bool,
+) -> Resolved:
+    """Decide what the options leave open once the strategy is one of them."""
+    asked, before = config, {} if resumption is None else resumption.automatic()
     config = optim.for_model(config, model.hidden_size, hidden, n_workers)
     apart = n_workers if config.adds_steps_apart else 1
     if config.strategy == "sim":
@@ -91,12 +106,11 @@ def resolve(
             f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
             "worker adds steps of its own (lr_workers)"
         )
-    if not auto or n_workers == 1:  # else the workers are measured first
-        notes += _other_defaults(config, asked, before, n_workers)
-    if optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
-        rule = "adam" if optimizer.startswith("apollo") else "adamw"
+    notes += _other_defaults(config, asked, before, n_workers)
+    if asked.optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
+        rule = "adam" if asked.optimizer.startswith("apollo") else "adamw"
         notes.append(
-            f"optimizer {optimizer}: this {families.of(model).title} has no hidden matrix "
+            f"optimizer {asked.optimizer}: this {families.of(model).title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
             "every parameter"
         )
@@ -105,6 +119,7 @@ def resolve(
             f"predict {asked.predict}: {config.optimizer} has no moments of all workers, so it is "
             f"{config.prediction} (--moments shared keeps it)"
         )
+    budget = None if resumption is None else resumption.own_budget
     return Resolved(
         config=config,
         lr=config.top_lr * factor,

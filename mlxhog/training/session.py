@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -25,6 +27,18 @@ from mlxhog.training.supervisor import Supervisor
 
 FIRST_WAIT_S = 0.004
 LONGER = 1.25  # each wait of a phase than the one before: phases that are soon over end soon
+
+
+class Terms(NamedTuple):
+    """What a worker's job is under one of the strategies that the run may have."""
+
+    setup: Setup
+    budget: Budget
+    step_limit: int | None
+
+    def of(self, job: Job) -> Job:
+        """The job under it."""
+        return replace(job, **self._asdict())
 
 
 class Session(ABC):
@@ -69,9 +83,10 @@ class Session(ABC):
         self._wait_s = FIRST_WAIT_S
         self._budget = Budget()
         self.step_limit: int | None = None
+        self._alternatives: tuple[Terms, ...] = ()
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
-        return Job(
+        job = Job(
             setup=self._setup,
             handle=self.arena.handle(),
             slot=slot,
@@ -80,6 +95,7 @@ class Session(ABC):
             run_dir=self.run_dir,
             halvings=halvings,
         )
+        return replace(job, alternatives=tuple(one.of(job) for one in self._alternatives))
 
     @abstractmethod
     def report(self, message: str) -> None:
@@ -99,6 +115,21 @@ class Session(ABC):
         """Take the budget, when the arena is filled and no worker has started."""
         self._budget, self.step_limit = budget, step_limit
         self.strategy.limit_steps(self.arena, self.ledger, step_limit)
+
+    def leave_open(self, alternatives: Sequence[Terms]) -> None:
+        """Let workers start before the strategy is chosen; `decide` chooses it."""
+        self._alternatives = tuple(alternatives)
+        self._budget = alternatives[0].budget
+
+    def decide(self, place: int) -> None:
+        """Choose one of the strategies that were left open, when the arena is filled for it.
+
+        Workers that are up build it, and are `ready` again when they have.
+        """
+        terms = self._alternatives[place]
+        self.strategy, self._setup, self._alternatives = terms.setup.strategy, terms.setup, ()
+        self.begin(terms.budget, terms.step_limit)
+        self.supervisor.decide(self.strategy, place)
 
     def train(self) -> int:
         """Let workers step; returns when training began, monotonic nanoseconds."""

@@ -108,8 +108,7 @@ class Supervisor:
         self.arena.counters.store("workers", n)
 
     def _spawn(self, seat: _Seat) -> None:
-        log = self._log(seat.slot)
-        seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
+        seat.log_begin, seat.notices_read = self._log_bytes(seat), False
         job = self._make_job(seat.slot, seat.halvings)
         if self.config.determinism == "record":
             begin = Begin(job.spec.backend, job.spec.threads, job.kernels)
@@ -240,6 +239,20 @@ class Supervisor:
         job = self._make_job(seat.slot, seat.halvings)
         self.messages.append(worker.less_work_text(cause, job.micro_batch))
 
+    def decide(self, strategy: Strategy, place: int) -> None:
+        """Let all workers take up a strategy: they count as starting until they have built it.
+
+        Args:
+            strategy: that has been chosen.
+            place: among those that they were started for.
+        """
+        self.strategy, self.config = strategy, strategy.config
+        for seat in self.seats:
+            if self.entry(seat).state == State.RUNNING:
+                self.entry(seat).state = State.STARTING
+                seat.log_begin, seat.notices_read = self._log_bytes(seat), False
+        self.arena.counters.store("strategy", place + 1)
+
     # -- joining and leaving ---------------------------------------------------------------------
 
     def free_slots(self) -> list[int]:
@@ -349,6 +362,10 @@ class Supervisor:
 
         return self._twice(look)
 
+    def one_rests(self) -> bool:
+        """Whether any worker is up and not inside a step."""
+        return any(self._rests(seat) for seat in self.seats)
+
     def has_side_job(self) -> bool:
         """Whether a worker evaluates or samples, which ends by itself."""
         return any(self.entry(seat).phase in SIDE_JOBS for seat in self.seats)
@@ -371,6 +388,10 @@ class Supervisor:
 
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
+
+    def _log_bytes(self, seat: _Seat) -> int:
+        log = self._log(seat.slot)
+        return log.stat().st_size if log.exists() else 0
 
     def last_line(self, slot: int) -> str:
         """The last line of a worker's log."""

@@ -14,7 +14,6 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -37,7 +36,7 @@ from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Elastic, Requests
-from mlxhog.training.session import Session
+from mlxhog.training.session import Session, Terms
 
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
@@ -67,16 +66,10 @@ def train(
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
-    run, config = None, origin.pinned(config)
-    while True:
-        plan = make_plan(config)
-        recording.check(plan)
-        with ExitStack() as stack:
-            training = _Training(plan, observer, stack, began_ns, whole_time, run)
-            try:
-                return training.execute()
-            except _OtherStrategy as other:  # which needs another arena
-                run, config = training.run, evenness.with_strategy(config, str(other))
+    plan = make_plan(origin.pinned(config))
+    recording.check(plan)
+    with ExitStack() as stack:
+        return _Training(plan, observer, stack, began_ns, whole_time).execute()
 
 
 class _Training(Session):
@@ -89,10 +82,9 @@ class _Training(Session):
         stack: ExitStack,
         began_ns: int,
         whole_time: bool,
-        run: Run | None = None,
     ) -> None:
-        """Make the arena of a run; of one that is open already, a second one."""
-        self.is_open, self.run = run is not None, run or plan.open_run()
+        """Open the run, and make its arena."""
+        self.run = plan.open_run()
         stack.enter_context(self.run.lock())
         if plan.resumption is not None:
             plan.resumption.check_newest()
@@ -104,10 +96,13 @@ class _Training(Session):
         super().__init__(
             plan, directory, stack=stack, run_id=self.run.name[:64], fallback=directory
         )
-        self.start = checkpoints.restore(plan, self.arena, self.ledger)
-        budget, follows = self.start.budget, self.following is not None
-        # Steps on text that arrives may have fewer tokens than others.
-        self.begin(budget, budget.steps if follows else budget.step_limit(plan.tokens_per_step))
+        checkpoints.fill_parameters(plan, self.arena)
+        if plan.alternatives:
+            self.start = checkpoints.start_of(plan)
+            self.leave_open([self._terms(one) for one in plan.alternatives])
+        else:
+            self.start = checkpoints.begin(plan, self.arena, self.ledger)
+            self.begin(self.start.budget, self._terms(plan).step_limit)
         self.publisher: Publisher | None = None
         if published.WORDS in plan.layout.segments:
             self.publisher = Publisher(
@@ -134,15 +129,17 @@ class _Training(Session):
         self.status = "running"
         self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
         self.unsaved: EnvironmentLacks | None = None
-        self._deadlines = Deadlines(began_ns, budget.seconds, whole=whole_time)
+        self._measured = False  # to choose the strategy
+        self._deadlines = Deadlines(began_ns, self.start.budget.seconds, whole=whole_time)
         self._stack = stack
         self.evaluation = FinalEvaluation(self, self.monitor, self._deadlines)
         self._signals = Interrupts()
+        self._elastic = Elastic(self, plan, self.monitor)
         self._requests = Requests(
             self,
             stack.enter_context(RequestServer(directory)),
             self.monitor,
-            Elastic(self, plan, self.monitor),
+            self._elastic,
             end=self._signals.end,
             save=self.saver.save_while_training,
         )
@@ -154,9 +151,8 @@ class _Training(Session):
         self._write_status()
         error: MlxhogError | None = None
         notes = (*self.start.messages, *self.plan.notes, *self.plan.data.notes, self.arena.note)
-        if not self.is_open:
-            for message in (summary(self.plan, self.run), *filter(None, notes)):
-                self.report(message)
+        for message in (summary(self.plan, self.run), *filter(None, notes)):
+            self.report(message)
         self.reporter.drop_lost_metrics(self.start.budget)
         with self._signals:
             try:
@@ -168,15 +164,14 @@ class _Training(Session):
                     recording.begin(self.plan, self.run.directory, self.arena)
                 self.supervisor.start()
                 self.until(self.supervisor.ready, Doing(Activity.STARTING))
-                ends = self._signals.count or self.start.budget.is_used_up
-                if self.plan.undecided and not ends:
+                if self.plan.alternatives and not self._signals.count:
                     self._choose_strategy()
                 if not self._signals.count:
                     self._train()
                     self._rest()
                     self._save_and_evaluate()
-                if self.config.sample_every.on and self._may_ask():
-                    write_sample(self, self.monitor, self._deadlines)
+                if self.config.sample_every.on and not self._signals.count:
+                    self._write_sample()
                 self.status = "interrupted" if self._signals.count else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
@@ -217,20 +212,42 @@ class _Training(Session):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 
     def _choose_strategy(self) -> None:
-        """Measure the workers, and say what follows.
+        """Measure the workers, choose the strategy that follows, and say why."""
+        name, auto = self.config.strategy, True
+        if not self.start.budget.is_used_up:
+            choice = evenness.measured(self, self.start.budget.seconds)
+            if choice is None:
+                return  # interrupted
+            self.report(str(choice))
+            self._measured = isinstance(choice, evenness.Choice)
+            name, auto = choice.strategy, not self._measured
+        # A run that is resumed measures where this one has not.
+        self._take_up(replace(self.plan.with_strategy(name), auto=auto))
 
-        Raises:
-            _OtherStrategy: these workers and this arena are not made for it.
+    def _take_up(self, plan: Plan) -> None:
+        """Go on with one of the strategies that the plan leaves open.
+
+        The arena is filled for it, then workers build it, and are ready when they have.
         """
-        if (choice := evenness.measured(self, self.start.budget.seconds)) is None:
-            return  # interrupted
-        self.report(str(choice))
-        if choice.strategy != self.config.strategy:
-            raise _OtherStrategy(choice.strategy)
-        if isinstance(choice, evenness.Unmeasured):
-            return  # a resumed run may
-        self.plan = self.reporter.plan = replace(self.plan, auto=False)
+        reported = {*self.plan.notes, *self.start.messages}
+        names = [one.config.strategy for one in self.plan.alternatives]
+        self.plan = self.reporter.plan = self._elastic.plan = plan
+        self.config = plan.config
+        self.start = self.saver.start = checkpoints.begin(plan, self.arena, self.ledger)
+        self.monitor.budget = self.start.budget
+        self.decide(names.index(plan.config.strategy))
+        for message in (*self.start.messages, *plan.notes):
+            if message not in reported:
+                self.report(message)
         self._write_config()
+        self.until(self.supervisor.ready, Doing(Activity.STARTING))
+
+    def _terms(self, plan: Plan) -> Terms:
+        """What workers are to know of a plan."""
+        budget, follows = checkpoints.start_of(plan).budget, self.following is not None
+        # Steps on text that arrives may have fewer tokens than others.
+        limit = budget.steps if follows else budget.step_limit(plan.tokens_per_step)
+        return Terms(plan.for_workers(), budget, limit)
 
     def _train(self) -> None:
         config, counters = self.config, self.arena.counters
@@ -264,12 +281,23 @@ class _Training(Session):
 
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
-        evaluates = self.config.eval_every.on
-        save_s = checkpoints.save_s(self.plan, self.arena)
-        limit_s = self._deadlines.training_s(save_s=save_s, evaluates=evaluates)
+        limit_s = self._deadlines.training_s(
+            save_s=checkpoints.save_s(self.plan, self.arena),
+            evaluates=self.config.eval_every.on,
+            samples=self.config.sample_every.on,
+        )
         if limit_s is not None:
             self.arena.counters.store("limit_ns", int(limit_s * 1e9))
             self.monitor.budget = replace(self.start.budget, seconds=limit_s)
+        if self.start.budget.is_used_up:
+            return
+        self.reporter.start_s = self._deadlines.spent_s()
+        if limit_s is not None and (
+            warning := self._deadlines.late_start(
+                self.reporter.start_s, limit_s, measured=self._measured
+            )
+        ):
+            self.report(warning)
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
@@ -300,11 +328,14 @@ class _Training(Session):
         self.supervisor.dismiss_starting()
         resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
-        limit_s = GRACE_S if self._time_is_over() else checkpoints.pause_limit_s(self.arena)
-        if self._time_is_over() and not self.arena.counters.load("steps"):
-            save_s = checkpoints.save_s(self.plan, self.arena)
-            limit_s = max(GRACE_S, self._deadlines.first_step_s(save_s))
+        limit_s, is_late = checkpoints.pause_limit_s(self.arena), self._time_is_over()
+        save_s = checkpoints.save_s(self.plan, self.arena)
+        if is_late:
+            has_steps = self.arena.counters.load("steps") > 0
+            limit_s = GRACE_S if has_steps else max(GRACE_S, self._deadlines.step_s(save_s))
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
+            if is_late:  # one has to be there who evaluates, and writes a sample
+                self.until(self.supervisor.one_rests, doing, self._deadlines.step_s(save_s))
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
@@ -343,6 +374,11 @@ class _Training(Session):
         self.watch.close(self.run, self.saver.newest, self.report)
         if evaluates and not self._signals.count:
             self._take_evaluation()
+
+    def _write_sample(self) -> None:
+        """Write the sample at the end, or say why there is none."""
+        if not write_sample(self, self.monitor, self._deadlines) and not self._signals.count:
+            self.report("no sample: no worker was free to write one in time; mlxhog generate does")
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save what a failed run has reached, and add to its message how to go on."""
@@ -429,10 +465,6 @@ class _Training(Session):
             network_bytes=checkpoints.network_bytes(self.plan, self.arena),
             error=error,
         )
-
-
-class _OtherStrategy(Exception):
-    """The workers have been measured, and ask for the strategy of this name."""
 
 
 class _StopNow(Exception):

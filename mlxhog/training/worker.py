@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
@@ -22,7 +22,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.backends.backend import Float32
+from mlxhog.backends.backend import Backend, Float32
 from mlxhog.errors import MlxhogError
 from mlxhog.machine import darwin
 from mlxhog.machine.processes import FAULTS, end_by, follow_parent
@@ -31,7 +31,8 @@ from mlxhog.models import families
 from mlxhog.optim import metal_steps
 from mlxhog.optim.metal_steps import MetalSteps, NotShared, Rule
 from mlxhog.strategies import Context, look_ahead
-from mlxhog.training.job import Job
+from mlxhog.training.gradients import Gradients
+from mlxhog.training.job import Job, SideJobs
 from mlxhog.training.steps import Steps
 
 LOST_GPU_EXIT_CODE = 75  # of a worker that heard it: like EX_TEMPFAIL, which other programs use so
@@ -82,46 +83,79 @@ def _run(job: Job) -> None:
     arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
-    context = make_context(job, arena, entry)
-    ring = control.Ring(arena.segment(f"ring.{job.slot}"))
-    steps, side_jobs = Steps(job, context, ring), job.setup.side_jobs(job, context, ring)
-    steps.warm_up()
+    gradients = Gradients(job, arena, entry, start_backend(job, arena))
+    work = Work.of(job, arena, entry, gradients)
+    gradients.warm_up()
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
         if entry.state == State.LEAVING:
             break
         entry.rss_bytes = resident_bytes()
-        if command == Command.TRAIN:
-            context.take_limit()
-            side_jobs.serve()
-        if command in (Command.TRAIN, Command.REST):  # at rest, a round in progress is finished
-            steps.step()
+        if work is None and (work := Work.of(job, arena, entry, gradients)) is not None:
+            entry.state = State.RUNNING  # again: the supervisor waits for that
+        if command == Command.MEASURE:
+            gradients.measure()
+        elif work is not None and work.follow(command):
             continue
-        if command == Command.EVALUATE:
-            side_jobs.evaluate_rest()
-        elif command == Command.SAMPLE:
-            side_jobs.serve()
-        elif command == Command.MEASURE:
-            steps.measure()
         entry.beat(Phase.IDLE)
         time.sleep(0.002)
     entry.state = State.FINISHED
-    context.backend.close()
+    gradients.backend.close()
 
 
-def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
+class Work:
+    """What a worker does once it knows the strategy: steps, and evaluations and samples beside."""
+
+    def __init__(self, context: Context, steps: Steps, side_jobs: SideJobs) -> None:
+        """Use `of`."""
+        self._context, self._steps, self._side_jobs = context, steps, side_jobs
+
+    @classmethod
+    def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self | None:
+        """Build strategy and optimizer; None while the strategy is still to be chosen."""
+        chosen = job.chosen(arena.counters)
+        if chosen is None:
+            return None
+        context = make_context(chosen, arena, entry, gradients.backend)
+        ring = control.Ring(arena.segment(f"ring.{job.slot}"))
+        steps = Steps(chosen, context, ring, gradients)
+        return cls(context, steps, chosen.setup.side_jobs(chosen, context, ring))
+
+    def follow(self, command: Command) -> bool:
+        """Do what a command asks for; returns whether that was a step: another may follow at once.
+
+        At rest, a round in progress is finished.
+        """
+        if command == Command.TRAIN:
+            self._context.take_limit()
+        if command in (Command.TRAIN, Command.SAMPLE):
+            self._side_jobs.serve()
+        if command in (Command.TRAIN, Command.REST):
+            self._steps.step()
+            return True
+        if command == Command.EVALUATE:
+            self._side_jobs.evaluate_rest()
+        return False
+
+
+def start_backend(job: Job, arena: Arena) -> Backend:
     """Start the framework, and lay the model over the memory it reads."""
-    config, setup = job.config, job.setup
     backend = backends.create(
         job.spec.backend,
         threads=job.spec.threads,
         kernels=job.kernels,
-        cpu_blas=config.cpu_blas,
+        cpu_blas=job.config.cpu_blas,
         share=job.gpu_share,
-        compute_dtype=config.compute_dtype,
+        compute_dtype=job.config.compute_dtype,
     )
-    live = live_params(job, arena)
+    live, setup = live_params(job, arena), job.setup
     backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
+    return backend
+
+
+def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:
+    """Build the optimizer, and put together what a worker of the job's strategy works on."""
+    config, setup = job.config, job.setup
     hidden = families.hidden_matrices(setup.model)
     optimizer = optim.build(
         config, hidden, threads=job.spec.threads, tokens_per_step=setup.strategy.tokens_per_step

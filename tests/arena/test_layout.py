@@ -97,6 +97,21 @@ def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():
     assert all(layout.segments[s].count == layout.n_floats for s in state)
 
 
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_alternatives_lie_in_the_same_bytes_which_count_once(few, many):
+    def one(**alternatives):
+        return plan({"w": Spec((9000,))}, max_workers=2, n_tickets=1, **alternatives)
+
+    groups = [{"a": ("float32", -1), "b": ("uint8", few * PAGE)}, {"c": ("uint8", many * PAGE)}]
+    layout, before = one(alternatives=groups), one()
+    a, b, c = (layout.segments[name] for name in "abc")
+    assert a.offset == c.offset == before.total_bytes
+    assert b.offset == a.offset + a.nbytes
+    largest = max(a.nbytes + b.nbytes, c.nbytes)
+    assert layout.occupied_bytes == layout.total_bytes == before.total_bytes + largest
+    assert Layout.from_json(layout.to_json()) == layout
+
+
 ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object
 PAGES = 16_384
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.theory.advisor import advise
 from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config
@@ -33,6 +35,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return words_of(tmp_path)
 
 
+QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 QUICK = ["--measure", "300ms", "--samples", "12"]
 
 
@@ -58,6 +61,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(advise, "measured_profile", kept)
+        patch.setattr(LoadWatch, "look", lambda watch: QUIET)
         assert main(["advise", *words_of(folder), *QUICK, "--try", "1", "--json"]) == 0
     return Advised(folder, json.loads(out.getvalue()), profiles[0])
 
@@ -92,6 +96,7 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(advise, "measured_profile", lambda *_: advised.profile)
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: QUIET)
     assert main(["advise", *words, *QUICK, "--no-try"]) == 0
     text = capsys.readouterr().out
     assert "mlxhog train --strategy" in text.splitlines()[0]
@@ -99,6 +104,27 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     for message in ("why", "what would change it", "predicted", "measured", "barrier and average"):
         assert message in text
     assert advise.score_history(advise.read_history()) == (0, 0)
+
+
+def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
+    words: list[str],
+    advised: Advised,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measured(target: Any, options: Any, tell: Callable[[str, str], None]) -> Profile:
+        for part in ("lock-free", "one worker", "in rounds", "gradients", "gradients"):
+            tell(part, "12 steps")
+        return advised.profile
+
+    monkeypatch.setattr(advise, "measured_profile", measured)
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: BUSY)
+    assert main(["advise", *words, *QUICK, "--no-try"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("cannot be told: busy machine (load average 9.3 on 2 processors), run")
+    assert "mlxhog train --strategy" in " ".join(out.split())
+    assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
+    assert advise.read_history()[-1]["untold"] == str(BUSY)
 
 
 @pytest.mark.parametrize(

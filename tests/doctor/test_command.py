@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def record(environ: dict[str, str]) -> dict[str, Any]:
     with mock.patch.dict(os.environ, environ), redirect_stdout(out), redirect_stderr(err):
         code = main(["doctor", "--quick", "--json"])
     assert code == 0, err.getvalue() + out.getvalue()
-    assert "litmus ..." in err.getvalue()
+    assert re.findall(r"^(\d) of 8: .+ \.\.\.$", err.getvalue(), re.M) == list("12345678")
     record: dict[str, Any] = json.loads(out.getvalue())
     return record
 
@@ -181,6 +182,21 @@ def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
+def test_the_answer_says_what_a_busy_machine_kept_from_being_told(record: dict[str, Any]) -> None:
+    load = "cannot be told: busy machine (load average 9.3 on 2 processors)"
+    check = {
+        "name": "a run", "result": "unclear", "found": f"{load}: 12 steps",
+        "expected": "a loss", "consequence": "run mlxhog doctor again",
+    }  # fmt: skip
+    late = {**record["reads"][0], "error": "late", "untold": load}
+    mine = {**record, "checks": [*record["checks"], check], "reads": [late, *record["reads"][1:]]}
+    text = shown(mine, everything=False)
+    assert text.startswith("2 of ")
+    assert "cannot be told on a busy machine" in text.splitlines()[0]
+    assert f"{load}: 12 steps" in " ".join(text.split())
+    assert f"{load}: late" in " ".join(shown(mine, everything=True).split())
+
+
 def test_quiet_says_nothing_but_what_failed(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,7 +335,7 @@ def started() -> Iterator[subprocess.Popen[str]]:
     ) as process:
         try:
             assert process.stderr is not None
-            while (line := process.stderr.readline()) != "litmus ...\n":
+            while not (line := process.stderr.readline()).endswith(": litmus ...\n"):
                 assert line, "it ended before its litmus tests"
             yield process
         finally:

@@ -13,16 +13,19 @@ from mlxhog.doctor.checks import Result
 from mlxhog.doctor.frameworks import PaceSample, Probe, judge_pace
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import machine
+from mlxhog.machine.load import Load
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import BACKENDS, missing
 from tests.cli.test_cli import PROGRESS, RESULT, WORKER
+
+QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 
 # -- backends are started for real, measured, and a bad gradient is refused ------------------------
 
 
 @pytest.mark.slow
 def test_backends_here_compute_a_gradient_and_are_measured() -> None:
-    checks, measured = frameworks.check_backends(machine.here(), seconds=0.05)
+    checks, measured = frameworks.check_backends(machine.here(), gradients=4)
     speeds = measured.usual
     assert [check.name for check in checks] == [f"backend {name}" for name in BACKENDS]
     for check, name in zip(checks, BACKENDS, strict=True):
@@ -36,7 +39,7 @@ def test_backends_here_compute_a_gradient_and_are_measured() -> None:
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_a_backend_that_does_not_start_fails_and_is_not_measured() -> None:
     mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx"}))
-    checks, speeds = frameworks.check_backends(mac, seconds=0.01)
+    checks, speeds = frameworks.check_backends(mac, gradients=1)
     gpu = next(check for check in checks if check.name == "backend mlx:gpu")
     assert gpu.result == Result.FAIL
     assert "Metal" in gpu.found
@@ -74,7 +77,7 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(
 ) -> None:
     child = FakeChild()
     monkeypatch.setattr(frameworks, "Child", lambda: child)
-    checks, speeds = frameworks.check_backends(MAC, 0.1, agreed={"mlx"})
+    checks, speeds = frameworks.check_backends(MAC, 4, agreed={"mlx"})
     assert child.asked == [
         ("mlx:gpu", "reference"),
         ("mlx:gpu", "metal"),
@@ -98,7 +101,7 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
     child = FakeChild()
     child.failing = {("mlx:gpu", kernels)}
     monkeypatch.setattr(frameworks, "Child", lambda: child)
-    checks, speeds = frameworks.check_backends(MAC, 0.1, agreed={"mlx", "mps"})
+    checks, speeds = frameworks.check_backends(MAC, 4, agreed={"mlx", "mps"})
     (bad,) = [check for check in checks if check.result != Result.PASS]
     assert (bad.result, bad.found) == (result, "the GPU is gone")
     assert "mlx:gpu" in bad.consequence
@@ -165,7 +168,7 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
 
 @pytest.mark.slow
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
-    run, pace = frameworks.check_training(seconds=4.0)
+    run, pace = frameworks.check_training(steps=200)
     assert run.result == Result.PASS, run.found
     assert "1 replaced" in run.found
     assert pace.name == "step time"
@@ -186,9 +189,21 @@ def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
 def test_a_run_that_learns_nothing_or_loses_a_worker_fails(
     loss: float, changes: dict[str, object]
 ) -> None:
-    good = replace(RESULT, restarts=1)
-    assert frameworks.judge_run(good, 4.0, 4.7, "").result == Result.PASS
-    assert frameworks.judge_run(replace(good, **changes), loss, 4.7, "").result == Result.FAIL
+    good = replace(RESULT, steps=100, restarts=1)
+    assert frameworks.judge_run(good, 4.0, 4.7, "", QUIET).result == Result.PASS
+    for load in (QUIET, BUSY):  # enough steps are enough, however long they took
+        judged = frameworks.judge_run(replace(good, **changes), loss, 4.7, "", load)
+        assert judged.result == Result.FAIL
+
+
+def test_a_run_with_few_steps_is_not_judged_and_says_how_busy_the_machine_is() -> None:
+    few = replace(RESULT, steps=99, restarts=0)
+    busy = frameworks.judge_run(few, 5.0, 4.7, "", BUSY)
+    assert busy.result == Result.UNTOLD
+    assert busy.found.startswith(
+        "cannot be told: busy machine (load average 9.3 on 2 processors): "
+    )
+    assert frameworks.judge_run(few, 5.0, 4.7, "", QUIET).found.startswith("too few steps in 60 s")
 
 
 @pytest.mark.slow
@@ -264,14 +279,21 @@ def run(*spans: tuple[float, float]) -> list[PaceSample]:
 def test_a_second_half_a_fifth_slower_than_the_first_is_a_warning(
     second: float, result: Result
 ) -> None:
-    pace = judge_pace(run((3, 0.01), (3, second)))
+    pace = judge_pace(run((3, 0.01), (3, second)), QUIET)
     assert pace.result == result, pace
     assert pace.found.startswith("10.0 ms, then ")
     assert ("pmset -g therm" in pace.consequence) == (result == Result.WARN)
 
 
+def test_steps_that_grow_slower_beside_other_programs_say_nothing_of_this_machine() -> None:
+    pace = judge_pace(run((3, 0.01), (3, 0.03)), BUSY)
+    assert pace.result == Result.UNTOLD
+    assert str(BUSY) in pace.found
+    assert judge_pace(run((3, 0.01), (3, 0.01)), BUSY).result == Result.PASS
+
+
 def test_halves_are_halves_of_the_time_not_of_the_steps() -> None:
-    pace = judge_pace(run((2, 0.005), (2, 0.02)))
+    pace = judge_pace(run((2, 0.005), (2, 0.02)), QUIET)
     assert pace.found == "5.0 ms, then 20.0 ms (+300%)"
 
 
@@ -286,6 +308,6 @@ def test_halves_are_halves_of_the_time_not_of_the_steps() -> None:
 def test_a_run_with_few_samples_or_steps_tells_nothing(
     samples: list[PaceSample], message: str
 ) -> None:
-    pace = judge_pace(samples)
+    pace = judge_pace(samples, QUIET)
     assert pace.result == Result.ABSENT
     assert message in pace.found

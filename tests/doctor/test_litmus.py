@@ -9,7 +9,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from mlxhog.doctor import accessors
+from mlxhog.doctor import accessors, examine
 from mlxhog.doctor.accessors import COUNTS, KERNELS, Accessor
 from mlxhog.doctor.litmus import (
     HIGH,
@@ -25,6 +25,7 @@ from mlxhog.doctor.litmus import (
     try_reader,
 )
 from mlxhog.machine import machine
+from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, NATIVE, planted
 
@@ -222,3 +223,20 @@ def test_a_reader_that_never_sees_a_write_is_told(reading: Litmus) -> None:
     blind = planted("BlindReader")
     row = try_reader(reading, "live", blind, NATIVE, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
+
+
+def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(
+    reading: Litmus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
+    blind = planted("BlindReader")
+    row = try_reader(reading, "snapshot", blind, NATIVE, "lossless", patience_s=0.5)
+    assert row["untold"] == "cannot be told: busy machine (load average 9.3 on 2 processors)"
+    assert examine._broken_reads([{**row, "torn": 0, "backwards": 0}]) == []
+    assert examine._broken_reads([{**row, "torn": 1}])  # which no load explains
+    late = {"writers": ["native", "native"], "mode": "cas", "naive": False, "lost": 0, "torn": 0}
+    assert broken({**late, "error": "no answer within 30 s"})
+    assert not broken({**late, "error": "no answer within 30 s", "untold": row["untold"]})
+
+    crashing = Case((NATIVE, planted("Crasher")), "dense", "processes", "cas")
+    assert broken(reading.run(crashing))  # that it failed can be told

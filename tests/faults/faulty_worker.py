@@ -7,7 +7,8 @@ from typing import Any
 
 from mlxhog.classic import worker as classic_worker
 from mlxhog.classic.worker import WorkerArgs as ClassicJob
-from mlxhog.training import steps, worker
+from mlxhog.training import worker
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 
 FAULTS: dict[int, Exception] = {  # by the seed of the run
@@ -22,13 +23,13 @@ EARLY = 10  # added to the seed: in the first gradient, which nobody uses
 
 def main(job: Job) -> None:
     """A worker as always, but for the error; a passing one meets its first process only."""
-    gradient = steps.Steps._loss_and_grads
-    warm_up = steps.Steps.warm_up
+    gradient = Gradients.of
+    warm_up = Gradients.warm_up
     seed, calls = job.config.seed, 0
     error = (FAULTS | PASSING)[seed % EARLY]
     marker = job.run_dir / "passed"
 
-    def failing(self: steps.Steps, batches: Any) -> Any:
+    def failing(self: Gradients, batches: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4 and not marker.exists():
@@ -36,11 +37,11 @@ def main(job: Job) -> None:
             raise error
         return gradient(self, batches)
 
-    def failing_at_once(self: steps.Steps) -> None:
+    def failing_at_once(self: Gradients) -> None:
         raise error
 
-    steps.Steps._loss_and_grads = failing  # type: ignore[method-assign]
-    steps.Steps.warm_up = failing_at_once if seed > EARLY else warm_up  # type: ignore[method-assign]
+    Gradients.of = failing  # type: ignore[method-assign]
+    Gradients.warm_up = failing_at_once if seed > EARLY else warm_up  # type: ignore[method-assign]
     worker.main(job)
 
 

@@ -32,6 +32,7 @@ PROGRESS = Progress(
     step=640,
     tokens=655_360,
     elapsed_s=42.0,
+    call_s=42.0,
     budget_fraction=0.7,
     eta_s=18.0,
     loss=1.58,

@@ -1,6 +1,7 @@
 """What the supervisor makes of the workers' records."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,8 @@ from mlxhog.arena.control import RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.config.budget import Budget
 from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report import monitor
+from mlxhog.report.metrics import clock, eta
 from mlxhog.report.monitor import Monitor
 
 
@@ -26,6 +29,22 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         progress = monitor.progress()
         assert progress.loss == pytest.approx(7.0)
         assert progress.train_bits_per_byte == pytest.approx(7.0 / 4 / math.log(2))
+
+
+def test_clock_share_and_time_left_are_of_this_call_and_its_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
+    with Arena.create(layout) as arena:
+        before = Budget(seconds=60.0, seconds_before=600.0, steps_before=10)
+        resumed = Monitor(arena, [WorkerSpec("torch:cpu", 1)], before)
+        assert clock(resumed.progress()) == "00:00 (0%)"
+        arena.counters.store("start_ns", 1)
+        resumed.budget = replace(before, seconds=50.0)  # what a slow start has left
+        monkeypatch.setattr(monitor, "monotonic_ns", lambda: 1 + int(40e9))
+        progress = resumed.progress()
+        assert (clock(progress), eta(progress)) == ("00:40 (80%)", "00:10")
+        assert progress.elapsed_s == pytest.approx(640.0)
 
 
 def test_that_no_step_fits_any_more_is_not_taken_back() -> None:

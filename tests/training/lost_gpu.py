@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mlxhog.errors import MetalError
-from mlxhog.training import steps, worker
+from mlxhog.training import worker
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 
 MLX_SAYS = (
@@ -17,10 +18,10 @@ AFTER = 3  # gradients
 
 def main(job: Job) -> None:
     """A worker as always, but for more than one sequence at a time."""
-    gradient = steps.Steps._loss_and_grads
+    gradient = Gradients.of
     calls = 0
 
-    def ended(self: steps.Steps, batches: Any) -> Any:
+    def ended(self: Gradients, batches: Any) -> Any:
         nonlocal calls
         calls += 1
         if job.micro_batch > 2 and calls > AFTER:
@@ -29,5 +30,5 @@ def main(job: Job) -> None:
             raise MetalError("kernel mlstm_out failed") from RuntimeError(MLX_SAYS)
         return gradient(self, batches)
 
-    steps.Steps._loss_and_grads = ended  # type: ignore[method-assign]
+    Gradients.of = ended  # type: ignore[method-assign]
     worker.main(job)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from mlxhog import train
-from mlxhog.arena.control import RECORD, Ring
+from mlxhog.arena.control import RECORD, Command, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.checkpoint import checkpoint
@@ -25,12 +26,13 @@ from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.data.batch import Batch
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import checkpoints, trainer, worker
 from mlxhog.training.ending import Deadlines, HeldOutWatch
+from mlxhog.training.evaluation import TextJobs
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
-from mlxhog.training.steps import Steps
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
 
@@ -71,8 +73,117 @@ def test_an_evaluation_that_was_cut_says_how_much_it_covers(tmp_path: Path) -> N
 def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() -> None:
     began_ns = monotonic_ns() - int(40e9)
     cut, whole = (Deadlines(began_ns, 60.0, whole=whole) for whole in (False, True))
-    assert cut.training_s(save_s=0.0, evaluates=False) == pytest.approx(60 + 10 - 3 - 40, abs=1)
-    assert whole.training_s(save_s=0.0, evaluates=False) == 60.0
+    assert cut.training_s(save_s=0.0, evaluates=False, samples=False) == pytest.approx(
+        60 + 10 - 3 - 40, abs=1
+    )
+    assert whole.training_s(save_s=0.0, evaluates=False, samples=False) == 60.0
+
+
+class Messages(list[str]):
+    """An observer that keeps what a run says."""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.message is not None:
+            self.append(progress.message)
+
+
+@pytest.mark.slow
+def test_a_run_whose_start_took_much_of_its_time_says_how_much_and_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AfterASlowStart(Deadlines):
+        def __init__(self, began_ns: int, seconds: float | None, *, whole: bool) -> None:
+            super().__init__(began_ns - int(1000e9), seconds, whole=whole)
+
+    messages = Messages()
+    quick = train(small_config(tmp_path, steps=2, time=3000), observer=messages)
+    assert not [text for text in messages if text.startswith("start-up")]
+    assert quick.start_s is not None
+    assert quick.to_json()["start_s"] == round(quick.start_s, 3) > 0
+
+    monkeypatch.setattr(trainer, "Deadlines", AfterASlowStart)
+    slow = train(small_config(tmp_path, steps=2, time=3000), observer=messages)
+    (line,) = [text for text in messages if text.startswith("start-up")]
+    assert line.startswith("start-up took 1")
+    assert " s of 3000 s, which leaves " in line
+    assert slow.start_s is not None
+    assert slow.start_s - 1000 == pytest.approx(quick.start_s, abs=900)
+
+
+class TimeIsOver(Deadlines):
+    """Deadlines of a run whose end took longer than was left for it."""
+
+    def _rest_s(self) -> float:
+        return -5.0
+
+
+@pytest.mark.slow
+def test_a_sample_is_written_in_the_end_however_late_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "Deadlines", TimeIsOver)
+    config = small_config(tmp_path, steps=4, time=3000, sample_every="1h", eval_every="1h")
+    result = train(config)
+    assert (result.status, result.steps) == ("done", 4)
+    assert result.sample is not None
+    assert result.sample.startswith("The ")
+
+
+@pytest.mark.slow
+def test_another_worker_writes_the_sample_where_one_dies_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+
+    def kill_whoever_samples(progress: Progress) -> None:
+        if progress.doing is not None and progress.doing.activity == Activity.SAMPLING:
+            killed[len(killed) :] = [] if killed else [progress.workers[0].pid]
+            monkeypatch.setattr(worker, "main", plain)
+            with suppress(ProcessLookupError):
+                os.kill(killed[0], signal.SIGKILL)
+
+    plain = worker.main
+    monkeypatch.setattr(worker, "main", that_never_ends_a_sample)
+    config = small_config(tmp_path, steps=4, sample_every="1h")
+    result = train(config, observer=kill_whoever_samples)
+    assert killed
+    assert result.sample is not None
+    assert result.sample.startswith("The ")
+
+
+def that_never_ends_a_sample(job: Job) -> None:
+    """A worker that hangs over a sample. Children import it."""
+    TextJobs._sample = lambda jobs: time.sleep(600)  # type: ignore[method-assign]
+    worker.main(job)
+
+
+def with_a_step_beyond_the_time(job: Job) -> None:
+    """A worker whose second step lasts until half a second after training. Children import it."""
+    whole, calls = Gradients.of, 0
+
+    def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
+        nonlocal calls
+        calls += 1
+        while calls == 2 and gradients._arena.counters.load("command") == Command.TRAIN:
+            time.sleep(0.01)
+        time.sleep(0.5 * (calls == 2))
+        return whole(gradients, batches)
+
+    Gradients.of = slow  # type: ignore[method-assign]
+    worker.main(job)
+
+
+@pytest.mark.slow
+def test_the_last_worker_is_waited_for_since_it_evaluates_and_writes_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "GRACE_S", 0.1)
+    monkeypatch.setattr(worker, "main", with_a_step_beyond_the_time)
+    ends = {"steps": None, "time": 2.0, "sample_every": "1h", "eval_every": "1h"}
+    result = train(small_config(tmp_path, **ends))
+    assert (result.status, result.steps) == ("done", 2)
+    assert result.val_share
+    assert result.sample
 
 
 @pytest.mark.slow
@@ -111,13 +222,13 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
 
 def with_a_long_first_step(job: Job) -> None:
     """A worker whose gradients take two seconds. Children import it."""
-    whole = Steps._loss_and_grads
+    whole = Gradients.of
 
-    def slow(steps: Steps, batches: list[Batch]) -> tuple[float, Grads]:
+    def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
         time.sleep(2.0)
-        return whole(steps, batches)
+        return whole(gradients, batches)
 
-    Steps._loss_and_grads = slow  # type: ignore[method-assign]
+    Gradients.of = slow  # type: ignore[method-assign]
     worker.main(job)
 
 
@@ -130,7 +241,7 @@ def test_a_first_step_is_waited_for_as_long_as_the_run_still_ends_in_time(
     result = train(small_config(tmp_path, steps=None, time=1.0))
     assert (result.status, result.steps) == ("done", 1)
     late = Deadlines(monotonic_ns() - int(9e9), 6.0)
-    assert late.first_step_s(1.0) == pytest.approx(6 + 10 - 3 - 9 - 1, abs=1)
+    assert late.step_s(1.0) == pytest.approx(6 + 10 - 3 - 9 - 1, abs=1)
 
 
 @pytest.mark.slow

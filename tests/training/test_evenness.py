@@ -16,7 +16,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import evenness, worker
-from mlxhog.training.evenness import Choice, choose, guess
+from mlxhog.training.evenness import Choice, by_likelihood, choose
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -65,8 +65,9 @@ def test_the_line_has_the_figures_that_decide() -> None:
 
 def test_workers_that_look_alike_are_taken_for_even_until_they_are_measured() -> None:
     gpu, mlx, torch = (WorkerSpec(name, 1) for name in ("mlx:gpu", "mlx:cpu", "torch:cpu"))
-    assert guess([mlx, mlx]) == guess([mlx, torch]) == "sync"
-    assert guess([gpu, mlx]) == guess([mlx, WorkerSpec("mlx:cpu", 2)]) == "hogwild"
+    assert by_likelihood([mlx, mlx])[0] == by_likelihood([mlx, torch])[0] == "sync"
+    two = by_likelihood([mlx, WorkerSpec("mlx:cpu", 2)])
+    assert by_likelihood([gpu, mlx]) == two == ("hogwild", "sync")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,12 @@ def stored(result: Result) -> tuple[str, str]:
     return values["strategy"], values["sync_shares"]
 
 
+def starts(result: Result) -> list[int]:
+    """How often each worker has started a framework, by its log."""
+    logs = sorted((Path(result.run) / "logs").glob("worker-*.log"))
+    return [log.read_text().count("micro-batch") for log in logs]
+
+
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes the choice: its last name, whatever was measured."""
@@ -148,12 +155,13 @@ def measure_briefly(job: Job) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("guessed", "name"), [("sync", "sync"), ("sync", "hogwild"), ("hogwild", "sync")]
+    ("likely", "name"), [("sync", "sync"), ("sync", "hogwild"), ("hogwild", "sync")]
 )
 def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
-    tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, guessed: str, name: str
+    tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, likely: str, name: str
 ) -> None:
-    monkeypatch.setattr(evenness, "guess", lambda workers: guessed)
+    names = ("sync", "hogwild") if likely == "sync" else ("hogwild", "sync")
+    monkeypatch.setattr(evenness, "by_likelihood", lambda workers: names)
     chosen.append(name)
     messages, own = Messages(), (name, "speed" if name == "sync" else "equal")
     first = train(small_config(tmp_path, steps=20, **TWO), observer=messages)
@@ -162,6 +170,7 @@ def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
     assert f"{GAINS[name]:.2f} times as many" in line
     assert sum(text.startswith("mlxhog ") for text in messages.texts) == 1
     assert len(list(Path(first.run).parent.iterdir())) == 1
+    assert starts(first) == [1, 1]
 
     again = Messages()
     chosen.append("sync" if name == "hogwild" else "hogwild")  # measured now, it would be this
@@ -221,7 +230,7 @@ def test_one_worker_is_serial_and_leaves_the_choice_to_a_resumed_run(
     assert "serial  1 worker" in messages.texts[0]
     serial = train(small_config(tmp_path, strategy="serial"))
     assert identical(parameters(first), parameters(serial))
-    assert make_plan(small_config(tmp_path, resume=serial.run, **TWO)).undecided
+    assert make_plan(small_config(tmp_path, resume=serial.run, **TWO)).alternatives
     chosen.append("hogwild")
     second = train(small_config(tmp_path, resume=first.run, **TWO), observer=messages)
     assert (second.steps, stored(second)) == (40, ("hogwild", "equal"))
@@ -239,6 +248,7 @@ def test_a_worker_killed_while_it_is_measured_is_replaced_and_measured(
     assert killer.done
     assert (result.status, result.steps, result.restarts) == ("done", 5, 1)
     assert killer.choices()
+    assert starts(result) == [2, 1]
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
-from mlxhog.training import steps, worker
+from mlxhog.training import worker
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from tests.training import lost_gpu
 from tests.training.small import small_config
@@ -147,21 +148,15 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
 ) -> None:
     x = np.arange(32, dtype=np.int32).reshape(8, 4)
     data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
-    backend = Backend()
-    context: Any = SimpleNamespace(
-        backend=backend,
-        entry=SimpleNamespace(beat=lambda: None),
-        target=lambda slot: None,
-        strategy=SimpleNamespace(worker=lambda context: None),
-        rank=0,
-    )
-    ring: Any = None
+    backend: Any = Backend()
+    entry: Any = SimpleNamespace(beat=lambda: None)
     setup = SimpleNamespace(batches=lambda: data)
     config = SimpleNamespace(slow=None)
     job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
-    result = steps.Steps(job, context, ring)
-    batches = list(result._micro_batches(Lease(0, 0)))
-    loss, grads = result._loss_and_grads(batches)
+    arena: Any = None
+    result = Gradients(job, arena, entry, backend)
+    batches = result.micro_batches(Lease(0, 0))
+    loss, grads = result.of(batches)
     assert backend.sizes == sizes
     assert loss == pytest.approx(15.5)
     assert grads["w"] == pytest.approx(15.5)

@@ -22,7 +22,7 @@ from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim import Muon, metal_steps
 from mlxhog.optim.metal_steps import ADAM
 from mlxhog.strategies import Outcome, build
-from mlxhog.training import steps, worker
+from mlxhog.training import gradients, steps, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
@@ -77,16 +77,20 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
         workers=SimpleNamespace(entry=lambda slot: entry),
     )
     context = SimpleNamespace(backend=SimpleNamespace(close=lambda: None))
-    steps = SimpleNamespace(warm_up=lambda: None, step=step)
+    steps = SimpleNamespace(step=step)
+    gradients = SimpleNamespace(warm_up=lambda: None, backend=context.backend)
     side_jobs = SimpleNamespace(serve=lambda: events.append("side job"))
     monkeypatch.setattr(worker.Arena, "from_handle", lambda handle, write: arena)
+    monkeypatch.setattr(worker, "start_backend", lambda *_: context.backend)
     monkeypatch.setattr(worker, "make_context", lambda *_: context)
+    monkeypatch.setattr(worker, "Gradients", lambda *_: gradients)
     monkeypatch.setattr(worker.control, "Ring", lambda data: None)
     monkeypatch.setattr(worker, "Steps", lambda *_: steps)
     monkeypatch.setattr(worker.time, "sleep", sleep)
     writers = SimpleNamespace(write="lossless")
     setup = SimpleNamespace(writers=writers, side_jobs=lambda *_: side_jobs)
     job: Any = SimpleNamespace(handle=None, slot=1, setup=setup)
+    job.chosen = lambda counters: job
 
     worker._run(job)
 
@@ -112,15 +116,15 @@ def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run
     monkeypatch: pytest.MonkeyPatch, stops_at_s: float, slept_s: float
 ) -> None:
     clock, beats = Clock(stops_at_s), []
-    monkeypatch.setattr(steps, "monotonic_ns", lambda: round(clock.now_s * 1e9))
-    monkeypatch.setattr(steps.time, "sleep", clock.nap)
-    entry = SimpleNamespace(beat=lambda: beats.append(clock.now_s))
+    monkeypatch.setattr(gradients, "monotonic_ns", lambda: round(clock.now_s * 1e9))
+    monkeypatch.setattr(gradients.time, "sleep", clock.nap)
     of_worker: Any = SimpleNamespace(
-        context=SimpleNamespace(rank=1, entry=entry),
-        job=SimpleNamespace(config=SimpleNamespace(seed=0)),
-        _slowdown=Slowdown(factor=4.0),
+        _rank=1,
+        _entry=SimpleNamespace(beat=lambda: beats.append(clock.now_s)),
+        _job=SimpleNamespace(config=SimpleNamespace(seed=0)),
+        slowdown=Slowdown(factor=4.0),
     )
-    steps.Steps._slow_down(of_worker, 200_000_000, 5, clock.training)
+    gradients.Gradients.slow_down(of_worker, 200_000_000, 5, clock.training)
     assert clock.now_s == pytest.approx(slept_s, abs=0.02)
     assert len(beats) == clock.naps >= 10
 
@@ -139,7 +143,8 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer(
             setup=plan.for_workers(), handle=arena.handle(), slot=1, budget=Budget(steps=1),
             step_limit=1, run_dir=tmp_path,
         )  # fmt: skip
-        context = worker.make_context(job, arena, arena.workers.entry(1))
+        backend = worker.start_backend(job, arena)
+        context = worker.make_context(job, arena, arena.workers.entry(1), backend)
         assert isinstance(context.optimizer, Muon)
         assert context.optimizer.threads == threads
 

@@ -46,6 +46,7 @@ from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Context
 from mlxhog.training import worker
+from mlxhog.training.gradients import Gradients
 from mlxhog.training.session import Session
 from mlxhog.training.steps import Steps
 
@@ -228,12 +229,14 @@ class OneWorker(TrainingRun):
         entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
         job = self._job(entry.slot)
         with _starting, contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
-            self.context = worker.make_context(job, self.arena, entry)
+            backend = worker.start_backend(job, self.arena)
+            self.context = worker.make_context(job, self.arena, entry, backend)
         self._stack.callback(self.context.backend.close)
         self._prepare(self.context)
         entry.state = State.RUNNING
         ring = Ring(self.arena.segment(f"ring.{job.slot}"))
-        self.worker_steps = Steps(job, self.context, ring)
+        gradients = Gradients(job, self.arena, entry, backend)
+        self.worker_steps = Steps(job, self.context, ring, gradients)
 
     def steps_done(self) -> int:
         """Steps so far: no other worker can die in the middle of one."""

@@ -17,7 +17,11 @@ class AdviseConfig:
     """Options of `mlxhog advise` beside those of training."""
 
     measure: float = option(
-        4.0, "training time of each of the three short runs that are measured", unit="s", above=0
+        4.0,
+        "training time of each of the three short runs that are measured; up to 16 times as long "
+        "where a worker takes fewer than eight steps in it",
+        unit="s",
+        above=0,
     )
     samples: int = option(24, "gradients whose conflicts and noise are measured", low=12)
     try_time: float = option(

@@ -20,7 +20,9 @@ from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import append_lines, disk_errors
 from mlxhog.machine import machine
+from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.report.table import Section
+from mlxhog.report.views import Stages
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
@@ -28,6 +30,8 @@ from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
 from mlxhog.theory.analysis.target import Target
 
 Tell = Callable[[str, str], None]
+PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
+"""Three short runs and the gradients; the turns of both arms and what they are worth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class StrategyAdvice:
         profile: what was measured.
         recommendation: what the rules make of it.
         trial: the two best, tried; None without a trial.
+        load: of the machine while times were measured.
         seconds: that the advice took.
     """
 
@@ -46,7 +51,15 @@ class StrategyAdvice:
     profile: Profile
     recommendation: Recommendation
     trial: Trial | None
+    load: Load
     seconds: float
+
+    @property
+    def untold(self) -> str | None:
+        """Why the advice is a guess, on a busy machine; None where it is not."""
+        if self.trial is not None:
+            return self.trial.untold
+        return str(self.load) if self.load.busy else None
 
     @property
     def chosen(self) -> Expected:
@@ -59,7 +72,10 @@ class StrategyAdvice:
     @property
     def answer(self) -> str:
         """One line."""
-        return f"{self.chosen.arm.name}: mlxhog train {self.chosen.arm.flags}"
+        advice = f"{self.chosen.arm.name}: mlxhog train {self.chosen.arm.flags}"
+        if self.untold is None:
+            return advice
+        return f"{self.untold}, run advise again when other programs are quiet; a guess is {advice}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what `advise --json` prints, and what is remembered."""
@@ -77,6 +93,7 @@ class StrategyAdvice:
             "expected": [one.to_json() for one in choice.expected],
             "profile": self.profile.to_json(),
             "trial": None if self.trial is None else self.trial.to_json(),
+            "untold": self.untold,
             "seconds": self.seconds,
         }
 
@@ -121,7 +138,9 @@ class StrategyAdvice:
         text = f"tried {max(trial.seconds):.0f} s each in {SLICES} turns: {', '.join(arms)}"
         if math.isfinite(trial.difference):
             text += f", difference {trial.difference:+.3f} ± {2 * trial.error:.3f}"
-        if trial.tie:
+        if trial.untold is not None:
+            text += f": {trial.untold}, which decided who got on, so {trial.winner} as advised"
+        elif trial.tie:
             text += f": a tie, so {trial.winner}, which is the more repeatable or the advised one"
         yield text
 
@@ -171,7 +190,10 @@ def advise_on(target: Target, options: AdviseConfig, *, tries: bool, tell: Tell)
         )
     if target.config.strategy == "auto":
         target = replace(target, config=replace(target.config, strategy="hogwild"))
+    tell = Stages(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
+    watch = LoadWatch()
     profile = measured_profile(target, options, tell)
+    load = watch.look()
     choice = recommend(profile)
     trial = None
     if tries and choice.second is not None:
@@ -181,6 +203,7 @@ def advise_on(target: Target, options: AdviseConfig, *, tries: bool, tell: Tell)
         profile=profile,
         recommendation=choice,
         trial=trial,
+        load=load,
         seconds=time.monotonic() - began,
     )
     remember(advice.to_json())
@@ -228,8 +251,11 @@ def read_history() -> list[dict[str, Any]]:
 
 
 def score_history(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Count the trials, and those in which the prediction was the outcome or tied with it."""
-    tried = [entry for entry in entries if entry.get("trial")]
+    """Count the trials, and those in which the prediction was the outcome or tied with it.
+
+    Trials on a busy machine, from which nothing follows, do not count.
+    """
+    tried = [one for one in entries if one.get("trial") and not one["trial"].get("untold")]
     right = [
         one for one in tried if one["trial"]["tie"] or one["trial"]["winner"] == one["advised"]
     ]
@@ -253,6 +279,7 @@ def history_sections(entries: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
         outcome = "not tried"
         if trial:
             outcome = "tie" if trial["tie"] else trial["winner"]
+            outcome = "busy machine" if trial.get("untold") else outcome
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["t_s"]))
         rows.append((when, str(entry["subject"]), str(entry["advised"]), outcome))
     yield Section("", ("when", "subject", "advised", "outcome"), rows)

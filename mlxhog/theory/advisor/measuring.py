@@ -1,4 +1,8 @@
-"""What advice trains: three short runs for a profile, and the two best in turns for a trial."""
+"""What advice trains: three short runs for a profile, and the two best in turns for a trial.
+
+Both judge by steps: a short run goes on until every worker has taken some, and a trial believes its
+turns where an arm's have about as many.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
 from mlxhog.files.quantities import Interval
+from mlxhog.machine.load import LoadWatch
 from mlxhog.report.metrics import Result
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.profile import Profile
@@ -104,22 +109,36 @@ class ShortRun:
     rounds_per_s: float
 
 
+FEWEST_STEPS = 8
+"""Of every worker, for times that mean something."""
+LONGER, TRIES = 4.0, 3
+"""A run with fewer steps is done again, so many times as long, up to so often."""
+
+
 def run_shortly(
     config: TrainConfig, *, seconds: float, tell: Callable[[str], None], **options: Any
 ) -> ShortRun:
     """Train for some seconds in a folder that is removed, and take the times of the steps.
 
+    What the start takes does not count, and where a worker takes fewer than `FEWEST_STEPS`, as of a
+    large model or on a busy machine, it is all done again for longer.
+
     Raises:
         MlxhogError: as `mlxhog.training.trainer.train`.
-        WorkerFailed: no step was finished in that time.
+        WorkerFailed: a worker has finished no step.
     """
-    with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
-        settings = settings_for(config, {"eval_tokens": 1, **options}, seconds, folder)
-        result = _train(settings, tell)
-        times = Run(Path(result.run)).read_times()
+    for _ in range(TRIES):
+        with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
+            settings = settings_for(config, {"eval_tokens": 1, **options}, seconds, folder)
+            result = _train(settings, tell, whole_time=True)
+            times = Run(Path(result.run)).read_times()
+        fewest = min((one["steps"] for one in times), default=0)
+        if len(times) == len(result.workers) and fewest >= FEWEST_STEPS:
+            break
+        seconds *= LONGER
     if len(times) < len(result.workers) or not result.steps:
         raise WorkerFailed(
-            f"not every worker finished a step within {seconds:g} s; give the short runs longer, "
+            f"not every worker finished a step within {seconds / LONGER:g} s; give them longer, "
             "as in --measure 30"
         )
     return ShortRun(
@@ -242,6 +261,10 @@ DIVERGED = "diverged"
 TIE_BITS = 0.02
 """Bits per byte within which two losses are a tie, however sure: what seeds differ by."""
 
+UNEVEN = 1.3
+"""Where other programs work, and a turn of an arm has so many times the steps of another of its
+turns, they decided who got on and not the arms."""
+
 HELD_OUT_TOKENS = 65_536
 ROWS = 16
 
@@ -260,6 +283,8 @@ class Trial:
         winner: name of the arm; where one diverged, of the other; of a tie, the first of those that
             repeat, or the recommended one.
         tie: whether the difference is below two standard errors, or `TIE_BITS`.
+        untold: why nothing follows from all this, on a busy machine; None where it does. The winner
+            is then the recommended arm.
     """
 
     names: tuple[str, str]
@@ -270,6 +295,7 @@ class Trial:
     error: float
     winner: str
     tie: bool
+    untold: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -319,6 +345,8 @@ def try_both(
         WorkerFailed: an arm took no step, so there is nothing to compare.
         Diverged: both did.
     """
+    turns: dict[str, list[int]] = {arm.name: [] for arm in arms}
+    watch = LoadWatch()
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
         last: dict[str, Result] = {}
         for number in range(SLICES):
@@ -329,6 +357,9 @@ def try_both(
                 last[arm.name] = _train_slice(
                     target, arm, seconds / SLICES, number, Path(folder), before, tell
                 )
+                steps_before = 0 if before is None else before.steps
+                turns[arm.name].append(last[arm.name].steps - steps_before)
+        load = watch.look()
         results = (last[arms[0].name], last[arms[1].name])
         if all(one.status == DIVERGED for one in results):
             raise Diverged(
@@ -344,6 +375,9 @@ def try_both(
                 for one in results
             ]
     winner, tie, difference, error = decide(arms, (bits[0], bits[1]))
+    untold = None
+    if load.busy and math.isfinite(difference) and any(map(is_uneven, turns.values())):
+        untold, winner, tie = str(load), arms[0].name, True
     return Trial(
         names=(arms[0].name, arms[1].name),
         seconds=(results[0].seconds, results[1].seconds),
@@ -353,7 +387,13 @@ def try_both(
         error=error,
         winner=winner,
         tie=tie,
+        untold=untold,
     )
+
+
+def is_uneven(steps: Sequence[int]) -> bool:
+    """Whether an arm's turns, all equally long, have steps that differ too much."""
+    return max(steps) > UNEVEN * min(steps)
 
 
 def _train_slice(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import DataError, Diverged
+from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.strategies import STRATEGIES
 from mlxhog.theory.advisor import measuring
+from mlxhog.theory.advisor.advise import score_history
 from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
 from mlxhog.theory.simulator.times import ComputeTime, Constant, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
+QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 EVEN, TAIL = Constant(0.1), ShiftedExponential(0.05, 0.05)
 
 
@@ -184,3 +188,69 @@ def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(
     assert not trial.tie
     assert trained.count(wild[0]) == 1
     assert sorted(trial.bits_per_byte, key=math.isnan)[0] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("load", "steps", "winner", "untold"),
+    [
+        (QUIET, {"hogwild": [9, 9, 9, 9], "sync": [7, 7, 7, 7]}, "sync", False),
+        (QUIET, {"hogwild": [9, 2, 9, 9], "sync": [7, 7, 7, 7]}, "sync", False),
+        (BUSY, {"hogwild": [9, 9, 8, 9], "sync": [7, 6, 7, 7]}, "sync", False),
+        (BUSY, {"hogwild": [9, 2, 9, 9], "sync": [7, 7, 7, 7]}, "hogwild", True),
+        (BUSY, {"hogwild": [9, 0, 9, 9], "sync": [7, 7, 7, 7]}, "hogwild", True),
+    ],
+)
+def test_a_trial_is_believed_by_the_steps_of_its_turns_where_other_programs_work(
+    monkeypatch: pytest.MonkeyPatch,
+    load: Load,
+    steps: dict[str, list[int]],
+    winner: str,
+    untold: bool,
+) -> None:
+    left = {name: list(turns) for name, turns in steps.items()}
+
+    def take_turn(target: Any, arm: Any, *how: Any) -> Any:
+        before = 0 if how[3] is None else how[3].steps
+        reached = before + left[arm.name].pop(0)
+        return SimpleNamespace(
+            status="done", checkpoint=arm.name, steps=reached, seconds=2.0, run=arm.name
+        )
+
+    def held_out(child: Any, target: Any, checkpoint: Path) -> Any:
+        return np.full(3, 2.0 if checkpoint.name == "sync" else 2.5)
+
+    monkeypatch.setattr(measuring, "_train_slice", take_turn)
+    monkeypatch.setattr(measuring, "Child", nullcontext)
+    monkeypatch.setattr(measuring, "_bits_per_byte", held_out)
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
+    known = arms(profile([EVEN] * 2))
+    target: Any = None
+    trial = measuring.try_both(target, (known["hogwild"], known["sync"]), 8.0, lambda *_: None)
+    assert trial.winner == winner
+    assert trial.untold == (str(BUSY) if untold else None)
+    entry = {"trial": trial.to_json(), "advised": "sync"}
+    assert score_history([entry]) == ((0, 0) if untold else (1, 1))
+
+
+def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps, seconds = [(40, 1), (90, 7), (400, 30)], list[float]()
+
+    def train(settings: TrainConfig, tell: Any, *, whole_time: bool) -> Any:
+        assert whole_time  # what the start takes does not count
+        assert settings.time is not None
+        seconds.append(settings.time)
+        return SimpleNamespace(run="run", steps=sum(steps[0]), seconds=2.0, workers=(1, 2))
+
+    def read_times(run: Any) -> list[dict[str, int]]:
+        return [{"steps": n} for n in steps.pop(0)]
+
+    monkeypatch.setattr(measuring, "_train", train)
+    monkeypatch.setattr(measuring.Run, "read_times", read_times)
+    monkeypatch.setattr(measuring, "worker_of", lambda one: one["steps"])
+    short = measuring.run_shortly(
+        TrainConfig(optimizer="adamw"), seconds=2.0, tell=lambda step: None, strategy="hogwild"
+    )
+    assert seconds == [2.0, 8.0, 32.0]
+    assert (short.workers, short.rounds_per_s) == ([400, 30], 215.0)

@@ -1,0 +1,157 @@
+"""A worker's gradients: of a batch, and before training to warm up and to be measured.
+
+They need the framework and the model, and nothing of the strategy: workers are up, and measured,
+before there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry, Phase
+from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config.rules import Slowdown, parse_slowdowns
+from mlxhog.data.batch import Batch, joined
+from mlxhog.machine.workers import GPU_BACKENDS
+from mlxhog.optim import updates
+from mlxhog.strategies import Lease
+from mlxhog.strategies.context import show_model
+from mlxhog.training import evenness
+from mlxhog.training.job import Job
+
+WARM_UP_TOKENS = 64
+FEW_COST = 1.7
+"""So many times their share of a gradient such few tokens take on a CPU: 1.6 to 1.8 were measured,
+of 5 and 30 million parameters and in either framework."""
+LONGEST_NAP_S = 0.01  # of a worker that is slowed down, before it looks whether the run goes on
+
+
+class Gradients:
+    """Computes the gradients of one worker.
+
+    Attributes:
+        backend: its framework, bound to the model.
+        slowdown: what the option `slow` makes of this worker.
+    """
+
+    def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
+        """Open the training data.
+
+        Args:
+            job: of the worker.
+            arena: of the run.
+            entry: of the worker.
+            backend: its framework, bound to the model.
+        """
+        self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
+        self._batches = job.setup.batches()
+        self._rank = job.slot - 1
+        self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
+        self._measured = False
+
+    # -- of a batch ------------------------------------------------------------------------------
+
+    def gradient(self, lease: Lease) -> Grads:
+        """The gradient of a batch at what the strategy has read."""
+        return self.of(self.micro_batches(lease))[1]
+
+    def micro_batches(self, lease: Lease) -> list[Batch]:
+        """The lease's sequences, `micro_batch` at a time."""
+        if lease.parts is None:
+            parts = [self._batches.at(lease.epoch, lease.ticket)]
+        else:
+            every = (
+                self._batches.at(part.epoch, part.ticket).part(part.begin, part.end)
+                for part in lease.parts
+            )
+            parts = [part for part in every if len(part.x)]  # an epoch's last ticket may have fewer
+        if not parts:
+            return []
+        batch, rows = joined(parts), self._job.micro_batch
+        return [batch.part(begin, begin + rows) for begin in range(0, len(batch.x), rows)]
+
+    def of(self, batches: list[Batch]) -> tuple[float, Grads]:
+        """Mean loss and gradient over the micro-batches, each weighted by its counted labels."""
+        if len(batches) == 1:
+            return self.backend.loss_and_grads(batches[0])
+        total = sum(batch.n_labels for batch in batches)
+        mean = updates.GradientSum()
+        loss = 0.0
+        for batch in batches:
+            share = batch.n_labels / max(total, 1)
+            part, grads = self.backend.loss_and_grads(batch)
+            self._entry.beat()
+            loss += share * part
+            mean.add(grads, share)
+        return loss, mean.grads()
+
+    def slow_down(self, spent_ns: int, step: int, goes_on: Callable[[], bool]) -> None:
+        """Make a gradient take as many times as long as the option `slow` says, or until the end.
+
+        Args:
+            spent_ns: that it has taken.
+            step: its number among this worker's.
+            goes_on: whether the end has not come yet.
+        """
+        factor = self.slowdown.factor_of(self._job.config.seed, self._rank, step)
+        end_ns = monotonic_ns() + (factor - 1) * spent_ns
+        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and goes_on():
+            self._entry.beat()
+            time.sleep(min(rest_s, LONGEST_NAP_S))
+
+    # -- before training -------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step.
+
+        A GPU compiles for the shape of a step. A CPU does not: a few tokens do, of a model that may
+        take a minute for a step.
+        """
+        print(f"micro-batch {self._job.micro_batch}", flush=True)
+        show_model(self._job.setup.strategy, self._arena, self.backend)
+        self.backend.loss_and_grads(self._few())
+
+    def _few(self) -> Batch:
+        """A small part of a step, of whose shape a GPU has to be."""
+        batch = self._batches.example().part(0, self._job.micro_batch)
+        if self._job.spec.backend in GPU_BACKENDS:
+            return batch
+        return batch.part(0, 1).beginning(WARM_UP_TOKENS)
+
+    def measure(self) -> None:
+        """Time gradients while all others do that the run begins with, once; see `evenness`."""
+        workers, times = self._job.setup.strategy.workers, list[float]()
+        if self._measured or self._rank >= workers:
+            return
+        limit_s, expected_s = evenness.limit_s(self._job.budget.seconds), self._expected_s()
+        if evenness.LEAST * expected_s > limit_s:
+            limit_s = 0.0
+        while self._asked_to_measure() and not evenness.is_enough(len(times), sum(times), limit_s):
+            batches = self.micro_batches(Lease(0, len(times) % self._batches.n_tickets))
+            began_ns = monotonic_ns()
+            self._entry.beat(Phase.COMPUTE)
+            self.of(batches)
+            self.slow_down(monotonic_ns() - began_ns, len(times), self._asked_to_measure)
+            times.append((monotonic_ns() - began_ns) / 1e9)
+        self._measured = True
+        evenness.Paces(self._arena, workers).note(self._rank, expected_s, times)
+
+    def _expected_s(self) -> float:
+        """About how long a gradient takes, by a few tokens of one."""
+        few, whole = self._few(), self._batches.example()
+        began_ns = monotonic_ns()
+        self._entry.beat(Phase.COMPUTE)
+        self.backend.loss_and_grads(few)
+        few_s = (monotonic_ns() - began_ns) / 1e9
+        times = whole.x.size / few.x.size
+        if self._job.spec.backend not in GPU_BACKENDS:
+            times = max(1.0, times / FEW_COST)
+        factor = self.slowdown.factor_of(self._job.config.seed, self._rank, 0)
+        return factor * few_s * times
+
+    def _asked_to_measure(self) -> bool:
+        return self._arena.counters.load("command") == Command.MEASURE
