@@ -169,6 +169,16 @@ def _run(command: str, arguments: list[str]) -> int:
     except MlxhogError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "mlxhog"):
+            raise
+        print(
+            f"mlxhog {command} needs {package}, which is not installed; install it: "
+            f"python -m pip install {package}",
+            file=sys.stderr,
+        )
+        return LACKS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
