@@ -45,7 +45,9 @@ def missing(command: list[str]) -> list[str]:
         if module.split(".")[0] in OURS and importlib.util.find_spec(module) is None:
             wrong.append(f"no module {module}")
     if command[0] == "mlxhog" and len(command) > 1 and command[1].islower():
-        wrong += [] if command[1] in cli.COMMANDS else [f"no command mlxhog {command[1]}"]
+        wrong += (
+            [] if command[1] in (*cli.COMMANDS, "help") else [f"no command mlxhog {command[1]}"]
+        )
     for word in command:
         path = word.split("::")[0]
         if path.split("/")[0] in OURS and "/" in path and not (ROOT / path).exists():
@@ -61,6 +63,17 @@ def test_the_page_of_options_is_what_its_generator_writes():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_page_of_commands_has_every_command_in_the_groups_of_the_help():
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE))
+    named = {
+        title.lower(): list(dict.fromkeys(re.findall(r"^\| `mlxhog (\w+)", rows, re.MULTILINE)))
+        for title, rows in sections.items()
+        if title != "Exit codes"
+    }
+    assert named == {title: list(group) for title, group in cli.GROUPS.items()}
 
 
 def test_every_benchmark_is_in_the_table_of_benchmarks():
