@@ -76,6 +76,23 @@ def test_the_page_of_commands_has_every_command_in_the_groups_of_the_help():
     assert named == {title: list(group) for title, group in cli.GROUPS.items()}
 
 
+def test_a_fresh_clone_needs_three_commands_to_the_first_sample_and_readme_shows_five_more():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    first, more = (block.splitlines() for block in blocks[:2])
+    assert len(first) == 3
+    assert first[-1] == "python -m pip install -c constraints.txt . && mlxhog train"
+    assert len(more) == 5
+
+
+def test_only_pages_that_say_what_the_source_documents_are_name_them_by_number():
+    explain = {"claims.md", "numbers.md"}  # the second with a link to the first
+    named = {
+        page.name for page in PAGES if re.search(r"[Dd]ocument `?0\d\d", page.read_text("utf-8"))
+    }
+    assert named <= explain
+
+
 def test_every_benchmark_is_in_the_table_of_benchmarks():
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
