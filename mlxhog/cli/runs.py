@@ -31,7 +31,7 @@ RM_HELP = "a path, or a run's whole name, with date and time or without"
 
 MARKS = {
     "running": ("*", "trains now"),
-    "interrupted": ("-", "interrupted: mlxhog train --resume RUN continues it"),
+    "interrupted": ("-", "interrupted: mlxhog train --resume RUN goes on"),
     "created": (".", "no step yet"),
     "done": (" ", ""),
 }

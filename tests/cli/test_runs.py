@@ -64,7 +64,7 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
     _, line, legend = listed(capsys)
     assert line.split()[:4] == ["-", run.name, "60m", "notes"]
     assert line.split()[5:7] == ["800", "01:20"]
-    assert legend == "- interrupted: mlxhog train --resume RUN continues it"
+    assert legend == "- interrupted: mlxhog train --resume RUN goes on"
 
 
 def test_long_names_are_cut_and_every_state_has_its_mark(
