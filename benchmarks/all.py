@@ -235,8 +235,7 @@ def page(documents: Sequence[Document], *, folder: str) -> str:
     lines = [
         "# Results of the experiments",
         "",
-        "What the source documents (the [notes that the project began from]"
-        "(../docs/numbers.md#the-experiments-of-the-source-documents)) claim, beside what was "
+        "What the [source documents](../docs/claims.md) (000 to 004) claim, beside what was "
         "measured. Written by "
         "`python benchmarks/all.py` from the JSON files beside the figures; do not edit it.",
         "",

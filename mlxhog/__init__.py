@@ -10,34 +10,58 @@ Names are imported on first use, so `import mlxhog` is fast and loads no framewo
 
 import importlib
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
-
-from mlxhog.errors import (
-    ArenaError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    Diverged,
-    EnvironmentLacks,
-    MlxhogError,
-    RunError,
-    ShapeError,
-    WorkerFailed,
-    WriteModeError,
-)
 
 if TYPE_CHECKING:
     from mlxhog.arena.arena import Arena
     from mlxhog.config.config import TrainConfig
+    from mlxhog.errors import (
+        ArenaError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        Diverged,
+        EnvironmentLacks,
+        MlxhogError,
+        RunError,
+        ShapeError,
+        WorkerFailed,
+        WriteModeError,
+    )
     from mlxhog.live.model import LanguageModel, load
     from mlxhog.report.metrics import Progress, Result
     from mlxhog.training.calling import train
 
-if importlib.util.find_spec(f"{__name__}.models") is None:  # it is mapped here by an installation
+
+def _use_installed_package() -> None:
+    """Put the installed package in the place of these sources, which lack the compiled parts.
+
+    Python finds the sources first where it is started in the checkout. All modules then come from
+    the installation, this one included, so versions are never mixed.
+    """
+    for folder in sys.path:
+        spec = PathFinder.find_spec(__name__, [folder])
+        if spec is None or spec.loader is None or not _is_whole(spec.submodule_search_locations):
+            continue
+        module = sys.modules[__name__] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return
     raise ImportError(
-        f"{__path__[0]} holds the sources of mlxhog, which lack the compiled parts; start Python "
-        "in another folder, or install with `python -m pip install -c constraints.txt -e .`"
+        f"{__path__[0]} holds the sources of mlxhog, which lack the compiled parts; install them "
+        "with `python -m pip install -c constraints.txt .`"
     )
+
+
+def _is_whole(path: Sequence[str] | None) -> bool:
+    """Whether a package with this search path has the parts that an installation puts there."""
+    return PathFinder.find_spec(f"{__name__}.models", path or ()) is not None
+
+
+if importlib.util.find_spec(f"{__name__}.models") is None:  # an editable installation maps it
+    _use_installed_package()  # nothing below is used then, so it must import no module of ours
 
 __all__ = [
     "Arena",
@@ -73,9 +97,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use (PEP 562)."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES.get(name, "mlxhog.errors"))
+    value: object = getattr(home, name)
     globals()[name] = value
     return value
 

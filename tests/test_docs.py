@@ -45,7 +45,9 @@ def missing(command: list[str]) -> list[str]:
         if module.split(".")[0] in OURS and importlib.util.find_spec(module) is None:
             wrong.append(f"no module {module}")
     if command[0] == "mlxhog" and len(command) > 1 and command[1].islower():
-        wrong += [] if command[1] in cli.COMMANDS else [f"no command mlxhog {command[1]}"]
+        wrong += (
+            [] if command[1] in (*cli.COMMANDS, "help") else [f"no command mlxhog {command[1]}"]
+        )
     for word in command:
         path = word.split("::")[0]
         if path.split("/")[0] in OURS and "/" in path and not (ROOT / path).exists():
@@ -61,6 +63,34 @@ def test_the_page_of_options_is_what_its_generator_writes():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_page_of_commands_has_every_command_in_the_groups_of_the_help():
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE))
+    named = {
+        title.lower(): list(dict.fromkeys(re.findall(r"^\| `mlxhog (\w+)", rows, re.MULTILINE)))
+        for title, rows in sections.items()
+        if title != "Exit codes"
+    }
+    assert named == {title: list(group) for title, group in cli.GROUPS.items()}
+
+
+def test_a_fresh_clone_needs_three_commands_to_the_first_sample_and_readme_shows_five_more():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    first, more = (block.splitlines() for block in blocks[:2])
+    assert len(first) == 3
+    assert first[-1] == "python -m pip install -c constraints.txt . && mlxhog train"
+    assert len(more) == 5
+
+
+def test_only_pages_that_say_what_the_source_documents_are_name_them_by_number():
+    explain = {"claims.md", "numbers.md"}  # the second with a link to the first
+    named = {
+        page.name for page in PAGES if re.search(r"[Dd]ocument `?0\d\d", page.read_text("utf-8"))
+    }
+    assert named <= explain
 
 
 def test_every_benchmark_is_in_the_table_of_benchmarks():

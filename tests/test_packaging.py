@@ -1,6 +1,8 @@
 """What is installed: one package with its data, its native module and its command."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -74,6 +76,70 @@ def test_the_citation_is_valid_and_of_this_version():
 def test_the_licence_is_installed():
     files = [str(path) for path in metadata.files("mlxhog") or []]
     assert any(path.endswith("LICENSE") for path in files)
+
+
+def checkout(folder: Path) -> Path:
+    """A checkout: the real front door, and sources that must not be imported behind it."""
+    package = folder / "mlxhog"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "mlxhog" / "__init__.py", package)
+    for source in (ROOT / "mlxhog").glob("[!_]*"):
+        name = source.name if source.suffix == ".py" else f"{source.name}.py"
+        (package / name).write_text("raise AssertionError('a module of the sources')\n")
+    return folder
+
+
+def installed(folder: Path) -> Path:
+    """What `pip install .` puts into a folder of packages."""
+    package = folder / "mlxhog"
+    unused = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "mlxhog", package, ignore=unused)
+    shutil.copytree(ROOT / "models", package / "models", ignore=unused)
+    shutil.copytree(ROOT / "metal", package / "metal", ignore=unused)
+    shutil.copy(import_module("mlxhog._native").__spec__.origin, package)
+    return folder
+
+
+def python(*arguments: str, cwd: Path, packages: Path | None = None):
+    """Run Python where mlxhog is installed in `packages`, and nowhere else."""
+    others = [path for path in sys.path if "packages" in Path(path).name]  # site-, dist-
+    path = os.pathsep.join([str(packages), *others] if packages else [])
+    return subprocess.run(
+        [sys.executable, "-S", *arguments],  # -S: without the hooks of an editable installation
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_sources_that_are_not_installed_say_what_they_are_and_the_way_out(tmp_path):
+    process = python("-c", "import mlxhog", cwd=checkout(tmp_path))
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "sources of mlxhog, which lack the compiled parts" in last
+    assert "python -m pip install -c constraints.txt ." in last
+
+
+@pytest.mark.slow
+def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_package(tmp_path):
+    here, packages = checkout(tmp_path / "checkout"), installed(tmp_path / "site-packages")
+    script = here / "script.py"
+    script.write_text(
+        "import mlxhog\n"
+        "result = mlxhog.train(steps=2, workers='mlx:cpu,torch:cpu', model='tiny', batch_size=1,\n"
+        "                      seq_len=32, eval_tokens='1k', observer=None)\n"
+        "print(result.status, result.steps, mlxhog.__file__)\n"
+    )
+    for arguments in (["script.py"], ["-c", script.read_text()]):
+        process = python(*arguments, cwd=here, packages=packages)
+        assert process.returncode == 0, process.stderr
+        file = packages / "mlxhog" / "__init__.py"
+        assert process.stdout.splitlines()[-1] == f"done 2 {file}"
+    process = python("-m", "mlxhog", "models", cwd=here, packages=packages)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])

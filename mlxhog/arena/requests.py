@@ -188,8 +188,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
             reply = _receive(connection)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise RunError(
-                f"the run {directory} is not running, so nobody takes the request {request!r}; "
-                f"go on with it: mlxhog train --resume {directory}"
+                f"the run {directory} is not running, so no process takes the request {request!r}; "
+                f"resume it: mlxhog train --resume {directory}"
             ) from error
         except TimeoutError as error:
             raise RunError(

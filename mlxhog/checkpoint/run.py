@@ -405,6 +405,30 @@ def find(spec: str, root: Path) -> Run:
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
 
 
+def find_whole(name: str, root: Path) -> Run:
+    """Return the run of this path or whole name, for what cannot be undone.
+
+    Args:
+        name: a path, a name with date and time, or without them where one run has it.
+        root: the directory of runs.
+
+    Raises:
+        RunError: it is `latest`, a part of a name, or the name of several runs or of none.
+        ConfigError: a path begins with the home of a user whom the system does not know.
+    """
+    for path in (root / name, expanded(name)):
+        if is_run(path):
+            return Run(path.absolute())
+    runs = [run for run in list_runs(root) if run.name.split("-", 2)[-1] == name]
+    if len(runs) > 1:
+        names = _listed([run.name for run in runs])
+        raise RunError(f"{name!r} is the name of {len(runs)} runs: {names}; add date and time")
+    if not runs:
+        run = find(name, root)
+        raise RunError(f"{name!r} is not the whole name of a run; did you mean {run.name!r}?")
+    return runs[0]
+
+
 def _ambiguous(spec: str, names: Sequence[str]) -> str:
     """Say which runs have this part in their names, the newest first."""
     return (

@@ -259,7 +259,7 @@ def check_options(config: ClassicConfig, scheme: Scheme) -> None:
     default = ClassicConfig()
     if config.handout == "queue" and scheme.kind in ("round_robin", "sync"):
         raise ConfigError(
-            f"--handout queue is for schemes in which nobody waits for a turn; {scheme.name} "
+            f"--handout queue is for schemes in which no worker waits for a turn; {scheme.name} "
             "deals turns in advance: leave --handout out"
         )
     if config.average != default.average and not scheme.copies:

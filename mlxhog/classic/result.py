@@ -293,7 +293,7 @@ def explain(
     if result.probe_updates:
         sentences.append(_explain_lost_updates(result))
     if result.missed:
-        sentences.append(f"{result.missed:,} examples were done by nobody, because workers died.")
+        sentences.append(f"{result.missed:,} examples were not trained, because workers died.")
     if result.workers > cores:
         sentences.append(
             f"{result.workers} workers share {cores} core{'s' * (cores > 1)}: no speedup can show."

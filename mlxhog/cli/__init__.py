@@ -15,36 +15,51 @@ from typing import TextIO, cast
 from mlxhog.errors import MlxhogError, did_you_mean
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
-COMMANDS = {
-    "train": "train a model; with no options a minute on text that comes with the package",
-    "generate": "text from a checkpoint or a run",
-    "serve": "OpenAI's HTTP interface to a checkpoint, or to a run while it trains",
-    "convert": "checkpoints of transformers, of the xlstm package, and ours",
-    "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
-    "classic": "the Hogwild paper's own problems, scheme by scheme",
-    "models": "the architectures of the package; one of them as a file to change",
-    "runs": "the list of runs; runs rm removes some",
-    "show": "what a run was: model, data, options, workers, checkpoints, last numbers",
-    "plot": "the curves of runs, in the terminal and as one picture",
-    "eval": "bits per byte and perplexity of a text, file by file",
-    "join": "add workers to a run while it trains",
-    "leave": "let a worker of a running run go",
-    "stop": "end a running run from another terminal, with a checkpoint",
-    "watch": "the live table of a run that another terminal trains",
-    "board": "a page on this machine that follows a run",
-    "replay": "a recorded lock-free run again, bit for bit",
-    "report": "one HTML file about one run or several, with curves, workers and samples",
-    "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
-    "compare": "which of two trainings is better, in pairs of runs, or that it cannot be told",
-    "advise": "which strategy for a model on this machine: measured, predicted, tried, explained",
-    "simulate": "what each strategy would do with workers like these, without training",
-    "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
-    "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
-    "completion": "what makes bash, zsh or fish complete commands, options and names of runs",
+GROUPS = {
+    "train and use": {
+        "train": "train a model; with no options a minute on text that comes with the package",
+        "generate": "write text with a run or a checkpoint",
+        "serve": "OpenAI's HTTP interface to a checkpoint, or to a run while it trains",
+        "eval": "bits per byte and perplexity of a text, file by file",
+        "convert": "checkpoints of transformers, of the xlstm package, and ours",
+    },
+    "runs": {
+        "runs": "the list of runs; `runs rm` removes some",
+        "show": "what a run was: model, data, options, workers, checkpoints, last numbers",
+        "plot": "the curves of runs, in the terminal and as one picture",
+        "report": "one HTML file about one run or several, with curves, workers and samples",
+        "compare": "which of two ways to train is better, or that the runs do not show it",
+        "replay": "a recorded lock-free run again, bit for bit",
+    },
+    "while it runs": {
+        "watch": "the live table of a run that another terminal trains",
+        "board": "a page on this machine that follows a run",
+        "join": "add workers to a run while it trains",
+        "leave": "take a worker away from a run",
+        "stop": "end a run from another terminal, with a checkpoint",
+    },
+    "models": {
+        "models": "list the architectures, or print one as a file to change",
+        "parity": "compare the numbers of all backends: of a model, a checkpoint, a recorded case",
+    },
+    "research": {
+        "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
+        "advise": "the best strategy for a model on this machine: measured, predicted, tried",
+        "simulate": "what each strategy would do with given workers, without training",
+        "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
+        "classic": "the Hogwild paper's own problems, scheme by scheme",
+    },
+    "set-up": {
+        "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
+        "completion": "a script with which bash, zsh or fish complete commands, options and runs",
+    },
 }
+"""Title -> its commands, each with a line of help."""
+
+COMMANDS = {name: what for group in GROUPS.values() for name, what in group.items()}
 
 HELP = """\
-mlxhog: lock-free training of xLSTM models, MLX and PyTorch workers side by side
+mlxhog: train a small xLSTM language model on your own text, and talk to it while it learns
 
 usage: mlxhog COMMAND [options]
 
@@ -58,7 +73,7 @@ examples:
   mlxhog parity tiny
   mlxhog analyze latest
 
-`mlxhog COMMAND --help` lists the options of a command.
+`mlxhog help COMMAND` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
 something or the last checkpoint could not be saved, 4 diverged, 130 interrupted"""
 
@@ -123,6 +138,8 @@ def _only_tells(words: Sequence[str]) -> bool:
 
 def _answered(words: list[str]) -> int:
     """Run the command that the words name, and return its exit code."""
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -152,6 +169,16 @@ def _run(command: str, arguments: list[str]) -> int:
     except MlxhogError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "mlxhog"):
+            raise
+        print(
+            f"mlxhog {command} needs {package}, which is not installed; install it: "
+            f"python -m pip install {package}",
+            file=sys.stderr,
+        )
+        return LACKS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -185,6 +212,8 @@ def _run(command: str, arguments: list[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    return HELP.format(
-        commands="\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    groups = (
+        "\n".join([f"{title}:", *(f"  {name:{width}}  {what}" for name, what in group.items())])
+        for title, group in GROUPS.items()
     )
+    return HELP.format(commands="\n\n".join(groups))

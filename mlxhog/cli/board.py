@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
-from mlxhog.machine.http_server import listen, require, url_of
+from mlxhog.machine.http_server import listen, url_of
 
 ABOUT = """\
 Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
@@ -34,7 +34,6 @@ def run(arguments: list[str]) -> int:
     flags.argument("run", metavar="RUN", nargs="?", default="latest", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="print address and token as JSON")
     parsed, config = flags.read(BoardConfig, arguments)
-    require("board", "starlette", "uvicorn", instead="mlxhog watch, mlxhog report")
     from mlxhog.checkpoint.run import find
 
     followed = find(parsed.other.run, Path(config.out))

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from mlxhog.theory.pairs import Side, Terms
 
 ABOUT = """\
-Which of two trainings is better? Trains them in pairs with one seed and one order of the text, in
-turns, each with the same time or the same tokens, scores them on the same held-out text, and stops
-as soon as it can be told: by a sequential test that calls either side better by chance at most
-once in a hundred comparisons. Else the answer is: cannot be told.
-A and B are each an architecture (a name or a file), a YAML file of train's options, or a run, whose
-options are taken and not its weights. --a and --b add train's flags to one side, the flags below to
-both; one subject, or none (train's defaults), stands for both. Pairs that are done are kept: the
-same command goes on after Ctrl-C, and only answers once all is done."""
+Find out which of two ways to train is better. The command trains them in pairs with one seed and
+one order of the text, in turns, each with the same time or the same tokens, and scores them on the
+same held-out text. It stops at a clear answer, by a sequential test that calls either side better
+by chance at most once in a hundred comparisons. Without one it answers: cannot be told.
+A and B are each an architecture (a name or a file), a YAML file of train's options, or a run, of
+which the options count and not the weights. --a and --b add train's flags to one side, the flags
+below to both. One subject, or none (train's defaults), stands for both. Finished pairs are kept:
+after Ctrl-C the same command continues, and once all are done it only prints the answer."""
 EXAMPLES = (
     'compare tiny --a "--optimizer muon" --b "--optimizer adamw"',
     "compare mine.yaml theirs.yaml --time 5m",
@@ -59,7 +59,9 @@ UNTOLD = "cannot be told"
 class CompareConfig:
     """Options of `mlxhog compare`."""
 
-    pairs: int = option(6, "most pairs of runs; fewer where it can be told before", low=2, high=20)
+    pairs: int = option(
+        6, "most pairs of runs; fewer if the answer is clear earlier", low=2, high=20
+    )
     time: float | None = option(
         None, "training time of each run; 1m where neither side says another budget", unit="s",
         above=0, none="auto",

@@ -39,7 +39,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 class GenerateConfig(Generation):
     """Options of `mlxhog generate`."""
 
-    prompt: str = option("", "text to go on with; - reads standard input, @FILE a file")
+    prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
     prompt_file: str = option(
         "", 'a prompt per line, answered together; {"prompt": TEXT} per line of FILE.jsonl'
     )
@@ -172,7 +172,7 @@ def _prompts(config: GenerateConfig) -> list[str]:
     if not config.prompt_file:
         return [_read_prompt(config.prompt)]
     if config.prompt:
-        raise ConfigError("--prompt and --prompt-file both say what to go on with; keep one")
+        raise ConfigError("--prompt and --prompt-file both give text to continue; keep one")
     return read_prompts(config.prompt_file)
 
 

@@ -136,7 +136,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     if comparison.first_bad is not None:
         print(f"disagree: {_describe(comparison.first_bad)}", file=sys.stderr)
     elif comparison.missed:
-        print(f"nobody noticed that {config.perturb} was perturbed", file=sys.stderr)
+        print(f"{config.perturb} was perturbed, and no comparison failed", file=sys.stderr)
     return 0 if comparison.ok else 1
 
 
@@ -183,7 +183,7 @@ def _answer(comparison: Comparison) -> str:
     if failed:
         return Failure(f"FAILED: {failed} of {len(rows)} disagree")
     if comparison.missed:
-        return Failure("FAILED: a parameter was perturbed, and nobody noticed")
+        return Failure("FAILED: a parameter was perturbed, and no comparison failed")
     sides = ", ".join([*names, *comparison.subject.recorded])
     if len(sides) > MOST_NAMES:
         sides = f"{len(names)} sides"

@@ -27,7 +27,7 @@ class ReplayConfig:
     """Options of `mlxhog replay`."""
 
     anyway: bool = option(
-        False, "go on although other versions are installed, or another processor computes"
+        False, "continue although versions or the processor differ from those of the run"
     )
     out: str = option("runs", "folder that holds the runs")
 

@@ -26,8 +26,8 @@ def join(arguments: list[str]) -> int:
     """Run `mlxhog join`; returns its exit code."""
     flags = _flags(
         "join",
-        "Add workers to a run while it trains. They go on with the optimizer state of one that is\n"
-        "there. The run needs free slots (mlxhog train --max-workers) and strategy hogwild.",
+        "Add workers to a run while it trains. They begin with the optimizer state of one of its\n"
+        "workers. The run needs free slots (mlxhog train --max-workers) and strategy hogwild.",
         ("join latest --workers torch:cpu", "join latest --workers mlx:cpu,torch:cpu --threads 1"),
     )
     parsed, config = flags.read(JoinConfig, arguments)

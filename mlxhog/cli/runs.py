@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
+from mlxhog.cli.flags import Flags, RunFolder
 from mlxhog.cli.output import run_word
 from mlxhog.errors import ConfigError, RunError, shown
 from mlxhog.files.quantities import format_bytes, format_clock, format_count
@@ -24,9 +24,10 @@ List runs, the newest last: model, data, parameters, steps and time of training,
 byte, and when it was trained last. `mlxhog runs rm RUN...` removes runs."""
 EXAMPLES = ("runs", "runs --json", "runs rm 20260102-101500-sotu notes --yes")
 ABOUT_RM = """\
-Remove runs with everything they hold. One that trains now is refused. None is removed where a name
-is wrong, and none is ever half removed."""
+Remove runs with everything they hold. A run that trains now is refused. If a name is wrong, nothing
+is removed; no run is ever half removed."""
 EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
+RM_HELP = "a path, or a run's whole name, with date and time or without"
 
 MARKS = {
     "running": ("*", "trains now"),
@@ -186,13 +187,13 @@ def _spelled(value: float | None, spell: Any) -> str:
 
 def _remove(arguments: list[str]) -> int:
     flags = Flags("runs rm", ABOUT_RM, EXAMPLES_RM, ("RUN...",))
-    flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    flags.argument("runs", metavar="RUN", nargs="+", help=RM_HELP)
     flags.argument("--yes", action="store_true", help="do not ask")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     parsed, config = flags.read(RunFolder, arguments)
-    from mlxhog.checkpoint.run import find, remove
+    from mlxhog.checkpoint.run import find_whole, remove
 
-    named = [find(spec, Path(config.out)) for spec in parsed.other.runs]
+    named = [find_whole(name, Path(config.out)) for name in parsed.other.runs]
     chosen = list({each.directory: each for each in named}.values())
     for each in chosen:
         if each.is_locked():

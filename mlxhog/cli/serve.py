@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.machine.http_server import require
 
 if TYPE_CHECKING:
     from mlxhog.live.serving.engine_thread import Served
@@ -34,7 +33,6 @@ def run(arguments: list[str]) -> int:
     flags.argument("model", metavar=MODEL, help=RUN_HELP)
     flags.argument("--json", action="store_true", help="one JSON object when the server is ready")
     parsed, config = flags.read(ServeConfig, arguments)
-    require("serve", "starlette", "uvicorn", "h11", "prometheus_client")
     from mlxhog.live.serving.server import serve
 
     def on_ready(url: str, served: "Served") -> None:

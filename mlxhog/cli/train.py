@@ -31,8 +31,8 @@ EXAMPLES = (
 ABOUT = """\
 Train a model, by default for a minute on text that comes with the package.
 Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the run.
-With --resume the options of that run hold where no flag says otherwise; a budget given then
-counts from there (--steps 1000 is 1000 more), and without one the run's own goes on."""
+With --resume the options are those of that run, unless a flag changes them. A budget counts from
+there (--steps 1000 is 1000 more); without one the rest of the run's own budget counts."""
 
 MAIN = (
     "config", "data", "tokenizer", "model", "set", "seq_len", "batch_size", "workers", "lr",

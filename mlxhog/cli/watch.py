@@ -10,10 +10,9 @@ from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import Observer, observer
 
 ABOUT = """\
-Show how a run goes that another terminal trains: the table of `mlxhog train`, as lines in a pipe.
-It reads the run's files, and its shared memory without the right to write it, so it
-disturbs nobody. It ends when the run ends, and says how; Ctrl-C ends it before, and the run goes
-on."""
+Show the table of `mlxhog train` for a run that another terminal trains; in a pipe, its lines. The
+command reads the run's files, and its shared memory without the right to write, so it disturbs no
+worker. It ends with the run and prints how the run ended. Ctrl-C ends the command, not the run."""
 EXAMPLES = (
     "watch latest",
     "watch runs/20260102-101500-sotu",

@@ -215,7 +215,7 @@ def _of_reads_and_writes(config: TrainConfig) -> list[tuple[str, str]]:
     if config.read == "live" and strategy in ("async_ps", "ssp", "sim"):
         pairs.append(("read", f"live, but {strategy} computes with copies; leave read out"))
     if config.write == "racy":
-        problem = f"racy, but in {strategy} nobody writes beside a worker; leave it out"
+        problem = f"racy, but in {strategy} no other process writes beside a worker; leave it out"
         pairs.append(("write", problem))
     if strategy == "aig" and (config.write == "cas" or config.gpu_write != "cpu"):
         name = "write" if config.write == "cas" else "gpu_write"

@@ -128,8 +128,8 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     predict: str = _strategy(
         "auto",
         "where a gradient is taken: at the parameters, or where they will be when it lands, by "
-        "their movement since this worker's last read (own) or by the last steps of anyone (last); "
-        "auto is last where hogwild shares moments, own where it does not, else none",
+        "their movement since this worker's last read (own) or by the last steps of all (last); "
+        "auto is last if hogwild shares moments, own if it does not, else none",
         choices=("auto", "none", "own", "last"),
     )
     async_after: float = _strategy(
@@ -187,7 +187,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     )
     blocks: str = _sparse(
         "all",
-        "hogwild: what a worker writes, every parameter or only blocks that nobody else writes",
+        "hogwild: a worker writes every parameter, or only blocks that no other worker writes",
         choices=("all", "disjoint"),
     )
     rotate_every: int = _sparse(
@@ -353,7 +353,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         Interval(seconds=1), "a copy for those readers, likewise, while there are any"
     )
     resume: str | None = _run(
-        None, "go on with a run: a path, its name, latest, NAME/best, or one of its checkpoints"
+        None, "continue a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
         False, "resume: without the moments, such as those of another optimizer"

@@ -263,6 +263,6 @@ def _of_strategy(config: TrainConfig) -> list[tuple[str, str]]:
             problem = f"live, but {config.strategy} computes with copies; leave read out"
             pairs.append(("read", problem))
         if config.write == "racy" and config.strategy != "diloco":
-            problem = f"racy, but in {config.strategy} nobody writes beside a worker; leave it out"
-            pairs.append(("write", problem))
+            alone = f"racy, but in {config.strategy} no other process writes beside a worker"
+            pairs.append(("write", f"{alone}; leave it out"))
     return pairs

@@ -47,19 +47,19 @@ class FineTuning:
         choices=("frozen", "trained"),
     )
     epochs: int | None = _ends(
-        None, "end after so many passes over the training text", unit="passes", low=1
+        None, "end after this number of passes over the training text", unit="passes", low=1
     )
     patience: int | None = _ends(
         None,
-        "end, too, after so many held-out evaluations in a row without a new best; keeps the best "
-        "as with keep_best",
+        "also end after this number of held-out evaluations in a row without a new best; keeps "
+        "the best as with keep_best",
         unit="evaluations",
         low=1,
         none="off",
     )
     stop_at_loss: float | None = _ends(
         None,
-        "end, too, when a held-out evaluation comes to so many bits per byte, or fewer",
+        "also end when a held-out evaluation reaches this number of bits per byte, or fewer",
         unit="bits per byte",
         above=0,
         none="off",

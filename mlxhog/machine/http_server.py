@@ -1,4 +1,4 @@
-"""HTTP servers on this machine: the packages they need, their address, whom they answer."""
+"""HTTP servers on this machine: their address, and which requests they answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,25 +25,6 @@ class ForeignRequest(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-def require(command: str, *packages: str, instead: str = "") -> None:
-    """Refuse a command whose packages are not installed.
-
-    Args:
-        command: its name.
-        packages: of the extra `serve`, by the names they are imported under.
-        instead: what works without them.
-
-    Raises:
-        EnvironmentLacks: one of them is missing.
-    """
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise EnvironmentLacks(
-            f"mlxhog {command} needs {', '.join(missing)}, not installed: python -m pip install "
-            f"{' '.join(missing)}{instead and f'; without it: {instead}'}"
-        )
 
 
 def check_names(headers: Mapping[bytes, bytes], names: frozenset[str] | None) -> None:

@@ -45,7 +45,7 @@ def check(plan: Plan) -> None:
     on_gpu = [worker.backend for worker in plan.workers if worker.backend in GPU_BACKENDS]
     if on_gpu and plan.config.determinism == "record":
         raise ConfigError(
-            f"determinism=record: nobody has shown that {on_gpu[0]} computes the same bits again; "
+            f"determinism=record: {on_gpu[0]} is not known to compute the same bits again; "
             "record workers on the CPU, such as --workers mlx:cpu,torch:cpu"
         )
 

@@ -415,7 +415,7 @@ class _Replay:
             word = turns.Book(self.arena, part.slot).waits_for
             if word is not None:
                 texts.append(f"{part} waits at stripe or row {word}, turn {int(next_turn[word])}")
-        return f"nobody goes on, so the logs do not fit together: {'; '.join(texts)}"
+        return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
 
     def compare(self, end: recording.End) -> str | None:
         """Compare the arena with the end of the run; returns what differs."""

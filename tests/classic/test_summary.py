@@ -45,7 +45,7 @@ SERIAL = run(1.0, 2.0, scheme="serial", workers=1)
         (run(1.0, 4.0), "2 workers did 0.50 x the examples per second of serial: waiting and"),
         (run(1.0, 1.0), "Lost updates: 0.50% of those of a counter"),
         (replace(run(1.0, 1.0), lost_updates=0), "No update was lost, of 1,000 that were counted."),
-        (replace(run(1.0, 1.0), missed=17), "17 examples were done by nobody"),
+        (replace(run(1.0, 1.0), missed=17), "17 examples were not trained"),
         (run(20.0, 1.0), "The objective rose from 10: the step size is too large; try --lr 0.01."),
     ],
 )

@@ -355,10 +355,29 @@ def test_every_help_that_is_short_names_a_longer_one(name, capsys):
     assert len(shown[1]) > 1.2 * len(shown[0])
 
 
-def test_help_lists_the_commands(capsys):
+def test_help_lists_the_commands_in_groups(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in COMMANDS)
+    assert max(map(len, out.splitlines())) <= 100
+    titles = ["train and use:", "runs:", "while it runs:", "models:", "research:", "set-up:"]
+    assert [line for line in out.splitlines() if line in titles] == titles
+
+
+@pytest.mark.parametrize("words", [["train"], ["runs", "rm"], ["mad", "search"]])
+def test_help_of_a_command_is_what_its_flag_prints(words, capsys):
+    shown = []
+    for arguments in (["help", *words], [*words, "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
+def test_help_of_an_unknown_command_suggests_the_nearest(capsys):
+    assert main(["help", "trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

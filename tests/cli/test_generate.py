@@ -163,7 +163,7 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
         (["--prompt-file", "other.jsonl"], 2, 'other.jsonl:1: wanted {"prompt": "..."}'),
         (["--prompt-file", "half.jsonl"], 2, "half.jsonl:1: not JSON (a text holds half"),
         (["--prompt-file", "latin.txt"], 2, "latin.txt: not UTF-8 text"),
-        (["--prompt-file", "good.txt", "--prompt", "a"], 2, "both say what to go on with"),
+        (["--prompt-file", "good.txt", "--prompt", "a"], 2, "both give text to continue"),
         (["--stop", ""], 2, "--stop is empty"),
         (["--stop", "a\udcff"], 2, "--stop 'a\\udcff': not UTF-8 text"),
         (["--max-new-tokens", "0"], 2, "--max-new-tokens is '0'; wanted a whole number at least 1"),

@@ -104,14 +104,14 @@ def left(root: Path) -> list[str]:
     return sorted(path.name.rpartition("-")[2] for path in root.iterdir())
 
 
-def test_runs_are_removed_by_parts_of_their_names(
+def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(
     root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["runs", "rm", "one", "b-two", three[0].name, "--yes"]) == 0
+    assert main(["runs", "rm", three[0].name, "b-two", "a-one", "--yes"]) == 0
     output = capsys.readouterr().out
     assert all(f"removed {run.name} (" in output for run in three[:2])
     assert left(root) == ["three"]
-    assert main(["runs", "rm", "latest", "--yes", "--json"]) == 0
+    assert main(["runs", "rm", str(three[2].directory), "--yes", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["removed"] == [str(three[2].directory)]
     assert left(root) == []
@@ -120,11 +120,13 @@ def test_runs_are_removed_by_parts_of_their_names(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["one", "nothing", "--yes"], "no run 'nothing'"),
-        (["one", "b-t", "--yes"], "part of the names of 2 runs"),
-        (["one"], r"would remove .*one \(.* B\); add --yes"),
+        (["a-one", "nothing", "--yes"], "no run 'nothing'"),
+        (["a-one", "two", "--yes"], r"'two' is not the whole .*; did you mean '.*-b-two'"),
+        (["a-one", "b-t", "--yes"], "part of the names of 2 runs"),
+        (["latest", "--yes"], r"'latest' is not the whole name .*; did you mean '.*-b-three'"),
+        (["a-one"], r"would remove .*one \(.* B\); add --yes"),
         (["--yes"], "RUN"),
-        (["one", "--yess"], "did you mean '--yes'"),
+        (["a-one", "--yess"], "did you mean '--yes'"),
     ],
 )
 def test_nothing_is_removed_where_anything_is_wrong(
@@ -141,11 +143,23 @@ def test_nothing_is_removed_where_anything_is_wrong(
     assert re.search(says, capsys.readouterr().err)
 
 
+def test_a_name_that_several_runs_have_removes_none_of_them(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for date in ("20260101", "20260102"):
+        write_run(root, f"{date}-000000-notes")
+    write_run(root, "20260103-000000-my-notes")
+    assert main(["runs", "rm", "notes", "--yes"]) == 2
+    assert "'notes' is the name of 2 runs: 20260102-000000-notes, " in capsys.readouterr().err
+    assert main(["runs", "rm", "my-notes", "--yes"]) == 0
+    assert sorted(path.name[:8] for path in root.iterdir()) == ["20260101", "20260102"]
+
+
 def test_a_run_that_trains_is_named_and_nothing_is_removed(
     root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with three[1].lock():
-        assert main(["runs", "rm", "one", "b-two", "--yes"]) == 2
+        assert main(["runs", "rm", "a-one", "b-two", "--yes"]) == 2
     assert f"trains now; end it first: mlxhog stop {three[1].name}" in capsys.readouterr().err
     assert len(left(root)) == 3
 
@@ -182,6 +196,6 @@ def test_on_a_terminal_it_asks(
     typed = io.StringIO(answer)
     monkeypatch.setattr(typed, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", typed)
-    assert main(["runs", "rm", "one"]) == code
+    assert main(["runs", "rm", "a-one"]) == code
     assert "remove for good? [y/N]" in capsys.readouterr().err
     assert len(left(root)) == remain

@@ -228,7 +228,7 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"sync_shares": "speed", "strategy": "hogwild"}, "strategy sync, not hogwild"),
         ({"backoff_epochs": 2}, "schedules backoff, inverse, not cosine"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
-        ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
+        ({"strategy": "round_robin", "write": "racy"}, "no other process writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
         ({"strategy": "avg_runs", "moments": "shared"}, "runs are independent"),
         ({"determinism": "rounds", "time": 5}, "give --steps or --tokens"),

@@ -17,7 +17,6 @@ import pytest
 from mlxhog import cli
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
-from mlxhog.machine import http_server
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import HOSTILE
 
@@ -169,11 +168,13 @@ def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
-def test_without_the_packages_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+def test_a_package_that_is_not_installed_is_named_with_the_way_out(tmp_path, capsys, monkeypatch):
     run = write_run(tmp_path, metrics=lines(3))
-    monkeypatch.setattr(http_server, "find_spec", lambda name: None)
-    assert cli.main(["board", str(run.directory)]) == 3
-    assert "pip install starlette uvicorn" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert cli.main(["board", str(run.directory), "--port", "0"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mlxhog board needs uvicorn, which is not installed")
+    assert line.endswith("python -m pip install uvicorn")
 
 
 # -- in a browser ----------------------------------------------------------------------------------

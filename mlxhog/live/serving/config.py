@@ -41,7 +41,9 @@ class ServeConfig:
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )
     batch_size: int = option(32, "answers that are written at a time", low=1, high=1024)
-    queue: int = option(64, "answers that may wait for a place; more are told to retry", low=0)
+    queue: int = option(
+        64, "answers that may wait for a place; further clients are asked to retry", low=0
+    )
     max_new_tokens: int = option(
         4096, "most tokens that a client may ask for", unit="tokens", low=1, aliases=("max_tokens",)
     )

@@ -331,7 +331,7 @@ class WhatIf:
             + (f"{low:.4g} ms" if same else f"{low:.4g} to {high:.4g} ms")
             + f" ({self.source})"
         )
-        yield "of ideal: of what the workers compute if nobody waits and nothing is shared"
+        yield "of ideal: of what the workers compute if none waits and nothing is shared"
         yield "staleness: updates by others between read and write; idle: waiting for others"
         if timed:
             yield f"target: time to {TARGET:.0%} of the first excess, {self.config.objective}"

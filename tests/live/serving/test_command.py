@@ -13,7 +13,6 @@ import openai
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.machine import http_server
 from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import MLX, serving, start
 
@@ -61,16 +60,6 @@ def test_a_port_in_use_is_one_line(
         assert main(["serve", "latest", "--port", str(port)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"port {port} of 127.0.0.1 is in use" in line
-
-
-def test_without_the_packages_an_error_names_those_that_are_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(http_server, "find_spec", lambda name: None if name == "uvicorn" else 1)
-    assert main(["serve", "latest"]) == 3
-    err = capsys.readouterr().err
-    assert "needs uvicorn" in err
-    assert "pip install uvicorn" in err
 
 
 @slow

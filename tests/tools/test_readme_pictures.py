@@ -1,0 +1,38 @@
+"""README's pictures and output come from one run, and load nothing from a network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from mlxhog.report.follow import NO_WORKER, NOTHING
+from tools.readme_pictures import MARK, PICTURES, README, picture, with_output
+
+
+def test_the_picture_of_the_live_table_has_its_numbers_and_loads_nothing():
+    workers = (replace(NO_WORKER, slot=1, backend="mlx:cpu"),)
+    drawn = picture(replace(NOTHING, step=948, sample="The end", workers=workers))
+    words = " ".join("".join(ElementTree.fromstring(drawn).itertext()).split())
+    for expected in ("step 948", "mlx:cpu", "sample> The end"):
+        assert expected in words.replace("\xa0", " ")
+    assert "url(http" not in drawn
+
+
+def test_the_output_of_the_command_takes_the_place_of_the_block_after_the_mark():
+    page = f"before\n\n{MARK}\n\n```\nold\nlines\n```\n\nafter\n\n```\nother\n```\n"
+    assert with_output(page, "new\n") == page.replace("old\nlines", "new")
+    for wrong in ("no mark", f"{MARK}\nno block", 2 * page):
+        with pytest.raises(ValueError, match="one block"):
+            with_output(wrong, "new")
+
+
+def test_readme_shows_the_pictures_and_the_output_of_one_run():
+    text = README.read_text("utf-8")
+    assert with_output(text, "x") != text
+    shown = set(re.findall(r"docs/pictures/[\w.]+", text))
+    assert shown == {f"docs/pictures/{file.name}" for file in PICTURES.iterdir()}
+    svg = (PICTURES / "live.svg").read_text("utf-8")
+    assert "url(http" not in svg

@@ -1,0 +1,97 @@
+"""Train as README's first command does, and write the pictures and the output that README shows.
+
+    python -m tools.readme_pictures
+
+takes about two minutes. It writes docs/pictures/live.svg (the live table, late in the run),
+docs/pictures/losses.png (`mlxhog plot`), and what the command prints at its end into README.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from mlxhog.checkpoint.run import list_runs
+from mlxhog.report.follow import Follower
+from mlxhog.report.metrics import Progress
+from mlxhog.report.terminal import render
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PICTURES = ROOT / "docs" / "pictures"
+MARK = "<!-- python -m tools.readme_pictures writes the next block -->"
+COLUMNS = 92
+LOOK_S = 0.5
+LATEST = 0.9
+"""Share of the budget up to which a table is taken: workers train then, and nothing else."""
+
+
+def main() -> int:
+    """Train, and write all of it; returns the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        log = here / "stderr"
+        with log.open("w") as errors:
+            trainer = subprocess.Popen(
+                _mlxhog("train"), cwd=here, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+            progress = _late_table(here / "runs", trainer)
+            output, _ = trainer.communicate()
+        if trainer.returncode or progress is None:
+            print(f"{log.read_text()}the run failed, or showed no table", file=sys.stderr)
+            return 1
+        PICTURES.mkdir(exist_ok=True)
+        (PICTURES / "live.svg").write_text(picture(progress), encoding="utf-8")
+        plot = _mlxhog("plot", "latest", "--to", str(PICTURES / "losses.png"))
+        subprocess.run(plot, cwd=here, check=True)
+    README.write_text(with_output(README.read_text(encoding="utf-8"), output), encoding="utf-8")
+    return 0
+
+
+def picture(progress: Progress) -> str:
+    """Return the live table of a moment as an SVG file, which loads nothing from a network."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console.print(render(progress, progress.sample))
+    svg = console.export_svg(title="mlxhog train", unique_id="mlxhog")
+    return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+
+
+def with_output(page: str, output: str) -> str:
+    """Return a page whose block after `MARK` is the output of the command.
+
+    Raises:
+        ValueError: the page has no such block, or several.
+    """
+    before, mark, after = page.partition(f"{MARK}\n\n```\n")
+    _, end, rest = after.partition("\n```\n")
+    if not end or MARK in rest:
+        raise ValueError(f"the page needs one block between ``` after the line {MARK}")
+    return f"{before}{mark}{output.rstrip()}{end}{rest}"
+
+
+def _late_table(runs: Path, trainer: subprocess.Popen[str]) -> Progress | None:
+    """Look at the files of a process's run until it ends; return its last state of training."""
+    follower = kept = None
+    while trainer.poll() is None:
+        time.sleep(LOOK_S)
+        for run in list_runs(runs):
+            follower = follower or Follower(run)
+        progress = follower.look() if follower else None
+        if progress and progress.sample and progress.budget_fraction < LATEST:
+            kept = progress
+    return kept
+
+
+def _mlxhog(*words: str) -> list[str]:
+    return [sys.executable, "-m", "mlxhog", *words]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
