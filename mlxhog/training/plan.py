@@ -194,7 +194,11 @@ def make_plan(config: TrainConfig) -> Plan:
     config = resolved.config
 
     data = prepare.prepare(
-        config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
+        config.data,
+        tokenizer=config.tokenizer,
+        text_key=config.text_key,
+        val=config.val,
+        strict=config.strict_data,
     )
     train, val = data.open(config.seq_len)
     if begin is None:

@@ -126,7 +126,7 @@ def _write_prepared(folder: Path) -> Iterable[Path]:
 
 def _read_prepared(folder: Path) -> None:
     prepare._key_of(folder / "out")
-    prepare._existing(folder / "out")
+    prepare._existing(folder / "out", corpora.find("sotu"))
 
 
 def _write_tokenizer(folder: Path) -> Iterable[Path]:
