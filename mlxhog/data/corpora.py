@@ -114,7 +114,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
     if path.is_dir():
         return _folder(path, text_key)
-    if path.exists():
+    if path.exists() or path.is_symlink():  # reading a broken link says so
         source = str(path.resolve())
         return Corpus(
             source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
@@ -186,14 +186,14 @@ def checked(
         )
     if strict and bad:
         raise DataError(
-            f"{corpus.source} holds bad files, which strict_data refuses: {bad}; repair or remove "
-            "them, or leave --strict-data out, which skips them"
+            f"{corpus.source} holds bad files, and --strict-data refuses them: {bad}; repair or "
+            "remove them, or leave --strict-data out to skip them"
         )
     return replace(
         corpus,
         documents=partial(_read_all, files, corpus.read),
         files=tuple(files),
-        skipped=tuple(skipped),
+        skipped=tuple(sorted(skipped, key=lambda one: one.path)),
     )
 
 

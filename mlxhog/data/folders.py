@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.data import encodings, tables, textfiles
+from mlxhog.data import encodings, tables, textfiles, unpacking
 from mlxhog.data.encodings import displayed
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -112,7 +112,8 @@ def _files(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
 def _skipped(path: Path, text_key: str | None) -> Skipped | None:
     """Return a folder's file with the reason why it is not read; None where it is read."""
     kind = textfiles.kind(path)
-    label = path.suffix.lower() or "without suffix"
+    packed = path.suffix.lower() if path.suffix.lower() in unpacking.SUFFIXES else ""
+    label = kind + packed or "without suffix"
     if kind in tables.CSV_SUFFIXES and not text_key:
         return Skipped(path, label, "a table; --text-key names the column that is its text")
     if kind in DATA_SUFFIXES:
@@ -141,7 +142,7 @@ def summary(n_read: int, skipped: Sequence[Skipped]) -> str:
         for kind, n in counts[:_KINDS]
     ]
     if rest := sum(n for _, n in counts[_KINDS:]):
-        kinds.append(f"{rest} others")
+        kinds.append(f"{rest} of other kinds")
     return f"{len(skipped)} of {n_read + len(skipped)} files skipped: {', '.join(kinds)}"
 
 

@@ -425,7 +425,7 @@ def _other_kind(path: Path, mode: int) -> str:
     if stat.S_ISDIR(mode):
         return "is a folder, not a file; name the files in it"
     if stat.S_ISFIFO(mode):
-        source = encodings.quoted(path)
+        source = encodings.quoted(path.absolute())
         return f"is a pipe, and a text is read more than once; keep it first: cat {source} > text"
     return "is a device or a socket, not a file; keep it out of --data"
 

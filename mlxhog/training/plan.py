@@ -212,7 +212,7 @@ def make_plan(config: TrainConfig) -> Plan:
         model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
         vocabulary_notes = list(begin.notes)
     if resolved.resumption is not None:
-        resolved.resumption.check_data(data.tokenizer, train.digest)
+        resolved.resumption.check_data(data, train.digest, val.digest)
     spec, sampled = _parameters(config, model, train)
     parameters = param_count(model)
 
