@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog import train
 from mlxhog.cli import main
 from mlxhog.data import corpora, encodings, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError
 from tests.data import notes
 from tests.pairs import each_of
+from tests.training.small import small_config
 
 
 @pytest.fixture
@@ -48,6 +50,19 @@ def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(fold
     for name, reason in notes.BAD.items():
         assert f"bad/{name}" in bad
         assert reason in bad
+
+
+@pytest.mark.slow
+def test_a_folder_of_500_files_of_20_kinds_trains_at_the_first_attempt(folder: Path) -> None:
+    notes.make_notes(folder)
+    messages: list[str] = []
+    result = train(
+        small_config(folder.parent, data=str(folder), steps=3),
+        observer=lambda progress: messages.append(progress.message or ""),
+    )
+    assert (result.status, result.steps) == ("done", 3)
+    assert [one for one in messages if "files skipped: 23 " in one and "--dry-run lists" in one]
+    assert [one for one in messages if one.startswith("bad files: bad/half.txt.gz: cut short")]
 
 
 def test_strict_data_refuses_with_every_bad_file_named(
