@@ -91,6 +91,10 @@ class Corpus:
             notes.append(f"bad files: {bad}; --strict-data refuses them")
         return notes
 
+    def in_brackets(self) -> str:
+        """The notes, for an error about text that is missing; nothing where no file is skipped."""
+        return f" ({'; '.join(self.notes())})" if self.skipped else ""
+
 
 def find(spec: str, text_key: str | None = None) -> Corpus:
     """Return the corpus that `spec` names, without reading its text yet.
@@ -115,7 +119,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if path.is_dir():
         return _folder(path, text_key)
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        source = str(path.resolve())
+        source = os.path.realpath(path)
         return Corpus(
             source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
         )
@@ -243,16 +247,19 @@ def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
     """The corpus of a folder whose training text is a file of its own."""
     held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
     files = (train,) if held_out is None else (train, held_out)
-    beside = f"beside {train.name}"
-    others = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in files]
+    others, skipped = folders.walk(folder)
+    kind = f"beside {train.name}"
+    beside = [
+        Skipped(path, kind, f"{kind}, which is the training text")
+        for path in others
+        if path not in files
+    ]
     return Corpus(
         str(folder.resolve()),
         lambda: textfiles.documents(train, text_key),
         None if held_out is None else lambda: textfiles.documents(held_out, text_key),
         files=files,
-        skipped=tuple(
-            Skipped(path, beside, f"{beside}, which is the training text") for path in others
-        ),
+        skipped=(*skipped, *beside),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +80,9 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
         folder: it, and the folders in it; links to other folders are not followed.
         text_key: see `corpora.find`.
     """
-    texts, skipped = list[Path](), list[Skipped]()
-    for path in sorted(_files(folder, skipped)):
+    texts = list[Path]()
+    files, skipped = walk(folder)
+    for path in files:
         if one := _skipped(path, text_key):
             skipped.append(one)
         else:
@@ -89,24 +90,26 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
     return tuple(texts), tuple(sorted(skipped, key=lambda one: one.path))
 
 
-def _files(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
-    """Yield the files of a folder that are not hidden; what is, and what is closed, is appended."""
+def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    """Return the files of a folder in the order of paths, and what in it is hidden or closed."""
+    files, skipped = list[Path](), list[Skipped]()
 
     def closed(error: OSError) -> None:
         path = Path(error.filename)
         reason = f"a folder that cannot be opened: {error.strerror}"
         skipped.append(Skipped(path, BAD, reason, is_bad=True))
 
-    for name, folders, files in os.walk(folder, onerror=closed):
+    for name, folders, names in os.walk(folder, onerror=closed):
         here = Path(name)
         for one in [one for one in folders if one.startswith(".") or one in _CACHES]:
             folders.remove(one)
             skipped.append(Skipped(here / one, "hidden", "a hidden folder"))
-        for one in files:
+        for one in names:
             if one.startswith("."):
                 skipped.append(Skipped(here / one, "hidden", "a hidden file", glob=".*"))
             else:
-                yield here / one
+                files.append(here / one)
+    return sorted(files), skipped
 
 
 def _skipped(path: Path, text_key: str | None) -> Skipped | None:
@@ -154,22 +157,18 @@ def named(skipped: Sequence[Skipped], folder: Path | None) -> str:
         folder: that they lie in, which is left out of their names.
     """
     names: dict[str, list[str]] = {}
-    for one in skipped:
-        if one.is_bad:
-            reason = one.reason.partition("; ")[0]
-            inside = folder is not None and one.path.is_relative_to(folder)
-            path = one.path.relative_to(folder) if folder and inside else one.path
-            names.setdefault(reason, []).append(displayed(path))
-    parts, n_characters = list[str](), 0
-    for reason in sorted(names, key=EMPTY.__eq__):  # empty ones last
-        most = _NAMED if reason == EMPTY else len(names[reason])
-        shown = list[str]()
-        for name in names[reason][:most]:
-            n_characters += len(name) + 2
-            if n_characters < _MOST_CHARACTERS:
-                shown.append(name)
-        n_more = len(names[reason]) - len(shown)
-        more = f" and {n_more} more" if n_more else ""
-        parts.append(f"{', '.join(shown)}{more}: {reason}")
-        n_characters += len(reason)
-    return "; ".join(parts)
+    n_left_out = n_characters = 0
+    for one in sorted(skipped, key=lambda one: one.reason == EMPTY):  # those come last
+        if not one.is_bad:
+            continue
+        reason = one.reason.partition("; ")[0]
+        inside = folder is not None and one.path.is_relative_to(folder)
+        name = displayed(one.path.relative_to(folder) if folder and inside else one.path)
+        n_characters += len(name) + (0 if reason in names else len(reason))
+        enough = reason == EMPTY and len(names.get(EMPTY, ())) >= _NAMED
+        if enough or n_characters > _MOST_CHARACTERS:
+            n_left_out += 1
+        else:
+            names.setdefault(reason, []).append(name)
+    parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+    return "; ".join([*parts, *([f"and {n_left_out} more"] if n_left_out else [])])

@@ -71,7 +71,8 @@ class Prepared:
             if file.n_sequences(seq_len) < 1:
                 raise DataError(
                     f"{self.source} is too short: {file.n_tokens:,} {part} tokens, and one "
-                    f"sequence needs {seq_len + 1:,}; use more text or a smaller seq_len"
+                    f"sequence needs {seq_len + 1:,}{self.corpus.in_brackets()}; "
+                    "use more text or a smaller seq_len"
                 )
         return files
 
@@ -345,7 +346,9 @@ def _write_tokens(
         raise DataError(f"{corpus.source} changed while it was read; try again")
     for path, name in ((part / "train.bin", "training"), (part / "val.bin", "held-out")):
         if not path.stat().st_size:
-            raise DataError(f"{corpus.source} is too short: no {name} text; use more text")
+            raise DataError(
+                f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
+            )
 
 
 def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:

@@ -134,12 +134,11 @@ class Resumption:
         }
         for part, (own_digest, digest) in digests.items():
             if own_digest != digest:
-                skipped = "".join(f"; {note}" for note in data.corpus.notes())
                 raise CheckpointError(
                     f"{self.config.resume} was trained with another {part} text than --data "
                     f"{self.config.data} holds now: its tokens have digest {own_digest[:12]}, not "
-                    f"{digest[:12]}{skipped}; restore the text and the tokenizer that the run was "
-                    "started with, or begin a new run with its weights: mlxhog train --init-from "
+                    f"{digest[:12]}{data.corpus.in_brackets()}; restore the text and the "
+                    "tokenizer that the run was started with, or begin a new run with its weights: mlxhog train --init-from "
                     f"{quoted(self.config.resume or '')} --data {quoted(self.config.data)}"
                 )
 

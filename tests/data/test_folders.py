@@ -115,6 +115,25 @@ def test_a_bad_file_that_a_glob_matches_is_skipped(tmp_path: Path) -> None:
     assert len(corpus.skipped) == 5
 
 
+def test_a_folder_whose_rest_is_too_short_says_what_was_skipped(folder: Path) -> None:
+    (folder / "a.txt").write_text("a")
+    (folder / "b.txt.gz").write_bytes(b"no gzip")
+    with pytest.raises(DataError, match=r"too short: no held-out text \(1 of 2 .*b\.txt\.gz: cut "):
+        prepare(str(folder), cache_dir=folder.parent / "cache")
+
+
+def test_all_bad_files_are_named_as_far_as_a_message_goes(folder: Path) -> None:
+    for number in range(500):
+        (folder / f"{number:03}.txt").write_bytes(b"x" * number + b"\0")
+        (folder / f"{number:03}.md").touch()
+    with pytest.raises(DataError) as caught:
+        corpora.readable(str(folder))
+    message = str(caught.value)
+    assert "1000 of 1000 files skipped: 500 empty, 500 that cannot be read" in message
+    assert "059.txt: not text: a zero byte at offset 59;" in message
+    assert message.endswith(" more; choose other files")
+
+
 def test_nothing_of_a_bad_file_is_trained(folder: Path) -> None:
     for name in "abcdefgh":
         (folder / f"{name}.txt").write_text(f"text {name} " * 9)
