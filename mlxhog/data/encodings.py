@@ -178,8 +178,3 @@ def quoted(path: Path | str) -> str:
         for byte in os.fsencode(text)
     )
     return f"$'{''.join(spelt)}'"
-
-
-def displayed(path: Path | str) -> str:
-    """Return a path as it is named in messages: bytes that are no text become U+FFFD."""
-    return os.fsencode(path).decode(errors="replace")

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.data import encodings, tables, textfiles, unpacking
-from mlxhog.data.encodings import displayed
 from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.files.paths import printable
 
 DATA_SUFFIXES = frozenset(".json .geojson .ipynb .map .lock .svg".split())
 """Text that programs write for programs; a glob reads it."""
@@ -59,7 +59,7 @@ class Skipped:
 
     def to_json(self) -> dict[str, str]:
         """Return path and reason as JSON types."""
-        return {"path": displayed(self.path), "reason": self.reason}
+        return {"path": printable(self.path), "reason": self.reason}
 
     @classmethod
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
@@ -120,8 +120,8 @@ def _skipped(path: Path, text_key: str | None) -> Skipped | None:
     if kind in tables.CSV_SUFFIXES and not text_key:
         return Skipped(path, label, "a table; --text-key names the column that is its text")
     if kind in DATA_SUFFIXES:
-        reason = "data of a program; a glob reads it as it stands"
-        return Skipped(path, label, reason, glob=f"*{path.suffix}")
+        of_program = "data of a program; a glob reads it as it stands"
+        return Skipped(path, label, of_program, glob=f"*{path.suffix}")
     if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
         return None  # what is wrong with it shows when it is read
     try:
@@ -141,7 +141,7 @@ def summary(n_read: int, skipped: Sequence[Skipped]) -> str:
     """
     counts = Counter(one.kind for one in skipped).most_common()
     kinds = [
-        f"{n} that {kind}" if kind == BAD else f"{n} {displayed(kind)}"
+        f"{n} that {kind}" if kind == BAD else f"{n} {printable(kind)}"
         for kind, n in counts[:_KINDS]
     ]
     if rest := sum(n for _, n in counts[_KINDS:]):
@@ -163,7 +163,7 @@ def named(skipped: Sequence[Skipped], folder: Path | None) -> str:
             continue
         reason = one.reason.partition("; ")[0]
         inside = folder is not None and one.path.is_relative_to(folder)
-        name = displayed(one.path.relative_to(folder) if folder and inside else one.path)
+        name = printable(one.path.relative_to(folder) if folder and inside else one.path)
         n_characters += len(name) + (0 if reason in names else len(reason))
         enough = reason == EMPTY and len(names.get(EMPTY, ())) >= _NAMED
         if enough or n_characters > _MOST_CHARACTERS:

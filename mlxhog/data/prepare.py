@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.data import corpora, heldout, tables, textfiles, tokenizers
-from mlxhog.data.encodings import conversion, displayed
+from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
@@ -28,6 +28,7 @@ from mlxhog.errors import DataError
 from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
+from mlxhog.files.paths import printable
 
 _VERSION = "mlxhog-prepared-2"
 _RECORD = "prepared.json"
@@ -372,7 +373,7 @@ def _first_not_utf8(corpus: corpora.Corpus) -> str:
         if textfiles.kind(path) != tables.PARQUET_SUFFIX and (place := textfiles.not_utf8(path)):
             offset, value = place
             return (
-                f", the first of them {value:#04x} at byte {offset} of {displayed(path)}; if that "
+                f", the first of them {value:#04x} at byte {offset} of {printable(path)}; if that "
                 f"is Latin-1: {conversion(path, 'LATIN1')}"
             )
     return ""

@@ -10,9 +10,9 @@ from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options, spelt
 from mlxhog.data.corpora import Inventory
-from mlxhog.data.encodings import displayed
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
+from mlxhog.files.paths import printable
 from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.machine import verdicts
 from mlxhog.models import families
@@ -204,13 +204,13 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
     for file in files[:MOST_NAMED]:
         field = f", field {file['field']}" if file["field"] else ""
         other = f", not UTF-8 at byte {file['not_utf8']:,}" if file["not_utf8"] is not None else ""
-        yield f"  {displayed(file['path'])}  {format_bytes(file['n_bytes'])}{field}{other}"
+        yield f"  {printable(file['path'])}  {format_bytes(file['n_bytes'])}{field}{other}"
     if len(files) > MOST_NAMED:
         yield f"  and {len(files) - MOST_NAMED} more"
     if differing := _differing_fields(files):
         yield _line("fields", differing)
     for one in skipped:
-        yield f"  skipped {displayed(one['path'])}: {one['reason']}"
+        yield f"  skipped {printable(one['path'])}: {one['reason']}"
 
 
 def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
@@ -228,7 +228,7 @@ def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
 
 def _some(paths: Sequence[str]) -> str:
     """The first of these paths, and how many more."""
-    return displayed(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    return printable(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:

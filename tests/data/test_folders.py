@@ -196,7 +196,7 @@ def test_a_name_that_is_no_text_is_named_all_the_same(folder: Path) -> None:
     corpus = corpora.readable(str(folder))
     note = corpus.notes()[1]
     note.encode()
-    assert "b\ufffd.txt: not text" in note
+    assert "b\\xff.txt: not text" in note
     shown = subprocess.run(
         ["bash", "-c", f"printf %s {encodings.quoted(bad)}"], capture_output=True
     )
