@@ -127,7 +127,9 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         matches = glob.glob(str(path), recursive=True)
         files = sorted(Path(match) for match in matches if not os.path.isdir(match))
         if not files:
-            raise DataError(f"no file matches {spec!r} in {Path.cwd()}")
+            raise DataError(
+                f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
+            )
         return Corpus.chosen(str(path.absolute()), files, text_key)
     raise DataError(_unknown(spec, path))
 

@@ -138,7 +138,7 @@ def why_no_text(start: bytes) -> str | None:
         codecs.getincrementaldecoder("utf-8")().decode(start)  # may end within a character
     except UnicodeDecodeError:
         if sum(byte > 127 for byte in start) > _MOST_FOREIGN * len(start):
-            return "not UTF-8, and for the greater part not plain text"
+            return "not UTF-8; if it is text, iconv converts it"
     return None
 
 

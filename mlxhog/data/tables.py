@@ -190,7 +190,7 @@ class DataSet:
         if "train" not in self._splits and len(self._splits) != 1:
             raise DataError(
                 f"the data set {self.source} has no split 'train'; its splits are "
-                f"{', '.join(map(shown, self._splits))}"
+                f"{', '.join(map(shown, self._splits))}; save the one to train on as 'train'"
             )
         self.train = "train" if "train" in self._splits else next(iter(self._splits))
         self.held_out = next((one for one in HELD_OUT_SPLITS if one in self._splits), None)

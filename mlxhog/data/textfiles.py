@@ -314,7 +314,7 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
 def _text(record: object, text_key: str | None, where: str) -> str:
     """Return the text of a record by the rules of `documents`."""
     if not isinstance(record, dict):
-        raise DataError(f"{where}: a {type(record).__name__}, expected an object with a key 'text'")
+        raise DataError(f"{where}: {_json_type(record)}, expected an object with a key 'text'")
     keys = text_keys(record, text_key)
     if text_key is None and keys == ("messages",):
         return _conversation(record["messages"], where)
@@ -333,8 +333,17 @@ def _text(record: object, text_key: str | None, where: str) -> str:
 def _string(record: dict[str, Any], key: str, where: str) -> str:
     value = record[key]
     if not isinstance(value, str):
-        raise DataError(f"{where}: {key!r} is a {type(value).__name__}, expected a string")
+        raise DataError(
+            f"{where}: {key!r} is {_json_type(value)}, expected text; repair or remove this record"
+        )
     return value
+
+
+def _json_type(value: object) -> str:
+    """Name the type of a value in the words of JSON."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+    names |= {list: "a list", dict: "an object", type(None): "empty (null)"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _conversation(messages: object, where: str) -> str:
@@ -344,7 +353,9 @@ def _conversation(messages: object, where: str) -> str:
     for message in messages:
         missing = {"role", "content"} - message.keys()
         if missing:
-            raise DataError(f"{where}: a message has no key {min(missing)!r}")
+            raise DataError(
+                f"{where}: a message has no key {min(missing)!r}; each needs role and content"
+            )
         turns.append(f"{_string(message, 'role', where)}: {_string(message, 'content', where)}")
     return "\n".join(turns)
 
@@ -464,7 +475,7 @@ class _Unpacked(io.RawIOBase):
             raise DataError(
                 f"{self._path} unpacks to more than {_EXPANSION} times its "
                 f"{format_bytes(self._packed_bytes)}, as no text does; remove it, or unpack it "
-                "yourself if it is right"
+                "first if it is right"
             )
         return len(content)
 

@@ -210,7 +210,7 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
     if differing := _differing_fields(files):
         yield _line("fields", differing)
     for one in skipped:
-        yield f"  skipped {printable(one['path'])}: {one['reason']}"
+        yield f"  skipped {one['path']}: {one['reason']}"
 
 
 def _differing_fields(files: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import shlex
@@ -132,6 +133,20 @@ def test_all_bad_files_are_named_as_far_as_a_message_goes(folder: Path) -> None:
     assert "1000 of 1000 files skipped: 500 empty, 500 that cannot be read" in message
     assert "059.txt: not text: a zero byte at offset 59;" in message
     assert message.endswith(" more; choose other files")
+
+
+def test_files_that_need_a_missing_package_are_skipped_with_the_command_that_installs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    (folder / "a.txt").write_text("a")
+    for name in ("b.parquet", "c.parquet"):
+        (folder / name).write_bytes(b"PAR1")
+    (note,) = corpora.readable(str(folder)).notes()[1:]
+    assert "b.parquet, c.parquet: reading .parquet needs pyarrow, not installed: python -m" in note
 
 
 def test_nothing_of_a_bad_file_is_trained(folder: Path) -> None:

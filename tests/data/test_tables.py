@@ -60,7 +60,7 @@ def test_bytes_of_a_table_that_are_not_utf8_survive(tmp_path: Path) -> None:
         ),
         (b"id,review\n1,x\n", "reviw", r"a.csv:2: no key 'reviw'; keys are 'id', 'review'"),
         (b'id,review\n1,"x\n', "review", r"a.csv:2: not CSV .*; repair or delete this line"),
-        (b"id,review\n1\n", "review", r"a.csv:2: 'review' is a NoneType, expected a string"),
+        (b"id,review\n1\n", "review", r"a.csv:2: 'review' is empty \(null\), expected text"),
         (b"", None, r"a.csv is a table.*Its columns are none"),
         (b"id,review\n", None, r"a.csv is a table.*Its columns are 'id', 'review'"),
     ],
@@ -105,7 +105,7 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
         read(other)
     assert read(other, "body") == [b"x"]
     empty = write_parquet(tmp_path / "n.parquet", text=["x", None])
-    with pytest.raises(DataError, match=r"n.parquet, row 2: 'text' is a NoneType"):
+    with pytest.raises(DataError, match=r"n.parquet, row 2: 'text' is empty"):
         read(empty)
     whole = other.read_bytes()
     for content in (whole[: len(whole) // 2], b"plain text", b""):
