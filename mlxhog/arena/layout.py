@@ -382,7 +382,8 @@ def _place_segments(
 def _check_place(slot: Slot, floats: int) -> None:
     """Raise ValueError where a part lies outside of a segment of this many floats."""
     fits = 0 <= slot.offset <= slot.offset + slot.size <= floats
-    if not fits or slot.offset % ALIGN_FLOATS or math.prod(slot.shape) != slot.size:
+    sizes_fit = min(slot.shape, default=1) > 0 and math.prod(slot.shape) == slot.size
+    if not fits or slot.offset % ALIGN_FLOATS or not sizes_fit:
         raise ValueError(f"parameter {slot.name} lies outside of its segment")
 
 

@@ -35,8 +35,9 @@ EXAMPLES = (
     "analyze tiny --all --parts",
 )
 TRAINING = (
-    "data", "tokenizer", "text_key", "val", "context", "seq_len", "batch_size", "grad_accumulation",
-    "kernels", "compute_dtype", "workers", "threads", "strategy", "predict", "async_after",
+    "data", "tokenizer", "text_key", "strict_data", "val", "context", "seq_len", "batch_size",
+    "grad_accumulation", "kernels", "compute_dtype", "workers", "threads", "strategy", "predict",
+    "async_after",
     "write", "sparsify", "error_feedback", "sampled_head", "blocks", "optimizer", "lr", "clip",
     "weight_decay", "seed", "out",
 )  # fmt: skip

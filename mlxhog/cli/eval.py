@@ -17,6 +17,7 @@ from mlxhog.machine.workers import BACKEND_WORDS
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
+    from mlxhog.data.corpora import Corpus
     from mlxhog.data.tokens import TokenFile
     from mlxhog.decoding.model import Model
     from mlxhog.decoding.scoring import Score
@@ -44,6 +45,11 @@ class EvalConfig:
         None, "a text file, folder or glob, or a corpus in the package", none="held-out"
     )
     text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
+    strict_data: bool = option(
+        False,
+        "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "
+        "skipping them",
+    )
     checkpoint: str = option(
         "latest", "of the run: latest, best, or the name of a folder in its checkpoints"
     )
@@ -69,6 +75,7 @@ def run(arguments: list[str]) -> int:
     # What follows imports a framework: a wrong name is answered before.
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
+    from mlxhog.data import corpora
     from mlxhog.decoding.scoring import Score
     from mlxhog.live import CHECKPOINT
     from mlxhog.live.opening import open_source
@@ -83,6 +90,11 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(
             f"{path} is no checkpoint of a run, so it has no held-out text; name one with --data"
         )
+    corpus = None
+    if config.data is not None:
+        corpus = corpora.readable(config.data, config.text_key, strict=config.strict_data)
+        for note in corpus.notes(listed_by="--json"):
+            print(f"note: {note}", file=sys.stderr)
     began = time.monotonic()
     source, model = open_source(
         str(path),
@@ -98,7 +110,7 @@ def run(arguments: list[str]) -> int:
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
         StatusLine(sys.stderr, quiet=False) as line,
     ):
-        for name, file in _files(config, options, model, path, Path(folder)):
+        for name, file in _files(config, corpus, options, model, path, Path(folder)):
             scores[name] = _score(model, name, file, seq_len, line.show)
     whole = sum(scores.values(), Score())
     if not whole.tokens:
@@ -108,6 +120,7 @@ def run(arguments: list[str]) -> int:
         "seq_len": seq_len,
         "backend": model.backend.name,
         "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
+        "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
         **_numbers(whole),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -123,12 +136,17 @@ def _options(run: "Run") -> TrainConfig:
 
 
 def _files(
-    config: EvalConfig, options: TrainConfig | None, model: "Model", path: Path, folder: Path
+    config: EvalConfig,
+    corpus: "Corpus | None",
+    options: TrainConfig | None,
+    model: "Model",
+    path: Path,
+    folder: Path,
 ) -> "Iterator[tuple[str, TokenFile | None]]":
     """Yield the name and the tokens of each file; None where it holds no text."""
     from mlxhog.decoding.scoring import held_out_tokens, token_files
 
-    if config.data is None:
+    if corpus is None:
         assert options is not None  # `run` has refused it
         own = str(path) if options.tokenizer == "auto" else options.tokenizer
         tokens = held_out_tokens(
@@ -136,7 +154,7 @@ def _files(
         )
         yield f"{options.data} ({HELD_OUT})", tokens
         return
-    yield from token_files(model, config.data, config.text_key, folder)
+    yield from token_files(model, corpus, config.text_key, folder)
 
 
 def _score(model: "Model", name: str, file: "TokenFile | None", seq_len: int, show: Any) -> "Score":

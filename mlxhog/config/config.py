@@ -48,6 +48,11 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "init_from or resume names, else bytes",
     )
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
+    strict_data: bool = _data(
+        False,
+        "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "
+        "skipping them",
+    )
     val: str = _data(
         "every-12th", "held-out text, if data has none: every-12th (document), or tail (of each)"
     )

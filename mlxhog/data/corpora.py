@@ -18,15 +18,18 @@ import hashlib
 import importlib.resources
 import json
 import lzma
+import os
 import sysconfig
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from mlxhog.data import tables, textfiles
-from mlxhog.errors import DataError
+from mlxhog.data import folders, tables, textfiles
+from mlxhog.data.encodings import quoted
+from mlxhog.data.folders import Skipped
+from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files.paths import expanded
 
 Documents = Callable[[], Iterator[bytes]]
@@ -46,14 +49,51 @@ class Corpus:
         files: the files that it consists of, where it does.
         skipped: other files of its folder, each with the reason.
         keys: of a data set, the columns of its first row that hold the text.
+        read: reads the documents of one of `files`, where a folder or a glob chose them, so that it
+            may be left out; None where all of the text is needed.
+        folder: that chose them.
     """
 
     source: str
     documents: Documents
     validation: Documents | None = None
     files: tuple[Path, ...] = ()
-    skipped: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     keys: tuple[str, ...] = ()
+    read: Callable[[Path], Iterator[bytes]] | None = None
+    folder: Path | None = None
+
+    @classmethod
+    def chosen(
+        cls,
+        source: str,
+        files: Sequence[Path],
+        text_key: str | None,
+        *,
+        skipped: tuple[Skipped, ...] = (),
+        folder: Path | None = None,
+    ) -> Self:
+        """The corpus of files that a folder or a glob chose."""
+        read = partial(textfiles.documents, text_key=text_key)
+        documents = partial(_read_all, files, read)
+        return cls(source, documents, files=tuple(files), skipped=skipped, read=read, folder=folder)
+
+    def notes(self, listed_by: str = "--dry-run") -> list[str]:
+        """Say which files are skipped and why: a line of numbers, and the bad ones by name.
+
+        Args:
+            listed_by: the option that lists all of them.
+        """
+        if not self.skipped:
+            return []
+        notes = [f"{folders.summary(len(self.files), self.skipped)}; {listed_by} lists them"]
+        if bad := folders.named(self.skipped, self.folder):
+            notes.append(f"bad files: {bad}; --strict-data refuses them")
+        return notes
+
+    def in_brackets(self) -> str:
+        """The notes, for an error about text that is missing; nothing where no file is skipped."""
+        return f" ({'; '.join(self.notes())})" if self.skipped else ""
 
 
 def find(spec: str, text_key: str | None = None) -> Corpus:
@@ -65,7 +105,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             `textfiles.documents`.
 
     Raises:
-        DataError: nothing of that name, or a folder without text files.
+        DataError: nothing of that name, a folder without text files, or no regular file.
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
@@ -78,33 +118,89 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
     if path.is_dir():
         return _folder(path, text_key)
-    if path.exists():
-        source = str(path.resolve())
+    if path.exists() or path.is_symlink():  # reading a broken link says so
+        source = os.path.realpath(path)
         return Corpus(
             source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
         )
     if glob.has_magic(str(path)):
-        files = sorted(Path(f) for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
+        matches = glob.glob(str(path), recursive=True)
+        files = sorted(Path(match) for match in matches if not os.path.isdir(match))
         if not files:
-            raise DataError(f"no file matches {spec!r} in {Path.cwd()}")
-        return Corpus(str(path.absolute()), lambda: _read_all(files, text_key), files=tuple(files))
+            raise DataError(
+                f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
+            )
+        return Corpus.chosen(str(path.absolute()), files, text_key)
     raise DataError(_unknown(spec, path))
 
 
-def parts(spec: str, text_key: str | None = None) -> list[Corpus]:
+def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
     """Return each file of a corpus as a corpus of its own; what is no files is one part.
 
     Args:
-        spec: as for `find`.
+        corpus: as `find` or `checked` returned it.
         text_key: as for `find`.
+    """
+    if len(corpus.files) < 2:
+        return [corpus]
+    return [find(f"file:{path}", text_key) for path in corpus.files]
+
+
+def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
+    """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
+    corpus = find(spec, text_key)
+    if corpus.read is None:
+        return corpus
+    return checked(corpus, lambda documents: sum(1 for _ in documents), strict=strict)
+
+
+def checked(
+    corpus: Corpus, take: Callable[[Iterator[bytes]], int], *, strict: bool = False
+) -> Corpus:
+    """Read a corpus once, and return it without its bad files.
+
+    Args:
+        corpus: its held-out text is not read.
+        take: reads the documents of all of it, or of one file, and returns how many there are; an
+            error of reading leaves it, and nothing of that file is kept.
+        strict: whether bad files are refused.
 
     Raises:
-        DataError: as `find`.
+        DataError: text that is needed cannot be read; `strict`, and a file is bad; or nothing is
+            left.
+        EnvironmentLacks: reading text that is needed takes a package that is not installed.
     """
-    whole = find(spec, text_key)
-    if len(whole.files) < 2:
-        return [whole]
-    return [find(f"file:{path}", text_key) for path in whole.files]
+    if corpus.read is None:
+        take(corpus.documents())
+        return corpus
+    files, skipped = list[Path](), list(corpus.skipped)
+    for path in corpus.files:
+        try:
+            n_documents = take(corpus.read(path))
+        except (DataError, EnvironmentLacks) as error:
+            skipped.append(Skipped.bad(path, error))
+            continue
+        if n_documents:
+            files.append(path)
+        else:
+            skipped.append(Skipped.empty(path))
+    bad = folders.named(skipped, corpus.folder)
+    if not files:
+        raise DataError(
+            f"{corpus.source} holds no text that can be read: "
+            f"{folders.summary(0, skipped)}{bad and f'; {bad}'}; choose other files"
+        )
+    if strict and bad:
+        raise DataError(
+            f"{corpus.source} holds bad files, and --strict-data refuses them: {bad}; repair or "
+            "remove them, or leave --strict-data out to skip them"
+        )
+    return replace(
+        corpus,
+        documents=partial(_read_all, files, corpus.read),
+        files=tuple(files),
+        skipped=tuple(sorted(skipped, key=lambda one: one.path)),
+    )
 
 
 def _sotu() -> Corpus:
@@ -143,62 +239,46 @@ def _folder(folder: Path, text_key: str | None) -> Corpus:
     train = folder / "train.jsonl"
     if train.is_file():
         return _with_validation(folder, train, text_key)
-    texts: list[Path] = []
-    skipped: list[tuple[Path, str]] = []
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
-        if reason := _reason_to_skip(path, folder, text_key):
-            skipped.append((path, reason))
-        else:
-            texts.append(path)
+    texts, skipped = folders.look(folder, text_key)
     if not texts:
-        raise DataError(_without_text(folder, [path for path, why in skipped if why != HIDDEN]))
-    return Corpus(
-        source, lambda: _read_all(texts, text_key), files=tuple(texts), skipped=tuple(skipped)
-    )
+        raise DataError(_without_text(folder, skipped))
+    return Corpus.chosen(source, texts, text_key, skipped=skipped, folder=folder)
 
 
 def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
     """The corpus of a folder whose training text is a file of its own."""
     held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
     files = (train,) if held_out is None else (train, held_out)
-    reason = f"beside {train.name}, which is the training text"
-    others = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in files]
+    others, skipped = folders.walk(folder)
+    kind = f"beside {train.name}"
+    beside = [
+        Skipped(path, kind, f"{kind}, which is the training text")
+        for path in others
+        if path not in files
+    ]
     return Corpus(
         str(folder.resolve()),
         lambda: textfiles.documents(train, text_key),
         None if held_out is None else lambda: textfiles.documents(held_out, text_key),
         files=files,
-        skipped=tuple((path, reason) for path in others),
+        skipped=(*skipped, *beside),
     )
 
 
-HIDDEN = "hidden"
-
-
-def _reason_to_skip(path: Path, folder: Path, text_key: str | None) -> str | None:
-    """Why a folder's file is not read; None where it is."""
-    if any(p.startswith(".") or p == "__pycache__" for p in path.relative_to(folder).parts):
-        return HIDDEN
-    kind = textfiles.kind(path)
-    if kind in tables.CSV_SUFFIXES:
-        return None if text_key else "a table, which --text-key COLUMN would read"
-    if kind not in textfiles.TEXT_SUFFIXES:
-        return f"{kind or 'no suffix'} is no known kind of text, which a glob would read"
-    return None
-
-
-def _without_text(folder: Path, files: list[Path]) -> str:
-    """Say what a folder holds that has no text."""
-    kinds = Counter(path.suffix or "no suffix" for path in files)
-    counts = ", ".join(f"{n} x {suffix}" for suffix, n in kinds.most_common(5)) or "nothing"
-    is_table = any(textfiles.kind(path) in tables.CSV_SUFFIXES for path in files)
+def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
+    """Say what a folder holds that has no text, and how to read it all the same."""
+    if not skipped:
+        return f"the folder {folder} holds no files; name a folder with text"
+    way_out = "name another folder"
+    if one := next((one for one in skipped if one.glob), None):
+        pattern = f"{glob.escape(str(one.path.parent))}/{one.glob}"
+        way_out = f"a glob reads what it matches: --data {quoted(pattern)}"
+    if one := next((one for one in skipped if one.is_table), None):
+        way_out = textfiles.column_needed(one.path)
+    bad = folders.named(skipped, folder)
     return (
-        f"the folder {folder} holds no text file such as .txt, .md, .py or .jsonl; "
-        f"found {counts}. "
-        + ("--text-key COLUMN reads tables; name" if is_table else "Name")
-        + " other text files with a glob"
+        f"the folder {folder} holds no text: {folders.summary(0, skipped)}{bad and f'; {bad}'}; "
+        f"{way_out}"
     )
 
 
@@ -207,9 +287,9 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
 
     def read(split: str) -> Iterator[bytes]:
         for where, record in data_set.records(split, columns):
-            text = textfiles.record_text(record, text_key, where)
-            if text.strip():
-                yield text
+            for text in textfiles.short_documents([textfiles.record_text(record, text_key, where)]):
+                if text.strip():
+                    yield text
 
     held_out = data_set.held_out
     _, first = next(data_set.records(data_set.train, columns), ("", {}))
@@ -221,9 +301,9 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
     )
 
 
-def _read_all(files: list[Path], text_key: str | None) -> Iterator[bytes]:
+def _read_all(files: Sequence[Path], read: Callable[[Path], Iterator[bytes]]) -> Iterator[bytes]:
     for path in files:
-        yield from textfiles.documents(path, text_key)
+        yield from read(path)
 
 
 def _unknown(spec: str, path: Path) -> str:
@@ -328,27 +408,30 @@ class Inventory:
         source: what it was asked for by.
         field: of a data set, the column that holds the text.
         files: those that are read.
-        skipped: path and reason of those that are not.
+        skipped: those that are not.
     """
 
     source: str
     field: str | None
     files: tuple[TextFile, ...]
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
 
     @classmethod
-    def of(cls, spec: str, text_key: str | None = None) -> Inventory:
-        """Look at a corpus; arguments and errors are those of `find`.
+    def of(cls, corpus: Corpus, text_key: str | None = None) -> Inventory:
+        """Look at the files of a corpus.
+
+        Args:
+            corpus: as `checked` returned it.
+            text_key: as for `find`.
 
         Raises:
             DataError: a file cannot be read.
         """
-        corpus = find(spec, text_key)
         return cls(
             corpus.source,
             _joined(corpus.keys),
             tuple(_look(path, text_key) for path in corpus.files),
-            tuple((str(path), reason) for path, reason in corpus.skipped),
+            corpus.skipped,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -357,7 +440,7 @@ class Inventory:
             "source": self.source,
             "field": self.field,
             "files": [asdict(file) for file in self.files],
-            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
+            "skipped": [one.to_json() for one in self.skipped],
         }
 
 

@@ -14,12 +14,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mlxhog.data import corpora, heldout, tables, textfiles, tokenizers
+from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
@@ -27,6 +28,7 @@ from mlxhog.errors import DataError
 from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
+from mlxhog.files.paths import printable
 
 _VERSION = "mlxhog-prepared-2"
 _RECORD = "prepared.json"
@@ -46,6 +48,7 @@ class Prepared:
         rule: the held-out rule, or `given` where the corpus brought its own held-out text.
         notes: what a user ought to know about the text, one sentence each.
         fresh: whether this call wrote the files.
+        corpus: the text, without the files that cannot be read.
     """
 
     train: Path
@@ -56,6 +59,7 @@ class Prepared:
     rule: str
     notes: tuple[str, ...]
     fresh: bool
+    corpus: corpora.Corpus
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
         """Return the open training and held-out files.
@@ -68,7 +72,8 @@ class Prepared:
             if file.n_sequences(seq_len) < 1:
                 raise DataError(
                     f"{self.source} is too short: {file.n_tokens:,} {part} tokens, and one "
-                    f"sequence needs {seq_len + 1:,}; use more text or a smaller seq_len"
+                    f"sequence needs {seq_len + 1:,}{self.corpus.in_brackets()}; "
+                    "use more text or a smaller seq_len"
                 )
         return files
 
@@ -81,6 +86,7 @@ def prepare(
     out_dir: Path | None = None,
     val: str = "every-12th",
     text_key: str | None = None,
+    strict: bool = False,
 ) -> Prepared:
     """Make the token files of a corpus, or find them made already.
 
@@ -91,17 +97,18 @@ def prepare(
         out_dir: write exactly here instead, a directory that is new or holds the same result.
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key that holds the text.
+        strict: whether a bad file of a folder or a glob is refused, and not skipped.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short to hold
-            anything out, it changed meanwhile, or `out_dir` holds something else.
+            anything out, it changed meanwhile, `out_dir` holds something else, or `strict` and a
+            file is bad.
         EnvironmentLacks: the disk is full, or a package is missing.
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = cache_dir or user_cache_directory()
-    corpus = corpora.find(source, text_key)
-    scan = _scan(corpus)
+    corpus, scan = _scan(corpora.find(source, text_key), strict)
     rule = heldout.rule_for(val, scan.n_documents)
     if corpus.validation:
         rule = "given"
@@ -118,60 +125,98 @@ def prepare(
     target = (out_dir or cache / key[:32]).absolute()
     with _locked(cache, target):
         if _key_of(target) == key:
-            if existing := _existing(target):
+            if existing := _existing(target, corpus):
                 return existing
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} holds other files; choose a new directory, or delete it")
         _write(target, key, corpus, scan, rule, tokenizer)
-        prepared = _existing(target, fresh=True)
+        prepared = _existing(target, corpus, fresh=True)
     if prepared is None:
         raise DataError(f"{target} was damaged right after it was written; check the disk")
     return prepared
 
 
-@dataclass(frozen=True)
+class _Digest:
+    """SHA-256 over documents, joined by a zero; an example begins with its prompt's length."""
+
+    def __init__(self) -> None:
+        """Begin with no document."""
+        self._sha256, self._separator = hashlib.sha256(), b""
+
+    def add(self, document: bytes) -> None:
+        """Take the next document."""
+        if isinstance(document, Example):
+            self._sha256.update(b"\0prompt %d\0" % document.prompt)
+        self._sha256.update(self._separator)
+        self._sha256.update(document)
+        self._separator = b"\0"
+
+    def copy(self) -> _Digest:
+        """Return one that goes its own way from here."""
+        other = _Digest()
+        other._sha256, other._separator = self._sha256.copy(), self._separator
+        return other
+
+    def hexdigest(self) -> str:
+        """Return the digest of the documents so far."""
+        return self._sha256.hexdigest()
+
+
+@dataclass
 class _Scan:
-    sha256: str
-    n_documents: int
-    n_given: int
-    n_examples: int
-    n_bytes: int
-    not_utf8: int
-    sample: bytes
+    """What is counted of a corpus when it is read for the first time."""
+
+    digest: _Digest = field(default_factory=_Digest)
+    n_documents: int = 0
+    n_given: int = 0
+    n_examples: int = 0
+    n_bytes: int = 0
+    not_utf8: int = 0
+    sample: bytes = b""
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the documents."""
+        return self.digest.hexdigest()
+
+    def after(self, documents: Iterable[bytes], *, given: bool = False) -> _Scan:
+        """Return the counts with more documents, which are held out where they are `given`."""
+        scan = replace(self, digest=self.digest.copy())
+        for document in documents:
+            scan.digest.add(document)
+            scan.n_documents += 1
+            scan.n_given += given
+            scan.n_examples += isinstance(document, Example)
+            scan.n_bytes += len(document)
+            scan.not_utf8 += not _is_utf8(document)
+            if len(scan.sample) < _SAMPLE_BYTES:
+                scan.sample += document[:_SAMPLE_BYTES]
+        return scan
 
 
-def _scan(corpus: corpora.Corpus) -> _Scan:
-    """Read a corpus once, for its digest and size."""
-    digest = hashlib.sha256()
-    n_documents = n_given = n_examples = n_bytes = not_utf8 = 0
-    sample = b""
-    for held_out, document in _pieces(_hashed(corpus, digest), "every-12th"):
-        n_documents += 1
-        n_given += held_out and corpus.validation is not None
-        n_examples += isinstance(document, Example)
-        n_bytes += len(document)
-        not_utf8 += not _is_utf8(document)
-        if len(sample) < _SAMPLE_BYTES:
-            sample += document[:_SAMPLE_BYTES]
-    if not n_documents:
+def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
+    """Read a corpus once; returns it without its bad files, with its digest and size."""
+    scan = _Scan()
+
+    def take(documents: Iterator[bytes]) -> int:
+        nonlocal scan
+        before, scan = scan, scan.after(documents)
+        return scan.n_documents - before.n_documents
+
+    corpus = corpora.checked(corpus, take, strict=strict)
+    if corpus.validation is not None:
+        scan = scan.after(corpus.validation(), given=True)
+    if not scan.n_documents:
         raise DataError(f"the corpus {corpus.source!r} holds no text; choose other files")
-    return _Scan(digest.hexdigest(), n_documents, n_given, n_examples, n_bytes, not_utf8, sample)
+    return corpus, scan
 
 
-def _hashed(corpus: corpora.Corpus, digest: hashlib._Hash) -> corpora.Corpus:
-    """Return the corpus, feeding `digest` with every document that is read, joined by a zero.
-
-    In front of an example stands the length of its prompt.
-    """
-    separator = b""
+def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
+    """Return the corpus, feeding `digest` with every document that is read."""
 
     def watch(documents: corpora.Documents) -> Iterator[bytes]:
-        nonlocal separator
         for document in documents():
-            if isinstance(document, Example):
-                digest.update(b"\0prompt %d\0" % document.prompt)
-            digest.update(separator + document)
-            separator = b"\0"
+            digest.add(document)
             yield document
 
     validation = corpus.validation
@@ -226,8 +271,8 @@ def _key_of(target: Path) -> str | None:
     return record.get("key") if isinstance(record, dict) else None
 
 
-def _existing(target: Path, *, fresh: bool = False) -> Prepared | None:
-    """Return what the prepared directory `target` holds, or None if it is damaged."""
+def _existing(target: Path, corpus: corpora.Corpus, *, fresh: bool = False) -> Prepared | None:
+    """Return what the directory `target` holds of a corpus, or None if it is damaged."""
     try:
         record: dict[str, Any] = plain_json.read(target / _RECORD)
         if not all(isinstance(record[name], str) for name in ("source", "corpus_sha256", "rule")):
@@ -242,8 +287,10 @@ def _existing(target: Path, *, fresh: bool = False) -> Prepared | None:
             source=record["source"],
             corpus_sha256=record["corpus_sha256"],
             rule=record["rule"],
-            notes=tuple(map(str, record["notes"])),
+            # Not from the record: others may be skipped today, and the text be the same.
+            notes=(*corpus.notes(), *map(str, record["notes"])),
             fresh=fresh,
+            corpus=corpus,
         )
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return None  # it will be written anew
@@ -290,7 +337,7 @@ def _write(
 def _write_tokens(
     part: Path, corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer
 ) -> None:
-    digest = hashlib.sha256()
+    digest = _Digest()
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
     val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
     with train, val:
@@ -300,7 +347,9 @@ def _write_tokens(
         raise DataError(f"{corpus.source} changed while it was read; try again")
     for path, name in ((part / "train.bin", "training"), (part / "val.bin", "held-out")):
         if not path.stat().st_size:
-            raise DataError(f"{corpus.source} is too short: no {name} text; use more text")
+            raise DataError(
+                f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
+            )
 
 
 def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:
@@ -324,7 +373,7 @@ def _first_not_utf8(corpus: corpora.Corpus) -> str:
         if textfiles.kind(path) != tables.PARQUET_SUFFIX and (place := textfiles.not_utf8(path)):
             offset, value = place
             return (
-                f", the first of them {value:#04x} at byte {offset} of {path}; if that is Latin-1: "
-                f"iconv -f LATIN1 -t UTF-8 {path.name}"
+                f", the first of them {value:#04x} at byte {offset} of {printable(path)}; if that "
+                f"is Latin-1: {conversion(path, 'LATIN1')}"
             )
     return ""

@@ -13,17 +13,21 @@ import io
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files.paths import expanded
+from mlxhog.files.quantities import format_bytes
+from mlxhog.files.reading import MOST_LINE_BYTES
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 PARQUET_SUFFIX = ".parquet"
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _DELIMITERS = ",;\t"
-_MOST_CELL = 2**31 - 1  # characters, the most that the module takes
-_ROWS = 256  # of a Parquet file that are in memory at once
+_ROWS = 256  # of a Parquet file that are in memory at once, or fewer
+_BATCH_BYTES = 1 << 26  # of such rows, on average
+_MOST_ROWS_BYTES = 1 << 30  # that a group of rows of a small file may unpack to
+_EXPANSION = 250  # times its size
 
 
 def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
@@ -35,8 +39,9 @@ def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
     Raises:
         DataError: the file is no table.
     """
-    with _csv_rows(path, file) as rows:
+    with _csv_rows(path, file) as (lines, rows):
         for row in rows:
+            lines.n_characters = 0
             yield f"{path}:{rows.line_num}", row
 
 
@@ -46,26 +51,59 @@ def csv_columns(path: Path, file: BinaryIO) -> list[str]:
     Raises:
         DataError: the file is no table.
     """
-    with _csv_rows(path, file) as rows:
+    with _csv_rows(path, file) as (_, rows):
         return list(rows.fieldnames or ())
 
 
 @contextlib.contextmanager
-def _csv_rows(path: Path, file: BinaryIO) -> Iterator[csv.DictReader[str]]:
-    csv.field_size_limit(_MOST_CELL)
+def _csv_rows(path: Path, file: BinaryIO) -> Iterator[tuple[_Lines, csv.DictReader[str]]]:
+    csv.field_size_limit(MOST_LINE_BYTES)
     with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
-        first = text.readline()
-        is_tsv = ".tsv" in map(str.lower, path.suffixes)
-        delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)
-        # Not by going back: what unpacks a file need not be able to.
-        lines = itertools.chain([first], text)
-        rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        lines = _Lines(text)
         try:
-            yield rows
+            first = next(lines, "")
+            is_tsv = ".tsv" in map(str.lower, path.suffixes)
+            delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)
+            # Not by going back: what unpacks a file need not be able to.
+            rows = csv.DictReader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+            yield lines, rows
         except csv.Error as error:
             raise DataError(
-                f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
+                f"{path}:{lines.number}: not CSV ({error}); repair or delete this line"
             ) from error
+
+
+class _Lines:
+    """The lines of a table, of which a row may have several, up to a limit.
+
+    Attributes:
+        number: of the last line.
+        n_characters: of the lines since it was set to 0.
+    """
+
+    def __init__(self, text: io.TextIOBase) -> None:
+        """Read from the first line on."""
+        self._text = text
+        self.number = self.n_characters = 0
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line.
+
+        Raises:
+            csv.Error: the row has more than `MOST_LINE_BYTES` characters.
+        """
+        line = self._text.readline(MOST_LINE_BYTES + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.n_characters += len(line)
+        if self.n_characters > MOST_LINE_BYTES:
+            raise csv.Error(f"a row of more than {MOST_LINE_BYTES:,} characters")
+        return line
 
 
 def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
@@ -76,15 +114,16 @@ def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str,
         columns: those to read, if the file has any of them; else all.
 
     Raises:
-        DataError: the file is damaged or no Parquet.
+        DataError: the file is damaged, no Parquet, or unpacks to more than any text does.
         EnvironmentLacks: the package pyarrow is not installed.
     """
     parquet = _package("pyarrow.parquet", "reading .parquet", "pyarrow")
     try:
         with parquet.ParquetFile(path) as file:
             names = [name for name in columns if name in file.schema_arrow.names]
+            size = _rows_at_once(path, file.metadata)
             row = 0
-            for batch in file.iter_batches(batch_size=_ROWS, columns=names or None):
+            for batch in file.iter_batches(batch_size=size, columns=names or None):
                 for record in batch.to_pylist():
                     row += 1
                     yield f"{path}, row {row}", record
@@ -92,6 +131,27 @@ def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str,
         raise DataError(
             f"{path} is no Parquet file, or damaged ({message_of(error)}); fetch or write it again"
         ) from error
+
+
+def _rows_at_once(path: Path, metadata: Any) -> int:
+    """Return how many rows of a Parquet file are read at once, by what it says of their size.
+
+    Raises:
+        DataError: rows are larger than a record may be, or a small file unpacks to very much.
+    """
+    packed_bytes = path.stat().st_size
+    most = max(_MOST_ROWS_BYTES, _EXPANSION * packed_bytes)
+    largest = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        n_bytes, n_rows = group.total_byte_size, max(group.num_rows, 1)
+        if n_bytes > most or n_bytes // n_rows > MOST_LINE_BYTES:
+            raise DataError(
+                f"{path} has {format_bytes(packed_bytes)}, and {n_rows:,} of its rows unpack to "
+                f"{format_bytes(n_bytes)}; write it again with shorter texts"
+            )
+        largest = max(largest, n_bytes // n_rows)
+    return max(1, min(_ROWS, _BATCH_BYTES // largest))
 
 
 class DataSet:
@@ -130,7 +190,7 @@ class DataSet:
         if "train" not in self._splits and len(self._splits) != 1:
             raise DataError(
                 f"the data set {self.source} has no split 'train'; its splits are "
-                f"{', '.join(map(shown, self._splits))}"
+                f"{', '.join(map(shown, self._splits))}; save the one to train on as 'train'"
             )
         self.train = "train" if "train" in self._splits else next(iter(self._splits))
         self.held_out = next((one for one in HELD_OUT_SPLITS if one in self._splits), None)

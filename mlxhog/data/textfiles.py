@@ -1,30 +1,38 @@
 """Documents out of one file: plain text, JSON lines, CSV or Parquet, compressed or not.
 
-Documents are bytes, so that text which is not UTF-8 survives the byte tokenizer unchanged. A byte
-order mark is dropped and CRLF becomes LF. Nothing else is altered, and every error names the file,
-the line where there is one, and the way out.
+Documents are bytes, so that text which is not UTF-8 survives the byte tokenizer unchanged. Text
+with a byte-order mark becomes UTF-8 without one, and CRLF becomes LF. Nothing else is altered.
+
+A file is read forward in pieces, whatever it unpacks to, and a document has at most
+`DOCUMENT_BYTES`. Every error begins with the path of the file and, where there is one, the line,
+and it names the way out.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import itertools
+import shlex
+import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-from mlxhog.data import tables, unpacking
+from mlxhog.data import encodings, tables, unpacking
 from mlxhog.data.examples import Example
 from mlxhog.errors import DataError, message_of, shown
-from mlxhog.files import plain_json, reading
+from mlxhog.files import plain_json
+from mlxhog.files.quantities import format_bytes
+from mlxhog.files.reading import MOST_LINE_BYTES
 
 TEXT_SUFFIXES = frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
     ".metal .sh .sql .html .css .toml .yaml .yml .jsonl .parquet".split()
 )
-"""What a folder is searched for; a file that is named directly may have any suffix."""
+"""Kinds of files that are text by their name; of others the content decides."""
 
 RECORD_SUFFIXES = frozenset([".jsonl", tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
 """Files of records; any other is text."""
@@ -38,8 +46,10 @@ SPLIT_BYTES = 65_536
 """A single file of prose above this size is cut at blank lines ..."""
 PIECE_BYTES = 2_048
 """... into documents of at least this size."""
+DOCUMENT_BYTES = 1 << 20
+"""A longer document is cut, at the end of a line: a tokenizer takes 200 bytes for each of its."""
 
-_BOM = b"\xef\xbb\xbf"
+_READ_BYTES = 1 << 18
 
 
 def kind(path: Path) -> str:
@@ -55,60 +65,106 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
 
     Args:
         path: the file. `.jsonl` has one record per line, `.parquet`, `.csv` and `.tsv` one per
-            row; anything else is one document.
+            row; anything else is one document, or several above `DOCUMENT_BYTES`.
         text_key: the key, or column, that holds the text of a record; None looks for `TEXT_KEYS`,
             which CSV does not have.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
 
     Raises:
-        DataError: the file is missing, unreadable, binary, truncated, or a line is malformed.
+        DataError: the file is missing, unreadable, no regular file, binary, truncated, or a line
+            is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    is_table = kind(path) in RECORD_SUFFIXES
-    documents = _records(path, text_key) if is_table else _plain(path, split)
+    if kind(path) in RECORD_SUFFIXES:
+        documents = short_documents(_records(path, text_key))
+    else:
+        documents = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
     for document in documents:
         if document.strip():
             yield document
 
 
-def _plain(path: Path, split: bool) -> Iterator[bytes]:
+def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield documents, those above `DOCUMENT_BYTES` in several pieces; examples stay whole."""
+    for document in documents:
+        is_short = isinstance(document, Example) or len(document) <= DOCUMENT_BYTES
+        yield from [document] if is_short else _cut([document], prose=False)
+
+
+def _plain(path: Path) -> Iterator[bytes]:
+    """Yield the text of a file in pieces of any size, CRLF as LF."""
+    n_read, waiting = 0, b""
     with _open(path) as file:
-        text = _read(path, file)
-    _check_encoding(path, text[:_HEAD_BYTES])
-    zero = text.find(b"\0")
-    if zero >= 0:
-        raise DataError(
-            f"{path} is binary: a zero byte at offset {zero}; name the text files with a glob"
-        )
-    text = _normalise(text)
-    if split and len(text) > SPLIT_BYTES and kind(path) in SPLIT_SUFFIXES:
-        return _pieces(text)
-    return iter([text])
+        for piece in _pieces_of(path, file):
+            if not n_read:
+                _refuse_unmarked(path, piece)
+            zero = piece.find(b"\0")
+            if zero >= 0:
+                raise DataError(
+                    f"{path} is not text: a zero byte at offset {n_read + zero:,}; repair it, or "
+                    "keep it out of --data"
+                )
+            n_read += len(piece)
+            text = waiting + piece
+            waiting = text[-1:] if text.endswith(b"\r") else b""  # its LF may be the next byte
+            yield text[: len(text) - len(waiting)].replace(b"\r\n", b"\n")
+    yield waiting
 
 
-_HEAD_BYTES = 4096
-_MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+def _cut(pieces: Iterable[bytes], *, prose: bool) -> Iterator[bytes]:
+    """Yield the documents of a text; joined, they are the text again.
+
+    Args:
+        pieces: the text.
+        prose: whether a text above `SPLIT_BYTES` is cut at blank lines.
+    """
+    text, is_long = b"", False
+    for piece in pieces:
+        text += piece
+        is_long = is_long or (prose and len(text) > SPLIT_BYTES)
+        if is_long:
+            *whole, text = _at_blank_lines(text)
+            yield from short_documents(whole)
+        while len(text) > DOCUMENT_BYTES:
+            end = _line_end(text)
+            yield text[:end]
+            text = text[end:]
+    yield from _at_blank_lines(text) if is_long else [text]
 
 
-def _check_encoding(path: Path, head: bytes) -> None:
-    """Refuse text of two or four bytes a character, with or without a mark, by its first bytes.
+def _at_blank_lines(text: bytes) -> list[bytes]:
+    """Cut a text behind blank lines; the last piece may be empty, and may be only a beginning."""
+    pieces, start = [], 0
+    while start < len(text):
+        blank = text.find(b"\n\n", start + PIECE_BYTES)
+        end = len(text) if blank < 0 else blank + 2
+        while end < len(text) and text[end] == 0x0A:
+            end += 1
+        pieces.append(text[start:end])
+        start = end
+    return pieces or [b""]
+
+
+def _line_end(text: bytes) -> int:
+    """Return where the first document of a long text ends: behind a line, or a character."""
+    end = text.rfind(b"\n", 0, DOCUMENT_BYTES) + 1 or DOCUMENT_BYTES
+    while text[end - 1] != 0x0A and end > DOCUMENT_BYTES - 4 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return end
+
+
+def _refuse_unmarked(path: Path, start: bytes) -> None:
+    """Refuse UTF-16 without a mark.
 
     Raises:
         DataError: it is such text.
     """
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            raise DataError(
-                f"{path} is {name}; convert it: iconv -f {name} -t UTF-8 {path.name} "
-                "(its mark is at byte 0)"
-            )
-    for name, zeros in (("UTF-16LE", head[1::2]), ("UTF-16BE", head[::2])):
-        if len(head) >= 16 and zeros.count(0) > 0.9 * len(zeros) and head.count(0) < len(head):
-            raise DataError(
-                f"{path} looks like {name} without a mark (a zero byte at offset "
-                f"{head.index(0)}); convert it: iconv -f {name} -t UTF-8 {path.name}"
-            )
+    if name := encodings.unmarked(start):
+        raise DataError(
+            f"{path} looks like {name} without a byte-order mark; "
+            f"convert it: {encodings.conversion(path, name)}"
+        )
 
 
 def not_utf8(path: Path) -> tuple[int, int] | None:
@@ -119,7 +175,9 @@ def not_utf8(path: Path) -> tuple[int, int] | None:
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
-    with _open(path) as file:
+    with _opened(path) as file, _readable(path):
+        if encodings.has_wide_mark(file):
+            return None  # it is decoded
         for piece in itertools.chain(_pieces_of(path, file), [b""]):
             waiting = decoder.getstate()[0]
             try:
@@ -131,34 +189,33 @@ def not_utf8(path: Path) -> tuple[int, int] | None:
 
 
 def _pieces_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    try:
-        while piece := file.read(1 << 20):
+    with _readable(path):
+        while piece := file.read(_READ_BYTES):
             yield piece
-    except unpacking.damages() as error:
-        raise _damaged(path, error) from error
-
-
-def _pieces(text: bytes) -> Iterator[bytes]:
-    start = 0
-    while start < len(text):
-        blank = text.find(b"\n\n", start + PIECE_BYTES)
-        end = len(text) if blank < 0 else blank + 2
-        while end < len(text) and text[end] == 0x0A:
-            end += 1
-        yield text[start:end]
-        start = end
 
 
 def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
     if text_key is None and kind(path) in tables.CSV_SUFFIXES:
-        with _open_table(path) as file:
-            names = ", ".join(map(shown, tables.csv_columns(path, file)[:20])) or "none"
-        raise DataError(
-            f"{path} is a table, and nothing says which column is the text; add --text-key COLUMN. "
-            f"Its columns are {names}"
-        )
+        raise DataError(column_needed(path))
     for where, record in records(path, text_key):
         yield record_text(record, text_key, where)
+
+
+def column_needed(path: Path) -> str:
+    """Say which columns a table has, one of which `text_key` has to name.
+
+    Raises:
+        DataError: it is unreadable, or no table.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    with _open_table(path) as file:
+        header = tables.csv_columns(path, file)
+    names = ", ".join(map(shown, header[:20])) or "none"
+    example = f", such as --text-key {shlex.quote(header[-1])}" if header else ""
+    return (
+        f"{path} is a table, and nothing says which of its columns is the text; name it{example}. "
+        f"Its columns are {names}"
+    )
 
 
 def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
@@ -173,6 +230,7 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) == tables.PARQUET_SUFFIX:
+        _regular_size(path)
         yield from tables.parquet_records(path, columns(text_key))
         return
     if kind(path) in tables.CSV_SUFFIXES:
@@ -182,12 +240,12 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
     with _open(path) as file:
         for number, line in enumerate(_lines(path, file), 1):
             if number == 1:
-                _check_encoding(path, line[:_HEAD_BYTES])
+                _refuse_unmarked(path, line)
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             # Bytes that are not UTF-8 pass through JSON as lone surrogates and come back as bytes.
-            text = line.removeprefix(_BOM).decode(errors="surrogateescape")
+            text = line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
             try:
                 record = plain_json.loads(text, strict=False)
             except ValueError as error:
@@ -202,15 +260,11 @@ def _open_table(path: Path) -> Iterator[BinaryIO]:
     """Open a CSV or TSV file.
 
     Raises:
-        DataError: it is unreadable, damaged, or of two or four bytes a character.
+        DataError: it is unreadable, damaged, or of two bytes a character without a mark.
     """
-    with _open(path) as file:
-        try:
-            head: bytes = cast(Any, file).peek(_HEAD_BYTES)[:_HEAD_BYTES]
-            _check_encoding(path, head)
-            yield file
-        except unpacking.damages() as error:
-            raise _damaged(path, error) from error
+    with _open(path) as file, _readable(path):
+        _refuse_unmarked(path, encodings.head(file))
+        yield file
 
 
 def columns(text_key: str | None) -> tuple[str, ...]:
@@ -260,7 +314,7 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
 def _text(record: object, text_key: str | None, where: str) -> str:
     """Return the text of a record by the rules of `documents`."""
     if not isinstance(record, dict):
-        raise DataError(f"{where}: a {type(record).__name__}, expected an object with a key 'text'")
+        raise DataError(f"{where}: {_json_type(record)}, expected an object with a key 'text'")
     keys = text_keys(record, text_key)
     if text_key is None and keys == ("messages",):
         return _conversation(record["messages"], where)
@@ -269,16 +323,27 @@ def _text(record: object, text_key: str | None, where: str) -> str:
         known = ", ".join(shown(k) for k in list(record)[:20]) or "none"
         strings = [k for k, value in record.items() if isinstance(value, str)]
         longest = max(strings, key=lambda k: len(record[k]), default=None)
-        way_out = f"Say text_key: {longest}" if longest else "No key holds a string"
-        raise DataError(f"{where}: no key {key!r}; keys are {known}. {way_out}")
+        way_out = "none of them holds text"
+        if longest is not None:
+            way_out = f"name the one that holds the text: --text-key {shlex.quote(longest)}"
+        raise DataError(f"{where}: no key {key!r}; keys are {known}; {way_out}")
     return _string(record, keys[0], where)
 
 
 def _string(record: dict[str, Any], key: str, where: str) -> str:
     value = record[key]
     if not isinstance(value, str):
-        raise DataError(f"{where}: {key!r} is a {type(value).__name__}, expected a string")
+        raise DataError(
+            f"{where}: {key!r} is {_json_type(value)}, expected text; repair or remove this record"
+        )
     return value
+
+
+def _json_type(value: object) -> str:
+    """Name the type of a value in the words of JSON."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+    names |= {list: "a list", dict: "an object", type(None): "empty (null)"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _conversation(messages: object, where: str) -> str:
@@ -288,7 +353,9 @@ def _conversation(messages: object, where: str) -> str:
     for message in messages:
         missing = {"role", "content"} - message.keys()
         if missing:
-            raise DataError(f"{where}: a message has no key {min(missing)!r}")
+            raise DataError(
+                f"{where}: a message has no key {min(missing)!r}; each needs role and content"
+            )
         turns.append(f"{_string(message, 'role', where)}: {_string(message, 'content', where)}")
     return "\n".join(turns)
 
@@ -301,46 +368,151 @@ def _to_bytes(text: str) -> bytes:
 
 
 def _normalise(text: bytes) -> bytes:
-    return text.removeprefix(_BOM).replace(b"\r\n", b"\n")
+    return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
-MOST_BYTES = 1 << 32
-"""Of one document, which is held in memory: a few bytes may unpack to any number."""
+def head_of(path: Path) -> bytes:
+    """Return the first `encodings.HEAD_BYTES` of a file, unpacked and decoded.
+
+    Raises:
+        DataError: it cannot be read.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    with _open(path) as file, _readable(path):
+        return file.read(encodings.HEAD_BYTES)
 
 
 def _open(path: Path) -> BinaryIO:
+    """Open a file for reading what it holds, unpacked, in UTF-8 where it has a byte-order mark.
+
+    Raises:
+        DataError: it cannot be opened, or is no regular file: a pipe may have no end.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    file = _opened(path)
     try:
-        return unpacking.open_file(path)
+        with _readable(path):
+            return encodings.as_utf8(file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file as `_open`, and leave its encoding."""
+    n_bytes = _regular_size(path)
+    try:
+        file = unpacking.open_file(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
+    if path.suffix.lower() in unpacking.SUFFIXES:
+        return io.BufferedReader(_Unpacked(path, file, n_bytes), _READ_BYTES)
+    return file
 
 
-def _read(path: Path, file: BinaryIO) -> bytes:
+def _regular_size(path: Path) -> int:
+    """Return the bytes of a file, without opening it.
+
+    Raises:
+        DataError: there is none, or it is a pipe or a device, which opening might wait for.
+    """
     try:
-        return reading.read_all(file, MOST_BYTES)
-    except unpacking.damages() as error:
-        raise _damaged(path, error) from error
-    except ValueError as error:
-        raise _too_long(path) from error
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} {_other_kind(path, status.st_mode)}")
+    return status.st_size
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it"
+    )
+
+
+def _other_kind(path: Path, mode: int) -> str:
+    """Say what a path is that is no regular file, and the way out."""
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a file; name the files in it"
+    if stat.S_ISFIFO(mode):
+        source = encodings.quoted(path.absolute())
+        return f"is a pipe, and a text is read more than once; keep it first: cat {source} > text"
+    return "is a device or a socket, not a file; keep it out of --data"
+
+
+_EXPANSION = 250
+_MOST_EXPANDED = 1 << 30
+
+
+class _Unpacked(io.RawIOBase):
+    """What a compressed file holds, up to 1 GiB and from there `_EXPANSION` times its size.
+
+    Text packs to a tenth, and logs to a hundredth. A small file that was made to unpack to more
+    than any disk would else be read for hours.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, packed_bytes: int) -> None:
+        """Read from `file`, which unpacks `path`; it is closed with this one."""
+        super().__init__()
+        self._path, self._file, self._packed_bytes = path, file, packed_bytes
+        self._left = max(_MOST_EXPANDED, _EXPANSION * packed_bytes)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as is unpacked; 0 at the end.
+
+        Raises:
+            DataError: more is unpacked than a text has.
+        """
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        self._left -= len(content)
+        if self._left < 0:
+            raise DataError(
+                f"{self._path} unpacks to more than {_EXPANSION} times its "
+                f"{format_bytes(self._packed_bytes)}, as no text does; remove it, or unpack it "
+                "first if it is right"
+            )
+        return len(content)
+
+    def close(self) -> None:
+        """Close the file, too."""
+        self._file.close()
+        super().close()
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    try:
-        while line := file.readline(MOST_BYTES + 1):
-            if len(line) > MOST_BYTES:
-                raise _too_long(path)
+    with _readable(path):
+        for number in itertools.count(1):
+            line = file.readline(MOST_LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > MOST_LINE_BYTES:
+                raise DataError(
+                    f"{path}:{number}: the line has more than {MOST_LINE_BYTES:,} bytes; split it "
+                    "into several records"
+                )
             yield line
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in words what reading a file raises.
+
+    Raises:
+        DataError: the file is damaged, or its encoding is not that of its mark.
+    """
+    try:
+        yield
+    except UnicodeError as error:
+        raise DataError(
+            f"{path} begins with the mark of {error}; repair it, or keep it out of --data"
+        ) from error
     except unpacking.damages() as error:
-        raise _damaged(path, error) from error
-
-
-def _too_long(path: Path) -> DataError:
-    return DataError(
-        f"{path} holds a document of more than {MOST_BYTES:,} bytes; split it into several"
-    )
-
-
-def _damaged(path: Path, error: BaseException) -> DataError:
-    return DataError(
-        f"{path} is truncated or damaged ({message_of(error)}); fetch or unpack it again"
-    )
+        raise DataError(
+            f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
+        ) from error

@@ -62,20 +62,20 @@ class Score:
 
 
 def token_files(
-    model: Model, data: str, text_key: str | None, folder: Path
+    model: Model, corpus: corpora.Corpus, text_key: str | None, folder: Path
 ) -> Iterator[tuple[str, TokenFile | None]]:
     """Yield the name and the tokens of each file of a corpus; None where it holds no text.
 
     Args:
         model: whose tokenizer makes the tokens.
-        data: a file, a folder, a glob, or a corpus in the package; see `corpora.find`.
+        corpus: as `corpora.checked` returned it.
         text_key: for `.jsonl`, the key that holds the text.
         folder: where tokens are written, as a corpus is prepared.
 
     Raises:
-        DataError: the corpus is missing or malformed.
+        DataError: the corpus is malformed.
     """
-    for number, part in enumerate(corpora.parts(data, text_key)):
+    for number, part in enumerate(corpora.parts(corpus, text_key)):
         path, empty = folder / f"{number}.bin", True
         with TokenWriter(path, model.tokenizer, split="val", source=path.name) as writer:
             for document in part.documents():

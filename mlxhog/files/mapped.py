@@ -11,10 +11,11 @@ shortens the file in place makes reading beyond its new end a bus error, as with
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80
 
 CHUNK_BYTES = 1 << 22
 """Bytes handled at once."""
+
+_MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
 
 class _Mapping(mmap.mmap):
@@ -56,6 +59,17 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     mapping.descriptor = descriptor
     weakref.finalize(mapping, os.close, descriptor)
     return np.frombuffer(mapping, np.uint8)
+
+
+def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
+    """Whether NumPy has arrays of a shape; it refuses some without any element, as (0, 2^62).
+
+    Args:
+        shape: sizes as a file states them, at least 0.
+        dtype: type of the elements.
+    """
+    n_bytes = math.prod(max(size, 1) for size in shape) * dtype.itemsize
+    return len(shape) <= _MOST_DIMENSIONS and n_bytes <= np.iinfo(np.intp).max
 
 
 def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:

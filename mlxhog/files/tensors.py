@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mlxhog.errors import CheckpointError, message_of
+from mlxhog.errors import CheckpointError, message_of, shown
 from mlxhog.files import mapped, plain_json, reading
 from mlxhog.files.durable import flush
 
@@ -153,7 +153,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         CheckpointError: the file is missing, truncated, not a safetensors file, or holds a tensor
-            of a type that NumPy and ml_dtypes lack.
+            of a type or shape that NumPy and ml_dtypes lack.
     """
     refuse_lfs_pointer(path)
     try:
@@ -210,5 +210,10 @@ def _view(data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path)
             f"{path}: {name} has type {entry['dtype']}, expected float32, float16 or bfloat16; "
             "convert the checkpoint with the package that wrote it"
         )
-    start, end = entry["data_offsets"]
-    return data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    dtype, (start, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
+    if not mapped.has_array(entry["shape"], dtype):
+        raise CheckpointError(
+            f"{path}: {name} has shape {shown(entry['shape'])}, which no array can have; save the "
+            "checkpoint again with the package that wrote it"
+        )
+    return data[start:end].view(dtype).reshape(entry["shape"])

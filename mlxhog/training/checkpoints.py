@@ -357,6 +357,7 @@ def save(
             "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
+            "held_out_sha256": TokenFile.open(plan.data.val).digest,
         },
         tokenizer=plan.data.tokenizer,
         keep_last=config.keep_last,

@@ -194,7 +194,11 @@ def make_plan(config: TrainConfig) -> Plan:
     config, resumption = every[0].config, every[0].resumption
 
     data = prepare.prepare(
-        config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
+        config.data,
+        tokenizer=config.tokenizer,
+        text_key=config.text_key,
+        val=config.val,
+        strict=config.strict_data,
     )
     train, val = data.open(config.seq_len)
     if begin is None:
@@ -206,7 +210,7 @@ def make_plan(config: TrainConfig) -> Plan:
         model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
         vocabulary_notes = list(begin.notes)
     if resumption is not None:
-        resumption.check_data(data.tokenizer, train.digest)
+        resumption.check_data(data, train.digest, val.digest)
     spec, sampled = _parameters(config, model, train)
     parameters = param_count(model)
 

@@ -12,6 +12,7 @@ from mlxhog.config.options import options, spelt
 from mlxhog.data.corpora import Inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
+from mlxhog.files.paths import printable
 from mlxhog.files.quantities import format_bytes, format_clock, format_count
 from mlxhog.machine import verdicts
 from mlxhog.models import families
@@ -21,7 +22,7 @@ from mlxhog.training import checkpoints, lengths
 from mlxhog.training.plan import Plan
 
 MOST_NAMED = 10
-"""Files that are listed by name; all of them are in the JSON."""
+"""Files that are read and listed by name; all of them are in the JSON."""
 WIDTH = 15  # of the words before the facts
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
@@ -69,7 +70,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,
         },
-        "data": Inventory.of(config.data, config.text_key).to_json()
+        "data": Inventory.of(plan.data.corpus, config.text_key).to_json()
         | {
             "documents": train.header["documents"],
             "tokens": train.n_tokens,
@@ -195,7 +196,7 @@ def text(plan: Plan, asked: TrainConfig) -> str:
 
 
 def _files(data: dict[str, Any]) -> Iterator[str]:
-    """The files of a corpus: those that are read, then the others by reason."""
+    """The files of a corpus: the first that are read, then all others with the reason."""
     files, skipped = data["files"], data["skipped"]
     if files:
         size = format_bytes(sum(file["n_bytes"] for file in files))
@@ -203,16 +204,13 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
     for file in files[:MOST_NAMED]:
         field = f", field {file['field']}" if file["field"] else ""
         other = f", not UTF-8 at byte {file['not_utf8']:,}" if file["not_utf8"] is not None else ""
-        yield f"  {file['path']}  {format_bytes(file['n_bytes'])}{field}{other}"
+        yield f"  {printable(file['path'])}  {format_bytes(file['n_bytes'])}{field}{other}"
     if len(files) > MOST_NAMED:
         yield f"  and {len(files) - MOST_NAMED} more"
     if differing := _differing_fields(files):
         yield _line("fields", differing)
-    reasons: dict[str, list[str]] = {}
     for one in skipped:
-        reasons.setdefault(one["reason"], []).append(one["path"])
-    for reason, paths in reasons.items():
-        yield f"  skipped {_some(paths)}: {reason}"
+        yield f"  skipped {one['path']}: {one['reason']}"
 
 
 def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
@@ -230,7 +228,7 @@ def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
 
 def _some(paths: Sequence[str]) -> str:
     """The first of these paths, and how many more."""
-    return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    return printable(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:

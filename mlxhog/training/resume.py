@@ -16,7 +16,8 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml
-from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.encodings import quoted
+from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
 
@@ -114,20 +115,33 @@ class Resumption:
         positions: Mapping[str, Position] = state.get("ledgers", {"data": state["ledger"]})
         return positions.get(text_kind(self.config))
 
-    def check_data(self, tokenizer: Tokenizer, digest: str) -> None:
-        """Refuse another tokenizer, or another training text than that with this digest.
+    def check_data(self, data: Prepared, train: str, held_out: str) -> None:
+        """Refuse another tokenizer, or another text than the run was trained and scored on.
+
+        Args:
+            data: the text of this call, from which other files may be skipped than then.
+            train: digest of its training tokens.
+            held_out: digest of its held-out tokens.
 
         Raises:
             CheckpointError: one of them differs.
         """
-        checkpoint.check_tokenizer(self.checkpoint, tokenizer)
-        own_digest = self.checkpoint.state["tokens_sha256"]
-        if own_digest != digest:
-            raise CheckpointError(
-                f"{self.config.resume} was trained on tokens with digest {own_digest[:12]}, "
-                f"--data {self.config.data} gives {digest[:12]}; name the corpus and tokenizer "
-                "the run was started with"
-            )
+        checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
+        state = self.checkpoint.state
+        digests = {
+            "training": (state["tokens_sha256"], train),
+            "held-out": (state.get("held_out_sha256", held_out), held_out),  # of old ones, unknown
+        }
+        for part, (own_digest, digest) in digests.items():
+            if own_digest != digest:
+                raise CheckpointError(
+                    f"{self.config.resume} was trained with another {part} text than --data "
+                    f"{self.config.data} holds now: its tokens have digest {own_digest[:12]}, not "
+                    f"{digest[:12]}{data.corpus.in_brackets()}; restore the text and the "
+                    "tokenizer that the run was started with, or begin a new run with its "
+                    f"weights: mlxhog train --init-from {quoted(str(self.config.resume))} "
+                    f"--data {quoted(self.config.data)}"
+                )
 
     def check_newest(self) -> None:
         """Refuse a checkpoint that another command has gone beyond; the caller holds the lock.

@@ -222,6 +222,7 @@ def test_json_that_is_no_layout_or_points_outside_is_refused(text):
         (lambda fields: fields["segments"][0].update(offset=PAGE + 128), "segment counters"),
         (lambda fields: fields["slots"][0].update(shape=[3, 5]), "parameter a"),
         (lambda fields: fields["slots"][0].update(offset=4), "parameter a"),
+        (lambda fields: fields["slots"][0].update(shape=[0, 2**62], size=0), "parameter a"),
         (lambda fields: fields["segments"][5].update(count=64), "n_floats disagree"),
     ],
 )

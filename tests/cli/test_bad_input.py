@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fields = load_architecture("small.yaml", "vocab_size=200, bos_token_id=0").to_dict()
     Path("narrow.json").write_text(json.dumps(fields))
     Path("table.csv").write_text("id,review\n1,good\n")
-    Path("wide.txt").write_text("never wait", encoding="utf-16")
+    Path("wide.txt").write_text("never wait", encoding="utf-16-le")
     Path("good.txt").write_text("never wait, add without a lock. " * 2000)
     Path("empty.txt").write_text("")
     Path("short.txt").write_text("hi")
@@ -62,15 +62,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--model narrow.json", 2, "set vocab_size to at least 257"),
         ("--set hiden_size=3", 2, "no field 'hiden_size'; did you mean 'hidden_size'?"),
         ("--set hidden_size", 2, "'hidden_size' is not NAME=VALUE"),
-        ("--data table.csv", 2, "add --text-key COLUMN. Its columns are 'id', 'review'"),
-        ("--data wide.txt", 2, "wide.txt is UTF-16; convert it"),
+        ("--data table.csv", 2, "such as --text-key review. Its columns are 'id', 'review'"),
+        ("--data wide.txt", 2, "looks like UTF-16LE without a byte-order mark; convert it: "),
         ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),
         ("--model deep.yaml", 2, "num_hidden_layers is 40000000; set it to 4096 at most"),
         ("--memory-limit 0.001", 3, "use fewer --workers, a smaller --batch-size or --model"),
         ("--data empty.txt", 2, "holds no text"),
         ("--data short.txt", 2, "too short"),
-        ("--data binary.txt", 2, "is binary"),
-        ("--data folder", 2, "holds no text file"),
+        ("--data binary.txt", 2, "is not text: a zero byte at offset 0"),
+        ("--data folder", 2, "the folder folder holds no files"),
         ("--data ~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),
         ("--tokenizer ~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),
         ("--resume ~nosuchuser/x", 2, "the system does not know a user 'nosuchuser'"),

@@ -180,20 +180,27 @@ def test_eval_scores_every_file_and_their_sum(
     (files / "b.md").write_text("\u00e4" * 40)
     (files / "empty.txt").write_text(" \n")
     (files / "picture.png").write_bytes(PNG)
+    (files / "pipe.txt").symlink_to("/dev/zero")
     options = ["--data", str(files), "--backend", "mlx:cpu", "--seq-len", "64"]
     record = told(capsys, "eval", "latest", *options)
-    a, b, empty = record["files"]
-    assert [Path(one["file"]).name for one in record["files"]] == ["a.txt", "b.md", "empty.txt"]
-    assert (a["bytes"], b["bytes"], empty["bytes"]) == (26 * 9, 80, 0)
-    assert (empty["bits_per_byte"], empty["perplexity"]) == (None, None)
+    a, b = record["files"]
+    assert [Path(one["file"]).name for one in record["files"]] == ["a.txt", "b.md"]
+    assert (a["bytes"], b["bytes"]) == (26 * 9, 80)
+    skipped = [(Path(one["path"]).name, one["reason"]) for one in record["skipped"]]
+    assert skipped[0] == ("empty.txt", "no text in it")
+    assert [name for name, _ in skipped] == ["empty.txt", "picture.png", "pipe.txt"]
     assert record["nats"] == pytest.approx(a["nats"] + b["nats"])
     assert record["perplexity"] == pytest.approx(math.exp(record["nats"] / record["tokens"]))
     assert record["bits_per_byte"] == pytest.approx(record["nats"] / math.log(2) / record["bytes"])
     assert a["bits_per_byte"] < b["bits_per_byte"]  # it has read such words
-    header, *rows, by = said(capsys, "eval", "latest", *options)
+    assert main(["eval", "latest", *options]) == 0
+    out, err = capsys.readouterr()
+    assert "note: 3 of 5 files skipped: 1 empty, 1 .png, 1 that cannot be read; --json" in err
+    assert "note: bad files: pipe.txt: a device" in err
+    header, *rows, by = out.splitlines()
     assert header.split() == ["file", "bits/byte", "perplexity", "bytes", "tokens"]
     assert [row.split()[0].rpartition("/")[2] for row in rows] == [
-        "a.txt", "b.md", "empty.txt", "whole",
+        "a.txt", "b.md", "whole",
     ]  # fmt: skip
     assert by.endswith("step-00000030, read in sequences of 64 tokens by mlx:cpu")
 
@@ -203,6 +210,7 @@ def test_eval_scores_every_file_and_their_sum(
     [
         (["latest", "--data", "nothing.txt"], "no file or folder 'nothing.txt'"),
         (["latest", "--checkpoint", "first"], "has no checkpoint 'first'; it has step-00000020"),
+        (["latest", "--data", "bad", "--strict-data"], "and --strict-data refuses them"),
         (["wrods"], "did you mean"),
         (["latest", "--seq-len", "1"], "--seq-len is '1'; wanted a whole number at least 2"),
     ],
@@ -210,6 +218,9 @@ def test_eval_scores_every_file_and_their_sum(
 def test_eval_refuses_bad_input(
     here: Trained, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
+    Path("bad").mkdir(exist_ok=True)
+    Path("bad/a.txt").write_text("text")
+    Path("bad/b.txt").write_bytes(b"\0")
     assert main(["eval", *words]) == 2
     assert says in capsys.readouterr().err
 

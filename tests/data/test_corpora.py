@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sysconfig
 from pathlib import Path
 
@@ -50,17 +51,29 @@ def test_a_folder_gives_its_text_files_in_order_of_path(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.md", ".hidden.txt", "a/.git/x.txt", "pic.jpg", "c.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name if name != "c.jsonl" else '{"text": "c"}\n')
+    (tmp_path / "pic.jpg").write_bytes(b"\xff\xd8\xff\0")
     assert texts(tmp_path) == [b"a/z.md", b"b.txt", b"c"]
     assert texts(f"dir:{tmp_path}") == texts(tmp_path)
 
 
 def test_a_folder_without_text_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "pic.jpg").write_text("x")
-    with pytest.raises(DataError, match=r"no text file such as .txt.*found 1 x .jpg"):
+    (tmp_path / "pic.jpg").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"holds no text: 1 of 1 files skipped: 1 \.jpg; name ano"):
         corpora.find(str(tmp_path))
     (tmp_path / "pic.jpg").unlink()
-    with pytest.raises(DataError, match="found nothing"):
+    with pytest.raises(DataError, match="holds no files"):
         corpora.find(str(tmp_path))
+
+
+@each_of("name", [".env", "tsconfig.json"])
+def test_a_folder_without_text_says_which_glob_reads_its_files(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "it's [mine]"
+    folder.mkdir()
+    (folder / name).write_text("a = 1")
+    with pytest.raises(DataError) as caught:
+        corpora.find(str(folder))
+    _, glob = shlex.split(str(caught.value).partition("matches: ")[2])
+    assert texts(glob) == [b"a = 1"]
 
 
 @each_of("name", ["valid.jsonl", "val.jsonl", "validation.jsonl"])

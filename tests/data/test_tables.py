@@ -53,10 +53,14 @@ def test_bytes_of_a_table_that_are_not_utf8_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text_key", "message"),
     [
-        (b"id,review\n1,x\n", None, r"a.csv is a table.*add --text-key COLUMN.*'id', 'review'"),
+        (
+            b"id,review\n1,x\n",
+            None,
+            r"a.csv is a table.*--text-key review. Its columns are 'id', 'review'",
+        ),
         (b"id,review\n1,x\n", "reviw", r"a.csv:2: no key 'reviw'; keys are 'id', 'review'"),
         (b'id,review\n1,"x\n', "review", r"a.csv:2: not CSV .*; repair or delete this line"),
-        (b"id,review\n1\n", "review", r"a.csv:2: 'review' is a NoneType, expected a string"),
+        (b"id,review\n1\n", "review", r"a.csv:2: 'review' is empty \(null\), expected text"),
         (b"", None, r"a.csv is a table.*Its columns are none"),
         (b"id,review\n", None, r"a.csv is a table.*Its columns are 'id', 'review'"),
     ],
@@ -71,13 +75,15 @@ def test_a_table_that_cannot_be_read_is_refused_with_the_way_out(
 
 def test_a_folder_takes_tables_where_their_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("review\nr\n")
-    with pytest.raises(DataError, match=r"found 1 x .csv. --text-key COLUMN reads tables"):
+    with pytest.raises(DataError, match=r"1 \.csv; .*such as --text-key review"):
         corpora.find(str(tmp_path))
     assert list(corpora.find(str(tmp_path), "review").documents()) == [b"r"]
     (tmp_path / "a.txt").write_text("t")
     corpus = corpora.find(str(tmp_path))
     assert list(corpus.documents()) == [b"t"]
-    assert corpus.skipped == ((tmp_path / "a.csv", "a table, which --text-key COLUMN would read"),)
+    (skipped,) = corpus.skipped
+    assert skipped.path == tmp_path / "a.csv"
+    assert "--text-key names the column" in skipped.reason
 
 
 def test_rows_of_parquet_are_read_like_lines_of_json(tmp_path: Path) -> None:
@@ -99,14 +105,14 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
         read(other)
     assert read(other, "body") == [b"x"]
     empty = write_parquet(tmp_path / "n.parquet", text=["x", None])
-    with pytest.raises(DataError, match=r"n.parquet, row 2: 'text' is a NoneType"):
+    with pytest.raises(DataError, match=r"n.parquet, row 2: 'text' is empty"):
         read(empty)
     whole = other.read_bytes()
     for content in (whole[: len(whole) // 2], b"plain text", b""):
         (tmp_path / "b.parquet").write_bytes(content)
         with pytest.raises(DataError, match=r"b.parquet is no Parquet file, or damaged"):
             read(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"nowhere.parquet is no Parquet file"):
+    with pytest.raises(DataError, match=r"nowhere.parquet cannot be read: No such file"):
         read(tmp_path / "nowhere.parquet")
 
 
@@ -147,14 +153,15 @@ def test_a_folder_of_data_files_is_a_data_set_with_its_own_held_out_text(hub: Pa
     assert list(corpus.documents()) == [b"one", b"two"] == list(corpus.documents())
     assert corpus.validation is not None
     assert list(corpus.validation()) == [b"three"]
-    assert Inventory.of(f"hf:{hub}").field == "text"
+    assert Inventory.of(corpus).field == "text"
     assert prepare(f"hf:{hub}").rule == "given"
 
 
 def test_a_saved_data_set_is_read_by_its_column(hub: Path) -> None:
     datasets.Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(str(hub))
-    assert list(corpora.find(f"hf:{hub}", "body").documents()) == [b"one", b"two"]
-    assert Inventory.of(f"hf:{hub}", "body").field == "body"
+    corpus = corpora.find(f"hf:{hub}", "body")
+    assert list(corpus.documents()) == [b"one", b"two"]
+    assert Inventory.of(corpus, "body").field == "body"
     with pytest.raises(DataError, match=r"train row 1: no key 'text'; keys are 'body', 'n'"):
         list(corpora.find(f"hf:{hub}").documents())
 
@@ -177,7 +184,7 @@ def test_the_inventory_says_what_is_read_from_where_and_what_is_not(tmp_path: Pa
     write_parquet(tmp_path / "d.parquet", text=["x"])
     (tmp_path / "e.jpg").write_bytes(b"\0")
     (tmp_path / ".hidden.txt").write_text("h")
-    inventory = Inventory.of(str(tmp_path))
+    inventory = Inventory.of(corpora.readable(str(tmp_path)))
     assert [(Path(file.path).name, file.field) for file in inventory.files] == [
         ("a.txt", None),
         ("b.jsonl", "prompt + completion"),
@@ -185,10 +192,10 @@ def test_the_inventory_says_what_is_read_from_where_and_what_is_not(tmp_path: Pa
         ("d.parquet", "text"),
     ]
     assert inventory.files[0] == TextFile(str(tmp_path / "a.txt"), 9, None, 8, {})
-    reasons = {Path(path).name: reason for path, reason in inventory.skipped}
+    reasons = {one.path.name: one.reason for one in inventory.skipped}
     assert reasons == {
-        ".hidden.txt": "hidden",
-        "e.jpg": ".jpg is no known kind of text, which a glob would read",
+        ".hidden.txt": "a hidden file",
+        "e.jpg": "not text: a zero byte at offset 0",
     }
 
 
@@ -198,11 +205,11 @@ def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
     file = tmp_path / "a.jsonl"
     lines = ['{"content": "c"}', *['{"text": "t", "content": "c"}'] * 99, '{"body": "late"}']
     file.write_text("\n".join(lines))
-    (result,) = Inventory.of(str(file)).files
+    (result,) = Inventory.of(corpora.find(str(file))).files
     assert (result.field, result.fields) == ("text", {"text": 99, "content": 1})
     file.write_text("\n".join([*lines[:4], lines[-1]]))
     with pytest.raises(DataError, match=r"a.jsonl:5: no key 'text'; keys are 'body'.*body") as here:
-        Inventory.of(str(file))
+        Inventory.of(corpora.find(str(file)))
     with pytest.raises(DataError) as there:
         prepare(str(file))
     assert str(here.value) == str(there.value)
@@ -211,9 +218,9 @@ def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
 def test_files_beside_mlx_lms_training_text_are_skipped_with_that_reason(tmp_path: Path) -> None:
     for name in ("train", "valid", "test"):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "t"}\n')
-    inventory = Inventory.of(str(tmp_path))
+    inventory = Inventory.of(corpora.find(str(tmp_path)))
     assert [Path(file.path).name for file in inventory.files] == ["train.jsonl", "valid.jsonl"]
-    ((path, reason),) = inventory.skipped
-    assert (Path(path).name, reason) == (
+    (skipped,) = inventory.skipped
+    assert (skipped.path.name, skipped.reason) == (
         "test.jsonl", "beside train.jsonl, which is the training text",
     )  # fmt: skip

@@ -132,7 +132,7 @@ def _write_prepared(folder: Path) -> Iterable[Path]:
 
 def _read_prepared(folder: Path) -> None:
     prepare._key_of(folder / "out")
-    prepare._existing(folder / "out")
+    prepare._existing(folder / "out", corpora.find("sotu"))
 
 
 def _write_tokenizer(folder: Path) -> Iterable[Path]:
@@ -328,6 +328,18 @@ SUBJECTS = (
     Subject("doctor's record", write_record, _read_record, 4),
     Subject("MAD rows", _write_rows, _read_rows, 4),
     Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 1),
+    Subject(
+        "text with a mark",
+        text_file("a.txt", "".join(TEXTS).encode("utf-16")),
+        _read_corpus("a.txt"),
+        1,
+    ),
+    Subject(
+        "a folder",
+        text_file("a", "".join(TEXTS)),
+        lambda folder: list(corpora.readable(str(folder)).documents()),
+        1,
+    ),
     Subject("JSON lines", text_file("a.jsonl", RECORDS), _read_corpus("a.jsonl"), 3),
     Subject(
         "packed JSON lines",

@@ -136,6 +136,17 @@ def test_a_tensor_that_is_no_array_of_the_file_is_refused(
         read(tmp_path / "a.pt")
 
 
+@each_of("zipped", [True, False], ids=["archive", "old-layout"])
+@each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**31, 2**31), (0,) * 70])
+def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], zipped: bool
+) -> None:
+    tensor = torch.empty(shape)
+    torch.save({"a": tensor}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="a has shape .*, which no array can have"):
+        read(tmp_path / "a.pt")
+
+
 def save(path: Path, claim: Claim, zipped: bool) -> None:
     torch.save({"a": claim}, path, _use_new_zipfile_serialization=zipped)
 

@@ -157,3 +157,20 @@ def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
         tensors.write(tmp_path / "x.safetensors", {"x": np.zeros(3, np.float32)})
     assert caught.value.errno == errno.EIO
     assert not list(tmp_path.iterdir())
+
+
+@each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**64 - 1), (0, 2**31, 2**31), (0,) * 70])
+def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    header = json.dumps({"x": entry}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="x has shape .*, which no array can have"):
+        tensors.read(path)
+
+
+def test_a_tensor_without_numbers_is_read_as_it_is(tmp_path: Path) -> None:
+    tensors.write(tmp_path / "x", {"x": np.zeros((0, 3), np.float32)})
+    assert tensors.read(tmp_path / "x")["x"].shape == (0, 3)

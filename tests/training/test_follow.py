@@ -246,7 +246,7 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
     assert rows(tmp_path) == [b"good"]
     messages = list(follower.messages)
     assert [text.partition(" ")[0] for text in messages] == ["b.txt", "c.jsonl", "d.jsonl"]
-    assert "binary: a zero byte" in messages[0]
+    assert "not text: a zero byte" in messages[0]
     assert "the run trains on at most 16" in messages[1]
     assert not follower.look()
     again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))

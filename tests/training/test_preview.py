@@ -72,7 +72,7 @@ def test_it_says_what_differs_and_what_is_read_and_what_it_takes(
     assert "12.jsonl  24 B, field content\n" not in text  # only ten are named
     assert "  and 3 more\n" in text
     assert "13 files read" in text
-    assert "pic.jpg: .jpg is no known kind of text" in text
+    assert "pic.jpg: not text: a zero byte at offset 0\n" in text
     assert f"{known['parameters']:,} parameters" in text
     assert "training text  12 documents" in text
     assert "time           unknown" in text

@@ -337,5 +337,18 @@ def test_a_run_goes_on_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> N
         train(small_config(tmp_path, steps=2, resume=first.run, tokenizer="bpe:300"))
     other = tmp_path / "other.txt"
     other.write_text("another text altogether. " * 2000)
-    with pytest.raises(CheckpointError, match="name the corpus and tokenizer"):
+    with pytest.raises(CheckpointError, match="restore the text and the tokenizer"):
         train(small_config(tmp_path, steps=2, resume=first.run, data=str(other)))
+    text = tmp_path / "text"
+    held_out = (text / "05.txt").read_text()
+    (text / "05.txt").write_text(f"{held_out} and more")
+    with pytest.raises(CheckpointError, match="trained with another held-out text"):
+        train(small_config(tmp_path, steps=2, resume=first.run))
+    (text / "05.txt").write_text(held_out)
+    (text / "pic.png").write_bytes(b"\0")  # which is skipped, so that the text is the same
+    assert train(small_config(tmp_path, steps=2, resume=first.run)).steps == 4
+    (text / "03.txt").write_bytes(b"\0")
+    with pytest.raises(
+        CheckpointError, match=r"another training text.*bad files: 03\.txt: not text.*--init-from"
+    ):
+        train(small_config(tmp_path, steps=2, resume=first.run))

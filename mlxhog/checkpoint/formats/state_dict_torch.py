@@ -25,7 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from mlxhog.errors import CheckpointError, EnvironmentLacks, message_of
+from mlxhog.errors import CheckpointError, EnvironmentLacks, message_of, shown
 from mlxhog.files import mapped
 
 try:
@@ -116,11 +116,16 @@ def _state_dict(loaded: object, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _refuse_unusual(tensor: torch.Tensor, name: str, path: Path) -> None:
-    """Refuse a tensor that is no plain array of a type that NumPy and ml_dtypes have."""
+    """Refuse a tensor that is no plain array of a type and shape that NumPy and ml_dtypes have."""
     if tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise CheckpointError(
             f"{path}: {name} has type {kind}, expected float32, float16 or bfloat16"
+        )
+    if not mapped.has_array(tensor.shape, _DTYPES[tensor.dtype]):
+        raise CheckpointError(
+            f"{path}: {name} has shape {shown(tuple(tensor.shape))}, which no array can have; save "
+            "the state dict again"
         )
 
 

@@ -1,0 +1,180 @@
+"""What the first bytes of a file say: whether it is text, and how its characters are encoded.
+
+Text is UTF-8. A byte-order mark at the beginning of a file names UTF-8, UTF-16 or UTF-32; such text
+is decoded, and the mark is dropped. Other bytes stay as they are: a model of bytes can learn them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+HEAD_BYTES = 1 << 16
+"""Bytes of a file that are looked at to tell whether it is text."""
+
+_MARKS = (  # the longer one first, where one begins with the other
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
+"""Control characters that text does not need; man pages have backspaces, logs have escapes."""
+_MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
+_MOST_FOREIGN = 0.25  # share of bytes above 127 in text that is not UTF-8, such as Latin-1
+_DOCUMENTS = (
+    (b"%PDF-", "a PDF document"),
+    (b"%!PS", "PostScript"),
+    (b"{\\rtf", "a document of a word processor (RTF)"),
+)
+_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
+
+
+def head(file: BinaryIO, n_bytes: int = HEAD_BYTES) -> bytes:
+    """Return at most the next `n_bytes` of a buffered file, which stay to be read."""
+    content: bytes = cast(Any, file).peek(n_bytes)[:n_bytes]
+    return content
+
+
+def has_wide_mark(file: BinaryIO) -> bool:
+    """Whether a file that is open at its beginning has the mark of UTF-16 or UTF-32."""
+    start = head(file, 4)
+    return any(start.startswith(mark) for mark, _ in _MARKS)
+
+
+def as_utf8(file: BinaryIO) -> BinaryIO:
+    """Return the same text as UTF-8 without a mark, where the file begins with one.
+
+    Args:
+        file: open at its beginning, buffered. It is closed with the file that is returned.
+
+    Raises:
+        UnicodeError: while it is read: its text is not encoded as its mark says.
+    """
+    start = head(file, 4)
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            return io.BufferedReader(_Decoded(file, name), HEAD_BYTES)
+    if start.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
+    return file
+
+
+class _Decoded(io.RawIOBase):
+    """The text of a file with a mark, as UTF-8."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        """Read a file from its mark on; `name` is the encoding."""
+        super().__init__()
+        self._file, self._name = file, name
+        self._decoder = codecs.getincrementaldecoder(name)()
+        self._n_read = 0
+        self._text = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as text is decoded; 0 at the end.
+
+        Raises:
+            UnicodeError: the next bytes are no text of this encoding.
+        """
+        while not self._text:
+            content = self._file.read(HEAD_BYTES)
+            waiting = len(self._decoder.getstate()[0])
+            try:
+                text = self._decoder.decode(content, final=not content)
+            except UnicodeDecodeError as error:
+                at = self._n_read - waiting + error.start
+                raise UnicodeError(f"{self._name}, and byte {at:,} is not") from error
+            self._n_read += len(content)
+            self._text = memoryview(text.encode())
+            if not content:
+                break
+        n = min(len(buffer), len(self._text))
+        buffer[:n] = self._text[:n]
+        self._text = self._text[n:]
+        return n
+
+    def close(self) -> None:
+        """Close the file, too."""
+        self._file.close()
+        super().close()
+
+
+def unmarked(start: bytes) -> str | None:
+    """Name UTF-16 without a mark by the first bytes of a text; None for any other."""
+    start = start[:4096]
+    for name, zeros in (("UTF-16LE", start[1::2]), ("UTF-16BE", start[::2])):
+        if len(start) >= 16 and zeros.count(0) > 0.9 * len(zeros) and start.count(0) < len(start):
+            return name
+    return None
+
+
+def why_no_text(start: bytes) -> str | None:
+    """Say why a file is not taken for text, by its first bytes; None where it is taken.
+
+    Args:
+        start: of the file as UTF-8, at most `HEAD_BYTES`.
+    """
+    for signature, document in _DOCUMENTS:
+        if start.startswith(signature):
+            return document
+    if _PRIVATE_KEY.search(start):
+        return "a private key"
+    if (zero := start.find(0)) >= 0:
+        return f"not text: a zero byte at offset {zero}"
+    n_controls = len(start) - len(start.translate(None, _CONTROLS))
+    if n_controls > _MOST_CONTROLS * len(start):
+        return f"not text: {n_controls} of its first {len(start):,} bytes are control characters"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)  # may end within a character
+    except UnicodeDecodeError:
+        if sum(byte > 127 for byte in start) > _MOST_FOREIGN * len(start):
+            return "not UTF-8; if it is text, iconv converts it"
+    return None
+
+
+_UNPACK = {".gz": "gzip -dc", ".xz": "xz -dc", ".zst": "zstd -dc"}
+
+
+def conversion(path: Path, name: str) -> str:
+    """Return the command that writes the text of a file as UTF-8 into a new file beside it.
+
+    Args:
+        path: the file; it may be compressed.
+        name: of its encoding.
+    """
+    source = path.absolute()
+    unpack = _UNPACK.get(source.suffix.lower())
+    whole = source.with_suffix("") if unpack else source
+    new = whole.with_name(f"{whole.stem}.utf8{whole.suffix}")
+    convert = f"iconv -f {name} -t UTF-8"
+    if unpack:
+        return f"{unpack} {quoted(source)} | {convert} > {quoted(new)}"
+    return f"{convert} {quoted(source)} > {quoted(new)}"
+
+
+def quoted(path: Path | str) -> str:
+    r"""Return a path as it is typed in a shell, also one that is not printable.
+
+    >>> quoted("my notes/a.txt")
+    "'my notes/a.txt'"
+    >>> quoted("a\udcff.txt")
+    "$'a\\xff.txt'"
+    """
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    spelt = (
+        chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
+        for byte in os.fsencode(text)
+    )
+    return f"$'{''.join(spelt)}'"
