@@ -288,17 +288,14 @@ def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> bo
     end_ns = monotonic_ns() + int(deadlines.sample_s() * 1e9)
     session.arena.counters.store("side_until_ns", end_ns)
 
-    def is_written() -> bool:
-        return monitor.samples > samples
+    def is_written_or_lost(ends: int) -> bool:
+        return monitor.samples > samples or supervisor.ends() > ends
 
-    while supervisor.has_workers() and not is_written():
-        ends = supervisor.ends()
+    while supervisor.has_workers() and monitor.samples == samples:
+        ended = partial(is_written_or_lost, supervisor.ends())
         session.ask("sample")
         supervisor.command(Command.SAMPLE)
-        if not session.until(
-            lambda ends=ends: is_written() or supervisor.ends() > ends,
-            Doing(Activity.SAMPLING),
-            limit_s=(end_ns - monotonic_ns()) / 1e9 + BATCH_S,  # of an evaluation, and of a token
-        ):
+        rest_s = (end_ns - monotonic_ns()) / 1e9
+        if not session.until(ended, Doing(Activity.SAMPLING), rest_s + BATCH_S):
             break
-    return is_written()
+    return monitor.samples > samples

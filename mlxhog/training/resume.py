@@ -136,10 +136,10 @@ class Resumption:
             if own_digest != digest:
                 raise CheckpointError(
                     f"{self.config.resume} was trained with another {part} text than --data "
-                    f"{self.config.data} holds now: its tokens have digest {own_digest[:12]}, not "
-                    f"{digest[:12]}{data.corpus.in_brackets()}; restore the text and the "
-                    "tokenizer that the run was started with, or begin a new run with its "
-                    f"weights: mlxhog train --init-from {quoted(str(self.config.resume))} "
+                    f"{quoted(self.config.data)} holds now: its tokens have digest "
+                    f"{own_digest[:12]}, not {digest[:12]}{data.corpus.in_brackets()}; restore the "
+                    "text and the tokenizer that the run was started with, or begin a new run with "
+                    f"its weights: mlxhog train --init-from {quoted(str(self.config.resume))} "
                     f"--data {quoted(self.config.data)}"
                 )
 

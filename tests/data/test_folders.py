@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import importlib
 import json
@@ -15,7 +16,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.cli import main
-from mlxhog.data import corpora, encodings, textfiles
+from mlxhog.data import corpora, encodings, textfiles, unpacking
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError
 from tests.data import notes
@@ -133,6 +134,26 @@ def test_all_bad_files_are_named_as_far_as_a_message_goes(folder: Path) -> None:
     assert "1000 of 1000 files skipped: 500 empty, 500 that cannot be read" in message
     assert "059.txt: not text: a zero byte at offset 59;" in message
     assert message.endswith(" more; choose other files")
+
+
+def test_files_and_folders_that_are_closed_are_skipped_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.txt").write_text("a")
+    (folder / "sub" / "closed").mkdir(parents=True)
+    (folder / "sub" / "closed.txt").write_text("c")
+    list_folder, open_file = os.scandir, unpacking.open_file
+
+    def refuse(path: Path | str) -> None:
+        if "closed" in Path(path).name:  # as a user who is not root sees it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
+    monkeypatch.setattr(unpacking, "open_file", lambda path, *_: refuse(path) or open_file(path))
+    assert read(folder) == {
+        "sub/closed": "a folder that cannot be opened: Permission denied",
+        "sub/closed.txt": "cannot be read: Permission denied; make it readable, or remove it",
+    }
 
 
 def test_files_that_need_a_missing_package_are_skipped_with_the_command_that_installs_it(
