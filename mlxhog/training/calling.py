@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.plain import observer as shown_on
 
 if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
     from mlxhog.report.metrics import Progress, Result
 
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
@@ -59,17 +61,48 @@ def train(
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     resolved = _resolved(config, written_in(CALL, values))
-    from mlxhog.training.trainer import train as execute  # a while; wrong input is answered before
-
     if callable(observer) or observer is None:
-        return execute(resolved, observer=observer)
+        return execute(resolved, observer)
     if observer != "auto":
         raise ConfigError(
             f"{CALL}: observer is {observer!r}, expected 'auto', None, or a function that takes a "
             "Progress"
         )
     with shown_on(sys.stderr) as show:
-        return execute(resolved, observer=show)
+        return execute(resolved, show)
+
+
+def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) -> Result:
+    """Train; see `mlxhog.training.trainer.train`.
+
+    Trainer and models take a while to import. Wrong input is answered before, and a new run is
+    there, so that `latest` is this run for every other command.
+    """
+    if config.init_from is not None:
+        from mlxhog.training.origin import pinned
+
+        config = pinned(config)  # which may be `latest`: not the new one
+    with starting(config) as run:
+        from mlxhog.training.trainer import train
+
+        return train(config, observer=observer, run=run)
+
+
+@contextmanager
+def starting(config: TrainConfig) -> Iterator[Run | None]:
+    """Make the folder of a new run, and hold it in the block; None where a run is resumed.
+
+    Raises:
+        RunError, EnvironmentLacks: it cannot be made.
+    """
+    if config.resume is not None:
+        yield None
+        return
+    from mlxhog.checkpoint import run as runs  # and NumPy, which no wrong option waits for
+
+    name = config.name or runs.default_name(config.data)
+    with runs.starting(Path(config.out), name, config.to_yaml()) as run:
+        yield run
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:

@@ -14,7 +14,7 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run import RUNNING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -28,9 +28,10 @@ from mlxhog.errors import (
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.files.quantities import Interval
 from mlxhog.machine.interrupts import Interrupts
+from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import checkpoints, evenness, origin, recording
+from mlxhog.training import calling, checkpoints, evenness, origin, recording
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
@@ -39,12 +40,17 @@ from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session
 
+DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
 
 
 def train(
-    config: TrainConfig, *, observer: Observer | None = None, whole_time: bool = False
+    config: TrainConfig,
+    *,
+    observer: Observer | None = None,
+    whole_time: bool = False,
+    run: Run | None = None,
 ) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
 
@@ -54,6 +60,7 @@ def train(
             such as a closed pipe, it is not called again.
         whole_time: whether all of a budget of time is for training, so that two runs train equally
             long; else the command ends by then, and trains the less the longer its start takes.
+        run: the new run, which is starting and held; by default one is made.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
@@ -67,16 +74,23 @@ def train(
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
-    run, config = None, origin.pinned(config)
-    while True:
-        plan = make_plan(config)
-        recording.check(plan)
-        with ExitStack() as stack:
-            training = _Training(plan, observer, stack, began_ns, whole_time, run)
-            try:
-                return training.execute()
-            except _OtherStrategy as other:  # which needs another arena
-                run, config = training.run, evenness.with_strategy(config, str(other))
+    is_open, config = False, origin.pinned(config)
+    with ExitStack() as hold:
+        run = run or hold.enter_context(calling.starting(config))
+        require_descriptors(DESCRIPTORS, "a run")
+        while True:
+            plan = make_plan(config)
+            recording.check(plan)
+            if run is None:
+                assert plan.resumption is not None
+                run = plan.resumption.run
+                hold.enter_context(run.lock())
+            with ExitStack() as stack:
+                training = _Training(plan, observer, stack, began_ns, whole_time, run, is_open)
+                try:
+                    return training.execute()
+                except _OtherStrategy as other:  # which needs another arena
+                    is_open, config = True, evenness.with_strategy(config, str(other))
 
 
 class _Training(Session):
@@ -89,11 +103,11 @@ class _Training(Session):
         stack: ExitStack,
         began_ns: int,
         whole_time: bool,
-        run: Run | None = None,
+        run: Run,
+        is_open: bool,
     ) -> None:
-        """Make the arena of a run; of one that is open already, a second one."""
-        self.is_open, self.run = run is not None, run or plan.open_run()
-        stack.enter_context(self.run.lock())
+        """Make the arena of a run that this process holds; of one that is open, a second one."""
+        self.is_open, self.run = is_open, run
         if plan.resumption is not None:
             plan.resumption.check_newest()
         directory = self.run.directory
@@ -131,7 +145,7 @@ class _Training(Session):
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
         self.watch = HeldOutWatch.of(self.config, plan.resumption)
         self.val_share: float | None = None
-        self.status = "running"
+        self.status = RUNNING
         self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
         self.unsaved: EnvironmentLacks | None = None
         self._deadlines = Deadlines(began_ns, budget.seconds, whole=whole_time)

@@ -153,4 +153,4 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     process = start("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "no checkpoint yet" in err
+    assert "no checkpoint: it ended" in err
