@@ -12,6 +12,7 @@ from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count
+from mlxhog.machine import interrupts
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> int:
         return 0
     with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
         result = execute(config, watch)
+        interrupts.answer_no_more()  # what is left takes no time, and is to be said whole
     if parsed.other.json:
         print(json.dumps(result.to_json()))
     elif not parsed.other.quiet:

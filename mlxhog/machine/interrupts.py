@@ -20,7 +20,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LEAVING_S = 10.0
 """How long the end of the interpreter waits for loops in daemon threads."""
 
+TOGETHER_S = 0.5  # between signals that count as one outside of loops
+
 _raised = 0  # signals of this process that have become a KeyboardInterrupt
+_raised_s = -TOGETHER_S  # when the last of them came
+_answers = True
 
 
 class Interrupts:
@@ -91,8 +95,14 @@ def end_all() -> None:
         loop._wait(until_s)
 
 
+def answer_no_more() -> None:
+    """Let no signal be a KeyboardInterrupt any more in this process: its result is there."""
+    global _answers
+    _answers = False
+
+
 def ignore_from_now_on() -> None:
-    """Let none of the signals change how this process ends: its result is there."""
+    """Let none of the signals change how this process ends, its last moments included."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -105,9 +115,14 @@ def raise_keyboard_interrupt() -> None:
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    global _raised
-    _raised += 1
-    raise KeyboardInterrupt
+    """Raise KeyboardInterrupt, but once for signals that come together, as from a service manager.
+
+    Else the second one would meet the code that answers the first.
+    """
+    global _raised, _raised_s
+    _raised, before_s, _raised_s = _raised + 1, _raised_s, monotonic()
+    if _answers and _raised_s - before_s > TOGETHER_S:
+        raise KeyboardInterrupt
 
 
 def _heard(number: signal.Signals) -> bool:

@@ -208,23 +208,23 @@ class _Training(Session):
                 )
                 self._requests.close()
                 self._end_publishing()
-        if self.config.determinism == "record":
-            recording.end(self.run.directory, self.arena, self.report)
-        self.monitor.drain()
-        if self.arena.counters.load("start_ns"):
-            self.reporter.append_metrics()  # what a run says in the end counts all of it
-            self.reporter.write_times()
-        result = self._result(error)
-        self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
-        try:
-            self._write_status(result=result.to_json(), error=result.error)
-        except EnvironmentLacks as full:  # the result still reaches the caller
-            self.report(f"run.json is not up to date: {full}")
-        if error is not None and self.status == "failed":
-            raise error
-        if isinstance(error, Diverged):
-            self.report(str(error))
-        return result
+            if self.config.determinism == "record":
+                recording.end(self.run.directory, self.arena, self.report)
+            self.monitor.drain()
+            if self.arena.counters.load("start_ns"):
+                self.reporter.append_metrics()  # what a run says in the end counts all of it
+                self.reporter.write_times()
+            result = self._result(error)
+            self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
+            try:
+                self._write_status(result=result.to_json(), error=result.error)
+            except EnvironmentLacks as full:  # the result still reaches the caller
+                self.report(f"run.json is not up to date: {full}")
+            if error is not None and self.status == "failed":
+                raise error
+            if isinstance(error, Diverged):
+                self.report(str(error))
+            return result
 
     def _write_config(self) -> None:
         with disk_errors(f"writing {self.run.config_path}"):
