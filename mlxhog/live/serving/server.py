@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig, key_of
 from mlxhog.live.serving.engine_thread import EngineThread, Served
-from mlxhog.machine.http_server import listen, url_of
+from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.machine.interrupts import SIGNALS
 
 PATIENCE_S = 30.0
@@ -96,6 +96,7 @@ async def _run(
         )
     )
     server.engine, server.on_started = engine, on_started
+    say_once_where_connections_wait()
     await server.serve(sockets=[listener])
 
 
