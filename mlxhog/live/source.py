@@ -198,9 +198,9 @@ class NewestOfRun:
 
     def _look(self) -> None:
         """Take the next source, where this one has ended and there is one."""
-        if monotonic() < self._not_before or not self._source.ended():
+        if monotonic() < self._not_before:
             return
-        newer = self._next_after(self._source)
+        newer = self._next_after(self._source) if self._source.ended() else None
         self._not_before = monotonic() + LOOK_S
         if newer is not None:
             self._source.close()

@@ -114,23 +114,19 @@ class Entry:
         self, target: Callable[..., object], arguments: tuple[Any, ...], *, follows: bool = True
     ) -> None:
         """Hold an importable function and picklable arguments."""
-        self._call, self._follows = (target, arguments), follows
+        self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
+        self._follows = follows
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         """Pickle the call as bytes, which the spawned process reads later."""
-        return _Pickled, (bytes(reduction.ForkingPickler.dumps(self._call)), self._follows)
-
-
-class _Pickled:
-    """An `Entry` in the spawned process."""
-
-    def __init__(self, call: bytes, follows: bool) -> None:
-        self._call, self._follows = call, follows
+        return vars(self) | {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
+        """Follow the parent, and make the call."""
         if self._follows:
             follow_parent()
-        target, arguments = pickle.loads(self._call)
+        call = self._call
+        target, arguments = pickle.loads(call) if isinstance(call, bytes) else call
         target(*arguments)
 
 
