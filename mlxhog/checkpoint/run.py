@@ -32,13 +32,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mlxhog.checkpoint import manifest
 from mlxhog.errors import EnvironmentLacks, RunError, did_you_mean
 from mlxhog.files import durable, plain_json, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
 from mlxhog.files.paths import expanded
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
 
 _STATUS = "run.json"
 _REMOVED = ".removed-"
@@ -359,6 +362,17 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
                     with contextlib.suppress(OSError):  # another run is there by now
                         root.rmdir()
             raise
+
+
+@contextlib.contextmanager
+def new_run(config: TrainConfig) -> Iterator[Run | None]:
+    """Make the run of a configuration, as `starting` does; None where another one is resumed."""
+    if config.resume is not None:
+        yield None
+        return
+    name = config.name or default_name(config.data)
+    with starting(Path(config.out), name, config.to_yaml()) as run:
+        yield run
 
 
 def default_name(data: str) -> str:

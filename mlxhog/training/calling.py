@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +16,6 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.plain import observer as shown_on
 
 if TYPE_CHECKING:
-    from mlxhog.checkpoint.run import Run
     from mlxhog.report.metrics import Progress, Result
 
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
@@ -82,27 +80,12 @@ def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) ->
         from mlxhog.training.origin import pinned
 
         config = pinned(config)  # which may be `latest`: not the new one
-    with starting(config) as run:
+    from mlxhog.checkpoint.run import new_run  # and NumPy, which no wrong option waits for
+
+    with new_run(config) as run:
         from mlxhog.training.trainer import train
 
         return train(config, observer=observer, run=run)
-
-
-@contextmanager
-def starting(config: TrainConfig) -> Iterator[Run | None]:
-    """Make the folder of a new run, and hold it in the block; None where a run is resumed.
-
-    Raises:
-        RunError, EnvironmentLacks: it cannot be made.
-    """
-    if config.resume is not None:
-        yield None
-        return
-    from mlxhog.checkpoint import run as runs  # and NumPy, which no wrong option waits for
-
-    name = config.name or runs.default_name(config.data)
-    with runs.starting(Path(config.out), name, config.to_yaml()) as run:
-        yield run
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:

@@ -14,7 +14,7 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import RUNNING, Run
+from mlxhog.checkpoint.run import RUNNING, Run, new_run
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -31,7 +31,7 @@ from mlxhog.machine.interrupts import Interrupts
 from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import calling, checkpoints, evenness, origin, recording
+from mlxhog.training import checkpoints, evenness, origin, recording
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
@@ -76,7 +76,7 @@ def train(
         raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
     is_open, config = False, origin.pinned(config)
     with ExitStack() as hold:
-        run = run or hold.enter_context(calling.starting(config))
+        run = run or hold.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
         while True:
             plan = make_plan(config)
