@@ -175,6 +175,7 @@ class _Weights:
             return ""
         text = f", version {first.version}"
         text += f" to {last.version}" * (first.version != last.version)
+        text += " (no update yet)" * (last.version == 0)
         if not self._trains:
             return text
         return f"{text}, {last.age_updates} updates and {last.age_s:.1f} s old at its end"

@@ -7,6 +7,7 @@ interpreter does.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import weakref
@@ -80,6 +81,7 @@ class Interrupts:
 
 
 _open: weakref.WeakSet[Interrupts] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_open.clear)  # their threads are not there
 
 
 def end_all() -> None:
