@@ -7,8 +7,9 @@
 
 Every strategy trains the same model on real text, run after run, under a seeded schedule of
 faults, one every few seconds: workers killed, one or all; stopped, one or the whole group; a full
-disk; a closed pipe; the supervisor killed, and its run resumed. Before and after, it trains
-undisturbed. The seed repeats the schedule, not the moments at which it meets the run.
+disk; a closed pipe; the supervisor killed, and its run resumed. Workers and supervisors are also
+killed while they start. Before and after, it trains undisturbed. The seed repeats the schedule, not
+the moments at which it meets the run.
 
 What has to hold: no run hangs, nobody outlives it, every ticket is accounted for (`Audit`), between
 faults the throughput is that of the undisturbed runs, and the held-out loss after the same number
@@ -23,6 +24,7 @@ import math
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,12 +39,15 @@ from harness.machine import ROOT, LoadWatch, own_cpu_s
 from scipy import stats
 from training.faults import SETTLE_S, Observed, Rates, filled
 
+from mlxhog.arena.workers import State
+
 sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
+from tests.processes import alive, below  # noqa: E402
 from tests.small_disk import small_disk  # noqa: E402
 
 WORKERS = ("mlx:cpu", "torch:cpu")
 STRATEGIES: dict[str, tuple[str, ...]] = {
-    "hogwild": (),
+    "hogwild": ("--strategy=hogwild",),  # auto may go on in another arena than the one that is read
     "hogwild, racy": ("--write=racy",),
     "hogwild, disjoint blocks": ("--blocks=disjoint", "--predict=none"),
     "hogwild after sync": ("--async-after=0.3",),
@@ -62,6 +67,9 @@ LONGEST_RUN_S = 600.0  # many times what an undisturbed run takes
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 DISK_BYTES = 512 << 20
 POLL_S = 0.02
+DEATHS_AT_SPAWN = 4  # of workers, and of supervisors
+SPAWN_S = 1.5  # at a moment of which a worker that is being spawned is killed
+LEAVE_S = 10.0  # for what a killed supervisor was spawning, on a busy machine
 THROUGHPUT = 0.97
 
 
@@ -262,6 +270,51 @@ def disturbed(
             _close(run)
 
 
+def while_starting(record: Record, draw: random.Random, out: Path, words: list[str]) -> None:
+    """Kill workers before they are up, in a run that ends well; then supervisors that start.
+
+    A worker that is being spawned holds nothing, and leaves at once when its supervisor has died.
+    """
+    run = Observed(out, words, len(WORKERS))
+    killed: set[tuple[int, int]] = set()
+    end_s = time.monotonic() + LONGEST_RUN_S
+    try:
+        while not run.ended() and time.monotonic() < end_s:
+            run.look()
+            for slot in range(1, len(WORKERS) + 1):
+                one = slot, run.entry(slot).incarnation
+                starts = run.entry(slot).state == State.STARTING and run.entry(slot).pid
+                if starts and one not in killed and len(killed) < DEATHS_AT_SPAWN:
+                    time.sleep(draw.uniform(0.0, SPAWN_S))
+                    run.send([slot], signal.SIGKILL)
+                    killed.add(one)
+            time.sleep(POLL_S)
+        if run.ended():
+            _take_in(record, run, full_disk=False)
+        else:
+            record.hangs += 1
+            record.failures.append(f"hang: {_where(run)}")
+        record.faults["kill at spawn"] = len(killed)
+    finally:
+        _close(run)
+    for _ in range(DEATHS_AT_SPAWN):
+        command = [sys.executable, "-m", "mlxhog", "train", "--quiet", f"--out={out}", *words]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                while not (pids := below(process.pid)) and process.poll() is None:
+                    time.sleep(POLL_S)
+                time.sleep(draw.uniform(0.0, SPAWN_S))
+                pids += below(process.pid)
+            finally:
+                process.kill()
+        end_s = time.monotonic() + LEAVE_S
+        while any(map(alive, pids)) and time.monotonic() < end_s:
+            time.sleep(POLL_S)
+        record.orphans += sum(map(alive, set(pids)))
+        name = "kill the supervisor at spawn"
+        record.faults[name] = record.faults.get(name, 0) + 1
+
+
 def _take_in(record: Record, run: Observed, *, full_disk: bool) -> None:
     """Note how a run has ended, and account for its tickets."""
     record.orphans += len(run.orphans())
@@ -385,6 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 chaos = Chaos(1000 * seed + number, record, disk=disk)
                 undisturbed(record, out, words(0))
+                while_starting(record, chaos.random, out, words(2))
                 seconds = 60 * minutes / len(options.strategy)
                 disturbed(record, chaos, out, words, seconds)
                 undisturbed(record, out, words(1))

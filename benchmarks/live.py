@@ -44,7 +44,7 @@ from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
 from mlxhog.files.quantities import Interval
 from mlxhog.live import CHECKPOINT, READ_MODES
-from mlxhog.live.opening import RunWeights, open_source
+from mlxhog.live.opening import open_source
 from mlxhog.live.source import Follower
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -129,7 +129,7 @@ def write_for_ever(spec: str, out: str, mode: str, core: int, pipe: Connection) 
     while True:
         try:
             source, model = open_source(spec, root=Path(out), backend="torch:cpu", mode=mode)
-            if mode == CHECKPOINT or isinstance(source, RunWeights):
+            if mode == CHECKPOINT or not source.ended():
                 break
         except MlxhogError:
             if time.monotonic() > deadline:
@@ -324,7 +324,7 @@ def _versions(out: str, steps: int) -> tuple[dict[int, np.ndarray], Model]:
                 source, model = open_source(
                     "latest", root=Path(out), backend="torch:cpu", mode="snapshot"
                 )
-                if isinstance(source, RunWeights):
+                if not source.ended():
                     break
             if time.monotonic() > deadline:
                 raise RuntimeError("the run cannot be read")

@@ -40,8 +40,8 @@ from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.corpora import read_sotu
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import MlxhogError
-from mlxhog.live.opening import RunWeights, open_source
-from mlxhog.live.source import Follower
+from mlxhog.live.opening import open_source
+from mlxhog.live.source import Follower, WeightSource
 from mlxhog.models import families
 from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
@@ -241,7 +241,7 @@ def answers(folder: Path, run: runs.Run, scale: Scale) -> dict[str, Any]:
         training.communicate()
 
 
-def opened(folder: Path) -> tuple[RunWeights, Any]:
+def opened(folder: Path) -> tuple[WeightSource, Any]:
     """The run's shared weights, once it trains."""
     end = time.monotonic() + WAIT_S
     while time.monotonic() < end:
@@ -250,7 +250,7 @@ def opened(folder: Path) -> tuple[RunWeights, Any]:
         except MlxhogError:
             time.sleep(0.2)
             continue
-        if isinstance(source, RunWeights):
+        if not source.ended():
             return source, model
         time.sleep(0.2)
     raise RuntimeError("the run does not go on")

@@ -8,19 +8,29 @@ from contextlib import suppress
 def main() -> int:
     """Run the command of this process's arguments, and return its exit code."""
     try:
-        from mlxhog.machine.interrupts import raise_keyboard_interrupt
+        from mlxhog.machine.interrupts import ignore_from_now_on, raise_keyboard_interrupt
 
         raise_keyboard_interrupt()
         _open_standard_streams()
         from mlxhog.cli import main as run
 
         code = run()
+        ignore_from_now_on()
     except KeyboardInterrupt:  # before the command line could answer it, or after it had
-        with suppress(OSError):
-            os.write(2, b"interrupted\n")
-        code = 130
+        code = _interrupted()
     _leave_a_busy_engine(code)
     return code
+
+
+def _interrupted() -> int:
+    """Say so, and return the exit code; further signals do not change it."""
+    with suppress(KeyboardInterrupt):
+        from mlxhog.machine.interrupts import ignore_from_now_on
+
+        ignore_from_now_on()
+        with suppress(OSError):
+            os.write(2, b"interrupted\n")
+    return 130
 
 
 def _leave_a_busy_engine(code: int) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
-from mlxhog.arena.handover import DescriptorServer, receive_fds
+from mlxhog.arena.handover import ANSWER_S, DescriptorServer, receive_fds
 from mlxhog.arena.layout import PAGE, Layout
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.segment import Header, read_header
@@ -170,13 +170,14 @@ class Arena:
             raise
 
     @classmethod
-    def connect(cls, path: Path) -> Arena:
+    def connect(cls, path: Path, timeout_s: float = ANSWER_S) -> Arena:
         """Attach, read-only, the arena that a running training serves at a socket.
 
         Raises:
+            NoAnswer: its process does not answer in this time.
             ArenaError: nobody serves there, or what is served is not an arena.
         """
-        fd, *others = receive_fds(path)
+        fd, *others = receive_fds(path, timeout_s)
         try:
             arena = cls.from_fd(fd, readonly=True)
         except ArenaError:

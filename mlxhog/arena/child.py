@@ -19,7 +19,6 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import State
-from mlxhog.machine.processes import follow_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -202,7 +201,6 @@ def _main(
     pipe: Connection, output: _Output, handle: ArenaHandle | None, slots: tuple[int, ...]
 ) -> None:
     """Entry point of the spawned process: hand what arrives to the lanes until the pipe ends."""
-    follow_parent()
     os.dup2(output.fd, 1)
     os.dup2(output.fd, 2)
     arena = None if handle is None else Arena.from_handle(handle)

@@ -24,10 +24,14 @@ from mlxhog.errors import ArenaError
 GREETING = b"mlxhog-arena-1"
 RECEIVED = b"!"
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
-_TIMEOUT_S = 5.0
+ANSWER_S = 5.0  # of a process that serves or asks
 _RECEIPT_S = 1.0
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
+
+
+class NoAnswer(ArenaError):
+    """The process that trains a run does not answer: it is stopped, or the machine is very busy."""
 
 
 def socket_path(directory: Path, name: str = "socket") -> Path:
@@ -95,7 +99,7 @@ class DescriptorServer:
             try:
                 connection, _ = self._socket.accept()
                 with connection:
-                    connection.settimeout(_TIMEOUT_S)
+                    connection.settimeout(ANSWER_S)
                     if peer_uid(connection) == os.getuid():
                         socket.send_fds(connection, [GREETING], self._fds)
                         # macOS may drop a descriptor that is still under way when this end closes
@@ -114,14 +118,15 @@ class DescriptorServer:
         self.close()
 
 
-def receive_fds(path: Path) -> list[int]:
+def receive_fds(path: Path, timeout_s: float = ANSWER_S) -> list[int]:
     """The descriptors that a `DescriptorServer` of the same user serves at `path`, one or two.
 
     Raises:
+        NoAnswer: its process does not answer in this time.
         ArenaError: no socket there, a stale one, or one that is not ours.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_TIMEOUT_S)
+        connection.settimeout(timeout_s)
         try:
             connection.connect(os.fspath(path))
         except FileNotFoundError as error:
@@ -130,6 +135,8 @@ def receive_fds(path: Path) -> list[int]:
             raise ArenaError(
                 f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
             ) from error
+        except (TimeoutError, BlockingIOError) as error:
+            raise NoAnswer(f"the process that serves {path} takes no connection") from error
         except OSError as error:
             raise ArenaError(f"cannot connect to {path}: {error}") from error
         try:
@@ -138,6 +145,10 @@ def receive_fds(path: Path) -> list[int]:
             message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 2)
             with contextlib.suppress(OSError):  # a server that did not wait has what it needs
                 connection.send(RECEIVED)
+        except TimeoutError as error:
+            raise NoAnswer(
+                f"the process that serves {path} has not answered in {timeout_s:g} s"
+            ) from error
         except OSError as error:
             raise ArenaError(f"no descriptor came from {path}: {error}") from error
     if message != GREETING or not fds:
@@ -152,7 +163,7 @@ def receive_fds(path: Path) -> list[int]:
 def is_stale(path: Path) -> bool:
     """Whether a socket file at `path` has lost its server."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_TIMEOUT_S)
+        probe.settimeout(ANSWER_S)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:

@@ -1,23 +1,32 @@
 """Worker processes: spawned, watched, ended and reaped; one alone, or a pool by their slots.
 
-None outlives the process that spawned it: its target calls `follow_parent` first. What a dead one
-held in an arena is declared free after `waitpid` has said that it is gone, never before.
+None outlives the process that spawned it: it watches that process from its first moment on
+(`processes.Entry`), and is ended where that process ends while a daemon thread still has it. What a
+dead one held in an arena is declared free after `waitpid` has said that it is gone, never before.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import Pipe, connection, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import IO, Any
 
 from mlxhog.arena.arena import Arena
-from mlxhog.machine.processes import FAULT_EXIT_CODE, spawning
+from mlxhog.machine import interrupts
+from mlxhog.machine.processes import FAULT_EXIT_CODE, Entry, end_spawning, spawning
 
 _TAIL_BYTES = 4096  # of output that may explain a death
+
+_processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+"""Those that were spawned here and are not reaped."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class WorkerProcess:
         name: str,
         threads: int | None = None,
         daemon: bool | None = True,
+        follows: bool = True,
         pipe: bool = False,
         arena: Arena | None = None,
         slots: tuple[int, ...] = (),
@@ -71,12 +81,14 @@ class WorkerProcess:
             name: of the process.
             threads: see `processes.thread_limits`; None sets no limits.
             daemon: None where it has children of its own.
+            follows: whether it leaves as soon as this process is gone.
             pipe: whether `target` gets one end of a pipe, before its other arguments.
             arena: whose worker it is.
             slots: worker slots of the arena that it takes until it is reaped.
 
         Raises:
             ConfigError: something cannot be sent to a process; the message says what.
+            EnvironmentLacks: this process may not open as many files as that takes.
             ArenaError: a slot still has a living worker.
         """
         self._entries = [] if arena is None else [(arena.workers, slot) for slot in slots]
@@ -84,18 +96,34 @@ class WorkerProcess:
         self._pipe: Connection | None = None
         for table, slot in self._entries:
             table.acquire_slot(slot=slot)
-        if pipe:
-            self._pipe, far_end = Pipe()
-            arguments = (far_end, *arguments)
-        self.process = get_context("spawn").Process(
-            target=target, args=arguments, name=name, daemon=daemon
-        )
-        with spawning(threads):
-            self.process.start()
-        if pipe:
-            far_end.close()
+        far_end: Connection | None = None
+        try:
+            with spawning(threads):
+                if pipe:
+                    self._pipe, far_end = Pipe()
+                    arguments = (far_end, *arguments)
+                entry = Entry(target, arguments, follows=follows)
+                self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
+                self.process.start()
+                _processes.add(self.process)
+        except BaseException:  # nobody gets hold of it
+            self._undo()
+            raise
+        finally:
+            if far_end is not None:
+                far_end.close()
         for table, slot in self._entries:
             table.seated(slot, self.pid)
+
+    def _undo(self) -> None:
+        """Leave nothing of a process that was not spawned, or of one that nobody asks for."""
+        process = getattr(self, "process", None)
+        if process is not None and process.pid is not None:
+            self.kill()
+        for table, slot in self._entries:
+            table.mark_dead(slot)
+        if self._pipe is not None:
+            self._pipe.close()
 
     @property
     def pid(self) -> int:
@@ -164,3 +192,19 @@ def last_lines(output: IO[bytes], since: int = 0) -> list[str]:
     output.seek(max(since, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = output.read().decode(errors="replace").split("\n")
     return [line for line in lines if line.strip()] or ["it left no message"]
+
+
+def _end_with_interpreter() -> None:
+    """End the processes of daemon threads, which the end of the interpreter is about to stop.
+
+    `multiprocessing` would send them SIGTERM, which they leave to this process to answer, and wait.
+    """
+    interrupts.end_all()
+    end_spawning()
+    for process in list(_processes):
+        with contextlib.suppress(ValueError):  # it was reaped meanwhile
+            process.kill()
+
+
+atexit.register(_end_with_interpreter)  # it comes before that of `multiprocessing`
+os.register_at_fork(after_in_child=_processes.clear)  # they are the parent's

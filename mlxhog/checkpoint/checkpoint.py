@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -367,8 +368,11 @@ def latest(run: Run) -> Path:
     if checkpoints := manifest.by_age(run.checkpoints):
         return checkpoints[-1]
     raise CheckpointError(
-        f"the run {run.directory} has no checkpoint yet; wait for one while it runs, or begin "
-        f"again with mlxhog train --config {run.config_path}"
+        f"the run {run.directory} has no checkpoint yet; it saves one when it ends (mlxhog stop "
+        f"{shlex.quote(run.name)})"
+        if run.is_locked()
+        else f"the run {run.directory} has no checkpoint: it ended before its first; begin it "
+        f"again with mlxhog train --config {shlex.quote(str(run.config_path))}"
     )
 
 

@@ -13,6 +13,10 @@ runs/<utc>-<name>/
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
 
+A run begins as `starting`: its folder is there, with the options it was given, before its data is
+prepared. It becomes `running` when its parameters can be read. A start that fails takes its folder
+with it; one that is killed leaves it, `interrupted` like any run whose lock is free.
+
 A run that is removed is first renamed to `.removed-<utc>-<name>`, which is no run any more.
 """
 
@@ -24,18 +28,25 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from mlxhog.checkpoint import manifest
 from mlxhog.errors import EnvironmentLacks, RunError, did_you_mean
 from mlxhog.files import durable, plain_json, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
 from mlxhog.files.paths import expanded
 
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
+
 _STATUS = "run.json"
 _REMOVED = ".removed-"
+STARTING, RUNNING = "starting", "running"
+"""Status of a run that a process holds: before and after its parameters can be read."""
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
 MOST_NAMED = 8
@@ -134,15 +145,25 @@ class Run:
             replace_file(self.directory / _STATUS, content)
 
     def read_status(self) -> dict[str, Any]:
-        """Return `run.json`; a run said to be running whose lock is free was interrupted.
+        """Return `run.json`; a run said to be starting or running was interrupted if it is free.
 
         Where the file cannot be read, the status is "damaged" and there is nothing else.
         """
         status = self._read_status()
         with contextlib.suppress(RunError):  # a lock that cannot be opened tells nothing
-            if status.get("status") == "running" and not self.is_locked():
+            if status.get("status") in (STARTING, RUNNING) and not self.is_locked():
                 status["status"] = "interrupted"
         return status
+
+    def is_starting(self) -> bool:
+        """Return whether a process prepares this run, whose parameters cannot be read yet."""
+        return self.read_status().get("status") == STARTING
+
+    def has_checkpoint(self) -> bool:
+        """Return whether there is something that `--resume` goes on from."""
+        return any(
+            (path / manifest.NAME).is_file() for path in self.checkpoints.glob("step-*[0-9]")
+        )
 
     def created_ns(self) -> int:
         """Return when the run was made, in nanoseconds since 1970; 0 where that is not known."""
@@ -276,8 +297,14 @@ class Run:
         return status if isinstance(status, dict) else {"status": DAMAGED}
 
 
-def create(root: Path, name: str) -> Run:
-    """Make a new run directory `<utc>-<name>` below `root`.
+def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
+    """Make a new run directory `<utc>-<name>` below `root`, of a run that is starting.
+
+    Args:
+        root: the folder of runs.
+        name: of the run, without its time.
+        config: the options it was given, as YAML.
+        hold: takes its lock, before any other process can find it.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
@@ -302,10 +329,50 @@ def create(root: Path, name: str) -> Run:
         except OSError as error:
             raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
         run = Run(directory)
+        if hold is not None:
+            hold.enter_context(run.lock())
         with disk_errors(f"making {run.checkpoints}"):
             run.checkpoints.mkdir()
-        run.write_status({"status": "created"})
+            replace_file(run.config_path, config.encode())
+        run.write_status({"status": STARTING})  # from now on it is a run
         return run
+
+
+@contextlib.contextmanager
+def starting(root: Path, name: str, config: str) -> Iterator[Run]:
+    """Make a new run and hold it in the block; one that fails while it starts leaves no folder.
+
+    Args:
+        root: the folder of runs.
+        name: of the run, without its time.
+        config: the options it was given, as YAML.
+
+    Raises:
+        RunError, EnvironmentLacks: as `create`.
+    """
+    is_first = not root.exists()
+    with ExitStack() as hold:
+        run = create(root, name, config, hold)
+        try:
+            yield run
+        except BaseException:
+            if run.is_starting():
+                _clear(run)
+                if is_first:
+                    with contextlib.suppress(OSError):  # another run is there by now
+                        root.rmdir()
+            raise
+
+
+@contextlib.contextmanager
+def new_run(config: TrainConfig) -> Iterator[Run | None]:
+    """Make the run of a configuration, as `starting` does; None where another one is resumed."""
+    if config.resume is not None:
+        yield None
+        return
+    name = config.name or default_name(config.data)
+    with starting(Path(config.out), name, config.to_yaml()) as run:
+        yield run
 
 
 def default_name(data: str) -> str:
@@ -357,18 +424,23 @@ def remove(run: Run) -> None:
         RunError: a process trains it.
         EnvironmentLacks: the system refuses; the run is whole, or gone but for what is named.
     """
-    parent = run.directory.parent
-    for removed in parent.glob(f"{_REMOVED}*"):
+    for removed in run.directory.parent.glob(f"{_REMOVED}*"):
         durable.remove(removed)
-    nameless = parent / f"{_REMOVED}{run.name}"
     with run.lock(), disk_errors(f"removing {run.directory}"):
-        os.replace(run.directory, nameless)
-    durable.remove(nameless)
+        nameless = _clear(run)
     if nameless.exists():
         raise EnvironmentLacks(
             f"the run {run.name} is removed, but the system does not let go of {nameless}; look at "
             "what is in it, and delete it"
         )
+
+
+def _clear(run: Run) -> Path:
+    """Take a run's name from it, then delete what it holds; returns where that lies meanwhile."""
+    nameless = run.directory.with_name(f"{_REMOVED}{run.name}")
+    os.replace(run.directory, nameless)
+    durable.remove(nameless)
+    return nameless
 
 
 def find(spec: str, root: Path) -> Run:

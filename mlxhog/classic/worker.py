@@ -52,7 +52,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.classic.config import RunSettings
 from mlxhog.classic.problem import Block, Float32, Kernel, Memory
-from mlxhog.machine.processes import FAULTS, end_by, follow_parent, in_one_line
+from mlxhog.machine.processes import FAULTS, end_by, in_one_line
 
 # -- the arena -------------------------------------------------------------------------------------
 
@@ -290,7 +290,6 @@ class WorkerArgs:
 
 def main(pipe: Connection, args: WorkerArgs) -> None:
     """Entry point of the spawned process; the pipe takes the error that ended it."""
-    follow_parent()
     try:
         _run(args)
     except FAULTS as fault:

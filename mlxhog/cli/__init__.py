@@ -202,6 +202,11 @@ def _run(command: str, arguments: list[str]) -> int:
                 file=sys.stderr,
             )
             return 2
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            from mlxhog.machine.processes import descriptors_text
+
+            print(f"no more files can be opened: {descriptors_text()}", file=sys.stderr)
+            return LACKS
         if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
             from mlxhog.files.durable import explained
 

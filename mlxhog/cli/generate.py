@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES, Generation
+from mlxhog.live import MODES, Generation, wait_option
 from mlxhog.machine.workers import BACKEND_WORDS
 from mlxhog.report.streams import verbatim
 
@@ -58,6 +58,7 @@ class GenerateConfig(Generation):
         "its newest checkpoint",
         choices=MODES,
     )
+    wait: float = wait_option()
     out: str = option("runs", "folder that holds the runs")
 
 
@@ -88,6 +89,8 @@ def run(arguments: list[str]) -> int:
         weights=config.weights,
         mode=config.mode,
         out=config.out,
+        wait=config.wait,
+        say=lambda message: print(message, file=sys.stderr),
     )
     pieces = model.answer(
         prompts,
@@ -121,11 +124,11 @@ def run(arguments: list[str]) -> int:
 
 
 class _Weights:
-    """Which weights each answer was written with, where they are those of a run that trains."""
+    """Which weights each answer was written with."""
 
     def __init__(self, model: "LanguageModel", answers: int) -> None:
         self._model, self._follower = model, model.follower
-        self._live = not self._follower.source.ended()
+        self._trains = not self._follower.source.ended()
         self._first: list[Loaded | None] = [None] * answers
         self._last = list(self._first)
 
@@ -133,9 +136,8 @@ class _Weights:
         """Note what each piece is computed with; let go of the weights after the last."""
         with closing(self._model):
             for piece in pieces:
-                if self._live:
-                    self._last[piece.row] = now = self._follower.loaded()
-                    self._first[piece.row] = self._first[piece.row] or now
+                self._last[piece.row] = now = self._follower.loaded()
+                self._first[piece.row] = self._first[piece.row] or now
                 yield piece
 
     def record(self, row: int) -> dict[str, Any]:
@@ -143,11 +145,12 @@ class _Weights:
         first, last = self._first[row], self._last[row]
         if first is None or last is None:
             return {}
+        source = self._follower.source
         weights = {
-            "of": self._follower.source.whose,
-            "mode": self._follower.source.mode,
-            "version_first": first.version,
-            "version_last": last.version,
+            "of": source.whose,
+            "mode": source.mode,
+            "version_first": first.version if source.counts_updates else None,
+            "version_last": last.version if source.counts_updates else None,
             "consistent": last.consistent,
             "age_updates": last.age_updates,
             "age_s": _rounded(last.age_s),
@@ -155,17 +158,27 @@ class _Weights:
         return {"weights": weights}
 
     def lines(self) -> list[str]:
-        """What is said beside the text."""
+        """What is said beside the text: of all answers at once where it is the same."""
         source = self._follower.source
-        lines = [source.note] if source.note else []
-        for row, (first, last) in enumerate(zip(self._first, self._last, strict=True), start=1):
-            if first is None or last is None:
-                continue
-            versions = f"{first.version}" + f" to {last.version}" * (first.version != last.version)
-            which = "" if len(self._first) == 1 else f"answer {row}: "
-            age = f"{last.age_updates} updates and {last.age_s:.1f} s old at its end"
-            lines.append(f"{which}weights of {source.whose}, version {versions}, {age}")
-        return lines
+        rows = [
+            f"weights of {source.whose}{self._versions(first, last)}"
+            for first, last in zip(self._first, self._last, strict=True)
+            if first is not None and last is not None
+        ]
+        if len(set(rows)) > 1:
+            rows = [f"answer {row}: {line}" for row, line in enumerate(rows, start=1)]
+        return [*filter(None, [source.note]), *dict.fromkeys(rows)]
+
+    def _versions(self, first: "Loaded", last: "Loaded") -> str:
+        """The versions of the first and the last token, and the age of the last while it trains."""
+        if not self._follower.source.counts_updates:
+            return ""
+        text = f", version {first.version}"
+        text += f" to {last.version}" * (first.version != last.version)
+        text += " (no update yet)" * (last.version == 0)
+        if not self._trains:
+            return text
+        return f"{text}, {last.age_updates} updates and {last.age_s:.1f} s old at its end"
 
 
 def _prompts(config: GenerateConfig) -> list[str]:

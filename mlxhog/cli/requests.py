@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, Parsed, RunFolder
 from mlxhog.config.options import option
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,11 @@ def _ask(parsed: Parsed, out: str, request: str, **fields: Any) -> int:
     from mlxhog.checkpoint.run import find
 
     run = find(parsed.other.run, Path(out))
+    if run.is_starting():
+        raise RunError(
+            f"the run {run.name} is starting, and takes no request yet; try again when mlxhog runs "
+            "says that it trains, or end it with Ctrl-C in its terminal"
+        )
     answer = ask(run.directory, request, **fields)
     if parsed.other.json:
         print(json.dumps({"run": str(run.directory), **answer}))

@@ -32,9 +32,10 @@ RM_HELP = "a path, or a run's whole name, with date and time or without"
 MARKS = {
     "running": ("*", "trains now"),
     "interrupted": ("-", "interrupted: mlxhog train --resume RUN goes on"),
-    "created": (".", "no step yet"),
+    "starting": (".", "starts now"),
     "done": (" ", ""),
 }
+EARLY = ("x", "ended before its first checkpoint: mlxhog show RUN says what to do")
 BAD = ("!", "ended badly: mlxhog show RUN says how")
 """Of every other status, such as diverged, failed, unsaved or damaged."""
 HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
@@ -84,6 +85,7 @@ def describe(run: "Run") -> dict[str, Any]:
         "steps": status.get("steps") if steps is None else steps,
         "seconds": reached.get("elapsed_s", status.get("seconds")) if seconds is None else seconds,
         "bits_per_byte": reached.get("val_bits_per_byte"),
+        "resumable": run.has_checkpoint(),
         "trained_s": _last_change(run),
     }
 
@@ -127,7 +129,7 @@ def _last_change(run: "Run") -> float:
 def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
     from mlxhog.report.table import aligned
 
-    marks = [MARKS.get(_text(record, "status"), BAD) for record in records]
+    marks = [_mark(record) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
     header, least = HEADER, LEAST
     lines = aligned(header, rows, words=3, width=width, least=least)
@@ -135,6 +137,14 @@ def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
         lines = aligned(header[:-1], [row[:-1] for row in rows], words=3, width=width, least=least)
     legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
     return "\n".join([*lines, *legend, *_emulated(records)])
+
+
+def _mark(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The mark of a run in the table, and what it says."""
+    status = _text(record, "status")
+    if status == "interrupted" and not record["resumable"]:
+        return EARLY
+    return MARKS.get(status, BAD)
 
 
 def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.live.serving.config import ServeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.live.serving.engine_thread import Served
+    from mlxhog.live.serving.engine_thread import EngineThread, Served
 
 EXAMPLES = (
     "serve latest",
@@ -35,15 +35,26 @@ def run(arguments: list[str]) -> int:
     parsed, config = flags.read(ServeConfig, arguments)
     from mlxhog.live.serving.server import serve
 
-    def on_ready(url: str, served: "Served") -> None:
-        if served.note:
-            print(served.note, file=sys.stderr)
-        if parsed.other.json:
-            ready = {"url": url, "model": served.name, "weights": served.whose, "pid": os.getpid()}
-            print(json.dumps(ready), flush=True)
-        else:
-            print(f"{served.whose} at {url}, model {served.name}; Ctrl-C ends", flush=True)
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
 
-    serve(parsed.other.model, config, on_ready)
+    def on_ready(url: str, served: "Served", engine: "EngineThread") -> None:
+        if engine.note:
+            say(engine.note)
+        version = engine.loaded.version if engine.counts_updates else None
+        if parsed.other.json:
+            ready = {
+                "url": url,
+                "model": served.name,
+                "weights": engine.whose,
+                "version": version,
+                "pid": os.getpid(),
+            }
+            print(json.dumps(ready), flush=True)
+            return
+        weights = engine.whose if version is None else f"{engine.whose}, version {version},"
+        print(f"{weights} at {url}, model {served.name}; Ctrl-C ends", flush=True)
+
+    serve(parsed.other.model, config, on_ready, say)
     print("ended", file=sys.stderr)
     return 0

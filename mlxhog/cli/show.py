@@ -11,6 +11,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
 from mlxhog.config.options import to_flag
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import path_from_here
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -106,7 +107,11 @@ def _next(record: "Record") -> list[str]:
     name = shlex.quote(run_word(record.run.directory))
     if record.is_running:
         return [f"next: mlxhog watch {name}"]
-    return [f"next: mlxhog plot {name}", f"      mlxhog train --resume {name} --time 10m"]
+    config = shlex.quote(str(path_from_here(record.run.config_path)))
+    train = f"--resume {name} --time 10m"
+    if not record.run.has_checkpoint():  # which `--resume` would refuse
+        train = f"--config {config}  # begins again: it has no checkpoint"
+    return [f"next: mlxhog plot {name}", f"      mlxhog train {train}"]
 
 
 def _architecture(run: "Run") -> "ModelConfig | None":

@@ -12,10 +12,11 @@ from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count
+from mlxhog.machine import interrupts
 from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
-from mlxhog.training.calling import configured
+from mlxhog.training.calling import configured, execute
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result
@@ -45,11 +46,9 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     parsed = flags().parse(arguments)
     config = configuration(parsed)
-    # Trainer and models take a while to import: wrong input is answered before.
-    from mlxhog.training.plan import make_plan
-    from mlxhog.training.trainer import train
-
     if parsed.other.dry_run:
+        from mlxhog.training.plan import make_plan
+
         plan = make_plan(config)
         from mlxhog.training import preview
 
@@ -57,7 +56,8 @@ def run(arguments: list[str]) -> int:
         print(json.dumps(preview.facts(plan, config)) if as_json else preview.text(plan, config))
         return 0
     with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
-        result = train(config, observer=watch)
+        result = execute(config, watch)
+        interrupts.answer_no_more()  # what is left takes no time, and is to be said whole
     if parsed.other.json:
         print(json.dumps(result.to_json()))
     elif not parsed.other.quiet:

@@ -2,10 +2,12 @@
 
 import json
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
+from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import Observer, observer
 
@@ -19,6 +21,7 @@ EXAMPLES = (
     "watch latest --json | jq .loss",
 )
 INTERRUPTED = 130
+START_POLL_S = 0.1
 
 
 def run(arguments: list[str]) -> int:
@@ -28,7 +31,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object per line and state")
     flags.quiet()
     parsed, config = flags.read(RunFolder, arguments)
-    from mlxhog.checkpoint.run import find
+    from mlxhog.checkpoint.run import find, is_run
     from mlxhog.report.follow import Follower, follow
 
     watched = find(parsed.other.run, Path(config.out))
@@ -38,6 +41,12 @@ def run(arguments: list[str]) -> int:
         else observer(sys.stdout, quiet=parsed.other.quiet)
     )
     try:
+        if watched.is_starting():
+            print(f"{watched.name} is starting", file=sys.stderr, flush=True)
+        while watched.is_starting():
+            time.sleep(START_POLL_S)
+        if not is_run(watched.directory):
+            raise RunError(f"{watched.name} could not start; its terminal says why")
         with Follower(watched) as follower:
             with view as shown:
                 follow(follower, shown)

@@ -32,6 +32,7 @@ _EXPLAINED = {
     errno.EROFS: "the disk is read-only; choose another directory, or mount it writable",
     errno.ENOENT: "its directory is not there any more; was it moved or deleted?",
     errno.ENOTDIR: "a file stands where its directory was; was that moved?",
+    errno.EMFILE: "no more files can be opened; raise the limit (ulimit -n 1024), or close some",
     errno.EACCES: "the system does not allow it; make the directory writable",
     errno.EPERM: "the system does not allow it; is it protected, as by chattr +i or a sandbox?",
 }

@@ -10,6 +10,7 @@ racy                 the shared parameters as they are being written     between
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from mlxhog.config.options import option
 
@@ -19,6 +20,15 @@ READ_MODES = ("double_buffer", "pinned_per_sequence", "snapshot", "tensor", "rac
 CHECKPOINT = "checkpoint"
 MODES = (*READ_MODES, CHECKPOINT)
 """What commands take: a read mode, or the newest checkpoint of a run although it trains."""
+
+
+WAIT_S = 60.0
+"""How long a run that is being started is waited for."""
+
+
+def wait_option() -> Any:  # as `option`
+    """Declare the option of commands that wait."""
+    return option(WAIT_S, "how long to wait for a run that is being started", unit="s", low=0)
 
 
 _sampling = partial(option, group="sampling")

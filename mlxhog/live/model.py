@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -18,10 +18,9 @@ from mlxhog.decoding.model import Model
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.scoring import score_document
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.live import READ_MODES, Generation
-from mlxhog.live.opening import open_source
+from mlxhog.live import READ_MODES, WAIT_S, Generation
+from mlxhog.live.opening import open_newest
 from mlxhog.live.source import Follower, WeightSource
-from mlxhog.machine.processes import environment
 from mlxhog.models import families
 
 
@@ -243,6 +242,8 @@ def load(
     weights: str = "float32",
     mode: str = READ_MODES[0],
     out: str | Path = "runs",
+    wait: float = WAIT_S,
+    say: Callable[[str], object] = lambda message: None,
 ) -> LanguageModel:
     """Load a model that writes and scores text.
 
@@ -255,9 +256,12 @@ def load(
         weights: what the backend holds: "float32" or "bfloat16"; of MLX also "8bit" and "4bit".
         mode: which weights of a run that trains, one of `MODES` in `mlxhog/live`.
         out: the folder that holds the runs.
+        wait: seconds to wait for a run that is being started.
+        say: told what is waited for.
 
     Raises:
-        RunError: there is no such run; the message names those that there are.
+        RunError: there is no such run, and the message names those that there are; or it has not
+            begun in that time.
         CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
         ConfigError: no such backend, weights or mode, or the model is no language model.
         DataError: it has no tokenizer, or one that does not fit the model.
@@ -270,20 +274,20 @@ def load(
     for name, word in (("backend", backend), ("weights", weights), ("mode", mode)):
         if not isinstance(word, str):
             raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
-    # A pool of torch's that spins between its jobs takes the cores from the native operators'.
-    with environment({"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}):
-        source, opened = open_source(
-            os.fspath(model),
-            root=Path(out),
-            backend=backend,
-            weights=weights,
-            mode=mode,
-        )
-        try:
-            return LanguageModel(source, opened)
-        except BaseException:
-            source.close()
-            raise
+    source, opened = open_newest(
+        os.fspath(model),
+        root=Path(out),
+        backend=backend,
+        weights=weights,
+        mode=mode,
+        wait_s=wait,
+        say=say,
+    )
+    try:
+        return LanguageModel(source, opened)
+    except BaseException:
+        source.close()
+        raise
 
 
 def _text(what: str, value: str) -> str:

@@ -1,50 +1,88 @@
 """Open a run or a checkpoint for a text generator: its model, and where its weights come from.
 
-The weights of a run that trains now are read from its arena without the right to write. Nothing
-here waits for a worker, and no worker waits for what is done here. Which updates are in what was
-read, and which are in part, is found out by marks. What each mode gives stands in
-`mlxhog/live/__init__.py`.
+A run that is starting is waited for. One that trains is read from its arena (`running.py`), one
+that has ended from its newest checkpoint, and when it is resumed from its arena again.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from mlxhog.arena import Arena
-from mlxhog.arena.control import Command
-from mlxhog.arena.handover import socket_path
-from mlxhog.arena.marks import (
-    SEGMENT,
-    Float32,
-    MarksReader,
-    copy_model,
-    copy_racily,
-    copy_tensors,
-)
-from mlxhog.arena.process import monotonic_ns, process_is_gone
-from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
-from mlxhog.backends.backend import WeightHolder
+from mlxhog.arena.handover import ANSWER_S, NoAnswer, socket_path
+from mlxhog.arena.published import WORDS
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats import weights as files
-from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.model import Model, end_tokens
-from mlxhog.errors import ArenaError, CheckpointError, RunError
+from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
 from mlxhog.files.paths import expanded
 from mlxhog.live import CHECKPOINT, READ_MODES
-from mlxhog.live.source import CheckpointWeights, Loaded, WeightSource, checked_mode
-from mlxhog.models import families
+from mlxhog.live.running import OF_COPIES, RunWeights
+from mlxhog.live.source import CheckpointWeights, NewestOfRun, WeightSource, checked_mode
+from mlxhog.machine.processes import environment
 from mlxhog.models.families import ModelConfig
 
-FIRST_COPY_S = 10.0  # for the publisher to notice this reader
-SNAPSHOT_S = 0.1  # of tries, before the published copy is taken instead
-OF_COPIES = ("double_buffer", "pinned_per_sequence")
-"""Modes that read published copies only."""
+FIRST_RUN_S = 5.0  # for the first run of a folder to appear
+POLL_S = 0.1
+SOON_S = 0.5  # for a resumed run to answer, while answers are being written
+SILENT_S = 10.0  # before a run that did not is asked again
+
+
+def open_newest(
+    spec: str,
+    *,
+    root: Path,
+    backend: str,
+    weights: str = "float32",
+    mode: str = READ_MODES[0],
+    wait_s: float = 0.0,
+    say: Callable[[str], object] = lambda message: None,
+    pause: Callable[[float], object] = time.sleep,
+) -> tuple[WeightSource, Model]:
+    """Open what `spec` names as `open_source` does, when a run that is being started can be read.
+
+    `latest` means the newest run also where that began while another one was opened.
+
+    Args:
+        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
+        root: the folder of runs.
+        backend: what computes.
+        weights: what it holds.
+        mode: one of `MODES` in `mlxhog/live`.
+        wait_s: how long to wait for a run that is starting.
+        say: told once what is waited for.
+        pause: waits some seconds; it may raise to end the wait.
+
+    Raises:
+        RunError: the run has not begun in that time, or ended before it could be read.
+        MlxhogError: as `open_source`.
+    """
+    wait = _Wait(wait_s, say, pause)
+    run = wait.for_first(spec, root)
+    while True:
+        if run is None:
+            return open_source(spec, root=root, backend=backend, weights=weights, mode=mode)
+        wait.for_start(run)
+        try:
+            opened = _open_run(run, backend, weights, mode)
+        except CheckpointError as error:  # its workers start anew with another strategy
+            is_up = not run.is_locked() or socket_path(run.directory).is_socket()
+            if is_up or not wait.goes_on(str(error)):
+                raise
+            continue
+        latest = _run(spec, root)
+        if spec != "latest" or latest is None or latest == run:
+            return opened
+        opened[0].close()
+        opened[1].backend.close()
+        run = latest
 
 
 def open_source(
@@ -57,8 +95,9 @@ def open_source(
 ) -> tuple[WeightSource, Model]:
     """Open what `spec` names: a run while it trains, its newest checkpoint later, or a checkpoint.
 
-    Where a run that trains keeps no copies for readers, the modes that read them take its newest
-    checkpoint; the source's `note` says so.
+    The source of a run follows it: when it has ended and is resumed, to its new weights. Where a
+    run that trains keeps no copies for readers, the modes that read them take its newest
+    checkpoint, and so do all where its process does not answer; the source's `note` says so.
 
     Args:
         spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
@@ -79,323 +118,220 @@ def open_source(
         EnvironmentLacks: the backend is not there.
         ArenaError: the run that trains cannot be read, such as one of another version.
     """
-    note = ""
-    if mode != CHECKPOINT:
-        checked_mode(mode)
-        run = _running(spec, root)
-        if run is not None:
-            try:
-                return _of_run(run, backend, weights, mode)
-            except _ReadCheckpoint as reason:
-                note = str(reason)
+    if (run := _run(spec, root)) is not None:
+        return _open_run(run, backend, weights, mode)
+    opened = formats.open(checkpoint.locate(spec, root))
+    source = _of_checkpoint(opened, weights, mode)
+    return source, _model(source, backend, opened.config, opened.text_tokenizer(), opened.path)
+
+
+def _run(spec: str, root: Path) -> Run | None:
+    """The run that `spec` names; None for everything else, such as a checkpoint's path."""
     try:
-        return _of_checkpoint(spec, root, backend, weights, mode, note)
-    except CheckpointError as error:
-        raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
+        return None if files.candidates(expanded(spec)) else runs.find(spec, root)
+    except (RunError, OSError):
+        return None  # whose error the checkpoint's way will tell
+
+
+class _Wait:
+    """The patience with a run that is being started; all waits together take so long at most."""
+
+    def __init__(
+        self, wait_s: float, say: Callable[[str], object], pause: Callable[[float], object]
+    ) -> None:
+        self._wait_s, self._until_s = wait_s, time.monotonic() + wait_s
+        self._say, self._pause, self._has_said = say, pause, False
+
+    def goes_on(self, reason: str) -> bool:
+        """Say once what is waited for, and wait a moment; False where the time is over."""
+        if time.monotonic() >= self._until_s:
+            return False
+        if not self._has_said:
+            self._say(f"{reason}; waiting up to {self._wait_s:g} s (--wait)")
+            self._has_said = True
+        self._pause(POLL_S)
+        return True
+
+    def for_first(self, spec: str, root: Path) -> Run | None:
+        """Return the run that is named; the first of a folder may be a moment late."""
+        until_s = time.monotonic() + min(self._wait_s, FIRST_RUN_S)
+        while (run := _run(spec, root)) is None and spec == "latest":
+            if time.monotonic() >= until_s or runs.list_runs(root):
+                break
+            self._pause(POLL_S)
+        return run
+
+    def for_start(self, run: Run) -> None:
+        """Wait until a run can be read.
+
+        Raises:
+            RunError: it has not begun in time, or ended before it did.
+        """
+        waited = False
+        while run.is_starting():
+            waited = True
+            if not self.goes_on(f"run {run.name} is starting: no weights yet"):
+                raise RunError(
+                    f"run {run.name} is still starting, and has no weights yet; try again later, "
+                    "or wait longer (--wait 600)"
+                )
+        if waited and not runs.is_run(run.directory):
+            raise RunError(
+                f"run {run.name} ended before it had weights; its terminal says why it could not "
+                "start"
+            )
 
 
 class _ReadCheckpoint(Exception):
     """Why a run that trains is read from its newest checkpoint."""
 
 
-def _running(spec: str, root: Path) -> Run | None:
-    """The run that `spec` names, if a supervisor holds it; None for everything else."""
+def _open_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSource, Model]:
+    """Open a run's newest weights, and those that follow."""
+    note = ""
+    source: WeightSource
+    if mode != CHECKPOINT:
+        checked_mode(mode)
+        if run.is_locked():
+            try:
+                config, tokenizer, source = _of_run(run, weights, mode)
+                newest = NewestOfRun(source, _Following(run, config, weights, mode))
+                return newest, _model(newest, backend, config, tokenizer, run.directory)
+            except _ReadCheckpoint as reason:
+                note = str(reason)
     try:
-        if files.candidates(expanded(spec)):
-            return None
-        run = runs.find(spec, root)
-        return run if run.is_locked() else None
-    except (RunError, OSError):
-        return None  # whose error the checkpoint's way will tell
+        opened = formats.open(checkpoint.latest(run))
+    except CheckpointError as error:
+        raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
+    note = f"{note}, so this is its newest checkpoint" if note else ""
+    source = _of_checkpoint(opened, weights, mode, note)
+    newest = NewestOfRun(source, _Following(run, opened.config, weights, mode))
+    return newest, _model(newest, backend, opened.config, opened.text_tokenizer(), opened.path)
 
 
-def _of_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSource, Model]:
+def _model(
+    source: WeightSource, backend: str, config: ModelConfig, tokenizer: Tokenizer, path: Path
+) -> Model:
+    """Start what computes; a source whose model cannot be started is closed."""
+    # A pool of torch's that spins between its jobs takes the cores from the native operators'.
+    policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
-        arena = Arena.connect(socket_path(run.directory))
+        with environment(policy):
+            return Model.without_weights(backend, config, tokenizer, path, end_tokens(config))
+    except BaseException:
+        source.close()
+        raise
+
+
+def _of_run(
+    run: Run,
+    weights: str,
+    mode: str,
+    *,
+    patience_s: float = ANSWER_S,
+    model: ModelConfig | None = None,
+) -> tuple[ModelConfig, Tokenizer, RunWeights]:
+    """Attach a run that trains.
+
+    Args:
+        run: the run.
+        weights: what backends hold.
+        mode: one of `READ_MODES`.
+        patience_s: how long its process may take to answer.
+        model: that the run has to have; by default the one that its folder says.
+
+    Raises:
+        _ReadCheckpoint: it cannot be read now, or not in this mode.
+        ArenaError: it cannot be read at all.
+    """
+    try:
+        arena = Arena.connect(socket_path(run.directory), patience_s)
+    except NoAnswer as error:
+        raise _ReadCheckpoint(_silent(run)) from error
     except ArenaError as error:
-        if run.is_locked() and not socket_path(run.directory).is_socket():
-            raise _ReadCheckpoint(f"run {run.name} is starting, and not readable yet") from error
         if not run.is_locked():
             raise _ReadCheckpoint(f"run {run.name} has just ended") from error
+        if not socket_path(run.directory).is_socket():
+            raise _ReadCheckpoint(f"run {run.name} is starting, and not readable yet") from error
         raise
     try:
         if WORDS not in arena.layout.segments and mode in OF_COPIES:
             raise _ReadCheckpoint(
-                f"run {run.name} keeps no copies for readers (start it with --live on), so this is "
-                "its newest checkpoint"
+                f"run {run.name} keeps no copies for readers (start it with --live on)"
             )
         config, tokenizer = checkpoint.read_model(run.architecture)
-        source = RunWeights(arena, config, name=run.name, mode=mode, weights=weights)
+        source = RunWeights(
+            arena,
+            model or config,
+            name=run.name,
+            mode=mode,
+            weights=weights,
+            patience_s=2 * patience_s,
+        )
+        return config, tokenizer, source
+    except NoAnswer as error:
+        arena.close()
+        raise _ReadCheckpoint(_silent(run)) from error
     except BaseException:
         arena.close()
         raise
-    try:
-        model = Model.without_weights(backend, config, tokenizer, run.directory, end_tokens(config))
-    except BaseException:
-        source.close()
-        raise
-    return source, model
 
 
-def _of_checkpoint(
-    spec: str, root: Path, backend: str, weights: str, mode: str, note: str
-) -> tuple[WeightSource, Model]:
-    opened = formats.open(checkpoint.locate(spec, root))
+def _silent(run: Run) -> str:
+    return f"the process that trains run {run.name} does not answer (is it stopped?)"
+
+
+def _of_checkpoint(opened: Opened, weights: str, mode: str, note: str = "") -> CheckpointWeights:
     saved = opened.path / manifest.NAME
-    source = CheckpointWeights(
+    return CheckpointWeights(
         opened.path,
         opened.config,
         opened.tensors,
-        version=manifest.read(opened.path)["step"] if saved.is_file() else 0,
+        version=manifest.read(opened.path)["step"] if saved.is_file() else None,
         mode=READ_MODES[0] if mode == CHECKPOINT else mode,
         weights=weights,
         note=note,
     )
-    tokenizer = opened.text_tokenizer()
-    model = Model.without_weights(
-        backend, opened.config, tokenizer, opened.path, end_tokens(opened.config)
-    )
-    return source, model
 
 
-# -- a run that trains ---------------------------------------------------------------------------
+class _Following:
+    """Opens what has become newer than a source of a run that has ended."""
 
+    def __init__(self, run: Run, model: ModelConfig, weights: str, mode: str) -> None:
+        self._run, self._model, self._weights, self._mode = run, model, weights, mode
+        self._seen: Path | None = None
+        self._not_before = 0.0
 
-class RunWeights:
-    """A `WeightSource` on a running run's arena, which is closed with it."""
+    def __call__(self, source: WeightSource) -> WeightSource | None:
+        """Return the run that trains again, a newer checkpoint, or None."""
+        try:
+            return self._resumed() or self._saved(source)
+        except MlxhogError:  # of files that are being written, or of another version
+            return None
 
-    def __init__(
-        self,
-        arena: Arena,
-        model: ModelConfig,
-        *,
-        name: str,
-        mode: str = READ_MODES[0],
-        weights: str = "float32",
-    ) -> None:
-        """Register with the publisher, and wait for its first copy if there is none.
-
-        Args:
-            arena: connected; belongs to this object from now on.
-            model: the run's.
-            name: of the run, for messages.
-            mode: one of `READ_MODES`.
-            weights: what backends hold, as `Backend.load` takes it.
-
-        Raises:
-            ArenaError: the arena is of another model, keeps no copies, or publishes none.
-        """
-        self.mode = checked_mode(mode)
-        self.note = ""
-        self._arena, self._model, self._weights = arena, model, weights
-        self._name = name
-        layout = arena.layout
-        _check_model(arena, model, name)
-        self._n = layout.probe.offset  # floats of the parameters
-        own = [segment for segment in layout.segments if _is_own(segment)]
-        self._shared, self.whose = arena.params, f"run {name}"
-        slots: list[int] | None = None
-        if own and mode in OF_COPIES:
-            self.whose = f"run {name}, the average of its workers' own parameters"
-        elif own:
-            self._shared, slots = arena.segment(own[0]), [1]
-            self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
-        self._marks: MarksReader | None = None
-        self._all_marks: MarksReader | None = None
-        self._copies: Copies | None = None
-        self._reader: Reader | None = None
-        if SEGMENT in layout.segments:
-            self._all_marks = MarksReader(arena.segment(SEGMENT), layout)
-        if mode != "racy":
-            self._marks = MarksReader(_segment_of_readers(arena, SEGMENT, name), layout, slots)
-            self._copies = Copies(arena)
-            self._reader = self._registered()
-        self._number, self._taken_ns = 0, monotonic_ns()
-        self._newest: Copy | None = None
-        self._bound: WeightHolder | None = None
-        self._version = -1
-        if mode in OF_COPIES:
-            self._wait_for_copy(since=self._before)
-
-    def _registered(self) -> Reader:
-        fd, self._arena.readers_fd = self._arena.readers_fd, None
-        assert self._copies is not None
-        self._before = self._copies.number()
-        if fd is None:
-            raise ArenaError(f"run {self._name} keeps copies, and hands out no page for readers")
-        return Readers.attach(fd).register()
-
-    def _wait_for_copy(self, since: int) -> None:
-        """Wait until a copy is published after number `since`, or none will be."""
-        assert self._copies is not None
-        copies, until = self._copies, time.monotonic() + FIRST_COPY_S
-        while copies.number() <= since and not self.ended() and time.monotonic() < until:
-            newest = copies.newest()
-            if newest is not None and newest.version == self._counted() == newest.oldest:
-                return  # a run that does not step publishes none
-            time.sleep(0.005)
-        if copies.number() == 0:
-            raise ArenaError(
-                f"run {self._name} has published no copy of its weights within "
-                f"{FIRST_COPY_S:.0f} s; is its process stopped? --mode racy reads without one"
+    def _resumed(self) -> WeightSource | None:
+        if self._mode == CHECKPOINT or time.monotonic() < self._not_before:
+            return None
+        if not self._run.is_locked():
+            return None
+        try:
+            _, _, source = _of_run(
+                self._run, self._weights, self._mode, patience_s=SOON_S, model=self._model
             )
+        except _ReadCheckpoint as reason:
+            if isinstance(reason.__cause__, NoAnswer):  # who writes an answer waits meanwhile
+                self._not_before = time.monotonic() + SILENT_S
+            return None
+        if not source.ended():
+            return source
+        source.close()
+        return None
 
-    def _counted(self) -> int:
-        """Updates applied so far."""
-        return self._arena.counters.load("version")
-
-    def _most_updates(self) -> int:
-        """Updates applied or under way, at most; without marks those under way are not known."""
-        under_way = 0 if self._all_marks is None else self._all_marks.writers()
-        return under_way + self._counted()  # in this order: one that ends meanwhile counts
-
-    # -- what a generator asks -------------------------------------------------------------------
-
-    def newest(self) -> int:
-        """Version of the newest copy, or of the parameters themselves."""
-        if self.mode not in OF_COPIES:
-            return self._counted()
-        assert self._copies is not None
-        if self._newest is None or self._copies.number() != self._newest.number:
-            self._newest = self._copies.newest()
-        return 0 if self._newest is None else self._newest.version
-
-    def has_newer(self) -> bool:
-        """Whether there are newer weights than those loaded last."""
-        if self.mode in OF_COPIES:
-            assert self._copies is not None
-            return self._copies.number() != self._number
-        return self._counted() != self._version
-
-    def load(self, backend: WeightHolder) -> Loaded:
-        """Fill the backend as the mode says; see `WeightSource.load`."""
-        out = self._inbox(backend)
-        loaded = self._read(out)
-        self._version = loaded.version
-        if self._weights == "float32":
-            backend.refresh()
-            return self.aged(loaded)
-        slots = self._arena.layout.slots
-        tensors = {
-            name: out[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for name, slot in slots.items()
-        }
-        not_finite = backend.load(self._model, tensors, weights=self._weights)
-        refuse_not_finite(not_finite, Path(self._name))
-        return self.aged(loaded)
-
-    def aged(self, loaded: Loaded) -> Loaded:
-        """Return what was loaded with its age as it is now."""
-        behind = max(0, self._counted() - loaded.version)
-        age_s = (monotonic_ns() - self._taken_ns) / 1e9 if behind else 0.0
-        return replace(loaded, age_updates=behind, age_s=age_s)
-
-    def ended(self) -> bool:
-        """Whether the run has said so, or its process has died."""
-        if self._copies is not None and self._copies.closed:
-            return True
-        if self._arena.counters.load("command") == Command.EXIT:
-            return True
-        return process_is_gone(*self._arena.creator)
-
-    def close(self) -> None:
-        """Let go of the run."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-        self._shared = np.empty(0, np.float32)
-        self._arena.close()
-
-    # -- reading ---------------------------------------------------------------------------------
-
-    def _inbox(self, backend: WeightHolder) -> Float32:
-        """Where parameters go: the memory that the backend computes from, where it can."""
-        if self._weights != "float32":
-            return np.empty(self._n, np.float32)
-        if self._bound is not backend:
-            layout = self._arena.layout
-            backend.bind(self._model, layout.slots, layout.n_floats, None)
-            self._bound = backend
-        return backend.inbox[: self._n]
-
-    def _read(self, out: Float32) -> Loaded:
-        if self.mode in OF_COPIES:
-            return self._copy(out)
-        self._taken_ns = monotonic_ns()
-        if self.mode == "racy":
-            oldest = self._counted()
-            copy_racily(out, self._shared[: self._n])
-            return Loaded(version=self._most_updates(), oldest=oldest, mixed=None)
-        if self.mode == "tensor":
-            return self._tensors(out)
-        return self._model_between_updates(out)
-
-    def _copy(self, out: Float32) -> Loaded:
-        """The newest published copy; it is held while it is read."""
-        assert self._copies is not None
-        assert self._reader is not None
-        copy = self._reader.take(self._copies, out)
-        if copy is None:
-            self._wait_for_copy(since=0)
-            return self._copy(out)
-        self._number, self._taken_ns = copy.number, copy.time_ns
-        return Loaded(version=copy.version, oldest=copy.oldest, mixed=copy.mixed)
-
-    def _tensors(self, out: Float32) -> Loaded:
-        """Each parameter between two updates; one that is written all the time from the copy."""
-        assert self._marks is not None
-        layout, oldest = self._arena.layout, self._counted()
-        busy, mixed = copy_tensors(layout, self._marks, out, self._shared), 0
-        if busy:
-            whole = np.empty(self._n, np.float32)
-            copy = self._copy(whole)
-            for name in busy:
-                slot = layout.slots[name]
-                span = slice(slot.offset, slot.offset + slot.size)
-                out[span] = whole[span]
-            oldest, mixed = min(oldest, copy.oldest), min(len(busy), copy.mixed or 0)
-        # Now, and not before: the copy may have been published since the parameters were read.
-        return Loaded(version=self._most_updates(), oldest=oldest, mixed=mixed)
-
-    def _model_between_updates(self, out: Float32) -> Loaded:
-        """The whole model between two updates, or the published copy where none is in sight."""
-        assert self._marks is not None
-        shared = self._shared[: self._n]
-
-        def copy() -> list[str]:
-            copy_racily(out, shared)
-            return []
-
-        model = copy_model(self._arena.counters, self._marks, copy, limit_s=SNAPSHOT_S)
-        if not model.consistent:
-            return self._copy(out)
-        return Loaded(version=model.version, oldest=model.oldest)
-
-
-def _is_own(segment: str) -> bool:
-    """Whether a segment holds the own parameters of one worker of averaged runs."""
-    prefix, _, rank = segment.partition(".")
-    return prefix == "copies" and rank.isdigit()
-
-
-def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
-    """Compare the arena's parameters with the model's."""
-    here = {parameter: spec.shape for parameter, spec in families.param_spec(model).items()}
-    there = {parameter: slot.shape for parameter, slot in arena.layout.slots.items()}
-    if here != there:
-        different = sorted(here.items() ^ there.items())[0][0]
-        raise ArenaError(
-            f"the arena of run {name} holds another model than its model/config.json says, "
-            f"{different} for one; was the run's directory copied? Name one of its checkpoints"
-        )
-
-
-def _segment_of_readers(
-    arena: Arena, segment: str, name: str
-) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    if WORDS not in arena.layout.segments:
-        raise ArenaError(
-            f"run {name} keeps no copies for readers (--live on does); --mode racy reads its "
-            "parameters as they are being written, --mode checkpoint its newest checkpoint"
-        )
-    return arena.segment(segment)
+    def _saved(self, source: WeightSource) -> WeightSource | None:
+        path = checkpoint.latest(self._run)
+        if path == self._seen:
+            return None
+        self._seen = path
+        if manifest.read(path)["step"] <= source.newest():
+            return None
+        return _of_checkpoint(formats.open(path), self._weights, self._mode)

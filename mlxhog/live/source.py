@@ -9,7 +9,7 @@ A generator asks between tokens whether there are newer weights, and takes them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -24,6 +24,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.live import READ_MODES
 from mlxhog.models.families import ModelConfig
 
+LOOK_S = 0.5  # between two looks whether a run that has ended trains again
 LOADING_PART = 0.1  # of a generator's time that loading newer weights may take
 
 
@@ -55,14 +56,21 @@ class Loaded:
 class WeightSource(Protocol):
     """Weights that may become newer. Belongs to the thread of the backend that it fills."""
 
-    mode: str
-    """One of `READ_MODES`."""
+    @property
+    def counts_updates(self) -> bool:
+        """Whether versions are known: a checkpoint of others does not say how many updates."""
 
-    whose: str
-    """Whose weights they are, in words: a run's, the average of its workers' own, a checkpoint."""
+    @property
+    def mode(self) -> str:
+        """One of `READ_MODES`."""
 
-    note: str
-    """What the user should know of how they are read; empty where it is as was asked for."""
+    @property
+    def whose(self) -> str:
+        """Whose weights they are, in words: a run's, its workers' average, a checkpoint's."""
+
+    @property
+    def note(self) -> str:
+        """Why they are not read as was asked for; empty where they are."""
 
     def newest(self) -> int:
         """Version (updates applied) of the newest readable weights; cheap, never blocks."""
@@ -97,7 +105,7 @@ class CheckpointWeights:
         model: ModelConfig,
         tensors: Mapping[str, NDArray[Any]],
         *,
-        version: int,
+        version: int | None,
         mode: str = READ_MODES[0],
         weights: str = "float32",
         note: str = "",
@@ -108,7 +116,7 @@ class CheckpointWeights:
             path: the checkpoint, for messages.
             model: its architecture.
             tensors: name -> array, as `Backend.load` takes them.
-            version: updates applied when it was saved; 0 where that is not known.
+            version: updates applied when it was saved; None where that is not known.
             mode: the read mode that was asked for; all are the same here.
             weights: what backends hold, as `Backend.load` takes it.
             note: why this is read and not the run itself.
@@ -118,7 +126,8 @@ class CheckpointWeights:
         run = run_of(path)
         self.whose = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
         self._path, self._model, self._tensors = path, model, tensors
-        self._version, self._weights = version, weights
+        self.counts_updates = version is not None
+        self._version, self._weights = version or 0, weights
 
     def newest(self) -> int:
         """The checkpoint's version."""
@@ -145,6 +154,83 @@ class CheckpointWeights:
     def close(self) -> None:
         """Let go of the files."""
         self._tensors = {}
+
+
+class NewestOfRun:
+    """The newest weights of a run, however often it ends and is resumed: a source of sources.
+
+    It begins with one of them. When that has ended, it looks now and then for the next: the run
+    that trains again, or a newer checkpoint of it.
+    """
+
+    def __init__(
+        self, source: WeightSource, next_after: Callable[[WeightSource], WeightSource | None]
+    ) -> None:
+        """Begin with a source, which belongs to this object from now on.
+
+        Args:
+            source: the newest there is.
+            next_after: opens what has become newer than a source that has ended; it returns soon.
+        """
+        self._source, self._next_after = source, next_after
+        self._is_other = False  # than the one that was loaded last
+        self._not_before = 0.0
+
+    @property
+    def mode(self) -> str:
+        """One of `READ_MODES`."""
+        return self._source.mode
+
+    @property
+    def whose(self) -> str:
+        """Whose weights they are now, in words."""
+        return self._source.whose
+
+    @property
+    def note(self) -> str:
+        """Why they are not read as was asked for, where they are not."""
+        return self._source.note
+
+    @property
+    def counts_updates(self) -> bool:
+        """Whether versions are known."""
+        return self._source.counts_updates
+
+    def _look(self) -> None:
+        """Take the next source, where this one has ended and there is one."""
+        if monotonic() < self._not_before:
+            return
+        newer = self._next_after(self._source) if self._source.ended() else None
+        self._not_before = monotonic() + LOOK_S
+        if newer is not None:
+            self._source.close()
+            self._source, self._is_other = newer, True
+
+    def newest(self) -> int:
+        """Version of the newest readable weights."""
+        return self._source.newest()
+
+    def has_newer(self) -> bool:
+        """Whether there are newer weights, or others, than those loaded last."""
+        self._look()
+        return self._is_other or self._source.has_newer()
+
+    def load(self, backend: WeightHolder) -> Loaded:
+        """Fill the backend; see `WeightSource.load`."""
+        self._is_other = False
+        return self._source.load(backend)
+
+    def aged(self, loaded: Loaded) -> Loaded:
+        """Return what was loaded with its age as it is now."""
+        return self._source.aged(loaded)
+
+    def ended(self) -> bool:
+        """Whether the run does not train now."""
+        return self._source.ended()
+
+    def close(self) -> None:
+        """Let go of the run."""
+        self._source.close()
 
 
 class Follower:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine.processes import NO_DESCRIPTORS, descriptors_text
 
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine in a Host header."""
@@ -25,6 +28,28 @@ class ForeignRequest(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def say_once_where_connections_wait() -> None:
+    """Let the running event loop say in one line that no more connections can be taken.
+
+    By itself it prints a traceback for each connection that waits, a thousand times a second.
+    """
+    has_said = False
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal has_said
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+            if not has_said:
+                text = f"no more files can be opened, so connections wait: {descriptors_text()}"
+                print(text, file=sys.stderr, flush=True)
+            has_said = True
+        elif not (has_said and isinstance(error, ValueError) and "handle" in context):
+            # else it is a second try of the loop's own to accept, after the server has closed
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def check_names(headers: Mapping[bytes, bytes], names: frozenset[str] | None) -> None:

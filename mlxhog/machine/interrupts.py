@@ -1,19 +1,31 @@
 """Signals that ask a command to end, counted, so that a loop can finish its step.
 
-Before such a loop runs, and in commands without one, each of the signals is a KeyboardInterrupt.
+Before such a loop runs, and in commands without one, each of the signals is a KeyboardInterrupt;
+when a command has its result, they are ignored. A loop in a daemon thread also ends when the
+interpreter does.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import weakref
+from time import monotonic
 from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a service manager, and a terminal that was closed."""
 
+LEAVING_S = 10.0
+"""How long the end of the interpreter waits for loops in daemon threads."""
+
+TOGETHER_S = 0.5  # between signals that count as one outside of loops
+
 _raised = 0  # signals of this process that have become a KeyboardInterrupt
+_raised_s = -TOGETHER_S  # when the last of them came
+_answers = True
 
 
 class Interrupts:
@@ -30,6 +42,8 @@ class Interrupts:
     def __init__(self) -> None:
         self.count = self.received = 0
         self._before: dict[signal.Signals, Any] = {}
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
 
     def _add(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
@@ -41,6 +55,8 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         """Begin to count."""
+        self._thread = threading.current_thread()
+        _open.add(self)
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._add) for number in SIGNALS if _heard(number)
@@ -53,6 +69,44 @@ class Interrupts:
         """Give the signals back to who had them."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        _open.discard(self)
+        self._over.set()
+
+    def _wait(self, until_s: float) -> None:
+        """Wait until the block is over, and a moment for its thread to end."""
+        thread, rest_s = self._thread, until_s - monotonic()
+        if thread is not None and thread is not threading.current_thread():
+            if self._over.wait(rest_s):
+                thread.join(1.0)
+
+
+_open: weakref.WeakSet[Interrupts] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_open.clear)  # their threads are not there
+
+
+def end_all() -> None:
+    """Let every loop end as two signals do, at once, and wait for them; for the interpreter's end.
+
+    A thread that is stopped in native code by the interpreter's end would abort the process. There
+    is no time to save anything: what saving needs, such as threads, cannot be started any more.
+    """
+    loops, until_s = list(_open), monotonic() + LEAVING_S
+    for loop in loops:
+        loop.count = max(loop.count, 2)
+    for loop in loops:
+        loop._wait(until_s)
+
+
+def answer_no_more() -> None:
+    """Let no signal be a KeyboardInterrupt any more in this process: its result is there."""
+    global _answers
+    _answers = False
+
+
+def ignore_from_now_on() -> None:
+    """Let none of the signals change how this process ends, its last moments included."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def raise_keyboard_interrupt() -> None:
@@ -63,9 +117,14 @@ def raise_keyboard_interrupt() -> None:
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    global _raised
-    _raised += 1
-    raise KeyboardInterrupt
+    """Raise KeyboardInterrupt, but once for signals that come together, as from a service manager.
+
+    Else the second one would meet the code that answers the first.
+    """
+    global _raised, _raised_s
+    _raised, before_s, _raised_s = _raised + 1, _raised_s, monotonic()
+    if _answers and _raised_s - before_s > TOGETHER_S:
+        raise KeyboardInterrupt
 
 
 def _heard(number: signal.Signals) -> bool:

@@ -1,19 +1,22 @@
 """Surroundings in which processes are spawned, and what a spawned one does first and last.
 
-A spawned process follows its parent and shares the cores. It imports nothing from the current
-directory, and not the caller's program: a script without `if __name__ == "__main__"`, a program on
-standard input and a notebook may all train. Its exit code tells an error that no restart cures.
+A spawned process follows its parent, which it watches before it imports what it is to do, and
+shares the cores. It imports nothing from the current directory, and not the caller's program: a
+script without `if __name__ == "__main__"`, a program on standard input and a notebook may all
+train. Its exit code tells an error that no restart cures.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import (
     ExitStack,
     contextmanager,
@@ -21,11 +24,11 @@ from contextlib import (
     redirect_stderr,
     redirect_stdout,
 )
-from multiprocessing import connection, parent_process, resource_tracker
+from multiprocessing import connection, parent_process, reduction, resource_tracker
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.interrupts import SIGNALS
 
 FAULTS = (
@@ -48,6 +51,9 @@ for what may have passed when the worker is back, such as a lack of memory.
 
 FAULT_EXIT_CODE = 70  # of a process that one of them ended: like EX_SOFTWARE of other programs
 
+_process_wide = threading.RLock()
+"""Held while the environment, `__main__` or the standard streams of this process are others."""
+
 
 @contextmanager
 def spawning(threads: int | None = None) -> Iterator[None]:
@@ -58,14 +64,15 @@ def spawning(threads: int | None = None) -> Iterator[None]:
 
     Raises:
         ConfigError: something cannot be sent to a process; the message says what.
+        EnvironmentLacks: this process may not open as many files as that takes.
 
-    Concurrency: changes the environment and `sys.modules` of this process meanwhile; for one
-    thread at a time.
+    Concurrency: changes the environment and `sys.modules` of this process meanwhile; other threads
+    wait until they are as before.
     """
     limits = nullcontext() if threads is None else thread_limits(threads)
     # Python looks for modules beside the program first: for `-c`, in the current directory.
     safe = environment({"PYTHONSAFEPATH": "1"})
-    with limits, safe, _without_main(), _without_broken_output():
+    with _process_wide, limits, safe, _without_main(), _without_broken_output():
         with _held_back((signal.SIGHUP,)):  # which the tracker, unlike the others, does not ignore
             resource_tracker.ensure_running()  # its own start lets the other signals through again
         try:
@@ -78,12 +85,56 @@ def spawning(threads: int | None = None) -> Iterator[None]:
                 f"a worker process cannot be given what this program defines: {error}; workers do "
                 "not import the program that calls mlxhog, so move it to a module of its own"
             ) from error
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTORS:
+                raise
+            raise EnvironmentLacks(f"no process can be started: {descriptors_text()}") from error
+
+
+def end_spawning() -> None:
+    """Let no other thread spawn a process: it waits for ever. For the end of the interpreter."""
+    _process_wide.acquire()
+
+
+def _renew_lock() -> None:
+    global _process_wide
+    _process_wide = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it is not there
+
+
+class Entry:
+    """What a spawned process is to call, in a form that it imports when it follows its parent.
+
+    An import takes a second and more on a busy machine, and the parent may die meanwhile.
+    """
+
+    def __init__(
+        self, target: Callable[..., object], arguments: tuple[Any, ...], *, follows: bool = True
+    ) -> None:
+        """Hold an importable function and picklable arguments."""
+        self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
+        self._follows = follows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the call as bytes, which the spawned process reads later."""
+        return vars(self) | {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
+
+    def __call__(self) -> None:
+        """Follow the parent, and make the call."""
+        if self._follows:
+            follow_parent()
+        call = self._call
+        target, arguments = pickle.loads(call) if isinstance(call, bytes) else call
+        target(*arguments)
 
 
 def follow_parent() -> None:
-    """Leave as soon as the parent is gone, whatever this process is doing; call it first.
+    """Leave as soon as the parent is gone, whatever this process is doing.
 
-    Signals to the whole group, as a terminal sends them, are the parent's to answer.
+    A target of `WorkerProcess` runs after this; others call it first. Signals to the whole group,
+    as a terminal sends them, are the parent's to answer.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -114,17 +165,18 @@ def thread_limits(threads: int) -> Iterator[None]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    """Set environment variables meanwhile; other threads that do so wait."""
+    with _process_wide:
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 @contextmanager
@@ -163,6 +215,40 @@ def _without_broken_output() -> Iterator[None]:
             except (AttributeError, ValueError):
                 pass  # none, or a closed one, which `multiprocessing` expects
         yield
+
+
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+"""Errors of a process, or a machine, that may open no more files."""
+
+
+def require_descriptors(n: int, what: str) -> None:
+    """Refuse to begin what needs more open files than this process may still have.
+
+    Args:
+        n: files, pipes and sockets.
+        what: needs them, for the message.
+
+    Raises:
+        EnvironmentLacks: there are fewer.
+    """
+    descriptors: list[int] = []
+    try:
+        for _ in range(n):
+            descriptors.append(os.dup(2))
+    except OSError as error:
+        if error.errno not in NO_DESCRIPTORS:
+            raise
+        text = f"{what} needs {n} open files, and {len(descriptors)} more can be opened"
+        raise EnvironmentLacks(f"{text}: {descriptors_text()}") from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def descriptors_text() -> str:
+    """Say how many files this process may have open, and how it may have more."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"this process may have {allowed:,} (ulimit -n); raise it with: ulimit -n 1024"
 
 
 def end_by(fault: BaseException) -> NoReturn:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlxhog.checkpoint.run import DAMAGED, Run
+from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
@@ -127,7 +127,7 @@ class Record:
     @property
     def is_running(self) -> bool:
         """Whether a process trains it now."""
-        return self.status.get("status") == "running"
+        return self.status.get("status") in (STARTING, RUNNING)
 
     @property
     def state(self) -> str:

@@ -59,17 +59,33 @@ def train(
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     resolved = _resolved(config, written_in(CALL, values))
-    from mlxhog.training.trainer import train as execute  # a while; wrong input is answered before
-
     if callable(observer) or observer is None:
-        return execute(resolved, observer=observer)
+        return execute(resolved, observer)
     if observer != "auto":
         raise ConfigError(
             f"{CALL}: observer is {observer!r}, expected 'auto', None, or a function that takes a "
             "Progress"
         )
     with shown_on(sys.stderr) as show:
-        return execute(resolved, observer=show)
+        return execute(resolved, show)
+
+
+def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) -> Result:
+    """Train; see `mlxhog.training.trainer.train`.
+
+    Trainer and models take a while to import. Wrong input is answered before, and a new run is
+    there, so that `latest` is this run for every other command.
+    """
+    if config.init_from is not None:
+        from mlxhog.training.origin import pinned
+
+        config = pinned(config)  # which may be `latest`: not the new one
+    from mlxhog.checkpoint.run import new_run  # and NumPy, which no wrong option waits for
+
+    with new_run(config) as run:
+        from mlxhog.training.trainer import train
+
+        return train(config, observer=observer, run=run)
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:

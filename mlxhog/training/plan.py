@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog.checkpoint import run
 from mlxhog.config import rules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -140,18 +139,6 @@ class Plan(Setup):
     def kernels_used(self) -> str:
         """The forms of the model's operations, each once."""
         return kernels_used(self.kernels)
-
-    def open_run(self) -> run.Run:
-        """Return the run that is resumed, or a new one in the folder of runs.
-
-        Raises:
-            EnvironmentLacks: the folder cannot be written.
-        """
-        if self.resumption is not None:
-            return self.resumption.run
-        return run.create(
-            Path(self.config.out), self.config.name or run.default_name(self.config.data)
-        )
 
 
 def make_plan(config: TrainConfig) -> Plan:

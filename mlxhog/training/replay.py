@@ -32,7 +32,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.machine.processes import follow_parent
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease, turns
@@ -109,7 +108,6 @@ class Part:
 
 def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     """Entry point of a process that does one part again; it says on the pipe how that ended."""
-    follow_parent()
     with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -14,6 +14,7 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import RUNNING, Run, new_run
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -27,6 +28,7 @@ from mlxhog.errors import (
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.files.quantities import Interval
 from mlxhog.machine.interrupts import Interrupts
+from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import checkpoints, evenness, origin, recording
@@ -38,12 +40,17 @@ from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session, Terms
 
+DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
 
 
 def train(
-    config: TrainConfig, *, observer: Observer | None = None, whole_time: bool = False
+    config: TrainConfig,
+    *,
+    observer: Observer | None = None,
+    whole_time: bool = False,
+    run: Run | None = None,
 ) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
 
@@ -53,6 +60,7 @@ def train(
             such as a closed pipe, it is not called again.
         whole_time: whether all of a budget of time is for training, so that two runs train equally
             long; else the command ends by then, and trains the less the longer its start takes.
+        run: the new run, which is starting and held; by default one is made.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
@@ -66,10 +74,18 @@ def train(
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
-    plan = make_plan(origin.pinned(config))
-    recording.check(plan)
-    with ExitStack() as stack:
-        return _Training(plan, observer, stack, began_ns, whole_time).execute()
+    config = origin.pinned(config)
+    with ExitStack() as hold:
+        run = run or hold.enter_context(new_run(config))
+        require_descriptors(DESCRIPTORS, "a run")
+        plan = make_plan(config)
+        recording.check(plan)
+        if run is None:
+            assert plan.resumption is not None
+            run = plan.resumption.run
+            hold.enter_context(run.lock())
+        with ExitStack() as stack:
+            return _Training(plan, observer, stack, began_ns, whole_time, run).execute()
 
 
 class _Training(Session):
@@ -82,10 +98,10 @@ class _Training(Session):
         stack: ExitStack,
         began_ns: int,
         whole_time: bool,
+        run: Run,
     ) -> None:
-        """Open the run, and make its arena."""
-        self.run = plan.open_run()
-        stack.enter_context(self.run.lock())
+        """Make the arena of a run that this process holds."""
+        self.run = run
         if plan.resumption is not None:
             plan.resumption.check_newest()
         directory = self.run.directory
@@ -126,7 +142,7 @@ class _Training(Session):
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
         self.watch = HeldOutWatch.of(self.config, plan.resumption)
         self.val_share: float | None = None
-        self.status = "running"
+        self.status = RUNNING
         self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
         self.unsaved: EnvironmentLacks | None = None
         self._measured = False  # to choose the strategy
@@ -189,23 +205,23 @@ class _Training(Session):
                 )
                 self._requests.close()
                 self._end_publishing()
-        if self.config.determinism == "record":
-            recording.end(self.run.directory, self.arena, self.report)
-        self.monitor.drain()
-        if self.arena.counters.load("start_ns"):
-            self.reporter.append_metrics()  # what a run says in the end counts all of it
-            self.reporter.write_times()
-        result = self._result(error)
-        self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
-        try:
-            self._write_status(result=result.to_json(), error=result.error)
-        except EnvironmentLacks as full:  # the result still reaches the caller
-            self.report(f"run.json is not up to date: {full}")
-        if error is not None and self.status == "failed":
-            raise error
-        if isinstance(error, Diverged):
-            self.report(str(error))
-        return result
+            if self.config.determinism == "record":
+                recording.end(self.run.directory, self.arena, self.report)
+            self.monitor.drain()
+            if self.arena.counters.load("start_ns"):
+                self.reporter.append_metrics()  # what a run says in the end counts all of it
+                self.reporter.write_times()
+            result = self._result(error)
+            self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
+            try:
+                self._write_status(result=result.to_json(), error=result.error)
+            except EnvironmentLacks as full:  # the result still reaches the caller
+                self.report(f"run.json is not up to date: {full}")
+            if error is not None and self.status == "failed":
+                raise error
+            if isinstance(error, Diverged):
+                self.report(str(error))
+            return result
 
     def _write_config(self) -> None:
         with disk_errors(f"writing {self.run.config_path}"):

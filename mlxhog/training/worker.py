@@ -25,7 +25,7 @@ from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
 from mlxhog.errors import MlxhogError
 from mlxhog.machine import darwin
-from mlxhog.machine.processes import FAULTS, end_by, follow_parent
+from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
 from mlxhog.optim import metal_steps
@@ -47,7 +47,6 @@ _METAL_SAYS = "Command buffer execution failed"
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    follow_parent()
     if sys.platform == "darwin":
         darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"

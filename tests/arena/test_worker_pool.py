@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,12 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
+from mlxhog.checkpoint.run import list_runs
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.processes import require_descriptors
 from tests.arena import children
-from tests.processes import alive
+from tests.processes import alive, below
+from tests.training.small import small_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("spawned_workers")]
 
@@ -139,3 +147,166 @@ def test_the_last_lines_of_a_log_are_those_of_its_newest_process(tmp_path: Path)
         assert last_lines(output)[-1] == "new"
         assert last_lines(output, log.stat().st_size - 5) == ["new"]
         assert last_lines(output, log.stat().st_size) == ["it left no message"]
+
+
+DAEMON = """
+import sys, threading, time
+from pathlib import Path
+
+import mlxhog
+
+def train():
+    mlxhog.train(model={model!r}, data={data!r}, out={out!r}, steps=10**9, workers="torch:cpu",
+                 threads=1, seq_len=32, eval_every="off", sample_every="off", observer=None)
+
+threading.Thread(target=train, daemon=True).start()
+while not (metrics := list(Path({out!r}).glob("*/metrics.jsonl"))):
+    time.sleep(0.01)
+"""
+
+
+def test_a_program_whose_daemon_thread_trains_ends_at_once_and_its_workers_with_it(
+    tmp_path: Path,
+) -> None:
+    config = small_config(tmp_path)
+    program = DAEMON.format(model=config.model, data=config.data, out=config.out)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], timeout=PATIENCE_S, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (run,) = list_runs(Path(config.out))
+    assert run.read_status()["status"] == "interrupted"
+    pids = {worker["pid"] for line in run.read_metrics() for worker in line["workers"]}
+    assert pids
+    assert not any(map(alive, pids))
+
+
+HELD = """
+import threading
+from mlxhog.arena.worker_pool import WorkerProcess
+from tests.arena import children
+
+def hold():
+    process = WorkerProcess(children.stay, (), name="mlxhog-test", pipe=True)
+    print(process.pipe.recv(), flush=True)
+    up.set()
+    process.reap(None)
+
+up = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+up.wait()
+"""
+
+
+def test_a_process_of_a_daemon_thread_ends_with_the_program() -> None:
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", HELD],
+        env=environ,
+        timeout=PATIENCE_S,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not alive(int(ended.stdout))
+
+
+def test_threads_that_spawn_at_once_leave_the_program_as_it_was() -> None:
+    main, environ = sys.modules["__main__"], dict(os.environ)
+
+    def several(threads: int) -> None:
+        for _ in range(4):
+            WorkerProcess(children.leave, (0,), name="mlxhog-test", threads=threads).close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(several, (1, 2, 3, 4)))
+    assert sys.modules["__main__"] is main
+    assert dict(os.environ) == environ
+
+
+IMPORTING = """
+import time
+from mlxhog.arena.worker_pool import WorkerProcess
+from slow_to_import import main
+
+print(WorkerProcess(main, (), name="mlxhog-test").pid, flush=True)
+time.sleep(3600)
+"""
+SLOW = """
+import multiprocessing, pathlib, time
+
+if multiprocessing.parent_process():
+    pathlib.Path(__file__).with_name("imports").touch()
+    time.sleep(3600)
+
+def main(): pass
+"""
+
+
+def test_a_worker_that_still_imports_leaves_when_its_parent_dies(tmp_path: Path) -> None:
+    (tmp_path / "slow_to_import.py").write_text(SLOW)
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-c", IMPORTING]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            until((tmp_path / "imports").exists)
+        finally:
+            parent.kill()
+    until(lambda: not alive(pid))
+
+
+SPAWNING = """
+from mlxhog.arena.worker_pool import WorkerProcess
+from tests.arena import children
+
+while True:
+    WorkerProcess(children.echo, (b"x" * 10**6,), name="mlxhog-test", threads=1, pipe=True)
+"""
+
+
+def test_a_kill_at_any_moment_of_spawning_leaves_no_process() -> None:
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    moments = random.Random(0)
+    for _ in range(6):
+        command = [sys.executable, "-c", SPAWNING]
+        with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as parent:
+            try:
+                until(lambda: below(parent.pid) != [])
+                time.sleep(moments.uniform(0.0, 0.1))  # where in the start it is killed
+                pids = below(parent.pid)
+            finally:
+                parent.kill()
+        until(lambda pids=pids: not any(map(alive, pids)))
+
+
+def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(
+    arena: Arena,
+) -> None:
+    descriptors = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with suppress(OSError):
+            while True:
+                descriptors.append(os.dup(2))
+        with pytest.raises(EnvironmentLacks, match="256 .ulimit -n.; raise it with: ulimit"):
+            spawn(children.stay, pipe=True, arena=arena, slots=(1,))
+        with pytest.raises(EnvironmentLacks, match="a run needs 8 open files, and 0 more"):
+            require_descriptors(8, "a run")
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert arena.workers.entry(1).state == State.DEAD
+    spawn(children.leave, 0, arena=arena, slots=(1,)).close()  # the slot is free
+    require_descriptors(8, "a run")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

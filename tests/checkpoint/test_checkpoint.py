@@ -106,7 +106,7 @@ def test_a_bpe_tokenizer_travels_with_the_checkpoint(run: Run) -> None:
 
 
 def test_latest_moves_and_only_the_last_few_remain(run: Run) -> None:
-    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
         checkpoint.latest(run)
     for step in (10, 20, 30, 40):
         path = save(run, step, keep_last=2)

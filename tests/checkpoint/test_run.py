@@ -32,7 +32,7 @@ def test_a_new_run_is_private_and_named_after_its_time(run: Run) -> None:
     date, time, name = run.name.split("-")
     assert (len(date), len(time), name) == (8, 6, "test")
     assert run.checkpoints.is_dir()
-    assert run.read_status()["status"] == "created"
+    assert run.read_status()["status"] == "interrupted"  # no process holds it
 
 
 def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
@@ -51,6 +51,37 @@ def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> No
 def test_a_name_that_is_no_directory_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunError, match="use letters, digits"):
         runs.create(tmp_path, name)
+
+
+def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path: Path) -> None:
+    with runs.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
+        assert runs.find("latest", tmp_path / "runs") == run
+        assert (run.is_starting(), run.is_locked()) == (True, True)
+        assert run.config_path.read_text() == "lr: 0.5\n"
+    assert not run.is_locked()
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(run: Run) -> None:
+        (run.directory / "architecture").mkdir()
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        runs.starting(tmp_path / "runs", "new", "") as run,
+    ):
+        fail(run)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
+    def fail(run: Run) -> None:
+        run.write_status({"status": runs.RUNNING})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), runs.starting(tmp_path, "new", "") as run:
+        fail(run)
+    assert run.read_status()["status"] == "interrupted"
 
 
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -48,14 +48,17 @@ class Trainer(types.ModuleType):
         self.config = config
         return types.SimpleNamespace()
 
-    def train(self, config: TrainConfig, *, observer: Callable[[Progress], None]) -> Result:
+    def train(
+        self, config: TrainConfig, *, observer: Callable[[Progress], None], run: run.Run | None
+    ) -> Result:
         self.config = config
         observer(PROGRESS)
         return self.result
 
 
 @pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
+    monkeypatch.chdir(tmp_path)
     fake = Trainer(RESULT)
     for name in ("trainer", "plan"):
         monkeypatch.setitem(sys.modules, f"mlxhog.training.{name}", fake)
@@ -209,9 +212,9 @@ def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
     assert main(["runs"]) == 0
     head, old, new, legend = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["run", "model", "data"]
-    assert old.split()[:-1] == [".", stored_run, "tiny", "sotu", "-", "-", "-", "-"]
+    assert old.split()[:-1] == ["x", stored_run, "tiny", "sotu", "-", "-", "-", "-"]
     assert new.split()[1:-1] == ["-", "-", "-", "9", "-", "2.500"]
-    assert legend == ". no step yet"
+    assert legend == "x ended before its first checkpoint: mlxhog show RUN says what to do"
 
 
 def test_help_lists_the_options_of_doctor_once(capsys):
@@ -243,7 +246,7 @@ def test_runs_says_how_to_make_the_first_one(tmp_path, capsys):
 
 
 def test_an_error_of_the_trainer_is_a_message_and_its_exit_code(trainer, monkeypatch, capsys):
-    def refuse(config: TrainConfig, *, observer: object) -> Result:
+    def refuse(config: TrainConfig, *, observer: object, run: object) -> Result:
         raise EnvironmentLacks("needs 21.4 GB, has 12.8 GB; lower --batch-size")
 
     monkeypatch.setattr(trainer, "train", refuse)

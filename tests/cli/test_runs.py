@@ -51,6 +51,36 @@ def test_a_line_says_what_a_run_was_and_what_it_came_to(
     assert line.split() == f"20260101-000000-sotu tiny sotu 940k 1084 00:57 1.730 {today}".split()
 
 
+def saved(run: Run) -> None:
+    """Let it have something that looks like a checkpoint."""
+    (run.checkpoints / "step-00000010").mkdir()
+    (run.checkpoints / "step-00000010" / "state.json").write_text("{}")
+
+
+def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs.create(root, "early", "lr: 0.5\n")  # of a process that was killed then
+    assert main(["show", "latest"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    command = last.partition("#")[0].split()
+    assert command[:3] == ["mlxhog", "train", "--config"]
+    assert Path(command[3]).samefile(run.config_path)
+    assert main(["train", "--resume", "latest"]) == 2
+    assert f"mlxhog train --config {run.config_path}" in capsys.readouterr().err
+    assert main([*command[1:], "--dry-run"]) == 0
+
+
+def test_a_run_that_starts_takes_no_request_and_says_so(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with runs.starting(root, "new", "") as run:
+        assert main(["stop", "latest"]) == 2
+        assert f"the run {run.name} is starting" in capsys.readouterr().err
+        assert main(["show", "latest"]) == 0
+        assert f"next: mlxhog watch {run.name}" in capsys.readouterr().out
+
+
 def test_a_run_that_was_killed_shows_what_its_metrics_reached(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,9 +92,11 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
         config="model: 60m.yaml\ndata: my/notes/*.txt\n",  # of a version that kept it here alone
     )
     _, line, legend = listed(capsys)
-    assert line.split()[:4] == ["-", run.name, "60m", "notes"]
+    assert line.split()[:4] == ["x", run.name, "60m", "notes"]
     assert line.split()[5:7] == ["800", "01:20"]
-    assert legend == "- interrupted: mlxhog train --resume RUN goes on"
+    assert legend == "x ended before its first checkpoint: mlxhog show RUN says what to do"
+    saved(run)
+    assert listed(capsys)[-1] == "- interrupted: mlxhog train --resume RUN goes on"
 
 
 def test_long_names_are_cut_and_every_state_has_its_mark(
@@ -72,13 +104,12 @@ def test_long_names_are_cut_and_every_state_has_its_mark(
 ) -> None:
     long = {"model": "m" * 30, "data": "d" * 90, "status": "diverged"}
     write_run(root, f"20260101-000000-{'n' * 40}", status={**DONE, **long})
-    runs.create(root, "new")
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
-    with trains.lock():
+    with runs.starting(root, "new", ""), trains.lock():
         header, *shown = listed(capsys)
     assert sorted(line[0] for line in shown[:3]) == ["!", "*", "."]
     assert {line[2:] for line in shown[3:]} == {
-        "ended badly: mlxhog show RUN says how", "trains now", "no step yet",
+        "ended badly: mlxhog show RUN says how", "trains now", "starts now",
     }  # fmt: skip
     assert "20260101-000000-nnnnnnnnnn..." in "".join(shown)
 
@@ -169,6 +200,7 @@ def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(
 ) -> None:
     write_run(root, "20260101-000000-here")
     there = write_run(tmp_path / "my runs", "20260101-000000-there")
+    saved(there)
     assert main(["show", "here"]) == 0
     assert "next: mlxhog plot 20260101-000000-here\n" in capsys.readouterr().out
     for words in (["there", "--out", "my runs"], [str(there.directory)]):

@@ -70,7 +70,7 @@ def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
 
 def test_a_run_without_a_checkpoint_cannot_write(tmp_path):
     new_run = run.create(tmp_path, "empty")
-    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+    with pytest.raises(CheckpointError, match="no checkpoint: it ended"):
         load("latest", out=new_run.directory.parent, backend="torch:cpu")
 
 

@@ -68,7 +68,7 @@ def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
                 write()
     journal.close()
     assert journal.read() == [{"n": 1}]
-    assert run.read_status()["status"] == "created"
+    assert run.read_status()["status"] == "interrupted"
     assert names(run) == ["latest", "step-00000010"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import list_runs
 from mlxhog.machine.interrupts import SIGNALS, Interrupts
 from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.training.small import small_config
-from tests.training.test_bad_days import Command
+from tests.training.test_bad_days import Command, flags
+from tests.training.test_deaths import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -76,3 +80,43 @@ def test_under_nohup_a_closed_terminal_is_ignored() -> None:
         assert signals.count == 1
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+LAST_MOMENTS = {
+    "it is saved": ("checkpoints/step-*/state.json", ""),
+    "it has ended": ("events.jsonl", '"kind":"ended"'),
+    "its result is written": ("run.json", '"result"'),
+}
+
+
+def test_signals_while_a_run_ends_leave_its_result_whole_and_exit_code_0_or_130(
+    tmp_path: Path,
+) -> None:
+    for k, (files, words) in enumerate(LAST_MOMENTS.values()):
+        config = small_config(tmp_path, workers="mlx:cpu", steps=5, name=f"r{k}")
+
+        def has_come(files: str = f"runs/*r{k}/{files}", words: str = words) -> bool:
+            texts = [path.read_text().replace(" ", "") for path in tmp_path.glob(files)]
+            return any(words in text for text in texts)
+
+        command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                wait_until(has_come, 120, words or files)
+                while process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(0.002)
+                out, err = process.communicate(timeout=120)
+            finally:
+                process.kill()
+        assert process.returncode in (0, 130), (process.returncode, err)
+        assert err in ("", "interrupted\n")
+        (run,) = [run for run in list_runs(tmp_path / "runs") if run.name.endswith(f"r{k}")]
+        status = run.read_status()
+        assert status["result"]["steps"] == 5
+        assert status["status"] in {0: ("done",), 130: ("done", "interrupted")}[process.returncode]
+        assert checkpoint.latest(run).name == "step-00000005"
+        assert not out or json.loads(out) == status["result"]

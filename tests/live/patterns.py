@@ -23,7 +23,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.marks import Marks
 from mlxhog.config.config import TrainConfig
 from mlxhog.files.quantities import Interval
-from mlxhog.live.opening import RunWeights
+from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Loaded
 from mlxhog.machine.processes import follow_parent
 from mlxhog.models.families import param_spec

@@ -17,7 +17,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.files.quantities import Interval
 from mlxhog.live import READ_MODES, opening
-from mlxhog.live.opening import RunWeights
+from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower, Loaded
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import AvgRuns

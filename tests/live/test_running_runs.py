@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -22,12 +23,15 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.errors import ArenaError, CheckpointError, MlxhogError
-from mlxhog.live.opening import RunWeights, open_source
+from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
+from mlxhog.live import opening
+from mlxhog.live.opening import open_newest, open_source
+from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
 from mlxhog.report.metrics import Progress
 from mlxhog.training import publishing, reporting
 from tests.live.patterns import Inbox
+from tests.saved import saved_run
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
 
@@ -183,7 +187,9 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
     assert "weights of run " in text
     assert "updates and" in text
     assert main(["generate", "latest", "--out", config.out, "--max-new-tokens=2", "--json"]) == 0
-    assert "weights" not in json.loads(capsys.readouterr().out)
+    weights = json.loads(capsys.readouterr().out)["weights"]
+    assert weights["of"].startswith("checkpoint step-")
+    assert weights["version_first"] == weights["version_last"] > 0
 
 
 def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
@@ -288,7 +294,7 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
             def opened() -> bool:
                 with contextlib.suppress(MlxhogError):
                     results[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
-                return bool(results) and isinstance(results[0], RunWeights)
+                return bool(results) and not results[0].ended()
 
             wait_until(opened, LIMIT_S, "a run that can be read")
             source, model = results
@@ -304,3 +310,79 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
             source.close()
         finally:
             process.kill()
+
+
+# -- a run that starts -----------------------------------------------------------------------------
+
+
+def copied(run: runs.Run, name: str) -> runs.Run:
+    """Another run with the same checkpoint, which is the latest."""
+    later = runs.Run(run.directory.with_name(name))
+    shutil.copytree(run.directory, later.directory, symlinks=True)
+    status = json.loads((later.directory / "run.json").read_text())
+    status["created_ns"] = time.time_ns()
+    (later.directory / "run.json").write_text(json.dumps(status))
+    return later
+
+
+def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_before(
+    tmp_path: Path,
+) -> None:
+    before = saved_run(tmp_path, "before")
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(runs.starting(tmp_path, "new", ""))
+
+        def pause(seconds: float) -> None:
+            copied(before, "copy").directory.rename(tmp_path / "moved")  # the new one has begun
+            shutil.rmtree(new.directory)
+            (tmp_path / "moved").rename(new.directory)
+
+        source, model = open_newest(
+            "latest", root=tmp_path, backend="torch:cpu", wait_s=60, say=said.append, pause=pause
+        )
+        source.close()
+        model.backend.close()
+    assert source.whose.endswith(f"of run {new.name}")
+    assert said == [f"run {new.name} is starting: no weights yet; waiting up to 60 s (--wait)"]
+
+
+def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path: Path) -> None:
+    saved_run(tmp_path, "before")
+    failing = runs.starting(tmp_path, "new", "")
+    new = failing.__enter__()
+
+    def pause(seconds: float) -> None:
+        failing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+    with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
+        open_newest("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
+
+
+def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path: Path) -> None:
+    saved_run(tmp_path, "before")
+    with (
+        runs.starting(tmp_path, "new", "") as new,
+        pytest.raises(RunError, match=f"run {new.name} is still starting"),
+    ):
+        open_newest("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)
+
+
+def test_latest_is_the_run_that_began_while_another_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved_run(tmp_path, "before")
+    open_run, opened = opening._open_run, list[runs.Run]()
+
+    def opened_late(run: runs.Run, *words: str) -> Any:
+        if not opened:
+            copied(before, "later")
+        opened.append(run)
+        return open_run(run, *words)
+
+    monkeypatch.setattr(opening, "_open_run", opened_late)
+    source, model = open_newest("latest", root=tmp_path, backend="torch:cpu")
+    source.close()
+    model.backend.close()
+    assert [run.name for run in opened] == [before.name, "later"]
+    assert source.whose.endswith("of run later")

@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mlxhog import cli
 from mlxhog.arena import requests
+from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import ArenaError
 from mlxhog.files import durable
@@ -260,3 +263,18 @@ def test_on_a_terminal_the_table_is_redrawn_and_fits(tmp_path, columns, environ)
     assert "\x1b[" in text
     assert "backend" in text
     assert ("dropped" in text) == (columns == 100)
+
+
+def test_a_run_that_starts_is_waited_for_and_one_that_cannot_start_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failing = runs.starting(Path("runs"), "new", "")
+    run = failing.__enter__()
+    monkeypatch.setattr(
+        "mlxhog.cli.watch.time",
+        SimpleNamespace(sleep=lambda _: failing.__exit__(OSError, OSError("no data"), None)),
+    )
+    assert cli.main(["watch", "latest"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"{run.name} is starting\n{run.name} could not start; its terminal says why\n"

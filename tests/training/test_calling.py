@@ -13,6 +13,7 @@ from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import written_in
+from mlxhog.errors import DataError
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.calling import configured
 from tests.training.small import small_config
@@ -21,11 +22,13 @@ Asked = list[tuple[TrainConfig, Any]]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     """What would be trained, and by what it would be shown."""
     result: Asked = []
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "mlxhog.training.trainer.train", lambda config, observer: result.append((config, observer))
+        "mlxhog.training.trainer.train",
+        lambda config, observer, run: result.append((config, observer)),
     )
     return result
 
@@ -207,3 +210,34 @@ def test_a_run_goes_on_with_its_own_options(
     assert (again.run, again.steps, again.tokens) == (result.run, 7, 7 * 2 * 32)
     assert isinstance(reports[-1], mlxhog.Progress)
     assert capsys.readouterr().err == ""
+
+
+def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    earlier = run.create(Path("runs"), "old")
+    met: list[run.Run] = []
+
+    def refuse(config: TrainConfig) -> None:
+        met.append(run.find("latest", Path("runs")))
+        assert met[0].is_starting()
+        raise DataError("no text")
+
+    monkeypatch.setattr("mlxhog.training.trainer.make_plan", refuse)
+    with pytest.raises(DataError):
+        mlxhog.train(name="new", observer=None)
+    assert met[0].name.endswith("-new")
+    assert run.list_runs(Path("runs")) == [earlier]
+    assert [path.name for path in Path("runs").iterdir()] == [earlier.name]
+
+
+def test_a_run_that_begins_with_the_latest_means_the_one_before_it(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mlxhog.checkpoint.checkpoint.locate", lambda spec, root: run.find(spec, root).directory
+    )
+    earlier = run.create(Path("runs"), "old")
+    mlxhog.train(init_from="latest")
+    assert asked[0][0].init_from == str(earlier.directory)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES, READ_MODES
+from mlxhog.live import MODES, READ_MODES, wait_option
 from mlxhog.machine.http_server import is_own
 from mlxhog.machine.workers import BACKEND_WORDS
 
@@ -51,7 +51,7 @@ class ServeConfig:
     prefill_chunk: int = option(
         256, "tokens of a prompt that are read while the other answers wait", low=1
     )
-    wait: float = option(10.0, "how long to wait for a run that is being started", unit="s", low=0)
+    wait: float = wait_option()
     sessions: int = option(256, "conversations whose state is kept; 0 keeps none", low=0)
     out: str = option("runs", "folder that holds the runs")
 

@@ -24,16 +24,13 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
-from mlxhog.live.opening import open_source
+from mlxhog.live.opening import open_newest
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.source import Follower, Loaded, WeightSource
 from mlxhog.models import families
 
 POLL_S = 0.5
 """How often an idle thread looks for newer weights, and a busy one whether the run has ended."""
-
-BEGIN_S = 0.2
-"""How often it is tried to open a run that is being started."""
 
 PINNED_S = 10.0
 """How long newer weights wait for answers that keep theirs before new answers wait for them."""
@@ -132,14 +129,10 @@ class Served:
     Attributes:
         name: under which clients ask for it.
         model: with its tokenizer.
-        whose: whose weights they are.
-        note: what the user should know of how they are read; may be empty.
     """
 
     name: str
     model: Model
-    whose: str
-    note: str
 
 
 class EngineThread:
@@ -148,8 +141,12 @@ class EngineThread:
     Args:
         model: a run or a checkpoint.
         config: see there.
+        say: told what is waited for, on the engine's thread.
 
     Attributes:
+        whose: whose weights they are, in words.
+        note: why they are not read as was asked for; empty where they are.
+        counts_updates: whether their version is known.
         loaded: the weights of the last token, or of the next.
         newest: version of the newest ones.
         ended: whether the run does not train any more.
@@ -161,14 +158,17 @@ class EngineThread:
     Concurrency: `start` and `cancel` are for the event loop's thread; the rest is for any.
     """
 
-    def __init__(self, model: str, config: ServeConfig) -> None:
-        self._spec, self._config = model, config
+    def __init__(
+        self, model: str, config: ServeConfig, say: Callable[[str], object] = lambda message: None
+    ) -> None:
+        self._spec, self._config, self._say = model, config, say
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._opened: Future[Served] = Future()
         self._jobs: set[Job] = set()
         self._rows: dict[int, tuple[Job, int]] = {}  # of the engine's thread
         self.loaded = Loaded(version=0, oldest=0)
         self.newest, self.ended, self.n_loads = 0, False, 0
+        self.whose, self.note, self.counts_updates = "", "", True
         self.trouble = ""
         self.died: Exception | None = None
         self._stopping = threading.Event()
@@ -257,13 +257,13 @@ class EngineThread:
             self._opened.set_exception(error)
             return
         name = served_name(model.checkpoint)
-        self._opened.set_result(Served(name, model, source.whose, source.note))
+        self._opened.set_result(Served(name, model))
         try:
             while self._obey():
                 if self._engine.is_busy:
                     self._advance()
                 else:
-                    if self.trouble and self._source.has_newer():
+                    if self._source.has_newer() and self.trouble:
                         self.trouble = ""  # the next answer shows whether these are well
                     self._look(self._follower.loaded())
         except Exception as error:  # of the source, while nobody asks for anything
@@ -274,20 +274,21 @@ class EngineThread:
 
     def _open(self) -> tuple[WeightSource, Model]:
         """Open the model; one of a run that is being started, when it can be read."""
-        root, deadline = Path(self._config.out), monotonic() + self._config.wait
-        while True:
-            may_begin = monotonic() < deadline and begins(self._spec, root)
-            try:
-                return open_source(
-                    self._spec,
-                    root=root,
-                    backend=self._config.backend,
-                    weights=self._config.weights,
-                    mode=self._config.mode,
-                )
-            except (RunError, CheckpointError):
-                if not may_begin or self._stopping.wait(BEGIN_S):
-                    raise
+
+        def pause(seconds: float) -> None:
+            if self._stopping.wait(seconds):
+                raise RunError("the server ends before the run has begun")
+
+        return open_newest(
+            self._spec,
+            root=Path(self._config.out),
+            backend=self._config.backend,
+            weights=self._config.weights,
+            mode=self._config.mode,
+            wait_s=self._config.wait,
+            say=self._say,
+            pause=pause,
+        )
 
     def _obey(self) -> bool:
         """Do what the event loop asked for; wait for something where nothing is to be done."""
@@ -308,6 +309,8 @@ class EngineThread:
         self.n_loads += loaded.version != self.loaded.version
         self.loaded = loaded
         self.newest = self._source.newest()
+        self.whose, self.note = self._source.whose, self._source.note
+        self.counts_updates = self._source.counts_updates
         now = monotonic()
         if now - self._looked >= POLL_S:
             self._looked, self.ended = now, self._source.ended()
@@ -411,15 +414,6 @@ def _for_clients(error: Exception) -> MlxhogError:
         return error
     traceback.print_exception(error)
     return Failed(FAILED)
-
-
-def begins(spec: str, root: Path) -> bool:
-    """Return whether a run that cannot be read yet may soon be: it starts, or is the first."""
-    try:
-        run = runs.find(spec, root)
-    except RunError:
-        return spec == "latest" and not runs.list_runs(root)
-    return run.read_status().get("status") in ("created", "running")
 
 
 def served_name(path: Path) -> str:

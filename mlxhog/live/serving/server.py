@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig, key_of
 from mlxhog.live.serving.engine_thread import EngineThread, Served
-from mlxhog.machine.http_server import listen, url_of
+from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.machine.interrupts import SIGNALS
 
 PATIENCE_S = 30.0
@@ -35,13 +35,20 @@ _SWITCH_S = 0.0005
 """How long the engine's thread may keep the event loop waiting: a tenth of Python's own."""
 
 
-def serve(model: str, config: ServeConfig, on_ready: Callable[[str, Served], None]) -> None:
+def serve(
+    model: str,
+    config: ServeConfig,
+    on_ready: Callable[[str, Served, EngineThread], None],
+    say: Callable[[str], object] = lambda message: None,
+) -> None:
     """Serve a run or a checkpoint until a signal ends it.
 
     Args:
         model: a run (a path, a name below `config.out`, or `latest`), or a checkpoint.
         config: see there.
-        on_ready: called with the URL and what is served, when requests are answered.
+        on_ready: called with the URL, what is served, and the thread that knows its weights, when
+            requests are answered.
+        say: told what is waited for before.
 
     Raises:
         ConfigError: the address cannot be used, or lacks a key.
@@ -49,12 +56,12 @@ def serve(model: str, config: ServeConfig, on_ready: Callable[[str, Served], Non
     """
     key = key_of(config)
     with contextlib.closing(listen(config.host, config.port)) as listener:
-        engine = EngineThread(model, config)
+        engine = EngineThread(model, config, say)
         try:
             served = engine.wait()
 
             def on_started() -> None:
-                on_ready(f"{url_of(listener)}/v1", served)
+                on_ready(f"{url_of(listener)}/v1", served, engine)
 
             before = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)
@@ -89,6 +96,7 @@ async def _run(
         )
     )
     server.engine, server.on_started = engine, on_started
+    say_once_where_connections_wait()
     await server.serve(sockets=[listener])
 
 

@@ -231,7 +231,12 @@ def guard() -> Iterator[None]:
     Enter it when they are up: those that come later are not known.
     """
     process = WorkerProcess(
-        _guard_main, (_below(os.getpid()),), name="mlxhog-ray-guard", daemon=None, pipe=True
+        _guard_main,
+        (_below(os.getpid()),),
+        name="mlxhog-ray-guard",
+        daemon=None,
+        follows=False,
+        pipe=True,
     )
     try:
         yield

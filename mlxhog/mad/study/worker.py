@@ -28,7 +28,6 @@ from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_bytes
-from mlxhog.machine.processes import follow_parent
 from mlxhog.mad.run import Callbacks, Point, RunResult, failed
 from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
 
@@ -278,7 +277,6 @@ class Process:
 
 def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None) -> None:
     """Entry point of the spawned process."""
-    follow_parent()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

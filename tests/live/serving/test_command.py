@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
-from contextlib import closing
+import socket
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -142,4 +144,31 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     process = start("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "no checkpoint yet" in err
+    assert "no checkpoint: it ended" in err
+
+
+@slow
+def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, limit[1]))  # the server's from its start on
+    try:
+        process = start("serve", "latest", "--port=0", "--json", MLX, cwd=folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process, ExitStack() as stack:
+        stack.callback(process.kill)
+        url = json.loads(process.stdout.readline())["url"]
+        port = int(url.partition("127.0.0.1:")[2].partition("/")[0])
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            for _ in range(100)
+        ]
+        assert "no more files can be opened, so connections wait" in process.stderr.readline()
+        for client in clients:
+            client.close()
+        assert httpx.get(f"{url}/models", timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read() == "ended\n"
+        assert process.wait(60) == 0

@@ -109,6 +109,64 @@ def test_when_the_run_ends_its_last_weights_stay(own: Served) -> None:
     assert version(server) == (saved, saved)
 
 
+def test_a_server_follows_a_run_that_is_resumed_and_one_that_was_killed(own: Served) -> None:
+    server, folder = own.server, own.folder
+    (run,) = runs.list_runs(folder / "runs")
+    until(lambda: server.health()["newest"] > 0)
+    own.training.send_signal(signal.SIGINT)
+    own.training.communicate(timeout=END_S)
+    until(lambda: server.health()["training"] is False)
+    for number in (signal.SIGKILL, signal.SIGINT):
+        saved = int((run.checkpoints / "latest").read_text().strip().rpartition("-")[2])
+        words = ("train", "--quiet", "--resume", run.name, "--steps=1000000")
+        training = start(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
+        try:
+            until(lambda: server.health()["training"] is True)
+            until(lambda saved=saved: server.health()["newest"] > saved)
+            assert server.health()["weights"] == f"run {run.name}"
+            assert version(server)[1] > saved
+        finally:
+            training.send_signal(number)
+            training.communicate(timeout=END_S)
+        until(lambda: server.health()["training"] is False)
+    assert version(server)[1] > saved
+
+
+def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> None:
+    config = small_config(tmp_path, steps=5, live="off")
+    cache = str(tmp_path / "cache")
+    start("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
+    with serving("latest", MLX, cwd=tmp_path) as server:
+        assert version(server) == (5, 5)
+        words = ("train", "--quiet", "--resume", "latest", "--steps=3")
+        start(*words, cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
+        until(lambda: server.health()["newest"] == 8)
+        assert version(server) == (8, 8)
+        assert server.health()["weights"].startswith("checkpoint step-00000008 of run")
+
+
+def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(tmp_path: Path) -> None:
+    config = small_config(tmp_path, steps=10**6, save_every=5, batch_size=1)
+    cache = str(tmp_path / "cache")
+    training = start("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache)
+    words = ("generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2")
+    try:
+        until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
+        training.send_signal(signal.SIGSTOP)
+        generating = start(*words, cwd=tmp_path)
+        _, err = generating.communicate(timeout=60)
+    finally:
+        training.kill()
+        training.communicate(timeout=END_S)
+    assert generating.returncode == 0, err
+    (run,) = runs.list_runs(tmp_path / "runs")
+    saved = (run.checkpoints / "latest").read_text().strip()
+    note, weights, _ = err.splitlines()
+    assert note.startswith(f"the process that trains run {run.name} does not answer")
+    expected = f"weights of checkpoint {saved} of run {run.name}, version {int(saved[5:])}"
+    assert weights == expected
+
+
 def test_a_killed_run_leaves_weights_and_a_server_that_answers(own: Served) -> None:
     _, before = version(own.server)
     own.training.kill()

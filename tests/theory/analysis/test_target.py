@@ -117,7 +117,7 @@ def test_a_word_that_names_nothing_is_answered_with_the_nearest(
 def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
-    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
         find_target(str(run), [], run.parent)
 
 

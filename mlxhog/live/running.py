@@ -1,0 +1,282 @@
+"""The weights of a run that trains, read from its arena without the right to write.
+
+Nothing here waits for a worker, and no worker waits for what is done here. Which updates are in
+what was read, and which are in part, is found out by marks. What each mode gives stands in
+`mlxhog/live/__init__.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.handover import ANSWER_S, NoAnswer
+from mlxhog.arena.marks import (
+    SEGMENT,
+    Float32,
+    MarksReader,
+    copy_model,
+    copy_racily,
+    copy_tensors,
+)
+from mlxhog.arena.process import monotonic_ns, process_is_gone
+from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
+from mlxhog.backends.backend import WeightHolder
+from mlxhog.checkpoint.formats.opening import refuse_not_finite
+from mlxhog.errors import ArenaError
+from mlxhog.live import READ_MODES
+from mlxhog.live.source import Loaded, checked_mode
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+
+SNAPSHOT_S = 0.1  # of tries, before the published copy is taken instead
+OF_COPIES = ("double_buffer", "pinned_per_sequence")
+"""Modes that read published copies only."""
+
+
+class RunWeights:
+    """A `WeightSource` on a running run's arena, which is closed with it."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        model: ModelConfig,
+        *,
+        name: str,
+        mode: str = READ_MODES[0],
+        weights: str = "float32",
+        patience_s: float = 2 * ANSWER_S,
+    ) -> None:
+        """Register with the publisher, and wait for its first copy if there is none.
+
+        Args:
+            arena: connected; belongs to this object from now on.
+            model: the run's.
+            name: of the run, for messages.
+            mode: one of `READ_MODES`.
+            weights: what backends hold, as `Backend.load` takes it.
+            patience_s: how long to wait for the first copy.
+
+        Raises:
+            NoAnswer: no copy is published in that time.
+            ArenaError: the arena is of another model, or keeps no copies.
+        """
+        self.mode = checked_mode(mode)
+        self.note, self.counts_updates, self._patience_s = "", True, patience_s
+        self._arena, self._model, self._weights = arena, model, weights
+        self._name = name
+        layout = arena.layout
+        _check_model(arena, model, name)
+        self._n = layout.probe.offset  # floats of the parameters
+        own = [segment for segment in layout.segments if _is_own(segment)]
+        self._shared, self.whose = arena.params, f"run {name}"
+        slots: list[int] | None = None
+        if own and mode in OF_COPIES:
+            self.whose = f"run {name}, the average of its workers' own parameters"
+        elif own:
+            self._shared, slots = arena.segment(own[0]), [1]
+            self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
+        self._marks: MarksReader | None = None
+        self._all_marks: MarksReader | None = None
+        self._copies: Copies | None = None
+        self._reader: Reader | None = None
+        if SEGMENT in layout.segments:
+            self._all_marks = MarksReader(arena.segment(SEGMENT), layout)
+        if mode != "racy":
+            self._marks = MarksReader(_segment_of_readers(arena, SEGMENT, name), layout, slots)
+            self._copies = Copies(arena)
+            self._reader = self._registered()
+        self._number, self._taken_ns = 0, monotonic_ns()
+        self._newest: Copy | None = None
+        self._bound: WeightHolder | None = None
+        self._version = -1
+        if mode in OF_COPIES:
+            self._wait_for_copy(since=self._before)
+
+    def _registered(self) -> Reader:
+        fd, self._arena.readers_fd = self._arena.readers_fd, None
+        assert self._copies is not None
+        self._before = self._copies.number()
+        if fd is None:
+            raise ArenaError(f"run {self._name} keeps copies, and hands out no page for readers")
+        return Readers.attach(fd).register()
+
+    def _wait_for_copy(self, since: int) -> None:
+        """Wait until a copy is published after number `since`, or none will be."""
+        assert self._copies is not None
+        copies, until = self._copies, time.monotonic() + self._patience_s
+        while copies.number() <= since and not self.ended() and time.monotonic() < until:
+            newest = copies.newest()
+            if newest is not None and newest.version == self._counted() == newest.oldest:
+                return  # a run that does not step publishes none
+            time.sleep(0.005)
+        if copies.number() == 0:
+            raise NoAnswer(
+                f"run {self._name} has published no copy of its weights within "
+                f"{self._patience_s:.0f} s; is its process stopped? --mode racy reads without one"
+            )
+
+    def _counted(self) -> int:
+        """Updates applied so far."""
+        return self._arena.counters.load("version")
+
+    def _most_updates(self) -> int:
+        """Updates applied or under way, at most; without marks those under way are not known."""
+        under_way = 0 if self._all_marks is None else self._all_marks.writers()
+        return under_way + self._counted()  # in this order: one that ends meanwhile counts
+
+    # -- what a generator asks -------------------------------------------------------------------
+
+    def newest(self) -> int:
+        """Version of the newest copy, or of the parameters themselves."""
+        if self.mode not in OF_COPIES:
+            return self._counted()
+        assert self._copies is not None
+        if self._newest is None or self._copies.number() != self._newest.number:
+            self._newest = self._copies.newest()
+        return 0 if self._newest is None else self._newest.version
+
+    def has_newer(self) -> bool:
+        """Whether there are newer weights than those loaded last."""
+        if self.mode in OF_COPIES:
+            assert self._copies is not None
+            return self._copies.number() != self._number
+        return self._counted() != self._version
+
+    def load(self, backend: WeightHolder) -> Loaded:
+        """Fill the backend as the mode says; see `WeightSource.load`."""
+        out = self._inbox(backend)
+        loaded = self._read(out)
+        self._version = loaded.version
+        if self._weights == "float32":
+            backend.refresh()
+            return self.aged(loaded)
+        slots = self._arena.layout.slots
+        tensors = {
+            name: out[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            for name, slot in slots.items()
+        }
+        not_finite = backend.load(self._model, tensors, weights=self._weights)
+        refuse_not_finite(not_finite, Path(self._name))
+        return self.aged(loaded)
+
+    def aged(self, loaded: Loaded) -> Loaded:
+        """Return what was loaded with its age as it is now."""
+        behind = max(0, self._counted() - loaded.version)
+        age_s = (monotonic_ns() - self._taken_ns) / 1e9 if behind else 0.0
+        return replace(loaded, age_updates=behind, age_s=age_s)
+
+    def ended(self) -> bool:
+        """Whether the run has said so, or its process has died."""
+        if self._copies is not None and self._copies.closed:
+            return True
+        if self._arena.counters.load("command") == Command.EXIT:
+            return True
+        return process_is_gone(*self._arena.creator)
+
+    def close(self) -> None:
+        """Let go of the run."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._shared = np.empty(0, np.float32)
+        self._arena.close()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _inbox(self, backend: WeightHolder) -> Float32:
+        """Where parameters go: the memory that the backend computes from, where it can."""
+        if self._weights != "float32":
+            return np.empty(self._n, np.float32)
+        if self._bound is not backend:
+            layout = self._arena.layout
+            backend.bind(self._model, layout.slots, layout.n_floats, None)
+            self._bound = backend
+        return backend.inbox[: self._n]
+
+    def _read(self, out: Float32) -> Loaded:
+        if self.mode in OF_COPIES:
+            return self._copy(out)
+        self._taken_ns = monotonic_ns()
+        if self.mode == "racy":
+            oldest = self._counted()
+            copy_racily(out, self._shared[: self._n])
+            return Loaded(version=self._most_updates(), oldest=oldest, mixed=None)
+        if self.mode == "tensor":
+            return self._tensors(out)
+        return self._model_between_updates(out)
+
+    def _copy(self, out: Float32) -> Loaded:
+        """The newest published copy; it is held while it is read."""
+        assert self._copies is not None
+        assert self._reader is not None
+        copy = self._reader.take(self._copies, out)
+        if copy is None:
+            self._wait_for_copy(since=0)
+            return self._copy(out)
+        self._number, self._taken_ns = copy.number, copy.time_ns
+        return Loaded(version=copy.version, oldest=copy.oldest, mixed=copy.mixed)
+
+    def _tensors(self, out: Float32) -> Loaded:
+        """Each parameter between two updates; one that is written all the time from the copy."""
+        assert self._marks is not None
+        layout, oldest = self._arena.layout, self._counted()
+        busy, mixed = copy_tensors(layout, self._marks, out, self._shared), 0
+        if busy:
+            whole = np.empty(self._n, np.float32)
+            copy = self._copy(whole)
+            for name in busy:
+                slot = layout.slots[name]
+                span = slice(slot.offset, slot.offset + slot.size)
+                out[span] = whole[span]
+            oldest, mixed = min(oldest, copy.oldest), min(len(busy), copy.mixed or 0)
+        # Now, and not before: the copy may have been published since the parameters were read.
+        return Loaded(version=self._most_updates(), oldest=oldest, mixed=mixed)
+
+    def _model_between_updates(self, out: Float32) -> Loaded:
+        """The whole model between two updates, or the published copy where none is in sight."""
+        assert self._marks is not None
+        shared = self._shared[: self._n]
+
+        def copy() -> list[str]:
+            copy_racily(out, shared)
+            return []
+
+        model = copy_model(self._arena.counters, self._marks, copy, limit_s=SNAPSHOT_S)
+        if not model.consistent:
+            return self._copy(out)
+        return Loaded(version=model.version, oldest=model.oldest)
+
+
+def _is_own(segment: str) -> bool:
+    """Whether a segment holds the own parameters of one worker of averaged runs."""
+    prefix, _, rank = segment.partition(".")
+    return prefix == "copies" and rank.isdigit()
+
+
+def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
+    """Compare the arena's parameters with the model's."""
+    here = {parameter: spec.shape for parameter, spec in families.param_spec(model).items()}
+    there = {parameter: slot.shape for parameter, slot in arena.layout.slots.items()}
+    if here != there:
+        different = sorted(here.items() ^ there.items())[0][0]
+        raise ArenaError(
+            f"the arena of run {name} holds another model than its model/config.json says, "
+            f"{different} for one; was the run's directory copied? Name one of its checkpoints"
+        )
+
+
+def _segment_of_readers(
+    arena: Arena, segment: str, name: str
+) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    if WORDS not in arena.layout.segments:
+        raise ArenaError(
+            f"run {name} keeps no copies for readers (--live on does); --mode racy reads its "
+            "parameters as they are being written, --mode checkpoint its newest checkpoint"
+        )
+    return arena.segment(segment)
