@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import MlxhogError, RunError
 from mlxhog.files import plain_json
-from mlxhog.files.durable import disk_errors, replace_file
+from mlxhog.files.durable import append_all, disk_errors, replace_file
 
 FOLDER: Final = "replay"
 FORMAT: Final = 1
@@ -248,7 +248,7 @@ def append(path: Path, record: Record) -> None:
         EnvironmentLacks: the disk is full, or the system refuses.
     """
     with disk_errors(f"writing {path}"), path.open("ab", buffering=0) as file:
-        file.write(encode(record))
+        append_all(file.fileno(), encode(record))
 
 
 class Log:

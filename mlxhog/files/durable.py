@@ -228,20 +228,60 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
 
     Concurrency: any number of processes may append at once.
     """
-    with disk_errors(f"writing {path}"), path.open("a+b") as file:
+    with disk_errors(f"writing {path}"), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = end_of_last_line(file)
         file.truncate(end)
-        try:
-            file.write(lines)
-            file.flush()
-            if synced:
-                flush(file.fileno())
-        except OSError:
-            os.truncate(path, end)
-            raise
+        append_all(file.fileno(), lines, synced=synced)
     if synced and end == 0:
         sync(path.parent)
+
+
+def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None:
+    """Append all of some bytes to an open file, or nothing of them.
+
+    No buffer lies between: one that is closed after an error would write its rest once more.
+
+    Args:
+        descriptor: of a file that is open for appending (O_APPEND); no other process appends now.
+        content: the bytes.
+        synced: flush them to the disk.
+
+    Raises:
+        OSError: the system refuses; the file is as long as it was.
+    """
+    end = os.fstat(descriptor).st_size
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if synced:
+            flush(descriptor)
+    except BaseException:  # an interrupt, too
+        os.ftruncate(descriptor, end)
+        raise
+
+
+def read_lines(path: Path, begin: int, most: int) -> bytes:
+    """Return whole lines of a file that others append to, from an offset on.
+
+    A line is returned when its append is over, so none is one that is taken back.
+
+    Args:
+        path: the file.
+        begin: the offset of a line.
+        most: bytes to read; the line that crosses it is read to its end.
+
+    Raises:
+        OSError: the file cannot be read; FileNotFoundError where there is none.
+
+    Concurrency: waits for an append that is in progress.
+    """
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        file.seek(begin)
+        lines = file.read(most) + file.readline()
+    return lines[: lines.rfind(b"\n") + 1]
 
 
 def end_of_last_line(file: IO[bytes]) -> int:
