@@ -1,6 +1,7 @@
 """Files that are whole or absent, whatever dies and however full the disk is.
 
-New content is written beside the old under a `.part` name, flushed to the disk, and renamed.
+New content is written beside the old under a `.part` name, flushed to the disk, and renamed. Such a
+name says whose it is: what a killed process left goes when the file is replaced the next time.
 
 A lock on an open file is one that the kernel frees when its holder dies, however it dies.
 """
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
 import stat
@@ -62,14 +64,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_new(path: Path) -> IO[bytes]:
+def open_new(path: Path, buffering: int = -1) -> IO[bytes]:
     """Open a file for writing that nobody else has made: what had its name is removed first.
 
     Who may write into the directory cannot plant a link that sends the content elsewhere.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -126,6 +128,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
+    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with full_disk(f"writing {path}"):
         try:
@@ -145,6 +148,7 @@ def replace_link(path: Path, target: Path) -> None:
     Raises:
         OSError: the system refuses otherwise; what stood there stands.
     """
+    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     remove(part)
     try:
@@ -160,6 +164,34 @@ def replace_link(path: Path, target: Path) -> None:
     except OSError:
         remove(part)
         raise
+
+
+_LEFT_S = 60.0  # on a disk that machines share, a process of another one seems to be gone
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes of this user have left beside a file that they replaced."""
+    part = re.compile(re.escape(path.name) + r"\.(\d{1,10})\.part")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            name = part.fullmatch(entry.name)
+            if name is None:
+                continue
+            status = entry.stat(follow_symlinks=False)
+            is_old = time.time() - status.st_mtime > _LEFT_S
+            is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+            if is_old and is_file and status.st_uid == os.geteuid() and _is_gone(int(name[1])):
+                os.unlink(entry)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
