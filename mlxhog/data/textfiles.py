@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from mlxhog.data import tables, unpacking
 from mlxhog.data.examples import Example
+from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json, reading
 
@@ -48,7 +49,9 @@ def kind(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in unpacking.SUFFIXES else suffix
 
 
-def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
+def documents(
+    path: Path, text_key: str | None, *, split: bool = False, bounds: Bounds | None = None
+) -> Iterator[bytes]:
     """Yield the documents of a file that hold more than white space.
 
     Records of a prompt and a completion are `Example`s.
@@ -60,20 +63,21 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
             which CSV does not have.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
+        bounds: within which the file is read; None for one that the user has named.
 
     Raises:
         DataError: the file is missing, unreadable, binary, truncated, or a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     is_table = kind(path) in RECORD_SUFFIXES
-    documents = _records(path, text_key) if is_table else _plain(path, split)
+    documents = _records(path, text_key, bounds) if is_table else _plain(path, split, bounds)
     for document in documents:
         if document.strip():
             yield document
 
 
-def _plain(path: Path, split: bool) -> Iterator[bytes]:
-    with _open(path) as file:
+def _plain(path: Path, split: bool, bounds: Bounds | None = None) -> Iterator[bytes]:
+    with _open(path, bounds) as file:
         text = _read(path, file)
     _check_encoding(path, text[:_HEAD_BYTES])
     zero = text.find(b"\0")
@@ -149,7 +153,7 @@ def _pieces(text: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
+def _records(path: Path, text_key: str | None, bounds: Bounds | None = None) -> Iterator[bytes]:
     if text_key is None and kind(path) in tables.CSV_SUFFIXES:
         with _open_table(path) as file:
             names = ", ".join(map(shown, tables.csv_columns(path, file)[:20])) or "none"
@@ -157,30 +161,34 @@ def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
             f"{path} is a table, and nothing says which column is the text; add --text-key COLUMN. "
             f"Its columns are {names}"
         )
-    for where, record in records(path, text_key):
+    for where, record in records(path, text_key, bounds):
         yield record_text(record, text_key, where)
 
 
-def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
+def records(
+    path: Path, text_key: str | None = None, bounds: Bounds | None = None
+) -> Iterator[tuple[str, object]]:
     """Yield the records of a file of `RECORD_SUFFIXES`, each with its place for errors.
 
     Args:
         path: the file.
         text_key: a column to read beside those of `TEXT_KEYS`, where a format reads by columns.
+        bounds: within which the file is read; None for one that the user has named.
 
     Raises:
         DataError: the file is unreadable, or a line is no JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) == tables.PARQUET_SUFFIX:
-        yield from tables.parquet_records(path, columns(text_key))
+        yield from tables.parquet_records(path, columns(text_key), bounds)
         return
     if kind(path) in tables.CSV_SUFFIXES:
         with _open_table(path) as file:
             yield from tables.csv_records(path, file)
         return
-    with _open(path) as file:
-        for number, line in enumerate(_lines(path, file), 1):
+    most = MOST_BYTES if bounds is None else bounds.line
+    with _open(path, bounds) as file:
+        for number, line in enumerate(_lines(path, file, most), 1):
             if number == 1:
                 _check_encoding(path, line[:_HEAD_BYTES])
             if not line.strip():
@@ -308,9 +316,9 @@ MOST_BYTES = 1 << 32
 """Of one document, which is held in memory: a few bytes may unpack to any number."""
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     try:
-        return unpacking.open_file(path)
+        return unpacking.open_file(path, bounds)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -321,23 +329,21 @@ def _read(path: Path, file: BinaryIO) -> bytes:
     except unpacking.damages() as error:
         raise _damaged(path, error) from error
     except ValueError as error:
-        raise _too_long(path) from error
+        raise _too_long(path, MOST_BYTES) from error
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def _lines(path: Path, file: BinaryIO, most: int) -> Iterator[bytes]:
     try:
-        while line := file.readline(MOST_BYTES + 1):
-            if len(line) > MOST_BYTES:
-                raise _too_long(path)
+        while line := file.readline(most + 1):
+            if len(line) > most:
+                raise _too_long(path, most)
             yield line
     except unpacking.damages() as error:
         raise _damaged(path, error) from error
 
 
-def _too_long(path: Path) -> DataError:
-    return DataError(
-        f"{path} holds a document of more than {MOST_BYTES:,} bytes; split it into several"
-    )
+def _too_long(path: Path, most: int) -> DataError:
+    return DataError(f"{path} holds a document of more than {most:,} bytes; split it into several")
 
 
 def _damaged(path: Path, error: BaseException) -> DataError:
