@@ -1,5 +1,6 @@
 """Paths as users write them."""
 
+import os
 from pathlib import Path
 
 from mlxhog.errors import ConfigError, shown
@@ -29,3 +30,12 @@ def path_from_here(path: Path) -> Path:
     except FileNotFoundError:  # it was removed
         return path
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def printable(path: str | Path) -> str:
+    r"""Return a path for a message: bytes that are not UTF-8 become escapes.
+
+    >>> print(printable("caf\udce9.txt"))
+    caf\xe9.txt
+    """
+    return os.fsencode(path).decode(errors="backslashreplace")
