@@ -8,6 +8,7 @@ whoever is killed at any moment leaves each segment whole or absent; `sweep` rem
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from array import array
@@ -28,7 +29,8 @@ FEW = 32
 """Neighbours that are not worth merging."""
 _BLOCK = 1 << 20
 _SUFFIXES = (".bin", ".rows", ".json")
-_PART = re.compile(NAME.pattern + r"\.\d+\.part")
+_PART = re.compile(NAME.pattern + r"(\.\d+)+\.part")
+_numbers = itertools.count()  # of the drafts of this process
 
 
 def sweep(folder: Path) -> None:
@@ -64,7 +66,8 @@ class Draft:
             path: of the header that it will have.
         """
         self.path, self.n_tokens = path, 0
-        self._header = path.with_name(f"{path.name}.{os.getpid()}.part")
+        # A thread that a run has given up may still write its own.
+        self._header = path.with_name(f"{path.name}.{os.getpid()}.{next(_numbers)}.part")
         self._file: IO[bytes] | None = None
         self._pending = bytearray()
         self._rows = array("q")

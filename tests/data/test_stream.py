@@ -334,7 +334,7 @@ def test_a_full_disk_leaves_segments_unmerged(tmp_path, monkeypatch):
 def test_what_killed_writers_left_is_swept_and_files_of_others_stay(tmp_path):
     publish(opened(tmp_path), rows_of("one"), [], 0)
     folder = tmp_path / "stream"
-    ours = ("00000002.bin", "00000002.json.77.part", "00000001-00000009.rows.5.part")
+    ours = ("00000002.bin", "00000002.json.77.0.part", "00000001-00000009.rows.5.part")
     others = ("notes.part", "00000002.bin.part", "00000001.bin.bak", "x00000002.bin.7.part")
     for name in (*ours, *others):
         (folder / name).write_text("x")
