@@ -9,7 +9,9 @@ Every strategy trains the same model on real text, run after run, under a seeded
 faults, one every few seconds: workers killed, one or all; stopped, one or the whole group; a full
 disk; a closed pipe; the supervisor killed, and its run resumed. Workers and supervisors are also
 killed while they start. Before and after, it trains undisturbed. The seed repeats the schedule, not
-the moments at which it meets the run.
+the moments at which it meets the run. In the end, `feeding.py` posts examples to a run that follows
+a folder: through kills, a full disk, a file whose name is not UTF-8, a pipe, a link to /dev/zero,
+and files of a few bytes that unpack to gigabytes.
 
 What has to hold: no run hangs, nobody outlives it, every ticket is accounted for (`Audit`), between
 faults the throughput is that of the undisturbed runs, and the held-out loss after the same number
@@ -34,7 +36,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.claims import Claim, finish
+import feeding
+from harness.claims import Claim, Findings, finish
 from harness.machine import ROOT, LoadWatch, own_cpu_s
 from scipy import stats
 from training.faults import SETTLE_S, Observed, Rates, filled
@@ -417,8 +420,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.claims:
         return _judge([*_read(options.claims)], others_load=0.0)
     minutes, tokens, eval_tokens = options.minutes, options.tokens, 65_536
+    examples = 2000
     if options.quick:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
+        examples = 200
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
     watch = LoadWatch()
     records = []
@@ -446,7 +451,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.records:
                 with options.records.open("a") as file:
                     file.write(json.dumps(asdict(record)) + "\n")
-    return _judge(records, others_load=watch.stop(own_cpu_s()))
+    fed = Findings()
+    feeding.measure(fed, examples)
+    return _judge(records, others_load=watch.stop(own_cpu_s()), more=fed.claims)
 
 
 def _line(record: Record) -> str:
@@ -469,14 +476,14 @@ def _read(files: Sequence[Path]) -> Iterator[Record]:
             yield Record(**fields)
 
 
-def _judge(records: Sequence[Record], *, others_load: float) -> int:
+def _judge(records: Sequence[Record], *, others_load: float, more: Sequence[Claim] = ()) -> int:
     others_s = sum(record.rates.others_s for record in records)
     others_tokens = sum(record.rates.others_tokens for record in records)
     results = {
         "records": [asdict(record) for record in records],
         "tokens_per_s_beside_a_stopped_worker": others_tokens / others_s if others_s else math.nan,
     }
-    return finish("chaos", claims(records), others_load=others_load, results=results,
+    return finish("chaos", [*claims(records), *more], others_load=others_load, results=results,
                   packages=("mlxhog", "mlx", "torch"))  # fmt: skip
 
 

@@ -1,37 +1,67 @@
-"""Examples posted to a run that follows, while trainer and server are killed: none is lost.
+"""Examples posted to a run that follows, through kills, full disks and bad files: none is lost.
 
     python benchmarks/feeding.py                      10,000 examples, some minutes
     python benchmarks/feeding.py --quick              500
 
-Clients post examples, one each, to the server of a run. After each third, trainer and server are
-killed with SIGKILL and started again. In the end the run has trained on every example that was
-acknowledged: it stands in a segment, and the checkpoint counts all tickets of all segments as done.
+Clients post examples, one each, to the server of a run, in four parts. In the second and the last,
+trainer and server are killed with SIGKILL and started again; in the third, the disk of the run is
+full for a while. In the folder that is followed stand a file whose name is not UTF-8, a pipe, a
+link to /dev/zero and files of a few bytes that unpack to gigabytes; each part adds a good file.
+
+In the end the run has trained on every example that was acknowledged: it stands in a segment, once,
+or twice where it was posted again after no answer, and the checkpoint counts all tickets of all
+segments as done. Of the examples that were refused none is kept, not even in part.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.claims import Findings, flags, measured
+from harness.machine import ROOT
 from serving import mlxhog
+from training.faults import filled
 
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
-from mlxhog.data.stream import Segment
+from mlxhog.data.segments import read_all
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import RunError
 
+sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
+from tests.small_disk import small_disk  # noqa: E402
+
 CLIENTS = 8
 LIMIT_S = 300.0
-KILL_S = 0.3  # after a third of the posting begins
+STOP_S = 60.0
+KILL_S = 0.3  # after a part of the posting begins
+REFUSALS = 20  # that the disk stays full for
+PARTS = ("calm", "kill", "full disk", "kill")
+DISK_BYTES = 256 << 20
+MEMORY_BYTES = 512 << 20  # that bad files may cost: of each, at most 256 MiB are read
+BAD = {
+    "caf\\xe9.txt": "its name is not UTF-8",
+    "pipe.txt": "is no regular file",
+    "zeros.txt": "is no regular file",
+    "bomb.txt.gz": "holds more than",
+    "bomb.jsonl.gz": "holds more than",
+}
+"""What stands in the folder that is followed, as it is named, and the reason."""
 TRAIN = (
     "--workers",
     "mlx:cpu,torch:cpu",
@@ -65,6 +95,21 @@ class Pair:
             process.kill()
             process.communicate()
 
+    def stop(self) -> bool:
+        """Ask the run to end; returns whether it does."""
+        ask(self.run.directory, "stop")
+        try:
+            self.training.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def peak_bytes(self) -> int:
+        """The most memory that the trainer's own process has had; 0 where that is not known."""
+        path = Path(f"/proc/{self.training.pid}/status")
+        lines = path.read_text().splitlines() if path.exists() else []
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
     def _follows(self) -> bool:
         try:
             ask(self.run.directory, "status", timeout_s=5.0)
@@ -80,8 +125,23 @@ class Pair:
             time.sleep(0.1)
 
 
-def post(pair: Pair, numbers: Sequence[int], acknowledged: set[str]) -> None:
-    """Post an example per number with several clients at once; note those that were answered."""
+@dataclass
+class Posted:
+    """What clients have posted, and how it was answered.
+
+    Attributes:
+        acknowledged: number -> the text that was acknowledged.
+        refused: texts that the server refused for want of room.
+        tries: posts so far; each has another text.
+    """
+
+    acknowledged: dict[int, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    tries: int = 0
+
+
+def post(pair: Pair, numbers: Sequence[int], posted: Posted) -> None:
+    """Post an example per number with several clients at once; note the answers."""
     rest, lock = iter(numbers), threading.Lock()
 
     def client() -> None:
@@ -90,18 +150,30 @@ def post(pair: Pair, numbers: Sequence[int], acknowledged: set[str]) -> None:
                 k = next(rest, None)
             if k is None:
                 return
-            text = f"say number {k}"
-            body = json.dumps({"prompt": "say", "answer": f" number {k}"}).encode()
-            request = urllib.request.Request(
-                f"{pair.url}/examples", body, {"content-type": "application/json"}
-            )
-            try:
-                with urllib.request.urlopen(request, timeout=60) as reply:
-                    if reply.status == 200:
-                        with lock:
-                            acknowledged.add(text)
-            except (OSError, urllib.error.URLError):
-                continue  # it was not acknowledged
+            while _refused(k):
+                time.sleep(0.01)
+
+    def _refused(k: int) -> bool:
+        """Post one example; whether the server has refused it."""
+        with lock:
+            posted.tries += 1
+            answer = f" number {k}, try {posted.tries}"
+        body = json.dumps({"prompt": "say", "answer": answer}).encode()
+        request = urllib.request.Request(
+            f"{pair.url}/examples", body, {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply, lock:
+                if reply.status == 200:
+                    posted.acknowledged[k] = f"say{answer}"
+        except urllib.error.HTTPError as error:
+            if error.code == 507:
+                with lock:
+                    posted.refused.add(f"say{answer}")
+            return error.code == 507
+        except OSError:
+            pass  # no answer
+        return False
 
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for thread in threads:
@@ -110,17 +182,50 @@ def post(pair: Pair, numbers: Sequence[int], acknowledged: set[str]) -> None:
         thread.join()
 
 
+def plant(folder: Path) -> None:
+    """Put what is bad into the folder that is followed; see `BAD`."""
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("a name of another age")
+    os.mkfifo(folder / "pipe.txt")
+    os.symlink("/dev/zero", folder / "zeros.txt")
+    for kind, line in (("txt", b"words and words\n"), ("jsonl", b'{"text": "word"}\n')):
+        (folder / f"bomb.{kind}.gz").write_bytes(gzip.compress(line * (1 << 20)) * 100)
+
+
+def unnamed(directory: Path) -> set[str]:
+    """Which of the bad files the run has not named with their reason."""
+    events = directory / "events.jsonl"
+    texts = [str(json.loads(line).get("text")) for line in events.read_text().splitlines()]
+    return {name for name, why in BAD.items() if not any(name in t and why in t for t in texts)}
+
+
+@contextmanager
+def full(directory: Path, posted: Posted) -> Iterator[None]:
+    """Fill the disk of a run until some posts are refused; what is posted goes on in the block."""
+    with filled(directory.parent):
+        waiting = threading.Thread(target=_wait_for_refusals, args=(posted, directory.parent))
+        waiting.start()
+        yield
+    waiting.join()
+
+
+def _wait_for_refusals(posted: Posted, directory: Path) -> None:
+    end = time.monotonic() + LIMIT_S
+    while len(posted.refused) < REFUSALS and time.monotonic() < end:
+        time.sleep(0.01)
+    (directory / "filler").unlink(missing_ok=True)
+
+
 def published(directory: Path) -> tuple[list[str], int]:
     """The text of every row of the stream, and the number of its tickets."""
     rows: list[str] = []
-    number, tickets = 1, 0
-    while segment := Segment.read(directory / "stream", number, verify=True):
+    tickets = 0
+    for segment in read_all(directory / "stream", verify=True):
         at = 0
         for n, _ in segment.rows:
             ids = segment.tokens[at : at + n].astype("int32")
             rows.append(bytes(ByteTokenizer().decode(ids)).decode())
             at += int(n)
-        number, tickets = number + 1, segment.end_ticket
+        tickets = segment.end_ticket
     return rows, tickets
 
 
@@ -132,53 +237,84 @@ def trained(directory: Path) -> int:
 
 
 def measure(findings: Findings, count: int) -> None:
-    """Post so many examples, kill twice meanwhile, and count."""
-    acknowledged: set[str] = set()
-    with tempfile.TemporaryDirectory() as name:
+    """Post so many examples through all that may happen, and count."""
+    posted, files = Posted(), [f"file {k}" for k in range(len(PARTS))]
+    with tempfile.TemporaryDirectory() as name, small_disk(_runs(Path(name)), DISK_BYTES) as disk:
         folder = Path(name)
         (folder / "new").mkdir()
         pair, seconds = Pair(folder), 0.0
+        directory, before, memory = pair.run.directory, pair.peak_bytes(), 0
+        plant(folder / "new")
         try:
-            for part in range(3):
-                first, last = count * part // 3, count * (part + 1) // 3
-                killer = threading.Timer(KILL_S, pair.kill) if part else None
-                began = time.perf_counter()
-                if killer is not None:
+            for part, kind in enumerate(PARTS):
+                numbers = range(count * part // len(PARTS), count * (part + 1) // len(PARTS))
+                (folder / "new" / f"{part}.txt").write_text(files[part])
+                began, memory = time.perf_counter(), max(memory, pair.peak_bytes() - before)
+                if kind == "kill":
+                    killer = threading.Timer(KILL_S, pair.kill)
                     killer.start()
-                post(pair, range(first, last), acknowledged)
-                if killer is None:
-                    seconds = time.perf_counter() - began
-                else:
+                    post(pair, numbers, posted)
                     killer.join()
                     pair = Pair(folder)
-                    numbers = range(first, last)  # as a client does that had no answer
-                    again = [k for k in numbers if f"say number {k}" not in acknowledged]
-                    post(pair, again, acknowledged)
-            directory = pair.run.directory
+                elif kind == "full disk" and disk:
+                    with full(directory, posted):
+                        post(pair, numbers, posted)
+                else:
+                    post(pair, numbers, posted)
+                    seconds = seconds or time.perf_counter() - began
+                # As a client does that had no answer.
+                post(pair, [k for k in numbers if k not in posted.acknowledged], posted)
+            wanted = {*posted.acknowledged.values(), *files}
             end = time.monotonic() + LIMIT_S
             while time.monotonic() < end:
                 time.sleep(2.0)
-                if acknowledged <= set(published(directory)[0]):
+                if wanted <= set(published(directory)[0]) and not unnamed(directory):
                     ask(directory, "checkpoint")
                     if trained(directory) == published(directory)[1]:
                         break
+            memory = max(memory, pair.peak_bytes() - before)
+            ends = pair.stop()
         finally:
             pair.kill()
         rows, tickets = published(directory)
-        lost = len(acknowledged - set(rows))
-        twice = len(rows) - len(set(rows))
+        lines = (directory / "stream" / "examples.jsonl").read_text().splitlines()
+        kept = {"{prompt}{answer}".format(**json.loads(line)) for line in lines}
+        times = Counter(row.partition(",")[0] for row in rows)
+        counts = Counter(times[f"say number {k}"] for k in posted.acknowledged)
         print(
-            f"{len(acknowledged)} of {count} acknowledged, {count // 3 / seconds:,.0f} a second; "
-            f"{len(rows)} rows, {twice} posted again without an answer"
+            f"{len(posted.acknowledged)} of {count} acknowledged, "
+            f"{count // len(PARTS) / seconds:,.0f} a second; {counts[1]} trained once, {counts[2]} "
+            f"twice; {len(posted.refused)} posts refused"
         )
-        findings.results["examples"] = {"acknowledged": len(acknowledged), "twice": twice}
+        findings.results["examples"] = {
+            "acknowledged": len(posted.acknowledged),
+            "once": counts[1],
+            "twice": counts[2],
+            "refused": len(posted.refused),
+            "full_disk": disk,
+        }
+        lost = len(wanted - set(rows))
+        others = sum(n for k, n in counts.items() if k not in (1, 2))
+        untrained = tickets - trained(directory)
         findings.exact(
-            "examples posted and not acknowledged in the end", count - len(acknowledged), 0
+            "examples posted and not acknowledged in the end", count - len(posted.acknowledged), 0
         )
-        findings.exact("acknowledged examples that are in no segment", lost, 0)
+        findings.exact("acknowledged examples and good files that are in no segment", lost, 0)
+        findings.exact("acknowledged examples not trained once or twice", others, 0)
+        findings.exact("tickets of the stream that were not trained", untrained, 0)
+        if disk:
+            findings.at_least("posts refused by a full disk", len(posted.refused), 1, timing=False)
         findings.exact(
-            "tickets of the stream that were not trained", tickets - trained(directory), 0
+            "refused examples that are kept", len(posted.refused & (kept | set(rows))), 0
         )
+        findings.exact("bad files that were not named", len(unnamed(directory)), 0)
+        findings.exact("runs that follow and do not end when asked", int(not ends), 0)
+        findings.at_most("bytes that bad files cost", memory, MEMORY_BYTES, timing=False)
+
+
+def _runs(folder: Path) -> Path:
+    (folder / "runs").mkdir()
+    return folder / "runs"
 
 
 def main() -> int:

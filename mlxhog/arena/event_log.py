@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import MlxhogError, RunError, message_of, shown
 from mlxhog.files import plain_json, reading
-from mlxhog.files.durable import disk_errors
+from mlxhog.files.durable import append_all, disk_errors
 
 FOLDER: Final = "replay"
 FORMAT: Final = 1
@@ -419,7 +419,7 @@ def append(path: Path, record: Record) -> None:
         EnvironmentLacks: the disk is full, or the system refuses.
     """
     with disk_errors(f"writing {path}"), path.open("ab", buffering=0) as file:
-        file.write(encode(record))
+        append_all(file.fileno(), encode(record))
 
 
 class Log:

@@ -267,8 +267,7 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
-        with disk_errors(f"writing {self.samples_path}"), self.samples_path.open("ab") as file:
-            file.write(" ".join(text.splitlines()).encode() + b"\n")
+        append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:
         """Return the last line of `samples.txt`, or None where there is no sample."""

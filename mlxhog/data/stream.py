@@ -1,90 +1,77 @@
 """Text that arrives while a run trains: append-only segments of tokens in the run's directory.
 
     stream/stream.json           format, seq_len, tokenizer_sha256: what examples have to fit
-    stream/00000001.bin          the tokens of segment 1, little endian uint32, row after row
-    stream/00000001.rows         (rows, 2) int64: tokens of a row, and its first labels that are not
-                                 trained
-    stream/00000001.json         the header; a segment is there once this is, by rename
+    stream/00000001.*            a segment, see `mlxhog.data.segments`
     stream/examples.jsonl        examples that `append_examples` has taken; only grows
 
 A row is trained as it stands: its inputs are all tokens but the last, its labels all but the first.
 A document is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by a token. An
 example is one row: BOS, prompt, answer, BOS, and its loss is on the answer and that BOS alone.
 
-Tickets count through all segments: segment k has `tickets` of them from `first_ticket` on, each of
-`batch_size` rows but the last, which ends with the segment. A published segment never changes, so a
-ticket means the same rows in every process and after every kill; which are done, the run's ledger
-and its checkpoints know. Segments say which files they come from, so that each is taken once.
+A published segment never changes, so a ticket means the same rows in every process and after every
+kill; which are done, the run's ledger and its checkpoints know. Segments say which files they come
+from, so that each is taken once.
 """
 
 from __future__ import annotations
 
 import bisect
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.data.batch import IGNORED, Batch, empty_rows
+from mlxhog.data import drafts, segments
+from mlxhog.data.batch import Batch
+from mlxhog.data.drafts import Draft
+from mlxhog.data.segments import FORMAT, MOST_TICKETS, WAY_OUT, Row, Segment, Source
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import DataError, RunError, shown
+from mlxhog.errors import CheckpointError, DataError, RunError, shown
 from mlxhog.files import plain_json
-from mlxhog.files.durable import (
-    append_lines,
-    disk_errors,
-    replace_file,
-    write_synced,
-)
+from mlxhog.files.durable import append_lines, disk_errors, replace_file
 
-FORMAT = 1
 FOLDER = "stream"
+ABOUT = "stream.json"
 EXAMPLES = "examples.jsonl"
 TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
 _MAPPED = 8  # segments in one process
-_WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
+PIECE_BYTES = 1 << 20
+"""Of a document that are tokenized at once."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One sequence to train on.
+def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[Row]:
+    """Cut a document into rows that hold each of its tokens as a label once.
 
-    Attributes:
-        ids: its tokens, (n,) int32, at least 2.
-        masked: its first labels that are not trained, below n - 1.
+    A long one is tokenized in pieces, so that little more than its text lies in memory.
     """
-
-    ids: NDArray[np.int32]
-    masked: int = 0
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file that a segment has taken, or refused.
-
-    Attributes:
-        name: path below the folder that is followed.
-        n_bytes: its size then.
-        changed_ns: its modification time then.
-        refused: why nothing of it is trained; None where all of it is.
-    """
-
-    name: str
-    n_bytes: int
-    changed_ns: int
-    refused: str | None = None
-
-
-def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> list[Row]:
-    """Cut a document into rows that hold each of its tokens as a label once."""
     bos = np.array([tokenizer.bos], np.int32)
-    ids = np.concatenate([bos, tokenizer.encode(document).astype(np.int32), bos])
-    return [Row(ids[at : at + seq_len + 1]) for at in range(0, len(ids) - 1, seq_len)]
+    rest = bos
+    for piece in _pieces(document):
+        rest = np.concatenate([rest, tokenizer.encode(piece).astype(np.int32)])
+        whole = (len(rest) - 1) // seq_len * seq_len
+        for at in range(0, whole, seq_len):
+            yield Row(rest[at : at + seq_len + 1])
+        rest = rest[whole:]
+    yield Row(np.concatenate([rest, bos]))
+
+
+def _pieces(document: bytes) -> Iterator[bytes]:
+    """Cut a text that is too long for a tokenizer, behind a line or a word where there is one."""
+    begin = 0
+    while len(document) - begin > PIECE_BYTES:
+        limit = begin + PIECE_BYTES
+        marks = (document.rfind(mark, begin, limit) + 1 for mark in (b"\n", b" "))
+        end = next((mark for mark in marks if mark > begin), 0)
+        if not end:
+            amid = (document[limit - k] & 0xC0 == 0x80 for k in range(3))  # a character of UTF-8
+            end = limit - next((k for k, is_amid in enumerate(amid) if not is_amid), 0)
+        yield document[begin:end]
+        begin = end
+    yield document[begin:]
 
 
 def example_row(record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, where: str) -> Row:
@@ -148,16 +135,11 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
 
     Concurrency: any number of processes may append at once.
     """
-    folder = run / FOLDER
-    try:
-        about = plain_json.read(folder / "stream.json")
-        seq_len = int(about["seq_len"])
-    except FileNotFoundError as error:
+    seq_len = seq_len_of(run)
+    if seq_len is None:
         raise RunError(
             f"the run {run} takes no examples; start one with: mlxhog train --follow FOLDER"
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{folder / 'stream.json'} cannot be read: {error}; {_WAY_OUT}") from error
+        )
     for number, example in enumerate(examples, start=1):
         where = f"example {number}"
         if not isinstance(example, Mapping):
@@ -166,88 +148,25 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
             )
         example_row(example, tokenizer, seq_len, where)
     lines = b"".join(plain_json.dumps(example) + b"\n" for example in examples)
-    append_lines(folder / EXAMPLES, lines, synced=True)
+    append_lines(run / FOLDER / EXAMPLES, lines, synced=True)
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A published segment; see the module for the files."""
+def seq_len_of(run: Path) -> int | None:
+    """Return the length of examples that a run takes; None where it follows nothing.
 
-    number: int
-    first_ticket: int
-    tickets: int
-    batch_size: int
-    sources: tuple[Source, ...]
-    examples_end: int
-    tokens: NDArray[np.uint32]
-    rows: NDArray[np.int64]
-
-    @classmethod
-    def read(cls, folder: Path, number: int, *, verify: bool = False) -> Segment | None:
-        """Return a segment; None where it is not published.
-
-        Args:
-            folder: of the stream.
-            number: of the segment, from 1.
-            verify: whether its digest is compared, which reads all of it.
-
-        Raises:
-            DataError: it is damaged.
-        """
-        path = folder / f"{number:08}.json"
-        try:
-            header = plain_json.read(path)
-            sizes = header["tokens"], header["rows"]
-            tokens = _map(path.with_suffix(".bin"), "<u4")
-            rows = _map(path.with_suffix(".rows"), "<i8").reshape(-1, 2)
-            if (len(tokens), len(rows)) != sizes or header["format"] != FORMAT:
-                raise ValueError(f"it holds {len(tokens)} tokens in {len(rows)} rows, not {sizes}")
-            if verify and _digest(tokens, rows) != header["sha256"]:
-                raise ValueError("its tokens have another digest than its header says")
-            return cls(
-                number=number,
-                first_ticket=int(header["first_ticket"]),
-                tickets=-(-len(rows) // int(header["batch_size"])),
-                batch_size=int(header["batch_size"]),
-                sources=tuple(Source(**source) for source in header["sources"]),
-                examples_end=int(header["examples_end"]),
-                tokens=tokens,
-                rows=rows,
-            )
-        except FileNotFoundError as error:
-            if not path.exists():
-                return None
-            raise DataError(f"{path} lacks {error.filename}; {_WAY_OUT}") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path} cannot be read: {error}; {_WAY_OUT}") from error
-
-    @property
-    def end_ticket(self) -> int:
-        """The ticket behind its last."""
-        return self.first_ticket + self.tickets
-
-    @cached_property
-    def _ends(self) -> NDArray[np.int64]:
-        """Where each row ends among the tokens."""
-        return np.cumsum(self.rows[:, 0])
-
-    def batch(self, ticket: int, byte_lengths: NDArray[np.int64]) -> Batch:
-        """Return the rows of one of its tickets, filled up to one length.
-
-        Raises:
-            DataError: a token is outside the vocabulary.
-        """
-        begin = (ticket - self.first_ticket) * self.batch_size
-        chosen = self.rows[begin : begin + self.batch_size]
-        ends = self._ends[begin : begin + self.batch_size]
-        x, y = empty_rows(len(chosen), int(chosen[:, 0].max() - 1))
-        for row, (end, (n, masked)) in enumerate(zip(ends, chosen, strict=True)):
-            ids = self.tokens[end - n : end].astype(np.int64)
-            if ids.max() >= len(byte_lengths):
-                raise DataError(f"segment {self.number} has ids outside the vocabulary; {_WAY_OUT}")
-            x[row, : n - 1], y[row, masked : n - 1] = ids[:-1], ids[masked + 1 :]
-        counted = y[y != IGNORED]
-        return Batch(x, y, int(byte_lengths[counted].sum()), seed=ticket)
+    Raises:
+        RunError: the description of its stream is damaged.
+    """
+    path = run / FOLDER / ABOUT
+    try:
+        seq_len = plain_json.read(path)["seq_len"]
+        if type(seq_len) is not int or not 1 <= seq_len < MOST_TICKETS:
+            raise ValueError(f"seq_len is {shown(seq_len)}, expected a whole number from 1 to 2^53")
+        return seq_len
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} cannot be read: {error}; {WAY_OUT}") from error
 
 
 class StreamWriter:
@@ -260,20 +179,44 @@ class StreamWriter:
     """
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
-        """Open the stream of a run, or begin one.
+        """Open the stream of a run, or begin one; many small segments are merged.
 
         Raises:
+            CheckpointError: the run has promised to train on longer examples than `seq_len`.
             DataError: a segment is damaged.
+            RunError: the description of the stream is damaged.
             EnvironmentLacks: the disk is full.
         """
         self.folder, self.tokenizer, self.seq_len = run / FOLDER, tokenizer, seq_len
         self._batch_size, self._segments = batch_size, 0
+        self._closed, self._publishing = False, threading.Lock()
         self.end = self.examples_end = 0
         self.sources: dict[str, Source] = {}
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(exist_ok=True)
-        while segment := Segment.read(self.folder, self._segments + 1, verify=True):
-            self._take(segment)
+        self._check_seq_len(run)
+        with disk_errors(f"reading {self.folder}"):
+            drafts.sweep(self.folder)
+            known = segments.read_all(self.folder, verify=True)
+            for segment in drafts.merge(self.folder, known):
+                self._take(segment)
+        examples = self.folder / EXAMPLES
+        size = examples.stat().st_size if examples.exists() else 0
+        if size < self.examples_end:
+            raise DataError(
+                f"{examples} has {size} bytes, and {self.examples_end} of it are in segments; "
+                f"{WAY_OUT}"
+            )
+
+    def _check_seq_len(self, run: Path) -> None:
+        """Refuse to drop examples that were acknowledged, and are too long by now."""
+        longest = seq_len_of(run)
+        if longest is not None and longest > self.seq_len:
+            raise CheckpointError(
+                f"the run {run} follows with seq_len {longest}, and has acknowledged examples of "
+                f"up to {longest} tokens; this is seq_len {self.seq_len}, for which they may be "
+                f"too long; resume with --seq-len {longest} or more"
+            )
 
     def accept_examples(self) -> None:
         """Let `append_examples` keep examples: from now on the run can be resumed after any kill.
@@ -283,47 +226,54 @@ class StreamWriter:
         """
         digest = self.tokenizer.sha256
         about = {"format": FORMAT, "seq_len": self.seq_len, "tokenizer_sha256": digest}
-        path = self.folder / "stream.json"
+        path = self.folder / ABOUT
         with disk_errors(f"writing {path}"):
             replace_file(path, plain_json.dumps(about))
 
-    def publish(self, rows: Sequence[Row], sources: Sequence[Source], examples_end: int) -> None:
+    def draft(self) -> Draft:
+        """Begin the next segment; what is added to it is there when it is published."""
+        return Draft(segments.header_path(self.folder, self._segments + 1))
+
+    def publish(self, draft: Draft, sources: Sequence[Source], examples_end: int) -> None:
         """Append a segment; workers may train on it when this returns.
 
         Raises:
+            Closed: there has been a call of `close`; nothing is published.
+            DataError: what was written cannot be read back; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        number = self._segments + 1
-        path = self.folder / f"{number:08}.json"
-        tokens = np.concatenate([np.empty(0, "<u4"), *(row.ids.astype("<u4") for row in rows)])
-        table = np.array([(len(row.ids), row.masked) for row in rows], "<i8").reshape(-1, 2)
-        header = {
-            "format": FORMAT,
-            "first_ticket": self.end,
-            "batch_size": self._batch_size,
-            "tokens": len(tokens),
-            "rows": len(table),
-            "sources": [vars(source) for source in sources],
-            "examples_end": examples_end,
-            "sha256": _digest(tokens, table),
-        }
-        with disk_errors(f"writing {path}"):
-            write_synced(path.with_suffix(".bin"), tokens.tobytes())
-            write_synced(path.with_suffix(".rows"), table.tobytes())
-            replace_file(path, plain_json.dumps(header))
-        segment = Segment.read(self.folder, number)
-        assert segment is not None
-        self._take(segment)
+        with disk_errors(f"writing {draft.path}"):
+            draft.seal(
+                {
+                    "first_ticket": self.end,
+                    "batch_size": self._batch_size,
+                    "sources": [vars(source) for source in sources],
+                    "examples_end": examples_end,
+                }
+            )
+            with self._publishing:
+                if self._closed:
+                    raise Closed
+                self._take(draft.publish())
+
+    def close(self) -> None:
+        """Let nothing more be published, whatever another thread is about to do."""
+        with self._publishing:
+            self._closed = True
 
     def _take(self, segment: Segment) -> None:
         if segment.first_ticket != self.end:
             raise DataError(
-                f"segment {segment.number} begins with ticket {segment.first_ticket}, expected "
-                f"{self.end}; {_WAY_OUT}"
+                f"{segment.path} begins with ticket {segment.first_ticket}, expected {self.end}; "
+                f"{WAY_OUT}"
             )
-        self._segments, self.end = segment.number, segment.end_ticket
+        self._segments, self.end = segment.last, segment.end_ticket
         self.examples_end = segment.examples_end
         self.sources.update((source.name, source) for source in segment.sources)
+
+
+class Closed(Exception):
+    """The stream of a run takes no more segments: the run has ended."""
 
 
 class StreamBatches:
@@ -340,8 +290,9 @@ class StreamBatches:
             example: a batch of other text, for who wants one before anything has come.
         """
         self._folder, self._byte_lengths, self._example = folder, byte_lengths, example
-        self._ends: list[int] = []  # of every segment, its last ticket + 1
-        self._open: dict[int, Segment] = {}
+        self._headers: list[Path] | None = None
+        self._firsts: dict[Path, int] = {}
+        self._open: dict[Path, Segment] = {}
 
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket.
@@ -350,34 +301,44 @@ class StreamBatches:
             DataError: it is not published, or damaged.
         """
         g = epoch * TICKETS + ticket
-        while not self._ends or g >= self._ends[-1]:
-            self._ends.append(self._segment(len(self._ends) + 1).end_ticket)
-        # A segment of nothing but refused files has no ticket, and is passed over.
-        number = 1 + bisect.bisect_right(self._ends, g)
-        return self._segment(number).batch(g, self._byte_lengths)
+        for segment in self._open.values():
+            if segment.first_ticket <= g < segment.end_ticket:
+                return segment.batch(g, self._byte_lengths)
+        return self._find(g).batch(g, self._byte_lengths)
 
-    def _segment(self, number: int) -> Segment:
+    def _find(self, g: int) -> Segment:
+        """The segment of a ticket; of many headers, few are read."""
+        try:
+            if self._headers is None:
+                self._headers = segments.headers(self._folder)
+            last = int(self._headers[-1].stem[-8:]) if self._headers else 0
+            while (path := segments.header_path(self._folder, last + 1)).exists():
+                self._headers.append(path)
+                last += 1
+        except OSError as error:
+            raise DataError(f"{self._folder} cannot be read: {error}; {WAY_OUT}") from error
+        # A segment of nothing but refused files has no ticket, and is passed over.
+        number = bisect.bisect_right(self._headers, g, key=self._first_ticket) - 1
+        if number >= 0:
+            segment = self._segment(self._headers[number])
+            if g < segment.end_ticket:
+                return segment
+        raise DataError(f"ticket {g} of {self._folder} is not published")
+
+    def _first_ticket(self, path: Path) -> int:
+        if path not in self._firsts:
+            self._firsts[path] = self._segment(path).first_ticket
+        return self._firsts[path]
+
+    def _segment(self, path: Path) -> Segment:
         """A segment; few are kept mapped."""
-        if number not in self._open:
-            segment = Segment.read(self._folder, number)
-            if segment is None:
-                raise DataError(f"segment {number} of {self._folder} is not published")
+        if path not in self._open:
+            segment = Segment.read(path)
             if len(self._open) >= _MAPPED:
                 self._open.pop(next(iter(self._open)))
-            self._open[number] = segment
-        return self._open[number]
+            self._open[path] = segment
+        return self._open[path]
 
     def example(self) -> Batch:
         """A batch of the same shape as many, to try a model with."""
         return self._example
-
-
-def _map(path: Path, dtype: str) -> NDArray[Any]:
-    """A file as an array, which is not read before it is looked at."""
-    if not path.stat().st_size:  # which cannot be mapped
-        return np.empty(0, dtype)
-    return np.asarray(np.memmap(path, dtype, mode="r"))
-
-
-def _digest(tokens: NDArray[np.uint32], rows: NDArray[np.int64]) -> str:
-    return hashlib.sha256(tokens.tobytes() + rows.tobytes()).hexdigest()

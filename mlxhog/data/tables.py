@@ -11,10 +11,12 @@ import csv
 import importlib
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_bytes
@@ -106,27 +108,37 @@ class _Lines:
         return line
 
 
-def parquet_records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+def parquet_records(
+    path: Path, columns: tuple[str, ...], bounds: Bounds | None = None
+) -> Iterator[tuple[str, object]]:
     """Yield the rows of a Parquet file, each with its place for errors.
 
     Args:
         path: the file.
         columns: those to read, if the file has any of them; else all.
+        bounds: within which the file is read; None for one that the user has named.
 
     Raises:
-        DataError: the file is damaged, no Parquet, or unpacks to more than any text does.
+        DataError: the file is damaged, no Parquet, or holds more than its bounds or any text.
         EnvironmentLacks: the package pyarrow is not installed.
     """
     parquet = _package("pyarrow.parquet", "reading .parquet", "pyarrow")
     try:
-        with parquet.ParquetFile(path) as file:
+        with ExitStack() as stack:
+            source = path if bounds is None else stack.enter_context(bounds.open(path))
+            file = stack.enter_context(parquet.ParquetFile(source))
             names = [name for name in columns if name in file.schema_arrow.names]
-            size = _rows_at_once(path, file.metadata)
-            row = 0
-            for batch in file.iter_batches(batch_size=size, columns=names or None):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield f"{path}, row {row}", record
+            if bounds is None:
+                size = _rows_at_once(path, file.metadata)
+                batches = file.iter_batches(batch_size=size, columns=names or None)
+                rows: Iterable[object] = (row for one in batches for row in one.to_pylist())
+            else:  # a text that is in a million rows is in memory once
+                texts = [leaf.path for leaf in _leaves(file.schema)]
+                file = stack.enter_context(parquet.ParquetFile(source, read_dictionary=texts))
+                batches = file.iter_batches(batch_size=_ROWS, columns=names or None)
+                rows = _within(bounds, file.metadata, batches)
+            for number, record in enumerate(rows, 1):
+                yield f"{path}, row {number}", record
     except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
         raise DataError(
             f"{path} is no Parquet file, or damaged ({message_of(error)}); fetch or write it again"
@@ -152,6 +164,40 @@ def _rows_at_once(path: Path, metadata: Any) -> int:
             )
         largest = max(largest, n_bytes // n_rows)
     return max(1, min(_ROWS, _BATCH_BYTES // largest))
+
+
+def _within(bounds: Bounds, metadata: Any, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of batches, each as it is asked for.
+
+    Raises:
+        DataError: they hold more than the bounds allow, or the file says so.
+    """
+    sizes = (metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+    if sum(sizes) > bounds.most:
+        raise bounds.too_large()
+    rest = bounds.most
+    for batch in batches:
+        for row in range(batch.num_rows):
+            bounds.check()
+            record = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
+            rest -= _characters(record)
+            if rest < 0:
+                raise bounds.too_large()
+            yield record
+
+
+def _leaves(schema: Any) -> Iterator[Any]:
+    leaves = (schema.column(k) for k in range(len(schema.names)))
+    return (leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY")
+
+
+def _characters(value: object) -> int:
+    """How much text a value holds."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
 
 
 class DataSet:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from mlxhog.data import encodings, tables, unpacking
 from mlxhog.data.examples import Example
+from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json
 from mlxhog.files.quantities import format_bytes
@@ -58,7 +59,9 @@ def kind(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in unpacking.SUFFIXES else suffix
 
 
-def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
+def documents(
+    path: Path, text_key: str | None, *, split: bool = False, bounds: Bounds | None = None
+) -> Iterator[bytes]:
     """Yield the documents of a file that hold more than white space.
 
     Records of a prompt and a completion are `Example`s.
@@ -70,6 +73,7 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
             which CSV does not have.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
+        bounds: within which the file is read; None for one that the user has named.
 
     Raises:
         DataError: the file is missing, unreadable, no regular file, binary, truncated, or a line
@@ -77,9 +81,9 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) in RECORD_SUFFIXES:
-        documents = short_documents(_records(path, text_key))
+        documents = short_documents(_records(path, text_key, bounds))
     else:
-        documents = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
+        documents = _cut(_plain(path, bounds), prose=split and kind(path) in SPLIT_SUFFIXES)
     for document in documents:
         if document.strip():
             yield document
@@ -92,10 +96,10 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield from [document] if is_short else _cut([document], prose=False)
 
 
-def _plain(path: Path) -> Iterator[bytes]:
+def _plain(path: Path, bounds: Bounds | None = None) -> Iterator[bytes]:
     """Yield the text of a file in pieces of any size, CRLF as LF."""
     n_read, waiting = 0, b""
-    with _open(path) as file:
+    with _open(path, bounds) as file:
         for piece in _pieces_of(path, file):
             if not n_read:
                 _refuse_unmarked(path, piece)
@@ -194,10 +198,10 @@ def _pieces_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
+def _records(path: Path, text_key: str | None, bounds: Bounds | None = None) -> Iterator[bytes]:
     if text_key is None and kind(path) in tables.CSV_SUFFIXES:
         raise DataError(column_needed(path))
-    for where, record in records(path, text_key):
+    for where, record in records(path, text_key, bounds):
         yield record_text(record, text_key, where)
 
 
@@ -218,12 +222,15 @@ def column_needed(path: Path) -> str:
     )
 
 
-def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
+def records(
+    path: Path, text_key: str | None = None, bounds: Bounds | None = None
+) -> Iterator[tuple[str, object]]:
     """Yield the records of a file of `RECORD_SUFFIXES`, each with its place for errors.
 
     Args:
         path: the file.
         text_key: a column to read beside those of `TEXT_KEYS`, where a format reads by columns.
+        bounds: within which the file is read; None for one that the user has named.
 
     Raises:
         DataError: the file is unreadable, or a line is no JSON.
@@ -231,14 +238,15 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
     """
     if kind(path) == tables.PARQUET_SUFFIX:
         _regular_size(path)
-        yield from tables.parquet_records(path, columns(text_key))
+        yield from tables.parquet_records(path, columns(text_key), bounds)
         return
     if kind(path) in tables.CSV_SUFFIXES:
         with _open_table(path) as file:
             yield from tables.csv_records(path, file)
         return
-    with _open(path) as file:
-        for number, line in enumerate(_lines(path, file), 1):
+    most = MOST_LINE_BYTES if bounds is None else bounds.line
+    with _open(path, bounds) as file:
+        for number, line in enumerate(_lines(path, file, most), 1):
             if number == 1:
                 _refuse_unmarked(path, line)
             if not line.strip():
@@ -382,14 +390,14 @@ def head_of(path: Path) -> bytes:
         return file.read(encodings.HEAD_BYTES)
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file for reading what it holds, unpacked, in UTF-8 where it has a byte-order mark.
 
     Raises:
         DataError: it cannot be opened, or is no regular file: a pipe may have no end.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    file = _opened(path)
+    file = _opened(path, bounds)
     try:
         with _readable(path):
             return encodings.as_utf8(file)
@@ -398,14 +406,14 @@ def _open(path: Path) -> BinaryIO:
         raise
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file as `_open`, and leave its encoding."""
-    n_bytes = _regular_size(path)
+    n_bytes = 0 if bounds else _regular_size(path)  # bounds look at what they have opened
     try:
-        file = unpacking.open_file(path)
+        file = unpacking.open_file(path, bounds)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if path.suffix.lower() in unpacking.SUFFIXES:
+    if bounds is None and path.suffix.lower() in unpacking.SUFFIXES:
         return io.BufferedReader(_Unpacked(path, file, n_bytes), _READ_BYTES)
     return file
 
@@ -485,15 +493,15 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def _lines(path: Path, file: BinaryIO, most: int) -> Iterator[bytes]:
     with _readable(path):
         for number in itertools.count(1):
-            line = file.readline(MOST_LINE_BYTES + 1)
+            line = file.readline(most + 1)
             if not line:
                 return
-            if len(line) > MOST_LINE_BYTES:
+            if len(line) > most:
                 raise DataError(
-                    f"{path}:{number}: the line has more than {MOST_LINE_BYTES:,} bytes; split it "
+                    f"{path}:{number}: the line has more than {most:,} bytes; split it "
                     "into several records"
                 )
             yield line

@@ -2,43 +2,121 @@
 
 Whatever is opened reads forward, whole or by lines, and can be peeked at; nothing seeks in it. A
 truncated file is an error, never a shorter text.
+
+Files that nobody has looked at are read within `Bounds`: a few bytes may unpack to any number, and
+a pipe, or a device such as /dev/zero, has no end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import importlib
 import io
 import lzma
+import os
+import stat
 import sys
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import DataError, EnvironmentLacks
 
 SUFFIXES = frozenset([".gz", ".xz", ".zst"])
 """Of compressed files, in small letters or capitals."""
 
 
-def open_file(path: Path) -> BinaryIO:
+@dataclass(frozen=True)
+class Bounds:
+    """What is read of a file that nobody has looked at; it has to be a regular one.
+
+    Attributes:
+        most: bytes that it may unpack to.
+        line: bytes of one of its lines.
+        check: called before each piece; what it raises ends the reading.
+    """
+
+    most: int
+    line: int
+    check: Callable[[], None]
+
+    def open(self, path: Path) -> BinaryIO:
+        """Open a regular file, without waiting for the other end of a pipe.
+
+        Raises:
+            OSError: it cannot be opened, or is another kind of file.
+            DataError: it is larger than what it may hold.
+        """
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and status.st_size <= self.most:
+            return file
+        file.close()
+        if stat.S_ISREG(status.st_mode):
+            raise self.too_large()
+        raise OSError(errno.EINVAL, NOT_REGULAR)
+
+    def too_large(self) -> DataError:
+        """What is raised where a file holds more."""
+        return DataError(f"it holds more than {self.most:,} bytes, unpacked; split it")
+
+
+NOT_REGULAR = "it is no regular file, but a pipe, a socket or a device"
+
+
+def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file for reading what it holds, unpacked.
 
     Args:
         path: the file; its suffix, in small letters or capitals, says how it is compressed.
+        bounds: within which it is read; None for a file that the user has named.
 
     Raises:
         OSError: it cannot be opened; while it is read, one of `damages` may be raised.
+        DataError: while it is read: it holds more than its bounds allow.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     suffix = path.suffix.lower()
+    if bounds is None:
+        return _unpacked(suffix, path)
+    packed = bounds.open(path)
+    try:
+        return io.BufferedReader(_Bounded(packed, _unpacked(suffix, packed), bounds), _BUFFER_BYTES)
+    except EnvironmentLacks:
+        packed.close()
+        raise
+
+
+def check_size(path: Path, bounds: Bounds) -> None:
+    """Unpack a compressed file once, so that one which is too large is refused within seconds.
+
+    Raises:
+        DataError: it holds more than its bounds allow.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        return
+    try:
+        file = open_file(path, bounds)
+    except OSError:
+        return  # whoever reads it next says what is wrong
+    with file, contextlib.suppress(*damages()):
+        while file.read(_BUFFER_BYTES):
+            pass
+
+
+def _unpacked(suffix: str, file: Path | BinaryIO) -> BinaryIO:
     if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path))
+        return cast(BinaryIO, gzip.open(file))
     if suffix == ".xz":
-        return cast(BinaryIO, lzma.open(path))
+        return cast(BinaryIO, lzma.open(file))
     if suffix == ".zst":
-        return _open_zstd(path)
-    return path.open("rb")
+        return _open_zstd(file)
+    return file.open("rb") if isinstance(file, Path) else file
 
 
 def damages() -> tuple[type[BaseException], ...]:
@@ -48,7 +126,7 @@ def damages() -> tuple[type[BaseException], ...]:
     return (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError, *own)
 
 
-def _open_zstd(path: Path) -> BinaryIO:
+def _open_zstd(file: Path | BinaryIO) -> BinaryIO:
     is_in_python = sys.version_info >= (3, 14)
     try:
         zstd: Any = importlib.import_module("compression.zstd" if is_in_python else "zstandard")
@@ -57,8 +135,9 @@ def _open_zstd(path: Path) -> BinaryIO:
             "reading .zst needs the package zstandard: python -m pip install zstandard"
         ) from error
     if is_in_python:
-        return cast(BinaryIO, zstd.open(path, "rb"))
-    return io.BufferedReader(_Frames(path.open("rb"), zstd), _BUFFER_BYTES)
+        return cast(BinaryIO, zstd.open(file, "rb"))
+    packed = file.open("rb") if isinstance(file, Path) else file
+    return io.BufferedReader(_Frames(packed, zstd), _BUFFER_BYTES)
 
 
 _BUFFER_BYTES = 1 << 17
@@ -114,4 +193,43 @@ class _Frames(io.RawIOBase):
     def close(self) -> None:
         """Close the file, too."""
         self._file.close()
+        super().close()
+
+
+class _Bounded(io.RawIOBase):
+    """An unpacked file, up to its bounds.
+
+    Args:
+        packed: the file, which is closed with this one.
+        unpacked: what it holds.
+        bounds: of what is read.
+    """
+
+    def __init__(self, packed: BinaryIO, unpacked: BinaryIO, bounds: Bounds) -> None:
+        """See the class."""
+        super().__init__()
+        self._packed, self._unpacked, self._bounds = packed, cast(Any, unpacked), bounds
+        self._rest = bounds.most
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as there is something; 0 at the end.
+
+        Raises:
+            DataError: there is more than the bounds allow.
+        """
+        self._bounds.check()
+        size = int(self._unpacked.readinto1(buffer))
+        self._rest -= size
+        if self._rest < 0:
+            raise self._bounds.too_large()
+        return size
+
+    def close(self) -> None:
+        """Close the file, too."""
+        self._unpacked.close()
+        self._packed.close()
         super().close()

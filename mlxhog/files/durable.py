@@ -1,6 +1,7 @@
 """Files that are whole or absent, whatever dies and however full the disk is.
 
-New content is written beside the old under a `.part` name, flushed to the disk, and renamed.
+New content is written beside the old under a `.part` name, flushed to the disk, and renamed. Such a
+name says whose it is: what a killed process left goes when the file is replaced the next time.
 
 A lock on an open file is one that the kernel frees when its holder dies, however it dies.
 """
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
 import stat
@@ -63,14 +65,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_new(path: Path) -> IO[bytes]:
+def open_new(path: Path, buffering: int = -1) -> IO[bytes]:
     """Open a file for writing that nobody else has made: what had its name is removed first.
 
     Who may write into the directory cannot plant a link that sends the content elsewhere.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -127,6 +129,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
+    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with full_disk(f"writing {path}"):
         try:
@@ -146,6 +149,7 @@ def replace_link(path: Path, target: Path) -> None:
     Raises:
         OSError: the system refuses otherwise; what stood there stands.
     """
+    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     remove(part)
     try:
@@ -161,6 +165,34 @@ def replace_link(path: Path, target: Path) -> None:
     except OSError:
         remove(part)
         raise
+
+
+_LEFT_S = 60.0  # on a disk that machines share, a process of another one seems to be gone
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes of this user have left beside a file that they replaced."""
+    part = re.compile(re.escape(path.name) + r"\.(\d{1,10})\.part")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            name = part.fullmatch(entry.name)
+            if name is None:
+                continue
+            status = entry.stat(follow_symlinks=False)
+            is_old = time.time() - status.st_mtime > _LEFT_S
+            is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+            if is_old and is_file and status.st_uid == os.geteuid() and _is_gone(int(name[1])):
+                os.unlink(entry)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
@@ -229,20 +261,60 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
 
     Concurrency: any number of processes may append at once.
     """
-    with disk_errors(f"writing {path}"), path.open("a+b") as file:
+    with disk_errors(f"writing {path}"), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = end_of_last_line(file)
         file.truncate(end)
-        try:
-            file.write(lines)
-            file.flush()
-            if synced:
-                flush(file.fileno())
-        except OSError:
-            os.truncate(path, end)
-            raise
+        append_all(file.fileno(), lines, synced=synced)
     if synced and end == 0:
         sync(path.parent)
+
+
+def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None:
+    """Append all of some bytes to an open file, or nothing of them.
+
+    No buffer lies between: one that is closed after an error would write its rest once more.
+
+    Args:
+        descriptor: of a file that is open for appending (O_APPEND); no other process appends now.
+        content: the bytes.
+        synced: flush them to the disk.
+
+    Raises:
+        OSError: the system refuses; the file is as long as it was.
+    """
+    end = os.fstat(descriptor).st_size
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if synced:
+            flush(descriptor)
+    except BaseException:  # an interrupt, too
+        os.ftruncate(descriptor, end)
+        raise
+
+
+def read_lines(path: Path, begin: int, most: int) -> bytes:
+    """Return whole lines of a file that others append to, from an offset on.
+
+    A line is returned when its append is over, so none is one that is taken back.
+
+    Args:
+        path: the file.
+        begin: the offset of a line.
+        most: bytes to read; the line that crosses it is read to its end.
+
+    Raises:
+        OSError: the file cannot be read; FileNotFoundError where there is none.
+
+    Concurrency: waits for an append that is in progress.
+    """
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        file.seek(begin)
+        lines = file.read(most) + file.readline()
+    return lines[: lines.rfind(b"\n") + 1]
 
 
 def end_of_last_line(file: IO[bytes]) -> int:

@@ -18,6 +18,7 @@ are mapped instead of read, and nothing but tensors of the model's shapes comes 
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import stat
@@ -77,13 +78,12 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 def read_all(file: BinaryIO, most: int) -> bytes:
     """Return the rest of an open file, as `read_bytes` does; it may be one that unpacks."""
-    pieces, size = [], 0
+    content = io.BytesIO()  # which hands its bytes over without a copy
     while piece := file.read(1 << 20):  # a larger one would take its memory before it is there
-        pieces.append(piece)
-        size += len(piece)
-        if size > most:
+        content.write(piece)
+        if content.tell() > most:
             raise ValueError(f"more than {most:,} bytes")
-    return b"".join(pieces)
+    return content.getvalue()
 
 
 def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.durable import disk_errors
+from mlxhog.files.durable import append_all, disk_errors
 from mlxhog.report.metrics import Progress
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class TensorBoard:
         writer = RecordWriter(records)
         for event in events:
             writer.write(Event(wall_time=time.time(), **event).SerializeToString())
-        with disk_errors(f"writing {self.path}"), self.path.open("ab") as file:
-            file.write(records.getvalue())
+        with disk_errors(f"writing {self.path}"), self.path.open("ab", buffering=0) as file:
+            append_all(file.fileno(), records.getvalue())
 
 
 def _summary(values: Mapping[str, float]) -> Any:

@@ -5,12 +5,17 @@ A thread of the supervisor looks at the folder twice a second, reads what is new
 workers how many tickets there are (the counter `stream_end`), and the user when they are used up.
 
 A file is taken whole, once, when it has stood unchanged for a second; a run remembers by name what
-it has taken. A file that cannot be read is named once, and the others go on.
+it has taken. A file that cannot be read is named once, and the others go on. Text goes to the disk
+as it is read, so that little of it is in memory.
+
+When the run ends, a file in hand is left for whoever resumes it. A fault of the thread itself ends
+the run, after a checkpoint.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -24,12 +29,13 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
-from mlxhog.data import textfiles
+from mlxhog.data import textfiles, unpacking
+from mlxhog.data.drafts import Draft
 from mlxhog.data.examples import Example
+from mlxhog.data.segments import Row, Source
 from mlxhog.data.stream import (
     EXAMPLES,
-    Row,
-    Source,
+    Closed,
     StreamBatches,
     StreamWriter,
     answer_row,
@@ -37,16 +43,21 @@ from mlxhog.data.stream import (
     example_row,
 )
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, message_of
+from mlxhog.data.unpacking import NOT_REGULAR, Bounds
+from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
 from mlxhog.files import plain_json
-from mlxhog.files.paths import expanded
+from mlxhog.files.durable import disk_errors, read_lines
+from mlxhog.files.paths import expanded, printable
 from mlxhog.training.job import Batches
 from mlxhog.training.plan import Plan
 
 LOOK_S = 0.5
 SETTLED_S = 1.0  # a file that has not changed for so long is whole
-SEGMENT_BYTES = 4 << 20  # of text in one segment, unless one file has more
-MOST_BYTES = 256 << 20  # of one file
+LEAVE_S = 5.0  # for a piece of a file that is being read when the run ends
+SEGMENT_TOKENS = 4 << 20  # in one segment, unless one file has more
+EXAMPLES_BYTES = 1 << 20  # of examples that are read at once
+MOST_BYTES = 256 << 20  # of one file, unpacked
+MOST_LINE_BYTES = 16 << 20  # of one record, which takes several times its size to read
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
@@ -72,7 +83,8 @@ class Following:
         """Open the stream of a run; None where it follows nothing.
 
         Raises:
-            DataError: the stream is damaged.
+            CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
+            DataError, RunError: the stream is damaged.
             EnvironmentLacks: the disk is full.
         """
         folder = plan.config.follow
@@ -89,14 +101,25 @@ class Following:
         stack.enter_context(self._follower)
 
     def look(self, *, training: bool) -> list[str]:
-        """Tell workers what is there now; returns what the user should know."""
+        """Tell workers what is there now; returns what the user should know.
+
+        Raises:
+            WorkerFailed: the thread that looks at the folder has ended, while the run trains.
+        """
+        fault = self._follower.fault
+        if training and fault is not None:
+            raise WorkerFailed(
+                f"following {printable(self._follower.folder)} ended with "
+                f"{type(fault).__name__}: {message_of(fault)}; that is a fault of mlxhog, please "
+                "report it"
+            ) from fault
         end = self._count()
         messages = []
         while self._follower.messages:
             messages.append(self._follower.messages.popleft())
         waits = training and self._ledger.count_done() >= end
         if waits and not self._waits:
-            messages.append(f"waiting for new text in {self._follower.folder}")
+            messages.append(f"waiting for new text in {printable(self._follower.folder)}")
         if training:
             self._waits = waits
         return messages
@@ -114,6 +137,10 @@ def _open_batches(
     return StreamBatches(folder, tokenizer.byte_lengths().astype(np.int64), corpus().example())
 
 
+class _Over(Exception):
+    """The run has ended while a file was read."""
+
+
 class Follower:
     """What has come into a folder, and into the examples of a run.
 
@@ -121,17 +148,20 @@ class Follower:
         folder: that is followed, with the folders in it; hidden files are none of it.
         end: tickets that are published.
         messages: what the user should know, oldest first; whoever reads one takes it.
+        fault: what has ended the thread; None where nothing has.
 
-    Concurrency: `end` and `messages` may be read by other threads at any time.
+    Concurrency: `end`, `messages` and `fault` may be read by other threads at any time.
     """
 
     def __init__(self, folder: Path, writer: StreamWriter) -> None:
         """Prepare; nothing is looked at before the block begins."""
         self.folder, self.end = folder, writer.end
         self.messages: deque[str] = deque()
+        self.fault: BaseException | None = None
         self._writer, self._reports = writer, set[str]()
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
         self._over = threading.Event()
+        self._bounds = Bounds(MOST_BYTES, MOST_LINE_BYTES, self._check)
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
 
     def __enter__(self) -> Self:
@@ -140,45 +170,67 @@ class Follower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish the segment in hand, and look no more."""
+        """Look no more; what is not published by now is left for whoever resumes the run."""
         self._over.set()
-        self._thread.join()
+        self._writer.close()
+        self._thread.join(LEAVE_S)  # a disk that does not answer holds up no end
+
+    def _check(self) -> None:
+        if self._over.is_set():
+            raise _Over
 
     def _run(self) -> None:
-        while not self._over.is_set():
-            try:
-                self.look()
-            except MlxhogError as error:  # a full disk may have room again
-                self._say(f"following {self.folder}: {error}")
-            self._over.wait(LOOK_S)  # also after a segment: few large ones, not many small ones
+        try:
+            while not self._over.is_set():
+                try:
+                    self.look()
+                except MlxhogError as error:  # a full disk may have room again
+                    self._say(f"following {printable(self.folder)}: {error}")
+                # Also after a segment: few large ones, not many small ones.
+                self._over.wait(LOOK_S)
+        except (_Over, Closed):
+            pass
+        except BaseException as error:  # whatever it is, a run must not wait for text in vain
+            self.fault = error
 
     def look(self) -> bool:
         """Publish a segment of what is new; whether there was anything.
 
         Raises:
+            DataError: a segment cannot be read back; the next look tries again.
             EnvironmentLacks: the disk is full; the next look tries again.
         """
-        rows: list[Row] = []
         sources: list[Source] = []
-        n_bytes = 0
-        for name, size, changed_ns in self._settled():
-            refused = None
-            try:
-                rows += self._rows(self.folder / name, size)
-            except (DataError, EnvironmentLacks) as error:
-                refused = str(error)
-                self._say(f"{name} is left out: {refused}")
-            sources.append(Source(name, size, changed_ns, refused))
-            n_bytes += size
-            if n_bytes >= SEGMENT_BYTES or self._over.is_set():
-                break
-        more, examples_end = self._examples()
-        rows += more
-        if not sources and examples_end == self._writer.examples_end:
-            return False
-        self._writer.publish(rows, sources, examples_end)
+        with disk_errors(f"writing {self._writer.folder}"), self._writer.draft() as draft:
+            for name, size, changed_ns in self._settled():
+                if refused := self._take(name, draft):
+                    self._say(f"{name} is left out: {refused}")
+                sources.append(Source(name, size, changed_ns, refused))
+                if draft.n_tokens >= SEGMENT_TOKENS:
+                    break
+            examples_end = self._take_examples(draft)
+            if not sources and examples_end == self._writer.examples_end:
+                return False
+            self._writer.publish(draft, sources, examples_end)
         self.end = self._writer.end
         return True
+
+    def _take(self, name: str, draft: Draft) -> str | None:
+        """Add all rows of a file to a draft, or none: then returns why."""
+        mark = draft.mark()
+        try:
+            for row in self._rows(self.folder / name):
+                self._check()
+                draft.add(row)
+            return None
+        except (DataError, EnvironmentLacks) as error:
+            refused = str(error)
+        except (OSError, _Over):
+            raise
+        except Exception as error:  # of a reader or a tokenizer: of this file, and not of others
+            refused = f"{type(error).__name__}: {message_of(error)}"
+        draft.undo(mark)
+        return refused
 
     def _settled(self) -> list[tuple[str, int, int]]:
         """Name, size and change of the files that are new and whole, the oldest first."""
@@ -190,6 +242,12 @@ class Follower:
                 status = path.stat()
             except OSError:
                 continue  # it has gone in between
+            if not stat.S_ISREG(status.st_mode):
+                self._say(f"{printable(name)} is left out: {NOT_REGULAR}")
+                continue
+            if printable(name) != name:
+                self._say(f"{printable(name)} is left out: its name is not UTF-8; rename it")
+                continue
             size, changed_ns = status.st_size, status.st_mtime_ns
             if source := self._writer.sources.get(name):
                 if (source.n_bytes, source.changed_ns) != (size, changed_ns):
@@ -215,58 +273,50 @@ class Follower:
                 if is_text and not name.startswith(".") and path.suffix not in UNFINISHED:
                     yield path
 
-    def _rows(self, path: Path, size: int) -> list[Row]:
+    def _rows(self, path: Path) -> Iterator[Row]:
         """The rows of a file: of its documents, or of the examples among its records.
 
         Raises:
-            DataError: it cannot be read, or is no text.
+            DataError: it cannot be read, is too large, or is no text.
             EnvironmentLacks: reading it needs a package that is not installed.
         """
-        if size > MOST_BYTES:
-            raise DataError(
-                f"it has {size:,} bytes, at most {MOST_BYTES:,} are read at once; split it"
-            )
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
-        rows: list[Row] = []
+        unpacking.check_size(path, self._bounds)
         if textfiles.kind(path) != ".jsonl":
-            for document in textfiles.documents(path, None):
-                rows += document_rows(document, tokenizer, seq_len)
-            return rows
-        for where, record in textfiles.records(path):
+            for document in textfiles.documents(path, None, bounds=self._bounds):
+                yield from document_rows(document, tokenizer, seq_len)
+            return
+        for where, record in textfiles.records(path, bounds=self._bounds):
             if isinstance(record, dict) and {"prompt", "answer"} <= record.keys():
-                rows.append(example_row(record, tokenizer, seq_len, where))
+                yield example_row(record, tokenizer, seq_len, where)
                 continue
             document = textfiles.record_text(record, None, where)
             if isinstance(document, Example):
                 prompt, completion = document[: document.prompt], document[document.prompt :]
-                rows.append(answer_row(prompt, completion, tokenizer, seq_len, where))
+                yield answer_row(prompt, completion, tokenizer, seq_len, where)
             elif document.strip():
-                rows += document_rows(document, tokenizer, seq_len)
-        return rows
+                yield from document_rows(document, tokenizer, seq_len)
 
-    def _examples(self) -> tuple[list[Row], int]:
-        """The rows of examples that have been appended since, and where they end."""
+    def _take_examples(self, draft: Draft) -> int:
+        """Add the examples that have been appended since to a draft; returns where they end."""
         path, begin = self._writer.folder / EXAMPLES, self._writer.examples_end
         try:
-            with path.open("rb") as file:
-                file.seek(begin)
-                lines = file.read(SEGMENT_BYTES)
+            lines = read_lines(path, begin, EXAMPLES_BYTES)
         except FileNotFoundError:
-            return [], begin
-        except OSError as error:
-            raise EnvironmentLacks(f"{path} cannot be read: {error}") from error
-        rows: list[Row] = []
-        whole = lines[: lines.rfind(b"\n") + 1]
-        for line in whole.splitlines():
+            return begin
+        tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
+        for line in lines.splitlines():
             try:
                 record = plain_json.loads(line)
                 if not isinstance(record, dict):
                     raise ValueError("it is no object")
-                tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
-                rows.append(example_row(record, tokenizer, seq_len, "an example"))
-            except (ValueError, DataError) as error:  # the run may have another seq_len by now
+                row = example_row(record, tokenizer, seq_len, "an example")
+            except (ValueError, DataError) as error:
                 self._say(f"an example of {path} is left out: {message_of(error)}")
-        return rows, begin + len(whole)
+                continue
+            self._check()
+            draft.add(row)
+        return begin + len(lines)
 
     def _say(self, message: str) -> None:
         """Tell the user something once."""

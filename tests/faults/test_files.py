@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _posixshmem  # type: ignore[import-not-found]
+import contextlib
 import errno
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,18 +20,22 @@ from typing import Any
 import pytest
 
 from mlxhog import cli, train
-from mlxhog.arena import handover, segment
+from mlxhog.arena import event_log, handover, segment
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
+from mlxhog.data.stream import StreamWriter, append_examples
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from mlxhog.files import durable
-from mlxhog.mad.study.store import Journal
+from mlxhog.mad.study.store import Journal, Store
 from mlxhog.report.metrics import Progress
 from mlxhog.training import reporting, trainer
 from tests.checkpoint.conftest import names, save
+from tests.pairs import each_of
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
 
+BYTES = ByteTokenizer()
 REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES),
     *(errno.EPERM, errno.ENOTDIR, errno.EFBIG, errno.ELOOP),
@@ -66,10 +72,51 @@ def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
         ):
             with pytest.raises(EnvironmentLacks):
                 write()
-    journal.close()
     assert journal.read() == [{"n": 1}]
     assert run.read_status()["status"] == "interrupted"
     assert names(run) == ["latest", "step-00000010"]
+
+
+@contextlib.contextmanager
+def file_size_limit(n_bytes: int) -> Iterator[None]:
+    """Let the system refuse to make a file longer, as a full disk does: amid a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@each_of("name", ["metrics", "events", "samples", "study", "examples", "log"])
+def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path: Path, name: str) -> None:
+    run, store, log = runs.Run(tmp_path), Store(tmp_path), tmp_path / "worker-0.log"
+    StreamWriter(tmp_path, ByteTokenizer(), seq_len=9000, batch_size=1).accept_examples()
+    appends: dict[str, tuple[Path, Callable[[str], None]]] = {
+        "metrics": (run.metrics_path, lambda text: run.append_metrics({"text": text})),
+        "events": (run.events_path, lambda text: run.append_event({"text": text})),
+        "samples": (run.samples_path, run.append_sample),
+        "study": (
+            tmp_path / "candidates.jsonl",
+            lambda text: store.add_proposal({"text": text}),
+        ),
+        "examples": (
+            tmp_path / "stream" / "examples.jsonl",
+            lambda text: append_examples(
+                tmp_path, [{"prompt": "", "answer": "y" * 50}] * (len(text) // 50), BYTES
+            ),
+        ),
+        "log": (log, lambda text: event_log.append(log, event_log.Begin(text, 1, ""))),
+    }
+    path, append = appends[name]
+    append("x" * 100)
+    before = path.read_bytes()
+    with (
+        file_size_limit(len(before) + 2048),
+        pytest.raises(EnvironmentLacks, match="may have 2,"),
+    ):
+        append("y" * 6000)  # fits into a buffer
+    assert path.read_bytes() == before
 
 
 def test_a_link_planted_under_a_part_name_is_not_followed(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,61 @@ def test_a_filesystem_without_it_gets_an_fsync(
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     durable.sync(tmp_path)
     assert flushed == ["fsync"]
+
+
+def ended_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(
+    tmp_path: Path,
+) -> None:
+    gone, target = ended_pid(), tmp_path / "run.json"
+    (tmp_path / f"run.json.{gone}.part").write_text("half")
+    (tmp_path / f"run.json.{10**9}.part").symlink_to("elsewhere")
+    others = [
+        f"run.json.{os.getppid()}.part",  # it lives
+        f"notes.json.{gone}.part",
+        f"my-run.json.{gone}.part",
+        f"run.json.{gone}.part.bak",
+        "run.json.part",
+        "run.json.1st.part",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("of others")
+    (tmp_path / f"run.json.{gone + 10**8}.part").mkdir()
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    young = tmp_path / f"run.json.{gone + 10**9}.part"  # of another machine, maybe
+    young.write_text("just written")
+    durable.replace_file(target, b"whole")
+    left = {*others, "run.json", young.name, f"run.json.{gone + 10**8}.part"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_lines_of_an_append_that_fails_are_never_read(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    durable.append_lines(path, b"first\n")
+    lines: list[bytes] = []
+    reader = threading.Thread(target=lambda: lines.append(durable.read_lines(path, 6, 1000)))
+    with path.open("ab", buffering=0) as appending:
+        fcntl.flock(appending, fcntl.LOCK_EX)
+        appending.write(b"second\nth")
+        reader.start()
+        reader.join(0.2)  # it would be through by now
+        appending.truncate(6)
+    reader.join(60)
+    assert lines == [b""]
+
+
+def test_a_line_that_crosses_the_limit_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"first\nsecond\nthird\nto")
+    assert durable.read_lines(path, 0, 8) == b"first\nsecond\n"
+    assert durable.read_lines(path, 13, 8) == b"third\n"
+    assert durable.read_lines(path, 19, 8) == b""
 
 
 def test_a_disk_that_fails_is_an_error_not_an_fsync(

@@ -1,12 +1,16 @@
 """A run follows a folder: what comes is trained once, in order, and never lost by a kill."""
 
+import gzip
 import json
+import lzma
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,10 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.stream import Segment, StreamWriter, append_examples
+from mlxhog.data.segments import Row, Segment, read_all
+from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
@@ -37,10 +42,7 @@ def following(tmp_path: Path, **options: object) -> TrainConfig:
 
 
 def segments(directory: Path) -> list[Segment]:
-    results: list[Segment] = []
-    while segment := Segment.read(directory / "stream", len(results) + 1, verify=True):
-        results.append(segment)
-    return results
+    return read_all(directory / "stream", verify=True)
 
 
 def rows(directory: Path) -> list[bytes]:
@@ -257,6 +259,226 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
     assert list(follower.messages)[3:] == [
         "a.txt has changed since it was read; only new files are trained"
     ]
+
+
+def test_a_name_that_is_not_utf8_is_named_once_and_all_others_are_trained(follower, tmp_path):
+    for name in (b"caf\xe9.txt", b"fold\xff/b.txt", b"a.txt"):
+        path = Path(os.fsdecode(bytes(follower.folder) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"good")
+    append_examples(accepting(tmp_path), [{"prompt": "say", "answer": " it"}], TOKENIZER)
+    assert follower.look()
+    assert not follower.look()
+    assert rows(tmp_path) == [b"good", b"say it"]
+    assert sorted(follower.messages) == [
+        r"caf\xe9.txt is left out: its name is not UTF-8; rename it",
+        r"fold\xff/b.txt is left out: its name is not UTF-8; rename it",
+    ]
+
+
+def accepting(run: Path) -> Path:
+    StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1).accept_examples()
+    return run
+
+
+def test_what_is_no_regular_file_is_never_opened_and_named_once(follower, tmp_path):
+    os.mkfifo(follower.folder / "a-pipe.txt")
+    os.symlink("/dev/zero", follower.folder / "b-device.txt")
+    os.symlink(follower.folder / "a-pipe.txt", follower.folder / "c-link.txt")
+    (follower.folder / "d-folder.txt").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(follower.folder / "e-socket.txt"))
+    (follower.folder / "f.txt").write_text("good")
+    assert follower.look()
+    assert not follower.look()
+    assert rows(tmp_path) == [b"good"]
+    messages = sorted(follower.messages)
+    assert [text[0] for text in messages] == ["a", "b", "c", "e"]
+    assert all("is no regular file" in text for text in messages)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_holds_up_nothing(follower, tmp_path, monkeypatch):
+    (follower.folder / "a.txt").write_text("a file")
+    settled = follower._settled()
+    monkeypatch.setattr(follower, "_settled", lambda: settled)
+    (follower.folder / "a.txt").unlink()
+    os.mkfifo(follower.folder / "a.txt")
+    assert follower.look()
+    assert rows(tmp_path) == []
+    assert "is no regular file" in follower.messages[0]
+
+
+def packed(suffix: str, text: bytes) -> bytes:
+    if suffix == ".gz":
+        return gzip.compress(text)
+    if suffix == ".xz":
+        return lzma.compress(text)
+    zstandard = pytest.importorskip("zstandard")
+    return bytes(zstandard.compress(text))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
+    follower, tmp_path, monkeypatch, suffix, kind
+):
+    monkeypatch.setattr(follower, "_bounds", replace(follower._bounds, most=100_000))
+    line = b'{"text": "word word"}\n'
+    for name, size in (("bomb", 200_000), ("fits", 90_000)):
+        path = follower.folder / f"{name}{kind}{suffix}"
+        path.write_bytes(packed(suffix, line * (size // len(line))))
+        assert path.stat().st_size < 10_000
+    assert follower.look()
+    (message,) = follower.messages
+    assert message.startswith("bomb")
+    assert "it holds more than 100,000 bytes, unpacked" in message
+    expected = 90_000 // len(line) * (len(line) if kind == ".txt" else len(b"word word"))
+    bytes_trained = sum(map(len, rows(tmp_path)))
+    assert expected <= bytes_trained <= 1.1 * expected  # neighbouring rows overlap
+
+
+def test_a_table_whose_few_texts_stand_in_many_rows_is_left_out(follower, tmp_path, monkeypatch):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(follower, "_bounds", replace(follower._bounds, most=100_000))
+    for name, count in (("bomb", 500), ("fits", 20)):
+        table = pyarrow.table({"text": ["word " * 200] * count, "number": range(count)})
+        parquet.write_table(table, follower.folder / f"{name}.parquet")
+    assert follower.look()
+    (message,) = follower.messages
+    assert message.startswith("bomb.parquet is left out: it holds more than 100,000 bytes")
+    assert sum(map(len, rows(tmp_path))) >= 20_000
+
+
+@pytest.mark.slow
+def test_reading_a_large_file_takes_little_more_memory_than_its_text(tmp_path):
+    """In a process of its own: the most memory a process has had is never forgotten."""
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "large.txt").write_bytes(b"a line of text that is not so short\n" * 670_000)
+    process = subprocess.run(
+        [sys.executable, "-c", LARGE, str(tmp_path)], capture_output=True, check=True, cwd=ROOT
+    )
+    before, after = map(int, process.stdout.split())
+    assert (after - before) * 1024 < 120 << 20, process.stdout  # of 24 MB
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+from mlxhog.data.stream import StreamWriter
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.training import follow
+follow.SETTLED_S = 0.0
+run = Path(sys.argv[1])
+writer = StreamWriter(run, ByteTokenizer(), seq_len=64, batch_size=8)
+follower = follow.Follower(run / "new", writer)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+assert follower.look()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_file_in_hand_is_left_to_whoever_resumes_when_the_run_ends(follower, tmp_path):
+    for name in ("a", "b"):
+        (follower.folder / f"{name}.txt").write_text(name * 2000)
+    reading, ended = threading.Event(), threading.Event()
+    real = follower._rows
+
+    def slow(path: Path) -> Iterator[Row]:
+        for row in real(path):
+            yield row
+            reading.set()
+            assert ended.wait(LIMIT_S)
+
+    follower._rows = slow
+    with follower:
+        assert reading.wait(LIMIT_S)
+        follower._over.set()
+        ended.set()
+    assert not follower._thread.is_alive()
+    assert (follower.fault, rows(tmp_path)) == (None, [])
+    assert set((tmp_path / "stream").iterdir()) == set()
+    assert new_follower(follower.folder, tmp_path).look()
+    assert {row[:1] for row in rows(tmp_path)} == {b"a", b"b"}
+
+
+def new_follower(folder: Path, run: Path) -> Follower:
+    return Follower(folder, StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1))
+
+
+def test_a_disk_that_does_not_answer_holds_up_no_end(follower, tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "LEAVE_S", 0.01)
+    (follower.folder / "a.txt").write_text("text")
+    reading, answers = threading.Event(), threading.Event()
+    real = follower._rows
+
+    def hangs(path: Path) -> Iterator[Row]:
+        yield from real(path)
+        reading.set()
+        assert answers.wait(LIMIT_S)
+        follower._over.clear()  # as if the end had not been noticed
+
+    follower._rows = hangs
+    with follower:
+        assert reading.wait(LIMIT_S)
+    again = new_follower(follower.folder, tmp_path)
+    assert again.look()
+    answers.set()
+    follower._thread.join(LIMIT_S)
+    assert rows(tmp_path) == [b"text"]  # the late one has published nothing
+
+
+def test_a_reader_that_fails_in_its_own_way_costs_its_file_alone(follower, tmp_path):
+    (follower.folder / "a.txt").write_text("bad")
+    (follower.folder / "b.txt").write_text("good")
+    real = follower._rows
+
+    def fails(path: Path) -> Iterator[Row]:
+        yield from real(path)
+        if path.name == "a.txt":
+            raise RuntimeError("what no one has thought of")
+
+    follower._rows = fails
+    assert follower.look()
+    assert rows(tmp_path) == [b"good"]
+    assert list(follower.messages) == [
+        "a.txt is left out: RuntimeError: what no one has thought of"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("looking_often")
+def test_a_fault_of_the_follower_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
+    config = following(tmp_path, workers="mlx:cpu")
+    (Path(str(config.follow)) / "a.txt").write_text("some text " * 30)
+    look, steps = Follower.look, threading.Event()
+
+    def faulty(self: Follower) -> bool:
+        if steps.is_set():
+            raise LookupError("there is no such thing")
+        return look(self)
+
+    def observe(progress: Progress) -> None:
+        if progress.step:
+            steps.set()
+
+    monkeypatch.setattr(Follower, "look", faulty)
+    with pytest.raises(WorkerFailed, match="LookupError: there is no such thing.*--resume"):
+        train(config, observer=observe)
+    assert run.find("latest", tmp_path / "runs").read_status()["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("looking_often")
+def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_seq_len(tmp_path):
+    config = following(tmp_path, workers="mlx:cpu")
+    result, _ = followed(config, lambda directory: None)
+    append_examples(Path(result.run), [{"prompt": "", "answer": "x" * 31}], TOKENIZER)
+    shorter = replace(config, resume=result.run, seq_len=16)
+    with pytest.raises(CheckpointError, match="seq_len 32.*this is seq_len 16.*--seq-len 32"):
+        train(shorter)
+    wait = trained_all(Path(result.run), 1)
+    followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))
+    assert rows(Path(result.run)) == [b"x" * 31]
 
 
 def test_a_file_that_still_grows_is_left_until_it_stands_still(follower, tmp_path, monkeypatch):

@@ -7,17 +7,15 @@ studies/<name>/
   runs.jsonl          one line per run that ended, see `Record`
   curves/<key>.jsonl  evaluations of a run; whole once its line in runs.jsonl is there
 
-Whoever is killed, at most the runs in progress are lost: a line is one write, flushed to the disk,
+Whoever is killed, at most the runs in progress are lost: a line is flushed to the disk at once,
 and what is left of a torn one is ignored. Anyone may read at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +26,7 @@ import yaml
 
 from mlxhog.errors import StudyError, did_you_mean, shown
 from mlxhog.files import durable, plain_json, plain_yaml, reading
-from mlxhog.files.durable import disk_errors, end_of_last_line, flush, replace_file, sync
+from mlxhog.files.durable import append_lines, disk_errors, replace_file
 from mlxhog.files.paths import expanded
 from mlxhog.mad.run import STATUSES, Point
 
@@ -188,11 +186,7 @@ class Store:
                     f"the study {self.directory} is in use by process {error.holder}; wait for it, "
                     "stop it with Ctrl-C, or give another --study"
                 ) from error
-            try:
-                yield
-            finally:
-                self._runs.close()
-                self._proposals.close()
+            yield
 
     def is_locked(self) -> bool:
         """Return whether a scheduler works on the study now."""
@@ -288,8 +282,7 @@ class Store:
         path = self._curve_path(key)
         with disk_errors(f"writing {path}"):
             path.parent.mkdir(exist_ok=True)
-            with path.open("ab") as file:
-                file.write(_line(point))
+        append_lines(path, _line(point))
 
     def _curve_path(self, key: str) -> Path:
         return self.directory / "curves" / f"{key}.jsonl"
@@ -372,15 +365,14 @@ def _line(point: Point) -> bytes:
 class Journal:
     """One file, in a directory that exists; it appears with the first line.
 
-    Concurrency: one process appends, any number read meanwhile and see whole lines only.
+    Concurrency: any number of processes append, and read meanwhile; they see whole lines only.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor: int | None = None
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one line with a single write, and flush it to the disk before returning.
+        """Write one line, and flush it to the disk before returning.
 
         What a writer that was killed left of a line is removed first. Numbers that are not finite
         become null.
@@ -389,25 +381,7 @@ class Journal:
             EnvironmentLacks: the disk is full, or the system refuses; the lines before are
                 untouched.
         """
-        line = plain_json.dumps(entry) + b"\n"
-        with disk_errors(f"writing {self.path}"):
-            descriptor = self._open()
-            end = os.fstat(descriptor).st_size
-            try:
-                if os.write(descriptor, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                flush(descriptor)
-            except OSError:
-                os.truncate(self.path, end)
-                raise
-
-    def _open(self) -> int:
-        if self._descriptor is None:
-            with self.path.open("a+b") as file:
-                file.truncate(end_of_last_line(file))
-            sync(self.path.parent)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        return self._descriptor
+        append_lines(self.path, plain_json.dumps(entry) + b"\n", synced=True)
 
     def read(self) -> list[dict[str, Any]]:
         """Return every line that is whole, in the order of writing.
@@ -434,9 +408,3 @@ class Journal:
                 ) from error
             entries.append(entry)
         return entries
-
-    def close(self) -> None:
-        """Close the file; the next line opens it again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

@@ -1,7 +1,9 @@
 """Examples that a client posts: on the run's disk with the answer, or refused with the reason."""
 
 import json
+import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,26 @@ def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, 
     assert reply.status_code == 400
     assert message in reply.json()["error"]["message"]
     assert kept(followed) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS limits no other process")
+def test_of_examples_that_the_disk_refuses_in_part_nothing_is_kept(fed, followed):
+    posted(fed, ONE)
+    (directory,) = (followed / "runs").iterdir()
+    path = directory / "stream" / "examples.jsonl"
+    before = path.read_bytes()
+    pid, limit = fed.process.pid, resource.RLIMIT_FSIZE
+    _, hard = resource.prlimit(pid, limit)
+    resource.prlimit(pid, limit, (len(before) + 1000, hard))  # it ends amid a write, as a disk does
+    try:
+        reply = posted(fed, {"examples": [ONE] * 100})
+    finally:
+        resource.prlimit(pid, limit, (hard, hard))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (507, "not_kept")
+    assert path.read_bytes() == before
+    assert posted(fed, ONE).status_code == 200
+    assert path.read_bytes() == before + before.splitlines(keepends=True)[0]
 
 
 @pytest.mark.slow

@@ -220,7 +220,7 @@ def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", watched)
     for n in range(3):
         store.append(ended(n))
-        assert flushed[-1] == (store.directory / "runs.jsonl").stat().st_size
+        assert (store.directory / "runs.jsonl").stat().st_size in flushed
 
 
 # -- the time that is left -------------------------------------------------------------------------
