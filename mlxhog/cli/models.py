@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> int:
         metavar="NAME=VALUE",
         help="another value for a field, as in mlxhog train --set",
     )
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one line of JSON")
     parsed = flags.parse(arguments)
     name, changes = parsed.other.name, ", ".join(parsed.other.set)

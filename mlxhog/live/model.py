@@ -23,6 +23,7 @@ from mlxhog.live.opening import open_source
 from mlxhog.live.source import Follower, WeightSource
 from mlxhog.machine.processes import environment
 from mlxhog.models import families
+from mlxhog.models.mad.extensions import load_named
 
 
 class LanguageModel:
@@ -238,6 +239,7 @@ def load(
     weights: str = "float32",
     mode: str = READ_MODES[0],
     out: str | Path = "runs",
+    layers_from: str | Path | None = None,
 ) -> LanguageModel:
     """Load a model that writes and scores text.
 
@@ -250,6 +252,8 @@ def load(
         weights: what the backend holds: "float32" or "bfloat16"; of MLX also "8bit" and "4bit".
         mode: which weights of a run that trains, one of `MODES` in `mlxhog/live`.
         out: the folder that holds the runs.
+        layers_from: a Python file with layers of your own that the model has; several with commas.
+            What a run remembers needs none, while the file is as it was.
 
     Raises:
         RunError: there is no such run; the message names those that there are.
@@ -259,6 +263,8 @@ def load(
         EnvironmentLacks: the backend is not there.
         ArenaError: the run that trains cannot be read, such as one of another version.
     """
+    if layers_from is not None:
+        load_named(layers_from)
     # A pool of torch's that spins between its jobs takes the cores from the native operators'.
     with environment({"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}):
         source, opened = open_source(

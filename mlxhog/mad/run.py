@@ -11,9 +11,9 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from mlxhog.mad.extensions import Extension
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
+from mlxhog.models.mad.extensions import Extension
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
 

@@ -46,7 +46,6 @@ def run(arguments: list[str]) -> int:
     parsed, config = flags.read(ShowConfig, arguments)
     from mlxhog.models.registry import load_candidate
 
-    parsed.load_layers()
     cfg = load_candidate(" ".join(parsed.other.architecture))
     length = config.seq_len or cfg.max_length
     cfg = replace(

@@ -43,7 +43,6 @@ def run_vote(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     parsed, config = flags.read(VoteConfig, arguments)
-    parsed.load_layers()
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
     from mlxhog.mad.winner import vote
@@ -165,7 +164,6 @@ def run_scale(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     parsed, config = flags.read(ScaleConfig, arguments)
-    parsed.load_layers()
     if config.depth is None or config.out is None:
         lacks = "--depth" if config.depth is None else "--out"
         raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")

@@ -30,7 +30,6 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment
 from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
 from mlxhog.machine.processes import follow_parent, spawning
-from mlxhog.mad.extensions import load_extensions
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.findings import Failure, Findings
@@ -39,6 +38,7 @@ from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTE
 from mlxhog.mad.tasks.memorization import MEMORIZATION
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
+from mlxhog.models.mad.extensions import load_extensions
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number, other rows."""
