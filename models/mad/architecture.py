@@ -46,7 +46,7 @@ from mlxhog.models.fields import check_names, convert
 from mlxhog.models.mad import extensions
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import make, to_dict
+from mlxhog.models.mad.layers import at_width, make, to_dict
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
 
 VERSION = 1
@@ -101,7 +101,7 @@ def to_yaml(cfg: MADConfig) -> str:
         "dim": cfg.hidden_size,
         "norm": "rmsnorm",
         **{name: getattr(cfg, name) for name in _FIELDS if name not in ("dim", "norm")},
-        "layers": [to_dict(layer) for layer in cfg.layers],
+        "layers": [to_dict(layer) for layer in at_width(cfg.layers, cfg.hidden_size)],
     }
     files = extensions.remembered(cfg.layers)
     remembered = {extensions.KEY: files} if files else {}

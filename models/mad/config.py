@@ -126,7 +126,9 @@ class MADConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as a config.json holds them."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        values["layers"] = [layers_.to_dict(layer) for layer in self.layers]
+        values["layers"] = [
+            layers_.to_dict(layer) for layer in layers_.at_width(self.layers, self.hidden_size)
+        ]
         files = extensions.remembered(self.layers)
         remembered = {extensions.KEY: files} if files else {}
         return {"model_type": self.model_type, **values, **remembered}

@@ -104,8 +104,10 @@ class Summary:
 
 def summarise(cfg: MADConfig, seq_len: int) -> Summary:
     """Count the parameters of a model, and what it keeps after `seq_len` tokens."""
+    from mlxhog.models.mad.layers import at_width
     from mlxhog.models.mad.sequence import canonical
 
+    cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     parts = _parts_of(cfg, seq_len)
     return Summary(
         layers=canonical(cfg.layers),

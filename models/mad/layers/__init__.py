@@ -71,7 +71,7 @@ class UnknownLayer(ConfigError):
     """
 
     def __init__(self, name: str) -> None:
-        hint = _near(name, _BY_NAME)
+        hint = _near(name, _BY_NAME, "the layers are")
         super().__init__(
             f"no layer {name!r}; {hint} A layer of your own needs the file that defines it: "
             "--layers-from FILE"
@@ -99,7 +99,9 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     check_names(f"layer {name}", numbers or {})
     for key, value in (numbers or {}).items():
         if key not in own:
-            raise ConfigError(f"layer {name} has no number {key!r}; {_near(key, own)}")
+            raise ConfigError(
+                f"layer {name} has no number {key!r}; {_near(key, own, 'its numbers are')}"
+            )
         values[key] = convert(f"{name}.{key}", value, types[key])
         if types[key] is not float and isinstance(number := values[key], int):
             check_most(f"{name}.{key}", number)
@@ -107,14 +109,22 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     return result
 
 
+def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
+    """Return layers with every number that follows from width d, where they leave it open.
+
+    A layer that has such numbers has a method `at_width`.
+    """
+    return tuple(layer.at_width(d) if hasattr(layer, "at_width") else layer for layer in layers)
+
+
 def to_dict(layer: Layer) -> dict[str, Any]:
     """Return a layer as YAML writes it, with every number."""
     return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
 
 
-def _near(name: str, names: Iterable[str]) -> str:
+def _near(name: str, names: Iterable[str], these_are: str) -> str:
     options = sorted(names)
     near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"there are {', '.join(options)}." if options else "it has no numbers."
+    return f"{these_are} {', '.join(options)}." if options else "it has none."
