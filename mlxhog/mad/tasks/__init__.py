@@ -75,7 +75,7 @@ def register(task: TaskType) -> TaskType:
             f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
             "same name"
         )
-    others = [other for other in {**TASKS, **_registered}.values() if other.name != task.name]
+    others = [other for other in known().values() if other.name != task.name]
     names_in_use = {_key(name) for other in others for name in (other.name, other.short)}
     if task.name in TASKS or names_in_use & {_key(task.name), _key(task.short)}:
         raise ConfigError(
@@ -102,13 +102,18 @@ def load_tasks(path: str | Path) -> tuple[TaskType, ...]:
     return tuple(tasks)
 
 
+def known() -> Mapping[str, TaskType]:
+    """Every task by its full name, those of the user's files last."""
+    return {**TASKS, **_registered}
+
+
 def find(name: str) -> TaskType:
     """Return a task by its full or its short name, in any case.
 
     Raises:
         ConfigError: no such task; the nearest name is given.
     """
-    tasks = {**TASKS, **_registered}.values()
+    tasks = known().values()
     by_name = {_key(task.name): task for task in tasks} | {_key(task.short): task for task in tasks}
     key = _key(name)
     if key not in by_name:

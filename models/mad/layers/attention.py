@@ -72,6 +72,7 @@ class MHAttention:
     """
 
     name: ClassVar[str] = "mh-attention"
+    about: ClassVar[str] = "softmax attention of several heads to all positions before"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int | None = None
@@ -209,6 +210,7 @@ class MHSlidingAttention(MHAttention):
     """Numbers of the layer: those of `MHAttention`, and how far back a position sees."""
 
     name: ClassVar[str] = "mh-sliding-attention"
+    about: ClassVar[str] = "softmax attention of several heads to a window of positions"
 
     window: int = 32
 

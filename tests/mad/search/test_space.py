@@ -186,9 +186,7 @@ def test_the_example_in_the_documentation_is_a_space():
     text = "\n".join(line for line in lines if line.startswith("    "))
     choices = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
     assert choices.count > 0
-    assert choices.unused() == parse(
-        "mh-attention(h16)"
-    )  # 65,536 numbers after 256 tokens, of 16,384
+    assert choices.unused() == parse("mh-attention(h16)")  # 65,536 numbers of 16,384
 
 
 def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
