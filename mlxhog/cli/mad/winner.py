@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def run_vote(arguments: list[str]) -> int:
     if parsed.other.json:
         print_json(_facts(result, rows, measured, config.out))
         return 0
-    print_sections([_section(result, rows, measured, config)])
+    print_sections([_section(result, rows, measured, config, parsed.other.study)])
     return 0
 
 
@@ -81,7 +82,7 @@ def _facts(
 
 
 def _section(
-    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig
+    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig, study: str
 ) -> Section:
     from mlxhog.report.table import Section
 
@@ -94,7 +95,7 @@ def _section(
         _who(result, rows, config.top),
         ("slot", "winner", "votes"),
         cells,
-        ["", layers, _measured(measured, rows), *_next(layers, config.out)],
+        ["", layers, _measured(measured, rows), *_next(result, config, study)],
     )
 
 
@@ -116,12 +117,14 @@ def _measured(measured: Row | None, rows: Sequence[Row]) -> str:
     return f"place {rank} of {len(rows)} in the study, score {measured.score:.3f}"
 
 
-def _next(layers: str, out: str | None) -> list[str]:
-    if out is None:
-        return ["next: the same with --out winner.yaml"]
+def _next(result: Vote, config: VoteConfig, study: str) -> list[str]:
+    if config.out is None:
+        top = "" if config.top is None else f" --top {config.top}"
+        return [f"next: mlxhog mad vote {shlex.quote(study)}{top} --out winner.yaml"]
+    out = shlex.quote(config.out)
     return [
         f"next: mlxhog train --model {out}",
-        f"      mlxhog mad scale {out} --depth {2 * len(layers.split())} --out deeper.yaml",
+        f"      mlxhog mad scale {out} --depth {2 * len(result.layers)} --out deeper.yaml",
     ]
 
 
@@ -203,5 +206,5 @@ def run_scale(arguments: list[str]) -> int:
         rest = len(deep.layers) % len(cfg.layers)
         print(f"the last copy ends after {rest} of its {len(cfg.layers)} layers")
     print(f"{facts['params']:,} parameters at width {deep.hidden_size}")
-    print(f"next: mlxhog train --model {config.out}")
+    print(f"next: mlxhog train --model {shlex.quote(config.out)}")
     return 0
