@@ -113,7 +113,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [
             *lines,
             "",
-            "next: mlxhog train --model 10m --time 10m",
-            "      mlxhog models 10m > my.yaml",
+            "next: mlxhog train --model 5m --time 10m",
+            "      mlxhog models 5m > my.yaml",
         ]
     )

@@ -40,6 +40,7 @@ class Shell:
         self.next: list[str] = []
         self.environment = {
             **os.environ,
+            "XDG_CACHE_HOME": str(folder / "cache"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
 
@@ -111,11 +112,6 @@ def next_lines(output: str) -> Iterator[str]:
         below = bool(said) or (below and line.startswith("      mlxhog "))
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 def search(shell: Shell, mixers: str, how: str = "") -> None:
     """A study of two candidates that is stopped by its budget, then goes on to its end."""
     space = f"space: {{depth: 2, mixers: {mixers}, channels: [swiglu], dim: 16}}"
@@ -150,27 +146,57 @@ def rows(folder: Path) -> Path:
     return folder / "rows.svm"
 
 
-def test_every_next_line_runs_and_every_printer_of_one_is_reached(shell: Shell) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Where a run has been trained, watched and interrupted."""
+    shell = Shell(tmp_path_factory.mktemp("runs"))
     train(shell, "")
+    return shell
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Where a study has been searched, and what else says what to run next has been run."""
+    shell = Shell(tmp_path_factory.mktemp("studies"))
     search(shell, "[gated-conv, mlstm]")
     shell.run("mlxhog mad scale w.yaml --depth 4 --out 'four layers.yaml'")
     shell.run(f"mlxhog classic svm --data {rows(shell.folder)} --save svm.safetensors --epochs 1")
     for line in ("mlxhog models", "mlxhog mad tasks", "mlxhog mad layers"):
         shell.run(line)
-    said = [*shell.next, "mlxhog watch "]  # which `train` has run
+    return shell
+
+
+def test_every_next_line_after_a_run_can_be_pasted(runs: Shell) -> None:
+    runs.run_next()
+
+
+def test_every_next_line_after_a_study_can_be_pasted(studies: Shell) -> None:
+    studies.run_next()
+
+
+def test_every_printer_of_a_next_line_is_reached(runs: Shell, studies: Shell) -> None:
+    said = [*runs.next, *studies.next, "mlxhog watch "]  # which `train` has run
     unreached = {
         place: text for place, text in printers() if not any(one.startswith(text) for one in said)
     }
-    assert not unreached, "printers of a next: line that no command of this test reaches"
+    assert not unreached, "let a command here print them, so that they are run"
+
+
+OWN = "--layers-from my_layer.py"
+
+
+def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
+    (tmp_path / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    shell = Shell(tmp_path)
+    train(shell, f"--model own.yaml {OWN}")
     shell.run_next()
 
 
-def test_every_next_line_runs_after_runs_with_layers_of_ones_own(shell: Shell) -> None:
-    (shell.folder / "my_layer.py").write_text(EXAMPLE.read_text())
-    own = "--layers-from my_layer.py"
-    (shell.folder / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    train(shell, f"--model own.yaml {own}")
-    search(shell, "[{type: my_layer, expand: [1, 2]}]", own)
+def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
+    shell = Shell(tmp_path)
+    search(shell, "[{type: my_layer, expand: [1, 2]}]", OWN)
     shell.run_next()
 
 

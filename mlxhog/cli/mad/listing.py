@@ -37,7 +37,8 @@ def run_tasks(arguments: list[str]) -> int:
         settings = {name: each["value"] for name, each in one["settings"].items()}
         print(f"{one['name']} ({one['short']})  {one['about']}".rstrip())
         print("\n".join(wrapped(f"    {_assignments(settings)}")))
-    print('next: mlxhog mad train --task CR --set vocab=32 --layers "mlstm swiglu" --steps 100')
+    small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
+    print(f"next: mlxhog mad train --task CR {small}")
     return 0
 
 
