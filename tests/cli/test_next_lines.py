@@ -20,7 +20,7 @@ import pytest
 
 import mlxhog
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PRODUCT = Path(next(iter(mlxhog.__path__)))
