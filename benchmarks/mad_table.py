@@ -44,7 +44,7 @@ FOUR = {
     "sLSTM, convolution": "slstm(conv=4) swiglu slstm(conv=4) swiglu",
     "mLSTM, sLSTM": "mlstm swiglu slstm swiglu",
     "sLSTM, mLSTM": "slstm swiglu mlstm swiglu",
-    "attention": "mh-attention swiglu mh-attention swiglu",
+    "attention": "mh-attention(h16) swiglu mh-attention(h16) swiglu",
     "GLA": "gla swiglu gla swiglu",
     "SSD (Mamba-2)": "ssd swiglu ssd swiglu",
     "gated convolution": "gated-conv swiglu gated-conv swiglu",

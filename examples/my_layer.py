@@ -38,6 +38,7 @@ class MovingAverage:
     """Numbers of the layer: `expand` is the inner width in widths of the model."""
 
     name: ClassVar[str] = "my_layer"
+    about: ClassVar[str] = "a gated moving average that chooses how fast it forgets"
     kind: ClassVar[str] = "mixer"  # "channel" where positions do not meet
 
     expand: int = 1

@@ -52,4 +52,4 @@ def draw(
     return x, y
 
 
-register(TaskType("reverse", "RV", Reverse, draw))
+register(TaskType("reverse", "RV", Reverse, draw, about="the first half in reverse order"))

@@ -20,8 +20,10 @@ from mlxhog.files import plain_json, plain_yaml, reading
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.fields import DOC
+from mlxhog.models.mad import extensions
 from mlxhog.models.mad.architecture import DIM, VOCABULARY
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
 from mlxhog.models.mad.sequence import parse
 
@@ -55,7 +57,9 @@ def is_stored(name_or_path: str | Path) -> bool:
     return str(name_or_path) not in architectures() and (path.is_dir() or path.suffix == ".json")
 
 
-def load_architecture(name_or_path: str | Path, changes: str | None = None) -> ModelConfig:
+def load_architecture(
+    name_or_path: str | Path, changes: str | None = None, layers_from: str | None = None
+) -> ModelConfig:
     """Read an architecture.
 
     Args:
@@ -63,6 +67,7 @@ def load_architecture(name_or_path: str | Path, changes: str | None = None) -> M
             of a directory that holds one (a checkpoint). An unknown field is an error in YAML and
             kept in a config.json.
         changes: other values of some fields, as `--set` takes them.
+        layers_from: remembered files of layers, as a run's configuration has them.
 
     Returns:
         The checked configuration.
@@ -70,7 +75,13 @@ def load_architecture(name_or_path: str | Path, changes: str | None = None) -> M
     Raises:
         ConfigError: no such name or file, not a mapping, or refused by its family.
     """
-    return with_changes(_load(name_or_path), name_or_path, changes)
+
+    def layers(cfg: ModelConfig) -> tuple[Layer, ...]:
+        return cfg.layers if isinstance(cfg, MADConfig) else ()
+
+    files = extensions.texts(layers_from)
+    cfg = extensions.recalled(files, lambda: _load(name_or_path), layers)
+    return with_changes(cfg, name_or_path, changes)
 
 
 def with_changes(cfg: ModelConfig, name: str | Path, changes: str | None) -> ModelConfig:
@@ -177,7 +188,8 @@ def fields(cfg: ModelConfig) -> list[Field]:
 def as_mapping(cfg: ModelConfig) -> dict[str, Any]:
     """Return a model as the mapping that YAML holds; `families.read` makes the model of it."""
     values = {one.name: one.value for one in fields(cfg) if "." not in one.name}
-    return {"model_type": cfg.model_type, **values}
+    files = _files(cfg)
+    return {"model_type": cfg.model_type, **values, **({extensions.KEY: files} if files else {})}
 
 
 def to_yaml(cfg: ModelConfig) -> str:
@@ -192,9 +204,17 @@ def to_yaml(cfg: ModelConfig) -> str:
         else:
             value = "" if one.holds else f" {_flow(one.value)}"
             lines.append((f"{indent}{name}:{value}", one.doc))
+    if files := _files(cfg):
+        lines.append((f"{extensions.KEY}:", "of layers of your own"))
+        lines += [(f"  - {_flow(file)}", "") for file in files]
     return "".join(
         f"{line:{_WIDTH}}  # {comment}\n" if comment else f"{line}\n" for line, comment in lines
     )
+
+
+def _files(cfg: ModelConfig) -> list[str]:
+    """Return what remembers the files of layers of the user's own."""
+    return extensions.remembered(cfg.layers) if isinstance(cfg, MADConfig) else []
 
 
 def _changed(cfg: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:

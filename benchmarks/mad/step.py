@@ -27,7 +27,7 @@ from mlxhog.models.mad.sequence import parse
 TASK = "in-context-recall"
 STEP, ROWS = 1.4, 20 * 3500
 SIZE = MADSize(seq=127)  # T 128 is cut by one token
-LAYERS = "mh-attention swiglu mh-attention swiglu"
+LAYERS = "mh-attention(h16) swiglu mh-attention(h16) swiglu"
 
 
 class Halting:

@@ -38,8 +38,8 @@ SEQUENCES = (
     "mlstm swiglu mlstm swiglu",
     "slstm swiglu mlstm swiglu",
     "mlstm swiglu slstm swiglu",
-    "mh-attention swiglu mlstm swiglu",
-    "mh-attention swiglu mh-attention swiglu",
+    "mh-attention(h16) swiglu mlstm swiglu",
+    "mh-attention(h16) swiglu mh-attention(h16) swiglu",
     "slstm swiglu slstm swiglu",
     "gated-conv swiglu gated-conv swiglu",
 )

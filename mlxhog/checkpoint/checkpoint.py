@@ -57,8 +57,9 @@ CONFIG = "config.json"
 BEST = "best"
 _LATEST = "latest"
 
-NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id"}
-"""Fields of config.json that change no parameter and no equation."""
+NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id", "layers_from"}
+"""Fields of config.json that change no parameter and no equation; files of layers are compared
+where they are loaded."""
 
 
 @dataclass(frozen=True)

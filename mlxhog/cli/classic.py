@@ -126,11 +126,13 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
                 print(f"serial diverged, so {config.scheme} was not begun", file=sys.stderr)
     _print(problem, result, serial, load, how)
     if target is not None:
-        _save(problem, result, target, how)
+        _save(problem, result, target, config.data, how)
     return EXIT_CODES[result.status]
 
 
-def _save(problem: Problem, result: ClassicResult, target: Path, how: Any) -> None:
+def _save(
+    problem: Problem, result: ClassicResult, target: Path, data: str | None, how: Any
+) -> None:
     from mlxhog.classic.model import save
 
     if result.status == "diverged" or not result.epochs:
@@ -138,7 +140,11 @@ def _save(problem: Problem, result: ClassicResult, target: Path, how: Any) -> No
         return
     save(problem, result.params, result.measures, target)
     if not (how.json or how.quiet):
-        print(f"next: mlxhog classic predict {shlex.quote(str(target))} FILE")
+        predict = f"mlxhog classic predict {shlex.quote(str(target))}"
+        if data is None:
+            print(f"what it says of rows of your own: {predict} FILE")
+        else:
+            print(f"next: {predict} {shlex.quote(data)} --out predictions.txt")
 
 
 def _print(

@@ -51,6 +51,7 @@ NOT_OF_A_SIDE = {
     "resume": "every run of a comparison begins anew",
     "reset_optimizer": "every run of a comparison begins anew",
     "follow": "both sides train on the same text",
+    "layers_from": "--layers-from beside them is for both",
 }
 UNTOLD = "cannot be told"
 
@@ -94,6 +95,7 @@ def run(arguments: list[str]) -> int:
             default="",
             help=f"flags of train for {letter.upper()} alone, in quotes",
         )
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.quiet()
     flags.options(CompareConfig)

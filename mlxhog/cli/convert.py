@@ -58,6 +58,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags("convert", ABOUT, EXAMPLES, (SOURCE, TARGET))
     flags.argument("source", metavar=SOURCE, help="a run, latest, or a checkpoint's path")
     flags.argument("target", metavar=TARGET, help="the directory to make")
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object instead of a line")
     flags.argument(
         "--check", action="store_true", help="compute with both, and compare their logits"

@@ -70,6 +70,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("eval", ABOUT, EXAMPLES, (MODEL,))
     flags.argument("model", metavar=MODEL, help=RUN_HELP)
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object instead of a table")
     parsed, config = flags.read(EvalConfig, arguments)
     # What follows imports a framework: a wrong name is answered before.

@@ -77,18 +77,6 @@ class Parsed:
         others = [value for value in self.values if value not in own]
         return resolve(cls, [own], self.problems), others
 
-    def load_layers(self) -> None:
-        """Register the layers of every file of `Flags.layers_from`.
-
-        Raises:
-            ConfigError: a file cannot be read, or defines no layer.
-        """
-        if self.other.layers_from:
-            from mlxhog.mad.extensions import load_layers
-
-            for file in self.other.layers_from:
-                load_layers(file)
-
 
 class Flags:
     """The parser of one command.
@@ -138,13 +126,21 @@ class Flags:
         )
 
     def layers_from(self) -> None:
-        """Add `--layers-from`; `Parsed.load_layers` reads the files."""
+        """Add `--layers-from`; `parse` loads the files."""
         self.argument(
             "--layers-from",
             action="append",
             default=[],
             metavar="FILE",
             help="a Python file with layers of your own, such as examples/my_layer.py",
+        )
+
+    def tasks_from(self) -> None:
+        """Add `--tasks-from`; `parse` loads the file."""
+        self.argument(
+            "--tasks-from",
+            metavar="FILE",
+            help="a Python file that adds tasks, such as examples/my_task.py",
         )
 
     def otherwise(self, advice: str) -> None:
@@ -161,6 +157,8 @@ class Flags:
     ) -> None:
         """Add a flag for every option of a dataclass, or some, under the headings it names.
 
+        An option whose flag is there already, as an argument, is left out.
+
         Args:
             cls: made of `option` fields.
             only: names of the options to add.
@@ -169,7 +167,7 @@ class Flags:
         """
         groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
         for spec in options(cls).values():
-            if only is not None and spec.name not in only:
+            if spec.flag in self._known or (only is not None and spec.name not in only):
                 continue
             title = spec.group if group is None else group
             if title not in groups:
@@ -194,7 +192,8 @@ class Flags:
         Flags may stand between arguments that are no flags, unless `--` says where flags end.
 
         Raises:
-            ConfigError: a flag lacks its value, or a positional argument is missing.
+            ConfigError: a flag lacks its value, a positional argument is missing, or a Python file
+                of the user's own cannot be loaded.
             Listed: where the command line is `LIST`.
         """
         if list(arguments) == [LIST]:
@@ -206,7 +205,10 @@ class Flags:
             other, extra = read(arguments, argparse.Namespace(values=[]))
         except ConfigError as error:
             raise ConfigError(self._explained(str(error))) from None
-        return Parsed(other.values, other, list(self._unknown(extra)))
+        parsed = Parsed(other.values, other, list(self._unknown(extra)))
+        if not parsed.problems:
+            _load_files(other)
+        return parsed
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
         """Add the options of a dataclass, and read a command line; returns its values, too.
@@ -259,6 +261,22 @@ class Flags:
                 hint = f"; text is named by a flag: --data {word}" if names_text else ""
                 yield f"unexpected argument {word!r}{hint}"
             after_unknown = is_flag
+
+
+def _load_files(other: argparse.Namespace) -> None:
+    """Load the Python files that a command line names, which add layers and tasks.
+
+    Raises:
+        ConfigError: one cannot be loaded, or adds nothing.
+    """
+    for file in getattr(other, "layers_from", ()):
+        from mlxhog.models.mad.extensions import load_layers
+
+        load_layers(file)
+    if (file := getattr(other, "tasks_from", None)) is not None:
+        from mlxhog.mad.tasks import load_tasks
+
+        load_tasks(file)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -75,6 +75,7 @@ def run(arguments: list[str]) -> int:
         default=[],
         help=r"end the answer before this text, in which \n is a newline; may be given repeatedly",
     )
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object instead of text")
     parsed, config = flags.read(GenerateConfig, arguments)
 

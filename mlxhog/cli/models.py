@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> int:
         metavar="NAME=VALUE",
         help="another value for a field, as in mlxhog train --set",
     )
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one line of JSON")
     parsed = flags.parse(arguments)
     name, changes = parsed.other.name, ", ".join(parsed.other.set)
@@ -112,7 +113,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [
             *lines,
             "",
-            "next: mlxhog train --model 10m --data notes/ --tokenizer bpe:4000",
-            "      mlxhog models 10m > my.yaml",
+            "next: mlxhog train --model 5m --time 10m",
+            "      mlxhog models 5m > my.yaml",
         ]
     )

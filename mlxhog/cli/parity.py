@@ -73,7 +73,6 @@ def run(arguments: list[str]) -> int:
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
     kind, where = _source(parsed.other)
-    parsed.load_layers()
     return _compare(kind, where, config, parsed.other)
 
 

@@ -71,6 +71,7 @@ def flags() -> Flags:
     """Every flag of the command."""
     flags = Flags("train", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
+    flags.layers_from()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()

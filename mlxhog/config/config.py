@@ -75,6 +75,12 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "flag each (mlxhog models tiny lists the fields)",
         repeats=True,
     )
+    layers_from: str | None = _model(
+        None,
+        "Python file with layers of your own that the model has, such as examples/my_layer.py; "
+        "several with commas. A flag or a Python argument runs it; of a configuration file it runs "
+        "if you have named it so before and it has not changed since",
+    )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )

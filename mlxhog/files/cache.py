@@ -1,6 +1,7 @@
 """The cache folder: what mlxhog can compute again, and which files in it may be executed.
 
-A library that this process loads runs with its user's rights, so it has to come from that user:
+A library that this process loads runs with its user's rights, so it has to come from that user; so
+has the list of the Python files that may be loaded again (`models/mad/extensions.py`):
 
     folder        of this user, mode 0700 when we make it, never writable by others
     those above   of this user or root, writable by others only where the sticky bit keeps them
@@ -113,8 +114,8 @@ def _own_group(gid: int) -> bool:
 
 def _refused(path: Path, fault: str) -> EnvironmentLacks:
     return EnvironmentLacks(
-        f"compiled kernels in {path} are not trusted: it {fault}, and what is loaded from there "
-        "runs as you; remove it, or set XDG_CACHE_HOME to a folder of your own"
+        f"{path} is not trusted: it {fault}, and what is there decides which code runs as you; "
+        "remove it, or set XDG_CACHE_HOME to a folder of your own"
     )
 
 

@@ -22,6 +22,7 @@ from mlxhog.live import READ_MODES, WAIT_S, Generation
 from mlxhog.live.opening import open_newest
 from mlxhog.live.source import Follower, WeightSource
 from mlxhog.models import families
+from mlxhog.models.mad.extensions import load_named
 
 
 class LanguageModel:
@@ -244,6 +245,7 @@ def load(
     out: str | Path = "runs",
     wait: float = WAIT_S,
     say: Callable[[str], object] = lambda message: None,
+    layers_from: str | Path | None = None,
 ) -> LanguageModel:
     """Load a model that writes and scores text.
 
@@ -258,6 +260,8 @@ def load(
         out: the folder that holds the runs.
         wait: seconds to wait for a run that is being started.
         say: told what is waited for.
+        layers_from: a Python file with layers of your own that the model has; several with commas.
+            What a run remembers needs none, while the file is as it was.
 
     Raises:
         RunError: there is no such run, and the message names those that there are; or it has not
@@ -274,6 +278,8 @@ def load(
     for name, word in (("backend", backend), ("weights", weights), ("mode", mode)):
         if not isinstance(word, str):
             raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
+    if layers_from is not None:
+        load_named(layers_from)
     source, opened = open_newest(
         os.fspath(model),
         root=Path(out),

@@ -11,11 +11,11 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from mlxhog.mad.extensions import Extension
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
+from mlxhog.models.mad.extensions import Extension
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import to_dict
+from mlxhog.models.mad.layers import at_width, to_dict
 
 version = cache(metadata.version)  # which reads a file
 
@@ -47,6 +47,10 @@ class RunConfig:
     workers: str = "torch:cpu"
     threads: int = 1
     extensions: tuple[Extension, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Spell out the numbers of layers that follow from the width."""
+        object.__setattr__(self, "layers", at_width(self.layers, self.dim))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON takes, in a fixed order."""

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.extensions import files_of
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import TASKS, find, resolve
+from mlxhog.models.mad.extensions import files_of
 from mlxhog.models.mad.layer import Layer
 
 

@@ -8,6 +8,7 @@ own view.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -159,7 +160,7 @@ class Follower:
     def ending(self) -> str:
         """Say how the run ended, and what to type next."""
         record = Record(self.run)
-        facts, run = record.facts(), self.run.directory
+        facts, run = record.facts(), shlex.quote(str(self.run.directory))
         bits = facts["held-out bits per byte"]
         lines = [
             f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,7 @@ def train(
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     resolved = _resolved(config, written_in(CALL, values))
+    _load_layers(config, values)
     if callable(observer) or observer is None:
         return execute(resolved, observer)
     if observer != "auto":
@@ -86,6 +87,19 @@ def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) ->
         from mlxhog.training.trainer import train
 
         return train(config, observer=observer, run=run)
+
+
+def _load_layers(config: TrainConfig | str | Path | None, values: Mapping[str, object]) -> None:
+    """Load the files of layers that the program itself names; a YAML file only remembers some.
+
+    Raises:
+        ConfigError: one cannot be loaded, or defines no layer.
+    """
+    named = config.layers_from if isinstance(config, TrainConfig) else values.get("layers_from")
+    if named is not None:
+        from mlxhog.models.mad.extensions import load_named  # imports NumPy, most need none
+
+        load_named(named)
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:

@@ -25,6 +25,7 @@ from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import resolve_workers
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
+from mlxhog.models.mad import MADConfig, extensions
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
@@ -156,8 +157,10 @@ def make_plan(config: TrainConfig) -> Plan:
     model = (
         registry.with_changes(begin.opened.config, config.model, config.set)
         if begin and own_model
-        else load_architecture(config.model, config.set)
+        else load_architecture(config.model, config.set, config.layers_from)
     )
+    if isinstance(model, MADConfig) and (files := extensions.remembered(model.layers)):
+        config = replace(config, layers_from=", ".join(files))
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     here, record = machine.here(), verdicts.load()

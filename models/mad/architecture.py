@@ -16,6 +16,7 @@ model:
     - {repeat: 2, layers: [gated-conv, swiglu]}
   # or a line, `layers: "(mlstm swiglu)*7 slstm swiglu"`, see `sequence.py`
   # or, in their place, `blocks: {preset: .., ..}`
+layers_from: [..]                # files of layers of your own, see `extensions`
 
 A preset is blocks by the name people know them by:
 
@@ -42,9 +43,10 @@ import yaml
 
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_names, convert
+from mlxhog.models.mad import extensions
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import make, to_dict
+from mlxhog.models.mad.layers import at_width, make, to_dict
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
 
 VERSION = 1
@@ -65,9 +67,18 @@ _FIELDS = {
 def read(data: Mapping[str, Any], *, strict: bool = False) -> MADConfig:
     """Return the model of a YAML file in the form above, or of a config.json.
 
+    Layers of the user's own come from the files that are remembered there, see `extensions`.
+
     Raises:
-        ConfigError: a field is unknown, missing or of the wrong type, or a layer cannot be built.
+        ConfigError: a field is unknown, missing or of the wrong type, a layer cannot be built, or
+            the file of one may not be loaded.
     """
+    files = extensions.texts(data.get(extensions.KEY))
+    fields = {name: value for name, value in data.items() if name != extensions.KEY}
+    return extensions.recalled(files, lambda: _read(fields, strict=strict), lambda cfg: cfg.layers)
+
+
+def _read(data: Mapping[str, Any], *, strict: bool) -> MADConfig:
     if not {"model", "version"} & data.keys():
         return MADConfig.from_dict(data, strict=strict)
     for key in data:
@@ -90,9 +101,13 @@ def to_yaml(cfg: MADConfig) -> str:
         "dim": cfg.hidden_size,
         "norm": "rmsnorm",
         **{name: getattr(cfg, name) for name in _FIELDS if name not in ("dim", "norm")},
-        "layers": [to_dict(layer) for layer in cfg.layers],
+        "layers": [to_dict(layer) for layer in at_width(cfg.layers, cfg.hidden_size)],
     }
-    return yaml.safe_dump({"version": VERSION, "model": model}, sort_keys=False, width=100)
+    files = extensions.remembered(cfg.layers)
+    remembered = {extensions.KEY: files} if files else {}
+    return yaml.safe_dump(
+        {"version": VERSION, "model": model, **remembered}, sort_keys=False, width=100
+    )
 
 
 def _model(model: Mapping[str, Any]) -> MADConfig:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, check_most, convert, doc, unknown
+from mlxhog.models.mad import extensions
 from mlxhog.models.mad import layers as layers_
 from mlxhog.models.mad.layer import Layer
 
@@ -125,8 +126,12 @@ class MADConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as a config.json holds them."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        values["layers"] = [layers_.to_dict(layer) for layer in self.layers]
-        return {"model_type": self.model_type, **values}
+        values["layers"] = [
+            layers_.to_dict(layer) for layer in layers_.at_width(self.layers, self.hidden_size)
+        ]
+        files = extensions.remembered(self.layers)
+        remembered = {extensions.KEY: files} if files else {}
+        return {"model_type": self.model_type, **values, **remembered}
 
 
 def _layers(value: object) -> tuple[Layer, ...]:

@@ -144,7 +144,7 @@ def _text(layer: Layer) -> str:
     numbers: list[str] = []
     for field in fields(layer):  # type: ignore[arg-type]
         value = getattr(layer, field.name)
-        if field.name == "heads":
+        if field.name == "heads" and value is not None:
             numbers.insert(0, f"h{value}")
         elif value != field.default:
             numbers.append(f"{field.name}={_spelt(value)}")

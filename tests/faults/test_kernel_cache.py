@@ -46,7 +46,7 @@ def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(
     planted: tuple[Path, Path],
 ) -> None:
     path, mark = planted
-    with pytest.raises(EnvironmentLacks, match=rf"{path.name} are not trusted: it is a link"):
+    with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it is a link"):
         HostEngine("mps", cache=path.parent).run(on(GROUP_SUM, np.ones(64, np.float32)))
     assert not mark.exists()
 
@@ -87,9 +87,9 @@ def test_the_cache_of_another_user_is_refused(
     assert is_kept(tmp_path / "cache" / "a.so")
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
-    with pytest.raises(EnvironmentLacks, match=r"cache are not trusted: it belongs to .*uid"):
+    with pytest.raises(EnvironmentLacks, match=r"cache is not trusted: it belongs to .*uid"):
         private_directory(tmp_path / "cache")
-    with pytest.raises(EnvironmentLacks, match=r"a\.so are not trusted: it belongs to .*uid"):
+    with pytest.raises(EnvironmentLacks, match=r"a\.so is not trusted: it belongs to .*uid"):
         is_kept(tmp_path / "cache" / "a.so")
 
 
@@ -99,7 +99,7 @@ def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path:
     file.chmod(0o660)
     os.mkfifo(fifo)
     for path, fault in ((file, "can be written by others"), (fifo, "is no regular file")):
-        with pytest.raises(EnvironmentLacks, match=rf"{path.name} are not trusted: it {fault}"):
+        with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it {fault}"):
             is_kept(path)
     assert not is_kept(tmp_path / "c.so")
 

@@ -12,10 +12,10 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad import extensions
-from mlxhog.mad.extensions import Extension, load_extensions
 from mlxhog.mad.tasks import TASKS
 from mlxhog.mad.tasks.dataset import read
+from mlxhog.models.mad import extensions
+from mlxhog.models.mad.extensions import Extension, load_extensions
 from tests.mad.training.small_runs import small_run
 
 PROGRAM = """

@@ -6,6 +6,8 @@ import sys
 from mlxhog.errors import did_you_mean
 
 COMMANDS = {
+    "tasks": ("listing.run_tasks", "the tasks: what each tests, its settings"),
+    "layers": ("listing.run_layers", "the layers a candidate may have, and their numbers"),
     "data": ("data.run_data", "write the rows of a task to a file"),
     "check": ("data.run_check", "do rows of a task have the properties they must have"),
     "show": ("show.run", "layers, shapes, parameters and state of an architecture"),

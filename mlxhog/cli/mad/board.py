@@ -58,7 +58,6 @@ def run_board(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="again and again until the study stops")
     parsed, config = flags.read(BoardConfig, arguments)
-    parsed.load_layers()
     if parsed.other.watch and (config.csv or config.markdown):
         raise ConfigError("--watch goes with the table and --json; write files without it")
     from mlxhog.mad.report.ranking import read_ranking
@@ -182,7 +181,6 @@ def run_plot(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
     parsed, config = flags.read(PlotConfig, arguments)
-    parsed.load_layers()
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
     from mlxhog.mad.report.ranking import read_ranking

@@ -22,12 +22,8 @@ SET_FLAG = "--set"
 
 
 def add_task_flags(flags: Flags) -> None:
-    """Add what says more about a task; the words are in `Parsed.other.set` and `.tasks_from`."""
-    flags.argument(
-        "--tasks-from",
-        metavar="FILE",
-        help="a Python file that adds tasks, such as examples/my_task.py",
-    )
+    """Add what says more about a task; the words are in `Parsed.other.set`."""
+    flags.tasks_from()
     flags.argument(
         SET_FLAG,
         action="append",
@@ -97,8 +93,6 @@ def run_data(arguments: list[str]) -> int:
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad import tasks
 
-    if parsed.other.tasks_from is not None:
-        tasks.load_tasks(parsed.other.tasks_from)
     settings = tasks.resolve(config.task, values, origin=SET_FLAG)
     path = _place(config.out)
     if parsed.other.dry_run:

@@ -76,7 +76,6 @@ def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, par
     from mlxhog.mad.study.study import Study
 
     assert config.space is not None
-    parsed.load_layers()
     space = read_space(config.space)
     study = Study(
         space=space.to_dict(),
@@ -87,7 +86,7 @@ def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, par
         sampler_seed=config.seed,
         prune=config.prune,
         **session.common(shared, parsed),
-    )
+    ).remembering()
     planning = Planning(study)
     check_execution(how, study)
     planning.sampler()  # whether it can be made here
@@ -140,7 +139,6 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
 
-    parsed.load_layers()
     architectures = [load_candidate(name) for name in parsed.other.config]
     dim, position = _shared_sizes(architectures, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
@@ -151,7 +149,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
         dim=dim,
         position=position,
         **session.common(shared, parsed),
-    )
+    ).remembering()
     planning = Planning(study)
     check_execution(how, study)
     name = parsed.other.study or _name(study.to_dict())
@@ -200,7 +198,6 @@ def run_resume(arguments: list[str]) -> int:
     flags.layers_from()
     session.add_output(flags)
     parsed, how = flags.read(ExecutionConfig, arguments)
-    parsed.load_layers()
     return _resume(how, parsed.other)
 
 
@@ -211,7 +208,9 @@ def _resume(how: ExecutionConfig, other: Any) -> int:
     from mlxhog.mad.study.store import find
 
     store = find(other.study, Path(how.out))
-    planning = Planning(studies.read(store))
+    study = studies.read(store)
+    studies.refuse_other_files(store, study.remembering())
+    planning = Planning(study)
     check_execution(how, planning.study)
     if other.dry_run:
         return session.dry_run(planning, store.name, how, store, as_json=other.json)

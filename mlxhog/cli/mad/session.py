@@ -351,7 +351,7 @@ def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
         )
     if outcome.status != "done":
         lines.append(f"go on: mlxhog mad resume {name}{_flags(how)}")
-    lines.append(f"next: mlxhog mad board {name}   mlxhog mad plot {name}")
+    lines += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
     return "\n".join(lines)
 
 

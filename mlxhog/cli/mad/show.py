@@ -46,7 +46,6 @@ def run(arguments: list[str]) -> int:
     parsed, config = flags.read(ShowConfig, arguments)
     from mlxhog.models.registry import load_candidate
 
-    parsed.load_layers()
     cfg = load_candidate(" ".join(parsed.other.architecture))
     length = config.seq_len or cfg.max_length
     cfg = replace(
@@ -105,8 +104,10 @@ class Summary:
 
 def summarise(cfg: MADConfig, seq_len: int) -> Summary:
     """Count the parameters of a model, and what it keeps after `seq_len` tokens."""
+    from mlxhog.models.mad.layers import at_width
     from mlxhog.models.mad.sequence import canonical
 
+    cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     parts = _parts_of(cfg, seq_len)
     return Summary(
         layers=canonical(cfg.layers),

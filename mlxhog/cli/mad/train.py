@@ -78,12 +78,8 @@ def run(arguments: list[str]) -> int:
     settings = read_settings(parsed.other.set)
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import train_view
-    from mlxhog.mad import tasks
     from mlxhog.mad.training.run_plan import make_run_plan
 
-    if parsed.other.tasks_from is not None:
-        tasks.load_tasks(parsed.other.tasks_from)
-    parsed.load_layers()
     config = _run_config(candidate, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, worker_options)
     if candidate.save is not None:
@@ -174,8 +170,9 @@ def _run_config(
     """Put the run together, with everything spelt out that decides on its numbers."""
     from mlxhog.machine import machine
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
-    from mlxhog.mad import extensions, tasks
+    from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
+    from mlxhog.models.mad import extensions
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse
     from mlxhog.models.registry import load_candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,6 @@ def run_vote(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     parsed, config = flags.read(VoteConfig, arguments)
-    parsed.load_layers()
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
     from mlxhog.mad.winner import vote
@@ -60,7 +60,7 @@ def run_vote(arguments: list[str]) -> int:
     if parsed.other.json:
         print_json(_facts(result, rows, measured, config.out))
         return 0
-    print_sections([_section(result, rows, measured, config)])
+    print_sections([_section(result, rows, measured, config, parsed.other.study)])
     return 0
 
 
@@ -82,7 +82,7 @@ def _facts(
 
 
 def _section(
-    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig
+    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig, study: str
 ) -> Section:
     from mlxhog.report.table import Section
 
@@ -95,7 +95,7 @@ def _section(
         _who(result, rows, config.top),
         ("slot", "winner", "votes"),
         cells,
-        ["", layers, _measured(measured, rows), *_next(layers, config.out)],
+        ["", layers, _measured(measured, rows), *_next(result, config, study)],
     )
 
 
@@ -117,12 +117,14 @@ def _measured(measured: Row | None, rows: Sequence[Row]) -> str:
     return f"place {rank} of {len(rows)} in the study, score {measured.score:.3f}"
 
 
-def _next(layers: str, out: str | None) -> list[str]:
-    if out is None:
-        return ["next: the same with --out winner.yaml"]
+def _next(result: Vote, config: VoteConfig, study: str) -> list[str]:
+    if config.out is None:
+        top = "" if config.top is None else f" --top {config.top}"
+        return [f"next: mlxhog mad vote {shlex.quote(study)}{top} --out winner.yaml"]
+    out = shlex.quote(config.out)
     return [
         f"next: mlxhog train --model {out}",
-        f"      mlxhog mad scale {out} --depth {2 * len(layers.split())} --out deeper.yaml",
+        f"      mlxhog mad scale {out} --depth {2 * len(result.layers)} --out deeper.yaml",
     ]
 
 
@@ -165,7 +167,6 @@ def run_scale(arguments: list[str]) -> int:
     flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     parsed, config = flags.read(ScaleConfig, arguments)
-    parsed.load_layers()
     if config.depth is None or config.out is None:
         lacks = "--depth" if config.depth is None else "--out"
         raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")
@@ -205,5 +206,5 @@ def run_scale(arguments: list[str]) -> int:
         rest = len(deep.layers) % len(cfg.layers)
         print(f"the last copy ends after {rest} of its {len(cfg.layers)} layers")
     print(f"{facts['params']:,} parameters at width {deep.hidden_size}")
-    print(f"next: mlxhog train --model {config.out}")
+    print(f"next: mlxhog train --model {shlex.quote(config.out)}")
     return 0

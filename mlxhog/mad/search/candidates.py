@@ -37,7 +37,7 @@ class Candidates:
     """
 
     def __init__(self, space: Space, d: int, length: int) -> None:
-        self.space = space
+        space = self.space = space.at_width(d)
         self.d = d
         self._scale = Scale(space.budget, d, length)
         self._limited = tuple(space.max_count)

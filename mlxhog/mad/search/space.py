@@ -23,7 +23,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from mlxhog.mad.search.budget import Budget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import known, make, to_dict
+from mlxhog.models.mad.layers import at_width, known, make, to_dict
 from mlxhog.models.mad.sequence import canonical, parse
 
 TEMPLATES = ("alternate", "free")
@@ -74,6 +74,15 @@ class Space:
         if self.template == "free":
             return [self.mixers + self.channels] * depth
         return [(self.mixers, self.channels)[slot % 2] for slot in range(depth)]
+
+    def at_width(self, d: int) -> Space:
+        """Return the space with every number of its layers that follows from width d."""
+        return replace(
+            self,
+            mixers=tuple(dict.fromkeys(at_width(self.mixers, d))),
+            channels=tuple(dict.fromkeys(at_width(self.channels, d))),
+            start=tuple(at_width(layers, d) for layers in self.start),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that YAML and JSON take; equal spaces have equal ones."""

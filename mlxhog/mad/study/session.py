@@ -34,6 +34,7 @@ from mlxhog.mad.training.evaluation import most_steps
 from mlxhog.mad.training.run_plan import model_of
 from mlxhog.mad.training.sharing import shared_tables
 from mlxhog.models.families import param_count
+from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
 
 
@@ -56,7 +57,8 @@ class Planning:
         self.study = study
         self.suite: Suite = study.measured()
         self.dim = study.dim or self.suite.dim
-        self.listed = [parse(text) for text in study.candidates]
+        listed = (at_width(parse(text), self.dim) for text in study.candidates)
+        self.listed = list(dict.fromkeys(listed))
         self._space: Candidates | None = None
         if study.space:
             self._space = Candidates(to_space(study.space), self.dim, self._longest)
@@ -73,7 +75,7 @@ class Planning:
     @property
     def first(self) -> str:
         """Some candidate."""
-        return self.study.candidates[0] if self._space is None else canonical(self._space[0])
+        return canonical(self.listed[0] if self._space is None else self._space[0])
 
     @property
     def candidates(self) -> int:

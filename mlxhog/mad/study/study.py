@@ -6,8 +6,9 @@ another the next time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import Select
+from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, fixed, only, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
 from mlxhog.models.fields import MOST_WIDTH
+from mlxhog.models.mad.extensions import KEY, recalled, remembered, same_files
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
-_LISTS = ("candidates", "tasks", "seeds")
+_LISTS = ("candidates", "tasks", "seeds", "layers_from")
 
 
 def _is_whole(value: object) -> bool:
@@ -43,7 +48,7 @@ def _is_mapping(value: object) -> bool:
 
 _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("space", "protocol"), _is_mapping),
-    **dict.fromkeys(("candidates", "tasks"), _are_texts),
+    **dict.fromkeys(("candidates", "tasks", "layers_from"), _are_texts),
     **dict.fromkeys(("suite", "position", "workers", "sampler"), lambda v: isinstance(v, str)),
     **dict.fromkeys(("prune", "share_embedding"), lambda v: isinstance(v, bool)),
     **dict.fromkeys(("threads", "batch_candidates"), _is_size),
@@ -74,6 +79,7 @@ class Study:
         prune: whether runs may be ended at rungs.
         share_embedding: whether candidates train one embedding table.
         batch_candidates: candidates that are trained as one computation.
+        layers_from: files of layers of the user's own, see `models.mad.extensions`.
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)
@@ -91,12 +97,31 @@ class Study:
     prune: bool = False
     share_embedding: bool = False
     batch_candidates: int = 1
+    layers_from: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `study.yaml` holds: versions first."""
+        """Return what `study.yaml` holds: versions first, and files only where there are some."""
         stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
         values = asdict(self)
-        return {**stamp, **values, **{name: list(values[name]) for name in _LISTS}}
+        lists = {name: list(values[name]) for name in _LISTS}
+        whole = {**stamp, **values, **lists}
+        return whole if self.layers_from else {k: v for k, v in whole.items() if k != KEY}
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer that a candidate may have.
+
+        Raises:
+            ConfigError: one is not known.
+        """
+        if not self.space:
+            return tuple(layer for text in self.candidates for layer in parse(text))
+        space = to_space(self.space)
+        return (*space.mixers, *space.channels, *itertools.chain(*space.start))
+
+    def remembering(self) -> Study:
+        """Return the study with the files of the user's own layers."""
+        return replace(self, layers_from=tuple(remembered(self.layers)))
 
     def measured(self) -> Suite:
         """Return the settings that make a score.
@@ -120,10 +145,11 @@ class Study:
 
 
 def read(store: Store) -> Study:
-    """Return the study that a directory holds.
+    """Return the study that a directory holds; its own layers are loaded from their files.
 
     Raises:
-        StudyError: another version made it, or its description was changed.
+        StudyError: another version made it, its description was changed, or the file of a layer
+            may not be loaded.
     """
     definition = store.definition()
     _refuse_other_version(store, definition)
@@ -148,7 +174,32 @@ def read(store: Store) -> Study:
             f"{store.directory / 'study.yaml'} has a protocol that is none of this mlxhog: "
             f"{error}; give another --study"
         ) from error
-    return Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
+    study = Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
+    if study.layers_from:
+        try:
+            recalled(study.layers_from, lambda: study.layers, lambda layers: layers)
+        except ConfigError as error:
+            raise StudyError(f"study {store.name}: {error}") from error
+    return study
+
+
+def refuse_other_files(store: Store, study: Study) -> None:
+    """Refuse to go on in a directory whose study has another version of the user's own layers.
+
+    Args:
+        store: of the study that was begun.
+        study: with the files as they are now.
+
+    Raises:
+        StudyError: new runs would not compare with those that there are.
+    """
+    began = read(store).layers_from
+    if began and not same_files(began, study.layers_from):
+        files = ", ".join(text.partition(" sha256:")[0] for text in study.layers_from)
+        raise StudyError(
+            f"the runs of study {store.name} were made with another version of {files}; restore "
+            "the file, or begin another study with --study"
+        )
 
 
 def refuse_another(store: Store, study: Study) -> None:
@@ -157,7 +208,8 @@ def refuse_another(store: Store, study: Study) -> None:
     Raises:
         StudyError: naming every difference, and the ways out.
     """
-    stored = read(store).to_dict()
+    refuse_other_files(store, study)
+    stored = {**read(store).to_dict(), KEY: list(study.layers_from)}  # wherever the files lie
     differences = [
         f"  {name}: it has {_short(stored[name])}, asked for was {_short(value)}"
         for name, value in study.to_dict().items()

@@ -258,8 +258,11 @@ class Process:
 
     def _last_words(self) -> str:
         """What the log says of a death: of a fatal error its name, else the last line."""
-        with self._log.open("rb") as file:
-            lines = last_lines(file, self._log_begin)
+        try:
+            with self._log.open("rb") as file:
+                lines = last_lines(file, self._log_begin)
+        except OSError:
+            return "it left no log"
         fatal = [line for line in lines if line.startswith("Fatal Python error")]
         return (fatal or lines)[-1][:REASON_CHARACTERS]
 

@@ -30,7 +30,6 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment
 from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
 from mlxhog.machine.processes import follow_parent, spawning
-from mlxhog.mad.extensions import load_extensions
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.findings import Failure, Findings
@@ -39,6 +38,7 @@ from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTE
 from mlxhog.mad.tasks.memorization import MEMORIZATION
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
+from mlxhog.models.mad.extensions import load_extensions
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number, other rows."""
@@ -75,7 +75,7 @@ def register(task: TaskType) -> TaskType:
             f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
             "same name"
         )
-    others = [other for other in {**TASKS, **_registered}.values() if other.name != task.name]
+    others = [other for other in known().values() if other.name != task.name]
     names_in_use = {_key(name) for other in others for name in (other.name, other.short)}
     if task.name in TASKS or names_in_use & {_key(task.name), _key(task.short)}:
         raise ConfigError(
@@ -102,13 +102,18 @@ def load_tasks(path: str | Path) -> tuple[TaskType, ...]:
     return tuple(tasks)
 
 
+def known() -> Mapping[str, TaskType]:
+    """Every task by its full name, those of the user's files last."""
+    return {**TASKS, **_registered}
+
+
 def find(name: str) -> TaskType:
     """Return a task by its full or its short name, in any case.
 
     Raises:
         ConfigError: no such task; the nearest name is given.
     """
-    tasks = {**TASKS, **_registered}.values()
+    tasks = known().values()
     by_name = {_key(task.name): task for task in tasks} | {_key(task.short): task for task in tasks}
     key = _key(name)
     if key not in by_name:

@@ -106,4 +106,12 @@ def _check_rows(s: Compression, findings: Findings, split: str, x: Ints, y: Ints
             findings.share("noise share", split, noise, s.frac_noise, s.frac_noise)
 
 
-COMPRESSION = TaskType("compression", "C", Compression, draw, backbone="autoencoder", check=check)
+COMPRESSION = TaskType(
+    "compression",
+    "C",
+    Compression,
+    draw,
+    backbone="autoencoder",
+    check=check,
+    about="random tokens given back from the vector of the last position alone",
+)

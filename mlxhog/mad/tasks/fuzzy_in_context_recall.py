@@ -445,5 +445,10 @@ def _check_bounds(
 
 
 FUZZY_IN_CONTEXT_RECALL = TaskType(
-    "fuzzy-in-context-recall", "FR", FuzzyInContextRecall, draw, check=check
+    "fuzzy-in-context-recall",
+    "FR",
+    FuzzyInContextRecall,
+    draw,
+    check=check,
+    about="in-context recall where keys and values are of one to a few tokens each",
 )

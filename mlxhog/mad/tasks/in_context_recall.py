@@ -399,7 +399,19 @@ def _check_bounds(
         findings.mean("scored tokens per row", split, scored, expected)
 
 
-IN_CONTEXT_RECALL = TaskType("in-context-recall", "CR", InContextRecall, draw, check=check)
+IN_CONTEXT_RECALL = TaskType(
+    "in-context-recall",
+    "CR",
+    InContextRecall,
+    draw,
+    check=check,
+    about="the value of a key that the sequence has shown before",
+)
 NOISY_IN_CONTEXT_RECALL = TaskType(
-    "noisy-in-context-recall", "NR", NoisyInContextRecall, draw, check=check
+    "noisy-in-context-recall",
+    "NR",
+    NoisyInContextRecall,
+    draw,
+    check=check,
+    about="in-context recall between tokens that mean nothing",
 )

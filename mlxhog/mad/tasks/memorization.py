@@ -186,4 +186,12 @@ def _check_targets(
     return findings.targets(18, split, y, expected, good)
 
 
-MEMORIZATION = TaskType("memorization", "M", Memorization, draw, draw_map, check=check)
+MEMORIZATION = TaskType(
+    "memorization",
+    "M",
+    Memorization,
+    draw,
+    draw_map,
+    check=check,
+    about="one map from keys to values for all sequences, learnt by heart",
+)

@@ -133,4 +133,11 @@ def _check_gaps(s: SelectiveCopying, findings: Findings, split: str, content: Bo
     findings.mean("blanks before the last content token", split, last, average)
 
 
-SELECTIVE_COPYING = TaskType("selective-copying", "SC", SelectiveCopying, draw, check=check)
+SELECTIVE_COPYING = TaskType(
+    "selective-copying",
+    "SC",
+    SelectiveCopying,
+    draw,
+    check=check,
+    about="the tokens of the beginning in order, without the blanks between them",
+)

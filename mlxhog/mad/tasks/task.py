@@ -154,6 +154,7 @@ class TaskType:
         backbone: of the model, one of `models.mad.config.BACKBONES`.
         check: (settings, findings, data) holds rows against every rule of the task; None where it
             has none.
+        about: what it tests, in a line.
     """
 
     name: str
@@ -163,3 +164,4 @@ class TaskType:
     fixed: Callable[[Any, np.random.Generator], Fixed] = nothing_fixed
     backbone: str = "language-model"
     check: Callable[[Any, Findings, Dataset], None] | None = None
+    about: str = ""

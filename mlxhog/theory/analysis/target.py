@@ -104,7 +104,7 @@ def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
             f"{path} begins with the weights of {config.init_from} (init_from); analyze that one, "
             "with the other options as flags"
         )
-    model = load_architecture(config.model, config.set)
+    model = load_architecture(config.model, config.set, config.layers_from)
     return _check(Target(title=f"settings {path}", config=config, model=model))
 
 

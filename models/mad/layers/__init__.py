@@ -63,6 +63,22 @@ def register(layer: type[Any]) -> None:
         raise ConfigError(f"there is a layer {layer.name!r} already; give yours another name")
 
 
+class UnknownLayer(ConfigError):
+    """There is no layer of a name.
+
+    Attributes:
+        name: the name.
+    """
+
+    def __init__(self, name: str) -> None:
+        hint = _near(name, _BY_NAME, "the layers are")
+        super().__init__(
+            f"no layer {name!r}; {hint} A layer of your own needs the file that defines it: "
+            "--layers-from FILE"
+        )
+        self.name = name
+
+
 def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     """Make a layer from what a YAML file says of it.
 
@@ -71,12 +87,11 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
         numbers: field -> value; the others keep their defaults.
 
     Raises:
-        ConfigError: no such layer or field, or a value of another type; the nearest name is given.
+        UnknownLayer: no such layer; the nearest name is given.
+        ConfigError: no such field, or a value of another type; the nearest name is given.
     """
     if name not in _BY_NAME:
-        raise ConfigError(
-            f"no layer {name!r}; {_near(name, _BY_NAME)}; one of your own needs --layers-from FILE"
-        )
+        raise UnknownLayer(name)
     layer = _BY_NAME[name]
     types = get_type_hints(layer)
     own = [field.name for field in fields(layer)]
@@ -84,7 +99,9 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     check_names(f"layer {name}", numbers or {})
     for key, value in (numbers or {}).items():
         if key not in own:
-            raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
+            raise ConfigError(
+                f"layer {name} has no number {key!r}; {_near(key, own, 'its numbers are')}"
+            )
         values[key] = convert(f"{name}.{key}", value, types[key])
         if types[key] is not float and isinstance(number := values[key], int):
             check_most(f"{name}.{key}", number)
@@ -92,14 +109,22 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     return result
 
 
+def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
+    """Return layers with every number that follows from width d, where they leave it open.
+
+    A layer that has such numbers has a method `at_width`.
+    """
+    return tuple(layer.at_width(d) if hasattr(layer, "at_width") else layer for layer in layers)
+
+
 def to_dict(layer: Layer) -> dict[str, Any]:
     """Return a layer as YAML writes it, with every number."""
     return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
 
 
-def _near(name: str, names: Iterable[str]) -> str:
+def _near(name: str, names: Iterable[str], these_are: str) -> str:
     options = sorted(names)
     near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"known are {', '.join(options)}" if options else "it has no numbers"
+    return f"{these_are} {', '.join(options)}." if options else "it has none."

@@ -16,8 +16,8 @@ et al. 2023, grouped queries, arXiv:2305.13245; Beltagy et al. 2020, Longformer,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -37,13 +37,33 @@ from mlxhog.models.mad.layer import (
 )
 from mlxhog.models.ops.reference.layers_numpy import attention, rms_norm, rope
 
+HEADS = 16  # of mad-lab's baselines, which are 128 wide
+NARROW_HEAD = 16  # width of a head of narrower models
+
+
+def default_heads(d: int, kv_heads: int | None) -> int:
+    """Return the heads of a layer that says none.
+
+    mad-lab's default is 16 heads whatever the width; its candidates are 128 wide. At width 64 that
+    would be heads of 4 numbers, too narrow to tell keys apart, so models below 128 have heads of
+    width 16 or more: 4 at width 64. The number divides d into even widths, and `kv_heads` divides
+    it, where there is such a number.
+    """
+    most = HEADS if d >= 8 * HEADS else max(1, d // NARROW_HEAD)
+    fitting = (
+        heads
+        for heads in range(most, 0, -1)
+        if d % heads == 0 and d // heads % 2 == 0 and heads % (kv_heads or 1) == 0
+    )
+    return next(fitting, HEADS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MHAttention:
     """Numbers of the layer.
 
     Attributes:
-        heads: heads of queries.
+        heads: heads of queries; None follows from the width, see `default_heads`.
         kv_heads: heads of keys and values, None as many.
         rope: turn queries and keys by their positions.
         base: of the wavelengths of rope.
@@ -52,19 +72,27 @@ class MHAttention:
     """
 
     name: ClassVar[str] = "mh-attention"
+    about: ClassVar[str] = "softmax attention of several heads to all positions before"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
-    heads: int = 16
+    heads: int | None = None
     kv_heads: int | None = None
     rope: bool = True
     base: float = 10_000.0
     qk_norm: bool = False
     bias: bool = True
 
-    @property
-    def shared(self) -> int:
-        """Heads of queries to each head of keys and values."""
-        return 1 if self.kv_heads is None else self.heads // self.kv_heads
+    def heads_at(self, d: int) -> int:
+        """Return the heads of queries at width d."""
+        return default_heads(d, self.kv_heads) if self.heads is None else self.heads
+
+    def at_width(self, d: int) -> Self:
+        """Return the layer with every number that follows from width d."""
+        return replace(self, heads=self.heads_at(d))
+
+    def shared(self, d: int) -> int:
+        """Return the heads of queries to each head of keys and values."""
+        return 1 if self.kv_heads is None else self.heads_at(d) // self.kv_heads
 
     def sight(self) -> int | None:
         """Return how many positions back keys are in sight; None for all."""
@@ -72,16 +100,17 @@ class MHAttention:
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        check_heads(self.heads, d)
-        if self.rope and d // self.heads % 2:
+        heads = self.heads_at(d)
+        check_heads(heads, d)
+        if self.rope and d // heads % 2:
             raise ConfigError(
-                f"heads is {self.heads}, so each is {d // self.heads} wide, and rope turns pairs; "
+                f"heads is {heads}, so each is {d // heads} wide, and rope turns pairs; "
                 "choose heads of an even width, or rope=false"
             )
-        kv = self.heads if self.kv_heads is None else self.kv_heads
-        if kv < 1 or self.heads % kv:
+        kv = heads if self.kv_heads is None else self.kv_heads
+        if kv < 1 or heads % kv:
             raise ConfigError(
-                f"kv_heads is {kv}, which does not divide the {self.heads} heads; leave it out, or "
+                f"kv_heads is {kv}, which does not divide the {heads} heads; leave it out, or "
                 "set it to a divisor"
             )
         if not self.base > 1:
@@ -89,28 +118,29 @@ class MHAttention:
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
-        kv = d // self.shared
+        kv = d // self.shared(d)
         for name, out in (("q_proj", d), ("k_proj", kv), ("v_proj", kv)):
             yield linear(f"{name}.weight", out, d)
             if self.bias:
                 yield bias(f"{name}.bias", out, d)
         if self.qk_norm:
-            yield ParamSpec("q_norm.weight", (d // self.heads,), "ones")
-            yield ParamSpec("k_norm.weight", (d // self.heads,), "ones")
+            yield ParamSpec("q_norm.weight", (d // self.heads_at(d),), "ones")
+            yield ParamSpec("k_norm.weight", (d // self.heads_at(d),), "ones")
         yield linear("out_proj.weight", d, d)
         if self.bias:
             yield bias("out_proj.bias", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """Return the sizes of the keys and values of every position."""
-        return {"cache": 2 * (d // self.shared) * length}
+        return {"cache": 2 * (d // self.shared(d)) * length}
 
     def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
         """Return an empty cache: keys, values (B, L, heads, dh), and positions read, (B,) int32.
 
         Keys are already turned. A row that has read fewer than L positions has its keys last.
         """
-        empty = xp.zeros((B, 0, self.heads // self.shared, d // self.heads))
+        heads = self.heads_at(d)
+        empty = xp.zeros((B, 0, heads // self.shared(d), d // heads))
         return empty, empty, xp.zeros((B,), "int32")
 
     def forward(
@@ -122,9 +152,10 @@ class MHAttention:
         """
         ops, xp, window = run.ops, run.ops.xp, self.sight()
         B, S, d = x.shape
+        width = d // self.heads_at(d)
         names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (
-            y.reshape(B, S, -1, d // self.heads)
+            y.reshape(B, S, -1, width)
             for y in ops.linears(
                 x,
                 [p[f"{name}.weight"] for name in names],
@@ -145,8 +176,8 @@ class MHAttention:
             count = state[2] + S
             lengths = xp.minimum(count, k.shape[1])
         keys, values = k, v
-        if self.shared > 1:
-            keys, values = (xp.repeat(y, self.shared, 2) for y in (k, v))
+        if (shared := self.shared(d)) > 1:
+            keys, values = (xp.repeat(y, shared, 2) for y in (k, v))
         h = ops.attention(q, keys, values, window=window, lengths=lengths)
         (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]], [p.get("out_proj.bias")])
         if window is not None:
@@ -162,7 +193,7 @@ class MHAttention:
             return y
 
         q, k, v = (
-            mapped(name, x).reshape(B, S, -1, d // self.heads)
+            mapped(name, x).reshape(B, S, -1, d // self.heads_at(d))
             for name in ("q_proj", "k_proj", "v_proj")
         )
         if self.qk_norm:
@@ -170,7 +201,7 @@ class MHAttention:
             k = rms_norm(k, p["k_norm.weight"], cfg.norm_eps)
         if self.rope:
             q, k = rope(q, self.base), rope(k, self.base)
-        k, v = np.repeat(k, self.shared, 2), np.repeat(v, self.shared, 2)
+        k, v = (np.repeat(y, self.shared(d), 2) for y in (k, v))
         return mapped("out_proj", attention(q, k, v, window=self.sight()).reshape(B, S, d))
 
 
@@ -179,6 +210,7 @@ class MHSlidingAttention(MHAttention):
     """Numbers of the layer: those of `MHAttention`, and how far back a position sees."""
 
     name: ClassVar[str] = "mh-sliding-attention"
+    about: ClassVar[str] = "softmax attention of several heads to a window of positions"
 
     window: int = 32
 

@@ -41,6 +41,7 @@ class MLP(FixedState):
     """Numbers of the layer: `inner` is the width between the maps, None the one above."""
 
     name: ClassVar[str] = "mlp"
+    about: ClassVar[str] = "two linear maps with GELU between them"
     kind: ClassVar[Literal["mixer", "channel"]] = "channel"
 
     inner: int | None = None
@@ -83,6 +84,7 @@ class SwiGLU(MLP):
     """Numbers of the layer, as of `MLP`."""
 
     name: ClassVar[str] = "swiglu"
+    about: ClassVar[str] = "a gated feed-forward layer with SiLU"
     gate: ClassVar[str] = "silu"
 
     def width(self, d: int) -> int:
@@ -119,6 +121,7 @@ class GEGLU(SwiGLU):
     """Numbers of the layer, as of `MLP`."""
 
     name: ClassVar[str] = "geglu"
+    about: ClassVar[str] = "a gated feed-forward layer with GELU"
     gate: ClassVar[str] = "gelu"
 
     def width(self, d: int) -> int:

@@ -34,6 +34,7 @@ class GatedConv(FixedState):
     """Numbers of the layer: `kernel` is k, the taps of the convolution."""
 
     name: ClassVar[str] = "gated-conv"
+    about: ClassVar[str] = "a short convolution between two gates, as in LFM2"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     kernel: int = 3

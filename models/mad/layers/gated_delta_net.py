@@ -48,6 +48,7 @@ class GatedDeltaNet(FixedState):
     """Numbers of the layer: heads, taps of the convolution, and whether the memory decays."""
 
     name: ClassVar[str] = "gated-delta-net"
+    about: ClassVar[str] = "a memory that replaces what it held for a key, and forgets as a whole"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int = 4

@@ -46,6 +46,7 @@ class GLA(FixedState):
     """Numbers of the layer: its heads, and the rank of the map to the gate."""
 
     name: ClassVar[str] = "gla"
+    about: ClassVar[str] = "gated linear attention: every element of a key forgets at its own speed"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int = 8

@@ -139,6 +139,7 @@ class Hyena(_LongConvolution):
     """
 
     name: ClassVar[str] = "hyena"
+    about: ClassVar[str] = "a convolution as long as the sequence, whose filter a network makes"
 
     expand: int = 4
     groups: int = 4
@@ -203,6 +204,7 @@ class MHHyena(_LongConvolution):
     """Numbers of the layer; all but `heads` as of Hyena."""
 
     name: ClassVar[str] = "mh-hyena"
+    about: ClassVar[str] = "Hyena with several heads, which multiply keys with values"
 
     heads: int = 8
     groups: int = 4

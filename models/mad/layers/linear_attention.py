@@ -43,6 +43,7 @@ class LinearAttention(FixedState):
     """Numbers of the layer: its heads, and the least that outputs are divided by."""
 
     name: ClassVar[str] = "linear-attention"
+    about: ClassVar[str] = "attention with a product of feature maps in place of the softmax"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int = 16

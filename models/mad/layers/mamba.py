@@ -52,6 +52,7 @@ class Mamba(FixedState):
     """
 
     name: ClassVar[str] = "mamba"
+    about: ClassVar[str] = "selective state space: every channel forgets at several speeds"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     expand: int = 2

@@ -44,6 +44,7 @@ class MoESwiGLU(FixedState):
     """Numbers of the layer: `inner` is the width of each expert, `active` the experts taken."""
 
     name: ClassVar[str] = "moe-swiglu"
+    about: ClassVar[str] = "a mixture of SwiGLUs: every position takes the best few"
     kind: ClassVar[Literal["mixer", "channel"]] = "channel"
 
     experts: int = 8

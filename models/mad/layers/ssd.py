@@ -54,6 +54,7 @@ class SSD(FixedState):
     """
 
     name: ClassVar[str] = "ssd"
+    about: ClassVar[str] = "state-space duality (Mamba-2): one speed of forgetting for a head"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int = 4

@@ -125,6 +125,7 @@ class MLSTM(_CellLayer):
     """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none."""
 
     name: ClassVar[str] = "mlstm"
+    about: ClassVar[str] = "mLSTM: a matrix memory with exponential gates"
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters of the projections and the cell; gates begin closed to x."""
@@ -175,6 +176,7 @@ class SLSTM(_CellLayer):
     """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none."""
 
     name: ClassVar[str] = "slstm"
+    about: ClassVar[str] = "sLSTM: a scalar memory whose gates see its last output"
 
     conv: int = 0
 

@@ -97,6 +97,7 @@ class MLSTMV1(_V1Layer):
     """Numbers of the layer: heads of the cell, taps of the convolution, sizes of qkv's blocks."""
 
     name: ClassVar[str] = "mlstm-v1"
+    about: ClassVar[str] = "mLSTM of the first xLSTM paper, inside an up-projection"
     cell_arrays: ClassVar[int] = 3
 
     qkv_block: int = 4
@@ -124,6 +125,7 @@ class SLSTMV1(_V1Layer):
     """Numbers of the layer: heads of the cell, taps of the convolution, 0 for none."""
 
     name: ClassVar[str] = "slstm-v1"
+    about: ClassVar[str] = "sLSTM of the first xLSTM paper"
     cell_arrays: ClassVar[int] = 4
 
     def check(self, d: int) -> None:

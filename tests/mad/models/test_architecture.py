@@ -87,7 +87,7 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) 
         ("model: {layers: [swiglu, swigl]}", r"model.layers\[1\]: no layer 'swigl'.*'swiglu'"),
         (
             "model: {layers: [{repeat: 2, layers: [{type: swiglu, iner: 3}]}]}",
-            r"model.layers\[0\].layers\[0\]: layer swiglu has no 'iner'; did you mean 'inner'",
+            r"model.layers\[0\].layers\[0\]: layer swiglu has no number 'iner'; did you mean",
         ),
         ("model: {layers: [{repeat: 0, layers: [swiglu]}]}", r"\[0\].repeat is 0"),
         ("model: {layers: [{repeat: 2, layer: [swiglu]}]}", "no 'layer'; did you mean 'layers'"),

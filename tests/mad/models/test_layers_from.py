@@ -13,8 +13,8 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad.extensions import load_layers
 from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.extensions import load_layers
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -94,7 +94,7 @@ def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) ->
 KEY = """
 import sys
 from mlxhog.mad import suites
-from mlxhog.mad.extensions import load_layers
+from mlxhog.models.mad.extensions import load_layers
 from mlxhog.models.mad.sequence import parse
 load_layers(sys.argv[1])
 for line in ("keyed swiglu", "swiglu"):
@@ -118,7 +118,7 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> 
 def test_an_unknown_layer_is_answered_with_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match="no layer 'mine'; .*needs --layers-from FILE"):
+    with pytest.raises(ConfigError, match="no layer 'mine'; .*needs the file .*--layers-from FILE"):
         make("mine")
     config = tmp_path / "config.json"
     layers = [{"type": "mine", "expand": 2}, "swiglu"]
@@ -126,7 +126,7 @@ def test_an_unknown_layer_is_answered_with_the_flag(
         json.dumps({"model_type": "mad", "vocab_size": 8, "hidden_size": 16, "layers": layers})
     )
     assert main(["mad", "show", str(config)]) == 2
-    assert "needs --layers-from FILE" in capsys.readouterr().err
+    assert "--layers-from FILE" in capsys.readouterr().err
     file = other(tmp_path, "mine")
     result = told(capsys, "mad", "show", str(config), "--layers-from", str(file))
     assert result["layers"] == "mine(expand=2) swiglu"

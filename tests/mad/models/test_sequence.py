@@ -86,8 +86,8 @@ def test_defaults_hold_where_a_layer_says_nothing_else() -> None:
     ("text", "message"),
     [
         ("gated-con swiglu", "no layer 'gated-con'; did you mean 'gated-conv'"),
-        ("gated-conv(kernal=3)", "layer gated-conv has no 'kernal'; did you mean 'kernel'"),
-        ("gated-conv(h4)", "layer gated-conv has no 'heads'; known are kernel"),
+        ("gated-conv(kernal=3)", "layer gated-conv has no number 'kernal'; did you mean 'kernel'"),
+        ("gated-conv(h4)", "layer gated-conv has no number 'heads'; its numbers are kernel"),
         ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'.*give it as int"),
         ("gated-conv(3)", "'3' is no number of a layer; write name=value, or h4"),
         ("gated-conv(kernel=3,kernel=4)", "says kernel twice"),

@@ -9,7 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import params, state
 from mlxhog.mad.search.candidates import Candidates, Layers, Sequences
 from mlxhog.mad.search.space import DEEPEST, Space, to_space
-from mlxhog.models.mad.layers import LAYERS, make
+from mlxhog.models.mad.layers import LAYERS, at_width, make
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
 
 pytestmark = pytest.mark.slow
@@ -189,7 +189,7 @@ def test_a_space_may_have_every_layer_there_is():
     assert {layers[1].name for layers in choices} == set(channels)
     for layers in choices:
         assert params(layers, 64) <= 60_000
-        assert choices.plan(layers) == (make(layers[0].name), make(layers[1].name))
+        assert choices.plan(layers) == at_width((make(layers[0].name), make(layers[1].name)), 64)
 
 
 def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():

@@ -93,7 +93,10 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
     [
         ({"mixxers": ["mlstm"]}, "space has no 'mixxers'; did you mean 'mixers'"),
         ({"mixers": ["mlstn"]}, "no layer 'mlstn'; did you mean 'mlstm'"),
-        ({"mixers": [{"type": "mlstm", "head": 2}]}, "mlstm has no 'head'; did you mean 'heads'"),
+        (
+            {"mixers": [{"type": "mlstm", "head": 2}]},
+            "mlstm has no number 'head'; did you mean 'heads'",
+        ),
         ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
         ({"mixers": ["mlstm", "mlstm(h4)"]}, r"'mlstm\(h4\)' twice"),
         ({"mixers": [{"type": "mlstm", "heads": []}]}, "mlstm.heads is an empty list"),
@@ -183,7 +186,7 @@ def test_the_example_in_the_documentation_is_a_space():
     text = "\n".join(line for line in lines if line.startswith("    "))
     choices = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
     assert choices.count > 0
-    assert choices.unused() == parse("mh-attention")  # 65,536 numbers after 256 tokens, of 16,384
+    assert choices.unused() == parse("mh-attention(h16)")  # 65,536 numbers of 16,384
 
 
 def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
@@ -195,7 +198,7 @@ def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
     command = ["mad", "search", "--space", str(path), "--suite", "smoke", "--dry-run"]
     assert main([*command, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["candidates"], plan["unused"]) == (1, ["mh-attention(h16)"])
+    assert (plan["candidates"], plan["unused"]) == (1, ["mh-attention(h4)"])
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert "in none      mh-attention(h16): the budget leaves no room" in output
+    assert "in none      mh-attention(h4): the budget leaves no room" in output

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlxhog.arena import process
+from mlxhog.errors import WorkerFailed
 from mlxhog.mad.study.pool import TICK_S, Ended, Evaluated, Lost, Pool, Task
 from mlxhog.mad.study.worker import local
 from tests.mad.study import small
@@ -160,6 +161,22 @@ def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_pa
         executor.submit(task())
         (events,) = of(executor)
     assert events.result == result(task().config)
+
+
+def test_a_worker_that_dies_before_its_log_is_open_is_replaced(tmp_path):
+    store, deaths = study(tmp_path, candidates=1), tmp_path / "deaths"
+    deaths.mkdir()
+    executor = processes(store, small.DiesOnArrival(deaths, 2))
+    assert go(store, candidates=1, executor=executor).statuses == {"done": 4}
+    assert len(list(deaths.iterdir())) == 2
+
+
+def test_workers_that_all_die_at_their_start_end_the_study_in_words(tmp_path):
+    store, deaths = study(tmp_path, candidates=1), tmp_path / "deaths"
+    deaths.mkdir()
+    executor = processes(store, small.DiesOnArrival(deaths, 9))
+    with pytest.raises(WorkerFailed, match=r"3 workers in a row died .* crashed \(SIGSEGV\): it "):
+        go(store, candidates=1, executor=executor)
 
 
 def test_parallelism_changes_no_result(tmp_path):

@@ -6,11 +6,11 @@ import yaml
 
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
-from mlxhog.mad.extensions import Extension
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.progress import Eta
 from mlxhog.mad.study.store import Record, Store, create, find
 from mlxhog.mad.study.study import Study, read, refuse_another
+from mlxhog.models.mad.extensions import Extension
 from tests.mad.study.small import config
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.extensions import Extension
 from mlxhog.mad.run import Callbacks, RunConfig
 from mlxhog.mad.training.candidate import no_preparation, train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
+from mlxhog.models.mad.extensions import Extension
 from mlxhog.models.mad.layers import make
 from tests.forked import CONTEXT
 from tests.mad.training.small_runs import numbers, small_run

@@ -15,9 +15,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.mad.extensions import load_layers
 from mlxhog.models import lm, lm_numpy
 from mlxhog.models.mad import MADConfig, state_sizes
+from mlxhog.models.mad.extensions import load_layers
 from mlxhog.models.mad.layers import LAYERS
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params

@@ -9,9 +9,11 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.layers import make
+from mlxhog.models.mad.architecture import to_yaml
+from mlxhog.models.mad.layers import at_width, make
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
+from tests.mad.training.small_runs import small_run
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
 from tests.pairs import each_of
@@ -147,6 +149,32 @@ def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> Non
     opened = start[start != 0]
     assert (opened.min(), opened.max()) == (3.0, 6.0)
     assert len(opened) == {"mlstm": 4, "slstm": D}[text]
+
+
+@each_of(("d", "heads"), [(16, 1), (48, 3), (64, 4), (96, 6), (100, 5), (128, 16), (256, 16)])
+def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_lab(
+    d: int, heads: int
+) -> None:
+    for text in ("mh-attention", "mh-sliding-attention"):
+        assert at_width(parse(text), d) == parse(f"{text}(h{heads})")
+        assert at_width(parse(f"{text}(h2)"), d) == parse(f"{text}(h2)")
+
+
+def test_heads_that_a_layer_says_do_not_follow_from_the_width() -> None:
+    (layer,) = parse("mh-attention(h16)")
+    assert at_width([layer], 64) == (layer,)
+    (grouped,) = at_width(parse("mh-attention(kv_heads=2)"), 64)
+    assert (grouped.heads, grouped.kv_heads) == (4, 2)  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_and_a_run_have_the_heads_in_numbers() -> None:
+    layers = parse("mh-attention swiglu")
+    model = MADConfig(vocab_size=8, hidden_size=64, layers=layers)
+    assert model.to_dict()["layers"][0]["heads"] == 4
+    assert "heads: 4" in to_yaml(model)
+    run = small_run(dim=64)
+    named, unnamed = (parse(f"mh-attention{heads} swiglu") for heads in ("(h4)", ""))
+    assert replace(run, layers=named).key() == replace(run, layers=unnamed).key()
 
 
 def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said() -> None:

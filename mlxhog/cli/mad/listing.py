@@ -1,0 +1,150 @@
+"""`mlxhog mad tasks` and `mlxhog mad layers`: what a candidate is tested on and made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from typing import Any, get_type_hints
+
+from mlxhog.cli.flags import Flags
+from mlxhog.cli.output import print_json
+from mlxhog.errors import ConfigError
+from mlxhog.report.streams import wrapped
+
+TASKS_ABOUT = """\
+List the tasks: what each tests, and its settings with their values in the benchmark's baseline,
+which --set of mad train and mad data changes."""
+TASKS_EXAMPLES = (
+    "mad tasks",
+    "mad tasks --tasks-from examples/my_task.py --json",
+)
+
+
+def run_tasks(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad tasks", TASKS_ABOUT, TASKS_EXAMPLES)
+    flags.tasks_from()
+    as_json = _as_json(flags, arguments)
+    from mlxhog.mad.tasks import known
+
+    facts = [_task(task) for task in known().values()]
+    if as_json:
+        print_json(facts)
+        return 0
+    for one in facts:
+        settings = {name: each["value"] for name, each in one["settings"].items()}
+        print(f"{one['name']} ({one['short']})  {one['about']}".rstrip())
+        print("\n".join(wrapped(f"    {_assignments(settings)}")))
+    small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
+    print(f"next: mlxhog mad train --task CR {small}")
+    return 0
+
+
+def _task(task: Any) -> dict[str, Any]:
+    from mlxhog.config.options import options
+
+    baseline = task.settings()
+    settings = {
+        name: {"value": getattr(baseline, name), "help": one.help}
+        for name, one in options(task.settings).items()
+    }
+    about = task.about or _first_line(task.settings)
+    return {"name": task.name, "short": task.short, "about": about, "settings": settings}
+
+
+LAYERS_ABOUT = """\
+List the layers that a candidate may have: mixers, in which positions meet, and channel maps. Each
+with the numbers that can be set, as in "mlstm(heads=2) swiglu", their defaults, and its source.
+A number that is none follows from the width or from another number."""
+LAYERS_EXAMPLES = (
+    "mad layers",
+    "mad layers --layers-from examples/my_layer.py --json",
+)
+
+
+def run_layers(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad layers", LAYERS_ABOUT, LAYERS_EXAMPLES)
+    flags.layers_from()
+    as_json = _as_json(flags, arguments)
+    from mlxhog.models.mad.layers import known
+
+    facts = [_layer(layer) for layer in known().values()]
+    if as_json:
+        print_json(facts)
+        return 0
+    for kind, title in (("mixer", "mixers"), ("channel", "channel maps")):
+        print(title)
+        source = ""
+        for one in facts:
+            if one["kind"] != kind:
+                continue
+            numbers = {name: each["default"] for name, each in one["numbers"].items()}
+            print(f"  {one['name']}  {one['about']}")
+            print("\n".join(wrapped(f"      {_assignments(numbers) or 'no numbers'}")))
+            if one["source"] != source:  # not again for a layer of the same papers
+                print("\n".join(wrapped(f"      {one['source']}")))
+            source = one["source"]
+    print('next: mlxhog mad show "mlstm(heads=2) swiglu"')
+    return 0
+
+
+def _assignments(values: dict[str, Any]) -> str:
+    """Write values as --set and a line of layers take them."""
+    return " ".join(f"{name}={_spelt(value)}" for name, value in values.items())
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _layer(layer: type[Any]) -> dict[str, Any]:
+    types = get_type_hints(layer)
+    numbers = {
+        field.name: {"default": field.default, "type": _type_name(types[field.name])}
+        for field in dataclasses.fields(layer)
+    }
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "about": getattr(layer, "about", "") or _first_line(layer),
+        "numbers": numbers,
+        "source": _source(layer),
+    }
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _first_line(cls: type[Any]) -> str:
+    """Return the first line of the docstring of a class's file."""
+    return (inspect.getdoc(sys.modules[cls.__module__]) or "").partition("\n")[0]
+
+
+def _source(layer: type[Any]) -> str:
+    """Return the papers that a layer's file names, or the file where it is the user's own."""
+    from mlxhog.models.mad.extensions import loaded
+
+    module = layer.__module__
+    own = [file.path for file in loaded() if file.module == module]
+    text = inspect.getdoc(sys.modules[module]) or ""
+    papers = re.search(r"^Sources?: (.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    return own[0] if own else " ".join(papers[1].split()) if papers else ""
+
+
+def _as_json(flags: Flags, arguments: list[str]) -> bool:
+    """Read a command line whose one flag is `--json`.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    flags.argument("--json", action="store_true", help="a JSON list")
+    parsed = flags.parse(arguments)
+    if parsed.problems:
+        raise ConfigError("\n".join(parsed.problems))
+    return bool(parsed.other.json)

@@ -1,0 +1,190 @@
+"""What is made of own layers remembers their file, which runs only if the user has named it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlxhog.files import cache
+from tests.another_process import Ended, mlxhog
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
+
+
+@pytest.fixture
+def winner(tmp_path: Path) -> Path:
+    """A written architecture whose layer comes from my_layer.py beside it."""
+    (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
+    words = ("my_layer swiglu", "--depth", "2", "--dim", "16", "--out", "w.yaml")
+    ended = mlxhog(tmp_path, "mad", "scale", *words, "--layers-from", "my_layer.py")
+    assert ended.code == 0, ended.err
+    return tmp_path / "w.yaml"
+
+
+def shown(winner: Path, *words: str) -> Ended:
+    return mlxhog(winner.parent, "mad", "show", winner.name, "--json", *words)
+
+
+def test_a_written_architecture_names_path_and_digest_of_its_file(winner: Path) -> None:
+    file = winner.parent / "my_layer.py"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert yaml.safe_load(winner.read_text())["layers_from"] == [f"{file} sha256:{digest}"]
+
+
+def test_a_later_command_loads_the_remembered_file_and_says_so(winner: Path) -> None:
+    ended = shown(winner)
+    assert json.loads(ended.out)["layers"] == "my_layer swiglu"
+    assert ended.err == f"layers from {winner.parent}/my_layer.py\n"
+
+
+def test_a_file_of_architecture_fields_remembers_too(winner: Path) -> None:
+    fields = winner.with_name("fields.yaml")
+    fields.write_text(mlxhog(winner.parent, "models", "w.yaml").out)
+    assert json.loads(shown(fields).out)["layers"] == "my_layer swiglu"
+
+
+def test_a_file_that_changed_is_refused_with_the_flag_that_takes_it_as_it_is(winner: Path) -> None:
+    file = winner.parent / "my_layer.py"
+    file.write_text(file.read_text() + "# edited\n")
+    refused = shown(winner)
+    assert refused.code == 2
+    assert f"{file} has changed since it was remembered" in refused.err
+    assert f"--layers-from {file}" in refused.err
+    taken = shown(winner, "--layers-from", str(file))
+    assert taken.code == 0
+    assert "is not the version that was remembered" in taken.err
+
+
+def test_a_file_that_is_gone_is_asked_for_and_its_copy_is_the_same(winner: Path) -> None:
+    file = winner.parent / "my_layer.py"
+    file.rename(winner.parent / "moved.py")
+    refused = shown(winner)
+    assert refused.code == 2
+    assert f"{file} is gone; say where it is now: --layers-from FILE" in refused.err
+    taken = shown(winner, "--layers-from", "moved.py")
+    assert (taken.code, taken.err) == (0, "")
+
+
+EVIL = EXAMPLE.read_text() + "\nfrom pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+
+
+@pytest.mark.parametrize("form", ["w.yaml", "config.json"])
+def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "evil.py"
+    file.write_text(EVIL)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
+    files = {"layers_from": [f"{file} sha256:{digest}"]}
+    architecture = {"version": 1, "model": layers, **files}
+    if form == "config.json":
+        architecture = {"model_type": "mad", "hidden_size": 16, **layers, **files}
+    (tmp_path / form).write_text(json.dumps(architecture))
+    refused = shown(tmp_path / form)
+    assert refused.code == 2
+    assert "you have never named that file to mlxhog on this machine" in refused.err
+    assert not (tmp_path / "ran").exists()
+    assert shown(tmp_path / form, "--layers-from", "evil.py").code == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path: Path) -> None:
+    file = tmp_path / "my_layer.py"
+    file.write_text(EVIL)
+    (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    (tmp_path / "conf.yaml").write_text("model: arch.yaml\nlayers_from: my_layer.py\n")
+    words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "torch:cpu")
+    refused = mlxhog(tmp_path, *words)
+    assert refused.code == 2
+    assert "you have never named that file" in refused.err
+    assert not (tmp_path / "ran").exists()
+    assert shown(tmp_path / "arch.yaml", "--layers-from", "my_layer.py").code == 0
+    assert mlxhog(tmp_path, *words).code == 0
+    file.write_text(EVIL + "# edited\n")
+    refused = mlxhog(tmp_path, *words)
+    assert refused.code == 2
+    assert f"{file} has changed since you named it to mlxhog" in refused.err
+
+
+def test_a_note_that_others_can_write_is_not_believed(winner: Path) -> None:
+    (note,) = (cache.user_cache_directory() / "named-files").iterdir()
+    note.chmod(0o666)
+    refused = shown(winner)
+    assert refused.code == 3
+    assert "not trusted: it can be written by others" in refused.err
+
+
+@pytest.mark.parametrize("value", ["7", "[7]", "{a: b}", '"x.py sha256:12"', '"\\0"', "~nobody/x"])
+def test_a_memory_that_no_mlxhog_writes_is_refused_in_words(winner: Path, value: str) -> None:
+    text = re.sub(r"layers_from:\n.*", f"layers_from: {value}", winner.read_text())
+    winner.write_text(text)
+    refused = shown(winner)
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
+
+
+STUDY = ("--tasks", "in-context-recall", "--steps", "2", "--study", "s", "--parallel", "1")
+
+
+@pytest.mark.slow
+def test_a_study_and_a_run_remember_the_file_for_every_later_command(tmp_path: Path) -> None:
+    file = tmp_path / "my_layer.py"
+    file.write_text(EXAMPLE.read_text())
+    space = "space: {depth: 2, mixers: [my_layer], channels: [swiglu], dim: 16}"
+    (tmp_path / "space.yaml").write_text(space)
+    search = ("mad", "search", "--space", "space.yaml", *STUDY)
+    assert mlxhog(tmp_path, *search, "--layers-from", "my_layer.py").code == 0
+    for words in (
+        ("mad", "board", "s"),
+        ("mad", "vote", "s", "--out", "w.yaml"),
+        ("mad", "resume", "s"),
+        (*search, "--layers-from", "my_layer.py"),
+        ("train", "--model", "w.yaml", "--workers", "torch:cpu*2", "--steps", "4", "--quiet"),
+        ("train", "--resume", "latest", "--steps", "2", "--quiet"),
+        ("generate", "latest", "--max-new-tokens", "2"),
+        ("eval", "latest", "--data", "space.yaml"),
+        ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
+    ):
+        ended = mlxhog(tmp_path, *words)
+        assert ended.code == 0, (words, ended.err)
+    file.write_text(file.read_text() + "# edited\n")
+    refused = mlxhog(tmp_path, "mad", "resume", "s", "--layers-from", "my_layer.py")
+    assert refused.code == 2
+    assert f"were made with another version of {file}" in refused.err
+    board = mlxhog(tmp_path, "mad", "board", "s", "--layers-from", "my_layer.py")
+    assert board.code == 0
+    goes_on = ("train", "--resume", "latest", "--steps", "2", "--quiet")
+    assert mlxhog(tmp_path, *goes_on).code == 2
+    taken = mlxhog(tmp_path, *goes_on, "--layers-from", "my_layer.py")
+    assert taken.code == 0
+    assert "is not the version that was remembered" in taken.err
+
+
+PROGRAM = """
+import sys
+import mlxhog
+options = dict(workers="torch:cpu*2", steps=2, observer=None)
+run = mlxhog.train(model="arch.yaml", layers_from="my_layer.py", **options).run
+print(mlxhog.load(run, backend="torch:cpu").config.layers[0].name)
+"""
+
+
+@pytest.mark.slow
+def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
+    (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
+    (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert process.stdout.strip() == "my_layer", process.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", "import mlxhog; mlxhog.load('latest', layers_from='my_layer.py')"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")

@@ -1,0 +1,78 @@
+"""`mlxhog mad tasks` and `mlxhog mad layers` list what there is, the user's own included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.mad.tasks import TASKS
+from mlxhog.models.mad.layers import LAYERS
+from mlxhog.models.mad.sequence import parse
+from tests.another_process import mlxhog
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    assert main(["mad", *words, "--json"]) == 0
+    facts: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return facts
+
+
+def test_every_task_is_listed_with_what_it_tests_and_its_baseline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {one["name"]: one for one in listed(capsys, "tasks")}
+    assert TASKS.keys() <= facts.keys()
+    for name, task in TASKS.items():
+        assert facts[name]["about"] == task.about != ""
+        values = {key: one["value"] for key, one in facts[name]["settings"].items()}
+        assert task.settings(**values) == task.settings()
+
+
+def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {one["name"]: one for one in listed(capsys, "layers")}
+    for layer in LAYERS:
+        one = facts[layer.name]
+        assert one["kind"] == layer.kind
+        assert one["about"] == layer.about != ""
+        assert "arXiv" in one["source"] or "transformers" in one["source"]
+        for name, number in one["numbers"].items():
+            value = str(number["default"]).lower()
+            assert parse(f"{layer.name}({name}={value})") == parse(layer.name)
+
+
+def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["mad", "layers"]) == 0
+    text = capsys.readouterr().out
+    assert "heads=none kv_heads=none rope=true base=10000 qk_norm=false bias=true" in text
+    assert main(["mad", "tasks"]) == 0
+    assert "noisy-in-context-recall (NR)  " in capsys.readouterr().out
+
+
+def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path: Path) -> None:
+    file = EXAMPLES / "my_layer.py"
+    ended = mlxhog(tmp_path, "mad", "layers", "--layers-from", str(file), "--json")
+    (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
+    assert own["source"] == str(file)
+    assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
+    ended = mlxhog(tmp_path, "mad", "tasks", "--tasks-from", str(EXAMPLES / "my_task.py"))
+    assert "reverse (RV)  the first half in reverse order" in ended.out
+
+
+def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_path: Path) -> None:
+    text = (EXAMPLES / "my_layer.py").read_text()
+    (tmp_path / "quiet.py").write_text(
+        "".join(line for line in text.splitlines(True) if "about:" not in line)
+    )
+    ended = mlxhog(tmp_path, "mad", "layers", "--layers-from", "quiet.py", "--json")
+    (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
+    assert own["about"].startswith("A layer of your own in one file")
