@@ -152,8 +152,8 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
         file: all of the held-out text.
     """
     if config.eval_tokens is not None:
-        labels = file.n_tokens - file.header["documents"]
-        return max(1, round(config.eval_tokens * file.header["bytes"] / max(labels, 1)))
+        labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
+        return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
     most_s = EVALUATING_S if config.time is None else SUBSET_TIME * config.time
     n_bytes = subset.BYTES
     while n_bytes > LEAST_BYTES and estimate_s(config, parameters, n_bytes) > most_s:

@@ -82,6 +82,19 @@ def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() 
     assert whole.training_s(save_s=0.0, evaluates=False) == 60.0
 
 
+def test_a_training_leaves_time_for_the_last_evaluation_which_has_it_however_late_it_is() -> None:
+    began_ns = monotonic_ns() - int(12e9)
+    deadlines = Deadlines(began_ns, 60.0)
+    trained_s = deadlines.training_s(save_s=0.0, evaluates=True, evaluation_s=4.0)
+    assert trained_s == pytest.approx(60 + 10 - 3 - 12 - 2 * 4, abs=1)
+    assert deadlines.training_s(save_s=0.0, evaluates=False, evaluation_s=4.0) == pytest.approx(
+        60 + 10 - 3 - 12, abs=1
+    )
+    late = Deadlines(monotonic_ns() - int(80e9), 60.0)
+    left_s = (late.evaluation_ns(parts=1, trained_s=1.0, least_s=5.0) - monotonic_ns()) / 1e9
+    assert left_s == pytest.approx(5.0, abs=1)
+
+
 @pytest.mark.slow
 def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
