@@ -92,6 +92,7 @@ class HeldOutPart:
         n_bytes: of text in it, prompts of examples included.
         share: of all held-out text, up to 1.
         batches: that it is evaluated in.
+        all_batches: these, and those of the larger final score.
         larger_share: of all held-out text, that the larger final score is of at most; 0 without it.
         tokens: of it.
         estimate_s: how long scoring it takes by `FLOPS`.
@@ -102,6 +103,7 @@ class HeldOutPart:
     n_bytes: int
     share: float
     batches: int
+    all_batches: int
     larger_share: float
     tokens: int
     estimate_s: float
@@ -130,6 +132,7 @@ class HeldOutPart:
             n_bytes=part.file.header["bytes"],
             share=part.file.header["bytes"] / whole,
             batches=part.n_batches,
+            all_batches=texts.n_batches,
             larger_share=0.0 if larger is None else larger.file.header["bytes"] / whole,
             tokens=part.file.n_tokens,
             estimate_s=estimate_s(config, parameters, part.file.n_tokens),
@@ -267,11 +270,9 @@ def spread(n: int) -> list[int]:
     return [k for k in order if k < n]
 
 
-def segment(
-    file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
-) -> tuple[str, int]:
+def segment(part: HeldOutPart) -> tuple[str, int]:
     """Type and length of the arena's segment; see `arena.plan`."""
-    return "uint8", HeldOutTexts.of(file, config, parameters, asked_bytes).n_batches * LINE
+    return "uint8", part.all_batches * LINE
 
 
 class Scores:

@@ -221,8 +221,7 @@ def make_plan(config: TrainConfig) -> Plan:
     optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
     before = None if resolved.resumption is None else resolved.resumption.evaluated_bytes()
     held_out = HeldOutPart.of(data, config, parameters, before)
-    asked_bytes = held_out.asked_bytes
-    tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters, asked_bytes)}
+    tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     if resolved.auto:
         tables |= evenness.segment(n_workers)
     live, live_notes = memory.keeps_copies(config.live, parameters)
@@ -277,7 +276,7 @@ def make_plan(config: TrainConfig) -> Plan:
             lr=resolved.lr,
             epochs=_epochs(n_tickets, batches_per_step + config.backup_workers, resumption),
         ),
-        side_jobs=Text(data.val, data.tokenizer, asked_bytes).open,
+        side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
         sampled=sampled,
         budget=lengths.in_steps(
             budget,
