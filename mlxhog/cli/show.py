@@ -63,13 +63,17 @@ def _facts(record: "Record") -> dict[str, Any]:
         "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
         "resumed": resumed if isinstance(resumed, list) else [],
         "checkpoints": _checkpoints(run),
+        "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST},
         "load": _load(run, model),
         "notes": record.notes,
     }
 
 
-_LAST = ("step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte")
+_LAST = (
+    "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
+    "final_bits_per_byte",
+)  # fmt: skip
 
 
 def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
@@ -88,7 +92,7 @@ def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
         f"({words['tokens/s']} tok/s){date}",
         "resumed": ", ".join(f"at step {step}" for step in facts["resumed"]),
         "held-out": f"{words['held-out bits per byte']} bits per byte "
-        f"(training {words['train bits per byte']})",
+        f"(training {words['train bits per byte']}){_text(record)}",
         "options": options or "the defaults",
         "checkpoints": ", ".join(facts["checkpoints"]) or "none yet",
         "load": facts["load"] or "",
@@ -97,6 +101,13 @@ def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
     shown = [f"  {name:11}  {text}" for name, text in lines.items() if text]
     notes = [f"  note: {note}" for note in record.notes]
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
+
+
+def _text(record: "Record") -> str:
+    """Of how much held-out text its number is, and the larger score at its end."""
+    text, larger = record.evaluated_text, record.larger_score
+    of = f", of {text}" if text else ""
+    return of if larger is None else f"{of}; {larger[0]:.3f} of {larger[1]}"
 
 
 def _name(model: object) -> str:

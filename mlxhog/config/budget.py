@@ -14,7 +14,13 @@ START_PART = 0.2  # of the budget; a start that takes more is worth a line
 
 
 def training_s(
-    seconds: float, *, start_s: float, save_s: float, evaluates: bool, samples: bool
+    seconds: float,
+    *,
+    start_s: float,
+    save_s: float,
+    evaluates: bool,
+    samples: bool,
+    evaluation_s: float = 0.0,
 ) -> float:
     """Return how much of a budget of time is for training, so that the command ends in time.
 
@@ -27,9 +33,11 @@ def training_s(
         save_s: the last checkpoint will take.
         evaluates: whether there is a last evaluation.
         samples: whether there is a last sample.
+        evaluation_s: what it takes at least; a fifth of the budget is the most that is kept for it.
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
-    beyond_s = start_s + save_s + SAMPLING_S * samples + STOP_S - END_S
+    evaluation_s = min(evaluation_s, seconds / 5) * evaluates
+    beyond_s = start_s + save_s + evaluation_s + SAMPLING_S * samples + STOP_S - END_S
     return max(seconds - max(kept_s, beyond_s), seconds / 5)
 
 

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 POINTS = 2000
 CURVES = (
-    ("bits per byte (dashed: held-out)", ("train_bits_per_byte", "val_bits_per_byte")),
+    (
+        "bits per byte (dashed: held-out; star: of more of it)",
+        ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte"),
+    ),
     ("tokens per second", ("tokens_per_s",)),
 )
 LABELS = {"elapsed_s": "seconds of training", "tokens": "samples", "updates": "updates"}
 MOST_LAGS = 24
 """Bars of a histogram; the last one holds what is later."""
+STYLES = (("-", ""), ("--", "."), ("", "*"))
+"""Line and mark of each quantity of a row of `CURVES`."""
 STATE_INKS = {"running": 0, "starting": 4, "dead": 1}
 
 
@@ -49,6 +54,8 @@ UNITS = {"time": "seconds of training", "steps": "steps", "tokens": "tokens"}
 def losses(records: Sequence[Record], over: str) -> bytes:
     """Return a PNG file of the bits per byte of runs in one picture, held-out text as dots.
 
+    A star is the larger score at the end, of more held-out text than the dots.
+
     Args:
         records: of runs that have metrics.
         over: one of `AXES`.
@@ -68,6 +75,10 @@ def losses(records: Sequence[Record], over: str) -> bytes:
             axes.plot(ends(xs, starts), thin(train, starts), color=ink, lw=1.0, alpha=0.6)
         name = record.run.name
         axes.plot(xs[scored], held_out[scored], marker="o", ms=3, lw=1.6, color=ink, label=name)
+        final, larger = record.history.column("final_bits_per_byte"), record.larger_score
+        if (ended := ~np.isnan(final)).any():
+            text = f"{name}: held-out text, {larger[1] if larger else 'more of it'}"
+            axes.plot(xs[ended], final[ended], "*", ms=9, color=ink, label=text)
     axes.set_xlabel(UNITS[over])
     axes.set_ylabel("bits per byte; dots: held-out text")
     legend(axes, LIGHT)
@@ -101,7 +112,8 @@ def _lines(axes: Axes, record: Record, name: str, quantities: Sequence[str], ink
     for k, quantity in enumerate(quantities):
         ys = np.array(curves.of_run[quantity], dtype=float)  # None becomes NaN
         known = ~np.isnan(ys)
-        style, mark, label = ("--", ".", None) if k else ("-", "", record.run.name)
+        style, mark = STYLES[k]
+        label = None if k else record.run.name
         axes.plot(xs[known], ys[known], style, marker=mark, color=ink, lw=1.2, label=label)
 
 

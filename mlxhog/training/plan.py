@@ -35,7 +35,7 @@ from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
 from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin
 from mlxhog.training.alternatives import Alternative, laid_out
-from mlxhog.training.evaluation import Text
+from mlxhog.training.evaluation import HeldOutPart, Text
 from mlxhog.training.job import Setup
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
@@ -49,6 +49,7 @@ class Plan(Setup):
 
     Attributes:
         data: prepared token files.
+        held_out: the part of the held-out text that evaluations are of.
         parameters: numbers in the model.
         memory: that the run may take.
         arena_bytes: shared memory.
@@ -68,6 +69,7 @@ class Plan(Setup):
     """
 
     data: prepare.Prepared
+    held_out: HeldOutPart
     parameters: int
     memory: Memory
     arena_bytes: int
@@ -206,7 +208,9 @@ def make_plan(config: TrainConfig) -> Plan:
 
     stored = None if resumption is None else resumption.run.directory
     ways = [Alternative.of(one, model, hidden, n_workers, data, train, stored) for one in every]
-    tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
+    before = None if resumption is None else resumption.evaluated_bytes()
+    held_out = HeldOutPart.of(data, config, parameters, before)
+    tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     if len(ways) > 1:
         tables |= evenness.segment(n_workers)
     live, live_notes = memory.keeps_copies(config.live, parameters)
@@ -230,6 +234,7 @@ def make_plan(config: TrainConfig) -> Plan:
             strategy=strategy,
             model=model,
             data=data,
+            held_out=held_out,
             workers=workers,
             writers=writers,
             kernels=kernels.of_workers,
@@ -260,7 +265,7 @@ def make_plan(config: TrainConfig) -> Plan:
                 lr=resolved.lr,
                 epochs=_epochs(way.n_tickets, batches_per_step + config.backup_workers, resumption),
             ),
-            side_jobs=Text(data.val, data.tokenizer).open,
+            side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
             sampled=sampled,
             budget=lengths.in_steps(
                 budget,

@@ -13,7 +13,9 @@ const runView = (() => {
   // Lines of one run: [name, values, dashed]. Those of workers are drawn where there is one run.
   const CHARTS = [
     ["bits", "Bits per byte", (r) => [["train", r.of_run.train_bits_per_byte],
-      ["held-out", r.of_run.val_bits_per_byte, true]]],
+      ["held-out", r.of_run.val_bits_per_byte, true],
+      ...(r.of_run.final_bits_per_byte.some((v) => v !== null)
+        ? [["held-out, more text", r.of_run.final_bits_per_byte, true]] : [])]],
     ["loss", "Training loss, nats per token", (r) => [["loss", r.of_run.loss]]],
     ["speed", "Tokens per second", (r) => [["all", r.of_run.tokens_per_s]], "tokens_per_s"],
     ["late", "Staleness: updates by others between read and write", () => [], "staleness"],
