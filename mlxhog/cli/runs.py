@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
 from mlxhog.errors import ConfigError, RunError, shown
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.metrics import label
+from mlxhog.files.quantities import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_number,
+)
+from mlxhog.report.metrics import label, number
 from mlxhog.report.streams import printable
 
 if TYPE_CHECKING:
@@ -30,15 +35,16 @@ EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
 
 MARKS = {
     "running": ("*", "trains now"),
-    "interrupted": ("-", "interrupted: mlxhog train --resume RUN goes on"),
+    "interrupted": ("-", "interrupted: mlxhog train --resume RUN continues it"),
     "created": (".", "no step yet"),
     "done": (" ", ""),
 }
-BAD = ("!", "ended badly: mlxhog show RUN says how")
+BAD = ("!", "ended badly: mlxhog show RUN says why")
 """Of every other status, such as diverged, failed, unsaved or damaged."""
 HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
-LEAST = {2: 6, 1: 6, 0: 24}
-"""Characters to which words are cut on a narrow terminal: of data, model and run."""
+_WORDS = 3  # of these columns, aligned to the left
+LEFT_OUT = ("trained", "params", "data", "model", "time")
+"""Columns that a narrow terminal has no room for, in the order in which they go."""
 
 
 def run(arguments: list[str]) -> int:
@@ -124,16 +130,31 @@ def _last_change(run: "Run") -> float:
 
 
 def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
-    from mlxhog.report.table import aligned
-
     marks = [MARKS.get(_text(record, "status"), BAD) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
-    header, least = HEADER, LEAST
-    lines = aligned(header, rows, words=3, width=width, least=least)
-    if max(map(len, lines)) > width:  # the name begins with a date as well
-        lines = aligned(header[:-1], [row[:-1] for row in rows], words=3, width=width, least=least)
     legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
-    return "\n".join([*lines, *legend, *_emulated(records)])
+    return "\n".join([*_lines(rows, width), *legend, *_emulated(records)])
+
+
+def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The lines of the table with as many columns as fit; no value is cut.
+
+    Where the names of runs leave no room for numbers, these stand below them.
+    """
+    from mlxhog.report.table import aligned
+
+    shown = list(range(len(HEADER)))
+    for name in ("", *LEFT_OUT):
+        shown = [k for k in shown if HEADER[k] != name]
+        words = sum(k < _WORDS for k in shown)
+        table = [[row[k] for k in shown] for row in rows]
+        lines = aligned([HEADER[k] for k in shown], table, words=words)
+        if max(map(len, lines)) <= width:
+            return lines
+    first, *numbers = shown
+    below = aligned([HEADER[k] for k in numbers], [[row[k] for k in numbers] for row in rows])
+    names = (HEADER[first], *(row[first] for row in rows))
+    return [line for pair in zip(names, below, strict=True) for line in (pair[0], f"    {pair[1]}")]
 
 
 def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
@@ -145,9 +166,9 @@ def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
         _text(record, "model"),
         default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data"),
         _spelled(_number(record, "parameters"), format_count),
-        _spelled(_number(record, "steps"), lambda n: f"{n:.0f}"),
-        _spelled(_number(record, "seconds"), format_clock),
-        "-" if bits is None else f"{bits:.3f}",
+        _spelled(_number(record, "steps"), format_number),
+        _spelled(_number(record, "seconds"), format_duration),
+        number(bits),
         f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
     )
 

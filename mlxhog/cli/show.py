@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
-from mlxhog.config.options import to_flag
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import path_from_here
+from mlxhog.report.streams import WIDTH, in_columns
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -37,7 +39,7 @@ def run(arguments: list[str]) -> int:
     if parsed.other.json:
         print(json.dumps(facts))
         return 0
-    print("\n".join(_lines(record, facts)))
+    print("\n".join(_lines(record, facts, shutil.get_terminal_size((WIDTH, 0)).columns)))
     return 0
 
 
@@ -71,31 +73,54 @@ def _facts(record: "Record") -> dict[str, Any]:
 _LAST = ("step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte")
 
 
-def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
-    words = record.facts()
-    options = " ".join(
-        shlex.join([to_flag(name), str(value)]) for name, value in facts["options"].items()
-    )
+def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
+    words, spelled = record.facts(), record.options_in_words()
     began = facts["created_s"]
-    date = "" if began is None else f", begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"
+    begun = [] if began is None else [f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"]
+    strategy = [f"strategy {facts['strategy']}"] if facts["strategy"] else []
     lines = {
-        "model": f"{_name(facts['model'])}, {facts['family'] or 'unknown family'}, "
-        f"{words['parameters']} parameters",
-        "data": f"{facts['data'] or '-'}, tokenizer {facts['tokenizer'] or '-'}",
-        "workers": f"{words['workers']}  {facts['strategy'] or ''}".rstrip(),
-        "trained": f"{words['steps']} steps, {words['tokens']} tokens in {words['training time']} "
-        f"({words['tokens/s']} tok/s){date}",
-        "resumed": ", ".join(f"at step {step}" for step in facts["resumed"]),
-        "held-out": f"{words['held-out bits per byte']} bits per byte "
-        f"(training {words['train bits per byte']})",
-        "options": options or "the defaults",
-        "checkpoints": ", ".join(facts["checkpoints"]) or "none yet",
-        "load": facts["load"] or "",
-        "error": words.get("error", ""),
+        "model": [
+            _name(facts["model"]),
+            facts["family"] or "unknown family",
+            f"{words['parameters']} parameters",
+        ],
+        "data": [str(facts["data"] or "-"), f"tokenizer {facts['tokenizer'] or '-'}"],
+        "workers": [words["workers"], *strategy],
+        "trained": [
+            f"{words['steps']} steps",
+            f"{words['tokens']} tokens in {words['training time']} ({words['tokens/s']} tok/s)",
+            *begun,
+        ],
+        "resumed": [f"at step {step:,}" for step in facts["resumed"]],
+        "held-out": [
+            f"{words['held-out bits per byte']} bits per byte",
+            f"training {words['train bits per byte']}",
+        ],
+        "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
+        "checkpoints": facts["checkpoints"] or ["none yet"],
+        "load": _ways(record.run, facts),
+        "error": [words["error"]] if "error" in words else [],
     }
-    shown = [f"  {name:11}  {text}" for name, text in lines.items() if text]
-    notes = [f"  note: {note}" for note in record.notes]
+    shown = [
+        line
+        for name, parts in lines.items()
+        if parts
+        for line in in_columns(f"  {name:11}  ", parts, width)
+    ]
+    notes = [line for note in record.notes for line in in_columns("  note: ", [note], width)]
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
+
+
+def _ways(run: "Run", facts: Mapping[str, Any]) -> list[str]:
+    """How its newest checkpoint is loaded, in words; nothing before there is one."""
+    if facts["load"] is None:
+        return []
+    ways = [f"mlxhog.load({run_word(run.directory)!r})"]
+    if facts["load"].startswith("transformers."):
+        ways.append(f"AutoModelForCausalLM.from_pretrained of {path_from_here(run.model)}")
+    else:
+        ways.append("transformers has no such model")
+    return ways
 
 
 def _name(model: object) -> str:

@@ -17,7 +17,7 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
+from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import label, number, rate
 from mlxhog.report.streams import printable, printable_lines
@@ -171,7 +171,7 @@ class Record:
         return {
             "status": self.state,
             **({"error": printable_lines(str(error))[:MOST_TEXT]} if error else {}),
-            "training time": _spelled(_last(history, "elapsed_s"), format_clock),
+            "training time": _spelled(_last(history, "elapsed_s"), format_duration),
             "steps": _spelled(_last(history, "step"), lambda n: f"{n:,.0f}"),
             "tokens": _spelled(_last(history, "tokens"), format_count),
             "tokens/s": _spelled(_mean_rate(history), format_count),
@@ -209,6 +209,15 @@ class Record:
             if name in known
             and name not in _ASIDE
             and str(value) != str(known[name].spell(known[name].default))
+        }
+
+    def options_in_words(self) -> dict[str, str]:
+        """Every option of the run as people read it: without needless digits, with its unit."""
+        known, automatic = options(TrainConfig), self.run.automatic()
+        return {
+            name: format_value(value, known[name].unit if name in known else "")
+            + " (auto)" * (name in automatic)
+            for name, value in self.config.items()
         }
 
     def commands(self) -> list[tuple[str, str]]:
