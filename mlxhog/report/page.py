@@ -25,7 +25,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p.sum, figcaption, footer, p.note { color: var(--soft); }
-.partial { border-left: 4px solid var(--warn); padding-left: .8rem; font-weight: 600; }
+.partial { border-left: 4px solid var(--warn); padding-left: .8rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
@@ -123,21 +123,19 @@ def table(header: Sequence[str], rows: Iterable[str], left: Sequence[str] = ()) 
     """Return a table that scrolls sideways where the window is narrow.
 
     Args:
-        header: plain texts.
+        header: plain texts; empty for a table without one.
         rows: cells of each row, as HTML.
         left: names of the columns that are aligned to the left.
     """
-    heads = "".join(
+    columns = "".join(
         f'<th class="t" scope="col">{escape(head)}</th>'
         if head in left
         else f'<th scope="col">{escape(head)}</th>'
         for head in header
     )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    heads = f"<thead><tr>{columns}</tr></thead>\n" if header else ""
+    return f'<div class="scroll"><table>\n{heads}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

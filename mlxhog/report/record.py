@@ -120,7 +120,9 @@ class Record:
         if self._log.damaged:
             notes.append(f"{self._log.damaged} damaged lines of events.jsonl are left out")
         if not len(self.history):
-            notes.append("no metrics yet: nothing was trained, or its first two seconds go on")
+            first = "the first ones come two seconds after training begins"
+            waits = self.status.get("status") in ("created", "starting", "running")
+            notes.append(f"no numbers yet: {first}" if waits else "no numbers: nothing was trained")
         elif not self._log.path.exists():
             notes.append("it kept no events, so messages and the times of samples are not known")
 
@@ -179,7 +181,7 @@ class Record:
             "held-out bits per byte": number(_last(history, "val_bits_per_byte")),
             "lost updates": rate(_last(history, "lost_update_rate")),
             "workers": ", ".join(workers) or "-",
-            "workers restarted": str(restarts),
+            "workers restarted": str(restarts) if len(history) else "-",
             "steps dropped": str(_whole(result.get("dropped_steps", _dropped(newest)))),
             "batches torn": str(_whole(result.get("torn"))),
             "largest memory of all workers": _spelled(_most(history, "memory_bytes"), format_bytes),
@@ -222,15 +224,17 @@ class Record:
 
     def commands(self) -> list[tuple[str, str]]:
         """Command lines, with what each is for."""
-        run = shlex.quote(str(self.run.directory))
+        run, automatic = shlex.quote(str(self.run.directory)), self.run.automatic()
+        more = " --time 10m" * (self.state == "done")  # it has used up its budget
         flags = [
             shlex.join([options(TrainConfig)[name].flag, str(value)])
             for name, value in self.changed().items()
+            if name not in automatic  # the command chooses them again
         ]
         return [
             ("repeat it with the file of its options", f"mlxhog train -c {run}/config.yaml"),
             ("the same, spelled out", " ".join(["mlxhog train", *flags])),
-            ("go on with it", f"mlxhog train --resume {run}"),
+            ("train it further", f"mlxhog train --resume {run}" + more),
             ("write text with it", f'mlxhog generate {run} --prompt "The "'),
             ("this page again", f"mlxhog report {run}"),
         ]
@@ -294,7 +298,9 @@ def _mean_rate(history: History) -> float | None:
     return tokens / seconds if tokens is not None and seconds else None
 
 
-def _dropped(newest: Mapping[str, Any]) -> int:
+def _dropped(newest: Mapping[str, Any]) -> int | None:
+    if not newest:
+        return None
     counts = [worker.get("dropped") for worker in workers_of(newest)]
     return sum(count for count in counts if type(count) is int)
 

@@ -17,6 +17,7 @@ from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 from mlxhog.files import plain_yaml
 from mlxhog.files.paths import expanded
+from mlxhog.files.quantities import format_number
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig
@@ -88,8 +89,8 @@ def resolve(
     config, notes = _without_end(config)
     if factor != 1.0:
         notes.append(
-            f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
-            "worker adds steps of its own (lr_workers)"
+            f"lr {format_number(config.top_lr * factor)}: {format_number(factor)} of "
+            f"{format_number(config.top_lr)}, since each worker adds steps of its own (lr_workers)"
         )
     if not auto or n_workers == 1:  # else the workers are measured first
         notes += _other_defaults(config, asked, before, n_workers)
@@ -158,5 +159,5 @@ def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         return config, [note]
     constant = replace(config, schedule="constant", warmup=0.0)
     return constant, [
-        f"{note}, at a constant lr of {config.top_lr:g}, until mlxhog stop or Ctrl-C",
+        f"{note}, at a constant lr of {format_number(config.top_lr)}, until mlxhog stop or Ctrl-C",
     ]
