@@ -13,7 +13,8 @@ import pytest
 
 from mlxhog import cli, train
 from mlxhog.files import durable
-from mlxhog.report import charts
+from mlxhog.report import charts, figures
+from mlxhog.report.record import Record
 from mlxhog.training import reporting
 from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
@@ -86,6 +87,25 @@ def test_the_figures_are_png_files(tmp_path, capsys):
     for path in output["figures"]:
         with open(path, "rb") as file:
             assert file.read(8) == PNG
+
+
+@pytest.mark.slow
+def test_every_figure_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "png", lambda figure: figure)
+    run = write_run(tmp_path, metrics=lines(30, every_s=20.0))
+    record = Record(run)
+    made = {"losses": figures.losses([record], "time"), **dict(figures.figures([record]))}
+    for name, figure in made.items():
+        titles = [figure.get_suptitle(), *(axes.get_title("left") for axes in figure.axes)]
+        assert any(run.name in title for title in titles), name
+        assert all(axes.has_data() for axes in figure.axes), name
+    assert made["losses"].axes[0].get_xlabel() == "training time, min"
+    explained = made["losses"].axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in explained] == ["training", "held-out"]
+    places = [made["losses"].axes[0].get_legend(), made["curves"].axes[2].get_legend()]
+    for legend in places:  # none beside the axes, where a column would stay empty
+        assert legend.get_window_extent().x1 <= legend.axes.get_window_extent().x1
+    assert [text.get_text() for text in made["workers"].legends[0].get_texts()] == ["running"]
 
 
 def test_without_matplotlib_figures_are_refused_before_anything_is_written(

@@ -147,7 +147,8 @@ const runView = (() => {
       const entry = { figure, box, legend, key, title, data, colors, zoomed: false };
       const plot = new uPlot({
         width: Math.max(box.clientWidth, 200), height: this.height(id),
-        scales: { x: { time: false }, y: { range: (u, min, max) => (min === null ? [0, 1]
+        scales: { x: { time: false, range: (u, min, max) => [min, max + 0.01 * (max - min || 1)] },
+          y: { range: (u, min, max) => (min === null ? [0, 1]
           : uPlot.rangeNum(min, max, 0.1, true)) } },
         legend: { show: false },
         cursor: { drag: { x: true, y: false, setScale: true }, points: { size: 6 } },
