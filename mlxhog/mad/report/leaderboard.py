@@ -127,8 +127,8 @@ def _text(line: str) -> str:
 
 
 NOTE = (
-    "score: mean over tasks of acc_macro of the test rows, ± 95 % over seeds; params: of the "
-    "layers; state: numbers kept per sequence; time: of all runs together"
+    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
+    "parameters of the layers; state: numbers that the layers keep per sequence; time: all runs"
 )
 
 
@@ -201,7 +201,7 @@ def run_name(record: Record) -> str:
 
 
 def ceiling_note(ranking: Ranking) -> str:
-    """Name the tasks that nobody can score 1 on; "" where there is none."""
+    """Name the tasks that no candidate can score 1 on; "" where there is none."""
     lowest: dict[str, float] = {}
     for row in ranking.rows:
         for task, value in row.ceiling.items():
