@@ -30,7 +30,7 @@ once in a hundred comparisons. Else the answer is: cannot be told.
 A and B are each an architecture (a name or a file), a YAML file of train's options, or a run, whose
 options are taken and not its weights. --a and --b add train's flags to one side, the flags below to
 both; one subject, or none (train's defaults), stands for both. Pairs that are done are kept: the
-same command continues after Ctrl-C, and only answers once all is done."""
+same command goes on after Ctrl-C, and only answers once all is done."""
 EXAMPLES = (
     'compare tiny --a "--optimizer muon" --b "--optimizer adamw"',
     "compare mine.yaml theirs.yaml --time 5m",

@@ -29,8 +29,8 @@ List runs, the newest last: model, data, parameters, steps and time of training,
 byte, and when it was trained last. `mlxhog runs rm RUN...` removes runs."""
 EXAMPLES = ("runs", "runs --json", "runs rm 20260102-101500-sotu notes --yes")
 ABOUT_RM = """\
-Remove runs with everything they hold. A run that trains now is refused. Nothing is removed if any
-of the names is wrong, and no run is ever removed in part."""
+Remove runs with everything they hold. One that trains now is refused. None is removed where a name
+is wrong, and none is ever half removed."""
 EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
 
 MARKS = {
