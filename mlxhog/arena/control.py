@@ -23,6 +23,7 @@ eval_taken      evaluations a worker has taken on
 eval_next       next batch of the final evaluation, plus `EVAL_ROUND` times the number of the round
                 (a new one begins if a worker dies): one word, so no batch falls between two rounds
 eval_first      the round in which that evaluation began: what was done since then counts
+eval_end        how many batches that evaluation is of, the first ones in their order
 side_until_ns   when evaluations and samples after training have to end, monotonic; 0 is never
 sample_asked    samples of text asked for
 sample_taken    samples a worker has taken on
@@ -50,7 +51,7 @@ NAMES = (
     "version", "moments_since", "tokens", "steps", "workers",
     "command", "pause", "start_ns", "limit_ns",
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
-    "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",
+    "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
     "sample_asked", "sample_taken",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}

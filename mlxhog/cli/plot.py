@@ -13,6 +13,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import number
+from mlxhog.report.streams import wrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.checkpoint.run import find
     from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report import charts
-    from mlxhog.report.record import Record
+    from mlxhog.report.record import Record, different_texts
 
     records = [Record(find(spec, Path(config.out))) for spec in parsed.other.runs]
     records = list({each.run.directory.resolve(): each for each in records}.values())
@@ -66,7 +67,10 @@ def run(arguments: list[str]) -> int:
                 "training begins"
             )
     if not parsed.other.json:
-        print("\n".join(_lines(records, shutil.get_terminal_size().columns)))
+        width = shutil.get_terminal_size().columns
+        print("\n".join(_lines(records, width)))
+        if (differ := different_texts(records)) is not None:
+            print("\n".join(wrapped(differ, width)))
     charts.require("the lines above need nothing more")
     from mlxhog.report.figures import losses
 
@@ -146,6 +150,9 @@ def _ends(record: "Record") -> str:
 
 
 def _facts(records: "Sequence[Record]", path: Path) -> dict[str, Any]:
+    from mlxhog.report.record import different_texts
+
+    differ = different_texts(records)
     return {
         "plot": str(path),
         "runs": [
@@ -154,8 +161,13 @@ def _facts(records: "Sequence[Record]", path: Path) -> dict[str, Any]:
                 "lines": len(record.history),
                 "train_bits_per_byte": record.last("train_bits_per_byte"),
                 "val_bits_per_byte": record.last("val_bits_per_byte"),
+                "final_bits_per_byte": record.last("final_bits_per_byte"),
+                "held_out": record.part or None,
             }
             for record in records
         ],
-        "notes": [note for record in records for note in record.notes],
+        "notes": [
+            *(note for record in records for note in record.notes),
+            *([] if differ is None else [differ]),
+        ],
     }

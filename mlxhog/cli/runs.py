@@ -18,8 +18,8 @@ from mlxhog.files.quantities import (
     format_duration,
     format_number,
 )
-from mlxhog.report.metrics import label, number
-from mlxhog.report.streams import printable
+from mlxhog.report.metrics import label, number, share_text
+from mlxhog.report.streams import printable, wrapped
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -45,6 +45,10 @@ HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "tra
 _WORDS = 3  # of these columns, aligned to the left
 LEFT_OUT = ("trained", "params", "data", "model", "time")
 """Columns that a narrow terminal has no room for, in the order in which they go."""
+OF_PART = ("~", "of a part of the held-out text, the same in all evaluations: ")
+UNKNOWN = ("?", "of as much held-out text as there was time for, so not to be compared: ")
+"""Behind bits per byte that are not of all held-out text: the mark, and what its legend begins
+with. Runs of 0.2 and before did not say of which text their numbers are."""
 
 
 def run(arguments: list[str]) -> int:
@@ -89,8 +93,16 @@ def describe(run: "Run") -> dict[str, Any]:
         "steps": status.get("steps") if steps is None else steps,
         "seconds": reached.get("elapsed_s", status.get("seconds")) if seconds is None else seconds,
         "bits_per_byte": reached.get("val_bits_per_byte"),
+        "share": _share(status, reached),
         "trained_s": _last_change(run),
     }
+
+
+def _share(status: Mapping[str, Any], reached: Mapping[str, Any]) -> float | None:
+    """How much of the held-out text its number is of; None where that is not known."""
+    part = status.get("held_out")
+    share = _number(part if isinstance(part, dict) else reached, "share")
+    return _number(reached, "val_share") or None if share is None else share
 
 
 def _newest(run: "Run") -> dict[str, Any] | None:
@@ -133,7 +145,8 @@ def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
     marks = [MARKS.get(_text(record, "status"), BAD) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
     legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
-    return "\n".join([*_lines(rows, width), *legend, *_emulated(records)])
+    of_texts = (line for text in _texts(records) for line in wrapped(text, width))
+    return "\n".join([*_lines(rows, width), *legend, *of_texts, *_emulated(records)])
 
 
 def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -158,19 +171,59 @@ def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 
 def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
-    from mlxhog.checkpoint.run import default_name
-
-    bits, data = _number(record, "bits_per_byte"), record.get("data")
+    bits = _number(record, "bits_per_byte")
     return (
         f"{mark[0]} {printable(record['name'])}",
         _text(record, "model"),
-        default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data"),
+        _data(record),
         _spelled(_number(record, "parameters"), format_count),
         _spelled(_number(record, "steps"), format_number),
         _spelled(_number(record, "seconds"), format_duration),
-        number(bits),
+        "-" if bits is None else f"{number(bits)}{_text_mark(record)[0]}",
         f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
     )
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    """Its data, in a word."""
+    from mlxhog.checkpoint.run import default_name
+
+    data = record.get("data")
+    return default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data")
+
+
+def _text_mark(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The mark of how much held-out text a number is of, and its legend."""
+    if record["share"] == 1.0:
+        return " ", ""
+    return OF_PART if isinstance(record.get("held_out"), dict) else UNKNOWN
+
+
+def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The legend of the marks: one line each.
+
+    It names the text of most runs on the same data, and the runs that have another one.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    unknown = list[str]()
+    for record in records:
+        mark = _text_mark(record)
+        if _number(record, "bits_per_byte") is None:
+            continue
+        if mark is OF_PART:
+            groups.setdefault(_text(record["held_out"], "text"), []).append(record)
+        elif mark is UNKNOWN:
+            share = "" if record["share"] is None else f" ({share_text(record['share'])})"
+            unknown.append(f"{printable(record['name'])}{share}")
+    parts, corpora = list[str](), set[str]()
+    for text, runs in sorted(groups.items(), key=lambda group: -len(group[1])):
+        corpus, size = text.rpartition(" ")[0], _number(runs[0]["held_out"], "n_bytes") or 0.0
+        words = f"{format_bytes(size)} ({share_text(runs[0]['share'] or 0.0)}) of {_data(runs[0])}"
+        names = ", ".join(printable(each["name"]) for each in runs)
+        parts.append(f"{words} in {names}" if corpus in corpora else words)
+        corpora.add(corpus)
+    lines = [(OF_PART, parts), (UNKNOWN, unknown)]
+    return [f"{mark} {begin}{'; '.join(texts)}" for (mark, begin), texts in lines if texts]
 
 
 def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:

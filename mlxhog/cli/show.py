@@ -12,6 +12,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
+from mlxhog.report.metrics import number
 from mlxhog.report.streams import WIDTH, in_columns
 
 if TYPE_CHECKING:
@@ -64,13 +65,17 @@ def _facts(record: "Record") -> dict[str, Any]:
         "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
         "resumed": resumed if isinstance(resumed, list) else [],
         "checkpoints": _checkpoints(run),
+        "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST},
         "load": _load(run, model),
         "notes": record.notes,
     }
 
 
-_LAST = ("step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte")
+_LAST = (
+    "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
+    "final_bits_per_byte",
+)  # fmt: skip
 
 
 def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
@@ -94,6 +99,7 @@ def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
         "resumed": [f"at step {step:,}" for step in facts["resumed"]],
         "held-out": [
             f"{words['held-out bits per byte']} bits per byte",
+            *_text(record),
             f"training {words['train bits per byte']}",
         ],
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
@@ -109,6 +115,13 @@ def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
     ]
     notes = [line for note in record.notes for line in in_columns("  note: ", [note], width)]
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
+
+
+def _text(record: "Record") -> list[str]:
+    """Of how much held-out text its number is, and the larger score at its end."""
+    text, larger = record.evaluated_text, record.larger_score
+    parts = [f"of {text}"] if text else []
+    return parts if larger is None else [*parts, f"{number(larger[0])} of {larger[1]}"]
 
 
 def _ways(run: "Run", facts: Mapping[str, Any]) -> list[str]:

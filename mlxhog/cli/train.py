@@ -12,7 +12,7 @@ from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count, format_duration
-from mlxhog.report.metrics import is_emulated, label
+from mlxhog.report.metrics import is_emulated, label, share_text
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
 from mlxhog.training.calling import configured
@@ -102,7 +102,7 @@ def summary(result: "Result") -> str:
         f"{result.status}: {result.steps:,} steps, {format_count(result.tokens)} tokens in "
         f"{format_duration(result.seconds)} ({format_count(result.tokens_per_s)} tok/s)"
     ]
-    if bits is not None or result.val_share is not None:
+    if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
@@ -132,14 +132,15 @@ def summary(result: "Result") -> str:
 
 
 def _held_out(result: "Result") -> str:
-    """Say what the held-out text showed, and of how much of it where the time was over."""
-    share, bits = result.val_share, result.val_bits_per_byte
+    """Say what the held-out text showed, and of how much of it."""
+    share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:
         return "no time was left to evaluate it"
     shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
-    if share == 0:
-        return f"{shown} while training; no time was left to evaluate the end"
     if share is not None and share < 1:
-        tokens = format_count(result.val_tokens or 0)
-        return f"{shown} over {tokens} tokens, {share:.0%} of it, for which there was time"
-    return shown
+        shown += f" of the same {share_text(share)} as in every evaluation"
+    if not result.val_at_end and result.status in ("done", "unsaved"):
+        return f"{shown}, while training; no time was left to evaluate the end"
+    if final is None or result.final_share is None:
+        return shown
+    return f"{shown}; {final:.3f} of {share_text(result.final_share)}"

@@ -11,7 +11,9 @@ STOP_S = 3.0  # of these, to end workers and write the result
 EVALUATION_PART, EVALUATION_MOST_S = 0.05, 20.0  # of the budget, kept for the last evaluation
 
 
-def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool) -> float:
+def training_s(
+    seconds: float, *, start_s: float, save_s: float, evaluates: bool, evaluation_s: float = 0.0
+) -> float:
     """Return how much of a budget of time is for training, so that the command ends in time.
 
     All of it, less a part for the last evaluation; less, too, what the start has taken and the end
@@ -22,9 +24,11 @@ def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool
         start_s: taken until all workers were up.
         save_s: the last checkpoint will take.
         evaluates: whether there is a last evaluation.
+        evaluation_s: what it takes at least; a fifth of the budget is the most that is kept for it.
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
-    beyond_s = start_s + save_s + STOP_S - END_S
+    evaluation_s = min(evaluation_s, seconds / 5) * evaluates
+    beyond_s = start_s + save_s + evaluation_s + STOP_S - END_S
     return max(seconds - max(kept_s, beyond_s), seconds / 5)
 
 

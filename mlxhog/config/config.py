@@ -332,11 +332,17 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
 
     eval_every: Interval = _run(
         Interval(seconds=10),
-        "held-out evaluation, every N steps, or every so often and at the end, or off",
+        "held-out evaluation, every N steps, or every so often and at the end, or off; by time it "
+        "is left out where evaluations have taken more than 5 % of the workers' time",
         aliases=("steps_per_eval",),
     )
-    eval_tokens: int = _run(
-        16384, "held-out text in one evaluation; the last one takes up to 2M", unit="tokens", low=1
+    eval_tokens: int | None = _run(
+        None,
+        "held-out text in one evaluation; auto is 64 kB of text, less for a model that is slow for "
+        "its budget",
+        unit="tokens",
+        low=1,
+        none="auto",
     )
     sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
     save_every: Interval = _run(

@@ -160,7 +160,7 @@ class TokenFile:
         rows = np.empty((len(numbers), seq_len + 1), np.int32)
         for row, i in zip(rows, numbers.tolist(), strict=True):
             row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
-        self._check_batch(rows)
+        self.check_known(rows)
         y = np.ascontiguousarray(rows[:, 1:])
         return Batch(np.ascontiguousarray(rows[:, :-1]), y, int(self.byte_lengths[y].sum()))
 
@@ -168,11 +168,16 @@ class TokenFile:
         x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
         for row, i in enumerate(indices.tolist()):
             table.fill(self.tokens, self.bos, i, x[row], y[row])
-        self._check_batch(x)
-        self._check_batch(y)
+        self.check_known(x)
+        self.check_known(y)
         return Batch(x, y, int(self.byte_lengths[y[y != IGNORED]].sum()))
 
-    def _check_batch(self, ids: NDArray[np.int32]) -> None:
+    def check_known(self, ids: NDArray[np.integer[Any]]) -> None:
+        """Refuse ids that the vocabulary lacks, such as `open` has not seen.
+
+        Raises:
+            DataError: there is one.
+        """
         if ids.size and int(ids.max()) >= self.header["vocab"]:
             raise DataError(f"{self.path}: ids outside the vocabulary, see `verify`; {_WAY_OUT}")
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 POINTS = 2000
 CURVES = (
-    ("bits per byte", ("train_bits_per_byte", "val_bits_per_byte")),
+    ("bits per byte", ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")),
     ("tokens per second", ("tokens_per_s",)),
 )
 TRAINING: dict[str, Any] = {"lw": 1.2}
 HELD_OUT: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
-"""How lines of training and of held-out text are drawn, in the color of their run."""
+LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
+"""How training, held-out text and more of it are drawn, in the color of their run."""
 LABELS = {"elapsed_s": "training time", "tokens": "samples", "updates": "updates"}
 MOST_LAGS = 24
 """Bars of a histogram; the last one holds what is later."""
@@ -62,6 +63,8 @@ def _end_s(records: Sequence[Record]) -> float:
 def losses(records: Sequence[Record], over: str) -> bytes:
     """Return a PNG file of the bits per byte of runs in one picture, held-out text as dots.
 
+    A star is the larger score at the end, of more held-out text than the dots.
+
     Args:
         records: of runs that have metrics.
         over: one of `AXES`.
@@ -82,6 +85,9 @@ def losses(records: Sequence[Record], over: str) -> bytes:
             axes.plot(ends(xs, starts), thin(train, starts), color=ink, **TRAINING)
         if scored.any():
             axes.plot(xs[scored], held_out[scored], color=ink, **HELD_OUT)
+        final = record.history.column("final_bits_per_byte")
+        if (ended := ~np.isnan(final)).any():
+            axes.plot(xs[ended], final[ended], color=ink, **LARGER)
     axes.set_xlabel(f"{UNITS[over]}, {unit}" if unit else UNITS[over])
     axes.set_ylabel("bits per byte")
     title(axes, LIGHT, f"bits per byte of {_subject(records)}")
@@ -109,6 +115,9 @@ def _keys(records: Sequence[Record]) -> list[Line2D]:
     ink = inks[0] if len(records) == 1 else LIGHT.ink
     scored = any(record.last("val_bits_per_byte") is not None for record in records)
     kinds = [("training", TRAINING), *([("held-out", HELD_OUT)] if scored else [])]
+    if larger := [each.larger_score for each in records if each.larger_score is not None]:
+        shares = dict.fromkeys(share for _, share in larger)
+        kinds.append((f"held-out, {' or '.join(shares)}", LARGER))
     runs = zip(records, inks, strict=True) if len(records) > 1 else ()
     return [
         *(Line2D([], [], color=color, label=record.run.name, lw=3) for record, color in runs),
@@ -147,7 +156,7 @@ def _lines(
     for k, quantity in enumerate(quantities):
         ys = np.array(curves.of_run[quantity], dtype=float)  # None becomes NaN
         known = ~np.isnan(ys)
-        axes.plot(xs[known], ys[known], color=ink, **(HELD_OUT if k else TRAINING))
+        axes.plot(xs[known], ys[known], color=ink, **(TRAINING, HELD_OUT, LARGER)[k])
 
 
 def _staleness(record: Record) -> Figure:

@@ -37,6 +37,10 @@ DOING: dict[int, Activity] = {
     Command.EVALUATE: Activity.EVALUATING,
     Command.SAMPLE: Activity.SAMPLING,
 }
+EVALUATED = (
+    "val_bits_per_byte", "val_loss", "val_tokens", "val_bytes", "val_share",
+    "final_bits_per_byte", "final_share",
+)  # fmt: skip
 T = TypeVar("T")
 NOTHING = Progress(
     step=0,
@@ -140,8 +144,8 @@ class Follower:
         )
         monitor, command = self._monitor, arena.counters.load("command")
         monitor.drain()
-        monitor.val_bits_per_byte, monitor.val_tokens = newest.val_bits_per_byte, newest.val_tokens
-        monitor.val_loss = newest.val_loss
+        for name in EVALUATED:  # what this process reads of the rings has no evaluation before it
+            setattr(monitor, name, getattr(newest, name))
         if monitor.loss is None:
             monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
         if command not in (Command.TRAIN, 0) and monitor.ended_ns is None:

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 OF_RUN = (
     "elapsed_s", "step", "tokens", "updates", "loss", "train_bits_per_byte", "val_bits_per_byte",
-    "tokens_per_s", "lost_update_rate", "memory_bytes", "budget_fraction",
+    "val_bytes", "final_bits_per_byte", "tokens_per_s", "lost_update_rate", "memory_bytes",
+    "budget_fraction",
 )  # fmt: skip
+EVALUATIONS = ("val_bits_per_byte", "final_bits_per_byte")
+"""Columns with a number where there was an evaluation, and a gap in all lines after it."""
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
 ENDED = ("free", "finished", "left")
 """States of a slot after which another process in it is no restart."""
@@ -165,9 +168,10 @@ class History:
         since_s = _number(record["elapsed_s"]) - (self.columns["elapsed_s"][-1] if before else 0.0)
         if before and since_s <= 0:  # nobody trains while the last evaluation goes on
             record |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
-        evaluated = record.get("val_bits_per_byte")
-        if evaluated == self.newest.get("val_bits_per_byte"):  # one point per evaluation
-            record = {**record, "val_bits_per_byte": None}
+        evaluated = {name: record.get(name) for name in EVALUATIONS}
+        for name, value in evaluated.items():
+            if value == self.newest.get(name):
+                record = {**record, name: None}
         for name, column in self.columns.items():
             column.append(_number(record.get(name)))
         for worker in workers:
@@ -176,7 +180,7 @@ class History:
             if len(known.columns["staleness"]) == before:  # it is not in this line
                 for column in known.columns.values():
                     column.append(math.nan)
-        self.newest = {**record, "val_bits_per_byte": evaluated}
+        self.newest = {**record, **evaluated}
 
     def _new_command(self, record: Mapping[str, Any]) -> None:
         """Keep the totals of the command before, where another one goes on: workers count anew."""

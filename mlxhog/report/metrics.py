@@ -166,9 +166,13 @@ class Progress:
         eta_s: seconds to the end of the budget.
         loss: mean training loss in nats per token, lately.
         train_bits_per_byte: the same per byte of text.
-        val_bits_per_byte: of the newest held-out evaluation.
+        val_bits_per_byte: of the newest held-out evaluation; all are of the same part of the text.
         val_loss: the same in nats per token.
         val_tokens: labels that it took.
+        val_bytes: bytes of text that these stand for.
+        val_share: how much of all held-out text the part is, up to 1.
+        final_bits_per_byte: of more held-out text, at the end of training.
+        final_share: how much of all held-out text that was, up to 1.
         tokens_per_s: of all workers together.
         lost_update_rate: part of the increments to the probe that got lost.
         memory_bytes: the workers' largest resident memory; shared pages count in each of them.
@@ -203,6 +207,10 @@ class Progress:
     doing: Doing | None = None
     val_loss: float | None = None
     val_tokens: int | None = None
+    val_bytes: int | None = None
+    val_share: float | None = None
+    final_bits_per_byte: float | None = None
+    final_share: float | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
 
     def to_json(self) -> dict[str, Any]:
@@ -222,11 +230,18 @@ class Result:
         tokens: tokens in them.
         seconds: seconds of training of the whole run.
         tokens_per_s: tokens over seconds.
-        val_bits_per_byte: of the last held-out evaluation, None without one.
+        val_bits_per_byte: of the last held-out evaluation, None without one; all evaluations are of
+            the same part of the text.
         val_tokens: labels that it took.
+        val_bytes: bytes of text that these stand for.
+        val_share: how much of all held-out text the part is, up to 1; None without evaluations.
+        val_text: name of the part; runs with the same name were scored on the same text.
+        val_at_end: whether the evaluation is one after training, and not from before its end.
         val_of_completions: whether the held-out text is of examples, whose completions alone count.
-        val_share: how much of the final evaluation there was time for, 0 to 1; None without one,
-            and at 0 the evaluation is one from before the end of training.
+        final_bits_per_byte: of more held-out text after training, as much as there was time for;
+            None where there was none, and where evaluations are of all of the text.
+        final_tokens: labels that it took.
+        final_share: how much of all held-out text that was, up to 1.
         restarts: workers started again.
         dropped_steps: steps left out because a gradient was not finite, or too late.
         torn: batches whose worker died while adding its step.
@@ -266,8 +281,14 @@ class Result:
     copies_bits_per_byte: tuple[float, ...] = ()
     network_bytes: int = 0
     val_tokens: int | None = None
+    val_bytes: int | None = None
     val_share: float | None = None
+    val_text: str | None = None
+    val_at_end: bool = False
     val_of_completions: bool = False
+    final_bits_per_byte: float | None = None
+    final_tokens: int | None = None
+    final_share: float | None = None
 
     @property
     def emulated(self) -> bool:
@@ -307,8 +328,14 @@ class Result:
             "checkpoint": self.checkpoint,
             "error": self.error,
             "val_tokens": self.val_tokens,
+            "val_bytes": self.val_bytes,
             "val_share": self.val_share,
+            "val_text": self.val_text,
+            "val_at_end": self.val_at_end,
             "val_of_completions": self.val_of_completions,
+            "final_bits_per_byte": self.final_bits_per_byte,
+            "final_tokens": self.final_tokens,
+            "final_share": self.final_share,
             **(
                 {"copies_bits_per_byte": list(copies)}
                 if (copies := self.copies_bits_per_byte)
@@ -320,6 +347,17 @@ class Result:
 def number(value: float | None) -> str:
     """Spell a loss, or - where there is none yet."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def share_text(share: float) -> str:
+    """Spell how much of a text it is.
+
+    >>> share_text(1.0), share_text(0.076), share_text(0.0004)
+    ('all of it', '8%', '0.04%')
+    """
+    if share >= 1:
+        return "all of it"
+    return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%"
 
 
 def rate(value: float | None) -> str:

@@ -73,6 +73,12 @@ class Monitor:
         self.val_bits_per_byte: float | None = None
         self.val_loss: float | None = None
         self.val_tokens: int | None = None
+        self.val_bytes: int | None = None
+        self.val_share: float | None = None
+        self.val_at_end = False
+        self.final_bits_per_byte: float | None = None
+        self.final_tokens: int | None = None
+        self.final_share: float | None = None
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
         self.ended_ns: int | None = None
@@ -80,6 +86,7 @@ class Monitor:
         self._no_step_fits = False
         self.samples = 0
         self.evaluations = 0  # while training
+        self.evaluating_s = 0.0  # that workers have spent on them
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
         self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
 
@@ -123,6 +130,7 @@ class Monitor:
                         float(record["nats"]), int(record["n_bytes"]), int(record["tokens"])
                     )
                     self.evaluations += 1
+                    self.evaluating_s += float(record["compute_s"])
             while len(recent) > 2 and recent[0].t_ns < since_ns:  # two tell how fast it is
                 recent.popleft()
         steps = [
@@ -140,7 +148,11 @@ class Monitor:
     def take_evaluation(self, nats: float, n_bytes: int, tokens: int) -> None:
         """Take in an evaluation of held-out text: sums over its bytes and its labels."""
         self.val_bits_per_byte = bits_per_byte(nats, n_bytes)
-        self.val_loss, self.val_tokens = nats / tokens, tokens
+        self.val_loss, self.val_tokens, self.val_bytes = nats / tokens, tokens, n_bytes
+
+    def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
+        """Take in the larger final score: of so many labels, and this share of the text."""
+        self.final_bits_per_byte, self.final_tokens, self.final_share = bits_per_byte, tokens, share
 
     def seconds(self) -> float:
         """Training time of this call so far; stands still once `ended_ns` is set."""
@@ -247,6 +259,10 @@ class Monitor:
             val_bits_per_byte=self.val_bits_per_byte,
             val_loss=self.val_loss,
             val_tokens=self.val_tokens,
+            val_bytes=self.val_bytes,
+            val_share=self.val_share,
+            final_bits_per_byte=self.final_bits_per_byte,
+            final_share=self.final_share,
             tokens_per_s=sum(report.tokens_per_s for report in reports),
             lost_update_rate=self.arena.lost_update_rate(),
             memory_bytes=sum(report.memory_bytes for report in reports),

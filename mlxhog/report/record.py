@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.report.history import History, workers_of
-from mlxhog.report.metrics import label, number, rate
+from mlxhog.report.metrics import label, number, rate, share_text
 from mlxhog.report.streams import printable, printable_lines
 
 MOST_TEXT = 2000
@@ -119,6 +119,12 @@ class Record:
             notes.append(f"{self.history.damaged} damaged lines of metrics.jsonl are left out")
         if self._log.damaged:
             notes.append(f"{self._log.damaged} damaged lines of events.jsonl are left out")
+        sizes = self.history.columns["val_bytes"]
+        if len({value for value in sizes if not math.isnan(value)}) > 1:
+            notes.append(
+                "it was evaluated on another part of the held-out text before a resume than after "
+                "it: those numbers cannot be compared"
+            )
         if not len(self.history):
             first = "the first ones come two seconds after training begins"
             waits = self.status.get("status") in ("created", "starting", "running")
@@ -147,6 +153,27 @@ class Record:
         """Tokens of a training sequence; 1 where that is not known."""
         value = self.config.get("seq_len")
         return value if type(value) is int and value > 0 else 1
+
+    @property
+    def part(self) -> Mapping[str, Any]:
+        """The part of the held-out text that it is evaluated on; {} where that is not known."""
+        part = self.status.get("held_out")
+        return part if isinstance(part, dict) else {}
+
+    @property
+    def evaluated_text(self) -> str:
+        """How much held-out text its evaluations are of; "" where that is not known."""
+        n_bytes, share = _plain(self.part.get("n_bytes")), _plain(self.part.get("share"))
+        if n_bytes is None or share is None:
+            return ""
+        return f"{format_bytes(n_bytes)}, {share_text(share)}"
+
+    @property
+    def larger_score(self) -> tuple[float, str] | None:
+        """Bits per byte of more held-out text, at the end, and how much; None without them."""
+        newest = self.history.newest
+        bits, share = _plain(newest.get("final_bits_per_byte")), _plain(newest.get("final_share"))
+        return None if bits is None or share is None else (bits, share_text(share))
 
     @property
     def samples(self) -> list[Event]:
@@ -179,6 +206,12 @@ class Record:
             "tokens/s": _spelled(_mean_rate(history), format_count),
             "train bits per byte": number(_last(history, "train_bits_per_byte")),
             "held-out bits per byte": number(_last(history, "val_bits_per_byte")),
+            **({"of held-out text": text} if (text := self.evaluated_text) else {}),
+            **(
+                {"larger held-out score": f"{number(larger[0])} of {larger[1]}"}
+                if (larger := self.larger_score)
+                else {}
+            ),
             "lost updates": rate(_last(history, "lost_update_rate")),
             "workers": ", ".join(workers) or "-",
             "workers restarted": str(restarts) if len(history) else "-",
@@ -278,9 +311,22 @@ class Record:
 
 
 DRAWN = (
-    "loss", "train_bits_per_byte", "val_bits_per_byte", "tokens_per_s", "lost_update_rate",
-    "memory_bytes",
+    "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
+    "lost_update_rate", "memory_bytes",
 )  # fmt: skip
+
+
+def different_texts(records: Sequence[Record]) -> str | None:
+    """Say that held-out numbers of runs are not of the same text; None where they are."""
+    scored = [each for each in records if each.last("val_bits_per_byte") is not None]
+    if len({str(each.part.get("text", each.run.name)) for each in scored}) < 2:
+        return None
+    texts = ", ".join(
+        f"{each.run.name} ({each.evaluated_text or 'not recorded'}, "
+        f"data {printable(str(each.config.get('data', '-')))})"
+        for each in scored
+    )
+    return f"held-out numbers of different text cannot be compared: {texts}"
 
 
 def _last(history: History, name: str) -> float | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
 
 from mlxhog.report import page
-from mlxhog.report.record import Record
+from mlxhog.report.record import Record, different_texts
 from mlxhog.report.tiles import compressors, tiles
 
 MOST_NUMBERS = 30_000
@@ -88,12 +88,11 @@ def _with_unit(number: str, unit: str) -> str:
     return "" if number == "-" else f"{number} {unit}"
 
 
-def _notes(records: Iterable[Record]) -> str:
-    return "\n".join(
-        f'<p class="partial">{escape(record.run.name)}: {escape(note)}</p>'
-        for record in records
-        for note in record.notes
-    )
+def _notes(records: Sequence[Record]) -> str:
+    notes = [f"{record.run.name}: {note}" for record in records for note in record.notes]
+    if (differ := different_texts(records)) is not None:
+        notes.append(differ)
+    return "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)
 
 
 def known_facts(record: Record) -> dict[str, str]:

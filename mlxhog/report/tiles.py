@@ -70,7 +70,9 @@ def _of_training(record: Record) -> Iterator[Tile]:
     bits = record.last("val_bits_per_byte")
     if bits is not None:
         beside = ", ".join(f"{name} {number(mark)}" for name, mark in compressors(record).items())
-        yield Tile("held-out bits per byte", number(bits), beside)
+        larger = record.larger_score
+        details = [beside, "" if larger is None else f"{number(larger[0])} of {larger[1]}"]
+        yield Tile("held-out bits per byte", number(bits), "; ".join(filter(None, details)))
     speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
     n = len(record.history.workers)
     yield Tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")

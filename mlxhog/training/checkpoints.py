@@ -313,6 +313,7 @@ def save(
             "over": monitor.over,
             "network_bytes": network_bytes(plan, arena),
             "val_bits_per_byte": monitor.val_bits_per_byte,
+            "held_out": plan.held_out.to_json(),
             "best": watch.to_json(),
             "ended": watch.ended,
             "ledger": position,

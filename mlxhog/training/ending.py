@@ -18,15 +18,17 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
-from mlxhog.training.evaluation import SEGMENT, Score, Scores
+from mlxhog.training.evaluation import EVALUATING_S, SEGMENT, HeldOutPart, Score, Scores
 from mlxhog.training.resume import Resumption
 from mlxhog.training.session import Session
 
-EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
 SAMPLE_S = 60.0  # a sample without a budget of time
 LEAVING_S = 5.0  # workers that are asked to leave
 SAMPLING_S = 1.0  # of what is left after an evaluation
-LEAST_S = 1.0  # for an evaluation, however late it is
+LEAST_S = 1.0  # for workers to leave, however late it is
+LEAST_EVALUATION_S = 10.0  # for the last one, however late it is, unless it takes less
+FASTER = 3.0  # so many times as fast as a gradient is a loss
+MARGIN = 2.0  # for other programs
 BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
 
 
@@ -44,24 +46,39 @@ class Deadlines:
         self._began_ns, self._seconds, self._whole = began_ns, seconds or None, whole
         self._end_ns = began_ns + int(((seconds or 0.0) + END_S - STOP_S) * 1e9)
 
-    def training_s(self, *, save_s: float, evaluates: bool) -> float | None:
+    def training_s(
+        self, *, save_s: float, evaluates: bool, evaluation_s: float = 0.0
+    ) -> float | None:
         """How long training may take that begins now; None where time does not limit it.
 
         Args:
             save_s: what the checkpoint after it will take.
             evaluates: whether it is evaluated then.
+            evaluation_s: what that will take.
         """
         if self._seconds is None or self._whole:
             return self._seconds
         start_s = (monotonic_ns() - self._began_ns) / 1e9
-        return training_s(self._seconds, start_s=start_s, save_s=save_s, evaluates=evaluates)
+        return training_s(
+            self._seconds,
+            start_s=start_s,
+            save_s=save_s,
+            evaluates=evaluates,
+            evaluation_s=MARGIN * evaluation_s,
+        )
 
-    def evaluation_ns(self, *, parts: int, trained_s: float) -> int:
-        """When an evaluation has to end that begins now and is the first of so many."""
+    def evaluation_ns(self, *, parts: int, trained_s: float, least_s: float) -> int:
+        """When an evaluation has to end that begins now and is the first of so many.
+
+        Args:
+            parts: of the time that is left.
+            trained_s: the time of training.
+            least_s: for this one, however late it is.
+        """
         if self._seconds is None:
             seconds = max(EVALUATING_S, trained_s) / parts
         else:
-            seconds = max((self._rest_s() - SAMPLING_S) / parts, LEAST_S)
+            seconds = max((self._rest_s() - SAMPLING_S) / parts, least_s)
         return monotonic_ns() + int(seconds * 1e9)
 
     def sample_s(self) -> float:
@@ -90,10 +107,11 @@ class Deadlines:
 class HeldOutWatch:
     """The best held-out evaluation of a run, and the end that evaluations may bring.
 
-    Only evaluations while training count: all are of the same sample of the held-out text, and the
-    last one of a run is of more. A checkpoint remembers the best so far, so a resumed run goes on
-    counting. The best weights are saved right after their evaluation. Lock-free workers go on while
-    one of them evaluates, so what is saved is the model that was evaluated and the steps since.
+    Only evaluations while training count; all are of the same part of the held-out text. A
+    checkpoint remembers the best so far, so a resumed run goes on counting, unless its evaluations
+    are of another part now. The best weights are saved right after their evaluation. Lock-free
+    workers go on while one of them evaluates, so what is saved is the model that was evaluated and
+    the steps since.
 
     Attributes:
         patience: evaluations without a new best that end the run; None is any number.
@@ -103,6 +121,7 @@ class HeldOutWatch:
         since: evaluations after it.
         keeps_best: whether its weights are saved.
         ended: why training has ended before its budget; None where it has not.
+        text: name of the part.
     """
 
     patience: int | None = None
@@ -112,14 +131,15 @@ class HeldOutWatch:
     since: int = 0
     keeps_best: bool = False
     ended: str | None = None
+    text: str = ""
     _evaluations: int = 0
 
     @classmethod
-    def of(cls, config: TrainConfig, resumption: Resumption | None) -> Self:
+    def of(cls, config: TrainConfig, resumption: Resumption | None, text: str) -> Self:
         """Begin, or go on where a checkpoint was saved, with as much patience as at first."""
-        watch = cls(config.patience, config.stop_at_loss, keeps_best=config.keeps_best)
+        watch = cls(config.patience, config.stop_at_loss, keeps_best=config.keeps_best, text=text)
         best = None if resumption is None else resumption.checkpoint.state.get("best")
-        if isinstance(best, Mapping):
+        if isinstance(best, Mapping) and best.get("text") == text:
             watch.bits_per_byte, watch.step = best["bits_per_byte"], int(best["step"])
         return watch
 
@@ -163,7 +183,7 @@ class HeldOutWatch:
         """What a checkpoint keeps."""
         if self.bits_per_byte is None:
             return None
-        return {"bits_per_byte": self.bits_per_byte, "step": self.step}
+        return {"bits_per_byte": self.bits_per_byte, "step": self.step, "text": self.text}
 
     def take(self, bits_per_byte: float, step: int) -> bool:
         """Take in an evaluation; returns whether it is the best so far."""
@@ -198,34 +218,51 @@ class FinalEvaluation:
     shares them out again. Nothing is waited for once the time is over.
     """
 
-    def __init__(self, session: Session, monitor: Monitor, deadlines: Deadlines) -> None:
+    def __init__(
+        self, session: Session, part: HeldOutPart, monitor: Monitor, deadlines: Deadlines
+    ) -> None:
         """Prepare; no worker is told anything yet."""
         self.arena, self.supervisor, self._until = session.arena, session.supervisor, session.until
         self.copies_bits_per_byte: list[float] = []
         self._session, self._monitor, self._deadlines = session, monitor, deadlines
         self._scores = Scores(session.arena.segment(SEGMENT))
+        self._part, self._part_end, self._end = part, part.batches, part.batches
         self._round = self._first = self._end_ns = 0
 
     def begin(self) -> None:
-        """Tell all workers to score the held-out text at the model."""
-        self._begin(parts=1 + len(self._session.strategy.copies()))
+        """Tell all workers to score the held-out text at the model.
 
-    def _begin(self, parts: int) -> None:
-        """Begin at the parameters as they are now, the first of so many evaluations."""
+        Where workers have parameters of their own, the time goes to the scores of these.
+        """
+        copies = len(self._session.strategy.copies())
+        self._begin(1 + copies, self._part_end if copies else len(self._scores))
+
+    def _begin(self, parts: int, end: int) -> None:
+        """Begin at the parameters as they are now.
+
+        Args:
+            parts: evaluations that share the time from now on.
+            end: batches to score.
+        """
         self._session.drain()  # an evaluation that ended as training did comes before this one
         self._round += 1
-        self._first = self._round
+        self._first, self._end = self._round, end
         self._end_ns = end_ns = self._deadlines.evaluation_ns(
-            parts=parts, trained_s=self._monitor.seconds()
+            parts=parts, trained_s=self._monitor.seconds(), least_s=self._least_s()
         )
         counters = self.arena.counters
         counters.store("side_until_ns", end_ns)
         counters.store("eval_first", self._first)
+        counters.store("eval_end", end)
         counters.store("eval_next", self._round * EVAL_ROUND)
         self.supervisor.command(Command.EVALUATE)
 
     def wait(self) -> Score:
-        """Wait until every batch is scored, the time is over, or the user interrupts."""
+        """Wait until every batch is scored, the time is over, or the user interrupts.
+
+        Returns:
+            The score of the fixed part, as much of it as was scored.
+        """
         while self.supervisor.has_workers() and not self._ended():
             ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
             limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
@@ -234,7 +271,11 @@ class FinalEvaluation:
             if not self._ended():
                 self._round += 1
                 self.arena.counters.store("eval_next", self._round * EVAL_ROUND)
-        return self._score()
+        return self._scores.total(self._first, end=self._part_end)
+
+    def larger(self) -> Score:
+        """The score of the rest of the batches, as many as there was time for."""
+        return self._scores.total(self._first, begin=self._part_end)
 
     def score_copies(self) -> bool:
         """Score each worker's own parameters, where the model is their average.
@@ -249,12 +290,20 @@ class FinalEvaluation:
                 if session.interrupts() or not all_rest:
                     return False
                 load()
-                self._begin(parts=len(copies) - k)
+                self._begin(len(copies) - k, self._part_end)
                 self.copies_bits_per_byte.append(self.wait().bits_per_byte or math.nan)
         return True
 
+    def _least_s(self) -> float:
+        """How long the fixed part takes, at most, at the speed of training."""
+        tokens = FASTER * self.arena.counters.load("tokens")
+        if not tokens:
+            return LEAST_EVALUATION_S
+        seconds = MARGIN * self._monitor.seconds() * self._part.tokens / tokens
+        return min(max(seconds, LEAST_S), LEAST_EVALUATION_S)
+
     def _score(self) -> Score:
-        return self._scores.total(self._first)
+        return self._scores.total(self._first, end=self._end)
 
     def _ended(self) -> bool:
         late = monotonic_ns() >= self._end_ns

@@ -1,25 +1,29 @@
 """Evaluations of held-out text, and samples: what workers do beside their steps.
 
-While a run trains, one worker takes on what the supervisor asks for. In its end all share out the
-batches of the final evaluation, whose scores lie in the arena, so that nothing depends on who
+Every evaluation of a run is of one part of the held-out text (`data.subset`), the last one, too:
+`held-out bits per byte` is of that part wherever a run is shown. One that does not score all of it
+does not count. While a run trains, one worker takes on what the supervisor asks for. In its end all
+share out the batches of that part, then those of the rest, as far as the time goes: the larger
+final score, a number of its own. Their scores lie in the arena, so that nothing depends on who
 listens when:
 
     segment     line  word  meaning
-    evaluation     k     0  the round in which batch k was scored, 0 in none
+    evaluation     k     0  the round in which the batch at place k was scored, 0 in none
                          1  summed cross entropy in nats, a float
                          2  bytes of text its labels decode to
                          3  its labels
 
-A worker writes the sums of a batch, then its round. Batches are taken in an order that spreads the
-first ones evenly over the text: an evaluation that ends early is a sample.
+A worker writes the sums of a batch, then its round. Batches of the larger score are taken in an
+order that spreads the first ones evenly over the text: one that ends early is a sample.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +34,8 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
-from mlxhog.data import heldout
+from mlxhog.data import heldout, subset
+from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import answer
@@ -42,10 +47,16 @@ from mlxhog.strategies.words import LINE, Words
 from mlxhog.training.job import Job
 
 SEGMENT = "evaluation"
-FINAL_TOKENS = 2_000_000  # the final evaluation covers at most this much text
+FINAL_TOKENS = 2_000_000  # the larger final score covers at most about this much text
+EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
+SUBSET_TIME = 0.2  # of a budget of time, that scoring the fixed part may take by `FLOPS`
+LEAST_BYTES = 1024
+FLOPS = {EMULATED: 1e9}
+"""Operations per second by which the size of the fixed part is chosen, by the kernels."""
+USUAL_FLOPS = 1e11
+"""Of two CPU cores. A constant, so that the same options mean the same text on every machine."""
 SAMPLE_PROMPT = "The "
 SAMPLE_TOKENS = 160
-EVALUATING_PART = 0.1  # of a budget of time, for one evaluation while training
 _ROUND, _NATS, _BYTES, _TOKENS = range(4)
 
 
@@ -71,65 +82,174 @@ class Score:
         return heldout.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
 
 
-def final_tokens(config: TrainConfig) -> int:
-    """Most held-out text of the final evaluation; an emulated model is slow and gets a sample."""
-    return config.eval_tokens if config.kernels == EMULATED else FINAL_TOKENS
+@dataclass(frozen=True)
+class HeldOutPart:
+    """The part of the held-out text that all evaluations of a run are of.
+
+    Attributes:
+        asked_bytes: its size, as `subset.of` takes it.
+        text: its name: numbers of the same text have the same one, see `subset.name`.
+        n_bytes: of text in it, prompts of examples included.
+        share: of all held-out text, up to 1.
+        batches: that it is evaluated in.
+        larger_share: of all held-out text, that the larger final score is of at most; 0 without it.
+        tokens: of it.
+        estimate_s: how long scoring it takes by `FLOPS`.
+    """
+
+    asked_bytes: int
+    text: str
+    n_bytes: int
+    share: float
+    batches: int
+    larger_share: float
+    tokens: int
+    estimate_s: float
+
+    @classmethod
+    def of(
+        cls, data: Prepared, config: TrainConfig, parameters: int, asked_bytes: int | None = None
+    ) -> HeldOutPart:
+        """Choose the part.
+
+        Args:
+            data: of the run.
+            config: of the run.
+            parameters: numbers in the model.
+            asked_bytes: the size that a run has had before; None chooses one.
+        """
+        file = TokenFile.open(data.val)
+        if asked_bytes is None or config.eval_tokens is not None:
+            asked_bytes = choose_bytes(config, parameters, file)
+        texts = HeldOutTexts.of(file, config, parameters, asked_bytes)
+        part, larger, whole = texts.part, texts.larger, file.header["bytes"]
+        named_bytes = None if part.file is file else asked_bytes
+        return cls(
+            asked_bytes=asked_bytes,
+            text=subset.name(data.corpus_sha256, data.rule, named_bytes),
+            n_bytes=part.file.header["bytes"],
+            share=part.file.header["bytes"] / whole,
+            batches=part.n_batches,
+            larger_share=0.0 if larger is None else larger.file.header["bytes"] / whole,
+            tokens=part.file.n_tokens,
+            estimate_s=estimate_s(config, parameters, part.file.n_tokens),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What run.json and checkpoints keep."""
+        return asdict(self)
+
+
+def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
+    """Return the size of the part that a new run is evaluated on: `subset.BYTES` where it can be.
+
+    `eval_tokens` asks for another one. A model for whose budget scoring that much is slow has half,
+    a quarter, and so on. Nothing is measured: the same options always mean the same size.
+
+    Args:
+        config: of the run.
+        parameters: numbers in the model.
+        file: all of the held-out text.
+    """
+    if config.eval_tokens is not None:
+        labels = file.n_tokens - file.header["documents"]
+        return max(1, round(config.eval_tokens * file.header["bytes"] / max(labels, 1)))
+    most_s = EVALUATING_S if config.time is None else SUBSET_TIME * config.time
+    n_bytes = subset.BYTES
+    while n_bytes > LEAST_BYTES and estimate_s(config, parameters, n_bytes) > most_s:
+        n_bytes //= 2
+    return n_bytes
+
+
+def estimate_s(config: TrainConfig, parameters: int, tokens: int) -> float:
+    """How long scoring so many tokens takes by `FLOPS`: two operations a parameter and token."""
+    return 2.0 * parameters * tokens / FLOPS.get(config.kernels, USUAL_FLOPS)
 
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """So much held-out text, in batches of one shape.
+    """Held-out text in batches of one shape.
 
     Attributes:
-        file: the held-out token file.
+        file: its token file.
         seq_len: length of a sequence.
         rows: sequences in a batch.
-        eval_tokens: about how many labels, spread evenly over the file.
     """
 
     file: TokenFile
     seq_len: int
     rows: int
-    eval_tokens: int
 
     @classmethod
-    def of(
-        cls, file: TokenFile, config: TrainConfig, parameters: int, eval_tokens: int
-    ) -> HeldOutText:
+    def of(cls, file: TokenFile, config: TrainConfig, parameters: int) -> HeldOutText:
         """Choose the shape of batches by the model's number of parameters."""
-        rows = heldout.rows_of_batch(parameters, config.seq_len)
-        return cls(file, config.seq_len, rows, eval_tokens)
+        return cls(file, config.seq_len, heldout.rows_of_batch(parameters, config.seq_len))
 
     @property
     def n_batches(self) -> int:
         """Batches in all."""
-        return heldout.n_batches(
-            self.file, seq_len=self.seq_len, batch_size=self.rows, eval_tokens=self.eval_tokens
-        )
+        return heldout.n_batches(self.file, seq_len=self.seq_len, batch_size=self.rows)
 
     def score(self, backend: Backend, batch: int) -> Score:
         """Score one batch at the parameters in the backend's inbox."""
         (part,) = heldout.batches(
-            self.file,
-            seq_len=self.seq_len,
-            batch_size=self.rows,
-            eval_tokens=self.eval_tokens,
-            first=batch,
-            count=1,
+            self.file, seq_len=self.seq_len, batch_size=self.rows, first=batch, count=1
         )
         result = backend.evaluate(part)
         return Score(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
 
-    def score_until(self, backend: Backend, is_over: Callable[[], bool]) -> Score:
-        """Score batches until none is left or `is_over`, asked before each but the first."""
-        nats, n_bytes, tokens, n_scored = 0.0, 0, 0, 0
-        for batch in spread(self.n_batches):
-            if n_scored and is_over():
-                break
+    def score_whole(self, backend: Backend, is_over: Callable[[], bool]) -> Score | None:
+        """Score all batches; None where `is_over`, asked before each, ends that."""
+        nats, n_bytes, tokens = 0.0, 0, 0
+        for batch in range(self.n_batches):
+            if is_over():
+                return None
             score = self.score(backend, batch)
-            nats, n_scored = nats + score.nats, n_scored + 1
-            n_bytes, tokens = n_bytes + score.n_bytes, tokens + score.tokens
-        return Score(nats, n_bytes, tokens, n_scored / self.n_batches)
+            nats, n_bytes = nats + score.nats, n_bytes + score.n_bytes
+            tokens += score.tokens
+        return Score(nats, n_bytes, tokens, 1.0)
+
+
+@dataclass(frozen=True)
+class HeldOutTexts:
+    """What the last evaluation scores, in this order.
+
+    Attributes:
+        part: that all evaluations are of.
+        larger: for a score of all held-out text, or up to `FINAL_TOKENS` of it; None where the part
+            is all of it, and for emulated models, which are slow.
+    """
+
+    part: HeldOutText
+    larger: HeldOutText | None
+
+    @classmethod
+    def of(
+        cls, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
+    ) -> HeldOutTexts:
+        """Find them in all of the held-out text."""
+        part, larger = subset.of(file, asked_bytes), None
+        if part is not file and config.kernels != EMULATED:
+            most = FINAL_TOKENS * file.header["bytes"] // file.n_tokens
+            larger = HeldOutText.of(subset.of(file, max(most, 1)), config, parameters)
+        return cls(HeldOutText.of(part, config, parameters), larger)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of both."""
+        return self.part.n_batches + (0 if self.larger is None else self.larger.n_batches)
+
+    def order(self) -> list[int]:
+        """The order in which batches are scored; those of the part have the first numbers."""
+        n, rest = self.part.n_batches, self.n_batches - self.part.n_batches
+        return [*range(n), *(n + k for k in spread(rest))]
+
+    def score(self, backend: Backend, batch: int) -> Score:
+        """Score one batch at the parameters in the backend's inbox."""
+        n = self.part.n_batches
+        if batch < n or self.larger is None:
+            return self.part.score(backend, batch)
+        return self.larger.score(backend, batch - n)
 
 
 def spread(n: int) -> list[int]:
@@ -147,10 +267,11 @@ def spread(n: int) -> list[int]:
     return [k for k in order if k < n]
 
 
-def segment(file: TokenFile, config: TrainConfig, parameters: int) -> tuple[str, int]:
+def segment(
+    file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
+) -> tuple[str, int]:
     """Type and length of the arena's segment; see `arena.plan`."""
-    text = HeldOutText.of(file, config, parameters, final_tokens(config))
-    return "uint8", text.n_batches * LINE
+    return "uint8", HeldOutTexts.of(file, config, parameters, asked_bytes).n_batches * LINE
 
 
 class Scores:
@@ -169,25 +290,26 @@ class Scores:
         """Return the number of batches."""
         return len(self._table)
 
-    def round_of(self, batch: int) -> int:
-        """The round in which a batch was scored last, 0 for none."""
-        return self._words.load(batch, _ROUND)
+    def round_of(self, place: int) -> int:
+        """The round in which the batch at a place was scored last, 0 for none."""
+        return self._words.load(place, _ROUND)
 
-    def put(self, batch: int, round_: int, score: Score) -> None:
-        """Write what a batch came to, then publish it."""
-        self._words.store_float(batch, _NATS, score.nats)
-        self._words.store(batch, _BYTES, score.n_bytes)
-        self._words.store(batch, _TOKENS, score.tokens)
-        self._words.store(batch, _ROUND, round_)
+    def put(self, place: int, round_: int, score: Score) -> None:
+        """Write the score of the batch at a place, then publish it."""
+        self._words.store_float(place, _NATS, score.nats)
+        self._words.store(place, _BYTES, score.n_bytes)
+        self._words.store(place, _TOKENS, score.tokens)
+        self._words.store(place, _ROUND, round_)
 
-    def total(self, first: int) -> Score:
-        """Add up the batches that were scored since round `first`."""
-        maybe = np.flatnonzero(self._table[:, _ROUND] >= first)
+    def total(self, first: int, begin: int = 0, end: int | None = None) -> Score:
+        """Add up the batches at places from `begin` to `end` that were scored since `first`."""
+        end = len(self) if end is None else end
+        maybe = begin + np.flatnonzero(self._table[begin:end, _ROUND] >= first)
         batches = [k for k in maybe.tolist() if self.round_of(k) >= first]  # acquires their sums
         rows = self._table[batches]
         nats = float(rows[:, _NATS].copy().view(np.float64).sum())
         n_bytes, tokens = int(rows[:, _BYTES].sum()), int(rows[:, _TOKENS].sum())
-        return Score(nats, n_bytes, tokens, len(batches) / len(self))
+        return Score(nats, n_bytes, tokens, len(batches) / max(end - begin, 1))
 
 
 # -- in a worker ---------------------------------------------------------------------------------
@@ -213,10 +335,12 @@ class Text:
     Attributes:
         val: token file of held-out text.
         tokenizer: made the tokens.
+        asked_bytes: size of the part that evaluations are of.
     """
 
     val: Path
     tokenizer: Tokenizer
+    asked_bytes: int
 
     def open(self, job: Job, context: Context, ring: Ring) -> TextJobs:
         """Open the held-out text in a worker."""
@@ -226,8 +350,7 @@ class Text:
 class TextJobs:
     """Evaluations and samples; each that is asked for is taken on by one worker.
 
-    What is done while training ends with it, and an evaluation takes `EVALUATING_PART` of a budget
-    of time at most. After training both end when the supervisor says.
+    What is done while training ends with it. After training both end when the supervisor says.
     """
 
     def __init__(self, text: Text, job: Job, context: Context, ring: Ring) -> None:
@@ -235,10 +358,9 @@ class TextJobs:
         self.text, self.job, self.context, self.ring = text, job, context, ring
         config, file = job.config, TokenFile.open(text.val)
         parameters = param_count(job.setup.model)
-        self._sample_text = HeldOutText.of(file, config, parameters, config.eval_tokens)
-        self._final_text = HeldOutText.of(file, config, parameters, final_tokens(config))
+        self._texts = HeldOutTexts.of(file, config, parameters, text.asked_bytes)
         self._scores = Scores(context.arena.segment(SEGMENT))
-        self._order = spread(len(self._scores))
+        self._order = self._texts.order()
         self._final_round = 0
 
     def serve(self) -> None:
@@ -261,19 +383,17 @@ class TextJobs:
         return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
 
     def _evaluate(self) -> None:
-        """Evaluate a piece of the held-out text; one that training ended before is dropped."""
+        """Evaluate the fixed part; one that training ends before it is whole is dropped."""
         context, began_ns = self.context, monotonic_ns()
-        seconds = context.budget.seconds
-        until_ns = None if seconds is None else began_ns + EVALUATING_PART * seconds * 1e9
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
 
         def is_over() -> bool:
             context.entry.beat()
-            return self._is_over() or (until_ns is not None and monotonic_ns() >= until_ns)
+            return self._is_over()
 
-        score = self._sample_text.score_until(context.backend, is_over)
-        if score.share < 1.0 and self._is_over():
+        score = self._texts.part.score_whole(context.backend, is_over)
+        if score is None:
             return
         self.ring.append(
             kind=RecordKind.EVALUATION,
@@ -283,28 +403,28 @@ class TextJobs:
             nats=score.nats,
             n_bytes=score.n_bytes,
             tokens=score.tokens,
+            compute_s=(monotonic_ns() - began_ns) / 1e9,
         )
 
     def evaluate_rest(self) -> None:
-        """Score batches of the held-out text until none is left, or the time is over."""
+        """Score batches of the held-out text until none of the round is left, or it is over."""
         counters, entry = self.context.arena.counters, self.context.entry
         if counters.load("eval_next") // EVAL_ROUND == self._final_round:
             return
         copied_round: int | None = None
         while not self._is_over():
             round_, place = divmod(counters.add("eval_next", 1), EVAL_ROUND)
-            if place >= len(self._order):
+            if place >= counters.load("eval_end"):
                 self._final_round = round_
                 return
-            batch = self._order[place]
-            if self._scores.round_of(batch) >= counters.load("eval_first"):
+            if self._scores.round_of(place) >= counters.load("eval_first"):
                 continue  # before a worker died, and the rest was shared out anew
             entry.beat(Phase.EVALUATE)
             if copied_round != round_:  # another round may be of other parameters
                 self.context.copy_to_inbox()
                 copied_round = round_
-            score = self._final_text.score(self.context.backend, batch)
-            self._scores.put(batch, round_, score)
+            score = self._texts.score(self.context.backend, self._order[place])
+            self._scores.put(place, round_, score)
 
     def _sample(self) -> None:
         """Write a sample of text beside the run: as much as there is time for."""

@@ -38,7 +38,7 @@ from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin
-from mlxhog.training.evaluation import Text
+from mlxhog.training.evaluation import HeldOutPart, Text
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.origin import Origin
@@ -52,6 +52,7 @@ class Plan(Setup):
 
     Attributes:
         data: prepared token files.
+        held_out: the part of the held-out text that evaluations are of.
         parameters: numbers in the model.
         memory: that the run may take.
         arena_bytes: shared memory.
@@ -69,6 +70,7 @@ class Plan(Setup):
     """
 
     data: prepare.Prepared
+    held_out: HeldOutPart
     parameters: int
     memory: Memory
     arena_bytes: int
@@ -217,7 +219,10 @@ def make_plan(config: TrainConfig) -> Plan:
     stored = None if resolved.resumption is None else resolved.resumption.run.directory
     strategy, batches, n_tickets, division = _batches(strategy, data, train, stored=stored)
     optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
-    tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters)}
+    before = None if resolved.resumption is None else resolved.resumption.evaluated_bytes()
+    held_out = HeldOutPart.of(data, config, parameters, before)
+    asked_bytes = held_out.asked_bytes
+    tables = {evaluation.SEGMENT: evaluation.segment(val, config, parameters, asked_bytes)}
     if resolved.auto:
         tables |= evenness.segment(n_workers)
     live, live_notes = memory.keeps_copies(config.live, parameters)
@@ -241,6 +246,7 @@ def make_plan(config: TrainConfig) -> Plan:
         strategy=strategy,
         model=model,
         data=data,
+        held_out=held_out,
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
@@ -271,7 +277,7 @@ def make_plan(config: TrainConfig) -> Plan:
             lr=resolved.lr,
             epochs=_epochs(n_tickets, batches_per_step + config.backup_workers, resumption),
         ),
-        side_jobs=Text(data.val, data.tokenizer).open,
+        side_jobs=Text(data.val, data.tokenizer, asked_bytes).open,
         sampled=sampled,
         budget=lengths.in_steps(
             budget,

@@ -20,6 +20,9 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
 
+OLD_EVAL_TOKENS = 16_384
+"""`eval_tokens` in the config.yaml of a run of 0.2 where nobody gave another; now it is auto."""
+
 
 @dataclass(frozen=True)
 class Resumption:
@@ -60,6 +63,8 @@ class Resumption:
         saved = checkpoint.load(path)
         checkpoint.check_architecture(saved, model)
         config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
+        if "held_out" not in saved.state and config.eval_tokens == OLD_EVAL_TOKENS:
+            config = replace(config, eval_tokens=None)
         begins_to_follow = config.follow is not None and not saved.state.get("followed", False)
         if config.has_budget or begins_to_follow:  # of text that has no end
             return cls(config, run, saved, None)
@@ -86,6 +91,12 @@ class Resumption:
             for name in optim.OPEN
             if name in names and values.get(name, "auto") != "auto"
         }
+
+    def evaluated_bytes(self) -> int | None:
+        """Size of the held-out text that the run was evaluated on; None where that is not known."""
+        part = self.checkpoint.state.get("held_out")
+        size = part.get("asked_bytes") if isinstance(part, Mapping) else None
+        return size if type(size) is int and size > 0 else None
 
     def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
         """What is left of a budget of passes, or of tokens, in the steps of this call.

@@ -39,6 +39,7 @@ from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session
 
+EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be every so often
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
 
@@ -127,16 +128,17 @@ class _Training(Session):
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
         )
+        self.monitor.val_share = plan.held_out.share if self.config.eval_every.on else None
         self.monitor.find_marks(plan.data)
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
-        self.watch = HeldOutWatch.of(self.config, plan.resumption)
-        self.val_share: float | None = None
+        self.watch = HeldOutWatch.of(self.config, plan.resumption, plan.held_out.text)
         self.status = "running"
         self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
         self.unsaved: EnvironmentLacks | None = None
         self._deadlines = Deadlines(began_ns, budget.seconds, whole=whole_time)
         self._stack = stack
-        self.evaluation = FinalEvaluation(self, self.monitor, self._deadlines)
+        self.evaluation = FinalEvaluation(self, plan.held_out, self.monitor, self._deadlines)
+        self._asked_at: tuple[int, int] | None = None
         self._signals = Interrupts()
         self._requests = Requests(
             self,
@@ -241,7 +243,7 @@ class _Training(Session):
             return
         self.train()
         regular: list[tuple[Interval, Callable[[], None]]] = [
-            (config.eval_every, partial(self.ask, "eval")),
+            (config.eval_every, self._ask_for_evaluation),
             (config.sample_every, partial(self.ask, "sample")),
             (config.save_every, self.saver.save_now_and_then),
         ]
@@ -262,11 +264,27 @@ class _Training(Session):
                     last[k] = (steps, seconds)
                     act()
 
+    def _ask_for_evaluation(self) -> None:
+        """Let a worker evaluate; where that is to be every so often, unless it takes too much time.
+
+        One that is still going on is waited for, unless its worker may have died.
+        """
+        seconds, monitor = self.config.eval_every.seconds, self.monitor
+        if seconds is not None:
+            now = (monitor.evaluations, self.supervisor.ends())
+            most_s = EVALUATING_PART * len(self.plan.workers) * monitor.seconds()
+            if now == self._asked_at or monitor.evaluating_s > most_s:
+                return
+            self._asked_at = now
+        self.ask("eval")
+
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
         evaluates = self.config.eval_every.on
         save_s = checkpoints.save_s(self.plan, self.arena)
-        limit_s = self._deadlines.training_s(save_s=save_s, evaluates=evaluates)
+        limit_s = self._deadlines.training_s(
+            save_s=save_s, evaluates=evaluates, evaluation_s=self.plan.held_out.estimate_s
+        )
         if limit_s is not None:
             self.arena.counters.store("limit_ns", int(limit_s * 1e9))
             self.monitor.budget = replace(self.start.budget, seconds=limit_s)
@@ -369,11 +387,15 @@ class _Training(Session):
         score = self.evaluation.wait()
         if self._signals.count:
             return
-        self.val_share = score.share
         average = score.bits_per_byte
-        if average is None:
-            return
+        if score.share < 1.0 or average is None:
+            return  # a number of less text could not be compared with those before
         self.monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
+        self.monitor.val_at_end = True
+        larger = self.evaluation.larger()
+        if larger.bits_per_byte is not None:
+            share = larger.share * self.plan.held_out.larger_share
+            self.monitor.take_final(larger.bits_per_byte, larger.tokens, share)
         if self.evaluation.score_copies() and (
             warning := self.strategy.warning(average, self.evaluation.copies_bits_per_byte)
         ):
@@ -424,7 +446,6 @@ class _Training(Session):
             self.supervisor,
             status=self.status,
             checkpoint=self.saver.newest,
-            val_share=self.val_share,
             copies_bits_per_byte=tuple(self.evaluation.copies_bits_per_byte),
             network_bytes=checkpoints.network_bytes(self.plan, self.arena),
             error=error,

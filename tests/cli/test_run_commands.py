@@ -17,7 +17,7 @@ from mlxhog import train
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.report.metrics import Result
-from tests.report.sample_run import lines, write_run
+from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.report.test_tensorboard import scalars
 from tests.training.small import mixed_model, small_config
 
@@ -87,8 +87,9 @@ def test_steps_tokens_and_time_are_those_of_the_whole_run(trained: Trained) -> N
 
 
 def test_the_list_says_what_the_run_is(here: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    _, line = said(capsys, "runs")
-    bits = f"{here.second.val_bits_per_byte:.3f}"
+    _, line, text, *_ = said(capsys, "runs")
+    bits = f"{here.second.val_bits_per_byte:.3f}~"
+    assert text.startswith("~ of a part of the held-out text")
     assert line.split()[:3] == [here.run.name, "small", "text"]
     assert line.split()[4] == "30"
     assert f"  {bits}" in line
@@ -130,6 +131,8 @@ def test_plot_draws_a_line_in_the_terminal_and_a_picture(
     here: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line, scale, path = said(capsys, "plot", "words")
+    (plotted,) = told(capsys, "plot", "words")["runs"]
+    assert plotted["final_bits_per_byte"] == here.second.final_bits_per_byte
     assert max(map(len, (line, scale))) <= 80
     assert line.startswith(here.run.name)
     assert f"held-out {here.second.val_bits_per_byte:.3f}" in line
@@ -152,6 +155,19 @@ def test_plot_puts_several_runs_in_one_picture_on_one_scale(
     record = told(capsys, "plot", "one", "two", "--to", "both.png", "--over", "steps")
     assert record["plot"] == "both.png"
     assert [run["lines"] for run in record["runs"]] == [3000, 4]
+    assert record["notes"] == []
+
+
+def test_plot_says_where_held_out_numbers_are_of_different_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, held_out in (("one", HELD_OUT), ("old", None)):
+        write_run(tmp_path / "runs", name, metrics=lines(9), status={"held_out": held_out})
+    shown = " ".join(said(capsys, "plot", "one", "old"))
+    assert "held-out numbers of different text cannot be compared: one (66 kB, 8%, data" in shown
+    (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
+    assert "old (not recorded, data" in note
 
 
 def test_plot_of_a_run_without_numbers_says_so(
@@ -166,10 +182,11 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(
     here: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = told(capsys, "eval", "words", "--backend", "mlx:cpu")
-    assert record["bits_per_byte"] == pytest.approx(here.second.val_bits_per_byte, rel=1e-5)
+    assert (here.first.final_share, here.second.final_share) == (1.0, 1.0)
+    assert record["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)
     assert record["seq_len"] == 32
     earlier = told(capsys, "eval", "words", "--backend", "mlx:cpu", "--checkpoint", "step-00000020")
-    assert earlier["bits_per_byte"] == pytest.approx(here.first.val_bits_per_byte, rel=1e-5)
+    assert earlier["bits_per_byte"] == pytest.approx(here.first.final_bits_per_byte, rel=1e-5)
 
 
 def test_eval_scores_every_file_and_their_sum(
@@ -230,7 +247,7 @@ def test_eval_of_a_checkpoint_without_a_run_wants_a_text(
     assert main(["eval", str(copy)]) == 2
     assert "name one with --data" in capsys.readouterr().err
     link = told(capsys, "eval", str(here.run.model), "--backend", "mlx:cpu")
-    assert link["bits_per_byte"] == pytest.approx(here.second.val_bits_per_byte, rel=1e-5)
+    assert link["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)
 
 
 def test_tensorboard_reads_the_whole_run(trained: Trained) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
-from tests.report.sample_run import lines, write_run
+from tests.report.sample_run import HELD_OUT, lines, write_run
 
 DONE = {
     "model": "tiny",
@@ -22,6 +22,7 @@ DONE = {
     "parameters": 940_000,
     "status": "done",
     "result": {"steps": 1084, "seconds": 57.0, "val_bits_per_byte": 1.7304},
+    "held_out": {**HELD_OUT, "share": 1.0},
 }
 
 
@@ -58,7 +59,7 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
         root,
         "20260101-000000-notes",
         metrics=lines(40),
-        status={"status": "running", "steps": 0},
+        status={"status": "running", "steps": 0, "held_out": DONE["held_out"]},
         config="model: 60m.yaml\ndata: my/notes/*.txt\n",  # of a version that kept it here alone
     )
     _, line, legend = listed(capsys)
@@ -132,6 +133,32 @@ def test_json_has_the_same_numbers(root: Path, capsys: pytest.CaptureFixture[str
     named = {name: record[name] for name in ("name", "model", "data", "parameters", "status")}
     assert named == {"name": "20260101-000000-sotu"} | {k: DONE[k] for k in list(named)[1:]}
     assert (record["steps"], record["seconds"], record["bits_per_byte"]) == (1084, 57.0, 1.7304)
+
+
+def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"text": "0123456789abcdef every-12th 4096", "n_bytes": 4096, "share": 0.005}
+    for name, held_out, share in (
+        ("a-whole", {**HELD_OUT, "share": 1.0}, 1.0),
+        ("b-part", HELD_OUT, 0.076),
+        ("c-part", HELD_OUT, 0.076),
+        ("d-small", {**HELD_OUT, **small}, 0.005),
+        ("e-old", None, 0.23),  # of 0.2: what there was time for
+        ("f-old", None, 0.0),
+        ("g-old", None, 1.0),
+    ):
+        result = {**DONE["result"], "val_share": share}
+        write_run(root, f"run-{name}", status={**DONE, "held_out": held_out, "result": result})
+    shown = listed(capsys)
+    bits = {line.split()[0]: line.split()[6] for line in shown[1:8]}
+    assert list(bits.values()) == ["1.730", *["1.730~"] * 3, "1.730?", "1.730?", "1.730"]
+    legend = " ".join(line.strip() for line in shown[8:])
+    assert legend == (
+        "~ of a part of the held-out text, the same in all evaluations: 66 kB (8%) of sotu; 4.1 kB "
+        "(0.5%) of sotu in run-d-small ? of as much held-out text as there was time for, so not to "
+        "be compared: run-e-old (23%); run-f-old"
+    )
 
 
 # -- removal ------------------------------------------------------------------------------------

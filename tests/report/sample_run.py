@@ -45,6 +45,13 @@ PROGRESS = Progress(
 )
 
 
+HELD_OUT = {
+    "asked_bytes": 65_536, "text": "0123456789abcdef every-12th 65536", "n_bytes": 65_536,
+    "share": 0.076, "batches": 16, "larger_share": 1.0,
+}  # fmt: skip
+"""What a run.json says of the part of the held-out text that evaluations are of."""
+
+
 def lines(n: int, workers: int = 2, *, every_s: float = 2.0, pid: int = 100) -> Iterator[Line]:
     """Metrics of a run that goes well: every worker takes 10 steps between two lines."""
     for k in range(1, n + 1):
@@ -114,7 +121,13 @@ def write_run(
     if events is not None:
         run.events_path.write_text("".join(json.dumps(line) + "\n" for line in events))
     run.write_status(
-        {"status": "done", "mlxhog": version("mlxhog"), "machine": "linux x86_64"} | (status or {})
+        {
+            "status": "done",
+            "mlxhog": version("mlxhog"),
+            "machine": "linux x86_64",
+            "held_out": HELD_OUT,
+        }
+        | (status or {})
     )
     return run
 

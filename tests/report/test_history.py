@@ -126,3 +126,19 @@ def test_few_points_keep_the_smallest_and_the_largest_number_and_the_ends_of_the
         assert np.nanmin(kept) == np.nanmin(column)
         assert np.nanmax(kept) == np.nanmax(column)
     assert np.isnan(kept).all() == np.isnan(column).all()
+
+
+def test_every_evaluation_is_one_point_and_the_larger_score_another(tmp_path):
+    """A resumed run has a larger score at the end of each command."""
+    score = {"val_bits_per_byte": 2.5, "final_bits_per_byte": 2.4, "final_share": 0.2}
+    none = {"val_bits_per_byte": None, "final_bits_per_byte": None}
+    metrics = [
+        {**line, "supervisor_pid": 1 + (k > 3), **(score if k in (2, 3, 6) else none)}
+        for k, line in enumerate(lines(7))
+    ]
+    read = history(write_run(tmp_path, metrics=metrics))
+    for name, value in (("val_bits_per_byte", 2.5), ("final_bits_per_byte", 2.4)):
+        column = read.column(name)
+        assert np.flatnonzero(~np.isnan(column)).tolist() == [2, 6]
+        assert set(column[~np.isnan(column)]) == {value}
+    assert read.newest["final_bits_per_byte"] == 2.4

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,7 @@ def test_the_last_evaluation_needs_no_record_in_any_ring(
     # All records are lost, as where the supervisor stalls while workers fill their rings.
     monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
-    assert (result.status, result.val_share) == ("done", 1.0)
+    assert (result.status, result.val_at_end, result.final_share) == ("done", True, 1.0)
     assert result.val_bits_per_byte is not None
 
 
@@ -50,22 +51,28 @@ def test_the_last_evaluation_needs_no_record_in_any_ring(
 def test_an_evaluation_without_time_says_that_it_covers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Deadlines, "evaluation_ns", lambda deadlines, parts, trained_s: 1)
+    monkeypatch.setattr(Deadlines, "evaluation_ns", lambda deadlines, **_: 1)
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
-    assert (result.status, result.val_share, result.val_bits_per_byte) == ("done", 0.0, None)
-    assert result.to_json()["val_share"] == 0.0
+    assert (result.status, result.val_at_end, result.val_bits_per_byte) == ("done", False, None)
+    assert result.to_json()["final_bits_per_byte"] is None
     assert "held-out text: no time was left to evaluate it" in summary(result)
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_was_cut_says_how_much_it_covers(tmp_path: Path) -> None:
+def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_share(
+    tmp_path: Path,
+) -> None:
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
-    assert result.val_tokens == 3113
-    assert "bits per byte\n" in summary(result)
-    cut = type(result)(**{**vars(result), "val_share": 0.38, "val_tokens": 1183})
-    assert "over 1.18k tokens, 38% of it, for which there was time" in summary(cut)
-    early = type(result)(**{**vars(result), "val_share": 0.0})
-    assert "while training; no time was left to evaluate the end" in summary(early)
+    assert (result.val_tokens, result.val_bytes, result.final_tokens) == (1024, 1024, 3113)
+    bits, final = result.val_bits_per_byte, result.final_bits_per_byte
+    part = f"{bits:.3f} bits per byte of the same 33% as in every evaluation"
+    assert f"held-out text: {part}; {final:.3f} of all of it\n" in summary(result)
+    cut = replace(result, final_share=0.38)
+    assert f"; {final:.3f} of 38%\n" in summary(cut)
+    early = replace(result, val_at_end=False, final_bits_per_byte=None)
+    assert f"{part}, while training; no time was left to evaluate the end" in summary(early)
+    whole = replace(result, val_share=1.0, final_bits_per_byte=None)
+    assert f"held-out text: {bits:.3f} bits per byte\n" in summary(whole)
 
 
 def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() -> None:
@@ -99,7 +106,7 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
     )
     result = train(config, observer=stop_the_second_worker)
     assert stopped
-    assert (result.status, result.val_share, result.restarts) == ("done", 1.0, 0)
+    assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
     assert result.checkpoint is not None
     state = checkpoint.load(Path(result.checkpoint)).state
     ledger = state["ledger"]
@@ -270,8 +277,9 @@ def test_a_run_goes_on_from_its_best_and_a_finished_one_asks_for_a_budget(
     plan = make_plan(config)
     assert plan.resumption is not None
     assert plan.resumption.checkpoint.step == saved.step
-    watch = HeldOutWatch.of(config, plan.resumption)
+    watch = HeldOutWatch.of(config, plan.resumption, plan.held_out.text)
     assert watch.bits_per_byte == saved.state["best"]["bits_per_byte"]
+    assert HeldOutWatch.of(config, plan.resumption, "another text").bits_per_byte is None
     with pytest.raises(ConfigError, match="without a new best"):
         make_plan(small_config(folder, steps=None, resume=result.run))
 

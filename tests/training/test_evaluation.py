@@ -1,6 +1,7 @@
 """The final evaluation: every batch of the held-out text once, whoever dies, or what fits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.control import EVAL_ROUND, LINE, NAMES, Command, Counters
-from mlxhog.training import evaluation
+from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.files.quantities import Interval
+from mlxhog.training import evaluation, trainer
 from mlxhog.training.ending import Deadlines, FinalEvaluation
-from mlxhog.training.evaluation import Score, Scores, spread
+from mlxhog.training.evaluation import HeldOutTexts, Score, Scores, spread
 
 BATCHES = 4
 ONE = Score(nats=2.0, n_bytes=3, tokens=4, share=1 / BATCHES)
@@ -25,12 +30,11 @@ class Worker:
         self.memory = np.zeros(LINE * BATCHES, np.uint8)
         self.scored: list[int] = []
         self.meanwhile: Callable[[], None] = lambda: None  # happens while a batch is scored
-        text = SimpleNamespace(score=self._score)
+        texts = SimpleNamespace(score=self._score, order=lambda: spread(BATCHES))
         monkeypatch.setattr(evaluation.TokenFile, "open", lambda path: None)
         monkeypatch.setattr(evaluation, "param_count", lambda model: 1)
-        monkeypatch.setattr(evaluation.HeldOutText, "of", lambda *_: text)
+        monkeypatch.setattr(evaluation.HeldOutTexts, "of", lambda *_: texts)
         arena = SimpleNamespace(counters=self.counters, segment=lambda name: self.memory)
-        config = SimpleNamespace(eval_tokens=1, kernels="native")
         context: Any = SimpleNamespace(
             arena=arena,
             entry=SimpleNamespace(beat=lambda phase: None),
@@ -38,8 +42,8 @@ class Worker:
             training=lambda: False,
             copy_to_inbox=lambda: None,
         )
-        job: Any = SimpleNamespace(config=config, slot=1, setup=SimpleNamespace(model=None))
-        of_run: Any = SimpleNamespace(val=Path())
+        job: Any = SimpleNamespace(config=None, slot=1, setup=SimpleNamespace(model=None))
+        of_run: Any = SimpleNamespace(val=Path(), asked_bytes=1)
         ring: Any = SimpleNamespace(append=None)  # nothing of the final evaluation goes there
         self.jobs = evaluation.TextJobs(of_run, job, context, ring)
         self.scores = Scores(self.memory)
@@ -49,10 +53,13 @@ class Worker:
         self.meanwhile()
         return ONE
 
-    def begin(self, round_: int, *, first: int | None = None, until_ns: int = 0) -> None:
+    def begin(
+        self, round_: int, *, first: int | None = None, until_ns: int = 0, end: int = BATCHES
+    ) -> None:
         """Do what the supervisor does."""
         self.counters.store("side_until_ns", until_ns)
         self.counters.store("eval_first", round_ if first is None else first)
+        self.counters.store("eval_end", end)
         self.counters.store("eval_next", round_ * EVAL_ROUND)
         self.counters.store("command", Command.EVALUATE)
 
@@ -147,8 +154,10 @@ def test_what_training_has_evaluated_is_taken_in_before_the_final_evaluation_beg
         drain=lambda: events.append("drain"),
     )
     monitor: Any = SimpleNamespace(seconds=lambda: 1.0)
-    FinalEvaluation(session, monitor, Deadlines(0, None)).begin()
+    part: Any = SimpleNamespace(batches=1, tokens=100)
+    FinalEvaluation(session, part, monitor, Deadlines(0, None)).begin()
     assert events == ["drain", "EVALUATE"]
+    assert counters.load("eval_end") == BATCHES
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 89, 1000, 3378])
@@ -164,19 +173,99 @@ def test_the_first_batches_are_spread_evenly_over_the_text(n: int) -> None:
 def test_a_large_model_is_evaluated_in_small_batches(tmp_path: Path) -> None:
     config: Any = SimpleNamespace(seq_len=256)
     rows = [
-        evaluation.HeldOutText.of(None, config, n, 1).rows  # type: ignore[arg-type]
+        evaluation.HeldOutText.of(None, config, n).rows  # type: ignore[arg-type]
         for n in (1_000_000, 30_000_000, 162_000_000, 1_300_000_000)
     ]
     assert rows == [16, 4, 1, 1]
 
 
-def test_an_evaluation_while_training_covers_at_least_a_batch(
+def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation.HeldOutText, "n_batches", 8)
+    monkeypatch.setattr(evaluation.HeldOutText, "n_batches", 3)
     monkeypatch.setattr(evaluation.HeldOutText, "score", lambda *_: ONE)
-    text = evaluation.HeldOutText(None, 1, 1, 1)  # type: ignore[arg-type]
+    text, backend = evaluation.HeldOutText(None, 1, 1), None  # type: ignore[arg-type]
     answers = iter([False, False, True])
-    assert text.score_until(None, lambda: True).share == 1 / 8  # type: ignore[arg-type]
-    result = text.score_until(None, lambda: next(answers))  # type: ignore[arg-type]
-    assert (result.share, result.tokens) == (3 / 8, 12)
+    assert text.score_whole(backend, lambda: next(answers)) is None  # type: ignore[arg-type]
+    whole = text.score_whole(backend, lambda: False)  # type: ignore[arg-type]
+    assert whole == Score(nats=6.0, n_bytes=9, tokens=12, share=1.0)
+
+
+def test_a_round_of_the_fixed_part_alone_leaves_the_other_batches(worker: Worker) -> None:
+    worker.begin(1, end=2)
+    worker.jobs.evaluate_rest()
+    assert worker.scored == spread(BATCHES)[:2]
+
+
+def held_out_file(folder: Path, n_bytes: int) -> TokenFile:
+    path = folder / "val.bin"
+    with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
+        for k in range(40):
+            writer.add(b"%02d" % k + b"x" * (n_bytes // 40 - 2))
+    return TokenFile.open(path)
+
+
+def test_the_fixed_part_is_scored_first_and_whole_then_the_rest_spread_over_all_text(
+    tmp_path: Path,
+) -> None:
+    file = held_out_file(tmp_path, 40_000)
+    config = TrainConfig(seq_len=50)
+    texts = HeldOutTexts.of(file, config, 1000, 8000)
+    assert texts.larger is not None
+    assert texts.larger.file is file
+    n, rest = texts.part.n_batches, texts.larger.n_batches
+    assert texts.order() == [*range(n), *(n + k for k in spread(rest))]
+    assert HeldOutTexts.of(file, config, 1000, 40_000).larger is None
+    assert HeldOutTexts.of(file, replace(config, kernels=EMULATED), 1000, 8000).larger is None
+
+
+def test_the_size_of_the_part_follows_from_the_options_and_is_64_kib_where_it_can_be(
+    tmp_path: Path,
+) -> None:
+    file = held_out_file(tmp_path, 1_000_000)
+    for config, parameters, size in (
+        (TrainConfig(time=10), 940_000, 65_536),
+        (TrainConfig(time=36_000), 940_000, 65_536),
+        (TrainConfig(time=60), 10_400_000, 32_768),
+        (TrainConfig(time=600), 10_400_000, 65_536),
+        (TrainConfig(steps=20), 10_400_000, 65_536),
+        (TrainConfig(steps=20), 10**13, evaluation.LEAST_BYTES),
+        (TrainConfig(steps=20, kernels=EMULATED), 940_000, 16_384),
+        (TrainConfig(time=60, eval_tokens=5000), 10**13, 5000),
+    ):
+        assert evaluation.choose_bytes(config, parameters, file) == size
+
+
+def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any() -> None:
+    asked: list[str] = []
+    monitor = SimpleNamespace(evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0)
+    supervisor = SimpleNamespace(ends=lambda: len(deaths))
+    deaths: list[int] = []
+    training: Any = SimpleNamespace(
+        config=SimpleNamespace(eval_every=Interval(seconds=10)),
+        monitor=monitor,
+        supervisor=supervisor,
+        plan=SimpleNamespace(workers=(1, 2)),
+        ask=asked.append,
+        _asked_at=None,
+    )
+
+    def asks() -> bool:
+        before = len(asked)
+        trainer._Training._ask_for_evaluation(training)
+        return len(asked) > before
+
+    assert asks()
+    assert not asks()  # the first one is not over
+    monitor.evaluations, monitor.evaluating_s = 1, 10.0
+    assert asks()
+    monitor.evaluations, monitor.evaluating_s = 2, 10.1
+    assert not asks()
+    monitor.evaluating_s = 5.0
+    assert asks()
+    deaths.append(1)  # maybe of the worker that evaluates
+    assert asks()
+    training.config.eval_every = Interval(steps=5)
+    monitor.evaluating_s = 1000.0
+    assert asks()
+    assert asks()

@@ -20,7 +20,7 @@ from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import Verdict, Verdicts
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
-from mlxhog.training import evaluation, kernel_choice
+from mlxhog.training import kernel_choice
 from tests.cli.test_cli import RESULT
 from tests.pairs import each_of
 from tests.report.test_terminal import PROGRESS, shown
@@ -127,12 +127,6 @@ def test_a_run_goes_on_saying_that_its_first_steps_were_emulated(tmp_path: Path)
     assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
     assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
     assert json.loads((Path(result.run) / "run.json").read_text())["emulated"] is True
-
-
-def test_the_final_evaluation_of_an_emulated_model_is_a_sample() -> None:
-    emulated = TrainConfig(kernels="metal-emulated", eval_tokens=2048)
-    assert evaluation.final_tokens(emulated) == 2048
-    assert evaluation.final_tokens(TrainConfig(eval_tokens=2048)) == evaluation.FINAL_TOKENS
 
 
 def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
     output = capsys.readouterr()
     assert "resuming from step 10, its training is over: only the evaluation is left" in output.err
     result = json.loads(output.out)
-    assert (result["status"], result["steps"], result["val_share"]) == ("done", 10, 1.0)
+    assert (result["status"], result["steps"], result["val_at_end"]) == ("done", 10, True)
     after = checkpoint.load(Path(result["checkpoint"]))
     assert after.state["ledger"] == before.state["ledger"]
     assert resume(str(directory)) == 2  # now it is done

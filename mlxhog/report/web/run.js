@@ -16,7 +16,8 @@ const runView = (() => {
   // where there is one run. A thing has one color in all charts: see `ink`.
   const CHARTS = [
     ["bits", "Bits per byte", (r) => [["train", r.of_run.train_bits_per_byte, "train"],
-      ["held-out", r.of_run.val_bits_per_byte, "held-out"]]],
+      ["held-out", r.of_run.val_bits_per_byte, "held-out"],
+      ["held-out, more text", r.of_run.final_bits_per_byte, "larger"]]],
     ["speed", "Tokens per second", (r) => [["all", r.of_run.tokens_per_s, "all"]], "tokens_per_s"],
     ["loss", "Training loss, nats per token", (r) => [["loss", r.of_run.loss, "train"]]],
     ["late", "Staleness: updates by others between read and write", () => [], "staleness"],
@@ -64,9 +65,9 @@ const runView = (() => {
     return String(+v.toPrecision(4));
   };
 
-  // The color of a thing: train, held-out, all workers together, or the worker of a slot.
+  // The color of a thing: train, held-out and more of it, all workers together, or the worker of a slot.
   function ink(inks, run, thing) {
-    const named = { train: inks[0], "held-out": inks[1], all: css("--ink") };
+    const named = { train: inks[0], "held-out": inks[1], larger: inks[1], all: css("--ink") };
     const others = inks.slice(2), slots = Object.keys(run.workers);
     return named[thing] ?? others[slots.indexOf(String(thing)) % others.length];
   }
@@ -163,7 +164,9 @@ const runView = (() => {
           label: each.name, stroke: colors[k], spanGaps: true,
           width: each.thing === "held-out" ? 1 : 1.5,
           dash: !alone && each.thing === "held-out" ? [6, 4] : undefined,
-          points: { show: each.thing === "held-out", size: 6, fill: colors[k] } }))],
+          points: { show: ["held-out", "larger"].includes(each.thing),
+            ...(each.thing === "larger" ? { size: 11, width: 2, fill: css("--paper") }
+              : { size: 6, fill: colors[k] }) } }))],
       }, data, box);
       entry.plot = plot;
       this.plots.set(id, entry);
