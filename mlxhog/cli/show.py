@@ -98,8 +98,7 @@ def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
         ],
         "resumed": [f"at step {step:,}" for step in facts["resumed"]],
         "held-out": [
-            f"{words['held-out bits per byte']} bits per byte",
-            *_text(record),
+            *_held_out(record, words["held-out bits per byte"]),
             f"training {words['train bits per byte']}",
         ],
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
@@ -117,11 +116,11 @@ def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
 
 
-def _text(record: "Record") -> list[str]:
-    """Of how much held-out text its number is, and the larger score at its end."""
+def _held_out(record: "Record", bits: str) -> list[str]:
+    """Its number with the amount of held-out text, and the larger score at its end."""
     text, larger = record.evaluated_text, record.larger_score
-    parts = [f"of {text}"] if text else []
-    return parts if larger is None else [*parts, f"{number(larger[0])} of {larger[1]}"]
+    score = f"{bits} bits per byte" + (f" ({text})" if text else "")
+    return [score] if larger is None else [score, f"{number(larger[0])} ({larger[1]})"]
 
 
 def _ways(run: "Run", facts: Mapping[str, Any]) -> list[str]:

@@ -151,7 +151,7 @@ def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(
         result = {**DONE["result"], "val_share": share}
         write_run(root, f"run-{name}", status={**DONE, "held_out": held_out, "result": result})
     shown = listed(capsys)
-    bits = {line.split()[0]: line.split()[6] for line in shown[1:8]}
+    bits = {line.split()[0]: line.split()[7] for line in shown[1:8]}
     assert list(bits.values()) == ["1.730", *["1.730~"] * 3, "1.730?", "1.730?", "1.730"]
     legend = " ".join(line.strip() for line in shown[8:])
     assert legend == (
