@@ -217,7 +217,9 @@ class Record:
         """Every option of the run as people read it: without needless digits, with its unit."""
         known, automatic = options(TrainConfig), self.run.automatic()
         return {
-            name: format_value(value, known[name].unit if name in known else "")
+            name: format_value(value, known[name].unit if name in known else "").removesuffix(
+                f" {name}"  # steps 100, tokens 2,000
+            )
             + " (auto)" * (name in automatic)
             for name, value in self.config.items()
         }
