@@ -67,5 +67,5 @@ def run(arguments: list[str]) -> int:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             pass
-    print("the board is closed; the run is not touched by that", file=sys.stderr)
+    print("the board has ended; it changed nothing in the run", file=sys.stderr)
     return 0

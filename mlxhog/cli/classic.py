@@ -14,7 +14,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_clock, format_count
+from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class ClassicLine(StatusLine):
             parts += [f"objective {self._epoch.objective:.5g}", f"{format_count(rate)} examples/s"]
         if part > 0:
             left_s = (self._epochs - part) * (self._clock() - self._began_s) / part
-            parts.append(f"{format_clock(left_s)} to go")
+            parts.append(f"{format_duration(left_s)} to go")
         return "  ".join(parts)
 
 

@@ -288,7 +288,7 @@ def _carry_out(record: Record, *, quiet: bool) -> bool:
             except KeyboardInterrupt:
                 tell.tell(
                     f"interrupted; {len(record.pairs)} of {record.comparison.terms.pairs} pairs "
-                    f"are kept in {record.folder}: the same command goes on"
+                    f"are kept in {record.folder}: the same command continues"
                 )
                 return False
     return True
@@ -345,10 +345,21 @@ def _facts(record: Record) -> list[str]:
         f"A: {a}",
         f"B: {b}",
         f"each run: {comparison.terms.each}",
-        "A trains {:.3f} times as fast as B ({:.3f} to {:.3f})".format(*speed),
-        "intervals: 99 %, whenever it stops",
+        _speed(*speed),
+        "intervals: 99 % sure, whenever the comparison stops",
         f"kept in {record.folder}",
     ]
+
+
+def _speed(times: float, low: float, high: float) -> str:
+    mean = f"A trains {times:.3f} times as fast as B"
+    if high > MOST_UNSURE * low:
+        return f"{mean} in these pairs, too few for an interval"
+    return f"{mean} ({low:.3f} to {high:.3f})"
+
+
+MOST_UNSURE = 100
+"""Ratio of the ends of an interval of speeds beyond which it says nothing."""
 
 
 def _times_as_fast(record: Record) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
+from mlxhog.report.metrics import number
 from mlxhog.report.streams import wrapped
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class PlotConfig:
     to: str | None = option(
         None, f"PNG file to write; {NAME} in the run's folder, or here for several", none="auto"
     )
-    over: str = option("time", "what the curves go over", choices=("time", "steps", "tokens"))
+    over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
     out: str = option("runs", "folder that holds the runs")
 
 
@@ -61,7 +62,10 @@ def run(arguments: list[str]) -> int:
     records = list({each.run.directory.resolve(): each for each in records}.values())
     for each in records:
         if each.last("train_bits_per_byte") is None:
-            raise RunError(f"the run {each.run.name} has no numbers yet; a run has some after 2 s")
+            raise RunError(
+                f"the run {each.run.name} has no numbers yet; the first come two seconds after "
+                "training begins"
+            )
     if not parsed.other.json:
         width = shutil.get_terminal_size().columns
         print("\n".join(_lines(records, width)))
@@ -142,7 +146,7 @@ def _writes(text: str, encoding: str | None) -> bool:
 def _ends(record: "Record") -> str:
     """The newest numbers of a run: of training, and of held-out text."""
     train, held_out = record.last("train_bits_per_byte"), record.last("val_bits_per_byte")
-    return f"{train or 0:.3f}" + ("" if held_out is None else f", held-out {held_out:.3f}")
+    return number(train) + ("" if held_out is None else f", held-out {number(held_out)}")
 
 
 def _facts(records: "Sequence[Record]", path: Path) -> dict[str, Any]:

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import Flags, RunFolder
 from mlxhog.cli.output import run_word
 from mlxhog.errors import ConfigError, RunError, shown
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.metrics import label, share_text
+from mlxhog.files.quantities import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_number,
+)
+from mlxhog.report.metrics import label, number, share_text
 from mlxhog.report.streams import printable, wrapped
 
 if TYPE_CHECKING:
@@ -31,20 +36,21 @@ RM_HELP = "a path, or a run's whole name, with date and time or without"
 
 MARKS = {
     "running": ("*", "trains now"),
-    "interrupted": ("-", "interrupted: mlxhog train --resume RUN goes on"),
+    "interrupted": ("-", "interrupted: mlxhog train --resume RUN continues it"),
     "starting": (".", "starts now"),
     "done": (" ", ""),
 }
 EARLY = ("x", "ended before its first checkpoint: mlxhog show RUN says what to do")
-BAD = ("!", "ended badly: mlxhog show RUN says how")
+BAD = ("!", "ended badly: mlxhog show RUN says why")
 """Of every other status, such as diverged, failed, unsaved or damaged."""
 HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
+_WORDS = 3  # of these columns, aligned to the left
+LEFT_OUT = ("trained", "params", "data", "model", "time")
+"""Columns that a narrow terminal has no room for, in the order in which they go."""
 OF_PART = ("~", "of a part of the held-out text, the same in all evaluations: ")
 UNKNOWN = ("?", "of as much held-out text as there was time for, so not to be compared: ")
 """Behind bits per byte that are not of all held-out text: the mark, and what its legend begins
 with. Runs of 0.2 and before did not say of which text their numbers are."""
-LEAST = {2: 6, 1: 6, 0: 24}
-"""Characters to which words are cut on a narrow terminal: of data, model and run."""
 
 
 def run(arguments: list[str]) -> int:
@@ -139,17 +145,32 @@ def _last_change(run: "Run") -> float:
 
 
 def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
-    from mlxhog.report.table import aligned
-
     marks = [_mark(record) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
-    header, least = HEADER, LEAST
-    lines = aligned(header, rows, words=3, width=width, least=least)
-    if max(map(len, lines)) > width:  # the name begins with a date as well
-        lines = aligned(header[:-1], [row[:-1] for row in rows], words=3, width=width, least=least)
     legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
     of_texts = (line for text in _texts(records) for line in wrapped(text, width))
-    return "\n".join([*lines, *legend, *of_texts, *_emulated(records)])
+    return "\n".join([*_lines(rows, width), *legend, *of_texts, *_emulated(records)])
+
+
+def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The lines of the table with as many columns as fit; no value is cut.
+
+    Where the names of runs leave no room for numbers, these stand below them.
+    """
+    from mlxhog.report.table import aligned
+
+    shown = list(range(len(HEADER)))
+    for name in ("", *LEFT_OUT):
+        shown = [k for k in shown if HEADER[k] != name]
+        words = sum(k < _WORDS for k in shown)
+        table = [[row[k] for k in shown] for row in rows]
+        lines = aligned([HEADER[k] for k in shown], table, words=words)
+        if max(map(len, lines)) <= width:
+            return lines
+    first, *numbers = shown
+    below = aligned([HEADER[k] for k in numbers], [[row[k] for k in numbers] for row in rows])
+    names = (HEADER[first], *(row[first] for row in rows))
+    return [line for pair in zip(names, below, strict=True) for line in (pair[0], f"    {pair[1]}")]
 
 
 def _mark(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -167,9 +188,9 @@ def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
         _text(record, "model"),
         _data(record),
         _spelled(_number(record, "parameters"), format_count),
-        _spelled(_number(record, "steps"), lambda n: f"{n:.0f}"),
-        _spelled(_number(record, "seconds"), format_clock),
-        "-" if bits is None else f"{bits:.3f}{_text_mark(record)[0]}",
+        _spelled(_number(record, "steps"), format_number),
+        _spelled(_number(record, "seconds"), format_duration),
+        "-" if bits is None else f"{number(bits)}{_text_mark(record)[0]}",
         f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
-from mlxhog.config.options import to_flag
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
+from mlxhog.report.metrics import number
+from mlxhog.report.streams import WIDTH, in_columns
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -38,7 +40,7 @@ def run(arguments: list[str]) -> int:
     if parsed.other.json:
         print(json.dumps(facts))
         return 0
-    print("\n".join(_lines(record, facts)))
+    print("\n".join(_lines(record, facts, shutil.get_terminal_size((WIDTH, 0)).columns)))
     return 0
 
 
@@ -76,38 +78,61 @@ _LAST = (
 )  # fmt: skip
 
 
-def _lines(record: "Record", facts: Mapping[str, Any]) -> list[str]:
-    words = record.facts()
-    options = " ".join(
-        shlex.join([to_flag(name), str(value)]) for name, value in facts["options"].items()
-    )
+def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
+    words, spelled = record.facts(), record.options_in_words()
     began = facts["created_s"]
-    date = "" if began is None else f", begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"
+    begun = [] if began is None else [f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"]
+    strategy = [f"strategy {facts['strategy']}"] if facts["strategy"] else []
     lines = {
-        "model": f"{_name(facts['model'])}, {facts['family'] or 'unknown family'}, "
-        f"{words['parameters']} parameters",
-        "data": f"{facts['data'] or '-'}, tokenizer {facts['tokenizer'] or '-'}",
-        "workers": f"{words['workers']}  {facts['strategy'] or ''}".rstrip(),
-        "trained": f"{words['steps']} steps, {words['tokens']} tokens in {words['training time']} "
-        f"({words['tokens/s']} tok/s){date}",
-        "resumed": ", ".join(f"at step {step}" for step in facts["resumed"]),
-        "held-out": f"{words['held-out bits per byte']} bits per byte "
-        f"(training {words['train bits per byte']}){_text(record)}",
-        "options": options or "the defaults",
-        "checkpoints": ", ".join(facts["checkpoints"]) or "none yet",
-        "load": facts["load"] or "",
-        "error": words.get("error", ""),
+        "model": [
+            _name(facts["model"]),
+            facts["family"] or "unknown family",
+            f"{words['parameters']} parameters",
+        ],
+        "data": [str(facts["data"] or "-"), f"tokenizer {facts['tokenizer'] or '-'}"],
+        "workers": [words["workers"], *strategy],
+        "trained": [
+            f"{words['steps']} steps",
+            f"{words['tokens']} tokens in {words['training time']} ({words['tokens/s']} tok/s)",
+            *begun,
+        ],
+        "resumed": [f"at step {step:,}" for step in facts["resumed"]],
+        "held-out": [
+            *_held_out(record, words["held-out bits per byte"]),
+            f"training {words['train bits per byte']}",
+        ],
+        "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
+        "checkpoints": facts["checkpoints"] or ["none yet"],
+        "load": _ways(record.run, facts),
+        "error": [words["error"]] if "error" in words else [],
     }
-    shown = [f"  {name:11}  {text}" for name, text in lines.items() if text]
-    notes = [f"  note: {note}" for note in record.notes]
+    shown = [
+        line
+        for name, parts in lines.items()
+        if parts
+        for line in in_columns(f"  {name:11}  ", parts, width)
+    ]
+    notes = [line for note in record.notes for line in in_columns("  note: ", [note], width)]
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
 
 
-def _text(record: "Record") -> str:
-    """Of how much held-out text its number is, and the larger score at its end."""
+def _held_out(record: "Record", bits: str) -> list[str]:
+    """Its number with the amount of held-out text, and the larger score at its end."""
     text, larger = record.evaluated_text, record.larger_score
-    of = f", of {text}" if text else ""
-    return of if larger is None else f"{of}; {larger[0]:.3f} of {larger[1]}"
+    score = f"{bits} bits per byte" + (f" ({text})" if text else "")
+    return [score] if larger is None else [score, f"{number(larger[0])} ({larger[1]})"]
+
+
+def _ways(run: "Run", facts: Mapping[str, Any]) -> list[str]:
+    """How its newest checkpoint is loaded, in words; nothing before there is one."""
+    if facts["load"] is None:
+        return []
+    ways = [f"mlxhog.load({run_word(run.directory)!r})"]
+    if facts["load"].startswith("transformers."):
+        ways.append(f"AutoModelForCausalLM.from_pretrained of {path_from_here(run.model)}")
+    else:
+        ways.append("transformers has no such model")
+    return ways
 
 
 def _name(model: object) -> str:

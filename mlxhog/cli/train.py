@@ -11,7 +11,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import Assignment, read_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
-from mlxhog.files.quantities import format_count
+from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.machine import interrupts
 from mlxhog.report.metrics import is_emulated, label, share_text
 from mlxhog.report.plain import observer
@@ -100,8 +100,8 @@ def summary(result: "Result") -> str:
     """Say how a run ended, where it is, and what to type next."""
     bits, run = result.val_bits_per_byte, shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
-        f"{result.status}: {result.steps} steps, {format_count(result.tokens)} tokens in "
-        f"{result.seconds:.1f} s ({format_count(result.tokens_per_s)} tok/s)"
+        f"{result.status}: {result.steps:,} steps, {format_count(result.tokens)} tokens in "
+        f"{format_duration(result.seconds)} ({format_count(result.tokens_per_s)} tok/s)"
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")

@@ -1,4 +1,8 @@
-"""Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500", "10s")."""
+"""Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500", "10s").
+
+`format_value` spells an option for people; what a table or a page says of one kind of number comes
+from the function of that kind. Files and command lines keep every digit.
+"""
 
 import re
 from dataclasses import dataclass
@@ -193,3 +197,60 @@ def format_clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def format_duration(seconds: float) -> str:
+    """Spell seconds with their units: 350 ms, 4.2 s, 38 s, 12 min 30 s, 1 h 05 min, 3 d 4 h.
+
+    What is read beside a moving clock is spelled by `format_clock` instead.
+    """
+    if 0 < seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {hours} h" if hours else f"{days:,} d"
+    if hours:
+        return f"{hours} h {minutes:02} min" if minutes else f"{hours} h"
+    if minutes:
+        return f"{minutes} min {rest:02} s" if rest else f"{minutes} min"
+    return f"{rest} s"
+
+
+def format_number(value: float) -> str:
+    """Spell a number as short as it is understood: 0.00424, 0.9995, 1e-08, 2,000.
+
+    A number of up to six digits is one that somebody chose, and keeps them. Of the others three
+    are shown, and six where three would make them 1.
+    """
+    if abs(value) < 1e15 and value == round(value):
+        return f"{value:,.0f}"
+    chosen, rounded = f"{value:.6g}", f"{value:.3g}"
+    if abs(value) >= 1000 and "e" not in chosen:
+        return f"{value:,.0f}"
+    return chosen if float(chosen) == value or float(rounded) == 1 else rounded
+
+
+def format_share(value: float) -> str:
+    """Spell a part of one in percent: 48 %, 0.12 %."""
+    percent = 100 * value
+    return f"{percent:.2g} %" if 0 < abs(percent) < 9.95 else f"{percent:.0f} %"
+
+
+def format_value(value: object, unit: str = "") -> str:
+    """Spell the value of an option for people, as `Option.spell` returns it.
+
+    Args:
+        value: a number, a text or a truth.
+        unit: of a number; "s" is spelled by `format_duration`.
+    """
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if not isinstance(value, int | float):
+        return str(value)
+    if unit == "s":
+        return format_duration(value)
+    return f"{format_number(value)} {unit}".rstrip()

@@ -24,12 +24,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlxhog.arena import requests
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json
-from mlxhog.files.quantities import format_bytes, format_count
+from mlxhog.files.quantities import format_bytes, format_count, format_number
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.report import page
 from mlxhog.report.history import workers_of
 from mlxhog.report.record import Record
-from mlxhog.report.run_page import curves, points_for, section
+from mlxhog.report.run_page import curves, glance, head, known_facts, points_for, section
 
 LOOK_S = 1.0
 """Between two looks at the files; a run writes its metrics every two seconds."""
@@ -90,7 +90,11 @@ class Board:
     async def _data(self, request: Request) -> Response:
         def whole() -> bytes:
             record = self.record
-            run = {**record.to_json(points_for([record])), "told": record.n_events}
+            run = {
+                **record.to_json(points_for([record])),
+                **glance(record),
+                "told": record.n_events,
+            }
             return plain_json.dumps({"runs": [run], "now": now(record), "inks": page.inks()})
 
         return Response(await self._read(whole), media_type="application/json")
@@ -127,7 +131,7 @@ class Board:
         what = request.path_params["what"]
         sent = request.headers.get("x-mlxhog-token", "").encode()
         if not hmac.compare_digest(sent, self._token):
-            error = "the token is missing or wrong; it stands in the terminal of mlxhog board"
+            error = "the token is missing or wrong; it stands in the link that mlxhog board printed"
             return JSONResponse({"error": error}, status_code=403)
         if what not in ASKS:
             error = f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}"
@@ -164,8 +168,10 @@ def now(record: Record) -> dict[str, Any]:
     """Return the numbers that a board shows beside its curves."""
     return {
         "state": record.state,
-        "facts": record.facts(),
+        "notes": record.notes,
+        "facts": known_facts(record),
         "table": [_cells(worker) for worker in workers_of(record.history.newest)],
+        **glance(record),
     }
 
 
@@ -178,9 +184,9 @@ def _cells(worker: Mapping[str, Any]) -> list[str]:
         str(worker.get("slot", "?"))[:10],
         str(worker.get("backend", "?"))[:40],
         str(worker.get("state", "?"))[:20],
-        spelled("steps", lambda n: f"{n:,}"),
+        spelled("steps", format_number),
         spelled("tokens_per_s", format_count),
-        f"{spelled('mean_staleness', '{:.1f}'.format)} / {spelled('max_staleness', str)}",
+        f"{spelled('mean_staleness', '{:.1f}'.format)} / {spelled('max_staleness', format_number)}",
         spelled("memory_bytes", format_bytes),
     ]
 
@@ -221,19 +227,23 @@ def board_page(record: Record) -> str:
         for what, (text, sure) in ASKS.items()
     )
     heads = "".join(f'<th class="t" scope="col">{escape(title)}</th>' for title in HEADER)
+    tables = f"""<div id="now" hidden><h2>Workers now</h2>
+<div class="scroll cards"><table><thead><tr>{heads}</tr></thead><tbody id="table"></tbody></table>
+</div></div>
+<h2>Run and machine</h2>
+<div class="scroll"><table><tbody id="facts"></tbody></table></div>"""
     body = f"""<h1>{escape(name)}</h1>
-<p class="sum"><span class="state" id="state">reading</span>
-<span id="told" role="status" aria-live="polite"></span></p>
-<div class="bar live">{buttons}
+{head(record, 0)}
+<div id="notes"></div>
+<div class="bar live" id="asks">{buttons}
 <label id="token-field">token <input id="token" autocomplete="off" spellcheck="false"
- aria-describedby="token-help"> <span class="when" id="token-help">the link in the terminal has
- it</span></label></div>
-<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody id="table"></tbody></table></div>
+ aria-describedby="token-help"> <span class="when" id="token-help">stands in the link that
+ mlxhog board printed</span></label></div>
+<p id="told" class="note" role="status" aria-live="polite"></p>
 {curves()}
-<h2>Run</h2>
-<div class="scroll"><table><tbody id="facts"></tbody></table></div>
-{section(record, 0)}
-<footer>Follows the run while <code>mlxhog board</code> runs. Charts: uPlot, MIT.</footer>"""
+{section(record, 0, tables)}
+<footer>This page follows the run while <code>mlxhog board</code> runs. Charts: uPlot, MIT licence.
+</footer>"""
     return page.document(
         name,
         body,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,32 @@ def legend(axes: Axes, theme: Theme) -> None:
         fontsize=7,
         labelcolor=theme.ink,
     )
+
+
+def legend_below(axes: Axes, theme: Theme) -> None:
+    """Put the legend below the axes, and make the figure taller by as much."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if any(len(label) > _SHORT for label in labels) else 2
+    figure = axes.get_figure(root=True)
+    if figure is None or not labels:
+        return
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + _LINE * math.ceil(len(labels) / columns))
+    figure.legend(
+        handles[::-1],
+        labels[::-1],
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        labelcolor=theme.ink,
+    )
+
+
+_SHORT = 34
+"""Characters of a label of which two fit beside each other."""
+_LINE = 0.19
+"""Inches of a line of the legend."""
 
 
 def png(figure: Figure) -> bytes:

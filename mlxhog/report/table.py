@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -146,34 +146,19 @@ def _text(line: Line) -> str:
 # -- plain lines ---------------------------------------------------------------------------------
 
 
-def aligned(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    words: int = 1,
-    width: int | None = None,
-    least: Mapping[int, int] | None = None,
-) -> list[str]:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> list[str]:
     """Return the lines of a table.
 
     Args:
         header: names of the columns.
         rows: as wide as the header.
-        words: so many columns are words, aligned to the left; numbers are aligned to the right.
-        width: of the terminal; None is as wide as it gets.
-        least: column -> characters to which its cells may be cut where it is too wide, in the order
-            in which columns are cut.
+        words: number of columns of words, aligned to the left; numbers are aligned to the right.
     """
     table = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    excess = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
-    for column, fewest in (least or {}).items():
-        less = max(min(excess, widths[column] - max(fewest, len(header[column]))), 0)
-        widths[column] -= less
-        excess -= less
     return [
         _GAP.join(
-            cut(cell, width).ljust(width) if k < words else cell.rjust(width)
+            cell.ljust(width) if k < words else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table

@@ -285,7 +285,8 @@ class StatusLine:
         self.quiet, self.live, self._stream = quiet, not quiet and may_redraw(stream), stream
         self._status: Any = None
         if self.live:
-            self._status = console(stream).status("")
+            self._console = console(stream)
+            self._status = self._console.status("")
 
     def show(self, text: str) -> None:
         """Replace what the line says."""
@@ -295,8 +296,14 @@ class StatusLine:
             self._status.update(Text(text))  # not markup: names may hold brackets
 
     def tell(self, message: str) -> None:
-        """Write a line that stays, unless it is to be quiet."""
+        """Write a line that stays, unless it is to be quiet; on a terminal above the other."""
         if self.quiet:
+            return
+        if self._status is not None:
+            from rich.text import Text
+
+            for line in wrapped(message):
+                self._console.print(Text(line))
             return
         self._stream.write("".join(f"{line}\n" for line in wrapped(message)))
         self._stream.flush()

@@ -23,7 +23,8 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors
-from mlxhog.report.metrics import Result
+from mlxhog.files.quantities import format_duration, format_share
+from mlxhog.report.metrics import Progress, Result
 from mlxhog.theory import paired_test
 from mlxhog.theory.paired_test import Outcome
 from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, Trained
@@ -194,9 +195,10 @@ def run_pair(record: Record, number: int, tell: Tell) -> Pair:
     comparison = record.comparison
     order = comparison.sides if number % 2 else comparison.sides[::-1]
     results: dict[str, Result] = {}
+    runs_after = 2 * (comparison.terms.pairs - number + 1)
     for side in order:
-        part = f"pair {number} of {comparison.terms.pairs}, {side.letter.upper()}"
-        results[side.letter] = _train(comparison, side, number, record.folder, part, tell)
+        runs_after -= 1
+        results[side.letter] = _train(record, side, number, runs_after, tell)
     trained = {}
     tell(f"pair {number} of {comparison.terms.pairs}", "scoring both")
     with Child() as child:
@@ -215,14 +217,13 @@ def run_pair(record: Record, number: int, tell: Tell) -> Pair:
     return Pair(seed, order[0].letter, trained["a"], trained["b"])
 
 
-def _train(
-    comparison: Comparison, side: Side, number: int, folder: Path, part: str, tell: Tell
-) -> Result:
+def _train(record: Record, side: Side, number: int, runs_after: int, tell: Tell) -> Result:
+    terms = record.comparison.terms
+    part = f"pair {number} of {terms.pairs}, {side.letter.upper()}"
     tell(part, "starting")
-    settings = comparison.settings(side, number, folder)
     result = trainer.train(
-        settings,
-        observer=lambda now: tell(part, f"{now.budget_fraction:.0%}, {now.step} steps"),
+        record.comparison.settings(side, number, record.folder),
+        observer=lambda now: tell(part, how_far(now, runs_after)),
         whole_time=True,
     )
     if result.status == "interrupted":
@@ -233,10 +234,25 @@ def _train(
         return result
     if not result.steps or result.checkpoint is None:
         raise WorkerFailed(
-            f"{side.letter.upper()} ({side.title}) took no step with {comparison.terms.each}; give "
-            "more, as in --time 5m"
+            f"{side.letter.upper()} ({side.title}) took no step with {terms.each}; give more, "
+            "as in --time 5m"
         )
     return result
+
+
+def how_far(now: Progress, runs_after: int) -> str:
+    """Say how far a run is, and how long it and all runs after it train at most.
+
+    Args:
+        now: of the run.
+        runs_after: runs that follow unless the answer is known earlier, each taken to be as long.
+    """
+    share = format_share(now.budget_fraction)
+    if now.eta_s is None:
+        return share
+    all_s = now.eta_s + runs_after * (now.elapsed_s + now.eta_s)
+    left = format_duration(now.eta_s)
+    return f"{share}, {left} left; all pairs: at most {format_duration(all_s)}"
 
 
 def _score(child: Child, comparison: Comparison, letter: str, result: Result) -> float:

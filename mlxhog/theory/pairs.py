@@ -23,7 +23,7 @@ from mlxhog.config.options import options
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files import plain_json
-from mlxhog.files.quantities import Interval
+from mlxhog.files.quantities import Interval, format_duration
 from mlxhog.models import families
 from mlxhog.training.plan import Plan, make_plan
 
@@ -73,7 +73,9 @@ class Terms:
     @property
     def each(self) -> str:
         """The budget of a run, for people."""
-        return f"{self.time:g} s" if self.time is not None else f"{self.tokens:,} tokens"
+        if self.time is not None:
+            return format_duration(self.time)
+        return f"{self.tokens:,} tokens"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.config.config import TrainConfig
+from mlxhog.files.quantities import format_number
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import division
@@ -124,7 +125,7 @@ class Choice:
     def __str__(self) -> str:
         """One line for the user."""
         times = ", ".join(
-            f"{1e3 * mean:.3g} ± {1e3 * deviation:.2g}"
+            f"{format_number(1e3 * mean)} ± {format_number(1e3 * deviation)}"
             for mean, deviation in zip(self.means_s, self.deviations_s, strict=True)
         )
         return (

@@ -13,7 +13,7 @@ from mlxhog.data.corpora import Inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
 from mlxhog.files.paths import printable
-from mlxhog.files.quantities import format_bytes, format_clock, format_count
+from mlxhog.files.quantities import format_bytes, format_count, format_duration
 from mlxhog.machine import verdicts
 from mlxhog.models import families
 from mlxhog.models.families import param_count
@@ -256,11 +256,11 @@ def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:
             "time",
             "unknown: no run of this size here yet, and mlxhog doctor has not measured this machine"
             if known["seconds"] is None
-            else f"{format_clock(known['seconds'])}, the budget; mlxhog doctor measures the speed",
+            else f"{format_duration(known['seconds'])}, the budget; mlxhog doctor measures speeds",
         )
         return
-    clock = "no end" if known["seconds"] is None else format_clock(known["seconds"])
-    epoch_s = format_clock(plan.epoch_tokens / rate)
+    clock = "no end" if known["seconds"] is None else format_duration(known["seconds"])
+    epoch_s = format_duration(plan.epoch_tokens / rate)
     yield _line("time", f"about {clock}; an epoch about {epoch_s} at {format_count(rate)} tok/s")
     yield _line("", f"from {known['tokens_per_s_from']}")
 

@@ -17,6 +17,7 @@ from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.errors import ConfigError
 from mlxhog.files import plain_yaml
 from mlxhog.files.paths import expanded
+from mlxhog.files.quantities import format_number
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig
@@ -103,8 +104,8 @@ def _resolved(
     config, notes = _without_end(config)
     if factor != 1.0:
         notes.append(
-            f"lr {config.top_lr * factor:.3g}: {factor:.3g} of {config.top_lr:g}, since each "
-            "worker adds steps of its own (lr_workers)"
+            f"lr {format_number(config.top_lr * factor)}: {format_number(factor)} of "
+            f"{format_number(config.top_lr)}, since each worker adds steps of its own (lr_workers)"
         )
     notes += _other_defaults(config, asked, before, n_workers)
     if asked.optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
@@ -173,5 +174,5 @@ def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         return config, [note]
     constant = replace(config, schedule="constant", warmup=0.0)
     return constant, [
-        f"{note}, at a constant lr of {config.top_lr:g}, until mlxhog stop or Ctrl-C",
+        f"{note}, at a constant lr of {format_number(config.top_lr)}, until mlxhog stop or Ctrl-C",
     ]

@@ -11,6 +11,9 @@ from mlxhog.files.quantities import (
     format_bytes,
     format_clock,
     format_count,
+    format_duration,
+    format_share,
+    format_value,
     parse_bytes,
     parse_count,
     parse_duration_s,
@@ -119,6 +122,33 @@ def test_numbers_are_spelled_shortly():
     assert [format_count(x) for x in (640, 17_200, 1_310_000)] == ["640", "17.2k", "1.31M"]
     assert [format_bytes(x) for x in (12, 212e6, 1.3e9)] == ["12 B", "212 MB", "1.3 GB"]
     assert [format_clock(x) for x in (42, 3725)] == ["00:42", "1:02:05"]
+
+
+@each_of(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.35, "350 ms"), (4.23, "4.2 s"), (9.96, "10 s"), (38.04, "38 s"),
+     (59.7, "1 min"), (750, "12 min 30 s"), (3900, "1 h 05 min"), (3600, "1 h"),
+     (273_600, "3 d 4 h"), (86_400, "1 d")],
+)  # fmt: skip
+def test_a_duration_is_spelled_with_its_units_and_read_back(seconds, text):
+    assert format_duration(seconds) == text
+    assert parse_duration_s(text) == pytest.approx(seconds, rel=0.05)
+
+
+@each_of(
+    ("value", "unit", "text"),
+    [(0.004242640687119285, "", "0.00424"), (0.003, "", "0.003"), (0.9995, "", "0.9995"),
+     (0.99951234, "", "0.999512"), (1e-8, "", "1e-08"), (0.1 + 0.2, "", "0.3"),
+     (2000, "steps", "2,000 steps"), (16384.0, "tokens", "16,384 tokens"),
+     (123456.7, "", "123,457"), (40.0, "s", "40 s"), (True, "", "on"), (False, "", "off"),
+     ("10s", "", "10s")],
+)  # fmt: skip
+def test_an_option_is_spelled_without_needless_digits_and_with_its_unit(value, unit, text):
+    assert format_value(value, unit) == text
+
+
+def test_a_share_is_spelled_in_percent():
+    assert [format_share(x) for x in (0, 0.0012, 0.48, 1)] == ["0 %", "0.12 %", "48 %", "100 %"]
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet() -> None:
             callbacks.beat()
             callbacks.beat()
             callbacks.beat()
-            assert callbacks.text() == "step 3/40  0.7 steps/s  at most 00:55 to go"
+            assert callbacks.text() == "step 3/40  0.7 steps/s  at most 56 s to go"
             callbacks.point(point)
-        said = "step 10/40  loss 1.500  accuracy 0.250  2.0 steps/s  at most 00:15 to go\n"
+        said = "step 10/40  loss 1.500  accuracy 0.250  2.0 steps/s  at most 15 s to go\n"
         assert stream.getvalue() == ("" if quiet else said)

@@ -18,7 +18,7 @@ from mlxhog import cli
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
-from tests.report.test_report import HOSTILE
+from tests.report.test_report import CUT, HOSTILE
 
 pytestmark = pytest.mark.slow
 
@@ -184,8 +184,8 @@ def test_a_browser_shows_the_run_and_asks_nobody_else(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(100), events=[event("sample", HOSTILE)])
     server, window = serve(run), visit()
     page = window.open(server.url)
-    assert page.locator("#charts canvas").count() == 7
-    assert page.locator("#state").inner_text() == "done"
+    assert page.locator("#charts canvas").count() == 6
+    assert page.locator("#state-0").inner_text() == "done"
     assert page.locator("#table tr").count() == 2
     assert page.evaluate("window.hacked") is None
     assert window.troubles == []
@@ -197,7 +197,7 @@ def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visi
     lock = held(run)
     window = visit()
     page = window.open(serve(run).url)
-    assert page.locator("#state").inner_text() == "running"
+    assert page.locator("#state-0").inner_text() == "running"
     newest = page.locator("#loss .chart")
     assert "loss 2.236" in newest.get_attribute("aria-label")
     append(run, list(lines(25))[5:])
@@ -207,8 +207,8 @@ def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visi
     page.locator('#loss .chart[aria-label*="loss 1."]').wait_for()
     lock.close()
     run.write_status({"status": "done"})
-    page.locator("#state", has_text="done").wait_for()
-    assert page.locator('button[data-ask="stop"]').is_disabled()
+    page.locator("#state-0", has_text="done").wait_for()
+    assert page.locator('button[data-ask="stop"]').is_hidden()
     assert window.troubles == []
 
 
@@ -219,20 +219,44 @@ def test_a_run_that_is_resumed_is_drawn_anew(tmp_path, serve, visit):
     page.locator("#facts tr", has_text="steps").filter(has_text="80").first.wait_for()
 
 
-@pytest.mark.parametrize("width", [320, 1400])
-def test_the_page_is_as_wide_as_its_window(tmp_path, serve, visit, width):
+@pytest.mark.parametrize("width", [320, 390, 1400])
+def test_nothing_is_wider_than_the_window(tmp_path, serve, visit, width):
     run = write_run(tmp_path, metrics=lines(50, workers=3))
     page = visit(viewport={"width": width, "height": 700}).open(serve(run).url)
+    assert page.evaluate(CUT, width) == []
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
+def test_a_run_without_numbers_is_a_sentence_until_they_come(tmp_path, serve, visit):
+    run = write_run(tmp_path, events=[], status={"status": "running"})
+    lock = held(run)
+    window = visit()
+    page = window.open(serve(run).url)
+    assert "no numbers yet" in page.locator("#notes").inner_text()
+    assert page.locator("canvas, svg, figure, .tile").count() == 0
+    assert page.locator("#curves").is_hidden()
+    assert page.locator("#now").is_hidden()
+    append(run, lines(1))
+    page.locator(".tile", has_text="step").filter(has_text="20").wait_for()
+    assert page.locator("#notes").inner_text() == ""
+    assert page.locator("#loss canvas").is_visible()
+    append(run, list(lines(4))[1:])
+    page.locator(".tile", has_text="time left").filter(has_text="0 s").wait_for()
+    assert page.locator("#table tr").count() == 2
+    assert window.troubles == []
+    lock.close()
+
+
 def test_the_token_comes_with_the_link_and_leaves_the_address(tmp_path, serve, visit):
-    server = serve(write_run(tmp_path, metrics=lines(5), status={"status": "running"}))
+    run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
+    lock = held(run)
+    server = serve(run)
     page = visit().open(f"{server.url}#{server.token}")
     assert page.url == server.url
     assert page.locator("#token-field").is_hidden()
     other = visit().open(server.url)
     assert other.locator("#token-field").is_visible()
+    lock.close()
 
 
 def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path, serve, visit):
@@ -271,6 +295,6 @@ def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, vi
     page.locator('button[data-ask="sample"]').press("Enter")
     page.locator(".samples li").first.wait_for()
     page.locator('button[data-ask="stop"]').press("Enter")
-    page.locator("#state", has_text="interrupted").wait_for(timeout=60_000)
+    page.locator("#state-0", has_text="interrupted").wait_for(timeout=60_000)
     assert trained.process.wait(60) is not None
     assert trained.run.read_status()["result"]["checkpoint"]

@@ -12,7 +12,9 @@ import sys
 import pytest
 
 from mlxhog import cli, train
-from mlxhog.report import charts
+from mlxhog.files import durable
+from mlxhog.report import charts, figures
+from mlxhog.report.record import Record
 from mlxhog.training import reporting
 from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
@@ -48,9 +50,9 @@ def test_the_page_lies_in_the_runs_folder_and_fetches_nothing(tmp_path, capsys):
 
 @each_of(
     "what",
-    ["20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "01:00", "38.4k",
+    ["20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "1 min", "38.4k",
      "mlxhog train -c", "mlxhog train --seq-len 64 --lr 0.01 --workers",
-     "Differs from the defaults: seq_len 64", "died (SIGKILL) and is being replaced",
+     "Differs from the defaults: seq_len 64 tokens", "died (SIGKILL) and is being replaced",
      "The year of the union", "checkpoints/step-00000040"],
 )  # fmt: skip
 def test_the_page_says(tmp_path, capsys, what):
@@ -87,6 +89,25 @@ def test_the_figures_are_png_files(tmp_path, capsys):
             assert file.read(8) == PNG
 
 
+@pytest.mark.slow
+def test_every_figure_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "png", lambda figure: figure)
+    run = write_run(tmp_path, metrics=lines(30, every_s=20.0))
+    record = Record(run)
+    made = {"losses": figures.losses([record], "time"), **dict(figures.figures([record]))}
+    for name, figure in made.items():
+        titles = [figure.get_suptitle(), *(axes.get_title("left") for axes in figure.axes)]
+        assert any(run.name in title for title in titles), name
+        assert all(axes.has_data() for axes in figure.axes), name
+    assert made["losses"].axes[0].get_xlabel() == "training time, min"
+    explained = made["losses"].axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in explained] == ["training", "held-out"]
+    places = [made["losses"].axes[0].get_legend(), made["curves"].axes[2].get_legend()]
+    for legend in places:  # none beside the axes, where a column would stay empty
+        assert legend.get_window_extent().x1 <= legend.axes.get_window_extent().x1
+    assert [text.get_text() for text in made["workers"].legends[0].get_texts()] == ["running"]
+
+
 def test_without_matplotlib_figures_are_refused_before_anything_is_written(
     tmp_path, capsys, monkeypatch
 ):
@@ -117,8 +138,17 @@ def test_a_run_without_metrics_or_events_has_a_report_that_says_so(tmp_path, cap
     run = write_run(tmp_path, events=None)
     run.metrics_path.unlink()
     page, output = report(capsys, run.directory)
-    assert "no metrics yet" in " ".join(output["notes"])
+    assert "no numbers: nothing was trained" in " ".join(output["notes"])
     assert "<section" in page
+
+
+def test_chosen_numbers_are_short_on_the_page_and_left_out_of_its_command(tmp_path, capsys):
+    config = "lr: 0.004242640687119285\ntime: 90.0\n"
+    run = write_run(tmp_path, metrics=lines(3), config=config, status={"automatic": ["lr"]})
+    page, _ = report(capsys, run.directory)
+    assert "lr 0.00424 (auto), time 1 min 30 s" in page
+    assert "<code>mlxhog train --time 90.0</code>" in page
+    assert "0.0042426" not in page
 
 
 def test_a_run_of_before_events_shows_the_samples_of_its_file(tmp_path, capsys):
@@ -192,7 +222,8 @@ def written(tmp_path, capsys):
 def test_a_browser_draws_every_chart_and_runs_nothing_else(written, visit):
     window = visit(offline=True)
     page = window.open(written)
-    assert page.locator("#charts canvas").count() == 7
+    assert page.locator("#charts canvas").count() == 6
+    assert page.locator("#flat").inner_text() == "Always 0, and so not drawn: lost updates."
     assert page.locator('[data-part="workers"] rect').count() == 3
     assert page.locator('[data-part="staleness"] svg').count() == 4
     assert page.locator('[data-part="staleness"] text', has_text="P-1 = 2").count() == 4
@@ -205,39 +236,128 @@ def test_a_browser_draws_every_chart_and_runs_nothing_else(written, visit):
 @pytest.mark.slow
 def test_curves_are_drawn_on_three_axes_chosen_by_keyboard(written, visit):
     page = visit().open(written)
-    label = page.locator("#charts .u-legend .u-label").first
-    assert label.inner_text() == "training time"
+    at = page.locator("#loss .legend .at")
     page.locator("input[name=axis][value=time]").focus()
-    page.keyboard.press("ArrowRight")
-    assert label.inner_text() == "samples (sequences)"
-    page.keyboard.press("ArrowRight")
-    assert label.inner_text() == "updates"
+    for axis in ("samples 6000", "updates 6000"):
+        page.keyboard.press("ArrowRight")
+        page.locator("#loss .chart").focus()
+        page.keyboard.press("End")
+        assert at.inner_text() == axis
+        page.locator("input[name=axis]:checked").focus()
 
 
 @pytest.mark.slow
 def test_a_chart_is_read_and_zoomed_by_keyboard(written, visit):
     page = visit().open(written)
-    value = page.locator("#loss .u-series .u-value").first
+    value = page.locator("#loss .legend .at")
     page.locator("#loss .chart").focus()
     page.keyboard.press("Home")
-    assert value.inner_text() == "00:02"
+    assert value.inner_text() == "2 s"
     page.keyboard.press("ArrowRight")
-    assert value.inner_text() == "00:04"
+    assert value.inner_text() == "4 s"
     label = page.locator("#loss .chart").get_attribute("aria-label")
     assert "loss 0.353" in label
     page.keyboard.press("+")
     page.keyboard.press("0")
 
 
+CUT = """width => {
+  document.querySelectorAll("details").forEach((each) => { each.open = true; });
+  return [...document.querySelectorAll("body *")].filter((each) =>
+    each.getBoundingClientRect().right > width + 1 && !each.closest(".chart, option"))
+    .map((each) => each.tagName + " " + each.textContent.slice(0, 40));
+}"""
+"""What reaches beyond the right edge of the window, with everything unfolded."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [320, 1400])
-def test_the_page_is_as_wide_as_its_window(written, visit, width):
+@pytest.mark.parametrize("width", [320, 390, 1400])
+def test_nothing_is_wider_than_the_window(written, visit, width):
     page = visit(viewport={"width": width, "height": 700}).open(written)
+    assert page.evaluate(CUT, width) == []
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
     widths = page.evaluate(
         "[...document.querySelectorAll('#charts canvas')].map(c => c.clientWidth)"
     )
     assert all(0 < each <= width for each in widths)
+
+
+@pytest.mark.slow
+def test_the_tiles_say_at_the_top_how_far_and_how_good_a_run_is(tmp_path, capsys, visit):
+    marks = {"uniform": 8.0, "gzip": 2.6512, "xz": 1.844}
+    metrics = [{**line, "marks": marks} for line in lines(30)]
+    run = write_run(tmp_path, metrics=metrics)
+    report(capsys, run.directory)
+    page = visit().open(f"file://{run.directory}/report.html")
+    tiles = [text.split("\n") for text in page.locator(".tile").all_inner_texts()]
+    assert tiles == [
+        ["step", "600", "38.4k tokens"],
+        ["of the budget", "100 %"],
+        ["training time", "1 min"],
+        ["held-out bits per byte", "1.369", "gzip 2.651, xz 1.844"],
+        ["tokens/s", "640", "2 workers"],
+        ["newest sample", "The year of the union", "after 4 s, step 40"],
+    ]
+    tops = page.evaluate(
+        "['.tile', '#charts', 'table'].map(q => document.querySelector(q)"
+        ".getBoundingClientRect().top)"
+    )
+    assert tops == sorted(tops)
+
+
+@pytest.mark.slow
+def test_five_samples_are_shown_the_newest_first_and_the_others_folded(tmp_path, capsys, visit):
+    texts = [event("sample", f"text {k}", step=k) for k in range(1, 8)]
+    run = write_run(tmp_path, metrics=lines(3), events=texts)
+    report(capsys, run.directory)
+    page = visit().open(f"file://{run.directory}/report.html")
+    samples, older = page.locator(".samples li p"), page.locator("summary", has_text="2 before")
+    assert samples.all_inner_texts()[:5] == [f"text {k}" for k in (7, 6, 5, 4, 3)]
+    assert [each.is_visible() for each in samples.all()] == [True] * 5 + [False] * 2
+    older.click()
+    assert samples.last.inner_text() == "text 1"
+
+
+@pytest.mark.slow
+def test_a_legend_has_the_newest_number_of_every_line(written, visit):
+    page = visit().open(written)
+    keys = page.locator(".legend .key").all_inner_texts()
+    assert len(keys) == 2 + 1 + 1 + 3 + 3 + 3 + 4
+    assert all(key.split()[-1].replace(".", "").rstrip("kM").isdigit() for key in keys), keys
+    assert page.locator("#bits .key").first.inner_text() == "train 0.495"
+
+
+@pytest.mark.slow
+def test_a_worker_has_one_color_in_all_charts(written, visit):
+    page = visit().open(written)
+    colors = [
+        page.locator(f"#{chart} .key", has_text="2 torch:cpu").locator("i").get_attribute("style")
+        for chart in ("speed", "late", "memory")
+    ]
+    bar = page.locator('[data-part="workers"] rect').nth(1).get_attribute("style")
+    assert len(set(colors)) == 1
+    assert colors[0].removeprefix("background: ") in bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["running", "done"])
+def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
+    run = write_run(tmp_path, events=[], status={"status": state})
+    with (run.directory / "lock").open("a+") as lock:
+        durable.take(lock)
+        report(capsys, run.directory)
+    page = visit().open(f"file://{run.directory}/report.html")
+    text = page.locator("body").inner_text()
+    assert "no numbers" in page.locator(".partial").inner_text()
+    assert "Curves" not in text
+    assert page.locator("canvas, svg, figure, .tile").count() == 0
+    assert [
+        row for row in page.locator("tr:visible").all_inner_texts() if row.endswith("\t-")
+    ] == []
+    assert page.locator("section h2:visible").all_inner_texts() == [
+        "Run and machine", "Configuration", "Commands",
+    ]  # fmt: skip
+    assert not re.search(r"nan|undefined|null|infinity", text, re.I)
 
 
 @pytest.mark.slow
@@ -259,12 +379,13 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
     report(capsys, *(run.directory for run in runs), "--to", tmp_path / "page.html")
     window = visit()
     page = window.open(f"file://{tmp_path}/page.html")
-    names = page.locator("#bits .u-legend .u-label").all_inner_texts()
-    assert names == ["training time", "a: train", "a: held-out", "b: train", "b: held-out"]
+    names = page.locator("#bits .legend .name").all_inner_texts()
+    assert names == ["a: train", "a: held-out", "b: train", "b: held-out"]
     page.locator("#bits .chart").focus()
     page.keyboard.press("End")
-    values = page.locator("#bits .u-legend .u-value").all_inner_texts()
-    assert (values[0], values[2]) == ("01:00", "1.369")
+    assert page.locator("#bits .legend .at").inner_text() == "1 min"
+    assert page.locator("#bits .legend b").nth(1).inner_text() == "1.369"
+    assert page.locator("#tiles-0 .tile").count() == page.locator("#tiles-1 .tile").count() > 3
     assert window.troubles == []
 
 

@@ -17,9 +17,10 @@ from mlxhog.report.metrics import (
 )
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
-from mlxhog.report.views import BytesLine
+from mlxhog.report.views import BytesLine, PartLine
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
+from tests.report.test_resize import Screen
 
 NOTHING_YET = replace(
     PROGRESS,
@@ -276,3 +277,16 @@ def test_a_pipe_gets_a_line_every_few_seconds() -> None:
 def test_short_or_quiet_work_leaves_no_line() -> None:
     assert byte_lines(quiet=False, seconds=[1.0]) == ""
     assert byte_lines(quiet=True, seconds=[100.0]) == ""
+
+
+def test_a_line_that_stays_stands_above_the_one_that_changes_and_that_one_is_wiped():
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    with PartLine(stream, quiet=False) as line:
+        for number in (1, 2):
+            line(f"pair {number}", "scoring both")
+            line.tell(f"pair {number}: A 2.1  B 2.2")
+        line("pair 3", "starting")
+    screen = Screen(80)
+    screen.feed(stream.getvalue())
+    assert screen.text.splitlines() == ["pair 1: A 2.1  B 2.2", "pair 2: A 2.1  B 2.2"]

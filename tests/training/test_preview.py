@@ -114,7 +114,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
     like = preview.facts(plan, config)
     assert (like["tokens_per_s"], like["seconds"]) == (500.0, 20.0)
     assert like["tokens_per_s_from"].startswith("run ")
-    assert "about 00:20" in preview.text(plan, config)
+    assert "about 20 s" in preview.text(plan, config)
 
 
 def test_notes_and_the_warning_of_repetition_are_shown(

@@ -13,7 +13,7 @@ from mlxhog.cli.output import print_json
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_bytes, format_clock
+from mlxhog.files.quantities import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from mlxhog.mad.tasks import Dataset, Findings, Settings
@@ -193,7 +193,7 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
     what = f"{facts['task']}, vocab {facts['vocab']}, {rows} rows of {facts['length']} tokens"
     if facts.get("dry_run"):
         size = format_bytes(facts["array_bytes"])
-        clock = format_clock(facts["seconds"])
+        clock = format_duration(facts["seconds"])
         print(f"would write {path}: {what}, {size} before packing, in about {clock}")
         return 0
     print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")

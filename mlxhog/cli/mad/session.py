@@ -16,7 +16,7 @@ from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_clock, format_count
+from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Silence, may_redraw
@@ -198,7 +198,6 @@ def _check_one_worker(config: StudyConfig, workers: int) -> None:
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
 ALL_FAILED = 1
-DAY_S = 86_400
 
 
 def begin(
@@ -270,13 +269,8 @@ def dry_run(
         print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
     print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
     print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
-    print(f"time         about {_long(facts['estimated_seconds'])}: {guess}")
+    print(f"time         about {format_duration(facts['estimated_seconds'])}: {guess}")
     return 0
-
-
-def _long(seconds: float) -> str:
-    """A time that may be years."""
-    return format_clock(seconds) if seconds < 4 * DAY_S else f"{seconds / DAY_S:,.0f} days"
 
 
 def go(
@@ -336,7 +330,7 @@ def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
     words = {"done": "done", "budget": "the budget is used up", "interrupted": "interrupted"}
     lines = [
         f"{words[outcome.status]}: {ended} runs have ended ({counts or 'none'}) after "
-        f"{format_clock(outcome.seconds)} of this session"
+        f"{format_duration(outcome.seconds)} of this session"
     ]
     best = outcome.best
     if best is not None and not _all_failed(outcome):

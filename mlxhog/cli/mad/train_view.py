@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from mlxhog.cli.output import print_json
-from mlxhog.files.quantities import format_bytes, format_clock
+from mlxhog.files.quantities import format_bytes, format_duration
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.training.candidate import estimate
@@ -83,7 +83,7 @@ class RunLine(StatusLine, Callbacks):
             parts += [f"loss {point.loss:.3f}", f"accuracy {point.acc_token:.3f}"]
         if rate := self._steps_per_s():
             left_s = (self._limit - self._step) / rate
-            parts += [f"{rate:.1f} steps/s", f"at most {format_clock(left_s)} to go"]
+            parts += [f"{rate:.1f} steps/s", f"at most {format_duration(left_s)} to go"]
         return "  ".join(parts)
 
     def _steps_per_s(self) -> float | None:
@@ -167,7 +167,7 @@ def print_plan(plan: RunPlan, *, as_json: bool) -> None:
     if duration is None:
         print("time        unknown: several workers would have to be started to measure it")
     else:
-        clock = format_clock(duration.total_s)
+        clock = format_duration(duration.total_s)
         print(
             f"time        at most {clock}, at {duration.step_s:.3g} s per step, measured just now"
         )

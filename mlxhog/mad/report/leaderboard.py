@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.files.quantities import format_clock, format_count
+from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
 from mlxhog.mad.report.ranking import Comparison, Ranking
 from mlxhog.mad.scores import LOST, Row
@@ -127,8 +127,8 @@ def _text(line: str) -> str:
 
 
 NOTE = (
-    "score: mean over tasks of acc_macro of the test rows, ± 95 % over seeds; params: of the "
-    "layers; state: numbers kept per sequence; time: of all runs together"
+    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
+    "parameters of the layers; state: numbers that the layers keep per sequence; time: all runs"
 )
 
 
@@ -145,7 +145,7 @@ def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
             *(accuracy(row.tasks.get(task)) for task in ranking.tasks),
             f"{row.params:,}",
             f"{row.state:,}",
-            format_clock(row.seconds),
+            format_duration(row.seconds),
             status(row),
         ]
         for rank, row in enumerate(ranking.rows, start=1)
@@ -201,7 +201,7 @@ def run_name(record: Record) -> str:
 
 
 def ceiling_note(ranking: Ranking) -> str:
-    """Name the tasks that nobody can score 1 on; "" where there is none."""
+    """Name the tasks that no candidate can score 1 on; "" where there is none."""
     lowest: dict[str, float] = {}
     for row in ranking.rows:
         for task, value in row.ceiling.items():
@@ -276,7 +276,7 @@ def _heading(ranking: Ranking) -> str:
             f"study {ranking.study}",
             f"suite {ranking.suite}",
             f"{len(ranking.records)}{of} runs",
-            f"{format_clock(ranking.seconds)} of training",
+            f"{format_duration(ranking.seconds)} of training",
             *ends,
         ]
     )
@@ -301,7 +301,7 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     costs = [
         [_Column("params", [format_count(row.params) for row in rows])],
         [_Column("state", [format_count(row.state) for row in rows])],
-        [_Column("time", [format_clock(row.seconds) for row in rows])],
+        [_Column("time", [format_duration(row.seconds) for row in rows])],
     ]
     groups = [*essential, *costs]
     names = [row.candidate for row in rows]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from mlxhog.files.quantities import format_clock
+from mlxhog.files.quantities import format_duration
 from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, order_note, run_name
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
@@ -24,10 +24,10 @@ def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
         f'<p class="sum">{escape(_summary(ranking))}</p>',
         _lacking(ranking),
         _leaderboard(ranking),
-        _facts(ranking),
-        *map(_figure, plots),
+        _figures(plots),
         _troubles(ranking),
         _missing(ranking),
+        _facts(ranking),
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
         f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
         "numbers.</footer>",
@@ -38,10 +38,10 @@ def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
 
 def _summary(ranking: Ranking) -> str:
     of = "" if ranking.planned is None else f" of {ranking.planned}"
-    ends = ", ".join(f"{n} {name}" for name, n in ranking.statuses.items())
+    ends = ", ".join(f"{n} {name}" for name, n in ranking.statuses.items() if name != "done")
     return (
         f"{len(ranking.rows)} candidates, {len(ranking.records)}{of} runs"
-        f"{f' ({ends})' if ends else ''}, {format_clock(ranking.seconds)} of training"
+        f"{f' ({ends})' if ends else ''}, {format_duration(ranking.seconds)} of training"
     )
 
 
@@ -58,25 +58,28 @@ def _leaderboard(ranking: Ranking) -> str:
         "<h2>Leaderboard</h2>\n"
         + table(
             header,
-            [_row(ranking, *pair) for pair in zip(rows, ranking.rows, strict=True)],
+            [_row(ranking, header, *pair) for pair in zip(rows, ranking.rows, strict=True)],
             LEFT,
+            cards=True,
         )
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
 
 
-def _row(ranking: Ranking, texts: Sequence[str], row: Row) -> str:
+def _row(ranking: Ranking, header: Sequence[str], texts: Sequence[str], row: Row) -> str:
     """A row's cells, those of tasks in a color that rises with the accuracy."""
     rank, layers, score, *numbers, status = map(escape, texts)
     accuracies: list[float | None] = [row.tasks.get(task) for task in ranking.tasks]
     costs = 3  # parameters, state, time
     no_heat: list[float | None] = [None] * (len(numbers) - len(accuracies) - costs)
-    cells = [f"<td>{rank}</td>", f'<td class="t"><code>{layers}</code></td>']
-    cells.append(f"<td><b>{score}</b></td>")
-    for text, value in zip(numbers, [*no_heat, *accuracies, *[None] * costs], strict=True):
+    heads = [f' data-head="{escape(name)}"' for name in header]
+    cells = [f"<td{heads[0]}>{rank}</td>", f'<td class="t"{heads[1]}><code>{layers}</code></td>']
+    cells.append(f"<td{heads[2]}><b>{score}</b></td>")
+    values = [*no_heat, *accuracies, *[None] * costs]
+    for text, value, head in zip(numbers, values, heads[3:-1], strict=True):
         heat = "" if value is None else f' class="h" style="--v:{value:.3f}"'
-        cells.append(f"<td{heat}>{text}</td>")
-    return "".join([*cells, f'<td class="t">{status}</td>'])
+        cells.append(f"<td{heat}{head}>{text}</td>")
+    return "".join([*cells, f'<td class="t"{heads[-1]}>{status}</td>'])
 
 
 LEFT = ("layers", "status", "", "run", "reason")
@@ -89,8 +92,13 @@ def _facts(ranking: Ranking) -> str:
     return f"<h2>Protocol</h2>\n{facts(ranking.facts)}"
 
 
+def _figures(plots: Iterable[Plot]) -> str:
+    figures = "\n".join(map(_figure, plots))
+    return f'<div class="figures">\n{figures}\n</div>' if figures else ""
+
+
 def _figure(plot: Plot) -> str:
-    light, dark = (_inline(plot.png(theme)) for theme in (LIGHT, DARK))
+    light, dark = (_inline(plot.png(theme, titled=False)) for theme in (LIGHT, DARK))
     return f"""<figure id="{escape(plot.name)}">
 <h2>{escape(plot.title)}</h2>
 <picture>
@@ -109,16 +117,18 @@ def _troubles(ranking: Ranking) -> str:
     records = lost(ranking)
     if not records:
         return ""
-    rows = [
-        f'<td class="t">{escape(record.status)}</td>'
-        f'<td class="t"><code>{escape(record.candidate)}</code></td>'
-        f'<td class="t">{escape(run_name(record))}</td>'
-        f'<td class="t">{escape(record.reason)}</td>'
-        for record in records
-    ]
-    return "<h2>Runs that count as 0</h2>\n" + table(
-        ["status", "layers", "run", "reason"], rows, LEFT
+    header = ["status", "layers", "run", "reason"]
+    cells = (
+        (record.status, record.candidate, run_name(record), record.reason) for record in records
     )
+    rows = [
+        "".join(
+            f'<td class="t" data-head="{name}">{escape(text)}</td>'
+            for name, text in zip(header, texts, strict=True)
+        )
+        for texts in cells
+    ]
+    return "<h2>Runs that count as 0</h2>\n" + table(header, rows, LEFT, cards=True)
 
 
 def _missing(ranking: Ranking) -> str:

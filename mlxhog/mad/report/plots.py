@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from mlxhog.mad.report.board import short
 from mlxhog.mad.report.ranking import Ranking
+from mlxhog.mad.run import Point
 from mlxhog.mad.scores import UNFINISHED, Row
-from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend, panel, png, style, title
+from mlxhog.mad.study.store import Record
+from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend_below, panel, png, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,32 +27,42 @@ class Plot:
     """One plot.
 
     Attributes:
+        study: name of the study.
         name: of its file, without the ending.
-        title: heading on the page.
+        title: heading on the page, and in a file of its own.
         caption: what is to be seen, in a sentence or two.
         figure: draws it in the colors of a theme.
     """
 
+    study: str
     name: str
     title: str
     caption: str
     figure: Callable[[Theme], Figure]
 
-    def png(self, theme: Theme) -> bytes:
+    def png(self, theme: Theme, *, titled: bool = True) -> bytes:
         """Return the plot as a PNG file.
+
+        Args:
+            theme: its colors.
+            titled: whether title and study stand above it; a page has them beside it.
 
         Raises:
             EnvironmentLacks: see `charts.require`, which is to be called before.
         """
-        return png(self.figure(theme))
+        figure = self.figure(theme)
+        if titled:
+            figure.suptitle(f"{self.study}: {self.title}", color=theme.ink, fontsize=10)
+        return png(figure)
 
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots that a study has numbers for; none of an empty one."""
     if not ranking.rows:
         return
+    plot = partial(Plot, ranking.study)
     for cost in COSTS:
-        yield Plot(
+        yield plot(
             f"score-{cost.name}",
             f"Score against {cost.label}",
             "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
@@ -58,24 +70,30 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             partial(draw_costs, ranking, cost),
         )
     if any(len(row.seeds) > 1 for row in ranking.rows):
-        yield Plot(
+        yield plot(
             "seeds",
             "Seeds",
             "Candidates whose intervals overlap widely are not told apart by these seeds.",
             partial(draw_seeds, ranking),
         )
     if slots_with_choice := choices(ranking):
-        yield Plot(
+        yield plot(
             "slots",
             "Importance of the slots",
-            "Bars: share of the variance of scores between the layers tried in a slot. Cells: mean "
-            "score of the candidates with that layer there.",
+            "Cells: mean score of the candidates with that layer there. "
+            + (
+                "The candidates are too few to tell how much a slot decides."
+                if too_few(slots_with_choice)
+                else "Bars: share of the variance of scores between the layers tried in a slot."
+            ),
             partial(draw_slots, slots_with_choice),
         )
     for task in ranking.tasks:
-        yield Plot(
+        if not any(curve for _, _, curve in _curves(ranking, task)):
+            continue
+        yield plot(
             f"curves-{task}",
-            f"Learning curves: {task}",
+            f"Learning curves: {task}, {label_of(ranking, task)}",
             "A line per seed, of its best optimiser point. x marks where a run diverged, a dotted "
             "line the best that is possible.",
             partial(draw_curves, ranking, task),
@@ -114,19 +132,20 @@ def on_front(ranking: Ranking, cost: Cost) -> list[int]:
 
 def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
     """Draw every candidate with its interval; those that lack runs are hollow."""
-    figure, axes = panel(theme)
+    figure, axes = panel(theme, WIDTH, HEIGHT)
     best = on_front(ranking, cost)
     rows = ranking.rows
-    axes.plot(
-        [cost.of(rows[k]) for k in best],
-        [rows[k].score for k in best],
-        drawstyle="steps-post",
-        color=theme.ink,
-        linewidth=1.0,
-        linestyle="--",
-        label="Pareto front",
-        zorder=1,
-    )
+    if len(best) > 1:
+        axes.plot(
+            [cost.of(rows[k]) for k in best],
+            [rows[k].score for k in best],
+            drawstyle="steps-post",
+            color=theme.ink,
+            linewidth=1.0,
+            linestyle="--",
+            label="Pareto front",
+            zorder=1,
+        )
     named: set[str] = set()
     for rank, row in reversed(list(enumerate(rows))):
         first = rank < len(theme.inks)
@@ -166,9 +185,18 @@ def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
         axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     axes.set_xlabel(cost.label)
     axes.set_ylabel("score")
-    title(axes, theme, f"score against {cost.label.split(':')[0].split(',')[0]}")
-    legend(axes, theme)
+    _within_scores(axes.set_ylim, axes.get_ylim())
+    legend_below(axes, theme)
     return figure
+
+
+WIDTH, HEIGHT = 6.4, 3.9
+"""Inches of a figure: readable on a telephone, too."""
+
+
+def _within_scores(set_limits: Callable[[float, float], object], now: tuple[float, float]) -> None:
+    """Let an axis of scores end where scores do, though a wide interval goes beyond."""
+    set_limits(max(now[0], -0.02), min(now[1], 1.02))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -190,13 +218,13 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 MOST_SEED_ROWS = 24
 """Candidates that are drawn, the best."""
-_NAME_WIDTH = 40
+_NAME_WIDTH = 32
 
 
 def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
     """Draw a line per candidate: a dot per seed, the mean, and its interval."""
     rows = ranking.rows[:MOST_SEED_ROWS]
-    figure, axes = panel(theme, height=1.2 + 0.28 * len(rows))
+    figure, axes = panel(theme, WIDTH, 1.2 + 0.28 * len(rows))
     for rank, row in enumerate(rows):
         color = theme.inks[rank % len(theme.inks)]
         seeds = list(row.seeds.values())
@@ -208,7 +236,7 @@ def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set_xlabel("score: a dot per seed, | the mean with its 95 % interval")
-    title(axes, theme, "seeds")
+    _within_scores(axes.set_xlim, axes.get_xlim())
     return figure
 
 
@@ -316,36 +344,38 @@ def _shares(chosen: Sequence[NDArray[np.intp]], scores: Floats) -> list[float]:
 
 
 def choices(ranking: Ranking) -> list[Slot]:
-    """Return the slots over the candidates that lack no runs; none where nothing was chosen."""
+    """Return the slots in which the candidates that lack no runs differ."""
     scored = [(row.layers, row.score) for row in ranking.rows if row.status not in UNFINISHED]
-    all_slots = slots(scored)
-    return all_slots if any(len(slot.means) > 1 for slot in all_slots) else []
+    return [slot for slot in slots(scored) if len(slot.means) > 1]
+
+
+def too_few(shown_slots: Sequence[Slot]) -> bool:
+    """Whether the candidates are too few to tell the slots apart."""
+    return any(math.isnan(slot.share) for slot in shown_slots)
 
 
 def draw_slots(shown_slots: list[Slot], theme: Theme) -> Figure:
-    """Draw a bar per slot above a table of mean scores, layers down, slots across."""
+    """Draw a bar per slot above a table of mean scores, layers down, slots across.
+
+    Without bars where the candidates are too few to tell how much a slot decides.
+    """
     names = sorted({name for slot in shown_slots for name in slot.means})
-    figure = blank(theme, max(6.0, 2.2 + 0.9 * len(shown_slots)), 1.9 + 0.36 * len(names))
-    bars, heat = figure.subplots(2, 1, height_ratios=[1.0, 0.32 * len(names) + 0.2], sharex=True)
-    for axes in (bars, heat):
-        style(axes, theme)
-        axes.grid(visible=False)
+    width, height = max(6.0, 2.2 + 0.9 * len(shown_slots)), 0.36 * len(names)
     at = np.arange(len(shown_slots))
-    few = any(math.isnan(slot.share) for slot in shown_slots)
-    bars.bar(
-        at, [0.0 if few else slot.share for slot in shown_slots], width=0.6, color=theme.inks[0]
-    )
-    bars.set_ylim(0, 1)
-    if few:
-        bars.set_yticks([])
-        note = "too few candidates to tell how much a slot decides"
-        bars.text(
-            0.5, 0.5, note, ha="center", va="center", fontsize=8, color=theme.ink,
-            transform=bars.transAxes,
-        )  # fmt: skip
+    if too_few(shown_slots):
+        figure = blank(theme, width, 0.7 + height)
+        heat = figure.subplots()
     else:
+        figure = blank(theme, width, 1.9 + height)
+        ratios = [1.0, 0.32 * len(names) + 0.2]
+        bars, heat = figure.subplots(2, 1, height_ratios=ratios, sharex=True)
+        style(bars, theme)
+        bars.grid(visible=False)
+        bars.bar(at, [slot.share for slot in shown_slots], width=0.6, color=theme.inks[0])
+        bars.set_ylim(0, 1)
         bars.set_ylabel("share of variance")
-    title(bars, theme, "what each slot decides, and the mean score of each layer in it")
+    style(heat, theme)
+    heat.grid(visible=False)
     table = np.array([[slot.means.get(name, np.nan) for slot in shown_slots] for name in names])
     image = heat.imshow(table, aspect="auto", cmap=theme.heat)
     low, high = image.get_clim()
@@ -379,43 +409,45 @@ def label_of(ranking: Ranking, task: str) -> str:
     return BASELINE if BASELINE in labels or not labels else labels[0]
 
 
+def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, Record, Sequence[Point]]]:
+    """The rank, the run and the points of each curve; the best last, so that it lies on top."""
+    label = label_of(ranking, task)
+    for rank, row in reversed(list(enumerate(ranking.rows))):
+        for record in (best.run for best in row.best):
+            if (record.task, record.label) == (task, label):
+                yield rank, record, ranking.curves.get(record.key, ())
+
+
 def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
     """Draw accuracy over steps, the best optimiser point of every seed a line."""
-    figure, axes = panel(theme)
-    label = label_of(ranking, task)
+    figure, axes = panel(theme, WIDTH, HEIGHT)
     named: set[str] = set()
-    # the best last, so that they lie on top
-    for rank, row in reversed(list(enumerate(ranking.rows))):
+    for rank, record, points in _curves(ranking, task):
+        if not points:
+            continue
         first = rank < len(theme.inks)
         color = theme.inks[rank] if first else theme.faint
-        name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
-        for record in (best.run for best in row.best):
-            if (record.task, record.label) != (task, label):
-                continue
-            points = ranking.curves.get(record.key, ())
-            if not points:
-                continue
-            axes.plot(
-                [point.step for point in points],
-                [point.acc_token for point in points],
-                color=color,
-                linewidth=1.4 if first else 0.7,
-                marker=MARKERS[rank] if first else None,
-                markersize=3,
-                markevery=max(1, len(points) // 8),
-                label=None if name in named else name,
-            )
-            named.add(name)
-            if record.status == "diverged":
-                axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
+        candidate = short(ranking.rows[rank].candidate, LEGEND_WIDTH)
+        name = f"{rank + 1}  {candidate}" if first else OTHER
+        axes.plot(
+            [point.step for point in points],
+            [point.acc_token for point in points],
+            color=color,
+            linewidth=1.4 if first else 0.7,
+            marker=MARKERS[rank] if first else None,
+            markersize=3,
+            markevery=max(1, len(points) // 8),
+            label=None if name in named else name,
+        )
+        named.add(name)
+        if record.status == "diverged":
+            axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
     for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):
         axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlim(left=0)
-    title(axes, theme, f"{task}, {label}")
     axes.set_xlabel("step")
     decided = {record.config["protocol"].get("select") for record in ranking.records}
     axes.set_ylabel(f"acc_token of the {'validation' if decided == {'val'} else 'test'} rows")
-    if named:
-        legend(axes, theme)
+    legend_below(axes, theme)
     return figure

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import StudyError
+from mlxhog.files.quantities import format_value
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point
 from mlxhog.mad.scores import UNFINISHED, Row, Select, scores
@@ -201,7 +202,8 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     """What was run, in words: the protocol, where it differs from the reference's."""
     points = "; ".join(
-        ", ".join(f"{name} {value:g}" for name, value in point.items()) for point in measured.points
+        ", ".join(f"{name} {format_value(value)}" for name, value in point.items())
+        for point in measured.points
     )
     own = {
         name: value
@@ -216,7 +218,7 @@ def _facts(
         ("seeds", ", ".join(map(str, study.seeds))),
         ("width", str(study.dim or measured.dim)),
         ("position", "" if study.position == "none" else study.position),
-        ("protocol", ", ".join(f"{name} {value}" for name, value in own.items())),
+        ("protocol", ", ".join(f"{name} {format_value(value)}" for name, value in own.items())),
         ("selected by", f"{select} rows"),
         ("trained by", f"{study.workers}, {study.threads} thread{'s' * (study.threads > 1)} each"),
         ("candidates from", study.sampler if study.space else "a list"),

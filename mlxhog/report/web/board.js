@@ -27,6 +27,7 @@
   }
 
   function rows(id, values) {
+    const heads = [...place(id).parentElement.querySelectorAll("thead th")];
     place(id).replaceChildren(...values.map((texts) => {
       const row = document.createElement("tr");
       texts.forEach((text, k) => {
@@ -34,6 +35,7 @@
         cell.className = "t";
         if (!k) cell.scope = "row";
         cell.textContent = text;
+        if (heads.length) cell.dataset.head = heads[k].textContent;  // a narrow window has no heads
         row.append(cell);
       });
       return row;
@@ -41,15 +43,20 @@
   }
 
   function now(news) {
-    const state = place("state");
-    state.textContent = news.state;
-    state.classList.toggle("off", news.state !== "running");
+    place("state-0").textContent = news.state;
     document.title = news.state + ": " + run.name;
+    run.tiles = news.tiles;
+    run.marks = news.marks;
+    place("notes").replaceChildren(...news.notes.map((note) => {
+      const line = document.createElement("p");
+      line.className = "partial";
+      line.textContent = note;
+      return line;
+    }));
     rows("facts", Object.entries(news.facts));
     rows("table", news.table);
-    for (const button of document.querySelectorAll("button[data-ask]")) {
-      button.disabled = news.state !== "running";
-    }
+    place("now").hidden = !news.table.length;
+    place("asks").hidden = news.state !== "running";
   }
 
   async function fetchAll() {

@@ -1,37 +1,41 @@
 "use strict";
 // Draws runs: curves, staleness, workers over time, samples, events. The element `data` holds what
-// `watching.record.Record.to_json` returns; a board fetches the same and adds to it as it grows.
+// `report.record.Record.to_json` returns; a board fetches the same and adds to it as it grows.
 
 const runView = (() => {
   const AXES = {
-    time: { label: "training time", of: (run) => run.axes.elapsed_s },
+    time: { label: "training time, h:min:s", of: (run) => run.axes.elapsed_s },
     samples: { label: "samples (sequences)",
       of: (run) => run.axes.tokens.map((n) => n / run.seq_len) },
     updates: { label: "updates", of: (run) => run.axes.updates },
   };
-  const MB = 1e6;
-  // Lines of one run: [name, values, dashed]. Those of workers are drawn where there is one run.
+  const MB = 1e6, NEWEST = 5;
+  const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600,
+    43200, 86400, 172800, 604800];
+  // Lines of one run: [name, values, thing], and the column of workers, whose lines are drawn
+  // where there is one run. A thing has one color in all charts: see `ink`.
   const CHARTS = [
-    ["bits", "Bits per byte", (r) => [["train", r.of_run.train_bits_per_byte],
-      ["held-out", r.of_run.val_bits_per_byte, true],
-      ...(r.of_run.final_bits_per_byte.some((v) => v !== null)
-        ? [["held-out, more text", r.of_run.final_bits_per_byte, true]] : [])]],
-    ["loss", "Training loss, nats per token", (r) => [["loss", r.of_run.loss]]],
-    ["speed", "Tokens per second", (r) => [["all", r.of_run.tokens_per_s]], "tokens_per_s"],
+    ["bits", "Bits per byte", (r) => [["train", r.of_run.train_bits_per_byte, "train"],
+      ["held-out", r.of_run.val_bits_per_byte, "held-out"],
+      ["held-out, more text", r.of_run.final_bits_per_byte, "larger"]]],
+    ["speed", "Tokens per second", (r) => [["all", r.of_run.tokens_per_s, "all"]], "tokens_per_s"],
+    ["loss", "Training loss, nats per token", (r) => [["loss", r.of_run.loss, "train"]]],
     ["late", "Staleness: updates by others between read and write", () => [], "staleness"],
-    ["lost", "Lost updates, share of increments", (r) => [["lost", r.of_run.lost_update_rate]]],
-    ["memory", "Memory, MB", (r) => [["all", scaled(r.of_run.memory_bytes)]], "memory_bytes"],
-    ["waiting", "Share of time that a worker waits for others", () => [], "waiting"],
+    ["waiting", "Waiting: share of its time that a worker waits for others", () => [], "waiting"],
+    ["memory", "Memory, MB", (r) => [["all", scaled(r.of_run.memory_bytes), "all"]],
+      "memory_bytes"],
+    ["lost", "Lost updates: share of increments",
+      (r) => [["lost", r.of_run.lost_update_rate, "all"]]],
   ];
   const scaled = (values) => values.map((v) => (v === null ? null : v / MB));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const make = (tag, attributes = {}, ...children) => {
-    const svg = ["svg", "rect", "line", "text", "g", "title"].includes(tag) && attributes.svg !== 0;
+    const svg = ["svg", "rect", "line", "text", "title"].includes(tag);
     const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag)
       : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
-      if (name !== "svg") node.setAttribute(name, value);
+      node.setAttribute(name, value);
     }
     node.append(...children);
     return node;
@@ -42,6 +46,17 @@ const runView = (() => {
     const two = (n) => String(n).padStart(2, "0");
     return (h ? h + ":" : "") + two(m) + ":" + two(Math.floor(s) % 60);
   };
+  // As `format_duration` of files/quantities.py.
+  const duration = (s) => {
+    if (s < 9.95) return +s.toPrecision(2) + " s";
+    const whole = Math.round(s), days = Math.floor(whole / 86400);
+    const [h, m, rest] = [Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60, whole % 60];
+    const two = (n) => String(n).padStart(2, "0");
+    if (days) return days + " d" + (h ? ` ${h} h` : "");
+    if (h) return h + " h" + (m ? ` ${two(m)} min` : "");
+    if (m) return m + " min" + (rest ? ` ${two(rest)} s` : "");
+    return rest + " s";
+  };
   const short = (v) => {
     if (v === null || v === undefined) return "-";
     const size = Math.abs(v);
@@ -50,13 +65,20 @@ const runView = (() => {
     return String(+v.toPrecision(4));
   };
 
+  // The color of a thing: train, held-out and more of it, all workers together, or the worker of a slot.
+  function ink(inks, run, thing) {
+    const named = { train: inks[0], "held-out": inks[1], larger: inks[1], all: css("--ink") };
+    const others = inks.slice(2), slots = Object.keys(run.workers);
+    return named[thing] ?? others[slots.indexOf(String(thing)) % others.length];
+  }
+
   function lines(run, chart, alone) {
     const [, , ofRun, column] = chart;
-    const found = ofRun(run).map(([name, values, dashed]) => ({ name, values, dashed }));
+    const found = ofRun(run).map(([name, values, thing]) => ({ name, values, thing }));
     if (column && (alone || !found.length)) {
       for (const slot of Object.keys(run.of_workers)) {
         const values = run.of_workers[slot][column];
-        found.push({ name: slot + " " + run.workers[slot],
+        found.push({ name: slot + " " + run.workers[slot], thing: slot,
           values: column === "memory_bytes" ? scaled(values) : values });
       }
     }
@@ -71,16 +93,20 @@ const runView = (() => {
       this.plots = new Map();
       this.wait = new ResizeObserver(() => this.resize());
       this.wait.observe(place);
-      dark.addEventListener("change", () => this.draw(this.runs, true));
     }
 
-    // Draw what is new; a chart is made anew only where its lines are others than before.
+    // Draw what is new; a chart is made anew only where its lines are others than before. One
+    // that is 0 from end to end is a sentence.
     draw(runs, anew = false) {
       this.runs = runs;
-      const alone = runs.length === 1;
+      const alone = runs.length === 1, flat = [];
       for (const chart of CHARTS) {
-        const drawn = runs.flatMap((run, k) => lines(run, chart, alone).map((line) =>
-          ({ ...line, k, name: alone ? line.name : run.name + ": " + line.name })));
+        let drawn = runs.flatMap((run, k) => lines(run, chart, alone).map((line) =>
+          ({ ...line, k, run, name: alone ? line.name : run.name + ": " + line.name })));
+        if (drawn.length && drawn.every((line) => line.values.every((v) => !v))) {
+          flat.push(chart[1].split(/[:,]/)[0].toLowerCase());
+          drawn = [];
+        }
         const tables = runs.map((run, k) => [AXES[this.axis].of(run),
           ...drawn.filter((line) => line.k === k).map((line) => line.values)]);
         const filled = tables.filter((table) => table.length > 1);
@@ -101,33 +127,46 @@ const runView = (() => {
       for (const [id] of CHARTS) {  // in order, whichever was made last
         if (this.plots.has(id)) this.place.append(this.plots.get(id).figure);
       }
+      document.getElementById("flat").textContent =
+        flat.length ? `Always 0, and so not drawn: ${flat.join(", ")}.` : "";
+      document.getElementById("curves").hidden = !this.plots.size && !flat.length;
+      this.resize();
     }
 
     make([id, title], key, data, drawn, alone) {
       const box = make("div", { class: "chart", tabindex: "0", role: "img" });
-      const figure = make("figure", { id }, make("h3", {}, title), box);
+      const legend = make("div", { class: "legend" });
+      const figure = make("figure", { id }, make("h3", {}, title), legend, box);
       this.place.append(figure);
       const inks = this.inks[dark.matches ? "dark" : "light"];
-      const [ink, faint] = [css("--ink"), css("--faint")];
+      const [line, faint] = [css("--soft"), css("--faint")];
       const time = this.axis === "time";
-      const axis = { stroke: ink, grid: { stroke: faint, width: 0.5 }, ticks: { stroke: faint } };
-      const entry = { figure, box, key, title, data, zoomed: false };
+      const axis = { stroke: line, grid: { stroke: faint, width: 0.5 }, ticks: { show: false },
+        font: "11px system-ui, sans-serif" };
+      const colors = drawn.map((each) =>
+        (alone ? ink(inks, each.run, each.thing) : inks[each.k % inks.length]));
+      const entry = { figure, box, legend, key, title, data, colors, zoomed: false };
       const plot = new uPlot({
-        width: Math.max(box.clientWidth, 200), height: 230, scales: { x: { time: false },
-          y: { range: (u, min, max) => (min === null || (min === 0 && max === 0) ? [0, 0.01]
-            : uPlot.rangeNum(min, max, 0.1, true)) } },
-        legend: { live: true },
-        cursor: { drag: { x: true, y: false, setScale: true } },
-        hooks: { setSelect: [() => { entry.zoomed = true; }] },
-        axes: [{ ...axis, label: AXES[this.axis].label, labelSize: 18, labelFont: "11px system-ui",
+        width: Math.max(box.clientWidth, 200), height: this.height(id),
+        scales: { x: { time: false, range: (u, min, max) => [min, max + 0.01 * (max - min || 1)] },
+          y: { range: (u, min, max) => (min === null ? [0, 1]
+          : uPlot.rangeNum(min, max, 0.1, true)) } },
+        legend: { show: false },
+        cursor: { drag: { x: true, y: false, setScale: true }, points: { size: 6 } },
+        hooks: { setSelect: [() => { entry.zoomed = true; }],
+          setCursor: [() => this.read(entry)],
+          draw: id === "bits" && alone ? [(u) => marks(u, drawn[0].run.marks, line)] : [] },
+        axes: [{ ...axis, size: 26, label: AXES[this.axis].label, labelSize: 18, labelGap: 2,
+          labelFont: "11px system-ui, sans-serif", ...(time ? { incrs: SECONDS } : {}), space: 60,
           values: (u, ticks) => ticks.map(time ? clock : short) },
-        { ...axis, size: 56, values: (u, ticks) => ticks.map(short) }],
-        series: [{ label: AXES[this.axis].label, value: (u, v) => (time ? clock(v) : short(v)) },
-          ...drawn.map((line, k) => ({
-            label: line.name, stroke: inks[(alone ? k : line.k) % inks.length], width: 1.5,
-            dash: line.dashed ? [6, 4] : undefined, spanGaps: true,
-            points: { show: Boolean(line.dashed), size: 4 },
-            value: (u, v) => short(v) }))],
+        { ...axis, size: 48, values: (u, ticks) => ticks.map(short) }],
+        series: [{}, ...drawn.map((each, k) => ({
+          label: each.name, stroke: colors[k], spanGaps: true,
+          width: each.thing === "held-out" ? 1 : 1.5,
+          dash: !alone && each.thing === "held-out" ? [6, 4] : undefined,
+          points: { show: ["held-out", "larger"].includes(each.thing),
+            ...(each.thing === "larger" ? { size: 11, width: 2, fill: css("--paper") }
+              : { size: 6, fill: colors[k] }) } }))],
       }, data, box);
       entry.plot = plot;
       this.plots.set(id, entry);
@@ -136,7 +175,26 @@ const runView = (() => {
       box.addEventListener("dblclick", () => this.whole(entry));
     }
 
+    height(id) {
+      return id === "bits" ? 300 : 200;
+    }
+
+    // The legend: what stands under the cursor, else the newest numbers.
+    read({ plot, legend, colors }) {
+      if (!plot) return;
+      const at = plot.cursor.idx ?? null;
+      const value = (column) => (at === null ? column.findLast((v) => v != null) : column[at]);
+      const x = value(plot.data[0]);
+      const where = this.axis === "time" ? duration(x) : `${this.axis} ${short(x)}`;
+      legend.replaceChildren(make("span", { class: "at" }, at === null ? "newest" : where),
+        ...plot.series.slice(1).map((line, k) => make("span", { class: "key" },
+          make("i", { class: "swatch", style: `background: ${colors[k]}` }),
+          make("span", { class: "name" }, line.label), " ",
+          make("b", {}, short(value(plot.data[k + 1]))))));
+    }
+
     describe(entry, drawn) {
+      this.read(entry);
       const last = (values) => values.findLast((v) => v !== null);
       const words = drawn.map((line) => line.name + " " + short(last(line.values)));
       entry.box.setAttribute("aria-label", entry.title + ". Newest: " + words.join(", ") +
@@ -171,16 +229,37 @@ const runView = (() => {
     }
 
     resize() {
-      for (const { plot, box } of this.plots.values()) {
+      for (const [id, { plot, box }] of this.plots) {
         if (box.clientWidth > 0 && box.clientWidth !== plot.width) {
-          plot.setSize({ width: box.clientWidth, height: 230 });
+          plot.setSize({ width: box.clientWidth, height: this.height(id) });
         }
       }
     }
   }
 
+  // What compressors make of the held-out text, as lines across a chart of bits per byte.
+  function marks(u, bits, color) {
+    const { ctx, bbox } = u, dpr = devicePixelRatio;
+    ctx.save();
+    ctx.font = `${11 * dpr}px system-ui, sans-serif`;
+    ctx.fillStyle = ctx.strokeStyle = color;
+    ctx.lineWidth = dpr;
+    ctx.setLineDash([2 * dpr, 4 * dpr]);
+    ctx.textAlign = "left";
+    for (const [name, value] of Object.entries(bits)) {
+      if (value < u.scales.y.min || value > u.scales.y.max) continue;
+      const y = u.valToPos(value, "y", true);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+      ctx.fillText(`${name} ${short(value)}`, bbox.left + 4 * dpr, y - 4 * dpr);
+    }
+    ctx.restore();
+  }
+
   // Share of steps by their staleness, P-1 marked; the largest are drawn as one bar.
-  function histogram(counts, others, title) {
+  function histogram(counts, others, title, color) {
     const most = 24, width = 420, height = 150, base = height - 22, left = 34;
     const lags = Object.keys(counts).map(Number);
     const total = lags.reduce((sum, lag) => sum + counts[lag], 0);
@@ -197,7 +276,7 @@ const runView = (() => {
     bars.forEach((share, lag) => {
       const tall = (base - 16) * share / top, x = left + lag * wide;
       node.append(make("rect", { x: x + 1, y: base - tall, width: Math.max(wide - 2, 1),
-        height: tall, class: "running" },
+        height: tall, style: `fill: ${color}` },
       make("title", {}, `${lag}: ${(100 * share).toFixed(1)} % of steps`)));
       if (bars.length < 14 || lag % 4 === 0 || lag === end) {
         node.append(make("text", { x: x + wide / 2, y: height - 8, "text-anchor": "middle" },
@@ -216,96 +295,120 @@ const runView = (() => {
       node);
   }
 
-  const MARKS = { checkpoint: "checkpoint", sample: "sample", ended: "end of a command" };
-
-  // A row per worker: when its process was up, who took its place; events below.
-  function timeline(run) {
-    const slots = Object.keys(run.workers).map(Number), width = 900, left = 120, tall = 20;
+  // A row per worker: when its process was up, who took its place; lines are checkpoints.
+  function timeline(run, inks) {
     const times = [...run.spans.map((span) => span[2]), ...run.axes.elapsed_s.slice(-1)];
-    const end = Math.max(...times, 1), x = (s) => left + (width - left - 10) * Math.min(s / end, 1);
-    const height = slots.length * (tall + 6) + 44;
-    const node = make("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img",
-      "aria-label": `Workers over ${clock(end)}: ${run.spans.length} spans, listed below` });
-    slots.forEach((slot, row) => {
-      const y = 4 + row * (tall + 6);
-      node.append(make("text", { x: 0, y: y + 14 }, `${slot} ${run.workers[slot]}`.slice(0, 18)));
-      for (const [, from, to, state, pid] of run.spans.filter((span) => span[0] === slot)) {
-        node.append(make("rect", { x: x(from), y, width: Math.max(x(to) - x(from), 2), height: tall,
-          class: state },
-        make("title", {}, `${state}, process ${pid}, ${clock(from)} to ${clock(to)}`)));
+    const end = Math.max(...times, 1), tall = 18;
+    const part = (s) => `${(100 * Math.min(s / end, 1)).toFixed(3)}%`;
+    const saved = run.events.filter(([time, , kind]) => time !== null && kind === "checkpoint");
+    const place = make("div", { class: "timeline" });
+    for (const slot of Object.keys(run.workers).map(Number)) {
+      const spans = run.spans.filter((span) => span[0] === slot);
+      const track = make("svg", { width: "100%", height: tall, role: "img",
+        "aria-label": `worker ${slot}: ${spans.length} spans` });
+      for (const [, from, to, state, pid] of spans) {
+        const color = state === "dead" ? "#c62828" : ink(inks, run, slot);
+        track.append(make("rect", { x: part(from), y: 0, width: part(to - from), height: tall,
+          style: `fill: ${color}; opacity: ${state === "starting" ? 0.35 : 1}` },
+        make("title", {}, `${state}, process ${pid}, ${duration(from)} to ${duration(to)}`)));
       }
-    });
-    const y = slots.length * (tall + 6) + 4;
-    for (const [time, , kind, text] of run.events) {
-      if (time !== null && kind in MARKS) {
-        node.append(make("line", { x1: x(time), x2: x(time), y1: 2, y2: y + 8, class: "mark",
-          "stroke-dasharray": kind === "sample" ? "2 3" : kind === "ended" ? "6 3" : "none" },
-        make("title", {}, `${MARKS[kind]} at ${clock(time)}: ${text.slice(0, 80)}`)));
+      for (const [time, step] of saved) {
+        track.append(make("line", { x1: part(time), x2: part(time), y1: 0, y2: tall,
+          class: "mark" }, make("title", {}, `checkpoint at step ${step}`)));
       }
+      place.append(make("span", {}, `${slot} ${run.workers[slot]}`), track);
     }
-    node.append(make("line", { x1: left, x2: width - 10, y1: y + 8, y2: y + 8, class: "line" }));
-    for (let k = 0; k <= 4; k++) {
-      node.append(make("text", { x: x(end * k / 4), y: y + 26,
-        "text-anchor": k === 4 ? "end" : "middle" }, clock(end * k / 4)));
-    }
+    place.append(make("span", {}), make("div", { class: "ends" }, make("span", {}, "0 s"),
+      make("span", {}, duration(end / 2)), make("span", {}, duration(end))));
     const rows = run.spans.slice(-500).map((span) => [`${span[0]} ${run.workers[span[0]]}`, span[3],
-      span[4], clock(span[1]), clock(span[2])]);
-    return [make("div", { class: "scroll" }, node), make("details", {},
+      span[4], duration(span[1]), duration(span[2])]);
+    const has = (state) => run.spans.some((span) => span[3] === state);
+    const note = [saved.length && "lines: checkpoints", has("starting") && "pale: starting",
+      has("dead") && "red: dead"].filter(Boolean).join(", ");
+    return [place, make("p", { class: "when" }, note), make("details", {},
       make("summary", {}, "the same as a table"),
       table(["worker", "state", "process", "from", "to"], rows))];
   }
 
-  function table(header, rows, name = "") {
-    const cells = (row, tag) => make("tr", {}, ...row.map((text) =>
-      make(tag, { class: "t" }, String(text ?? ""))));
-    return make("div", { class: "scroll" }, make("table", { class: name },
-      make("thead", {}, cells(header, "th")),
-      make("tbody", {}, ...rows.map((row) => cells(row, "td")))));
+  function table(header, rows) {
+    const row = (cells) => make("tr", {}, ...cells.map((text, k) =>
+      make("td", { class: "t", "data-head": header[k] }, String(text ?? ""))));
+    return make("div", { class: "scroll cards" }, make("table", {},
+      make("thead", {}, make("tr", {}, ...header.map((name) => make("th", { class: "t" }, name)))),
+      make("tbody", {}, ...rows.map(row))));
   }
 
-  const when = ([time, step]) =>
-    (time === null ? "" : clock(time) + ", ") + (step === null ? "" : "step " + step);
+  const when = ([time, step]) => step === 0 ? "at the start" : [time === null ? "" : "after " + duration(time),
+    step === null ? "" : "step " + step.toLocaleString("en")].filter(Boolean).join(", ");
 
-  function samples(run, most = 40) {
-    const texts = run.events.filter((event) => event[2] === "sample").slice(-most);
-    return texts.length ? make("ol", { class: "samples" }, ...texts.map((event) =>
-      make("li", {}, make("span", { class: "when" }, when(event)), " ", event[3]))) : null;
+  // The newest first; those before are folded.
+  function newestFirst(items, kind, spell) {
+    const list = (some) => make("ul", { class: kind }, ...some.map((event) =>
+      make("li", {}, make("span", { class: "when" }, when(event)), spell(event))));
+    const [shown, older] = [items.slice(-NEWEST).reverse(), items.slice(0, -NEWEST).reverse()];
+    const nodes = shown.length ? [list(shown)] : [];
+    if (older.length) {
+      nodes.push(make("details", {}, make("summary", {}, `${older.length} before`), list(older)));
+    }
+    return nodes;
   }
 
-  function events(run, most = 300) {
-    const told = run.events.filter((event) => event[2] !== "sample").slice(-most);
-    return told.length ? table(["time", "step", "what", ""],
-      told.map(([time, step, kind, text]) => [clock(time), step, kind, text]), "events") : null;
+  const samples = (run, most = 40) =>
+    newestFirst(run.events.filter((event) => event[2] === "sample").slice(-most), "samples",
+      ([, , , text]) => make("p", {}, text));
+
+  const WORDS = { message: "", checkpoint: "saved ", ended: "ended: " };
+  const events = (run, most = 300) =>
+    newestFirst(run.events.filter((event) => event[2] !== "sample").slice(-most), "events",
+      ([, , kind, text]) => make("p", {}, (WORDS[kind] ?? kind + ": ") +
+        (kind === "checkpoint" ? text.replace(/^.*\/(?=checkpoints\/)/, "") : text)));
+
+  // The tiles of a run, of `report.tiles`.
+  function tiles(place, run) {
+    place.replaceChildren(...run.tiles.map((tile) => make("div",
+      { class: tile.is_text ? "tile text" : "tile" },
+      make("div", { class: "name" }, tile.name), make("div", { class: "value" }, tile.value),
+      ...(tile.share === null ? [] : [make("div", { class: "share" },
+        make("div", { style: `width: ${(100 * Math.min(tile.share, 1)).toFixed(1)}%` }))]),
+      ...(tile.detail ? [make("div", { class: "detail" }, tile.detail)] : []))));
   }
 
   // Everything of one run but its curves, into the elements of its section.
-  function details(section, run) {
+  function details(section, run, inks) {
     const fill = (name, ...nodes) => {
-      const place = section.querySelector(`[data-part="${name}"]`);
+      const place = section.querySelector(`[data-part="${name}"]`), body = place.lastElementChild;
       const shown = nodes.filter((node) => node !== null);
-      place.replaceChildren(...(shown.length ? shown : [make("p", { class: "note" },
-        place.dataset.empty || "nothing was recorded")]));
+      const text = shown.map((node) => node.outerHTML).join("");
+      place.hidden = !shown.length;
+      if (body.shown === text) return;  // what a reader has selected stays selected
+      const open = body.querySelector("details")?.open;
+      body.replaceChildren(...shown);
+      body.shown = text;
+      if (open && body.querySelector("details")) body.querySelector("details").open = true;
     };
     const slots = Object.keys(run.staleness), all = {};
     for (const slot of slots) {
       for (const [lag, n] of Object.entries(run.staleness[slot])) all[lag] = (all[lag] || 0) + n;
     }
-    fill("staleness", histogram(all, run.others, "all workers"), ...(slots.length > 1
-      ? slots.map((s) => histogram(run.staleness[s], run.others, s + " " + run.workers[s])) : []));
-    const open = section.querySelector('[data-part="workers"] details')?.open;
-    fill("workers", ...(slots.length ? timeline(run) : []));
-    if (open) section.querySelector('[data-part="workers"] details').open = true;
-    fill("samples", samples(run));
-    fill("events", events(run));
+    fill("samples", ...samples(run));
+    fill("workers", ...(slots.length ? timeline(run, inks) : []));
+    fill("staleness", ...(slots.length > 1 ? [
+      histogram(all, run.others, "all workers", css("--soft")),
+      ...slots.map((s) => histogram(run.staleness[s], run.others, s + " " + run.workers[s],
+        ink(inks, run, s)))] : []));
+    fill("events", ...events(run));
   }
 
   // The choice of the axis, and every chart and section of the page.
   function start(runs, inks) {
     const charts = new Charts(document.getElementById("charts"), inks);
-    const show = () => {
-      charts.draw(runs);
-      runs.forEach((run, k) => details(document.getElementById("run-" + k), run));
+    const show = (anew = false) => {
+      const colors = inks[dark.matches ? "dark" : "light"];
+      runs.forEach((run, k) => tiles(document.getElementById("tiles-" + k), run));
+      charts.draw(runs, anew);
+      runs.forEach((run, k) => details(document.getElementById("run-" + k), run, colors));
     };
+    dark.addEventListener("change", () => show(true));
     for (const choice of document.querySelectorAll("input[name=axis]")) {
       choice.addEventListener("change", () => { charts.axis = choice.value; charts.draw(runs); });
       if (choice.checked) charts.axis = choice.value;
@@ -315,7 +418,7 @@ const runView = (() => {
     return show;
   }
 
-  return { start, charts: CHARTS };
+  return { start };
 })();
 
 {

@@ -187,7 +187,9 @@ def test_bench_takes_one_seed_or_several(capsys):
 def test_a_dry_run_of_years_says_days(space, capsys):
     search = ["mad", "search", "--space", space, "--suite", "full", "--dim", "512"]
     assert main([*search, "--steps", "1000000", "--dry-run"]) == 0
-    assert re.search(r"^time +about [\d,]+ days: a guess", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^time +about [\d,]+ d( \d+ h)?: a guess", capsys.readouterr().out, re.MULTILINE
+    )
 
 
 def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(space, capsys):
