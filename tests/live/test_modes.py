@@ -16,7 +16,7 @@ from mlxhog.arena.marks import copy_tensors
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.files.quantities import Interval
-from mlxhog.live import READ_MODES, opening
+from mlxhog.live import READ_MODES, running
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower, Loaded
 from mlxhog.models.families import param_spec
@@ -65,7 +65,7 @@ def test_a_copy_that_is_newer_than_what_was_read_counts_its_updates(
             return copy(self, out)
 
         monkeypatch.setattr(RunWeights, "_copy", after_an_update)
-        monkeypatch.setattr(opening, "copy_tensors", lambda *given: copy_tensors(*given) or busy)
+        monkeypatch.setattr(running, "copy_tensors", lambda *given: copy_tensors(*given) or busy)
         loaded = source.load(backend)
         assert backend.inbox.max() == 1
         check("tensor", loaded, backend.inbox, run.arena)
