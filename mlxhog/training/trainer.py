@@ -361,14 +361,13 @@ class _Training(Session):
         self.supervisor.dismiss_starting()
         resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
-        limit_s, is_late = checkpoints.pause_limit_s(self.arena), self._time_is_over()
-        save_s = checkpoints.save_s(self.plan, self.arena)
-        if is_late:
-            has_steps = self.arena.counters.load("steps") > 0
-            limit_s = GRACE_S if has_steps else max(GRACE_S, self._deadlines.step_s(save_s))
+        limit_s, late_s = checkpoints.pause_limit_s(self.arena), 0.0
+        if self._time_is_over():
+            late_s = self._deadlines.step_s(checkpoints.save_s(self.plan, self.arena))
+            limit_s = GRACE_S if self.arena.counters.load("steps") else max(GRACE_S, late_s)
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
-            if is_late:  # one has to be there who evaluates, and writes a sample
-                self.until(self.supervisor.one_rests, doing, self._deadlines.step_s(save_s))
+            if late_s > limit_s:  # one has to be there who evaluates, and writes a sample
+                self.until(self.supervisor.one_rests, doing, late_s - limit_s)
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
