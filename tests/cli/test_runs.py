@@ -148,7 +148,8 @@ def test_show_breaks_lines_between_values(
         "steps: 2000\n"
     )
     automatic = {**DONE, "automatic": ["lr"]}
-    write_run(root, "20260101-000000-sotu", metrics=lines(40), config=config, status=automatic)
+    name = "20260101-000000-sotu"
+    saved(write_run(root, name, metrics=lines(40), config=config, status=automatic))
     assert main(["show", "sotu"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= columns
