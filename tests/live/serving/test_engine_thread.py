@@ -67,7 +67,7 @@ class Letter(Reader):
 class Letters:
     """Weights that are newer whenever the test says; see `WeightSource`."""
 
-    whose, note = "letters", ""
+    whose, note, counts_updates = "letters", "", True
 
     def __init__(self, mode: str) -> None:
         self.mode, self.version, self.loaded, self.is_closed = mode, 0, 0, False
@@ -106,10 +106,11 @@ class Bench:
             end_tokens=frozenset(),
             config=config,
         )
-        monkeypatch.setattr(engine_thread, "open_source", lambda *_, **__: (self.source, model))
+        monkeypatch.setattr(engine_thread, "open_newest", lambda *_, **__: (self.source, model))
         monkeypatch.setattr("mlxhog.live.source.LOADING_PART", 1e9)  # load whenever newer
         self.thread = EngineThread("letters", ServeConfig(**how))
-        assert self.thread.wait().whose == "letters"
+        assert self.thread.wait().name == "letters"
+        assert self.thread.whose == "letters"
 
     def job(self, n: int = 4, count: int = 1, **how: Any) -> Job:
         request = Request(prompt=[1, 2], sampler=Sampler(temperature=0), max_new_tokens=n, **how)
