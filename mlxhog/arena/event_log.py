@@ -360,7 +360,7 @@ def _torn(
     *,
     limits: Limits | None,
 ) -> Torn:
-    room = (None,) * 3
+    room: tuple[int | None, ...] = (None,) * 3
     if limits is not None:
         room = (4 * limits.turns, limits.shared_bytes, limits.private_bytes)
     unpacked = [_unpacked(*one) for one in zip((turns, floats, private), room, strict=True)]

@@ -56,7 +56,7 @@ def regular(path: str | Path, flags: int) -> int:
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file that our own programs wrote, such as one of a run, to read its bytes.
 
     Raises:
