@@ -205,7 +205,7 @@ def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
         ({"strategy": "async_ps", "predict": "own"}, "hogwild, round_robin, not async_ps"),
         ({"strategy": "async_ps", "read": "live"}, "computes with copies"),
         ({"strategy": "async_ps", "moments": "shared"}, "one optimizer state anyway"),
-        ({"strategy": "locked", "write": "racy"}, "nobody writes beside a worker"),
+        ({"strategy": "locked", "write": "racy"}, "no other process writes beside a worker"),
         ({"strategy": "aig", "write": "cas"}, "under the locks of what it touches"),
         ({"strategy": "sim", "rescale_by_speed": True}, "one process, and one speed"),
         ({"backup_workers": 1, "strategy": "sync", "sync_shares": "speed"}, "use one of the two"),

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -210,13 +211,14 @@ def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, mon
     write, left = os.write, [5]
 
     def full(descriptor, data):
-        if data.startswith(b'{"key"'):
+        if bytes(data[:6]) == b'{"key"':
             left[0] -= 1
             if left[0] < 0:
-                return write(descriptor, data[:10])
+                write(descriptor, data[:10])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(descriptor, data)
 
-    monkeypatch.setattr("mlxhog.mad.study.store.os.write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(EnvironmentLacks, match=r"disk became full while writing .*runs.jsonl"):
         go(store)
     monkeypatch.undo()
