@@ -126,11 +126,12 @@ def test_sources_that_are_not_installed_say_what_they_are_and_the_way_out(tmp_pa
 @pytest.mark.slow
 def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_package(tmp_path):
     here, packages = checkout(tmp_path / "checkout"), installed(tmp_path / "site-packages")
+    (here / "text.txt").write_text("Never wait, add without a lock. " * 1000)
     script = here / "script.py"
     script.write_text(
         "import mlxhog\n"
-        "result = mlxhog.train(steps=2, workers='mlx:cpu,torch:cpu', model='tiny', batch_size=1,\n"
-        "                      seq_len=32, eval_tokens='1k', observer=None)\n"
+        "result = mlxhog.train(steps=2, workers='mlx:cpu*2', strategy='hogwild', model='tiny',\n"
+        "                      data='text.txt', batch_size=1, seq_len=32, observer=None)\n"
         "print(result.status, result.steps, mlxhog.__file__)\n"
     )
     for arguments in (["script.py"], ["-c", script.read_text()]):
