@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import io
 import itertools
 import shlex
 import stat
@@ -26,7 +25,6 @@ from mlxhog.data.examples import Example
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json
-from mlxhog.files.quantities import format_bytes
 from mlxhog.files.reading import MOST_LINE_BYTES
 
 TEXT_SUFFIXES = frozenset(
@@ -237,7 +235,7 @@ def records(
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) == tables.PARQUET_SUFFIX:
-        _regular_size(path)
+        _check_regular(path)
         yield from tables.parquet_records(path, columns(text_key), bounds)
         return
     if kind(path) in tables.CSV_SUFFIXES:
@@ -408,29 +406,25 @@ def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file as `_open`, and leave its encoding."""
-    n_bytes = 0 if bounds else _regular_size(path)  # bounds look at what they have opened
+    _check_regular(path)
     try:
-        file = unpacking.open_file(path, bounds)
+        return unpacking.open_file(path, bounds)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if bounds is None and path.suffix.lower() in unpacking.SUFFIXES:
-        return io.BufferedReader(_Unpacked(path, file, n_bytes), _READ_BYTES)
-    return file
 
 
-def _regular_size(path: Path) -> int:
-    """Return the bytes of a file, without opening it.
+def _check_regular(path: Path) -> None:
+    """Refuse a path that is no file, without opening it: whoever writes to a pipe would notice.
 
     Raises:
-        DataError: there is none, or it is a pipe or a device, which opening might wait for.
+        DataError: there is nothing, or a folder, a pipe or a device.
     """
     try:
-        status = path.stat()
+        mode = path.stat().st_mode
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path} {_other_kind(path, status.st_mode)}")
-    return status.st_size
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} {_other_kind(path, mode)}")
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -447,50 +441,6 @@ def _other_kind(path: Path, mode: int) -> str:
         source = encodings.quoted(path.absolute())
         return f"is a pipe, and a text is read more than once; keep it first: cat {source} > text"
     return "is a device or a socket, not a file; keep it out of --data"
-
-
-_EXPANSION = 250
-_MOST_EXPANDED = 1 << 30
-
-
-class _Unpacked(io.RawIOBase):
-    """What a compressed file holds, up to 1 GiB and from there `_EXPANSION` times its size.
-
-    Text packs to a tenth, and logs to a hundredth. A small file that was made to unpack to more
-    than any disk would else be read for hours.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO, packed_bytes: int) -> None:
-        """Read from `file`, which unpacks `path`; it is closed with this one."""
-        super().__init__()
-        self._path, self._file, self._packed_bytes = path, file, packed_bytes
-        self._left = max(_MOST_EXPANDED, _EXPANSION * packed_bytes)
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as is unpacked; 0 at the end.
-
-        Raises:
-            DataError: more is unpacked than a text has.
-        """
-        content = self._file.read(len(buffer))
-        buffer[: len(content)] = content
-        self._left -= len(content)
-        if self._left < 0:
-            raise DataError(
-                f"{self._path} unpacks to more than {_EXPANSION} times its "
-                f"{format_bytes(self._packed_bytes)}, as no text does; remove it, or unpack it "
-                "first if it is right"
-            )
-        return len(content)
-
-    def close(self) -> None:
-        """Close the file, too."""
-        self._file.close()
-        super().close()
 
 
 def _lines(path: Path, file: BinaryIO, most: int) -> Iterator[bytes]:

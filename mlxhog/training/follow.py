@@ -43,7 +43,7 @@ from mlxhog.data.stream import (
     example_row,
 )
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.data.unpacking import NOT_REGULAR, Bounds
+from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, read_lines
@@ -243,7 +243,8 @@ class Follower:
             except OSError:
                 continue  # it has gone in between
             if not stat.S_ISREG(status.st_mode):
-                self._say(f"{printable(name)} is left out: {NOT_REGULAR}")
+                not_regular = "it is no regular file, but a pipe, a socket or a device"
+                self._say(f"{printable(name)} is left out: {not_regular}")
                 continue
             if printable(name) != name:
                 self._say(f"{printable(name)} is left out: its name is not UTF-8; rename it")
