@@ -1,7 +1,7 @@
 """Rows of tables as records: CSV and TSV, Parquet, and data sets of the package `datasets`.
 
 A record maps the names of columns to values, as a line of `.jsonl` does; which of them holds the
-text is for `textfiles.record_text` to say. CSV says nothing of that, so it needs a `text_key`.
+text is for `records.record_text` to say. CSV says nothing of that, so it needs a `text_key`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
-from mlxhog.data import textfiles, unpacking
+from mlxhog.data import records, textfiles, unpacking
 from mlxhog.data.drafts import Draft
 from mlxhog.data.examples import Example
 from mlxhog.data.segments import Row, Source
@@ -291,7 +291,7 @@ class Follower:
             if isinstance(record, dict) and {"prompt", "answer"} <= record.keys():
                 yield example_row(record, tokenizer, seq_len, where)
                 continue
-            document = textfiles.record_text(record, None, where)
+            document = records.record_text(record, None, where)
             if isinstance(document, Example):
                 prompt, completion = document[: document.prompt], document[document.prompt :]
                 yield answer_row(prompt, completion, tokenizer, seq_len, where)
