@@ -312,7 +312,8 @@ def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file as `_open`, and leave its encoding."""
-    _check_regular(path)
+    if bounds is None:
+        _check_regular(path)
     try:
         return unpacking.open_file(path, bounds)
     except OSError as error:
