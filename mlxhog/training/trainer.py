@@ -14,7 +14,8 @@ from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import RUNNING, Run, new_run
+from mlxhog.checkpoint.creation import new_run
+from mlxhog.checkpoint.run import RUNNING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (

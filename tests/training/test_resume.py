@@ -20,7 +20,7 @@ from mlxhog import TrainConfig, optim, train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.checkpoint.run import default_name
+from mlxhog.checkpoint.creation import default_name
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
