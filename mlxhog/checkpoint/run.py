@@ -14,7 +14,7 @@ runs/<utc>-<name>/
   samples.txt        text sampled on the way
 
 A run begins as `starting` (`creation.py`) and is `running` as soon as its parameters can be read.
-With neither status is its lock free: such a run is `interrupted`.
+A run of either status whose lock is free has lost its process: it is `interrupted`.
 
 A run that is removed is first renamed to `.removed-<utc>-<name>`, which is no run any more.
 """
