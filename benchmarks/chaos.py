@@ -11,11 +11,12 @@ disk; a closed pipe; the supervisor killed, and its run resumed. Workers and sup
 killed while they start. Before and after, it trains undisturbed. The seed repeats the schedule, not
 the moments at which it meets the run. In the end, `feeding.py` posts examples to a run that follows
 a folder: through kills, a full disk, a file whose name is not UTF-8, a pipe, a link to /dev/zero,
-and files of a few bytes that unpack to gigabytes.
+and files of a few bytes that unpack to gigabytes. Then `mlxhog replay` reads records of a run that
+were damaged, one after the other.
 
 What has to hold: no run hangs, nobody outlives it, every ticket is accounted for (`Audit`), between
-faults the throughput is that of the undisturbed runs, and the held-out loss after the same number
-of tokens differs by no more than seeds make it differ.
+faults the throughput is that of the undisturbed runs, the held-out loss after the same number of
+tokens differs by no more than seeds make it differ, and replays of damaged records end in words.
 """
 
 from __future__ import annotations
@@ -40,11 +41,14 @@ import feeding
 from harness.claims import Claim, Findings, finish
 from harness.machine import ROOT, LoadWatch, own_cpu_s
 from scipy import stats
-from training.faults import SETTLE_S, Observed, Rates, filled
+from training.fault_schedule import FaultSchedule
+from training.faults import Observed, Rates
 
 from mlxhog.arena.workers import State
 
-sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
+sys.path.insert(0, str(ROOT))  # the small disk and the damages are those of the tests
+from training import damaged_records  # noqa: E402
+
 from tests.processes import alive, below  # noqa: E402
 from tests.small_disk import small_disk  # noqa: E402
 
@@ -67,7 +71,6 @@ HEARTBEAT_S = 6.0
 CALM_S = 20.0  # after so long without progress no fault is planted, until there is some
 HANG_S = 60.0  # without progress and without faults
 LONGEST_RUN_S = 600.0  # many times what an undisturbed run takes
-GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 DISK_BYTES = 512 << 20
 POLL_S = 0.02
 DEATHS_AT_SPAWN = 4  # of workers, and of supervisors
@@ -100,110 +103,6 @@ class Record:
     undisturbed: Rates = field(default_factory=Rates)
 
 
-@dataclass(order=True)
-class Event:
-    """Something to do at a moment of the run."""
-
-    at_s: float
-    act: Callable[[], None] = field(compare=False)
-
-
-class Chaos:
-    """Draws faults from a seed and plants them in a run."""
-
-    KINDS = (
-        ("kill one", 6), ("kill all", 1), ("stop one", 6), ("stop one for long", 1),
-        ("stop the group", 2), ("full disk", 2), ("closed pipe", 1), ("kill the supervisor", 1),
-    )  # fmt: skip
-
-    def __init__(self, seed: int, record: Record, *, disk: bool) -> None:
-        """Prepare a schedule; `disk` tells whether the folder of runs may be filled."""
-        self.random = random.Random(seed)
-        self.record = record
-        self._kinds = [kind for kind in self.KINDS if disk or kind[0] != "full disk"]
-        self._due: list[Event] = []
-        self._next_s = 0.0
-
-    def begin(self, run: Observed) -> None:
-        """Plant faults in this run from now on."""
-        self._run, self._due, self._piped, self._full = run, [], True, ExitStack()
-        self.filled_disk = False
-        self._next_s = time.monotonic() + self.random.uniform(0.0, GAPS_S[1])
-
-    def end(self) -> None:
-        """Undo what is still planted."""
-        self._full.close()
-        for event in sorted(self._due):
-            event.act()
-
-    def step(self, *, calm: bool) -> None:
-        """End faults whose time is over, and begin the next one if it is due.
-
-        Where calm, none begins: workers that start again may need longer than faults leave them.
-        """
-        now = time.monotonic()
-        for event in sorted(self._due):
-            if event.at_s <= now:
-                self._due.remove(event)
-                event.act()
-        if calm or now < self._next_s:
-            return
-        names, weights = zip(*self._kinds, strict=True)
-        (kind,) = self.random.choices(names, weights)
-        rank, share = self.random.randrange(len(WORKERS)), self.random.random()
-        self._next_s = now + self.random.uniform(*GAPS_S)
-        if self._plant(kind, rank + 1, share):
-            self.record.faults[kind] = self.record.faults.get(kind, 0) + 1
-
-    def _plant(self, kind: str, slot: int, share: float) -> bool:
-        """Begin one fault; False where it cannot be now."""
-        run = self._run
-        if kind == "kill one":
-            run.send([slot], signal.SIGKILL)
-        elif kind == "kill all":
-            run.send(run.living(), signal.SIGKILL)
-        elif kind in ("stop one", "stop one for long"):
-            if run.held:
-                return False
-            for_s = 2.0 * HEARTBEAT_S if kind.endswith("long") else 0.1 + 3.0 * share
-            run.held.add(slot)
-            run.send([slot], signal.SIGSTOP)
-            self._later(for_s, lambda: self._go_on([slot]))
-        elif kind == "stop the group":
-            run.send_all(signal.SIGSTOP)
-            run.all_held = True
-            self._later(1.5 * HEARTBEAT_S * share, self._wake_all)
-            self._next_s += 1.5 * HEARTBEAT_S * share  # nothing runs that a fault could meet
-        elif kind == "full disk":
-            self._full.enter_context(filled(run.out))
-            self.filled_disk = True
-            self._later(0.5 + 3.0 * share, self._full.close)
-        elif kind == "closed pipe":
-            if not self._piped:
-                return False
-            run.close_pipe()
-            self._piped = False
-        else:
-            run.process.kill()
-        run.quiet_since = time.monotonic() + SETTLE_S
-        return True
-
-    def _later(self, for_s: float, act: Callable[[], None]) -> None:
-        def settled() -> None:
-            act()
-            self._run.quiet_since = time.monotonic() + SETTLE_S
-
-        self._due.append(Event(time.monotonic() + for_s, settled))
-
-    def _wake_all(self) -> None:
-        self._run.send_all(signal.SIGCONT)
-        self._run.all_held = False
-
-    def _go_on(self, slots: list[int]) -> None:
-        self._run.send(slots, signal.SIGCONT)
-        self._run.held.difference_update(slots)
-
-
 def flags(strategy: str, seed: int, tokens: int, eval_tokens: int) -> list[str]:
     """What every run is called with."""
     return [
@@ -229,13 +128,17 @@ def undisturbed(record: Record, out: Path, words: list[str]) -> None:
 
 
 def disturbed(
-    record: Record, chaos: Chaos, out: Path, words: Callable[[int], list[str]], seconds: float
+    record: Record,
+    schedule: FaultSchedule,
+    out: Path,
+    words: Callable[[int], list[str]],
+    seconds: float,
 ) -> None:
     """Train under faults, run after run, until the time is over and the run in hand has ended.
 
     Args:
         record: what is measured.
-        chaos: plants the faults.
+        schedule: plants the faults.
         out: the folder of runs.
         words: flags of run number 0, 1, ...
         seconds: how long to begin new runs.
@@ -249,13 +152,13 @@ def disturbed(
         resume = None
         began_s = time.monotonic()
         end_s = began_s + LONGEST_RUN_S
-        chaos.begin(run)
+        schedule.begin(run)
         try:
             while not (run.ended() or run.still_s() > CALM_S + HANG_S or time.monotonic() > end_s):
-                chaos.step(calm=run.still_s() > CALM_S)
+                schedule.step(calm=run.still_s() > CALM_S)
                 run.look()
                 time.sleep(POLL_S)
-            chaos.end()
+            schedule.end()
             record.chaos_s += time.monotonic() - began_s
             record.rates.add(run.rates)
             if not run.ended():
@@ -267,7 +170,7 @@ def disturbed(
                 if (run.directory / "checkpoints" / "latest").exists():
                     resume = run.directory  # its tickets live on in this checkpoint
             else:
-                _take_in(record, run, full_disk=chaos.filled_disk)
+                _take_in(record, run, full_disk=schedule.filled_disk)
                 record.losses.append(run.result().get("val_bits_per_byte") or math.nan)
         finally:
             _close(run)
@@ -420,10 +323,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.claims:
         return _judge([*_read(options.claims)], others_load=0.0)
     minutes, tokens, eval_tokens = options.minutes, options.tokens, 65_536
-    examples = 2000
+    examples, replays = 2000, 60
     if options.quick:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
-        examples = 200
+        examples, replays = 200, 15
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
     watch = LoadWatch()
     records = []
@@ -441,19 +344,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 def words(run: int, strategy: str = strategy, seed: int = seed) -> list[str]:
                     return flags(strategy, 100 * seed + run, tokens, eval_tokens)
 
-                chaos = Chaos(1000 * seed + number, record, disk=disk)
+                schedule = FaultSchedule(
+                    1000 * seed + number, record.faults, len(WORKERS), HEARTBEAT_S, disk=disk
+                )
                 undisturbed(record, out, words(0))
-                while_starting(record, chaos.random, out, words(2))
+                while_starting(record, schedule.random, out, words(2))
                 seconds = 60 * minutes / len(options.strategy)
-                disturbed(record, chaos, out, words, seconds)
+                disturbed(record, schedule, out, words, seconds)
                 undisturbed(record, out, words(1))
             print(_line(record), flush=True)
             if options.records:
                 with options.records.open("a") as file:
                     file.write(json.dumps(asdict(record)) + "\n")
-    fed = Findings()
-    feeding.measure(fed, examples)
-    return _judge(records, others_load=watch.stop(own_cpu_s()), more=fed.claims)
+    last = Findings()
+    feeding.measure(last, examples)
+    damaged_records.measure(last, replays, options.seed[0])
+    return _judge(records, others_load=watch.stop(own_cpu_s()), more=last.claims)
 
 
 def _line(record: Record) -> str:

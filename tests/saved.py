@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog.checkpoint import checkpoint, creation, run
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -24,7 +24,7 @@ def saved_run(
     step: int = 0,
 ) -> run.Run:
     """A new run of a folder with one checkpoint, of initial values unless there are parameters."""
-    saved = run.create(out, name)
+    saved = creation.create(out, name)
     checkpoint.save(
         saved,
         step=step,

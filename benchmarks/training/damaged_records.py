@@ -10,8 +10,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from random import Random
+
+from harness.claims import Findings
 
 from mlxhog import train
 from mlxhog.arena import event_log
@@ -20,6 +23,14 @@ from tests.training.small import small_config
 
 LIMIT_S = 120.0
 """A replay that waits for turns that never come says so after 5 s; this is for a slow machine."""
+
+
+def measure(findings: Findings, count: int, seed: int) -> None:
+    """Replay mutations of one record, and claim that each ends in words."""
+    with tempfile.TemporaryDirectory(prefix="mlxhog-damaged-") as folder:
+        lines = failures(Path(folder), count, seed)
+    print(f"{count} replays of damaged records", *(f"  FAILED: {line}" for line in lines), sep="\n")
+    findings.exact("replays of damaged records that ended otherwise than in words", len(lines), 0)
 
 
 def failures(folder: Path, count: int, seed: int) -> list[str]:

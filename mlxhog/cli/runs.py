@@ -197,7 +197,7 @@ def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
 
 def _data(record: Mapping[str, Any]) -> str:
     """Its data, in a word."""
-    from mlxhog.checkpoint.run import default_name
+    from mlxhog.checkpoint.creation import default_name
 
     data = record.get("data")
     return default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data")

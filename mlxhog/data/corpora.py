@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from mlxhog.data import folders, tables, textfiles
+from mlxhog.data import folders, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.errors import DataError, EnvironmentLacks
@@ -283,11 +283,11 @@ def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
-    data_set, columns = tables.DataSet(name), textfiles.columns(text_key)
+    data_set, columns = tables.DataSet(name), records.columns(text_key)
 
     def read(split: str) -> Iterator[bytes]:
         for where, record in data_set.records(split, columns):
-            for text in textfiles.short_documents([textfiles.record_text(record, text_key, where)]):
+            for text in textfiles.short_documents([records.record_text(record, text_key, where)]):
                 if text.strip():
                     yield text
 
@@ -297,7 +297,7 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
         data_set.source,
         lambda: read(data_set.train),
         None if held_out is None else lambda: read(held_out),
-        keys=textfiles.text_keys(first, text_key),
+        keys=records.text_keys(first, text_key),
     )
 
 

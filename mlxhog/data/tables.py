@@ -1,7 +1,7 @@
 """Rows of tables as records: CSV and TSV, Parquet, and data sets of the package `datasets`.
 
 A record maps the names of columns to values, as a line of `.jsonl` does; which of them holds the
-text is for `textfiles.record_text` to say. CSV says nothing of that, so it needs a `text_key`.
+text is for `records.record_text` to say. CSV says nothing of that, so it needs a `text_key`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from mlxhog.data.unpacking import Bounds
+from mlxhog.data.unpacking import Bounds, most_unpacked
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_bytes
@@ -28,8 +28,6 @@ HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _DELIMITERS = ",;\t"
 _ROWS = 256  # of a Parquet file that are in memory at once, or fewer
 _BATCH_BYTES = 1 << 26  # of such rows, on average
-_MOST_ROWS_BYTES = 1 << 30  # that a group of rows of a small file may unpack to
-_EXPANSION = 250  # times its size
 
 
 def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
@@ -152,7 +150,7 @@ def _rows_at_once(path: Path, metadata: Any) -> int:
         DataError: rows are larger than a record may be, or a small file unpacks to very much.
     """
     packed_bytes = path.stat().st_size
-    most = max(_MOST_ROWS_BYTES, _EXPANSION * packed_bytes)
+    most = most_unpacked(packed_bytes)
     largest = 1
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import io
 import itertools
 import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from mlxhog.data import encodings, tables, unpacking
 from mlxhog.data.examples import Example
+from mlxhog.data.records import columns, record_text, text_keys
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json
-from mlxhog.files.quantities import format_bytes
 from mlxhog.files.reading import MOST_LINE_BYTES
 
 TEXT_SUFFIXES = frozenset(
@@ -37,10 +36,6 @@ TEXT_SUFFIXES = frozenset(
 
 RECORD_SUFFIXES = frozenset([".jsonl", tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
 """Files of records; any other is text."""
-
-EXAMPLE = ("prompt", "completion")
-TEXT_KEYS = (("text",), ("content",), EXAMPLE, ("messages",))
-"""Where the text of a record is, the first that it has; a `text_key` says it otherwise."""
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
@@ -69,8 +64,8 @@ def documents(
     Args:
         path: the file. `.jsonl` has one record per line, `.parquet`, `.csv` and `.tsv` one per
             row; anything else is one document, or several above `DOCUMENT_BYTES`.
-        text_key: the key, or column, that holds the text of a record; None looks for `TEXT_KEYS`,
-            which CSV does not have.
+        text_key: the key, or column, that holds the text of a record; None looks for
+            `records.TEXT_KEYS`, which CSV does not have.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
         bounds: within which the file is read; None for one that the user has named.
@@ -229,7 +224,7 @@ def records(
 
     Args:
         path: the file.
-        text_key: a column to read beside those of `TEXT_KEYS`, where a format reads by columns.
+        text_key: the column of a Parquet file that is read; None reads those of `TEXT_KEYS`.
         bounds: within which the file is read; None for one that the user has named.
 
     Raises:
@@ -237,7 +232,7 @@ def records(
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) == tables.PARQUET_SUFFIX:
-        _regular_size(path)
+        _check_regular(path)
         yield from tables.parquet_records(path, columns(text_key), bounds)
         return
     if kind(path) in tables.CSV_SUFFIXES:
@@ -275,20 +270,6 @@ def _open_table(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def columns(text_key: str | None) -> tuple[str, ...]:
-    """Return the keys of a record that are looked at for its text."""
-    return (text_key,) if text_key else tuple(itertools.chain(*TEXT_KEYS))
-
-
-def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
-    """Return the keys from which the text of a record comes; none where it has no text."""
-    if not isinstance(record, dict):
-        return ()
-    if text_key is not None:
-        return (text_key,) if text_key in record else ()
-    return next((keys for keys in TEXT_KEYS if all(key in record for key in keys)), ())
-
-
 def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ...]]:
     """Count which keys hold the texts of a file's first records, the most frequent first.
 
@@ -300,83 +281,6 @@ def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ..
         record_text(record, text_key, where)
         counts[text_keys(record, text_key)] += 1
     return Counter(dict(counts.most_common()))
-
-
-def record_text(record: object, text_key: str | None, where: str) -> bytes:
-    """Return the text of a record by the rules of `documents`.
-
-    Raises:
-        DataError: it has none.
-    """
-    if isinstance(record, dict) and text_key is None and text_keys(record, None) == EXAMPLE:
-        parts = (_string(record, key, where) for key in EXAMPLE)
-        prompt, completion = (_normalise(_to_bytes(part)) for part in parts)
-        if not completion.strip():
-            raise DataError(
-                f"{where}: the completion is empty, so there is nothing to learn; remove this line"
-            )
-        return Example(prompt, completion)
-    return _normalise(_to_bytes(_text(record, text_key, where)))
-
-
-def _text(record: object, text_key: str | None, where: str) -> str:
-    """Return the text of a record by the rules of `documents`."""
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: {_json_type(record)}, expected an object with a key 'text'")
-    keys = text_keys(record, text_key)
-    if text_key is None and keys == ("messages",):
-        return _conversation(record["messages"], where)
-    key = text_key or "text"
-    if not keys:
-        known = ", ".join(shown(k) for k in list(record)[:20]) or "none"
-        strings = [k for k, value in record.items() if isinstance(value, str)]
-        longest = max(strings, key=lambda k: len(record[k]), default=None)
-        way_out = "none of them holds text"
-        if longest is not None:
-            way_out = f"name the one that holds the text: --text-key {shlex.quote(longest)}"
-        raise DataError(f"{where}: no key {key!r}; keys are {known}; {way_out}")
-    return _string(record, keys[0], where)
-
-
-def _string(record: dict[str, Any], key: str, where: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}: {key!r} is {_json_type(value)}, expected text; repair or remove this record"
-        )
-    return value
-
-
-def _json_type(value: object) -> str:
-    """Name the type of a value in the words of JSON."""
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
-    names |= {list: "a list", dict: "an object", type(None): "empty (null)"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _conversation(messages: object, where: str) -> str:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise DataError(f"{where}: 'messages' has to be a list of objects with role and content")
-    turns = []
-    for message in messages:
-        missing = {"role", "content"} - message.keys()
-        if missing:
-            raise DataError(
-                f"{where}: a message has no key {min(missing)!r}; each needs role and content"
-            )
-        turns.append(f"{_string(message, 'role', where)}: {_string(message, 'content', where)}")
-    return "\n".join(turns)
-
-
-def _to_bytes(text: str) -> bytes:
-    try:
-        return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # an unpaired "\ud800" escape, which no byte stands behind
-        return text.encode(errors="replace")
-
-
-def _normalise(text: bytes) -> bytes:
-    return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
 def head_of(path: Path) -> bytes:
@@ -408,29 +312,26 @@ def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file as `_open`, and leave its encoding."""
-    n_bytes = 0 if bounds else _regular_size(path)  # bounds look at what they have opened
+    if bounds is None:
+        _check_regular(path)
     try:
-        file = unpacking.open_file(path, bounds)
+        return unpacking.open_file(path, bounds)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if bounds is None and path.suffix.lower() in unpacking.SUFFIXES:
-        return io.BufferedReader(_Unpacked(path, file, n_bytes), _READ_BYTES)
-    return file
 
 
-def _regular_size(path: Path) -> int:
-    """Return the bytes of a file, without opening it.
+def _check_regular(path: Path) -> None:
+    """Refuse a path that is no file, without opening it: whoever writes to a pipe would notice.
 
     Raises:
-        DataError: there is none, or it is a pipe or a device, which opening might wait for.
+        DataError: there is nothing, or a folder, a pipe or a device.
     """
     try:
-        status = path.stat()
+        mode = path.stat().st_mode
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path} {_other_kind(path, status.st_mode)}")
-    return status.st_size
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} {_other_kind(path, mode)}")
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -447,50 +348,6 @@ def _other_kind(path: Path, mode: int) -> str:
         source = encodings.quoted(path.absolute())
         return f"is a pipe, and a text is read more than once; keep it first: cat {source} > text"
     return "is a device or a socket, not a file; keep it out of --data"
-
-
-_EXPANSION = 250
-_MOST_EXPANDED = 1 << 30
-
-
-class _Unpacked(io.RawIOBase):
-    """What a compressed file holds, up to 1 GiB and from there `_EXPANSION` times its size.
-
-    Text packs to a tenth, and logs to a hundredth. A small file that was made to unpack to more
-    than any disk would else be read for hours.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO, packed_bytes: int) -> None:
-        """Read from `file`, which unpacks `path`; it is closed with this one."""
-        super().__init__()
-        self._path, self._file, self._packed_bytes = path, file, packed_bytes
-        self._left = max(_MOST_EXPANDED, _EXPANSION * packed_bytes)
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as is unpacked; 0 at the end.
-
-        Raises:
-            DataError: more is unpacked than a text has.
-        """
-        content = self._file.read(len(buffer))
-        buffer[: len(content)] = content
-        self._left -= len(content)
-        if self._left < 0:
-            raise DataError(
-                f"{self._path} unpacks to more than {_EXPANSION} times its "
-                f"{format_bytes(self._packed_bytes)}, as no text does; remove it, or unpack it "
-                "first if it is right"
-            )
-        return len(content)
-
-    def close(self) -> None:
-        """Close the file, too."""
-        self._file.close()
-        super().close()
 
 
 def _lines(path: Path, file: BinaryIO, most: int) -> Iterator[bytes]:

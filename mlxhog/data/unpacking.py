@@ -3,31 +3,35 @@
 Whatever is opened reads forward, whole or by lines, and can be peeked at; nothing seeks in it. A
 truncated file is an error, never a shorter text.
 
-Files that nobody has looked at are read within `Bounds`: a few bytes may unpack to any number, and
-a pipe, or a device such as /dev/zero, has no end.
+Whatever unpacks is read within `Bounds`, since a few bytes may unpack to any number; so is any file
+that no user has named. A pipe, or a device such as /dev/zero, has no end, and is not read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import importlib
 import io
 import lzma
 import os
-import stat
 import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.files import reading
+from mlxhog.files.quantities import format_bytes
+from mlxhog.files.reading import MOST_LINE_BYTES
 
 SUFFIXES = frozenset([".gz", ".xz", ".zst"])
 """Of compressed files, in small letters or capitals."""
+MOST_EXPANDED = 1 << 30
+EXPANSION = 250
+"""A file that the user has named may unpack to so many times its size, or to `MOST_EXPANDED`."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,49 @@ class Bounds:
             OSError: it cannot be opened, or is another kind of file.
             DataError: it is larger than what it may hold.
         """
-        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode) and status.st_size <= self.most:
+        file = reading.open_regular(path)
+        if os.fstat(file.fileno()).st_size <= self.most:
             return file
         file.close()
-        if stat.S_ISREG(status.st_mode):
-            raise self.too_large()
-        raise OSError(errno.EINVAL, NOT_REGULAR)
+        raise self.too_large()
 
     def too_large(self) -> DataError:
         """What is raised where a file holds more."""
         return DataError(f"it holds more than {self.most:,} bytes, unpacked; split it")
 
 
-NOT_REGULAR = "it is no regular file, but a pipe, a socket or a device"
+@dataclass(frozen=True)
+class _Expansion(Bounds):
+    """What is read of a compressed file that the user has named.
+
+    Text packs to a tenth, and logs to a hundredth. A small file that was made to unpack to more
+    than any disk would else be read for hours.
+
+    Attributes:
+        path: of the file.
+        n_bytes: of it, compressed.
+    """
+
+    path: Path
+    n_bytes: int
+
+    @classmethod
+    def of(cls, path: Path, file: BinaryIO) -> Self:
+        """Find them for an open file."""
+        n_bytes = os.fstat(file.fileno()).st_size
+        return cls(most_unpacked(n_bytes), MOST_LINE_BYTES, lambda: None, path, n_bytes)
+
+    def too_large(self) -> DataError:
+        """What is raised where more is unpacked than a text has."""
+        return DataError(
+            f"{self.path} unpacks to more than {EXPANSION} times its {format_bytes(self.n_bytes)}, "
+            "as no text does; remove it, or unpack it first if it is right"
+        )
+
+
+def most_unpacked(n_bytes: int) -> int:
+    """Return the bytes that a file of `n_bytes` may unpack to where the user has named it."""
+    return max(MOST_EXPANDED, EXPANSION * n_bytes)
 
 
 def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
@@ -73,17 +105,21 @@ def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
     Args:
         path: the file; its suffix, in small letters or capitals, says how it is compressed.
-        bounds: within which it is read; None for a file that the user has named.
+        bounds: within which it is read; None for a file that the user has named, which is bounded
+            by its size where it is compressed.
 
     Raises:
-        OSError: it cannot be opened; while it is read, one of `damages` may be raised.
+        OSError: it cannot be opened, or is no regular file; while it is read, one of `damages` may
+            be raised.
         DataError: while it is read: it holds more than its bounds allow.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     suffix = path.suffix.lower()
+    packed = reading.open_regular(path) if bounds is None else bounds.open(path)
     if bounds is None:
-        return _unpacked(suffix, path)
-    packed = bounds.open(path)
+        if suffix not in SUFFIXES:
+            return packed
+        bounds = _Expansion.of(path, packed)
     try:
         return io.BufferedReader(_Bounded(packed, _unpacked(suffix, packed), bounds), _BUFFER_BYTES)
     except EnvironmentLacks:
@@ -109,14 +145,14 @@ def check_size(path: Path, bounds: Bounds) -> None:
             pass
 
 
-def _unpacked(suffix: str, file: Path | BinaryIO) -> BinaryIO:
+def _unpacked(suffix: str, file: BinaryIO) -> BinaryIO:
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(file))
     if suffix == ".xz":
         return cast(BinaryIO, lzma.open(file))
     if suffix == ".zst":
         return _open_zstd(file)
-    return file.open("rb") if isinstance(file, Path) else file
+    return file
 
 
 def damages() -> tuple[type[BaseException], ...]:
@@ -126,7 +162,7 @@ def damages() -> tuple[type[BaseException], ...]:
     return (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError, *own)
 
 
-def _open_zstd(file: Path | BinaryIO) -> BinaryIO:
+def _open_zstd(file: BinaryIO) -> BinaryIO:
     is_in_python = sys.version_info >= (3, 14)
     try:
         zstd: Any = importlib.import_module("compression.zstd" if is_in_python else "zstandard")
@@ -136,8 +172,7 @@ def _open_zstd(file: Path | BinaryIO) -> BinaryIO:
         ) from error
     if is_in_python:
         return cast(BinaryIO, zstd.open(file, "rb"))
-    packed = file.open("rb") if isinstance(file, Path) else file
-    return io.BufferedReader(_Frames(packed, zstd), _BUFFER_BYTES)
+    return io.BufferedReader(_Frames(file, zstd), _BUFFER_BYTES)
 
 
 _BUFFER_BYTES = 1 << 17
@@ -222,7 +257,7 @@ class _Bounded(io.RawIOBase):
             DataError: there is more than the bounds allow.
         """
         self._bounds.check()
-        size = int(self._unpacked.readinto1(buffer))
+        size = int(self._unpacked.readinto(buffer))
         self._rest -= size
         if self._rest < 0:
             raise self._bounds.too_large()

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.creation import default_name
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.data.tokens import TokenFile
@@ -263,5 +263,5 @@ class Comparison:
     def folder_name(self) -> str:
         """A name that the same comparison always has, and no other one."""
         identity = plain_json.dumps(self.identity())
-        titles = "-vs-".join(runs.default_name(side.title) for side in self.sides)
+        titles = "-vs-".join(default_name(side.title) for side in self.sides)
         return f"{titles[:60]}-{hashlib.sha256(identity).hexdigest()[:8]}"

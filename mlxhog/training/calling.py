@@ -81,7 +81,7 @@ def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) ->
         from mlxhog.training.origin import pinned
 
         config = pinned(config)  # which may be `latest`: not the new one
-    from mlxhog.checkpoint.run import new_run  # and NumPy, which no wrong option waits for
+    from mlxhog.checkpoint.creation import new_run  # and NumPy, which no wrong option waits for
 
     with new_run(config) as run:
         from mlxhog.training.trainer import train

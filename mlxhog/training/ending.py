@@ -19,6 +19,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
 from mlxhog.training.evaluation import EVALUATING_S, SEGMENT, HeldOutPart, Score, Scores
+from mlxhog.training.plan import Plan
 from mlxhog.training.resume import Resumption
 from mlxhog.training.session import Session
 
@@ -26,6 +27,7 @@ SAMPLE_S = 60.0  # a sample without a budget of time
 LEAVING_S = 5.0  # workers that are asked to leave
 LEAST_S = 1.0  # for workers to leave and for a sample, however late it is
 LEAST_EVALUATION_S = 20.0  # for the last one, however late it is, unless it takes less
+EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be every so often
 FASTER = 3.0  # so many times as fast as a gradient is a loss
 MARGIN = 2.0  # for other programs
 BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
@@ -115,7 +117,7 @@ class Deadlines:
 
 @dataclass
 class HeldOutWatch:
-    """The best held-out evaluation of a run, and the end that evaluations may bring.
+    """The held-out evaluations of a run that trains: the next, the best, and the end they bring.
 
     Only evaluations while training count; all are of the same part of the held-out text. A
     checkpoint remembers the best so far, so a resumed run goes on counting, unless its evaluations
@@ -143,6 +145,7 @@ class HeldOutWatch:
     ended: str | None = None
     text: str = ""
     _evaluations: int = 0
+    _asked_at: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, resumption: Resumption | None, text: str) -> Self:
@@ -152,6 +155,19 @@ class HeldOutWatch:
         if isinstance(best, Mapping) and best.get("text") == text:
             watch.bits_per_byte, watch.step = best["bits_per_byte"], int(best["step"])
         return watch
+
+    def ask_for_next(self, session: Session, monitor: Monitor, plan: Plan) -> None:
+        """Let a worker evaluate; where that is to be every so often, unless it takes too much time.
+
+        One that is still going on is waited for, unless its worker may have died.
+        """
+        if plan.config.eval_every.seconds is not None:
+            now = (monitor.evaluations, session.supervisor.ends())
+            most_s = EVALUATING_PART * len(plan.workers) * monitor.seconds()
+            if now == self._asked_at or monitor.evaluating_s > most_s:
+                return
+            self._asked_at = now
+        session.ask("eval")
 
     def look(
         self, monitor: Monitor, save: Callable[[], bool], report: Callable[[str], None]
@@ -283,6 +299,23 @@ class FinalEvaluation:
                 self.arena.counters.store("eval_next", self._round * EVAL_ROUND)
         return self._scores.total(self._first, end=self._part_end)
 
+    def finish(self) -> None:
+        """Wait for the score of the parameters, and score what they are the average of."""
+        score, session, monitor = self.wait(), self._session, self._monitor
+        average = score.bits_per_byte
+        if session.interrupts() or score.share < 1.0 or average is None:
+            return  # a number of less text could not be compared with those before
+        monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
+        monitor.val_at_end = True
+        larger = self.larger()
+        if larger.bits_per_byte is not None:
+            share = larger.share * self._part.larger_share
+            monitor.take_final(larger.bits_per_byte, larger.tokens, share)
+        if self.score_copies() and (
+            warning := session.strategy.warning(average, self.copies_bits_per_byte)
+        ):
+            session.report(warning)
+
     def larger(self) -> Score:
         """The score of the rest of the batches, as many as there was time for."""
         return self._scores.total(self._first, begin=self._part_end)
@@ -326,8 +359,8 @@ class FinalEvaluation:
         return Doing(Activity.EVALUATING, round(100 * self._score().share))
 
 
-def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> bool:
-    """Let a worker write a sample of text, another one where it dies; returns whether one has."""
+def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> None:
+    """Let a worker write a sample of text, another one where it dies, or say why there is none."""
     supervisor, samples = session.supervisor, monitor.samples
     end_ns = monotonic_ns() + int(deadlines.sample_s() * 1e9)
     session.arena.counters.store("side_until_ns", end_ns)
@@ -342,4 +375,5 @@ def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> bo
         rest_s = (end_ns - monotonic_ns()) / 1e9
         if not session.until(ended, Doing(Activity.SAMPLING), rest_s + BATCH_S):
             break
-    return monitor.samples > samples
+    if monitor.samples == samples and not session.interrupts():
+        session.report("no sample: no worker was free to write one in time; mlxhog generate does")

@@ -29,7 +29,7 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
-from mlxhog.data import textfiles, unpacking
+from mlxhog.data import records, textfiles, unpacking
 from mlxhog.data.drafts import Draft
 from mlxhog.data.examples import Example
 from mlxhog.data.segments import Row, Source
@@ -43,7 +43,7 @@ from mlxhog.data.stream import (
     example_row,
 )
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.data.unpacking import NOT_REGULAR, Bounds
+from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, read_lines
@@ -243,7 +243,8 @@ class Follower:
             except OSError:
                 continue  # it has gone in between
             if not stat.S_ISREG(status.st_mode):
-                self._say(f"{printable(name)} is left out: {NOT_REGULAR}")
+                not_regular = "it is no regular file, but a pipe, a socket or a device"
+                self._say(f"{printable(name)} is left out: {not_regular}")
                 continue
             if printable(name) != name:
                 self._say(f"{printable(name)} is left out: its name is not UTF-8; rename it")
@@ -290,7 +291,7 @@ class Follower:
             if isinstance(record, dict) and {"prompt", "answer"} <= record.keys():
                 yield example_row(record, tokenizer, seq_len, where)
                 continue
-            document = textfiles.record_text(record, None, where)
+            document = records.record_text(record, None, where)
             if isinstance(document, Example):
                 prompt, completion = document[: document.prompt], document[document.prompt :]
                 yield answer_row(prompt, completion, tokenizer, seq_len, where)

@@ -11,6 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Self
 
 from mlxhog.arena import Arena
 from mlxhog.arena.marks import (
@@ -21,9 +24,10 @@ from mlxhog.arena.marks import (
     copy_model,
     copy_tensors,
 )
-from mlxhog.arena.published import Copies, Readers
+from mlxhog.arena.published import WORDS, Copies, Readers
 from mlxhog.files.quantities import Interval
 from mlxhog.optim.updates import Float32
+from mlxhog.training.session import Session
 
 POLL_S = 0.05
 TRIES_S = 0.02  # for a copy that is not of one moment
@@ -55,6 +59,15 @@ class Publisher:
         self._published_s = 0.0
         self._thread = threading.Thread(target=self._run, name="mlxhog-publisher", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def of(cls, session: Session, every: Interval, stack: ExitStack) -> Self | None:
+        """Publish what a session trains until the stack closes; None where no reader can come."""
+        if WORDS not in session.arena.layout.segments:
+            return None
+        publisher = cls(session.arena, partial(session.strategy.load, training=True), every)
+        stack.callback(publisher.close)
+        return publisher
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run, run_of
@@ -34,6 +35,20 @@ Observer = Callable[[Progress], None]
 REPORT_S = 0.5
 METRICS_S = 2.0
 TIMES_S = 30.0
+
+
+def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
+    """The monitor of a run that begins."""
+    monitor = Monitor(
+        arena,
+        plan.workers,
+        budget,
+        gpu_write=plan.writers.gpu_write,
+        kernels=plan.kernels_used,
+    )
+    monitor.val_share = plan.held_out.share if plan.config.eval_every.on else None
+    monitor.find_marks(plan.data)
+    return monitor
 
 
 class Reporter:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mlxhog.arena import published
 from mlxhog.arena.control import Command
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import RUNNING, Run, new_run
+from mlxhog.checkpoint.creation import new_run
+from mlxhog.checkpoint.run import RUNNING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -30,18 +30,16 @@ from mlxhog.files.quantities import Interval
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Result
-from mlxhog.report.monitor import Monitor
 from mlxhog.training import checkpoints, evenness, origin, recording
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
-from mlxhog.training.reporting import Observer, Reporter, summary
+from mlxhog.training.reporting import Observer, Reporter, monitor_of, summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session, Terms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
-EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be every so often
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 INTERRUPTED = "finishing the step; again stops at once"
 
@@ -120,27 +118,14 @@ class _Training(Session):
         else:
             self.start = checkpoints.begin(plan, self.arena, self.ledger)
             self.begin(self.start.budget, self._terms(plan).step_limit)
-        self.publisher: Publisher | None = None
-        if published.WORDS in plan.layout.segments:
-            self.publisher = Publisher(
-                self.arena, partial(self.strategy.load, training=True), self.config.live_every
-            )
-            stack.callback(self.publisher.close)
+        self.publisher = Publisher.of(self, self.config.live_every, stack)
         with disk_errors(f"writing {self.run.architecture}"):
             checkpoint.write_model(self.run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
                 clients.write(plan.division, directory)
         page = None if self.publisher is None else self.publisher.readers_fd
         stack.enter_context(self.arena.serve(socket_path(directory), page))
-        self.monitor = Monitor(
-            self.arena,
-            plan.workers,
-            self.start.budget,
-            gpu_write=plan.writers.gpu_write,
-            kernels=plan.kernels_used,
-        )
-        self.monitor.val_share = plan.held_out.share if self.config.eval_every.on else None
-        self.monitor.find_marks(plan.data)
+        self.monitor = monitor_of(plan, self.arena, self.start.budget)
         self.reporter = Reporter(plan, self.run, self.monitor, observer)
         self.watch = HeldOutWatch.of(self.config, plan.resumption, plan.held_out.text)
         self.status = RUNNING
@@ -150,7 +135,6 @@ class _Training(Session):
         self._deadlines = Deadlines(began_ns, self.start.budget.seconds, whole=whole_time)
         self._stack = stack
         self.evaluation = FinalEvaluation(self, plan.held_out, self.monitor, self._deadlines)
-        self._asked_at: tuple[int, int] | None = None
         self._signals = Interrupts()
         self._elastic = Elastic(self, plan, self.monitor)
         self._requests = Requests(
@@ -170,7 +154,7 @@ class _Training(Session):
         error: MlxhogError | None = None
         notes = (*self.start.messages, *self.plan.notes, *self.plan.data.notes, self.arena.note)
         for message in (summary(self.plan, self.run), *filter(None, notes)):
-            self.report(message)
+            self.reporter.report_once(message)
         self.reporter.drop_lost_metrics(self.start.budget)
         with self._signals:
             try:
@@ -189,7 +173,7 @@ class _Training(Session):
                     self._rest()
                     self._save_and_evaluate()
                 if self.config.sample_every.on and not self._signals.count:
-                    self._write_sample()
+                    write_sample(self, self.monitor, self._deadlines)
                 self.status = "interrupted" if self._signals.count else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
@@ -247,7 +231,6 @@ class _Training(Session):
 
         The arena is filled for it, then workers build it, and are ready when they have.
         """
-        reported = {*self.plan.notes, *self.start.messages}
         names = [one.config.strategy for one in self.plan.alternatives]
         self.plan = self.reporter.plan = self._elastic.plan = plan
         self.config = plan.config
@@ -255,8 +238,7 @@ class _Training(Session):
         self.monitor.budget = self.start.budget
         self.decide(names.index(plan.config.strategy))
         for message in (*self.start.messages, *plan.notes):
-            if message not in reported:
-                self.report(message)
+            self.reporter.report_once(message)
         self._write_config()
         self.until(self.supervisor.ready, Doing(Activity.STARTING))
 
@@ -276,7 +258,7 @@ class _Training(Session):
             return
         self.train()
         regular: list[tuple[Interval, Callable[[], None]]] = [
-            (config.eval_every, self._ask_for_evaluation),
+            (config.eval_every, partial(self.watch.ask_for_next, self, self.monitor, self.plan)),
             (config.sample_every, partial(self.ask, "sample")),
             (config.save_every, self.saver.save_now_and_then),
         ]
@@ -296,20 +278,6 @@ class _Training(Session):
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
                     act()
-
-    def _ask_for_evaluation(self) -> None:
-        """Let a worker evaluate; where that is to be every so often, unless it takes too much time.
-
-        One that is still going on is waited for, unless its worker may have died.
-        """
-        seconds, monitor = self.config.eval_every.seconds, self.monitor
-        if seconds is not None:
-            now = (monitor.evaluations, self.supervisor.ends())
-            most_s = EVALUATING_PART * len(self.plan.workers) * monitor.seconds()
-            if now == self._asked_at or monitor.evaluating_s > most_s:
-                return
-            self._asked_at = now
-        self.ask("eval")
 
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
@@ -405,12 +373,7 @@ class _Training(Session):
             ) from error
         self.watch.close(self.run, self.saver.newest, self.report)
         if evaluates and not self._signals.count:
-            self._take_evaluation()
-
-    def _write_sample(self) -> None:
-        """Write the sample at the end, or say why there is none."""
-        if not write_sample(self, self.monitor, self._deadlines) and not self._signals.count:
-            self.report("no sample: no worker was free to write one in time; mlxhog generate does")
+            self.evaluation.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save what a failed run has reached, and add to its message how to go on."""
@@ -431,25 +394,6 @@ class _Training(Session):
         """Leave readers the last weights; nobody may move."""
         if self.publisher is not None:
             self.publisher.end()
-
-    def _take_evaluation(self) -> None:
-        """Wait for the evaluation of the parameters, and evaluate what they are the average of."""
-        score = self.evaluation.wait()
-        if self._signals.count:
-            return
-        average = score.bits_per_byte
-        if score.share < 1.0 or average is None:
-            return  # a number of less text could not be compared with those before
-        self.monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
-        self.monitor.val_at_end = True
-        larger = self.evaluation.larger()
-        if larger.bits_per_byte is not None:
-            share = larger.share * self.plan.held_out.larger_share
-            self.monitor.take_final(larger.bits_per_byte, larger.tokens, share)
-        if self.evaluation.score_copies() and (
-            warning := self.strategy.warning(average, self.evaluation.copies_bits_per_byte)
-        ):
-            self.report(warning)
 
     # -- watching --------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
@@ -29,7 +28,7 @@ STATE = {"tokens": 123, "data": {"epoch": 0, "watermark": 4, "done": [6, 7], "to
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return runs.create(tmp_path / "runs", "test")
+    return creation.create(tmp_path / "runs", "test")
 
 
 def save(run: Run, step: int = 1000, **changed: Any) -> Path:

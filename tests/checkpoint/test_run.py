@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
@@ -41,7 +42,7 @@ def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> No
 
     def create(name: str) -> None:
         barrier.wait(timeout=10)
-        results.extend(runs.create(tmp_path, name) for _ in range(3))
+        results.extend(creation.create(tmp_path, name) for _ in range(3))
 
     in_threads(create, "xxxx")
     assert len({run.directory for run in results}) == 12
@@ -50,11 +51,11 @@ def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ü"])
 def test_a_name_that_is_no_directory_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunError, match="use letters, digits"):
-        runs.create(tmp_path, name)
+        creation.create(tmp_path, name)
 
 
 def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path: Path) -> None:
-    with runs.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
+    with creation.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
         assert runs.find("latest", tmp_path / "runs") == run
         assert (run.is_starting(), run.is_locked()) == (True, True)
         assert run.config_path.read_text() == "lr: 0.5\n"
@@ -68,7 +69,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     with (
         pytest.raises(KeyboardInterrupt),
-        runs.starting(tmp_path / "runs", "new", "") as run,
+        creation.starting(tmp_path / "runs", "new", "") as run,
     ):
         fail(run)
     assert list(tmp_path.iterdir()) == []
@@ -79,7 +80,7 @@ def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
         run.write_status({"status": runs.RUNNING})
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), runs.starting(tmp_path, "new", "") as run:
+    with pytest.raises(KeyboardInterrupt), creation.starting(tmp_path, "new", "") as run:
         fail(run)
     assert run.read_status()["status"] == "interrupted"
 
@@ -87,7 +88,7 @@ def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("x")
     with pytest.raises(RunError, match="expected a directory of runs"):
-        runs.create(tmp_path / "runs", "x")
+        creation.create(tmp_path / "runs", "x")
 
 
 def test_a_second_command_on_a_run_is_told_who_holds_it(run: Run) -> None:
@@ -229,13 +230,13 @@ def test_a_sample_of_many_lines_is_read_back_whole(run: Run) -> None:
 
 def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
     assert runs.list_runs(tmp_path / "none") == []
-    results = [runs.create(tmp_path, name) for name in ("b", "a", "c")]
+    results = [creation.create(tmp_path, name) for name in ("b", "a", "c")]
     (tmp_path / "not-a-run").mkdir()
     assert [run.name for run in runs.list_runs(tmp_path)] == [run.name for run in results]
 
 
 def test_a_removed_run_is_gone_with_everything_it_held(tmp_path: Path) -> None:
-    kept, gone = (runs.create(tmp_path, name) for name in ("kept", "gone"))
+    kept, gone = (creation.create(tmp_path, name) for name in ("kept", "gone"))
     (gone.checkpoints / "step-00000001").mkdir()
     gone.model.symlink_to("checkpoints/step-00000001")
     runs.remove(gone)
@@ -258,7 +259,7 @@ def remove_and_wait(directory: Path, connection: Connection) -> None:
 def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up(
     tmp_path: Path,
 ) -> None:
-    first, second = (runs.create(tmp_path, name) for name in ("a", "b"))
+    first, second = (creation.create(tmp_path, name) for name in ("a", "b"))
     here, there = CONTEXT.Pipe()
     child = CONTEXT.Process(target=remove_and_wait, args=(first.directory, there))
     child.start()
@@ -277,7 +278,7 @@ def test_a_run_is_found_as_latest_by_name_and_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "runs"
-    first, second = (runs.create(root, name) for name in ("b", "a"))
+    first, second = (creation.create(root, name) for name in ("b", "a"))
     assert runs.find("latest", root) == second
     assert runs.find(first.name, root) == first
     assert runs.find(str(first.directory), tmp_path / "elsewhere") == first
@@ -289,12 +290,12 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "runs"
-    notes, letters = (runs.create(root, name) for name in ("notes", "letters"))
+    notes, letters = (creation.create(root, name) for name in ("notes", "letters"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()  # such as the run's data: no run, so it is not meant
     assert runs.find("notes", root) == notes
     assert runs.find("ter", root) == letters
-    runs.create(root, "notes-2")
+    creation.create(root, "notes-2")
     with pytest.raises(RunError, match="is part of the names of 2 runs") as caught:
         runs.find("otes", root)
     assert all(run.name in str(caught.value) for run in runs.list_runs(root) if "otes" in run.name)
@@ -305,7 +306,7 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(
 
 
 def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
-    results = [runs.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
+    results = [creation.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
     with pytest.raises(RunError, match="and 2 more; name more of the one") as caught:
         runs.find("-a", tmp_path)
     assert results[-1].name in str(caught.value)
@@ -313,7 +314,7 @@ def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
 
 
 def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
-    run = runs.create(tmp_path, "sotu")
+    run = creation.create(tmp_path, "sotu")
     with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
         runs.find(f"{run.name[:-2]}ut", tmp_path)
     with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
@@ -332,14 +333,14 @@ def test_where_there_are_no_runs_none_is_suggested(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["s/nothere", "./nothere", "/nothere"])
 def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path, spec: str) -> None:
-    runs.create(tmp_path, "sotu")
+    creation.create(tmp_path, "sotu")
     with pytest.raises(RunError) as caught:
         runs.find(spec, tmp_path)
     assert str(caught.value) == f"{spec} does not exist; name a run, or a path that exists"
 
 
 def test_a_mistyped_path_of_a_run_suggests_the_nearest_run(tmp_path: Path) -> None:
-    run = runs.create(tmp_path, "sotu")
+    run = creation.create(tmp_path, "sotu")
     with pytest.raises(RunError, match=rf"does not exist; did you mean '{run.name}'\?"):
         runs.find(str(run.directory)[:-1], tmp_path)
 

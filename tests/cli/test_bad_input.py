@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.machine import machine
 from mlxhog.models.registry import load_architecture
@@ -173,7 +173,7 @@ def test_a_prompt_that_is_not_utf8_is_refused(
 def test_a_run_without_a_checkpoint_says_how_to_begin_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    new_run = run.create(Path("runs"), "early")
+    new_run = creation.create(Path("runs"), "early")
     assert main(["generate", new_run.name]) == 2
     assert f"mlxhog train --config {new_run.config_path}" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import creation, run
 from mlxhog.cli import COMMANDS, mad, main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
@@ -163,7 +163,7 @@ def test_a_flag_wins_over_the_file_and_an_absent_one_does_not(trainer, tmp_path)
 def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The name of a run that was started with --lr 0.5 --steps 100."""
     monkeypatch.chdir(tmp_path)
-    new_run = run.create(Path("runs"), "old")
+    new_run = creation.create(Path("runs"), "old")
     new_run.config_path.write_text(TrainConfig(lr=0.5, steps=100).to_yaml())
     return new_run.name
 
@@ -206,7 +206,7 @@ def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run,
 
 
 def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
-    run.create(Path("runs"), "new").write_status(
+    creation.create(Path("runs"), "new").write_status(
         {"status": "done", "steps": 40, "result": {"steps": 9, "val_bits_per_byte": 2.5}}
     )
     assert main(["runs"]) == 0
@@ -228,7 +228,7 @@ def test_help_lists_the_options_of_doctor_once(capsys):
 
 def test_runs_names_those_whose_steps_or_kernels_were_emulated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run.create(Path("runs"), "test").write_status(
+    creation.create(Path("runs"), "test").write_status(
         {"status": "done", "gpu_write": "metal-emulated", "kernels": "native", "emulated": True}
     )
     assert main(["runs"]) == 0

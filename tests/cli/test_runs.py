@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
@@ -61,7 +62,7 @@ def saved(run: Run) -> None:
 def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = runs.create(root, "early", "lr: 0.5\n")  # of a process that was killed then
+    run = creation.create(root, "early", "lr: 0.5\n")  # of a process that was killed then
     assert main(["show", "latest"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     command = last.partition("#")[0].split()
@@ -75,7 +76,7 @@ def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
 def test_a_run_that_starts_takes_no_request_and_says_so(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with runs.starting(root, "new", "") as run:
+    with creation.starting(root, "new", "") as run:
         assert main(["stop", "latest"]) == 2
         assert f"the run {run.name} is starting" in capsys.readouterr().err
         assert main(["show", "latest"]) == 0
@@ -103,7 +104,7 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
 def test_every_state_has_its_mark(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
-    with runs.starting(root, "new", ""), trains.lock():
+    with creation.starting(root, "new", ""), trains.lock():
         header, *shown = listed(capsys)
     assert sorted(line[0] for line in shown[:3]) == ["!", "*", "."]
     assert {line[2:] for line in shown[3:]} == {
@@ -202,7 +203,7 @@ def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(
 
 @pytest.fixture
 def three(root: Path) -> list[Run]:
-    return [runs.create(root, name) for name in ("a-one", "b-two", "b-three")]
+    return [creation.create(root, name) for name in ("a-one", "b-two", "b-three")]
 
 
 def left(root: Path) -> list[str]:

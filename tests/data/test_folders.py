@@ -243,7 +243,7 @@ def test_a_name_that_is_no_text_is_named_all_the_same(folder: Path) -> None:
 def test_what_a_packed_file_unpacks_to_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textfiles, "_MOST_EXPANDED", 1 << 20)
+    monkeypatch.setattr(unpacking, "MOST_EXPANDED", 1 << 20)
     for name in ("a.txt.gz", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(gzip.compress(b"a\n" * (2 << 20)))
         with pytest.raises(DataError, match=r"unpacks to more than 250 times its \d|not JSON"):

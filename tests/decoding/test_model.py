@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mlxhog import load
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import creation, run
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import train_bpe
 from mlxhog.errors import CheckpointError, EnvironmentLacks
@@ -69,7 +69,7 @@ def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
 
 
 def test_a_run_without_a_checkpoint_cannot_write(tmp_path):
-    new_run = run.create(tmp_path, "empty")
+    new_run = creation.create(tmp_path, "empty")
     with pytest.raises(CheckpointError, match="no checkpoint: it ended"):
         load("latest", out=new_run.directory.parent, backend="torch:cpu")
 

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from mlxhog import cli
-from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents
 from mlxhog.config.config import TrainConfig
@@ -83,7 +83,7 @@ def _write_old_torch(folder: Path) -> Iterable[Path]:
 
 
 def _write_run(folder: Path) -> Iterable[Path]:
-    run = runs.create(folder, "fuzz")
+    run = creation.create(folder, "fuzz")
     model, params = _params(LARGE)
     checkpoint.save(
         run,

@@ -21,7 +21,7 @@ import pytest
 
 from mlxhog import cli, train
 from mlxhog.arena import event_log, handover, segment
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
@@ -44,7 +44,7 @@ REFUSALS = (
 
 @pytest.fixture
 def run(tmp_path: Path) -> runs.Run:
-    return runs.create(tmp_path / "runs", "small")
+    return creation.create(tmp_path / "runs", "small")
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.checkpoint import checkpoint, formats, manifest, run
+from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint.formats.converting import Conversion, convert
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
@@ -35,7 +35,7 @@ HUGE = 200 * 10**9
 def ours(tmp_path: Path) -> Path:
     """A checkpoint of ours."""
     return checkpoint.save(
-        run.create(tmp_path, "a"),
+        creation.create(tmp_path, "a"),
         step=3,
         params=families.init_params(MODEL, seed=0),
         model_config=MODEL.to_dict(),
@@ -232,7 +232,7 @@ def test_whatever_torch_raises_for_a_damaged_pickle_is_ours(tmp_path: Path, pick
 def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
     tmp_path: Path, content: bytes
 ) -> None:
-    folder = run.create(tmp_path, "r")
+    folder = creation.create(tmp_path, "r")
     (folder.checkpoints / "latest").write_bytes(content)
     with pytest.raises(CheckpointError, match="latest has to hold the name of a checkpoint"):
         checkpoint.latest(folder)

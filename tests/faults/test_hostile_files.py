@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlxhog import cli
-from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import creation, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
@@ -273,7 +273,7 @@ def test_an_npz_that_needs_a_password_is_refused(tmp_path: Path) -> None:
 def test_one_bad_run_does_not_break_the_list_of_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
-    good, bad = runs.create(tmp_path, "good"), runs.create(tmp_path, "bad")
+    good, bad = creation.create(tmp_path, "good"), creation.create(tmp_path, "bad")
     good.write_status({"status": "done", "steps": 7, "result": {"val_bits_per_byte": 2.5}})
     (bad.directory / "run.json").write_bytes(content)
     assert cli.main(["runs", "--out", str(tmp_path)]) == 0
@@ -289,7 +289,7 @@ def test_one_bad_run_does_not_break_the_list_of_runs(
 
 
 def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
-    run = runs.create(tmp_path, "r")
+    run = creation.create(tmp_path, "r")
     for content in (b"[1]\n", b"{\n", b"\xff\n", b"[" * 100_000 + b"\n", b"NaN\n"):
         run.metrics_path.write_bytes(b'{"step": 1}\n' + content)
         with pytest.raises(RunError, match="metrics.jsonl is damaged after 1 lines"):

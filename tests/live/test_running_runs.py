@@ -20,7 +20,7 @@ from mlxhog import LanguageModel, TrainConfig, load, train
 from mlxhog.arena import Arena, segment
 from mlxhog.arena import arena as arenas
 from mlxhog.arena.handover import socket_path
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
@@ -236,7 +236,7 @@ def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path: Path) -> Non
 @contextlib.contextmanager
 def held_run(folder: Path) -> Iterator[runs.Run]:
     """A run that a supervisor holds."""
-    run = runs.create(folder, "held")
+    run = creation.create(folder, "held")
     with run.lock():
         yield run
 
@@ -331,7 +331,7 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
     before = saved_run(tmp_path, "before")
     said: list[str] = []
     with contextlib.ExitStack() as stack:
-        new = stack.enter_context(runs.starting(tmp_path, "new", ""))
+        new = stack.enter_context(creation.starting(tmp_path, "new", ""))
 
         def pause(seconds: float) -> None:
             copied(before, "copy").directory.rename(tmp_path / "moved")  # the new one has begun
@@ -349,7 +349,7 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
 
 def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path: Path) -> None:
     saved_run(tmp_path, "before")
-    failing = runs.starting(tmp_path, "new", "")
+    failing = creation.starting(tmp_path, "new", "")
     new = failing.__enter__()
 
     def pause(seconds: float) -> None:
@@ -362,7 +362,7 @@ def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path: Pa
 def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path: Path) -> None:
     saved_run(tmp_path, "before")
     with (
-        runs.starting(tmp_path, "new", "") as new,
+        creation.starting(tmp_path, "new", "") as new,
         pytest.raises(RunError, match=f"run {new.name} is still starting"),
     ):
         open_newest("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)

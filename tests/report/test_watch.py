@@ -19,7 +19,7 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.arena import requests
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import creation
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import ArenaError
 from mlxhog.files import durable
@@ -269,7 +269,7 @@ def test_a_run_that_starts_is_waited_for_and_one_that_cannot_start_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    failing = runs.starting(Path("runs"), "new", "")
+    failing = creation.starting(Path("runs"), "new", "")
     run = failing.__enter__()
     monkeypatch.setattr(
         "mlxhog.cli.watch.time",

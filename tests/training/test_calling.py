@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mlxhog
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import creation, run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import written_in
@@ -97,7 +97,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str
     monkeypatch.chdir(tmp_path)
 
     def make(*automatic: str, **options: Any) -> str:
-        new_run = run.create(Path("runs"), "old")
+        new_run = creation.create(Path("runs"), "old")
         new_run.config_path.write_text(TrainConfig(steps=100, **options).to_yaml())
         new_run.write_status({"automatic": automatic})
         return new_run.name
@@ -216,7 +216,7 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    earlier = run.create(Path("runs"), "old")
+    earlier = creation.create(Path("runs"), "old")
     met: list[run.Run] = []
 
     def refuse(config: TrainConfig) -> None:
@@ -238,6 +238,6 @@ def test_a_run_that_begins_with_the_latest_means_the_one_before_it(
     monkeypatch.setattr(
         "mlxhog.checkpoint.checkpoint.locate", lambda spec, root: run.find(spec, root).directory
     )
-    earlier = run.create(Path("runs"), "old")
+    earlier = creation.create(Path("runs"), "old")
     mlxhog.train(init_from="latest")
     assert asked[0][0].init_from == str(earlier.directory)

@@ -14,8 +14,8 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.files.quantities import Interval
-from mlxhog.training import evaluation, trainer
-from mlxhog.training.ending import Deadlines, FinalEvaluation
+from mlxhog.training import evaluation
+from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch
 from mlxhog.training.evaluation import HeldOutTexts, Score, Scores, spread
 
 BATCHES = 4
@@ -238,21 +238,17 @@ def test_the_size_of_the_part_follows_from_the_options_and_is_64_kib_where_it_ca
 
 def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any() -> None:
     asked: list[str] = []
-    monitor = SimpleNamespace(evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0)
+    monitor: Any = SimpleNamespace(evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0)
     supervisor = SimpleNamespace(ends=lambda: len(deaths))
     deaths: list[int] = []
-    training: Any = SimpleNamespace(
-        config=SimpleNamespace(eval_every=Interval(seconds=10)),
-        monitor=monitor,
-        supervisor=supervisor,
-        plan=SimpleNamespace(workers=(1, 2)),
-        ask=asked.append,
-        _asked_at=None,
-    )
+    config = SimpleNamespace(eval_every=Interval(seconds=10))
+    session: Any = SimpleNamespace(supervisor=supervisor, ask=asked.append)
+    plan: Any = SimpleNamespace(config=config, workers=(1, 2))
+    watch = HeldOutWatch()
 
     def asks() -> bool:
         before = len(asked)
-        trainer._Training._ask_for_evaluation(training)
+        watch.ask_for_next(session, monitor, plan)
         return len(asked) > before
 
     assert asks()
@@ -265,7 +261,7 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     assert asks()
     deaths.append(1)  # maybe of the worker that evaluates
     assert asks()
-    training.config.eval_every = Interval(steps=5)
+    config.eval_every = Interval(steps=5)
     monitor.evaluating_s = 1000.0
     assert asks()
     assert asks()

@@ -305,7 +305,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_holds_up_nothing(follower, tmp_pa
     os.mkfifo(follower.folder / "a.txt")
     assert follower.look()
     assert rows(tmp_path) == []
-    assert "is no regular file" in follower.messages[0]
+    assert "not a regular file" in follower.messages[0]
 
 
 def packed(suffix: str, text: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.machine import verdicts
@@ -108,7 +108,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
         (plan.parameters + 1, "mlx:cpu", 1.0),
         (plan.parameters, "torch:cpu", 2.0),
     ):
-        earlier = run.create(Path(config.out), f"r{rate:g}")
+        earlier = creation.create(Path(config.out), f"r{rate:g}")
         result = {"tokens_per_s": rate, "workers": [{"backend": backend}]}
         earlier.write_status({"status": "done", "parameters": parameters, "result": result})
     like = preview.facts(plan, config)
@@ -179,7 +179,7 @@ def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(
     monitor = cast(Monitor, FastMonitor(plan.epoch_tokens, times))
     reporter = Reporter(
         plan,
-        run.create(here / "runs", "r"),
+        creation.create(here / "runs", "r"),
         monitor,
         lambda progress: messages.extend(filter(None, [progress.message])),
     )

@@ -20,14 +20,14 @@ from mlxhog import TrainConfig, optim, train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.checkpoint.run import default_name
+from mlxhog.checkpoint.creation import default_name
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies.sync import is_over
-from mlxhog.training import trainer
 from mlxhog.training.checkpoints import restore
+from mlxhog.training.ending import FinalEvaluation
 from mlxhog.training.plan import make_plan
 from tests.models.twins import TWINS
 from tests.training.small import small_config
@@ -258,12 +258,12 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
     class Killed(BaseException):
         pass
 
-    def die(training: object) -> None:
+    def die(evaluation: object) -> None:
         raise Killed
 
     config = small_config(tmp_path, steps=10, eval_every="1h")
     with monkeypatch.context() as patched:
-        patched.setattr(trainer._Training, "_take_evaluation", die)
+        patched.setattr(FinalEvaluation, "finish", die)
         with pytest.raises(Killed):
             train(config)
     (directory,) = (tmp_path / "runs").iterdir()

@@ -138,9 +138,9 @@ def test_a_checkpoint_is_served_by_its_path(folder: Path) -> None:
 
 @slow
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    from mlxhog.checkpoint import run
+    from mlxhog.checkpoint import creation
 
-    run.create(tmp_path / "runs", "empty")
+    creation.create(tmp_path / "runs", "empty")
     process = start("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2

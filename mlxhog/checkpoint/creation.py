@@ -1,0 +1,114 @@
+"""A new run: its name, its folder, and its end where it cannot start.
+
+The folder of a run is there, with the options that it was given, before its data is prepared: every
+other command finds it, as `starting`. A start that fails takes its folder with it; one that is
+killed leaves it, `interrupted` like any run whose lock is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.checkpoint.run import STARTING, Run, clear
+from mlxhog.errors import RunError
+from mlxhog.files.durable import disk_errors, replace_file
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
+
+
+@contextlib.contextmanager
+def new_run(config: TrainConfig) -> Iterator[Run | None]:
+    """Make the run of a configuration, as `starting` does; None where another one is resumed."""
+    if config.resume is not None:
+        yield None
+        return
+    name = config.name or default_name(config.data)
+    with starting(Path(config.out), name, config.to_yaml()) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def starting(root: Path, name: str, config: str) -> Iterator[Run]:
+    """Make a new run and hold it in the block; one that fails while it starts leaves no folder.
+
+    Args:
+        root: the folder of runs.
+        name: of the run, without its time.
+        config: the options it was given, as YAML.
+
+    Raises:
+        RunError, EnvironmentLacks: as `create`.
+    """
+    is_first = not root.exists()
+    with ExitStack() as hold:
+        run = create(root, name, config, hold)
+        try:
+            yield run
+        except BaseException:
+            if run.is_starting():
+                clear(run)
+                if is_first:
+                    with contextlib.suppress(OSError):  # another run is there by now
+                        root.rmdir()
+            raise
+
+
+def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
+    """Make a new run directory `<utc>-<name>` below `root`, of a run that is starting.
+
+    Args:
+        root: the folder of runs.
+        name: of the run, without its time.
+        config: the options it was given, as YAML.
+        hold: takes its lock, before any other process can find it.
+
+    Raises:
+        RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
+            directory cannot be made.
+
+    Concurrency: two processes never get the same directory.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
+    n = 1
+    while True:
+        directory = (root / (stem if n == 1 else f"{stem}-{n}")).absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise RunError(f"{root} is a file, expected a directory of runs") from error
+            n += 1
+            continue
+        except OSError as error:
+            raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+        run = Run(directory)
+        if hold is not None:
+            hold.enter_context(run.lock())
+        with disk_errors(f"making {run.checkpoints}"):
+            run.checkpoints.mkdir()
+            replace_file(run.config_path, config.encode())
+        run.write_status({"status": STARTING})  # from now on it is a run
+        return run
+
+
+def default_name(data: str) -> str:
+    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its ending.
+
+    >>> default_name("notes/*.txt")
+    'notes'
+    """
+    for part in reversed(Path(data).parts):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", part if "*" in part else Path(part).stem).strip("-")
+        if name and "*" not in part:
+            return name[:40]
+    return "run"
