@@ -33,10 +33,10 @@ def training_s(
         save_s: the last checkpoint will take.
         evaluates: whether there is a last evaluation.
         samples: whether there is a last sample.
-        evaluation_s: what it takes at least; a fifth of the budget is the most that is kept for it.
+        evaluation_s: what it takes at least; two fifths of the budget are the most that is kept for it.
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
-    evaluation_s = min(evaluation_s, seconds / 5) * evaluates
+    evaluation_s = min(evaluation_s, seconds * 2 / 5) * evaluates
     beyond_s = start_s + save_s + evaluation_s + SAMPLING_S * samples + STOP_S - END_S
     return max(seconds - max(kept_s, beyond_s), seconds / 5)
 

@@ -25,7 +25,7 @@ from mlxhog.training.session import Session
 
 SAMPLE_S = 60.0  # a sample without a budget of time
 LEAVING_S = 5.0  # workers that are asked to leave
-LEAST_S = 1.0  # for workers to leave and for a sample, however late it is
+LEAST_S = 1.0  # for workers to leave, for a sample or for a worker's own score, however late it is
 LEAST_EVALUATION_S = 20.0  # for the last one, however late it is, unless it takes less
 EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be every so often
 FASTER = 3.0  # so many times as fast as a gradient is a loss
@@ -79,18 +79,21 @@ class Deadlines:
             return None
         return late_start(self._seconds, start_s=start_s, training_s=training_s, measured=measured)
 
-    def evaluation_ns(self, *, parts: int, trained_s: float, least_s: float) -> int:
+    def evaluation_ns(
+        self, *, parts: int, trained_s: float, least_s: float, sample_s: float = 0.0
+    ) -> int:
         """When an evaluation has to end that begins now and is the first of so many.
 
         Args:
             parts: of the time that is left.
             trained_s: the time of training.
             least_s: for this one, however late it is.
+            sample_s: of the time that is left, for a sample afterwards.
         """
         if self._seconds is None:
             seconds = max(EVALUATING_S, trained_s) / parts
         else:
-            seconds = max((self._rest_s() - SAMPLING_S) / parts, least_s)
+            seconds = max((self._rest_s() - sample_s) / parts, least_s)
         return monotonic_ns() + int(seconds * 1e9)
 
     def sample_s(self) -> float:
@@ -261,20 +264,25 @@ class FinalEvaluation:
         Where workers have parameters of their own, the time goes to the scores of these.
         """
         copies = len(self._session.strategy.copies())
-        self._begin(1 + copies, self._part_end if copies else len(self._scores))
+        end = self._part_end if copies else len(self._scores)
+        self._begin(1 + copies, end, least_s=self._least_s())
 
-    def _begin(self, parts: int, end: int) -> None:
+    def _begin(self, parts: int, end: int, *, least_s: float) -> None:
         """Begin at the parameters as they are now.
 
         Args:
             parts: evaluations that share the time from now on.
             end: batches to score.
+            least_s: for this one, however late it is.
         """
         self._session.drain()  # an evaluation that ended as training did comes before this one
         self._round += 1
         self._first, self._end = self._round, end
         self._end_ns = end_ns = self._deadlines.evaluation_ns(
-            parts=parts, trained_s=self._monitor.seconds(), least_s=self._least_s()
+            parts=parts,
+            trained_s=self._monitor.seconds(),
+            sample_s=SAMPLING_S * self._session.strategy.config.sample_every.on,
+            least_s=least_s,
         )
         counters = self.arena.counters
         counters.store("side_until_ns", end_ns)
@@ -303,16 +311,18 @@ class FinalEvaluation:
         """Wait for the score of the parameters, and score what they are the average of."""
         score, session, monitor = self.wait(), self._session, self._monitor
         average = score.bits_per_byte
-        if session.interrupts() or score.share < 1.0 or average is None:
+        if score.share < 1.0 or average is None:
             return  # a number of less text could not be compared with those before
         monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
         monitor.val_at_end = True
         larger = self.larger()
-        if larger.bits_per_byte is not None:
+        if larger.bits_per_byte is not None and larger.n_bytes > score.n_bytes:
             share = larger.share * self._part.larger_share
             monitor.take_final(larger.bits_per_byte, larger.tokens, share)
-        if self.score_copies() and (
-            warning := session.strategy.warning(average, self.copies_bits_per_byte)
+        if (
+            not session.interrupts()
+            and self.score_copies()
+            and (warning := session.strategy.warning(average, self.copies_bits_per_byte))
         ):
             session.report(warning)
 
@@ -333,7 +343,7 @@ class FinalEvaluation:
                 if session.interrupts() or not all_rest:
                     return False
                 load()
-                self._begin(len(copies) - k, self._part_end)
+                self._begin(len(copies) - k, self._part_end, least_s=LEAST_S)
                 self.copies_bits_per_byte.append(self.wait().bits_per_byte or math.nan)
         return True
 

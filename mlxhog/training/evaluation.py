@@ -220,7 +220,7 @@ class HeldOutTexts:
     Attributes:
         part: that all evaluations are of.
         larger: for a score of all held-out text, or up to `FINAL_TOKENS` of it; None where the part
-            is all of it, and for emulated models, which are slow.
+            is as large, and for emulated models, which are slow.
     """
 
     part: HeldOutText
@@ -232,9 +232,9 @@ class HeldOutTexts:
     ) -> HeldOutTexts:
         """Find them in all of the held-out text."""
         part, larger = subset.of(file, asked_bytes), None
-        if part is not file and config.kernels != EMULATED:
-            most = FINAL_TOKENS * file.header["bytes"] // file.n_tokens
-            larger = HeldOutText.of(subset.of(file, max(most, 1)), config, parameters)
+        most = FINAL_TOKENS * file.header["bytes"] // file.n_tokens
+        if part is not file and most > asked_bytes and config.kernels != EMULATED:
+            larger = HeldOutText.of(subset.of(file, most), config, parameters)
         return cls(HeldOutText.of(part, config, parameters), larger)
 
     @property
@@ -367,7 +367,7 @@ class TextJobs:
     def serve(self) -> None:
         """Evaluate, or write a sample, where that is asked for.
 
-        An evaluation only while training: the run's result has the final one, which covers more.
+        An evaluation only while training: all workers share out the last one (`evaluate_rest`).
         """
         if self.context.training() and takes_on(self.context, "eval_asked", "eval_taken"):
             self._evaluate()

@@ -89,7 +89,7 @@ class Requests:
             while self._waiting:
                 request = self._waiting.popleft()
                 self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields))
-        elif doing.activity not in (Activity.STARTING, Activity.PAUSING):
+        elif doing.activity not in (Activity.STARTING, Activity.MEASURING, Activity.PAUSING):
             self._refuse_all(f"the run is {doing}: its training is over")
 
     def close(self) -> None:

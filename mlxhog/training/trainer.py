@@ -285,7 +285,7 @@ class _Training(Session):
             save_s=checkpoints.save_s(self.plan, self.arena),
             evaluates=self.config.eval_every.on,
             samples=self.config.sample_every.on,
-            evaluation_s=self.plan.held_out.estimate_s,
+            evaluation_s=self.plan.held_out.estimate_s * (1 + len(self.strategy.copies())),
         )
         if limit_s is not None:
             self.arena.counters.store("limit_ns", int(limit_s * 1e9))
