@@ -33,7 +33,7 @@ def training_s(
         save_s: the last checkpoint will take.
         evaluates: whether there is a last evaluation.
         samples: whether there is a last sample.
-        evaluation_s: what it takes at least; two fifths of the budget are the most that is kept for it.
+        evaluation_s: what it takes at least; at most two fifths of the budget are kept for it.
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
     evaluation_s = min(evaluation_s, seconds * 2 / 5) * evaluates

@@ -57,7 +57,7 @@ def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
     def begin(evaluation: FinalEvaluation) -> None:
         most = len(evaluation._scores)
         end = most if batches is None else evaluation._part_end + batches
-        evaluation._begin(1, end)
+        evaluation._begin(1, end, least_s=60.0)
 
     monkeypatch.setattr(FinalEvaluation, "begin", begin)
 
@@ -115,3 +115,24 @@ def test_a_resumed_run_keeps_its_text_whatever_its_budget_and_one_of_0_2_gets_th
     record["sha256"] = manifest._own_digest(record)
     path.write_text(json.dumps(record))
     assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == subset.BYTES
+
+
+def test_a_score_of_less_text_than_the_fixed_part_is_not_called_the_larger_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def little(self: FinalEvaluation) -> evaluation.Score:
+        return evaluation.Score(nats=700.0, n_bytes=100, tokens=100, share=0.1)
+
+    options = {"data": texts(tmp_path), "steps": 2, "eval_every": "1h", "eval_tokens": 2000}
+    whole = train(small_config(tmp_path, **options))
+    assert whole.final_bits_per_byte is not None
+    assert whole.final_share > whole.val_share
+    monkeypatch.setattr(FinalEvaluation, "larger", little)
+    cut = train(small_config(tmp_path, **options))
+    assert cut.val_bits_per_byte is not None
+    assert (cut.final_bits_per_byte, cut.final_share) == (None, None)
+    monkeypatch.undo()
+    monkeypatch.setattr(evaluation, "FINAL_TOKENS", 1000)  # less than the part that was asked for
+    small = train(small_config(tmp_path, **options))
+    assert small.val_bits_per_byte is not None
+    assert small.final_bits_per_byte is None
