@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -53,7 +54,8 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
             yield run
         except BaseException:
             if run.is_starting():
-                clear(run)
+                with contextlib.suppress(OSError):  # what went wrong before is what counts
+                    clear(run)
                 if is_first:
                     with contextlib.suppress(OSError):  # another run is there by now
                         root.rmdir()
@@ -92,12 +94,16 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
         except OSError as error:
             raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
         run = Run(directory)
-        if hold is not None:
-            hold.enter_context(run.lock())
-        with disk_errors(f"making {run.checkpoints}"):
-            run.checkpoints.mkdir()
-            replace_file(run.config_path, config.encode())
-        run.write_status({"status": STARTING})  # from now on it is a run
+        try:
+            if hold is not None:
+                hold.enter_context(run.lock())
+            with disk_errors(f"making {run.checkpoints}"):
+                run.checkpoints.mkdir()
+                replace_file(run.config_path, config.encode())
+            run.write_status({"status": STARTING})  # from now on it is a run
+        except BaseException:  # an interrupt, too: no command would list the folder
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         return run
 
 

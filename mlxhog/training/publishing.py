@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Self
 
 from mlxhog.arena import Arena
@@ -65,7 +64,11 @@ class Publisher:
         """Publish what a session trains until the stack closes; None where no reader can come."""
         if WORDS not in session.arena.layout.segments:
             return None
-        publisher = cls(session.arena, partial(session.strategy.load, training=True), every)
+
+        def load(arena: Arena, out: Float32) -> None:  # by the strategy that the run has by then
+            session.strategy.load(arena, out, training=True)
+
+        publisher = cls(session.arena, load, every)
         stack.callback(publisher.close)
         return publisher
 

@@ -106,6 +106,7 @@ class _Training(Session):
         directory = self.run.directory
         self.following = Following.of(plan, directory)
         if self.following is not None:
+            assert not plan.alternatives  # they have batches of their own
             plan = replace(plan, batches=self.following.batches)
         self.plan, self.config = plan, plan.config
         super().__init__(

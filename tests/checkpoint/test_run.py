@@ -75,6 +75,18 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_a_full_disk_keeps_from_being_made_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(creation, "replace_file", full)
+    with pytest.raises(EnvironmentLacks, match="No space left|full"):
+        creation.create(tmp_path, "new", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
     def fail(run: Run) -> None:
         run.write_status({"status": runs.RUNNING})
