@@ -29,7 +29,7 @@ from tests.faults.loaders import SUBJECTS
 from tests.faults.mutations import mutate
 from tests.faults.subjects import Subject
 
-CASE_S = 20
+CASE_S = 10
 """Seconds of one case; the slowest takes less than one on a quiet machine."""
 ROOM_BYTES = 3 << 30
 """Memory beside what the process has when it begins."""
