@@ -200,7 +200,7 @@ def unnamed(directory: Path) -> set[str]:
 
 @contextmanager
 def full(directory: Path, posted: Posted) -> Iterator[None]:
-    """Fill the disk of a run until some posts are refused; what is posted goes on in the block."""
+    """Fill the disk of a run until some posts are refused; posting continues in the block."""
     with filled(directory.parent):
         waiting = threading.Thread(target=_wait_for_refusals, args=(posted, directory.parent))
         waiting.start()
@@ -237,7 +237,7 @@ def trained(directory: Path) -> int:
 
 
 def measure(findings: Findings, count: int) -> None:
-    """Post so many examples through all that may happen, and count."""
+    """Post a number of examples through all that may happen, and count."""
     posted, files = Posted(), [f"file {k}" for k in range(len(PARTS))]
     with tempfile.TemporaryDirectory() as name, small_disk(_runs(Path(name)), DISK_BYTES) as disk:
         folder = Path(name)

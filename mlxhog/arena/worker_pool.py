@@ -106,7 +106,7 @@ class WorkerProcess:
                 self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
                 self.process.start()
                 _processes.add(self.process)
-        except BaseException:  # nobody gets hold of it
+        except BaseException:  # no caller gets hold of it
             self._undo()
             raise
         finally:
@@ -116,7 +116,7 @@ class WorkerProcess:
             table.seated(slot, self.pid)
 
     def _undo(self) -> None:
-        """Leave nothing of a process that was not spawned, or of one that nobody asks for."""
+        """Leave nothing of a process that was not spawned, or of one that is no longer needed."""
         process = getattr(self, "process", None)
         if process is not None and process.pid is not None:
             self.kill()

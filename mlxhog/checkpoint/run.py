@@ -153,7 +153,7 @@ class Run:
         return self.read_status().get("status") == STARTING
 
     def has_checkpoint(self) -> bool:
-        """Return whether there is something that `--resume` goes on from."""
+        """Return whether there is a checkpoint from which `--resume` can continue."""
         return any(
             (path / manifest.NAME).is_file() for path in self.checkpoints.glob("step-*[0-9]")
         )

@@ -1,8 +1,8 @@
 """Writing segments: rows go to the disk as they come, and small segments are merged.
 
 A segment is written under `.part` names, flushed to the disk, read back, and only then renamed, its
-header last. Merging does the same with all rows of several segments, and then removes these. So
-whoever is killed at any moment leaves each segment whole or absent; `sweep` removes the rest.
+header last. Merging does the same with all rows of several segments, and then removes these. A
+process that is killed at any moment leaves each segment whole or absent; `sweep` removes the rest.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 Tickets count through all segments: a segment has `tickets` of them from `first_ticket` on, each of
 `batch_size` rows but the last, which ends with the segment. A merged segment keeps the tickets of
 its parts as they were; once its header is there, the segments that its name covers count no more,
-and whoever holds the run's lock next removes what a kill left of them.
+and the next holder of the run's lock removes what a kill left of them.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ DOCUMENTS = 16  # fewest that a part is of, where there are as many
 
 
 def of(file: TokenFile, n_bytes: int) -> TokenFile:
-    """Return about so many bytes of a held-out token file; the file itself where it has no more.
+    """Return about `asked` bytes of a held-out token file; the file itself where it has no more.
 
     Args:
         file: all of the held-out text.
@@ -80,7 +80,7 @@ def name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
 
 
 def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
-    """Tokens, BOS included, and bytes of a document's beginning of at most so many bytes.
+    """Tokens, BOS included, and bytes of a document's beginning, of at most the asked bytes.
 
     One token of the text is always among them, and all of an example. A beginning counts as all of
     its bytes, though the rest of a token may be missing: every tokenizer takes the same documents.

@@ -321,7 +321,7 @@ def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse a path that is no file, without opening it: whoever writes to a pipe would notice.
+    """Refuse a path that is no file, without opening it: the writer of a pipe would notice.
 
     Raises:
         DataError: there is nothing, or a folder, a pipe or a device.

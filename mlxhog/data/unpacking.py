@@ -31,12 +31,12 @@ SUFFIXES = frozenset([".gz", ".xz", ".zst"])
 """Of compressed files, in small letters or capitals."""
 MOST_EXPANDED = 1 << 30
 EXPANSION = 250
-"""A file that the user has named may unpack to so many times its size, or to `MOST_EXPANDED`."""
+"""A file that the user has named may unpack to this many times its size, or to `MOST_EXPANDED`."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is read of a file that nobody has looked at; it has to be a regular one.
+    """What is read of a file that was not looked at before; it has to be a regular one.
 
     Attributes:
         most: bytes that it may unpack to.
@@ -139,7 +139,7 @@ def check_size(path: Path, bounds: Bounds) -> None:
     try:
         file = open_file(path, bounds)
     except OSError:
-        return  # whoever reads it next says what is wrong
+        return  # its next reader says what is wrong
     with file, contextlib.suppress(*damages()):
         while file.read(_BUFFER_BYTES):
             pass

@@ -161,7 +161,7 @@ class Litmus:
         self.arena.close()
 
     def run(self, case: Case) -> dict[str, Any]:
-        """Try one case; a writer that fails is told in `error`, and ends nothing else.
+        """Try one case; the failure of a writer stands in `error`, and ends nothing else.
 
         `untold` says why nothing follows from that: the machine was too busy.
         """

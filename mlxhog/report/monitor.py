@@ -151,7 +151,7 @@ class Monitor:
         self.val_loss, self.val_tokens, self.val_bytes = nats / tokens, tokens, n_bytes
 
     def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
-        """Take in the larger final score: of so many labels, and this share of the text."""
+        """Take in the larger final score: its labels, and its share of the text."""
         self.final_bits_per_byte, self.final_tokens, self.final_share = bits_per_byte, tokens, share
 
     def seconds(self) -> float:

@@ -28,7 +28,7 @@ LEAVING_S = 5.0  # workers that are asked to leave
 LEAST_S = 1.0  # for workers to leave, for a sample or for a worker's own score, however late it is
 LEAST_EVALUATION_S = 20.0  # for the last one, however late it is, unless it takes less
 EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be every so often
-FASTER = 3.0  # so many times as fast as a gradient is a loss
+FASTER = 3.0  # a loss, than a gradient
 MARGIN = 2.0  # for other programs
 BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
 
@@ -82,7 +82,7 @@ class Deadlines:
     def evaluation_ns(
         self, *, parts: int, trained_s: float, least_s: float, sample_s: float = 0.0
     ) -> int:
-        """When an evaluation has to end that begins now and is the first of so many.
+        """When an evaluation has to end that begins now and shares the rest of the time.
 
         Args:
             parts: of the time that is left.
@@ -123,7 +123,7 @@ class HeldOutWatch:
     """The held-out evaluations of a run that trains: the next, the best, and the end they bring.
 
     Only evaluations while training count; all are of the same part of the held-out text. A
-    checkpoint remembers the best so far, so a resumed run goes on counting, unless its evaluations
+    checkpoint remembers the best so far, so a resumed run counts on, unless its evaluations
     are of another part now. The best weights are saved right after their evaluation. Lock-free
     workers go on while one of them evaluates, so what is saved is the model that was evaluated and
     the steps since.

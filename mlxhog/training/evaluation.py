@@ -165,7 +165,7 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
 
 
 def estimate_s(config: TrainConfig, parameters: int, tokens: int) -> float:
-    """How long scoring so many tokens takes by `FLOPS`: two operations a parameter and token."""
+    """How long scoring that many tokens takes by `FLOPS`: two operations a parameter and token."""
     return 2.0 * parameters * tokens / FLOPS.get(config.kernels, USUAL_FLOPS)
 
 

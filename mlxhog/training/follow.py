@@ -8,8 +8,8 @@ A file is taken whole, once, when it has stood unchanged for a second; a run rem
 it has taken. A file that cannot be read is named once, and the others go on. Text goes to the disk
 as it is read, so that little of it is in memory.
 
-When the run ends, a file in hand is left for whoever resumes it. A fault of the thread itself ends
-the run, after a checkpoint.
+When the run ends, a file in hand is left to the process that resumes it. A fault of the thread
+itself ends the run, after a checkpoint.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Follower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more; what is not published by now is left for whoever resumes the run."""
+        """Look no more; the process that resumes the run takes what is not published yet."""
         self._over.set()
         self._writer.close()
         self._thread.join(LEAVE_S)  # a disk that does not answer holds up no end

@@ -25,9 +25,9 @@ from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
 FEW_COST = 1.7
-"""So many times their share of a gradient such few tokens take on a CPU: 1.6 to 1.8 were measured,
+"""How many times their share of a gradient such few tokens take on a CPU: 1.6 to 1.8 were measured,
 of 5 and 30 million parameters and in either framework."""
-LONGEST_NAP_S = 0.01  # of a worker that is slowed down, before it looks whether the run goes on
+LONGEST_NAP_S = 0.01  # of a worker that is slowed down, before it looks whether the run continues
 
 
 class Gradients:
@@ -106,7 +106,7 @@ class Gradients:
     # -- before training -------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step.
+        """One gradient that is not used: lazy set-up in the framework is not timed as a step.
 
         A GPU compiles for the shape of a step. A CPU does not: a few tokens do, of a model that may
         take a minute for a step.
@@ -116,7 +116,7 @@ class Gradients:
         self.backend.loss_and_grads(self._few())
 
     def _few(self) -> Batch:
-        """A small part of a step, of whose shape a GPU has to be."""
+        """A small batch for warm-up; on a GPU it has the shape of a full step."""
         batch = self._batches.example().part(0, self._job.micro_batch)
         if self._job.spec.backend in GPU_BACKENDS:
             return batch

@@ -22,7 +22,7 @@ from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
 
 OLD_EVAL_TOKENS = 16_384
-"""`eval_tokens` in the config.yaml of a run of 0.2 where nobody gave another; now it is auto."""
+"""`eval_tokens` in the config.yaml of a run of 0.2 where no other was given; now it is auto."""
 
 
 @dataclass(frozen=True)

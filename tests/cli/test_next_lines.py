@@ -113,7 +113,7 @@ def next_lines(output: str) -> Iterator[str]:
 
 
 def search(shell: Shell, mixers: str, how: str = "") -> None:
-    """A study of two candidates that is stopped by its budget, then goes on to its end."""
+    """A study of two candidates that is stopped by its budget, then continues to its end."""
     space = f"space: {{depth: 2, mixers: {mixers}, channels: [swiglu], dim: 16}}"
     (shell.folder / "space.yaml").write_text(space)
     line = f"mlxhog mad search --space space.yaml --tasks in-context-recall --steps 4 {how}"
@@ -125,7 +125,7 @@ def search(shell: Shell, mixers: str, how: str = "") -> None:
 
 
 def train(shell: Shell, how: str) -> None:
-    """A run that ends, goes on, is interrupted, and is looked at meanwhile and afterwards."""
+    """A run that ends, continues, is interrupted, and is looked at meanwhile and afterwards."""
     shell.run(f"mlxhog train {how} --steps 2 {TINY}")
     shell.run("mlxhog train --resume latest --steps 2")
     with shell.started("mlxhog train --resume latest --time 10m") as process:

@@ -36,7 +36,7 @@ def works(folder: Path, ticks: int) -> None:
 
 
 def process(folder: Path, pid: int, parent: int, ticks: int) -> None:
-    """Let a process have worked so long; its name is no help to whoever splits lines."""
+    """Let a process have worked that long, under a name that is hard to split off."""
     (folder / str(pid)).mkdir(exist_ok=True)
     zeros = "0 " * 9
     (folder / str(pid) / "stat").write_text(f"{pid} (a ) b) S {parent} {zeros}{ticks} 0 0 0 20 0")

@@ -52,7 +52,7 @@ def of_all_text(result: Result, capsys: pytest.CaptureFixture[str]) -> float:
 
 
 def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
-    """Let the last evaluation end when the fixed part and so many batches of all text are done."""
+    """Let the last evaluation end when the fixed part and some batches of all text are done."""
 
     def begin(evaluation: FinalEvaluation) -> None:
         most = len(evaluation._scores)

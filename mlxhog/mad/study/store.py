@@ -7,8 +7,8 @@ studies/<name>/
   runs.jsonl          one line per run that ended, see `Record`
   curves/<key>.jsonl  evaluations of a run; whole once its line in runs.jsonl is there
 
-Whoever is killed, at most the runs in progress are lost: a line is flushed to the disk at once,
-and what is left of a torn one is ignored. Anyone may read at any time.
+A kill loses the runs in progress at most: a line is flushed to the disk at once, and what is left
+of a torn one is ignored. Anyone may read at any time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What advice trains: three short runs for a profile, and the two best in turns for a trial.
 
-Both judge by steps: a short run goes on until every worker has taken some, and a trial believes its
-turns where an arm's have about as many.
+Both judge by steps: a short run continues until every worker has taken some, and a trial believes
+its turns where an arm's have about as many.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class ShortRun:
 FEWEST_STEPS = 8
 """Of every worker, for times that mean something."""
 LONGER, TRIES = 4.0, 3
-"""A run with fewer steps is done again, so many times as long, up to so often."""
+"""A run with fewer steps is done again: how many times as long, and how often."""
 
 
 def run_shortly(
