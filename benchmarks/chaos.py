@@ -326,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     examples, replays = 2000, 60
     if options.quick:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
-        examples, replays = 200, 15
+        examples, replays = 500, 15  # fewer fit into a block of a full disk, and none is refused
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
     watch = LoadWatch()
     records = []
