@@ -36,7 +36,8 @@ MOMENTS: dict[str, dict[str, object] | None] = {
 }
 """What a run does most of the time, so that a signal at any time meets it."""
 
-PIPE_STEPS = 400  # a run whose pipe is closed goes on until its budget is used up
+PIPE_STEPS = 4000  # a run whose pipe is closed continues until its budget is used up
+PIPE_S = 0.5  # it is closed by then, long before that
 
 
 def interrupted(
@@ -70,7 +71,7 @@ def interrupted(
         if moment is not None:
             wait_until(lambda: any(folder.glob("runs/*/metrics.jsonl")), 120, "metrics")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(delay_s)
+            process.wait(min(delay_s, PIPE_S) if cause == "pipe" else delay_s)
         workers = workers_of(process.pid)
         if cause == "pipe":
             process.stdout.close()
