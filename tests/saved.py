@@ -25,6 +25,18 @@ def saved_run(
 ) -> run.Run:
     """A new run of a folder with one checkpoint, of initial values unless there are parameters."""
     saved = creation.create(out, name)
+    save(saved, model, params, step=step)
+    return saved
+
+
+def save(
+    saved: run.Run,
+    model: ModelConfig = SMALL,
+    params: dict[str, Any] | None = None,
+    *,
+    step: int,
+) -> None:
+    """Save a checkpoint into a run, of initial values unless there are parameters."""
     checkpoint.save(
         saved,
         step=step,
@@ -34,7 +46,6 @@ def saved_run(
         state={},
         tokenizer=ByteTokenizer(),
     )
-    return saved
 
 
 def letters() -> dict[str, Any]:

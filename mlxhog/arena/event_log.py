@@ -44,7 +44,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import MlxhogError, RunError, message_of, shown
+from mlxhog.errors import RunError, message_of, shown
 from mlxhog.files import plain_json, reading
 from mlxhog.files.durable import append_all, disk_errors
 
@@ -445,15 +445,12 @@ class Log:
         """Append a record.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses.
-            MlxhogError: a part of it was written.
+            EnvironmentLacks: the disk is full, or the system refuses; nothing of it is kept.
         """
         content = encode(record)
         with disk_errors(f"writing {self.path}"):
-            written = os.write(self.fd, content)
-        if written < len(content):
-            raise MlxhogError(f"{self.path} took {written} of {len(content)} bytes: disk full?")
-        self.size += written
+            append_all(self.fd, content)
+        self.size += len(content)
 
 
 def cut(path: Path, size: int) -> None:

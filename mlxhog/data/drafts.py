@@ -157,11 +157,16 @@ class Draft:
         Raises:
             OSError: the system refuses; nothing is published.
         """
-        self.path.unlink(missing_ok=True)  # of a try whose folder could not be flushed
+        self.path.unlink(missing_ok=True)  # of a try whose header could not be removed again
         for suffix in _SUFFIXES:
             os.replace(beside(self._header, suffix), self.path.with_suffix(suffix))
-        sync(self.path.parent)
-        return Segment.read(self.path)
+        try:
+            sync(self.path.parent)
+            return Segment.read(self.path)
+        except BaseException:  # the next try has the same name, so no worker may open this one
+            with suppress(OSError):
+                self.path.unlink()
+            raise
 
     def _append(self, content: bytes) -> None:
         self._pending += content

@@ -32,7 +32,7 @@ from mlxhog.models.families import ModelConfig
 FIRST_RUN_S = 5.0  # for the first run of a folder to appear
 POLL_S = 0.1
 SOON_S = 0.5  # for a resumed run to answer, while answers are being written
-SILENT_S = 10.0  # before a run that did not is asked again
+AGAIN_S = 10.0  # before a run that could not be read is asked again
 
 
 def open_newest(
@@ -70,13 +70,7 @@ def open_newest(
         if run is None:
             return open_source(spec, root=root, backend=backend, weights=weights, mode=mode)
         wait.for_start(run)
-        try:
-            opened = _open_run(run, backend, weights, mode)
-        except CheckpointError as error:  # its workers start anew with another strategy
-            is_up = not run.is_locked() or socket_path(run.directory).is_socket()
-            if is_up or not wait.goes_on(str(error)):
-                raise
-            continue
+        opened = _open_run(run, backend, weights, mode)
         latest = _run(spec, root)
         if spec != "latest" or latest is None or latest == run:
             return opened
@@ -186,6 +180,10 @@ class _ReadCheckpoint(Exception):
     """Why a run that trains is read from its newest checkpoint."""
 
 
+class _NotNow(_ReadCheckpoint):
+    """It is starting, or has just ended, so the next moment may be different."""
+
+
 def _open_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSource, Model]:
     """Open a run's newest weights, and those that follow."""
     note = ""
@@ -241,7 +239,8 @@ def _of_run(
         model: that the run has to have; by default the one that its folder says.
 
     Raises:
-        _ReadCheckpoint: it cannot be read now, or not in this mode.
+        _ReadCheckpoint: it does not answer, or cannot be read in this mode.
+        _NotNow: it is starting, or has just ended.
         ArenaError: it cannot be read at all.
     """
     try:
@@ -250,9 +249,9 @@ def _of_run(
         raise _ReadCheckpoint(_silent(run)) from error
     except ArenaError as error:
         if not run.is_locked():
-            raise _ReadCheckpoint(f"run {run.name} has just ended") from error
+            raise _NotNow(f"run {run.name} has just ended") from error
         if not socket_path(run.directory).is_socket():
-            raise _ReadCheckpoint(f"run {run.name} is starting, and not readable yet") from error
+            raise _NotNow(f"run {run.name} is starting, and not readable yet") from error
         raise
     try:
         if WORDS not in arena.layout.segments and mode in OF_COPIES:
@@ -310,6 +309,10 @@ class _Following:
             return None
 
     def _resumed(self) -> WeightSource | None:
+        """The run that trains again; None where it does not, or cannot be read.
+
+        One that cannot be read is left alone for a while: who writes an answer waits meanwhile.
+        """
         if self._mode == CHECKPOINT or time.monotonic() < self._not_before:
             return None
         if not self._run.is_locked():
@@ -318,9 +321,10 @@ class _Following:
             _, _, source = _of_run(
                 self._run, self._weights, self._mode, patience_s=SOON_S, model=self._model
             )
-        except _ReadCheckpoint as reason:
-            if isinstance(reason.__cause__, NoAnswer):  # who writes an answer waits meanwhile
-                self._not_before = time.monotonic() + SILENT_S
+        except _NotNow:
+            return None
+        except (_ReadCheckpoint, MlxhogError):  # silent, without copies, or of another version
+            self._not_before = time.monotonic() + AGAIN_S
             return None
         if not source.ended():
             return source

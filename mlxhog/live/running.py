@@ -95,8 +95,12 @@ class RunWeights:
         self._newest: Copy | None = None
         self._bound: WeightHolder | None = None
         self._version = -1
-        if mode in OF_COPIES:
-            self._wait_for_copy(since=self._before)
+        if self._reader is not None and mode in OF_COPIES:
+            try:
+                self._wait_for_copy(since=self._before)
+            except BaseException:  # or the run would go on to copy for this process
+                self._reader.close()
+                raise
 
     def _registered(self) -> Reader:
         fd, self._arena.readers_fd = self._arena.readers_fd, None

@@ -5,8 +5,9 @@ A thread of the supervisor looks at the folder twice a second, reads what is new
 workers how many tickets there are (the counter `stream_end`), and the user when they are used up.
 
 A file is taken whole, once, when it has stood unchanged for a second; a run remembers by name what
-it has taken. A file that cannot be read is named once, and the others go on. Text goes to the disk
-as it is read, so that little of it is in memory.
+it has taken. A file that cannot be read is named once, and the others go on; where a package or
+memory is missing, it is tried again when the run is resumed. Text goes to the disk as it is read,
+so that little of it is in memory.
 
 When the run ends, a file in hand is left to the process that resumes it. A fault of the thread
 itself ends the run, after a checkpoint.
@@ -160,6 +161,7 @@ class Follower:
         self.fault: BaseException | None = None
         self._writer, self._reports = writer, set[str]()
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
+        self._postponed = set[str]()  # names that are left to the next start
         self._over = threading.Event()
         self._bounds = Bounds(MOST_BYTES, MOST_LINE_BYTES, self._check)
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
@@ -203,7 +205,14 @@ class Follower:
         sources: list[Source] = []
         with disk_errors(f"writing {self._writer.folder}"), self._writer.draft() as draft:
             for name, size, changed_ns in self._settled():
-                if refused := self._take(name, draft):
+                try:
+                    refused = self._take(name, draft)
+                except (EnvironmentLacks, MemoryError) as error:
+                    self._postponed.add(name)
+                    reason = message_of(error)
+                    self._say(f"{name} is left out until the run is resumed: {reason}")
+                    continue
+                if refused:
                     self._say(f"{name} is left out: {refused}")
                 sources.append(Source(name, size, changed_ns, refused))
                 if draft.n_tokens >= SEGMENT_TOKENS:
@@ -216,15 +225,22 @@ class Follower:
         return True
 
     def _take(self, name: str, draft: Draft) -> str | None:
-        """Add all rows of a file to a draft, or none: then returns why."""
+        """Add all rows of a file to a draft, or none: then returns why.
+
+        Raises:
+            EnvironmentLacks, MemoryError: the machine lacks what reading it needs; none is added.
+        """
         mark = draft.mark()
         try:
             for row in self._rows(self.folder / name):
                 self._check()
                 draft.add(row)
             return None
-        except (DataError, EnvironmentLacks) as error:
+        except DataError as error:
             refused = str(error)
+        except (EnvironmentLacks, MemoryError):  # no fault of the file
+            draft.undo(mark)
+            raise
         except (OSError, _Over):
             raise
         except Exception as error:  # of a reader or a tokenizer: of this file, and not of others
@@ -248,6 +264,8 @@ class Follower:
                 continue
             if printable(name) != name:
                 self._say(f"{printable(name)} is left out: its name is not UTF-8; rename it")
+                continue
+            if name in self._postponed:
                 continue
             size, changed_ns = status.st_size, status.st_mtime_ns
             if source := self._writer.sources.get(name):

@@ -223,6 +223,21 @@ def test_what_cannot_be_read_back_gets_no_name(tmp_path):
     assert labels(batches(tmp_path).at(0, 0)) == [b"two"]
 
 
+def test_a_segment_whose_name_could_not_be_flushed_is_not_there(tmp_path, monkeypatch):
+    def refused(folder: Path) -> None:
+        raise OSError(5, os.strerror(5))
+
+    writer = opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(drafts, "sync", refused)
+        with pytest.raises(EnvironmentLacks, match="reports an error"):
+            publish(writer, rows_of("one"), [], 0)
+    with pytest.raises(DataError, match="not published"):
+        batches(tmp_path).at(0, 0)
+    publish(writer, rows_of("two"), [], 0)
+    assert labels(batches(tmp_path).at(0, 0)) == [b"two"]
+
+
 # -- merging ---------------------------------------------------------------------------------------
 
 

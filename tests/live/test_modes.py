@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.arena.handover import NoAnswer
 from mlxhog.arena.marks import copy_tensors
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
@@ -195,6 +196,15 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path
         source = RunWeights(Arena.connect(path), MODEL, name="bare", mode="racy")
         assert source.load(Inbox()).version == 0
         source.close()
+
+
+def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path: Path) -> None:
+    with pattern_run(tmp_path, writers=0) as run:
+        with run.publisher._lock, pytest.raises(NoAnswer):  # its process is stopped
+            RunWeights(
+                Arena.connect(run.path), MODEL, name="silent", mode="double_buffer", patience_s=0
+            )
+        assert run.publisher.readers.present() == 0
 
 
 def test_an_arena_of_another_model_is_refused(tmp_path: Path) -> None:

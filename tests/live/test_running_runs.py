@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mlxhog import LanguageModel, TrainConfig, load, train
-from mlxhog.arena import Arena, segment
+from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena import arena as arenas
 from mlxhog.arena.handover import socket_path
 from mlxhog.checkpoint import checkpoint, creation
@@ -25,13 +25,15 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
 from mlxhog.live import opening
+from mlxhog.live import source as sources
 from mlxhog.live.opening import open_newest, open_source
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Follower
+from mlxhog.models.families import param_spec
 from mlxhog.report.metrics import Progress
 from mlxhog.training import publishing, reporting
 from tests.live.patterns import Inbox
-from tests.saved import saved_run
+from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
 
@@ -258,6 +260,36 @@ def test_a_run_of_another_format_or_write_mode_is_refused(
                 stack.enter_context(arena.serve(socket_path(run.directory)))
             with pytest.raises(ArenaError, match=words):
                 open_source(run.name, root=tmp_path, backend="torch:cpu")
+
+
+@pytest.mark.parametrize("why", ["another format", "no copies"])
+def test_a_resumed_run_that_cannot_be_read_is_asked_seldom_and_followed_by_its_checkpoints(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = saved_run(tmp_path), list[Path]()
+    source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
+    connect = Arena.connect
+
+    def connected(path: Path, patience_s: float) -> Arena:
+        asked.append(path)
+        return connect(path, patience_s)
+
+    monkeypatch.setattr(Arena, "connect", connected)
+    monkeypatch.setattr(opening, "AGAIN_S", 1e6)
+    monkeypatch.setattr(sources, "LOOK_S", 0.0)
+    with run.lock(), contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            if why == "another format":
+                patch.setattr(segment, "VERSION", 99)
+            arena = stack.enter_context(Arena.create(plan(param_spec(SMALL), n_tickets=1)))
+            stack.enter_context(arena.serve(socket_path(run.directory)))
+        for step in (5, 10):
+            save(run, step=step)
+            assert source.has_newer()
+            assert source.newest() == step
+    assert len(asked) == 1
+    source.close()
+    model.backend.close()
 
 
 def test_a_run_without_copies_is_read_from_its_checkpoint_or_refused(tmp_path: Path) -> None:

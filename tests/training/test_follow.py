@@ -23,7 +23,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.segments import Row, Segment, read_all
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
@@ -443,6 +443,30 @@ def test_a_reader_that_fails_in_its_own_way_costs_its_file_alone(follower, tmp_p
     assert list(follower.messages) == [
         "a.txt is left out: RuntimeError: what no one has thought of"
     ]
+
+
+@pytest.mark.parametrize("lack", [EnvironmentLacks("reading it needs a package"), MemoryError()])
+def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed(
+    follower, tmp_path, lack
+):
+    (follower.folder / "a.txt").write_text("later")
+    (follower.folder / "b.txt").write_text("good")
+    real = follower._rows
+
+    def fails(path: Path) -> Iterator[Row]:
+        yield from real(path)
+        if path.name == "a.txt":
+            raise lack
+
+    follower._rows = fails
+    assert follower.look()
+    assert not follower.look()
+    assert rows(tmp_path) == [b"good"]
+    (message,) = follower.messages
+    assert message.startswith("a.txt is left out until the run is resumed: ")
+    again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))
+    assert again.look()
+    assert rows(tmp_path) == [b"good", b"later"]
 
 
 @pytest.mark.slow

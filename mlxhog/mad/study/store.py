@@ -365,7 +365,8 @@ def _line(point: Point) -> bytes:
 class Journal:
     """One file, in a directory that exists; it appears with the first line.
 
-    Concurrency: any number of processes append, and read meanwhile; they see whole lines only.
+    Concurrency: any number of processes append, and read meanwhile. They see whole lines only, but
+        where the disk refuses an append at that moment: then one that is taken back may be seen.
     """
 
     def __init__(self, path: Path) -> None:
