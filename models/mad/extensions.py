@@ -294,16 +294,23 @@ def remembered(layers: Iterable[Layer]) -> list[str]:
     return [file.text for file in files_of(layers)]
 
 
+_COMMA = re.compile(r"(?:(?<=\.py)|(?<= sha256:[0-9a-f]{64})),\s*")
+
+
 def texts(value: object) -> list[str]:
     """Return what stands under `KEY`: one text, several in one by commas, a list, or nothing.
+
+    A comma divides only behind the end of a text: the name of a folder may have one, too.
 
     Raises:
         ConfigError: it is nothing of these.
     """
     if value in (None, ""):
         return []
-    if isinstance(value, str | os.PathLike):
-        return [word for word in re.split(r",\s*", os.fspath(value).strip()) if word]
+    if isinstance(value, os.PathLike):
+        return [os.fspath(value)]
+    if isinstance(value, str):
+        return [word for word in _COMMA.split(value.strip()) if word]
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
         return list(value)
     raise ConfigError(

@@ -76,6 +76,23 @@ def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path):
     assert sys.executions == executed
 
 
+SUM = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.py,b.py", ["a.py", "b.py"]),
+        ("/u/a, b/c.py", ["/u/a, b/c.py"]),
+        (f"/a, b/c.py sha256:{SUM}, d,e.py", [f"/a, b/c.py sha256:{SUM}", "d,e.py"]),
+        (Path("a.py,b.py"), ["a.py,b.py"]),
+        ("a.py, ", ["a.py"]),
+    ],
+)
+def test_a_comma_divides_files_only_behind_the_end_of_one(value, expected):
+    assert extensions.texts(value) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
