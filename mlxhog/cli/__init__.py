@@ -88,6 +88,17 @@ ELSEWHERE = {
 FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
 """Where a command is not the function `run` of the module of its name."""
 
+PACKAGES = {
+    "datasets": "datasets", "matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes",
+    "mlstm_kernels": "mlstm-kernels", "mlx": "mlx" if sys.platform == "darwin" else "'mlx[cpu]'",
+    "numpy": "numpy", "optuna": "optuna", "prometheus_client": "prometheus-client",
+    "pyarrow": "pyarrow", "ray": "ray", "rich": "rich", "safetensors": "safetensors",
+    "scipy": "scipy", "starlette": "starlette", "tensorboard": "tensorboard",
+    "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",
+    "uvicorn": "uvicorn", "xlstm": "xlstm", "yaml": "pyyaml", "zstandard": "zstandard",
+}  # fmt: skip
+"""What we import -> what pip installs it by: names of pyproject.toml."""
+
 TELLING = (
     "help", "models", "runs", "show", "watch", "analyze", "simulate", "completion", "-V",
     "--version",
@@ -170,12 +181,11 @@ def _run(command: str, arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "mlxhog"):
+        if error.name not in PACKAGES:  # a damaged package, or one that another package lacks
             raise
         print(
-            f"mlxhog {command} needs {package}, which is not installed; install it: "
-            f"python -m pip install {package}",
+            f"mlxhog {command} needs {error.name}, which is not installed; install it: "
+            f"python -m pip install {PACKAGES[error.name]}",
             file=sys.stderr,
         )
         return LACKS

@@ -38,6 +38,7 @@ MARKS = {
     "running": ("*", "trains now"),
     "interrupted": ("-", "interrupted: mlxhog train --resume RUN continues it"),
     "starting": (".", "starts now"),
+    "created": (".", "no step yet"),  # of runs of version 0.2
     "done": (" ", ""),
 }
 EARLY = ("x", "ended before its first checkpoint: mlxhog show RUN says what to do")

@@ -1,8 +1,9 @@
 """Python files of a user that add layers or tasks: loaded, sent to workers, and remembered.
 
 A file is executed once in a process. It registers what it defines, as the package's own modules
-do. Instances of its classes can be sent to other processes, which load the file before they
-unpickle them; an `Extension` in a configuration has the same effect.
+do. Instances of its classes can be sent to other processes: the bytes of the file travel with them
+and are executed there before they are unpickled, so the user may edit the file meanwhile. An
+`Extension` in a configuration has the same effect.
 
 What is made of such layers remembers their files by path and digest, one text for each
 (`Extension.text`), under the name `layers_from`: study.yaml, a written architecture, the
@@ -52,7 +53,7 @@ _PREFIX = "mlxhog_extension_"
 
 @dataclass(frozen=True)
 class Extension:
-    """A file that was loaded; unpickling it loads the file, unless this process has it.
+    """A file that was loaded; unpickling it loads its bytes, unless this process has them.
 
     Attributes:
         path: of the file, absolute.
@@ -73,25 +74,29 @@ class Extension:
         return f"{_PREFIX}{Path(self.path).stem}_{self.digest[:16]}"
 
     def load(self) -> ModuleType:
-        """Return the file's module.
+        """Return the file's module; only where this process has not loaded it, the file is read.
 
         Raises:
-            ConfigError: the file is gone, has changed since, or cannot be executed.
+            ConfigError: the file is gone, has other bytes, or cannot be executed.
         """
-        extension, source = _read(self.path)
-        if extension != self:
-            raise ConfigError(
-                f"{self.path} has changed since it was loaded; restore it, or begin again with the "
-                "new file"
-            )
-        return _load(self, source)
+        if self not in _loaded:
+            extension, source = _read(self.path)
+            if extension != self:
+                raise ConfigError(
+                    f"{self.path} has changed; restore it, or begin again with the new file"
+                )
+            _load(self, source)
+        return _loaded[self]
 
-    def __reduce__(self) -> tuple[Callable[..., Extension], tuple[str, str]]:
-        """Load the file where this is unpickled."""
-        return _restore_extension, (self.path, self.digest)
+    def __reduce__(self) -> tuple[Callable[..., Extension], tuple[str, str, bytes]]:
+        """Load the bytes that were loaded here where this is unpickled."""
+        self.load()
+        return _restore_extension, (self.path, self.digest, _sources[self])
 
 
 _loaded: dict[Extension, ModuleType] = {}
+_sources: dict[Extension, bytes] = {}
+"""The bytes of those, for other processes: the file may have others by then."""
 _named: set[Extension] = set()  # by the user, in this process
 
 
@@ -129,6 +134,7 @@ def _read(path: str) -> tuple[Extension, bytes]:
 def _load(extension: Extension, source: bytes) -> ModuleType:
     if extension not in _loaded:
         _loaded[extension] = _execute(extension, source)
+        _sources[extension] = source
     return _loaded[extension]
 
 
@@ -166,7 +172,7 @@ def _explain(path: str, error: Exception) -> str:
 
 
 def _reducer(extension: Extension) -> Callable[[Any], tuple[Any, ...]]:
-    """Return how instances of the file's classes are pickled: with the file to load first."""
+    """Return how instances of the file's classes are pickled: with the bytes to load first."""
 
     def reduce(value: Any) -> tuple[Any, ...]:
         return _new, (extension, type(value).__qualname__), vars(value)
@@ -180,9 +186,16 @@ def _new(extension: Extension, name: str) -> Any:
     return cls.__new__(cls)
 
 
-def _restore_extension(path: str, digest: str) -> Extension:
+def _restore_extension(path: str, digest: str, source: bytes) -> Extension:
+    """Load the bytes that came with a pickled extension.
+
+    Raises:
+        ConfigError: they have another digest, or cannot be executed.
+    """
     extension = Extension(path, digest)
-    extension.load()
+    if hashlib.sha256(source).hexdigest() != digest:
+        raise ConfigError(f"{path}: what arrived of it is damaged: its SHA-256 is not {digest}")
+    _load(extension, source)
     return extension
 
 
@@ -281,16 +294,23 @@ def remembered(layers: Iterable[Layer]) -> list[str]:
     return [file.text for file in files_of(layers)]
 
 
+_COMMA = re.compile(r"(?:(?<=\.py)|(?<= sha256:[0-9a-f]{64})),\s*")
+
+
 def texts(value: object) -> list[str]:
     """Return what stands under `KEY`: one text, several in one by commas, a list, or nothing.
+
+    A comma divides only behind the end of a text: the name of a folder may have one, too.
 
     Raises:
         ConfigError: it is nothing of these.
     """
     if value in (None, ""):
         return []
-    if isinstance(value, str | os.PathLike):
-        return [word for word in re.split(r",\s*", os.fspath(value).strip()) if word]
+    if isinstance(value, os.PathLike):
+        return [os.fspath(value)]
+    if isinstance(value, str):
+        return [word for word in _COMMA.split(value.strip()) if word]
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
         return list(value)
     raise ConfigError(

@@ -1,8 +1,10 @@
 """The command line as a user meets it: words, exit codes, and what goes where."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint import creation, run
-from mlxhog.cli import COMMANDS, mad, main
+from mlxhog.cli import COMMANDS, PACKAGES, mad, main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Progress, Result
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
+
+ROOT = Path(__file__).parents[2]
 
 RESULT = Result(
     run="runs/20260102-101500-sotu",
@@ -256,6 +260,42 @@ def test_an_error_of_the_trainer_is_a_message_and_its_exit_code(trainer, monkeyp
     assert out == ""
     assert "needs 21.4 GB" in err
     assert "Traceback" not in err
+
+
+def lacking(name: str) -> Callable[[TrainConfig], None]:
+    def refuse(config: TrainConfig) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    return refuse
+
+
+def test_a_package_that_is_lacking_is_named_as_pip_names_it(trainer, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "make_plan", lacking("yaml"))
+    assert main(["train", "--dry-run"]) == 3
+    assert capsys.readouterr().err.endswith(
+        "needs yaml, which is not installed; install it: python -m pip install pyyaml\n"
+    )
+
+
+@each_of("name", ["google", "sklearn", "scipy.special._damaged", "mlxhog.nothing"])
+def test_a_broken_import_of_another_package_keeps_its_traceback(trainer, monkeypatch, name):
+    monkeypatch.setattr(trainer, "make_plan", lacking(name))
+    with pytest.raises(ModuleNotFoundError, match=name):
+        main(["train", "--dry-run"])
+
+
+def test_what_a_lacking_package_is_installed_by_is_the_name_in_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    needed = {
+        one for key in ("data", "hf", "tensorboard", "ray", "search") for one in optional[key]
+    }
+    names = [
+        {re.match(r"[\w.-]+", one)[0] for one in ones}
+        for ones in ({*project["dependencies"], *needed}, optional["peers"])
+    ]
+    known = {re.match(r"[\w.-]+", one.strip("'"))[0] for one in PACKAGES.values()}
+    assert names[0] <= known <= names[0] | names[1]
 
 
 def test_ctrl_c_before_the_run_ends_with_130(trainer, monkeypatch):

@@ -103,12 +103,13 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
 
 def test_every_state_has_its_mark(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})
+    write_run(root, "20260201-000000-old", status={"status": "created"})  # of version 0.2
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
     with creation.starting(root, "new", ""), trains.lock():
         header, *shown = listed(capsys)
-    assert sorted(line[0] for line in shown[:3]) == ["!", "*", "."]
-    assert {line[2:] for line in shown[3:]} == {
-        "ended badly: mlxhog show RUN says why", "trains now", "starts now",
+    assert sorted(line[0] for line in shown[:4]) == ["!", "*", ".", "."]
+    assert {line[2:] for line in shown[4:]} == {
+        "ended badly: mlxhog show RUN says why", "trains now", "starts now", "no step yet",
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -57,13 +58,39 @@ def test_instances_of_its_classes_travel_to_a_spawned_process_and_back(tmp_path)
         assert pool.submit(double, size).result(60) == size.double()
 
 
-def test_a_file_that_changed_is_refused_where_its_objects_arrive(tmp_path):
+@pytest.mark.parametrize("change", [lambda file: write(file, "x = ("), Path.unlink])
+def test_what_travels_does_not_depend_on_the_file_any_more(tmp_path, change):
     file = write(tmp_path / "sizes.py")
-    sent = pickle.dumps(load_extensions(file).Size())
-    assert pickle.loads(sent).n == 3
-    write(file, PROGRAM + "# changed\n")
-    with pytest.raises(ConfigError, match=r"sizes\.py has changed since it was loaded"):
-        pickle.loads(sent)
+    size = load_extensions(file).Size(4)
+    change(file)
+    assert pickle.loads(pickle.dumps(size)) == size
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(double, size).result(60) == size.double()
+
+
+def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path):
+    sent = pickle.dumps(load_extensions(write(tmp_path / "sizes.py")).Size())
+    executed = sys.executions
+    with pytest.raises(ConfigError, match=r"sizes\.py: what arrived of it is damaged"):
+        pickle.loads(sent.replace(b"2 * self.n", b"3 * self.n"))
+    assert sys.executions == executed
+
+
+SUM = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.py,b.py", ["a.py", "b.py"]),
+        ("/u/a, b/c.py", ["/u/a, b/c.py"]),
+        (f"/a, b/c.py sha256:{SUM}, d,e.py", [f"/a, b/c.py sha256:{SUM}", "d,e.py"]),
+        (Path("a.py,b.py"), ["a.py,b.py"]),
+        ("a.py, ", ["a.py"]),
+    ],
+)
+def test_a_comma_divides_files_only_behind_the_end_of_one(value, expected):
+    assert extensions.texts(value) == expected
 
 
 @pytest.mark.parametrize(

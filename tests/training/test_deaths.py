@@ -117,6 +117,29 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     train_and_kill_twice(small_config(tmp_path, workers="mlx:cpu*2", **options))
 
 
+def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "edited.py"
+    example = (ROOT / "examples" / "my_layer.py").read_text()
+    file.write_text(example.replace('"my_layer"', '"edited"'))
+    architecture = tmp_path / "edited.yaml"
+    architecture.write_text("model: {dim: 16, layers: [edited, swiglu]}")
+    options = {"model": str(architecture), "layers_from": str(file), "workers": "torch:cpu*2"}
+    killer = Killer(kills=1)
+
+    def edit_and_kill(progress: Progress) -> None:
+        if progress.step >= 1:
+            file.write_text("x = (\n")
+        killer(progress)
+
+    config = small_config(tmp_path, **options, steps=200)
+    result = train(config, observer=edit_and_kill)
+    assert killer.left == 0
+    assert file.read_text() == "x = (\n"
+    assert (result.status, result.restarts, result.steps) == ("done", 1, 200)
+
+
 @pytest.mark.parametrize("strategy", ["round_robin", "local_sgd", "scaffold"])
 def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
     tmp_path: Path, strategy: str

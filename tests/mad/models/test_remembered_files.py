@@ -188,3 +188,15 @@ def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_whose_file_lies_in_a_folder_with_a_comma(tmp_path: Path) -> None:
+    folder = tmp_path / "a, b"
+    folder.mkdir()
+    (folder / "my_layer.py").write_text(EXAMPLE.read_text())
+    (folder / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    new = ("--model", "arch.yaml", "--layers-from", "my_layer.py", "--workers", "torch:cpu")
+    for words in (new, ("--resume", "latest")):
+        ended = mlxhog(folder, "train", *words, "--steps", "2", "--quiet")
+        assert ended.code == 0, ended.err
