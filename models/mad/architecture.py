@@ -41,7 +41,7 @@ from typing import Any
 
 import yaml
 
-from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models.fields import check_names, convert
 from mlxhog.models.mad import extensions
 from mlxhog.models.mad.config import MADConfig
@@ -252,11 +252,12 @@ def _xlstm(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
 
 def _by_ratio(ratio: object, count: int) -> str:
     """One letter per block: a mLSTM, then b sLSTM, and again."""
-    match = re.fullmatch(r"(\d+):(\d+)", str(ratio))
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", ratio if isinstance(ratio, str) else "")
     m, s = (int(match[1]), int(match[2])) if match else (0, 0)
     if not m + s:
         raise ConfigError(
-            f'ratio is {ratio!r}; write it as "7:1", in quotes: seven mLSTM blocks, then one sLSTM'
+            f'ratio is {shown(ratio)}; write it as "7:1", in quotes: seven mLSTM blocks, then one '
+            "sLSTM"
         )
     if count % (m + s):
         near = max(1, round(count / (m + s))) * (m + s)
@@ -269,7 +270,7 @@ def _by_ratio(ratio: object, count: int) -> str:
 
 def _by_places(places: object, count: int) -> str:
     if not isinstance(places, list) or any(type(place) is not int for place in places):
-        raise ConfigError(f"slstm_at is {places!r}; give a list of blocks, such as [3, 7]")
+        raise ConfigError(f"slstm_at is {shown(places)}; give a list of blocks, such as [3, 7]")
     for place in places:
         if not 0 <= place < count:
             raise ConfigError(

@@ -75,6 +75,7 @@ def test_defaults_reach_the_layers_of_a_preset() -> None:
         ({"ratio": "7"}, "ratio is '7'; write it as \"7:1\""),
         ({"ratio": "0:0"}, "ratio is '0:0'"),
         ({"ratio": 421}, "ratio is 421"),
+        ({"ratio": f"{'9' * 5000}:1"}, "ratio is '9999"),
         ({"count": 9}, "9 blocks are not whole groups of 7:1; set count to 8"),
         ({"count": 0}, "count is 0; there is at least 1 block"),
         ({"count": 10**9}, "layers; write 4096 at most"),
