@@ -405,8 +405,11 @@ def _from_description(description: bytes, origin: str) -> Any:
     package = _tokenizers()
     try:
         return package.Tokenizer.from_str(description.decode())
-    except Exception as error:  # the package raises plain Exception for every kind of damage
-        raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
+    except BaseException as error:
+        # The package raises plain Exception for every kind of damage, but for panics of Rust.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
+        raise
 
 
 def _parse(text: bytes, origin: str) -> dict[str, Any]:

@@ -162,6 +162,19 @@ def test_a_damaged_tokenizer_file_is_named(tmp_path: Path, content: bytes, messa
         tokenizers.load(tmp_path)
 
 
+def test_a_tokenizer_file_on_which_the_package_panics_is_named(
+    trained: tokenizers.BpeTokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save(trained, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    description = json.loads(path.read_bytes())
+    description["model"]["continuing_subword_prefix"] = "x" * 100  # longer than any token
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer\.json: range end"):
+        tokenizers.load(tmp_path)
+    assert "panicked" in capfd.readouterr().err  # what Rust says goes to the terminal
+
+
 def no_text() -> Iterator[bytes]:
     return iter([])
 
