@@ -31,7 +31,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("return -(-n // multiple) * multiple", "return n // multiple * multiple"),
             ("if row is None else stripes + row", "if row is None else row"),
             ("(piece + 1) * PIECE_ENDS", "(piece + 1) * PIECE_BEGINS"),
-            ("math.prod(slot.shape) != slot.size", "slot.size < 0"),
+            ("math.prod(slot.shape) == slot.size", "slot.size >= 0"),
         ],
     ),
     "mlxhog/arena/arena.py": (
