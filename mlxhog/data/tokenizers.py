@@ -376,6 +376,10 @@ def _named_bos(path: Path) -> str | None:
         bos = _parse(_read(beside), str(beside)).get("bos_token")
         bos_token = bos.get("content") if isinstance(bos, dict) else bos
         if isinstance(bos_token, str):
+            try:
+                bos_token.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(f"{beside}: bos_token holds half a character") from error
             return bos_token
     return None
 

@@ -175,6 +175,16 @@ def test_a_tokenizer_file_on_which_the_package_panics_is_named(
     assert "panicked" in capfd.readouterr().err  # what Rust says goes to the terminal
 
 
+def test_a_start_token_that_is_no_text_is_named(
+    trained: tokenizers.BpeTokenizer, tmp_path: Path
+) -> None:
+    save(trained, tmp_path)
+    (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud800"}')
+    with pytest.raises(DataError, match=r"tokenizer_config\.json: bos_token holds half a char"):
+        tokenizers.load(tmp_path)
+
+
 def no_text() -> Iterator[bytes]:
     return iter([])
 
