@@ -56,8 +56,8 @@ def run(arguments: list[str]) -> int:
         print(json.dumps(preview.facts(plan, config)) if as_json else preview.text(plan, config))
         return 0
     with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
+        interrupts.answer_in_loop_only()
         result = execute(config, watch)
-        interrupts.answer_no_more()  # what is left takes no time, and is to be said whole
     if parsed.other.json:
         print(json.dumps(result.to_json()))
     elif not parsed.other.quiet:

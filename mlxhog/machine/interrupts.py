@@ -26,6 +26,7 @@ TOGETHER_S = 0.5  # between signals that count as one outside of loops
 _raised = 0  # signals of this process that have become a KeyboardInterrupt
 _raised_s = -TOGETHER_S  # when the last of them came
 _answers = True
+_only_in_loop = False
 
 
 class Interrupts:
@@ -67,6 +68,9 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         """Give the signals back to who had them."""
+        global _answers
+        if _only_in_loop:
+            _answers = False  # before its handler is back: nothing in between may raise
         for number, handler in self._before.items():
             signal.signal(number, handler)
         _open.discard(self)
@@ -97,10 +101,13 @@ def end_all() -> None:
         loop._wait(until_s)
 
 
-def answer_no_more() -> None:
-    """Let no signal be a KeyboardInterrupt any more in this process: its result is there."""
-    global _answers
-    _answers = False
+def answer_in_loop_only() -> None:
+    """Let no signal be a KeyboardInterrupt after the next loop: the result is there by then.
+
+    What is left takes no time, and is to be said whole.
+    """
+    global _only_in_loop
+    _only_in_loop = True
 
 
 def ignore_from_now_on() -> None:

@@ -149,7 +149,7 @@ def test_what_training_has_evaluated_is_taken_in_before_the_final_evaluation_beg
     session: Any = SimpleNamespace(
         arena=SimpleNamespace(counters=counters, segment=lambda name: memory),
         supervisor=supervisor,
-        strategy=SimpleNamespace(copies=lambda: ()),
+        strategy=SimpleNamespace(copies=lambda: (), config=TrainConfig()),
         until=None,
         drain=lambda: events.append("drain"),
     )
