@@ -1,4 +1,4 @@
-"""Engines that run Metal kernels: their protocol, the one in NumPy, and the choice among them.
+"""Engines that run Metal kernels: their protocol, the NumPy engine, and `create`.
 
 Names that `create` knows:
 
@@ -6,11 +6,11 @@ Names that `create` knows:
     mps             PyTorch on an Apple GPU         `engine_torch.py`
     emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
     emulated:mps    the host shim, running the whole kernels that PyTorch would compile
-    reference       NumPy: the fallback, and what the others must equal
+    reference       NumPy: the fallback, and the expected values of the others
 
-Metal wraps host memory into a buffer only if it begins on a page and is whole pages long, and MLX
-counts an array's elements in 31 bits. So a segment of an arena is adopted whole, padding included,
-as one flat array or as the fewest that fit (`adoptable_pieces`); parameters are slices of those.
+Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
+elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array,
+or as few as possible (`adoptable_pieces`); parameters are slices of these.
 Sources: MLX pull request 3872 (`copy=False`), Apple, `newBufferWithBytesNoCopy`.
 """
 
@@ -123,16 +123,16 @@ def create(name: str, *, threads: int = 2) -> Engine:
 
 
 def shares_memory(engine: Engine, adopted: Any, host: NDArray[np.float32], at: int) -> bool:
-    """Whether a kernel sees what the host writes, and the host what a kernel writes.
+    """Whether a kernel sees writes of the host, and the host sees writes of a kernel.
 
-    A framework may copy where it was asked to share, on a system, version or address that nobody
-    has tried. Training would then go on, and quietly lose every step of the GPU.
+    A framework may copy memory that it should share, on a system, version or address that we have
+    not tested. Training would then continue, and silently lose every step of the GPU.
 
     Args:
-        engine: adopted the array.
+        engine: the engine that adopted the array.
         adopted: the engine's array over `host`.
         host: (n,) float32.
-        at: a float that nobody else uses meanwhile, such as `Arena.self_check`'s; put back after.
+        at: index of a float that no other process uses, such as `Layout.self_check`; restored.
     """
     before = host[at]
     try:
@@ -157,7 +157,7 @@ def adoptable_pieces(
 
     Args:
         host: one segment of an arena, flat, padding included; any dtype, may be read-only (a GPU
-            that writes to it all the same gets a fault, not an exception).
+            that writes to it nevertheless gets a fault, not an exception).
         page: bytes in a page, 16,384 on Apple silicon.
         most: elements that one array may have.
 
@@ -189,7 +189,7 @@ def adoptable_pieces(
 
 
 def adoptable(host: NDArray[Any]) -> NDArray[Any]:
-    """The one piece that a segment is, for those who need it in one array.
+    """The single piece of a segment, for callers that need one array.
 
     Raises:
         ShapeError, EnvironmentLacks: as `adoptable_pieces`; also a segment of more than one piece.

@@ -1,12 +1,12 @@
 """Metal kernels through `mx.fast.metal_kernel`: MLX wraps a call of ours into a kernel of its own.
 
-MLX knows nothing of inputs that are written in place. It lets kernels overlap and orders them by
-their declared outputs only, so such a launch waits for its inputs, runs alone, and is waited for.
-Other launches stay lazy, as MLX operations are: the models' forward passes need that.
+MLX does not support inputs that are written in place. It lets kernels overlap and orders them only
+by their declared outputs. So such a launch waits for its inputs, runs alone, and the caller waits
+for its end. Other launches stay lazy, like operations of MLX: the models' forward passes need this.
 
 Host memory becomes an MLX array without a copy (`adopt`): MLX wraps the pages in a Metal buffer.
-`adoptable_pieces` says which memory fits. A version that may hand an adopted buffer to the
-result of an operation ("donation") is refused.
+`adoptable_pieces` selects memory that fits. Versions of MLX that may reuse an adopted buffer for
+the result of an operation ("donation") are refused.
 
 Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
 """
@@ -90,7 +90,7 @@ class MLXEngine:
         }
 
     def _inputs(self, launch: Launch) -> list[mx.array]:
-        """Scalars as 0-d arrays, so that none is compiled in; short arrays filled up with zeros."""
+        """Inputs for MLX: scalars as 0-d arrays, so not compiled in; short arrays zero-padded."""
         inputs = []
         for argument in launch.kernel.inputs:
             value = launch.inputs[argument.name]
@@ -142,13 +142,13 @@ def adopt(host: NDArray[Any]) -> mx.array:
         host: a piece of an arena's segment, see `adoptable_pieces`.
 
     Raises:
-        EnvironmentLacks: MLX cannot share this memory here, gave other memory or less of it, or
-            would not leave it alone.
+        EnvironmentLacks: MLX cannot share this memory here, returned other or less memory, or may
+            reuse it.
     """
     if not refuses_donation():
         raise EnvironmentLacks(
-            "this MLX may write results of its own into memory that it was lent: is_owned is "
-            "missing in its mlx/array.h; python -m pip install 'mlx>=0.32.4'"
+            "this MLX may write results of its own into imported memory: is_owned is missing in "
+            "its mlx/array.h; python -m pip install 'mlx>=0.32.4'"
         )
     try:
         adopted = mx.asarray(host, copy=False)
@@ -172,7 +172,7 @@ def adopt(host: NDArray[Any]) -> mx.array:
 def refuses_donation() -> bool:
     """Whether this MLX never writes a result into memory that it does not own (since 0.32.4).
 
-    Read from the header that belongs to the library: the check that it makes has no Python name.
+    This is read from the library's header, since the check in the library has no Python name.
     """
     header = Path(mx.__file__).parent / "include" / "mlx" / "array.h"
     return header.is_file() and "is_owned" in header.read_text(encoding="utf-8", errors="replace")
@@ -184,7 +184,7 @@ def _finish(launch: Launch, inputs: list[mx.array]) -> None:
         mx.eval(inputs)
     except ValueError as error:
         raise MetalError(
-            f"kernel {launch.kernel.name} writes the memory it is given, so it cannot run inside "
+            f"kernel {launch.kernel.name} writes its inputs in place, so it cannot run inside "
             "mx.compile or another transformation; launch it after mx.eval of the gradients"
         ) from error
     for argument, value in zip(launch.kernel.inputs, inputs, strict=True):

@@ -1,8 +1,8 @@
 """Metal kernels through `torch.mps.compile_shader`: whole kernels, called by name on tensors.
 
-Tensors are bound in place with their storage offset, and nothing synchronises by itself: launches
-that write an input are waited for. Python numbers reach a kernel as 64-bit integers or 32-bit
-floats, whose first four bytes are the 32-bit argument that the kernel reads.
+Tensors are bound in place with their storage offset. torch does not synchronise, so `run` waits for
+launches that write an input. torch passes Python numbers as 64-bit integers or 32-bit floats; their
+first four bytes are the 32-bit argument of the kernel.
 
 Source: PyTorch documentation, torch.mps.compile_shader; torch/csrc/mps/Module.cpp.
 """
@@ -30,7 +30,7 @@ class MPSEngine:
         """Compile nothing yet: each family is compiled at its first launch, and kept.
 
         Args:
-            device: where tensors live; another one only where `torch.mps` is stood in for.
+            device: device of the tensors; tests that replace `torch.mps` pass another one.
 
         Raises:
             EnvironmentLacks: torch sees no Apple GPU.
@@ -42,7 +42,7 @@ class MPSEngine:
             )
         self._device = torch.device(device)
         self._libraries: dict[str, Any] = {}
-        self._lent: list[Any] = []  # MLX arrays whose memory tensors of ours are
+        self._lent: list[Any] = []  # MLX arrays whose memory our tensors use
 
     def array(self, host: NDArray[Any]) -> torch.Tensor:
         """Copy host values to an MPS tensor."""
@@ -74,7 +74,7 @@ class MPSEngine:
         return tensor
 
     def host(self, array: torch.Tensor) -> NDArray[Any]:
-        """Copy a tensor to the host, when what was launched has ended."""
+        """Copy a tensor to the host, after all launches have ended."""
         values: NDArray[Any] = array.cpu().contiguous().numpy()
         return values
 

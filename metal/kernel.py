@@ -1,4 +1,4 @@
-"""Kernels and launches: what a Metal kernel declares, its text, and what engines check of a launch.
+"""Kernels and launches: the declaration of a Metal kernel, its text, and the checks of a launch.
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (templated functions in
 namespace `mlxhog`), `adds.metal` (whole kernels for PyTorch, `xcrun metal` and the host shim) and
@@ -46,10 +46,10 @@ class Argument:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A Metal kernel, whole enough for MLX to wrap and for PyTorch to call by name.
+    """A Metal kernel, which MLX wraps and PyTorch calls by name.
 
     Attributes:
-        name: of `mlxhog::<name>` in the header, and of the kernel in the `.metal` file.
+        name: name of `mlxhog::<name>` in the header, and of the kernel in the `.metal` file.
         header: file in `metal/kernels/` that MLX gets as `header`; its `.metal` neighbour has the
             whole kernel, which takes inputs, then outputs, in this order.
         source: the one call that MLX wraps into a kernel.
@@ -65,8 +65,8 @@ class Kernel:
         sample: a typical launch of about n elements with random contents.
         rtol: largest relative error against the reference, of arrays with values of order 1.
             0 promises equal bits, from a compiler that knows the pragma in `unfused.h`.
-        bytes_per_element: read and written in device memory by an update of one element, from the
-            source; 0 for kernels that are not bound by memory.
+        bytes_per_element: bytes of device memory that an update of one element reads and writes,
+            by the source; 0 for kernels that are not bound by memory.
     """
 
     name: str
@@ -82,25 +82,25 @@ class Kernel:
     bytes_per_element: float = 0.0
 
     def allowed(self, *, emulated: bool) -> float:
-        """The error that an engine may have: on a GPU at least that of fused operations.
+        """The relative error that an engine may have: on a GPU at least that of fused operations.
 
-        Metal fuses a product and a sum by default, and what `unfused.h` says to that is new. A GPU
-        also flushes denormals, which is far below either.
+        Metal fuses a product and a sum by default; only new compilers know the pragma against it in
+        `unfused.h`. A GPU also flushes denormals, an error far below both.
         """
         return self.rtol if emulated else max(self.rtol, FUSED_RTOL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A kernel with everything one launch needs.
+    """A kernel with the arguments of one launch.
 
     Attributes:
-        kernel: what to run.
-        inputs: by name: the engine's own arrays, and Python numbers for scalars.
+        kernel: the kernel to run.
+        inputs: by name: arrays of the engine, and Python numbers for scalars.
         outputs: shapes of the outputs by name.
         grid: number of threads (not of groups) in x, y, z.
         group: threads in a group; the last groups may be ragged, as under MLX.
-        instance: one of the kernel's instances, "" where it has none.
+        instance: one of the kernel's instances, "" if it has none.
     """
 
     kernel: Kernel
@@ -113,13 +113,13 @@ class Launch:
 
 @cache
 def read_source(name: str, *, lines: bool = False) -> str:
-    """Return the text of `metal/kernels/<name>`, each of our own headers put in place once.
+    """Return the text of `metal/kernels/<name>`, with each of our own headers included once.
 
-    PyTorch resolves includes of its own headers only, and MLX none.
+    PyTorch resolves includes of its own headers only, and MLX resolves none.
 
     Args:
         name: a file of that folder, or an absolute path.
-        lines: say where every line came from (`#line`), for a compiler's messages.
+        lines: add `#line` directives with the origin of every line, for a compiler's messages.
     """
     return _inlined(KERNEL_FOLDER / name, set(), lines)
 
@@ -145,10 +145,10 @@ def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: st
     """Refuse a launch whose arguments are not those that its kernel declares.
 
     Args:
-        launch: what is about to run.
-        flat_dtype: NumPy's name of an array's dtype; None for what is no array of the framework
-            on the right device, or not row-major.
-        framework: whose arrays are wanted, for the message.
+        launch: the launch.
+        flat_dtype: returns NumPy's name of an array's dtype; None for a value that is not a
+            row-major array of the framework on the right device.
+        framework: name of the framework, for the message.
 
     Raises:
         ShapeError: an argument is missing, unknown, or of another kind; nothing has run.
@@ -159,13 +159,13 @@ def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: st
         if sorted(arrays) != sorted(names):
             raise ShapeError(
                 f"kernel {kernel.name} got {', '.join(arrays) or 'nothing'}; "
-                f"wanted {', '.join(names)}"
+                f"expected {', '.join(names)}"
             )
     instances = kernel.instances or ("",)
     if launch.instance not in instances:
         raise ShapeError(
             f"kernel {kernel.name} has no instance {launch.instance!r}; "
-            f"wanted one of {', '.join(map(repr, instances))}"
+            f"expected one of {', '.join(map(repr, instances))}"
         )
     for argument in kernel.inputs:
         _check_input(kernel.name, argument, launch.inputs[argument.name], flat_dtype, framework)
@@ -182,13 +182,13 @@ def _check_input(
         shape = tuple(getattr(value, "shape", ()))
         if not hasattr(value, "__float__") or prod(shape) != 1:
             got = f"an array of shape {shape}" if shape else repr(value)
-            raise ShapeError(f"kernel {kernel}: {argument.name} is {got}; wanted one number")
+            raise ShapeError(f"kernel {kernel}: {argument.name} is {got}; expected one number")
         return
     dtype = flat_dtype(value)
     if dtype != argument.dtype:
         got = f"of {dtype}" if dtype else f"a {type(value).__name__} elsewhere, or not row-major"
         raise ShapeError(
-            f"kernel {kernel}: {argument.name} is {got}; wanted a row-major {framework} array "
+            f"kernel {kernel}: {argument.name} is {got}; expected a row-major {framework} array "
             f"of {argument.dtype}"
         )
 
@@ -201,7 +201,7 @@ def number(argument: Argument, value: Any) -> int | float:
 def too_wide(launch: Launch, error: Exception) -> MetalError:
     """The error of a group with more threads than the compiled kernel allows.
 
-    How many that are depends on the registers that it needs, and on the chip.
+    The limit depends on the registers that the kernel needs, and on the chip.
     """
     x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
     return MetalError(
@@ -214,9 +214,9 @@ def compile_error(launch: Launch, error: Exception, source: str | None = None) -
     """The error of a kernel that the framework could not compile or run.
 
     Args:
-        launch: what did not run.
-        error: the framework's own, with the Metal compiler's log.
-        source: the text that was compiled, where line numbers in the log count its lines.
+        launch: the launch that failed.
+        error: the framework's error, with the Metal compiler's log.
+        source: the compiled text, if line numbers in the log are lines of this text.
     """
     log = str(error)
     complaint = _COMPLAINT.search(log)

@@ -30,7 +30,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
 
 
 def instances() -> Iterator[tuple[Kernel, str]]:
-    """Yield every kernel with each of its instances, "" where it has none."""
+    """Yield every kernel with each of its instances, "" if it has none."""
     for kernel in KERNELS.values():
         for instance in kernel.instances or ("",):
             yield kernel, instance

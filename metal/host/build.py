@@ -1,7 +1,7 @@
-"""Compiles C++ to libraries that outlive the process: a cache of files named after their content.
+"""Compiles C++ to libraries and caches them, in files whose names are digests of their source.
 
 Processes and threads that build one library at once all succeed: a file appears whole, by renaming.
-Only what this user alone can have written is loaded (`mlxhog.files.cache`).
+Only files that no other user can have written are loaded (`mlxhog.files.cache`).
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ _CLANG_FLAGS = ("-Wno-unknown-attributes",)
 # Apple's <ucontext.h> is an error without the first, which hides MAP_ANONYMOUS without the second.
 _APPLE_FLAGS = ("-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations")
 _PRELUDE = '#include "shim/launch.h"\n#include <metal_stdlib>\n'
-"""What every translated text begins with."""
+"""The beginning of every translated text."""
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-"""For the linker: where the library lies that needs another one."""
+"""For the linker: the folder of the library itself, to find other libraries beside it."""
 _PLACE = re.compile(r"(.*?):(\d+):\d+: ")
 _LINE_DIRECTIVE = re.compile(r'#line (\d+)(?: "(.*)")?')
 _ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
 def kernel_cache() -> Path:
-    """Return where compiled kernels are kept unless an engine is told otherwise."""
+    """Return the default folder of compiled kernels."""
     return user_cache_directory() / "metal"
 
 
 def make_cache(directory: Path) -> Path:
-    """Make a folder for what is compiled, and return its path without links.
+    """Make a folder for compiled files, and return its path without links.
 
     Raises:
-        EnvironmentLacks: it cannot be made, or others could write there.
+        EnvironmentLacks: it cannot be created, or other users could write to it.
     """
     try:
         return private_directory(directory)
@@ -81,18 +81,18 @@ def library(
     compiler: str = "g++",
     extra_flags: tuple[str, ...] = (),
 ) -> Path:
-    """Return a shared library of a C++ text, linked with the runtime; compile what is missing.
+    """Return a shared library of a C++ text, linked with the runtime; compile it if missing.
 
     Args:
-        name: what messages and the file are called.
+        name: name for messages and for the file.
         text: the text.
-        directory: the cache; made if it is missing.
+        directory: the cache; created if it is missing.
         compiler: a g++ or clang++ that knows `_Float16`.
         extra_flags: such as "-fsanitize=address".
 
     Raises:
         MetalError: the text does not compile; the message shows the first error with its line.
-        EnvironmentLacks: there is no such compiler, or what is in the cache is not to be trusted.
+        EnvironmentLacks: there is no such compiler, or a file of the cache cannot be trusted.
     """
     directory = make_cache(directory)
     runtime = _runtime(directory, compiler, extra_flags)
@@ -113,7 +113,7 @@ def program(
 
     Raises:
         MetalError: it does not compile.
-        EnvironmentLacks: there is no such compiler, or what is in the cache is not to be trusted.
+        EnvironmentLacks: there is no such compiler, or a file of the cache cannot be trusted.
     """
     directory = make_cache(directory)
     flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
@@ -125,11 +125,11 @@ def program(
 
 
 def _prelude(directory: Path, compiler: str, flags: tuple[str, ...]) -> tuple[str, ...]:
-    """Options with which every text finds the shim's headers parsed, by GCC: half the time."""
-    if "clang" in _version(compiler):  # whose parsed headers do not outlast a new installation
+    """Options for precompiled headers of the shim, which halve the time of GCC."""
+    if "clang" in _version(compiler):  # its precompiled headers break with a new installation
         return ()
     header = directory / f"prelude-{_digest(_PRELUDE + _shim_text(), compiler, flags)}.h"
-    parsed = header.with_name(f"{header.name}.gch")  # where `-include` looks for it
+    parsed = header.with_name(f"{header.name}.gch")  # the name that `-include` looks for
     if not is_kept(header):
         replace_file(header, _PRELUDE.encode())
         header.chmod(0o600)
@@ -140,7 +140,7 @@ def _prelude(directory: Path, compiler: str, flags: tuple[str, ...]) -> tuple[st
 
 
 def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
-    """Compile what all kernel libraries share: the scheduler, fibers and chaos."""
+    """Compile the runtime that all kernel libraries share: the scheduler, fibers and chaos."""
     flags = (*_flags(compiler), *extra_flags)
     path = directory / f"runtime-{_digest(_shim_text(), compiler, flags)}.so"
     if not is_kept(path):
@@ -152,7 +152,7 @@ def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Pa
 
 
 def _named(name: str) -> str:
-    """The linker's option for the name under which others look for a library."""
+    """The linker's option for the name of a library, by which others find it."""
     return f"-Wl,-install_name,@rpath/{name}" if sys.platform == "darwin" else f"-Wl,-soname,{name}"
 
 
@@ -200,14 +200,14 @@ def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, t
         process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if process.returncode != 0:
             raise MetalError(f"{name} does not compile:\n{_first_error(process.stderr, text)}")
-        part.chmod(0o700)  # the linker goes by the umask, which may let others write
+        part.chmod(0o700)  # the linker uses the umask, which may let others write
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _first_error(messages: str, text: str) -> str:
-    """The first error with its line, which compilers show of files but not of generated texts."""
+    """The first error with its source line; compilers do not show lines of generated texts."""
     match = _ERROR.search(messages)
     if match is None:
         return messages.strip()
@@ -218,7 +218,7 @@ def _first_error(messages: str, text: str) -> str:
 
 
 def _line(text: str, file: str, number: int) -> str:
-    """The line of that number in what `#line` directives call `file`; "" where there is none."""
+    """Line `number` of the part that `#line` directives call `file`; "" if there is none."""
     current = ("", 1)  # file and number
     for line in text.splitlines():
         if directive := _LINE_DIRECTIVE.match(line):

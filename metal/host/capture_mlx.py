@@ -51,7 +51,7 @@ def _text(request: dict[str, Any]) -> str:
 
 
 def _printed(action: Any) -> str:
-    """What an action writes to the C library's standard output."""
+    """The text that an action writes to the C library's standard output."""
     libc = ctypes.CDLL(None)
     saved = os.dup(1)
     with tempfile.TemporaryFile() as file:

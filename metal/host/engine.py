@@ -1,7 +1,8 @@
-"""The host shim behind the `Engine` protocol: genuine Metal source on the CPU, labelled emulated.
+"""The host shim as an `Engine`: the real Metal source on the CPU, labelled emulated.
 
-The consumer says whose text is run. "mlx": the text MLX generates around a kernel's one call, with
-MLX's rules for arguments. "mps": the whole kernels that PyTorch compiles, called by name.
+The consumer is the framework whose text is run. "mlx": the text that MLX generates around a
+kernel's call, with MLX's rules for arguments. "mps": the whole kernels that PyTorch compiles,
+called by name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MESSAGE_BYTES = 1024
 Ran = tuple[str, str, str]
 """Consumer, kernel and instance."""
 CHAOS_PERIOD = 4
-"""Under chaos a thread gives way at every so many atomic operations, on average."""
+"""Under chaos a thread yields once in this number of atomic operations, on average."""
 
 
 class HostEngine:
@@ -85,7 +86,7 @@ class HostEngine:
         return array
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
-        """Run a compiled kernel, whose outputs are filled with 0xff bytes before."""
+        """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
         check(launch, _flat_dtype, "NumPy")
         kernel = launch.kernel
         outputs = {
@@ -115,7 +116,7 @@ class HostEngine:
         return outputs
 
     def built(self, kernel: Kernel, instance: str = "") -> tuple[Path, Signature]:
-        """Compile a kernel unless that has been done, and say how it is called.
+        """Compile a kernel unless it is cached; return its library and signature.
 
         Raises:
             MetalError: it does not compile; the message shows the source line.
@@ -134,7 +135,7 @@ class HostEngine:
 
 
 def _group(launch: Launch) -> Size:
-    """Threads in a group, which both frameworks keep within the grid."""
+    """Threads in a group, at most the grid's, as in both frameworks."""
     x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
     if not 1 <= x * y * z <= MOST_THREADS:
         raise MetalError(
@@ -156,10 +157,10 @@ def buffers(
 
     Args:
         launch: with arguments that `kernel.check` has passed.
-        signature: of the kernel as it is compiled.
+        signature: signature of the compiled kernel.
         outputs: fresh arrays by name.
-        mlx: MLX's rules: an input of fewer than 8 elements is padded. Otherwise PyTorch's: a number
-            travels as 64-bit integer or 32-bit float.
+        mlx: True for MLX's rules: an input of fewer than 8 elements is padded. False for PyTorch's:
+            a number is passed as a 64-bit integer or a 32-bit float.
 
     Raises:
         ShapeError: a number does not fit, or an array cannot be written in place.
@@ -200,7 +201,7 @@ def _scalar(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if not limits.min <= number <= limits.max or number != np.floor(number):
-            raise ShapeError(f"{what} is {value}; wanted a number that {dtype} can hold")
+            raise ShapeError(f"{what} is {value}; expected a number that {dtype} can hold")
     if mlx or dtype.kind == "f":
         return number.astype(dtype)
     return number.astype(np.int64)  # Metal reads the low bytes
@@ -253,21 +254,21 @@ def call(
     chaos_period: int,
     seed: int,
 ) -> str:
-    """Run a kernel to its end; other Python threads go on meanwhile.
+    """Run a kernel to its end; other Python threads run meanwhile.
 
     Args:
         path: the library.
-        name: of the kernel.
-        buffers: by slot; the kernel sees their memory.
-        grid: threads in all.
+        name: name of the kernel.
+        buffers: arrays by slot; the kernel uses their memory.
+        grid: all threads.
         group: threads in a group, at most the grid's.
         threads: OS threads that run groups.
-        lockstep: threads of a group may meet at barriers.
-        chaos_period: a race point switches threads once in so many; 0: never.
-        seed: of chaos.
+        lockstep: whether threads of a group may wait at barriers.
+        chaos_period: threads are switched at one of this number of race points; 0 is never.
+        seed: seed of chaos.
 
     Returns:
-        "", or why the kernel failed while it ran: a barrier that cannot open, for example.
+        "", or the reason of a failure, for example a barrier that never opens.
     """
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     record = LaunchRecord(

@@ -1,7 +1,7 @@
-"""From Metal text to C++ programs, for both of its consumers: MLX and PyTorch.
+"""Translate Metal text to C++ programs, for both consumers: MLX and PyTorch.
 
-A text is read for its kernels with their parameters (`kernels`), and rewritten in the few places
-where Metal is not C++ (`library`). `CONSUMERS` has the text that each framework would compile.
+`kernels` finds the kernels of a text with their parameters; `library` rewrites the few places where
+Metal is not C++. `CONSUMERS` has the text that each framework would compile.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ INSTANTIATION = re.compile(
 
 
 @dataclass(frozen=True)
-class Parameter:
+class KernelParameter:
     """One parameter of a kernel.
 
     Attributes:
-        type: as written, without `*` or `&`: "const device float".
-        name: as written.
-        form: "*" (array), "&" (one value) or "" (what Metal tells the thread).
+        type: its type in the text, without `*` or `&`: "const device float".
+        name: its name in the text.
+        form: "*" (array), "&" (one value) or "" (a value that Metal sets for each thread).
         attribute: "buffer", or an attribute such as "thread_position_in_grid".
         slot: index of the buffer, -1 for an attribute.
     """
@@ -50,17 +50,17 @@ class Signature:
     """A kernel that can be launched.
 
     Attributes:
-        name: by which a framework finds it.
-        function: how C++ calls it: the name, or a template with its arguments.
-        parameters: in order.
+        name: the name by which a framework finds it.
+        function: its C++ name: the name, or a template with its arguments.
+        parameters: its parameters, in order.
     """
 
     name: str
     function: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[KernelParameter, ...]
 
     @property
-    def buffers(self) -> tuple[Parameter, ...]:
+    def buffers(self) -> tuple[KernelParameter, ...]:
         """Parameters that the host passes, by slot."""
         return tuple(
             sorted(
@@ -70,7 +70,7 @@ class Signature:
 
 
 def empty_lines(match: re.Match[str]) -> str:
-    """Return as many line ends as were matched, so that later lines keep their numbers."""
+    """Return the line ends of a match, so that later lines keep their numbers."""
     return "\n" * match[0].count("\n")
 
 
@@ -110,17 +110,17 @@ def _parts(text: str, start: int) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def _parsed(part: str, kernel: str) -> Parameter:
+def _parsed(part: str, kernel: str) -> KernelParameter:
     match = _PARAMETER.fullmatch(part.strip())
     if match is None:
         raise MetalError(
             f"parameter `{part.strip()}` of kernel {kernel} has no attribute; "
-            "write [[buffer(0)]], or what Metal shall tell the thread"
+            "write [[buffer(0)]], or an attribute such as [[thread_position_in_grid]]"
         )
     kind = match["type"].strip()
     form = kind[-1] if kind[-1] in "*&" else ""
     buffer = _BUFFER.fullmatch(match["attribute"])
-    return Parameter(
+    return KernelParameter(
         type=kind.removesuffix(form).strip() if form else kind,
         name=match["name"],
         form=form,
@@ -144,11 +144,11 @@ def library(metal: str, *, mlx: bool = False) -> str:
     """Translate a Metal text, and export a C function `run_<name>` for each of its kernels.
 
     Args:
-        metal: whole text, own headers included.
-        mlx: begin with what MLX puts before every text.
+        metal: the whole text, including our own headers.
+        mlx: whether to begin with MLX's own header.
 
     Raises:
-        MetalError: a construct that this translation does not know.
+        MetalError: the translation does not support a construct.
     """
     signatures = kernels(metal)
     text = INSTANTIATION.sub(empty_lines, _threadgroup(COMMENT.sub(empty_lines, metal)))
@@ -158,7 +158,7 @@ def library(metal: str, *, mlx: bool = False) -> str:
 
 
 def _threadgroup(metal: str) -> str:
-    """Give every OS thread its own threadgroup variables: it runs one threadgroup at a time."""
+    """Make threadgroup variables thread_local: an OS thread runs one threadgroup at a time."""
 
     def variable(match: re.Match[str]) -> str:
         name = match["name"]
@@ -193,7 +193,7 @@ extern "C" int run_{signature.name}(void* const* buffers, const metal_host::Laun
 """
 
 
-def _argument(parameter: Parameter) -> str:
+def _argument(parameter: KernelParameter) -> str:
     if parameter.slot < 0:
         return f"self.{parameter.attribute}"
     pointer = f"static_cast<{parameter.type}*>(buffers[{parameter.slot}])"
@@ -202,12 +202,12 @@ def _argument(parameter: Parameter) -> str:
 
 @dataclass(frozen=True)
 class Program:
-    """What a framework compiles.
+    """The program that a framework compiles.
 
     Attributes:
-        name: of the file that holds it.
-        text: the same as C++.
-        signature: of the kernel that was asked for.
+        name: name of its file.
+        text: the program as C++.
+        signature: signature of the requested kernel.
     """
 
     name: str
@@ -216,7 +216,7 @@ class Program:
 
 
 def mlx(kernel: Kernel, instance: str, cache: Path) -> Program:
-    """MLX wraps one call into a kernel; it says itself how, and without MLX we state it.
+    """The program of MLX, which wraps one call into a kernel; without MLX from `stated`.
 
     Raises:
         MetalError: MLX refuses the kernel.
@@ -227,7 +227,7 @@ def mlx(kernel: Kernel, instance: str, cache: Path) -> Program:
     else:
         text = mlx_text.stated(request)
     (signature,) = kernels(text).values()
-    header = read_source(kernel.header, lines=True)  # the same, and where its lines are from
+    header = read_source(kernel.header, lines=True)  # with the origin of each line
     wrapper = f'#line 1 "MLX kernel {kernel.name}"\n{text.removeprefix(request.header)}'
     return Program(
         name=f"{kernel.name}-{instance}".rstrip("-"),
@@ -237,7 +237,7 @@ def mlx(kernel: Kernel, instance: str, cache: Path) -> Program:
 
 
 def mps(kernel: Kernel, instance: str, _cache: Path) -> Program:
-    """PyTorch compiles a file of whole kernels, and finds them by name.
+    """The program of PyTorch, which compiles a file of whole kernels and finds them by name.
 
     Raises:
         MetalError: the file has no such kernel.

@@ -9,9 +9,9 @@ Arguments of the adds here:
     height  rows of that parameter
     rows    (r,) int32, in any order, duplicates legal
 
-Concurrency: every kernel here but `racy_axpy` loses no add, beside any number of other 32-bit
-atomic adders of the same GPU. Beside CPUs and other processes that is what `mlxhog doctor`
-measures. An element is never torn.
+Concurrency: every kernel here except `racy_axpy` loses no add, beside any number of other 32-bit
+atomic adders of the same GPU. Beside CPUs and other processes, `mlxhog doctor` measures whether
+adds are lost. An element is never torn.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
 
@@ -76,8 +76,8 @@ def scatter_add_rows(
 ) -> Launch:
     """Launch `parameter[rows[k]] += scale * g[k]` for every k; equal rows add up.
 
-    The output `done` is 1 for every row that was added and 0 for one outside the parameter, which
-    was left out.
+    The output `done` is 1 for every row that was added, and 0 for a row outside the parameter,
+    which is skipped.
 
     Raises:
         ShapeError: shapes do not fit, the parameter does not lie inside the arena, or (NumPy only)

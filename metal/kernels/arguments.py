@@ -1,7 +1,7 @@
 """The arguments of kernels: declaring them, and checking that a launch stays inside its arrays.
 
-A GPU writes wherever it is told to. Arrays may be NumPy's, MLX's or torch's, so only `shape` is
-used; dtype, layout and device are for the engine to check.
+A GPU does not check the addresses that it writes. Arrays may be NumPy's, MLX's or torch's, so only
+`shape` is used here; the engine checks dtype, layout and device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
 
-LEAST = 8  # elements: MLX would hand a smaller array over in memory that cannot be written
+LEAST = 8  # elements: MLX passes a smaller array in memory that cannot be written
 MOST = 2**31 - 1  # elements: MLX counts them in int32, and kernels in uint
 
 DONE = Argument(name="done", dtype="uint32")
@@ -23,7 +23,7 @@ DONE = Argument(name="done", dtype="uint32")
 
 
 class Array(Protocol):
-    """What an array of any framework has."""
+    """An array of any framework."""
 
     @property
     def shape(self) -> Any:
@@ -54,14 +54,14 @@ def launch(
     grid: Size,
     group: Size,
 ) -> Launch:
-    """Launch a kernel whose arrays have the shapes that their names stand for.
+    """Launch a kernel, after a check of the shapes of its arrays.
 
     Args:
-        kernel: what to run.
-        x: arrays by name; those that the kernel does not take are left out.
-        shapes: of every array by name, such as "B S 4 NH DH".
-        numbers: what the letters of the shapes stand for, and the kernel's scalars.
-        grid: threads.
+        kernel: the kernel to run.
+        x: arrays by name; those that the kernel does not take are ignored.
+        shapes: shape of every array by name, such as "B S 4 NH DH".
+        numbers: values of the letters in the shapes, and the kernel's scalars.
+        grid: all threads.
         group: threads of a group.
 
     Raises:
@@ -86,7 +86,7 @@ def launch(
         if tuple(array.shape) != expected:
             raise ShapeError(
                 f"{kernel.name}: {argument.name} has shape {tuple(array.shape)}, the other "
-                f"arguments ask for {expected}; pass arrays of one model, batch and chunk size"
+                f"arguments require {expected}; pass arrays of one model, batch and chunk size"
             )
         inputs[argument.name] = array
     outputs = {argument.name: shape_of(argument.name) for argument in kernel.outputs}
@@ -143,16 +143,15 @@ def check_size(name: str, array: Array, expected: int) -> None:
     """
     if size(array) != expected:
         raise ShapeError(
-            f"{name} has shape {tuple(array.shape)}, {size(array)} elements; this launch wants "
+            f"{name} has shape {tuple(array.shape)}, {size(array)} elements; this launch needs "
             f"{expected}, as many as its other arrays"
         )
 
 
 def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) -> tuple[int, int]:
-    """Refuse row numbers that do not fit the gradient or the parameter; returns (rows, width).
+    """Refuse row numbers that do not fit the gradient or the parameter; return (rows, width).
 
-    Values are checked where they are at hand, in NumPy; kernels leave out rows outside 0 to
-    height - 1 in any case.
+    Values are checked only in NumPy arrays; kernels always skip rows outside 0 to height - 1.
 
     Raises:
         ShapeError: shapes, sizes, numbers outside the parameter, or (distinct) numbers that do not
@@ -161,7 +160,7 @@ def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) ->
     if len(rows.shape) != 1 or len(g.shape) != 2 or rows.shape[0] != g.shape[0]:
         raise ShapeError(
             f"rows have shape {tuple(rows.shape)}, their values {tuple(g.shape)}; "
-            "wanted (r,) and (r, d)"
+            "expected (r,) and (r, d)"
         )
     size(g)  # refuses too many
     if isinstance(rows, np.ndarray) and rows.size:

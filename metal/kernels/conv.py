@@ -1,10 +1,10 @@
 """Causal depthwise convolution, with SiLU or without, in one launch, and its gradient (`conv.h`).
 
-x may begin with the P inputs before the first position, which only the taps see: the last K - 1 of
-an earlier piece of the sequence. Before those it is 0. `back` says of each position how many others
-before it it sees at most, so that documents packed into one sequence do not see each other.
-The gradients of weights and bias are summed in a fixed order, blocks of positions first. A launch
-whose arrays have other shapes than `SHAPES` says raises `ShapeError`.
+x may begin with P inputs before the first position, which have no output: the last K - 1 of an
+earlier piece of the sequence. Before them x is 0. `back` limits how many earlier positions each
+position sees, so that documents packed into one sequence do not see each other. Gradients of
+weights and bias are summed in a fixed order, blocks of positions first. A launch with other shapes
+than those in `SHAPES` raises `ShapeError`.
 
 Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
@@ -36,7 +36,7 @@ SHAPES = {
     "dw": "CH 1 K",
     "dbias": "CH",
 }
-"""Of every array by its name, float32."""
+"""Shape of every array by its name, float32."""
 
 
 def conv_forward(x: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Launch:
@@ -75,7 +75,7 @@ _Sizes = tuple[int, int, int, int, int]
 
 
 def _sizes(x: Any, back: Any, K: int) -> _Sizes:
-    """Return B, S, CH, K and P; the outputs are as many as `back` has."""
+    """Return B, S, CH, K and P; S is the length of `back`."""
     B, rows, CH = x.shape
     S = back.shape[-1]
     return B, S, CH, K, max(rows - S, 0)
@@ -103,7 +103,7 @@ def _launch(
 def _forward_reference(
     *, x: Array, w: Array, bias: Array, back: Array, silu: int, y: Array, **_: Any
 ) -> None:
-    """Convolve causally, channel by channel, then SiLU where it is asked for."""
+    """Convolve causally, channel by channel, then apply SiLU if `silu` is set."""
     pre = _pre(x, w, bias, back)
     y[...] = pre * _sigmoid(pre) if silu else pre
 
@@ -145,7 +145,7 @@ def _final_reference(*, part: Array, dw: Array, dbias: Array, **_: Any) -> None:
 
 
 def _taps(x: Array, back: Array, K: int) -> list[Array]:
-    """What each tap meets: x K-1 positions earlier, .., x itself; 0 where the output sees none."""
+    """Input of each tap: x K-1 positions earlier, .., x itself; 0 if the output does not see it."""
     S = back.shape[1]
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (K - 1, 0), (0, 0)))
     rows = padded.shape[1]

@@ -5,9 +5,9 @@ keep the layout of the model, so that nothing is transposed; a last chunk that i
 in the kernels, so that nothing is padded. `SHAPES` has all that the kernels read and write; a
 launch whose arrays have other shapes raises `ShapeError`.
 
-Backward the stabilisers m and M are held constant. What h owes to M through eps comes apart as dM,
-and the forget gates' gradients come as those of their sums b inside each chunk;
-`models/ops/metal/cells.py` says how to put them together.
+Backward, the stabilisers m and M are constants. The gradient of M, on which h depends through eps,
+is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in
+each chunk. `models/ops/metal/cells.py` combines them.
 
 Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 """
@@ -50,11 +50,11 @@ SHAPES = {
     "dC_last": "B NH DK DV", "dn_last": "B NH DK",  # of the state after the last position
     "rN": "B NH S",  # 1 / N of every position
 }  # fmt: skip
-"""Of every array by its name, float32: NC chunks have NB borders. dX is the gradient of X."""
+"""Shape of every array by its name, float32; NC chunks have NB borders. dX is the gradient of X."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class MLSTMSizes:
     """B sequences of S positions in chunks of L, NH heads of widths DK and DV."""
 
     B: int
@@ -65,7 +65,7 @@ class Sizes:
     DV: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what the kernels cannot run."""
+        """Refuse sizes that the kernels cannot run."""
         if not 1 <= self.L <= LONGEST_CHUNK:
             raise ShapeError(
                 f"mLSTM kernels got chunks of {self.L} positions and take 1 to {LONGEST_CHUNK}, "
@@ -82,7 +82,7 @@ class Sizes:
 
     @property
     def NC(self) -> int:
-        """Number of chunks, the last of which may be shorter."""
+        """Number of chunks; the last may be shorter."""
         return -(-self.S // self.L)
 
     def launch(
@@ -102,9 +102,9 @@ class Sizes:
         return launch(kernel, x, SHAPES, numbers, grid=grid, group=group)
 
 
-def _sizes(keys: Any, values: Any, chunk: int) -> Sizes:
+def _sizes(keys: Any, values: Any, chunk: int) -> MLSTMSizes:
     B, S, NH, DK = keys.shape
-    return Sizes(B=B, S=S, NH=NH, L=chunk, DK=DK, DV=values.shape[-1])
+    return MLSTMSizes(B=B, S=S, NH=NH, L=chunk, DK=DK, DV=values.shape[-1])
 
 
 def mlstm_gates(x: Arrays, *, chunk: int) -> Launch:
@@ -114,7 +114,7 @@ def mlstm_gates(x: Arrays, *, chunk: int) -> Launch:
         ShapeError: shapes differ, or the chunk is not of 1 to 64 positions.
     """
     B, S, NH = x["i"].shape
-    s = Sizes(B=B, S=S, NH=NH, L=chunk)
+    s = MLSTMSizes(B=B, S=S, NH=NH, L=chunk)
     return s.launch(GATES, x, (chunk, s.NC, B * NH), (chunk, 1, 1))
 
 
@@ -139,7 +139,7 @@ def mlstm_out(x: Arrays, *, chunk: int, eps: float) -> Launch:
 def mlstm_bwd_pre(x: Arrays, *, eps: float) -> Launch:
     """Differentiate the denominators: rN, dden and dM."""
     B, S, NH, DV = x["h"].shape
-    s = Sizes(B=B, S=S, NH=NH, L=1, DV=DV)
+    s = MLSTMSizes(B=B, S=S, NH=NH, L=1, DV=DV)
     return s.launch(BWD_PRE, x, (S, B * NH, 1), (256, 1, 1), eps=eps)
 
 
@@ -163,14 +163,14 @@ def _round_up(x: int, multiple: int) -> int:
 
 
 def forward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
-    """Yield the three launches; whoever runs one adds its outputs to x before the next."""
+    """Yield the three launches; the caller adds the outputs of each to x before the next."""
     yield mlstm_gates(x, chunk=chunk)
     yield mlstm_states(x, chunk=chunk)
     yield mlstm_out(x, chunk=chunk, eps=eps)
 
 
 def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
-    """Yield the three launches; whoever runs one adds its outputs to x before the next."""
+    """Yield the three launches; the caller adds the outputs of each to x before the next."""
     yield mlstm_bwd_pre(x, eps=eps)
     yield mlstm_bwd_states(x, chunk=chunk)
     yield mlstm_bwd_out(x, chunk=chunk)

@@ -32,7 +32,7 @@ def chunks(S: int, L: int) -> list[slice]:
 def mlstm_gates(
     *, i: Array, f: Array, S: int, L: int, b: Array, a: Array, g: Array, amax: Array, **_: Any
 ) -> None:
-    """Sum logsig(f) inside each chunk; a is what a position's key weighs at the chunk's end."""
+    """Sum logsig(f) inside each chunk; a is the log-weight of each key at the chunk's end."""
     i, lf = heads_first(i), -np.logaddexp(0.0, -heads_first(f))
     for c, at in enumerate(chunks(S, L)):
         sums = np.cumsum(lf[..., at], -1)
@@ -120,7 +120,7 @@ def mlstm_bwd_out(
     db: Array,
     **x: Array,
 ) -> None:
-    """The gradients of every position, with those of the sums b in place of the forget gates."""
+    """The gradients of every position; for the forget gates those of their sums b."""
     q, k, v, i, dh = _heads_first(x, "q k v i dh")
     b, C, n, m, M = _float64(x, "b C n m M")
     rN, dden, dC, dn = _float64(x, "rN dden dC dn")

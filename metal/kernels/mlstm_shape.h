@@ -31,7 +31,7 @@ inline uint mlstm_row(MlstmShape s, uint head, uint t) { return (head / s.NH * s
 // Row of a (B, NH, NC + 1, ...) array, for the state before chunk c.
 inline uint mlstm_state(MlstmShape s, uint head, uint c) { return head * (mlstm_chunks(s) + 1) + c; }
 
-// DK^-1/2, by which every product of a query and a key is scaled.
+// DK^-1/2, the scale of every product of a query and a key.
 inline float mlstm_scale(MlstmShape s) { return precise::rsqrt(float(s.DK)); }
 
 }  // namespace mlxhog

@@ -42,12 +42,12 @@ def words(values: NDArray[Any]) -> UInt32:
     if values.itemsize != 2 or not values.flags.c_contiguous:
         order = "C-contiguous" if values.flags.c_contiguous else "not C-contiguous"
         raise ShapeError(
-            f"values are {values.dtype}, {order}; wanted C-contiguous 16-bit floats "
+            f"values are {values.dtype}, {order}; expected C-contiguous 16-bit floats "
             "(bfloat16 as uint16)"
         )
     if values.size % 2 or values.ctypes.data % 4:
         raise ShapeError(
-            f"{values.size} 16-bit floats at address {values.ctypes.data:#x} are no whole 32-bit "
+            f"{values.size} 16-bit floats at address {values.ctypes.data:#x} are not whole 32-bit "
             "words; pad them to an even count and start them on an even element"
         )
     return values.reshape(-1).view(np.uint32)
@@ -59,7 +59,7 @@ def packed16_add(arena: Any, g: Any, failures: Any, *, offset: int, instance: st
     Args:
         arena: (words,) uint32, shared, written in place; see `words`.
         g: (n,) uint32.
-        failures: (8 or more,) uint32; words that were left out are added to its first element.
+        failures: (8 or more,) uint32; the number of skipped words is added to its first element.
         offset: first 16-bit float of the arena, even.
         instance: "half" or "bfloat".
 
@@ -95,7 +95,7 @@ def bfloat_bits(x: Float32) -> UInt16:
 
 
 def from_bfloat_bits(bits: UInt16) -> Float32:
-    """The float32 that each bfloat16 is."""
+    """Each bfloat16 as float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 

@@ -1,15 +1,15 @@
 """The sLSTM cell over a whole sequence in one launch, and its gradient in another (`slstm.h`).
 
-Time is sequential, so a head of a sequence is a group of threads, one per unit, of which a GPU has
-at most 1024. The recurrent matrices are read from device memory, where the cache holds them. Their
-gradient and that of the bias are sums over all positions, and left to the caller as one matrix
-product, which adds in a fixed order:
+Time is sequential, so a head of a sequence is one group of threads, a thread per unit; a GPU allows
+at most 1024. The recurrent matrices are read from device memory, through its cache. Their gradient
+and that of the bias are sums over all positions; the caller computes them by one matrix product,
+which adds in a fixed order:
 
     dR[:, g] = sum_t dG[t, g] h[t - 1]^T        dbias = sum_t dG[t]
 
 with h[t - 1] = 0 where a document starts at t. R and bias are laid out as the xlstm package stores
-them for the CPU. A launch whose arrays have other shapes than `SHAPES` says, or too wide heads,
-raises `ShapeError`.
+them for the CPU. A launch with other shapes than those in `SHAPES`, or with too wide heads, raises
+`ShapeError`.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
@@ -48,7 +48,7 @@ SHAPES = {
     "dG": "B S 4 NH DH",
     **{f"d{name}": "B NH DH" for name in _STATE},
 }
-"""Of every array by its name, float32."""
+"""Shape of every array by its name, float32."""
 
 
 def slstm_forward(x: Arrays) -> Launch:

@@ -27,8 +27,7 @@ HP = 8  # floats
 FLAG_FLOATS = 32
 
 Formula = Callable[..., tuple[Float32, ...]]
-"""From hp, w, the scaled gradient, whether each element decays, and the state to what is added to w
-and the new state."""
+"""(hp, w, scaled gradient, whether each element decays, *state) -> (increment of w, *new state)"""
 
 
 def sgd_hp(*, lr: float, weight_decay: float) -> Float32:
@@ -51,7 +50,7 @@ def adam_hp(
     bias1: float,
     bias2: float,
 ) -> Float32:
-    """Rates of AdamW, whoever owns its moments; bias1 and bias2 are 1 - beta^t."""
+    """Rates of AdamW, with private or shared moments; bias1 and bias2 are 1 - beta^t."""
     first = [lr * weight_decay, lr / bias1, beta1, 1.0 - beta1]
     return np.array([*first, beta2, 1.0 - beta2, 1.0 / math.sqrt(bias2), eps], np.float32)
 
@@ -138,8 +137,8 @@ def _step(
 ) -> None:
     """Step elements `at` of a parameter by elements `at_g` of the gradient.
 
-    State comes as the private segments, which belong to the parameter, then the shared ones, which
-    are laid out as the arena; new private state goes where the gradient's elements are.
+    The state is first the private segments, which belong to the parameter, then the shared ones,
+    which have the arena's layout. New private state is written at the gradient's elements.
     """
     arena, in_arena = x["arena"], x["offset"] + at
     g = np.float32(x["grad_scale"]) * x["g"].reshape(-1)[at_g]

@@ -3,7 +3,7 @@
 The same rules and roundings as the native steps (`mlxhog.optim`), so that one writer gets the same
 bits where a GPU does not fuse multiplication and addition. A dense launch covers a run of
 neighbouring parameters; another kind steps the rows of an embedding that a gradient touches.
-Muon's directions alone are no step: they are orthogonalised, and then added by SGD's kernels.
+Muon's directions are not yet a step: they are orthogonalised, and then added by SGD's kernels.
 
 Arrays of a step, by name:
 
@@ -12,13 +12,13 @@ Arrays of a step, by name:
     m, v        float32, private state: n values, or the whole parameter's, height * d. The new
                 values are outputs `m_out`, `v_out`, (n,) or (r, d); other rows keep theirs, as in
                 torch's SparseAdam
-    m, v        of a rule that shares them: float32, laid out as the arena, written in place
-    failures    beside them, (8 or more,) uint32: elements whose moment was left as it is, since 64
-                tries of a compare-and-swap failed, are added to its first element
-    last, prev  of a rule that records its steps: float32, laid out as the arena, written in place:
-                the step, and the one recorded before it
-    rows        (r,) int32, ascending, each once: a step updates a row's state once. Checked in
-                NumPy arrays; of others that repeat a row, one repetition gives the row's new state
+    m, v        of a rule that shares them: float32, with the arena's layout, written in place
+    failures    beside them, (8 or more,) uint32: its first element is increased by the number of
+                elements whose moment is unchanged, because 64 tries of a compare-and-swap failed
+    last, prev  of a rule that records its steps: float32, with the arena's layout, written in
+                place: the step, and the step recorded before it
+    rows        (r,) int32, ascending, each once: a step updates a row's state once. Checked only in
+                NumPy arrays; in others, if a row repeats, one of the repetitions sets its new state
 
 Rates of a step:
 
@@ -27,12 +27,12 @@ Rates of a step:
     hp          (8,) float32, the rule's rates (`step_rules.py`)
     grad_scale  float32, multiplies g first, such as the factor that clips
 
-The output `done` of rows is 1 for every row that was updated and 0 for one outside the parameter,
-which was left out.
+The output `done` of rows is 1 for every row that was updated, and 0 for a row outside the
+parameter, which is skipped.
 
 Concurrency: no add is lost beside others of the same GPU; w is read once, possibly between two
-adds of others. State that comes in and goes out belongs to one worker. A shared mean moves by
-compare-and-swap, so no square is lost unless it is counted.
+adds of others. Private state belongs to one worker. A shared mean is updated by compare-and-swap,
+so no square is lost unless it is counted in `failures`.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class Rule:
     Attributes:
         name: the kernels are `<name>_apply` and `<name>_apply_rows`.
         formula: the same in NumPy.
-        bytes_per_element: w is read and written, what goes in is read, what goes out is written; a
-            share in `decays`, or a row's number, flag and `done`, come on top.
-        private: segments that go in as inputs and come out as outputs `<name>_out`.
+        bytes_per_element: bytes read and written per element: w, inputs and outputs, without the
+            share in `decays`, or a row's number, flag and `done`.
+        private: segments that are inputs `<name>` and outputs `<name>_out`.
         shared: segments that are written in place, with a counter of failed tries.
-        records: whether `last` and `prev` take the step; then there is no kernel for rows.
-        muon: whether Muon's directions, and SGD's kernels that add them, step some of the matrices.
+        records: whether the step is written to `last` and `prev`; then there is no kernel for rows.
+        muon: whether some of the matrices are stepped by Muon's directions and SGD's kernels.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Rule:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """What lies as the arena does and is written in place."""
+        """Names of the arrays with the arena's layout that are written in place."""
         return (*(("last", "prev") if self.records else ()), *self.shared)
 
     def dense(
@@ -181,7 +181,7 @@ ADAM_SHARED = Rule(
     name="adam_shared", formula=step_rules.adam, bytes_per_element=28, shared=("m", "v")
 )
 MUON = replace(ADAM, muon=True)
-"""Of everything but hidden matrices it is AdamW."""
+"""For all parameters except hidden matrices Muon is AdamW."""
 MUON_SHARED = replace(ADAM_SHARED, muon=True)
 SGD_RECORDED = replace(SGD, name="sgd_recorded", bytes_per_element=24, records=True)
 ADAM_SHARED_RECORDED = replace(
@@ -189,7 +189,7 @@ ADAM_SHARED_RECORDED = replace(
 )
 RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED, SGD_RECORDED, ADAM_SHARED_RECORDED)
 RECORDED = {rule.name.removesuffix("_recorded"): rule for rule in RULES if rule.records}
-"""The rule that records its steps, by the name of the one that does not."""
+"""Name of a rule -> the same rule, recording its steps."""
 
 
 def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> Launch:
@@ -248,7 +248,7 @@ def channel_scale_apply(
         arena: (floats,) float32, shared, written in place.
         g: (rows, cols) float32.
         s: float32 factors: (rows,) with axis 0, (cols,) with axis 1, (1,) with axis None.
-        axis: which way the factors go.
+        axis: axis of the factors.
         coef: minus the step size with bias correction and norm-growth limiter folded in.
         decay: lr * weight_decay.
         offset: first float of the matrix in the arena.
@@ -259,7 +259,7 @@ def channel_scale_apply(
     """
     if len(g.shape) != 2 or axis not in (0, 1, None):
         raise ShapeError(
-            f"g has shape {tuple(g.shape)} and axis is {axis}; wanted a matrix and 0, 1 or None"
+            f"g has shape {tuple(g.shape)} and axis is {axis}; expected a matrix and 0, 1 or None"
         )
     rows, cols = g.shape
     check_size("s", s, 1 if axis is None else g.shape[axis])
@@ -352,7 +352,7 @@ def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
 
 
 def _call(name: str, arguments: tuple[Argument, ...], at: str) -> str:
-    """The call of a function that is named as its kernel, with the kernel's arguments in order."""
+    """The call of a kernel's function, with the kernel's arguments in order."""
     return f"mlxhog::{name}({', '.join([*(argument.name for argument in arguments), at])});"
 
 

@@ -289,13 +289,13 @@ def bad_launches(result: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("dtype", "g is of int32; wanted a row-major .* array of float32"),
+        ("dtype", "g is of int32; expected a row-major .* array of float32"),
         ("numpy", "g is a ndarray elsewhere"),
-        ("scalar", "scale is an array of shape .9,.; wanted one number"),
-        ("text", "scale is 'one'; wanted one number"),
-        ("missing", "got arena; wanted arena, g, scale, n, offset"),
-        ("output", "got nothing; wanted done"),
-        ("instance", "no instance 'half'; wanted one of ''"),
+        ("scalar", "scale is an array of shape .9,.; expected one number"),
+        ("text", "scale is 'one'; expected one number"),
+        ("missing", "got arena; expected arena, g, scale, n, offset"),
+        ("output", "got nothing; expected done"),
+        ("instance", "no instance 'half'; expected one of ''"),
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(

@@ -51,10 +51,10 @@ inline void raise(Word* word, Word value) {
 // lock). A mark has one writer; it is odd while that writer writes. Source: Boehm 2012, Can Seqlocks
 // Get Along with Programming Language Memory Models?
 
-// Makes a mark odd; one that is odd already stays, so whoever follows a dead writer goes on with it.
+// Makes a mark odd; an odd mark stays odd, so the successor of a dead writer continues with it.
 inline void begin_writing(std::uint64_t* mark) {
   __atomic_store_n(mark, __atomic_load_n(mark, __ATOMIC_RELAXED) | 1, __ATOMIC_RELAXED);
-  // Release: whoever sees a write behind this fence sees the odd mark, too.
+  // Release: a process that sees a write after this fence also sees the odd mark.
   __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
@@ -65,9 +65,9 @@ inline void end_writing(std::uint64_t* mark) {
 }
 
 // Whether `n` marks, `stride` words apart, are all even, and their sum, which grows with every write.
-// A copy is of one moment if this was true before it, and the same sum after it.
+// A copy is consistent if this was true before it, with the same sum after it.
 inline bool nobody_writes(const std::uint64_t* marks, std::size_t stride, std::size_t n, std::uint64_t* sum) {
-  // Acquire: what was copied before is not read later than the marks.
+  // Acquire: the copy before this call is not read later than the marks.
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
   *sum = 0;
   for (std::size_t i = 0; i < n; ++i) {

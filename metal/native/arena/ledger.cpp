@@ -67,7 +67,7 @@ bool TicketLedger::move(uint64_t ticket, uint32_t owner, TicketState from, Ticke
 // ring of turns passes all that was done when we began, since each turn saw the watermark rise.
 //
 // Fence: of two workers that finish neighbouring tickets at once, each might else read the other's slot as it
-// was before, and nobody would move the watermark. Of two fences, the later sees what came before the earlier.
+// was before, and no process would move the watermark. Of two fences, the later sees what came before the earlier.
 void TicketLedger::advance() {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   for (uint64_t turn = 0; turn < ring_; ++turn) {

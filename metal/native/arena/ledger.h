@@ -60,7 +60,7 @@ class TicketLedger {
 
   // Only after the owner has been waited for: its tickets must not move any more.
   Reaped reap(uint32_t owner, bool retry_torn);
-  // Tickets below `next` that nobody has leased: their claimer is between two instructions, or dead.
+  // Tickets below `next` without a lease: their claimer is between two instructions, or dead.
   std::vector<uint64_t> orphans() const;
   bool return_orphan(uint64_t ticket);
   // Repairs a return whose author died before announcing it.

@@ -24,8 +24,8 @@ namespace mlxhog::classic {
 
 inline constexpr std::size_t kGroup = 4;
 
-// Lost updates are the contract: load and store are two steps. Also for private copies (nobody to lose to)
-// and for the inside of locks and turns (nobody else writes).
+// Lost updates are the contract: load and store are two steps. Also for private copies (no other writer)
+// and inside locks and turns (no other worker writes).
 struct Relaxed {
   static float load(const float* p) {
     float value;
@@ -54,7 +54,7 @@ struct Relaxed {
 };
 
 // No update is lost: compare-and-swap for a scalar, the row's lock for a row. One parameter takes one of the
-// two, never both: a swap is invisible to whoever holds a lock.
+// two, never both: a swap ignores locks.
 struct Lossless : Relaxed {
   Locks* locks = nullptr;
   std::size_t word0 = 0;

@@ -4,7 +4,7 @@
 //
 //   line 0      stop      u32   not 0: every loop and every wait ends
 //   line 1      turn      u64   whose write it is: turn t belongs to worker t modulo the number of workers
-//   line 2      queue     u64   first example that nobody has taken yet
+//   line 2      queue     u64   first example that no worker has taken yet
 //   line 3 + r  worker r  u64   examples done
 //                         u64   gradients read in this epoch, or kGone
 //

@@ -30,7 +30,7 @@ bool sums_to_one(const float* v, std::size_t n);
 struct CutGraph {
   float* x;                   // (n_vertices, labels), or (n_vertices, 1) for two labels
   Pairs edges;                // head, tail, weight
-  const std::uint8_t* fixed;  // (n_vertices,): 1 for terminals, whose rows nobody writes
+  const std::uint8_t* fixed;  // (n_vertices,): 1 for terminals, whose rows are never written
   std::size_t n_vertices;
   std::size_t labels;  // floats of a row: 1 for two labels
   std::size_t word0;   // lock word of row 0, counted from the scheme's row_word0

@@ -5,7 +5,7 @@
 // lock word of the first row of each 4 KiB (8 ns of lock on 64 bytes would cost more than the sums).
 //
 // shared += mine - base; mine = base = shared. Nothing of the head is lost; it only travels later. Where
-// nobody else has written (shared == base) the merge stores `mine` itself, so that one worker's head has the
+// no other worker has written (shared == base) the merge stores `mine` itself, so that one worker's head has the
 // bits of serial SGD. After the remark on contended variables in Niu et al. 2011.
 #pragma once
 

@@ -58,7 +58,7 @@ struct Scheme {
   std::size_t period;  // hot_cold: examples between two merges
   bool ordered_reads;  // round_robin: gather the next example inside the own turn
   float* probe;        // null, or a counter raised by 1 the way this scheme writes
-  std::size_t probe_every = 1;  // by every so many-th example of this worker
+  std::size_t probe_every = 1;  // one of this number of examples of this worker
   std::size_t probe_seen = 0;
 };
 

@@ -97,7 +97,7 @@ class Pool {
 };
 
 // This process's pool, never destroyed: a daemon thread may be inside `run` when the process ends. A fork copies the
-// memory of the parent's threads, not the threads: the child leaves that pool alone, which has nobody to do its tasks.
+// memory of the parent's threads, not the threads: the child does not use that pool, since it has no threads.
 struct Owner {
   Pool* pool = new Pool;
 

@@ -37,7 +37,7 @@ void edge_degrees(const Pointers& indptr, const Indices& indices, std::size_t n,
     if (indices(k) < 0 || static_cast<std::size_t>(indices(k)) >= n) throw nb::value_error("an index is outside [0, n)");
   }
   check_counts(met, edges);
-  // Vertices past the last one named meet nobody: a huge n costs no memory.
+  // Vertices after the last named one have no conflicts: a huge n costs no memory.
   const auto last = std::max_element(indices.data(), indices.data() + indices.size());
   n = indices.size() == 0 ? 0 : static_cast<std::size_t>(*last) + 1;
   std::fill(met.data(), met.data() + edges, 0);

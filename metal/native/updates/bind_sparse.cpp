@@ -15,7 +15,7 @@ std::string text(std::size_t n) { return std::to_string(n); }
 
 [[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
 
-// A copy of the index, so that what was checked is what is used, whoever writes the array meanwhile.
+// A copy of the index, so that the checked values are used, even if another thread writes the array meanwhile.
 std::vector<std::int32_t> ascending(const char* what, const IndexArray& array, std::size_t end) {
   std::vector<std::int32_t> index(array.data(), array.data() + array.size());
   for (std::size_t k = 0; k < index.size(); ++k) {

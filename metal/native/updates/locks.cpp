@@ -16,7 +16,7 @@ constexpr std::uint64_t kBeatEveryNs = 10000000;
 
 bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
   const std::uint32_t slot = word & 0xffffu;
-  // A word that names no slot was written by nobody who could ever release it.
+  // A word without a valid slot has no owner who could release it.
   if (slot == 0 || slot > n_workers_) return true;
   const WorkerEntry& owner = workers_[slot - 1];
   // Acquire: pairs with the supervisor's release store after it has reaped the worker.
@@ -98,7 +98,7 @@ std::size_t sweep_locks(std::uint32_t* words, std::size_t n_words, std::uint32_t
     std::uint32_t word = __atomic_load_n(&words[i], __ATOMIC_RELAXED);
     if ((word & 0xffffu) != slot || slot == 0) continue;
     if (generation >= 0 && word >> 16 != static_cast<std::uint32_t>(generation & 0xffff)) continue;
-    // Release: passes the dead owner's last writes, which whoever waited for its process knows, on to the next.
+    // Release: passes the dead owner's last writes, which the process that reaped it sees, on to the next.
     if (__atomic_compare_exchange_n(&words[i], &word, 0u, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) ++freed;
   }
   return freed;

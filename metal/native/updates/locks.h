@@ -40,7 +40,7 @@ class Locks {
   // Take lock i, but not over from a dead owner: wait until the supervisor has settled what that left (turns.h).
   void lock_of_living(std::size_t i);
 
-  // A sign of life of this worker, for whoever waits long.
+  // Heartbeat of this worker, during long waits.
   void alive();
 
   // Who notes or repeats the order of accesses (walk.h, Mode::in_turn); null for other modes.
@@ -56,8 +56,8 @@ class Locks {
   void wait(std::size_t i);
   bool owner_is_dead(std::uint32_t word, bool probe) const;
 
-  // Acquire: see what the last owner of the stripe wrote. Release: whoever reads this word with acquire
-  // also sees our table entry's generation, so nobody mistakes us for a dead predecessor.
+  // Acquire: see what the last owner of the stripe wrote. Release: a process that reads this word with acquire
+  // also sees our table entry's generation, so it does not take us for a dead predecessor.
   bool exchange(std::size_t i, std::uint32_t expected) {
     return __atomic_compare_exchange_n(&words_[i], &expected, me_, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
   }

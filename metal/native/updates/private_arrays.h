@@ -1,4 +1,4 @@
-// Kernels on a worker's own gradients: nobody else sees these arrays.
+// Kernels on a worker's own gradients: no other process sees these arrays.
 #pragma once
 
 #include <cstddef>

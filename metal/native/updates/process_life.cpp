@@ -73,7 +73,7 @@ std::uint64_t process_start_time(std::int64_t pid) {
 }
 
 bool process_is_gone(std::int64_t pid, std::uint64_t start_time) {
-  if (pid <= 0) return false;  // the entry names nobody yet: no evidence of a death
+  if (pid <= 0) return false;  // the entry has no process yet: no evidence of a death
   if (pid > std::numeric_limits<pid_t>::max()) return true;  // a number that no process has
   if (kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return true;
   const ProcessStatus status = read_status(pid);

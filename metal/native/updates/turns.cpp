@@ -61,7 +61,7 @@ bool Turns::wait(Locks& locks, std::size_t word) {
   turn_ = turns_[done_] + (absolute_ ? 0 : seen_[word]);
   __atomic_store_n(waits_, static_cast<std::uint32_t>(word + 1), __ATOMIC_RELAXED);
   for (long looks = 0;; ++looks) {
-    // Acquire: pairs with the release of whoever had the turn before.
+    // Acquire: pairs with the release of the worker that had the turn before.
     const std::uint32_t now = __atomic_load_n(&next_[word], __ATOMIC_ACQUIRE);
     if (now == turn_) break;
     if (static_cast<std::int32_t>(now - turn_) > 0) {

@@ -3,7 +3,7 @@
 // `next[i]` counts everything that has been done under lock word i, reads and writes alike, so each access has a
 // turn of its own there. A worker that records notes the turn of each of its accesses, in the order of its program.
 // A worker that repeats does its n-th access when `next` has come to the noted turn: then every stripe sees the same
-// accesses in the same order, whichever process runs when. The recorded order exists, so nobody waits for ever.
+// accesses in the same order, whichever process runs when. The recorded order exists, so no worker waits forever.
 //
 // A worker's book is shared memory, so that what it had done is known after it was killed at any instruction:
 //   bytes 0 .. 7     u64  word of its last access << 32 | accesses noted in this step
@@ -42,7 +42,7 @@ class Turns {
   // comes after the last is left out. Where `torn`, the last waits for its turn and then leaves the rest to `settle`.
   void repeat(std::vector<std::uint32_t> turns, bool absolute, bool torn);
 
-  // Let whoever waits for a turn in another thread give up with an error.
+  // End the waits for turns in other threads with an error.
   void stop() { stopped_.store(true, std::memory_order_relaxed); }
 
   // End the access that `repeat` left to the caller.
@@ -67,7 +67,7 @@ class Turns {
   void note(Locks& locks, std::size_t word);  // take the lock, and write down whose turn it is
   bool wait(Locks& locks, std::size_t word);  // until the noted turn; whether there is something to do
   void pass(std::size_t word) {
-    // Release: whoever takes the next turn without a lock sees what was written.
+    // Release: the worker with the next turn sees the writes, also without a lock.
     __atomic_store_n(&next_[word], turn_ + 1, __ATOMIC_RELEASE);
   }
   void publish(std::size_t word, std::size_t done) {

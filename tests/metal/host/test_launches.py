@@ -124,7 +124,9 @@ def test_mlx_cannot_write_an_input_that_it_passes_as_constants(host_engine):
 )
 def test_an_array_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, shared, actual: str):
     launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
-    message = f"kernel atomic_count: shared is {actual}; wanted a row-major NumPy array of float32"
+    message = (
+        f"kernel atomic_count: shared is {actual}; expected a row-major NumPy array of float32"
+    )
     with pytest.raises(ShapeError, match=message):
         shim.run(replace(launch, inputs={**launch.inputs, "shared": shared}))
 
@@ -139,12 +141,12 @@ def test_a_read_only_array_cannot_be_written(shim: HostEngine):
 @each_of(
     ("value", "message"),
     [
-        (np.zeros(2, np.uint32), "words is an array of shape .2,.; wanted one number"),
-        ("8", "words is '8'; wanted one number"),
-        (-1, "words is -1; wanted a number that uint32 can hold"),
-        (1 << 32, "words is 4294967296; wanted a number that uint32 can hold"),
-        (1.5, "words is 1.5; wanted a number that uint32 can hold"),
-        (float("nan"), "words is nan; wanted a number that uint32 can hold"),
+        (np.zeros(2, np.uint32), "words is an array of shape .2,.; expected one number"),
+        ("8", "words is '8'; expected one number"),
+        (-1, "words is -1; expected a number that uint32 can hold"),
+        (1 << 32, "words is 4294967296; expected a number that uint32 can hold"),
+        (1.5, "words is 1.5; expected a number that uint32 can hold"),
+        (float("nan"), "words is nan; expected a number that uint32 can hold"),
     ],
 )
 def test_a_scalar_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, value, message: str):
@@ -164,7 +166,7 @@ def test_any_number_is_bound_as_the_type_that_is_declared(shim: HostEngine, numb
 def test_missing_and_unknown_arguments_are_named(shim: HostEngine):
     launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
     inputs = {"shared": launch.inputs["shared"], "step": 1.0, "wrods": 16}
-    with pytest.raises(ShapeError, match="got shared, step, wrods; wanted shared, step, words"):
+    with pytest.raises(ShapeError, match="got shared, step, wrods; expected shared, step, words"):
         shim.run(replace(launch, inputs=inputs))
 
 

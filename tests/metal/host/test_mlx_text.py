@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.errors import MetalError
 from mlxhog.metal.host import mlx_text
-from mlxhog.metal.host.mlx_text import Request
+from mlxhog.metal.host.mlx_text import TextRequest
 from mlxhog.metal.registry import KERNELS
 from tests.metal.host import probes
 from tests.pairs import each_of
@@ -20,7 +20,7 @@ ALL_ATTRIBUTES = """
     uint b = thread_index_in_threadgroup + thread_index_in_simdgroup + simdgroups_per_threadgroup
         + simdgroup_index_in_threadgroup + threads_per_simdgroup + quadgroups_per_threadgroup;
 """
-SHAPES = Request(
+SHAPES = TextRequest(
     name="shapes",
     inputs=(("x", "float32", (2, 4)), ("small", "int32", (7,)), ("one", "uint8", ())),
     outputs=(("out", "float32"),),

@@ -158,7 +158,7 @@ BAD: dict[str, tuple[Callable[[Array], Any], str]] = {
     ),
     "row below": (lambda a: scatter(a, [-1, 0]), "rows run from -1 to 0; .* rows 0 to 3"),
     "row above": (lambda a: scatter(a, [0, 4]), "rows run from 0 to 4; .* rows 0 to 3"),
-    "rows and values": (lambda a: scatter(a, [0]), r"wanted \(r,\) and \(r, d\)"),
+    "rows and values": (lambda a: scatter(a, [0]), r"expected \(r,\) and \(r, d\)"),
     "parameter past the end": (lambda a: scatter(a, [0, 1], height=6), "0 to 18 of the arena"),
 }
 

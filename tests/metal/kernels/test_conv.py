@@ -162,9 +162,9 @@ def test_gradients_of_weights_have_the_same_bits_in_every_run(shim: HostEngine) 
 
 def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
     x = sample((1, 4, 3, 2, 0))
-    with pytest.raises(ShapeError, match=r"conv_forward: bias has shape \(2,\), .* ask for \(3,\)"):
+    with pytest.raises(ShapeError, match=r"conv_forward: bias has shape \(2,\), .* require \(3,\)"):
         conv.conv_forward(x["x"], x["w"], x["bias"][:2], x["back"], silu=True)
-    with pytest.raises(ShapeError, match=r"x has shape \(1, 3, 3\), .* ask for \(1, 4, 3\)"):
+    with pytest.raises(ShapeError, match=r"x has shape \(1, 3, 3\), .* require \(1, 4, 3\)"):
         conv.conv_forward(x["x"][:, :3], x["w"], x["bias"], x["back"], silu=True)
     with pytest.raises(ShapeError, match="conv_bwd_final: part has shape"):
         conv.conv_bwd_final(np.zeros((1, 2, 3, 4), np.float32), S=64)

@@ -143,8 +143,8 @@ def add(offset: int = 0, instance: str = "half", n: int = 4) -> Any:
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "odd count": (lambda: words(half(7)), "7 16-bit floats at .* pad them to an even count"),
-    "odd address": (lambda: words(half(9)[1:]), "no whole 32-bit words"),
-    "float32": (lambda: words(normal(8)), "float32.* wanted C-contiguous 16-bit"),
+    "odd address": (lambda: words(half(9)[1:]), "not whole 32-bit words"),
+    "float32": (lambda: words(normal(8)), "float32.* expected C-contiguous 16-bit"),
     "strides": (lambda: words(half(16)[::2]), "not C-contiguous"),
     "odd offset": (lambda: add(offset=3), "offset 3 is inside a 32-bit word"),
     "negative odd offset": (lambda: add(offset=-1), "offset -1 is inside a 32-bit word"),

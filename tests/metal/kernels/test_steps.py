@@ -316,11 +316,11 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "few rates": (
         lambda: steps.SGD.dense(SGD8, decays=RATES["decays"], hp=FLAT[:4], offset=0),
-        r"hp has shape \(4,\), 4 elements; this launch wants 8",
+        r"hp has shape \(4,\), 4 elements; this launch needs 8",
     ),
     "state": (
         lambda: steps.ADAM.dense({**SGD8, "m": M8, "v": M16}, **RATES, offset=0),
-        r"v has shape \(16,\), 16 elements; this launch wants 8",
+        r"v has shape \(16,\), 16 elements; this launch needs 8",
     ),
     "shared state": (
         lambda: steps.ADAM_SHARED.dense(
@@ -335,7 +335,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "row flags": (lambda: rows_of(index(1, 2), **FEW), "decays has 1 flags"),
     "no matrix": (
         lambda: steps.channel_scale_apply(FLAT, G8, M8, axis=0, coef=1, offset=0),
-        "wanted a matrix",
+        "expected a matrix",
     ),
     "axis": (
         lambda: steps.channel_scale_apply(FLAT, G2, M8, axis=2, coef=1, offset=0),
@@ -343,7 +343,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "factors": (
         lambda: steps.channel_scale_apply(FLAT, G2, M8, axis=1, coef=1, offset=0),
-        "s has shape .* wants 4",
+        "s has shape .* needs 4",
     ),
 }
 

@@ -33,7 +33,7 @@ struct Launch {
   std::uint32_t group[3];  // threads
   std::uint32_t os_threads;
   std::uint32_t lockstep;      // threads of a group may meet
-  std::uint32_t chaos_period;  // a race point switches once in so many; 0: never
+  std::uint32_t chaos_period;  // threads switch at one of this number of race points; 0: never
   std::uint32_t message_bytes;
   std::uint64_t seed;
   char* message;  // receives the reason of a failure
