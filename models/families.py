@@ -1,4 +1,4 @@
-"""The families of language models, by `model_type`: what arena, checkpoints and backends ask.
+"""The families of language models, by `model_type`, for arena, checkpoints and backends.
 
 A family is a package of `models/`: a config, one module `model` with its parameters and its forward
 pass (`Model`), and one with the same computation in float64 NumPy. `lm` and `lm_numpy` put the
@@ -25,7 +25,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 
 Params = Mapping[str, Array]
 State = Sequence[tuple[Array, ...]]
-"""A tuple per block, of which the family says what it holds; sequences of the batch first."""
+"""A tuple of arrays per block, defined by the family; the first axis is the batch."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
@@ -55,22 +55,22 @@ class ModelConfig(Protocol):
 
     @property
     def output_logit_soft_cap(self) -> float | None:
-        """Bound of the logits; None where they have none."""
+        """Bound of the logits; None if they have none."""
 
     @property
     def reset_at_document_boundaries(self) -> bool:
-        """Whether the memory begins anew at every `bos_token_id`."""
+        """Whether the memory is reset at every `bos_token_id`."""
 
     @property
     def bos_token_id(self) -> int | None:
         """The token that begins a document."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a config.json holds them."""
+        """The fields of a config.json."""
 
 
 class Model(Protocol):
-    """The module of a family that computes it, over the arrays of any framework."""
+    """The module with a family's forward pass, over the arrays of any framework."""
 
     def init_state(self, cfg: Any, B: int, xp: Arrays[Array]) -> State:
         """Return the state before the first token of B sequences."""
@@ -89,18 +89,18 @@ class Family:
     """One family.
 
     Attributes:
-        model: what computes it.
-        reference: the same in float64 NumPy.
-        title: what people call it.
+        model: module of its forward pass.
+        reference: module with the same in float64 NumPy.
+        title: its name for people.
         from_dict: reads a config.json, or with `strict=True` a YAML file.
         param_spec: name -> spec of every parameter, in the order of use.
         param_count: number of their elements.
         embedding: name of the embedding.
-        head: name of the matrix from x to logits, where it is not the embedding.
-        dropout_sites: name -> (width, rate) of every place that drops units while it trains.
-        head_bias: name of what is added to the logits, where something is.
-        reference_gradient: whether the reference has `blocks`, with a state and a way back; else it
-            has `hidden`, for whole sequences alone.
+        head: name of the matrix from x to logits, if it is not the embedding.
+        dropout_sites: name -> (width, rate) of every place with dropout in training.
+        head_bias: name of the bias of the logits, if there is one.
+        reference_gradient: whether the reference has `blocks`, with a state and a gradient; if not,
+            it has `hidden`, for whole sequences only.
     """
 
     model: Model
@@ -163,8 +163,8 @@ def of(cfg: ModelConfig) -> Family:
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     """Read a model's config; `model_type` chooses the family.
 
-    Without one it is "mad" where a `model` of layers is described, "xlstm_v1" where a block of that
-    family is, else "xlstm".
+    Without `model_type`, the family is "mad" if the config has a `model` of layers, "xlstm_v1" if
+    it has a block of that family, else "xlstm".
 
     Args:
         data: field -> value, from a config.json or from YAML.
@@ -176,7 +176,7 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     check_names("the architecture", data)
     if "space" in data:
         raise ConfigError(
-            "this is a space of architectures and not one of them; give it to "
+            "this is a space of architectures, not an architecture; give it to "
             "mlxhog mad search --space"
         )
     layers, blocks = {"model", "version"}, {"mlstm_block", "slstm_block"}
@@ -210,12 +210,12 @@ def embedding(cfg: ModelConfig) -> str:
 
 
 def head(cfg: ModelConfig) -> str:
-    """Name of the matrix (V, d) that makes logits; the embedding's where they are tied."""
+    """Name of the matrix (V, d) from x to logits; that of the embedding if they are tied."""
     return of(cfg).embedding if cfg.tie_word_embeddings else of(cfg).head
 
 
 def head_bias(cfg: ModelConfig) -> str | None:
-    """Name of the vector (V,) that is added to the logits; None where nothing is."""
+    """Name of the bias (V,) of the logits; None if there is none."""
     return of(cfg).head_bias
 
 
@@ -226,7 +226,7 @@ def products(cfg: ModelConfig) -> frozenset[str]:
 
 
 def narrowable(cfg: ModelConfig) -> frozenset[str]:
-    """Return the names of what a model may hold in fewer bits: `products`, and the embedding.
+    """Return the names of the parameters that may have fewer bits: `products`, and the embedding.
 
     Gates, norms, convolutions, biases and the sLSTM's own parameters stay float32.
     """
@@ -234,10 +234,10 @@ def narrowable(cfg: ModelConfig) -> frozenset[str]:
 
 
 def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
-    """Return the names of the matrices inside the blocks that are wide both ways.
+    """Return the names of the matrices inside the blocks with two long sides.
 
     They only multiply activations, and no side is shorter than half the model's width. Embedding,
-    head, gates, norms, convolutions and block-diagonal maps are none.
+    head, gates, norms, convolutions and block-diagonal maps are not among them.
     """
     outside = {embedding(cfg), head(cfg)}
     return frozenset(
@@ -251,7 +251,7 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
 
 
 def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
-    """Return the model for texts whose documents begin with `bos`, over so many ids.
+    """Return the model for texts whose documents begin with `bos`, with `vocab_size` ids.
 
     Ids of a config.json that are not in the vocabulary, such as `pad_token_id`, are dropped.
     """
@@ -270,37 +270,37 @@ def _is_id(value: object, vocab_size: int) -> bool:
 
 
 def with_vocabulary(cfg: ModelConfig, rows: int) -> ModelConfig:
-    """Return the model with so many rows of embedding and head."""
+    """Return the model with `rows` rows of embedding and head."""
     model: ModelConfig = dataclasses.replace(cfg, vocab_size=rows)  # type: ignore[type-var]
     return model
 
 
 def reset_token(cfg: ModelConfig) -> int | None:
-    """Return the token at which the memory begins anew; None for a model that does not reset."""
+    """Return the token at which the memory is reset; None for a model that does not reset."""
     return cfg.bos_token_id if cfg.reset_at_document_boundaries else None
 
 
 def is_language_model(cfg: ModelConfig) -> bool:
-    """Whether the model predicts the token after each from those up to it."""
+    """Whether the model predicts each token from the tokens before it."""
     return not (isinstance(cfg, mad.MADConfig) and cfg.backbone == "autoencoder")
 
 
 def check_language_model(cfg: ModelConfig) -> None:
-    """Refuse a model that predicts no next token.
+    """Refuse a model that does not predict the next token.
 
     Raises:
-        ConfigError: an auto-encoder, whose every output has seen the whole sequence.
+        ConfigError: it is an auto-encoder, which reads the whole sequence before its first output.
     """
     if not is_language_model(cfg):
         raise ConfigError(
-            "the model's backbone is autoencoder: it gives a sequence back that it has read to its "
-            "end, and writes no text; set backbone to language-model, or train it on compression "
-            "with mlxhog mad train"
+            "the model's backbone is autoencoder: it reconstructs a whole sequence and cannot "
+            "write text; set backbone to language-model, or train it on compression with "
+            "mlxhog mad train"
         )
 
 
 def longest(cfg: ModelConfig) -> int | None:
-    """Return how many positions the model can tell apart; None for any number."""
+    """Return the number of positions of the model; None if it is not limited."""
     if isinstance(cfg, mad.MADConfig) and cfg.position != "none":
         return cfg.max_length
     return None
@@ -315,25 +315,25 @@ def check_length(cfg: ModelConfig, length: int) -> None:
     most = longest(cfg)
     if most is not None and length > most:
         raise ConfigError(
-            f"sequences of {length} tokens, and the model has positions for {most} (max_length); "
-            "take fewer tokens, or train a model with a larger max_length or without positions"
+            f"sequences have {length} tokens, but the model has {most} positions (max_length); "
+            "use fewer tokens, or train a model with a larger max_length or without positions"
         )
 
 
 def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
-    """Name -> (width, rate) of every place of the model that drops units while it trains."""
+    """Name -> (width, rate) of every place of the model with dropout in training."""
     return of(cfg).dropout_sites(cfg)
 
 
 @dataclass(frozen=True)
-class Block:
+class ParameterBlock:
     """Parameters that belong together: the embedding, a layer, or the final norm with the head.
 
     Attributes:
         name: "embedding", "layer 0" and so on, or "head".
-        cell: "mlstm" or "slstm" for a layer with that cell; of a layer without one, such as a
-            feed-forward layer of a MAD model, the cell of the layers before it; else None.
-        params: names, in the order of use.
+        cell: "mlstm" or "slstm" for a layer with that cell. A layer without a cell, such as a
+            feed-forward layer of a MAD model, has the cell of the layers before it. Else None.
+        params: names of the parameters, in the order of use.
         size: number of their elements.
     """
 
@@ -348,7 +348,7 @@ class Block:
         return self.name.startswith("layer")
 
 
-def parameter_blocks(cfg: ModelConfig) -> list[Block]:
+def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
     """Every parameter of a model, each in one block; a tied head is the embedding's block."""
     spec = param_spec(cfg)
     names_of: dict[str, list[str]] = {}
@@ -358,7 +358,7 @@ def parameter_blocks(cfg: ModelConfig) -> list[Block]:
         names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
     cells = _cells(cfg)
     return [
-        Block(
+        ParameterBlock(
             name=block,
             cell=cells[int(block.split()[1])] if block.startswith("layer") else None,
             params=tuple(names),

@@ -1,4 +1,4 @@
-"""Read the typed fields of a config from a mapping; a mistake is answered with its neighbour."""
+"""Read the typed fields of a config from a mapping; for a typo the error suggests a name."""
 
 import difflib
 import math
@@ -10,17 +10,17 @@ from mlxhog.errors import MOST_SHOWN, ConfigError, shown
 MOST = 2**31 - 1
 """Largest whole number of a field."""
 MOST_WIDTH = 2**20
-"""Largest width of a layer, and most heads: fifty times the widest model there is."""
+"""Largest width of a layer, and most heads: fifty times the widest known model."""
 MOST_LAYERS = 4096
-"""Most layers or blocks, which are listed one by one."""
+"""Most layers or blocks; a config lists each of them."""
 MOST_FLOAT = 1e30
-"""Largest number that still is one in float32, also times a width."""
+"""Largest number of a field; times a width it is still finite in float32."""
 
 DOC = "mlxhog.doc"
 
 
 def doc(text: str) -> dict[str, str]:
-    """Return the metadata of a dataclass field that people may set: what it is, in a few words."""
+    """Return the metadata of a dataclass field that people may set, with a short description."""
     return {DOC: text}
 
 
@@ -29,7 +29,7 @@ def check_names(where: str, data: Mapping[Any, Any]) -> None:
     for key in data:
         if not isinstance(key, str):
             raise ConfigError(
-                f"{where} has the field {shown(key)}, which is no name; put it in quotes"
+                f"{where} has the field {shown(key)}, which is not a name; put it in quotes"
             )
 
 
@@ -67,7 +67,7 @@ def convert(name: str, value: object, kind: object) -> object:
 
 
 def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
-    """Refuse a size that no model has, before anything is counted or made of it.
+    """Refuse a size that no model has, before anything of this size is computed.
 
     Raises:
         ConfigError: it is above `most`.
@@ -77,7 +77,7 @@ def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
 
 
 def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None:
-    """Check that a memory which begins anew at a token can meet that token.
+    """Check the token at which a memory is reset.
 
     Raises:
         ConfigError: `resets`, and the token is not set or outside the vocabulary.

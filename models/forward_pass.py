@@ -1,4 +1,4 @@
-"""The circumstances of one pass through a model: operators, resets, masks and a trace."""
+"""The settings of one pass through a model: operators, resets, masks and a trace."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from mlxhog.models.ops.kernels import Ops
 T = TypeVar("T")
 
 CLOSED_GATE = -25.0
-"""Forget pre-activation at the first token of a document: the old memory enters with exp(-25).
+"""Forget pre-activation at the first token of a document: the old memory has the weight exp(-25).
 
 Source: NX-AI/xlstm-jax, reset_at_document_boundaries.
 """
@@ -17,22 +17,22 @@ Source: NX-AI/xlstm-jax, reset_at_document_boundaries.
 
 @dataclass(frozen=True)
 class Pass(Generic[T]):
-    """The circumstances of one forward pass, in arrays of one framework.
+    """The settings of one forward pass, in arrays of one framework.
 
     Attributes:
         ops: the operators.
-        starts: (B, S) bool, true at the first token of each document, where the memory begins anew;
-            None where documents run into each other.
+        starts: (B, S) bool, true at the first token of each document, where the memory is reset;
+            None for no resets.
         masks: (B, S, width) by dropout site, 0 or 1 / (1 - rate); None outside of training.
         hidden: receives x after the embedding, after every block, and after the final norm.
     """
 
-    ops: Ops[T]
+    ops: Ops
     starts: T | None = None
     masks: Mapping[str, T] | None = None
     hidden: list[T] | None = None
 
     def note(self, x: T) -> None:
-        """Add x to the trace, where there is one."""
+        """Add x to the trace, if there is one."""
         if self.hidden is not None:
             self.hidden.append(x)

@@ -24,10 +24,11 @@ def init_state(cfg: ModelConfig, B: int, xp: Arrays[Array]) -> State:
 
 
 def stack_states(states: Sequence[State], xp: Arrays[Array]) -> State:
-    """Return the states of several batches as one of all their rows, in their order.
+    """Return one state with the rows of the states of several batches, in their order.
 
-    A cache grows along axis 1. Where caches differ in length, the shorter get zeros in front: a
-    layer that keeps one counts what its rows have read, or has no use for what zeros add.
+    A cache grows along axis 1. If caches differ in length, the shorter ones are padded with zeros
+    in front. A layer with a cache either counts the positions of each row, or zeros do not change
+    its result.
     """
     return [
         tuple(_rows_of(parts, xp) for parts in zip(*blocks, strict=True))
@@ -43,7 +44,7 @@ def _rows_of(parts: Sequence[Array], xp: Arrays[Array]) -> Array:
 
 
 def _padded_in_front(cache: Array, length: int, xp: Arrays[Array]) -> Array:
-    """Fill up a cache (B, L, ...) with zeros in front."""
+    """Pad a cache (B, L, ...) to `length` with zeros in front."""
     return xp.pad(cache, [(0, 0), (length - cache.shape[1], 0)] + [(0, 0)] * (cache.ndim - 2))
 
 
@@ -70,7 +71,7 @@ def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays[Array]) ->
 
 
 def starts(cfg: ModelConfig, tokens: Array) -> Array | None:
-    """Return where documents begin, (B, S) bool; None for a model that does not care."""
+    """Return where documents begin, (B, S) bool; None for a model without resets."""
     token = families.reset_token(cfg)
     return None if token is None else tokens == token
 
@@ -78,12 +79,12 @@ def starts(cfg: ModelConfig, tokens: Array) -> Array | None:
 def dropout_masks(
     cfg: ModelConfig, shape: tuple[int, ...], seed: int
 ) -> dict[str, NDArray[np.float32]] | None:
-    """Draw the dropout masks of a training step, by NumPy: frameworks drop the same units.
+    """Draw the dropout masks of a training step in NumPy: all frameworks drop the same units.
 
     Args:
         cfg: the model.
         shape: (B, S), sequences and positions.
-        seed: of the batch; the same seed and shape give the same masks.
+        seed: seed of the batch; the same seed and shape give the same masks.
 
     Returns:
         Site -> (B, S, width) float32 of 0 and 1 / (1 - rate), so that the mean stays; None for a
@@ -110,12 +111,12 @@ def forward(
     x: Array,
     state: State | None = None,
     *,
-    ops: Ops[Array],
+    ops: Ops,
     starts: Array | None = None,
     last: bool = False,
     hidden: list[Array] | None = None,
 ) -> tuple[Array, State]:
-    """Return logits; of a whole sequence, or of what follows `state`.
+    """Return the logits of a sequence that begins at `state`, and the new state.
 
     Args:
         cfg: the model.
@@ -143,7 +144,7 @@ def loss_from_embedding(
     x: Array,
     labels: Array,
     *,
-    ops: Ops[Array],
+    ops: Ops,
     starts: Array | None = None,
     masks: Mapping[str, Array] | None = None,
     log_inclusion: Array | None = None,
@@ -151,12 +152,12 @@ def loss_from_embedding(
 ) -> Array:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
-    The embedded tokens are the argument, so that the gradient of the embedding stays one row per
-    token: it is the gradient of x, which has to be added to the rows `tokens`.
+    The argument is the embedded tokens, so the gradient of the embedding stays one row per token:
+    the gradient of x, which the caller adds to the rows `tokens`.
 
     Args:
         cfg: the model.
-        params: its parameters; the embedding is read only where it is also the head.
+        params: its parameters; the embedding is used only if it is also the head.
         x: embedded tokens, (B, S, d).
         labels: (B, S) integer; labels[b, t] is the target of position t, already shifted.
         ops: of the arrays' framework.
@@ -164,7 +165,7 @@ def loss_from_embedding(
         masks: from `dropout_masks`.
         log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
             bias in `params` are the rows of the C candidates, and labels are indices among them.
-        state: that x follows; None is the start.
+        state: state before x; None is the start state.
 
     Returns:
         A scalar, float32.
@@ -180,7 +181,7 @@ def sum_loss(
     x: Array,
     labels: Array,
     *,
-    ops: Ops[Array],
+    ops: Ops,
     starts: Array | None = None,
 ) -> Array:
     """Return the summed cross entropy in nats over the labels other than -100, a scalar."""
@@ -198,7 +199,7 @@ def _cross_entropy(
 ) -> tuple[Array, Array]:
     x, _ = _blocks(cfg, params, x, state, run)
     logits, cap = _raw_logits(cfg, params, x, run), cfg.output_logit_soft_cap
-    if log_inclusion is not None:  # it is taken off behind the cap
+    if log_inclusion is not None:  # subtracted after the cap
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
     flat = logits.reshape(-1, logits.shape[-1])

@@ -1,10 +1,9 @@
-"""A language model's next token without a framework, from the memory of its parameters.
+"""Decoding token by token without a framework, directly in the memory of the parameters.
 
-A framework spends more time on starting the operations of one token than on the arithmetic of a
-small model. This is the one place that says when native steps stand in for `lm`: on a CPU where the
-native kernels compute, with float32 parameters, for xLSTM Large and the original xLSTM stack. The
-arithmetic is in `decode_large.cpp` and `decode_v1.cpp` of `metal/native/ops`; `lm` is the plain
-form that it is tested against.
+For a single token of a small model, a framework spends more time on starting operations than on
+arithmetic. Only this module decides when native steps replace `lm`: on a CPU with native kernels
+and float32 parameters, for xLSTM Large and the original xLSTM stack. The arithmetic is in
+`decode_large.cpp` and `decode_v1.cpp` of `metal/native/ops`, and is tested against `lm`.
 """
 
 import math
@@ -26,20 +25,20 @@ Params = Mapping[str, Float32]
 Step = XlstmLargeDecoder | XlstmV1Decoder
 Layer = tuple[Float32 | None, Float32 | None]
 Shapes = Sequence[Sequence[tuple[int, ...]]]
-"""Of every part of every block's state, without the sequences of the batch."""
+"""Shape of every part of every block's state, without the batch axis."""
 
 
 def decoder(
     cfg: ModelConfig, params: Mapping[str, Any], *, framework: str, kernels: str, threads: int
 ) -> "Decoder | None":
-    """Return the native step of a model on the CPU; None where `lm` has to do it.
+    """Return the native decoder of a model on the CPU; None if `lm` has to be used.
 
     Args:
         cfg: the model.
-        params: name -> NumPy array of its memory, read there at every step.
-        framework: whose operators it stands in for.
-        kernels: which ops, one of `CHOICES` in `models/ops/kernels.py`.
-        threads: that the step may use.
+        params: name -> NumPy view of its memory, which is read at every step.
+        framework: the framework whose operators it replaces.
+        kernels: operators of the model, one of `CHOICES` in `models/ops/kernels.py`.
+        threads: threads that a step may use.
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
@@ -56,15 +55,15 @@ def decoder(
 
 
 class Decoder:
-    """A model's next token, for a few sequences at a time.
+    """Decodes a model token by token, for a few sequences at a time.
 
-    Their states are one array (B, N): a row holds the parts of one block after another.
+    Their states are one array (B, N): a row has the parts of one block after another.
 
     Args:
-        native: the step of the family.
+        native: the native step of the family.
         vocab_size: V.
-        shapes: of the parts of a state as `lm` has it.
-        threads: of the native kernel, used where a model is large enough to gain.
+        shapes: shapes of the parts of a state of `lm`.
+        threads: threads of the native kernel; used only for large models.
 
     Concurrency: several threads may step at a time.
     """
@@ -82,7 +81,7 @@ class Decoder:
 
         Args:
             tokens: (B,), in [0, V).
-            state: (B, N); it stays as it is.
+            state: (B, N); not changed.
 
         Returns:
             Capped logits (B, V), and the state after the token.
@@ -101,7 +100,7 @@ class Decoder:
         return np.concatenate(parts, axis=1)
 
     def unpack(self, state: Float32) -> list[tuple[Float32, ...]]:
-        """Return a state (B, N) as `lm` has it, as views."""
+        """Return a state (B, N) as a state of `lm`, as views."""
         blocks, at = [], 0
         for shapes in self._shapes:
             parts = []

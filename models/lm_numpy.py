@@ -1,9 +1,9 @@
 """A language model of any family in float64 NumPy: the reference of `lm`.
 
-It is slow (cells run position by position) and meant for comparison only. A family's blocks return,
-beside their result, a function from dL/dresult to dL/dinput, which adds the gradients of the
-parameters to `grads`. A family without `reference_gradient` has `hidden` in their place, without a
-gradient and without a state.
+It is slow (cells run position by position) and only for comparison. A family's blocks return their
+result and a function from dL/dresult to dL/dinput, which adds the gradients of the parameters to
+`grads`. A family without `reference_gradient` has `hidden` instead of blocks: no gradient and no
+state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def forward(
 ) -> tuple[Float, State]:
     """Return the logits (B, S, V) of x (B, S, d), and the state after the last position.
 
-    The state is empty where the family's reference has none; it then starts at the first token.
+    If the family's reference has no state, the state is empty, and x begins at the first token.
     """
     run: Pass[Any] = Pass(_NO_OPS, starts=starts, hidden=hidden)
     params = _float64(params)
@@ -88,8 +88,8 @@ def loss_and_grads(
         masks: from `lm.dropout_masks`.
 
     Returns:
-        The loss in nats; the gradient of every parameter but the embedding, of which only that of
-        a tied head is there; and the gradient of x.
+        The loss in nats; the gradient of every parameter; and the gradient of x. The embedding has
+        only the gradient as a tied head.
     """
     grads: Grads = {}
     run: Pass[Any] = Pass(_NO_OPS, starts=starts, masks=masks)
@@ -127,7 +127,7 @@ def differentiate(
     return loss, grads
 
 
-_NO_OPS: Any = None  # the references spell their operators out
+_NO_OPS: Any = None  # the references do not use operators
 
 
 def _float64(params: Params) -> dict[str, Float]:

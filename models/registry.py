@@ -1,8 +1,8 @@
-"""Architectures as people write them: found by name or path, with other values, as YAML.
+"""Architectures by name or path: reading them, changing fields, and writing them as YAML.
 
-The fields and their descriptions are those of the families' config classes (`fields.doc`), nested
-ones by dotted names: `mlstm_block.mlstm.num_heads`. What `to_yaml` writes, `load_architecture`
-reads.
+The fields and their descriptions are those of the families' config classes (`fields.doc`); nested
+fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` reads the output of
+`to_yaml`.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
+from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.files import plain_json, plain_yaml, reading
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.fields import DOC
-from mlxhog.models.mad import extensions
 from mlxhog.models.mad.architecture import DIM, VOCABULARY
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
@@ -32,8 +32,8 @@ _SPELLINGS = {
     "num_hidden_layers": "num_blocks",
     "tie_word_embeddings": "tie_weights",
 }
-"""Names of one family's fields, and what another family calls them."""
-_WIDTH = 44  # column of the comments, where the values leave room
+"""Names of fields in one family -> their names in another family."""
+_WIDTH = 44  # column of the comments, if the values are shorter
 
 
 def architectures() -> list[str]:
@@ -58,7 +58,7 @@ def is_stored(name_or_path: str | Path) -> bool:
 
 
 def load_architecture(
-    name_or_path: str | Path, changes: str | None = None, layers_from: str | None = None
+    name_or_path: str | Path, changes: str | None = None, plugin: str | None = None
 ) -> ModelConfig:
     """Read an architecture.
 
@@ -67,7 +67,7 @@ def load_architecture(
             of a directory that holds one (a checkpoint). An unknown field is an error in YAML and
             kept in a config.json.
         changes: other values of some fields, as `--set` takes them.
-        layers_from: remembered files of layers, as a run's configuration has them.
+        plugin: remembered files of layers, as a run's configuration has them.
 
     Returns:
         The checked configuration.
@@ -79,8 +79,8 @@ def load_architecture(
     def layers(cfg: ModelConfig) -> tuple[Layer, ...]:
         return cfg.layers if isinstance(cfg, MADConfig) else ()
 
-    files = extensions.texts(layers_from)
-    cfg = extensions.recalled(files, lambda: _load(name_or_path), layers)
+    files = plugins.texts(plugin)
+    cfg = plugins.recalled(files, lambda: _load(name_or_path), layers)
     return with_changes(cfg, name_or_path, changes)
 
 
@@ -124,11 +124,11 @@ def _load(name_or_path: str | Path) -> ModelConfig:
 
 
 def load_candidate(name_path_or_text: str | Path) -> MADConfig:
-    """Return the MAD candidate that a name, a file or a line of layers means.
+    """Return the MAD candidate of a name, a file or a line of layers.
 
     Args:
-        name_path_or_text: a name or a path as `load_architecture` takes it, or a line as `parse`
-            does, which becomes a model of width 128 for bytes.
+        name_path_or_text: a name or a path as for `load_architecture`, or a line as for `parse`,
+            which becomes a model of width 128 for bytes.
 
     Raises:
         ConfigError: it is none of these, or a model of another family.
@@ -139,7 +139,7 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
         cfg = load_architecture(name_path_or_text)
         if not isinstance(cfg, MADConfig):
             raise ConfigError(
-                f"{text} is a model of the family {cfg.model_type!r}, which is no sequence of MAD "
+                f"{text} is a model of the family {cfg.model_type!r}, not a sequence of MAD "
                 "layers; give a YAML file with 'model:', or a line such as 'mlstm swiglu'"
             )
         return cfg
@@ -168,10 +168,10 @@ class Field:
     """One field of a model.
 
     Attributes:
-        name: with dots where it stands inside another.
-        value: as YAML has it; of one that holds others, a mapping of their values.
-        doc: what it is.
-        holds: whether it holds others, which follow it.
+        name: its name, with dots if it is nested.
+        value: its YAML value; for a field with nested fields, a mapping of their values.
+        doc: its description.
+        holds: whether it has nested fields, which follow it.
     """
 
     name: str
@@ -186,10 +186,10 @@ def fields(cfg: ModelConfig) -> list[Field]:
 
 
 def as_mapping(cfg: ModelConfig) -> dict[str, Any]:
-    """Return a model as the mapping that YAML holds; `families.read` makes the model of it."""
+    """Return a model as a mapping for YAML, from which `families.read` makes the model again."""
     values = {one.name: one.value for one in fields(cfg) if "." not in one.name}
     files = _files(cfg)
-    return {"model_type": cfg.model_type, **values, **({extensions.KEY: files} if files else {})}
+    return {"model_type": cfg.model_type, **values, **({plugins.KEY: files} if files else {})}
 
 
 def to_yaml(cfg: ModelConfig) -> str:
@@ -205,7 +205,7 @@ def to_yaml(cfg: ModelConfig) -> str:
             value = "" if one.holds else f" {_flow(one.value)}"
             lines.append((f"{indent}{name}:{value}", one.doc))
     if files := _files(cfg):
-        lines.append((f"{extensions.KEY}:", "of layers of your own"))
+        lines.append((f"{plugins.KEY}:", "of layers of your own"))
         lines += [(f"  - {_flow(file)}", "") for file in files]
     return "".join(
         f"{line:{_WIDTH}}  # {comment}\n" if comment else f"{line}\n" for line, comment in lines
@@ -213,8 +213,8 @@ def to_yaml(cfg: ModelConfig) -> str:
 
 
 def _files(cfg: ModelConfig) -> list[str]:
-    """Return what remembers the files of layers of the user's own."""
-    return extensions.remembered(cfg.layers) if isinstance(cfg, MADConfig) else []
+    """Return the entries for the files of the user's own layers."""
+    return plugins.remembered(cfg.layers) if isinstance(cfg, MADConfig) else []
 
 
 def _changed(cfg: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
@@ -222,7 +222,7 @@ def _changed(cfg: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
 
     Args:
         cfg: the model.
-        values: by the name of a field, with dots, or by what another family calls it.
+        values: new values by the name of the field, with dots, or its name in another family.
 
     Raises:
         ConfigError: there is no such field, or the family refuses a value.
@@ -261,7 +261,7 @@ def _fields(config: object, prefix: str) -> Iterator[Field]:
 
 
 def _yaml_value(value: object) -> object:
-    """Return the value of a field as YAML has it."""
+    """Return the YAML value of a field."""
     if dataclasses.is_dataclass(value):
         return {
             one.name: _yaml_value(getattr(value, one.name)) for one in dataclasses.fields(value)

@@ -1,15 +1,16 @@
-"""Sampled softmax: a training loss over the batch's own words and a few drawn ones.
+"""Sampled softmax: a training loss over the target words of the batch and some random words.
 
-The softmax of a position needs Z, the sum of exp(logit) over the vocabulary. The words that occur
-as targets in the batch, T, are taken as they are; of the others N are drawn without replacement,
-word c with a known probability pi(c), and count 1 / pi(c) times:
+The softmax of a position needs Z, the sum of exp(logit) over the vocabulary. All target words of
+the batch, T, are used. Of the other words, N are drawn without replacement, word c with a known
+probability pi(c) and the weight 1 / pi(c):
 
     Z ~ sum over c in T of exp(s_c) + sum over the drawn c of exp(s_c - log pi(c))
 
-which is unbiased whatever pi is, and exact where N reaches the whole rest (pi = 1). So the loss is
-an ordinary cross entropy over |T| + N logits from which log pi was subtracted, and only their rows
-of the head are read, and have a gradient. Its gradient is biased, as log Z is no linear function of
-Z; the bias falls with N. pi goes with the word's count in the training text to the power 3/4.
+This estimate of Z is unbiased for every pi, and exact if N is the number of all other words
+(pi = 1). So the loss is an ordinary cross entropy over |T| + N logits, minus log pi. Only the rows
+of the head of these words are read, and get a gradient. The gradient is biased, since log Z is not
+linear in Z; the bias decreases with N. pi is proportional to the word's count in the training text
+to the power 3/4.
 
 Source: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312; Jean et al. 2015, arXiv:1412.2007;
 the estimate of a sum: Horvitz and Thompson 1952; the power: Mikolov et al. 2013, arXiv:1310.4546.
@@ -36,8 +37,8 @@ class Candidates:
     Attributes:
         ids: (C,) int32; ascending, each once, in front of any padding.
         log_inclusion: (C,) float32, log pi; 0 for targets.
-        labels: (B, S) int32, indices into `ids`; negative labels as they were.
-        count: words without padding.
+        labels: (B, S) int32, indices into `ids`; negative labels are unchanged.
+        count: number of words without padding.
     """
 
     ids: Int32
@@ -58,7 +59,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class SampledHead:
-    """How words are drawn.
+    """The distribution from which words are drawn.
 
     Attributes:
         negatives: N, words drawn for each loss.
@@ -96,7 +97,7 @@ class SampledHead:
 
 
 def inclusion(weights: Float64, n: int) -> Float64:
-    """Probabilities in (0, 1] that go with the weights as far as they can and add up to n."""
+    """Probabilities with sum n, proportional to the weights and limited to 1."""
     share = np.ones(len(weights))
     if n >= len(weights):
         return share
@@ -111,10 +112,10 @@ def inclusion(weights: Float64, n: int) -> Float64:
 
 
 def systematic(share: Float64, start: float) -> NDArray[np.intp]:
-    """Which items are chosen: item k with probability share[k], `sum(share)` of them in all.
+    """Choose `sum(share)` items: item k with probability share[k].
 
-    The shares are laid end to end, and what lies at start, start + 1, start + 2 ... is taken. The
-    items should come in random order.
+    The shares are intervals laid end to end; the items at start, start + 1, start + 2 ... are
+    chosen. The items should be in random order.
     Source: Madow 1949, doi:10.1214/aoms/1177729988.
     """
     n = round(float(share.sum()))

@@ -25,10 +25,10 @@ class ParamSpec:
             softplus is log-uniform, "log_of_uniform:LOW:HIGH", "log_of_count", the logarithms of 1,
             2, ... along the last axis, or the bias of an sLSTM of NH heads, whose forget gates
             alone are not 0: "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
-        kind: "rows" where one step touches few rows (an embedding), else "dense".
+        kind: "rows" if one step touches few rows (an embedding), else "dense".
         decay: True if weight decay applies.
-        product: True if it only multiplies activations, which may be done in bfloat16; never a
-            gate's, a norm's or a cell's.
+        product: True if it only multiplies activations, which may be computed in bfloat16; never
+            for a parameter of a gate, a norm or a cell.
     """
 
     name: str
@@ -95,7 +95,7 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             return _slstm_bias(spec, int(heads), np.linspace(first, last, units))
         case "slstm_powerlaw", [heads, exponent]:
             units = spec.size // (4 * int(heads))
-            # One unit has no range to spread over, and takes the first value.
+            # A single unit has no range, and gets the first value.
             spread = np.linspace(0.0, 1.0, units) ** exponent
             return _slstm_bias(spec, int(heads), 5.0 - 12.0 * spread)
     raise ConfigError(

@@ -1,7 +1,7 @@
-"""Arrays of other packages in our names and layouts, and ours in those of the xlstm package.
+"""Translate arrays of other packages to our names and layouts, and ours to the xlstm package's.
 
 Our names are transformers' for xLSTM Large, and the xlstm package's for the v1 stack, always with
-one matrix per role and the sLSTM cell in its "vanilla" layout. What differs elsewhere:
+one matrix per role and the sLSTM cell in its "vanilla" layout. The differences of others:
 
     xlstm package, Large     `embedding.weight` instead of `backbone.embeddings.weight`
     weight_mode "fused"      rows of matrices that share their input are stacked (`FUSED`)
@@ -38,7 +38,7 @@ FUSED = {
     "mlstm_layer.ifgate_preact": ("mlstm_layer.igate_preact", "mlstm_layer.fgate_preact"),
     "ffn.proj_up_gate_z": ("ffn.proj_up_gate", "ffn.proj_up"),
 }
-"""Fused name -> the single ones whose rows it stacks, in this order; weights and biases alike."""
+"""Fused name -> the single names whose rows it stacks, in order; also for biases."""
 
 _PACKAGE_EMBEDDING = "embedding.weight"
 _RECURRENT = "slstm_cell._recurrent_kernel_"
@@ -114,7 +114,7 @@ def _rows(part: str, model: XLSTMLargeConfig) -> int:
 
 
 def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return which single names each name of the fused layout stacks, in order.
+    """Return name of the fused layout -> the single names that it stacks, in order.
 
     A name that is not fused stands for itself.
     """

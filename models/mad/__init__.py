@@ -11,9 +11,9 @@ With B batch, S sequence, d = hidden_size, V vocabulary:
     x = GELU(W RMSNorm(x) + b)                                 twice
     logits = RMSNorm(x) H^T + b
 
-Every mixer (attention, a recurrence, a convolution) and every channel map (an MLP) is a layer of
-its own; `layers/` has one file for each, with its equations. `sequence.py` reads the forms in
-which people write such lists, and the flat list with all its numbers is what a model is.
+Every mixer (attention, a recurrence, a convolution) and every channel map (an MLP) is a layer;
+`layers/` has one file for each, with its equations. A model is defined by the flat list of its
+layers with all their numbers; `sequence.py` reads the short forms of such lists.
 
 Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures, arXiv:2403.17844;
 athms/mad-lab.

@@ -1,10 +1,10 @@
-"""A candidate in a YAML file: read into the flat list with every number, and written again.
+"""A candidate in a YAML file: read into the flat list with all numbers, and written.
 
 version: 1
 model:
   dim: 128                       # width
   vocab_size: 320                # of a language model; a task brings its own
-  norm: rmsnorm                  # the one there is
+  norm: rmsnorm                  # no other is possible
   position: none                 # none | learned | sincos
   backbone: language-model       # language-model | autoencoder
   max_length: 1024               # longest sequence, see `MADConfig`
@@ -16,17 +16,17 @@ model:
     - {repeat: 2, layers: [gated-conv, swiglu]}
   # or a line, `layers: "(mlstm swiglu)*7 slstm swiglu"`, see `sequence.py`
   # or, in their place, `blocks: {preset: .., ..}`
-layers_from: [..]                # files of layers of your own, see `extensions`
+layers_from: [..]                # files of layers of your own, see `config.plugins`
 
-A preset is blocks by the name people know them by:
+A preset is a known pattern of blocks:
 
     preset: xlstm      ratio "a:b" of mLSTM to sLSTM blocks, or slstm_at; count; style
     preset: lfm2       layer_types, as in a config.json of LFM2
     preset: striping   pattern such as "1A:3H"; count; channel; letters
 
-`style` is that of the blocks: "large" gives a mixer and a SwiGLU for every block; "v1" those of
-the first xLSTM paper, mLSTM blocks with their up-projection and no feed-forward layer, sLSTM
-blocks with a gated one. "7:1" means both, so nothing is assumed.
+`style` is the kind of the blocks. "large": every block is a mixer and a SwiGLU. "v1": as in the
+first xLSTM paper, mLSTM blocks have an up-projection and no feed-forward layer, sLSTM blocks have a
+gated feed-forward layer. "7:1" is used for both in the literature, so `style` has no default.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Hugging Face transformers, `lfm2`; Poli et al.
 2024, arXiv:2403.17844 (striping).
@@ -41,9 +41,9 @@ from typing import Any
 
 import yaml
 
+from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models.fields import check_names, convert
-from mlxhog.models.mad import extensions
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, make, to_dict
@@ -67,15 +67,15 @@ _FIELDS = {
 def read(data: Mapping[str, Any], *, strict: bool = False) -> MADConfig:
     """Return the model of a YAML file in the form above, or of a config.json.
 
-    Layers of the user's own come from the files that are remembered there, see `extensions`.
+    The user's own layers come from the files that it names, see `config.plugins`.
 
     Raises:
         ConfigError: a field is unknown, missing or of the wrong type, a layer cannot be built, or
-            the file of one may not be loaded.
+            the file of a layer may not be loaded.
     """
-    files = extensions.texts(data.get(extensions.KEY))
-    fields = {name: value for name, value in data.items() if name != extensions.KEY}
-    return extensions.recalled(files, lambda: _read(fields, strict=strict), lambda cfg: cfg.layers)
+    files = plugins.texts(data.get(plugins.KEY))
+    fields = {name: value for name, value in data.items() if name != plugins.KEY}
+    return plugins.recalled(files, lambda: _read(fields, strict=strict), lambda cfg: cfg.layers)
 
 
 def _read(data: Mapping[str, Any], *, strict: bool) -> MADConfig:
@@ -103,8 +103,8 @@ def to_yaml(cfg: MADConfig) -> str:
         **{name: getattr(cfg, name) for name in _FIELDS if name not in ("dim", "norm")},
         "layers": [to_dict(layer) for layer in at_width(cfg.layers, cfg.hidden_size)],
     }
-    files = extensions.remembered(cfg.layers)
-    remembered = {extensions.KEY: files} if files else {}
+    files = plugins.remembered(cfg.layers)
+    remembered = {plugins.KEY: files} if files else {}
     return yaml.safe_dump(
         {"version": VERSION, "model": model, **remembered}, sort_keys=False, width=100
     )
@@ -121,7 +121,7 @@ def _model(model: Mapping[str, Any]) -> MADConfig:
         if key in _FIELDS:
             values[key] = convert(f"model.{key}", value, _FIELDS[key])
     if (norm := values.pop("norm", "rmsnorm")) != "rmsnorm":
-        raise ConfigError(f"model.norm is {norm!r}; the one there is is rmsnorm")
+        raise ConfigError(f"model.norm is {norm!r}; only rmsnorm is possible")
     if ("layers" in model) == ("blocks" in model):
         raise ConfigError("give either model.layers or model.blocks")
     defaults = _defaults(model.get("defaults", {}))
@@ -169,7 +169,7 @@ def _item(where: str, item: object, defaults: Defaults) -> list[Layer]:
             return list(parse(item, defaults))
         if not isinstance(item, dict) or "type" not in item:
             raise ConfigError(
-                f"{item!r} is no layer; write a name, {{type: mlstm, heads: 4}}, or "
+                f"{item!r} is not a layer; write a name, {{type: mlstm, heads: 4}}, or "
                 "{repeat: 2, layers: [..]}"
             )
         check_names("it", item)
@@ -215,7 +215,7 @@ _STRIPES = {"A": "mh-attention", "H": "hyena"}
 
 
 def _expand(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
-    """Return the layers that `blocks:` stands for."""
+    """Return the layers of `blocks:`."""
     name = blocks.get("preset")
     if not isinstance(name, str) or name not in _PRESETS:
         names = ", ".join(_PRESETS)
@@ -307,7 +307,7 @@ def _striping(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...
     for _, letter in stripes:
         if letter not in letters:
             raise ConfigError(
-                f"pattern {pattern} has the letter {letter}, which stands for nothing; add it to "
+                f"pattern {pattern} has the unknown letter {letter}; add it to "
                 f"letters, such as {{{letter}: gated-conv}}"
             )
     group = [letters[letter] for times, letter in stripes for _ in range(int(times or 1))]
@@ -326,11 +326,11 @@ def _parsed(blocks: list[str], defaults: Defaults) -> tuple[Layer, ...]:
 
 def _count(blocks: Mapping[str, Any]) -> int:
     if "count" not in blocks:
-        raise ConfigError("count is missing; say how many blocks there are")
+        raise ConfigError("count is missing; give the number of blocks")
     count = convert("count", blocks["count"], int)
     assert isinstance(count, int), "convert returns what it was asked for"
     if count < 1:
-        raise ConfigError(f"count is {count}; there is at least 1 block")
+        raise ConfigError(f"count is {count}; give at least 1 block")
     check_count(count)
     return count
 

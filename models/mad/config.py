@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, check_most, convert, doc, unknown
-from mlxhog.models.mad import extensions
 from mlxhog.models.mad import layers as layers_
 from mlxhog.models.mad.layer import Layer
 
@@ -26,10 +26,10 @@ class MADConfig:
         hidden_size: d.
         layers: one item is one residual layer.
         max_length: longest sequence; position tables and long filters are made for it.
-        norm_eps: of every RMSNorm.
-        position: what is added to the embedding.
-        backbone: "autoencoder" answers every position from the last one's vector alone.
-        bos_token_id: the token that begins a document, where there is one.
+        norm_eps: epsilon of every RMSNorm.
+        position: kind of the position vectors that are added to the embedding.
+        backbone: "autoencoder" computes every output from the vector of the last position only.
+        bos_token_id: the token that begins a document, if there is one.
 
     Raises:
         ConfigError: a size is impossible, or a layer cannot be built at this width.
@@ -49,7 +49,7 @@ class MADConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built; every message says the way out."""
+        """Refuse a model that cannot be built; every message has the way out."""
         for name in ("vocab_size", "hidden_size", "max_length", "norm_eps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; set it to a number above 0")
@@ -95,11 +95,11 @@ class MADConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """Read what `to_dict` wrote.
+        """Read the result of `to_dict`.
 
         Args:
             data: field -> value, from a config.json or from YAML.
-            strict: refuse unknown fields (YAML written by hand) instead of passing over them.
+            strict: refuse unknown fields (YAML written by hand) instead of ignoring them.
 
         Raises:
             ConfigError: a field is unknown, missing or of the wrong type.
@@ -124,13 +124,13 @@ class MADConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a config.json holds them."""
+        """The fields of a config.json."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         values["layers"] = [
             layers_.to_dict(layer) for layer in layers_.at_width(self.layers, self.hidden_size)
         ]
-        files = extensions.remembered(self.layers)
-        remembered = {extensions.KEY: files} if files else {}
+        files = plugins.remembered(self.layers)
+        remembered = {plugins.KEY: files} if files else {}
         return {"model_type": self.model_type, **values, **remembered}
 
 

@@ -1,9 +1,9 @@
-"""The protocol of a layer, and what its file needs: one frozen dataclass declares and computes it.
+"""The protocol of a layer, a frozen dataclass that declares and computes it, and functions for it.
 
-A layer is one class: its numbers, the parameters and the state that follow from them, its equations
-over the operators of either framework, and the same in float64 NumPy, position by position, which
-the others are compared with. `layers/` holds those of this package, `examples/my_layer.py` one from
-outside of it. This module imports no framework.
+A layer is one class: its numbers, its parameters and state, its equations over the operators of
+either framework, and the same in float64 NumPy, position by position, as the reference of the
+others. `layers/` has the layers of this package, `examples/my_layer.py` is a layer outside of it.
+This module imports no framework.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mlxhog.models.ops.arrays import Arrays as Arrays
 from mlxhog.models.spec import ParamSpec as ParamSpec
 
 Params: TypeAlias = Mapping[str, Array]
-"""The parameters of one layer by the names that it declares."""
+"""The parameters of one layer, by the names that the layer declares."""
 
 State: TypeAlias = tuple[Array, ...]
-"""What a layer keeps of the positions it has read; the sequences of the batch come first."""
+"""A layer's memory of the positions that it has read; the first axis is the batch."""
 
 Float: TypeAlias = NDArray[np.float64]
 
 
 class Sizes(Protocol):
-    """What a layer reads of the model that it belongs to."""
+    """The properties of a model that its layers use."""
 
     @property
     def hidden_size(self) -> int:
@@ -43,25 +43,25 @@ class Sizes(Protocol):
 
     @property
     def norm_eps(self) -> float:
-        """Of every RMSNorm."""
+        """Epsilon of every RMSNorm."""
 
 
 class Layer(Protocol):
     """One layer: a frozen dataclass, hashable and picklable, whose fields are its numbers.
 
     Attributes:
-        name: what a line of layers and a YAML file call it, letters, digits, `-` and `_`.
-        kind: "mixer" where positions meet, else "channel".
+        name: its name in a line of layers and in YAML: letters, digits, `-` and `_`.
+        kind: "mixer" if it mixes positions, else "channel".
     """
 
     name: ClassVar[str]
     kind: ClassVar[Literal["mixer", "channel"]]
 
     def check(self, d: int) -> None:
-        """Refuse what cannot be built at width d.
+        """Refuse numbers that cannot be built at width d.
 
         Raises:
-            ConfigError: which number, and which are possible.
+            ConfigError: the message names the number and the possible values.
         """
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
@@ -78,8 +78,8 @@ class Layer(Protocol):
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 
-        It differentiates `run.ops` and `run.ops.xp` alone, and writes no input. A state of None is
-        the start.
+        It uses only `run.ops` and `run.ops.xp`, which are differentiable, and writes no input. A
+        state of None is the start state.
         """
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
@@ -87,7 +87,7 @@ class Layer(Protocol):
 
 
 class FixedState:
-    """A layer whose state does not grow with the sequence, or that keeps nothing at all."""
+    """A layer without a state, or with a state that does not grow with the sequence."""
 
     def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
         """Return the shapes of one sequence's arrays, by part, in their order in `State`."""
@@ -105,10 +105,10 @@ class FixedState:
 
 
 def check_heads(heads: int, d: int, width: str = "width") -> None:
-    """Refuse a number of heads that a width does not divide into.
+    """Refuse a number of heads that does not divide a width.
 
     Raises:
-        ConfigError: says which numbers are possible.
+        ConfigError: the message lists the possible numbers.
     """
     if heads < 1 or d % heads:
         possible = ", ".join(str(n) for n in range(1, min(d, 1024) + 1) if d % n == 0)
@@ -116,12 +116,12 @@ def check_heads(heads: int, d: int, width: str = "width") -> None:
 
 
 def linear(name: str, out: int, inputs: int, *, product: bool = True) -> ParamSpec:
-    """Declare the matrix (out, inputs) of a linear map, which begins as torch.nn.Linear's does."""
+    """Declare the matrix (out, inputs) of a linear map, initialised as in torch.nn.Linear."""
     return ParamSpec(name, (out, inputs), bound(inputs), decay=True, product=product)
 
 
 def bias(name: str, out: int, inputs: int) -> ParamSpec:
-    """Declare what a linear map of so many inputs adds, (out,)."""
+    """Declare the bias (out,) of a linear map of `inputs` inputs."""
     return ParamSpec(name, (out,), bound(inputs))
 
 
@@ -131,5 +131,5 @@ def taps(name: str, channels: int, kernel: int) -> ParamSpec:
 
 
 def bound(inputs: int) -> str:
-    """Return the initialiser of a map of so many inputs: uniform, to 1 / sqrt(inputs)."""
+    """Return the initialiser of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
     return f"uniform:{1 / math.sqrt(inputs)!r}"

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.ops.arrays import Array, Arrays
@@ -24,7 +25,7 @@ from mlxhog.models.spec import ParamSpec
 T = TypeVar("T")
 Float = NDArray[np.float64]
 State = Sequence[tuple[Array, ...]]
-"""What every layer keeps, then ((B,) int32,), the number of positions read."""
+"""The state of every layer, then ((B,) int32,), the number of positions that were read."""
 
 EMBEDDING = "embedding.weight"
 POSITION = "position.weight"
@@ -43,7 +44,7 @@ def layer_name(number: int) -> str:
 def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
     """Declare every parameter in the order of use: matrices decay, but not the embedding.
 
-    The wrapper draws embeddings and the decoder; every layer says how its own begin.
+    This module initialises embeddings and the decoder; every layer initialises its own parameters.
     """
     d, V = cfg.hidden_size, cfg.vocab_size
     specs = [ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows")]
@@ -71,22 +72,46 @@ def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
     return {spec.name: spec for spec in specs}
 
 
+class LayerParams(dict[str, T]):
+    """Parameters of one layer under its own names; an unknown name is a ConfigError.
+
+    Attributes:
+        layer: name of the layer.
+    """
+
+    layer: str
+
+    def __missing__(self, name: str) -> T:
+        """Refuse a name that a layer of the user's own reads and does not declare.
+
+        Raises:
+            ConfigError: the message names the layer, the name, and the declared names.
+        """
+        declared = [own for own in self if own != "norm.weight"]
+        raise ConfigError(
+            f"layer {self.layer} reads the parameter {shown(name)}, which its param_spec does not "
+            f"declare (it declares {', '.join(declared) or 'none'}); declare it there, or read "
+            f"another one{did_you_mean(name, declared)}"
+        )
+
+
 def layer_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
     """Return the parameters of every layer under its own names, the norm's among them."""
-    return _under(_names(cfg)[0], params)
+    every: list[dict[str, T]] = []
+    for layer, names in zip(cfg.layers, _names(cfg)[0], strict=True):
+        own = LayerParams((own, params[name]) for own, name in names)
+        own.layer = layer.name
+        every.append(own)
+    return every
 
 
 def decoder_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
     """Return the parameters of every layer of the decoder under its own names."""
-    return _under(_names(cfg)[1], params)
+    return [{own: params[name] for own, name in names} for names in _names(cfg)[1]]
 
 
 Names = tuple[tuple[str, str], ...]
-"""Of one layer's parameters: its own, and that of the whole model."""
-
-
-def _under(layers: tuple[Names, ...], params: Mapping[str, T]) -> list[dict[str, T]]:
-    return [{own: params[name] for own, name in names} for names in layers]
+"""Pairs of names of a layer's parameters: in the layer, and in the whole model."""
 
 
 @lru_cache  # every forward pass asks
@@ -146,7 +171,7 @@ def blocks(
 def _with_positions(
     cfg: MADConfig, params: Mapping[str, Array], x: Array, count: Array, xp: Arrays[Array]
 ) -> Array:
-    """Add the positions' vectors, where the model has some."""
+    """Add the position vectors, if the model has them."""
     if cfg.position == "none":
         return x
     at = count[:, None] + xp.arange(0, x.shape[1], like=x)
@@ -156,7 +181,7 @@ def _with_positions(
 
 
 def _decoded(cfg: MADConfig, params: Mapping[str, Array], x: Array, run: Pass[Array]) -> Array:
-    """Answer every position from the last one's vector and the position's place alone."""
+    """Compute every output from the vector of the last position and the output's position only."""
     x = x[:, -1:] + run.ops.xp.from_numpy(sincos(x.shape[1], cfg.hidden_size), like=x)
     for p in decoder_params(cfg, params):
         u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)

@@ -5,8 +5,8 @@
     layer    = name | name(number, ..)
     number   = field=value | hN       hN is heads=N
 
-What is not written has its default. The canonical text of a flat list is one such line: the same
-for equal lists, another for different ones, and `parse` reads it back.
+A number that is not written has its default. The canonical text of a flat list is one such line:
+the same for equal lists, different for different lists, and `parse` reads it back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import known, make
 
 Defaults = Mapping[str, Mapping[str, object]]
-"""Numbers of every layer of a name, where the layer itself does not say otherwise."""
+"""Layer name -> default numbers of its layers; a layer's own numbers have priority."""
 
 _TOKEN = re.compile(
     r"(?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
@@ -37,14 +37,14 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
     """Read a sequence.
 
     Args:
-        text: one line, or its words, as mad-lab's command line takes them.
+        text: one line, or its words as on mad-lab's command line.
         defaults: see `Defaults`.
 
     Returns:
         The flat list, every number resolved.
 
     Raises:
-        ConfigError: no such layer or number, or the text is no sequence; says where.
+        ConfigError: unknown layer or number, or not a sequence; the message names the place.
     """
     line = (text if isinstance(text, str) else " ".join(text)).strip()
     groups: list[list[Layer]] = [[]]
@@ -81,15 +81,15 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
 
 
 def canonical(layers: Iterable[Layer]) -> str:
-    """Return the one text of a flat list: heads always, other numbers where no default.
+    """Return the canonical text of a flat list: with heads, and numbers that are not the default.
 
-    Equal lists have equal texts, and `parse` returns the list.
+    Equal lists have equal texts, and `parse` of the text returns the list.
     """
     return " ".join(_text(layer) for layer in layers)
 
 
 def _close(groups: list[list[Layer]], line: str) -> int:
-    """End a group; return how many layers it has."""
+    """End a group; return the number of its layers."""
     if len(groups) == 1:
         raise ConfigError(f"')' of {_short(line)} closes nothing; take it out, or add '('")
     inner = groups.pop()
@@ -111,7 +111,7 @@ def _repeat(group: list[Layer], last: int, times: int, line: str) -> None:
 
 
 def check_count(count: int) -> None:
-    """Refuse a list that nobody wants in memory.
+    """Refuse a list that is too long for memory.
 
     Raises:
         ConfigError: more than `MOST_LAYERS`.
@@ -130,11 +130,11 @@ def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
             key, equals, value = "heads", "=", heads[1]
         if not equals:
             raise ConfigError(
-                f"{name}{numbers}: {key!r} is no number of a layer; write name=value, or h4 for "
+                f"{name}{numbers}: {key!r} is not a number of a layer; write name=value, or h4 for "
                 "heads=4"
             )
         if key in own:
-            raise ConfigError(f"{name}{numbers} says {key} twice; say it once")
+            raise ConfigError(f"{name}{numbers} has {key} twice; write it once")
         is_text = get_type_hints(known().get(name, object)).get(key) is str
         own[key] = value if is_text else _WORDS.get(value, value)
     return make(name, {**defaults.get(name, {}), **own})

@@ -31,7 +31,7 @@ class Arrays(Protocol[T]):
     def full(
         self, shape: Sequence[int], value: float, dtype: DType = "float32", *, like: T | None = None
     ) -> T:
-        """Return one value everywhere, on the device of `like`."""
+        """Return an array filled with one value, on the device of `like`."""
 
     def zeros_like(self, x: T) -> T:
         """Return zeros of the shape, type and device of x."""
@@ -102,6 +102,12 @@ class Arrays(Protocol[T]):
     def sort(self, x: T, axis: int = -1) -> T:
         """Return x in ascending order along an axis."""
 
+    def rfft(self, x: T, n: int, axis: int) -> T:
+        """Return the Fourier transform of x, n entries of it or padded to n, along an axis."""
+
+    def irfft(self, x: T, n: int, axis: int) -> T:
+        """Return the n real numbers whose `rfft` is x."""
+
     def stop_gradient(self, x: T) -> T:
         """Return x as a constant."""
 
@@ -127,10 +133,10 @@ class Arrays(Protocol[T]):
         """Return the first and the second half of a matrix's rows; it may be quantised."""
 
     def tile(self, x: T, repetitions: Sequence[int]) -> T:
-        """Return x so many times one after another along each axis."""
+        """Return x repeated `repetitions` times along each axis, as numpy.tile."""
 
     def repeat(self, x: T, times: int, axis: int) -> T:
-        """Return x with every entry along an axis so many times in a row."""
+        """Return x with every entry along an axis repeated `times` times, as numpy.repeat."""
 
     def broadcast_to(self, x: T, shape: Sequence[int]) -> T:
         """Return x stretched to a shape, as arithmetic would."""

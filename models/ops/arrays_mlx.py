@@ -31,6 +31,8 @@ from mlx.core import tril as tril
 from mlx.core import triu as triu
 from mlx.core import where as where
 from mlx.core import zeros_like as zeros_like
+from mlx.core.fft import irfft as irfft
+from mlx.core.fft import rfft as rfft
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.arrays import DType
@@ -68,32 +70,26 @@ def from_numpy(x: NDArray[Any], *, like: array | None = None) -> array:
 
 
 def float32(x: array) -> array:
-    """Return x as float32."""
     return x.astype(mx.float32)
 
 
 def int32(x: array) -> array:
-    """Return x as int32."""
     return x.astype(mx.int32)
 
 
 def bfloat16(x: array) -> array:
-    """Return x as bfloat16."""
     return x.astype(mx.bfloat16)
 
 
 def astype(x: array, like: array) -> array:
-    """Return x in the type of `like`."""
     return x.astype(like.dtype)
 
 
 def log_sigmoid(x: array) -> array:
-    """Return -log(1 + e^-x), without overflow."""
     return -mx.logaddexp(-x, 0)
 
 
 def softmax(x: array, axis: int = -1) -> array:
-    """Return e^x / sum(e^x) along an axis."""
     return mx.softmax(x, axis)
 
 
@@ -104,40 +100,32 @@ def linear(x: array, w: array, b: array | None = None) -> array:
 
 
 def concatenate(parts: Sequence[array], axis: int = 0) -> array:
-    """Return arrays one after another along an axis."""
     return mx.concatenate(list(parts), axis)
 
 
 def unstack(x: array, axis: int = 0) -> Sequence[array]:
-    """Return the entries of x along an axis, without that axis."""
     return mx.unstack(x, axis=axis)
 
 
 def split(x: array, parts: int, axis: int = 0) -> Sequence[array]:
-    """Return equal parts of x along an axis, whose length they divide."""
     return list(mx.split(x, parts, axis))
 
 
 def halves(w: array | Quantized) -> Sequence[Any]:
-    """Return the first and the second half of a matrix's rows; it may be quantised."""
     return w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2))
 
 
 def permute(x: array, axes: Sequence[int]) -> array:
-    """Return x with its axes in another order."""
     return x.transpose(*axes)
 
 
 def pad(x: array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> array:
-    """Return x with a value before and after it, (before, after) times along every axis."""
     return mx.pad(x, list(widths), constant_values=value)
 
 
 def take(x: array, rows: Sequence[int]) -> array:
-    """Return some rows of x, in the order of `rows`."""
     return x[mx.array(list(rows))]
 
 
 def embedding(table: array, tokens: array) -> array:
-    """Return the rows `tokens` (...) of a table (V, d), (..., d)."""
     return table[tokens]

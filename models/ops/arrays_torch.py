@@ -25,6 +25,8 @@ from torch import tril as tril
 from torch import triu as triu
 from torch import where as where
 from torch import zeros_like as zeros_like
+from torch.fft import irfft as irfft
+from torch.fft import rfft as rfft
 
 from mlxhog.models.ops.arrays import DType
 
@@ -35,19 +37,16 @@ moveaxis = torch.movedim  # its other name, moveaxis, is unknown to vmap
 
 
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: Tensor | None = None) -> Tensor:
-    """Return zeros, on the device of `like`."""
     return torch.zeros(tuple(shape), dtype=_DTYPES[dtype], device=_device(like))
 
 
 def full(
     shape: Sequence[int], value: float, dtype: DType = "float32", *, like: Tensor | None = None
 ) -> Tensor:
-    """Return one value everywhere, on the device of `like`."""
     return torch.full(tuple(shape), value, dtype=_DTYPES[dtype], device=_device(like))
 
 
 def full_like(x: Tensor, value: float) -> Tensor:
-    """Return one value everywhere, of the shape, type and device of x."""
     return torch.full_like(x, value)
 
 
@@ -57,37 +56,30 @@ def arange(start: int, stop: int, *, like: Tensor | None = None) -> Tensor:
 
 
 def from_numpy(x: NDArray[Any], *, like: Tensor | None = None) -> Tensor:
-    """Return x on the device of `like`, maybe in the memory of x; float64 becomes float32."""
     return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x).to(_device(like))
 
 
 def float32(x: Tensor) -> Tensor:
-    """Return x as float32."""
     return x.float()
 
 
 def int32(x: Tensor) -> Tensor:
-    """Return x as int32."""
     return x.int()
 
 
 def bfloat16(x: Tensor) -> Tensor:
-    """Return x as bfloat16."""
     return x.bfloat16()
 
 
 def astype(x: Tensor, like: Tensor) -> Tensor:
-    """Return x in the type of `like`."""
     return x.to(like.dtype)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
-    """Return -log(1 + e^-x), without overflow."""
     return F.logsigmoid(x)
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Return e^x / sum(e^x) along an axis."""
     return torch.softmax(x, axis)
 
 
@@ -102,22 +94,18 @@ def minimum(x: Tensor, bound: float) -> Tensor:
 
 
 def cumsum(x: Tensor, axis: int, *, reverse: bool = False) -> Tensor:
-    """Return the sums of x up to each position along an axis, or from each on."""
     return x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis)
 
 
 def cummin(x: Tensor, axis: int, *, reverse: bool = False) -> Tensor:
-    """Return the smallest of x up to each position along an axis, or from each on."""
     return x.flip(axis).cummin(axis).values.flip(axis) if reverse else x.cummin(axis).values
 
 
 def sort(x: Tensor, axis: int = -1) -> Tensor:
-    """Return x in ascending order along an axis."""
     return x.sort(axis).values
 
 
 def stop_gradient(x: Tensor) -> Tensor:
-    """Return x as a constant."""
     return x.detach()
 
 
@@ -127,7 +115,6 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def concatenate(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Return arrays one after another along an axis."""
     return torch.cat(list(parts), axis)
 
 
@@ -147,27 +134,22 @@ def halves(w: Tensor) -> Sequence[Tensor]:
 
 
 def repeat(x: Tensor, times: int, axis: int) -> Tensor:
-    """Return x with every entry along an axis so many times in a row."""
     return x.repeat_interleave(times, axis)
 
 
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """Return x with a value before and after it, (before, after) times along every axis."""
     return F.pad(x, [width for pair in reversed(widths) for width in pair], value=value)
 
 
 def take_along_axis(x: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Return the entries of x that an index of its shape, but for that axis, names."""
     return x.gather(axis, index.long())
 
 
 def take(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some rows of x, in the order of `rows`."""
     return x[list(rows)]
 
 
 def embedding(table: Tensor, tokens: Tensor) -> Tensor:
-    """Return the rows `tokens` (...) of a table (V, d), (..., d)."""
     return F.embedding(tokens, table)
 
 

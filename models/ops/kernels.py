@@ -1,17 +1,15 @@
-"""The operators of models, and the choice of plain, native and Metal ones: in this place alone."""
+"""The operators of models, and the choice among their plain, native and Metal forms."""
 
 import importlib
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, cast
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.metal import engine
-from mlxhog.models.ops.arrays import Arrays
-
-T = TypeVar("T")
+from mlxhog.models.ops.arrays import Array, Arrays
 
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 
@@ -44,108 +42,132 @@ ACTIVATIONS = (
 )
 """Activation functions of `activate` and `glu`, by the names of the xlstm package.
 
-`silu` and `swish` are one. `gelu` is the exact one, x Phi(x), computed with erf; `gelu_tanh` is its
-form with tanh. `softplus` is log(1 + e^x).
+`silu` and `swish` are the same. `gelu` is exact, x Phi(x), computed with erf; `gelu_tanh` is its
+approximation with tanh. `softplus` is log(1 + e^x).
 """
 
 
-class Ops(Protocol[T]):
-    """The operators that a model is written in, for arrays of one framework, differentiable.
+class Ops:
+    """The differentiable operators in which models are written, for arrays of one framework.
 
-    The plain ones are `PlainOps`; `NativeOps` and `MetalOps` are the others.
+    Only this class defines each operator: its arguments, defaults, shapes and promises. A form
+    computes them: plain (`reference/plain.py`), native (`native/operators.py`) or Metal
+    (`metal/cells.py`). A form has a method for each operator, with the same name and result; it
+    takes the arrays by position and all other arguments by name, without defaults.
 
-    Gates, norms, states and sums are float32 whatever the type of the other inputs.
+    Gates, norms, states and sums are float32 for every type of the other inputs.
 
     Attributes:
+        form: computes the operators.
         xp: the framework's array functions, named as in the Python array API standard.
     """
 
-    xp: Arrays[T]
+    def __init__(self, form: Any) -> None:
+        self.form = form
+        self.xp: Arrays[Array] = form.xp
 
-    def rms_norm(self, x: T, w: T, eps: float) -> T:
+    def rms_norm(self, x: Array, w: Array, eps: float) -> Array:
         """Return w * x / sqrt(mean(x^2) + eps) over the last axis; x (..., d), w (d,)."""
+        return self.form.rms_norm(x, w, eps=eps)
 
-    def layer_norm(self, x: T, w: T, eps: float) -> T:
+    def layer_norm(self, x: Array, w: Array, eps: float) -> Array:
         """Return w * (x - mean(x)) / sqrt(var(x) + eps) over the last axis; x (..., d), w (d,).
 
         The variance is the biased one; the result has the type of x.
         """
+        return self.form.layer_norm(x, w, eps=eps)
 
-    def head_norm(self, h: T, w: T, eps: float) -> T:
+    def head_norm(self, h: Array, w: Array, eps: float) -> Array:
         """Return w * LayerNorm(h), normalised over DH within each head.
 
         h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH), of the type of h.
         """
+        return self.form.head_norm(h, w, eps=eps)
 
     def linears(
-        self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
-    ) -> tuple[T, ...]:
+        self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
+    ) -> tuple[Array, ...]:
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
 
-        Computed in the type of each weight, which may be bfloat16, and returned in that of x;
-        likewise `block_diagonal`.
+        Each product is computed in the type of its weight, which may be bfloat16, and returned in
+        the type of x; the same holds for `block_diagonal`.
         """
+        return tuple(self.form.linears(x, weights, biases or [None] * len(weights)))
 
     def block_diagonal(
-        self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
-    ) -> tuple[T, ...]:
-        """Return x W^T + b of block-diagonal matrices, of each only its G blocks on the diagonal.
+        self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
+    ) -> tuple[Array, ...]:
+        """Return x W^T + b of block-diagonal matrices, each given by its G diagonal blocks.
 
         x (..., in), every weight (G, out / G, in / G), every bias (out,) or None: result
         (..., out), whose slice g is slice g of x mapped by weight[g].
         """
+        return tuple(self.form.block_diagonal(x, weights, biases or [None] * len(weights)))
 
     def causal_conv(
-        self, x: T, w: T, b: T, *, state: T | None = None, starts: T | None = None, silu: bool
-    ) -> tuple[T, T]:
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        *,
+        state: Array | None = None,
+        starts: Array | None = None,
+        silu: bool,
+    ) -> tuple[Array, Array]:
         """Convolve every channel with its own taps: y[t] = b + sum_j w[j] x[t - (K - 1) + j].
 
         Args:
             x: (B, S, C).
-            w: (C, 1, K), K from 1 on; the last tap meets the position itself.
+            w: (C, 1, K), K >= 1; the last tap is for the position itself.
             b: (C,).
             state: (B, K - 1, C), the inputs before the first position; None is all zeros.
-            starts: (B, S) bool, the first token of each document: no tap reaches over one.
+            starts: (B, S) bool, the first token of each document; no tap sees earlier documents.
             silu: return silu(y).
 
         Returns:
             y (B, S, C), of the type of x, and the state after the last position, float32: the last
             K - 1 inputs, of which those of earlier documents are zero.
         """
+        y, last = self.form.causal_conv(x, w, b, state=state, starts=starts, silu=silu)
+        return y, last
 
-    def activate(self, x: T, activation: str) -> T:
+    def activate(self, x: Array, activation: str) -> Array:
         """Return act(x); `activation` is one of `ACTIVATIONS`.
 
         Raises:
             ConfigError: there is no such activation.
         """
+        return self.form.activate(x, activation=activation_name(activation))
 
-    def glu(self, gate: T, up: T, activation: str) -> T:
+    def glu(self, gate: Array, up: Array, activation: str) -> Array:
         """Return act(gate) * up; both of one shape, `activation` one of `ACTIVATIONS`.
 
         Raises:
             ConfigError: there is no such activation.
         """
+        return self.form.glu(gate, up, activation=activation_name(activation))
 
-    def swiglu(self, gate: T, up: T) -> T:
+    def swiglu(self, gate: Array, up: Array) -> Array:
         """Return silu(gate) * up; both of one shape."""
+        return self.form.swiglu(gate, up)
 
-    def soft_cap(self, x: T, c: float) -> T:
+    def soft_cap(self, x: Array, c: float) -> Array:
         """Return c * tanh(x / c)."""
+        return self.form.soft_cap(x, c=c)
 
     def mlstm_cell(
         self,
-        q: T,
-        k: T,
-        v: T,
-        i: T,
-        f: T,
+        q: Array,
+        k: Array,
+        v: Array,
+        i: Array,
+        f: Array,
         *,
         chunk_size: int,
         eps: float,
-        state: Sequence[T] | None = None,
-    ) -> tuple[T, tuple[T, T, T]]:
-        """Run the mLSTM cell over a sequence of any length, or one step where S = 1.
+        state: Sequence[Array] | None = None,
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
+        """Run the mLSTM cell over a sequence of any length; one step if S = 1.
 
         Args:
             q: (B, S, NH, DK).
@@ -159,25 +181,27 @@ class Ops(Protocol[T]):
 
         Returns:
             h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
-            those through m included.
+            including those through m.
         """
+        h, last = self.form.mlstm_cell(q, k, v, i, f, chunk_size=chunk_size, eps=eps, state=state)
+        return h, last
 
     def slstm_cell(
         self,
-        i: T,
-        f: T,
-        z: T,
-        o: T,
-        R: T,
-        b: T,
+        i: Array,
+        f: Array,
+        z: Array,
+        o: Array,
+        R: Array,
+        b: Array,
         *,
-        state: Sequence[T] | None = None,
-        starts: T | None = None,
-    ) -> tuple[T, tuple[T, T, T, T]]:
+        state: Sequence[Array] | None = None,
+        starts: Array | None = None,
+    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         """Run the sLSTM cell over a sequence of any length from 1 on.
 
         Args:
-            i: (B, S, NH, DH), pre-activation of the input gate from the input alone.
+            i: (B, S, NH, DH), pre-activation of the input gate from the input only.
             f: as i, of the forget gate, a sigmoid.
             z: as i, of the cell's input.
             o: as i, of the output gate.
@@ -190,59 +214,69 @@ class Ops(Protocol[T]):
 
         Returns:
             h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
-            The stabiliser m starts at the input gate where n is 0. The published code asks whether
-            all of n is; that is the same for every state the cell reaches, and here the rows of a
-            batch do not depend on each other.
+            The stabiliser m starts at the input gate if n is 0, element by element. The published
+            code tests whether all of n is 0. For every state that the cell reaches this is the
+            same, but here the rows of a batch do not depend on each other.
         """
+        h, last = self.form.slstm_cell(i, f, z, o, R, b, state=state, starts=starts)
+        return h, last
 
-    def rope(self, x: T, base: float, offset: T | None = None) -> T:
+    def rope(self, x: Array, base: float, offset: Array | None = None) -> Array:
         """Turn pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
 
         Args:
             x: (B, S, NH, DH), DH even.
-            base: of the wavelengths.
-            offset: (B,) int32, positions before the first; t counts on from there. None is 0.
+            base: base of the wavelengths.
+            offset: (B,) int32, number of positions before the first, where t begins. None is 0.
 
         Returns:
             As x. Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
         """
+        return self.form.rope(x, base=base, offset=offset)
 
     def attention(
-        self, q: T, k: T, v: T, *, window: int | None = None, lengths: T | None = None
-    ) -> T:
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        window: int | None = None,
+        lengths: Array | None = None,
+    ) -> Array:
         """Return softmax(q k^T / sqrt(DH)) v over the keys up to each query's own.
 
         Args:
             q: (B, S, NH, DH).
             k: (B, L, NH, DH), L >= S: the last S keys are those of the queries' positions.
             v: as k.
-            window: keys further back than this many positions are out of sight; None is no bound.
-            lengths: (B,) int32, S <= lengths <= L: only that many of a row's last keys exist, those
-                before are padding. None is L.
+            window: a query sees this number of positions before its own; None is all.
+            lengths: (B,) int32, S <= lengths <= L: number of a row's last keys that are used; the
+                keys before them are padding. None is L.
 
         Returns:
             (B, S, NH, DH).
         """
+        return self.form.attention(q, k, v, window=window, lengths=lengths)
 
     def decay_cell(
         self,
-        q: T,
-        k: T,
-        v: T,
-        log_decay: T,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array,
         *,
         scale: float,
         chunk_size: int,
-        state: T | None = None,
-    ) -> tuple[T, T]:
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
         """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t.
 
         Args:
             q: (B, S, NH, DK).
             k: as q.
             v: (B, S, NH, DV).
-            log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; at most 0, of any
-                size: no form of it may overflow.
+            log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
+                size: no form may overflow.
             scale: of h.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
@@ -250,18 +284,22 @@ class Ops(Protocol[T]):
         Returns:
             h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
         """
+        h, last = self.form.decay_cell(
+            q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state
+        )
+        return h, last
 
     def delta_cell(
         self,
-        q: T,
-        k: T,
-        v: T,
-        log_decay: T,
-        beta: T,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array,
+        beta: Array,
         *,
         chunk_size: int,
-        state: T | None = None,
-    ) -> tuple[T, T]:
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
         """Run the gated delta rule.
 
         a_t = exp(log_decay_t), S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,
@@ -279,10 +317,12 @@ class Ops(Protocol[T]):
         Returns:
             h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
         """
+        h, last = self.form.delta_cell(q, k, v, log_decay, beta, chunk_size=chunk_size, state=state)
+        return h, last
 
     def selective_scan(
-        self, u: T, dt: T, A: T, Bt: T, Ct: T, *, state: T | None = None
-    ) -> tuple[T, T]:
+        self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
+    ) -> tuple[Array, Array]:
         """Run S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t.
 
         Args:
@@ -296,39 +336,50 @@ class Ops(Protocol[T]):
         Returns:
             y (B, S, C) and S after the last position, float32, with exact gradients.
         """
+        y, last = self.form.selective_scan(u, dt, A, Bt, Ct, state=state)
+        return y, last
 
-    def long_conv(self, x: T, f: T) -> T:
+    def long_conv(self, x: Array, f: Array) -> Array:
         """Return y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c]; x (B, S, C).
 
-        f (C, J), J >= S, of which the first S taps count. Transforms of padded sequences may be
-        used, so each entry's error is relative to the largest of its channel.
+        f (C, J), J >= S; only the first S taps are used. Forms may use Fourier transforms, so the
+        error of an entry is relative to the largest entry of its channel.
         """
+        return self.form.long_conv(x, f)
 
-    def head_norm_gate(self, h: T, o: T, w: T, eps: float) -> T:
+    def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
         """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
 
         h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
         """
+        return self.form.head_norm_gate(h, o, w, eps=eps)
 
-    def head_norm_skip_gate(self, h: T, c: T, z: T, w: T, skip: T, eps: float) -> T:
+    def head_norm_skip_gate(
+        self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
+    ) -> Array:
         """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head.
 
         h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
         """
+        return self.form.head_norm_skip_gate(h, c, z, w, skip, eps=eps)
 
-    def capped_cross_entropy(self, raw_logits: T, labels: T, cap: float | None) -> tuple[T, T]:
-        """Return the summed cross entropy in nats of the capped logits, and how many it sums.
+    def capped_cross_entropy(
+        self, raw_logits: Array, labels: Array, cap: float | None
+    ) -> tuple[Array, Array]:
+        """Return the summed cross entropy in nats of the capped logits, and the number of labels.
 
-        raw_logits (N, V), labels (N,) integer, -100 is left out; a cap of None leaves the logits
-        as they are; both results are scalars.
+        raw_logits (N, V), labels (N,) integer, -100 is ignored; with a cap of None the logits are
+        not capped; both results are scalars.
         """
+        nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap)
+        return nats, count
 
 
 def activation_name(name: str) -> str:
     """Return the name of an activation function, `silu` for `swish`.
 
     Raises:
-        ConfigError: it is none of `ACTIVATIONS`.
+        ConfigError: it is not in `ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
@@ -340,12 +391,12 @@ def arrays(framework: str) -> Arrays[Any]:
     return cast(Arrays[Any], _load(ARRAYS[framework]))
 
 
-def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
+def choose(framework: str, kernels: str, device: str) -> Ops:
     """Return the ops of a framework; arguments and errors as `resolve`."""
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
         return _metal(framework, ENGINES[framework, kernels])
-    return cast(Ops[Any], _load(MODULES[framework, kernels]).OPS)
+    return cast(Ops, _load(MODULES[framework, kernels]).OPS)
 
 
 def resolve(
@@ -356,7 +407,7 @@ def resolve(
     metal_verified: bool = False,
     weights: str = "float32",
 ) -> str:
-    """Return which ops a choice means on a device: one of `CHOICES` other than "auto".
+    """Resolve "auto" for a device: return one of `CHOICES` other than "auto".
 
     Args:
         framework: "torch" or "mlx".
@@ -365,16 +416,15 @@ def resolve(
             Apple GPU; "metal-emulated" for their source run on the CPU by the host shim, for tests;
             "auto" for native on a CPU where it is built, for metal on a GPU where it is verified,
             else for reference.
-        device: where the arrays live: "cpu", "gpu" or "mps".
-        metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
-            their references and are worth it, see `Verdicts.model_kernels`.
-        weights: type of the matrices in products that are not quantised. The native kernels take
-            float32 alone, so with another one "auto" is reference on a CPU.
+        device: device of the arrays: "cpu", "gpu" or "mps".
+        metal_verified: whether `mlxhog doctor` on this machine found the Metal kernels correct and
+            faster, see `Verdicts.model_kernels`.
+        weights: type of the matrices in products that are not quantised. The native kernels only
+            support float32, so with another type "auto" is reference on a CPU.
 
     Raises:
-        ConfigError: `kernels` is none of these, or does not run on that device, or not with such
-            weights.
-        EnvironmentLacks: "native" was asked for and is not built.
+        ConfigError: `kernels` is none of these, or does not support that device or these weights.
+        EnvironmentLacks: `kernels` is "native", which is not built.
     """
     if kernels not in CHOICES:
         raise ConfigError(f"kernels is {kernels!r}; choose one of {', '.join(CHOICES)}")
@@ -401,9 +451,8 @@ def resolve(
 
 
 @lru_cache
-def _metal(framework: str, engine_name: str) -> Ops[Any]:
-    ops: Ops[Any] = _load(METAL[framework]).MetalOps(engine.create(engine_name))
-    return ops
+def _metal(framework: str, engine_name: str) -> Ops:
+    return Ops(_load(METAL[framework]).MetalForm(engine.create(engine_name)))
 
 
 @lru_cache

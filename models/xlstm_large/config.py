@@ -10,13 +10,13 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
 
 WEIGHT_MODES = ("single", "fused")
-"""How a file stores matrices that share their input; the parameters of this package are single."""
+"""Storage of matrices that share their input in a file; our parameters are always single."""
 
 SPELLINGS = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
 """The xlstm package's field names beside those of transformers; config.json may have either."""
 
 CAPS = ("gate_soft_cap", "output_logit_soft_cap")
-"""Fields that the xlstm package takes null for, as no bound; elsewhere null is the default."""
+"""Fields for which null means no bound in the xlstm package; for others null is the default."""
 
 NO_EFFECT = frozenset(
     "model_type architectures transformers_version dtype torch_dtype chunkwise_kernel "
@@ -31,13 +31,13 @@ NO_EFFECT = frozenset(
 class XLSTMLargeConfig:
     """Sizes and constants of one model, under the field names of transformers' xLSTMConfig.
 
-    `out_norm_bias` is of this package: with `use_bias`, xlstm's final norm has a bias as well, and
-    transformers' has none. `extra` holds fields of a config.json that are not read here; they are
-    written back.
+    `out_norm_bias` is a field of this package: with `use_bias`, xlstm's final norm also has a bias,
+    and transformers' has none. `extra` has the fields of a config.json that are not read here; they
+    are written back.
 
     Raises:
-        ConfigError: a size does not divide, a number is out of range, or a variant is asked for
-            that this package does not have.
+        ConfigError: a size does not divide, a number is out of range, or this package does not have
+            a requested variant.
     """
 
     vocab_size: int = field(metadata=doc("rows of the embedding; a run takes its tokenizer's"))
@@ -70,7 +70,7 @@ class XLSTMLargeConfig:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built; every message says the way out."""
+        """Refuse a model that cannot be built; every message has the way out."""
         for name, value in self._fields().items():
             if isinstance(value, bool) or name == "bos_token_id":
                 continue
@@ -168,7 +168,7 @@ class XLSTMLargeConfig:
     def to_dict(self) -> dict[str, Any]:
         """Write what transformers' AutoConfig reads, with both spellings of each size."""
         names = {"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm"}
-        # transformers would otherwise run the cell in bfloat16, far from what was trained.
+        # Without this transformers would run the cell in bfloat16, unlike our training.
         kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
         both = {other: getattr(self, name) for other, name in SPELLINGS.items()}
         single = {"weight_mode": "single"}

@@ -204,21 +204,21 @@ def mlstm_layer(
     return y, state
 
 
-def ffn(params: Params, p: str, u: Array, ops: Ops[Array]) -> Array:
+def ffn(params: Params, p: str, u: Array, ops: Ops) -> Array:
     """The gated feed-forward layer; u and result (B, S, d)."""
     gate, up = linears(params, (f"{p}.proj_up_gate", f"{p}.proj_up"), u, ops)
     (y,) = linears(params, (f"{p}.proj_down",), ops.swiglu(gate, up), ops)
     return y
 
 
-def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: Array, ops: Ops[Array]) -> Array:
+def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: Array, ops: Ops) -> Array:
     """RMSNorm with the scale `name`, and its bias if the model has one; (..., d)."""
     y = ops.rms_norm(x, params[f"{name}.weight"], cfg.norm_eps)
     bias = params.get(f"{name}.bias")
     return y if bias is None else y + bias
 
 
-def linears(params: Params, names: Sequence[str], x: Array, ops: Ops[Array]) -> tuple[Array, ...]:
+def linears(params: Params, names: Sequence[str], x: Array, ops: Ops) -> tuple[Array, ...]:
     """The linear maps `names` of one x, with their biases if the model has any; (..., out) each."""
     weights = [params[f"{name}.weight"] for name in names]
     return ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])

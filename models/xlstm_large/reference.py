@@ -1,7 +1,7 @@
 """xLSTM Large in float64 NumPy, with its gradient written by hand: the reference of `model.py`.
 
-It is slow (the cell runs position by position) and meant for comparison only. Layers have the form
-that `models/ops/reference/layers_numpy.py` describes. Names and order as there.
+It is slow (the cell runs position by position) and only for comparison. Layers have the form of
+`models/ops/reference/layers_numpy.py`. Names and order are those of `model.py`.
 """
 
 from collections.abc import Sequence

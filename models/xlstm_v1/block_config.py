@@ -1,7 +1,7 @@
 """The settings of an mLSTM block and of an sLSTM block, under the names of the xlstm package.
 
-A block's width, bias and dropout are the model's: the package repeats them inside each block, and
-here they are read there only to be compared.
+A block's width, bias and dropout are those of the model. The package repeats them inside each
+block; here those values are only compared with the model's.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ CHOICES = {
     "recurrent_weight_init": ("zeros", "standard"),
     "act_fn": ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu"),
 }
-"""Fields that name one of a few things."""
+"""Fields with a fixed set of values."""
 
 ONLY = {
     "function": "slstm",

@@ -37,9 +37,10 @@ BLOCKS = ("mlstm_block", "slstm_block")
 class XLSTMV1Config:
     """Sizes and constants of one model, under the names of the package's xLSTMLMModelConfig.
 
-    Beside them: `chunk_size`, the positions of the mLSTM cell computed in parallel, and whether
-    the memory begins anew at every `bos_token_id`. `context_length` bounds the package's sequences
-    and not ours. `extra` holds fields that this package does not read; they are written back.
+    Further fields: `chunk_size`, the positions that the mLSTM cell computes in parallel, and
+    whether the memory is reset at every `bos_token_id`. `context_length` limits the package's
+    sequences, not ours. `extra` has the fields that this package does not read; they are written
+    back.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, or fields contradict.
@@ -78,7 +79,7 @@ class XLSTMV1Config:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built; every message says the way out."""
+        """Refuse a model that cannot be built; every message has the way out."""
         for name in ("vocab_size", "embedding_dim", "num_blocks", "context_length", "chunk_size"):
             check_positive(name, getattr(self, name))
         check_most("num_blocks", self.num_blocks, MOST_LAYERS)
@@ -205,9 +206,9 @@ class XLSTMV1Config:
         return names | unread | self.to_package() | ours
 
     def to_package(self) -> dict[str, Any]:
-        """Write what builds the package's xLSTMLMModelConfig, as nested mappings.
+        """Return nested mappings from which the package builds its xLSTMLMModelConfig.
 
-        Its sLSTM cell is the one without CUDA: it stores R and b as the parameters here are.
+        Its sLSTM cell is the one without CUDA, which stores R and b in our layout.
         """
         fields = dataclasses.asdict(dataclasses.replace(self, extra={}))
         fields = {name: value for name, value in fields.items() if name not in (*OURS, "extra")}

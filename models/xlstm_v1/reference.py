@@ -1,8 +1,8 @@
 """The original xLSTM stack in float64 NumPy, with its gradient written by hand.
 
-It is the reference of `model.py`: slow, since the cells run position by position, and meant for
-comparison only. Layers have the form that `ops/reference/layers_numpy.py` describes. Names and
-order as there.
+It is the reference of `model.py`: slow, since the cells run position by position, and only for
+comparison. Layers have the form of `ops/reference/layers_numpy.py`. Names and order are those of
+`model.py`.
 """
 
 from collections.abc import Sequence

@@ -48,7 +48,7 @@ cells = pytest.mark.parametrize("name", CELLS)
 
 @frameworks
 def test_every_op_without_a_kernel_is_the_plain_one(framework: str) -> None:
-    metal, plain = type(EMULATED[framework].ops), type(REFERENCE[framework].ops)
+    metal, plain = type(EMULATED[framework].ops.form), type(REFERENCE[framework].ops.form)
     names = [name for name in vars(Ops) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(plain, name)}
     assert own == {"causal_conv", "mlstm_cell", "slstm_cell"}
@@ -143,7 +143,7 @@ def test_a_training_step_runs_all_six_kernels(framework: str) -> None:
     EMULATED[framework].op_grads(
         lambda ops, p: ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)[0].sum(), inputs
     )
-    engine = choose(framework, "metal-emulated", "cpu").engine
+    engine = choose(framework, "metal-emulated", "cpu").form.engine
     assert engine.emulated
     assert {kernel for _, kernel, _ in engine.ran if kernel.startswith("mlstm_")} == {
         f"mlstm_{part}" for part in ("gates", "states", "out", "bwd_pre", "bwd_states", "bwd_out")
@@ -153,19 +153,17 @@ def test_a_training_step_runs_all_six_kernels(framework: str) -> None:
 # -- as on an Apple GPU, whose Metal is stood in for -----------------------------------------------
 
 
-def kernels_of_a_gpu(
-    framework: str, monkeypatch: pytest.MonkeyPatch
-) -> tuple[metal_mlx.MetalOps | metal_torch.MetalOps, list[Any]]:
+def kernels_of_a_gpu(framework: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Ops, list[Any]]:
     """The ops, computed by the host shim, and the launches they make."""
-    emulated = choose(framework, "metal-emulated", "cpu").engine
+    emulated = choose(framework, "metal-emulated", "cpu").form.engine
     if framework == "mlx":
         mlx = FakeMLX(dict(KERNELS), emulated).install(monkeypatch)
-        return metal_mlx.MetalOps(MLXEngine()), mlx.calls
+        return Ops(metal_mlx.MetalForm(MLXEngine())), mlx.calls
     mps = FakeMPS(dict(KERNELS), emulated).install(monkeypatch)
-    return metal_torch.MetalOps(MPSEngine("cpu")), mps.calls
+    return Ops(metal_torch.MetalForm(MPSEngine("cpu"))), mps.calls
 
 
-def lazy_kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[metal_mlx.MetalOps, list[str]]:
+def lazy_kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[Ops, list[str]]:
     """MLX's ops whose launches only have shapes, as in a trace, and the names of those made."""
     launched: list[str] = []
 
@@ -179,7 +177,7 @@ def lazy_kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[metal_mlx.MetalOps, l
 
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx.fast, "metal_kernel", lazy_kernel)
-    return metal_mlx.MetalOps(MLXEngine()), launched
+    return Ops(metal_mlx.MetalForm(MLXEngine())), launched
 
 
 @frameworks

@@ -68,15 +68,15 @@ def of_ops(framework: str, kernels: str) -> Form:
 
 def of_plain(twin: Twin) -> dict[str, Form]:
     def chunkwise(x: Any, **how: Any) -> Any:
-        h, state = twin.ops.mlstm_chunkwise(*sequence(x), **how, state=given(x))
+        h, state = twin.ops.form.mlstm_chunkwise(*sequence(x), **how, state=given(x))
         return h, *state
 
     def recurrent(x: Any, *, eps: float, **_: Any) -> Any:
-        h, state = twin.ops.mlstm_recurrent(*sequence(x), eps=eps, state=given(x))
+        h, state = twin.ops.form.mlstm_recurrent(*sequence(x), eps=eps, state=given(x))
         return h, *state
 
     def parallel(x: Any, *, eps: float, **_: Any) -> Any:
-        return (twin.ops.mlstm_parallel(*sequence(x), eps=eps),)
+        return (twin.ops.form.mlstm_parallel(*sequence(x), eps=eps),)
 
     return {
         "chunkwise": Form(twin, chunkwise),

@@ -121,7 +121,7 @@ def test_a_family_that_is_not_there_is_refused(name: object) -> None:
 
 
 def test_a_field_without_a_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the architecture has the field 1, which is no name"):
+    with pytest.raises(ConfigError, match="the architecture has the field 1, which is not a name"):
         families.read({**SIZES, 1: 2})  # type: ignore[dict-item]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
-from types import MappingProxyType
+from dataclasses import MISSING, asdict, fields
 from typing import Any, get_type_hints
 
-from mlxhog.errors import ConfigError
+from mlxhog.config import choices
+from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
@@ -24,7 +23,7 @@ from mlxhog.models.mad.layers.ssd import SSD
 from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
 from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
 
-LAYERS: tuple[type[Any], ...] = (  # mixers first, then channel maps
+BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MHAttention,
     MHSlidingAttention,
     LinearAttention,
@@ -45,38 +44,35 @@ LAYERS: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MoESwiGLU,
 )
 
-_BY_NAME: dict[str, type[Any]] = {layer.name: layer for layer in LAYERS}
+METHODS = ("check", "param_spec", "state", "init_state", "forward", "reference")
+NUMBERS = (int, float, bool, str, int | None)
+EXAMPLE = "see examples/my_layer.py"
+
+register = choices.LAYERS.register
+known = choices.LAYERS.known
+
+for _layer in BUILT_IN:
+    register(_layer)
 
 
-def known() -> Mapping[str, type[Any]]:
-    """Every layer by its name."""
-    return MappingProxyType(_BY_NAME)
-
-
-def register(layer: type[Any]) -> None:
-    """Let lines of layers and YAML files of this process name another layer.
-
-    Raises:
-        ConfigError: the name is taken.
-    """
-    if _BY_NAME.setdefault(layer.name, layer) is not layer:
-        raise ConfigError(f"there is a layer {layer.name!r} already; give yours another name")
-
-
-class UnknownLayer(ConfigError):
-    """There is no layer of a name.
-
-    Attributes:
-        name: the name.
-    """
-
-    def __init__(self, name: str) -> None:
-        hint = _near(name, _BY_NAME, "the layers are")
-        super().__init__(
-            f"no layer {name!r}; {hint} A layer of your own needs the file that defines it: "
-            "--layers-from FILE"
-        )
-        self.name = name
+@choices.LAYERS.checked_by
+def _check(layer: type[Any]) -> None:
+    """Raise a ConfigError that says what a class lacks as a layer."""
+    params = getattr(layer, "__dataclass_params__", None)
+    if params is None or not params.frozen:
+        raise ConfigError("a layer is a dataclass(frozen=True, kw_only=True)")
+    if layer.kind not in ("mixer", "channel"):
+        raise ConfigError(f"its kind is {layer.kind!r}; it is 'mixer' or 'channel'")
+    lacking = [method for method in METHODS if not callable(getattr(layer, method, None))]
+    if lacking:
+        raise ConfigError(f"it has no {', '.join(lacking)}; {EXAMPLE}")
+    types = get_type_hints(layer)
+    for field in fields(layer):
+        if types[field.name] not in NUMBERS or field.default is MISSING:
+            raise ConfigError(
+                f"{field.name} needs a default and one of the types int, float, bool, str and "
+                "int | None"
+            )
 
 
 def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
@@ -87,20 +83,19 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
         numbers: field -> value; the others keep their defaults.
 
     Raises:
-        UnknownLayer: no such layer; the nearest name is given.
+        UnknownChoice: no such layer; the nearest name is given.
         ConfigError: no such field, or a value of another type; the nearest name is given.
     """
-    if name not in _BY_NAME:
-        raise UnknownLayer(name)
-    layer = _BY_NAME[name]
+    layer = choices.LAYERS.find(name)
     types = get_type_hints(layer)
     own = [field.name for field in fields(layer)]
     values = {}
     check_names(f"layer {name}", numbers or {})
     for key, value in (numbers or {}).items():
         if key not in own:
+            listed = f"; its numbers are {', '.join(own)}" if own else "; it has none"
             raise ConfigError(
-                f"layer {name} has no number {key!r}; {_near(key, own, 'its numbers are')}"
+                f"layer {name} has no number {key!r}{did_you_mean(key, own) or listed}"
             )
         values[key] = convert(f"{name}.{key}", value, types[key])
         if types[key] is not float and isinstance(number := values[key], int):
@@ -120,11 +115,3 @@ def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
 def to_dict(layer: Layer) -> dict[str, Any]:
     """Return a layer as YAML writes it, with every number."""
     return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
-
-
-def _near(name: str, names: Iterable[str], these_are: str) -> str:
-    options = sorted(names)
-    near = difflib.get_close_matches(name, options, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"{these_are} {', '.join(options)}." if options else "it has none."

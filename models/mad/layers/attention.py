@@ -1,12 +1,12 @@
-"""Attention of several heads to the positions up to each, or to the last of them alone.
+"""Multi-head causal attention to all positions, or to a window of the last ones.
 
     q, k, v = W u + b                            each cut into heads of dh = d / heads
     q, k = rope(q), rope(k)                      pair i turned by t * base^(-2 i / dh)
     y = W_out softmax(q k^T / sqrt(dh)) v + b
 
-With `kv_heads`, heads / kv_heads neighbours share one head of keys and values; with `qk_norm`
-every query and key is RMSNorm'd over its head before it is turned. Both are LFM2's. Of the sliding
-form, keys j < t - window are out of sight.
+With `kv_heads`, heads / kv_heads neighbours share one head of keys and values. With `qk_norm` every
+query and key is RMSNorm'd over its head before rope. Both are as in LFM2. The sliding form does not
+see keys j < t - window.
 
 Sources: Vaswani et al. 2017, arXiv:1706.03762; Su et al. 2021, RoFormer, arXiv:2104.09864; Ainslie
 et al. 2023, grouped queries, arXiv:2305.13245; Beltagy et al. 2020, Longformer, arXiv:2004.05150
@@ -37,17 +37,17 @@ from mlxhog.models.mad.layer import (
 )
 from mlxhog.models.ops.reference.layers_numpy import attention, rms_norm, rope
 
-HEADS = 16  # of mad-lab's baselines, which are 128 wide
+HEADS = 16  # heads of mad-lab's baselines, which are 128 wide
 NARROW_HEAD = 16  # width of a head of narrower models
 
 
 def default_heads(d: int, kv_heads: int | None) -> int:
-    """Return the heads of a layer that says none.
+    """Return the default number of heads of a layer.
 
-    mad-lab's default is 16 heads whatever the width; its candidates are 128 wide. At width 64 that
-    would be heads of 4 numbers, too narrow to tell keys apart, so models below 128 have heads of
-    width 16 or more: 4 at width 64. The number divides d into even widths, and `kv_heads` divides
-    it, where there is such a number.
+    mad-lab's default is 16 heads for every width, and its candidates are 128 wide. At width 64
+    heads would have 4 numbers, too few to distinguish keys; so below 128 heads are at least 16
+    wide: 4 heads at width 64. If possible, the heads have an even width and `kv_heads` divides
+    their number.
     """
     most = HEADS if d >= 8 * HEADS else max(1, d // NARROW_HEAD)
     fitting = (
@@ -63,11 +63,11 @@ class MHAttention:
     """Numbers of the layer.
 
     Attributes:
-        heads: heads of queries; None follows from the width, see `default_heads`.
-        kv_heads: heads of keys and values, None as many.
-        rope: turn queries and keys by their positions.
-        base: of the wavelengths of rope.
-        qk_norm: norm queries and keys.
+        heads: heads of queries; None depends on the width, see `default_heads`.
+        kv_heads: heads of keys and values; None is the number of heads of queries.
+        rope: rotate queries and keys by their positions.
+        base: base of the wavelengths of rope.
+        qk_norm: normalise queries and keys.
         bias: add one to every linear map.
     """
 
@@ -87,15 +87,15 @@ class MHAttention:
         return default_heads(d, self.kv_heads) if self.heads is None else self.heads
 
     def at_width(self, d: int) -> Self:
-        """Return the layer with every number that follows from width d."""
+        """Return the layer with the numbers that depend on width d."""
         return replace(self, heads=self.heads_at(d))
 
     def shared(self, d: int) -> int:
-        """Return the heads of queries to each head of keys and values."""
+        """Return the number of heads of queries per head of keys and values."""
         return 1 if self.kv_heads is None else self.heads_at(d) // self.kv_heads
 
     def sight(self) -> int | None:
-        """Return how many positions back keys are in sight; None for all."""
+        """Return the number of earlier positions that a query sees; None for all."""
         return None
 
     def check(self, d: int) -> None:
@@ -137,7 +137,7 @@ class MHAttention:
     def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
         """Return an empty cache: keys, values (B, L, heads, dh), and positions read, (B,) int32.
 
-        Keys are already turned. A row that has read fewer than L positions has its keys last.
+        Keys are stored after rope. The keys of a row with fewer than L positions are the last ones.
         """
         heads = self.heads_at(d)
         empty = xp.zeros((B, 0, heads // self.shared(d), d // heads))
@@ -148,7 +148,7 @@ class MHAttention:
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 
-        Of the sliding form, the cache holds window + 1 positions at most.
+        In the sliding form the cache has at most window + 1 positions.
         """
         ops, xp, window = run.ops, run.ops.xp, self.sight()
         B, S, d = x.shape
@@ -207,7 +207,7 @@ class MHAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class MHSlidingAttention(MHAttention):
-    """Numbers of the layer: those of `MHAttention`, and how far back a position sees."""
+    """Numbers of the layer: those of `MHAttention`, and the window of a position."""
 
     name: ClassVar[str] = "mh-sliding-attention"
     about: ClassVar[str] = "softmax attention of several heads to a window of positions"
@@ -215,7 +215,7 @@ class MHSlidingAttention(MHAttention):
     window: int = 32
 
     def sight(self) -> int | None:
-        """Return how many positions back keys are in sight."""
+        """Return the number of earlier positions that a query sees."""
         return self.window
 
     def check(self, d: int) -> None:

@@ -1,4 +1,4 @@
-"""Hyena: a convolution as long as the sequence, whose filter a small network makes.
+"""Hyena: a convolution as long as the sequence; a small network computes its filter.
 
 Order 2, between two gates:
 
@@ -8,15 +8,15 @@ Order 2, between two gates:
 
 `repeat` writes the projected channels `groups` times in a row, so W_in has 3 I / groups rows.
 
-Of several heads, I = d: outer products of keys and values, convolved, and read by a query:
+With several heads, I = d: outer products of keys and values are convolved, and read by a query:
 
     [q; v; k] = conv_k( repeat(W_in u + b) )     each (B, S, d), heads of dh = d / heads
     Z_t = sum over j <= t of f_{t-j} k_j v_j^T + D k_t v_t^T          f and D one per head
     y = W_out( q^T Z ) + b
 
-`forward` adds up (q_t . k_j) f_{t-j} v_j, which is the same sum without the matrices.
+`forward` sums (q_t . k_j) f_{t-j} v_j, which is the same without the matrices.
 
-The filter, with T the longest sequence, of every distance t = 0 .. T - 1:
+The filter, with T the longest sequence, for every distance t = 0 .. T - 1:
 
     z_t = [t / T, cos(2 pi t / T), sin(2 pi t / T)]
     f_t = W3 sin(W2 sin(W1 sin(W0 z_t + b0) + b1) + b2) * exp(-(t / T) delta)
@@ -75,7 +75,7 @@ class _LongConvolution(ABC):
 
     @abstractmethod
     def filters(self, d: int) -> int:
-        """How many filters there are."""
+        """Number of filters."""
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
@@ -133,9 +133,9 @@ class Hyena(_LongConvolution):
 
     Attributes:
         expand: inner width as a multiple of d.
-        groups: how often the projected channels are repeated.
+        groups: number of repetitions of the projected channels.
         kernel: k, taps of the short convolution.
-        filter_width: of the network that makes the filter.
+        filter_width: width of the network that computes the filter.
     """
 
     name: ClassVar[str] = "hyena"
@@ -151,7 +151,7 @@ class Hyena(_LongConvolution):
         return self.expand * d
 
     def filters(self, d: int) -> int:
-        """One for each channel."""
+        """Number of filters: one for each channel."""
         return self.inner(d)
 
     def check(self, d: int) -> None:
@@ -201,7 +201,7 @@ class Hyena(_LongConvolution):
 
 @dataclass(frozen=True, kw_only=True)
 class MHHyena(_LongConvolution):
-    """Numbers of the layer; all but `heads` as of Hyena."""
+    """Numbers of the layer: `heads`, and those of `Hyena`."""
 
     name: ClassVar[str] = "mh-hyena"
     about: ClassVar[str] = "Hyena with several heads, which multiply keys with values"
@@ -216,7 +216,7 @@ class MHHyena(_LongConvolution):
         return d
 
     def filters(self, d: int) -> int:
-        """One for each head."""
+        """Number of filters: one for each head."""
         return self.heads
 
     def check(self, d: int) -> None:

@@ -6,9 +6,9 @@
     h_t = S_t^T phi(q_t) / max(|z_t . phi(q_t)|, floor)
     y = W_out h
 
-phi has no sign, so the sum below can pass through 0 and be negative. The reference divides by it
-with 1e-12 added, which ends in NaN; here its size counts, and no less than `floor`. (In 600 steps
-of in-context recall the norm of the gradient reached 10,600 with a floor of 0.001, 7 with 0.1.)
+phi may be negative, so the denominator can be negative or 0. mad-lab divides by it plus 1e-12,
+which leads to NaN; here the divisor is its absolute value, at least `floor`. (In 600 steps of
+in-context recall the norm of the gradient reached 10,600 with a floor of 0.001, and 7 with 0.1.)
 
 Sources: Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236; mad-lab.
 """
@@ -40,7 +40,7 @@ CHUNK_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class LinearAttention(FixedState):
-    """Numbers of the layer: its heads, and the least that outputs are divided by."""
+    """Numbers of the layer: its heads, and the smallest divisor of the outputs."""
 
     name: ClassVar[str] = "linear-attention"
     about: ClassVar[str] = "attention with a product of feature maps in place of the softmax"
@@ -82,7 +82,7 @@ class LinearAttention(FixedState):
             for y in ops.linears(x, [p[f"{name}.weight"] for name in names])
         )
         q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
-        # A value of 1 beside the others sums up the keys themselves, and nothing is forgotten.
+        # A column of ones beside the values sums the keys, z; a log-decay of 0 forgets nothing.
         ones = xp.ones_like(v[..., :1])
         h, last = ops.decay_cell(
             q,

@@ -1,4 +1,4 @@
-"""Mamba, the first: every inner channel forgets at N speeds of its own.
+"""Mamba (version 1): every inner channel has N decay rates of its own.
 
     x, z = W_in u                                each (B, S, inner), inner = expand d
     x = SiLU(conv_k(x))                          depthwise, causal

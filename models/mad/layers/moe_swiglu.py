@@ -1,4 +1,4 @@
-"""Experts of which every position takes the best few: a sparse mixture of SwiGLUs.
+"""A sparse mixture of SwiGLUs: every position uses the few experts with the best scores.
 
     s = R u + r                                  (B, S, E), one score per expert
     p = softmax of the `active` largest s, 0 elsewhere
@@ -41,7 +41,7 @@ ROUTERS = ("top-k", "mad")
 
 @dataclass(frozen=True, kw_only=True)
 class MoESwiGLU(FixedState):
-    """Numbers of the layer: `inner` is the width of each expert, `active` the experts taken."""
+    """Numbers of the layer: `inner` is each expert's width, `active` the experts per position."""
 
     name: ClassVar[str] = "moe-swiglu"
     about: ClassVar[str] = "a mixture of SwiGLUs: every position takes the best few"
@@ -78,7 +78,7 @@ class MoESwiGLU(FixedState):
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d). All experts are computed, and those not taken weigh 0."""
+        """Map x (B, S, d) to y (B, S, d); computes all experts, and the others have weight 0."""
         ops, xp = run.ops, run.ops.xp
         E = self.experts
         (scores,) = ops.linears(x, [p["router.weight"]], [p["router.bias"]])

@@ -1,8 +1,8 @@
 """The cells and the convolution by their Metal kernels, and their gradients; float32.
 
-The functions launch kernels: their arrays are the engine's own and row-major, float32 unless said
-otherwise. `MetalCells` goes from and to a framework's arrays; `ops_mlx.py` and `ops_torch.py` make
-it differentiable.
+The functions launch kernels: their arrays are arrays of the engine, row-major and float32, with the
+stated exceptions. `MetalCells` converts from and to a framework's arrays; `ops_mlx.py` and
+`ops_torch.py` make it differentiable.
 """
 
 from abc import abstractmethod
@@ -14,38 +14,38 @@ from mlxhog.metal.kernels import conv as conv_kernels
 from mlxhog.metal.kernels.mlstm import LONGEST_CHUNK, backward_launches, forward_launches
 from mlxhog.metal.kernels.slstm import slstm_backward, slstm_forward
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.reference.plain import PlainOps
+from mlxhog.models.ops.reference.plain import PlainForm
 
 MLSTM_INPUTS = ("q", "k", "v", "i", "f", "C0", "n0", "m0")
-"""Of the mLSTM cell, in order; the last three are the state before the first position."""
+"""Inputs of the mLSTM cell, in order; the last three are the state before the first position."""
 
 MLSTM_RESULTS = ("h", "C", "n", "m", "b", "den", "M")
-"""Of `mlstm`: the output, the states around every chunk, and what else the gradient needs."""
+"""Results of `mlstm`: the output, the states around every chunk, and arrays for the gradient."""
 
 MLSTM_SAVED = ("q", "k", "v", "i", *MLSTM_RESULTS, "dh", "dC_last", "dn_last")
-"""What `mlstm_grad` takes: inputs, results, and the gradients of h and of the last C and n."""
+"""Arguments of `mlstm_grad`: inputs, results, and the gradients of h and of the last C and n."""
 
 MLSTM_GRADIENTS = ("dq", "dk", "dv", "di", "db", "dC", "dn", "dM")
-"""Of `mlstm_grad`, still to be put together."""
+"""Results of `mlstm_grad`; `mlstm_gradients` combines them."""
 
 SLSTM_INPUTS = ("G", "R", "bias", "h0", "c0", "n0", "m0", "starts")
-"""Of the sLSTM cell, in order; starts is int32; layouts as in `slstm_forward`."""
+"""Inputs of the sLSTM cell, in order; starts is int32; layouts as in `slstm_forward`."""
 
 SLSTM_STATES = ("h", "c", "n", "m")
-"""Of `slstm`: the state after every position, (B, S, NH, DH)."""
+"""Results of `slstm`: the state after every position, (B, S, NH, DH)."""
 
 SLSTM_SAVED = (*SLSTM_INPUTS, *SLSTM_STATES, "dh", "dc_last", "dn_last", "dm_last")
-"""What `slstm_grad` takes: inputs, states, and the gradients of every h and the last c, n, m."""
+"""Arguments of `slstm_grad`: inputs, states, and the gradients of every h and the last c, n, m."""
 
 SLSTM_GRADIENTS = ("dG", "dh0", "dc0", "dn0", "dm0")
-"""Of `slstm_grad`; those of R and bias are left to the caller, see `metal/kernels/slstm.py`."""
+"""Results of `slstm_grad`; the caller computes those of R and bias, `metal/kernels/slstm.py`."""
 
 
 def conv(engine: Engine, inputs: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Any:
-    """Convolve; arguments as of `conv_forward`.
+    """Convolve; arguments as in `conv_forward`.
 
-    A state goes in front of x in `inputs`, where only the taps see it; documents come as how far
-    back each position may see.
+    `inputs` is the state, then x; the state has no outputs. `back` limits how far back each
+    position sees, so that it does not see other documents.
 
     Returns:
         y (B, S, CH).
@@ -73,7 +73,7 @@ def conv_grad(
 
 
 def chunk_of(chunk_size: int, S: int) -> int:
-    """Return the positions of a chunk: as asked for, where the sequence and the kernels allow."""
+    """Return the length of a chunk: `chunk_size`, limited by the sequence and by the kernels."""
     return min(chunk_size, S, LONGEST_CHUNK)
 
 
@@ -81,7 +81,7 @@ def mlstm(engine: Engine, inputs: Mapping[str, Any], *, chunk: int, eps: float) 
     """Run the mLSTM cell over a sequence.
 
     Args:
-        engine: whose arrays everything is.
+        engine: engine of all arrays.
         inputs: `MLSTM_INPUTS` by name; layouts as in `models/ops/kernels.py`.
         chunk: from `chunk_of`.
         eps: added to the denominator.
@@ -140,19 +140,19 @@ def slstm_grad(engine: Engine, saved: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(grads[name] for name in SLSTM_GRADIENTS)
 
 
-class MetalCells(PlainOps):
-    """The operators on one engine; what has no Metal kernel is the framework's plain operator."""
+class MetalCells(PlainForm):
+    """The operators on one engine; those without a Metal kernel are the framework's plain ones."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @abstractmethod
     def enter(self, arrays: Sequence[Array]) -> list[Any]:
-        """Return the engine's own arrays."""
+        """Convert arrays of the framework to arrays of the engine."""
 
     @abstractmethod
     def leave(self, arrays: Sequence[Any]) -> tuple[Array, ...]:
-        """Return the framework's arrays of what the engine computed."""
+        """Convert arrays of the engine to arrays of the framework."""
 
     @abstractmethod
     def conv(self, silu: bool, *inputs: Array) -> Array:
@@ -167,16 +167,8 @@ class MetalCells(PlainOps):
         """Return every h and the last c, n and m of `slstm_results`, differentiable."""
 
     def causal_conv(
-        self,
-        x: Array,
-        w: Array,
-        b: Array,
-        *,
-        state: Array | None = None,
-        starts: Array | None = None,
-        silu: bool,
+        self, x: Array, w: Array, b: Array, *, state: Array | None, starts: Array | None, silu: bool
     ) -> tuple[Array, Array]:
-        """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
         xp, (B, S, _), K = self.xp, x.shape, w.shape[-1]
         inputs = xp.float32(x)
         if state is not None:
@@ -200,22 +192,12 @@ class MetalCells(PlainOps):
         return self.leave(conv_grad(self.engine, *self.enter((*inputs, dy)), silu=silu))
 
     def mlstm_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        i: Array,
-        f: Array,
-        *,
-        chunk_size: int,
-        eps: float,
-        state: Sequence[Array] | None = None,
+        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Run the cell over (B, S, NH, ...), any S, from `state` (C, n, m) or from zeros."""
-        q, k, v, i, f = (self.xp.float32(x) for x in (q, k, v, i, f))
+        q, _, v, *_ = x = tuple(self.xp.float32(y) for y in x)
         state = self.zero_state(q, v) if state is None else state
         chunk = chunk_of(chunk_size, q.shape[1])
-        h, C, n, m = self.mlstm(chunk, eps, q, k, v, i, f, *state)
+        h, C, n, m = self.mlstm(chunk, eps, *x, *state)
         return h, (C, n, m)
 
     def mlstm_results(self, chunk: int, eps: float, inputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -275,23 +257,14 @@ class MetalCells(PlainOps):
         return xp.where(opened, dM, 0.0), dlf, dlf[..., 0]
 
     def slstm_cell(
-        self,
-        i: Array,
-        f: Array,
-        z: Array,
-        o: Array,
-        R: Array,
-        b: Array,
-        *,
-        state: Sequence[Array] | None = None,
-        starts: Array | None = None,
+        self, *x: Array, state: Sequence[Array] | None, starts: Array | None
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
-        xp, (B, S, NH, DH) = self.xp, i.shape
-        G = xp.stack([xp.float32(x) for x in (i, f, z, o)], 2)
+        xp, (*ifzo, R, b) = self.xp, x
+        B, S, NH, DH = ifzo[0].shape
+        G = xp.stack([xp.float32(gate) for gate in ifzo], 2)
         R, b = xp.float32(R).reshape(NH, 4, DH, DH), xp.float32(b).reshape(4, NH, DH)
-        state = [xp.zeros((B, NH, DH), like=i)] * 4 if state is None else state
-        documents = xp.zeros((B, S), "int32", like=i) if starts is None else xp.int32(starts)
+        state = [xp.zeros((B, NH, DH), like=G)] * 4 if state is None else state
+        documents = xp.zeros((B, S), "int32", like=G) if starts is None else xp.int32(starts)
         h, c, n, m = self.slstm(G, R, b, *state, documents)
         return h, (h[:, -1], c, n, m)
 

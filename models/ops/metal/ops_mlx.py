@@ -14,10 +14,10 @@ from mlx.core import array
 
 from mlxhog.metal.engine import Engine
 from mlxhog.models.ops.metal.cells import MetalCells
-from mlxhog.models.ops.reference.ops_mlx import MLXPlainOps
+from mlxhog.models.ops.reference.ops_mlx import MLXPlainForm
 
 
-class MetalOps(MetalCells, MLXPlainOps):
+class MetalForm(MetalCells, MLXPlainForm):
     """The operators on one engine: `mlx` takes MLX's arrays as they are, others NumPy arrays."""
 
     def __init__(self, engine: Engine) -> None:

@@ -9,10 +9,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.models.ops.metal.cells import MetalCells
-from mlxhog.models.ops.reference.ops_torch import TorchPlainOps
+from mlxhog.models.ops.reference.ops_torch import TorchPlainForm
 
 
-class MetalOps(MetalCells, TorchPlainOps):
+class MetalForm(MetalCells, TorchPlainForm):
     """The operators on one engine: `mps` takes tensors as they are, the others NumPy arrays."""
 
     def enter(self, arrays: Sequence[Tensor]) -> list[Any]:
@@ -46,7 +46,7 @@ class MetalOps(MetalCells, TorchPlainOps):
 
 class _Conv(Function):
     @staticmethod
-    def forward(ctx: Any, ops: MetalOps, silu: bool, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, ops: MetalForm, silu: bool, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         ctx.ops, ctx.silu = ops, silu
         y: Tensor = ops.conv_result(silu, *inputs)
@@ -61,7 +61,7 @@ class _Conv(Function):
 class _MLSTM(Function):
     @staticmethod
     def forward(
-        ctx: Any, ops: MetalOps, chunk: int, eps: float, *inputs: Tensor
+        ctx: Any, ops: MetalForm, chunk: int, eps: float, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         results = ops.mlstm_results(chunk, eps, inputs)
         ctx.save_for_backward(*inputs[:5], *results)
@@ -82,7 +82,7 @@ class _MLSTM(Function):
 
 class _SLSTM(Function):
     @staticmethod
-    def forward(ctx: Any, ops: MetalOps, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, ops: MetalForm, *inputs: Tensor) -> tuple[Tensor, ...]:
         h, *states = ops.slstm_results(inputs)
         ctx.save_for_backward(*inputs, h, *states)
         ctx.set_materialize_grads(False)

@@ -1,8 +1,8 @@
-"""The native operators behind `mx.custom_function`: how MLX's arrays reach a pair and come back.
+"""The native operators behind `mx.custom_function`: conversion of MLX's arrays for a pair.
 
-An operator evaluates its inputs when it is called, so keep these out of `mx.compile`. MLX has no
-uninitialised arrays: a result is computed into a NumPy array, still in the cache when MLX copies
-it.
+An operator evaluates its inputs when it is called, so it cannot be used in `mx.compile`. MLX has no
+uninitialised arrays: a result is computed into a NumPy array, and copied to MLX while it is still
+in the cache.
 """
 
 import sys
@@ -18,7 +18,7 @@ from mlx.core import array
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.kernels import Ops
-from mlxhog.models.ops.native.operators import NativeOps
+from mlxhog.models.ops.native.operators import NativeForm
 from mlxhog.models.ops.native.pair import Pair, View, Views
 from mlxhog.models.ops.native.sequence import SLSTM_UNTAPED
 from mlxhog.models.ops.reference import ops_mlx
@@ -32,7 +32,7 @@ _differentiable = ContextVar("differentiable", default=True)
 
 
 def set_threads(count: int) -> None:
-    """Set how many threads the native ops of this process use, from 1 on; the default is 1."""
+    """Set the number of threads of the native ops of this process, >= 1; the default is 1."""
     global _threads
     _threads = count
 
@@ -41,8 +41,8 @@ def set_threads(count: int) -> None:
 def without_gradient() -> Iterator[None]:
     """Let the native operators of this thread return constants.
 
-    They are computed already. A result with a gradient is evaluated by MLX once more when the next
-    operator asks for it, which in a tiny model costs as much as the rest.
+    Results are already computed. MLX evaluates a result with a gradient again when the next
+    operator uses it; in a tiny model this takes as much time as all the rest.
     """
     token = _differentiable.set(False)
     try:
@@ -51,18 +51,18 @@ def without_gradient() -> Iterator[None]:
         _differentiable.reset(token)
 
 
-class MLXOps(NativeOps[array]):
+class MLXForm(NativeForm):
     """The native operators on arrays in memory that the CPU can read."""
 
     xp = cast(Arrays[array], arrays_mlx)
-    plain = cast(Ops[array], ops_mlx.OPS)
+    plain = ops_mlx.OPS.form
     slstm = SLSTM_UNTAPED
 
     def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> Sequence[array]:
-        """Call a pair; it keeps what its gradient needs, but for inside of `without_gradient`.
+        """Call a pair; it saves arrays for its gradient, except in `without_gradient`.
 
-        MLX tells nobody whether a gradient will follow. The function and its gradient are made for
-        this one call, so what is kept need not pass through MLX, which would copy it.
+        MLX does not say whether a gradient will follow. The function and its gradient are made for
+        this one call, so the saved arrays do not pass through MLX, which would copy them.
         """
         settings["threads"] = _threads
         arrays: Sequence[Any] = inputs
@@ -96,9 +96,9 @@ class MLXOps(NativeOps[array]):
         function.vjp(backward)
         return function(*arrays)  # type: ignore[return-value]
 
-    def integers(self, x: array, dtype: str) -> View:
+    def integers(self, x: array | None, dtype: str) -> View | None:
         """View an array as integers."""
-        return views(x.astype(getattr(mx, dtype)))[0]
+        return None if x is None else views(x.astype(getattr(mx, dtype)))[0]
 
     def multiplies(self, weights: Sequence[array]) -> bool:
         """Whether the native matrix product is the faster one, and no weight is quantised."""
@@ -106,12 +106,12 @@ class MLXOps(NativeOps[array]):
 
 
 def views(*arrays: array) -> list[View]:
-    """Evaluate arrays and return row-major views of them; what is row-major is not copied.
+    """Evaluate arrays and return row-major views of them; row-major arrays are not copied.
 
     A view keeps its array alive. Views are for reading: MLX may share the memory among arrays.
 
     Raises:
-        TypeError: an array is of a type that NumPy lacks: bfloat16.
+        TypeError: an array has a type that NumPy does not have: bfloat16.
     """
     mx.eval(arrays)
     try:
@@ -132,4 +132,4 @@ def _copied(x: View) -> array:
     return mx.array(memoryview(x))  # type: ignore[arg-type]
 
 
-OPS: Ops[array] = MLXOps()
+OPS = Ops(MLXForm())

@@ -1,4 +1,4 @@
-"""The native operators behind torch autograd: how tensors reach a pair, and how they come back.
+"""The native operators behind torch autograd: conversion of tensors for a pair.
 
 Every operator uses `torch.get_num_threads()` threads. Results are computed into NumPy arrays, whose
 memory the tensors share.
@@ -17,7 +17,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.kernels import Ops
-from mlxhog.models.ops.native.operators import NativeOps
+from mlxhog.models.ops.native.operators import NativeForm
 from mlxhog.models.ops.native.pair import Pair, View
 from mlxhog.models.ops.native.sequence import SLSTM
 from mlxhog.models.ops.reference import ops_torch
@@ -26,15 +26,15 @@ FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""
 
 
-class TorchOps(NativeOps[Tensor]):
+class TorchForm(NativeForm):
     """The native operators on tensors of the CPU."""
 
     xp = cast(Arrays[Tensor], arrays_torch)
-    plain = cast(Ops[Tensor], ops_torch.OPS)
+    plain = ops_torch.OPS.form
     slstm = SLSTM
 
     def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
-        """Call a pair; it keeps nothing where no gradient can be asked for."""
+        """Call a pair; it saves nothing if no input requires a gradient."""
         differentiated = torch.is_grad_enabled() and any(
             x is not None and x.requires_grad for x in inputs
         )
@@ -47,19 +47,17 @@ class TorchOps(NativeOps[Tensor]):
         results, _ = pair.forward(*arrays, keep=False, threads=torch.get_num_threads(), **settings)
         return [torch.from_numpy(x) for x in results]
 
-    def integers(self, x: Tensor, dtype: str) -> View:
+    def integers(self, x: Tensor | None, dtype: str) -> View | None:
         """View a tensor as integers; copies only where it has another type."""
-        return _array(x.to(getattr(torch, dtype)))
+        return None if x is None else _array(x.to(getattr(torch, dtype)))
 
     def multiplies(self, weights: Sequence[Tensor]) -> bool:
         """Whether the native matrix product is the faster one."""
         return FAST_GEMM
 
-    def capped_cross_entropy(
-        self, raw_logits: Tensor, labels: Tensor, cap: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """Sum the cross entropy in nats, and count the labels not -100 in torch's integers."""
-        nats, count = super().capped_cross_entropy(raw_logits, labels, cap)
+    def capped_cross_entropy(self, *x: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
+        """Count the labels in torch's integers."""
+        nats, count = super().capped_cross_entropy(*x, cap=cap)
         return nats, count.long()
 
 
@@ -75,7 +73,7 @@ class _Differentiable(Function):
         threads = torch.get_num_threads()
         results, saved = pair.forward(*arrays, keep=True, threads=threads, **settings)
         outputs = tuple([torch.from_numpy(x) for x in results])
-        # Autograd has to get its own tensors back, to notice what changes before the gradient.
+        # Save the original tensors: autograd then notices a change of them before the gradient.
         known = dict(zip(map(id, arrays), tensors, strict=True))
         ctx.save_for_backward(
             *[known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved],
@@ -102,4 +100,4 @@ def _array(x: Tensor) -> NDArray[Any]:
     return view
 
 
-OPS: Ops[Tensor] = TorchOps()
+OPS = Ops(TorchForm())

@@ -57,18 +57,18 @@ HEAD_NORM = Pair(_head_norm, LAYER_NORM.backward)
 """As `LAYER_NORM`, the heads of the result joined."""
 
 
-def _soft_cap(x: View, *, cap: float, keep: bool, threads: int) -> tuple[Views, Views]:
+def _soft_cap(x: View, *, c: float, keep: bool, threads: int) -> tuple[Views, Views]:
     out = ops.empty(x.shape)
-    ops.soft_cap(x, out, cap=cap, threads=threads)
+    ops.soft_cap(x, out, cap=c, threads=threads)
     return (out,), ()
 
 
 def _soft_cap_grad(
-    saved: Views, d_results: Views, needs: Sequence[bool], *, cap: float, threads: int
+    saved: Views, d_results: Views, needs: Sequence[bool], *, c: float, threads: int
 ) -> Views:
     (out,), (d_out,) = saved, d_results
     dx = ops.empty(out.shape)
-    ops.soft_cap_grad(out, d_out, dx, cap=cap, threads=threads)
+    ops.soft_cap_grad(out, d_out, dx, cap=c, threads=threads)
     return (dx,)
 
 
@@ -115,39 +115,22 @@ BLOCK_DIAGONAL = _maps(
 )
 
 
-def _causal_conv(
-    x: View,
-    w: View,
-    b: View,
-    state: View | None,
-    *,
-    starts: View | None,
-    silu: bool,
-    keep: bool,
-    threads: int,
-) -> tuple[Views, Views]:
+def _causal_conv(*inputs: Any, starts: View | None, keep: bool, **how: Any) -> tuple[Views, Views]:
+    x, w, b, state = inputs
     y, last = ops.empty(x.shape), ops.empty((x.shape[0], w.shape[-1] - 1, x.shape[2]))
-    ops.causal_conv(x, w, b, state, starts, y, last, silu=silu, threads=threads)
-    return (y, last), (x, w, b, state)
+    ops.causal_conv(x, w, b, state, starts, y, last, **how)
+    return (y, last), inputs
 
 
 def _causal_conv_grad(
-    saved: Views,
-    d_results: Views,
-    needs: Sequence[bool],
-    *,
-    starts: View | None,
-    silu: bool,
-    threads: int,
+    saved: Views, d_results: Views, needs: Sequence[bool], *, starts: View | None, **how: Any
 ) -> Views:
     x, w, b, state = saved
     dy, d_last = d_results
     dy = zeros_if_none(dy, x.shape)
     dx, dw, db = empty_like(x, w, b)
     d_state = ops.empty(state.shape) if needs[3] else None
-    ops.causal_conv_grad(
-        x, w, b, state, starts, dy, d_last, dx, dw, db, d_state, silu=silu, threads=threads
-    )
+    ops.causal_conv_grad(x, w, b, state, starts, dy, d_last, dx, dw, db, d_state, **how)
     return dx, dw, db, d_state
 
 

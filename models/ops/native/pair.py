@@ -26,15 +26,15 @@ class Pair:
     """An operator and its gradient; both also take the operator's settings by name.
 
     Attributes:
-        forward: (*inputs, keep, threads) -> the results, and what `backward` needs of the inputs
-            and of what was computed on the way. An optional input may be None. Without `keep` no
-            gradient follows, and nothing has to be saved.
-        backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
-            is None where a result was not used; `needs` says of which inputs the gradient is used,
-            so that of the others need not be computed.
-        optional: whether some input may be None.
-        saved_results: positions of the results that `backward` needs; they follow what `forward`
+        forward: (*inputs, keep, threads) -> the results, and the arrays that `backward` needs. An
+            optional input may be None. Without `keep` no gradient follows, and nothing has to be
             saved.
+        backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
+            is None for a result that was not used. `needs` marks the inputs whose gradients are
+            used; the others need not be computed.
+        optional: whether an input may be None.
+        saved_results: positions of the results that `backward` needs; in `saved` they follow the
+            arrays of `forward`.
     """
 
     forward: Callable[..., tuple[Views, Views]]
@@ -49,5 +49,5 @@ def empty_like(*arrays: View) -> list[View]:
 
 
 def zeros_if_none(x: View | None, shape: Sequence[int]) -> View:
-    """Return x, or zeros of that shape where it is None."""
+    """Return x, or zeros of that shape if it is None."""
     return np.zeros(shape, np.float32) if x is None else x

@@ -13,26 +13,18 @@ from mlxhog._native import ops
 from mlxhog.models.ops.native.pair import Pair, View, Views, empty_like, zeros_if_none
 
 
-def _rope(
-    x: View, *, offset: View | None, base: float, keep: bool, threads: int
-) -> tuple[Views, Views]:
+def _rope(x: View, *, offset: View | None, keep: bool, **how: Any) -> tuple[Views, Views]:
     out = ops.empty(x.shape)
-    ops.rope(x, offset, out, base=base, back=False, threads=threads)
+    ops.rope(x, offset, out, back=False, **how)
     return (out,), ()
 
 
 def _rope_grad(
-    saved: Views,
-    d_results: Views,
-    needs: Sequence[bool],
-    *,
-    offset: View | None,
-    base: float,
-    threads: int,
+    saved: Views, d_results: Views, _: Sequence[bool], *, offset: View | None, **how: Any
 ) -> Views:
     (d_out,) = d_results
     dx = ops.empty(d_out.shape)
-    ops.rope(d_out, offset, dx, base=base, back=True, threads=threads)
+    ops.rope(d_out, offset, dx, back=True, **how)
     return (dx,)
 
 
@@ -61,17 +53,9 @@ ATTENTION = Pair(_attention, _attention_grad)
 
 
 def _mlstm(
-    q: View,
-    k: View,
-    v: View,
-    i: View,
-    f: View,
-    *state: View | None,
-    chunk_size: int,
-    eps: float,
-    keep: bool,
-    threads: int,
+    *inputs: Any, chunk_size: int, eps: float, keep: bool, threads: int
 ) -> tuple[Views, Views]:
+    q, k, v, i, f, *state = inputs
     B, S, NH, DK = q.shape
     NC, DV = -(-S // chunk_size), v.shape[-1]
     stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if keep else max(S, 1)
@@ -88,16 +72,10 @@ def _mlstm(
 
 
 def _mlstm_grad(
-    saved: Views,
-    d_results: Views,
-    needs: Sequence[bool],
-    *,
-    chunk_size: int,
-    eps: float,
-    threads: int,
+    saved: Views, d_results: Views, _: Sequence[bool], *, chunk_size: int, eps: float, threads: int
 ) -> Views:
     q, k, v, i, f, *between, h = saved
-    _, C, n, m = between
+    C, n, m = between[1:]
     dh, *d_last = d_results
     grads = empty_like(q, k, v, i, f)
     d_state = [_own(d, states[:, :, 0]) for d, states in zip(d_last, (C, n, m), strict=True)]
@@ -112,18 +90,8 @@ MLSTM = Pair(_mlstm, _mlstm_grad, optional=True, saved_results=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 
-def _slstm(
-    i: View,
-    f: View,
-    z: View,
-    o: View,
-    R: View,
-    b: View,
-    *state: View | None,
-    starts: View | None,
-    keep: bool,
-    threads: int,
-) -> tuple[Views, Views]:
+def _slstm(*inputs: Any, starts: View | None, keep: bool, threads: int) -> tuple[Views, Views]:
+    i, f, z, o, R, b, *state = inputs
     B, S, NH, DH = i.shape
     h0, c0, n0, m0 = (zeros_if_none(x, (B, NH, DH)) for x in state)
     h, last = ops.empty(i.shape), [x.copy() for x in (h0, c0, n0, m0)]
@@ -133,12 +101,7 @@ def _slstm(
 
 
 def _slstm_grad(
-    saved: Views,
-    d_results: Views,
-    needs: Sequence[bool],
-    *,
-    starts: View | None,
-    threads: int,
+    saved: Views, d_results: Views, _: Sequence[bool], *, starts: View | None, threads: int
 ) -> Views:
     R, h0, c0, n0, tape, h = saved
     dh, *d_last = d_results

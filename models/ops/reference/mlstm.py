@@ -1,11 +1,11 @@
 """The mLSTM cell in its parallel, chunkwise and recurrent form, plain, over either framework.
 
-Arguments and results as `Ops.mlstm_cell` in `kernels.py` says; computed in float32. The equations
-of all three forms stand in `mlstm_numpy.py`.
+Every form takes (q, k, v, i, f) as `Ops.mlstm_cell` in `kernels.py` says; computed in float32. The
+equations of all three stand in `mlstm_numpy.py`.
 
-The gradient is exact. h depends on the state, not on how it is scaled, so a stabiliser is held
-constant wherever it cancels, which leaves no rounding behind; what does depend on it is put back:
-eps, and the scale of a state that is given or returned.
+The gradient is exact. h depends on the state, not on its scale, so a stabiliser is treated as a
+constant wherever it cancels, which avoids rounding errors. The terms that depend on it are added
+separately: eps, and the scale of the first and the last state.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517 (recurrent and parallel forms);
 Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form).
@@ -19,10 +19,10 @@ from mlxhog.models.ops.arrays import Array, Arrays
 State = tuple[Array, Array, Array]
 
 MASKED = -1e30
-"""Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""
+"""Replaces -inf in masked exponents: its gradient is 0; that of -inf would be NaN."""
 
 LARGEST = 80.0
-"""Exponent of the largest floor: one that overflows makes the same h of 0, and NaN its gradient."""
+"""Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
 
 
 class MLSTMCell(ABC):
@@ -35,32 +35,21 @@ class MLSTMCell(ABC):
         """Return the largest of u up to each position of the last axis, which has the gradient."""
 
     def mlstm_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        i: Array,
-        f: Array,
-        *,
-        chunk_size: int,
-        eps: float,
-        state: Sequence[Array] | None = None,
+        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
     ) -> tuple[Array, State]:
-        """Run the cell over (B, S, NH, ...): one recurrent step where S = 1, else by chunks."""
-        if q.shape[1] == 1:
-            return self.mlstm_recurrent(q, k, v, i, f, eps=eps, state=state)
-        return self.mlstm_chunkwise(q, k, v, i, f, chunk_size=chunk_size, eps=eps, state=state)
+        """Compute one recurrent step if S = 1, else chunks."""
+        if x[0].shape[1] == 1:
+            return self.mlstm_recurrent(*x, eps=eps, state=state)
+        return self.mlstm_chunkwise(*x, chunk_size=chunk_size, eps=eps, state=state)
 
-    def mlstm_parallel(
-        self, q: Array, k: Array, v: Array, i: Array, f: Array, *, eps: float
-    ) -> Array:
+    def mlstm_parallel(self, *x: Array, eps: float) -> Array:
         """Return h of a whole sequence at once, in time and memory that grow as S^2.
 
         It has no state. Its stabiliser starts at the first input gate, that of the other forms at
-        m = 0 before it, so h differs from theirs as far as eps counts.
+        m = 0 before it, so h differs from theirs by the effect of eps.
         """
         xp = self.xp
-        q, k, v, i, f = self._heads_first(q, k, v, i, f)
+        q, k, v, i, f = self._heads_first(*x)
         b = xp.cumsum(xp.log_sigmoid(f), -1)
         u = i - b
         r = self.running_max(u)
@@ -68,26 +57,18 @@ class MLSTMCell(ABC):
         return self._normalise(num, den, b, r, eps).swapaxes(1, 2)
 
     def mlstm_chunkwise(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        i: Array,
-        f: Array,
-        *,
-        chunk_size: int,
-        eps: float,
-        state: Sequence[Array] | None = None,
+        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
     ) -> tuple[Array, State]:
         """Return h and the last state: chunks in parallel, joined by the state between them.
 
         With b the sum of logsig(f) from the start of a chunk to t, g = b_L, u = i - b and
         M = b + r: r_t = max(m, max_{j<=t} u_j), so that D_tj - M_t = u_j - r_t.
         """
-        xp, S = self.xp, q.shape[1]
+        xp, (q, _, v, *_) = self.xp, x
+        S = q.shape[1]
         L = min(chunk_size, S)
         C, n, m = self.zero_state(q, v) if state is None else state
-        q, k, v, i, f = self._heads_first(q, k, v, i, f)
+        q, k, v, i, f = self._heads_first(*x)
         # A position past the end keeps the state and adds nothing.
         q, k, v = (to_chunks(x, L, xp) for x in (q, k, v))  # (NC, B, NH, L, DK or DV)
         i = to_chunks(i[..., None], L, xp, MASKED)[..., 0]
@@ -122,20 +103,12 @@ class MLSTMCell(ABC):
         return h, self._rescaled(Cs[-1], ns[-1], ms[-1])
 
     def mlstm_recurrent(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        i: Array,
-        f: Array,
-        *,
-        eps: float,
-        state: Sequence[Array] | None = None,
+        self, *x: Array, eps: float, state: Sequence[Array] | None
     ) -> tuple[Array, State]:
         """Return h and the last state, position by position."""
-        xp = self.xp
+        xp, (q, _, v, *_) = self.xp, x
         C, n, m = self.zero_state(q, v) if state is None else state
-        q, k, v, i, f = self._heads_first(q, k, v, i, f)
+        q, k, v, i, f = self._heads_first(*x)
         lf = xp.log_sigmoid(f)
         m_before = m  # not held, it scales the first state
         hs = []
@@ -163,7 +136,7 @@ class MLSTMCell(ABC):
         return A @ v, A.sum(-1)
 
     def _normalise(self, num: Array, den: Array, b: Array | float, r: Array, eps: float) -> Array:
-        """Return h for the stabiliser M = b + r, which all but eps is indifferent to."""
+        """Return h for the stabiliser M = b + r; without eps, h would not depend on M."""
         xp = self.xp
         held = xp.stop_gradient(r)
         floor = xp.exp(xp.minimum(-(b + held), LARGEST))
@@ -171,7 +144,7 @@ class MLSTMCell(ABC):
         return num / N[..., None]
 
     def _rescaled(self, C: Array, n: Array, m: Array) -> State:
-        """Return the state that was computed at m held constant, at the scale of m."""
+        """Return a state that was computed with a constant m, as a function of m."""
         scale = self.xp.exp(self.xp.stop_gradient(m) - m)
         return scale[..., None, None] * C, scale[..., None] * n, m
 
@@ -182,12 +155,10 @@ class MLSTMCell(ABC):
         C, n, m = (self.xp.zeros(shape, like=q) for shape in shapes)
         return C, n, m
 
-    def _heads_first(
-        self, q: Array, k: Array, v: Array, i: Array, f: Array
-    ) -> tuple[Array, Array, Array, Array, Array]:
-        """(B, S, NH, ...) -> (B, NH, S, ...) in float32, the queries scaled."""
-        q, k, v, i, f = (self.xp.float32(x).swapaxes(1, 2) for x in (q, k, v, i, f))
-        return q * q.shape[-1] ** -0.5, k, v, i, f
+    def _heads_first(self, *x: Array) -> tuple[Array, ...]:
+        """(B, S, NH, ...) -> (B, NH, S, ...) in float32, the queries, which come first, scaled."""
+        q, *others = (self.xp.float32(y).swapaxes(1, 2) for y in x)
+        return q * q.shape[-1] ** -0.5, *others
 
 
 def to_chunks(x: Array, L: int, xp: Arrays[Array], value: float = 0.0) -> Array:

@@ -1,8 +1,8 @@
 """The mLSTM cell in its three equal forms, in float64 NumPy: the reference of every other cell.
 
 Layouts as everywhere: q, k (B, S, NH, DK), v and h (B, S, NH, DV), gate pre-activations i, f
-(B, S, NH); state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH). s = DK^-1/2. The recurrence is in
-`models/xlstm_large/model.py`.
+(B, S, NH); state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is all zeros. s = DK^-1/2. The
+recurrence is in `models/xlstm_large/model.py`.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517 (recurrent and parallel forms);
 Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form).
@@ -41,15 +41,6 @@ def recurrent(
     state: Sequence[Float] | None = None,
 ) -> tuple[Float, State, Backward]:
     """Run the cell position by position, and differentiate it exactly.
-
-    Args:
-        q: queries.
-        k: keys.
-        v: values.
-        i: input-gate pre-activations.
-        f: forget-gate pre-activations.
-        eps: added to the denominator.
-        state: C, n and m before the first position; None is all zeros.
 
     Returns:
         h, the state after the last position, and a function from dL/dh, and dL/d of that state
@@ -155,7 +146,7 @@ def chunkwise(
 ) -> tuple[Float, State]:
     """Return h and the last state from chunks of `chunk_size`; equal to `recurrent`.
 
-    A last chunk that is shorter is computed as it is, so nothing is padded here.
+    A shorter last chunk is computed without padding.
     """
     C, n, m = state if state is not None else zero_state(q, v)
     s = q.shape[-1] ** -0.5

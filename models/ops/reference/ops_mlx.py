@@ -8,14 +8,15 @@ from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.reference.plain import PlainOps
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.reference.plain import PlainForm
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 _ROOT_2_PI = 0.7978845608028654
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 
-class MLXPlainOps(PlainOps):
+class MLXPlainForm(PlainForm):
     """The operators on arrays of any device; a weight of `linears` may be quantised."""
 
     xp = cast(Arrays[array], arrays_mlx)
@@ -43,9 +44,9 @@ class MLXPlainOps(PlainOps):
         """Return the sum of a (..., L, D) over the positions after each."""
         return mx.cumsum(a, -2, reverse=True, inclusive=False)
 
-    def normalised(self, x: array, eps: float) -> array:
-        """Return LayerNorm(x) over the last axis in float32, without a scale."""
-        return mx.fast.layer_norm(x.astype(mx.float32), None, None, eps)
+    def normalised(self, x: array, eps: float, w: array | None = None) -> array:
+        """Return LayerNorm(x) over the last axis in float32, times w."""
+        return mx.fast.layer_norm(x.astype(mx.float32), w, None, eps)
 
     def product(self, x: array, w: array | Quantized) -> array:
         """Return x W^T, computed in the type of w and returned in that of x."""
@@ -62,31 +63,15 @@ class MLXPlainOps(PlainOps):
         return h.swapaxes(1, 2)
 
     def rms_norm(self, x: array, w: array, eps: float) -> array:
-        """Scale x to unit mean square over the last axis, then by w."""
         return mx.fast.rms_norm(x, w, eps)
-
-    def layer_norm(self, x: array, w: array, eps: float) -> array:
-        """Move x to mean 0 and variance 1 over the last axis, then scale by w."""
-        normed = mx.fast.layer_norm(x.astype(mx.float32), w.astype(mx.float32), None, eps)
-        return normed.astype(x.dtype)
 
     def head_norm_skip_gate(
         self, h: array, c: array, z: array, w: array, skip: array, eps: float
     ) -> array:
-        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head."""
         normed = self.normalised(h, eps).astype(z.dtype)
         return (w * normed.reshape(z.shape) + skip * c) * z * mx.sigmoid(z)
 
-    def long_conv(self, x: array, f: array) -> array:
-        """Convolve every channel of x (B, S, C) with its own taps f (C, J), J >= S."""
-        S = x.shape[1]
-        n = 1 << (2 * S - 1).bit_length()
-        spectrum = mx.fft.rfft(f[:, :S].astype(mx.float32).T, n=n, axis=0)
-        y = mx.fft.irfft(mx.fft.rfft(x.astype(mx.float32), n=n, axis=1) * spectrum, n=n, axis=1)
-        return y[:, :S].astype(x.dtype)
-
-    def rope(self, x: array, base: float, offset: array | None = None) -> array:
-        """Turn the two halves of every head of x (B, S, NH, DH) against each other."""
+    def rope(self, x: array, base: float, offset: array | None) -> array:
         turned = mx.fast.rope(
             x.swapaxes(1, 2),
             x.shape[-1],
@@ -98,4 +83,4 @@ class MLXPlainOps(PlainOps):
         return turned.swapaxes(1, 2)
 
 
-OPS = MLXPlainOps()
+OPS = Ops(MLXPlainForm())

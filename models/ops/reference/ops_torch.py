@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.reference.plain import PlainOps
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.reference.plain import PlainForm
 
 
-class TorchPlainOps(PlainOps):
+class TorchPlainForm(PlainForm):
     """The operators on tensors of any device."""
 
     xp = cast(Arrays[Tensor], arrays_torch)
@@ -36,9 +37,9 @@ class TorchPlainOps(PlainOps):
         """Return the sum of a (..., L, D) over the positions after each."""
         return F.pad(a[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
-    def normalised(self, x: Tensor, eps: float) -> Tensor:
-        """Return LayerNorm(x) over the last axis in float32, without a scale."""
-        return F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    def normalised(self, x: Tensor, eps: float, w: Tensor | None = None) -> Tensor:
+        """Return LayerNorm(x) over the last axis in float32, times w."""
+        return F.layer_norm(x.float(), x.shape[-1:], w, eps=eps)
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """Return x W^T, computed in the type of w and returned in that of x."""
@@ -51,30 +52,15 @@ class TorchPlainOps(PlainOps):
         return h.transpose(1, 2)
 
     def rms_norm(self, x: Tensor, w: Tensor, eps: float) -> Tensor:
-        """Scale x to unit mean square over the last axis, then by w."""
         return F.rms_norm(x, x.shape[-1:], w, eps)
-
-    def layer_norm(self, x: Tensor, w: Tensor, eps: float) -> Tensor:
-        """Move x to mean 0 and variance 1 over the last axis, then scale by w."""
-        return F.layer_norm(x.float(), x.shape[-1:], w.float(), None, eps).to(x.dtype)
 
     def head_norm_skip_gate(
         self, h: Tensor, c: Tensor, z: Tensor, w: Tensor, skip: Tensor, eps: float
     ) -> Tensor:
-        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head."""
         normed = self.normalised(h, eps).to(z.dtype)
         return (w * normed.reshape(z.shape) + skip * c) * F.silu(z)
 
-    def long_conv(self, x: Tensor, f: Tensor) -> Tensor:
-        """Convolve every channel of x (B, S, C) with its own taps f (C, J), J >= S."""
-        S = x.shape[1]
-        n = 1 << (2 * S - 1).bit_length()
-        spectrum = torch.fft.rfft(f[:, :S].float().T, n=n, dim=0)
-        y: Tensor = torch.fft.irfft(torch.fft.rfft(x.float(), n=n, dim=1) * spectrum, n=n, dim=1)
-        return y[:, :S].to(x.dtype)
-
-    def rope(self, x: Tensor, base: float, offset: Tensor | None = None) -> Tensor:
-        """Turn the two halves of every head of x (B, S, NH, DH) against each other."""
+    def rope(self, x: Tensor, base: float, offset: Tensor | None) -> Tensor:
         S, half = x.shape[1], x.shape[-1] // 2
         t = torch.arange(S, device=x.device)[None]
         if offset is not None:
@@ -87,4 +73,4 @@ class TorchPlainOps(PlainOps):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-OPS = TorchPlainOps()
+OPS = Ops(TorchPlainForm())

@@ -1,6 +1,6 @@
-"""The plain operators over a framework's array functions; `kernels.py` says what each promises.
+"""The plain operators over a framework's array functions; `kernels.py` defines each of them.
 
-The cells are in `mlstm.py` and `recurrences.py`, and what a framework computes in its own way in
+The cells are in `mlstm.py` and `recurrences.py`; the operators that differ between frameworks in
 `ops_torch.py` and `ops_mlx.py`.
 """
 
@@ -8,12 +8,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.kernels import activation_name
 from mlxhog.models.ops.reference.mlstm import MLSTMCell
 from mlxhog.models.ops.reference.recurrences import Recurrences
 
 
-class PlainOps(MLSTMCell, Recurrences):
+class PlainForm(MLSTMCell, Recurrences):
     """The operators that both frameworks compute alike.
 
     Attributes:
@@ -23,8 +22,8 @@ class PlainOps(MLSTMCell, Recurrences):
     activations: Mapping[str, Callable[[Array], Array]]
 
     @abstractmethod
-    def normalised(self, x: Array, eps: float) -> Array:
-        """Return LayerNorm(x) over the last axis in float32, without a scale."""
+    def normalised(self, x: Array, eps: float, w: Array | None = None) -> Array:
+        """Return LayerNorm(x) over the last axis in float32, times w."""
 
     @abstractmethod
     def product(self, x: Array, w: Array) -> Array:
@@ -34,26 +33,23 @@ class PlainOps(MLSTMCell, Recurrences):
     def attend(self, q: Array, k: Array, v: Array, seen: Array | None) -> Array:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
 
+    def layer_norm(self, x: Array, w: Array, eps: float) -> Array:
+        return self.xp.astype(self.normalised(x, eps, self.xp.float32(w)), x)
+
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
-        """Return w * LayerNorm(h), normalised over DH within each head and flat."""
         xp = self.xp
         return xp.astype(xp.float32(w) * self.normalised(h, eps).flatten(-2), h)
 
     def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
-        """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head."""
         normed = self.xp.astype(self.normalised(h, eps), o).reshape(o.shape)
         return self.xp.sigmoid(o) * (w * normed)
 
-    def linears(
-        self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
-    ) -> tuple[Array, ...]:
-        """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    def linears(self, x: Array, weights: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
         return _biased([self.product(x, w) for w in weights], biases)
 
     def block_diagonal(
-        self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
-    ) -> tuple[Array, ...]:
-        """Map every slice of x by its block of each weight (G, out / G, in / G), add a bias."""
+        self, x: Array, weights: Sequence[Array], biases: Sequence[Array]
+    ) -> list[Array]:
         outs = []
         for w in weights:
             slices = self.xp.astype(x, w).reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
@@ -62,16 +58,8 @@ class PlainOps(MLSTMCell, Recurrences):
         return _biased(outs, biases)
 
     def causal_conv(
-        self,
-        x: Array,
-        w: Array,
-        b: Array,
-        *,
-        state: Array | None = None,
-        starts: Array | None = None,
-        silu: bool,
+        self, x: Array, w: Array, b: Array, *, state: Array | None, starts: Array | None, silu: bool
     ) -> tuple[Array, Array]:
-        """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
         xp, (B, S, C), K = self.xp, x.shape, w.shape[-1]
         past = xp.zeros((B, K - 1, C), like=x) if state is None else xp.float32(state)
         inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
@@ -86,7 +74,7 @@ class PlainOps(MLSTMCell, Recurrences):
         return xp.astype(y, x), self.last_inputs(inputs[:, S:], starts)
 
     def positions_back(self, starts: Array, K: int) -> Array:
-        """Return how many positions before its own each may see, at most K - 1; (B, S) int32."""
+        """Return the number of earlier positions that each sees, at most K - 1; (B, S) int32."""
         xp, S = self.xp, starts.shape[1]
         document = xp.pad(xp.cumsum(xp.int32(starts), 1), [(0, 0), (K - 1, 0)])
         of_output = document[:, K - 1 :]
@@ -105,15 +93,8 @@ class PlainOps(MLSTMCell, Recurrences):
         return xp.where((of_entry == document[:, -1:])[..., None], inputs, 0.0)
 
     def attention(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        window: int | None = None,
-        lengths: Array | None = None,
+        self, q: Array, k: Array, v: Array, *, window: int | None, lengths: Array | None
     ) -> Array:
-        """Attend from q (B, S, NH, DH) to the last keys up to each position of k, v."""
         S, L = q.shape[1], k.shape[1]
         if window is not None and window >= L - 1:
             window = None
@@ -132,7 +113,7 @@ class PlainOps(MLSTMCell, Recurrences):
         return self.attend(q, k, v, seen)
 
     def _attend_in_blocks(self, q: Array, k: Array, v: Array, window: int) -> Array:
-        """Attend block by block to the own and the one before, in time that grows as S."""
+        """Attend block by block to the same block and the one before, in time that grows as S."""
         xp, W = self.xp, max(window, 1)
         B, S, NH, DH = q.shape
         NC = -(-S // W)
@@ -148,36 +129,36 @@ class PlainOps(MLSTMCell, Recurrences):
         h = self.attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seen)
         return h.reshape(B, NC * W, NH, DH)[:, :S]
 
+    def long_conv(self, x: Array, f: Array) -> Array:
+        xp, S = self.xp, x.shape[1]
+        n = 1 << (2 * S - 1).bit_length()
+        spectrum = xp.rfft(xp.float32(f[:, :S]).T, n, 0)
+        y = xp.irfft(xp.rfft(xp.float32(x), n, 1) * spectrum, n, 1)
+        return xp.astype(y[:, :S], x)
+
     def activate(self, x: Array, activation: str) -> Array:
-        """Return act(x)."""
-        return self.activations[activation_name(activation)](x)
+        return self.activations[activation](x)
 
     def glu(self, gate: Array, up: Array, activation: str) -> Array:
-        """Return act(gate) * up."""
-        return self.activations[activation_name(activation)](gate) * up
+        return self.activations[activation](gate) * up
 
     def swiglu(self, gate: Array, up: Array) -> Array:
-        """Return silu(gate) * up."""
         return self.activations["silu"](gate) * up
 
     def soft_cap(self, x: Array, c: float) -> Array:
-        """Return c * tanh(x / c)."""
         return c * self.xp.tanh(x / c)
 
     def capped_cross_entropy(
         self, raw_logits: Array, labels: Array, cap: float | None
     ) -> tuple[Array, Array]:
-        """Sum the cross entropy in nats of the capped logits, and count the labels not -100."""
         xp, logits = self.xp, self.xp.float32(raw_logits)
         if cap is not None:
-            logits = self.soft_cap(logits, cap)
+            logits = self.soft_cap(logits, c=cap)
         scored = labels != -100
         target = xp.where(scored, labels, 0)[:, None]
         nats = xp.logsumexp(logits, -1) - xp.take_along_axis(logits, target, -1)[:, 0]
         return (nats * scored).sum(), scored.sum()
 
 
-def _biased(ys: Sequence[Array], biases: Sequence[Array | None] | None) -> tuple[Array, ...]:
-    if biases is None:
-        return tuple(ys)
-    return tuple(y if b is None else y + b for y, b in zip(ys, biases, strict=True))
+def _biased(ys: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
+    return [y if b is None else y + b for y, b in zip(ys, biases, strict=True)]

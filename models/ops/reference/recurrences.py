@@ -1,35 +1,35 @@
-"""The cells beside mLSTM, plain, over either framework; `kernels.py` says what each promises.
+"""The cells beside mLSTM, plain, over either framework; `kernels.py` defines each of them.
 
-All compute in float32. `slstm_cell` goes position by position; its equations are in
-`recurrences_numpy.py`. The others are linear recurrences, and no exponent of theirs is above 0:
-nothing overflows, however fast a head forgets.
+All compute in float32. `slstm_cell` runs position by position; its equations are in
+`recurrences_numpy.py`. The others are linear recurrences. All their exponents are at most 0, so
+nothing overflows for any decay.
 
-`decay_cell` goes chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
+`decay_cell` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
 state before it and g = b_L:
 
     h_t = scale ( S_0^T (q_t exp(b_t)) + sum_{j<=t} A_tj v_j )
     A_tj = q_t^T diag(exp(b_t - b_j)) k_j
     S_L = diag(exp(g)) S_0 + sum_j (k_j exp(g - b_j)) v_j^T
 
-Every exponent is a sum of log_decay over positions that follow one another. Each is summed up, none
-is the difference of two longer sums, which would round at their size. Where every element of a key
-has its own decay, A is found in halves: the scores from the later half of a block to its earlier
-half decay from the end of the earlier to both sides, (q_t exp(sum up to t)) . (k_j exp(sum after
-j)); and so on inside the halves.
+Every exponent is a sum of log_decay over consecutive positions. It is computed as this sum, not as
+the difference of two longer sums, which would have their rounding error. If every element of a key
+has its own decay, A is computed by halves: the scores of the later half of a block with its earlier
+half split the decay at the border of the halves, (q_t exp(sum up to t)) . (k_j exp(sum after j)).
+The scores inside each half are computed in the same way.
 
-`delta_cell` goes chunk by chunk, too. What a position writes is k_t u_t^T with
+`delta_cell` runs chunk by chunk, too. A position writes k_t u_t^T with
 u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
 
     (I + M) U = diag(beta) (V - diag(exp(b)) K S_0),   M_tj = beta_t exp(b_t - b_j) k_t . k_j, j < t
     h_t = S_0^T q_t exp(b_t) + sum_{j<=t} exp(b_t - b_j) (q_t . k_j) u_j
     S_L = exp(g) S_0 + sum_j exp(g - b_j) k_j u_j^T
 
-I + M is inverted in halves, from blocks of one on: no power of M is formed, which could grow
-beyond all digits where keys are alike.
+I + M is inverted by halves, from blocks of size 1 on. No power of M is computed: with similar keys
+powers of M would grow beyond all digits.
 
-`selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t are one of half as
-many: (a' a, a' x + x'). The states after every second position come from the halved sequence, the
-others from those before them. No decay is divided by.
+`selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t combine to one,
+(a' a, a' x + x'), which halves the sequence. The states after every second position come from the
+halved sequence, the others from the states before them. There is no division by a decay.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Yang et al. 2024, Gated Linear Attention,
 arXiv:2312.06635; Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060; Yang et al. 2024,
@@ -55,24 +55,14 @@ class Recurrences(ABC):
         """Return the sum of a (..., L, D) over the positions after each."""
 
     def slstm_cell(
-        self,
-        i: Array,
-        f: Array,
-        z: Array,
-        o: Array,
-        R: Array,
-        b: Array,
-        *,
-        state: Sequence[Array] | None = None,
-        starts: Array | None = None,
+        self, *x: Array, state: Sequence[Array] | None, starts: Array | None
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
-        xp = self.xp
-        B, S, NH, DH = i.shape
-        pre = xp.stack([xp.float32(x) for x in (i, f, z, o)], 3)
+        xp, (*ifzo, R, b) = self.xp, x
+        B, S, NH, DH = ifzo[0].shape
+        pre = xp.stack([xp.float32(gate) for gate in ifzo], 3)
         pre = pre + xp.float32(b).reshape(4, NH, DH).swapaxes(0, 1)
         R_t = xp.float32(R).swapaxes(1, 2)
-        h, c, n, m = state or [xp.zeros((B, NH, DH), like=i)] * 4
+        h, c, n, m = state or [xp.zeros((B, NH, DH), like=pre)] * 4
         outputs = []
         for t in range(S):
             if starts is not None:
@@ -98,19 +88,10 @@ class Recurrences(ABC):
         return xp.sigmoid(o) * c / n, c, n, m
 
     def decay_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        log_decay: Array,
-        *,
-        scale: float,
-        chunk_size: int,
-        state: Array | None = None,
+        self, q: Array, *kva: Array, scale: float, chunk_size: int, state: Array | None
     ) -> tuple[Array, Array]:
-        """Run the recurrence over (B, S, NH, ...) from `state` (B, NH, DK, DV) or from zeros."""
         xp, S = self.xp, q.shape[1]
-        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, k, v, log_decay))
+        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, *kva))
         if state is None:
             state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
         if S == 1:
@@ -166,21 +147,11 @@ class Recurrences(ABC):
         above = xp.concatenate([early, xp.zeros_like(below)], -1)
         return xp.concatenate([above, xp.concatenate([below, late], -1)], -2)
 
-    def delta_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        log_decay: Array,
-        beta: Array,
-        *,
-        chunk_size: int,
-        state: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Run the rule over (B, S, NH, ...) from `state` (B, NH, DK, DV) or from zeros."""
-        xp, S = self.xp, q.shape[1]
-        gates = (log_decay[..., None], beta[..., None])
-        q, k, v, a, beta = (xp.float32(x).swapaxes(1, 2) for x in (q, k, v, *gates))
+    def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
+        xp, (q, k, v, *gates) = self.xp, x
+        S = q.shape[1]
+        wide = (q, k, v, *(gate[..., None] for gate in gates))
+        q, k, v, a, beta = (xp.float32(y).swapaxes(1, 2) for y in wide)
         if state is None:
             state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
         L = _chunk_length(chunk_size, S)
@@ -215,18 +186,16 @@ class Recurrences(ABC):
             m *= 2
         return X.squeeze(-3)
 
-    def selective_scan(
-        self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Run the recurrence over u (B, S, C) from `state` (B, C, N) or from zeros."""
-        xp, S = self.xp, u.shape[1]
-        u, dt, A, Bt, Ct = (xp.float32(x) for x in (u, dt, A, Bt, Ct))
+    def selective_scan(self, *x: Array, state: Array | None) -> tuple[Array, Array]:
+        xp = self.xp
+        u, dt, A, Bt, Ct = (xp.float32(y) for y in x)
+        S = u.shape[1]
         a = xp.exp(dt[..., None] * A)
-        x = (dt * u)[..., None] * Bt[:, :, None]
+        add = (dt * u)[..., None] * Bt[:, :, None]
         if state is not None:
-            x = xp.concatenate([x[:, :1] + a[:, :1] * state[:, None], x[:, 1:]], 1)
+            add = xp.concatenate([add[:, :1] + a[:, :1] * state[:, None], add[:, 1:]], 1)
         rest = [(0, 0), (0, (1 << (S - 1).bit_length()) - S), (0, 0), (0, 0)]
-        states = self._scan(xp.pad(a, rest), xp.pad(x, rest))[:, :S]
+        states = self._scan(xp.pad(a, rest), xp.pad(add, rest))[:, :S]
         return (states @ Ct[..., None])[..., 0], states[:, -1]
 
     def _scan(self, a: Array, x: Array) -> Array:

@@ -1,7 +1,7 @@
 """The cells beside mLSTM in float64 NumPy, position by position: the reference of every other form.
 
-`kernels.py` says what each promises. `slstm_cell` has its gradient, too, written by hand; it is,
-per head, with the gates i, f, z, o as pre-activations of the input, h, c, n, m starting at 0:
+`kernels.py` defines each of them. `slstm_cell` also has its gradient, written by hand. Per head,
+with the gates' pre-activations i, f, z, o from the input, and h, c, n, m = 0 at the start, it is:
 
     i~ = i_t + R_i h + b_i                     likewise f~, z~, o~: memory mixes inside a head
     lf = m + logsig(f~)
@@ -9,11 +9,12 @@ per head, with the gates i, f, z, o as pre-activations of the input, h, c, n, m 
     I = exp(i~ - m')    F = min(exp(lf - m'), 1)
     c' = F c + I tanh(z~)    n' = F n + I      h' = sigmoid(o~) c' / n'
 
-The published code asks whether all of n is 0. Per element is the same for every state that the
-cell reaches, since n >= 1 after one step, and keeps the rows of a batch apart.
+The published code tests whether all of n is 0. A test per element gives the same for every state
+that the cell reaches, since n >= 1 after one step, and rows of a batch stay independent.
 
 Layouts: i, f, z, o and h (B, S, NH, DH); R (NH, 4 DH, DH) and b (4 NH DH,) as the xlstm package
-stores them for the CPU, gates in the order i, f, z, o; a state is four arrays (B, NH, DH).
+stores them for the CPU, gates in the order i, f, z, o; a state is four arrays (B, NH, DH),
+None is all zeros. `starts` (B, S) is not 0 at the first token of a document.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
@@ -42,16 +43,6 @@ def slstm_cell(
     starts: NDArray[Any] | None = None,
 ) -> tuple[State, Backward]:
     """Run the cell position by position, and differentiate it exactly.
-
-    Args:
-        i: input-gate pre-activations from the input.
-        f: of the forget gate.
-        z: of the cell's input.
-        o: of the output gate.
-        R: recurrent matrices.
-        b: biases.
-        state: h, c, n and m before the first position; None is all zeros.
-        starts: (B, S), not 0 at the first token of a document: the state before it counts as zero.
 
     Returns:
         h, c, n and m after every position, each (B, S, NH, DH), and a function that maps dL/dh and,
@@ -84,8 +75,8 @@ def slstm_cell(
     def backward(dh: Float, d_last: Sequence[Float] | None = None) -> tuple[Float, ...]:
         d_inputs, dR, db = np.empty_like(gates), np.zeros_like(R_gates), np.zeros_like(bias)
         dh_next, dc, dn, dm = np.zeros((4, B, NH, DH)) if d_last is None else np.stack(list(d_last))
-        # h depends on c and n only through their ratio, so m may be held constant, but for what
-        # the last state itself makes of it: `free`, which follows max back to a gate.
+        # h depends on c and n only through their ratio, so m may be treated as a constant, except
+        # in the gradient of the last state: `free`, which goes back through max to a gate.
         free = dm - dc * states[1, :, -1] - dn * states[2, :, -1]
         for t in reversed(range(S)):
             (h_old, c_old, n_old, _), I, F, forget, tanh_z, sig_o = trace[t]  # noqa: E741

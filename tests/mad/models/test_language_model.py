@@ -204,7 +204,7 @@ def saved(folder: Path, text: str) -> str:
 
 def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", saved(tmp_path, AUTOENCODER), "--prompt", "a"]) == 2
-    assert "backbone is autoencoder: it gives a sequence back" in capsys.readouterr().err
+    assert "backbone is autoencoder: it reconstructs a whole sequence" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("position", ["learned", "sincos"])
@@ -215,10 +215,10 @@ def test_text_ends_where_the_positions_do(
     words = ["generate", saved(tmp_path, text), "--prompt", "lock", "--max-new-tokens"]
     assert main([*words, "8"]) == 0
     assert main([*words, "9"]) == 2
-    assert "13 tokens, and the model has positions for 12" in capsys.readouterr().err
+    assert "13 tokens, but the model has 12 positions" in capsys.readouterr().err
 
 
 def test_sequences_end_where_the_positions_do(tmp_path: Path) -> None:
     text = "model: {dim: 16, position: learned, max_length: 30, layers: mlstm}"
-    with pytest.raises(ConfigError, match="32 tokens, and the model has positions for 30"):
+    with pytest.raises(ConfigError, match="32 tokens, but the model has 30 positions"):
         train(small_config(tmp_path, model=candidate(tmp_path, text)))

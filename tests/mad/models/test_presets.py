@@ -77,7 +77,7 @@ def test_defaults_reach_the_layers_of_a_preset() -> None:
         ({"ratio": 421}, "ratio is 421"),
         ({"ratio": f"{'9' * 5000}:1"}, "ratio is '9999"),
         ({"count": 9}, "9 blocks are not whole groups of 7:1; set count to 8"),
-        ({"count": 0}, "count is 0; there is at least 1 block"),
+        ({"count": 0}, "count is 0; give at least 1 block"),
         ({"count": 10**9}, "layers; write 4096 at most"),
         ({"slstm_at": [1]}, "either ratio"),
         ({"ratio": None, "slstm_at": None}, "either ratio"),
@@ -87,7 +87,7 @@ def test_defaults_reach_the_layers_of_a_preset() -> None:
             "layer_types holds 'conf'; did you mean 'conv'",
         ),
         ({"preset": "striping", "pattern": "A-H", "count": 2}, "pattern is 'A-H'; write stripes"),
-        ({"preset": "striping", "pattern": "1Q", "count": 2}, "the letter Q, which stands for"),
+        ({"preset": "striping", "pattern": "1Q", "count": 2}, "the unknown letter Q"),
         ({"preset": "striping", "pattern": "0H", "count": 2}, "pattern 0H has no block"),
         (
             {"preset": "striping", "pattern": "1M", "letters": {"M": "mlst"}, "count": 2},

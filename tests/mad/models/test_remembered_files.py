@@ -14,6 +14,7 @@ import yaml
 
 from mlxhog.files import cache
 from tests.another_process import Ended, mlxhog
+from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
 
@@ -23,7 +24,7 @@ def winner(tmp_path: Path) -> Path:
     """A written architecture whose layer comes from my_layer.py beside it."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     words = ("my_layer swiglu", "--depth", "2", "--dim", "16", "--out", "w.yaml")
-    ended = mlxhog(tmp_path, "mad", "scale", *words, "--layers-from", "my_layer.py")
+    ended = mlxhog(tmp_path, "mad", "scale", *words, "--plugin", "my_layer.py")
     assert ended.code == 0, ended.err
     return tmp_path / "w.yaml"
 
@@ -41,7 +42,7 @@ def test_a_written_architecture_names_path_and_digest_of_its_file(winner: Path) 
 def test_a_later_command_loads_the_remembered_file_and_says_so(winner: Path) -> None:
     ended = shown(winner)
     assert json.loads(ended.out)["layers"] == "my_layer swiglu"
-    assert ended.err == f"layers from {winner.parent}/my_layer.py\n"
+    assert ended.err == f"plugin {winner.parent}/my_layer.py\n"
 
 
 def test_a_file_of_architecture_fields_remembers_too(winner: Path) -> None:
@@ -56,8 +57,8 @@ def test_a_file_that_changed_is_refused_with_the_flag_that_takes_it_as_it_is(win
     refused = shown(winner)
     assert refused.code == 2
     assert f"{file} has changed since it was remembered" in refused.err
-    assert f"--layers-from {file}" in refused.err
-    taken = shown(winner, "--layers-from", str(file))
+    assert f"--plugin {file}" in refused.err
+    taken = shown(winner, "--plugin", str(file))
     assert taken.code == 0
     assert "is not the version that was remembered" in taken.err
 
@@ -67,8 +68,8 @@ def test_a_file_that_is_gone_is_asked_for_and_its_copy_is_the_same(winner: Path)
     file.rename(winner.parent / "moved.py")
     refused = shown(winner)
     assert refused.code == 2
-    assert f"{file} is gone; say where it is now: --layers-from FILE" in refused.err
-    taken = shown(winner, "--layers-from", "moved.py")
+    assert f"{file} is gone; say where it is now: --plugin FILE" in refused.err
+    taken = shown(winner, "--plugin", "moved.py")
     assert (taken.code, taken.err) == (0, "")
 
 
@@ -90,21 +91,24 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path: Path,
     assert refused.code == 2
     assert "you have never named that file to mlxhog on this machine" in refused.err
     assert not (tmp_path / "ran").exists()
-    assert shown(tmp_path / form, "--layers-from", "evil.py").code == 0
+    assert shown(tmp_path / form, "--plugin", "evil.py").code == 0
     assert (tmp_path / "ran").exists()
 
 
-def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["plugin", "layers_from"])  # the second in files of mlxhog 0.2
+def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(
+    tmp_path: Path, key: str
+) -> None:
     file = tmp_path / "my_layer.py"
     file.write_text(EVIL)
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    (tmp_path / "conf.yaml").write_text("model: arch.yaml\nlayers_from: my_layer.py\n")
+    (tmp_path / "conf.yaml").write_text(f"model: arch.yaml\n{key}: my_layer.py\n")
     words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "torch:cpu")
     refused = mlxhog(tmp_path, *words)
     assert refused.code == 2
     assert "you have never named that file" in refused.err
     assert not (tmp_path / "ran").exists()
-    assert shown(tmp_path / "arch.yaml", "--layers-from", "my_layer.py").code == 0
+    assert shown(tmp_path / "arch.yaml", "--plugin", "my_layer.py").code == 0
     assert mlxhog(tmp_path, *words).code == 0
     file.write_text(EVIL + "# edited\n")
     refused = mlxhog(tmp_path, *words)
@@ -129,39 +133,47 @@ def test_a_memory_that_no_mlxhog_writes_is_refused_in_words(winner: Path, value:
     assert "Traceback" not in refused.err
 
 
-STUDY = ("--tasks", "in-context-recall", "--steps", "2", "--study", "s", "--parallel", "1")
+STUDY = (
+    *("--tasks", "in-context-recall", "--steps", "2", "--study", "s", "--parallel", "1"),
+    *("--backend", "mlx"),
+)
+SMALL = (
+    *("--workers", "mlx:cpu*2", "--seq-len", "32", "--batch-size", "1", "--eval-tokens", "512"),
+    *("--data", "text"),
+)
 
 
 @pytest.mark.slow
 def test_a_study_and_a_run_remember_the_file_for_every_later_command(tmp_path: Path) -> None:
     file = tmp_path / "my_layer.py"
     file.write_text(EXAMPLE.read_text())
+    small_config(tmp_path)  # writes a text
     space = "space: {depth: 2, mixers: [my_layer], channels: [swiglu], dim: 16}"
     (tmp_path / "space.yaml").write_text(space)
     search = ("mad", "search", "--space", "space.yaml", *STUDY)
-    assert mlxhog(tmp_path, *search, "--layers-from", "my_layer.py").code == 0
+    assert mlxhog(tmp_path, *search, "--plugin", "my_layer.py").code == 0
     for words in (
         ("mad", "board", "s"),
         ("mad", "vote", "s", "--out", "w.yaml"),
         ("mad", "resume", "s"),
-        (*search, "--layers-from", "my_layer.py"),
-        ("train", "--model", "w.yaml", "--workers", "torch:cpu*2", "--steps", "4", "--quiet"),
+        (*search, "--plugin", "my_layer.py"),
+        ("train", "--model", "w.yaml", *SMALL, "--steps", "4", "--quiet"),
         ("train", "--resume", "latest", "--steps", "2", "--quiet"),
-        ("generate", "latest", "--max-new-tokens", "2"),
-        ("eval", "latest", "--data", "space.yaml"),
+        ("generate", "latest", "--max-new-tokens", "2", "--backend", "mlx:cpu"),
+        ("eval", "latest", "--data", "space.yaml", "--backend", "mlx:cpu"),
         ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
     ):
         ended = mlxhog(tmp_path, *words)
         assert ended.code == 0, (words, ended.err)
     file.write_text(file.read_text() + "# edited\n")
-    refused = mlxhog(tmp_path, "mad", "resume", "s", "--layers-from", "my_layer.py")
+    refused = mlxhog(tmp_path, "mad", "resume", "s", "--plugin", "my_layer.py")
     assert refused.code == 2
     assert f"were made with another version of {file}" in refused.err
-    board = mlxhog(tmp_path, "mad", "board", "s", "--layers-from", "my_layer.py")
+    board = mlxhog(tmp_path, "mad", "board", "s", "--plugin", "my_layer.py")
     assert board.code == 0
     goes_on = ("train", "--resume", "latest", "--steps", "2", "--quiet")
     assert mlxhog(tmp_path, *goes_on).code == 2
-    taken = mlxhog(tmp_path, *goes_on, "--layers-from", "my_layer.py")
+    taken = mlxhog(tmp_path, *goes_on, "--plugin", "my_layer.py")
     assert taken.code == 0
     assert "is not the version that was remembered" in taken.err
 
@@ -169,14 +181,17 @@ def test_a_study_and_a_run_remember_the_file_for_every_later_command(tmp_path: P
 PROGRAM = """
 import sys
 import mlxhog
-options = dict(workers="torch:cpu*2", steps=2, observer=None)
-run = mlxhog.train(model="arch.yaml", layers_from="my_layer.py", **options).run
-print(mlxhog.load(run, backend="torch:cpu").config.layers[0].name)
+options = dict(
+    data="text", workers="mlx:cpu*2", seq_len=32, batch_size=1, eval_tokens=512, steps=2
+)
+run = mlxhog.train(model="arch.yaml", plugin="my_layer.py", observer=None, **options).run
+print(mlxhog.load(run, backend="mlx:cpu").config.layers[0].name)
 """
 
 
 @pytest.mark.slow
 def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
+    small_config(tmp_path)  # writes a text
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
     process = subprocess.run(
@@ -184,7 +199,8 @@ def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
     )
     assert process.stdout.strip() == "my_layer", process.stderr
     process = subprocess.run(
-        [sys.executable, "-c", "import mlxhog; mlxhog.load('latest', layers_from='my_layer.py')"],
+        [sys.executable, "-c", "import mlxhog; "
+         "mlxhog.load('latest', backend='mlx:cpu', plugin='my_layer.py')"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
@@ -194,9 +210,10 @@ def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
 def test_a_run_is_resumed_whose_file_lies_in_a_folder_with_a_comma(tmp_path: Path) -> None:
     folder = tmp_path / "a, b"
     folder.mkdir()
+    small_config(folder)  # writes a text
     (folder / "my_layer.py").write_text(EXAMPLE.read_text())
     (folder / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    new = ("--model", "arch.yaml", "--layers-from", "my_layer.py", "--workers", "torch:cpu")
+    new = ("--model", "arch.yaml", "--plugin", "my_layer.py", *SMALL)
     for words in (new, ("--resume", "latest")):
         ended = mlxhog(folder, "train", *words, "--steps", "2", "--quiet")
         assert ended.code == 0, ended.err

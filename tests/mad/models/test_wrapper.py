@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mlxhog.models import lm_numpy
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import MADConfig, param_spec
-from mlxhog.models.mad.layers import LAYERS, make
+from mlxhog.models.mad.layers import BUILT_IN, make
 from mlxhog.models.mad.model import sincos
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
@@ -121,7 +121,7 @@ def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as
             assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
 
 
-@each_of("name", sorted(layer.name for layer in LAYERS))
+@each_of("name", sorted(layer.name for layer in BUILT_IN))
 def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: str) -> None:
     layer = make(name)
     spec = param_spec(model_of("swiglu", name))

@@ -15,10 +15,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mlxhog.config import plugins
 from mlxhog.models import lm, lm_numpy
 from mlxhog.models.mad import MADConfig, state_sizes
-from mlxhog.models.mad.extensions import load_layers
-from mlxhog.models.mad.layers import LAYERS
+from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS, assert_agreement
@@ -53,8 +53,8 @@ OTHERS = (
     "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
 )
-load_layers(Path(__file__).parents[4] / "examples" / "my_layer.py")
-SEQUENCES = (*(layer.name for layer in LAYERS), "my_layer(expand=2)", *OTHERS)
+plugins.load(Path(__file__).parents[4] / "examples" / "my_layer.py")
+SEQUENCES = (*(layer.name for layer in BUILT_IN), "my_layer(expand=2)", *OTHERS)
 sequences = each_of("text", SEQUENCES)
 twins = each_of("name", TWINS)
 FRAMEWORKS = ("torch", "mlx")

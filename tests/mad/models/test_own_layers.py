@@ -1,9 +1,11 @@
-"""A layer is one file: `--layers-from` trains and checks it without touching the package."""
+"""A layer is one file: `--plugin` trains and checks it without touching the package."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.extensions import load_layers
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -48,7 +50,7 @@ def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixtur
     small = ("--set", "seq_len=16", "--set", "train_rows=64", "--set", "test_rows=16")
     result = told(
         capsys,
-        *("mad", "train", "--layers-from", str(EXAMPLE), "--layers", LINE, where),
+        *("mad", "train", "--plugin", str(EXAMPLE), "--layers", LINE, where),
         *("--task", "in-context-recall", *small, "--dim", "16", "--steps", "4", "--quiet"),
     )
     assert result["steps"] == 4
@@ -58,7 +60,7 @@ def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("sides_here")
 def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1")
-    result = told(capsys, "parity", LINE, "--layers-from", str(EXAMPLE), *small)
+    result = told(capsys, "parity", LINE, "--plugin", str(EXAMPLE), *small)
     assert result["ok"]
     sides = {row["b"] for row in result["rows"]}
     assert {"numpy", "torch:cpu"} <= sides
@@ -70,9 +72,45 @@ def test_parity_notices_a_reference_that_says_something_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = other(tmp_path, "wrong", ("+ dt[:, t] * v[:, t]", "+ v[:, t]"))
-    words = ["parity", "wrong swiglu", "--layers-from", str(file), "--seq-len", "9", "--steps", "0"]
+    words = ["parity", "wrong swiglu", "--plugin", str(file), "--seq-len", "9", "--steps", "0"]
     assert main([*words, "--kernels", "auto"]) == 1
     assert "disagree" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer that reads a parameter which it does not declare."""
+    change = ('None, None, p["z_proj.bias"]', 'None, None, p["z_proj.bia"]')
+    return other(tmp_path_factory.mktemp("layers"), "undeclared", change)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'mad train --layers "undeclared swiglu" --backend torch --task CR --dim 16 --steps 2',
+        'mad train --layers "undeclared swiglu" --backend mlx --task CR --dim 16 --steps 2',
+        'mad train --layers "undeclared swiglu" --workers torch:cpu*2 --task CR --dim 16 --steps 2',
+        "train --model model.yaml --workers mlx:cpu --steps 2",
+        'parity "undeclared swiglu" --seq-len 9 --steps 0',
+    ],
+)
+@pytest.mark.slow
+def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words(
+    command: str,
+    undeclared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
+    assert main([*shlex.split(command), "--layers-from", str(undeclared)]) == 2
+    assert re.search(
+        r"layer undeclared reads the parameter 'z_proj\.bia', which its param_spec does not "
+        r"declare \(it declares v_proj\.weight, .*, out_proj\.weight\); declare it there, or "
+        r"read another one; did you mean 'z_proj\.bias'\?\n$",
+        capsys.readouterr().err,
+    )
 
 
 UNPICKLE = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).layers)"
@@ -80,7 +118,7 @@ UNPICKLE = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).l
 
 def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) -> None:
     file = other(tmp_path, "travels")
-    load_layers(file)
+    plugins.load(file)
     layers = parse("travels(expand=3) swiglu")
     data = pickle.dumps(MADConfig(vocab_size=8, hidden_size=16, layers=layers))
     process = in_another_process(UNPICKLE, data.hex())
@@ -91,9 +129,9 @@ def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) ->
 KEY = """
 import sys
 from mlxhog.mad import suites
-from mlxhog.models.mad.extensions import load_layers
+from mlxhog.config import plugins
 from mlxhog.models.mad.sequence import parse
-load_layers(sys.argv[1])
+plugins.load(sys.argv[1])
 for line in ("keyed swiglu", "swiglu"):
     _, first = next(suites.expand(suites.suite("smoke"), parse(line), [1]))
     print(first.key())
@@ -115,7 +153,7 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> 
 def test_an_unknown_layer_is_answered_with_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match="no layer 'mine'; .*needs the file .*--layers-from FILE"):
+    with pytest.raises(ConfigError, match="no layer 'mine'; .*need the file .*--plugin FILE"):
         make("mine")
     config = tmp_path / "config.json"
     layers = [{"type": "mine", "expand": 2}, "swiglu"]
@@ -123,16 +161,16 @@ def test_an_unknown_layer_is_answered_with_the_flag(
         json.dumps({"model_type": "mad", "vocab_size": 8, "hidden_size": 16, "layers": layers})
     )
     assert main(["mad", "show", str(config)]) == 2
-    assert "--layers-from FILE" in capsys.readouterr().err
+    assert "--plugin FILE" in capsys.readouterr().err
     file = other(tmp_path, "mine")
-    result = told(capsys, "mad", "show", str(config), "--layers-from", str(file))
+    result = told(capsys, "mad", "show", str(config), "--plugin", str(file))
     assert result["layers"] == "mine(expand=2) swiglu"
 
 
 def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
     file = other(tmp_path, "twice")
     for _ in range(2):
-        load_layers(file)
+        plugins.load(file)
     assert canonical(parse("twice")) == "twice"
 
 
@@ -142,7 +180,7 @@ def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
         (None, "cannot read it: .*; give a Python file"),
         ("def f(:", "line 1: SyntaxError"),
         ("import no_such_module", "line 1: ModuleNotFoundError: "),
-        ("x = 1", "defines no layer: no class has a name and a kind"),
+        ("x = 1", "adds nothing that can be chosen. It may add: layer: .*; strategy: "),
         ("class A:\n    name, kind = 'bad-a', 'mixer'", "class A: .*dataclass.frozen=True"),
         ("{}class A:\n    name, kind = 'bad b', 'mixer'", "its name is 'bad b'; use a letter"),
         ("{}class A:\n    name, kind = 'bad-c', 'norm'", "its kind is 'norm'; it is 'mixer' or"),
@@ -157,15 +195,15 @@ def test_a_file_without_a_layer_is_refused_in_words(
         head = "from dataclasses import dataclass\n@dataclass(frozen=True)\n"
         file.write_text(text.replace("{}", head))
     with pytest.raises(ConfigError, match=message):
-        load_layers(file)
+        plugins.load(file)
 
 
 def test_a_name_of_the_package_is_taken(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is a layer 'mlstm' already"):
-        load_layers(other(tmp_path, "mlstm"))
+        plugins.load(other(tmp_path, "mlstm"))
 
 
 def test_numbers_of_a_layer_have_a_type_that_a_line_can_write(tmp_path: Path) -> None:
     file = other(tmp_path, "listed", ("expand: int = 1", "expand: tuple[int, ...] = (1,)"))
     with pytest.raises(ConfigError, match="expand needs a default and one of the types int, float"):
-        load_layers(file)
+        plugins.load(file)
