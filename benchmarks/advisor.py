@@ -14,6 +14,7 @@ fields is among the scenarios, and beside each stands what its decision tree ans
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -164,9 +165,9 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def measure(findings: Findings, seeds: Sequence[int]) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Judge every scenario; counts, which no load can spoil."""
-    rows = []
+    rows, seeds = [], range(2 if chosen.quick else 4)
     for scenario in scenarios():
         row = judge(scenario, seeds)
         rows.append(row)
@@ -187,8 +188,7 @@ def measure(findings: Findings, seeds: Sequence[int]) -> None:
 
 def main() -> int:
     """Read the flags, and judge."""
-    quick = flags(__doc__, quick="two seeds").parse_args().quick
-    return measured("advisor", lambda findings: measure(findings, range(2 if quick else 4)))
+    return measured("advisor", flags(__doc__, quick="two seeds").parse_args(), measure)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Ctrl-C ends the run and still writes the page. The exit code is 0 where every sc
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.claims import EXIT_CODES
+from harness.claims import EXIT_CODES, MODES, flags, mode_of
 from harness.machine import ROOT
 
 from mlxhog.files import plain_json
@@ -37,7 +36,7 @@ MEANS = {
     "cannot_be_told": "the repeats are too few, or too far apart",
     "failed": "the script ended with an error",
 }
-MODES = {
+MODE_NOTES = {
     "tiny": "a test of the scripts: the numbers mean nothing",
     "quick": "one seed, sizes of minutes",
     "full": "three seeds, the documents' sizes",
@@ -164,18 +163,11 @@ def _last_json(lines: Sequence[str]) -> dict[str, Any] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the flags ask for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quick", action="store_true", help="one seed, minutes (default)")
-    mode.add_argument("--full", action="store_true", help="three seeds, the documents' sizes")
-    mode.add_argument("--tiny", action="store_true", help="do they run? numbers mean nothing")
-    mode.add_argument("--page", action="store_true", help="only write RESULTS.md")
+    parser = flags(__doc__, **MODES, page="only write RESULTS.md")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the experiments")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results")
     chosen = parser.parse_args(arguments)
-    asked = "full" if chosen.full else "tiny" if chosen.tiny else "quick"
+    asked = mode_of(chosen)
     out: Path = chosen.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     todo = scripts(asked)
@@ -185,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.only:
         todo = [script for script in todo if script.name in chosen.only]
     try:
-        failed = [] if chosen.page else _run_all(todo, asked, out)
+        failed = [] if chosen.page else run_all(todo, asked, out)
     finally:
         results = out.parent / "RESULTS.md"
         documents = read(out, ORDER)
@@ -197,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
+def run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
     """Run scripts one after another; returns the names of those that failed."""
     waits = {script.name: expected_s(script, mode, out) for script in todo}
     began, failed = time.monotonic(), []
@@ -265,7 +257,7 @@ def _where(documents: Sequence[Document]) -> list[str]:
         f"- Machine: {'; '.join(machines)}",
         f"- Versions: {packages}",
         f"- Commit: {', '.join(commits)} (`+`: with changes)",
-        *(f"- Mode {mode}: {MODES[mode]}" for mode in modes if mode in MODES),
+        *(f"- Mode {mode}: {MODE_NOTES[mode]}" for mode in modes if mode in MODE_NOTES),
     ]
 
 

@@ -12,26 +12,28 @@ step of AdamW or Muon halves them, so their exponents say how many steps they ha
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-from harness.claims import PATIENCE_S, Claim, Sample, finish, flags
-from harness.machine import BUSY_SHARE, LoadWatch, cores, pin, wait_until_quiet
+from harness.claims import Findings, Sample, flags, measured
+from harness.machine import LoadWatch, cores, pin
+from harness.turns import answer, quiet_turns, spawned
 
 from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.updates import WRITE_MODES
 
-SPAWN = multiprocessing.get_context("spawn")
 WORKERS = 2
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"64 KiB": 64 * KIB, "4 MiB": 4 * MIB, "64 MiB": 64 * MIB}
@@ -41,7 +43,6 @@ HALVINGS = 96  # by each worker of a turn; with two of them a float's exponents 
 COLUMNS = 64  # of the matrix whose mean Muon moves
 WORKER_BYTES = 512
 START_DELAY_S = 0.02
-TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,7 @@ def worker(shared: Shared, slot: int, core: int, pipe: Connection) -> None:
     locks = _native.Locks(shared.words, shared.table, slot, 0)
     pipe.send("ready")
     while True:
-        try:
-            turn = pipe.recv()
-        except EOFError:
-            return
+        turn = pipe.recv()
         pipe.send(take(turn, shared, locks, delta[: turn.floats], slot))
 
 
@@ -187,49 +185,30 @@ class WorkerPool:
     def __init__(self, shared: Shared, pipes: list[Connection]) -> None:
         self.shared, self._pipes = shared, pipes
         for pipe in pipes:
-            self._receive(pipe)
-
-    def _receive(self, pipe: Connection) -> Any:
-        if not pipe.poll(TIMEOUT_S):
-            raise SystemExit(f"a worker has not answered for {TIMEOUT_S:.0f} s")
-        return pipe.recv()
+            answer(pipe, "a worker")
 
     def play(
         self, kernel: str, workers: int, floats: int, **amount: Any
     ) -> tuple[list[Done], float]:
         """One turn of the first `workers`; also how many cores others used meanwhile."""
         watch = LoadWatch()
-        own = time.process_time()
         turn = Turn(kernel, floats, time.monotonic() + START_DELAY_S, **amount)
         for pipe in self._pipes[:workers]:
             pipe.send(turn)
-        parts = [self._receive(pipe) for pipe in self._pipes[:workers]]
+        parts = [answer(pipe, "a worker") for pipe in self._pipes[:workers]]
         # From `send` to `start_s` a worker spins, which is not in its own count.
         spun = START_DELAY_S * workers
-        used = sum(part.cpu_s for part in parts) + spun + time.process_time() - own
-        return parts, watch.stop(used)
+        return parts, watch.stop(sum(part.cpu_s for part in parts) + spun)
 
 
 @contextmanager
 def worker_pool() -> Iterator[WorkerPool]:
     """Workers on cores of their own; gone when the block ends."""
-    shared, processes, pipes = Shared(memory_fd()), [], []
-    free = cores()
-    try:
-        for k in range(WORKERS):
-            ours, theirs = SPAWN.Pipe()
-            job = (shared, k + 1, free[k % len(free)], theirs)
-            processes.append(SPAWN.Process(target=worker, args=job, daemon=True))
-            processes[-1].start()
-            theirs.close()
-            pipes.append(ours)
-        yield WorkerPool(shared, pipes)
-    finally:
-        for pipe in pipes:
-            pipe.close()
-        for process in processes:
-            process.join(5)
-            process.kill()
+    shared, free = Shared(memory_fd()), cores()
+    with ExitStack() as stack:
+        jobs = [(shared, k + 1, free[k % len(free)]) for k in range(WORKERS)]
+        started = [stack.enter_context(spawned(worker, *job)) for job in jobs]
+        yield WorkerPool(shared, [pipe for pipe, _ in started])
 
 
 Key = tuple[str, str, int]  # kernel, size, workers
@@ -238,29 +217,17 @@ Key = tuple[str, str, int]  # kernel, size, workers
 def measure_times(
     pool: WorkerPool, keys: list[Key], *, repeats: int, seconds: float
 ) -> tuple[dict[Key, Sample], float]:
-    """Nanoseconds per element and worker, kernels taking turns; and the load of others.
+    """Nanoseconds per element and worker, kernels taking turns; and the load of others."""
 
-    Quiet turns count. Where others leave too few of them, all turns count, and the load says so.
-    """
-    quiet: dict[Key, list[float]] = {key: [] for key in keys}
-    every: dict[Key, list[float]] = {key: [] for key in keys}
-    loads: list[float] = []
-    for _ in range(3 * repeats):
-        for key in keys:
-            if len(quiet[key]) >= repeats:
-                continue
-            kernel, size, workers = key
-            parts, others = pool.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
-            ns = [1e9 * part.wall_s / part.floats for part in parts]
-            every[key].append(sum(ns) / len(ns))
-            loads.append(others)
-            if others <= BUSY_SHARE and not any(part.disturbed for part in parts):
-                quiet[key].append(every[key][-1])
-        if all(len(samples) >= repeats for samples in quiet.values()):
-            break
-    enough = all(2 * len(samples) > repeats for samples in quiet.values())
-    chosen = quiet if enough else every
-    return {key: Sample.of(chosen[key]) for key in keys}, 0.0 if enough else float(np.mean(loads))
+    def turn(key: Key) -> tuple[float, float]:
+        kernel, size, workers = key
+        parts, others = pool.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
+        ns = [1e9 * part.wall_s / part.floats for part in parts]
+        disturbed = any(part.disturbed for part in parts)  # others had its core
+        return fmean(ns), max(others, 1.0) if disturbed else others
+
+    times, others = quiet_turns(repeats, keys, turn)
+    return {key: Sample.of(ns) for key, ns in times.items()}, others
 
 
 def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
@@ -293,15 +260,15 @@ def count_lost_in_moments(
 
 
 def main() -> int:
-    """Measure, compare, end with one JSON line."""
+    """Read the flags, and measure."""
     parser = flags(__doc__, quick="fewer repeats; one to two minutes")
     parser.add_argument("--repeats", type=int, help="turns per kernel, size and number of workers")
-    options = parser.parse_args()
-    repeats = options.repeats or (5 if options.quick else 11)
-    if len(cores()) < WORKERS:
-        print(f"needs {WORKERS} cores, this process may use {len(cores())}: no pair can be timed")
+    return measured("atomic_add", parser.parse_args(), measure, quiet=True)
 
-    before = wait_until_quiet(PATIENCE_S[options.quick])
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Count what is lost, time every kernel, compare."""
+    repeats = chosen.repeats or (5 if chosen.quick else 11)
     widest = f"cas{_native.widest_cas()}"
     keys: list[Key] = [
         (kernel, size, workers)
@@ -310,80 +277,55 @@ def main() -> int:
         for kernel in ("lossless", "racy")
     ]
     keys += [(kernel, size, 2) for size in ("64 KiB", "4 MiB") for kernel in ("cas1", widest)]
+    racy = {}
     with worker_pool() as pool:
-        lost = {
-            kernel: count_lost(pool, kernel, SIZES["64 KiB"] // 4)
-            for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest))
-        }
-        lost_in_moments = {
-            (rule, mode): count_lost_in_moments(pool, rule, mode, SIZES["64 KiB"] // 4)
-            for rule in RULES
-            for mode in ("lossless", "cas")
-        }
-        racy = {}
+        for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest)):
+            missing, added = count_lost(pool, kernel, SIZES["64 KiB"] // 4)
+            findings.exact(f"adds lost of {added} ({kernel}, 2 workers)", missing, 0)
+        for rule, mode in product(RULES, ("lossless", "cas")):
+            missing, added = count_lost_in_moments(pool, rule, mode, SIZES["64 KiB"] // 4)
+            name = f"updates of moments lost of {added} ({rule}, {mode}, 2 workers)"
+            findings.exact(name, missing, 0)
         for size, n_bytes in SIZES.items():
             missing, added = count_lost(pool, "racy", n_bytes // 4)
             racy[size] = missing / added
-        times, others = measure_times(pool, keys, repeats=repeats, seconds=0.4)
+        times, findings.others_load = measure_times(pool, keys, repeats=repeats, seconds=0.4)
+    if len(cores()) < WORKERS:
+        print(f"needs {WORKERS} cores, this process may use {len(cores())}: no pair can be timed")
+        findings.others_load = max(findings.others_load, 1.0)
 
-    print(f"{'ns per element and worker':26}" + "".join(f"{size:>22}" for size in SIZES))
+    def ratio(slow: Key, fast: Key) -> float:
+        return times[slow].median / times[fast].median
+
+    print(f"{'ns per element and worker':26}" + "".join(f"{size:>26}" for size in SIZES))
     for kernel, workers in dict.fromkeys((kernel, workers) for kernel, _, workers in keys):
         cells = [times.get((kernel, size, workers)) for size in SIZES]
-        row = "".join(
-            f"{c.median:9.3f} ({c.low:.3f}-{c.high:.3f})" if c else 22 * " " for c in cells
-        )
+        row = "".join(f"{c.spelt('.3f') if c else '':>26}" for c in cells)
         print(f"{f'{kernel}, {workers} workers':26}{row}")
     print("racy, adds lost: " + ", ".join(f"{100 * x:.3f} % at {size}" for size, x in racy.items()))
-    against_widest = times[widest, "4 MiB", 2].median / times["lossless", "4 MiB", 2].median
+    pair = ("lossless", "4 MiB", 2)
+    against_widest = ratio((widest, "4 MiB", 2), pair)
     print(
         f"lossless is {against_widest:.1f} times faster than the widest compare-and-swap ({widest})"
     )
-
-    def ratio(size: str, workers: int) -> float:
-        return times["lossless", size, workers].median / times["racy", size, workers].median
-
-    claims = [
-        Claim(f"adds lost of {added} ({kernel}, 2 workers)", missing, "==", 0, timing=False)
-        for kernel, (missing, added) in lost.items()
-    ]
-    claims += [
-        Claim(
-            f"updates of moments lost of {added} ({rule}, {mode}, 2 workers)",
-            missing,
-            "==",
-            0,
-            timing=False,
-        )
-        for (rule, mode), (missing, added) in lost_in_moments.items()
-    ]
-    for size in ("4 MiB", "64 MiB"):
-        claims.append(Claim(f"time lossless / racy, 1 worker, {size}", ratio(size, 1), "<=", 1.15))
-        claims.append(Claim(f"time lossless / racy, 2 workers, {size}", ratio(size, 2), "<=", 1.25))
-    claims.append(Claim("time lossless / racy, 2 workers, 64 KiB", ratio("64 KiB", 2), "<=", 1.5))
-    lossless = times["lossless", "4 MiB", 2].median
-    claims.append(
-        Claim("time cas1 / lossless, 2 workers, 4 MiB", times["cas1", "4 MiB", 2].median / lossless,
-              ">=", 30)
-    )  # fmt: skip
-    claims.append(
-        Claim("throughput of 2 workers / 1, lossless, 4 MiB",
-              2 * times["lossless", "4 MiB", 1].median / lossless, ">=", 1.8)
-    )  # fmt: skip
-    if len(cores()) < WORKERS:
-        others = max(others, 1.0)
-    return finish(
-        "atomic_add",
-        claims,
-        others_load=others,
-        results={
-            "ns_per_element": {f"{k}, {s}, {w} workers": times[k, s, w] for k, s, w in keys},
-            "racy_lost_share": racy,
-            "cas_widest_over_lossless": against_widest,
-            "cas_widest": widest,
-            "others_load_before": round(before, 3),
-            "repeats": repeats,
-        },
-    )
+    for size, workers, limit in (
+        ("4 MiB", 1, 1.15), ("4 MiB", 2, 1.25), ("64 MiB", 1, 1.15), ("64 MiB", 2, 1.25),
+        ("64 KiB", 2, 1.5),
+    ):  # fmt: skip
+        name = f"time lossless / racy, {workers} worker{'s' * (workers > 1)}, {size}"
+        slower = ratio(("lossless", size, workers), ("racy", size, workers))
+        findings.at_most(name, slower, limit)
+    name = "time cas1 / lossless, 2 workers, 4 MiB"
+    findings.at_least(name, ratio(("cas1", "4 MiB", 2), pair), 30)
+    name = "throughput of 2 workers / 1, lossless, 4 MiB"
+    findings.at_least(name, 2 * ratio(("lossless", "4 MiB", 1), pair), 1.8)
+    findings.results |= {
+        "ns_per_element": {f"{k}, {s}, {w} workers": times[k, s, w] for k, s, w in keys},
+        "racy_lost_share": racy,
+        "cas_widest_over_lossless": against_widest,
+        "cas_widest": widest,
+        "repeats": repeats,
+    }
 
 
 if __name__ == "__main__":

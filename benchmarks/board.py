@@ -16,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from harness.claims import PATIENCE_S, Findings, flags, measured
+from harness.claims import Findings, flags, measured
 from harness.machine import ROOT
 
 from mlxhog.report.history import OF_RUN, OF_WORKER
@@ -44,10 +45,11 @@ FRAMES = """(seconds) => new Promise((resolve) => {
 })"""
 
 
-def measure(findings: Findings, hours: float, workers: int) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Write a run, open its board, and let it grow."""
     from playwright.sync_api import sync_playwright
 
+    hours, workers = (1.0, 4) if chosen.quick else (8.0, 16)
     rows = round(hours * 3600 / LINE_S)
     table = list(lines(rows + 10, workers=workers, every_s=LINE_S))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -105,14 +107,9 @@ def load(browser: Any, url: str) -> tuple[float, int]:
 
 def main() -> int:
     """Measure, end with one JSON line."""
-    quick = flags(__doc__, quick="an hour of 4 workers").parse_args().quick
-    hours, workers = (1.0, 4) if quick else (8.0, 16)
-    return measured(
-        "board",
-        lambda findings: measure(findings, hours, workers),
-        packages=("mlxhog", "numpy", "starlette", "uvicorn", "playwright"),
-        patience_s=PATIENCE_S[quick],
-    )
+    chosen = flags(__doc__, quick="an hour of 4 workers").parse_args()
+    packages = ("starlette", "uvicorn", "playwright")
+    return measured("board", chosen, measure, packages=packages, quiet=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ tokens differs by no more than seeds make it differ, and replays of damaged reco
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
@@ -31,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any
 
 import feeding
-from harness.claims import Claim, Findings, finish
-from harness.machine import ROOT, LoadWatch, own_cpu_s
+from harness.claims import Claim, Findings, flags, measured
+from harness.machine import ROOT
 from scipy import stats
 from training.fault_schedule import FaultSchedule
 from training.faults import Observed, Rates
@@ -103,7 +103,7 @@ class Record:
     undisturbed: Rates = field(default_factory=Rates)
 
 
-def flags(strategy: str, seed: int, tokens: int, eval_tokens: int) -> list[str]:
+def train_flags(strategy: str, seed: int, tokens: int, eval_tokens: int) -> list[str]:
     """What every run is called with."""
     return [
         f"--workers={','.join(WORKERS)}", "--threads=1", f"--seed={seed}", f"--tokens={tokens}",
@@ -310,8 +310,7 @@ def _loss_claim(strategy: str, records: Sequence[Record]) -> Iterator[Claim]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the schedule, print the claims; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="20 s of faults per strategy")
+    parser = flags(__doc__, quick="20 s of faults per strategy")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="of faults, per seed")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of one run")
@@ -319,16 +318,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         default=list(STRATEGIES), help=", ".join(STRATEGIES))  # fmt: skip
     parser.add_argument("--records", type=Path, help="append what was measured to this file")
     parser.add_argument("--claims", type=Path, nargs="+", help="only judge these records")
-    options = parser.parse_args(arguments)
+    packages = ("mlx", "torch")
+    return measured("chaos", parser.parse_args(arguments), measure, packages=packages)
+
+
+def measure(findings: Findings, options: Namespace) -> None:
+    """Run the schedule, or read the records of earlier runs; then judge."""
     if options.claims:
-        return _judge([*_read(options.claims)], others_load=0.0)
+        records = [*_read(options.claims)]
+        findings.others_load = 0.0
+    else:
+        records = planted(findings, options)
+    findings.claims[:0] = claims(records)
+    others_s = sum(record.rates.others_s for record in records)
+    others_tokens = sum(record.rates.others_tokens for record in records)
+    findings.results = {
+        "records": [asdict(record) for record in records],
+        "tokens_per_s_beside_a_stopped_worker": others_tokens / others_s if others_s else math.nan,
+    }
+
+
+def planted(findings: Findings, options: Namespace) -> list[Record]:
+    """Train every strategy under faults; then post examples, and replay damaged records."""
     minutes, tokens, eval_tokens = options.minutes, options.tokens, 65_536
     examples, replays = 2000, 60
     if options.quick:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
         examples, replays = 500, 15  # fewer fit into a block of a full disk, and none is refused
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
-    watch = LoadWatch()
     records = []
     for seed in options.seed:
         for number, strategy in enumerate(options.strategy):
@@ -342,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 disk = stack.enter_context(small_disk(out, DISK_BYTES))
 
                 def words(run: int, strategy: str = strategy, seed: int = seed) -> list[str]:
-                    return flags(strategy, 100 * seed + run, tokens, eval_tokens)
+                    return train_flags(strategy, 100 * seed + run, tokens, eval_tokens)
 
                 schedule = FaultSchedule(
                     1000 * seed + number, record.faults, len(WORKERS), HEARTBEAT_S, disk=disk
@@ -356,10 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.records:
                 with options.records.open("a") as file:
                     file.write(json.dumps(asdict(record)) + "\n")
-    last = Findings()
-    feeding.measure(last, examples)
-    damaged_records.measure(last, replays, options.seed[0])
-    return _judge(records, others_load=watch.stop(own_cpu_s()), more=last.claims)
+    feeding.measure(findings, examples)
+    damaged_records.measure(findings, replays, options.seed[0])
+    return records
 
 
 def _line(record: Record) -> str:
@@ -380,17 +396,6 @@ def _read(files: Sequence[Path]) -> Iterator[Record]:
             for name in ("rates", "undisturbed"):
                 fields[name] = Rates(**fields[name])
             yield Record(**fields)
-
-
-def _judge(records: Sequence[Record], *, others_load: float, more: Sequence[Claim] = ()) -> int:
-    others_s = sum(record.rates.others_s for record in records)
-    others_tokens = sum(record.rates.others_tokens for record in records)
-    results = {
-        "records": [asdict(record) for record in records],
-        "tokens_per_s_beside_a_stopped_worker": others_tokens / others_s if others_s else math.nan,
-    }
-    return finish("chaos", [*claims(records), *more], others_load=others_load, results=results,
-                  packages=("mlxhog", "mlx", "torch"))  # fmt: skip
 
 
 if __name__ == "__main__":

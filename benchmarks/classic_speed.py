@@ -11,15 +11,16 @@ The 2011 program is no package: what stands here is its recorded ratio to scikit
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from statistics import median
 
 from classic import peers
 from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
-from harness.claims import PATIENCE_S, Findings, Sample, finish, flags
-from harness.machine import BUSY_SHARE, LoadWatch, own_cpu_s, pin, unpin, wait_until_quiet
+from harness.claims import Findings, Sample, flags, measured
+from harness.machine import LoadWatch, pin, unpin
+from harness.turns import quiet_turns
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
@@ -52,19 +53,13 @@ COMPLETION = {
 
 @dataclass(frozen=True)
 class Turn:
-    """One round through all arms: seconds of an epoch by arm, runs of our own, others' load."""
+    """One round through all arms: seconds of an epoch by arm, and runs of our own."""
 
     seconds: dict[str, float]
     runs: dict[str, Run]
-    others: float
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nobody took our cores meanwhile."""
-        return self.others <= BUSY_SHARE and not any(run.disturbed for run in self.runs.values())
 
 
-def take_turns(
+def all_arms(
     pool: WorkerPool,
     schemes: Mapping[str, Scheme],
     others: Mapping[str, Callable[[int], float]],
@@ -73,25 +68,24 @@ def take_turns(
     turns: int,
 ) -> tuple[list[Turn], float]:
     """Rounds through all arms until enough were quiet; and the load that spoilt them, else 0."""
-    rounds: list[Turn] = []
-    while len(rounds) < 3 * turns and sum(turn.quiet for turn in rounds) < turns:
-        if len(rounds) >= turns and not any(turn.quiet for turn in rounds):
-            break  # a machine that is never quiet will not become so
-        watch, cpu = LoadWatch(), own_cpu_s() + pool.cpu_s()
+
+    def turn(_: str) -> tuple[Turn, float]:
+        watch, cpu = LoadWatch(), pool.cpu_s()
         runs = {name: pool.run(scheme, epochs) for name, scheme in schemes.items()}
         seconds = {name: run.seconds / epochs for name, run in runs.items()}
         seconds |= {name: peer(epochs) for name, peer in others.items()}
-        load = watch.stop(own_cpu_s() + pool.cpu_s() - cpu)
-        rounds.append(Turn(seconds, runs, load))
-    quiet = [turn for turn in rounds if turn.quiet]
-    enough = 2 * len(quiet) > turns
-    chosen = quiet if enough else rounds
-    return chosen, 0.0 if enough else max(BUSY_SHARE * 1.01, median(t.others for t in chosen))
+        load = watch.stop(pool.cpu_s() - cpu)
+        disturbed = any(run.disturbed for run in runs.values())  # others had a worker's core
+        return Turn(seconds, runs), max(load, 1.0) if disturbed else load
+
+    rounds, load = quiet_turns(turns, ("all arms",), turn)
+    return rounds["all arms"], load
 
 
 def ratio(turns: list[Turn], slow: str, fast: str) -> float:
     """How many times the epoch of one arm takes the time of another's: the median over turns."""
-    return median(turn.seconds[slow] / turn.seconds[fast] for turn in turns)
+    slow_s, fast_s = ([turn.seconds[arm] for turn in turns] for arm in (slow, fast))
+    return Sample.of_ratios(slow_s, fast_s).median
 
 
 def apart(turns: list[Turn], arm: str, measure: str) -> float:
@@ -136,7 +130,7 @@ def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None)
             "torch, batch 64": peers.torch_shared(rows, lr),
             "vowpal wabbit": stack.enter_context(peers.vowpal_wabbit(rows, lr)),
         }
-        rounds, load = take_turns(pool, SVM, others, epochs=epochs, turns=turns)
+        rounds, load = all_arms(pool, SVM, others, epochs=epochs, turns=turns)
     findings.results["svm_mnnz_per_s"] = show(rounds, len(rows.indices), "entries")
     per_core = ratio(rounds, "scikit-learn", "serial")
     pair = ratio(rounds, "scikit-learn", "hot-cold 2")
@@ -185,7 +179,7 @@ def matrix_completion(findings: Findings, *, turns: int, epochs: int, size: int 
     problem = problems.create("matrix-completion", ClassicConfig(size=size, rank=rank))
     with worker_pool(problem, {}, 2) as pool:
         others = {"implicit BPR": peers.implicit_bpr(problem.train, rank)}
-        rounds, load = take_turns(pool, COMPLETION, others, epochs=epochs, turns=turns)
+        rounds, load = all_arms(pool, COMPLETION, others, epochs=epochs, turns=turns)
     findings.results["completion_mratings_per_s"] = show(rounds, problem.n_examples, "ratings")
     findings.results["completion"] = {
         "about": problem.about,
@@ -209,11 +203,15 @@ def main() -> int:
     parser = flags(__doc__, quick="fewer turns")
     parser.add_argument("--turns", type=int, help="quiet turns wanted of every arm")
     parser.add_argument("--size", type=int, help="rows and ratings to generate")
+    packages = ("scikit-learn", "vowpalwabbit", "torch", "implicit")
     chosen = parser.parse_args()
+    return measured("classic_speed", chosen, measure, packages=packages, quiet=True)
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Both problems, on a core beside the workers' own."""
     turns = chosen.turns or (5 if chosen.quick else 15)
-    before = wait_until_quiet(PATIENCE_S[chosen.quick])
     pin(CORES[0])  # the peers run here, while the workers wait
-    findings = Findings(results={"others_load_before": round(before, 3)})
     loads = [
         sparse_svm(findings, turns=turns, epochs=10, size=chosen.size),
         matrix_completion(findings, turns=turns, epochs=12, size=chosen.size),
@@ -221,13 +219,7 @@ def main() -> int:
     unpin(CORES)
     if len(CORES) < 2:
         loads.append(1.0)  # no pair can be timed
-    return finish(
-        "classic_speed",
-        findings.claims,
-        others_load=max(loads),
-        results=findings.results,
-        packages=("mlxhog", "numpy", "scikit-learn", "vowpalwabbit", "torch", "implicit"),
-    )
+    findings.others_load = max(loads)
 
 
 if __name__ == "__main__":

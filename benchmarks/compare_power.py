@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -67,16 +68,16 @@ def main() -> int:
         for planned, level in levels().items():
             print(f"    {planned}: {level:.6f},")
         return 0
+    return measured("compare_power", chosen, measure, packages=("mlx", "scipy"))
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Test what real runs differ by, and what a generator draws."""
     pairs = chosen.pairs or (12 if chosen.quick else 24)
     tokens = chosen.tokens or (100_000 if chosen.quick else 1_000_000)
     model = model_file(hidden_size=64, num_hidden_layers=2) if chosen.quick else "tiny"
-
-    def measure(findings: Findings) -> None:
-        real_runs(findings, chosen.folder, model, pairs, tokens)
-        simulations(findings)
-
-    packages = ("mlxhog", "mlx", "numpy", "scipy")
-    return measured("compare_power", measure, packages=packages)
+    real_runs(findings, chosen.folder, model, pairs, tokens)
+    simulations(findings)
 
 
 def real_runs(

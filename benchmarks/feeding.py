@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT
+from harness.machine import ROOT, resident
 from serving import mlxhog
 from training.faults import filled
 
@@ -105,10 +105,8 @@ class Pair:
         return True
 
     def peak_bytes(self) -> int:
-        """The most memory that the trainer's own process has had; 0 where that is not known."""
-        path = Path(f"/proc/{self.training.pid}/status")
-        lines = path.read_text().splitlines() if path.exists() else []
-        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        """The most memory that the trainer's own process has had."""
+        return resident(self.training.pid)[1]
 
     def _follows(self) -> bool:
         try:
@@ -319,11 +317,11 @@ def _runs(folder: Path) -> Path:
 
 def main() -> int:
     """Measure, and print the claims."""
-    count = 500 if flags(__doc__, quick="500 examples").parse_args().quick else 10_000
     return measured(
         "feeding",
-        lambda findings: measure(findings, count),
-        packages=("mlxhog", "numpy", "torch", "starlette", "uvicorn"),
+        flags(__doc__, quick="500 examples").parse_args(),
+        lambda findings, chosen: measure(findings, 500 if chosen.quick else 10_000),
+        packages=("torch", "starlette", "uvicorn"),
     )
 
 

@@ -16,6 +16,7 @@ in a process of its own with one thread; as many at once as there are cores.
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,14 +26,16 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, flags, measured
 from harness.machine import cores
+from language_models.decoding import load_backend
 from numpy.typing import NDArray
 
-from mlxhog import arena, backends
+from mlxhog import arena
+from mlxhog.config import schedules
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.machine.processes import thread_limits
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import AdamW, Target, gradients, schedules, updates
+from mlxhog.optim import AdamW, Target, gradients, updates
 
 TRAIN_SIZES, LONG_SIZES = (3, 40), (40, 256)
 CHANCE = 0.5
@@ -56,26 +59,26 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="of the schedule, 20,000 by default, quick 4,000")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    return measured("formal_languages", chosen, measure, packages=("torch", "mlx"))
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Train, print, claim."""
     recipe = Recipe.quick() if chosen.quick else Recipe()
     if chosen.steps:
         recipe = replace(
             recipe, steps=chosen.steps, warmup=recipe.warmup * chosen.steps // recipe.steps
         )
     deadline = time.time() + QUICK_S if chosen.quick else None
-
-    def measure(findings: Findings) -> None:
-        outcomes = train_all(recipe, chosen.backend, deadline, chosen.seed)
-        show(outcomes)
-        claim(findings, outcomes)
-        findings.results |= {
-            "seed": chosen.seed,
-            "backend": chosen.backend,
-            "recipe": asdict(recipe),
-            "stacks": outcomes,
-        }
-
-    packages = ("mlxhog", "torch", "mlx", "numpy")
-    return measured("formal_languages", measure, packages=packages)
+    outcomes = train_all(recipe, chosen.backend, deadline, chosen.seed)
+    show(outcomes)
+    claim(findings, outcomes)
+    findings.results |= {
+        "seed": chosen.seed,
+        "backend": chosen.backend,
+        "recipe": asdict(recipe),
+        "stacks": outcomes,
+    }
 
 
 Outcomes = dict[str, dict[str, Any]]
@@ -247,12 +250,7 @@ class Learner:
         """Draw initial values; the seed decides everything."""
         spec = families.param_spec(cfg)
         layout = arena.plan(spec, max_workers=1, n_tickets=1)
-        self.backend = backends.create(backend, threads=threads, kernels="auto", cpu_blas="auto")
-        self.backend.bind(cfg, layout.slots, layout.n_floats, None)
-        for name, value in families.init_params(cfg, seed).items():
-            slot = layout.slots[name]
-            self.backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
-        self.backend.refresh()
+        self.backend = load_backend(backend, cfg, threads=threads, seed=seed)
         self.recipe, self.steps = recipe, 0
         self._optimizer = AdamW(
             beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=recipe.weight_decay
@@ -269,15 +267,15 @@ class Learner:
             shared={},
             decay=frozenset(name for name, parameter in spec.items() if parameter.decay),
         )
-        self._schedule = schedules.cosine(
-            recipe.lr, warmup=recipe.warmup / recipe.steps, floor=recipe.lr_floor
+        self._schedule = schedules.Cosine(
+            warmup=recipe.warmup / recipe.steps, lr_floor=recipe.lr_floor
         )
         self._data = np.random.default_rng((seed, 1))
 
     def step(self, sizes: tuple[int, int] = TRAIN_SIZES) -> float:
         """One update; returns the loss before it, in nats."""
         loss, grads = self.backend.loss_and_grads(parity(self._data, self.recipe.batch, sizes))
-        lr = self._schedule((self.steps + 1) / self.recipe.steps, self.steps)
+        lr = self._schedule.at(self.recipe.lr, (self.steps + 1) / self.recipe.steps, self.steps)
         self.steps += 1
         scale = gradients.clip_factor(gradients.global_norm(grads), self.recipe.clip)
         self._optimizer.step(self._target, grads, lr=lr, step=self.steps, grad_scale=scale)

@@ -10,45 +10,24 @@ is read is of one moment. Every run has to reach its last step.
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import tempfile
 import threading
-import time
+from argparse import Namespace
 from pathlib import Path
 
 from harness.claims import Findings, flags, measured
+from training.faults import Killer
 from training.recording import model_file
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.errors import ArenaError
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
 
 WORKERS, STEPS, KILLS = 3, 400, 2
-
-
-class Killer:
-    """Kills workers, while `train` runs in this process."""
-
-    def __init__(self, seed: int) -> None:
-        """Draw from a seed."""
-        self._random, self.left, self._killed = random.Random(seed), KILLS, set[int]()
-
-    def __call__(self, progress: Progress) -> None:
-        """Kill one of the workers, if all of them run."""
-        pids = [
-            w.pid for w in progress.workers if w.state == "running" and w.pid not in self._killed
-        ]
-        if self.left and len(pids) == WORKERS and progress.step:
-            time.sleep(0.02 * self._random.random())
-            pid = self._random.choice(pids)
-            os.kill(pid, signal.SIGKILL)
-            self._killed.add(pid)
-            self.left -= 1
 
 
 class Clocks(threading.Thread):
@@ -82,7 +61,7 @@ class Clocks(threading.Thread):
 def run(seed: int, slack: int) -> tuple[Result, Clocks, int]:
     """One run with kills; its clocks, and how many workers were left alive that should not be."""
     with tempfile.TemporaryDirectory() as folder:
-        out, killer = Path(folder) / "runs", Killer(seed)
+        out, killer = Path(folder) / "runs", Killer(KILLS, seed, within_s=0.02)
         clocks = Clocks(out)
         clocks.start()
         result = train(
@@ -99,8 +78,9 @@ def run(seed: int, slack: int) -> tuple[Result, Clocks, int]:
     return result, clocks, killer.left
 
 
-def measure(findings: Findings, runs: int) -> None:
-    """Make so many runs."""
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Run, and count what was kept."""
+    runs = 10 if chosen.quick else 100
     reached = within = kills = reads = 0
     late, worst = 0, 0
     for seed in range(runs):
@@ -126,9 +106,8 @@ def measure(findings: Findings, runs: int) -> None:
 
 def main() -> int:
     """Measure, and print the claims."""
-    runs = 10 if flags(__doc__, quick="10 runs").parse_args().quick else 100
-    packages = ("mlxhog", "numpy", "mlx")
-    return measured("gate", lambda findings: measure(findings, runs), packages=packages)
+    chosen = flags(__doc__, quick="10 runs").parse_args()
+    return measured("gate", chosen, measure, packages=("mlx",))
 
 
 if __name__ == "__main__":

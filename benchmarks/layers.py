@@ -10,12 +10,13 @@ They take turns, each in a process of its own; a ratio is the median of the turn
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from harness.claims import PATIENCE_S, Findings, flags, measured
+from harness.claims import Findings, flags, measured
 from harness.turns import Program
 from language_models.peers import Step, vanilla
 from language_models.rows import Report
@@ -88,7 +89,14 @@ def _step(module: Any, forward: Callable[[Any], Any], size: Size, threads: int) 
     return step
 
 
-def measure(report: Report, layer: str, thread_counts: Sequence[int]) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Every layer that was asked for."""
+    report = Report(findings.claims, findings.results, quick=chosen.quick)
+    for layer in chosen.only or LIMITS:
+        beside_peers(report, layer, [1, 2])
+
+
+def beside_peers(report: Report, layer: str, thread_counts: Sequence[int]) -> None:
     """One layer beside its peers, with each number of threads."""
     size = SIZES[layer]
     programs = {
@@ -108,15 +116,8 @@ def measure(report: Report, layer: str, thread_counts: Sequence[int]) -> None:
 
 def main() -> int:
     """Measure what the flags ask for."""
-    chosen = flags(__doc__, parts=LIMITS).parse_args()
-
-    def all_layers(findings: Findings) -> None:
-        report = Report(findings.claims, findings.results, quick=chosen.quick)
-        for layer in chosen.only or LIMITS:
-            measure(report, layer, [1, 2])
-
-    packages = ("mlxhog", "torch", "xlstm", "numpy")
-    return measured("layers", all_layers, packages=packages, patience_s=PATIENCE_S[chosen.quick])
+    chosen = flags(__doc__, parts=LIMITS, quick="fewer and shorter turns").parse_args()
+    return measured("layers", chosen, measure, packages=("torch", "xlstm"), quiet=True)
 
 
 if __name__ == "__main__":

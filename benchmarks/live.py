@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,16 +36,17 @@ import numpy as np
 import serving
 from harness.claims import Findings, Sample, flags, measured
 from harness.machine import ROOT, cores, pin, unpin
+from harness.turns import answer, spawned
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig
 from mlxhog.decoding.model import Model
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.files.quantities import Interval
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.opening import open_source
-from mlxhog.live.source import Follower
+from mlxhog.live.source import WeightFollower
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import Hogwild
@@ -54,7 +55,6 @@ from mlxhog.training.publishing import Publisher
 sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that of the tests
 from tests.live.patterns import Inbox, check, pattern_run  # noqa: E402
 
-SPAWN = multiprocessing.get_context("spawn")
 PROMPT = "The "
 TEXT = "The Congress shall from time to time receive from the President information on the state "
 SIZES = ("tiny", "125m")
@@ -135,22 +135,20 @@ def write_for_ever(spec: str, out: str, mode: str, core: int, pipe: Connection) 
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
-    follower = Follower(source, model.backend)
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        pipe.send("reads")
-        while True:
-            seconds = pipe.recv()
-            pipe.send(_written(model, follower, seconds))
+    follower = WeightFollower(source, model.backend)
+    pipe.send("reads")
+    while True:
+        pipe.send(_written(model, follower, pipe.recv()))
 
 
-def _written(model: Model, follower: Follower, seconds: float) -> dict[str, float]:
+def _written(model: Model, follower: WeightFollower, seconds: float) -> dict[str, float]:
     """Generate for some time, answer after answer of 100 tokens."""
     tokens, answers, of_two, versions = 0, 0, 0, set()
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
         follower.refresh(in_sequence=False)
-        sampler, answer_versions = Sampler(temperature=0.8, seed=answers), set()
-        for _ in model.answer([PROMPT], sampler=sampler, max_new_tokens=100, by=follower):
+        sampling, answer_versions = Sampling(max_new_tokens=100, seed=answers), set()
+        for _ in model.answer([PROMPT], sampling, by=follower):
             tokens += 1
             answer_versions.add(follower.loaded().version)
         answers, of_two, versions = (
@@ -169,17 +167,9 @@ def _written(model: Model, follower: Follower, seconds: float) -> dict[str, floa
 @contextlib.contextmanager
 def reading(spec: str, out: str, mode: str, core: int) -> Iterator[Connection]:
     """A process that generates when it is asked to; the pipe takes seconds and gives findings."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=write_for_ever, args=(spec, out, mode, core, theirs))
-    process.start()
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        ours.close()
-        process.join(5.0)
-        process.kill()
-        process.join()
+    with spawned(write_for_ever, spec, out, mode, core) as (pipe, _):
+        answer(pipe, "the reader")  # it reads
+        yield pipe
 
 
 def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> dict[str, Any]:
@@ -194,13 +184,8 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
     try:
         if with_reader is not None:
             with reading("latest", out, READ_MODES[0], with_reader) as pipe:
-                if not pipe.poll(START_S):
-                    raise RuntimeError("the reader does not start")
-                pipe.recv()
                 pipe.send(max(2.0, seconds * 0.6))
-                if not pipe.poll(seconds + START_S):
-                    raise RuntimeError("the reader does not answer")
-                measurements["reader"] = pipe.recv()
+                measurements["reader"] = answer(pipe, "the reader")
         output, _ = process.communicate(timeout=seconds + START_S)
     finally:
         if process.poll() is None:
@@ -223,16 +208,13 @@ def training(scale: Scale, findings: Findings) -> None:
             live.append(run["reader"]["tokens_per_s"])
             extra.append(run["reader"])
             with reading("latest", out, CHECKPOINT, other) as pipe:
-                pipe.poll(START_S)
-                pipe.recv()
                 pipe.send(max(2.0, scale.seconds * 0.3))
-                pipe.poll(scale.seconds + START_S)
-                offline.append(pipe.recv()["tokens_per_s"])
+                offline.append(answer(pipe, "the reader")["tokens_per_s"])
             print(f"alone {alone[-1]:.0f}  beside a reader {beside[-1]:.0f} tokens/s;", end=" ")
             print(f"reader {live[-1]:.0f}, of a checkpoint {offline[-1]:.0f}", flush=True)
-    ratio = statistics.median(b / a for a, b in zip(alone, beside, strict=True))
+    ratio = Sample.of_ratios(beside, alone).median
     findings.at_least("training beside a reader on another core, of that without", ratio, 0.9)
-    ratio = statistics.median(b / a for a, b in zip(offline, live, strict=True))
+    ratio = Sample.of_ratios(live, offline).median
     findings.at_least("the reader, of a generator of a checkpoint", ratio, 0.9)
     findings.results["training"] = {
         "alone_tokens_per_s": Sample.of(alone),
@@ -390,17 +372,17 @@ def main() -> int:
     """Measure the parts that were asked for."""
     parser = flags(__doc__, quick="fewer reads, shorter runs", parts=PARTS)
     parser.add_argument("--reads", type=int, help="of each mode")
-    chosen = parser.parse_args()
+    return measured("live", parser.parse_args(), measure, packages=("torch",))
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Measure the parts."""
     scale = QUICK if chosen.quick else FULL
     if chosen.reads:
-        scale = Scale(**{**vars(scale), "reads": chosen.reads})
-
-    def measure(findings: Findings) -> None:
-        findings.results["scale"] = vars(scale)
-        for name in chosen.only or PARTS:
-            PARTS[name](scale, findings)
-
-    return measured("live", measure, packages=("mlxhog", "numpy", "torch"))
+        scale = replace(scale, reads=chosen.reads)
+    findings.results["scale"] = vars(scale)
+    for name in chosen.only or PARTS:
+        PARTS[name](scale, findings)
 
 
 if __name__ == "__main__":

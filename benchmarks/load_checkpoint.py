@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.claims import PATIENCE_S, Claim, Sample, finish, flags
-from harness.machine import LoadWatch, own_cpu_s, wait_until_quiet
+from harness.claims import Findings, Sample, flags, measured
+from harness.machine import LoadWatch, wait_until_quiet
+from harness.turns import Program, once, take_turns
+from language_models.load_programs import Loaded
 
 from mlxhog.files import mapped, tensors
 from mlxhog.files.quantities import format_bytes
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
-PROGRAM = Path(__file__).parent / "language_models" / "load_programs.py"
+LOAD = "language_models.load_programs"
 PROGRAMS = {
     "safetensors_numpy": "float32",
     "ours_mlx": "float32",
@@ -71,22 +71,10 @@ def make(folder: Path, model: XLSTMLargeConfig, dtype: np.dtype[Any]) -> None:
     for name, spec in families.param_spec(model).items():
         whole, rest = divmod(spec.size, random.size)
         parts = (random,) * whole + ((random[:rest],) if rest else ())
-        entries[name] = tensors.Entry(spec.shape, dtype, parts)
+        entries[name] = tensors.TensorSource(spec.shape, dtype, parts)
     for _ in tensors.write_entries(folder / "model.safetensors", entries):
         pass
     (folder / "config.json").write_text(json.dumps(model.to_dict()))
-
-
-def measure(row: str, folder: Path) -> dict[str, float]:
-    """Run one row in a process of its own."""
-    command = [sys.executable, str(PROGRAM)]
-    ended = subprocess.run(
-        [*command, row, str(folder)], capture_output=True, text=True, check=False
-    )
-    if ended.returncode:
-        raise SystemExit(f"{row} failed:\n{ended.stderr}")
-    numbers: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-    return numbers
 
 
 def digest_s(file: Path) -> float:
@@ -101,52 +89,48 @@ def main() -> int:
     """Measure."""
     parser = flags(__doc__, quick="256 MiB and three turns")
     parser.add_argument("--folder", help="where the checkpoints are made [the temporary directory]")
-    chosen = parser.parse_args()
+    packages = ("safetensors", "torch", "mlx", "ml_dtypes")
+    return measured("load_checkpoint", parser.parse_args(), measure, packages=packages)
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Make the checkpoints, load them in turns, compare."""
     model = sized((256 << 20) if chosen.quick else (2 << 30))
     weights = 4 * families.param_count(model)
-    turns: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(dir=chosen.folder) as scratch:
         folders = {name: Path(scratch) / name for name in set(PROGRAMS.values())}
         for name, folder in folders.items():
             make(folder, model, np.dtype(np.float32) if name == "float32" else mapped.BFLOAT16)
-        for row, name in PROGRAMS.items():
-            measure(row, folders[name])  # warm up: bytecode and page cache
-        wait_until_quiet(PATIENCE_S[chosen.quick])
-        watch, cpu = LoadWatch(), own_cpu_s()
-        for _ in range(3 if chosen.quick else 5):
-            turns.append({row: measure(row, folders[name]) for row, name in PROGRAMS.items()})
-        others = watch.stop(own_cpu_s() - cpu)
+
+        def load(row: str, turn: int) -> Loaded:
+            options = {"program": row, "folder": folders[PROGRAMS[row]]}
+            loaded: Loaded = once(Program(LOAD, "loaded", options), threads=1)
+            return loaded
+
+        take_turns((0,), PROGRAMS, load)  # warm up: bytecode and page cache
+        wait_until_quiet(10.0 if chosen.quick else 60.0)
+        watch = LoadWatch()
+        turns = take_turns(range(3 if chosen.quick else 5), PROGRAMS, load)
+        findings.others_load = watch.stop()
         digest = digest_s(folders["float32"] / "model.safetensors")
-    claims = []
-    print(f"{format_bytes(weights)} of weights in float32, {len(turns)} turns\n")
+    times = {row: [one.seconds for one in own] for row, own in turns.items()}
+    print(f"{format_bytes(weights)} of weights in float32\n")
     print(f"{'':28}{'seconds':>9}{'of safetensors':>16}{'memory beside imports':>24}")
     rows: dict[str, Any] = {}
-    for row in PROGRAMS:
-        seconds = Sample.of([turn[row]["seconds"] for turn in turns])
-        memory = statistics.median(turn[row]["most"] - turn[row]["before"] for turn in turns)
-        rows[row] = {"seconds": seconds, "memory_of_weights": memory / weights}
-        ratio = ""
+    for row, own in turns.items():
+        seconds, ratio = Sample.of(times[row]), ""
+        memory = Sample.of([one.most - one.before for one in own]).median / weights
+        rows[row] = {"seconds": seconds, "memory_of_weights": memory}
         if row in RATIOS:
-            of = statistics.median(
-                turn[row]["seconds"] / turn[RATIOS[row]]["seconds"] for turn in turns
-            )
+            of = Sample.of_ratios(times[row], times[RATIOS[row]]).median
             rows[row]["time_of_safetensors"] = of
             ratio = f"{of:.2f}"
-            claims.append(Claim(f"{row}: time of {RATIOS[row]}", of, "<=", MOST_TIME))
+            findings.at_most(f"{row}: time of {RATIOS[row]}", of, MOST_TIME)
         if row.startswith("ours"):
-            share = memory / weights
-            claims.append(
-                Claim(f"{row}: memory of the weights", share, "<=", MOST_MEMORY, timing=False)
-            )
-        print(f"{row:28}{seconds.median:9.3f}{ratio:>16}{memory / weights:23.2f}x")
+            findings.at_most(f"{row}: memory of the weights", memory, MOST_MEMORY, timing=False)
+        print(f"{row:28}{seconds.median:9.3f}{ratio:>16}{memory:23.2f}x")
     print(f"{'SHA-256 of the file':28}{digest:9.3f}")
-    return finish(
-        "load_checkpoint",
-        claims,
-        others_load=others,
-        results={"weights_bytes": weights, "rows": rows, "sha256_seconds": digest},
-        packages=("mlxhog", "safetensors", "torch", "mlx", "numpy", "ml_dtypes"),
-    )
+    findings.results = {"weights_bytes": weights, "rows": rows, "sha256_seconds": digest}
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ constant answer would reach. As many runs at once as there are cores, with one t
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
-from harness.claims import Findings, Sample, measured
+from harness.claims import Findings, Sample, flags, measured
 from harness.machine import cores
 
 from mlxhog.machine.processes import thread_limits
@@ -75,8 +74,9 @@ def trained(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
     return replace(result, curve=()), unigram(make_run_plan(config).task_rows.dataset())
 
 
-def measure(findings: Findings, seeds: Sequence[int]) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Train every oracle on both backends, and say whether all pass in time."""
+    seeds = range(chosen.seed, chosen.seed + chosen.seeds)
     with (
         thread_limits(1),
         ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
@@ -96,9 +96,8 @@ def measure(findings: Findings, seeds: Sequence[int]) -> None:
     print(f"\n{'':10} {'task':20} {'steps to pass':>16} {'accuracy':>9} {'constant':>9}")
     for line in rows:
         steps = line["steps"]
-        span = f"{steps.median:.0f} ({steps.low:.0f}-{steps.high:.0f})"
         print(
-            f"{line['backend']:10} {line['task']:20} {span:>16} "
+            f"{line['backend']:10} {line['task']:20} {steps.spelt('.0f'):>16} "
             f"{line['acc_token']:9.3f} {line['chance']:9.3f}"
         )
     findings.results |= {"layers": LAYERS, "seeds": list(seeds), "oracles": rows}
@@ -106,15 +105,10 @@ def measure(findings: Findings, seeds: Sequence[int]) -> None:
 
 def main() -> int:
     """Read the flags, and measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = flags(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each oracle")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    chosen = parser.parse_args()
-    seeds = range(chosen.seed, chosen.seed + chosen.seeds)
-    packages = ("mlxhog", "torch", "mlx", "numpy")
-    return measured("mad_oracles", lambda findings: measure(findings, seeds), packages=packages)
+    return measured("mad_oracles", parser.parse_args(), measure, packages=("torch", "mlx"))
 
 
 def row_steps(oracle: Oracle, result: RunResult) -> float:

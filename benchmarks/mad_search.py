@@ -18,51 +18,51 @@ What the layers learn, and in how many steps: python benchmarks/mad_oracles.py
 
 from __future__ import annotations
 
-import argparse
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.claims import PATIENCE_S, Findings, flags, measured
+from harness.claims import Findings, flags, measured
 from mad import scheduler, step, throughput
 
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS)
+    parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
     parser.add_argument("--baseline", action="store_true", help="Test 3 at B 128, T 128, d 128")
     chosen = parser.parse_args()
-
-    def measure(findings: Findings) -> None:
-        findings.results["learnability"] = "python benchmarks/mad_oracles.py"
-        with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
-            for name in chosen.only or PARTS:
-                print(f"\n{name}", flush=True)
-                PARTS[name](findings, Path(folder), chosen)
-
-    packages = ("mlxhog", "torch", "mlx", "numpy")
-    return measured("mad_search", measure, packages=packages, patience_s=PATIENCE_S[chosen.quick])
+    return measured("mad_search", chosen, measure, packages=("torch", "mlx"), quiet=True)
 
 
-def _throughput(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Measure the parts."""
+    findings.results["learnability"] = "python benchmarks/mad_oracles.py"
+    with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
+        for name in chosen.only or PARTS:
+            print(f"\n{name}", flush=True)
+            PARTS[name](findings, Path(folder), chosen)
+
+
+def _throughput(findings: Findings, folder: Path, chosen: Namespace) -> None:
     rounds = 1 if chosen.quick or chosen.baseline else 2
     throughput.throughput(findings, folder, rounds=rounds, baseline=chosen.baseline)
 
 
-def _steps(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
+def _steps(findings: Findings, folder: Path, chosen: Namespace) -> None:
     turns, seconds = (3, 1.0) if chosen.quick else (5, 3.0)
     step.steps(findings, turns=turns, seconds=seconds)
 
 
-def _rows(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
+def _rows(findings: Findings, folder: Path, chosen: Namespace) -> None:
     step.rows(findings, turns=3 if chosen.quick else 5)
 
 
-def _scheduler(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
+def _scheduler(findings: Findings, folder: Path, chosen: Namespace) -> None:
     scheduler.scheduler(findings, folder)
 
 
-PARTS: dict[str, Callable[[Findings, Path, argparse.Namespace], None]] = {
+PARTS: dict[str, Callable[[Findings, Path, Namespace], None]] = {
     "steps": _steps,
     "rows": _rows,
     "scheduler": _scheduler,

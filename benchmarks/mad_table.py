@@ -12,13 +12,13 @@ eight blocks: it stands apart, with what it costs.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.claims import flags
 from harness.machine import ROOT, commit, cores, versions
 
 from mlxhog.cli.mad.session import observer, seeds
@@ -61,9 +61,7 @@ def study_of(name: str) -> Study:
 
 def main() -> int:
     """Run what is missing, and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = flags(__doc__)
     parser.add_argument("--suite", default="smoke", choices=("smoke", "lite", "full"))
     parser.add_argument("--parallel", type=int, default=len(cores()), help="runs at once")
     parser.add_argument("--studies", default="studies", help="folder of the study")

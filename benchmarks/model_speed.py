@@ -14,9 +14,10 @@ that a run does in a step (`language_models/ours.py`), a peer only what training
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 
-from harness.claims import PATIENCE_S, Findings, flags, measured
+from harness.claims import Findings, flags, measured
 from language_models import peers
 from language_models.decoding import decode
 from language_models.operators import ops
@@ -25,7 +26,7 @@ from language_models.rows import Report, cells, growth, memory, training, v1
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS)
+    parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
     chosen = parser.parse_args()
     if lacking := peers.missing():
@@ -36,17 +37,15 @@ def main() -> int:
         )
         return 3
 
-    def measure(findings: Findings) -> None:
-        report = Report(findings.claims, findings.results, quick=chosen.quick)
-        for name in chosen.only or UNASKED:
-            PARTS[name](report, chosen.threads)
+    packages = ("torch", "mlx", "xlstm", "mlstm_kernels", "transformers")
+    return measured("model_speed", chosen, measure, packages=packages, quiet=True)
 
-    return measured(
-        "model_speed",
-        measure,
-        packages=("mlxhog", "torch", "mlx", "xlstm", "mlstm_kernels", "transformers", "numpy"),
-        patience_s=PATIENCE_S[chosen.quick],
-    )
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Measure the parts."""
+    report = Report(findings.claims, findings.results, quick=chosen.quick)
+    for name in chosen.only or UNASKED:
+        PARTS[name](report, chosen.threads)
 
 
 PARTS: dict[str, Callable[[Report, list[int]], None]] = {

@@ -18,9 +18,9 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
 from numpy.typing import NDArray
+from serving import mlxhog
 
 from mlxhog import arena, backends, optim
 from mlxhog.arena import Arena, Slot
@@ -38,10 +39,10 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.corpora import read_sotu
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.live.opening import open_source
-from mlxhog.live.source import Follower, WeightSource
+from mlxhog.live.source import WeightFollower, WeightSource
 from mlxhog.models import families
 from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
@@ -190,10 +191,7 @@ def steps(optimizer: str, path: Path, scale: Scale) -> list[dict[str, Any]]:
 
 def train(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Start a training in a folder."""
-    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--workers=torch:cpu", *words]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    return mlxhog(folder, "train", "--json", "--workers=torch:cpu", *words)
 
 
 def answers(folder: Path, run: runs.Run, scale: Scale) -> dict[str, Any]:
@@ -210,14 +208,14 @@ def answers(folder: Path, run: runs.Run, scale: Scale) -> dict[str, Any]:
     training = train(folder, "--resume", str(run.directory), "--follow", "new")
     try:
         source, model = opened(folder)
-        follower = Follower(source, model.backend)
-        sampler = Sampler(temperature=0.8, seed=0)
+        follower = WeightFollower(source, model.backend)
+        sampling = Sampling(max_new_tokens=ANSWER)
         updates_in, tokens_after, ages, tokens = [], [], [], 0
         began = time.monotonic()
         while time.monotonic() - began < scale.seconds:
             follower.refresh(in_sequence=False)
             versions = []
-            for _ in model.answer(["The "], sampler=sampler, max_new_tokens=ANSWER, by=follower):
+            for _ in model.answer(["The "], sampling, by=follower):
                 loaded = follower.loaded()
                 versions.append(loaded.version)
                 ages.append(loaded.age_updates)
@@ -256,8 +254,9 @@ def opened(folder: Path) -> tuple[WeightSource, Any]:
     raise RuntimeError("the run does not go on")
 
 
-def measure(findings: Findings, scale: Scale) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure each optimizer."""
+    scale = QUICK if chosen.quick else FULL
     findings.results["scale"] = vars(scale)
     for optimizer in OPTIMIZERS:
         with tempfile.TemporaryDirectory() as name:
@@ -279,9 +278,8 @@ def measure(findings: Findings, scale: Scale) -> None:
 
 def main() -> int:
     """Read the flags, and measure."""
-    scale = QUICK if flags(__doc__).parse_args().quick else FULL
-    packages = ("mlxhog", "numpy", "torch")
-    return measured("one_writer", lambda findings: measure(findings, scale), packages=packages)
+    chosen = flags(__doc__, quick="fewer steps and segments").parse_args()
+    return measured("one_writer", chosen, measure, packages=("torch",))
 
 
 if __name__ == "__main__":

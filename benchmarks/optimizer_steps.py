@@ -17,12 +17,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from harness.claims import PATIENCE_S, Findings, Sample, flags, measured
+from harness.claims import Findings, Sample, flags, measured
 from harness.machine import cores, pin, unpin
 from language_models.ours import large
 from language_models.sizes import LargeSize
@@ -165,20 +167,27 @@ def product_speed(n: int) -> float:
     return 2.0 * n**3 * calls / min(seconds(work) for _ in range(7))
 
 
-def measure(findings: Findings, d: int, rounds: int) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Measure every width on one core."""
+    allowed = cores()
+    pin(allowed[-1])
+    for d in chosen.width:
+        measure_width(findings, d, ROUNDS[d][chosen.quick])
+    unpin(allowed)
+
+
+def measure_width(findings: Findings, d: int, rounds: int) -> None:
     """Measure one width."""
     bench = Bench(d)
     times: dict[str, list[float]] = {str(tokens): [] for tokens in TOKENS}
     times |= {kind: [] for kind in KINDS}
     for turn in range(rounds + 1):
         for tokens in TOKENS:
-            spent = seconds(lambda tokens=tokens: bench.gradient(tokens))  # type: ignore[misc]
+            spent = {str(tokens): seconds(partial(bench.gradient, tokens))}
+            spent |= {kind: seconds(partial(bench.step, kind)) for kind in KINDS}
             if turn:
-                times[str(tokens)].append(spent)
-            for kind in KINDS:
-                spent = seconds(lambda kind=kind: bench.step(kind))  # type: ignore[misc]
-                if turn:
-                    times[kind].append(spent)
+                for name, spent_s in spent.items():
+                    times[name].append(spent_s)
     samples = {name: Sample.of(values) for name, values in times.items()}
     speed = product_speed(min(min(shape) for shape in bench.hidden()) * 2)
     parameters = sum(slot.size for slot in bench.targets["adamw"].slots.values())
@@ -238,16 +247,7 @@ def main() -> int:
     parser = flags(__doc__, quick="fewer turns")
     parser.add_argument("--width", type=int, nargs="+", choices=list(ROUNDS), default=list(ROUNDS))
     chosen = parser.parse_args()
-
-    def every_width(findings: Findings) -> None:
-        allowed = cores()
-        pin(allowed[-1])
-        for d in chosen.width:
-            measure(findings, d, ROUNDS[d][chosen.quick])
-        unpin(allowed)
-
-    packages, patience_s = ("mlxhog", "torch", "numpy"), PATIENCE_S[chosen.quick]
-    return measured("optimizer_steps", every_width, packages=packages, patience_s=patience_s)
+    return measured("optimizer_steps", chosen, measure, packages=("torch",), quiet=True)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,20 @@ in this process, and judged as the command judges it: no disagreement is right. 
 faults: each operator of the family in turn off by 4 units in the last place (all entries further
 from 0; or each up or down), and a wrong sign in one entry of one gradient. Each has to be found.
 
-The entry with the wrong sign is drawn from all those of 1/1000 of its tensor's largest or more, in
-tensors that float32 can know: of 1/100,000 of the largest gradient or more, and moved by less than
-1/100,000 of their largest entry where the parameters are rounded once. (Of one model in 200 a
-rounding moves gradients by 1/1000; there nobody can tell small entries from 0.) How many of entries
-drawn from all that are not 0 would be found is reported as well, without a limit.
+The entry with the wrong sign is drawn from all those whose sign float32 knows: of 1/1000 of its
+tensor's largest or more, of 16 roundings of the largest gradient or more, and of 32 times what
+rounding every result on the way moves its tensor by (its noise, `mlxhog.parity.tolerances`) or
+more; in tensors that move by less than 1/100,000 of their largest entry where the parameters are
+rounded once. (Of one model in 200 a rounding moves gradients by 1/1000; there nobody can tell small
+entries from 0. In tensors of 1/40,000 of the largest gradient correct backends were off by 1/170 of
+the largest entry.) How many of entries drawn from all that are not 0 would be found is reported as
+well, without a limit.
 """
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,7 +50,8 @@ OTHERS = tuple(
     for form in ("native", "reference")
 )
 SIDES = (NUMPY, *OTHERS)
-SMALLEST_ENTRY, SMALLEST_TENSOR, LARGEST_CONDITION = 1e-3, 1e-5, 1e-5
+SMALLEST_ENTRY, SMALLEST_OF_ALL, SMALLEST_OF_NOISE = 1e-3, 16 * tolerances.ROUNDING, 32.0
+LARGEST_CONDITION = 1e-5
 
 
 @dataclass
@@ -121,16 +126,24 @@ def sign_fault(right: Results, r: np.random.Generator, *, any_entry: bool) -> Si
     results, conditions = tolerances.split(right)
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
-    floor = 0.0 if any_entry else SMALLEST_TENSOR * max(sizes.values())
+
+    def smallest(name: str) -> float:
+        return max(
+            SMALLEST_ENTRY * sizes[name],
+            SMALLEST_OF_ALL * max(sizes.values()),
+            SMALLEST_OF_NOISE * conditions[tolerances.NOISE_PREFIX + name],
+        )
+
+    floors = {name: 0.0 if any_entry else smallest(name) for name in grads}
     names = [
         name
         for name, size in sizes.items()
-        if size > floor and (any_entry or conditions[name] < LARGEST_CONDITION)
+        if size > floors[name] and (any_entry or conditions[name] < LARGEST_CONDITION)
     ]
     name = str(r.choice(names))
     flat: Array = grads[name].reshape(-1)
-    smallest = 0.0 if any_entry else SMALLEST_ENTRY * sizes[name]
-    return SignFault(name.removeprefix("grad/"), int(r.choice(np.flatnonzero(flat > smallest))))
+    place = int(r.choice(np.flatnonzero(flat > floors[name])))
+    return SignFault(name.removeprefix("grad/"), place)
 
 
 def examine(number: int, tally: Tally) -> None:
@@ -156,17 +169,13 @@ def main() -> int:
     parser = flags(__doc__, quick=f"{QUICK_RUNS} models")
     parser.add_argument("--runs", type=int, help=f"number of models [{RUNS}]")
     parser.add_argument("--seed", type=int, default=0, help="of the first model [0]")
-    chosen = parser.parse_args()
-    runs = chosen.runs or (QUICK_RUNS if chosen.quick else RUNS)
-    return measured(
-        "parity_false_failures",
-        lambda findings: measure(findings, chosen.seed, runs),
-        packages=("mlxhog", "torch", "mlx", "numpy"),
-    )
+    packages = ("torch", "mlx")
+    return measured("parity_false_failures", parser.parse_args(), measure, packages=packages)
 
 
-def measure(findings: Findings, seed: int, runs: int) -> None:
-    """Examine so many models."""
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Examine the models, and count."""
+    runs, seed = chosen.runs or (QUICK_RUNS if chosen.quick else RUNS), chosen.seed
     tally = Tally()
     for number in range(seed, seed + runs):
         failed, missed = len(tally.failed), _missed(tally)

@@ -13,11 +13,12 @@ barrier costs what the copies and the shares of a step cost that workers make ar
 from __future__ import annotations
 
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.claims import PATIENCE_S, Findings, flags, measured
+from harness.claims import Findings, flags, measured
 from training.recording import QUIET_OPTIONS, model_file
 
 from mlxhog import TrainConfig, train
@@ -63,7 +64,7 @@ def trained(model: str, **options: Any) -> tuple[float, list[Worker]]:
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
         settings = {
             **QUIET_OPTIONS, "model": model, "batch_size": 2, "seq_len": 256, "threads": 1,
-            "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder, "eval_tokens": 1,
+            "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder,
             "steps": STEPS // 2 if rounds else STEPS, **options,
         }  # fmt: skip
         result = train(TrainConfig(**settings), observer=None)
@@ -71,12 +72,12 @@ def trained(model: str, **options: Any) -> tuple[float, list[Worker]]:
     return result.tokens_per_s / (2 * 256), workers
 
 
-def measure(findings: Findings, turns: int) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure every strategy in turns, predict, compare."""
     model = model_file(**SIZES)
     rates: dict[str, list[float]] = {name: [] for name in ARMS}
     predicted: dict[str, list[float]] = {name: [] for name in ARMS}
-    for _ in range(turns):
+    for _ in range(2 if chosen.quick else 5):
         workers: list[Worker] = []
         for name, (options, scheme) in ARMS.items():
             rate, costs = trained(model, **{"strategy": name, **options})
@@ -95,13 +96,8 @@ def measure(findings: Findings, turns: int) -> None:
 
 def main() -> int:
     """Read the flags, and measure."""
-    quick = flags(__doc__, quick="two turns").parse_args().quick
-    return measured(
-        "predicted_speed",
-        lambda findings: measure(findings, 2 if quick else 5),
-        packages=("mlxhog", "numpy", "mlx"),
-        patience_s=PATIENCE_S[quick],
-    )
+    chosen = flags(__doc__, quick="two turns").parse_args()
+    return measured("predicted_speed", chosen, measure, packages=("mlx",), quiet=True)
 
 
 if __name__ == "__main__":

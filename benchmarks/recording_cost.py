@@ -8,13 +8,11 @@ second. The limits are our own: at most 2 % of the throughput, at most 2 MB/s.
 
 from __future__ import annotations
 
-import argparse
-import math
-import statistics
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
-from harness.claims import Claim, Findings, Sample, measured
+from harness.claims import Claim, Findings, Mean, Sample, flags, measured
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
@@ -35,16 +33,18 @@ def one_run(folder: Path, workers: str, determinism: str, seconds: float) -> tup
     return result.tokens / result.seconds, n_bytes / result.seconds
 
 
-def measure(findings: Findings, pairs: int, seconds: float, workers: str) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure pairs."""
     shares, rates = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for pair in range(pairs):
+        for pair in range(chosen.pairs):
             order = ("none", "record") if pair % 2 == 0 else ("record", "none")
             speeds = {}
             for determinism in order:
-                speeds[determinism], rate = one_run(folder, workers, determinism, seconds)
+                speeds[determinism], rate = one_run(
+                    folder, chosen.workers, determinism, chosen.time
+                )
                 if determinism == "record":
                     rates.append(rate)
             shares.append(speeds["record"] / speeds["none"])
@@ -53,12 +53,9 @@ def measure(findings: Findings, pairs: int, seconds: float, workers: str) -> Non
                 f"({shares[-1]:.3f}), log {rates[-1] / 1e6:.3f} MB/s",
                 flush=True,
             )
-    mean, spread = statistics.fmean(shares), statistics.pstdev(shares)
-    half = 2.0 * spread / math.sqrt(max(1, len(shares) - 1))
-    interval = (mean - half, mean + half)
-    findings.claims.append(
-        Claim("throughput of recorded runs, as a share", mean, ">=", LEAST_SHARE, interval=interval)
-    )
+    name, share = "throughput of recorded runs, as a share", Mean.of(shares)
+    interval = (share.low, share.high)
+    findings.claims.append(Claim(name, share.mean, ">=", LEAST_SHARE, interval=interval))
     findings.at_most("log, MB per second", max(rates) / 1e6, MOST_MB_PER_S)
     findings.results |= {
         "shares": shares, "share": Sample.of(shares), "bytes_per_s": Sample.of(rates),
@@ -67,16 +64,11 @@ def measure(findings: Findings, pairs: int, seconds: float, workers: str) -> Non
 
 def main() -> int:
     """Read the flags, and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = flags(__doc__)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--time", type=float, default=20.0)
     parser.add_argument("--workers", default="mlx:cpu,torch:cpu")
-    chosen = parser.parse_args()
-    return measured(
-        "recording_cost",
-        lambda findings: measure(findings, chosen.pairs, chosen.time, chosen.workers),
-        packages=("mlxhog", "numpy", "mlx", "torch"),
-    )
+    return measured("recording_cost", parser.parse_args(), measure, packages=("mlx", "torch"))
 
 
 if __name__ == "__main__":

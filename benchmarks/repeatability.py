@@ -10,14 +10,14 @@ numbers of threads says whether a replay needs as many.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
-from harness.claims import Findings, measured
+from harness.claims import Findings, flags, measured
 
 from mlxhog.errors import MlxhogError
 
@@ -87,14 +87,14 @@ def in_a_process(backend: str, threads: int, models: list[str]) -> dict[str, str
     return digests
 
 
-def measure(findings: Findings, thread_counts: list[int], models: list[str]) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Compare processes."""
     compared = equal = 0
     others: set[str] = set()
     for backend in ("mlx:cpu", "torch:cpu"):
         before: dict[str, str] = {}
-        for threads in thread_counts:
-            first, second = (in_a_process(backend, threads, models) for _ in range(2))
+        for threads in chosen.threads:
+            first, second = (in_a_process(backend, threads, chosen.models) for _ in range(2))
             for what, sha256 in first.items():
                 if sha256.startswith("not here"):
                     print(f"{backend:9} {threads} threads, {what}: {sha256}", flush=True)
@@ -112,7 +112,7 @@ def measure(findings: Findings, thread_counts: list[int], models: list[str]) -> 
 
 def main() -> int:
     """Compare, or print the digests of this process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = flags(__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--one", nargs=2, metavar=("BACKEND", "THREADS"))
@@ -121,11 +121,7 @@ def main() -> int:
         backend, threads = chosen.one
         print(json.dumps(all_digests(backend, int(threads), chosen.models)))
         return 0
-    return measured(
-        "repeatability",
-        lambda findings: measure(findings, chosen.threads, chosen.models),
-        packages=("mlxhog", "numpy", "mlx", "torch"),
-    )
+    return measured("repeatability", chosen, measure, packages=("mlx", "torch"))
 
 
 if __name__ == "__main__":

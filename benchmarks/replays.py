@@ -10,46 +10,23 @@ was asynchronous.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
+from argparse import Namespace
 from itertools import cycle, islice
 from pathlib import Path
 
-from harness.claims import Findings, measured
+from harness.claims import Findings, flags, measured
+from training.faults import Killer
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
-from mlxhog.report.metrics import Progress
 from mlxhog.training import recording
 
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
-
-
-class Killer:
-    """Kills workers now and then, as an observer of the run."""
-
-    def __init__(self, kills: int, seed: int) -> None:
-        self.left, self.random, self.killed = kills, random.Random(seed), set[int]()
-
-    def __call__(self, progress: Progress) -> None:
-        """Kill one, once all are training."""
-        pids = [worker.pid for worker in progress.workers if worker.state == "running"]
-        fresh = [pid for pid in pids if pid not in self.killed]
-        if self.left == 0 or len(fresh) < len(progress.workers) or progress.step < 1:
-            return
-        time.sleep(self.random.random() * 0.05)
-        victim = self.random.choice(fresh)
-        os.kill(victim, signal.SIGKILL)
-        self.killed.add(victim)
-        self.left -= 1
 
 
 def record(folder: Path, workers: str, optimizer: str, kills: int, seed: int, steps: int) -> Path:
@@ -59,7 +36,7 @@ def record(folder: Path, workers: str, optimizer: str, kills: int, seed: int, st
         batch_size=2, seq_len=128, eval_every="off", sample_every="off", save_every="off",
         out=str(folder), seed=seed,
     )  # fmt: skip
-    return Path(train(config, observer=Killer(kills, seed)).run)
+    return Path(train(config, observer=Killer(kills, seed, within_s=0.05)).run)
 
 
 def replay(run: Path) -> dict[str, object]:
@@ -76,8 +53,9 @@ def replay(run: Path) -> dict[str, object]:
     return outcome
 
 
-def measure(findings: Findings, runs: int, steps: int, first_seed: int) -> None:
+def measure(findings: Findings, chosen: Namespace) -> None:
     """Record, replay, compare."""
+    runs, steps = chosen.runs, chosen.steps
     equal = deaths = torn = 0
     outcomes = []
     with tempfile.TemporaryDirectory() as name:
@@ -85,7 +63,7 @@ def measure(findings: Findings, runs: int, steps: int, first_seed: int) -> None:
         kinds = islice(zip(cycle(MIXES), cycle(RULES), strict=False), runs)
         for k, (workers, optimizer) in enumerate(kinds):
             kills = k % 4
-            run = record(folder, workers, optimizer, kills, first_seed + k, steps)
+            run = record(folder, workers, optimizer, kills, chosen.seed + k, steps)
             logs = sorted((run / event_log.FOLDER).glob("worker-*.log"))
             torn += sum(
                 isinstance(one, event_log.Torn) for log in logs for one in event_log.read(log)
@@ -108,16 +86,11 @@ def measure(findings: Findings, runs: int, steps: int, first_seed: int) -> None:
 
 def main() -> int:
     """Read the flags, and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = flags(__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    return measured(
-        "replays",
-        lambda findings: measure(findings, chosen.runs, chosen.steps, chosen.seed),
-        packages=("mlxhog", "numpy", "mlx", "torch"),
-    )
+    return measured("replays", parser.parse_args(), measure, packages=("mlx", "torch"))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.machine import resident
+from harness.turns import take_turns
 from language_models.decoding import Ids, load_backend
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, Request
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -71,8 +74,8 @@ def tokens_per_s(backend: Any, cfg: ModelConfig, count: int, tokens: int) -> flo
     """Tokens per second of `count` answers at once, from when all are being written."""
     engine: Engine[Any] = Engine(backend, Ids(cfg.vocab_size), batch_size=count)
     for k in range(count):
-        sampler = Sampler(temperature=0.8, seed=k)
-        engine.submit(Request(prompt=[1, 2, 3], sampler=sampler, max_new_tokens=tokens))
+        sampling = Sampling(max_new_tokens=tokens, seed=k)
+        engine.submit(Request(prompt=[1, 2, 3], sampling=sampling))
     engine.step()
     began, written = time.perf_counter(), 0
     while engine.is_busy:
@@ -83,17 +86,23 @@ def tokens_per_s(backend: Any, cfg: ModelConfig, count: int, tokens: int) -> flo
 def streams(scale: Scale, findings: Findings) -> None:
     """Measure what answering together gains."""
     for name, cfg in models().items():
-        backend = load_backend("torch:cpu", cfg, threads=THREADS)
-        tokens_per_s(backend, cfg, 2, 20)
-        rates: dict[int, list[float]] = {1: [], STREAMS: []}
-        for _ in range(scale.turns):
-            for count, of_count in rates.items():
-                of_count.append(tokens_per_s(backend, cfg, count, scale.tokens))
-        one, many = Sample.of(rates[1]), Sample.of(rates[STREAMS])
-        gain = many.median / one.median
-        print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain:.1f}x")
-        findings.results[f"streams {name}"] = {"one": one, "together": many}
-        findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
+        together(scale, findings, name, cfg)
+
+
+def together(scale: Scale, findings: Findings, name: str, cfg: ModelConfig) -> None:
+    """One answer and many at once, in turns, by one model."""
+    backend = load_backend("torch:cpu", cfg, threads=THREADS)
+    tokens_per_s(backend, cfg, 2, 20)
+    rates = take_turns(
+        range(scale.turns),
+        (1, STREAMS),
+        lambda count, _: tokens_per_s(backend, cfg, count, scale.tokens),
+    )
+    one, many = Sample.of(rates[1]), Sample.of(rates[STREAMS])
+    gain = many.median / one.median
+    print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain:.1f}x")
+    findings.results[f"streams {name}"] = {"one": one, "together": many}
+    findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
 
 
 # -- a server beside a training --------------------------------------------------------------------
@@ -106,11 +115,6 @@ class Server:
     url: str
     model: str
     pid: int
-
-    def rss_bytes(self) -> int:
-        """Memory of the server's process."""
-        asked = ["ps", "-o", "rss=", "-p", str(self.pid)]
-        return 1024 * int(subprocess.run(asked, capture_output=True, check=True).stdout)
 
     def client(self) -> Any:
         """OpenAI's client, which does not retry."""
@@ -191,9 +195,9 @@ def requests(scale: Scale, findings: Findings) -> None:
                 thread.join()
 
         all_of(scale.requests // 10)
-        before = server.rss_bytes()
+        before, _ = resident(server.pid)
         all_of(scale.requests)
-        grown = server.rss_bytes() - before
+        grown = resident(server.pid)[0] - before
     print(
         f"{len(seconds)} answers, median {statistics.median(seconds):.3f} s, the longest "
         f"{max(seconds):.3f} s; {len(versions)} versions; memory {grown / 2**20:+.1f} MiB"
@@ -249,14 +253,15 @@ PARTS: dict[str, Callable[[Scale, Findings], None]] = {
 def main() -> int:
     """Measure, and print the claims."""
     chosen = flags(__doc__, quick="fewer requests and tokens", parts=PARTS).parse_args()
+    packages = ("torch", "starlette", "uvicorn", "openai")
+    return measured("serving", chosen, measure, packages=packages)
 
-    def measure(findings: Findings) -> None:
-        for name in chosen.only or PARTS:
-            print(f"-- {name}", flush=True)
-            PARTS[name](QUICK if chosen.quick else FULL, findings)
 
-    packages = ("mlxhog", "numpy", "torch", "starlette", "uvicorn", "openai")
-    return measured("serving", measure, packages=packages)
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Measure the parts."""
+    for name in chosen.only or PARTS:
+        print(f"-- {name}", flush=True)
+        PARTS[name](QUICK if chosen.quick else FULL, findings)
 
 
 if __name__ == "__main__":

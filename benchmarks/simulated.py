@@ -9,6 +9,7 @@ by order statistics, E[max] = 1 + 2 H_n; 003's "seven times" is the same without
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,14 @@ FIGURE = (2, 8, 16, 100, 1000, 10_000)
 
 def main() -> int:
     """Check everything."""
-    count = 500 if flags(__doc__, quick="500 schedules").parse_args().quick else 10_000
+    return measured("simulated", flags(__doc__, quick="500 schedules").parse_args(), measure)
 
-    def measure(findings: Findings) -> None:
-        closed_forms(findings)
-        straggler_figure(findings)
-        gates(findings, count)
 
-    return measured("simulated", measure)
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Check everything."""
+    closed_forms(findings)
+    straggler_figure(findings)
+    gates(findings, 500 if chosen.quick else 10_000)
 
 
 def workers_of(count: int, **costs: float) -> list[Worker]:

@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,14 @@ def handouts(findings: Findings, epochs: int) -> None:
 
 def main() -> int:
     """Measure both."""
-    quick = flags(__doc__, quick="fewer gradients, fewer epochs").parse_args().quick
+    chosen = flags(__doc__, quick="fewer gradients, fewer epochs").parse_args()
+    return measured("sparsity_sources", chosen, both)
 
-    def measure(findings: Findings) -> None:
-        dropout(findings, 12 if quick else 48)
-        handouts(findings, 3 if quick else 10)
 
-    return measured("sparsity_sources", measure)
+def both(findings: Findings, chosen: Namespace) -> None:
+    """Dropout, and handing out work."""
+    dropout(findings, 12 if chosen.quick else 48)
+    handouts(findings, 3 if chosen.quick else 10)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ All variants take turns; numbers are medians over turns or seeds.
 
 from __future__ import annotations
 
-import argparse
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from harness.claims import PATIENCE_S, Findings, Sample, measured
+from harness.claims import Findings, Sample, flags, measured
+from harness.turns import Program, once, take_turns
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record, step_shares
 from training.time_to_loss import ARMS, Pair, Race, Target
@@ -40,14 +40,10 @@ FREE = {"strategy": "hogwild", "optimizer": "adamw"}
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = flags(
+        __doc__, parts=PARTS, quick="throughput, steps and memory", full="also a lower loss"
     )
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quick", action="store_true", help="throughput, steps and memory")
-    mode.add_argument("--full", action="store_true", help="also a lower loss")
     parser.add_argument("--tune", action="store_true", help="search the settings")
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N")
     chosen = parser.parse_args()
     if chosen.tune:
@@ -55,13 +51,14 @@ def main() -> int:
         for optimizer in ("muon", "adamw"):
             race.tune(optimizer)
         return 0
+    packages = ("mlx", "torch", "xlstm")
+    return measured("speedup", chosen, measure, packages=packages, quiet=True)
 
-    def measure(findings: Findings) -> None:
-        for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
-            PARTS[name](findings, chosen)
 
-    packages = ("mlxhog", "mlx", "torch", "xlstm", "numpy")
-    return measured("speedup", measure, packages=packages, patience_s=PATIENCE_S[chosen.quick])
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Measure the parts."""
+    for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
+        PARTS[name](findings, chosen)
 
 
 # -- throughput -----------------------------------------------------------------------------------
@@ -77,6 +74,12 @@ def ours(workers: str, threads: int, seconds: float) -> float:
     return run.result.tokens_per_s
 
 
+def package_alone(threads: int, seconds: float) -> float:
+    """Tokens per second of the package in one process."""
+    program = Program("language_models.xlstm_package", "serial", {"seconds": seconds})
+    return float(once(program, threads=threads))
+
+
 def throughput(findings: Findings, chosen: Namespace) -> None:
     """Tokens per second of every mix and of the peer, in turns."""
     seconds, turns = (5.0, 2) if chosen.quick else (8.0, 3)
@@ -88,14 +91,11 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
         "torch+torch": lambda: ours(TORCH, 1, seconds),
         "mlx+mlx": lambda: ours(MLX, 1, seconds),
         "mlx+torch": lambda: ours(BOTH, 1, seconds),
-        "xlstm package 1 thread": lambda: xlstm_package.serial(1, seconds),
-        "xlstm package 2 threads": lambda: xlstm_package.serial(2, seconds),
+        "xlstm package 1 thread": lambda: package_alone(1, seconds),
+        "xlstm package 2 threads": lambda: package_alone(2, seconds),
         "xlstm package shared": lambda: xlstm_package.shared(seconds),
     }
-    rates: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(turns):
-        for name, arm in arms.items():
-            rates[name].append(arm())
+    rates = take_turns(range(turns), arms, lambda name, _: arms[name]())
     print("\ntokens per second (median, range)")
     for name, values in rates.items():
         print(f"  {name:26} {Sample.of(values).spelt(',.0f')}")
@@ -104,12 +104,13 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
     one = {name: rates[f"{name} 1 thread"] for name in ("torch", "mlx")}
     for pair in ("torch+torch", "mlx+mlx", "mlx+torch"):
         a, b = pair.split("+")
-        shares = [p / (x + y) for p, x, y in zip(rates[pair], one[a], one[b], strict=True)]
-        findings.at_least(f"{pair} / sum of its members alone", median(shares), 0.92)
+        sums = [x + y for x, y in zip(one[a], one[b], strict=True)]
+        share = Sample.of_ratios(rates[pair], sums).median
+        findings.at_least(f"{pair} / sum of its members alone", share, 0.92)
     best = max(("torch+torch", "mlx+mlx", "mlx+torch"), key=lambda name: median(rates[name]))
     for peer, limit in (("xlstm package 2 threads", 1.3), ("xlstm package shared", 1.0)):
-        ratios = [x / y for x, y in zip(rates[best], rates[peer], strict=True)]
-        findings.at_least(f"best pair ({best}) / {peer}", median(ratios), limit)
+        ratio = Sample.of_ratios(rates[best], rates[peer]).median
+        findings.at_least(f"best pair ({best}) / {peer}", ratio, limit)
 
 
 def step_split(findings: Findings, chosen: Namespace) -> None:

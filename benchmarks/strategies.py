@@ -20,11 +20,12 @@ added by a line of `STRATEGIES`.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.claims import PATIENCE_S, Claim, Findings, Sample, flags, measured
+from harness.claims import Claim, Findings, Sample, flags, measured
 from training.recording import HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
@@ -87,26 +88,26 @@ def main() -> int:
     parser.add_argument("--workers", type=int, action="append", help="2 and 4 by default")
     parser.add_argument("--tokens", type=int, help="of a run")
     chosen = parser.parse_args()
-    scale = QUICK if chosen.quick else FULL
-    names = chosen.only.split(",") if chosen.only else list(STRATEGIES)
-    if unknown := [name for name in names if name not in STRATEGIES]:
+    chosen.names = chosen.only.split(",") if chosen.only else list(STRATEGIES)
+    if unknown := [name for name in chosen.names if name not in STRATEGIES]:
         parser.error(f"no strategy {unknown[0]!r}; choose from {', '.join(STRATEGIES)}")
-    tokens = chosen.tokens or scale.tokens
+    return measured("strategies", chosen, measure, packages=("torch",), quiet=True)
 
-    def measure(findings: Findings) -> None:
-        held_out = HeldOut(TrainConfig(), scale.eval_tokens)
-        tables: dict[str, dict[str, Row]] = {}
-        for workers in chosen.workers or (2, 4):
-            runs = [
-                {name: run(name, workers, seed, tokens) for name in names} for seed in scale.seeds
-            ]
-            tables[str(workers)] = table = rows(runs, held_out)
-            show(table, workers)
-        findings.claims += claims_of(tables)
-        findings.results |= {"tokens": tokens, "tables": spelt(tables)}
 
-    packages, patience_s = ("mlxhog", "torch", "numpy"), PATIENCE_S[chosen.quick]
-    return measured("strategies", measure, packages=packages, patience_s=patience_s)
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Train with every number of workers."""
+    scale = QUICK if chosen.quick else FULL
+    tokens, held_out = chosen.tokens or scale.tokens, HeldOut(TrainConfig(), scale.eval_tokens)
+    tables: dict[str, dict[str, Row]] = {}
+    for workers in chosen.workers or (2, 4):
+        runs = [
+            {name: run(name, workers, seed, tokens) for name in chosen.names}
+            for seed in scale.seeds
+        ]
+        tables[str(workers)] = table = rows(runs, held_out)
+        show(table, workers)
+    findings.claims += claims_of(tables)
+    findings.results |= {"tokens": tokens, "tables": spelt(tables)}
 
 
 def run(name: str, workers: int, seed: int, tokens: int) -> Recorded:
@@ -149,21 +150,16 @@ def bits(held_out: HeldOut, recorded: Recorded, seconds: float) -> float:
 def show(table: Mapping[str, Row], workers: int) -> None:
     """Print the table."""
     print(f"\n{workers} workers: median (range over seeds)")
-    print(f"  {'':20} {'at equal gradients':>21} {'at equal time':>21} {'tok/s':>7} {'late':>5}"
+    print(f"  {'':20} {'at equal gradients':>23} {'at equal time':>23} {'tok/s':>7} {'late':>5}"
           f" {'network':>9} {'memory':>9}")  # fmt: skip
     for name, row in table.items():
-        losses = "".join(f" {ranged(values):>21}" for values in (row.at_gradients, row.at_time))
+        losses = [Sample.of(v).spelt(".3f") for v in (row.at_gradients, row.at_time)]
         rest = [Sample.of(v).median for v in (row.tokens_per_s, row.staleness)]
         sizes = [
             format_bytes(int(Sample.of(v).median)) for v in (row.network_bytes, row.memory_bytes)
         ]
-        print(f"  {name:20}{losses} {rest[0]:7.0f} {rest[1]:5.2f} {sizes[0]:>9} {sizes[1]:>9}")
-
-
-def ranged(values: Sequence[float]) -> str:
-    """Spell a median with its range."""
-    sample = Sample.of(values)
-    return f"{sample.median:.3f} ({sample.low:.3f}-{sample.high:.3f})"
+        print(f"  {name:20} {losses[0]:>23} {losses[1]:>23} {rest[0]:7.0f} {rest[1]:5.2f}"
+              f" {sizes[0]:>9} {sizes[1]:>9}")  # fmt: skip
 
 
 def claims_of(tables: Mapping[str, Mapping[str, Row]]) -> list[Claim]:

@@ -28,7 +28,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.claims import PATIENCE_S, Claim, Findings, Sample, flags, measured
+from harness.claims import Claim, Findings, Sample, flags, measured
 from training.time_to_loss import GRIDS, Pair, Race, Target
 
 from mlxhog.data.corpora import read_sotu
@@ -139,9 +139,10 @@ def main() -> int:
             return tune(scale, races)
         return measured(
             "unequal_workers",
-            lambda findings: measure(scale, races, findings),
-            packages=("mlxhog", "torch", "numpy"),
-            patience_s=PATIENCE_S[chosen.quick],
+            chosen,
+            lambda findings, _: measure(scale, races, findings),
+            packages=("torch",),
+            quiet=True,
         )
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.cli.compare import CompareConfig
+from mlxhog.cli.generate import GenerateConfig
 from mlxhog.cli.replay import ReplayConfig
+from mlxhog.config.choices import Choice, Kind
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import Option, options
 from mlxhog.live.serving.config import ServeConfig
@@ -34,6 +36,7 @@ with the file and line and the nearest legal name. Every command explains its ow
 """
 _COMMANDS: tuple[tuple[str, type], ...] = (
     ("mlxhog train", TrainConfig),
+    ("mlxhog generate", GenerateConfig),
     ("mlxhog serve", ServeConfig),
     ("mlxhog compare", CompareConfig),
     ("mlxhog advise", AdviseConfig),
@@ -51,8 +54,20 @@ def page() -> str:
         parts.append(f"## {command}\n")
         for group, members in groupby(options(config).values(), lambda each: each.group):
             title = f"### {group}\n\n" if group else ""
-            parts.append(title + _table(members) + "\n")
+            listed = list(members)
+            parts.append(title + _table(listed) + "\n")
+            for kind in (one.kind for one in listed if isinstance(one.kind, Kind)):
+                parts += map(_choice, kind.known().values())
     return "\n".join(parts)
+
+
+def _choice(choice: type[Choice]) -> str:
+    """Return the section of a choice: what it is, and its numbers."""
+    title = (
+        f"#### {choice.kind.title} {choice.name}\n\n{choice.about[:1].upper()}{choice.about[1:]}."
+    )
+    numbers = options(choice).values()
+    return f"{title}\n\n{_table(numbers)}\n" if numbers else f"{title} It has no numbers.\n"
 
 
 def _table(members: Iterable[Option]) -> str:
@@ -64,6 +79,7 @@ def _row(spec: Option) -> str:
     unit = f" ({spec.unit})" if spec.unit not in ("", "s") else ""
     names = ", ".join(f"`{alias}`" for alias in spec.aliases)
     also = f"; also {names}" if names else ""
+    also += f"; outside of it `{spec.flat}`" * (spec.flat != spec.name)
     return f"| `{spec.name}` | {spec.default_text} | {spec.expected}{unit} | {spec.help}{also} |"
 
 

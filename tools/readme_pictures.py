@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.report.follow import Follower
+from mlxhog.report.follow import RunFollower
 from mlxhog.report.metrics import Progress
 from mlxhog.report.terminal import render
 
@@ -82,7 +82,7 @@ def _late_table(runs: Path, trainer: subprocess.Popen[str]) -> Progress | None:
     while trainer.poll() is None:
         time.sleep(LOOK_S)
         for run in list_runs(runs):
-            follower = follower or Follower(run)
+            follower = follower or RunFollower(run)
         progress = follower.look() if follower else None
         if progress and progress.sample and progress.budget_fraction < LATEST:
             kept = progress

@@ -22,7 +22,7 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 
 ORDER = (
     "errors", "_native", "files", "config", "machine", "arena", "data", "metal", "models",
-    "optim", "backends", "checkpoint", "nn", "strategies", "decoding", "live", "report", "training",
+    "optim", "backends", "checkpoint", "nn", "strategies", "report", "decoding", "live", "training",
     "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
 )  # fmt: skip
 """The folders and files of `mlxhog`: imports stay inside one, or point to one further up here."""

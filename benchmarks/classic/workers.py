@@ -6,16 +6,16 @@ stay, so that schemes can be interleaved many times, and that each says whether 
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 from harness.machine import cores, pin
+from harness.turns import answer, spawned
 
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle
@@ -23,12 +23,9 @@ from mlxhog.arena.workers import State
 from mlxhog.classic import worker as classic
 from mlxhog.classic.problem import Kernel, Problem
 from mlxhog.classic.session import average_copies
-from mlxhog.machine.processes import follow_parent, thread_limits
 
 CORES = cores()  # before anybody is pinned
-SPAWN = multiprocessing.get_context("spawn")
 START_DELAY_S = 0.005
-TIMEOUT_S = 120.0
 LATE_S = 0.001
 OWN_SHARE = 0.9  # of the wall time that a worker has its core; less, and others had it
 
@@ -84,7 +81,6 @@ def worker(
     pipe: Connection,
 ) -> None:
     """Prepare runs and do their epochs until the pipe closes."""
-    follow_parent()
     pin(core)
     arena = Arena.from_handle(handle)
     arena.workers.entry(rank + 1).state = State.RUNNING
@@ -95,10 +91,7 @@ def worker(
     native: Any = None
     copies = False
     while True:
-        try:
-            asked = pipe.recv()
-        except EOFError:
-            return
+        asked = pipe.recv()
         if isinstance(asked, Scheme):
             copies = asked.copies
             problem = kernels[asked.variant](
@@ -133,16 +126,11 @@ class WorkerPool:
     ) -> None:
         self.problem, self.arena, self.lr, self.beta = problem, arena, lr, beta
         self._pipes = pipes
-        self._cpu_s = [self._receive(pipe).cpu_s for pipe in pipes]
-
-    def _receive(self, pipe: Connection) -> Done:
-        if not pipe.poll(TIMEOUT_S):
-            raise SystemExit(f"a worker has not answered for {TIMEOUT_S:.0f} s")
-        done: Done = pipe.recv()
-        return done
+        self._cpu_s = [0.0] * len(pipes)
+        self._collect(pipes)
 
     def _collect(self, pipes: list[Connection]) -> list[Done]:
-        parts = [self._receive(pipe) for pipe in pipes]
+        parts: list[Done] = [answer(pipe, "a worker") for pipe in pipes]
         self._cpu_s[: len(parts)] = [part.cpu_s for part in parts]
         return parts
 
@@ -200,27 +188,16 @@ def worker_pool(
     arena_layout = classic.plan_layout(
         problem.params(), data, problem.n_examples, workers, copies=True
     )
-    processes, pipes = [], []
-    with Arena.create(arena_layout) as arena:
+    pipes = []
+    with Arena.create(arena_layout) as arena, ExitStack() as stack:
         for name, view in classic.data_views(arena, shapes).items():
             np.copyto(view, data[name])
-        try:
-            for rank in range(workers):
-                ours, theirs = SPAWN.Pipe()
-                arena.workers.acquire_slot(slot=rank + 1)
-                kernels = {"": problem.kernel, **variants}
-                job = (arena.handle(), rank, CORES[rank % len(CORES)], kernels, shapes, theirs)
-                processes.append(SPAWN.Process(target=worker, args=job, daemon=True))
-                with thread_limits(1):
-                    processes[-1].start()
-                arena.workers.seated(rank + 1, processes[-1].pid or 0)
-                theirs.close()
-                pipes.append(ours)
-            own = problem.defaults
-            yield WorkerPool(problem, arena, pipes, lr=own.lr, beta=own.beta)
-        finally:
-            for pipe in pipes:
-                pipe.close()
-            for process in processes:
-                process.join(5)
-                process.kill()
+        for rank in range(workers):
+            arena.workers.acquire_slot(slot=rank + 1)
+            kernels = {"": problem.kernel, **variants}
+            job = (arena.handle(), rank, CORES[rank % len(CORES)], kernels, shapes)
+            pipe, pid = stack.enter_context(spawned(worker, *job))
+            arena.workers.seated(rank + 1, pid)
+            pipes.append(pipe)
+        own = problem.defaults
+        yield WorkerPool(problem, arena, pipes, lr=own.lr, beta=own.beta)

@@ -13,19 +13,10 @@ from typing import Any
 
 import numpy as np
 from experiment.figures import INKS, Figure, curves, legend, new_panels
-from experiment.record import (
-    Claim,
-    Compared,
-    Difference,
-    Experiment,
-    Outcome,
-    Scale,
-    cores,
-    run,
-    say,
-    together,
-)
+from experiment.record import Compared, Difference, Experiment, Outcome, Scale, run, say, together
 from experiment.searches import is_recorded, recorded, write_recorded
+from harness.claims import Claim
+from harness.machine import cores
 from training.schedules import (
     BACKOFF,
     CONSTANT,

@@ -10,11 +10,8 @@ import numpy as np
 from experiment.digits import Course, Images, digits, divided, train
 from experiment.figures import Figure, curves, legend, new_panels
 from experiment.record import (
-    FAILS,
     HOLDS,
     PARTLY,
-    UNTOLD,
-    Claim,
     Compared,
     Difference,
     Experiment,
@@ -25,7 +22,9 @@ from experiment.record import (
     together,
     told,
 )
-from experiment.searches import by_seed, cheapest
+from experiment.searches import cheapest
+from harness.claims import Claim
+from harness.turns import take_turns
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
@@ -56,7 +55,8 @@ METHODS: dict[str, dict[str, Any]] = {
 TUNED_ON = (101, 102)
 CLAIMED_DROP = 0.92 - 0.71
 LIKE = 0.002
-"""Accuracies that differ by less than an image of the held-out ones are the same."""
+"""Accuracies that differ by less than an image of the held-out ones are the same; a gain counts
+where it is surely above that, and none is one that fails."""
 
 Runs = dict[str, list[Course]]
 
@@ -72,7 +72,7 @@ def result(scale: Scale) -> Outcome:
     for alpha in alphas:
         best = {name: tuned(name, alpha, rounds, rates) for name in METHODS}
         chosen[f"{alpha:g}"] = best
-        runs[alpha] = by_seed(seeds, METHODS, one_of(alpha, rounds, best))
+        runs[alpha] = take_turns(seeds, METHODS, one_of(alpha, rounds, best))
     correction = corrections(rounds=min(rounds, 5))
     return Outcome(
         compared=compared(runs, correction),
@@ -221,7 +221,7 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
         for alpha, by in runs.items()
         for name in ("fedprox", "scaffold")
     }
-    verdicts = {key: better(gain) for key, gain in gains.items()}
+    verdicts = {key: gain.above(LIKE) for key, gain in gains.items()}
     order = together(list(verdicts.values()))
     differences = "; ".join(f"alpha {a:g}, {name} {gain}" for (a, name), gain in gains.items())
     spread = {
@@ -229,7 +229,9 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
     }
     ends = [runs[alpha]["local_sgd"] for alpha in (max(runs), min(runs))]
     drop = Difference.of(score(a) - score(b) for a, b in zip(*ends, strict=True))
-    falls = PARTLY if better(drop) == HOLDS and drop.mean < CLAIMED_DROP / 2 else better(drop)
+    falls = drop.above(LIKE)
+    if falls == HOLDS and drop.mean < CLAIMED_DROP / 2:
+        falls = PARTLY
     return [
         Compared(
             "SCAFFOLD is better than FedProx, and FedProx than Local SGD, at every division",
@@ -256,15 +258,6 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
             told(abs(traffic(runs) - 2) < 0.1), timing=False,
         ),
     ]  # fmt: skip
-
-
-def better(gain: Difference) -> str:
-    """Whether a gain is above that of an image or two; no gain at all is one that fails."""
-    if gain.half is None:
-        return UNTOLD
-    if gain.mean - gain.half > LIKE:
-        return HOLDS
-    return FAILS if gain.mean + gain.half < LIKE else UNTOLD
 
 
 def draw(outcome: Outcome) -> Figure:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from experiment.classic import Arm, interleaved, last, seconds
 from experiment.figures import INKS, Figure, curves, legend, new_panels
-from experiment.record import Claim, Compared, Experiment, Outcome, Scale, run, told
+from experiment.record import Compared, Experiment, Outcome, Scale, run, told
+from harness.claims import Claim
 
 from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.generators import sparse_regression

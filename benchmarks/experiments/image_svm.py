@@ -15,20 +15,10 @@ from experiment.classic import (
     workers_figure,
 )
 from experiment.figures import Figure
-from experiment.record import (
-    FAILS,
-    HOLDS,
-    PARTLY,
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Scale,
-    cores,
-    run,
-    told,
-)
+from experiment.record import FAILS, HOLDS, PARTLY, Compared, Experiment, Outcome, Scale, run, told
 from experiment.searches import recorded, write_recorded
+from harness.claims import Claim
+from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create

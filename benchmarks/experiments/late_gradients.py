@@ -7,8 +7,9 @@ from typing import Any
 
 from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
-from experiment.record import Claim, Compared, Experiment, Outcome, Scale, run, told
-from experiment.searches import by_seed
+from experiment.record import Compared, Experiment, Outcome, Scale, run, told
+from harness.claims import Claim
+from harness.turns import take_turns
 
 ABOUT = Experiment(
     name="late_gradients",
@@ -99,7 +100,7 @@ def _by_rule(scale: Scale, bench: Bench, late: int) -> dict[str, list[Training]]
     def train(name: str, seed: int) -> Training:
         return bench.train(name, seed=seed, **common, **arms[name])
 
-    return by_seed(scale.seeds, arms, train)
+    return take_turns(scale.seeds, arms, train)
 
 
 def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from experiment.classic import Arm, curve, interleaved, summary, with_a_core
 from experiment.figures import Figure, curves, legend, new_panels
-from experiment.record import Claim, Compared, Experiment, Outcome, Scale, cores, run, told
+from experiment.record import Compared, Experiment, Outcome, Scale, run, told
+from harness.claims import Claim
+from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create

@@ -17,21 +17,13 @@ from typing import Any
 
 from experiment.figures import INKS, Figure, new_panel
 from experiment.language import Bench, setup, workers
-from experiment.record import (
-    FAILS,
-    HOLDS,
-    UNTOLD,
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Sample,
-    Scale,
-    run,
-)
+from experiment.record import FAILS, HOLDS, UNTOLD, Compared, Experiment, Outcome, Scale, run
+from harness.claims import Claim, Sample
+from harness.turns import take_turns
 
 from mlxhog import TrainConfig
-from mlxhog.optim.schedules import MUON_LR
+from mlxhog.config.optimizers import MUON_LR, Muon
+from mlxhog.config.schedules import Cosine
 
 ABOUT = Experiment(
     name="minute",
@@ -54,8 +46,13 @@ COMMON: Mapping[str, Any] = {
     "workers": workers(2, BACKEND),
     "lr": MUON_LR,
 }
-NAMES = ("warmup", "schedule", "lr_floor", "batch_size", "weight_decay")
-DEFAULTS: Mapping[str, Any] = {name: getattr(TrainConfig(), name) for name in NAMES}
+DEFAULTS: Mapping[str, Any] = {
+    "warmup": Cosine().warmup,
+    "schedule": Cosine.name,
+    "lr_floor": Cosine().lr_floor,
+    "batch_size": TrainConfig().batch_size,
+    "weight_decay": Muon().weight_decay,
+}
 BATCHES = (2, 4, 8)
 DEFAULT = "the defaults"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -83,11 +80,14 @@ def result(scale: Scale) -> Outcome:
     tokens: int = scale.pick(tiny=2_000, quick=150_000, full=1_000_000)
     timed: int = scale.pick(tiny=2_000, quick=100_000, full=300_000)
     seeds = scale.pick(tiny=(1,), quick=(1, 2), full=(1, 2, 3))
-    bits: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for seed in seeds:
-        for name, changed in VARIANTS.items():
-            options = {**COMMON, **DEFAULTS, "strategy": "round_robin", **changed}
-            bits[name].append(bench.train(name, seed=seed, tokens=tokens, **options).end)
+
+    def end(name: str, seed: int) -> float:
+        options = {**COMMON, **DEFAULTS, "strategy": "round_robin", **VARIANTS[name]}
+        if options["schedule"] == "constant":
+            del options["lr_floor"]  # which it has not
+        return bench.train(name, seed=seed, tokens=tokens, **options).end
+
+    bits = take_turns(seeds, VARIANTS, end)
     speeds = {
         batch: bench.train(
             f"{batch} sequences, lock-free", seed=0, tokens=timed, strategy="hogwild",
@@ -103,7 +103,7 @@ def result(scale: Scale) -> Outcome:
         table=[
             {
                 "changed": name,
-                "bits per byte": f"{sample.median:.3f} ({sample.low:.3f} - {sample.high:.3f})",
+                "bits per byte": sample.spelt(".3f"),
                 "less the default": round(sample.median - samples[DEFAULT].median, 3),
                 "than the default": compare(sample, samples[DEFAULT]) if name != DEFAULT else "",
                 "tokens per second": round(speeds[batches[name]]),

@@ -6,16 +6,17 @@ from statistics import median
 
 import numpy as np
 from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
-from experiment.record import Claim, Compared, Experiment, Outcome, Scale, run, told
-from experiment.searches import by_seed
+from experiment.record import Compared, Experiment, Outcome, Scale, run, told
+from harness.claims import Claim
+from harness.turns import take_turns
+from language_models.decoding import load_backend
 from schemes import settings
 
-from mlxhog import arena, backends
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.data.prepare import prepare
-from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
@@ -47,7 +48,7 @@ def result(scale: Scale) -> Outcome:
     def train(name: str, seed: int) -> Training:
         return bench.train(name, seed=seed, tokens=tokens, lr=lr, workers=MIXES[name])
 
-    trainings = by_seed(scale.seeds, MIXES, train)
+    trainings = take_turns(scale.seeds, MIXES, train)
     by_kernels = {
         kernels: _parity(bench, kernels, batches=2 if scale.quick else 8)
         for kernels in ("auto", "reference")
@@ -123,18 +124,13 @@ def _computed(
 ) -> tuple[list[float], list[Float32]]:
     """Loss and whole gradient of each batch at the initial parameters."""
     model = load_architecture(model_name)
-    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
-    worker = backends.create(backend, threads=2, kernels=kernels, cpu_blas="auto")
-    worker.bind(model, layout.slots, layout.n_floats, None)
-    for name, value in init_params(model, 0).items():
-        slot = layout.slots[name]
-        worker.inbox[slot.offset : slot.offset + slot.size] = np.asarray(value).ravel()
-    worker.refresh()
+    worker = load_backend(backend, model, threads=2, kernels=kernels)
+    shapes = {name: spec.shape for name, spec in sorted(param_spec(model).items())}
     losses, flat = [], []
     for batch in batches:
         loss, grads = worker.loss_and_grads(batch)
         losses.append(loss)
-        flat.append(_flat(grads, {name: layout.slots[name].shape for name in sorted(grads)}))
+        flat.append(_flat(grads, shapes))
     worker.close()
     return losses, flat
 

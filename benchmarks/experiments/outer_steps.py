@@ -7,8 +7,10 @@ from typing import Any
 
 from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
-from experiment.record import HOLDS, Claim, Compared, Difference, Experiment, Outcome, Scale, run
-from experiment.searches import by_seed, cheapest
+from experiment.record import HOLDS, Compared, Difference, Experiment, Outcome, Scale, run
+from experiment.searches import cheapest
+from harness.claims import Claim
+from harness.turns import take_turns
 
 ABOUT = Experiment(
     name="outer_steps",
@@ -40,7 +42,7 @@ def result(scale: Scale) -> Outcome:
     every = scale.pick(tiny=4, quick=20, full=50)
     best = {name: tuned(bench, scale, name, tokens, every) for name in ARMS}
     seeds = scale.pick(tiny=(1,), quick=(1, 2, 3), full=(1, 2, 3, 4, 5))
-    runs = by_seed(
+    runs = take_turns(
         seeds, ARMS, lambda name, seed: one(bench, name, seed, tokens, every, best[name])
     )
     return Outcome(

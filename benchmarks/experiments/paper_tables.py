@@ -13,19 +13,18 @@ from experiment.figures import INKS, Figure, legend, new_panel
 from experiment.record import (
     HOLDS,
     PARTLY,
-    Claim,
     Compared,
     Experiment,
     Outcome,
-    Sample,
     Scale,
-    cores,
     run,
     say,
     together,
     told,
 )
 from experiment.searches import recorded, write_recorded
+from harness.claims import Claim, Sample
+from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import dblife_like

@@ -9,19 +9,10 @@ from typing import Any
 
 from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, enough_cores, setup, trainings_json, workers
-from experiment.record import (
-    UNTOLD,
-    Claim,
-    Compared,
-    Experiment,
-    Outcome,
-    Sample,
-    Scale,
-    cores,
-    run,
-    told,
-)
-from experiment.searches import by_seed
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, told
+from harness.claims import Claim, Sample
+from harness.machine import cores
+from harness.turns import take_turns
 from staleness import BEST as LOOKING_AHEAD
 from training.recording import count_parameters, model_file
 
@@ -76,7 +67,7 @@ def result(scale: Scale) -> Outcome:
             **MUON,
         )
 
-    trainings = by_seed(scale.seeds, chosen["workers"], train)
+    trainings = take_turns(scale.seeds, chosen["workers"], train)
     rows = _rows(trainings, len(scale.seeds))
     n_params = count_parameters(model_file(**bench.setup.sizes))
     per_step = bench.setup.batch * bench.setup.seq_len

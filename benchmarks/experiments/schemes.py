@@ -7,8 +7,10 @@ from typing import Any
 
 from experiment.figures import Figure
 from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
-from experiment.record import Compared, Experiment, Outcome, Sample, Scale, run, told
-from experiment.searches import Trials, by_seed, descend, recorded
+from experiment.record import Compared, Experiment, Outcome, Scale, run, told
+from experiment.searches import Trials, descend, recorded
+from harness.claims import Sample
+from harness.turns import take_turns
 
 ABOUT = Experiment(
     name="schemes",
@@ -54,7 +56,7 @@ def result(scale: Scale) -> Outcome:
         budget = {"tokens": chosen["tokens"], "lr": chosen["lr"][name]}
         return bench.train(name, seed=seed, **budget, **SCHEMES[name])
 
-    trainings = by_seed(scale.seeds, SCHEMES, train)
+    trainings = take_turns(scale.seeds, SCHEMES, train)
     rows = [_row(name, trainings, chosen["lr"][name], len(scale.seeds)) for name in SCHEMES]
     return Outcome(
         compared=_compared({row["scheme"]: row for row in rows}),

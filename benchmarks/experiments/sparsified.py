@@ -20,17 +20,16 @@ from experiment.record import (
     FAILS,
     HOLDS,
     PARTLY,
-    Claim,
     Compared,
     Experiment,
     Outcome,
-    Sample,
     Scale,
     run,
     say,
     told,
 )
 from experiment.searches import is_recorded, recorded, write_recorded
+from harness.claims import Claim, Sample
 from training.sparse_writing import Lane, in_turns, lost_share
 
 from mlxhog import TrainConfig, train

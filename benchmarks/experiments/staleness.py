@@ -24,15 +24,14 @@ from experiment.record import (
     HOLDS,
     PARTLY,
     UNTOLD,
-    Claim,
     Compared,
     Experiment,
     Outcome,
-    Sample,
     Scale,
     run,
 )
 from experiment.searches import Trials, descend, recorded
+from harness.claims import Claim, Sample
 from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty, step_koloskova
@@ -167,7 +166,9 @@ def result(scale: Scale) -> Outcome:
             ends[arm].append(bits)
             observed[arm].append(staleness)
     costs = {
-        arm: [_cost(curves[seed], n, bits) for seed, bits in zip(seeds, of_seeds, strict=True)]
+        arm: [
+            times_serial(curves[seed], n, bits) for seed, bits in zip(seeds, of_seeds, strict=True)
+        ]
         for arm, of_seeds in ends.items()
     }
     n_params = count_parameters(model_file(**bench.setup.sizes))
@@ -215,7 +216,7 @@ def _end(
     return one.end, one.staleness
 
 
-def _cost(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
+def times_serial(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
     """How many times the gradients of serial trainings a loss took; beyond their ends, a bound."""
     losses, lengths = zip(*sorted((loss, k) for k, loss in curve), strict=True)
     return n / math.exp(float(np.interp(bits, losses, np.log(lengths))))

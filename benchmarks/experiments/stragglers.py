@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from experiment.figures import INKS, Figure, legend, new_panels
 from experiment.language import setup, workers
-from experiment.record import FAILS, Claim, Compared, Experiment, Outcome, Scale, run, told
+from experiment.record import FAILS, Compared, Experiment, Outcome, Scale, run, told
+from harness.claims import Claim
 from numpy.typing import NDArray
 from training.recording import QUIET_OPTIONS
 
@@ -117,7 +118,7 @@ def step_times(scale: Scale, steps: int) -> Seconds:
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
         options = {
             **QUIET_OPTIONS, **setup(scale).options(), "workers": workers(2), "out": folder,
-            "eval_tokens": 1, "steps": steps,
+            "steps": steps,
         }  # fmt: skip
         result = train(TrainConfig(**options))
         times = [worker["compute_us"] for worker in Run(Path(result.run)).read_times()]

@@ -14,11 +14,13 @@ from statistics import fmean
 from typing import Any
 
 from experiment.figures import INKS, Figure, legend, new_panels
-from experiment.record import Claim, Compared, Experiment, Outcome, Scale, cores, run, say, told
+from experiment.record import Compared, Experiment, Outcome, Scale, run, say, told
+from harness.claims import Claim
+from harness.machine import cores
 from training.alone import ALONE, model_of, train_alone
 
 from mlxhog import TrainConfig
-from mlxhog.optim.schedules import default_lr
+from mlxhog.config import optimizers
 
 ABOUT = Experiment(
     name="widths",
@@ -63,7 +65,7 @@ class Training:
     @property
     def lr(self) -> float:
         """Its step size."""
-        return self.factor * default_lr(self.optimizer, self.width)
+        return self.factor * optimizers.by_name(self.optimizer).default_lr(self.width)
 
     def bits(self) -> float:
         """Held-out bits per byte at its end."""
@@ -127,7 +129,7 @@ def result(scale: Scale) -> Outcome:
                 {
                     "optimizer": optimizer,
                     "width": width,
-                    "lr auto": float(f"{default_lr(optimizer, width):.3g}"),
+                    "lr auto": float(f"{optimizers.by_name(optimizer).default_lr(width):.3g}"),
                     "at half of it": bits[0.5],
                     "at lr auto": bits[1.0],
                     "at twice as much": bits[2.0],

@@ -1,40 +1,107 @@
-"""The frame of every benchmark: its flags, what it claims, how it ends.
+"""The frame of every benchmark: its flags, its statistics, what it claims, how it ends.
 
-A script adds what it measures to `Findings` and ends with `raise SystemExit(main())`:
+A script says what it measures, and ends with `raise SystemExit(main())`:
 
     def main() -> int:
-        chosen = flags(__doc__).parse_args()
-        return measured("name", lambda findings: ..., patience_s=PATIENCE_S[chosen.quick])
+        chosen = flags(__doc__, quick="two turns").parse_args()
+        return measured("name", chosen, measure, packages=("torch",), quiet=True)
 
-It prints a table, then one JSON line. The exit code is 0 (met), 1 (missed) or 3 (not measurable on
-a machine that others keep busy, or not to be told from so few repeats).
+`measure(findings, chosen)` adds claims and numbers to the findings. The frame prints them, then one
+JSON line. The exit code is 0 (met), 1 (missed) or 3 (not measurable on a machine that others keep
+busy, or not to be decided by so few repeats). The frame of `experiments/` rests on this one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from harness.machine import (
-    BUSY_SHARE,
-    LoadWatch,
-    commit,
-    machine,
-    own_cpu_s,
-    versions,
-    wait_until_quiet,
-)
+from harness.machine import BUSY_SHARE, LoadWatch, commit, machine, versions, wait_until_quiet
+
+from mlxhog.files import plain_json
 
 MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
 EXIT_CODES = {MET: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
-PATIENCE_S = {True: 10.0, False: 60.0}
-"""With `--quick` or without: how long to wait for a quiet machine."""
+TINY, QUICK, FULL = "tiny", "quick", "full"
+MODES = {
+    QUICK: "one seed, minutes (default)",
+    FULL: "three seeds, the documents' sizes",
+    TINY: "does it run? its numbers mean nothing",
+}
+"""Flags of experiments."""
+CONFIDENCE = 0.95
+
+
+# -- repeated measurements -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Median and range of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Sample:
+        """Summarise; NaN where there is nothing."""
+        if not values:
+            return cls(math.nan, math.nan, math.nan, 0)
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+    @classmethod
+    def of_ratios(cls, dividends: Sequence[float], divisors: Sequence[float]) -> Sample:
+        """Summarise the ratios of the same turns, so that a slow spell hits both sides.
+
+        A turn whose divisor is not above 0 (a time to a goal that was not reached) is left out.
+        """
+        pairs = zip(dividends, divisors, strict=True)
+        return cls.of([dividend / divisor for dividend, divisor in pairs if divisor > 0])
+
+    def spelt(self, form: str) -> str:
+        """The median and, in brackets, the range."""
+        return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and half of its 95 % interval by Student's t; NaN with fewer than two values."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """Of independent values, taken as normal."""
+        from scipy import stats
+
+        values = list(values)
+        n = len(values)
+        if n < 2:
+            return cls(statistics.fmean(values), math.nan)
+        share = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+        return cls(statistics.fmean(values), share * statistics.stdev(values) / math.sqrt(n))
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.mean + self.half
+
+
+# -- claims ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,7 +131,7 @@ class Claim:
 
     @property
     def ended(self) -> str:
-        """How it ended: met, missed, or not to be told where its interval holds the limit."""
+        """How it ended: met, missed, or undecided where its interval holds the limit."""
         if self.met:
             return MET
         ends = self.interval or (self.value,)
@@ -77,33 +144,19 @@ class Claim:
         return value >= self.limit if self.relation == ">=" else value == self.limit
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Median and spread of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-    repeats: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Sample:
-        """Summarise; NaN where there is nothing."""
-        if not values:
-            return cls(float("nan"), float("nan"), float("nan"), 0)
-        return cls(statistics.median(values), min(values), max(values), len(values))
-
-    def spelt(self, form: str) -> str:
-        """The median and, in brackets, the range."""
-        return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
-
-
 @dataclass
 class Findings:
-    """Claims, and further numbers for the JSON line."""
+    """What a script adds to.
+
+    Attributes:
+        claims: numbers with limits.
+        results: further numbers for the JSON line; `Sample`s become objects.
+        others_load: cores' worth of CPU that others used while it counted; None is all the time.
+    """
 
     claims: list[Claim] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    others_load: float | None = None
 
     def at_least(self, name: str, value: float, limit: float, *, timing: bool = True) -> None:
         """Claim a number that should be large; `timing=False` where other load cannot spoil it."""
@@ -118,9 +171,6 @@ class Findings:
         self.claims.append(Claim(name, value, "==", expected, timing=False))
 
 
-# -- the end --------------------------------------------------------------------------------------
-
-
 def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
     """Missed if a count is wrong; else not measurable if others spoilt timings; else the worst."""
     if any(claim.ended == MISSED for claim in claims if not claim.timing):
@@ -131,20 +181,23 @@ def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
     return next((ended for ended in (MISSED, UNTOLD) if ended in ends), MET)
 
 
-def flags(
-    about: str | None, *, quick: str = "fewer and shorter turns", parts: Iterable[str] = ()
-) -> argparse.ArgumentParser:
-    """The flags of a script: `--quick`, and `--only` where it has parts.
+# -- one run of a script ---------------------------------------------------------------------------
+
+
+def flags(about: str | None, *, parts: Iterable[str] = (), **modes: str) -> argparse.ArgumentParser:
+    """The flags of a script.
 
     Args:
         about: shown by `--help`; the docstring of the script.
-        quick: what the flag changes.
         parts: names, of which `chosen.only` is some, or None.
+        modes: flags of which at most one is set, and what each changes: `quick="two turns"`.
     """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help=quick)
+    group = parser.add_mutually_exclusive_group() if modes else parser
+    for mode, change in modes.items():
+        group.add_argument(f"--{mode}", action="store_true", help=change)
     if names := list(parts):
         parser.add_argument(
             "--only", nargs="+", action="extend", choices=names, metavar="PART",
@@ -153,53 +206,55 @@ def flags(
     return parser
 
 
+def mode_of(chosen: Namespace) -> str:
+    """The one of `MODES` that the flags ask for."""
+    return next((mode for mode in (FULL, TINY) if getattr(chosen, mode)), QUICK)
+
+
 def measured(
     name: str,
-    measure: Callable[[Findings], None],
+    chosen: Namespace,
+    measure: Callable[[Findings, Namespace], None],
     *,
-    packages: Sequence[str] = ("mlxhog", "numpy"),
-    patience_s: float = 0.0,
+    packages: Sequence[str] = (),
+    quiet: bool = False,
 ) -> int:
-    """Measure, and print what came of it; returns the exit code.
+    """Measure, and print what was measured; returns the exit code.
 
     Args:
         name: of the benchmark.
+        chosen: the flags.
         measure: adds claims and numbers to the findings, and prints its progress.
-        packages: whose versions are recorded.
-        patience_s: how long to wait for a quiet machine first; 0 where nothing is timed.
+        packages: whose versions are recorded, beside mlxhog and numpy.
+        quiet: whether to wait for a quiet machine first: a minute, with `--quick` 10 s.
     """
-    if patience_s:
-        wait_until_quiet(patience_s)
-    watch, cpu, findings = LoadWatch(), own_cpu_s(), Findings()
-    measure(findings)
-    return finish(
-        name,
-        findings.claims,
-        others_load=watch.stop(own_cpu_s() - cpu),
-        results=findings.results,
-        packages=packages,
-    )
-
-
-def finish(
-    name: str,
-    claims: Sequence[Claim],
-    *,
-    others_load: float,
-    results: Mapping[str, Any],
-    packages: Sequence[str] = ("mlxhog", "numpy"),
-) -> int:
-    """Print the claims and, last, one JSON line; return the exit code.
-
-    Args:
-        name: of the benchmark.
-        claims: what it has to show.
-        others_load: cores' worth of CPU that others used meanwhile, from `LoadWatch`.
-        results: further numbers for the JSON line (`Sample`s become objects).
-        packages: whose versions to record.
-    """
-    ended = verdict(claims, others_load=others_load)
+    findings = Findings()
+    if quiet:
+        before = wait_until_quiet(10.0 if chosen.quick else 60.0)
+        findings.results["others_load_before"] = round(before, 3)
+    watch = LoadWatch()
+    measure(findings, chosen)
+    others_load = watch.stop() if findings.others_load is None else findings.others_load
     print()
+    show(findings.claims, others_load)
+    return finish({"benchmark": name, **document(findings, others_load, packages)})
+
+
+def document(findings: Findings, others_load: float, packages: Sequence[str]) -> dict[str, Any]:
+    """Verdict, claims and numbers of a result, and what they were measured with."""
+    return {
+        "verdict": verdict(findings.claims, others_load=others_load),
+        "claims": [{**asdict(claim), "met": claim.met} for claim in findings.claims],
+        **_as_objects(findings.results),
+        "others_load": round(others_load, 3),
+        "machine": machine(),
+        "versions": versions("mlxhog", "numpy", *packages),
+        "commit": commit(),
+    }
+
+
+def show(claims: Sequence[Claim], others_load: float) -> None:
+    """Print the claims, and whether others kept the machine busy."""
     marks = {MET: "met   ", MISSED: "MISSED", UNTOLD: "untold"}
     for claim in claims:
         within = "" if claim.interval is None else " ({:.4g} to {:.4g})".format(*claim.interval)
@@ -210,28 +265,20 @@ def finish(
             f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
             f"{os.getloadavg()[0]:.2f}); timings are not measurable, stop them and run this again"
         )
-    line = {
-        "benchmark": name,
-        "verdict": ended,
-        "claims": [_plain({**asdict(claim), "met": claim.met}) for claim in claims],
-        **_plain(results),
-        "others_load": round(others_load, 3),
-        "machine": machine(),
-        "versions": versions(*packages),
-        "commit": commit(),
-    }
-    print(json.dumps(line), flush=True)
-    return EXIT_CODES[ended]
 
 
-def _plain(value: Any) -> Any:
-    """Samples as objects and NaN as null, at any depth."""
+def finish(result: Mapping[str, Any]) -> int:
+    """Print a result as one JSON line; return the exit code of its verdict."""
+    print(plain_json.dumps(result).decode(), flush=True)
+    return EXIT_CODES[result["verdict"]]
+
+
+def _as_objects(value: Any) -> Any:
+    """Samples as objects, at any depth."""
     if isinstance(value, Sample):
-        return _plain(asdict(value))
-    if isinstance(value, float) and math.isnan(value):
-        return None
+        return asdict(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_as_objects(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {key: _as_objects(item) for key, item in value.items()}
     return value

@@ -80,6 +80,25 @@ def commit() -> str | None:
     return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
+def resident(pid: int | None = None) -> tuple[int, int]:
+    """Resident bytes of a process now, and at their highest; of this process by default.
+
+    Linux's ru_maxrss is no use here: a new process begins with that of its parent. Where /proc is
+    missing (macOS), one of the two stands for both.
+    """
+    status = Path(f"/proc/{pid or 'self'}/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        now, most = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+        return now, most
+    if pid is None:
+        n_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    else:
+        command = ["ps", "-o", "rss=", "-p", str(pid)]
+        n_bytes = 1024 * int(subprocess.run(command, capture_output=True, check=True).stdout)
+    return n_bytes, n_bytes
+
+
 # -- other people's load --------------------------------------------------------------------------
 
 
@@ -96,24 +115,28 @@ def _busy_seconds() -> float | None:
 class LoadWatch:
     """How much CPU others used while we measured.
 
-    `stop(own_cpu_s)` subtracts what the benchmark's own processes used. Without /proc (macOS) the
-    one-minute load average at the start has to do.
+    What this process used does not count, nor what children used that it has waited for. Without
+    /proc (macOS) the one-minute load average at the start has to do.
     """
 
     def __init__(self) -> None:
         """Start watching."""
         self.load_average = os.getloadavg()[0]
-        self._began, self._busy = time.monotonic(), _busy_seconds()
+        self._began, self._busy, self._own = time.monotonic(), _busy_seconds(), own_cpu_s()
 
-    def stop(self, own_cpu_s: float) -> float:
-        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core."""
-        busy = _busy_seconds()
+    def stop(self, living_cpu_s: float = 0.0) -> float:
+        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core.
+
+        Args:
+            living_cpu_s: what children used meanwhile that still live.
+        """
+        busy, own = _busy_seconds(), own_cpu_s() - self._own + living_cpu_s
         if busy is None or self._busy is None:
             return self.load_average if self.load_average > 0.3 * len(cores()) else 0.0
         # Both counts advance in ticks of 10 ms, so a short window may be off by a few.
         elapsed = time.monotonic() - self._began
         ticks = 0.01 * (1 + len(cores()))
-        return max(0.0, busy - self._busy - own_cpu_s - ticks) / elapsed
+        return max(0.0, busy - self._busy - own - ticks) / elapsed
 
 
 def own_cpu_s() -> float:
@@ -126,9 +149,8 @@ def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
     """Wait for a window in which others are quiet; returns their load in the last window."""
     deadline = time.monotonic() + patience_s
     while True:
-        before = time.process_time()
         watch = LoadWatch()
         time.sleep(window_s)
-        others = watch.stop(time.process_time() - before)
+        others = watch.stop()
         if others <= BUSY_SHARE or time.monotonic() >= deadline:
             return others

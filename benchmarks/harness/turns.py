@@ -1,27 +1,75 @@
-"""Programs that are measured in turns, each in a process of its own.
+"""What is measured in turns, so that a slow spell of the machine hits all alike.
 
-Ours and a peer never share a process: neither inherits the other's thread pool, allocator or
-imports, and each one's memory can be told. An `Arm` builds its step once and then waits; `in_turns`
-lets every arm run for a while, again and again, so that a slow spell of the machine hits all.
+`take_turns` runs any arms one after the other, again and again; `quiet_turns` runs those again that
+others disturbed. `in_turns` gives each program a process of its own: neither ours nor a peer's
+inherits the other's thread pool, allocator or imports, and each one's memory can be measured. An
+`Arm` builds its step once and then waits until it is asked to run.
 """
 
 from __future__ import annotations
 
 import importlib
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
+
+from harness.claims import Sample
+from harness.machine import BUSY_SHARE, resident
 
 from mlxhog.machine.processes import follow_parent, thread_limits
 
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+
 START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""
+
+
+def take_turns(turns: Iterable[T], arms: Iterable[A], run: Callable[[A, T], R]) -> dict[A, list[R]]:
+    """Run every arm with every turn (a number, a seed), all arms before the next turn."""
+    results: dict[A, list[R]] = {arm: [] for arm in arms}
+    for turn in turns:
+        for arm, own in results.items():
+            own.append(run(arm, turn))
+    return results
+
+
+def quiet_turns(
+    count: int, arms: Iterable[A], run: Callable[[A], tuple[R, float]]
+) -> tuple[dict[A, list[R]], float]:
+    """Run every arm in turns until so many of its turns were quiet.
+
+    Args:
+        count: of quiet turns of every arm.
+        arms: what takes turns.
+        run: an arm's result, and cores' worth of CPU that others used meanwhile.
+
+    Returns:
+        the results of quiet turns, and 0; where others leave too few of them, those of all turns,
+        and the load that spoilt them.
+    """
+    turns: dict[A, list[tuple[R, float]]] = {arm: [] for arm in arms}
+
+    def quiet(arm: A) -> list[R]:
+        return [result for result, load in turns[arm] if load <= BUSY_SHARE]
+
+    for turn in range(3 * count):
+        if turn >= count and not any(map(quiet, turns)):
+            break  # a machine that is never quiet will not become so
+        for arm, own in turns.items():
+            if len(quiet(arm)) < count:
+                own.append(run(arm))
+    if all(2 * len(quiet(arm)) > count for arm in turns):
+        return {arm: quiet(arm) for arm in turns}, 0.0
+    load = statistics.median(load for own in turns.values() for _, load in own)
+    every = {arm: [result for result, _ in own] for arm, own in turns.items()}
+    return every, max(1.01 * BUSY_SHARE, load)
 
 
 @dataclass(frozen=True)
@@ -83,14 +131,11 @@ class Arm:
 
     def _ask(self, what: object) -> Any:
         self._pipe.send(what)
-        if not self._pipe.poll(START_S):
-            self._process.kill()
-            raise TimeoutError(f"{self.program} did not answer {what!r} within {START_S:.0f} s")
         try:
-            answer = self._pipe.recv()
-        except EOFError as error:
-            raise RuntimeError(f"{self.program} ended; its own output says why") from error
-        return answer
+            return answer(self._pipe, self.program)
+        except TimeoutError:
+            self._process.kill()
+            raise
 
 
 @dataclass(frozen=True)
@@ -115,12 +160,12 @@ def _serve(pipe: Connection, program: Program, threads: int) -> None:
     follow_parent()
     for library in program.libraries:
         importlib.import_module(library)
-    imported = peak_bytes()
+    imported = resident()[1]
     step: Callable[[], float | None] = program.build(threads)
     while True:
         asked = pipe.recv()
         if asked == "end":
-            pipe.send(Peak(imported, peak_bytes()))
+            pipe.send(Peak(imported, resident()[1]))
             return
         least = asked if isinstance(asked, float) else 0.0
         spent, steps = 0.0, 0
@@ -130,12 +175,6 @@ def _serve(pipe: Connection, program: Program, threads: int) -> None:
             spent += time.perf_counter() - began if counted is None else counted
             steps += 1
         pipe.send(spent / steps)
-
-
-def peak_bytes() -> int:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass(frozen=True)
@@ -152,8 +191,7 @@ class Turns:
 
     def ratio(self, slow: str, fast: str) -> float:
         """How many times faster `fast` is: the median of the turns' own ratios."""
-        pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
-        return statistics.median(x / y for x, y in pairs)
+        return Sample.of_ratios(self.seconds[slow], self.seconds[fast]).median
 
     def median(self, name: str) -> float:
         """Median seconds per step."""
@@ -172,32 +210,66 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
     arms = {name: Arm(program, threads=threads) for name, program in programs.items()}
     for arm in arms.values():
         arm.ready()
-    seconds_of: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(turns):
-        for name, arm in arms.items():
-            seconds_of[name].append(arm.run(seconds))
+    seconds_of = take_turns(range(turns), arms, lambda name, _: arms[name].run(seconds))
     return Turns(seconds_of, {name: arm.close() for name, arm in arms.items()})
 
 
 def once(program: Program, *, threads: int) -> Any:
     """Return what a program's function returns, called in a process of its own."""
+    with spawned(_call, program, threads, threads=threads) as (pipe, _):
+        return answer(pipe, program)
+
+
+def _call(program: Program, threads: int, pipe: Connection) -> None:
+    pipe.send(program.build(threads))
+
+
+# -- processes that answer -------------------------------------------------------------------------
+
+
+@contextmanager
+def spawned(
+    serve: Callable[..., None], *arguments: Any, threads: int = 1
+) -> Iterator[tuple[Connection, int]]:
+    """Yield the pipe and the id of a process that serves it; it is gone when the block ends.
+
+    Args:
+        serve: called there with the arguments and the other end of the pipe.
+        arguments: of the function.
+        threads: that its libraries may use.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
+    process = context.Process(target=_follow, args=(serve, *arguments, theirs))
     with thread_limits(threads):
-        process = context.Process(target=_call, args=(theirs, program, threads))
         process.start()
     theirs.close()
     try:
-        if not ours.poll(START_S):
-            process.kill()
-            raise TimeoutError(f"{program} did not end within {START_S:.0f} s")
-        return ours.recv()
-    except EOFError as error:
-        raise RuntimeError(f"{program} ended; its own output says why") from error
+        assert process.pid is not None
+        yield ours, process.pid
     finally:
+        ours.close()
+        process.join(5.0)
+        process.kill()
         process.join()
 
 
-def _call(pipe: Connection, program: Program, threads: int) -> None:
+def _follow(serve: Callable[..., None], *arguments: Any) -> None:
     follow_parent()
-    pipe.send(program.build(threads))
+    with suppress(EOFError, BrokenPipeError):  # nobody asks any more
+        serve(*arguments)
+
+
+def answer(pipe: Connection, who: object) -> Any:
+    """Return the next answer of a process.
+
+    Raises:
+        TimeoutError: there is none within `START_S`.
+        RuntimeError: the process has ended.
+    """
+    if not pipe.poll(START_S):
+        raise TimeoutError(f"{who} has not answered for {START_S:.0f} s")
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise RuntimeError(f"{who} ended; its own output says why") from error

@@ -1,19 +1,20 @@
 """Decoding one stream, ours and the peers', for the benchmarks that compare them.
 
 Each `Stream` decodes greedily from a fresh prompt and returns tokens per second after the first
-one, by its own framework's means. `compare` lets them take turns and reports medians.
+one, by its own framework's means.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from harness.claims import Sample
-from harness.turns import Program, once
+from harness.machine import resident
+from harness.turns import Program, once, take_turns
 from language_models.ours import Step, large
 from language_models.peers import xlstm_large
 from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report
@@ -54,13 +55,13 @@ class Ids:
 
 
 def load_backend(
-    name: str, cfg: ModelConfig, *, threads: int = 1, kernels: str = "auto"
+    name: str, cfg: ModelConfig, *, threads: int = 1, kernels: str = "auto", seed: int = 0
 ) -> Backend:
     """One of our backends with fresh parameters."""
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
     backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
     backend.bind(cfg, layout.slots, layout.n_floats, None)
-    for parameter, value in families.init_params(cfg, seed=0).items():
+    for parameter, value in families.init_params(cfg, seed).items():
         slot = layout.slots[parameter]
         backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
     backend.refresh()
@@ -79,15 +80,14 @@ def ours(
 ) -> Stream:
     """Our own generation on a backend, sampling and text included."""
     from mlxhog.decoding.generate import answer
-    from mlxhog.decoding.sampling import Sampler
+    from mlxhog.decoding.options import Sampling
 
     def run(tokens: int) -> float:
         stream = answer(
             backend,
             [prompt(cfg.vocab_size)],
             tokenizer=Ids(cfg.vocab_size),
-            sampler=Sampler(temperature=temperature, **sampling),
-            max_new_tokens=tokens,
+            sampling=Sampling(max_new_tokens=tokens, temperature=temperature, **sampling),
             stop_at_document_end=False,
         )
         next(stream)
@@ -164,19 +164,6 @@ def xlstm_stream(cfg: XLSTMLargeConfig) -> Stream:
     return lambda tokens: _after_first(tokens, decode)
 
 
-def compare(
-    streams: Mapping[str, Stream], *, tokens: int = 200, repeats: int = 5
-) -> dict[str, Sample]:
-    """Tokens per second of every stream, in turns, after one that is not counted."""
-    for stream in streams.values():
-        stream(20)
-    rates: dict[str, list[float]] = {name: [] for name in streams}
-    for _ in range(repeats):
-        for name, stream in streams.items():
-            rates[name].append(stream(tokens))
-    return {name: Sample.of(values) for name, values in rates.items()}
-
-
 def prefill_and_forward(
     backend: Backend, cfg: ModelConfig, *, B: int = 8, S: int = 256, repeats: int = 5
 ) -> dict[str, Sample]:
@@ -197,14 +184,15 @@ def prefill_and_forward(
         for start in range(0, text.shape[1], PREFILL_CHUNK):
             _, state = backend.logits(text[:, start : start + PREFILL_CHUNK], state)
 
-    rates: dict[str, list[float]] = {"prefill": [], "forward": []}
-    for repeat in range(-1, repeats):
-        for name, run in (("prefill", prefill), ("forward", lambda: backend.evaluate(batch))):
-            begin = time.perf_counter()
-            run()
-            if repeat >= 0:
-                rates[name].append(B * S / (time.perf_counter() - begin))
-    return {name: Sample.of(values) for name, values in rates.items()}
+    works = {"prefill": prefill, "forward": lambda: backend.evaluate(batch)}
+
+    def rate(name: str, turn: int) -> float:
+        begin = time.perf_counter()
+        works[name]()
+        return B * S / (time.perf_counter() - begin)
+
+    rates = take_turns(range(1 + repeats), works, rate)
+    return {name: Sample.of(values[1:]) for name, values in rates.items()}  # the first warms up
 
 
 @dataclass(frozen=True)
@@ -221,12 +209,8 @@ def over_length(
     backend: Backend, cfg: ModelConfig, *, marks: Sequence[int] = (1_000, 10_000, 50_000, 100_000)
 ) -> list[Length]:
     """Pace over the last 500 tokens, size of the state and peak memory at each mark."""
-    import resource
-    import sys
-
     token, state = np.array([[0]], np.int32), None
     lengths, read = [], 0
-    unit = 1 if sys.platform == "darwin" else 1024
     for mark in marks:
         begin = 0.0
         while read < mark:
@@ -236,8 +220,7 @@ def over_length(
             token = logits.argmax(-1).astype(np.int32)[:, None]
             read += 1
         pace = 500 / (time.perf_counter() - begin)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        lengths.append(Length(mark, pace, state_bytes(state), peak))
+        lengths.append(Length(mark, pace, state_bytes(state), resident()[1]))
     return lengths
 
 

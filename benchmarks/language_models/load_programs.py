@@ -1,20 +1,18 @@
-"""One way to load a checkpoint, timed in a fresh process; run by load_checkpoint.py.
+"""Ways to load a checkpoint, each timed in a fresh process; run by load_checkpoint.py.
 
-    python benchmarks/language_models/load_programs.py PROGRAM DIRECTORY
-
-Prints one JSON object: seconds from the path to weights whose every number has been read, and the
-resident memory before (after all imports) and at its highest.
+The time runs from the path to weights whose every number has been read; memory counts from what
+the imports need.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness.machine import resident
 
 Timed = Callable[[], Any]
 
@@ -83,32 +81,22 @@ def _backend(name: str, folder: Path) -> Timed:
     return load
 
 
-def resident() -> tuple[int, int]:
-    """Resident bytes now, and at their highest.
+@dataclass(frozen=True)
+class Loaded:
+    """Seconds from the path to weights, and resident bytes before and at their highest."""
 
-    Linux's ru_maxrss is no use here: a new process begins with that of its parent.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        now, most = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-        return now, most
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    return highest, highest
+    seconds: float
+    before: int
+    most: int
 
 
-def main() -> None:
-    """Run the program that the command line names."""
-    program, folder = sys.argv[1], Path(sys.argv[2])
+def loaded(program: str, folder: Path, threads: int) -> Loaded:
+    """Load by one of the programs; in a process of its own, with one thread."""
     load = globals()[program](folder)
     before, _ = resident()
     start = time.perf_counter()
     weights = load()
     seconds = time.perf_counter() - start
     _, most = resident()
-    print(json.dumps({"seconds": seconds, "before": before, "most": most}))
     del weights
-
-
-if __name__ == "__main__":
-    main()
+    return Loaded(seconds, before, most)

@@ -129,7 +129,7 @@ def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.n
 
 def labels_of(ops: Any, labels: np.ndarray) -> Any:
     """Labels as an array of the framework whose ops these are."""
-    if "torch" in ops.__name__:
+    if ops.xp.framework == "torch":
         import torch
 
         return torch.from_numpy(labels).long()

@@ -161,7 +161,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
 
     def step() -> None:
         if form == "parallel":
-            h = ops_torch.OPS.mlstm_parallel(*inputs, eps=1e-6)
+            h = ops_torch.OPS.form.mlstm_parallel(*inputs, eps=1e-6)
         else:
             h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
         torch.autograd.grad(h.sum(), inputs)

@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from statistics import median
 
 from harness.claims import Findings, Sample
 from harness.turns import Arm, Program, Turns, in_turns
@@ -67,7 +66,7 @@ class Report(Findings):
         }
         print(f"\n{row}: tokens per second, median (range)")
         for name, rate in rates.items():
-            print(f"  {name:16} {rate.median:10,.0f}  ({rate.low:,.0f} - {rate.high:,.0f})")
+            print(f"  {name:16} {rate.spelt(',.0f')}")
         sys.stdout.flush()
         self.results[row] = {"tokens_per_s": rates}
         return turns
@@ -124,13 +123,13 @@ def arithmetic(report: Report, row: str, size: LargeSize, turns: Turns) -> None:
     gflops = {"step": Sample.of([work / s / 1e9 for s in steps])}
     for name in product_programs(size):
         gflops[name] = Sample.of([products / s / 1e9 for s in turns.seconds[name]])
-        shares = [
-            work / step / (products / s) for step, s in zip(steps, turns.seconds[name], strict=True)
-        ]
-        report.results[row] |= {f"share of {name}": Sample.of(shares)}
+        share = Sample.of_ratios(
+            [work / step for step in steps], [products / s for s in turns.seconds[name]]
+        )
+        report.results[row] |= {f"share of {name}": share}
         if name == TORCH_SGEMM:
             claim = f"{row}: {TORCH}, 6 x parameters x tokens_per_s / sgemm"
-            report.at_least(claim, median(shares), 0.85)
+            report.at_least(claim, share.median, 0.85)
     print("  " + ", ".join(f"{name} {rate.median:.0f} GFLOP/s" for name, rate in gflops.items()))
     report.results[row] |= {"gflops": gflops}
 

@@ -49,14 +49,6 @@ def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:
     raise AssertionError("unreachable")
 
 
-def _serial(threads: int, seconds: float, results: Any) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    results.put(steps(build(), seconds, seed=0))
-
-
 def _shared(model: Any, rank: int, seconds: float, start: Any, results: Any) -> None:
     import torch
 
@@ -65,16 +57,12 @@ def _shared(model: Any, rank: int, seconds: float, start: Any, results: Any) -> 
 
 
 def serial(threads: int, seconds: float) -> float:
-    """Tokens per second of one process."""
-    import multiprocessing
+    """Tokens per second of this process, which is its own."""
+    import torch
 
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_serial, args=(threads, seconds, results))
-    process.start()
-    rate = float(results.get(timeout=120 + seconds))
-    process.join()
-    return rate
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return steps(build(), seconds, seed=0)
 
 
 def shared(seconds: float) -> float:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import resource
 import time
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
 from harness.claims import Findings, Sample
+from harness.machine import resident
+from harness.turns import answer, spawned
 from mad.throughput import execute, trivial
 
-from mlxhog.machine.processes import follow_parent
 from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
@@ -36,21 +33,18 @@ STUDY = Study(
 
 def scheduler(findings: Findings, folder: Path) -> None:
     """Run them, and read the store from another process meanwhile."""
-    context = multiprocessing.get_context("spawn")
-    pipe, theirs = context.Pipe()
-    over = context.Event()
-    reader = context.Process(target=_read, args=(theirs, over, folder / "trivial"))
-    reader.start()
-    pipe.recv()  # it is ready
     memory: dict[int, int] = {}
 
     def watch(progress: StudyProgress) -> None:
-        memory[progress.done] = resident_bytes()
+        memory[progress.done] = resident()[0]
 
-    store, seconds = execute(folder, "trivial", STUDY, trivial, parallel=PARALLEL, observer=watch)
-    over.set()
-    reads, slowest = pipe.recv()
-    reader.join()
+    with spawned(_read, folder / "trivial") as (pipe, _):
+        answer(pipe, "the reader")  # it is ready
+        store, seconds = execute(
+            folder, "trivial", STUDY, trivial, parallel=PARALLEL, observer=watch
+        )
+        pipe.send("end")
+        reads, slowest = answer(pipe, "the reader")
     ended = len(store.records())
     early = median([size for done, size in memory.items() if WARM <= done < 2 * WARM])
     growth = max(memory.values()) / early - 1
@@ -76,12 +70,11 @@ def _backwards(reads: list[int]) -> int:
     return sum(later < before for before, later in zip(reads, reads[1:], strict=False))
 
 
-def _read(pipe: Connection, over: Event, directory: Path) -> None:
+def _read(directory: Path, pipe: Connection) -> None:
     """Read the whole store again and again; sends how many runs each read saw, or `FAILED`."""
-    follow_parent()
     pipe.send("ready")
     reads, slowest = [], 0.0
-    while not over.is_set():
+    while not pipe.poll(READ_EVERY_S):
         began = time.monotonic()
         try:
             records = Store(directory).records()
@@ -92,13 +85,4 @@ def _read(pipe: Connection, over: Event, directory: Path) -> None:
             print(f"  the store could not be read: {error!r}", flush=True)
             reads.append(FAILED)
         slowest = max(slowest, time.monotonic() - began)
-        over.wait(READ_EVERY_S)
     pipe.send((reads, slowest))
-
-
-def resident_bytes() -> int:
-    """Resident size of this process now; the largest so far where the system does not say."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

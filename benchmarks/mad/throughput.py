@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from harness.claims import Findings, Sample
 
@@ -24,12 +23,13 @@ from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.study import session
 from mlxhog.mad.study.pool import RunFunction
-from mlxhog.mad.study.progress import Observer
+from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study, open_store
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.report.views import Observer
 
 SEQUENCES = (
     "ssd swiglu ssd swiglu",
@@ -121,7 +121,7 @@ def execute(
     run: RunFunction,
     *,
     parallel: int,
-    observer: Observer = lambda progress: None,
+    observer: Observer[StudyProgress] = lambda progress: None,
 ) -> tuple[Store, float]:
     """Run a study to its end as `mlxhog mad bench` does.
 
@@ -181,8 +181,8 @@ def throughput(findings: Findings, folder: Path, *, rounds: int, baseline: bool)
             accuracies[name].append(scores)
             starts += again(own)
             print(f"  {name:20} {spent:7.1f} s", flush=True)
-    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
-    findings.at_least("parallel 2 / serial: searches per second", median(ratios), THROUGHPUT)
+    ratio = Sample.of_ratios(*seconds.values()).median
+    findings.at_least("parallel 2 / serial: searches per second", ratio, THROUGHPUT)
     findings.exact("largest difference of an accuracy from serial", _difference(accuracies), 0.0)
     name = "reused worker: seconds from the end of a run to the next first step, at most"
     findings.at_most(name, max(starts), START_S)

@@ -11,13 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from training.recording import model_file
+from training.recording import held_out_bits, model_file
 
 from mlxhog import TrainConfig, backends, optim
-from mlxhog.data import heldout
 from mlxhog.models import families
 from mlxhog.optim import Target, gradients, updates
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import make_plan
 
 ALONE: Mapping[str, Any] = {"strategy": "serial", "workers": "torch:cpu", "threads": 1}
 """The options that say so."""
@@ -66,18 +65,10 @@ def train_alone(config: TrainConfig, held_out: int) -> float:
             grad_scale=gradients.clip_factor(norm, config.clip),
         )
         backend.refresh()
-    bits = _bits_per_byte(plan, backend, held_out)
+    text = plan.data.open(plan.config.seq_len)[1]
+    bits = held_out_bits(backend, text, plan.config.seq_len, held_out)
     backend.close()
     return bits if math.isfinite(bits) else WORST_BITS
-
-
-def _bits_per_byte(plan: Plan, backend: backends.Backend, tokens: int) -> float:
-    seq_len = plan.config.seq_len
-    text = plan.data.open(seq_len)[1]
-    nats, n_bytes = 0.0, 0
-    for batch in heldout.batches(text, seq_len=seq_len, batch_size=32, eval_tokens=tokens):
-        nats, n_bytes = nats + backend.evaluate(batch).nats, n_bytes + batch.n_bytes
-    return heldout.bits_per_byte(nats, n_bytes)
 
 
 @lru_cache

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import Phase, State
 from mlxhog.errors import ArenaError
+from mlxhog.report.metrics import Progress
 
 START_S = 120.0
 LAPS = (1 << 37) - 1
@@ -330,6 +332,26 @@ class Observed:
         self._stop_reading.set()
         self._stdout.close()
         self.arena.close()
+
+
+class Killer:
+    """Kills workers of a run in this process now and then, as its observer."""
+
+    def __init__(self, kills: int, seed: int, *, within_s: float) -> None:
+        """Draw the moments and the workers from a seed."""
+        self.left, self._random, self._within_s = kills, Random(seed), within_s
+        self._killed = set[int]()
+
+    def __call__(self, progress: Progress) -> None:
+        """Kill one worker, if all of them run and none is one that was killed before."""
+        pids = [worker.pid for worker in progress.workers if worker.state == "running"]
+        fresh = [pid for pid in pids if pid not in self._killed]
+        if self.left and progress.step and len(fresh) == len(progress.workers):
+            time.sleep(self._within_s * self._random.random())
+            pid = self._random.choice(fresh)
+            os.kill(pid, signal.SIGKILL)
+            self._killed.add(pid)
+            self.left -= 1
 
 
 def _is_zombie(pid: int) -> bool:

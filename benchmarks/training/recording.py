@@ -21,6 +21,9 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.backends.backend import Backend
+from mlxhog.data import heldout
+from mlxhog.data.tokens import TokenFile
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies import local
 
@@ -157,6 +160,15 @@ def step_shares(table: NDArray[np.void], workers: int) -> Mapping[str, float]:
     return {name: ns / total for name, ns in spent.items()}
 
 
+def held_out_bits(backend: Backend, text: TokenFile, seq_len: int, tokens: int) -> float:
+    """Bits per byte of a backend's parameters over so many tokens, spread over a text."""
+    nats, n_bytes = 0.0, 0
+    for batch in heldout.batches(text, seq_len=seq_len, batch_size=32, eval_tokens=tokens):
+        nats += backend.evaluate(batch).nats
+        n_bytes += batch.n_bytes
+    return heldout.bits_per_byte(nats, n_bytes)
+
+
 class HeldOut:
     """Bits per byte on held-out text, in this process, for recorded parameters."""
 
@@ -176,16 +188,8 @@ class HeldOut:
 
     def bits_per_byte(self, params: NDArray[np.float32]) -> float:
         """Evaluate one copy of the parameter segment."""
-        from mlxhog.data import heldout
-
         self._backend.inbox[:] = params
-        nats, n_bytes = 0.0, 0
-        for batch in heldout.batches(
-            self._file, seq_len=self._seq_len, batch_size=32, eval_tokens=self._tokens
-        ):
-            nats += self._backend.evaluate(batch).nats
-            n_bytes += batch.n_bytes
-        return heldout.bits_per_byte(nats, n_bytes)
+        return held_out_bits(self._backend, self._file, self._seq_len, self._tokens)
 
     def crossing(self, points: list[Point], target: float) -> tuple[float, float] | None:
         """Seconds and tokens at which the loss first falls to `target`; None if it never does.

@@ -25,13 +25,12 @@ from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.session import train as solve
-from mlxhog.config.config import BACKOFF_BETA
+from mlxhog.config.schedules import BETA, backoff_start
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import resolve
 from mlxhog.mad.training.candidate import train as train_candidate
 from mlxhog.models.mad.sequence import parse
-from mlxhog.optim.schedules import backoff_start
 
 CONSTANT, INVERSE, BACKOFF, USUAL = "constant", "1/k", "back-off", "usual"
 SCHEDULES = (CONSTANT, INVERSE, BACKOFF, USUAL)
@@ -212,7 +211,7 @@ class Language:
             steps=self.gradients,
             optimizer="adamw",
             seed=seed,
-            warmup=0.0,
+            **({} if rule.schedule in FALLING else {"warmup": 0.0}),
             **ALONE,
             **rule.options(self.gradients, "cosine"),
         )
@@ -323,7 +322,7 @@ def stage_ends(rule: Rule, epochs: int) -> list[int]:
     ends, end = [], steps
     while end <= epochs:
         ends.append(end)
-        end = math.ceil(backoff_start(1 + len(ends), steps=steps, beta=BACKOFF_BETA))
+        end = math.ceil(backoff_start(1 + len(ends), steps=steps, beta=BETA))
     return [end for end in ends if end >= epochs / 10]
 
 

@@ -26,6 +26,7 @@ from mlxhog import TrainConfig, backends, optim
 from mlxhog.arena import Arena, ArenaHandle, Layout, Slot
 from mlxhog.backends.backend import Grads
 from mlxhog.checkpoint import checkpoint
+from mlxhog.config.strategies import Hogwild
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
@@ -80,7 +81,7 @@ class Lane:
         )
         self.held_out = planned.data.open(config.seq_len)[1]
         self.groups: list[frozenset[str]] | None = None
-        if config.blocks == "disjoint":
+        if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
             parts = block_groups(self.model, len(planned.workers))
             self.groups = [frozenset(n for block in group for n in block.params) for group in parts]
         self.arena = Arena.create(self.layout, write="lossless")

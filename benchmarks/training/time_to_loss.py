@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.claims import Claim
+from harness.claims import Claim, Mean
 from training.recording import HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
@@ -269,12 +269,9 @@ class Pair:
         logs = [math.log(o) - math.log(s) for s, o in zip(own, others, strict=True)]
         if not all(map(math.isfinite, logs)):
             return cls(math.nan, math.nan, math.nan, math.nan, len(logs))
-        mean = sum(logs) / len(logs)
-        if len(logs) < 2:
-            return cls(math.exp(mean), math.nan, math.nan, math.nan, len(logs))
-        test = stats.ttest_1samp(logs, 0.0)
-        low, high = test.confidence_interval(0.95)
-        return cls(math.exp(mean), math.exp(low), math.exp(high), float(test.pvalue), len(logs))
+        log = Mean.of(logs)
+        p = float(stats.ttest_1samp(logs, 0.0).pvalue) if len(logs) > 1 else math.nan
+        return cls(math.exp(log.mean), math.exp(log.low), math.exp(log.high), p, len(logs))
 
     def claim(self, name: str, least: float) -> Claim:
         """The claim that the arm is sooner by some factor."""

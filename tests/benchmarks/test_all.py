@@ -50,7 +50,7 @@ def test_a_script_that_fails_is_shown_and_does_not_stop_the_others(
 ) -> None:
     out = tmp_path / "results"
     out.mkdir()
-    assert everything._run_all(inside, "tiny", out) == ["bad"]
+    assert everything.run_all(inside, "tiny", out) == ["bad"]
     printed = capsys.readouterr().out
     assert "[2/3]" in printed
     assert "to go" in printed
@@ -66,7 +66,7 @@ def test_the_page_shows_claims_measurements_and_failures_of_the_results(
 ) -> None:
     out = tmp_path / "results"
     out.mkdir()
-    everything._run_all(inside, "tiny", out)
+    everything.run_all(inside, "tiny", out)
     page = everything.page(everything.read(out, ("last", "good")), folder="results")
     assert page.index("## last") < page.index("## good") < page.index("## bad")
     assert r"| a \| b | b | **holds** |" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
     verdict: str,
     code: int,
 ) -> None:
-    claimed = claims(harness, time=time, lost=lost)
-    sample = harness.Sample.of([3.0, 1.0, 2.0])
-    results = {"ns": {"add": sample}}
-    assert harness.finish("adds", claimed, others_load=others_load, results=results) == code
+    def measure(findings: Any, _: Namespace) -> None:
+        findings.claims = claims(harness, time=time, lost=lost)
+        findings.results["ns"] = {"add": harness.Sample.of([3.0, 1.0, 2.0])}
+        findings.others_load = others_load
+
+    assert harness.measured("adds", Namespace(), measure) == code
     printed = capsys.readouterr().out
     line = json.loads(printed.splitlines()[-1])
     assert line["verdict"] == verdict
@@ -80,14 +83,31 @@ def test_our_own_work_is_not_others_load(load: Any) -> None:
     began = time.process_time()
     while time.process_time() - began < 0.2:
         pass
-    used = time.process_time() - began
-    alone, together = watch.stop(used), watch.stop(0.0)
-    assert together >= alone
+    together = watch.stop(living_cpu_s=began - time.process_time())
+    assert watch.stop() <= together
+
+
+def test_turns_that_others_disturbed_are_repeated_and_do_not_count(load: Any) -> None:
+    loads = {"ours": iter([0.0, 0.5, 0.0, 0.0]), "theirs": iter([0.0, 0.0, 0.0])}
+
+    def turn(arm: str) -> tuple[float, float]:
+        load = next(loads[arm])
+        return load, load
+
+    turns, others_load = load("harness.turns").quiet_turns(3, loads, turn)
+    assert turns == {"ours": [0.0] * 3, "theirs": [0.0] * 3}
+    assert others_load == 0.0
+
+
+def test_where_no_turn_is_quiet_all_count_and_the_load_says_so(load: Any) -> None:
+    turns, others_load = load("harness.turns").quiet_turns(3, ["ours"], lambda arm: (1.0, 0.5))
+    assert turns == {"ours": [1.0] * 3}
+    assert others_load == 0.5
 
 
 def test_claims_without_a_timing_are_judged_on_a_busy_machine(harness: Any) -> None:
     count = harness.Claim("strings answered", 1.0, ">=", 0.99, timing=False)
-    assert harness.finish("parity", [count], others_load=0.5, results={}) == 0
+    assert harness.verdict([count], others_load=0.5) == "met"
 
 
 # -- how an experiment is written down -------------------------------------------------------------
@@ -115,23 +135,23 @@ def draw(load: Any) -> Any:
     return one_line
 
 
-def outcome(experiment: Any, *, limit: float = 5.0) -> Any:
+def outcome(harness: Any, experiment: Any, *, limit: float = 5.0) -> Any:
     return experiment.Outcome(
         compared=[
             experiment.Compared("it falls", "it fell", experiment.HOLDS, timing=False),
             experiment.Compared("it is fast", "it took 1 s", experiment.FAILS),
         ],
         table=[{"apple": "red", "metres": 4.905}],
-        claims=[experiment.Claim("metres in a second", 4.905, "<=", limit, timing=False)],
+        claims=[harness.Claim("metres in a second", 4.905, "<=", limit, timing=False)],
         settings={"g": 9.81},
-        results={"metres": experiment.Sample.of([4.9, 4.905, 4.91])},
+        results={"metres": harness.Sample.of([4.9, 4.905, 4.91])},
     )
 
 
 def test_a_result_holds_everything_a_second_person_needs(
-    load: Any, experiment: Any, tmp_path: Path
+    load: Any, harness: Any, experiment: Any, tmp_path: Path
 ) -> None:
-    answer = outcome(experiment)
+    answer = outcome(harness, experiment)
     code = experiment.run(
         about(experiment),
         lambda _: answer,
@@ -147,9 +167,11 @@ def test_a_result_holds_everything_a_second_person_needs(
     assert (tmp_path / document["figure"]).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_missed_limit_ends_with_1(load: Any, experiment: Any, tmp_path: Path) -> None:
+def test_a_missed_limit_ends_with_1(
+    load: Any, harness: Any, experiment: Any, tmp_path: Path
+) -> None:
     arguments = ["--tiny", "--out", str(tmp_path)]
-    answer = outcome(experiment, limit=1.0)
+    answer = outcome(harness, experiment, limit=1.0)
     code = experiment.run(about(experiment), lambda _: answer, draw(load), arguments=arguments)
     assert code == 1
 
@@ -163,11 +185,11 @@ def test_a_missed_limit_ends_with_1(load: Any, experiment: Any, tmp_path: Path) 
     ],
 )
 def test_a_busy_machine_leaves_no_verdict_on_times_and_a_tiny_run_none_at_all(
-    experiment: Any, mode: str, others_load: float, fast: str, falls: str
+    harness: Any, experiment: Any, mode: str, others_load: float, fast: str, falls: str
 ) -> None:
     scale = experiment.Scale(mode)
-    document = experiment._document(
-        about(experiment), scale, outcome(experiment), others_load, seconds=1.0
+    document = experiment.document_of(
+        about(experiment), scale, outcome(harness, experiment), others_load, seconds=1.0
     )
     verdicts = {one["claim"]: one["verdict"] for one in document["compared"]}
     assert verdicts == {"it falls": falls, "it is fast": fast}
@@ -187,7 +209,7 @@ def test_a_search_measures_nothing_twice_and_goes_on_where_it_was_ended(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searches = load("experiment.searches")
-    monkeypatch.setattr(searches, "_settings_file", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(searches, "settings_file", lambda name: tmp_path / f"{name}.json")
     measured: list[float] = []
 
     def search() -> float:

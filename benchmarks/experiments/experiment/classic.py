@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.claims import Sample
 from harness.machine import cores
+from harness.turns import take_turns
 
 from experiment.figures import INKS, Figure, legend, new_panels
-from experiment.record import Outcome, Sample, say
+from experiment.record import Outcome, say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult
@@ -39,16 +41,17 @@ def interleaved(
     problem: Problem, arms: Sequence[Arm], *, repeats: int, seed: int = 0
 ) -> dict[str, list[ClassicResult]]:
     """Run all arms one after the other, `repeats` times over, so that all see the same machine."""
-    results: dict[str, list[ClassicResult]] = {arm.name: [] for arm in arms}
-    for repeat in range(repeats):
-        for arm in arms:
-            result = train(problem, replace(arm.config, seed=seed + repeat))
-            results[arm.name].append(result)
-            say(
-                f"{problem.name} {arm.name}: objective {result.objective:.5g} in "
-                f"{result.seconds:.3g} s, {result.status}"
-            )
-    return results
+    configs = {arm.name: arm.config for arm in arms}
+
+    def run(name: str, seed: int) -> ClassicResult:
+        result = train(problem, replace(configs[name], seed=seed))
+        say(
+            f"{problem.name} {name}: objective {result.objective:.5g} in {result.seconds:.3g} s, "
+            f"{result.status}"
+        )
+        return result
+
+    return take_turns(range(seed, seed + repeats), configs, run)
 
 
 def seconds(results: Sequence[ClassicResult]) -> Sample:
@@ -93,10 +96,7 @@ def curve(result: ClassicResult, measure: str) -> list[float]:
 
 def ratios(base: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Sample]:
     """`base` over each of the others, repeat by repeat."""
-    return {
-        name: Sample.of([b / v for b, v in zip(base, values, strict=True) if v > 0])
-        for name, values in others.items()
-    }
+    return {name: Sample.of_ratios(base, values) for name, values in others.items()}
 
 
 def workers_figure(

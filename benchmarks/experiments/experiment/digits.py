@@ -27,8 +27,11 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
+from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.local_strategies import Averaged
+from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import SGD
-from mlxhog.strategies import STRATEGIES, Context, Idle, Lease, Strategy
+from mlxhog.strategies import Context, Idle, Lease, Strategy, build
 
 WIDTHS = (64, 256, 128, 10)
 BATCH = 32
@@ -173,16 +176,24 @@ def train(
         kind: a strategy in place of the one of that name.
         options: of `TrainConfig`, `strategy` among them.
     """
-    config = TrainConfig(**{**PLAIN, **options})
+    name, _ = STRATEGIES.parts(options["strategy"])
+    foreign = {
+        flat
+        for flat, number in STRATEGIES.numbers().items()
+        if STRATEGIES.find(name) not in number.owners
+    }
+    plain = {option: value for option, value in PLAIN.items() if option not in foreign}
+    config = TrainConfig(**{**plain, **options})
+    chosen = of(config, StrategyChoice)
     held_out, course = digits()[1], Course()
-    per_round = len(clients) * (config.average_every or 1)
-    strategy = (kind or STRATEGIES[config.strategy])(config, len(clients))
+    per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
+    strategy = kind(config, len(clients)) if kind else build(config, len(clients))
     with _opened(strategy, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
         for round_number in range(1, rounds + 1):
             # a step of `sync` is one of all workers together
-            steps = round_number if config.strategy == "sync" else round_number * per_round
+            steps = round_number if chosen.averages else round_number * per_round
             for worker in workers:
                 worker.context.step_limit = steps
                 worker.context.budget = Budget(steps=steps)

@@ -1,4 +1,4 @@
-"""The frame of every experiment: its scale, its verdicts, and the files of its result.
+"""What experiments add to the frame of benchmarks: scale, verdicts, and the files of a result.
 
 An experiment asks whether a claim of a document holds here. Its script has three parts:
 
@@ -19,55 +19,36 @@ line last, and ends with 0 (limits met), 1 (missed) or 3 (not measurable on a bu
 
 from __future__ import annotations
 
-import argparse
+import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from harness.claims import EXIT_CODES, Claim, Sample, verdict
-from harness.machine import (
-    BUSY_SHARE,
-    ROOT,
-    LoadWatch,
-    commit,
-    cores,
-    machine,
-    own_cpu_s,
-    versions,
-    wait_until_quiet,
+from harness.claims import (
+    FULL,
+    MODES,
+    QUICK,
+    TINY,
+    Claim,
+    Findings,
+    Mean,
+    document,
+    finish,
+    flags,
+    mode_of,
+    show,
 )
+from harness.machine import BUSY_SHARE, ROOT, LoadWatch, wait_until_quiet
 
 from experiment.figures import Figure
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
-from mlxhog.mad.scores import half_width
 from mlxhog.report.charts import png
-
-__all__ = [
-    "FAILS",
-    "HOLDS",
-    "PARTLY",
-    "UNTOLD",
-    "Claim",
-    "Compared",
-    "Difference",
-    "Experiment",
-    "Outcome",
-    "Sample",
-    "Scale",
-    "cores",
-    "run",
-    "say",
-    "together",
-    "told",
-]
 
 RESULTS = ROOT / "benchmarks" / "results"
 HOLDS, PARTLY, FAILS, UNTOLD = "holds", "holds in part", "does not hold", "cannot be told here"
-TINY, QUICK, FULL = "tiny", "quick", "full"
 
 
 @dataclass(frozen=True)
@@ -157,30 +138,22 @@ class Outcome:
 # -- verdicts from intervals over seeds ------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A mean over seeds, and half of its 95 % interval; None with one seed."""
-
-    mean: float
-    half: float | None
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Difference:
-        """Of one value for each seed."""
-        values = list(values)
-        return cls(fmean(values), half_width(values))
+class Difference(Mean):
+    """A mean over seeds, and what its interval says of a limit; nothing with one seed."""
 
     def below(self, limit: float = 0.0) -> str:
         """Whether it is below a limit: `HOLDS`, `FAILS`, or `UNTOLD` where the interval has it."""
-        if self.half is None:
-            return UNTOLD
-        if self.mean + self.half < limit:
+        if self.high < limit:
             return HOLDS
-        return FAILS if self.mean - self.half > limit else UNTOLD
+        return FAILS if self.low > limit else UNTOLD
+
+    def above(self, limit: float = 0.0) -> str:
+        """Whether it is above a limit, likewise."""
+        return {HOLDS: FAILS, FAILS: HOLDS, UNTOLD: UNTOLD}[self.below(limit)]
 
     def __str__(self) -> str:
         """The mean with its interval."""
-        return f"{self.mean:+.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
+        return f"{self.mean:+.3f}" + (f" ± {self.half:.3f}" if self.half >= 0 else "")
 
 
 def told(holds: bool) -> str:
@@ -220,71 +193,52 @@ def run(
         tune: searches settings and records them (`experiment.searches`); offers `--tune`.
         arguments: of the command; those of this process by default.
     """
-    parser = argparse.ArgumentParser(description=f"{about.title} ({about.source}).\n{about.about}")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quick", action="store_true", help="one seed, minutes (default)")
-    mode.add_argument("--full", action="store_true", help="three seeds, the documents' sizes")
-    mode.add_argument("--tiny", action="store_true", help="does it run? its numbers mean nothing")
-    if tune is not None:
-        mode.add_argument("--tune", action="store_true", help="search settings and record them")
+    modes = MODES | ({} if tune is None else {"tune": "search settings and record them"})
+    text = f"{about.title} ({about.source}). {about.about}"
+    parser = flags(textwrap.fill(text, 100), **modes)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of NAME.json, NAME.png")
     chosen = parser.parse_args(arguments)
     if tune is not None and chosen.tune:
         tune()
         return 0
-    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK, chosen.out)
+    scale = Scale(mode_of(chosen), chosen.out)
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
-    watch, cpu, began = LoadWatch(), own_cpu_s(), time.monotonic()
+    watch, began = LoadWatch(), time.monotonic()
     outcome = result(scale)
     seconds = time.monotonic() - began
-    document = _document(about, scale, outcome, watch.stop(own_cpu_s() - cpu), seconds)
+    written = document_of(about, scale, outcome, watch.stop(), seconds)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    document["figure"] = _write_figure(about, draw, outcome, chosen.out)
-    replace_file(chosen.out / f"{about.name}.json", plain_json.dumps(document, indent=1) + b"\n")
-    _print(document)
-    return EXIT_CODES[document["verdict"]]
+    written["figure"] = _write_figure(about, draw, outcome, chosen.out)
+    replace_file(chosen.out / f"{about.name}.json", plain_json.dumps(written, indent=1) + b"\n")
+    _show(outcome, written)
+    return finish(written)
 
 
-def _document(
+def document_of(
     about: Experiment, scale: Scale, outcome: Outcome, others_load: float, seconds: float
 ) -> dict[str, Any]:
+    """Return everything that is known of a result but its figure."""
     busy, tiny = others_load > BUSY_SHARE, scale.mode == TINY
-    return {
-        "experiment": about.name,
+    numbers = {
         "title": about.title,
         "source": about.source,
         "about": about.about,
         "mode": scale.mode,
         "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
-        "verdict": verdict(outcome.claims, others_load=others_load),
         "compared": [
             asdict(replace(one, verdict=UNTOLD) if tiny or (busy and one.timing) else one)
             for one in outcome.compared
         ],
         "table": outcome.table,
-        "claims": [{**asdict(claim), "met": claim.met} for claim in outcome.claims],
         "settings": outcome.settings,
-        "results": _as_objects(outcome.results),
+        "results": outcome.results,
         "seeds": scale.seeds if outcome.seeds is None else outcome.seeds,
         "seconds": round(seconds, 1),
-        "others_load": round(others_load, 3),
         "busy": busy,
-        "machine": machine(),
-        "versions": versions("mlxhog", "numpy", *about.packages),
-        "commit": commit(),
     }
-
-
-def _as_objects(value: Any) -> Any:
-    """Samples as objects, at any depth."""
-    if isinstance(value, Sample):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _as_objects(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_objects(item) for item in value]
-    return value
+    findings = Findings(outcome.claims, numbers)
+    return {"experiment": about.name, **document(findings, others_load, about.packages)}
 
 
 def _write_figure(
@@ -300,19 +254,13 @@ def _write_figure(
     return name
 
 
-def _print(document: Mapping[str, Any]) -> None:
+def _show(outcome: Outcome, written: Mapping[str, Any]) -> None:
     say("")
-    for row in document["table"]:
+    for row in outcome.table:
         say("  " + "  ".join(f"{name} {_cell(value)}" for name, value in row.items()))
-    for one in document["compared"]:
+    for one in written["compared"]:
         say(f"\n  claim     {one['claim']}\n  measured  {one['measured']}\n  {one['verdict']}")
-    for claim in document["claims"]:
-        mark = "met   " if claim["met"] else "MISSED"
-        limit = f"{claim['relation']} {claim['limit']:g}"
-        say(f"  {mark}  {claim['name']}: {claim['value']:.4g} (wanted {limit})")
-    if document["busy"]:
-        say(f"  busy machine: others used {document['others_load']:.2f} cores meanwhile")
-    print(plain_json.dumps(document).decode(), flush=True)
+    show(outcome.claims, written["others_load"])
 
 
 def _cell(value: Any) -> str:

@@ -1,29 +1,14 @@
-"""Runs over seeds, and step sizes that a search finds and records beside its script."""
+"""Step sizes that a search finds and records beside its script."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
-
-Arm = TypeVar("Arm")
-Run = TypeVar("Run")
-
-
-def by_seed(
-    seeds: Iterable[int], arms: Iterable[Arm], train: Callable[[Arm, int], Run]
-) -> dict[Arm, list[Run]]:
-    """Train every arm with every seed, all arms with one seed before the next; a run per seed."""
-    names = list(arms)
-    runs: dict[Arm, list[Run]] = {name: [] for name in names}
-    for seed in seeds:
-        for name in names:
-            runs[name].append(train(name, seed))
-    return runs
 
 
 def cheapest(rates: Sequence[float], cost: Callable[[float], Any]) -> float:
@@ -46,18 +31,18 @@ def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) ->
     return best
 
 
-def _settings_file(name: str) -> Path:
+def settings_file(name: str) -> Path:
     return Path(__file__).resolve().parents[1] / f"{name}_settings.json"
 
 
 def is_recorded(name: str) -> bool:
     """Whether `--tune` of an experiment has written settings."""
-    return _settings_file(name).exists()
+    return settings_file(name).exists()
 
 
 def recorded(name: str) -> dict[str, Any]:
     """Settings that `--tune` of an experiment wrote beside its script."""
-    path = _settings_file(name)
+    path = settings_file(name)
     if not path.exists():
         raise SystemExit(f"{path.name} is missing; python benchmarks/experiments/{name}.py --tune")
     settings: dict[str, Any] = json.loads(path.read_text())
@@ -66,7 +51,7 @@ def recorded(name: str) -> dict[str, Any]:
 
 def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
     """Record settings beside the script of an experiment."""
-    replace_file(_settings_file(name), plain_json.dumps(settings, indent=1) + b"\n")
+    replace_file(settings_file(name), plain_json.dumps(settings, indent=1) + b"\n")
 
 
 class Trials:
