@@ -1,4 +1,4 @@
-"""The arena: a model's parameters, once, in memory that every worker process maps."""
+"""The arena: one copy of a model's parameters, in memory that every worker process maps."""
 
 from mlxhog.arena.arena import Arena, ArenaHandle
 from mlxhog.arena.layout import Layout, Slot, plan

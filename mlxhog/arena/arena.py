@@ -1,7 +1,7 @@
-"""The arena: one block of shared memory that holds a model's parameters and all a run shares.
+"""The arena: one block of shared memory with a model's parameters and all shared state of a run.
 
-`layout.py` says where everything lies, `segment.py` owns the memory and checks its first page; here
-the bytes become arrays, counters, the worker table and the stripe locks.
+`layout.py` has the byte offsets, `segment.py` owns the memory and checks its first page; here the
+bytes become arrays, counters, the worker table and the stripe locks.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Arena:
     """Parameters and shared state, mapped into this process.
 
     Attributes:
-        layout: where everything lies.
+        layout: offsets of all segments and parameters.
         write: how every writer adds its steps: `lossless`, `racy` or `cas`.
         run_id: the run it belongs to.
-        readonly: whether this mapping refuses to write; a write then ends the process.
-        note: "", or what its creator should tell the user of how it is kept.
-        readers_fd: of the page of a run's readers (`published.py`), which whoever connected may
-            take, setting this to None; None where there is none.
+        readonly: whether this mapping is read-only; a write to it then kills the process.
+        note: a sentence for the user if the arena is a file instead of shared memory, else "".
+        readers_fd: descriptor of the page of a run's readers (`published.py`), or None. A process
+            that connected may take it over; it then sets this to None.
         counters: shared counters by name.
         workers: the worker table.
 
@@ -94,14 +94,14 @@ class Arena:
         directory: Path | None = None,
         fallback: Path | None = None,
     ) -> Arena:
-        """A new arena, all zeros, which exists as long as a process maps it.
+        """A new arena, all zeros; it exists while a process maps it.
 
         Args:
             layout: from `plan`.
             write: the one write mode of this arena.
             run_id: at most 64 bytes.
-            directory: back it by an unnamed file there, not by shared memory.
-            fallback: where that file goes if the system forbids shared memory (then `note` says
+            directory: use an unnamed file in this directory instead of shared memory.
+            fallback: directory of that file if the system forbids shared memory (then `note` says
                 so); None is the temporary directory.
 
         Raises:
@@ -141,12 +141,12 @@ class Arena:
     def from_handle(
         cls, handle: ArenaHandle, *, write: str | None = None, readonly: bool = False
     ) -> Arena:
-        """Attach the arena whose handle came with the arguments of this spawned process.
+        """Attach the arena whose handle is among the arguments of this spawned process.
 
         Args:
             handle: from `Arena.handle`; stays usable.
             write: the mode this process will write in, checked against the arena's.
-            readonly: map without the right to write.
+            readonly: map read-only.
 
         Raises:
             ArenaError: not an arena, damaged or truncated.
@@ -156,7 +156,7 @@ class Arena:
 
     @classmethod
     def from_fd(cls, fd: int, *, write: str | None = None, readonly: bool = True) -> Arena:
-        """Attach the arena behind a descriptor, which then belongs to the arena.
+        """Attach the arena of a descriptor; the arena then owns the descriptor.
 
         Raises:
             ArenaError: not an arena, damaged or truncated; the descriptor is closed.
@@ -175,7 +175,7 @@ class Arena:
 
         Raises:
             NoAnswer: its process does not answer in this time.
-            ArenaError: nobody serves there, or what is served is not an arena.
+            ArenaError: no process serves there, or it does not serve an arena.
         """
         fd, *others = receive_fds(path, timeout_s)
         try:
@@ -188,19 +188,19 @@ class Arena:
         return arena
 
     def handle(self) -> ArenaHandle:
-        """What a spawned process needs to attach; the arena has to stay open until it has."""
+        """The argument by which a spawned process attaches; the arena must stay open until then."""
         self._mapped()
         return ArenaHandle(self._fds[0])
 
     def serve(self, path: Path, readers_fd: int | None = None) -> DescriptorServer:
-        """Hand this arena, without the right to write it, to later readers of the same user.
+        """Serve this arena, read-only, to later readers of the same user.
 
         Args:
-            path: of the socket.
-            readers_fd: of the page in which they say what they hold; stays the caller's.
+            path: path of the socket.
+            readers_fd: descriptor of the readers' page (`published.py`); the caller closes it.
 
         Raises:
-            ArenaError: the path is taken by a living process, or unusable.
+            ArenaError: a living process serves at this path, or the path is unusable.
         """
         self._mapped()
         page = () if readers_fd is None else (readers_fd,)
@@ -213,7 +213,7 @@ class Arena:
 
     @property
     def params(self) -> NDArray[np.float32]:
-        """The whole parameter segment, (n_floats,) float32, probe and padding included."""
+        """The whole parameter segment, (n_floats,) float32, including probe and padding."""
         return self.segment("params")
 
     @property
@@ -223,7 +223,7 @@ class Arena:
         return self.params[slot.offset : slot.offset + slot.size]
 
     def lost_update_rate(self) -> float | None:
-        """Share of probe increments that never arrived; None before the first step."""
+        """Share of probe increments that were lost; None before the first step."""
         adds = sum(entry.probe_adds for entry in self.workers)
         return lost_update_rate(self.probe, adds) if adds else None
 
@@ -254,10 +254,10 @@ class Arena:
         )
 
     def locks(self, slot: int | None = None) -> _native.Locks:
-        """The stripe and row locks, as the process in worker slot `slot` takes them.
+        """The stripe and row locks, for the process in worker slot `slot`.
 
         Args:
-            slot: this process's slot; None is the creator's own.
+            slot: this process's slot; None is the creator's slot.
 
         Raises:
             ArenaError: the mapping is read-only, or only the creator may use None.
@@ -274,7 +274,7 @@ class Arena:
         return _native.Locks(self.segment("locks"), self.segment("workers"), slot, generation)
 
     def close(self) -> None:
-        """Unmap. Arrays handed out keep the memory mapped until the last of them is gone."""
+        """Unmap. Arrays of this arena keep the memory mapped until the last of them is freed."""
         if self._mapping is None:
             return
         mapping, self._mapping = self._mapping, None
@@ -287,7 +287,7 @@ class Arena:
         try:
             mapping.close()
         except BufferError:
-            pass  # a view still lives; the mapping goes with it
+            pass  # a view is still in use; the mapping ends with it
 
     def _mapped(self) -> mmap.mmap:
         if self._mapping is None:
@@ -304,7 +304,7 @@ class Arena:
 
 
 def lost_update_rate(probe: NDArray[np.float32], adds: int) -> float:
-    """Share of `adds` probe increments that never arrived, in [0, 1].
+    """Share of `adds` probe increments that were lost, in [0, 1].
 
     Exact up to 2^24 adds per element, where float32 stops counting.
     """
@@ -312,12 +312,11 @@ def lost_update_rate(probe: NDArray[np.float32], adds: int) -> float:
 
 
 def _read(mapping: mmap.mmap) -> tuple[Header, Layout]:
-    """Checked header and layout; no view of the mapping outlives this call."""
+    """Header and layout, checked; no view of the mapping outlives this call."""
     with memoryview(mapping) as data:
         header, layout = read_header(data)
     if header.write not in WRITE_MODES:
         raise ArenaError(
-            f"the arena names write mode {header.write!r}; this mlxhog knows "
-            f"{', '.join(WRITE_MODES)}"
+            f"the arena has write mode {header.write!r}; this mlxhog knows {', '.join(WRITE_MODES)}"
         )
     return header, layout

@@ -1,7 +1,7 @@
-"""A process in which things are tried, since what is tried may end it.
+"""A process for trials that may crash it, such as a framework's operations on shared memory.
 
-It lives as long as its parent wants and never longer, keeps its output to itself, and runs
-functions in one or two threads, its lanes. What a lane needs again (an engine, a writer) it keeps.
+It ends when its parent closes it or ends. Its output goes to a file. It runs functions in one or
+two threads, its lanes; a lane keeps objects for later functions (an engine, a writer).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from mlxhog.arena.workers import State
 
 P = ParamSpec("P")
 T = TypeVar("T")
-START_S = 120.0  # to be spawned, and to import a framework on a busy machine
-LOOK_S = 0.5  # between two looks at what a child says
-DEATH_S = 5.0  # how long a child that has let go of its pipe may take to end
+START_S = 120.0  # limit for a start with the import of a framework, on a busy machine
+LOOK_S = 0.5  # between two looks at the pipe of a child
+DEATH_S = 5.0  # limit for a child to end after its pipe has closed
 
 
 class Failed(Exception):
-    """What was tried raised an error, took too long (`Late`), or ended its process; says which."""
+    """A function in a child raised, took too long (`Late`), or ended its process; says which."""
 
 
 class Late(Failed):
-    """It took too long: it hangs, or this machine has no time for it."""
+    """The function took too long: it hangs, or this machine is too busy."""
 
 
 class Lane:
-    """One thread of a child, and what it has made so far.
+    """One thread of a child, and the objects that it keeps.
 
     Attributes:
         slot: this lane's worker slot in the arena; 0 without one.
-        store: whatever functions want to find again.
+        store: objects that later functions of this lane use.
     """
 
     def __init__(self, arena: Arena | None, slot: int) -> None:
@@ -50,12 +50,12 @@ class Lane:
 
     @property
     def arena(self) -> Arena:
-        """The arena this child was given."""
+        """The arena of this child."""
         assert self._arena is not None, "this child was started without an arena"
         return self._arena
 
     def keep(self, key: object, make: Callable[[], T]) -> T:
-        """Return what `make` returned when this lane first asked for `key`."""
+        """Return the object of `key`; the lane's first call makes it by `make`."""
         if key not in self.store:
             self.store[key] = make()
         value: T = self.store[key]
@@ -67,7 +67,7 @@ class Child:
 
     Args:
         arena: attached by the child, as the worker in each of `slots`; None for no arena.
-        slots: worker slots of the arena that nobody sits in; one lane without an arena.
+        slots: free worker slots of the arena, one per lane; without an arena one lane.
 
     Concurrency: used by one thread of one process.
     """
@@ -105,13 +105,13 @@ class Child:
         try:
             self._pipe.send((lane, function, args, keywords))
         except OSError:
-            pass  # it is dead: `take` will say so
+            pass  # the child is dead; `take` reports it
 
     def take(self, lane: int, timeout_s: float) -> Any:
-        """Wait for what the lane's function returned.
+        """Wait for the lane's function, and return its value.
 
         Raises:
-            Late: it took too long.
+            Late: the function took too long.
             Failed: the function raised, or the child died.
         """
         watched = WatchedTime()
@@ -126,10 +126,10 @@ class Child:
         return value
 
     def receive(self) -> None:
-        """Take in one result that has arrived.
+        """Read one result from the pipe.
 
         Raises:
-            Failed: there is none, because the child died.
+            Failed: the child died, so there is no result.
         """
         try:
             lane, error, value = self._pipe.recv()
@@ -138,15 +138,15 @@ class Child:
         self._results[lane] = (error, value)
 
     def done(self, lane: int) -> bool:
-        """Whether the lane's result has been taken in."""
+        """Whether the lane's result has arrived (`receive`)."""
         return lane in self._results
 
     def check(self, lane: int) -> None:
-        """Raise at once if what has come from a lane is an error.
+        """Raise at once if the result of a lane is an error; return if there is no result yet.
 
         Raises:
-            Late: the lane's function waited for something in vain.
-            Failed: it raised something else.
+            Late: the lane's function raised a timeout.
+            Failed: it raised another error.
         """
         error, _ = self._results.get(lane, (None, None))
         if error is not None:
@@ -200,7 +200,7 @@ def _received(inherited: Any) -> _Output:
 def _main(
     pipe: Connection, output: _Output, handle: ArenaHandle | None, slots: tuple[int, ...]
 ) -> None:
-    """Entry point of the spawned process: hand what arrives to the lanes until the pipe ends."""
+    """Entry point of the spawned process: pass functions to the lanes until the pipe closes."""
     os.dup2(output.fd, 1)
     os.dup2(output.fd, 2)
     arena = None if handle is None else Arena.from_handle(handle)
@@ -217,7 +217,7 @@ def _main(
             number, *work = pipe.recv()
         except EOFError:
             os._exit(0)
-        except Exception as error:  # what was sent cannot be imported here
+        except Exception as error:  # the function cannot be imported here
             with sending:
                 pipe.send((0, f"{type(error).__name__}: {error}", None))
             continue
@@ -231,13 +231,13 @@ def _serve(
     pipe: Connection,
     sending: threading.Lock,
 ) -> None:
-    """Run what arrives, one after the other, and send back what came of it."""
+    """Run the functions one after the other, and send back each value or error."""
     while True:
         function, args, keywords = inbox.get()
         error, value = None, None
         try:
             value = function(lane, *args, **keywords)
-        except Exception as raised:  # whatever a framework raises is a finding
+        except Exception as raised:  # every error of a framework is a result
             error = f"{type(raised).__name__}: {raised}"
         with sending:
             pipe.send((number, error, value))

@@ -1,39 +1,39 @@
-"""How supervisor and workers talk, without a queue: counters, commands, and rings of records.
+"""Communication of supervisor and workers without a queue: counters, commands, rings of records.
 
 Each counter is 64 bits on a cache line of its own:
 
-command         what workers should be doing now (`Command`); the supervisor writes it
-start_ns        when training started, monotonic; the supervisor writes it once all are ready
-limit_ns        how long training may take, known when it starts; 0 where time does not limit it
-pause           1 while the arena has to hold still for a checkpoint
-steps           steps taken by this call, dropped ones included, as workers report them: that of a
+command         the current command to the workers (`Command`); the supervisor writes it
+start_ns        start of training, monotonic; the supervisor writes it when all workers are ready
+limit_ns        time limit of training, set at its start; 0 for no limit
+pause           1 while a checkpoint is taken: no worker may change the arena
+steps           steps of this call, including dropped ones, as workers report them; the step of a
                 worker that died before its report is missing until `Strategy.settle`
 version         updates applied to the parameters, since the model was initialised
 moments_since   the version at which the optimizer's shared moments began
 tokens          tokens computed by this call
-workers         workers of the run now: those it began with, and those that have joined and are up,
+workers         workers of the run now: the first ones and those that have joined and started,
                 without those that have left; the supervisor writes it
-first_ticket    where synchronous rounds begin, counted from the beginning of training
-end_ticket      likewise, where the budget ends for strategies that take any free ticket; 0 nowhere
-stream_end      1 + the tickets that are there, where text arrives while training; 0 where all is
+first_ticket    first ticket of synchronous rounds, counted from the beginning of training
+end_ticket      end of the budget for strategies that take any free ticket, counted in the same way;
+                0 for no end
+stream_end      1 + number of published tickets, if text arrives during training; 0 if all text is
                 there from the beginning
 tickets_before  tickets that were done before this call
-eval_asked      evaluations of the held-out text asked for while training
-eval_taken      evaluations a worker has taken on
+eval_asked      evaluations of the held-out text requested during training
+eval_taken      of these, evaluations that a worker has started
 eval_next       next batch of the final evaluation, plus `EVAL_ROUND` times the number of the round
-                (a new one begins if a worker dies): one word, so no batch falls between two rounds
-eval_first      the round in which that evaluation began: what was done since then counts
-eval_end        how many batches that evaluation is of, the first ones in their order
-side_until_ns   when evaluations and samples after training have to end, monotonic; 0 is never
-sample_asked    samples of text asked for
-sample_taken    samples a worker has taken on
-strategy        1 + the place of the run's strategy among those that its workers were started for;
-                0 until it is chosen, and where there was nothing to choose; the supervisor writes
-                it
+                (a new round begins if a worker dies): one word, so no batch falls between rounds
+eval_first      round in which that evaluation began: results of this and later rounds count
+eval_end        number of batches of that evaluation
+side_until_ns   deadline of evaluations and samples after training, monotonic; 0 is none
+sample_asked    samples of text requested
+sample_taken    of these, samples that a worker has started
+strategy        1 + index of the run's strategy among those that the workers were started for; 0
+                until it is chosen, and if there is only one; the supervisor writes it
 
-Each worker has a ring, which it alone writes and the supervisor alone reads. The worker writes a
-record, then publishes it by a release store of the head; the reader takes what lies between its own
-position and the head. A reader that falls a whole ring behind loses the oldest records.
+Each worker has a ring; only the worker writes it and only the supervisor reads it. The worker
+writes a record, then publishes it by a release store of the head; the reader takes the records
+between its own position and the head. If the reader is a whole ring behind, the oldest are lost.
 
     ring bytes   0  u64 head, number of records ever written
                128  CAPACITY records of RECORD
@@ -105,15 +105,15 @@ EVAL_ROUND = 1 << 32
 
 
 class Command(IntEnum):
-    """What the supervisor wants from every worker."""
+    """A command of the supervisor to every worker."""
 
     WAIT = 0
     TRAIN = 1
-    REST = 2  # finish the step in hand and the round it is part of, then hold still
+    REST = 2  # finish the current step and its round, then change nothing
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5
-    MEASURE = 6  # time gradients, once and all at the same time
+    MEASURE = 6  # measure the time of gradients, once, all workers at the same time
 
 
 CAPACITY = 1024
@@ -126,9 +126,9 @@ RECORD = np.dtype(
         ("loss", "<f8"),  # mean nats per target
         ("tokens", "<u8"),
         ("staleness", "<u8"),
-        ("n_bytes", "<u8"),  # text bytes the targets decode to
+        ("n_bytes", "<u8"),  # bytes of text that the targets decode to
         ("nats", "<f8"),  # summed over the targets
-        ("read_s", "<f4"),  # seconds of a step, by what they went into
+        ("read_s", "<f4"),  # seconds of a step, by activity
         ("compute_s", "<f4"),
         ("apply_s", "<f4"),
         ("wait_s", "<f4"),
@@ -138,7 +138,7 @@ RING_BYTES = 128 + CAPACITY * RECORD.itemsize
 
 
 class RecordKind(IntEnum):
-    """What a record reports."""
+    """The subject of a record."""
 
     STEP = 0
     EVALUATION = 1

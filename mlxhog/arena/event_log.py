@@ -1,11 +1,11 @@
-"""The log of a recorded run: what its workers did, as far as no configuration says it.
+"""The log of a recorded run: all that a replay needs beside the configuration.
 
     RUN/replay/config.yaml     its configuration, resolved
-    RUN/replay/header.json     what the run was: workers, versions, digests of layout, text, weights
-    RUN/replay/worker-N.log    what the workers in slot N did, in the order in which they did it
-    RUN/replay/end.json        what it came to; missing where the supervisor was killed
+    RUN/replay/header.json     its workers and versions, digests of layout, text and weights
+    RUN/replay/worker-N.log    events of the workers in slot N, in their order
+    RUN/replay/end.json        its result; missing if the supervisor was killed
 
-This module has the logs of workers, `mlxhog.training.recording` the two other files.
+This module has the logs of workers, `mlxhog.training.recording` the two JSON files.
 
 A log of a worker is a sequence of records, appended and never changed:
 
@@ -16,12 +16,12 @@ A log of a worker is a sequence of records, appended and never changed:
 
     kind    pieces
     BEGIN   JSON: backend, threads and kernels of a worker that starts in this slot
-    STEP    `Numbers`, u8 whether it was applied, turns, sums of what was read, SHA-256 or nothing
+    STEP    `Numbers`, u8 whether it was applied, turns, sums of the read weights, SHA-256 or empty
     TORN    `Numbers`, u8 flags, turns, floats of the access it died in, its private state
-    DIED    nothing: it died between two steps
+    DIED    none: it died between two steps
 
-Logs are kept, copied and sent, so what one says is checked before it is used: a record that no run
-can have written is an error in words, and unpacking one never takes more memory than the run had.
+Logs are copied and sent to others, so each record is checked before it is used: a record that the
+run cannot have written is an error in words; unpacking takes at most the memory that the run had.
 
 Turns are the order of accesses to shared parameters (`metal/native/updates/turns.h`): of a STEP the
 accesses by others since the worker's own last one under the same lock, of a TORN the turns
@@ -51,10 +51,10 @@ from mlxhog.files.durable import append_all, disk_errors
 FOLDER: Final = "replay"
 FORMAT: Final = 1
 CHECK_EVERY: Final = 64
-"""Steps of a worker from one SHA-256 of the weights that it reads to the next."""
+"""A worker logs a SHA-256 of the weights that it reads once in this number of steps."""
 
 MOST_COUNT: Final = 1 << 40
-"""Of steps, epochs and updates: more than any run has, and small enough for 64-bit sums."""
+"""Limit for steps, epochs and updates: more than any run has, and small enough for 64-bit sums."""
 
 UInt32 = NDArray[np.uint32]
 _HEAD = struct.Struct("<IIB")
@@ -65,7 +65,7 @@ WRITING, UNFINISHED = 1, 2  # flags of a torn step
 
 
 class Kind(IntEnum):
-    """What a record says; the module's table has the pieces of each."""
+    """The kind of a record; the module's table has the pieces of each."""
 
     BEGIN = 1
     STEP = 2
@@ -74,19 +74,19 @@ class Kind(IntEnum):
 
 
 class Numbers(NamedTuple):
-    """What a step depends on beside its turns.
+    """The numbers on which a step depends, beside its turns.
 
     Attributes:
-        number: of the step in its process, from 0.
-        epoch: of its batch.
-        ticket: of its batch.
-        version_read: updates before its read; it says where accesses begin.
-        workers: in the run, as far as the worker knew.
-        horizon: steps by others that its read looked ahead.
-        opt_step: updates that have gone into its private state, this one included.
-        shared_step: the same of state that all share.
+        number: number of the step in its process, from 0.
+        epoch: epoch of its batch.
+        ticket: ticket of its batch.
+        version_read: updates before its read, where its accesses begin.
+        workers: workers of the run, as the worker knew.
+        horizon: number of other workers' steps that its read looked ahead.
+        opt_step: updates of its private optimizer state, including this one.
+        shared_step: updates of the shared optimizer state, including this one.
         lr: step size.
-        norm: of the gradient, before clipping; NaN where none was written.
+        norm: norm of the gradient before clipping; NaN if no gradient was written.
     """
 
     number: int
@@ -106,7 +106,7 @@ class Numbers(NamedTuple):
 
     @classmethod
     def unpack(cls, content: bytes | memoryview) -> Numbers:
-        """What `pack` wrote."""
+        """The numbers that `pack` wrote."""
         return cls(*_NUMBERS.unpack(content))
 
 
@@ -121,14 +121,14 @@ class Begin:
 
 @dataclass(frozen=True)
 class Step:
-    """A step that its worker lived to end.
+    """A step that its worker completed.
 
     Attributes:
-        numbers: of the step.
-        applied: whether its gradient was written; one that is not finite or too late is not.
+        numbers: the numbers of the step.
+        applied: whether its gradient was written; a gradient that is not finite or late is not.
         turns: gap of each access, (n,) uint32.
-        sums: of the weights that it read, one of each stripe, (stripes,) uint32.
-        sha256: of those weights, every `CHECK_EVERY` steps; else empty.
+        sums: checksum of each stripe of the weights that it read, (stripes,) uint32.
+        sha256: SHA-256 of those weights, every `CHECK_EVERY` steps; else empty.
     """
 
     numbers: Numbers
@@ -143,11 +143,11 @@ class Torn:
     """A step in which its worker died.
 
     Attributes:
-        numbers: of the step, as far as it had come.
+        numbers: the numbers of the step that were known at its death.
         writing: whether it had begun to write.
-        unfinished: whether it may have died in the midst of its last access.
+        unfinished: whether it may have died within its last access.
         turns: turn of each access, (n,) uint32.
-        floats: what that access left of shared arrays, in their order, float32.
+        floats: values of the shared arrays after that access, in their order, float32.
         private: the worker's private state afterwards, segment by segment, float32.
     """
 
@@ -168,7 +168,7 @@ Record = Begin | Step | Torn | Died
 
 
 def encode(record: Record) -> bytes:
-    """A record as it stands in a log."""
+    """The bytes of a record in a log."""
     if isinstance(record, Begin):
         return _framed(Kind.BEGIN, plain_json.dumps(vars(record)))
     if isinstance(record, Died):
@@ -192,15 +192,15 @@ def _framed(kind: Kind, *pieces: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a record of one run can say; see `mlxhog.strategies.turns.limits`.
+    """Upper limits of the values in the records of one run; see `mlxhog.strategies.turns.limits`.
 
     Attributes:
         slots: workers at once.
         tickets: batches of an epoch.
-        stripes: of the weights that a step reads.
+        stripes: stripes of the weights that a step reads.
         turns: accesses of a step.
-        shared_bytes: of all shared arrays.
-        private_bytes: of one worker's private state.
+        shared_bytes: bytes of all shared arrays.
+        private_bytes: bytes of one worker's private state.
     """
 
     slots: int
@@ -213,13 +213,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Frame:
-    """A record as it stands in a log, whole and unchanged, but not yet unpacked.
+    """A record of a log with a correct checksum, not yet unpacked.
 
     Attributes:
-        path: of the log.
-        at: the byte at which it begins.
+        path: path of the log.
+        at: offset of its first byte.
         kind: one of `Kind`.
-        pieces: of its payload, packed.
+        pieces: pieces of its payload, packed.
     """
 
     path: Path
@@ -229,7 +229,7 @@ class Frame:
 
     @property
     def numbers(self) -> Numbers:
-        """Of a STEP or TORN."""
+        """The numbers of a STEP or TORN."""
         with self._checked():
             return Numbers.unpack(self.pieces[0])
 
@@ -242,10 +242,10 @@ class Frame:
         """Unpack it.
 
         Args:
-            limits: of its run; None trusts the log, which this process has written.
+            limits: limits of its run; None trusts the log, which this process has written.
 
         Raises:
-            RunError: no run can have written it.
+            RunError: the run cannot have written it.
         """
         with self._checked():
             if self.kind == Kind.BEGIN:
@@ -370,14 +370,14 @@ def _torn(
     if limits is not None:
         _check_numbers(torn.numbers, limits, applied=writing)
         if unfinished and not len(known):
-            raise ValueError("it died in an access, and has none")
+            raise ValueError("it died in an access, and has no access")
         state = limits.private_bytes if writing else 0
         _check("bytes of private state", len(torn.private), state, state)
     return torn
 
 
 def _unpacked(packed: bytes, most: int | None) -> bytes:
-    """Decompress a piece; one that has more than `most` bytes is refused before it is unpacked."""
+    """Decompress a piece; a piece of more than `most` bytes is refused before it is unpacked."""
     if most is None:
         return zlib.decompress(packed)
     unpack = zlib.decompressobj()
@@ -403,8 +403,8 @@ def _check_numbers(numbers: Numbers, limits: Limits, *, applied: bool) -> None:
 
 def _check(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        wanted = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        raise ValueError(f"{name}: {shown(value)}, expected {wanted}")
+        expected = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        raise ValueError(f"{name}: {shown(value)}, expected {expected}")
 
 
 def worker_path(directory: Path, slot: int) -> Path:
@@ -413,7 +413,7 @@ def worker_path(directory: Path, slot: int) -> Path:
 
 
 def append(path: Path, record: Record) -> None:
-    """Append a record to a log that nobody else writes now.
+    """Append a record to a log; no other process may write it at the same time.
 
     Raises:
         EnvironmentLacks: the disk is full, or the system refuses.
@@ -426,12 +426,12 @@ class Log:
     """A worker's own log, open while it appends to it.
 
     Attributes:
-        fd: of the file.
-        size: where its next record begins.
+        fd: descriptor of the file.
+        size: its size in bytes, where the next record begins.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a log that has the record of its beginning.
+        """Open a log, which already has its BEGIN record.
 
         Raises:
             EnvironmentLacks: the system refuses.
@@ -445,7 +445,7 @@ class Log:
         """Append a record.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; nothing of it is kept.
+            EnvironmentLacks: the disk is full, or the system refuses; the log is unchanged.
         """
         content = encode(record)
         with disk_errors(f"writing {self.path}"):
@@ -454,7 +454,7 @@ class Log:
 
 
 def cut(path: Path, size: int) -> None:
-    """Drop what a log has from byte `size` on, such as a part of a record.
+    """Cut a log to `size` bytes, to remove an incomplete record.
 
     Raises:
         EnvironmentLacks: the system refuses.

@@ -1,8 +1,9 @@
-"""Handing an arena's descriptor to readers that come later, over a Unix socket, same user only.
+"""Serving an arena's descriptor to later readers, over a Unix socket, to the same user only.
 
-A run's supervisor serves a descriptor that cannot write; `generate` and other readers receive it,
-and where the run keeps copies for readers, that of the page in which they say what they hold. A
-socket file whose server died stays behind; since nobody answers it is recognised and replaced.
+A run's supervisor serves a read-only descriptor, which `generate` and other readers receive. If the
+run publishes copies for readers, they also receive the descriptor of the readers' page
+(`published.py`). The socket file of a dead server stays; no process answers on it, so it is
+recognised and replaced.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from mlxhog.errors import ArenaError
 GREETING = b"mlxhog-arena-1"
 RECEIVED = b"!"
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
-ANSWER_S = 5.0  # of a process that serves or asks
+ANSWER_S = 5.0  # how long each side waits for the other
 _RECEIPT_S = 1.0
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
 
 
 class NoAnswer(ArenaError):
-    """The process that trains a run does not answer: it is stopped, or the machine is very busy."""
+    """The process that serves a run does not answer: it is stopped, or the machine is very busy."""
 
 
 def socket_path(directory: Path, name: str = "socket") -> Path:
-    """Where a socket of a run directory goes.
+    """The path of a socket of a run directory.
 
-    Inside; or, where that path is too long for a socket, in the temporary directory, in a directory
-    that belongs to this user alone.
+    It is in the run directory. If that path is too long for a socket, it is in a private directory
+    of this user in the temporary directory.
 
     Raises:
-        ArenaError: something else has the name of that private directory.
+        ArenaError: the path of that private directory is not such a directory.
     """
     inside = directory.absolute() / name
     if len(os.fsencode(inside)) <= _PATH_BYTES:
@@ -55,23 +56,22 @@ def socket_path(directory: Path, name: str = "socket") -> Path:
         raise ArenaError(f"{private} cannot be made ({error.strerror}); set TMPDIR") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ArenaError(
-            f"{private} should be a directory that belongs to this user alone; remove what is "
-            "there, or set TMPDIR"
+            f"{private} is not a directory of this user with mode 0700; remove it, or set TMPDIR"
         )
     return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
 
 
 class DescriptorServer:
-    """Answers every connection of the same user with one descriptor or two, until closed.
+    """Sends one or two descriptors to every connection of the same user, until closed.
 
     Concurrency: serves from a daemon thread of its own; one connection at a time.
     """
 
     def __init__(self, path: Path, *fds: int) -> None:
-        """Start serving `fds`, which have to stay open, at `path`.
+        """Start serving `fds` at `path`; they have to stay open.
 
         Raises:
-            ArenaError: a living process serves that path already, or it cannot be served.
+            ArenaError: a living process already serves at this path, or the path is unusable.
         """
         self.path = path
         self._fds = fds
@@ -102,12 +102,12 @@ class DescriptorServer:
                     connection.settimeout(ANSWER_S)
                     if peer_uid(connection) == os.getuid():
                         socket.send_fds(connection, [GREETING], self._fds)
-                        # macOS may drop a descriptor that is still under way when this end closes
-                        # (CPython issue 14669), so the reader says when it has it.
+                        # macOS may drop a descriptor in flight when this end closes (CPython issue
+                        # 14669), so the reader confirms that it has received it.
                         connection.settimeout(_RECEIPT_S)
                         connection.recv(len(RECEIVED))
             except OSError:
-                continue  # that reader is gone; the next one is served all the same
+                continue  # this reader has disconnected; serve the next one
 
     def __enter__(self) -> DescriptorServer:
         """Serve until the block ends."""
@@ -123,27 +123,27 @@ def receive_fds(path: Path, timeout_s: float = ANSWER_S) -> list[int]:
 
     Raises:
         NoAnswer: its process does not answer in this time.
-        ArenaError: no socket there, a stale one, or one that is not ours.
+        ArenaError: there is no socket, or it is stale, or another program's or user's.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
             connection.connect(os.fspath(path))
         except FileNotFoundError as error:
-            raise ArenaError(f"no socket {path}; the run is not training any more") from error
+            raise ArenaError(f"no socket {path}; the run is no longer training") from error
         except ConnectionRefusedError as error:
             raise ArenaError(
                 f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
             ) from error
         except (TimeoutError, BlockingIOError) as error:
-            raise NoAnswer(f"the process that serves {path} takes no connection") from error
+            raise NoAnswer(f"the process that serves {path} accepts no connection") from error
         except OSError as error:
             raise ArenaError(f"cannot connect to {path}: {error}") from error
         try:
             if peer_uid(connection) != os.getuid():
                 raise ArenaError(f"the socket {path} is served by another user")
             message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 2)
-            with contextlib.suppress(OSError):  # a server that did not wait has what it needs
+            with contextlib.suppress(OSError):  # the server may have stopped waiting for this
                 connection.send(RECEIVED)
         except TimeoutError as error:
             raise NoAnswer(
@@ -161,7 +161,7 @@ def receive_fds(path: Path, timeout_s: float = ANSWER_S) -> list[int]:
 
 
 def is_stale(path: Path) -> bool:
-    """Whether a socket file at `path` has lost its server."""
+    """Whether no process serves the socket file at `path` any more."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(ANSWER_S)
         try:
@@ -174,10 +174,10 @@ def is_stale(path: Path) -> bool:
 
 
 def listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, which only this user may connect to.
+    """A listening socket at `path`; only this user may connect to it.
 
     Raises:
-        ArenaError: the path is taken by a living process, or unusable.
+        ArenaError: a living process serves at this path, or the path is unusable.
     """
     if path.is_socket() and is_stale(path):
         path.unlink(missing_ok=True)

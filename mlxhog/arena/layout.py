@@ -2,7 +2,7 @@
 
     bytes 0 .. 16 KiB   header (`segment.py`)
     next pages          this layout as JSON
-    counters            uint8    control words, one per 128-byte line (`counters.py`)
+    counters            uint8    control words, one per 128-byte line (`control.py`)
     ledger              uint8    the ticket ledger's control words (`mlxhog/arena/ledger.py`)
     tickets             uint64   the ticket ledger's slots, a ring
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
@@ -13,20 +13,20 @@
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
-    <extra>             any      whatever a strategy declares
-    <alternative>       any      what only one of the strategies uses that a run may still choose;
-                                 the alternatives lie in the same bytes
+    <extra>             any      segments that a strategy declares
+    <alternative>       any      segments of one of several strategies among which the run chooses
+                                 later; those of different strategies share the same bytes
 
 Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
 on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
 
 macOS makes a shared object of several pieces of 4 GiB, and a range that a GPU imports should lie in
-one. So there a segment that would straddle two begins with the next one, and only a segment larger
-than a piece still straddles. The gap is never touched, so it takes no memory there; on Linux, where
-the whole arena is allocated at once, there is none.
-Source: XNU, `pshm_truncate`: each piece is asked for with `ANON_MAX_SIZE`, 0xFFFFF000 bytes, which
-are no whole pages of 16 KiB. However they are rounded, piece k reaches from k * 0x100000000 at the
-latest to (k + 1) * 0xFFFFC000 at the earliest.
+one. So on macOS a segment that would straddle two pieces begins in the second; only segments larger
+than a piece still straddle. The gap is never touched, so it takes no memory. On Linux, where the
+whole arena is allocated at once, there are no gaps.
+Source: XNU, `pshm_truncate`: each piece is allocated with `ANON_MAX_SIZE`, 0xFFFFF000 bytes, which
+is not a multiple of 16 KiB. Whether this is rounded up or down, piece k begins at k * 0x100000000
+or before, and ends at (k + 1) * 0xFFFFC000 or behind.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PIECE_BEGINS, PIECE_ENDS = 0x1_0000_0000, 0xFFFF_C000  # multiples, the latest a
 
 
 class Parameter(Protocol):
-    """What the layout has to know of a parameter; `mlxhog.models` declares it."""
+    """The properties of a parameter that the layout uses; `mlxhog.models` declares them."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class Parameter(Protocol):
 
     @property
     def init(self) -> str:
-        """Initialiser, kept in the layout for the record."""
+        """Initialiser; stored in the layout, and not used there."""
 
     @property
     def kind(self) -> str:
@@ -79,8 +79,8 @@ class Parameter(Protocol):
 class Slot:
     """One parameter's place in the parameter segment, in floats.
 
-    Lock word `offset // 1024` and the following guard a `dense` one; `row_word0 + r` guards row r
-    of a `rows` one.
+    A `dense` parameter is guarded by lock word `offset // 1024` and the following; row r of a
+    parameter of kind `rows` by lock word `row_word0 + r`.
     """
 
     name: str
@@ -109,14 +109,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """A planned arena. Equal layouts have equal digests, and only they can attach each other.
+    """A planned arena. An arena can be attached only with an equal layout: one of equal digest.
 
     Attributes:
         slots: parameters, sorted by name.
         probe: the lost-update probe's floats, behind the last parameter.
         n_floats: length of the parameter segment, a multiple of 4096.
-        segments: by name, in the order of their offsets; those of alternatives one after another.
-        state: private state that is not laid out like the parameters, name -> parameter -> place.
+        segments: by name, ordered by offset, then the segments of each alternative.
+        state: private state with a layout of its own, name -> parameter -> slot.
         n_lock_words: stripes of the parameter segment plus rows.
         n_tickets: batches per epoch.
         max_workers: worker slots, numbered from 1.
@@ -147,7 +147,7 @@ class Layout:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def parts(self, segment: str) -> Mapping[str, Slot]:
-        """Where each parameter's part of a segment of parameters or of state lies."""
+        """The slot of each parameter in a segment of parameters or of state."""
         return self.state.get(segment.rpartition(".")[0], self.slots)
 
     @property
@@ -155,7 +155,7 @@ class Layout:
         """Size of the arena without the gaps between segments."""
         places = sorted((s.offset, s.offset + s.nbytes) for s in self.segments.values())
         occupied = end = places[0][0]
-        for begin, segment_end in places:  # those of alternatives overlap
+        for begin, segment_end in places:  # segments of alternatives overlap
             new_end = max(end, _round_up(segment_end, PAGE))
             occupied += new_end - max(begin, end)
             end = new_end
@@ -167,7 +167,7 @@ class Layout:
         return not _in_one_piece(segment.offset, segment.nbytes)
 
     def self_check(self, slot: int) -> int:
-        """Index in the parameter segment of the float that worker slot `slot` may scribble on."""
+        """Index in the parameter segment of the test float of worker slot `slot`."""
         return self.probe.offset + self.probe.size + slot - 1
 
     @classmethod
@@ -198,7 +198,7 @@ class Layout:
         return layout
 
     def _check(self) -> None:
-        """Raise ValueError where a view would reach outside of its segment or the arena."""
+        """Raise ValueError if a view would reach outside of its segment or the arena."""
         for segment in self.segments.values():
             end = segment.offset + segment.nbytes
             if segment.offset % PAGE or not 0 <= segment.offset <= end <= self.total_bytes:
@@ -233,14 +233,14 @@ def plan(
         params: name -> shape, initialiser and kind.
         max_workers: worker slots; each has its own segment of every private state.
         private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<max_workers>`.
-        state: private state with shapes of its own, name -> parameter -> shape; parameters without
-            one have no such state.
-        shared: optimizer state kept once.
+        state: private state with shapes of its own, name -> parameter -> shape; a parameter that is
+            missing has no such state.
+        shared: optimizer state that all workers share.
         n_tickets: batches per epoch, at least 1.
         extra: more segments, name -> (dtype, count); a count of `PARAMETER_COPY` means one item per
             float of the parameter segment.
-        alternatives: groups of such segments, of which a run uses one: all begin at the same byte.
-        pieces: keep segments within one piece of a shared object of macOS, where they fit.
+        alternatives: groups of such segments; a run uses one group, so all begin at the same byte.
+        pieces: keep each segment within one piece of a shared object of macOS if it fits.
 
     Raises:
         ShapeError: a parameter without a usable shape or kind.
@@ -288,9 +288,9 @@ def plan(
 
 
 def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot], int]:
-    """Places of state with these shapes, by parameter, and the floats of their segment.
+    """Slots of state with these shapes, by parameter, and the number of floats of their segment.
 
-    Neighbours are as far apart as parameters of their sizes, and the segment is whole pages.
+    Slots are aligned like parameters, and the segment is a whole number of pages.
 
     Raises:
         ShapeError: a size below 1.
@@ -308,7 +308,7 @@ def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot],
 def _place_parameters(
     params: Mapping[str, Parameter], max_workers: int
 ) -> tuple[dict[str, Slot], Slot, int, int]:
-    """Slots, probe, floats of the segment, lock words."""
+    """Slots, the probe, the number of floats of the segment, and the number of lock words."""
     offset, rows = 0, 0
     sizes: dict[str, tuple[int, int, int | None]] = {}
     for name in sorted(params):
@@ -348,7 +348,7 @@ _Blocks = Sequence[tuple[str, str, int]]
 
 
 def _blocks(segments: Mapping[str, tuple[str, int]], n_floats: int) -> _Blocks:
-    """Name, dtype and count of each."""
+    """Name, dtype and number of items of each segment."""
     return [
         (name, dtype, n_floats if count == PARAMETER_COPY else count)
         for name, (dtype, count) in segments.items()
@@ -358,7 +358,7 @@ def _blocks(segments: Mapping[str, tuple[str, int]], n_floats: int) -> _Blocks:
 def _place_segments(
     blocks: _Blocks, groups: Sequence[_Blocks], start: int, *, pieces: bool
 ) -> tuple[dict[str, Segment], int]:
-    """Segments in order, each on a page boundary, then those of each group; and their end."""
+    """Segments in order, each on a page boundary, then those of each group; and the end offset."""
     segments: dict[str, Segment] = {}
 
     def place(block: _Blocks, offset: int) -> int:
@@ -380,7 +380,7 @@ def _place_segments(
 
 
 def _check_place(slot: Slot, floats: int) -> None:
-    """Raise ValueError where a part lies outside of a segment of this many floats."""
+    """Raise ValueError if a slot lies outside of a segment of `floats` floats."""
     fits = 0 <= slot.offset <= slot.offset + slot.size <= floats
     sizes_fit = min(slot.shape, default=1) > 0 and math.prod(slot.shape) == slot.size
     if not fits or slot.offset % ALIGN_FLOATS or not sizes_fit:
@@ -388,7 +388,7 @@ def _check_place(slot: Slot, floats: int) -> None:
 
 
 def _in_one_piece(offset: int, nbytes: int) -> bool:
-    """Whether a range of an object lies in one of its pieces, which end with a page."""
+    """Whether a range of a shared object lies in one of its pieces, which end with a page."""
     piece = offset // PIECE_BEGINS
     return offset + nbytes <= (piece + 1) * PIECE_ENDS
 

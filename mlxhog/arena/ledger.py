@@ -1,8 +1,8 @@
-"""The ticket ledger: any number of workers sees every batch once per epoch, whoever dies.
+"""The ticket ledger: workers train on every batch once per epoch, even if some of them die.
 
-A ticket is the number of a batch within its epoch. Inside, tickets are counted from the beginning
-of training, g = epoch * n + ticket, which makes epochs roll over by themselves: one counter hands
-tickets out, and while some of epoch e are still in flight the others go on with epoch e + 1.
+A ticket is the number of a batch within its epoch. Internally, tickets are counted from the
+beginning of training, g = epoch * n + ticket. So one counter gives out the tickets of all epochs:
+while some tickets of epoch e are still in flight, other workers continue with epoch e + 1.
 
     FREE -> LEASED(owner) -> APPLYING(owner) -> DONE
               | owner dies      | owner dies
@@ -10,8 +10,8 @@ tickets out, and while some of epoch e are still in flight the others go on with
            RETURNED           DONE and torn + 1     (torn: its update may be half applied)
 
 A death in LEASED has changed nothing, so the ticket is given out again. A death in APPLYING may
-have changed some parameters, which a lock-free arena cannot roll back: the ticket counts as done
-and is reported, or with `on_torn="retry"` is given out again (its batch may then count twice).
+have changed some parameters, and a lock-free arena cannot undo that: the ticket counts as done and
+is reported, or with `on_torn="retry"` is given out again (its batch may then count twice).
 
 Shared memory (`metal/native/arena/ledger.cpp` is the other side):
 
@@ -19,7 +19,7 @@ Shared memory (`metal/native/arena/ledger.cpp` is the other side):
     ledger      0  u64      next       every ticket below has been handed out
               128  u64      watermark  every ticket below is DONE
               256  u64      returns    returns announced since the beginning, only grows
-              384  u64      noticed    `returns` as a fruitless search saw it, only grows
+              384  u64      noticed    `returns` at the last search without result, only grows
               512  u64      torn       tickets that died half applied
     tickets         u64[R]  slots      ticket g lies in slot g mod R; R is a power of two
 
@@ -30,16 +30,17 @@ Shared memory (`metal/native/arena/ledger.cpp` is the other side):
 The ring: tickets are handed out only below watermark + R, so a slot is DONE before its next lap
 begins. R covers two epochs, at least 1024 and at most 2^20 tickets, whatever the size of the text.
 
-A process may be stopped for any time between reading a slot and swapping it. Its swap succeeds only
-on the very word that it read, and a slot holds words of each lap once: laps are numbered up to
-2^37, which is four years at a million tickets a second. (A lap number that wraps is not enough:
-with 32 laps a worker stopped for 32 laps could find "DONE by owner 3" again where it had read it,
-lease the ticket that lies there now under the number of its own, and train that one twice and this
-one never.) Memory that no correct process could have written is an `ArenaError`.
+A process may be stopped for any time between its read of a slot and its compare-and-swap. The swap
+succeeds only on the word that was read, and a slot has each word once: laps are numbered up to
+2^37, which is four years at a million tickets a second. (A lap number that wraps is not enough. If
+it wrapped after 32 laps, a worker stopped for 32 laps could read "DONE by owner 3" a second time,
+and lease the ticket that is now in the slot under the number of its old ticket. The new ticket's
+batch would then never be trained, and the old one's twice.) Memory that no correct process could
+have written is an `ArenaError`.
 
-Every arrow is one compare-and-swap, and a process may be killed between any two of them. What a
-death leaves is repaired by others: `reap` settles what its owner held; `sweep_orphans` finds
-tickets that were handed out and never leased; every finisher moves the watermark on.
+Every arrow is one compare-and-swap, and a process may be killed between any two of them. Others
+repair the state that a death leaves: `reap` settles the tickets of its owner; `sweep_orphans` finds
+tickets that were handed out and never leased; every `finish` advances the watermark.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ NO_END = (1 << 64) - 1
 
 
 class TicketState(IntEnum):
-    """Where a ticket stands; equal to `TicketState` in `metal/native/arena/ledger.h`."""
+    """State of a ticket; equal to `TicketState` in `metal/native/arena/ledger.h`."""
 
     FREE = 0
     LEASED = 1
@@ -68,7 +69,7 @@ class TicketState(IntEnum):
 
 
 class ReapReport(NamedTuple):
-    """What a dead worker left: tickets given out again, and tickets half applied."""
+    """Tickets of a dead worker: those given out again, and those half applied."""
 
     returned: int
     torn: int
@@ -78,7 +79,7 @@ class Position(TypedDict):
     """How far training has come, for a checkpoint; plain JSON.
 
     `watermark` and `done` count from the start of `epoch`: every ticket below `watermark` is done,
-    and those of `done` above it; a number of `n` or more belongs to the epochs after.
+    and above it the tickets in `done`; numbers from `n` on belong to later epochs.
     """
 
     epoch: int
@@ -111,14 +112,14 @@ class Ledger:
         self.n = arena.layout.n_tickets
         self._retry_torn = on_torn == "retry"
         self._native = _native.TicketLedger(arena.segment("ledger"), arena.segment("tickets"))
-        self._orphans: dict[int, int] = {}  # ticket -> when the sweep first met it
+        self._orphans: dict[int, int] = {}  # ticket -> time at which a sweep first saw it
 
     def claim(self, owner: int, end: int = NO_END) -> tuple[int, int] | None:
-        """Lease the next ticket, one that came back first: (epoch, ticket).
+        """Lease the next ticket as (epoch, ticket); returned tickets come first.
 
-        None means: nothing now, ask again. Then all tickets below `end`, counted from the beginning
-        of training, are handed out (and one may come back), or the oldest ticket in flight is a
-        whole ring behind.
+        None means: no ticket now, ask again. Either all tickets below `end` (counted from the
+        beginning of training) are handed out, and one may still be returned; or the oldest ticket
+        in flight is a whole ring behind.
         """
         position = self._native.claim(owner, end)
         return None if position is None else divmod(position, self.n)
@@ -127,13 +128,13 @@ class Ledger:
         """Lease one particular ticket, for strategies that deal them out (b to worker b mod P).
 
         Returns:
-            False if it is someone else's, done (see `state`), or a whole ring ahead of the oldest
-            ticket in flight.
+            False if another owner has it, it is done (see `state`), or it is a whole ring ahead of
+            the oldest ticket in flight.
         """
         return self._native.claim_exact(epoch * self.n + ticket, owner)
 
     def begin_apply(self, epoch: int, ticket: int, owner: int) -> bool:
-        """Mark that the update is about to touch parameters; False if `owner` does not lease it."""
+        """Mark that the update begins to write parameters; False if `owner` does not lease it."""
         return self._native.begin_apply(epoch * self.n + ticket, owner)
 
     def finish(self, epoch: int, ticket: int, owner: int) -> bool:
@@ -145,17 +146,20 @@ class Ledger:
         return self._native.give_back(epoch * self.n + ticket, owner)
 
     def reap(self, owner: int) -> ReapReport:
-        """Settle what a dead owner held.
+        """Settle the tickets of a dead owner.
 
-        Only after its process has been waited for: never reap a process that may still run.
+        Call it only after `waitpid` of its process: never reap a process that may still run.
         """
         return ReapReport(*self._native.reap(owner, self._retry_torn))
 
     def sweep_orphans(self) -> int:
-        """Return tickets whose claimer died before leasing them; how many were returned.
+        """Return the tickets that were handed out to a worker that died before its lease.
 
-        Call it now and then: a ticket counts as an orphan once two calls 20 ms or more apart have
-        met it unleased. A claimer that was only slow loses nothing but this ticket.
+        Call it now and then: a ticket is an orphan if two calls at least 20 ms apart see it without
+        a lease. A worker that was only slow loses just this ticket.
+
+        Returns:
+            The number of returned tickets.
         """
         now = monotonic_ns()
         first_met = {g: self._orphans.get(g, now) for g in self._native.orphans()}
@@ -166,7 +170,7 @@ class Ledger:
         return returned
 
     def locate(self, g: int) -> tuple[int, int]:
-        """The ticket with number `g` from the beginning of training: (epoch, ticket)."""
+        """The ticket number `g`, counted from the beginning of training, as (epoch, ticket)."""
         return divmod(g, self.n)
 
     @property
@@ -175,15 +179,16 @@ class Ledger:
         return self._native.watermark()
 
     def count_done(self) -> int:
-        """Tickets that are done since the beginning of training, torn ones included.
+        """Number of tickets done since the beginning of training, including torn ones.
 
-        Exact whoever died, once the dead are reaped: a ticket is done by one compare-and-swap.
+        Exact after any deaths, when the dead workers are reaped: one compare-and-swap marks a
+        ticket as done.
         """
         watermark, done, _ = self._native.position()
         return watermark + len(done)
 
     def end_after(self, count: int) -> int:
-        """The ticket behind the next `count` that are not done; nobody may take any meanwhile."""
+        """The end of the next `count` tickets that are not done; workers must not take any now."""
         watermark, done, _ = self._native.position()
         end = watermark + count
         for ticket in done:  # ascending, all above the watermark
@@ -193,7 +198,7 @@ class Ledger:
         return end
 
     def state(self, epoch: int, ticket: int) -> TicketState:
-        """Where a ticket stood a moment ago."""
+        """State of a ticket; other processes may change it at any time."""
         return TicketState(self._native.state(epoch * self.n + ticket))
 
     @property
@@ -202,10 +207,10 @@ class Ledger:
         return self.watermark // self.n
 
     def position(self) -> Position:
-        """How far training has come.
+        """The progress of training, for a checkpoint.
 
-        Exact while no worker moves tickets; otherwise true of one moment for every single ticket:
-        one that it calls done was done when the call returned.
+        Exact while no worker takes or finishes tickets. Otherwise each ticket is read at another
+        moment; a ticket that the result calls done was done when the call returned.
         """
         watermark, done, torn = self._native.position()
         epoch, ticket = divmod(watermark, self.n)
@@ -215,12 +220,12 @@ class Ledger:
         )
 
     def restore(self, position: Position) -> None:
-        """Continue from a checkpoint: everything that is not done there is given out again.
+        """Continue from a checkpoint: every ticket that is not done there is given out again.
 
-        Nobody else may use the ledger meanwhile.
+        No other process may use the ledger meanwhile.
 
         Raises:
-            CheckpointError: the position was counted in batches of another size, or makes no sense.
+            CheckpointError: the position has another number of batches per epoch, or is invalid.
         """
         if position["n"] != self.n:
             raise CheckpointError(
@@ -236,10 +241,10 @@ class Ledger:
             )
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoint's data position {position} makes no sense: {error}"
+                f"the checkpoint's data position {position} is invalid: {error}"
             ) from error
         self._orphans.clear()
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin at the first ticket of `epoch`, forgetting all others; nobody else may use it."""
+        """Begin at the first ticket of `epoch`; no other process may use the ledger meanwhile."""
         self.restore(Position(epoch=epoch, watermark=0, done=[], torn=0, n=self.n))

@@ -1,4 +1,4 @@
-"""Marks: who is writing parameters now, for readers that take no lock.
+"""Marks: which workers are writing parameters now, for readers that take no lock.
 
 The segment `live.marks` has a row per worker slot, and one more for the creator, each on cache
 lines of its own:
@@ -6,11 +6,11 @@ lines of its own:
     word 0       odd while this worker applies an update
     word 1 + k   odd while it writes parameter k, in the order of their names
 
-A copy of a parameter is of one moment if no worker's mark was odd before it, and none has changed
-after it; likewise the whole model by the words 0. A copy that is not of one moment is taken again a
-few times, and nobody waits for it: no worker knows of it. Only an arena whose run keeps copies for
-readers has marks; elsewhere marking does nothing. `metal/native/arena/control.h` says what orders
-them.
+A copy of a parameter is consistent if no mark of this parameter was odd before the copy, and none
+has changed after it. The words 0 tell the same of the whole model. An inconsistent copy is repeated
+a few times; workers do not notice it and never wait. Only an arena whose run publishes copies for
+readers has marks; in others marking does nothing. The memory order stands in
+`metal/native/arena/control.h`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SEGMENT = "live.marks"
 LINE = 128
 _LONGEST_NAP_S = 1e-3
 TENSOR_TRIES = 8
-TENSOR_WAIT_S = 0.002  # for a moment in which nobody writes a parameter
+TENSOR_WAIT_S = 0.002  # longest wait for a moment in which no worker writes a parameter
 MODEL_TRIES = 4
-MODEL_WAIT_S = 0.02  # for one in which nobody is amid an update
+MODEL_WAIT_S = 0.02  # longest wait for a moment in which no worker applies an update
 
 
 def marks_bytes(n_params: int, max_workers: int) -> int:
-    """Size of the segment, for so many parameters (arrays) and worker slots."""
+    """Size of the segment for `n_params` parameters (arrays) and `max_workers` worker slots."""
     return _row_bytes(n_params) * (max_workers + 1)
 
 
@@ -53,9 +53,9 @@ class Marks:
         """Find the row of a worker slot.
 
         Args:
-            arena: may have no marks; then marking does nothing.
-            slot: of the writer.
-            whole: mark every parameter during an update, for writers that do not mark each.
+            arena: the arena; if it has no marks, marking does nothing.
+            slot: slot of the writer.
+            whole: mark all parameters during an update, for writers that do not mark single ones.
         """
         layout = arena.layout
         self._words = arena.segment(SEGMENT) if SEGMENT in layout.segments else None
@@ -64,10 +64,10 @@ class Marks:
         self._whole = tuple(self._at) if whole else ()
 
     def begin_update(self) -> None:
-        """Mark an update, before its first write; where it is marked already, it goes on.
+        """Mark an update, before its first write; a second call before `end_update` does nothing.
 
-        After an error in the midst of one the mark stays: that ends the worker, and its supervisor
-        calls `settle`.
+        After an error within an update the mark stays: the error ends the worker, and then its
+        supervisor calls `settle`.
         """
         if self._words is not None:
             _native.begin_writing(self._words, self._update)
@@ -75,7 +75,7 @@ class Marks:
                 self.begin(name)
 
     def end_update(self) -> None:
-        """Mark the update as over, when it is counted."""
+        """End the mark of the update, after the version counter was increased."""
         if self._words is not None:
             for name in self._whole:
                 self.end(name)
@@ -87,15 +87,15 @@ class Marks:
             _native.begin_writing(self._words, self._at[name])
 
     def end(self, name: str) -> None:
-        """Mark that it is written."""
+        """End the mark of one parameter, after it was written."""
         if self._words is not None:
             _native.end_writing(self._words, self._at[name])
 
     def settle(self, *, update: bool = True) -> None:
-        """End what a dead writer was amid; its last update may be in the parameters in part.
+        """End the marks of a dead writer; a part of its last update may be in the parameters.
 
         Args:
-            update: whether its update is over, too; otherwise whoever follows it ends that.
+            update: whether to end the mark of its update, too; if not, its successor ends it.
         """
         for name in self._at:
             self.end(name)
@@ -104,16 +104,16 @@ class Marks:
 
 
 class MarksReader:
-    """All rows, for those who copy parameters meanwhile; read-only memory will do."""
+    """The rows of all writers, for readers that copy parameters; the memory may be read-only."""
 
     def __init__(
         self, words: NDArray[np.uint8], layout: Layout, slots: Sequence[int] | None = None
     ) -> None:
-        """Look at the rows of all worker slots, or of one.
+        """Read the rows of all worker slots, or of some neighbouring ones.
 
         Args:
             words: the segment.
-            layout: of the arena.
+            layout: layout of the arena.
             slots: neighbouring slots whose writes matter; None is all.
         """
         self._words = words
@@ -123,12 +123,12 @@ class MarksReader:
         self._at = {name: self._first + 8 * (1 + k) for k, name in enumerate(sorted(layout.slots))}
 
     def quiet(self, name: str | None = None) -> int | None:
-        """What `unchanged` compares: a number while nobody writes a parameter, or the model."""
+        """The sum of the marks of a parameter (None: the model); None while a worker writes it."""
         at = self._first if name is None else self._at[name]
         return _native.nobody_writes(self._words, at, self._stride, self._n)
 
     def wait_until_quiet(self, name: str | None, limit_s: float) -> int | None:
-        """The same, waiting for a moment in which nobody writes; None where there was none."""
+        """As `quiet`, but wait up to `limit_s` for a moment without writers; None if none came."""
         until, nap_s = time.monotonic() + limit_s, 0.0
         while (number := self.quiet(name)) is None and time.monotonic() < until:
             time.sleep(nap_s)
@@ -136,11 +136,11 @@ class MarksReader:
         return number
 
     def unchanged(self, name: str | None, before: int | None) -> bool:
-        """Whether nobody has written since `quiet` gave a number."""
+        """Whether no worker has written since `quiet` returned `before`; False if that is None."""
         return before is not None and self.quiet(name) == before
 
     def writers(self) -> int:
-        """Workers that are amid an update now."""
+        """Number of workers that are applying an update now."""
         at = range(self._first, self._first + self._n * self._stride, self._stride)
         return sum(_native.load_u64(self._words, offset) & 1 for offset in at)
 
@@ -150,12 +150,12 @@ class MarksReader:
 
 @dataclass(frozen=True)
 class ModelCopy:
-    """What is known of a copy.
+    """Which updates are in a copy.
 
     Attributes:
-        oldest: updates that are in it whole.
-        version: updates that may be in it.
-        mixed: parameters that are not as they were between two updates.
+        oldest: number of updates that are completely in it.
+        version: number of updates of which at least a part may be in it.
+        mixed: parameters that were written during the copy, so parts of an update may be missing.
     """
 
     oldest: int
@@ -164,12 +164,12 @@ class ModelCopy:
 
     @property
     def consistent(self) -> bool:
-        """Whether it is the model between two updates."""
+        """Whether the copy is the model as it was between two updates."""
         return self.oldest == self.version and not self.mixed
 
 
 def copy_racily(out: Float32, shared: Float32) -> None:
-    """Copy parameters as they are being written: every float is whole, each may be of another age.
+    """Copy parameters while others write them: floats are whole, but of different versions.
 
     Args:
         out: (n,) float32.
@@ -184,13 +184,13 @@ def copy_tensors(
     """Copy every parameter, each as it was between two updates of it.
 
     Args:
-        layout: of both arrays.
-        marks: of whoever writes `shared`.
-        out: (n,) float32, to which the parameters go; nothing else is written.
+        layout: layout of both arrays.
+        marks: marks of the writers of `shared`.
+        out: destination, (n,) float32; only the parameters in it are written.
         shared: the parameters.
 
     Returns:
-        Names of those that were being written all the time.
+        Names of the parameters for which no consistent copy was possible.
     """
     mixed = []
     for name, slot in layout.slots.items():
@@ -208,13 +208,13 @@ def copy_tensors(
 def copy_model(
     counters: Counters, marks: MarksReader, copy: Callable[[], list[str]], *, limit_s: float
 ) -> ModelCopy:
-    """Copy the model as it was between two updates, if that can be had.
+    """Copy the model as it was between two updates, if possible.
 
     Args:
-        counters: of the arena.
-        marks: of all who write it.
-        copy: copies, and returns the names of parameters that it could not copy whole.
-        limit_s: begins again as long as so much time has not gone by, a few times at most.
+        counters: counters of the arena.
+        marks: marks of all its writers.
+        copy: makes the copy, and returns the names of parameters that it could not copy whole.
+        limit_s: no new try after this time; there are a few tries at most.
     """
     began = time.monotonic()
     for tries in range(1, MODEL_TRIES + 1):
@@ -225,5 +225,5 @@ def copy_model(
             return ModelCopy(oldest, oldest)
         if tries == MODEL_TRIES or time.monotonic() - began > limit_s:
             break
-    under_way = marks.writers()  # before the count: an update that ends in between is in either
-    return ModelCopy(oldest, counters.load("version") + under_way, tuple(mixed))
+    in_progress = marks.writers()  # first: an update that ends now is then counted at least once
+    return ModelCopy(oldest, counters.load("version") + in_progress, tuple(mixed))

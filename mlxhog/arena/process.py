@@ -1,8 +1,8 @@
 """The clock, processes and memory, as the operating system reports them.
 
-A clock that all processes share, and when a process started: a pid alone does not name one, since
-the system reuses it; a pid with its start time does. `metal/native/updates/process_life.cpp` asks
-the system, for the stripe locks as for us. And how much memory an arena may take.
+The clock is the same in all processes. A pid alone does not identify a process, since the system
+reuses it; a pid with its start time does. `metal/native/updates/process_life.cpp` asks the system
+for both, here and in the stripe locks. The memory is the size that an arena may have.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ monotonic_ns = time.monotonic_ns  # since boot, equal in every process of one ma
 
 
 class WatchedTime:
-    """Seconds in which this process was there to watch others.
+    """Seconds for which this process has watched others, without pauses of the whole group.
 
     A pause of the whole group (Ctrl-Z, a sleeping laptop, a stopped virtual machine) stops the
-    watcher like the watched and is nobody's silence: of the time between two looks no more counts
-    than `LONGEST_S`.
+    watching process, too, and must not count as silence of the others. So the time between two
+    calls of `look` counts as at most `LONGEST_S`.
     """
 
     LONGEST_S = 1.0
@@ -34,7 +34,7 @@ class WatchedTime:
         self._seconds, self._looked_ns = 0.0, monotonic_ns()
 
     def look(self) -> float:
-        """The seconds so far; to be called again and again."""
+        """The seconds so far; call it more often than every `LONGEST_S`."""
         now = monotonic_ns()
         self._seconds += min((now - self._looked_ns) / 1e9, self.LONGEST_S)
         self._looked_ns = now
@@ -42,7 +42,7 @@ class WatchedTime:
 
 
 def process_start_time(pid: int) -> int:
-    """When process `pid` started, in a unit of the system's own; 0 if there is none.
+    """Start time of process `pid`, in a unit of the system; 0 if there is no such process.
 
     Linux: clock ticks since boot (/proc/PID/stat, field 22). macOS: microseconds since 1970
     (libproc). A zombie still has its start time on Linux.
@@ -51,11 +51,11 @@ def process_start_time(pid: int) -> int:
 
 
 def process_is_gone(pid: int, start_time: int) -> bool:
-    """Whether the process of this pid and start time has ended, be it a zombie yet.
+    """Whether the process of this pid and start time has ended; a zombie has ended.
 
     Args:
-        pid: of the process.
-        start_time: from `process_start_time`; 0 where it is not known.
+        pid: id of the process.
+        start_time: from `process_start_time`; 0 if it is not known.
     """
     return _native.process_is_gone(pid, start_time)
 
@@ -66,11 +66,11 @@ _SHM = Path("/dev/shm")
 
 
 def available_bytes() -> int:
-    """Bytes of shared memory that can still be had; 0 if the system does not say.
+    """Bytes of shared memory that are still available; 0 if the system does not report them.
 
-    Linux: the least of the memory available, what the control group leaves, and the room in
-    /dev/shm. macOS, where shared memory is ordinary memory: pages free or inactive. Elsewhere all
-    physical memory.
+    Linux: the smallest of available memory, the rest of the control group's limit, and the free
+    space of /dev/shm. macOS, where shared memory is ordinary memory: free and inactive pages.
+    Elsewhere all physical memory.
     """
     if sys.platform == "darwin":
         return darwin.available_bytes()
@@ -82,7 +82,7 @@ def available_bytes() -> int:
 
 
 def limit_in_words() -> str:
-    """Say to how much memory this process is limited, as a clause; empty without a limit."""
+    """The memory limit of this process (ulimit -v) as a clause; empty without a limit."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
     if allowed == resource.RLIM_INFINITY:
         return ""
@@ -90,7 +90,7 @@ def limit_in_words() -> str:
 
 
 def _meminfo() -> int | None:
-    """Memory that the kernel expects to be able to give without swapping."""
+    """Memory that is available without swapping, as the kernel estimates it."""
     if not _MEMINFO.exists():
         return None
     for line in _MEMINFO.read_text().splitlines():
@@ -100,7 +100,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """What this container's memory limit leaves (control groups, version 2)."""
+    """Rest of this container's memory limit (control groups, version 2)."""
     limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
     if not limit.exists() or not used.exists():
         return None
@@ -109,7 +109,7 @@ def _cgroup() -> int | None:
 
 
 def _shm() -> int | None:
-    """Room in the file system that backs shared memory on Linux; 64 MB in many containers."""
+    """Free space of the file system behind shared memory on Linux; 64 MB in many containers."""
     if not _SHM.is_dir():
         return None
     stat = os.statvfs(_SHM)

@@ -1,25 +1,26 @@
-"""The copies of its parameters that a run keeps for readers, and the readers that hold them.
+"""The copies of its parameters that a run publishes for readers, and the readers that use them.
 
-Two segments laid out like `params` take turns; while one is written, the other can be read. One
-process publishes. Any number of readers map the arena without the right to write, so what they say
-stands in a page of its own, handed to them beside the arena.
+Two segments laid out like `params` alternate: while one is written, the other can be read. One
+process publishes. Any number of readers map the arena read-only. They write which copy they read
+into a separate page, the readers' page, whose descriptor they get beside the arena's.
 
     live.1, live.2      float32   the copies; number k lies in `live.1` if k is odd
     live.words          uint8, in lines of 128 bytes
-        line 0          [0] number of the newest copy, 0 none; [1] 1 when no more will come
+        line 0          [0] number of the newest copy, 0 none; [1] 1 after the last copy
         line 1, 2       of each copy: [0] its mark (`marks.py`), [1] oldest, [2] version,
-                        [3] mixed, [4] when it was taken, monotonic ns
+                        [3] mixed, [4] time of the copy, monotonic ns
     the readers' page
-        line 0          [0] readers that ever came
-        line 1 ..       a reader each: [0] pid, 0 free; [1] start time of its process; [2] number of
-                        the copy it is reading, 0 none; [3] since when, monotonic ns
+        line 0          [0] number of readers that ever registered
+        line 1 ..       one per reader: [0] pid, 0 free; [1] start time of its process; [2] number
+                        of the copy it is reading, 0 none; [3] start of this read, monotonic ns
 
-A reader names the copy that it is going to read, and looks again whether that is the newest; the
-publisher says which is the newest, and looks who reads the other before it writes there. Between
-its store and its load each has a full fence, so one of the two sees the other. Where a reader has
-the copy whose turn it is, the publisher tries again later: neither waits for the other. The hold of
-a process that has died does not count, nor does one of more than `HOLD_S`; whoever had that one
-finds the copy's mark changed, and reads again. Source: Michael 2004, Hazard Pointers.
+A reader stores the number of the copy that it is going to read, then checks that this is still the
+newest. The publisher stores the number of the newest copy, then checks for readers of the other
+one before it writes there. Each has a full fence between its store and its load, so at least one of
+the two sees the other. If a reader holds the copy that is to be overwritten, the publisher tries
+again later: neither waits for the other. The hold of a dead process does not count, nor a hold
+longer than `HOLD_S`; the reader of such a hold finds the copy's mark changed, and reads again.
+Source: Michael 2004, Hazard Pointers.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _PID, _START, _READS, _SINCE = range(0, 32, 8)
 
 
 def segments(n_params: int, max_workers: int) -> dict[str, tuple[str, int]]:
-    """What an arena has more whose run can be read, as `arena.plan` takes it."""
+    """The extra segments of an arena whose run publishes copies, as `arena.plan` takes them."""
     return {
         "live.1": ("float32", PARAMETER_COPY),
         "live.2": ("float32", PARAMETER_COPY),
@@ -60,14 +61,14 @@ def segments(n_params: int, max_workers: int) -> dict[str, tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Copy:
-    """What is known of one copy.
+    """Number, time and updates of one copy.
 
     Attributes:
-        number: counts copies, from 1.
-        oldest: updates that are in it whole.
-        version: updates that may be in it.
-        mixed: tensors in it that are not as they were between two updates.
-        time_ns: when it was taken, monotonic.
+        number: number of the copy, from 1.
+        oldest: number of updates that are completely in it.
+        version: number of updates of which at least a part may be in it.
+        mixed: number of tensors that were written during the copy.
+        time_ns: time of the copy, monotonic.
     """
 
     number: int
@@ -78,7 +79,7 @@ class Copy:
 
 
 class Readers:
-    """The page in which readers say what they hold; every reader and the publisher map it."""
+    """The page in which readers write which copy they read; readers and publisher map it."""
 
     def __init__(self, page: NDArray[np.uint8]) -> None:
         """Wrap a page."""
@@ -86,17 +87,17 @@ class Readers:
 
     @classmethod
     def create(cls) -> tuple[Readers, int]:
-        """A new page, and the descriptor that readers map it by, which the caller closes."""
+        """A new page, and its descriptor for readers; the caller closes the descriptor."""
         backing = segment.create(PAGE)
         os.close(backing.readonly_fd)
         return cls(np.frombuffer(backing.mapping, np.uint8)), backing.fd
 
     @classmethod
     def attach(cls, fd: int) -> Readers:
-        """Map the page behind a descriptor, which is closed.
+        """Map the page of a descriptor, and close the descriptor.
 
         Raises:
-            ArenaError: it is no such page.
+            ArenaError: the descriptor is not that of a readers' page.
         """
         try:
             if os.fstat(fd).st_size != PAGE:
@@ -106,17 +107,17 @@ class Readers:
             os.close(fd)
 
     def came(self) -> int:
-        """Readers that ever registered."""
+        """Number of readers that ever registered."""
         return _native.load_u64(self._page, 0)
 
     def present(self) -> int:
-        """Readers whose process lives; entries of the dead are freed."""
+        """Number of readers whose process lives; entries of dead processes are freed."""
         return sum(not self._is_gone(at) for at in self._entries())
 
     def hold(self, number: int) -> bool:
-        """Whether a living reader is reading a copy, and has not for too long.
+        """Whether a living reader has been reading copy `number`, for at most `HOLD_S`.
 
-        To be asked when `number` is no longer the newest.
+        Call it when `number` is no longer the newest copy.
         """
         _native.full_fence()
         overdue_ns = monotonic_ns() - int(HOLD_S * 1e9)
@@ -131,7 +132,7 @@ class Readers:
         """Take an entry for this process.
 
         Raises:
-            ArenaError: all are taken.
+            ArenaError: all entries are in use.
         """
         pid = os.getpid()
         for _ in range(2):
@@ -143,14 +144,14 @@ class Readers:
                     return Reader(self, at)
             self.present()
         raise ArenaError(
-            f"{MOST_READERS} readers have this run open, as many as can be; close one of them"
+            f"{MOST_READERS} readers have this run open, which is the maximum; close one of them"
         )
 
     def _entries(self) -> list[int]:
         return [at for at in range(LINE, PAGE, LINE) if self._load(at, _PID)]
 
     def _is_gone(self, at: int) -> bool:
-        """Whether the process of an entry is dead; then the entry is free again."""
+        """Whether the process of an entry is dead; if so, free the entry."""
         pid, start = self._load(at, _PID), self._load(at, _START)
         if pid and not process_is_gone(pid, start):
             return False
@@ -173,9 +174,9 @@ class Reader:
         self._readers, self._at = readers, at
 
     def take(self, copies: Copies, out: NDArray[np.float32]) -> Copy | None:
-        """Copy the newest copy into `out`, its first floats; None where there is none yet.
+        """Copy the first `out.size` floats of the newest copy into `out`; None if there is no copy.
 
-        Concurrency: never waits. It begins again where a new copy was published at that moment.
+        Concurrency: never waits; it repeats the read if a new copy was published meanwhile.
         """
         n = out.size
         while True:
@@ -195,19 +196,19 @@ class Reader:
             self._readers._store(self._at, _READS, 0)
 
     def close(self) -> None:
-        """Give the entry back."""
+        """Free the entry."""
         self._readers._store(self._at, _START, 0)
         self._readers._store(self._at, _PID, 0)
 
 
 class Copies:
-    """The copies of an arena that has them; one process may publish, any may look."""
+    """The copies in an arena; one process may publish, any process may read."""
 
     def __init__(self, arena: Arena) -> None:
-        """Find them.
+        """Find the copies of an arena.
 
         Raises:
-            ArenaError: the run keeps none.
+            ArenaError: the run publishes no copies.
         """
         self._words = arena.segment(WORDS)
         self._floats = (arena.segment("live.2"), arena.segment("live.1"))
@@ -217,15 +218,15 @@ class Copies:
         return _native.load_u64(self._words, _NUMBER)
 
     def floats(self, number: int) -> NDArray[np.float32]:
-        """The memory in which a copy of this number lies."""
+        """The memory of the copy with this number."""
         return self._floats[number % 2]
 
     def mark(self, number: int) -> int | None:
-        """A number that changes when that memory is written; None while it is."""
+        """A number that changes when the memory of this copy is written; None during the write."""
         return _native.nobody_writes(self._words, self._line(number) + _MARK, LINE, 1)
 
     def newest(self) -> Copy | None:
-        """What is known of the newest copy; None before the first."""
+        """Number, time and updates of the newest copy; None before the first."""
         while (number := self.number()) != 0:
             at, before = self._line(number), self.mark(number)
             fields = (self._load(at + word) for word in (_OLDEST, _VERSION, _MIXED, _TIME))
@@ -237,15 +238,15 @@ class Copies:
     def publish(
         self, readers: Readers | None, fill: Callable[[NDArray[np.float32]], tuple[int, int, int]]
     ) -> bool:
-        """Write the next copy, and make it the newest; only by the one process that publishes.
+        """Write the next copy, and make it the newest; only one process may call this.
 
         Args:
-            readers: who may be reading.
-            fill: writes the parameters into what it is given, and returns what `Copy` says of them:
-                oldest, version, mixed.
+            readers: the readers' page, or None without readers.
+            fill: writes the parameters into its argument, and returns `oldest`, `version` and
+                `mixed` of the new `Copy`.
 
         Returns:
-            False where a reader still holds the memory whose turn it is: nothing was done.
+            False if a reader still reads the memory of the next copy; then nothing was done.
         """
         number = self.number() + 1
         if readers is not None and number > 2 and readers.hold(number - 2):
@@ -261,12 +262,12 @@ class Copies:
         return True
 
     def close(self) -> None:
-        """Say that no more will come."""
+        """Mark the newest copy as the last."""
         _native.store_u64(self._words, _CLOSED, 1)
 
     @property
     def closed(self) -> bool:
-        """Whether no more will come."""
+        """Whether the newest copy is the last."""
         return _native.load_u64(self._words, _CLOSED) != 0
 
     def _line(self, number: int) -> int:

@@ -6,9 +6,9 @@ A client sends one JSON object in one line and gets one JSON object in one line:
     {"ok": true, "message": "worker 2 (torch:cpu) finishes its step and leaves"}
     {"ok": false, "error": "no worker 9; ...", "exit_code": 2}
 
-The supervisor looks for requests between its other duties and never waits for a client: a line that
-comes in pieces is put together over several looks, and who is silent for too long is dropped.
-What may be asked for, and what it does, is the business of whoever owns the server.
+The supervisor looks for requests between its other duties and never waits for a client: a line may
+arrive in pieces over several looks, and a client that is silent for too long is dropped. The owner
+of the server defines the requests and carries them out.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mlxhog.files import plain_json
 SOCKET = "requests"
 MOST_BYTES = 1 << 16  # in one line
 MOST_CLIENTS = 16
-SILENT_S = 5.0  # after which a client that has not sent a whole line is dropped
-ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model takes its time
+SILENT_S = 5.0  # a client that has not sent a whole line after this time is dropped
+ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
 
 
 class Refused(RunError):
-    """A run refuses a request; on the asking side the message and the exit code are the run's."""
+    """A run refuses a request; the client raises it with the run's message and exit code."""
 
     def __init__(self, message: str, exit_code: int = RunError.exit_code) -> None:
         super().__init__(message)
@@ -44,8 +44,8 @@ class Request:
     """One request that waits for its answer.
 
     Attributes:
-        name: what is asked for.
-        fields: everything else that was sent.
+        name: name of the request.
+        fields: its other fields.
     """
 
     def __init__(self, connection: socket.socket, fields: dict[str, Any]) -> None:
@@ -54,29 +54,29 @@ class Request:
         self.fields = fields
 
     def answer(self, **fields: Any) -> None:
-        """Send what came of it, and hang up; a client that has left is no error."""
+        """Send the result, and hang up; it is not an error if the client has disconnected."""
         _send(self._connection, {"ok": True, **fields})
 
     def refuse(self, error: RunError) -> None:
-        """Send why it is not done, and hang up."""
+        """Send the reason of a refusal, and hang up."""
         _send(self._connection, _refusal(error))
 
     def hang_up(self) -> None:
-        """Leave it without an answer: whoever could give one is ending."""
+        """Hang up without an answer, since the run is ending."""
         self._connection.close()
 
 
 class RequestServer:
     """Takes requests at the socket of a run, until closed.
 
-    Concurrency: used by one thread; nothing here blocks.
+    Concurrency: used by one thread; no method blocks.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Listen at the socket of a run directory, whose lock the caller holds.
+        """Listen at the socket of a run directory; the caller holds the run's lock.
 
         Raises:
-            ArenaError: the path is taken by a living process, or unusable.
+            ArenaError: a living process serves at this path, or the path is unusable.
         """
         self.path = socket_path(directory, SOCKET)
         self._listener = listen(self.path)
@@ -84,7 +84,7 @@ class RequestServer:
         self._clients: dict[socket.socket, tuple[bytes, int]] = {}
 
     def take(self) -> list[Request]:
-        """The requests that are complete by now; each is the caller's to answer."""
+        """The requests that have arrived completely; the caller must answer each."""
         self._accept()
         requests = []
         for client in list(self._clients):
@@ -112,7 +112,7 @@ class RequestServer:
         while len(self._clients) < MOST_CLIENTS:
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # nobody is there, or whoever was has left
+            except OSError:  # no client waits, or it has disconnected
                 return
             client.setblocking(False)
             try:
@@ -125,7 +125,7 @@ class RequestServer:
                 client.close()
 
     def _line(self, client: socket.socket) -> bytes | None:
-        """A client's line once it is there; one that has left or takes too long is dropped."""
+        """A client's line when it is complete; disconnected and silent clients are dropped."""
         text, since_ns = self._clients[client]
         try:
             more = client.recv(MOST_BYTES + 1 - len(text))
@@ -140,7 +140,7 @@ class RequestServer:
         if end:
             return line
         if len(text) > MOST_BYTES:
-            return text  # too long to be read, which it is told
+            return text  # too long; `_fields` refuses it with a message
         if not more:
             self._drop(client)
         else:
@@ -161,20 +161,20 @@ class RequestServer:
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:
-    """Ask the supervisor of a running run for something, and wait for the answer.
+    """Send a request to the supervisor of a running run, and wait for the answer.
 
     Args:
-        directory: of the run.
-        request: what is asked for.
+        directory: directory of the run.
+        request: name of the request.
         timeout_s: how long to wait for the answer.
-        fields: of the request, as JSON knows them.
+        fields: its other fields, as JSON values.
 
     Returns:
         The fields of the answer.
 
     Raises:
-        RunError: the run does not run, or gives no answer.
-        Refused: it answered why not.
+        RunError: the run is not running, or does not answer.
+        Refused: the run refused, with a reason.
     """
     path = socket_path(directory, SOCKET)
     line = plain_json.dumps({"request": request, **fields}) + b"\n"
@@ -207,7 +207,7 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """What the other side says until the end of its line, or until it hangs up."""
+    """The bytes of the other side until the end of its line, or until it hangs up."""
     text = b""
     while not text.endswith(b"\n") and len(text) <= MOST_BYTES:
         more = connection.recv(MOST_BYTES)
@@ -221,16 +221,16 @@ def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
     """Read one line.
 
     Raises:
-        RunError: it is too long, no JSON object, or lacks the key.
+        RunError: it is too long, not a JSON object, or lacks the key.
     """
     if len(line) > MOST_BYTES:
         raise RunError(f"a line has more than {MOST_BYTES:,} bytes; send one short line of JSON")
     try:
         fields = plain_json.loads(line)
     except ValueError as error:
-        raise RunError(f"a line is no JSON: {error}; send one JSON object") from error
+        raise RunError(f"a line is not JSON: {error}; send one JSON object") from error
     if not isinstance(fields, dict) or key not in fields:
-        raise RunError(f"a line is no JSON object with the key {key!r}")
+        raise RunError(f"a line is not a JSON object with the key {key!r}")
     return fields
 
 

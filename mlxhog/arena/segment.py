@@ -1,17 +1,16 @@
-"""A shared segment: its life, and the first page, which tells an arena from other bytes.
+"""A shared segment: its life, and its first page, which identifies an arena.
 
-It is created without a name, mapped, and gone with its last descriptor: the name is removed at
-birth, so no kill of any process at any moment can leave a segment behind. Workers inherit the
-descriptor at spawn, later readers get it over a socket (`handover.py`). One code path for Linux and
-macOS; the single difference is `posix_fallocate`, which macOS lacks and which on Linux turns a full
-/dev/shm into an error here instead of a SIGBUS later. Where the system forbids shared memory (an
-app sandbox on macOS lets through only names that begin with the app's group) a file without a name
-takes its place, and the `Backing` says so.
+Its name is removed right after its creation, so the system frees it with its last descriptor, and a
+kill of any process at any moment leaves no segment behind. Workers inherit the descriptor at spawn,
+later readers get it over a socket (`handover.py`). Linux and macOS share one code path, with one
+difference: macOS lacks `posix_fallocate`, which on Linux makes a full /dev/shm an error here
+instead of a SIGBUS later. If the system forbids shared memory (an app sandbox on macOS allows only
+names that begin with the app's group), an unnamed file takes its place, and the `Backing` says so.
 
 The first page is the header, little endian:
 
     byte  bytes  field
-       0      8  magic "MLXHOGAR"; written last, so that a half-made arena is not one yet
+       0      8  magic "MLXHOGAR"; written last, so that an unfinished arena is not accepted
        8      4  version of this format
       12      4  bytes of this header
       16      8  bytes of the arena
@@ -49,20 +48,20 @@ _FORBIDDEN = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.ENOSYS),  # no /dev/shm, or a read-only one
 )
 _LIMITS = {
-    errno.EFBIG: (resource.RLIMIT_FSIZE, "-f"),  # which holds for shared memory, too
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "-f"),  # this limit holds for shared memory, too
     errno.ENOMEM: (resource.RLIMIT_AS, "-v"),
 }
 
 
 @dataclass(frozen=True)
 class Backing:
-    """A new segment: two descriptors of the same bytes, the second without the right to write.
+    """A new segment, with two descriptors of the same bytes: one writable, one read-only.
 
     Attributes:
-        fd: may write.
-        readonly_fd: may not.
-        mapping: of the whole segment.
-        note: "", or what the user should know: shared memory was refused and a file took its place.
+        fd: writable descriptor.
+        readonly_fd: read-only descriptor.
+        mapping: mapping of the whole segment.
+        note: a sentence for the user if shared memory was refused and a file took its place, or "".
     """
 
     fd: int
@@ -78,18 +77,18 @@ def create(
     directory: Path | None = None,
     fallback: Path | None = None,
 ) -> Backing:
-    """Create and map a zeroed segment that no directory names.
+    """Create and map a zeroed segment without a name in any directory.
 
     Args:
         nbytes: size, rounded up to 16 KiB.
-        needed_bytes: bytes of it that are going to be used; default: all.
-        directory: back it by a file there, not by shared memory. Slower where the system writes
-            dirty pages to disk.
-        fallback: where that file goes if shared memory is forbidden; None is the temporary
+        needed_bytes: bytes of it that will be used; default: all.
+        directory: use a file in this directory instead of shared memory. It is slower if the
+            system writes dirty pages to the disk.
+        fallback: directory of that file if shared memory is forbidden; None is the temporary
             directory.
 
     Raises:
-        EnvironmentLacks: there is not that much memory, or (a file) room on the disk.
+        EnvironmentLacks: there is too little memory or, for a file, too little space on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
     needed_bytes = nbytes if needed_bytes is None else needed_bytes
@@ -107,8 +106,8 @@ def create(
             note = (
                 f"shared memory is refused here ({error.strerror}: a sandboxed Python, or a "
                 f"container without /dev/shm?), so the arena of {nbytes:,} bytes is an unnamed "
-                f"file in {directory}; the system will write it to disk now and then, which is "
-                "slower: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
+                f"file in {directory}; this is slower, since the system writes it to the disk now "
+                "and then: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
             )
     if directory is not None:
         require_space(directory, nbytes, "the arena")
@@ -128,20 +127,20 @@ def create(
 
 
 def attach(fd: int, *, readonly: bool) -> mmap.mmap:
-    """Map what a descriptor refers to, all of it.
+    """Map all bytes of a descriptor.
 
     Raises:
-        ArenaError: it is empty, or cannot be mapped that way.
+        ArenaError: the descriptor has no bytes, or cannot be mapped in this way.
     """
     size = os.fstat(fd).st_size
     if size == 0:
-        raise ArenaError("no arena: the descriptor refers to nothing that has a size")
+        raise ArenaError("not an arena: the descriptor has no bytes")
     try:
         return mmap.mmap(fd, size, access=mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE)
     except OSError as error:
         raise ArenaError(
-            f"the arena cannot be mapped ({error.strerror}); a descriptor handed out to readers "
-            "maps read-only"
+            f"the arena cannot be mapped ({error.strerror}); the descriptor of a reader can be "
+            "mapped read-only"
         ) from error
 
 
@@ -171,7 +170,7 @@ def _open_file(directory: Path) -> tuple[int, int]:
 
 
 def _refusal(error: OSError, nbytes: int, had: int) -> EnvironmentLacks | None:
-    """What a process is told that cannot have an arena of this size, or None for another error."""
+    """The error for an arena that is too large for this process; None for another error."""
     limit, option = _LIMITS.get(error.errno or 0, (resource.RLIMIT_AS, "-v"))
     allowed, _ = resource.getrlimit(limit)
     if error.errno in _LIMITS and allowed != resource.RLIM_INFINITY:
@@ -199,7 +198,7 @@ HEADER_BYTES = _BODY.size + 32
 
 @dataclass(frozen=True)
 class Header:
-    """The fields of the first page that an arena's users care for."""
+    """The fields of the first page that callers of an arena use."""
 
     total_bytes: int
     layout_bytes: int
@@ -236,16 +235,16 @@ class Header:
 
 
 def read_header(data: memoryview) -> tuple[Header, Layout]:
-    """Header and layout of an arena's bytes, every check passed.
+    """Header and layout of an arena's bytes, after every check.
 
     Args:
-        data: the whole arena, or what there is of it.
+        data: the whole arena, which may be truncated.
 
     Raises:
         ArenaError: not an arena, one of another version, truncated, or damaged; says which.
     """
     if len(data) < HEADER_BYTES:
-        raise ArenaError(f"no arena: {len(data)} bytes, its header alone has {HEADER_BYTES}")
+        raise ArenaError(f"not an arena: {len(data)} bytes, a header alone has {HEADER_BYTES}")
     raw = bytes(data[:HEADER_BYTES])
     body, checksum = raw[: _BODY.size], raw[_BODY.size :]
     magic, version, header_bytes, total, layout_bytes, digest, run_id, write, pid, start = (
@@ -253,7 +252,7 @@ def read_header(data: memoryview) -> tuple[Header, Layout]:
     )
     if magic != MAGIC:
         raise ArenaError(
-            f"no arena: it starts with {magic!r}, not {MAGIC!r}; either these bytes belong to "
+            f"not an arena: it starts with {magic!r}, not {MAGIC!r}; either these bytes belong to "
             "another program, or their creator died before they were complete"
         )
     if (version, header_bytes) != (VERSION, HEADER_BYTES):

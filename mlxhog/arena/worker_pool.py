@@ -1,8 +1,8 @@
 """Worker processes: spawned, watched, ended and reaped; one alone, or a pool by their slots.
 
-None outlives the process that spawned it: it watches that process from its first moment on
-(`processes.Entry`), and is ended where that process ends while a daemon thread still has it. What a
-dead one held in an arena is declared free after `waitpid` has said that it is gone, never before.
+None outlives the process that spawned it: it watches that process from its start
+(`processes.SpawnedCall`), and is killed at the end of that process's interpreter if a daemon thread
+still uses it. The locks and slots of a dead process are freed only after `waitpid` has returned it.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from typing import IO, Any
 
 from mlxhog.arena.arena import Arena
 from mlxhog.machine import interrupts
-from mlxhog.machine.processes import FAULT_EXIT_CODE, Entry, end_spawning, spawning
+from mlxhog.machine.processes import FAULT_EXIT_CODE, SpawnedCall, end_spawning, spawning
 
-_TAIL_BYTES = 4096  # of output that may explain a death
+_TAIL_BYTES = 4096  # last bytes of a process's output, which may explain its death
 
 _processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
-"""Those that were spawned here and are not reaped."""
+"""The processes that were spawned here and are not reaped."""
 
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended: its exit code, or -n where signal n ended it."""
+    """How a process ended: its exit code, or -n if signal n killed it."""
 
     code: int
 
     @property
     def is_fault(self) -> bool:
-        """Whether an error ended it that no restart cures; see `processes.FAULTS`."""
+        """Whether it ended by an error that a restart would repeat; see `processes.FAULTS`."""
         return self.code == FAULT_EXIT_CODE
 
     @property
     def signal_name(self) -> str | None:
-        """The signal that ended it; None where it left by itself."""
+        """The signal that killed it; None if it exited."""
         return signal.Signals(-self.code).name if self.code < 0 else None
 
     def __str__(self) -> str:
@@ -55,9 +55,9 @@ class Death:
 
 
 class WorkerProcess:
-    """A process from its spawning until it is reaped.
+    """A process, from its spawn until it is reaped.
 
-    Concurrency: used by one thread of one process; its pipe may have a thread of its own.
+    Concurrency: used by one thread of one process; another thread may use its pipe.
     """
 
     def __init__(
@@ -78,17 +78,17 @@ class WorkerProcess:
         Args:
             target: an importable function.
             arguments: picklable; nothing in them is defined in the caller's `__main__`.
-            name: of the process.
+            name: name of the process.
             threads: see `processes.thread_limits`; None sets no limits.
-            daemon: None where it has children of its own.
-            follows: whether it leaves as soon as this process is gone.
+            daemon: as in `multiprocessing`; None for a process that has children of its own.
+            follows: whether it ends as soon as this process has ended.
             pipe: whether `target` gets one end of a pipe, before its other arguments.
-            arena: whose worker it is.
-            slots: worker slots of the arena that it takes until it is reaped.
+            arena: the arena whose slots it takes.
+            slots: worker slots of the arena that it has until it is reaped.
 
         Raises:
-            ConfigError: something cannot be sent to a process; the message says what.
-            EnvironmentLacks: this process may not open as many files as that takes.
+            ConfigError: an argument cannot be sent to a process; the message names it.
+            EnvironmentLacks: this process may not open enough files.
             ArenaError: a slot still has a living worker.
         """
         self._entries = [] if arena is None else [(arena.workers, slot) for slot in slots]
@@ -102,11 +102,11 @@ class WorkerProcess:
                 if pipe:
                     self._pipe, far_end = Pipe()
                     arguments = (far_end, *arguments)
-                entry = Entry(target, arguments, follows=follows)
+                entry = SpawnedCall(target, arguments, follows=follows)
                 self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
                 self.process.start()
                 _processes.add(self.process)
-        except BaseException:  # no caller gets hold of it
+        except BaseException:  # no caller gets this object, so clean up here
             self._undo()
             raise
         finally:
@@ -116,7 +116,7 @@ class WorkerProcess:
             table.seated(slot, self.pid)
 
     def _undo(self) -> None:
-        """Leave nothing of a process that was not spawned, or of one that is no longer needed."""
+        """Free slots and pipe of a process that was not spawned, or is no longer needed."""
         process = getattr(self, "process", None)
         if process is not None and process.pid is not None:
             self.kill()
@@ -127,13 +127,13 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id, its own until it is reaped."""
+        """Its process id; the system may reuse it after `reap`."""
         assert self.process.pid is not None
         return self.process.pid
 
     @property
     def pipe(self) -> Connection:
-        """This end of the pipe; it outlasts the process, for what that said last."""
+        """This end of the pipe; it stays open after the process's end, for its last messages."""
         assert self._pipe is not None
         return self._pipe
 
@@ -142,21 +142,21 @@ class WorkerProcess:
         return self._death is None and self.process.is_alive()
 
     def kill(self) -> None:
-        """End it, whatever it is doing, and wait until it is gone; it is still to be reaped."""
+        """Kill it, and wait until it has ended; call `reap` afterwards."""
         self.process.kill()
         self.process.join()
 
     def end(self, timeout_s: float | None = 0.0) -> None:
-        """Wait until it ends, and kill it where that takes longer; it is still to be reaped."""
+        """Wait until it ends, and kill it after `timeout_s`; call `reap` afterwards."""
         self.process.join(timeout_s)
         if self.process.exitcode is None:
             self.kill()
 
     def reap(self, timeout_s: float | None = 0.0) -> Death:
-        """Wait until it ends, kill it where that takes longer, and free its slots.
+        """Wait until it ends, kill it after `timeout_s`, and free its slots.
 
         Returns:
-            How it ended; the same whenever this is called again.
+            How it ended; a second call returns the same.
         """
         if self._death is None:
             self.end(timeout_s)
@@ -168,36 +168,36 @@ class WorkerProcess:
         return self._death
 
     def close(self) -> None:
-        """End it, whatever it is doing, reap it, and close the pipe."""
+        """Kill it if it still runs, reap it, and close the pipe."""
         self.reap()
         if self._pipe is not None:
             self._pipe.close()
 
 
 class WorkerPool(dict[int, WorkerProcess]):
-    """Worker processes that are not reaped yet, by the slot each has in its arena."""
+    """Worker processes that are not reaped yet, by their slot in the arena."""
 
     def wait(self, timeout_s: float) -> list[int]:
-        """Wait until one has ended, or the time is over; returns the slots of all that have."""
+        """Wait up to `timeout_s` until a process ends; return the slots of all that have ended."""
         connection.wait([one.process.sentinel for one in self.values()], timeout=timeout_s)
         return [slot for slot, one in self.items() if not one.is_alive()]
 
     def reap(self, slot: int, timeout_s: float = 0.0) -> Death:
-        """Take one out of the pool; see `WorkerProcess.reap`."""
+        """Reap a process and remove it from the pool; see `WorkerProcess.reap`."""
         return self.pop(slot).reap(timeout_s)
 
 
 def last_lines(output: IO[bytes], since: int = 0) -> list[str]:
-    """Return the last lines with text in the log of a process that began at byte `since` of it."""
+    """Return the last lines that are not blank in a process's log, from byte `since` on."""
     output.seek(max(since, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = output.read().decode(errors="replace").split("\n")
     return [line for line in lines if line.strip()] or ["it left no message"]
 
 
 def _end_with_interpreter() -> None:
-    """End the processes of daemon threads, which the end of the interpreter is about to stop.
+    """Kill the processes of daemon threads; the interpreter's end stops these threads.
 
-    `multiprocessing` would send them SIGTERM, which they leave to this process to answer, and wait.
+    `multiprocessing` would send the processes SIGTERM, which they ignore, and wait forever.
     """
     interrupts.end_all()
     end_spawning()
@@ -206,5 +206,5 @@ def _end_with_interpreter() -> None:
             process.kill()
 
 
-atexit.register(_end_with_interpreter)  # it comes before that of `multiprocessing`
-os.register_at_fork(after_in_child=_processes.clear)  # they are the parent's
+atexit.register(_end_with_interpreter)  # it runs before the exit handler of `multiprocessing`
+os.register_at_fork(after_in_child=_processes.clear)  # they are the parent's children

@@ -1,14 +1,14 @@
-"""The worker table: who works in which slot, and how far they are.
+"""The worker table: the worker of each slot, and its progress.
 
 Slots are numbered 1 .. max_workers, entry k lies at byte 512 (k - 1) of the segment `workers`; one
-more entry belongs to the arena's creator. The same table in C is
+more entry belongs to the arena's creator. The same table in C++ is
 `metal/native/arena/worker_table.h`.
 
     byte  type  field             written by        meaning
        0  u32   state             supervisor        `State`
        4  u32   generation        supervisor        uses of this slot; low 16 bits in lock words
-       8  u32   dead              supervisor        1 = waited for; its locks may be taken over
-      12  u32   incarnation       supervisor        owner of tickets: 24 bits, never given twice
+       8  u32   dead              supervisor        1 = `waitpid` done; its locks may be taken over
+      12  u32   incarnation       supervisor        owner of tickets: 24 bits, never used twice
       16  i64   pid               supervisor
       24  u64   start_time        supervisor        `process_start_time(pid)`, 0 unknown
       32  u64   heartbeat_ns      worker            `monotonic_ns()` of its last sign of life
@@ -32,7 +32,7 @@ more entry belongs to the arena's creator. The same table in C is
      248  u64   opt_step          worker            steps its optimizer state has seen
      256  u64   restarts          supervisor        workers that died in this slot and were replaced
      264  u64   torn              supervisor        tickets that died half applied
-     272  f64   rate_sum          worker            sum of its step sizes, where they go by delay
+     272  f64   rate_sum          worker            sum of its step sizes, if they depend on delay
 
 `state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
 acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
@@ -95,18 +95,18 @@ MAX_INCARNATION = (1 << 24) - 1
 
 
 class State(IntEnum):
-    """What the supervisor knows of a slot."""
+    """State of a slot, as the supervisor knows it."""
 
     FREE = 0
     STARTING = 1
     RUNNING = 2
     FINISHED = 3
     DEAD = 4
-    LEAVING = 5  # the supervisor wants it to finish its step and go; nobody takes its place
+    LEAVING = 5  # it finishes its step and ends, and is not replaced
 
 
 class Phase(IntEnum):
-    """What a worker is doing."""
+    """The current activity of a worker."""
 
     IDLE = 0
     STARTING = 1
@@ -120,7 +120,7 @@ class Phase(IntEnum):
 
 
 class _Plain:
-    """A field read and written by one aligned access without any order."""
+    """A field read and written by one aligned access, without a memory order."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         form, at = _FIELDS[name]
@@ -145,7 +145,7 @@ class _Float(_Plain):
 
 
 class _Atomic32:
-    """A 32-bit field others decide by: acquire loads, release stores."""
+    """A 32-bit field on which other processes base decisions: acquire loads, release stores."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.at = _FIELDS[name][1]
@@ -216,19 +216,19 @@ class Entry:
 
     @property
     def step_s(self) -> float:
-        """Mean time of a step so far without waiting for others, in seconds; 0 before the first."""
+        """Mean seconds of a step so far, without waits for others; 0 before the first."""
         spent_ns = self.read_ns + self.compute_ns + self.apply_ns
         return spent_ns / self.steps / 1e9 if self.steps else 0.0
 
     def beat(self, phase: Phase | None = None) -> None:
-        """Give a sign of life, on entering a phase or in the midst of one."""
+        """Update the heartbeat, at the beginning of a phase or within one."""
         if phase is not None:
             self.phase = phase
         self.heartbeat_ns = monotonic_ns()
 
 
 class WorkerTable:
-    """All slots. Only the supervisor gives out slots; a worker writes its own entry."""
+    """All slots. Only the supervisor assigns slots; a worker writes its own entry."""
 
     def __init__(
         self, data: NDArray[np.uint8], max_workers: int, lock_words: NDArray[np.uint32]
@@ -263,15 +263,15 @@ class WorkerTable:
         return self._entries[slot]
 
     def acquire_slot(self, pid: int = 0, start_time: int = 0, *, slot: int | None = None) -> Entry:
-        """Give a slot to a new worker, in state STARTING, with an incarnation never used before.
+        """Assign a slot to a new worker, in state STARTING, with an incarnation never used before.
 
-        A slot taken again keeps what belongs to the slot (steps, tokens, times, the optimizer's
-        step counter) and counts a restart if that worker died; locks it still holds are freed.
+        A slot that is used again keeps its counts (steps, tokens, times, the optimizer's step
+        counter), and counts a restart if its last worker died; that worker's locks are freed.
 
         Args:
             pid: the worker's, or 0 while it is not yet spawned.
             start_time: `process_start_time(pid)`, or 0.
-            slot: a particular slot, whose last worker is dead or finished; default any free one.
+            slot: a slot whose last worker is dead or finished; default: any free slot.
 
         Raises:
             ArenaError: no slot is free, or `slot` still has a living worker.
@@ -285,8 +285,8 @@ class WorkerTable:
         incarnation = 1 + max(e.incarnation for e in (*self, self.entry(self.host_slot)))
         if incarnation > MAX_INCARNATION:
             raise ArenaError("all 2^24 - 1 incarnations of this arena are used; start a new run")
-        # This order lets a process that waits for a lock of the slot's last owner never mistake
-        # the new one for it: while pid is 0 nobody is probed, a new generation has no locks yet.
+        # With this order a process that waits for a lock of the slot's last owner never takes the
+        # new owner for it: while pid is 0 no process is probed; a new generation has no locks yet.
         entry.pid = 0
         if entry.generation:
             _native.sweep_locks(self._lock_words, entry.slot)
@@ -307,15 +307,15 @@ class WorkerTable:
         return entry
 
     def seated(self, slot: int, pid: int) -> None:
-        """Name the process of a slot that was acquired before it was spawned."""
+        """Set the process of a slot that was acquired before the process was spawned."""
         entry = self.entry(slot)
         entry.start_time = process_start_time(pid)
         entry.pid = pid
 
     def mark_dead(self, slot: int) -> None:
-        """Declare that the slot's process has been waited for: its locks may be taken over.
+        """Declare that `waitpid` has returned the slot's process: its locks may be taken over.
 
-        It is DEAD from now on, unless it had FINISHED.
+        The slot becomes DEAD, unless it is FINISHED.
         """
         entry = self.entry(slot)
         entry.dead = 1
@@ -323,11 +323,11 @@ class WorkerTable:
             entry.state = State.DEAD
 
     def release(self, slot: int) -> None:
-        """Give up a slot whose process has been waited for; its counts stay for reports."""
+        """Free a slot after `waitpid` of its process; its counts stay for reports."""
         self.entry(slot).state = State.FREE
 
     def close(self) -> None:
-        """Let go of the mapping; entries handed out before must not be used any more."""
+        """Release the mapping; entries of this table must not be used afterwards."""
         for entry in self._entries.values():
             for view in entry.views.values():
                 view.release()

@@ -1,4 +1,4 @@
-"""Backends: what computes losses and gradients, one framework on one device."""
+"""Backends compute losses and gradients: each is one framework on one device."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def create(
     Args:
         name: one of `NAMES`.
         threads: CPU threads this process may use, >= 1.
-        kernels: which operators models use, one of `CHOICES` in `models/ops/kernels.py`.
-        cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
-        share: what a GPU worker may take of the GPU; None is all that one program may.
-        compute_dtype: what the matrix products of `loss_and_grads` are computed in, "float32" or
-            "bfloat16". Parameters, gates, norms, cells, losses and gradients are float32 either
-            way, as is all of evaluation and generation.
+        kernels: operators of the model, one of `CHOICES` in `models/ops/kernels.py`.
+        cpu_blas: "auto" or "reference": matrix product of MLX on a Linux CPU.
+        share: a GPU worker's share of the GPU; None is the share of a single program.
+        compute_dtype: type of the matrix products of `loss_and_grads`, "float32" or "bfloat16".
+            Parameters, gates, norms, cells, losses and gradients are always float32, and so are
+            evaluation and generation.
 
     Raises:
         ConfigError: unknown name or type, or kernels that do not compute in this type.
-        EnvironmentLacks: the framework or the device is not there, or has too little memory.
+        EnvironmentLacks: the framework or the device is missing, or has too little memory.
     """
     share = GPUShare() if share is None else share
     if compute_dtype not in WEIGHTS:
@@ -60,14 +60,14 @@ def create(
 
 
 def create_alone(word: str) -> Backend:
-    """Start a backend that has this machine to itself, to evaluate or to write text.
+    """Start a backend that may use the whole machine, for evaluation or text generation.
 
     Args:
         word: one of `BACKEND_WORDS`.
 
     Raises:
-        ConfigError: it is none of them.
-        EnvironmentLacks: the framework or the device is not there.
+        ConfigError: another word.
+        EnvironmentLacks: the framework or the device is missing.
     """
     here = machine.here()
     (worker,) = resolve_workers(one_backend(word, here), machine=here).workers

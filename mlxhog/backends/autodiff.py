@@ -1,4 +1,4 @@
-"""Arrays and gradients of both frameworks without a model, for operators alone."""
+"""Arrays and gradients of both frameworks without a model, to run single operators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TorchArrays:
 
     Args:
         device: "cpu" or "mps".
-        threads: on the CPU.
+        threads: threads on the CPU.
     """
 
     def __init__(self, device: str, threads: int) -> None:
@@ -31,7 +31,7 @@ class TorchArrays:
         return self._torch.tensor(x, device=self._device)
 
     def indices(self, x: Array) -> Any:
-        """Return integers in the type in which the framework looks rows up."""
+        """Return integers in the framework's type of row indices."""
         return self.array(x).long()
 
     def host(self, x: Any) -> Array:
@@ -40,14 +40,14 @@ class TorchArrays:
         return values
 
     def without_gradient(self) -> AbstractContextManager[Any]:
-        """Keep nothing for gradients until the block ends."""
+        """Record nothing for gradients during the block."""
         return self._torch.inference_mode()
 
     def evaluate(self, *arrays: Any) -> None:
-        """Compute what has been put off."""
+        """Compute arrays that are evaluated lazily; torch has none."""
 
     def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return copies of arrays that can be differentiated by, where they are no integers."""
+        """Return copies of arrays as leaves for gradients; integers get none."""
         return {
             name: x.clone().requires_grad_() if x.is_floating_point() else x
             for name, x in arrays.items()
@@ -56,9 +56,9 @@ class TorchArrays:
     def value_and_grad(
         self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return a scalar function of arrays, and its gradient by each that is no integer.
+        """Return the value of a scalar function, and its gradient in each array of floats.
 
-        That by an array which the function ignores is zero.
+        The gradient in an array that the function does not use is zero.
         """
         copies = self.leaves(arrays)
         floats = {name: x for name, x in copies.items() if x.requires_grad}
@@ -70,11 +70,11 @@ class TorchArrays:
 
 
 class MLXArrays:
-    """The same of MLX, whose arrays share one device; methods as those of `TorchArrays`.
+    """Arrays of MLX on one device, and gradients; with the methods of `TorchArrays`.
 
     Args:
         device: "cpu" or "gpu".
-        threads: of the native operators.
+        threads: threads of the native operators.
     """
 
     def __init__(self, device: str, threads: int) -> None:
@@ -99,21 +99,21 @@ class MLXArrays:
         return np.array(x, order="C")
 
     def without_gradient(self) -> AbstractContextManager[Any]:
-        """Keep nothing for gradients until the block ends."""
+        """Record nothing for gradients during the block; MLX never does."""
         return self._native.without_gradient()
 
     def evaluate(self, *arrays: Any) -> None:
-        """Compute what has been put off."""
+        """Compute arrays that are evaluated lazily."""
         self._mx.eval(*arrays)
 
     def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arrays: MLX differentiates functions."""
+        """Return the arrays unchanged, since MLX differentiates functions."""
         return dict(arrays)
 
     def value_and_grad(
         self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return a scalar function of arrays, and its gradient by each."""
+        """Return the value of a scalar function, and its gradient in each array."""
         value, grads = self._mx.value_and_grad(function)(dict(arrays))
         self._mx.eval(value, grads)
         return value, grads

@@ -1,9 +1,9 @@
 """The Backend protocol: one framework on one device, inside one worker process.
 
-A backend owns the model's parameters as its framework sees them. They are slices of one flat array
+A backend owns the model's parameters as arrays of its framework. They are slices of one flat array
 with the arena's layout, the `inbox`. The strategy fills the inbox from the arena (a snapshot, or a
-predicted read), calls `refresh`, and asks for a gradient. With live reads the inbox *is* the arena
-and neither happens.
+predicted read), calls `refresh`, and requests a gradient. With live reads the inbox is the arena
+itself, so the strategy neither fills nor refreshes it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from mlxhog.optim.gradients import Rows
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Grads = dict[str, "Float32 | Rows"]
-State = Any  # the framework's own arrays; callers hand it back and never look inside
+State = Any  # arrays of the framework; callers pass it back and never use its content
 
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
-"""Types in which a backend can hold parameters that it only reads, and compute products."""
+"""Types of read-only parameters in a backend, and of matrix products."""
 
 QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
-"""Bits of the elements of large matrices in MLX; everything else stays float32."""
+"""Bits of the elements of large matrices in MLX; all other parameters stay float32."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss over a batch: the sum of nats over `targets` scored tokens."""
+    """Loss over a batch: the sum in nats over `targets` counted tokens."""
 
     nats: float
     targets: int
 
 
 class WeightHolder(Protocol):
-    """What takes a model's weights: the part of a backend that reading them needs."""
+    """The part of a backend that holds a model's weights, for readers of weights."""
 
     inbox: Float32
 
@@ -62,38 +62,38 @@ class WeightHolder(Protocol):
 
         Args:
             model: the architecture.
-            slots: where each parameter lies, in floats from the start of the flat array.
+            slots: position of each parameter, in floats from the start of the flat array.
             n_floats: length of the flat array.
             live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
-            sampled: of which words `loss_and_grads` takes the loss, for a head of its own; None is
-                all. Evaluation takes all.
+            sampled: draws the words over which `loss_and_grads` takes the loss, for a head that is
+                not tied; None is all words. Evaluation always uses all words.
 
         Raises:
-            ConfigError: `live` was given and this framework cannot alias host memory here.
+            ConfigError: `live` is not None, and this framework cannot alias host memory here.
         """
 
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """Take a model's parameters for reading only, instead of `bind`.
+        """Load a model's parameters read-only, instead of `bind`.
 
-        Where the framework computes from host memory and a tensor has the wanted type, it is used
-        where it lies, so a mapped file is not copied; else it is copied piece by piece.
+        If the framework computes in host memory and a tensor already has the right type, it is used
+        in place, so a mapped file is not copied; else it is copied piece by piece.
 
         Args:
             model: the architecture.
-            tensors: name -> array of any float type, kept alive by the backend.
-            weights: what the backend holds, one of `WEIGHTS` or `QUANTIZED_BITS`.
+            tensors: name -> array of any float type; the backend keeps a reference.
+            weights: type of the weights in the backend, one of `WEIGHTS` or `QUANTIZED_BITS`.
 
         Returns:
-            Names of the tensors that hold NaN or an infinity.
+            Names of the tensors with NaN or an infinity.
 
         Raises:
             ConfigError: this backend cannot compute with such weights.
         """
 
     def refresh(self) -> None:
-        """Make the inbox visible to the device; nothing where they share memory."""
+        """Copy the inbox to the device; does nothing if they share memory."""
 
 
 class Backend(WeightHolder, Protocol):
@@ -104,9 +104,9 @@ class Backend(WeightHolder, Protocol):
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.
 
-        Gradients are C-contiguous float32 arrays in the parameters' shapes; that of an embedding
-        is `Rows`, unless it is tied to the head, and so is that of a sampled head. They stay valid
-        until the next call.
+        Gradients are C-contiguous float32 arrays in the parameters' shapes. The gradient of a
+        sampled head is `Rows`, and that of an embedding, too, unless it is tied to the head.
+        Gradients stay valid until the next call.
 
         Raises:
             DataError: a token or a label is outside the vocabulary.
@@ -116,30 +116,30 @@ class Backend(WeightHolder, Protocol):
         """Loss of a batch at the inbox's parameters; raises as `loss_and_grads` does."""
 
     def predictions(self, tokens: Int32) -> Int32:
-        """The most likely id at every position of `tokens` (B, S), each from the start: (B, S).
+        """The most likely next id at every position of `tokens`, (B, S), from the start state.
 
         Raises:
-            DataError: no token, or one outside the vocabulary.
+            DataError: there is no token, or a token is outside the vocabulary.
         """
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
+        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the new state.
 
-        `tokens` follow `state`; None is the start. A given state stays valid.
+        `tokens` follow `state`; None is the start state. The old state stays valid.
 
         Raises:
-            DataError: no token, or one outside the vocabulary.
+            DataError: there is no token, or a token is outside the vocabulary.
         """
 
     def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """As `logits`, after each of `tokens` (B, S): (B, S, V) float32.
+        """As `logits`, but after each of `tokens` (B, S): (B, S, V) float32.
 
         Raises:
-            DataError: no token, or one outside the vocabulary.
+            DataError: there is no token, or a token is outside the vocabulary.
         """
 
     def stack_states(self, states: Sequence[State]) -> State:
-        """The states of several batches as one of all their rows, in their order."""
+        """One state with the rows of the states of several batches, in their order."""
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """The state of some rows of a batch, in the order of `rows`."""
@@ -149,14 +149,14 @@ class Backend(WeightHolder, Protocol):
 
 
 def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
-    """The embedding's gradient from that of the embedded tokens.
+    """The gradient of the embedding, from the gradient of the embedded tokens.
 
     Args:
-        tokens: (B, S) rows that were looked up.
-        grad: (B, S, d) gradient of what was found there.
+        tokens: (B, S) indices of the embedding's rows.
+        grad: (B, S, d) gradient of the embedded tokens.
 
     Returns:
-        The gradient of each row that occurs, once, ascending.
+        The gradient of each row that occurs in `tokens`, ascending, each row once.
     """
     return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
 
@@ -165,7 +165,8 @@ def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:
     """Check tokens (B, S).
 
     Raises:
-        DataError: there are none, or one is outside the vocabulary; it is named with its place.
+        DataError: there are no tokens, or a token is outside the vocabulary; the message names its
+            position.
     """
     if tokens.ndim != 2 or not tokens.size:
         raise DataError(
@@ -179,7 +180,7 @@ def check_batch(batch: Batch, vocab_size: int) -> None:
     """Check the tokens and labels of a batch.
 
     Raises:
-        DataError: see `check_tokens`; or the labels are of another shape.
+        DataError: see `check_tokens`; or the labels have another shape.
     """
     check_tokens(batch.x, vocab_size)
     if batch.y.shape != batch.x.shape:

@@ -1,8 +1,8 @@
-"""One worker's share of the GPU's memory, beside the others that use the same GPU.
+"""One worker's share of a GPU: its memory, and the size of its pieces of work.
 
-Work goes to the GPU in pieces: macOS ends a process whose GPU work keeps the display waiting. A
-piece is what is computed between two waits for the GPU. How long one may take is not documented
-(mlx issue 3267), so the supervisor halves it for a worker that was ended.
+Work is sent to the GPU in pieces: macOS kills a process whose GPU work delays the display. A piece
+is the work between two waits for the GPU. The longest time of a piece is not documented (mlx issue
+3267), so the supervisor halves the pieces of a worker that was killed.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from types import ModuleType
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
 
-USABLE = 0.75  # of what the system recommends; the rest is for the display and other programs
+USABLE = 0.75  # share of the recommended memory; the rest is for the display and other programs
 CACHE_PART = 8
 MOST_CACHE_BYTES = 1 << 30
 PIECE_TOKENS = 4096  # a start value: several times a training step of our largest preset
 LEAST_BYTES = 64 << 20  # too little for any model
-LOW_WATERMARK = 0.9  # of the high one, where torch begins to give memory back
+LOW_WATERMARK = 0.9  # share of the high watermark from which torch frees cached memory
 
 
 @dataclass(frozen=True)
 class GPUShare:
-    """One worker's part of the GPU.
+    """One worker's share of a GPU.
 
     Attributes:
-        workers: processes that compute on it, this one included.
-        adopted_bytes: memory of the arena that its framework imports, which counts as its own.
-        piece_tokens: tokens that are computed without a wait for the GPU, see `pieces.py`.
+        workers: number of processes that compute on the GPU, including this one.
+        adopted_bytes: memory of the arena that the framework imports and counts as its own.
+        piece_tokens: tokens of a piece, which is computed without a wait for the GPU.
     """
 
     workers: int = 1
@@ -39,15 +39,15 @@ class GPUShare:
 
 
 def limit_mlx(mx: ModuleType, share: GPUShare) -> int:
-    """Set MLX's memory, cache and wired limits of this process; before its first array.
+    """Set MLX's memory, cache and wired limits of this process; call it before the first array.
 
     Args:
         mx: `mlx.core`.
-        share: what this worker may take.
+        share: this worker's share of the GPU.
 
     Returns:
-        The memory limit in bytes. Imported memory counts against it, as MLX counts it as active
-        (`MetalAllocator::make_buffer`); above it MLX waits for the GPU after every operation.
+        The memory limit in bytes, including imported memory, which MLX counts as active
+        (`MetalAllocator::make_buffer`). Above it MLX waits for the GPU after every operation.
 
     Raises:
         EnvironmentLacks: the GPU's memory does not suffice for this many workers.
@@ -63,28 +63,28 @@ def limit_mlx(mx: ModuleType, share: GPUShare) -> int:
         )
     mx.set_memory_limit(limit)
     mx.set_cache_limit(min(own // CACHE_PART, MOST_CACHE_BYTES))
-    mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would fight for it
+    mx.set_wired_limit(limit if share.workers == 1 else 0)  # several workers would compete for it
     return limit
 
 
 def limit_mps(share: GPUShare) -> None:
-    """Set torch's limit of memory on the GPU; before torch is imported. A user's own stays."""
+    """Set torch's memory limit on the GPU, before torch is imported; a user's limit stays."""
     high = USABLE / share.workers
     if "PYTORCH_MPS_HIGH_WATERMARK_RATIO" not in os.environ:
         os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] = f"{high:.4f}"
-        # torch refuses a low mark above the high one, and its default is
+        # torch refuses a low mark above the high one; its default may be above ours
         os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] = f"{LOW_WATERMARK * high:.4f}"
 
 
 def rows(batch: Batch, share: GPUShare) -> Iterator[Batch]:
-    """The sequences of a batch, as many at a time as a piece holds, but at least one."""
+    """The batch in parts of several sequences: as many as a piece allows, at least one."""
     step = max(1, share.piece_tokens // batch.x.shape[1])
     for begin in range(0, len(batch.x), step):
         yield batch.part(begin, begin + step)
 
 
 def spans(shape: tuple[int, ...], share: GPUShare) -> Iterator[slice]:
-    """Positions 0 .. S - 1 of tokens (B, S), as many at a time as a piece holds."""
+    """The positions 0 .. S - 1 of tokens (B, S) in slices, each as long as a piece allows."""
     step = max(1, share.piece_tokens // shape[0])
     for begin in range(0, shape[1], step):
         yield slice(begin, begin + step)

@@ -1,6 +1,6 @@
-"""Inference by a backend: losses, predictions, and one token after another, without gradients.
+"""Inference by a backend: losses, predictions, and decoding token by token, without gradients.
 
-Both frameworks do it by the functions of `lm`; on a CPU a native decoder steps by one token without
+Both frameworks use the functions of `lm`; on a CPU a native decoder computes single tokens without
 the framework.
 """
 
@@ -28,7 +28,6 @@ from mlxhog.data.batch import Batch
 from mlxhog.models import lm, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import Decoder
-from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.kernels import Ops, choose
 
 
@@ -38,9 +37,9 @@ class Inference:
     Args:
         framework: "torch" or "mlx".
         device: "cpu", "mps" or "gpu".
-        kernels: which operators.
-        threads: of the native operators.
-        share: of the GPU, where this is one.
+        kernels: operators of the model.
+        threads: threads of the native operators.
+        share: this worker's share of the GPU, if the device is a GPU.
     """
 
     model: ModelConfig
@@ -58,7 +57,7 @@ class Inference:
 
     @abstractmethod
     def _tokens(self, tokens: Int32) -> Any:
-        """Return ids as an array of the framework, in the type in which it looks rows up."""
+        """Return ids as an array of the framework, in its type of row indices."""
 
     @abstractmethod
     def _on_host(self, array: Any) -> NDArray[Any]:
@@ -66,21 +65,21 @@ class Inference:
 
     @abstractmethod
     def _from_host(self, array: Float32) -> Any:
-        """Return a NumPy array as one of the framework on a CPU."""
+        """Return a NumPy array as an array of the framework on a CPU."""
 
     @abstractmethod
     def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
-        """Return logits (B, 1, V), computed, as (B, V) of one's own, and the state, computed."""
+        """Compute logits (B, 1, V) and a state; return logits (B, V), a copy, and the state."""
 
     @abstractmethod
     def _without_gradient(self) -> AbstractContextManager[Any]:
-        """Keep nothing for gradients until the block ends."""
+        """Record nothing for gradients during the block."""
 
     @abstractmethod
     def _constant(self, state: State) -> State:
-        """Return a state, computed, as one that a gradient may be taken beside."""
+        """Compute a state, and return it as a constant for a gradient."""
 
-    def _ops(self) -> Ops[Array]:
+    def _ops(self) -> Ops:
         return choose(self._framework, self.kernels, self._device)
 
     def evaluate(self, batch: Batch) -> Evaluation:
@@ -91,7 +90,7 @@ class Inference:
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
 
     def _nats(self, batch: Batch) -> float:
-        """Summed loss of a batch, computed in one go."""
+        """Summed loss of a batch, computed as one piece."""
         with self._without_gradient():
             ops, tokens = self._ops(), self._tokens(batch.x)
             nats = lm.sum_loss(
@@ -124,9 +123,9 @@ class Inference:
         )
 
     def _behind_context(self, batch: Batch) -> tuple[Batch, State | None]:
-        """Read the contexts of a frozen batch; return what follows them, and the states there.
+        """Return the part of a frozen batch after its contexts, and the states at their ends.
 
-        The states are constants. A row at a time: contexts differ in length.
+        The states are constants. They are computed row by row, since contexts differ in length.
         """
         if not batch.frozen:
             return batch, None
@@ -147,7 +146,7 @@ class Inference:
         return rest, self._constant(stacked)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits (B, V) after the last of `tokens` (B, S), and the state to go on."""
+        """Logits (B, V) after the last of `tokens` (B, S), and the new state."""
         check_tokens(tokens, self.model.vocab_size)
         if self._one_token is not None:
             if tokens.shape[1] == 1:
@@ -155,13 +154,13 @@ class Inference:
             state = self._one_token.unpacked(state)
         whole = (slice(None),)
         for span in gpu_share.spans(tokens.shape, self._share) if self.on_gpu else whole:
-            with self._without_gradient():  # one piece, computed in one go
+            with self._without_gradient():  # one piece
                 logits, state = self._forward(tokens[:, span], state, last=True)
                 last, state = self._after_last(logits, state)
         return last, state
 
     def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits (B, S, V) after each of `tokens` (B, S), and the state to go on."""
+        """Logits (B, S, V) after each of `tokens` (B, S), and the new state."""
         check_tokens(tokens, self.model.vocab_size)
         if self._one_token is not None:
             state = self._one_token.unpacked(state)
@@ -173,7 +172,7 @@ class Inference:
         return np.concatenate(parts, axis=1), state
 
     def stack_states(self, states: Sequence[State]) -> State:
-        """Put the states of several batches together, row after row."""
+        """Concatenate the rows of the states of several batches."""
         if self._one_token is not None:
             return self._one_token.stack_states(states)
         with self._without_gradient():
@@ -187,7 +186,7 @@ class Inference:
             return lm.take_state(state, rows, self._ops().xp)
 
     def _native_step(self) -> OneToken | None:
-        """The step without the framework, where there is one: of float32 parameters on a CPU."""
+        """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
         if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
             return None
         decoder = lm_native.decoder(
@@ -201,15 +200,15 @@ class Inference:
 
 
 class OneToken:
-    """Steps of a native decoder between those of `lm`.
+    """Steps of a native decoder, which may alternate with steps of `lm`.
 
-    A state is `lm`'s, a tuple of arrays per block, or the decoder's, one NumPy array; each is
-    converted where the other computes next.
+    A state is either that of `lm`, a tuple of arrays per block, or that of the decoder, one NumPy
+    array. It is converted when the other one computes the next step.
 
     Args:
-        decoder: the native step.
-        to_host: an array of the framework as NumPy's.
-        to_framework: the other way.
+        decoder: the native decoder.
+        to_host: converts an array of the framework to NumPy.
+        to_framework: converts a NumPy array to the framework.
     """
 
     def __init__(
@@ -218,31 +217,31 @@ class OneToken:
         to_host: Callable[[Any], Float32],
         to_framework: Callable[[Float32], Any],
     ) -> None:
-        """Step from `lm`'s or the decoder's states."""
+        """See the class."""
         self._decoder, self._to_host, self._to_framework = decoder, to_host, to_framework
 
     def logits(self, tokens: Int32, state: Any) -> tuple[Float32, Float32]:
-        """Read tokens (B, 1); return the logits (B, V) and the state, as the decoder's."""
+        """Return the logits (B, V) after tokens (B, 1), and the state of the decoder."""
         before = self._decoder.init_state(len(tokens)) if state is None else self.packed(state)
         return self._decoder.step(tokens[:, 0], before)
 
     def packed(self, state: Any) -> Float32:
-        """Return a state of either kind as the decoder's."""
+        """Return a state of either kind as a state of the decoder."""
         if isinstance(state, np.ndarray):
             return state
         return self._decoder.pack([[self._to_host(part) for part in block] for block in state])
 
     def unpacked(self, state: Any) -> Any:
-        """Return a state of either kind as `lm`'s."""
+        """Return a state of either kind as a state of `lm`."""
         if not isinstance(state, np.ndarray):
             return state
         blocks = self._decoder.unpack(state)
         return [tuple(self._to_framework(part) for part in block) for block in blocks]
 
     def stack_states(self, states: Sequence[Any]) -> Float32:
-        """Put states of either kind together, as the decoder's."""
+        """Concatenate the rows of states of either kind, as a state of the decoder."""
         return np.concatenate([self.packed(state) for state in states])
 
     def take_state(self, state: Any, rows: Sequence[int]) -> Float32:
-        """Return the state of some rows, as the decoder's."""
+        """Return the state of some rows, as a state of the decoder."""
         return self.packed(state)[list(rows)]

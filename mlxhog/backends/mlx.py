@@ -45,16 +45,16 @@ def preload_blas(threads: int) -> str:
     """Make MKL's matrix product available to MLX; call before the first `import mlx.core`.
 
     The Linux build of MLX links the reference BLAS, about 8 GFLOP/s on one core. torch's library
-    exports the same symbols from MKL, about 100 GFLOP/s. The dynamic linker takes the first
-    definition it meets, so loading torch's library globally before MLX is imported is enough. It
-    is a load-order trick: best effort, logged by the worker, switched off by
-    `cpu_blas="reference"`.
+    exports the same symbols from MKL, about 100 GFLOP/s. The dynamic linker uses the first
+    definition of a symbol, so it is enough to load torch's library globally before MLX is imported.
+    This depends on the load order and may fail; the worker logs the result, and
+    `cpu_blas="reference"` switches it off.
 
     Args:
-        threads: threads MKL may use; an existing `MKL_NUM_THREADS` wins.
+        threads: threads of MKL; an existing `MKL_NUM_THREADS` has priority.
 
     Returns:
-        What MLX will use: "accelerate", "mkl" or "reference", with the reason where it matters.
+        The library that MLX will use: "accelerate", "mkl", or "reference" with the reason.
     """
     if sys.platform == "darwin":
         return "accelerate"
@@ -75,7 +75,7 @@ def preload_blas(threads: int) -> str:
 
 
 class Signatures:
-    """The shapes that a compiled function was called with; the worker's log names each."""
+    """The input shapes for which a function was compiled; the worker's log names each."""
 
     def __init__(self) -> None:
         """None yet."""
@@ -86,26 +86,26 @@ class Signatures:
         return len(self._seen)
 
     def call(self, shape: tuple[int, ...]) -> None:
-        """Note a call with inputs of this shape."""
+        """Record a call with inputs of this shape."""
         if shape in self._seen:
             return
         self._seen.add(shape)
         print(f"gradient compiled for {shape[0]} x {shape[1]} tokens, form {len(self)}", flush=True)
         if len(self) == _MOST_FORMS + 1:
             print(
-                f"warning: more than {_MOST_FORMS} compiled forms; each holds GPU memory for ever, "
+                f"warning: more than {_MOST_FORMS} compiled forms; each holds GPU memory forever, "
                 "so keep seq_len and batch_size fixed in a run",
                 flush=True,
             )
 
 
 class MLXBackend(Inference):
-    """MLX on one device. The inbox is a NumPy view of the flat array the parameters are slices of.
+    """MLX on one device. The inbox is a NumPy view of the flat array; parameters are its slices.
 
-    MLX shares host memory with its arrays on both devices, so writing the inbox between two
-    evaluations is all a refresh takes. Holding the flat array keeps MLX from donating its buffer.
+    MLX's arrays are in host memory on both devices, so a write to the inbox between two evaluations
+    needs no refresh. The reference to the flat array keeps MLX from reusing its buffer.
 
-    MLX binds its streams to threads: the thread that made a backend is the only one to call it.
+    MLX binds its streams to threads, so only the thread that made a backend may call it.
     """
 
     def __init__(
@@ -119,15 +119,15 @@ class MLXBackend(Inference):
         compiled: bool | None = None,
         narrow: bool = False,
     ) -> None:
-        """Import MLX, with a fast BLAS where that is possible, and choose the device.
+        """Import MLX, with a fast BLAS if possible, and choose the device.
 
         Args:
             name: "mlx:cpu" or "mlx:gpu".
-            threads: of the native operators.
-            kernels: which operators; native and emulated ones cannot be compiled.
+            threads: threads of the native operators.
+            kernels: operators of the model; native and emulated ones cannot be compiled.
             cpu_blas: see `backends.create`.
-            share: of the GPU, where this is one.
-            compiled: whether `mx.compile` joins the operations of a gradient; by default on a GPU.
+            share: this worker's share of the GPU, if the device is a GPU.
+            compiled: whether `mx.compile` fuses the operations of a gradient; default: on a GPU.
             narrow: compute the matrix products of gradients in bfloat16.
 
         Raises:
@@ -139,7 +139,7 @@ class MLXBackend(Inference):
                 "MLX_METAL_FAST_SYNCH is set: its GPU spins can lock the machine (mlx issue 3830); "
                 "unset it"
             )
-        # The native operators bring a matrix product of their own; the plain ones use MLX's.
+        # The native operators have their own matrix product; the plain ones use MLX's.
         if kernels == "reference" and cpu_blas == "auto" and name == "mlx:cpu":
             print(f"matrix products of MLX: {preload_blas(threads)}", flush=True)
         try:
@@ -162,7 +162,7 @@ class MLXBackend(Inference):
         if self.on_gpu:
             limit_mlx(mx, share)
         mx.set_default_device(mx.gpu if self.on_gpu else mx.cpu)
-        lazy = self.on_gpu and kernels != "metal-emulated"  # which computes when it is called
+        lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
         self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
         self.narrow = narrow
@@ -211,7 +211,7 @@ class MLXBackend(Inference):
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """Take a model for reading only; MLX copies host memory always."""
+        """Load a model read-only; MLX always copies host memory."""
         from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 
         mx, bits = self._mx, QUANTIZED_BITS.get(weights)
@@ -224,7 +224,7 @@ class MLXBackend(Inference):
         narrow = families.narrowable(model)
         for name, tensor in tensors.items():
             half = weights == "bfloat16" and name in narrow
-            # The buffer protocol has no bfloat16, so its bits travel as integers.
+            # The buffer protocol has no bfloat16, so its bits are passed as integers.
             array = mx.zeros(tensor.shape, mx.uint16 if half else mx.float32)
             mx.eval(array)
             dtype = WEIGHTS["bfloat16" if half else "float32"]
@@ -305,7 +305,7 @@ class MLXBackend(Inference):
         return _host(loss).item(), grads
 
     def _candidates(self, batch: Batch) -> Candidates | None:
-        """The words of a sampled loss; as many for every batch of a size where it is compiled."""
+        """The words of a sampled loss; when compiled, their number depends only on the shape."""
         if self._sampled is None:
             return None
         candidates = self._sampled.draw(batch.y, batch.seed)
@@ -375,7 +375,7 @@ def losses_and_grads_of_many(
             name: stack[:, slot.offset : slot.offset + slot.size].reshape(-1, *slot.shape)
             for name, slot in slots.items()
         }
-        # The loss of a model depends on its own parameters alone: one gradient of the sum is all.
+        # The loss of a model depends only on its own parameters: the gradient of the sum is all N.
         (_, losses), grads = mx.value_and_grad(total)(params)
         mx.eval(losses, grads)
     values = np.array(losses)
@@ -385,5 +385,5 @@ def losses_and_grads_of_many(
 
 
 def _host(array: Any) -> Float32:
-    """A NumPy view of an evaluated MLX array; a copy only where it is not row-contiguous."""
+    """A NumPy view of an evaluated MLX array; a copy if it is not row-contiguous."""
     return np.ascontiguousarray(np.array(array, copy=False))

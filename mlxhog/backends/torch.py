@@ -41,7 +41,7 @@ except ImportError as error:
 
 
 class TorchBackend(Inference):
-    """PyTorch on one device. On the CPU the inbox is the memory the model computes from."""
+    """PyTorch on one device. On the CPU the model computes directly in the inbox's memory."""
 
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
@@ -50,18 +50,18 @@ class TorchBackend(Inference):
 
         Args:
             name: "torch:cpu" or "torch:mps".
-            threads: of torch and of the native operators.
-            kernels: which operators.
-            share: of the GPU, where this is one.
+            threads: threads of torch and of the native operators.
+            kernels: operators of the model.
+            share: this worker's share of the GPU, if the device is a GPU.
             narrow: compute the matrix products of gradients in bfloat16.
 
         Raises:
-            EnvironmentLacks: the device is not there.
+            EnvironmentLacks: the device is missing.
         """
         device = name.partition(":")[2]
         if device == "mps" and not torch.backends.mps.is_available():
             raise EnvironmentLacks(
-                f"backend torch:mps needs an Apple GPU that torch sees; this is "
+                f"backend torch:mps needs an Apple GPU that torch supports; this is "
                 f"{platform.system()} on {platform.machine()}; use torch:cpu"
             )
         super().__init__("torch", device, kernels, threads, share)
@@ -104,7 +104,7 @@ class TorchBackend(Inference):
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """Take a model for reading only; host memory is shared where types agree."""
+        """Load a model read-only; host memory is shared if the types agree."""
         if weights not in WEIGHTS:
             raise ConfigError(
                 f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
@@ -119,7 +119,7 @@ class TorchBackend(Inference):
         narrow = families.narrowable(model)
         for name, tensor in tensors.items():
             dtype = WEIGHTS[weights if name in narrow else "float32"]
-            host, finite = _held(tensor, dtype, where_it_lies=self.device.type == "cpu")
+            host, finite = _host_tensor(tensor, dtype, where_it_lies=self.device.type == "cpu")
             self.params[name] = host.to(self.device)
             if not finite:
                 not_finite.append(name)
@@ -178,7 +178,7 @@ class TorchBackend(Inference):
         return float(loss.detach()), grads
 
     def _of_candidates(self, ids: Int32) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The parameters with the head of some words alone, and its rows, a leaf (C, d)."""
+        """The parameters with the head's rows of some words only, and these rows, a leaf (C, d)."""
         head, bias = families.head(self.model), families.head_bias(self.model)
         indices = self._tokens(ids)
         rows = self.params[head][indices].requires_grad_()
@@ -200,11 +200,11 @@ class TorchBackend(Inference):
         return torch.inference_mode()
 
     def _constant(self, state: State) -> State:
-        # What inference_mode makes may not be kept for a gradient; a copy may.
+        # autograd cannot save tensors of inference_mode for a gradient, but it can save copies.
         return [tuple(part.clone() for part in block) for block in state]
 
     def close(self) -> None:
-        """Drop the tensors that lie over the inbox."""
+        """Drop the tensors that are views of the inbox."""
         self._one_token = None
         self.params = {}
         self._trained = []
@@ -224,15 +224,16 @@ def losses_and_grads_of_many(
     """The mean loss of each of N models of one shape, and the gradients of all, at once.
 
     Args:
-        model: the shape they share.
-        slots: where a parameter lies in a model's floats.
+        model: the architecture of all models.
+        slots: position of each parameter in a model's floats.
         flats: (N, n_floats) float32, a model in each row.
         x: tokens, (N, B, S).
-        y: labels, likewise; -100 is ignored.
+        y: labels, (N, B, S); -100 is ignored.
         device: "cpu" or "mps".
 
     Returns:
-        N losses in nats, and per parameter (N, *shape) float32, the embedding's dense.
+        N losses in nats, and for each parameter its gradients (N, *shape) float32, also dense for
+        the embedding.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -250,9 +251,9 @@ def losses_and_grads_of_many(
         return lm.loss_from_embedding(model, one, embedded, labels, ops=ops)
 
     tokens, labels = (torch.from_numpy(part).to(device).long() for part in (x, y))
-    with sdpa_kernel(SDPBackend.MATH):  # the others would be called model by model
+    with sdpa_kernel(SDPBackend.MATH):  # the other kernels run model by model
         losses = torch.func.vmap(loss)(params, tokens, labels)
-    # The loss of a model depends on its own parameters alone: one gradient of the sum is all N.
+    # The loss of a model depends only on its own parameters: the gradient of the sum is all N.
     grads = torch.autograd.grad(losses.sum(), list(params.values()))
     arrays = {
         name: np.ascontiguousarray(grad.cpu().numpy())
@@ -261,19 +262,19 @@ def losses_and_grads_of_many(
     return losses.tolist(), arrays
 
 
-def _held(
+def _host_tensor(
     tensor: NDArray[Any], dtype: np.dtype[Any], *, where_it_lies: bool
 ) -> tuple[torch.Tensor, bool]:
-    """Return a tensor of the wanted type on the host, and whether every number is finite."""
-    is_bfloat16 = dtype == mapped.BFLOAT16  # which NumPy and torch exchange as integers
+    """Return a tensor of type `dtype` on the host, and whether every number is finite."""
+    is_bfloat16 = dtype == mapped.BFLOAT16  # NumPy and torch exchange bfloat16 as integers
     if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
         with warnings.catch_warnings():
-            # The array may be read-only, and so is every use of these parameters.
+            # The array may be read-only; these parameters are never written.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             host = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
         finite = mapped.is_finite_in_place(tensor)
     else:
-        # Not NumPy's memory: it asks for large pages, which took seconds to put together here.
+        # Memory of torch, not NumPy: NumPy asks for huge pages, and the system took seconds there.
         host = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)
         finite = mapped.copy(tensor, host.numpy().view(dtype))
     return host.view(torch.bfloat16) if is_bfloat16 else host, finite

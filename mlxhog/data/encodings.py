@@ -1,4 +1,4 @@
-"""What the first bytes of a file say: whether it is text, and how its characters are encoded.
+"""Recognising text and its encoding by the first bytes of a file.
 
 Text is UTF-8. A byte-order mark at the beginning of a file names UTF-8, UTF-16 or UTF-32; such text
 is decoded, and the mark is dropped. Other bytes stay as they are: a model of bytes can learn them.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 HEAD_BYTES = 1 << 16
-"""Bytes of a file that are looked at to tell whether it is text."""
+"""Number of first bytes that decide whether a file is text."""
 
-_MARKS = (  # the longer one first, where one begins with the other
+_MARKS = (  # if one mark begins with another, the longer one comes first
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
@@ -36,25 +36,25 @@ _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
 def head(file: BinaryIO, n_bytes: int = HEAD_BYTES) -> bytes:
-    """Return at most the next `n_bytes` of a buffered file, which stay to be read."""
+    """Return at most the next `n_bytes` of a buffered file, without consuming them."""
     content: bytes = cast(Any, file).peek(n_bytes)[:n_bytes]
     return content
 
 
 def has_wide_mark(file: BinaryIO) -> bool:
-    """Whether a file that is open at its beginning has the mark of UTF-16 or UTF-32."""
+    """Whether a file, open at its beginning, has the byte-order mark of UTF-16 or UTF-32."""
     start = head(file, 4)
     return any(start.startswith(mark) for mark, _ in _MARKS)
 
 
 def as_utf8(file: BinaryIO) -> BinaryIO:
-    """Return the same text as UTF-8 without a mark, where the file begins with one.
+    """Return the same text as UTF-8 without a byte-order mark.
 
     Args:
-        file: open at its beginning, buffered. It is closed with the file that is returned.
+        file: open at its beginning, buffered. It is closed with the returned file.
 
     Raises:
-        UnicodeError: while it is read: its text is not encoded as its mark says.
+        UnicodeError: during reading: the text is not encoded as its mark says.
     """
     start = head(file, 4)
     for mark, name in _MARKS:
@@ -84,7 +84,7 @@ class _Decoded(io.RawIOBase):
         """Fill a buffer as far as text is decoded; 0 at the end.
 
         Raises:
-            UnicodeError: the next bytes are no text of this encoding.
+            UnicodeError: the next bytes are not text of this encoding.
         """
         while not self._text:
             content = self._file.read(HEAD_BYTES)
@@ -110,7 +110,7 @@ class _Decoded(io.RawIOBase):
 
 
 def unmarked(start: bytes) -> str | None:
-    """Name UTF-16 without a mark by the first bytes of a text; None for any other."""
+    """The name of an encoding of UTF-16 without a mark, by the first bytes; None for others."""
     start = start[:4096]
     for name, zeros in (("UTF-16LE", start[1::2]), ("UTF-16BE", start[::2])):
         if len(start) >= 16 and zeros.count(0) > 0.9 * len(zeros) and start.count(0) < len(start):
@@ -119,10 +119,10 @@ def unmarked(start: bytes) -> str | None:
 
 
 def why_no_text(start: bytes) -> str | None:
-    """Say why a file is not taken for text, by its first bytes; None where it is taken.
+    """Say why a file is not text, judged by its first bytes; None if it is text.
 
     Args:
-        start: of the file as UTF-8, at most `HEAD_BYTES`.
+        start: first bytes of the file as UTF-8, at most `HEAD_BYTES`.
     """
     for signature, document in _DOCUMENTS:
         if start.startswith(signature):
@@ -150,7 +150,7 @@ def conversion(path: Path, name: str) -> str:
 
     Args:
         path: the file; it may be compressed.
-        name: of its encoding.
+        name: name of its encoding.
     """
     source = path.absolute()
     unpack = _UNPACK.get(source.suffix.lower())
@@ -163,7 +163,7 @@ def conversion(path: Path, name: str) -> str:
 
 
 def quoted(path: Path | str) -> str:
-    r"""Return a path as it is typed in a shell, also one that is not printable.
+    r"""Return a path as a user types it in a shell, also if it is not printable.
 
     >>> quoted("my notes/a.txt")
     "'my notes/a.txt'"

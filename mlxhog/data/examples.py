@@ -1,10 +1,10 @@
-"""Examples of a prompt and its completion: what a model reads, and what it learns to write.
+"""Examples of a prompt and its completion: the model reads both and learns the completion.
 
-In a token file an example is a document, of which the file `NAME.prompts` says how many tokens are
-its prompt. It is trained as a row of its own: BOS, prompt, completion, BOS. The loss is on the
-completion and on the BOS that ends it; the prompt's labels are not counted.
+In a token file an example is a document; the file `NAME.prompts` has the number of tokens of its
+prompt. Each example is a training row: BOS, prompt, completion, BOS. The loss is on the completion
+and on the BOS that ends it; the prompt's labels are not counted.
 
-Documents without a prompt may stand between examples; they are cut into rows.
+Documents without a prompt may be mixed with examples; they are cut into rows.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Int64 = NDArray[np.int64]
 class Example(bytes):
     """The text of a prompt and its completion, as one document.
 
-    A line break stands between the two, as a part of the prompt, where neither brings white space.
+    If no white space separates the two, a line break is added to the prompt.
 
     Attributes:
-        prompt: bytes of the prompt.
+        prompt: number of bytes of the prompt.
     """
 
     prompt: int
 
     def __new__(cls, prompt: bytes, completion: bytes) -> Self:
-        """Join the two."""
+        """Join prompt and completion."""
         apart = not prompt or prompt[-1:].isspace() or completion[:1].isspace()
         before = prompt if apart else prompt + b"\n"
         example = super().__new__(cls, before + completion)
@@ -39,20 +39,20 @@ class Example(bytes):
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExampleRows:
     """The rows of a token file with examples.
 
-    A document of n tokens has n labels: those behind its first token, and the next BOS. Where they
-    are more than `seq_len` the beginning of the prompt is left out, as little as is needed, and of
-    a document that is still longer the rest becomes rows of its own, each behind the one before.
+    A document of n tokens has n labels: the tokens behind its first, and the next BOS. If these are
+    more than `seq_len`, the beginning of the prompt is left out, as few tokens as possible. A
+    document that is still too long is cut into several consecutive rows.
 
     Attributes:
-        begin: place of the first token, (rows,).
-        length: inputs, and labels, from 1 to `seq_len`, (rows,).
-        context: the first labels, which are the prompt's and not counted, (rows,).
-        document: whose row it is, (rows,).
-        cut: examples whose prompt has lost its beginning.
-        longest: labels of the longest document.
+        begin: position of the row's first token, (rows,).
+        length: number of inputs and of labels, from 1 to `seq_len`, (rows,).
+        context: number of first labels that belong to the prompt and are not counted, (rows,).
+        document: number of the row's document, (rows,).
+        cut: number of examples whose prompt has lost its beginning.
+        longest: number of labels of the longest document.
     """
 
     begin: Int64
@@ -69,8 +69,8 @@ class Rows:
         """Lay out the rows of a file.
 
         Args:
-            starts: place of each document, then the number of tokens, (documents + 1,).
-            prompts: tokens of each document's prompt, (documents,).
+            starts: position of each document, then the number of tokens, (documents + 1,).
+            prompts: number of tokens of each document's prompt, (documents,).
             seq_len: most inputs of a row, at least 1.
         """
         bounds, context = starts.astype(np.int64), prompts.astype(np.int64)
@@ -96,9 +96,9 @@ class Rows:
     def fill(
         self, tokens: NDArray[Any], bos: int, index: int, x: NDArray[Any], y: NDArray[Any]
     ) -> None:
-        """Write one row into x and y, (width,) each; what lies behind it stays in y.
+        """Write one row into x and y, (width,) each; y stays unchanged behind the row's end.
 
-        Behind its end x repeats its last token, so that no other row of an embedding is looked up.
+        Behind the row's end x repeats the last token, so no other row of the embedding is read.
         """
         begin, n, context = (int(part[index]) for part in (self.begin, self.length, self.context))
         ids = tokens[begin : begin + n + 1].astype(np.int32)

@@ -1,12 +1,12 @@
-"""Which files of a folder are text, why the others are not, and how a run says so.
+"""Which files of a folder are text, and messages about the other files.
 
-    of a known kind     is text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
-    .csv, .tsv          is a table, which is read where `text_key` names a column
-    data and drawings   is skipped though its bytes are text (`DATA_SUFFIXES`)
-    any other           is text where its first bytes are, whatever its name
+    a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
+    .csv, .tsv          a table; read if `text_key` names a column
+    data and drawings   skipped, although the bytes are text (`DATA_SUFFIXES`)
+    any other suffix    text if its first bytes are text
 
-Hidden files and folders are left alone: they hold settings and passwords. A file that looks like
-text and cannot be read is a bad file. It is skipped like the others, but named.
+Hidden files and folders are skipped: they may hold settings and passwords. A file that looks like
+text and cannot be read is a bad file. It is skipped like the others, and messages name it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ DATA_SUFFIXES = frozenset(".json .geojson .ipynb .map .lock .svg".split())
 """Text that programs write for programs; a glob reads it."""
 _CACHES = ("__pycache__",)
 
-_KINDS = 6  # of files that the summary counts by name
-_NAMED = 10  # files without text that are named; of damaged ones, all are
-_MOST_CHARACTERS = 3000  # of names, below what an error holds
+_KINDS = 6  # kinds of files that the summary names
+_NAMED = 10  # most empty files that a message names; it names all damaged ones
+_MOST_CHARACTERS = 3000  # most characters of names; an error message may have more
 
 BAD = "cannot be read"
 EMPTY = "no text in it"
@@ -39,11 +39,11 @@ class Skipped:
     """A file that is not read, or a hidden folder.
 
     Attributes:
-        path: as it was found.
-        kind: what the summary counts it as.
+        path: its path.
+        kind: its kind in the summary.
         reason: why it is not read.
-        is_bad: whether it should have been: it is damaged, unreadable or empty.
-        glob: a name that matches it and others like it, where such a glob reads them.
+        is_bad: whether it should be text, but is damaged, unreadable or empty.
+        glob: a pattern that matches it and similar files, if a glob would read them.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Skipped:
 
     @property
     def is_table(self) -> bool:
-        """Whether it is read once the column of its text is named."""
+        """Whether it would be read if `text_key` named its column."""
         return textfiles.kind(self.path) in tables.CSV_SUFFIXES and not self.is_bad
 
     def to_json(self) -> dict[str, str]:
@@ -69,7 +69,7 @@ class Skipped:
 
     @classmethod
     def empty(cls, path: Path) -> Skipped:
-        """A file that is empty, or holds nothing but white space."""
+        """A file that is empty, or has only white space."""
         return cls(path, "empty", EMPTY, is_bad=True)
 
 
@@ -77,7 +77,7 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
     """Return the files of a folder that are text, and the others, each in the order of paths.
 
     Args:
-        folder: it, and the folders in it; links to other folders are not followed.
+        folder: the folder, read with its subfolders; links to other folders are not followed.
         text_key: see `corpora.find`.
     """
     texts = list[Path]()
@@ -91,7 +91,7 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
 
 
 def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
-    """Return the files of a folder in the order of paths, and what in it is hidden or closed."""
+    """Return the files of a folder in the order of paths, and its hidden or unreadable entries."""
     files, skipped = list[Path](), list[Skipped]()
 
     def closed(error: OSError) -> None:
@@ -113,17 +113,17 @@ def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
 
 
 def _skipped(path: Path, text_key: str | None) -> Skipped | None:
-    """Return a folder's file with the reason why it is not read; None where it is read."""
+    """Return a file of a folder with the reason why it is not read; None if it is read."""
     kind = textfiles.kind(path)
     packed = path.suffix.lower() if path.suffix.lower() in unpacking.SUFFIXES else ""
     label = kind + packed or "without suffix"
     if kind in tables.CSV_SUFFIXES and not text_key:
-        return Skipped(path, label, "a table; --text-key names the column that is its text")
+        return Skipped(path, label, "a table; --text-key names the column of its text")
     if kind in DATA_SUFFIXES:
         of_program = "data of a program; a glob reads it as it stands"
         return Skipped(path, label, of_program, glob=f"*{path.suffix}")
     if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
-        return None  # what is wrong with it shows when it is read
+        return None  # reading it reports the error
     try:
         start = textfiles.head_of(path)
     except (DataError, EnvironmentLacks) as error:
@@ -150,15 +150,15 @@ def summary(n_read: int, skipped: Sequence[Skipped]) -> str:
 
 
 def named(skipped: Sequence[Skipped], folder: Path | None) -> str:
-    """Name the bad files, each with what is wrong; nothing where there are none.
+    """Name the bad files, each with its fault; empty if there are none.
 
     Args:
-        skipped: all that are skipped.
-        folder: that they lie in, which is left out of their names.
+        skipped: all skipped files.
+        folder: their folder, which is left out of their names.
     """
     names: dict[str, list[str]] = {}
     n_left_out = n_characters = 0
-    for one in sorted(skipped, key=lambda one: one.reason == EMPTY):  # those come last
+    for one in sorted(skipped, key=lambda one: one.reason == EMPTY):  # empty files come last
         if not one.is_bad:
             continue
         reason = one.reason.partition("; ")[0]

@@ -1,19 +1,19 @@
-"""Held-out text: which it is, decided once for a corpus, and its evaluation.
+"""Held-out text: its choice, the same for every run on a corpus, and its evaluation.
 
-every-12th    documents 5, 17, 29, ...; a corpus of fewer than six documents falls back to
+every-12th    documents 5, 17, 29, ...; a corpus of fewer than six documents uses `tail` instead
 tail          the last 8 % of every document
 
-It is evaluated by always the same sequences, in the same order, in the same shape.
+Every evaluation uses the same sequences, in the same order, in batches of the same shape.
 
-What a model's bits per byte are worth is told by those of simple models, each of which sees the
-first MiB of held-out text and nothing else:
+Marks make bits per byte comparable: the scores of simple models on the first MiB of held-out text,
+each fitted to this text only:
 
-    uniform     8, of any text
-    unigram     the entropy of its bytes, each by itself
+    uniform     8, for every text
+    unigram     the entropy of single bytes
     gzip        `gzip -9`
     xz          `xz -9e`
 
-They are remembered in `marks.json` beside the token file, with its digest.
+They are stored in `marks.json` beside the token file, with its digest.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from mlxhog.files.durable import replace_file
 
 RULES = ("every-12th", "tail")
 ROWS = 16  # most sequences in one batch
-BATCH_FLOPS = 1e11  # most work in one batch, unless one sequence is more: what cannot be abandoned
+BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 _EVERY, _OFFSET = 12, 5
 _TAIL = 0.08
 
 
 def rule_for(val: str, n_documents: int) -> str:
-    """Return the rule that will hold for a corpus of `n_documents`.
+    """Return the rule for a corpus of `n_documents`; `every-12th` becomes `tail` for few.
 
     Raises:
         DataError: `val` is not one of `RULES`.
@@ -71,7 +71,7 @@ def _halves(document: bytes, end: int) -> tuple[tuple[bool, bytes], tuple[bool, 
 
 
 def _cut(document: bytes) -> int:
-    """Return where the tail begins: after a space or line end near 92 %, inside no character."""
+    """Return where the tail begins: after a space or line end near 92 %, never in a character."""
     end = len(document) - int(_TAIL * len(document))
     spaces = (document.find(space, end, end + 256) for space in (b" ", b"\n"))
     after_space = min((at + 1 for at in spaces if at >= 0), default=end)
@@ -81,7 +81,7 @@ def _cut(document: bytes) -> int:
 
 
 def rows_of_batch(parameters: int, seq_len: int) -> int:
-    """Return how many sequences one batch of an evaluation has for a model of this size."""
+    """Return the number of sequences in a batch of an evaluation, for a model of this size."""
     rows = ROWS
     while rows > 1 and 2.0 * parameters * seq_len * rows > BATCH_FLOPS:
         rows //= 2
@@ -91,7 +91,7 @@ def rows_of_batch(parameters: int, seq_len: int) -> int:
 def n_batches(
     file: TokenFile, *, seq_len: int, batch_size: int, eval_tokens: int | None = None
 ) -> int:
-    """Return how many batches `batches` yields from start to end."""
+    """Return the number of batches that `batches` yields."""
     return -(-len(_chosen(file, seq_len, eval_tokens)) // batch_size)
 
 
@@ -106,19 +106,19 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the held-out text as batches of exactly (batch_size, seq_len).
 
-    Document separators are labelled `IGNORED`, and so is the padding that completes the last
-    sequence and the last batch; over the whole file the batches' `n_bytes` add up to the text's.
-    Of examples the completions alone are counted, each row is one of theirs, and the batches are as
-    wide as the longest of all.
+    Document separators have the label `IGNORED`, and so has the padding of the last sequence and
+    the last batch. Over the whole file the sum of the batches' `n_bytes` is that of the text. In a
+    file with examples only completions are counted, the rows are those of `ExampleRows`, and all
+    batches are as wide as the longest row.
 
     Args:
         file: the held-out token file.
         seq_len: length of a sequence.
         batch_size: rows of every batch.
-        eval_tokens: about how many labels to use, rounded up to whole sequences, spread evenly
-            over the file; None is the whole file. Labels of prompts are among them.
-        first: batches to pass over.
-        count: batches to yield; None is all that follow.
+        eval_tokens: number of labels to use, rounded up to whole sequences, spread evenly over the
+            file; None is the whole file. Labels of prompts are included.
+        first: number of batches to skip.
+        count: number of batches to yield; None is all that follow.
     """
     indices = _chosen(file, seq_len, eval_tokens)
     stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
@@ -139,7 +139,7 @@ def batches(
 
 
 def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:
-    """The sequences to evaluate, the last of which may be shorter than seq_len."""
+    """The sequences to evaluate; the last may be shorter than seq_len."""
     table, length = file.rows(seq_len), float(seq_len)
     total = -(-(file.n_tokens - 1) // seq_len)
     if table is not None:
@@ -151,7 +151,7 @@ def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[n
 def bits_per_byte(nats: float, n_bytes: int) -> float:
     """Return the summed cross entropy of the text's labels in bits per byte of text.
 
-    Unlike the loss per token it can be compared between tokenizers.
+    Unlike the loss per token, it can be compared between tokenizers.
 
     Args:
         nats: sum over the labels that `batches` counts, in nats.
@@ -163,7 +163,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 MARKS_FILE = "marks.json"
 _MOST_BYTES = 1 << 20
 UNIFORM = {"uniform": 8.0}
-_LEAST = 0.01  # bits per byte, of text that repeats itself
+_LEAST = 0.01  # lower bound in bits per byte, for text that only repeats itself
 _NAMES = ("unigram", "gzip", "xz")
 
 
@@ -185,11 +185,11 @@ def marks_of_text(text: bytes) -> dict[str, float]:
 
 
 def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """Return the marks of a held-out token file, computed the first time.
+    """Return the marks of a held-out token file; they are computed at the first call and stored.
 
     Args:
         val: its `.bin`.
-        tokenizer: what made it.
+        tokenizer: its tokenizer.
 
     Raises:
         DataError: the token file is damaged.
@@ -198,7 +198,7 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
     remembered = _remembered(memory, file.digest)
     if remembered is not None:
         return remembered
-    tokens = np.asarray(file.tokens[: 2 * _MOST_BYTES], np.int32)  # some stand for no byte
+    tokens = np.asarray(file.tokens[: 2 * _MOST_BYTES], np.int32)  # some tokens have no byte
     n_bytes = np.cumsum(file.byte_lengths[tokens])
     end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
     marks = marks_of_text(tokenizer.decode(tokens[:end])[:_MOST_BYTES])
@@ -206,12 +206,12 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
     try:
         replace_file(memory, content.encode())
     except (OSError, EnvironmentLacks):
-        pass  # a directory that others own, or a full disk: they are computed again
+        pass  # another user's directory, or a full disk: the next call computes them again
     return marks
 
 
 def _remembered(memory: Path, digest: str) -> dict[str, float] | None:
-    """Return what `marks.json` holds of this text; None where it holds nothing that counts."""
+    """Return the marks of this text from `marks.json`; None if it has no valid marks of it."""
     try:
         record = plain_json.read(memory)
         if record["sha256"] != digest:

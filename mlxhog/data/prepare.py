@@ -1,9 +1,9 @@
-"""A corpus made ready once: token files for training and held-out text, kept for the next run.
+"""Preparing a corpus once: token files of training and held-out text, stored for later runs.
 
-Prepared directories are named by a digest of everything that made them: the text, the tokenizer and
-the held-out rule. A directory is written under a `.part` name and renamed when it is whole, behind
-a file lock, so processes that prepare the same corpus at once end with one good copy, and a killed
-one leaves nothing that a later one would trust.
+The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the held-out
+rule. A directory is written under a `.part` name and renamed when it is whole, under a file lock.
+So processes that prepare the same corpus at once end with one good copy, and no later process
+trusts the incomplete directory of a killed one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Prepared:
     Attributes:
         train: the training token file, a `.bin`.
         val: the held-out token file, a `.bin`.
-        tokenizer: what made the tokens.
+        tokenizer: the tokenizer of both files.
         source: the name of the corpus.
         corpus_sha256: digest over the documents, joined by one zero byte.
-        rule: the held-out rule, or `given` where the corpus brought its own held-out text.
-        notes: what a user ought to know about the text, one sentence each.
+        rule: the held-out rule, or `given` if the corpus has its own held-out text.
+        notes: notes for the user about the text, one sentence each.
         fresh: whether this call wrote the files.
-        corpus: the text, without the files that cannot be read.
+        corpus: the corpus, without the files that cannot be read.
     """
 
     train: Path
@@ -65,7 +65,7 @@ class Prepared:
         """Return the open training and held-out files.
 
         Raises:
-            DataError: either is damaged or shorter than one sequence.
+            DataError: a file is damaged or shorter than one sequence.
         """
         files = TokenFile.open(self.train), TokenFile.open(self.val)
         for file, part in zip(files, ("training", "held-out"), strict=True):
@@ -88,21 +88,21 @@ def prepare(
     text_key: str | None = None,
     strict: bool = False,
 ) -> Prepared:
-    """Make the token files of a corpus, or find them made already.
+    """Make the token files of a corpus, or return those that an earlier call made.
 
     Args:
         source: a corpus; see `corpora.find`.
         tokenizer: see `tokenizers.build`.
-        cache_dir: where prepared corpora are kept; None is `user_cache_directory()`.
-        out_dir: write exactly here instead, a directory that is new or holds the same result.
+        cache_dir: folder of the prepared corpora; None is `user_cache_directory()`.
+        out_dir: write to this directory instead; it must be new or have the same result.
         val: the held-out rule; see `split`.
-        text_key: for `.jsonl`, the key that holds the text.
-        strict: whether a bad file of a folder or a glob is refused, and not skipped.
+        text_key: for `.jsonl`, the key of the text.
+        strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
 
     Raises:
-        DataError: the corpus or the tokenizer is missing, empty, malformed or too short to hold
-            anything out, it changed meanwhile, `out_dir` holds something else, or `strict` and a
-            file is bad.
+        DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
+            held-out text; the corpus changed meanwhile; `out_dir` has other files; or a file is bad
+            and `strict`.
         EnvironmentLacks: the disk is full, or a package is missing.
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
@@ -114,8 +114,8 @@ def prepare(
         rule = "given"
     if rule == "tail" and scan.n_examples:
         raise DataError(
-            f"{corpus.source} holds {scan.n_examples} examples of prompt and completion among "
-            f"{scan.n_documents} documents, and val is tail, which would cut each in two; take "
+            f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
+            f"{scan.n_documents} documents, and val is tail, which would cut each in two; use "
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
@@ -128,23 +128,23 @@ def prepare(
             if existing := _existing(target, corpus):
                 return existing
         elif out_dir and target.exists() and any(target.iterdir()):
-            raise DataError(f"{out_dir} holds other files; choose a new directory, or delete it")
+            raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
         _write(target, key, corpus, scan, rule, tokenizer)
         prepared = _existing(target, corpus, fresh=True)
     if prepared is None:
-        raise DataError(f"{target} was damaged right after it was written; check the disk")
+        raise DataError(f"{target} cannot be read back as it was written; check the disk")
     return prepared
 
 
 class _Digest:
-    """SHA-256 over documents, joined by a zero; an example begins with its prompt's length."""
+    """SHA-256 over documents, joined by a zero byte; examples begin with the prompt's length."""
 
     def __init__(self) -> None:
-        """Begin with no document."""
+        """Start with no documents."""
         self._sha256, self._separator = hashlib.sha256(), b""
 
     def add(self, document: bytes) -> None:
-        """Take the next document."""
+        """Add the next document."""
         if isinstance(document, Example):
             self._sha256.update(b"\0prompt %d\0" % document.prompt)
         self._sha256.update(self._separator)
@@ -152,7 +152,7 @@ class _Digest:
         self._separator = b"\0"
 
     def copy(self) -> _Digest:
-        """Return one that goes its own way from here."""
+        """Return an independent copy."""
         other = _Digest()
         other._sha256, other._separator = self._sha256.copy(), self._separator
         return other
@@ -164,7 +164,7 @@ class _Digest:
 
 @dataclass
 class _Scan:
-    """What is counted of a corpus when it is read for the first time."""
+    """Counts of a corpus from its first reading."""
 
     digest: _Digest = field(default_factory=_Digest)
     n_documents: int = 0
@@ -180,7 +180,7 @@ class _Scan:
         return self.digest.hexdigest()
 
     def after(self, documents: Iterable[bytes], *, given: bool = False) -> _Scan:
-        """Return the counts with more documents, which are held out where they are `given`."""
+        """Return the counts with more documents; `given` ones are the corpus's held-out text."""
         scan = replace(self, digest=self.digest.copy())
         for document in documents:
             scan.digest.add(document)
@@ -195,7 +195,7 @@ class _Scan:
 
 
 def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
-    """Read a corpus once; returns it without its bad files, with its digest and size."""
+    """Read a corpus once; return it without its bad files, and its counts."""
     scan = _Scan()
 
     def take(documents: Iterator[bytes]) -> int:
@@ -207,12 +207,12 @@ def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
     if corpus.validation is not None:
         scan = scan.after(corpus.validation(), given=True)
     if not scan.n_documents:
-        raise DataError(f"the corpus {corpus.source!r} holds no text; choose other files")
+        raise DataError(f"the corpus {corpus.source!r} has no text; choose other files")
     return corpus, scan
 
 
 def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
-    """Return the corpus, feeding `digest` with every document that is read."""
+    """Return a corpus that adds every document that is read to `digest`."""
 
     def watch(documents: corpora.Documents) -> Iterator[bytes]:
         for document in documents():
@@ -228,7 +228,7 @@ def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
 
 
 def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
-    """Yield (held out, text) for the whole corpus."""
+    """Yield (held out, text) pieces of the whole corpus."""
     if corpus.validation is None:
         yield from heldout.split(corpus.documents(), rule)
         return
@@ -246,7 +246,7 @@ def _is_utf8(text: bytes) -> bool:
 
 @contextlib.contextmanager
 def _locked(cache: Path, target: Path) -> Iterator[None]:
-    """Hold the lock of one target; it is freed by the kernel when its holder dies."""
+    """Hold the lock of one target during the block; the kernel frees it if the holder dies."""
     locks = cache / "locks"
     name = hashlib.sha256(os.fsencode(target)).hexdigest()[:32]
     try:
@@ -255,7 +255,7 @@ def _locked(cache: Path, target: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"the cache directory {cache} cannot be written ({error.strerror}); "
-            "set XDG_CACHE_HOME to one that can"
+            "set XDG_CACHE_HOME to a writable folder"
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -272,7 +272,7 @@ def _key_of(target: Path) -> str | None:
 
 
 def _existing(target: Path, corpus: corpora.Corpus, *, fresh: bool = False) -> Prepared | None:
-    """Return what the directory `target` holds of a corpus, or None if it is damaged."""
+    """Return the prepared corpus in the directory `target`, or None if it is damaged."""
     try:
         record: dict[str, Any] = plain_json.read(target / _RECORD)
         if not all(isinstance(record[name], str) for name in ("source", "corpus_sha256", "rule")):
@@ -287,13 +287,13 @@ def _existing(target: Path, corpus: corpora.Corpus, *, fresh: bool = False) -> P
             source=record["source"],
             corpus_sha256=record["corpus_sha256"],
             rule=record["rule"],
-            # Not from the record: others may be skipped today, and the text be the same.
+            # Not from the stored record: the same text may come with other skipped files today.
             notes=(*corpus.notes(), *map(str, record["notes"])),
             fresh=fresh,
             corpus=corpus,
         )
     except (DataError, OSError, ValueError, KeyError, TypeError):
-        return None  # it will be written anew
+        return None  # it will be written again
 
 
 def _write(
@@ -357,12 +357,12 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[st
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
             f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
-            f"the bytes that are not became U+FFFD{_first_not_utf8(corpus)}"
+            f"their invalid bytes became U+FFFD{_first_not_utf8(corpus)}"
         )
     if scan.n_examples:
         notes.append(
             f"{scan.n_examples} of {scan.n_documents} documents are examples of prompt and "
-            "completion: every loss, held-out as well, is of completions alone"
+            "completion: every loss, also on held-out text, counts only completions"
         )
     return notes
 

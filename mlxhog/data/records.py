@@ -1,13 +1,13 @@
-"""The text of a record: which of its keys hold it, and its bytes.
+"""The text of a record: the keys with the text, and its bytes.
 
-A record is what a line of `.jsonl`, a row of a table or of a data set is: names and values.
+A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
 
     text, or content      the text itself
     prompt, completion    an example, of which the completion is learned
     messages              a conversation, one line for each message: role and content
 
-Text that is not UTF-8 comes as lone surrogates, as JSON and CSV are read, and leaves as the bytes
-that it was.
+JSON and CSV are read with lone surrogates for bytes that are not UTF-8; the text that is returned
+has the original bytes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mlxhog.errors import DataError, shown
 
 _EXAMPLE = ("prompt", "completion")
 TEXT_KEYS = (("text",), ("content",), _EXAMPLE, ("messages",))
-"""Where the text of a record is, the first that it has; a `text_key` says it otherwise."""
+"""Keys of the text, the first that a record has; a `text_key` replaces them."""
 
 
 def columns(text_key: str | None) -> tuple[str, ...]:
-    """Return the keys of a record that are looked at for its text."""
+    """Return the keys of a record that may have its text."""
     return (text_key,) if text_key else tuple(itertools.chain(*TEXT_KEYS))
 
 
 def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
-    """Return the keys from which the text of a record comes; none where it has no text."""
+    """Return the keys of a record that have its text; empty if it has no text."""
     if not isinstance(record, dict):
         return ()
     if text_key is not None:
@@ -40,15 +40,15 @@ def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
 
 
 def record_text(record: object, text_key: str | None, where: str) -> bytes:
-    """Return the text of a record; that of a prompt and a completion is an `Example`.
+    """Return the text of a record; for a prompt and a completion, an `Example`.
 
     Args:
-        record: as it was read.
-        text_key: the key that holds the text; None looks for `TEXT_KEYS`.
-        where: its place, for errors.
+        record: a JSON value, or a row of a table.
+        text_key: the key of the text; None looks for `TEXT_KEYS`.
+        where: its file and line, for errors.
 
     Raises:
-        DataError: it has none.
+        DataError: the record has no text.
     """
     if isinstance(record, dict) and text_key is None and text_keys(record, None) == _EXAMPLE:
         parts = (_string(record, key, where) for key in _EXAMPLE)
@@ -72,9 +72,9 @@ def _text(record: object, text_key: str | None, where: str) -> str:
         known = ", ".join(shown(k) for k in list(record)[:20]) or "none"
         strings = [k for k, value in record.items() if isinstance(value, str)]
         longest = max(strings, key=lambda k: len(record[k]), default=None)
-        way_out = "none of them holds text"
+        way_out = "none of them has text"
         if longest is not None:
-            way_out = f"name the one that holds the text: --text-key {shlex.quote(longest)}"
+            way_out = f"name the key of the text: --text-key {shlex.quote(longest)}"
         raise DataError(f"{where}: no key {key!r}; keys are {known}; {way_out}")
     return _string(record, keys[0], where)
 
@@ -97,7 +97,7 @@ def _json_type(value: object) -> str:
 
 def _conversation(messages: object, where: str) -> str:
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise DataError(f"{where}: 'messages' has to be a list of objects with role and content")
+        raise DataError(f"{where}: 'messages' must be a list of objects with role and content")
     turns = []
     for message in messages:
         missing = {"role", "content"} - message.keys()
@@ -112,7 +112,7 @@ def _conversation(messages: object, where: str) -> str:
 def _to_bytes(text: str) -> bytes:
     try:
         return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # an unpaired "\ud800" escape, which no byte stands behind
+    except UnicodeEncodeError:  # an unpaired "\ud800" escape, which is not from a byte
         return text.encode(errors="replace")
 
 

@@ -1,15 +1,16 @@
-"""Segments of tokens in a run's folder: each appears whole, and never changes.
+"""Segments of tokens in a run's folder: a segment appears whole, and never changes.
 
     stream/00000001.bin          the tokens of segment 1, little endian uint32, row after row
-    stream/00000001.rows         (rows, 2) int64: tokens of a row, and its first labels that are not
-                                 trained
-    stream/00000001.json         the header; a segment is there once this is, by rename
+    stream/00000001.rows         (rows, 2) int64: number of tokens of a row, and of its first labels
+                                 that are not trained
+    stream/00000001.json         the header; its rename publishes the segment
     stream/00000001-00000040.*   the same for segments 1 to 40, merged into one
 
-Tickets count through all segments: a segment has `tickets` of them from `first_ticket` on, each of
-`batch_size` rows but the last, which ends with the segment. A merged segment keeps the tickets of
-its parts as they were; once its header is there, the segments that its name covers count no more,
-and the next holder of the run's lock removes what a kill left of them.
+Tickets are numbered through all segments: a segment has `tickets` of them from `first_ticket` on.
+Each has `batch_size` rows; the last may have fewer, since it ends with the segment. A merged
+segment has the same tickets as its parts. When its header exists, the segments in the range of its
+name no longer count; files of them that a kill left are removed by the next holder of the run's
+lock.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ NAME = re.compile(r"(\d{8})(?:-(\d{8}))?(\.bin|\.rows|\.json)")
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One sequence to train on.
 
     Attributes:
         ids: its tokens, (n,) int32, at least 2.
-        masked: its first labels that are not trained, below n - 1.
+        masked: number of its first labels that are not trained, below n - 1.
     """
 
     ids: NDArray[np.int32]
@@ -50,14 +51,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file that a segment has taken, or refused.
+class SourceFile:
+    """A file whose text is in a segment, or which was refused.
 
     Attributes:
-        name: path below the folder that is followed.
-        n_bytes: its size then.
-        changed_ns: its modification time then.
-        refused: why nothing of it is trained; None where all of it is.
+        name: path below the followed folder.
+        n_bytes: its size when it was read.
+        changed_ns: its modification time when it was read.
+        refused: why the file is not trained; None if it is.
     """
 
     name: str
@@ -67,10 +68,10 @@ class Source:
 
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> Self:
-        """Return what a header says.
+        """Return a file from the fields of a header.
 
         Raises:
-            ValueError, TypeError: that is no source.
+            ValueError, TypeError: the fields do not describe a file.
         """
         source = cls(**fields)
         texts = (source.name, "" if source.refused is None else source.refused)
@@ -81,18 +82,18 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class StreamSegment:
     """A published segment; see the module for the files.
 
     Attributes:
-        path: of its header.
-        first: the first number that its name covers.
-        last: the last one.
+        path: path of its header.
+        first: first segment number in the range of its name.
+        last: last segment number in that range.
         first_ticket: its first ticket.
-        parts: rows and batch size of what it is merged from, (parts, 2).
-        n_tokens: its tokens.
-        sources: files that it has taken.
-        examples_end: bytes of the file of examples that are taken with it.
+        parts: number of rows and batch size of each segment merged into it, (parts, 2).
+        n_tokens: number of its tokens.
+        sources: files whose text it has.
+        examples_end: bytes of `examples.jsonl` that are in this segment and those before.
     """
 
     path: Path
@@ -101,7 +102,7 @@ class Segment:
     first_ticket: int
     parts: NDArray[np.int64]
     n_tokens: int
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     examples_end: int
 
     @classmethod
@@ -109,19 +110,19 @@ class Segment:
         """Return the segment of a header.
 
         Args:
-            path: of the header; `.part` files of a segment that has no name yet are read, too.
-            verify: whether its digest is compared, which reads all of it.
+            path: path of the header, also the `.part` file of an unpublished segment.
+            verify: whether to compare its digest, which reads all tokens.
 
         Raises:
-            DataError: it is damaged, or missing.
+            DataError: the segment is damaged or missing.
         """
         name = NAME.match(path.name)
-        assert name is not None, f"{path} is no header"
+        assert name is not None, f"{path} is not a header"
         first, last = int(name[1]), int(name[2] or name[1])
         try:
             header = plain_json.read(path)
             if not isinstance(header, dict) or _count(header, "format") != FORMAT:
-                raise ValueError(f"it is no header of format {FORMAT}")
+                raise ValueError(f"it is not a header of format {FORMAT}")
             n_tokens, n_rows = (_count(header, key) for key in ("tokens", "rows"))
             sizes = (4 * n_tokens, 16 * n_rows)
             files = (beside(path, ".bin"), beside(path, ".rows"))
@@ -141,7 +142,7 @@ class Segment:
                 first_ticket=_count(header, "first_ticket"),
                 parts=np.array(parts, np.int64).reshape(-1, 2),
                 n_tokens=n_tokens,
-                sources=tuple(Source.read(source) for source in header["sources"]),
+                sources=tuple(SourceFile.read(source) for source in header["sources"]),
                 examples_end=_count(header, "examples_end"),
             )
             segment._check_rows()
@@ -160,7 +161,7 @@ class Segment:
             raise ValueError(f"its rows do not cut {self.n_tokens} tokens into sequences")
 
     def rows_in_memory(self) -> NDArray[np.int64]:
-        """Its rows, without a mapping, of which a process may have some thousands only."""
+        """Its rows, read without a mapping: a process can have only some thousand mappings."""
         return np.fromfile(beside(self.path, ".rows"), "<i8").reshape(-1, 2).astype(np.int64)
 
     @cached_property
@@ -170,32 +171,32 @@ class Segment:
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """Tokens of each row, and its first labels that are not trained, (rows, 2)."""
+        """Number of tokens of each row, and of its first labels that are not trained, (rows, 2)."""
         return _map(beside(self.path, ".rows"), "<i8").reshape(-1, 2)
 
     @property
     def end_ticket(self) -> int:
-        """The ticket behind its last."""
+        """The ticket after its last."""
         return int(self._part_tickets[-1])
 
     @cached_property
     def _part_tickets(self) -> NDArray[np.int64]:
-        """The first ticket of each part, then that behind the last."""
+        """The first ticket of each part, then the ticket after the last."""
         tickets = -(-self.parts[:, 0] // self.parts[:, 1])
         return self.first_ticket + np.concatenate([[0], np.cumsum(tickets)])
 
     @cached_property
     def _part_ends(self) -> NDArray[np.int64]:
-        """Where each part ends among the rows."""
+        """End of each part, as an index of rows."""
         return np.cumsum(self.parts[:, 0])
 
     @cached_property
     def _row_ends(self) -> NDArray[np.int64]:
-        """Where each row ends among the tokens."""
+        """End of each row, as an index of tokens."""
         return np.cumsum(self.rows[:, 0])
 
     def batch(self, ticket: int, byte_lengths: NDArray[np.int64]) -> Batch:
-        """Return the rows of one of its tickets, filled up to one length.
+        """Return the rows of one of its tickets, padded to one length.
 
         Raises:
             DataError: a token is outside the vocabulary.
@@ -216,15 +217,15 @@ class Segment:
 
 
 def header_path(folder: Path, first: int, last: int | None = None) -> Path:
-    """Where the header of a segment is, or of several that are merged."""
+    """The path of the header of a segment, or of a merged one of segments `first` to `last`."""
     return folder / (f"{first:08}.json" if last is None else f"{first:08}-{last:08}.json")
 
 
 def headers(folder: Path) -> list[Path]:
-    """Return the headers of all segments, in order, without those that were merged into another.
+    """Return the headers of all segments, in order, without segments merged into another.
 
     Raises:
-        DataError: one is missing.
+        DataError: a header is missing.
         OSError: the folder cannot be read.
     """
     results, end = list[Path](), 0
@@ -238,14 +239,14 @@ def headers(folder: Path) -> list[Path]:
     return results
 
 
-def read_all(folder: Path, *, verify: bool = False) -> list[Segment]:
+def read_all(folder: Path, *, verify: bool = False) -> list[StreamSegment]:
     """Return the segments of a stream, in order.
 
     Raises:
-        DataError: one is damaged, or missing.
+        DataError: a segment is damaged or missing.
         OSError: the folder cannot be read.
     """
-    return [Segment.read(path, verify=verify) for path in headers(folder)]
+    return [StreamSegment.read(path, verify=verify) for path in headers(folder)]
 
 
 def _spans(folder: Path) -> Iterator[tuple[int, int, Path]]:
@@ -256,7 +257,7 @@ def _spans(folder: Path) -> Iterator[tuple[int, int, Path]]:
 
 
 def beside(header: Path, suffix: str) -> Path:
-    """Another file of a segment, whose header may have a `.part` name."""
+    """Another file of a segment; its header may have a `.part` name."""
     return header.with_name(header.name.replace(".json", suffix, 1))
 
 
@@ -274,8 +275,8 @@ def _whole(value: object, least: int = 0) -> int:
 
 
 def _map(path: Path, dtype: str) -> NDArray[Any]:
-    """A file as an array, which is not read before it is looked at."""
-    if not path.stat().st_size:  # which cannot be mapped
+    """A file as a mapped array."""
+    if not path.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     return np.asarray(np.memmap(path, dtype, mode="r"))
 

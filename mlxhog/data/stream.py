@@ -1,16 +1,16 @@
 """Text that arrives while a run trains: append-only segments of tokens in the run's directory.
 
-    stream/stream.json           format, seq_len, tokenizer_sha256: what examples have to fit
+    stream/stream.json           format, seq_len, tokenizer_sha256: the requirements for examples
     stream/00000001.*            a segment, see `mlxhog.data.segments`
-    stream/examples.jsonl        examples that `append_examples` has taken; only grows
+    stream/examples.jsonl        examples of `append_examples`; only grows
 
-A row is trained as it stands: its inputs are all tokens but the last, its labels all but the first.
-A document is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by a token. An
-example is one row: BOS, prompt, answer, BOS, and its loss is on the answer and that BOS alone.
+The inputs of a row are all its tokens except the last, its labels all except the first. A document
+is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An example
+is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the last BOS.
 
 A published segment never changes, so a ticket means the same rows in every process and after every
-kill; which are done, the run's ledger and its checkpoints know. Segments say which files they come
-from, so that each is taken once.
+kill. The run's ledger and its checkpoints record the finished tickets. Segments name their files,
+so that each file is read once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from numpy.typing import NDArray
 from mlxhog.data import drafts, segments
 from mlxhog.data.batch import Batch
 from mlxhog.data.drafts import Draft
-from mlxhog.data.segments import FORMAT, MOST_TICKETS, WAY_OUT, Row, Segment, Source
+from mlxhog.data.segments import (
+    FORMAT,
+    MOST_TICKETS,
+    WAY_OUT,
+    SourceFile,
+    StreamSegment,
+    TrainingRow,
+)
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, RunError, shown
 from mlxhog.files import plain_json
@@ -38,15 +45,15 @@ ABOUT = "stream.json"
 EXAMPLES = "examples.jsonl"
 TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
-_MAPPED = 8  # segments in one process
+_MAPPED = 8  # most segments that a process has mapped
 PIECE_BYTES = 1 << 20
-"""Of a document that are tokenized at once."""
+"""Bytes of a document that are tokenized at once."""
 
 
-def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[Row]:
-    """Cut a document into rows that hold each of its tokens as a label once.
+def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[TrainingRow]:
+    """Cut a document into rows; each of its tokens is a label exactly once.
 
-    A long one is tokenized in pieces, so that little more than its text lies in memory.
+    A long document is tokenized in pieces, so that memory holds little more than its text.
     """
     bos = np.array([tokenizer.bos], np.int32)
     rest = bos
@@ -54,37 +61,39 @@ def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterat
         rest = np.concatenate([rest, tokenizer.encode(piece).astype(np.int32)])
         whole = (len(rest) - 1) // seq_len * seq_len
         for at in range(0, whole, seq_len):
-            yield Row(rest[at : at + seq_len + 1])
+            yield TrainingRow(rest[at : at + seq_len + 1])
         rest = rest[whole:]
-    yield Row(np.concatenate([rest, bos]))
+    yield TrainingRow(np.concatenate([rest, bos]))
 
 
 def _pieces(document: bytes) -> Iterator[bytes]:
-    """Cut a text that is too long for a tokenizer, behind a line or a word where there is one."""
+    """Cut a text that is too long for a tokenizer, after a line or a word if possible."""
     begin = 0
     while len(document) - begin > PIECE_BYTES:
         limit = begin + PIECE_BYTES
         marks = (document.rfind(mark, begin, limit) + 1 for mark in (b"\n", b" "))
         end = next((mark for mark in marks if mark > begin), 0)
         if not end:
-            amid = (document[limit - k] & 0xC0 == 0x80 for k in range(3))  # a character of UTF-8
+            amid = (document[limit - k] & 0xC0 == 0x80 for k in range(3))  # within a character
             end = limit - next((k for k, is_amid in enumerate(amid) if not is_amid), 0)
         yield document[begin:end]
         begin = end
     yield document[begin:]
 
 
-def example_row(record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, where: str) -> Row:
+def example_row(
+    record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, where: str
+) -> TrainingRow:
     """Return the row of an example, `{"prompt": TEXT, "answer": TEXT}`.
 
     Args:
         record: the example.
-        tokenizer: makes its tokens.
-        seq_len: the longest row's inputs.
-        where: names it in errors.
+        tokenizer: the tokenizer of the run.
+        seq_len: most inputs of a row.
+        where: name of the example in errors.
 
     Raises:
-        DataError: a part is missing or no text, the answer is empty, or it is too long.
+        DataError: a part is missing or not text, the answer is empty, or the row is too long.
     """
     unknown = set(record) - {"prompt", "answer"}
     if unknown:
@@ -97,41 +106,43 @@ def example_row(record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, w
     try:
         prompt, answer = (record[key].encode() for key in ("prompt", "answer"))
     except UnicodeEncodeError as error:
-        raise DataError(f"{where} holds half a character (a lone surrogate): {error}") from error
+        raise DataError(f"{where} has half a character (a lone surrogate): {error}") from error
     return answer_row(prompt, answer, tokenizer, seq_len, where)
 
 
-def answer_row(prompt: bytes, answer: bytes, tokenizer: Tokenizer, seq_len: int, where: str) -> Row:
-    """Return the row of a prompt and its answer, which alone is trained.
+def answer_row(
+    prompt: bytes, answer: bytes, tokenizer: Tokenizer, seq_len: int, where: str
+) -> TrainingRow:
+    """Return the row of a prompt and its answer; only the answer is trained.
 
     Raises:
-        DataError: it is too long.
+        DataError: the row is too long.
     """
     context, rest = (tokenizer.encode(part).astype(np.int32) for part in (prompt, answer))
     bos = np.array([tokenizer.bos], np.int32)
     ids = np.concatenate([bos, context, rest, bos])
     if len(ids) > seq_len + 1:
         raise DataError(
-            f"{where} has {len(ids) - 1} tokens, the run trains on at most {seq_len} at a time "
+            f"{where} has {len(ids) - 1} tokens, and a row of the run has at most {seq_len} "
             "(seq_len); shorten it, or send it as text"
         )
-    return Row(ids, masked=len(context))
+    return TrainingRow(ids, masked=len(context))
 
 
 def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer) -> None:
-    """Keep examples for a run that follows; they are on the disk when this returns.
+    """Store examples for a run that follows a folder; they are on the disk when this returns.
 
-    The run trains on them once, also where it is killed meanwhile, as soon as it trains.
+    The run trains on each of them once, even if it is killed and resumed meanwhile.
 
     Args:
         run: the run's directory.
         examples: each `{"prompt": TEXT, "answer": TEXT}`.
-        tokenizer: of the run's model.
+        tokenizer: the tokenizer of the run's model.
 
     Raises:
-        RunError: the run does not follow anything.
-        DataError: an example is empty, too long, or not text; none of them is kept.
-        EnvironmentLacks: the disk is full; none is kept.
+        RunError: the run does not follow a folder.
+        DataError: an example is empty, too long, or not text; none of them is stored.
+        EnvironmentLacks: the disk is full; none of them is stored.
 
     Concurrency: any number of processes may append at once.
     """
@@ -152,7 +163,7 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
 
 
 def seq_len_of(run: Path) -> int | None:
-    """Return the length of examples that a run takes; None where it follows nothing.
+    """Return the longest examples that a run accepts; None if it does not follow a folder.
 
     Raises:
         RunError: the description of its stream is damaged.
@@ -170,19 +181,19 @@ def seq_len_of(run: Path) -> int | None:
 
 
 class StreamWriter:
-    """Publishes segments; there is one, the holder of the run's lock.
+    """Publishes segments; only the holder of the run's lock may have one.
 
     Attributes:
-        end: tickets that are published.
-        examples_end: bytes of `examples.jsonl` that segments have taken.
-        sources: what segments have taken, by name.
+        end: number of published tickets.
+        examples_end: bytes of `examples.jsonl` that are in segments.
+        sources: files that are in segments, by name.
     """
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
-        """Open the stream of a run, or begin one; many small segments are merged.
+        """Open the stream of a run, or create it; many small segments are merged.
 
         Raises:
-            CheckpointError: the run has promised to train on longer examples than `seq_len`.
+            CheckpointError: the run has accepted examples that may be longer than `seq_len`.
             DataError: a segment is damaged.
             RunError: the description of the stream is damaged.
             EnvironmentLacks: the disk is full.
@@ -191,7 +202,7 @@ class StreamWriter:
         self._batch_size, self._segments = batch_size, 0
         self._closed, self._publishing = False, threading.Lock()
         self.end = self.examples_end = 0
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, SourceFile] = {}
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(exist_ok=True)
         self._check_seq_len(run)
@@ -204,22 +215,22 @@ class StreamWriter:
         size = examples.stat().st_size if examples.exists() else 0
         if size < self.examples_end:
             raise DataError(
-                f"{examples} has {size} bytes, and {self.examples_end} of it are in segments; "
+                f"{examples} has {size} bytes, but {self.examples_end} of them are in segments; "
                 f"{WAY_OUT}"
             )
 
     def _check_seq_len(self, run: Path) -> None:
-        """Refuse to drop examples that were acknowledged, and are too long by now."""
+        """Refuse a `seq_len` for which accepted examples may be too long."""
         longest = seq_len_of(run)
         if longest is not None and longest > self.seq_len:
             raise CheckpointError(
-                f"the run {run} follows with seq_len {longest}, and has acknowledged examples of "
-                f"up to {longest} tokens; this is seq_len {self.seq_len}, for which they may be "
-                f"too long; resume with --seq-len {longest} or more"
+                f"the run {run} had seq_len {longest}, and has accepted examples of up to "
+                f"{longest} tokens; they may be too long for seq_len {self.seq_len}; resume with "
+                f"--seq-len {longest} or more"
             )
 
     def accept_examples(self) -> None:
-        """Let `append_examples` keep examples: from now on the run can be resumed after any kill.
+        """Let `append_examples` store examples; from now on the run can be resumed after a kill.
 
         Raises:
             EnvironmentLacks: the disk is full.
@@ -231,15 +242,15 @@ class StreamWriter:
             replace_file(path, plain_json.dumps(about))
 
     def draft(self) -> Draft:
-        """Begin the next segment; what is added to it is there when it is published."""
+        """Begin the next segment; its rows become visible with `publish`."""
         return Draft(segments.header_path(self.folder, self._segments + 1))
 
-    def publish(self, draft: Draft, sources: Sequence[Source], examples_end: int) -> None:
+    def publish(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> None:
         """Append a segment; workers may train on it when this returns.
 
         Raises:
-            Closed: there has been a call of `close`; nothing is published.
-            DataError: what was written cannot be read back; nothing is published.
+            Closed: `close` has been called; nothing is published.
+            DataError: the segment cannot be read back as it was written; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
         with disk_errors(f"writing {draft.path}"):
@@ -257,11 +268,11 @@ class StreamWriter:
                 self._take(draft.publish())
 
     def close(self) -> None:
-        """Let nothing more be published, whatever another thread is about to do."""
+        """Let no more segments be published, also by other threads."""
         with self._publishing:
             self._closed = True
 
-    def _take(self, segment: Segment) -> None:
+    def _take(self, segment: StreamSegment) -> None:
         if segment.first_ticket != self.end:
             raise DataError(
                 f"{segment.path} begins with ticket {segment.first_ticket}, expected {self.end}; "
@@ -282,23 +293,23 @@ class StreamBatches:
     n_tickets = TICKETS
 
     def __init__(self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch) -> None:
-        """Read the segments of a folder, as they are asked for.
+        """Read the segments of a folder when their tickets are requested.
 
         Args:
-            folder: of the stream.
+            folder: folder of the stream.
             byte_lengths: bytes of text of each id.
-            example: a batch of other text, for who wants one before anything has come.
+            example: a batch of other text, for `example` before the first segment.
         """
         self._folder, self._byte_lengths, self._example = folder, byte_lengths, example
         self._headers: list[Path] | None = None
         self._firsts: dict[Path, int] = {}
-        self._open: dict[Path, Segment] = {}
+        self._open: dict[Path, StreamSegment] = {}
 
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket.
 
         Raises:
-            DataError: it is not published, or damaged.
+            DataError: its segment is not published, or damaged.
         """
         g = epoch * TICKETS + ticket
         for segment in self._open.values():
@@ -306,8 +317,8 @@ class StreamBatches:
                 return segment.batch(g, self._byte_lengths)
         return self._find(g).batch(g, self._byte_lengths)
 
-    def _find(self, g: int) -> Segment:
-        """The segment of a ticket; of many headers, few are read."""
+    def _find(self, g: int) -> StreamSegment:
+        """The segment of a ticket, by binary search over the headers."""
         try:
             if self._headers is None:
                 self._headers = segments.headers(self._folder)
@@ -317,7 +328,7 @@ class StreamBatches:
                 last += 1
         except OSError as error:
             raise DataError(f"{self._folder} cannot be read: {error}; {WAY_OUT}") from error
-        # A segment of nothing but refused files has no ticket, and is passed over.
+        # A segment with refused files only has no ticket; it is skipped.
         number = bisect.bisect_right(self._headers, g, key=self._first_ticket) - 1
         if number >= 0:
             segment = self._segment(self._headers[number])
@@ -330,15 +341,15 @@ class StreamBatches:
             self._firsts[path] = self._segment(path).first_ticket
         return self._firsts[path]
 
-    def _segment(self, path: Path) -> Segment:
-        """A segment; few are kept mapped."""
+    def _segment(self, path: Path) -> StreamSegment:
+        """The segment of a header; a few segments stay mapped."""
         if path not in self._open:
-            segment = Segment.read(path)
+            segment = StreamSegment.read(path)
             if len(self._open) >= _MAPPED:
                 self._open.pop(next(iter(self._open)))
             self._open[path] = segment
         return self._open[path]
 
     def example(self) -> Batch:
-        """A batch of the same shape as many, to try a model with."""
+        """A batch of the usual shape, to try a model with."""
         return self._example

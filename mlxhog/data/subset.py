@@ -1,22 +1,22 @@
-"""The part of the held-out text that every number of a run is of.
+"""The part of the held-out text on which a run is evaluated.
 
 Bits per byte of two texts cannot be compared: documents differ by more than a minute of training
-changes. So all evaluations of a run, while it trains and at its end, are of the same text, and so
-are those of other runs on the same data:
+changes. So all evaluations of a run, during and after training, use the same text, and other runs
+on the same data use it, too:
 
-- The part depends on the held-out documents and its own size alone. The run's seed, its tokenizer,
-  the length of its sequences, its speed and its workers change nothing.
-- The documents stand in one random order. The part is their beginnings in that order, each of at
-  most a sixteenth of the size, so that one long document is never all of it. Where that is too
-  little text, all documents are taken, as deep as the size asks for.
-- Parts of two sizes are nested: the larger one holds all of the smaller one.
-- A part is 64 KiB (`BYTES`), whatever the budget, so a run of ten seconds and one of ten hours
-  have numbers of the same text. `--eval-tokens` asks for another size, and models that are slow for
-  their budget have less (`training.evaluation.choose_bytes`, once per run; a checkpoint keeps it).
-  A text that is smaller is taken whole.
+- The part depends only on the held-out documents and the size of the part. The run's seed, its
+  tokenizer, the length of its sequences, its speed and its workers do not matter.
+- The documents are in one random order. The part consists of their beginnings in that order, each
+  at most a sixteenth of the size, so it is never a single long document. If this is too little
+  text, the part has the beginnings of all documents, as long as the size requires.
+- Parts of two sizes are nested: the larger one contains the smaller one.
+- The size is 64 KiB (`BYTES`) for every budget, so a run of ten seconds and one of ten hours are
+  evaluated on the same text. `--eval-tokens` sets another size, and models that are slow for their
+  budget get less (`training.evaluation.choose_bytes`, once per run; the checkpoint stores it). A
+  smaller text is used as a whole.
 
-Of examples whole documents are taken: a completion without its end is another task. Two tokenizers
-cut the beginning of a document at the same byte but for the rest of a token.
+Documents with a prompt and a completion are used whole: a completion without its end is another
+task. Two tokenizers cut the beginning of a document at the same byte, except for part of a token.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 
 BYTES = 65_536
-DOCUMENTS = 16  # fewest that a part is of, where there are as many
+DOCUMENTS = 16  # fewest documents of a part, if the text has as many
 
 
 def of(file: TokenFile, n_bytes: int) -> TokenFile:
-    """Return about `asked` bytes of a held-out token file; the file itself where it has no more.
+    """Return about `n_bytes` bytes of a held-out token file; the file itself if it has no more.
 
     Args:
-        file: all of the held-out text.
-        n_bytes: of text, at least 1; those of prompts are among them.
+        file: the whole held-out text.
+        n_bytes: bytes of text, including prompts, at least 1.
 
     Raises:
         DataError: the file is damaged.
     """
-    n_bytes = DOCUMENTS * -(-n_bytes // DOCUMENTS)  # parts are nested where depths are whole
+    n_bytes = DOCUMENTS * -(-n_bytes // DOCUMENTS)  # a multiple, so that parts are nested
     if n_bytes >= file.header["bytes"]:
         return file
     if (file.starts[1:] < file.starts[:-1]).any():
@@ -68,22 +68,22 @@ def of(file: TokenFile, n_bytes: int) -> TokenFile:
 
 
 def name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
-    """Name a held-out text: two runs with the same name have numbers of the same text.
+    """Name a held-out text: two runs with the same name are evaluated on the same text.
 
     Args:
-        corpus_sha256: of the documents.
-        rule: which of them are held out.
-        n_bytes: that were asked for; None is all of it.
+        corpus_sha256: digest of the documents.
+        rule: the held-out rule.
+        n_bytes: requested bytes; None is the whole text.
     """
     size = "all" if n_bytes is None else str(n_bytes)
     return f"{corpus_sha256[:16]} {rule} {size}"
 
 
 def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
-    """Tokens, BOS included, and bytes of a document's beginning, of at most the asked bytes.
+    """Number of tokens, with BOS, and bytes of a document's beginning of at most `n_bytes`.
 
-    One token of the text is always among them, and all of an example. A beginning counts as all of
-    its bytes, though the rest of a token may be missing: every tokenizer takes the same documents.
+    It has at least one token of text, and always the whole of an example. It counts as `n_bytes`,
+    although its last token may end before, so that every tokenizer gets the same documents.
     """
     begin, end = (int(place) for place in file.starts[document : document + 2])
     if file.prompts is not None:
@@ -99,7 +99,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
 
 
 def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """How deep each of these documents is taken so that all make up a total: equally deep.
+    """How many bytes of each document make up a total: equally many, or all of a shorter one.
 
     >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
     [3, 11, 1, 10]
@@ -107,7 +107,7 @@ def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     ascending = np.sort(lengths)
     others = len(lengths) - np.arange(len(lengths))
     before = np.concatenate([[0], np.cumsum(ascending)[:-1]])
-    fits = (total - before) // others  # if all shorter ones are taken whole
+    fits = (total - before) // others  # if all shorter documents are used whole
     depth = int(fits[np.argmax(ascending >= fits)])
     depths = np.minimum(lengths, depth)
     longer = np.flatnonzero(lengths > depth)
@@ -116,7 +116,7 @@ def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
 
 
 def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
-    """The token file of the first tokens of documents, in the order of the file."""
+    """A token file of the first tokens of each chosen document, in the order of the file."""
     documents = np.array(sorted(chosen), np.int64)
     counts = np.array([chosen[document] for document in documents.tolist()], np.int64)
     begins = file.starts[documents].astype(np.int64).tolist()

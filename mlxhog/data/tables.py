@@ -1,7 +1,7 @@
 """Rows of tables as records: CSV and TSV, Parquet, and data sets of the package `datasets`.
 
-A record maps the names of columns to values, as a line of `.jsonl` does; which of them holds the
-text is for `records.record_text` to say. CSV says nothing of that, so it needs a `text_key`.
+A record maps the names of columns to values, like a line of `.jsonl`; `records.record_text` finds
+the column with the text. For CSV it cannot, so CSV needs a `text_key`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 PARQUET_SUFFIX = ".parquet"
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _DELIMITERS = ",;\t"
-_ROWS = 256  # of a Parquet file that are in memory at once, or fewer
-_BATCH_BYTES = 1 << 26  # of such rows, on average
+_ROWS = 256  # most rows of a Parquet file that are in memory at once
+_BATCH_BYTES = 1 << 26  # most bytes of these rows, on average
 
 
 def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
-    """Yield the rows of a CSV or TSV file with a line of names, each with its place for errors.
+    """Yield (file and line for errors, row) of a CSV or TSV file with a line of names.
 
     The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
-    Bytes that are not UTF-8 come as lone surrogates.
+    Bytes that are not UTF-8 become lone surrogates.
 
     Raises:
-        DataError: the file is no table.
+        DataError: the file is not a table.
     """
     with _csv_rows(path, file) as (lines, rows):
         for row in rows:
@@ -46,10 +46,10 @@ def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
 
 
 def csv_columns(path: Path, file: BinaryIO) -> list[str]:
-    """Return the names of a CSV file's columns, whether it has rows or not.
+    """Return the names of a CSV file's columns, also if it has no rows.
 
     Raises:
-        DataError: the file is no table.
+        DataError: the file is not a table.
     """
     with _csv_rows(path, file) as (_, rows):
         return list(rows.fieldnames or ())
@@ -64,7 +64,7 @@ def _csv_rows(path: Path, file: BinaryIO) -> Iterator[tuple[_Lines, csv.DictRead
             first = next(lines, "")
             is_tsv = ".tsv" in map(str.lower, path.suffixes)
             delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)
-            # Not by going back: what unpacks a file need not be able to.
+            # No seek to the start: a decompressor may not support it.
             rows = csv.DictReader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
             yield lines, rows
         except csv.Error as error:
@@ -74,15 +74,15 @@ def _csv_rows(path: Path, file: BinaryIO) -> Iterator[tuple[_Lines, csv.DictRead
 
 
 class _Lines:
-    """The lines of a table, of which a row may have several, up to a limit.
+    """The lines of a table; a row may have several, up to a limit.
 
     Attributes:
-        number: of the last line.
-        n_characters: of the lines since it was set to 0.
+        number: number of the last line.
+        n_characters: characters of the lines since it was set to 0.
     """
 
     def __init__(self, text: io.TextIOBase) -> None:
-        """Read from the first line on."""
+        """Begin at the first line."""
         self._text = text
         self.number = self.n_characters = 0
 
@@ -109,15 +109,16 @@ class _Lines:
 def parquet_records(
     path: Path, columns: tuple[str, ...], bounds: Bounds | None = None
 ) -> Iterator[tuple[str, object]]:
-    """Yield the rows of a Parquet file, each with its place for errors.
+    """Yield (file and row number for errors, row) of a Parquet file.
 
     Args:
         path: the file.
-        columns: those to read, if the file has any of them; else all.
-        bounds: within which the file is read; None for one that the user has named.
+        columns: columns to read; if the file has none of them, all are read.
+        bounds: limits for the file; None for a file that the user has named.
 
     Raises:
-        DataError: the file is damaged, no Parquet, or holds more than its bounds or any text.
+        DataError: the file is damaged or not Parquet, or has more data than its bounds allow, or
+            than a text has.
         EnvironmentLacks: the package pyarrow is not installed.
     """
     parquet = _package("pyarrow.parquet", "reading .parquet", "pyarrow")
@@ -130,7 +131,7 @@ def parquet_records(
                 size = _rows_at_once(path, file.metadata)
                 batches = file.iter_batches(batch_size=size, columns=names or None)
                 rows: Iterable[object] = (row for one in batches for row in one.to_pylist())
-            else:  # a text that is in a million rows is in memory once
+            else:  # this way a text that occurs in a million rows is in memory once
                 texts = [leaf.path for leaf in _leaves(file.schema)]
                 file = stack.enter_context(parquet.ParquetFile(source, read_dictionary=texts))
                 batches = file.iter_batches(batch_size=_ROWS, columns=names or None)
@@ -139,15 +140,15 @@ def parquet_records(
                 yield f"{path}, row {number}", record
     except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
         raise DataError(
-            f"{path} is no Parquet file, or damaged ({message_of(error)}); fetch or write it again"
+            f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
         ) from error
 
 
 def _rows_at_once(path: Path, metadata: Any) -> int:
-    """Return how many rows of a Parquet file are read at once, by what it says of their size.
+    """Return the number of rows of a Parquet file to read at once, by the sizes in its metadata.
 
     Raises:
-        DataError: rows are larger than a record may be, or a small file unpacks to very much.
+        DataError: rows are larger than a record may be, or a small file unpacks to far too much.
     """
     packed_bytes = path.stat().st_size
     most = most_unpacked(packed_bytes)
@@ -165,10 +166,10 @@ def _rows_at_once(path: Path, metadata: Any) -> int:
 
 
 def _within(bounds: Bounds, metadata: Any, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """The rows of batches, each as it is asked for.
+    """Yield the rows of batches, within bounds.
 
     Raises:
-        DataError: they hold more than the bounds allow, or the file says so.
+        DataError: they have more data than the bounds allow, counted or by the file's metadata.
     """
     sizes = (metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
     if sum(sizes) > bounds.most:
@@ -190,7 +191,7 @@ def _leaves(schema: Any) -> Iterator[Any]:
 
 
 def _characters(value: object) -> int:
-    """How much text a value holds."""
+    """Number of characters in a value."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
@@ -202,8 +203,8 @@ class DataSet:
     """The splits of a data set that the package `datasets` loads.
 
     Args:
-        name: of the hub, or a folder: one with data files, or one that `save_to_disk` made; a
-            comma and the name of a subset may follow.
+        name: a name on the hub, or a folder with data files or of `save_to_disk`; a comma and the
+            name of a subset may follow.
 
     Raises:
         DataError: there is no such data set, it cannot be loaded, or it has no split to train on.
@@ -225,9 +226,9 @@ class DataSet:
                 if saved
                 else package.load_dataset(str(folder) if here else name, subset or None)
             )
-        except Exception as error:  # whatever its readers and the network raise
+        except Exception as error:  # its readers and the network raise errors of any type
             raise DataError(
-                f"the data set {self.source} cannot be loaded: {message_of(error)}; name one of "
+                f"the data set {self.source} cannot be loaded: {message_of(error)}; name one on "
                 "the hub (hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
             ) from error
         self._splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {"train": loaded}
@@ -257,5 +258,5 @@ def _package(module: str, what: str, package: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise EnvironmentLacks(
-            f"{what} needs {package}, not installed: python -m pip install {package}"
+            f"{what} needs {package}, which is not installed: python -m pip install {package}"
         ) from error

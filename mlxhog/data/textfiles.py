@@ -1,11 +1,11 @@
-"""Documents out of one file: plain text, JSON lines, CSV or Parquet, compressed or not.
+"""The documents of one file: plain text, JSON lines, CSV or Parquet, compressed or not.
 
-Documents are bytes, so that text which is not UTF-8 survives the byte tokenizer unchanged. Text
-with a byte-order mark becomes UTF-8 without one, and CRLF becomes LF. Nothing else is altered.
+Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. Text with a
+byte-order mark becomes UTF-8 without one, and CRLF becomes LF. Nothing else is altered.
 
-A file is read forward in pieces, whatever it unpacks to, and a document has at most
-`DOCUMENT_BYTES`. Every error begins with the path of the file and, where there is one, the line,
-and it names the way out.
+A file is read forward in pieces, so memory does not grow with its unpacked size, and a document has
+at most `DOCUMENT_BYTES`. Every error begins with the path of the file and, if known, the line, and
+ends with the way out.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TEXT_SUFFIXES = frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
     ".metal .sh .sql .html .css .toml .yaml .yml .jsonl .parquet".split()
 )
-"""Kinds of files that are text by their name; of others the content decides."""
+"""Suffixes of text; for a file with another suffix the content decides."""
 
 RECORD_SUFFIXES = frozenset([".jsonl", tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
-"""Files of records; any other is text."""
+"""Suffixes of files of records; other files are plain text."""
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
@@ -43,13 +43,13 @@ SPLIT_BYTES = 65_536
 PIECE_BYTES = 2_048
 """... into documents of at least this size."""
 DOCUMENT_BYTES = 1 << 20
-"""A longer document is cut, at the end of a line: a tokenizer takes 200 bytes for each of its."""
+"""A longer document is cut at a line end: a tokenizer needs 200 bytes of memory per byte."""
 
 _READ_BYTES = 1 << 18
 
 
 def kind(path: Path) -> str:
-    """Return the suffix that says what a file holds, without the one of its compression."""
+    """Return the suffix of a file's content, without that of its compression."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in unpacking.SUFFIXES else suffix
 
@@ -57,22 +57,22 @@ def kind(path: Path) -> str:
 def documents(
     path: Path, text_key: str | None, *, split: bool = False, bounds: Bounds | None = None
 ) -> Iterator[bytes]:
-    """Yield the documents of a file that hold more than white space.
+    """Yield the documents of a file, without those that have only white space.
 
-    Records of a prompt and a completion are `Example`s.
+    A record with a prompt and a completion becomes an `Example`.
 
     Args:
         path: the file. `.jsonl` has one record per line, `.parquet`, `.csv` and `.tsv` one per
-            row; anything else is one document, or several above `DOCUMENT_BYTES`.
-        text_key: the key, or column, that holds the text of a record; None looks for
-            `records.TEXT_KEYS`, which CSV does not have.
+            row; other files are one document, or several above `DOCUMENT_BYTES`.
+        text_key: the key, or column, of the text of a record; None looks for `records.TEXT_KEYS`,
+            except in CSV.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
-        bounds: within which the file is read; None for one that the user has named.
+        bounds: limits for the file; None for a file that the user has named.
 
     Raises:
-        DataError: the file is missing, unreadable, no regular file, binary, truncated, or a line
-            is malformed.
+        DataError: the file is missing, unreadable, not a regular file, binary or truncated, or a
+            line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) in RECORD_SUFFIXES:
@@ -85,7 +85,7 @@ def documents(
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield documents, those above `DOCUMENT_BYTES` in several pieces; examples stay whole."""
+    """Yield documents, cut into pieces of at most `DOCUMENT_BYTES`; examples stay whole."""
     for document in documents:
         is_short = isinstance(document, Example) or len(document) <= DOCUMENT_BYTES
         yield from [document] if is_short else _cut([document], prose=False)
@@ -106,7 +106,7 @@ def _plain(path: Path, bounds: Bounds | None = None) -> Iterator[bytes]:
                 )
             n_read += len(piece)
             text = waiting + piece
-            waiting = text[-1:] if text.endswith(b"\r") else b""  # its LF may be the next byte
+            waiting = text[-1:] if text.endswith(b"\r") else b""  # the next byte may be its LF
             yield text[: len(text) - len(waiting)].replace(b"\r\n", b"\n")
     yield waiting
 
@@ -133,7 +133,7 @@ def _cut(pieces: Iterable[bytes], *, prose: bool) -> Iterator[bytes]:
 
 
 def _at_blank_lines(text: bytes) -> list[bytes]:
-    """Cut a text behind blank lines; the last piece may be empty, and may be only a beginning."""
+    """Cut a text after blank lines; the last piece may be incomplete or empty."""
     pieces, start = [], 0
     while start < len(text):
         blank = text.find(b"\n\n", start + PIECE_BYTES)
@@ -146,7 +146,7 @@ def _at_blank_lines(text: bytes) -> list[bytes]:
 
 
 def _line_end(text: bytes) -> int:
-    """Return where the first document of a long text ends: behind a line, or a character."""
+    """Return the end of the first document of a long text: after a line, else a character."""
     end = text.rfind(b"\n", 0, DOCUMENT_BYTES) + 1 or DOCUMENT_BYTES
     while text[end - 1] != 0x0A and end > DOCUMENT_BYTES - 4 and text[end] & 0xC0 == 0x80:
         end -= 1
@@ -157,7 +157,7 @@ def _refuse_unmarked(path: Path, start: bytes) -> None:
     """Refuse UTF-16 without a mark.
 
     Raises:
-        DataError: it is such text.
+        DataError: the text is UTF-16 without a mark.
     """
     if name := encodings.unmarked(start):
         raise DataError(
@@ -167,7 +167,7 @@ def _refuse_unmarked(path: Path, start: bytes) -> None:
 
 
 def not_utf8(path: Path) -> tuple[int, int] | None:
-    """Return the first byte of a file, unpacked, that is not UTF-8: its offset and its value.
+    """Return offset and value of the first byte of an unpacked file that is not UTF-8.
 
     Raises:
         DataError: the file is unreadable.
@@ -176,7 +176,7 @@ def not_utf8(path: Path) -> tuple[int, int] | None:
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     with _opened(path) as file, _readable(path):
         if encodings.has_wide_mark(file):
-            return None  # it is decoded
+            return None  # `_open` decodes it
         for piece in itertools.chain(_pieces_of(path, file), [b""]):
             waiting = decoder.getstate()[0]
             try:
@@ -201,10 +201,10 @@ def _records(path: Path, text_key: str | None, bounds: Bounds | None = None) -> 
 
 
 def column_needed(path: Path) -> str:
-    """Say which columns a table has, one of which `text_key` has to name.
+    """Say that `text_key` must name a column of a table, and list its columns.
 
     Raises:
-        DataError: it is unreadable, or no table.
+        DataError: the file is unreadable, or not a table.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     with _open_table(path) as file:
@@ -212,7 +212,7 @@ def column_needed(path: Path) -> str:
     names = ", ".join(map(shown, header[:20])) or "none"
     example = f", such as --text-key {shlex.quote(header[-1])}" if header else ""
     return (
-        f"{path} is a table, and nothing says which of its columns is the text; name it{example}. "
+        f"{path} is a table, and the column of its text is not known; name it{example}. "
         f"Its columns are {names}"
     )
 
@@ -220,15 +220,15 @@ def column_needed(path: Path) -> str:
 def records(
     path: Path, text_key: str | None = None, bounds: Bounds | None = None
 ) -> Iterator[tuple[str, object]]:
-    """Yield the records of a file of `RECORD_SUFFIXES`, each with its place for errors.
+    """Yield (place for errors, record) of a file of `RECORD_SUFFIXES`.
 
     Args:
         path: the file.
-        text_key: the column of a Parquet file that is read; None reads those of `TEXT_KEYS`.
-        bounds: within which the file is read; None for one that the user has named.
+        text_key: the column of a Parquet file to read; None reads those of `TEXT_KEYS`.
+        bounds: limits for the file; None for a file that the user has named.
 
     Raises:
-        DataError: the file is unreadable, or a line is no JSON.
+        DataError: the file is unreadable, or a line is not JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if kind(path) == tables.PARQUET_SUFFIX:
@@ -263,7 +263,7 @@ def _open_table(path: Path) -> Iterator[BinaryIO]:
     """Open a CSV or TSV file.
 
     Raises:
-        DataError: it is unreadable, damaged, or of two bytes a character without a mark.
+        DataError: it is unreadable, damaged, or UTF-16 without a mark.
     """
     with _open(path) as file, _readable(path):
         _refuse_unmarked(path, encodings.head(file))
@@ -271,10 +271,10 @@ def _open_table(path: Path) -> Iterator[BinaryIO]:
 
 
 def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ...]]:
-    """Count which keys hold the texts of a file's first records, the most frequent first.
+    """Count the keys of the text in a file's first records, the most frequent first.
 
     Raises:
-        DataError, EnvironmentLacks: as `documents`, of one of these records.
+        DataError, EnvironmentLacks: as `documents`, for one of these records.
     """
     counts: Counter[tuple[str, ...]] = Counter()
     for where, record in itertools.islice(records(path, text_key), most):
@@ -295,10 +295,10 @@ def head_of(path: Path) -> bytes:
 
 
 def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
-    """Open a file for reading what it holds, unpacked, in UTF-8 where it has a byte-order mark.
+    """Open a file for reading its unpacked content; text with a byte-order mark becomes UTF-8.
 
     Raises:
-        DataError: it cannot be opened, or is no regular file: a pipe may have no end.
+        DataError: it cannot be opened, or is not a regular file: a pipe may have no end.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     file = _opened(path, bounds)
@@ -311,7 +311,7 @@ def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 
 def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
-    """Open a file as `_open`, and leave its encoding."""
+    """Open a file as `_open`, without a change of its encoding."""
     if bounds is None:
         _check_regular(path)
     try:
@@ -321,10 +321,10 @@ def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse a path that is no file, without opening it: the writer of a pipe would notice.
+    """Refuse a path that is not a file, without opening it: opening a pipe affects its writer.
 
     Raises:
-        DataError: there is nothing, or a folder, a pipe or a device.
+        DataError: the path does not exist, or is a folder, a pipe or a device.
     """
     try:
         mode = path.stat().st_mode
@@ -341,12 +341,12 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _other_kind(path: Path, mode: int) -> str:
-    """Say what a path is that is no regular file, and the way out."""
+    """Say what kind of file a path is that is not a regular file, and the way out."""
     if stat.S_ISDIR(mode):
         return "is a folder, not a file; name the files in it"
     if stat.S_ISFIFO(mode):
         source = encodings.quoted(path.absolute())
-        return f"is a pipe, and a text is read more than once; keep it first: cat {source} > text"
+        return f"is a pipe, but text is read more than once; save it first: cat {source} > text"
     return "is a device or a socket, not a file; keep it out of --data"
 
 
@@ -366,7 +366,7 @@ def _lines(path: Path, file: BinaryIO, most: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say in words what reading a file raises.
+    """Turn the errors of reading a file into `DataError`, in words.
 
     Raises:
         DataError: the file is damaged, or its encoding is not that of its mark.

@@ -1,4 +1,4 @@
-"""Tokenizers: the bytes themselves, byte-level BPE, or a `tokenizer.json` that exists already."""
+"""Tokenizers: single bytes, byte-level BPE, or an existing `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
 
     Attributes:
         name: the kind, `bytes` or `bpe`.
-        n_ids: ids 0 .. n_ids - 1 have a meaning.
+        n_ids: number of ids that are used, 0 .. n_ids - 1.
         vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
         bos: the id that starts every document.
         utf8_only: whether bytes that are not UTF-8 are replaced.
@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
 
 
 def identity(spec: str) -> str:
-    """Return a text that changes whenever the specified tokenizer does, without training it.
+    """Return a text that identifies the specified tokenizer, without training it.
 
     Raises:
         DataError, ConfigError: as `build`.
@@ -66,8 +66,8 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
     """Return the tokenizer that `spec` names.
 
     Args:
-        spec: `bytes`, `bpe:N`, the path of a `tokenizer.json`, or of a directory holding one.
-        texts: gives the training documents, for `bpe:N`.
+        spec: `bytes`, `bpe:N`, the path of a `tokenizer.json`, or of a directory with one.
+        texts: yields the training documents, for `bpe:N`.
 
     Raises:
         DataError: the name is unknown, the size is wrong, or the file is missing or damaged.
@@ -82,12 +82,12 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
 
 
 def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
-    """Return the tokenizer of a `tokenizer.json`, or of the directory that holds it.
+    """Return the tokenizer of a `tokenizer.json`, or of a directory with one.
 
     Args:
         path: the file or the directory.
-        bos_token_id: the start token, where no file of the tokenizer names it; a model's config
-            may.
+        bos_token_id: the start token, used if no file of the tokenizer names one; it may come from
+            a model's config.
 
     Raises:
         DataError: the file is missing, damaged, too large, or a link out of its directory.
@@ -110,7 +110,7 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
 
 
 def _nearest_bpe(word: str) -> str:
-    """A BPE tokenizer with the number of ids that the word holds, if it holds one."""
+    """The spec of a BPE tokenizer with the number of ids in a word; empty without a number."""
     try:
         size = parse_count(word.lower().removeprefix("bpe").lstrip(":=-_ "))
     except ValueError:
@@ -123,14 +123,14 @@ def _vocab_size(spec: str) -> int:
     if not size.isascii() or not size.isdigit():
         near = _nearest_bpe(spec)
         raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as {near}")
-    return int(size[:12])  # more digits are too many with or without the rest
+    return int(size[:12])  # 12 digits are already too many, so the rest does not matter
 
 
 BOS_TOKEN = "<|bos|>"
 
 
 def _printable_bytes() -> dict[int, str]:
-    """Return GPT-2's table: printable Latin-1 stands for itself, the rest moves above 255."""
+    """Return GPT-2's table byte -> character: printable Latin-1 as it is, others above 255."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     moved = [byte for byte in range(256) if byte not in printable]
     table = {byte: chr(byte) for byte in printable}
@@ -141,12 +141,12 @@ BYTE_TO_CHAR = _printable_bytes()
 
 
 class ByteTokenizer:
-    """One token per byte, ids 0-255, and 256, which starts a document.
+    """One token per byte, ids 0-255, and id 256, which starts a document.
 
     It needs no package and no training, decodes exactly, and makes bits per byte comparable between
-    runs. `files` describes it in the format of the package `tokenizers`, through GPT-2's printable
-    stand-ins for the 256 bytes (`BYTE_TO_CHAR`), so that transformers reads our checkpoints'
-    tokenizer.
+    runs. `files` describes it in the format of the package `tokenizers`, with GPT-2's printable
+    characters for the 256 bytes (`BYTE_TO_CHAR`), so that transformers reads the tokenizer of our
+    checkpoints.
     """
 
     name = "bytes"
@@ -165,7 +165,7 @@ class ByteTokenizer:
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
-        """Return the bytes of the ids; the separator and unused rows have none."""
+        """Return the bytes of the ids; the separator and unused ids have none."""
         array = np.asarray(ids, dtype=np.int64)
         return array[(array >= 0) & (array < 256)].astype(np.uint8).tobytes()
 
@@ -224,7 +224,7 @@ class ByteTokenizer:
 
 
 def bos_first(bos: int) -> dict[str, object]:
-    """Return the post-processor that puts the separator before a text, as the model is trained."""
+    """Return the post-processor that puts the separator before a text, as in training."""
     text = {"Sequence": {"id": "A", "type_id": 0}}
     separator = {"SpecialToken": {"id": BOS_TOKEN, "type_id": 0}}
     return {
@@ -243,21 +243,21 @@ def tokenizer_config(bos_token: str) -> bytes:
 
 BPE_SMALLEST = 257
 """256 bytes and the document separator."""
-_MOST_UNUSED = 1 << 20  # ids without a token, which cost a row of the embedding each
+_MOST_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embedding
 
 _CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
 class BpeTokenizer:
-    """A byte-level `tokenizer.json`, by the optional package `tokenizers`.
+    """A byte-level `tokenizer.json`, read with the optional package `tokenizers`.
 
-    Only byte-level vocabularies are accepted: each of their tokens stands for a known number of
-    bytes, without which bits per byte could not be computed.
+    Only byte-level vocabularies are accepted: only their tokens have a known number of bytes, which
+    bits per byte need.
 
     Args:
         description: the bytes of `tokenizer.json`.
         bos_token: the token that starts a document.
-        origin: where the description comes from, for messages.
+        origin: path or name of the description, for messages.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
@@ -271,10 +271,10 @@ class BpeTokenizer:
         """See the class."""
         fields = _parse(description, origin)
         self._tokenizer = _from_description(description, origin)
-        # The file may say how the rows of a batch are made equally long; a text is of any length.
+        # The file may ask for truncation and padding; our texts keep their length.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # A text that spells out a special token is still text.
+        # The name of a special token within a text is text.
         self._tokenizer.encode_special_tokens = True
         bos = self._tokenizer.token_to_id(bos_token)
         if bos is None:
@@ -299,7 +299,7 @@ class BpeTokenizer:
         return np.asarray(encoding.ids, dtype=np.int32)
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
-        """Return the bytes of the ids; special tokens and unused rows have none."""
+        """Return the bytes of the ids; special tokens and unused ids have none."""
         return b"".join(self._pieces[i] for i in np.asarray(ids).tolist() if 0 <= i < self.n_ids)
 
     def byte_lengths(self) -> NDArray[np.uint16]:
@@ -317,7 +317,7 @@ class BpeTokenizer:
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
-    """Return a BPE vocabulary learnt from texts; a short text may fill fewer than `vocab_size` ids.
+    """Return a BPE vocabulary learnt from texts; a short text may give fewer ids.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
@@ -345,12 +345,12 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
 
 
 def _load_bpe(path: Path, description: bytes, bos_token_id: int | None = None) -> BpeTokenizer:
-    """Return the tokenizer of a `tokenizer.json` whose start token is named beside it.
+    """Return the tokenizer of a `tokenizer.json`; a file beside it names the start token.
 
     Args:
         path: the file.
-        description: what it holds.
-        bos_token_id: the start token, where no file of the tokenizer names it.
+        description: its content.
+        bos_token_id: the start token, used if no file of the tokenizer names one.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
@@ -379,7 +379,7 @@ def _named_bos(path: Path) -> str | None:
             try:
                 bos_token.encode()
             except UnicodeEncodeError as error:
-                raise DataError(f"{beside}: bos_token holds half a character") from error
+                raise DataError(f"{beside}: bos_token has half a character") from error
             return bos_token
     return None
 
@@ -410,7 +410,7 @@ def _from_description(description: bytes, origin: str) -> Any:
     try:
         return package.Tokenizer.from_str(description.decode())
     except BaseException as error:
-        # The package raises plain Exception for every kind of damage, but for panics of Rust.
+        # The package raises plain Exception for every kind of damage, except for panics of Rust.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
         raise
@@ -422,16 +422,16 @@ def _parse(text: bytes, origin: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{origin} is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise DataError(f"{origin} holds a {type(fields).__name__}, expected a JSON object")
+        raise DataError(f"{origin} has a {type(fields).__name__}, expected a JSON object")
     return fields
 
 
 def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[bytes]:
-    """Return the bytes each id stands for."""
+    """Return the bytes of each id."""
     try:
         special = {t["id"]: bool(t["special"]) for t in description.get("added_tokens") or ()}
     except (KeyError, TypeError) as error:
-        raise DataError(f"{origin}: added_tokens are no tokens with id and special") from error
+        raise DataError(f"{origin}: added_tokens need a content, an id and special") from error
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)
     if not 0 <= largest < _MOST_UNUSED + 8 * len(vocabulary):

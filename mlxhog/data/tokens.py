@@ -1,16 +1,16 @@
 """A token file: every token of a text in one memory-mapped array.
 
-    NAME.bin    the tokens, little endian uint16, or uint32 where the vocabulary needs it
+    NAME.bin    the tokens, little endian uint16, or uint32 if the vocabulary needs it
     NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
-    NAME.prompts  (documents) uint32: tokens of each document's prompt, where there are examples
+    NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
                 sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number)
 
-The `.bin` alone is what nanoGPT-type readers expect. Every document starts with BOS, and the next
-BOS ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs drop the last, labels the
-first, neighbours overlap by one token, and a tail shorter than T + 1 is left out. In a file with
-examples the sequences are its rows instead (`examples.Rows`), of unequal lengths.
+Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
+ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs are all but the last, labels
+all but the first. Neighbouring sequences overlap by one token, and a tail shorter than T + 1 is not
+used. In a file with examples the sequences are its `ExampleRows`, of unequal lengths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
-from mlxhog.data.examples import Example, Rows
+from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json
@@ -34,7 +34,7 @@ from mlxhog.files.durable import flush, write_synced
 
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
-_COUNTED, _RUN = 1 << 24, 1 << 14  # tokens that frequencies are taken from, in runs
+_COUNTED, _RUN = 1 << 24, 1 << 14  # most tokens that `frequencies` counts, and tokens per run
 _FIELDS: dict[str, type] = {
     "dtype": str,
     "tokens": int,
@@ -56,7 +56,7 @@ class TokenFile:
     Attributes:
         path: the `.bin`.
         tokens: all tokens, (n,) uint16 or uint32, a read-only mapping that processes share.
-        starts: where each document starts, (documents + 1,) uint64, a read-only mapping.
+        starts: position of each document, (documents + 1,) uint64, a read-only mapping.
         byte_lengths: bytes of text of each id, (vocab,) int64.
         header: the fields of `NAME.json`.
         prompts: tokens of each document's prompt, (documents,) uint32; None without examples.
@@ -68,7 +68,7 @@ class TokenFile:
     byte_lengths: NDArray[np.int64]
     header: dict[str, Any]
     prompts: NDArray[np.uint32] | None = None
-    _rows: dict[int, Rows] = field(default_factory=dict, repr=False, compare=False)
+    _rows: dict[int, ExampleRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> TokenFile:
@@ -110,11 +110,11 @@ class TokenFile:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tokens, and of what is a prompt, as the header states it."""
+        """SHA-256 of the tokens and of the prompts' lengths, as the header states it."""
         return str(self.header["sha256"])
 
     def n_sequences(self, seq_len: int) -> int:
-        """Return how many whole sequences of `seq_len` inputs and labels the file holds, or rows.
+        """Return the number of whole sequences of `seq_len` inputs, or of rows with examples.
 
         Raises:
             DataError: `seq_len` is below 1.
@@ -124,8 +124,8 @@ class TokenFile:
         rows = self.rows(seq_len)
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
-    def rows(self, seq_len: int) -> Rows | None:
-        """Return the rows of a file with examples; None of another.
+    def rows(self, seq_len: int) -> ExampleRows | None:
+        """Return the rows of a file with examples; None for a file without.
 
         Raises:
             DataError: a prompt is longer than its document.
@@ -136,13 +136,13 @@ class TokenFile:
             if (self.prompts >= self.starts[1:] - self.starts[:-1]).any():
                 path = self.path.with_suffix(".prompts")
                 raise DataError(f"{path}: a prompt is longer than its document; {_WAY_OUT}")
-            self._rows[seq_len] = Rows.of(self.starts, self.prompts, seq_len)
+            self._rows[seq_len] = ExampleRows.of(self.starts, self.prompts, seq_len)
         return self._rows[seq_len]
 
     def batch(self, indices: NDArray[np.int64], seq_len: int) -> Batch:
         """Return the sequences `indices`, (B,) int64, as one batch of B rows.
 
-        Rows of examples are filled up to one width, as the longest of them needs.
+        Rows of examples are padded to the longest of them.
 
         Raises:
             DataError: an index is not a sequence of this file, or an id not in the vocabulary.
@@ -164,7 +164,7 @@ class TokenFile:
         y = np.ascontiguousarray(rows[:, 1:])
         return Batch(np.ascontiguousarray(rows[:, :-1]), y, int(self.byte_lengths[y].sum()))
 
-    def _examples(self, indices: NDArray[np.int64], table: Rows) -> Batch:
+    def _examples(self, indices: NDArray[np.int64], table: ExampleRows) -> Batch:
         x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
         for row, i in enumerate(indices.tolist()):
             table.fill(self.tokens, self.bos, i, x[row], y[row])
@@ -173,16 +173,16 @@ class TokenFile:
         return Batch(x, y, int(self.byte_lengths[y[y != IGNORED]].sum()))
 
     def check_known(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Refuse ids that the vocabulary lacks, such as `open` has not seen.
+        """Refuse ids outside of the vocabulary; `open` does not check every id.
 
         Raises:
-            DataError: there is one.
+            DataError: an id is outside of the vocabulary.
         """
         if ids.size and int(ids.max()) >= self.header["vocab"]:
             raise DataError(f"{self.path}: ids outside the vocabulary, see `verify`; {_WAY_OUT}")
 
     def frequencies(self, vocab: int) -> NDArray[np.int64]:
-        """How often each id occurs, (vocab,); of a long file in evenly spaced runs of it.
+        """Number of occurrences of each id, (vocab,); a long file is sampled in evenly spaced runs.
 
         Deterministic: every process gets the same counts.
         """
@@ -280,20 +280,19 @@ def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
 
 
 def item_size(tokenizer: Tokenizer) -> int:
-    """Return the bytes that one token takes in a file."""
+    """Return the number of bytes of one token in a file."""
     return 2 if tokenizer.vocab_size <= 65_536 else 4
 
 
 class TokenWriter:
     """Appends documents to a new token file; leaving the `with` block completes it.
 
-    Memory stays flat: a document is written before the next one is asked for. The files are
-    flushed to the disk but not renamed; the caller writes into a directory that it publishes when
-    everything in it is whole.
+    Each document is written at once, so memory does not grow. The files are flushed to the disk but
+    not renamed: the caller writes into a directory that it renames when all files are whole.
 
     Args:
         path: the `.bin` to create.
-        tokenizer: makes the ids.
+        tokenizer: the tokenizer.
         split: `train` or `val`, for the header.
         source: the name of the corpus, for the header.
     """
@@ -333,7 +332,7 @@ class TokenWriter:
         self._starts.append(self._starts[-1] + 1 + len(ids))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Complete the file, or on an error just close it."""
+        """Complete the file; after an error only close it."""
         if error is not None:
             self._file.close()
             return

@@ -1,10 +1,11 @@
 """Opening files of text for reading, compressed by gzip, xz or Zstandard or not at all.
 
-Whatever is opened reads forward, whole or by lines, and can be peeked at; nothing seeks in it. A
+The opened files support reading forward, as a whole or by lines, and `peek`, but not `seek`. A
 truncated file is an error, never a shorter text.
 
-Whatever unpacks is read within `Bounds`, since a few bytes may unpack to any number; so is any file
-that no user has named. A pipe, or a device such as /dev/zero, has no end, and is not read.
+A compressed file is read within `Bounds`, since a few bytes may unpack to any number. So is every
+file that the user has not named. A pipe, or a device such as /dev/zero, may have no end, so it is
+refused.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from mlxhog.files.quantities import format_bytes
 from mlxhog.files.reading import MOST_LINE_BYTES
 
 SUFFIXES = frozenset([".gz", ".xz", ".zst"])
-"""Of compressed files, in small letters or capitals."""
+"""Suffixes of compressed files, in small letters or capitals."""
 MOST_EXPANDED = 1 << 30
 EXPANSION = 250
-"""A file that the user has named may unpack to this many times its size, or to `MOST_EXPANDED`."""
+"""A file that the user named may unpack to this many times its size, or to `MOST_EXPANDED`."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is read of a file that was not looked at before; it has to be a regular one.
+    """Limits for an untrusted file, which must be a regular file.
 
     Attributes:
-        most: bytes that it may unpack to.
-        line: bytes of one of its lines.
-        check: called before each piece; what it raises ends the reading.
+        most: most bytes of its unpacked content.
+        line: most bytes of a line.
+        check: called before each piece; an error of it ends the reading.
     """
 
     most: int
@@ -49,11 +50,11 @@ class Bounds:
     check: Callable[[], None]
 
     def open(self, path: Path) -> BinaryIO:
-        """Open a regular file, without waiting for the other end of a pipe.
+        """Open a regular file; a pipe is refused without waiting.
 
         Raises:
-            OSError: it cannot be opened, or is another kind of file.
-            DataError: it is larger than what it may hold.
+            OSError: the file cannot be opened, or is not a regular file.
+            DataError: the file is larger than `most`.
         """
         file = reading.open_regular(path)
         if os.fstat(file.fileno()).st_size <= self.most:
@@ -62,20 +63,20 @@ class Bounds:
         raise self.too_large()
 
     def too_large(self) -> DataError:
-        """What is raised where a file holds more."""
+        """The error for a file with more bytes."""
         return DataError(f"it holds more than {self.most:,} bytes, unpacked; split it")
 
 
 @dataclass(frozen=True)
 class _Expansion(Bounds):
-    """What is read of a compressed file that the user has named.
+    """Limits for a compressed file that the user has named.
 
-    Text packs to a tenth, and logs to a hundredth. A small file that was made to unpack to more
-    than any disk would else be read for hours.
+    Text is compressed to a tenth, logs to a hundredth. Without a limit, a small file that was made
+    to unpack to more than any disk would be read for hours.
 
     Attributes:
-        path: of the file.
-        n_bytes: of it, compressed.
+        path: path of the file.
+        n_bytes: its compressed size.
     """
 
     path: Path
@@ -83,35 +84,35 @@ class _Expansion(Bounds):
 
     @classmethod
     def of(cls, path: Path, file: BinaryIO) -> Self:
-        """Find them for an open file."""
+        """The limits for an open file."""
         n_bytes = os.fstat(file.fileno()).st_size
         return cls(most_unpacked(n_bytes), MOST_LINE_BYTES, lambda: None, path, n_bytes)
 
     def too_large(self) -> DataError:
-        """What is raised where more is unpacked than a text has."""
+        """The error for a file that unpacks to more than a text does."""
         return DataError(
             f"{self.path} unpacks to more than {EXPANSION} times its {format_bytes(self.n_bytes)}, "
-            "as no text does; remove it, or unpack it first if it is right"
+            "which text does not; remove it, or unpack it yourself if its content is correct"
         )
 
 
 def most_unpacked(n_bytes: int) -> int:
-    """Return the bytes that a file of `n_bytes` may unpack to where the user has named it."""
+    """Return the bytes to which a file of `n_bytes` may unpack if the user has named it."""
     return max(MOST_EXPANDED, EXPANSION * n_bytes)
 
 
 def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
-    """Open a file for reading what it holds, unpacked.
+    """Open a file for reading its unpacked content.
 
     Args:
         path: the file; its suffix, in small letters or capitals, says how it is compressed.
-        bounds: within which it is read; None for a file that the user has named, which is bounded
-            by its size where it is compressed.
+        bounds: limits for the file; None for a file that the user has named. The limit of such a
+            file, if it is compressed, depends on its size.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file; while it is read, one of `damages` may
-            be raised.
-        DataError: while it is read: it holds more than its bounds allow.
+        OSError: the file cannot be opened, or is not a regular file; reading a damaged file raises
+            one of `damages`.
+        DataError: during reading: the file has more bytes than its bounds allow.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     suffix = path.suffix.lower()
@@ -128,10 +129,10 @@ def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
 
 
 def check_size(path: Path, bounds: Bounds) -> None:
-    """Unpack a compressed file once, so that one which is too large is refused within seconds.
+    """Unpack a compressed file once, to refuse a file that is too large within seconds.
 
     Raises:
-        DataError: it holds more than its bounds allow.
+        DataError: the file has more bytes than its bounds allow.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -139,7 +140,7 @@ def check_size(path: Path, bounds: Bounds) -> None:
     try:
         file = open_file(path, bounds)
     except OSError:
-        return  # its next reader says what is wrong
+        return  # the next reader reports the error
     with file, contextlib.suppress(*damages()):
         while file.read(_BUFFER_BYTES):
             pass
@@ -156,7 +157,7 @@ def _unpacked(suffix: str, file: BinaryIO) -> BinaryIO:
 
 
 def damages() -> tuple[type[BaseException], ...]:
-    """Return what reading a damaged file raises; the package for .zst has an error of its own."""
+    """Return the types of errors that reading a damaged file raises, also those for .zst."""
     zstd = sys.modules.get("compression.zstd") or sys.modules.get("zstandard")
     own = () if zstd is None else (zstd.ZstdError,)
     return (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError, *own)
@@ -176,16 +177,16 @@ def _open_zstd(file: BinaryIO) -> BinaryIO:
 
 
 _BUFFER_BYTES = 1 << 17
-_PACKED_BYTES = 4096  # at once: Zstandard packs at most 128 KiB into 4 bytes, so 128 MiB unpacked
+_PACKED_BYTES = 4096  # read at once: at most 128 MiB unpacked, since 4 bytes give at most 128 KiB
 
 
 class _Frames(io.RawIOBase):
-    """What a `.zst` file holds, by the package zstandard.
+    """The content of a `.zst` file, unpacked with the package zstandard.
 
-    The reader of that package has no lines, and takes a truncated file for a whole one.
+    The reader of that package cannot read lines, and accepts a truncated file.
 
     Args:
-        file: the file, which is closed with this one.
+        file: the file; it is closed with this one.
         zstd: the module.
     """
 
@@ -203,10 +204,10 @@ class _Frames(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as is unpacked; 0 at the end of the last frame.
+        """Fill a buffer with unpacked bytes; 0 at the end of the last frame.
 
         Raises:
-            EOFError: the file ends within a frame, or holds none.
+            EOFError: the file ends within a frame, or has no frame.
         """
         while not self._unpacked:
             packed = self._packed or self._file.read(_PACKED_BYTES)
@@ -232,12 +233,12 @@ class _Frames(io.RawIOBase):
 
 
 class _Bounded(io.RawIOBase):
-    """An unpacked file, up to its bounds.
+    """An unpacked file within its bounds.
 
     Args:
-        packed: the file, which is closed with this one.
-        unpacked: what it holds.
-        bounds: of what is read.
+        packed: the file; it is closed with this one.
+        unpacked: its unpacked content.
+        bounds: limits for the content.
     """
 
     def __init__(self, packed: BinaryIO, unpacked: BinaryIO, bounds: Bounds) -> None:
@@ -251,10 +252,10 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as there is something; 0 at the end.
+        """Fill a buffer with unpacked bytes; 0 at the end.
 
         Raises:
-            DataError: there is more than the bounds allow.
+            DataError: the content is longer than the bounds allow.
         """
         self._bounds.check()
         size = int(self._unpacked.readinto(buffer))

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, locks, and readers that bound what a file may cost."""
+"""Files that appear whole or not at all, file locks, and readers with limits on memory and time."""

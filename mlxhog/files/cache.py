@@ -1,16 +1,16 @@
-"""The cache folder: what mlxhog can compute again, and which files in it may be executed.
+"""The cache folder: files that mlxhog can compute again, and the check before one is executed.
 
-A library that this process loads runs with its user's rights, so it has to come from that user; so
-has the list of the Python files that may be loaded again (`models/mad/extensions.py`):
+A library that this process loads runs with its user's rights, so it must belong to that user. The
+same holds for the list of the Python files that may be loaded again (`config/plugins.py`):
 
-    folder        of this user, mode 0700 when we make it, never writable by others
-    those above   of this user or root, writable by others only where the sticky bit keeps them
-                  from renaming what is not theirs (/tmp)
-    file          of this user, a regular file, no link, not writable by others
+    folder          owned by this user, mode 0700 when we make it, never writable by others
+    parent folders  owned by this user or root; writable by others only with the sticky bit, with
+                    which they cannot rename other users' files (/tmp)
+    file            owned by this user, a regular file, not a link, not writable by others
 
-What does not comply is refused, not repaired: who could write there may have. Folders are checked
-by the path without links, which `private_directory` returns and which is then used. As nobody
-else can rename anything along it, a file that was checked is still the same one when it is loaded.
+A path that breaks a rule is refused, not repaired: another user may already have changed it.
+Folders are checked by the path without links, which `private_directory` returns and callers use.
+Other users cannot rename anything on that path, so the loaded file is the file that was checked.
 """
 
 import errno
@@ -36,14 +36,14 @@ def user_cache_directory() -> Path:
 
 
 def private_directory(directory: Path) -> Path:
-    """Make a folder for files that are going to be run, unless it is there, and check it.
+    """Create a folder for files that will be executed, unless it exists, and check it.
 
     Returns:
         Its path without links; use this one.
 
     Raises:
-        EnvironmentLacks: another user could write there, or replace it.
-        OSError: it cannot be made.
+        EnvironmentLacks: another user could write to the folder, or replace it.
+        OSError: the folder cannot be created.
     """
     folder = directory.resolve()
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -66,13 +66,13 @@ def private_directory(directory: Path) -> Path:
 
 
 def is_kept(file: Path) -> bool:
-    """Whether a file is there that may be run.
+    """Whether a file exists; a file that exists has passed the checks and may be executed.
 
     Args:
         file: in a folder that `private_directory` returned.
 
     Raises:
-        EnvironmentLacks: it is there, and another user could have made or changed it.
+        EnvironmentLacks: the file exists, and another user could have created or changed it.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -86,7 +86,7 @@ def is_kept(file: Path) -> bool:
     finally:
         os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise _refused(file, "is no regular file")
+        raise _refused(file, "is not a regular file")
     if status.st_uid != os.geteuid():
         raise _refused(file, f"belongs to {_user(status.st_uid)}")
     if status.st_mode & _BY_OTHERS:
@@ -95,7 +95,7 @@ def is_kept(file: Path) -> bool:
 
 
 def _others_can_rename(status: os.stat_result) -> bool:
-    """Whether users other than root and this one may replace what is in a folder."""
+    """Whether users other than root and this one may replace the files of a folder."""
     if status.st_mode & stat.S_ISVTX:
         return False
     by_group = status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid)
@@ -103,7 +103,7 @@ def _others_can_rename(status: os.stat_result) -> bool:
 
 
 def _own_group(gid: int) -> bool:
-    """Whether a group is this user's alone: many systems make one for each user, of its name."""
+    """Whether this user is a group's only member; many systems create such a group per user."""
     try:
         group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
     except KeyError:
@@ -114,7 +114,7 @@ def _own_group(gid: int) -> bool:
 
 def _refused(path: Path, fault: str) -> EnvironmentLacks:
     return EnvironmentLacks(
-        f"{path} is not trusted: it {fault}, and what is there decides which code runs as you; "
+        f"{path} is not trusted: it {fault}, and its content decides which code runs as you; "
         "remove it, or set XDG_CACHE_HOME to a folder of your own"
     )
 

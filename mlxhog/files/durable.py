@@ -1,9 +1,9 @@
-"""Files that are whole or absent, whatever dies and however full the disk is.
+"""Files that are whole or absent, even if a process is killed or the disk is full.
 
-New content is written beside the old under a `.part` name, flushed to the disk, and renamed. Such a
-name says whose it is: what a killed process left goes when the file is replaced the next time.
+New content is written beside the old under a `.part` name, flushed to the disk, and renamed. The
+`.part` name has the writer's pid: files of killed writers are removed at the next replacement.
 
-A lock on an open file is one that the kernel frees when its holder dies, however it dies.
+Locks are on open files, so the kernel frees a lock when its holder dies, even by SIGKILL.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import IO
 from mlxhog.errors import EnvironmentLacks
 
 SPACE_MARGIN = 1.1
-"""Free space is compared with this multiple of what is going to be written."""
+"""Free bytes that are required per byte to be written."""
 
 
 _EXPLAINED = {
@@ -32,8 +32,8 @@ _EXPLAINED = {
     errno.EDQUOT: "the quota of this disk is used up; free some space",
     errno.EIO: "the disk reports an error; look at the system's log",
     errno.EROFS: "the disk is read-only; choose another directory, or mount it writable",
-    errno.ENOENT: "its directory is not there any more; was it moved or deleted?",
-    errno.ENOTDIR: "a file stands where its directory was; was that moved?",
+    errno.ENOENT: "its directory no longer exists; was it moved or deleted?",
+    errno.ENOTDIR: "a file has the name of its directory; was the directory moved?",
     errno.EMFILE: "no more files can be opened; raise the limit (ulimit -n 1024), or close some",
     errno.EACCES: "the system does not allow it; make the directory writable",
     errno.EPERM: "the system does not allow it; is it protected, as by chattr +i or a sandbox?",
@@ -41,10 +41,10 @@ _EXPLAINED = {
 
 
 def flush(descriptor: int) -> None:
-    """Flush what has been written to a file or a directory to the disk.
+    """Flush the written bytes of a file or a directory to the disk.
 
-    macOS's fsync leaves it in the drive's own cache, where a power failure takes it; F_FULLFSYNC
-    empties that, too, where the filesystem has it (network and some foreign ones do not).
+    macOS's fsync leaves them in the drive's cache, where a power failure loses them. F_FULLFSYNC
+    flushes that cache, too; network filesystems and some others do not support it.
     """
     if full := getattr(fcntl, "F_FULLFSYNC", None):
         try:
@@ -66,9 +66,9 @@ def sync(path: Path) -> None:
 
 
 def open_new(path: Path, buffering: int = -1) -> IO[bytes]:
-    """Open a file for writing that nobody else has made: what had its name is removed first.
+    """Create a file and open it for writing; an existing file of that name is removed first.
 
-    Who may write into the directory cannot plant a link that sends the content elsewhere.
+    So another user with write access to the directory cannot redirect the content by a link.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -84,9 +84,9 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory with all it holds, a file, or a link and not what it points to.
+    """Remove a directory with its content, a file, or a link (not the link's target).
 
-    What the system does not let go stays.
+    Files that the system refuses to remove stay.
     """
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
@@ -97,13 +97,13 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
-    """A directory to fill in the block; at its end it is flushed and gets the name `target`.
+    """A directory to fill in the block; at the end it is flushed and renamed to `target`.
 
-    What stood there makes room under an `.old` name, and then goes. Where the block raises, nothing
-    is left; a process killed meanwhile leaves `.part` or `.old` names.
+    An existing `target` is first renamed to an `.old` name and then removed. If the block raises,
+    the new directory is removed; a killed process leaves `.part` or `.old` names.
 
     Args:
-        target: the directory to make; its parent exists.
+        target: the directory to create; its parent exists.
         mark: part of these names, before their ending.
     """
     part, old = (target.with_name(f"{target.name}{mark}.{end}") for end in ("part", "old"))
@@ -142,12 +142,12 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def replace_link(path: Path, target: Path) -> None:
-    """Make `path` a link to `target`; whoever follows it meanwhile gets to the old or the new one.
+    """Make `path` a link to `target`; at any moment it leads to the old or the new target.
 
-    A file system without links, such as that of a memory stick, is left without.
+    On a file system without links, such as that of a memory stick, no link is made.
 
     Raises:
-        OSError: the system refuses otherwise; what stood there stands.
+        OSError: the system refuses otherwise; the old link is unchanged.
     """
     _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -167,11 +167,11 @@ def replace_link(path: Path, target: Path) -> None:
         raise
 
 
-_LEFT_S = 60.0  # on a disk that machines share, a process of another one seems to be gone
+_SWEEP_AGE_S = 60.0  # a living writer on another machine of a shared disk looks dead here
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed processes of this user have left beside a file that they replaced."""
+    """Remove the `.part` files that killed processes of this user left beside a file."""
     part = re.compile(re.escape(path.name) + r"\.(\d{1,10})\.part")
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
@@ -179,7 +179,7 @@ def _sweep(path: Path) -> None:
             if name is None:
                 continue
             status = entry.stat(follow_symlinks=False)
-            is_old = time.time() - status.st_mtime > _LEFT_S
+            is_old = time.time() - status.st_mtime > _SWEEP_AGE_S
             is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
             if is_old and is_file and status.st_uid == os.geteuid() and _is_gone(int(name[1])):
                 os.unlink(entry)
@@ -196,12 +196,12 @@ def _is_gone(pid: int) -> bool:
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
-    """Refuse to begin writing what will not fit.
+    """Refuse to begin a write for which the disk has too little space.
 
     Args:
         directory: an existing directory on the filesystem in question.
-        n_bytes: size of what is going to be written.
-        what: its name in the message.
+        n_bytes: bytes to be written.
+        what: name of the content, for the message.
 
     Raises:
         EnvironmentLacks: less than `SPACE_MARGIN` times `n_bytes` is free.
@@ -231,7 +231,7 @@ def full_disk(doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disk_errors(doing: str) -> Iterator[None]:
-    """Turn whatever the system refuses into `EnvironmentLacks`, with the reason in words."""
+    """Turn every OSError into `EnvironmentLacks`, with the reason in words."""
     try:
         with full_disk(doing):
             yield
@@ -249,15 +249,15 @@ def explained(error: OSError) -> str:
 
 
 def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
-    """Append whole lines to a file; what somebody who was killed has left of one goes first.
+    """Append whole lines to a file; an unfinished last line of a killed process is removed first.
 
     Args:
-        path: the file; it is made where it is missing.
-        lines: their bytes, the last line end included.
+        path: the file; created if it does not exist.
+        lines: their bytes, including the last line end.
         synced: flush them to the disk.
 
     Raises:
-        EnvironmentLacks: the disk is full, or the system refuses; none of the lines is kept.
+        EnvironmentLacks: the disk is full, or the system refuses; none of the lines is written.
 
     Concurrency: any number of processes may append at once.
     """
@@ -271,9 +271,9 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
 
 
 def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None:
-    """Append all of some bytes to an open file, or nothing of them.
+    """Append bytes to an open file: all of them or none.
 
-    No buffer lies between: one that is closed after an error would write its rest once more.
+    The write is unbuffered: a buffer would write its rest again when it is closed after an error.
 
     Args:
         descriptor: of a file that is open for appending (O_APPEND); no other process appends now.
@@ -281,7 +281,7 @@ def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None
         synced: flush them to the disk.
 
     Raises:
-        OSError: the system refuses; the file is as long as it was.
+        OSError: the system refuses; the file has its old length.
     """
     end = os.fstat(descriptor).st_size
     try:
@@ -298,15 +298,15 @@ def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None
 def read_lines(path: Path, begin: int, most: int) -> bytes:
     """Return whole lines of a file that others append to, from an offset on.
 
-    A line is returned when its append is over, so none is one that is taken back.
+    A line is returned only after its append has succeeded, so no returned line is removed later.
 
     Args:
         path: the file.
         begin: the offset of a line.
-        most: bytes to read; the line that crosses it is read to its end.
+        most: bytes to read; the line that crosses this limit is read to its end.
 
     Raises:
-        OSError: the file cannot be read; FileNotFoundError where there is none.
+        OSError: the file cannot be read; FileNotFoundError if it does not exist.
 
     Concurrency: waits for an append that is in progress.
     """
@@ -332,10 +332,10 @@ def end_of_last_line(file: IO[bytes]) -> int:
 
 
 PATIENCE_S = 0.2
-"""A reader that tests a lock holds it for microseconds; who wants to keep it outwaits that."""
+"""How long `take_lock` waits: `is_held` of another process has the lock for some microseconds."""
 
 
-class Held(Exception):
+class LockHeld(Exception):
     """Another process holds the lock; `holder` is its id, or "unknown"."""
 
     def __init__(self, holder: str) -> None:
@@ -343,18 +343,18 @@ class Held(Exception):
         self.holder = holder
 
 
-def take(file: IO[str]) -> None:
+def take_lock(file: IO[str]) -> None:
     """Take the lock until the file is closed, and leave this process's id in the file.
 
     Args:
         file: open for reading and appending ("a+").
 
     Raises:
-        Held: another process has it.
+        LockHeld: another process has it.
     """
     if not _flock(file, fcntl.LOCK_EX, PATIENCE_S):
         file.seek(0)
-        raise Held(file.read().strip() or "unknown")
+        raise LockHeld(file.read().strip() or "unknown")
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

@@ -1,12 +1,12 @@
 """A file mapped into memory, and arrays that view it: read without a second copy.
 
-A view costs nothing until it is read. What was read through it counts as this process's memory as
-long as the view lives; so `chunks` and `copy` read through short-lived windows of the same file
-instead, and look for numbers that are not finite while a piece is in the cache. A model of N bytes
-is loaded in little more than N.
+A view takes no memory until it is read. Pages read through it count as this process's memory while
+the view lives. So `chunks` and `copy` read through short-lived windows of the same file, and check
+for numbers that are not finite while a piece is in the cache. Loading a model of N bytes takes
+little more than N bytes of memory.
 
-Concurrency: a mapping stays whole when its file is replaced by a rename or removed. A program that
-shortens the file in place makes reading beyond its new end a bus error, as with every mapping.
+Concurrency: a mapping stays valid when its file is removed or replaced by a rename. If a program
+shortens the file in place, reading beyond the new end is a bus error, as with every mapping.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 """The types that parameters may have."""
 
 _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
-"""Bits of the exponent; all are set in NaN and the infinities, and in no other number."""
+"""Bits of the exponent; only NaN and the infinities have all of them set."""
 
 CHUNK_BYTES = 1 << 22
-"""Bytes handled at once."""
+"""Bytes that are read or converted at a time."""
 
 _MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
 
 class _Mapping(mmap.mmap):
-    """A mapping of a whole file that keeps it open, to map windows of the very same one."""
+    """A mapping of a whole file that keeps the file open, so that windows map the same file."""
 
     descriptor: int
 
@@ -62,7 +62,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
-    """Whether NumPy has arrays of a shape; it refuses some without any element, as (0, 2^62).
+    """Whether NumPy can make an array of a shape; it cannot for some empty ones, such as (0, 2^62).
 
     Args:
         shape: sizes as a file states them, at least 0.
@@ -73,9 +73,9 @@ def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
 
 
 def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
-    """Fill `out` with `source`, converted to its type, and say whether every number is finite.
+    """Fill `out` with `source`, converted to its type; return whether every number is finite.
 
-    A number that is finite in `source` and too large for the type of `out` counts as not finite.
+    A finite number of `source` that is too large for the type of `out` counts as not finite.
 
     Args:
         source: a view of a mapped file, or any array.
@@ -94,9 +94,9 @@ def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
 def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the elements of an array in C order, in flat pieces of at most `CHUNK_BYTES`.
 
-    A piece of a mapped file is a view of a window of its own; its pages go with the last view.
+    A piece of a mapped file is a view of its own window; its pages are freed with the last view.
     """
-    # What is not contiguous is a transposed matrix of a small cell.
+    # Only transposed matrices of small cells are not contiguous.
     flat = np.ascontiguousarray(source).reshape(-1)
     mapping = _mapping(flat)
     n = max(CHUNK_BYTES // flat.itemsize, 1)
@@ -111,7 +111,7 @@ def is_finite(source: NDArray[Any]) -> bool:
 
 
 def is_finite_in_place(array: NDArray[Any]) -> bool:
-    """As `is_finite`, for an array that is going to be used where it lies: its pages stay."""
+    """As `is_finite`, for an array that is used in place: its pages stay in memory."""
     flat = np.ascontiguousarray(array).reshape(-1)
     n = max(CHUNK_BYTES // flat.itemsize, 1)
     return all(_finite(flat[first : first + n]) for first in range(0, flat.size, n))
@@ -124,8 +124,8 @@ def _finite(flat: NDArray[Any]) -> bool:
     if not np.issubdtype(flat.dtype, np.floating):
         return True
     with np.errstate(all="ignore"):
-        # NaN and infinities survive a sum of squares, which BLAS computes in one pass; finite
-        # numbers whose sum overflows are told apart by looking at each.
+        # A sum of squares, one pass of BLAS, keeps NaN and infinities. Finite numbers may overflow
+        # it, too; then every number is checked.
         return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 

@@ -10,21 +10,21 @@ def expanded(path: str | Path) -> Path:
     """Return a path in which `~` or `~NAME` at the start is the home of this user or of another.
 
     Raises:
-        ConfigError: the system knows no such user, or no home of this one.
+        ConfigError: the system does not know that user, or has no home for this user.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         name = Path(path).parts[0]
-        whose = f"a user {shown(name[1:])}" if name != "~" else "the home of this user"
+        unknown = f"a user {shown(name[1:])}" if name != "~" else "the home of this user"
         raise ConfigError(
-            f"{shown(str(path))} begins with {shown(name)}, and the system does not know {whose}; "
-            "write the whole path, from / on"
+            f"{shown(str(path))} begins with {shown(name)}, and the system does not know "
+            f"{unknown}; write the whole path, from / on"
         ) from error
 
 
 def path_from_here(path: Path) -> Path:
-    """A path as it is typed in the current folder: relative where it lies below it."""
+    """A path as a user types it here: relative if it lies below the current folder."""
     try:
         here = Path.cwd()
     except FileNotFoundError:  # it was removed

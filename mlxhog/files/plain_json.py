@@ -1,7 +1,7 @@
-"""JSON of values that hold NumPy scalars, paths and numbers that are not finite, and read again.
+"""Writing JSON of NumPy scalars, paths and numbers that are not finite; reading JSON with limits.
 
-Whatever a file holds, reading it ends soon, in a value or in a ValueError; `mlxhog.files.reading`
-has the limits.
+Reading any file ends soon, with a value or a ValueError; the limits stand in
+`mlxhog.files.reading`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
 
     Args:
         text: JSON; bytes are UTF-8, or the other encodings that Python knows by their first bytes.
-        strict: refuse what JSON proper does not have and nothing after it can handle: NaN and
-            infinities, a key twice, numbers of hundreds of digits, deep nesting, half a character.
-            Without it, for large files of other programs, as Python's own `json.loads`.
+        strict: refuse what Python's `json.loads` accepts and other code cannot handle: NaN and
+            infinities, duplicate keys, numbers of hundreds of digits, deep nesting, lone
+            surrogates. False, for large files of other programs, is Python's `json.loads`.
 
     Raises:
-        ValueError: the text is no such JSON.
+        ValueError: the text is not such JSON.
     """
     try:
         if not strict:
@@ -56,7 +56,7 @@ def read(path: Path, *, strict: bool = True) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON, or has more than `reading.MOST_BYTES`.
+        ValueError: it is not JSON, or has more than `reading.MOST_BYTES`.
     """
     return loads(reading.read_bytes(path), strict=strict)
 
@@ -66,13 +66,13 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line is no object, or has more than `reading.MOST_LINE_BYTES`.
+        ValueError: a line is not an object, or has more than `reading.MOST_LINE_BYTES`.
     """
     with path.open("rb") as file:
         while (line := file.readline(reading.MOST_LINE_BYTES + 1)).endswith(b"\n"):
             entry = loads(line)
             if not isinstance(entry, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             yield entry
     if len(line) > reading.MOST_LINE_BYTES:
         raise ValueError(f"a line has more than {reading.MOST_LINE_BYTES:,} bytes")
@@ -85,7 +85,7 @@ def _int(digits: str) -> int:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

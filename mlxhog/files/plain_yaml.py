@@ -1,11 +1,11 @@
-"""YAML of plain values: null, booleans, numbers, text, lists and mappings, and nothing else.
+"""YAML with plain values only: null, booleans, numbers, text, lists and mappings.
 
-A file of it, or values of fields in one line, as `--set` takes them.
+The text is a file, or assignments in one line as in `--set`.
 
-PyYAML's safe loader also makes dates, sets and bytes; takes the last of two equal keys; raises
-`KeyError` for `!!bool maybe`; and shares one object between all aliases of an anchor, so that a few
-hundred bytes stand for gigabytes of text. Here a date is text, and each of the others is an error
-that names its line.
+PyYAML's safe loader also makes dates, sets and bytes; it takes the last of two equal keys; it
+raises `KeyError` for `!!bool maybe`; and all aliases of an anchor share one object, so that a few
+hundred bytes expand to gigabytes of text. Here a date is text, and each of the other cases is an
+error with its line number.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _SPELLINGS = {
     f"{_TAG}{name}": tuple(f"{_TAG}{one}" for one in tags)
     for name, tags in {"bool": ["bool"], "int": ["int"], "float": ["float", "int"]}.items()
 }
-"""What the text of a scalar has to look like to PyYAML, by its tag."""
+"""For each tag, the tags that PyYAML may infer from a scalar's text."""
 ASSIGNMENT = "NAME=VALUE, such as hidden_size=256"
 MOST_CHARACTERS = MOST_CONFIG_BYTES
-"""Of all values together, each alias counted as what it stands for."""
+"""Limit for all values together, with every alias expanded."""
 
 
 class NotYaml(ValueError):
-    """A text is no YAML of plain values.
+    """A text is not YAML of plain values.
 
     Attributes:
-        problem: what is wrong.
-        line: where, from 1; None where no line is to blame.
+        problem: the fault, in words.
+        line: its line, from 1; None if the fault has no line.
     """
 
     def __init__(self, problem: str, line: int | None = None) -> None:
@@ -46,11 +46,11 @@ class NotYaml(ValueError):
         self.problem, self.line = problem, line
 
 
-def loads(text: str) -> Any:  # whatever the text spells
-    """Return the value of a text; None where it is empty.
+def loads(text: str) -> Any:  # any plain value
+    """Return the value of a text; None if it is empty.
 
     Raises:
-        NotYaml: the text is no YAML, has a key twice, holds other than plain values, or is beyond
+        NotYaml: the text is not YAML, has a key twice, has a value that is not plain, or exceeds
             the limits of `mlxhog.files.reading`.
     """
     with _Reading(text) as loader:
@@ -59,9 +59,9 @@ def loads(text: str) -> Any:  # whatever the text spells
 
 
 def entries(text: str) -> list[tuple[str, Any, int]] | None:
-    """Return (key, value, line) of every entry of a mapping, in which a key may stand twice.
+    """Return (key, value, line) of every entry of a mapping; a key may occur twice.
 
-    An empty text has none; where a text is something else than a mapping, the result is None.
+    An empty text has no entries. If the text is not a mapping, the result is None.
 
     Raises:
         NotYaml: as `loads`.
@@ -75,7 +75,7 @@ def entries(text: str) -> list[tuple[str, Any, int]] | None:
             return None
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise NotYaml("a list or mapping is no name", key.start_mark.line + 1)
+                raise NotYaml("a list or mapping is not a name", key.start_mark.line + 1)
         return [
             (str(key.value), loader.construct_document(value), key.start_mark.line + 1)
             for key, value in node.value
@@ -83,13 +83,13 @@ def entries(text: str) -> list[tuple[str, Any, int]] | None:
 
 
 def assignments(text: str | None) -> dict[str, Any]:
-    """Return the value of every field that a text such as `hidden_size=256, slstm_at=[1]` names.
+    """Return name -> value of a text such as `hidden_size=256, slstm_at=[1]`.
 
-    A comma outside of brackets separates fields, which keep their order. A value is YAML: a number,
-    a word, true, null, a list. A field that stands twice has its last value.
+    Commas outside of brackets separate assignments, which keep their order. A value is YAML: a
+    number, a word, true, null, a list. If a name occurs twice, its last value holds.
 
     Raises:
-        ValueError: a part is no assignment, or its value is no YAML.
+        ValueError: a part is not an assignment, or its value is not YAML.
 
     >>> assignments("hidden_size=256, slstm_at=[1, 5], bias=true")
     {'hidden_size': 256, 'slstm_at': [1, 5], 'bias': True}
@@ -111,7 +111,7 @@ def as_assignments(value: object) -> str:
     """Return a text, a list of texts, or a mapping of values as one text that `assignments` reads.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it has another type.
 
     >>> as_assignments({"hidden_size": 256, "slstm_at": [1, 5]})
     'hidden_size=256, slstm_at=[1, 5]'
@@ -126,7 +126,7 @@ def as_assignments(value: object) -> str:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Yield what stands between commas that are in no bracket."""
+    """Yield the parts of a text between commas outside of brackets."""
     depth, start = 0, 0
     for at, character in enumerate(text):
         depth += (character in "[{") - (character in "]}")
@@ -147,7 +147,7 @@ class _Reading:
         if len(self._text) > MOST_CHARACTERS:
             raise NotYaml(f"it has more than {MOST_CHARACTERS:,} characters")
         try:
-            return _Loader(self._text)  # which looks at every character
+            return _Loader(self._text)  # its constructor checks every character
         except yaml.YAMLError as error:
             raise NotYaml(message_of(error)) from error
 
@@ -184,7 +184,7 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._weights:
-                raise _problem("an alias of the list or mapping that it stands in", mark)
+                raise _problem("a list or mapping contains an alias of itself", mark)
             self._count(self._weights[id(node)], mark)
             return node
         self._depth += 1
@@ -209,13 +209,13 @@ class _Loader(yaml.SafeLoader):
                 name = (key.tag, key.value)
                 if name in lines:
                     raise _problem(
-                        f"{shown(key.value)} stands already in line {lines[name]}", key.start_mark
+                        f"{shown(key.value)} is already in line {lines[name]}", key.start_mark
                     )
                 lines[name] = key.start_mark.line + 1
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Make a plain value, whose spelling has to be that of its type."""
+        """Make a plain value; its text must be a valid spelling of its type."""
         if node.tag not in _PLAIN_TAGS:
             raise _problem(
                 f"the tag {shown(node.tag.replace(_TAG, '!!'))} is not supported; wanted text, "
@@ -227,7 +227,7 @@ class _Loader(yaml.SafeLoader):
             looks = self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
             if looks not in allowed:
                 kind = node.tag.removeprefix(_TAG)
-                raise _problem(f"{shown(node.value)} is no {kind}", node.start_mark)
+                raise _problem(f"{shown(node.value)} is not of type {kind}", node.start_mark)
             if len(node.value) > MOST_DIGITS:
                 raise _problem(f"a number has more than {MOST_DIGITS} digits", node.start_mark)
         return super().construct_object(node, deep)

@@ -1,7 +1,7 @@
 """Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500", "10s").
 
-`format_value` spells an option for people; what a table or a page says of one kind of number comes
-from the function of that kind. Files and command lines keep every digit.
+`format_value` spells the value of an option for people. Tables and pages call the function of their
+kind of number: `format_bytes`, `format_duration`, ... Files and command lines keep every digit.
 """
 
 import re
@@ -33,7 +33,7 @@ def parse_count(value: object) -> int:
     """Return a whole number from 1000000, 1e6, "1e6", "10k", "2M" or "1_000".
 
     Raises:
-        ValueError: not a whole number; the message says what was wanted.
+        ValueError: not a whole number; the message names the accepted forms.
     """
     expected = "a whole number such as 2000, 10k or 1e6"
     number = _count(value, expected)
@@ -132,7 +132,7 @@ class Interval:
         """Read 500 or "10k" (steps), "10s" (time), "off", "none", None, 0 or -1 (never).
 
         Raises:
-            ValueError: none of these.
+            ValueError: another value.
         """
         if isinstance(value, Interval):
             return value
@@ -156,7 +156,7 @@ class Interval:
         return self.steps is not None or self.seconds is not None
 
     def due(self, *, steps: int, seconds: float) -> bool:
-        """Say whether the interval has passed, given the steps and seconds since the last time."""
+        """Whether the interval has passed, given the steps and seconds since the last time."""
         if self.steps is not None:
             return steps >= self.steps
         return self.seconds is not None and seconds >= self.seconds
@@ -202,7 +202,7 @@ def format_clock(seconds: float) -> str:
 def format_duration(seconds: float) -> str:
     """Spell seconds with their units: 350 ms, 4.2 s, 38 s, 12 min 30 s, 1 h 05 min, 3 d 4 h.
 
-    What is read beside a moving clock is spelled by `format_clock` instead.
+    A duration beside a running clock is spelled by `format_clock` instead.
     """
     if 0 < seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
@@ -221,10 +221,10 @@ def format_duration(seconds: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Spell a number as short as it is understood: 0.00424, 0.9995, 1e-08, 2,000.
+    """Spell a number in few digits: 0.00424, 0.9995, 1e-08, 2,000.
 
-    A number of up to six digits is one that somebody chose, and keeps them. Of the others three
-    are shown, and six where three would make them 1.
+    A number of up to six digits was probably typed by a person, and keeps them. Other numbers get
+    three digits, or six if three would round them to 1.
     """
     if abs(value) < 1e15 and value == round(value):
         return f"{value:,.0f}"
@@ -235,7 +235,7 @@ def format_number(value: float) -> str:
 
 
 def format_share(value: float) -> str:
-    """Spell a part of one in percent: 48 %, 0.12 %."""
+    """Spell a fraction in percent: 48 %, 0.12 %."""
     percent = 100 * value
     return f"{percent:.2g} %" if 0 < abs(percent) < 9.95 else f"{percent:.0f} %"
 
@@ -244,8 +244,8 @@ def format_value(value: object, unit: str = "") -> str:
     """Spell the value of an option for people, as `Option.spell` returns it.
 
     Args:
-        value: a number, a text or a truth.
-        unit: of a number; "s" is spelled by `format_duration`.
+        value: a number, a text or a boolean.
+        unit: unit of a number; a number with unit "s" is spelled by `format_duration`.
     """
     if isinstance(value, bool):
         return "on" if value else "off"

@@ -1,18 +1,19 @@
-"""Reading files from outside: at most so many bytes, digits and levels, and only where they stand.
+"""Reading files of other people: limits on bytes, digits and nesting, and no links out of a folder.
 
-A text within these limits is read in bounded time. They are far above what our own programs write.
+A text within these limits is read in bounded time. The limits are far above what our own programs
+write.
 
-Whoever made a checkpoint chose what its directory holds, and a copy of a tokenizer's file goes into
-what `mlxhog convert` writes, which may be published. So a small file of a checkpoint, which is read
-whole (`read_small`),
+The author of a checkpoint chooses its files, and `mlxhog convert` copies the tokenizer's file into
+its output, which may be published. A link in a checkpoint could so publish a private file. So a
+small file of a checkpoint, which is read as a whole (`read_small`), must
 
-    is a regular file of at most `most` bytes, whatever its directory entry promises: a sparse file
-    of 200 GB takes no room on the disk and all of the memory;
-    is no link out of its directory, with one exception: the cache of the Hugging Face hub holds
+    be a regular file of at most `most` bytes: a sparse file of 200 GB takes no room on the disk,
+    but would fill the memory;
+    not be a link out of its directory, with one exception: the cache of the Hugging Face hub has
     models--NAME/snapshots/REVISION/FILE as links to models--NAME/blobs/DIGEST.
 
-The path that a user names may lead through links anywhere. Files of tensors may be links, too: they
-are mapped instead of read, and nothing but tensors of the model's shapes comes out of them.
+The path that a user names may contain any links. Files of tensors may be links, too: they are
+mapped, not copied, and only tensors of the model's shapes are taken from them.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from mlxhog.errors import CheckpointError, MlxhogError
 from mlxhog.files.quantities import format_bytes
 
 MOST_BYTES = 1 << 28
-"""Of a file of JSON that is read as a whole."""
+"""Limit of a JSON file that is read as a whole."""
 MOST_LINE_BYTES = 1 << 26
-"""Of a line of a file that is read by lines; the file may have any number of them."""
+"""Limit of a line in a file that is read by lines; the number of lines is not limited."""
 MOST_SMALL_BYTES = 1 << 27
-"""Of a small file of a checkpoint; the largest tokenizers have 40 MB."""
+"""Limit of a small file of a checkpoint; the largest tokenizers have 40 MB."""
 MOST_CONFIG_BYTES = 1 << 20
-"""Of a YAML file, which takes seconds per MiB, and of whatever else people write by hand."""
+"""Limit of a YAML file, which takes seconds per MiB, and of other files written by hand."""
 MOST_DEPTH = 64
-"""Lists and mappings inside each other."""
+"""Limit of the nesting of lists and mappings."""
 MOST_DIGITS = 100
-"""Of a number; one of that length is still a float."""
+"""Limit of the digits of a number; a number of that length still fits a float."""
 
 
 def regular(path: str | Path, flags: int) -> int:
-    """Open a regular file, for `open(..., opener=regular)`; never wait for a pipe in its place.
+    """Open a regular file, for `open(..., opener=regular)`; a pipe is refused without waiting.
 
     Raises:
-        OSError: it cannot be opened, or is a folder, a pipe or a device.
+        OSError: the path cannot be opened, or is a folder, a pipe or a device.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     mode = os.fstat(descriptor).st_mode
@@ -60,7 +61,7 @@ def regular(path: str | Path, flags: int) -> int:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file that our own programs wrote, such as one of a run, to read its bytes.
+    """Open a file that our own programs wrote, such as a file of a run, to read its bytes.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe or a device.
@@ -80,9 +81,9 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def read_all(file: BinaryIO, most: int) -> bytes:
-    """Return the rest of an open file, as `read_bytes` does; it may be one that unpacks."""
-    content = io.BytesIO()  # which hands its bytes over without a copy
-    while piece := file.read(1 << 20):  # a larger one would take its memory before it is there
+    """Return the rest of an open file, as `read_bytes` does; the file may be a decompressor."""
+    content = io.BytesIO()  # its `getvalue` makes no copy
+    while piece := file.read(1 << 20):  # `read` allocates its argument before any byte arrives
         content.write(piece)
         if content.tell() > most:
             raise ValueError(f"more than {most:,} bytes")
@@ -95,7 +96,7 @@ def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False)
     Args:
         path: the file.
         most: bytes that it may have.
-        named: the user named this very file, so it may be a pipe (`--config <(...)`).
+        named: the user gave the path of this file, so it may be a pipe (`--config <(...)`).
 
     Raises:
         OSError: it cannot be read, or is a pipe or a device and not `named`.
@@ -115,39 +116,39 @@ def read_small(
     named: bool = False,
     refusal: type[MlxhogError] = CheckpointError,
 ) -> bytes:
-    """Return what a file holds.
+    """Return the content of a small file of a checkpoint.
 
     Args:
         path: the file.
         most: bytes that it may have.
-        named: the user named this very file, so it may be a link to anywhere.
-        refusal: what to raise for a file that is not read.
+        named: the user gave the path of this file, so it may be a link to any place.
+        refusal: type of the error for a file that is refused.
 
     Raises:
-        MlxhogError: of the type `refusal`: it is too large, no regular file, or a link that leads
-            out of its directory.
-        OSError: it is missing, or cannot be read.
+        MlxhogError: of the type `refusal`: the file is too large, not a regular file, or a link
+            that leads out of its directory.
+        OSError: the file is missing, or cannot be read.
     """
     real = path.resolve(strict=True)
     if not named:
         refuse_link_out(path, refusal)
-    # Without waiting for the other end of a pipe.
+    # O_NONBLOCK: opening a pipe would wait for its other end.
     descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise refusal(f"{path} is no regular file; replace it by one, or remove it")
+            raise refusal(f"{path} is not a regular file; replace it by one, or remove it")
         content = b"" if status.st_size > most else file.read(most + 1)
     if max(status.st_size, len(content)) > most:
         raise refusal(
-            f"{path} has {format_bytes(status.st_size)}, and such a file has {format_bytes(most)} "
-            "at most; it is not what its name says, so copy the checkpoint again without it"
+            f"{path} has {format_bytes(status.st_size)}; a file of this name has at most "
+            f"{format_bytes(most)}, so it is another kind of file; copy the checkpoint without it"
         )
     return content
 
 
 def refuse_link_out(path: Path, refusal: type[MlxhogError] = CheckpointError) -> None:
-    """Refuse a link that leads out of its directory, but for those of the hub's cache.
+    """Refuse a link that leads out of its directory, except links of the hub's cache.
 
     Raises:
         MlxhogError: of the type `refusal`.
@@ -158,18 +159,18 @@ def refuse_link_out(path: Path, refusal: type[MlxhogError] = CheckpointError) ->
     blobs = [above.parent / "blobs" for above in folder.parents if above.name == "snapshots"]
     if not any(real.is_relative_to(place) for place in (folder, *blobs)):
         raise refusal(
-            f"{path} is a link to {real}, outside of the checkpoint; put a copy in its place if it "
-            "belongs there"
+            f"{path} is a link to {real}, outside of the checkpoint; replace the link by a copy if "
+            "the file belongs to the checkpoint"
         )
 
 
 def check_plain(value: object) -> None:
-    """Refuse what JSON can spell and nothing after it can handle.
+    """Refuse values that JSON can spell and other code cannot handle.
 
     Raises:
         ValueError: lists and mappings are nested more than `MOST_DEPTH` deep, a number is infinite
-            (1e999), or a text holds half a character (a lone surrogate), which can be neither
-            written nor printed.
+            (1e999), or a text has half a character (a lone surrogate), which cannot be written or
+            printed.
     """
     level: list[Any] = [value]
     for _ in range(MOST_DEPTH + 1):
@@ -185,7 +186,7 @@ def _inside(value: object) -> Iterator[Any]:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise ValueError("a text holds half a character") from None
+                raise ValueError("a text has half a character (a lone surrogate)") from None
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is too large")

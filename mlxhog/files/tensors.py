@@ -46,13 +46,13 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A tensor that is going to be written: its shape and type, and arrays that make it up.
+class TensorSource:
+    """A tensor to be written: its shape and type in the file, and the arrays with its elements.
 
     Attributes:
-        shape: its sizes.
+        shape: sizes of its axes.
         dtype: its type in the file.
-        parts: arrays of any type whose elements in C order, one after the other, are its own.
+        parts: arrays of any type; their elements in C order, concatenated, are the tensor's.
     """
 
     shape: tuple[int, ...]
@@ -66,16 +66,16 @@ class Entry:
 
 
 class Digest:
-    """The SHA-256 of a file, computed in a thread of its own while the file is being written."""
+    """The SHA-256 of a file, computed in another thread while the file is written."""
 
     def __init__(self) -> None:
-        """Begin with nothing; the thread ends with the object."""
+        """Begin with no bytes; the thread ends with the object."""
         self._sha256 = hashlib.sha256()
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
     def update(self, data: bytes | memoryview) -> None:
-        """Take the next bytes, which must not change before the next call."""
+        """Add the next bytes; they must not change before the next call."""
         self._wait()
         self._pending = self._thread.submit(self._sha256.update, data)
 
@@ -95,32 +95,32 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], digest: Digest | None
     Args:
         path: the file to create.
         tensors: name -> array, contiguous or not.
-        digest: takes every byte of the file.
+        digest: gets every byte of the file.
 
     Raises:
-        OSError: the file cannot be written; ENOSPC where the disk is full.
+        OSError: the file cannot be written; ENOSPC if the disk is full.
     """
-    entries = {name: Entry(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
+    entries = {name: TensorSource(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
     for _ in write_entries(path, entries, digest):
         pass
 
 
 def write_entries(
-    path: Path, entries: Mapping[str, Entry], digest: Digest | None = None
+    path: Path, entries: Mapping[str, TensorSource], digest: Digest | None = None
 ) -> Iterable[tuple[str, bool]]:
-    """Write tensors one after the other, and yield each one's name and whether it is finite.
+    """Write tensors one after the other; yield the name of each and whether it is finite.
 
-    The file is whole and on the disk when the iterator has ended. Memory stays below a few pieces
+    When the iterator has ended, the file is whole and on the disk. Memory stays below a few pieces
     of `mapped.CHUNK_BYTES`.
 
     Args:
         path: the file to create.
         entries: name -> tensor.
-        digest: takes every byte of the file.
+        digest: gets every byte of the file.
 
     Raises:
-        OSError: the file cannot be written; ENOSPC where the disk is full. What was written so far
-            is removed.
+        OSError: the file cannot be written; ENOSPC if the disk is full. The unfinished file is
+            removed.
     """
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
     try:
@@ -152,8 +152,8 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     """Return the tensors of a file as read-only views of one mapping of it.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not a safetensors file, or holds a tensor
-            of a type or shape that NumPy and ml_dtypes lack.
+        CheckpointError: the file is missing, truncated, not a safetensors file, or has a tensor of
+            a type or shape that NumPy and ml_dtypes do not support.
     """
     refuse_lfs_pointer(path)
     try:
@@ -171,7 +171,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def refuse_lfs_pointer(path: Path) -> None:
-    """Refuse the few lines that stand for a large file where git cloned without Git LFS.
+    """Refuse a pointer file, which git leaves in place of a large file if Git LFS is missing.
 
     Raises:
         CheckpointError: the file is a pointer of Git LFS.
@@ -180,15 +180,15 @@ def refuse_lfs_pointer(path: Path) -> None:
         with reading.open_regular(path) as file:
             begins = file.read(len(_LFS_POINTER))
     except OSError:
-        return  # who reads the whole file says why that fails
+        return  # reading the whole file reports this error
     if begins == _LFS_POINTER:
         raise CheckpointError(
-            f"{path} is a Git LFS pointer, which stands for the file and is not the file; fetch it "
-            f"with `git lfs pull` in {path.parent}"
+            f"{path} is a Git LFS pointer in place of the file; fetch the file with `git lfs pull` "
+            f"in {path.parent}"
         )
 
 
-def _header(entries: Mapping[str, Entry]) -> bytes:
+def _header(entries: Mapping[str, TensorSource]) -> bytes:
     # Without this metadata transformers refuses the file.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     first = 0

@@ -1,1 +1,1 @@
-"""This machine and its share for workers: cores, caches, verdicts, processes."""
+"""This machine: its cores and memory, the workers that suit it, doctor's verdicts, processes."""

@@ -24,7 +24,7 @@ def _system() -> ctypes.CDLL:
 
 
 def sysctl(name: str) -> bytes | None:
-    """The raw value of a system setting; None where there is no such setting, or no macOS."""
+    """The raw value of a system setting; None without such a setting, or outside macOS."""
     if sys.platform != "darwin":
         return None
     call = _system().sysctlbyname
@@ -51,12 +51,12 @@ def sysctl_int(name: str) -> int | None:
 
 
 def sysctl_text(name: str) -> str:
-    """A setting that is text; "" where there is none."""
+    """A setting that is text; "" if there is no such setting."""
     return (sysctl(name) or b"").rstrip(b"\0").decode(errors="replace")
 
 
 def performance_cores() -> int:
-    """Performance cores; all of them on a Mac that has but one kind. At least 1."""
+    """Number of performance cores; of all cores on a Mac with one kind of core. At least 1."""
     return sysctl_int("hw.perflevel0.physicalcpu") or sysctl_int("hw.physicalcpu") or 1
 
 
@@ -66,9 +66,9 @@ def memory_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without compressing or swapping: pages free or inactive.
+    """Memory that is available without compression or swapping: free and inactive pages.
 
-    0 where the kernel does not say, or is not macOS's.
+    0 if the kernel does not report it, or outside macOS.
     """
     if sys.platform != "darwin":
         return 0
@@ -95,11 +95,12 @@ def translated() -> bool:
 
 
 def ask_for_performance_cores() -> bool:
-    """Keep the calling thread off the efficiency cores; returns whether macOS agreed.
+    """Keep the calling thread off the efficiency cores; return whether macOS agreed.
 
-    Work of the default class was seen moved there after some minutes of full load (stan-dev/math
-    3277). New threads begin with that class whatever their maker's (Apple, `sys/qos.h`): the pool
-    of the native operators passes its caller's on, threads that a framework starts keep it.
+    Users saw macOS move threads of the default class there after some minutes of full load
+    (stan-dev/math 3277). A new thread has the default class, whatever the class of the thread that
+    started it (Apple, `sys/qos.h`). The pool of the native operators gives its threads the class of
+    its caller; threads that a framework starts keep the default.
     """
     call = _system().pthread_set_qos_class_self_np
     call.argtypes = (ctypes.c_uint, ctypes.c_int)

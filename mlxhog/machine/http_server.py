@@ -19,10 +19,10 @@ OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class ForeignRequest(Exception):
-    """What a browser sends for a page of another site.
+    """A browser sent this request for a web page of another site.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status code of the answer.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -31,9 +31,9 @@ class ForeignRequest(Exception):
 
 
 def say_once_where_connections_wait() -> None:
-    """Let the running event loop say in one line that no more connections can be taken.
+    """Make the running event loop report in one line that it can accept no more connections.
 
-    By itself it prints a traceback for each connection that waits, a thousand times a second.
+    asyncio itself prints a traceback for each waiting connection, a thousand times a second.
     """
     has_said = False
 
@@ -46,25 +46,25 @@ def say_once_where_connections_wait() -> None:
                 print(text, file=sys.stderr, flush=True)
             has_said = True
         elif not (has_said and isinstance(error, ValueError) and "handle" in context):
-            # else it is a second try of the loop's own to accept, after the server has closed
+            # else asyncio itself retries `accept` after the server has closed
             loop.default_exception_handler(context)
 
     asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def check_names(headers: Mapping[bytes, bytes], names: frozenset[str] | None) -> None:
-    """Refuse requests of web pages: those under foreign names, and those from foreign pages.
+    """Refuse requests with a foreign Host or Origin header, which web pages of other sites send.
 
     Args:
-        headers: of the request, with names in lower case.
-        names: of the server, "" where a request need not name it; None takes every name.
+        headers: headers of the request, names in lower case.
+        names: accepted names of the server; "" accepts a request without Host; None accepts any.
 
     Raises:
-        ForeignRequest: it is one.
+        ForeignRequest: the request has a foreign Host or Origin.
     """
     host = headers.get(b"host", b"").decode("latin-1").lower()
     if names is not None and _hostname(host) not in names:
-        # A web page's own name may be made to point here (DNS rebinding).
+        # The site of a web page may let its own name resolve to this machine (DNS rebinding).
         raise ForeignRequest(f"this server is not {host[:100]}; use its own address", 421)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
     if origin and origin.partition("://")[2] != host:
@@ -72,22 +72,22 @@ def check_names(headers: Mapping[bytes, bytes], names: frozenset[str] | None) ->
 
 
 def _hostname(host: str) -> str | None:
-    """The name in a Host header, without port and brackets; None where it is no name at all."""
+    """The name in a Host header, without port and brackets; None if it is not a name."""
     try:
         return urlsplit(f"//{host}").hostname or host
-    except ValueError:  # such as half an address of IPv6
+    except ValueError:  # such as an incomplete IPv6 address
         return None
 
 
 def is_own(host: str) -> bool:
-    """Return whether an address can be reached from this machine alone.
+    """Return whether an address can be reached only from this machine.
 
     Raises:
         ConfigError: there is no such address.
     """
     return all(
         ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
-        for *_, address in _resolved(host, 0)
+        for *_, address in _addresses(host, 0)
     )
 
 
@@ -96,24 +96,24 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises:
         ConfigError: there is no such address, or another program listens there.
-        EnvironmentLacks: the system does not let this user have the port.
+        EnvironmentLacks: the system does not allow this user to use the port.
     """
-    family, kind, protocol, _, address = _resolved(host, port)[0]
+    family, kind, protocol, _, address = _addresses(host, port)[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        # The port of a server that ended seconds ago is free; that of one that runs is not.
+        # The port of a server that ended seconds ago counts as free, a running server's does not.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(128)  # from now on nobody who knows the address is refused
+        listener.listen(128)  # from now on clients can connect, before the server accepts
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
                 f"port {port} of {host} is in use by another program; choose another with --port, "
-                "or --port 0 for any that is free"
+                "or --port 0 for any free port"
             ) from error
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(f"--host {host} is no address of this machine") from error
+            raise ConfigError(f"--host {host} is not an address of this machine") from error
         raise EnvironmentLacks(
             f"cannot listen on port {port} of {host}: {error.strerror}; choose another --port"
         ) from error
@@ -126,14 +126,14 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _resolved(host: str, port: int) -> list[tuple[Any, ...]]:
-    """Return what `socket.getaddrinfo` finds."""
+def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
+    """Return the result of `socket.getaddrinfo`."""
     try:
         return list(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         )
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"--host {host}: no such address; 127.0.0.1 is this machine alone, 0.0.0.0 all of its "
-            "networks"
+            f"--host {host}: no such address; 127.0.0.1 accepts this machine only, 0.0.0.0 all of "
+            "its networks"
         ) from error

@@ -1,8 +1,8 @@
-"""Signals that ask a command to end, counted, so that a loop can finish its step.
+"""Count the signals that ask a command to end, so that a loop can finish its step.
 
-Before such a loop runs, and in commands without one, each of the signals is a KeyboardInterrupt;
-when a command has its result, they are ignored. A loop in a daemon thread also ends when the
-interpreter does.
+Before such a loop runs, and in commands without one, each of the signals raises KeyboardInterrupt.
+When a command has its result, the signals are ignored. A loop in a daemon thread also ends at the
+end of the interpreter.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a service manager, and a terminal that was closed."""
+"""Ctrl-C, the stop of a service manager, and a closed terminal."""
 
 LEAVING_S = 10.0
-"""How long the end of the interpreter waits for loops in daemon threads."""
+"""How long the interpreter's end waits for loops in daemon threads."""
 
-TOGETHER_S = 0.5  # between signals that count as one outside of loops
+TOGETHER_S = 0.5  # outside of loops, signals closer than this count as one
 
-_raised = 0  # signals of this process that have become a KeyboardInterrupt
-_raised_s = -TOGETHER_S  # when the last of them came
+_raised = 0  # signals of this process that raised a KeyboardInterrupt
+_raised_s = -TOGETHER_S  # time of the last one
 _answers = True
 _only_in_loop = False
 
 
 class Interrupts:
-    """Counts signals while its block runs, instead of the process dying of them.
+    """Counts signals while its block runs; they do not end the process meanwhile.
 
-    Outside the main thread Python cannot handle signals; there it counts nothing. A SIGHUP that
-    is ignored, as under `nohup`, stays ignored.
+    Outside the main thread Python cannot handle signals, so the count stays 0 there. If SIGHUP is
+    ignored, as under `nohup`, it stays ignored.
 
     Attributes:
-        count: signals so far; also one whose KeyboardInterrupt somebody swallowed before the block.
-        received: of them, those that `end` does not stand for.
+        count: signals so far, also those before the block whose KeyboardInterrupt was caught and
+            dropped; at least 1 after `end`.
+        received: the same without the effect of `end`.
     """
 
     def __init__(self) -> None:
@@ -51,33 +52,33 @@ class Interrupts:
         self.received += 1
 
     def end(self) -> None:
-        """Ask the loop to end as one signal does; asked again it does not hurry."""
+        """Ask the loop to end, as one signal does; further calls change nothing."""
         self.count = max(self.count, 1)
 
     def __enter__(self) -> Self:
-        """Begin to count."""
+        """Start counting."""
         self._thread = threading.current_thread()
         _open.add(self)
         if threading.current_thread() is threading.main_thread():
             self._before = {
-                number: signal.signal(number, self._add) for number in SIGNALS if _heard(number)
+                number: signal.signal(number, self._add) for number in SIGNALS if _handled(number)
             }
             self.count += _raised
             self.received += _raised
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back to who had them."""
+        """Restore the previous signal handlers."""
         global _answers
         if _only_in_loop:
-            _answers = False  # before its handler is back: nothing in between may raise
+            _answers = False  # first: between this line and the next no signal may raise
         for number, handler in self._before.items():
             signal.signal(number, handler)
         _open.discard(self)
         self._over.set()
 
     def _wait(self, until_s: float) -> None:
-        """Wait until the block is over, and a moment for its thread to end."""
+        """Wait until the block has ended, and a moment for its thread to end."""
         thread, rest_s = self._thread, until_s - monotonic()
         if thread is not None and thread is not threading.current_thread():
             if self._over.wait(rest_s):
@@ -85,14 +86,14 @@ class Interrupts:
 
 
 _open: weakref.WeakSet[Interrupts] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_open.clear)  # their threads are not there
+os.register_at_fork(after_in_child=_open.clear)  # their threads do not exist in the child
 
 
 def end_all() -> None:
-    """Let every loop end as two signals do, at once, and wait for them; for the interpreter's end.
+    """End every loop at once, as two signals do, and wait for them; called at interpreter exit.
 
-    A thread that is stopped in native code by the interpreter's end would abort the process. There
-    is no time to save anything: what saving needs, such as threads, cannot be started any more.
+    If the interpreter's end stops a thread in native code, the process aborts. Nothing is saved:
+    saving needs new threads, and they cannot be started any more.
     """
     loops, until_s = list(_open), monotonic() + LEAVING_S
     for loop in loops:
@@ -102,31 +103,31 @@ def end_all() -> None:
 
 
 def answer_in_loop_only() -> None:
-    """Let no signal be a KeyboardInterrupt after the next loop: the result is there by then.
+    """After the next loop, ignore the signals: the command then has its result.
 
-    What is left takes no time, and is to be said whole.
+    The rest of the command is short, and its output has to be complete.
     """
     global _only_in_loop
     _only_in_loop = True
 
 
 def ignore_from_now_on() -> None:
-    """Let none of the signals change how this process ends, its last moments included."""
+    """Ignore the signals until the end of this process, so that none changes its exit code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def raise_keyboard_interrupt() -> None:
-    """Let every one of the signals raise KeyboardInterrupt in this process from now on."""
+    """Let each of the signals raise KeyboardInterrupt in this process from now on."""
     for number in SIGNALS:
-        if _heard(number):
+        if _handled(number):
             signal.signal(number, _raise)
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but once for signals that come together, as from a service manager.
+    """Raise KeyboardInterrupt, but once for signals at the same time, as from a service manager.
 
-    Else the second one would meet the code that answers the first.
+    A second one would interrupt the code that handles the first.
     """
     global _raised, _raised_s
     _raised, before_s, _raised_s = _raised + 1, _raised_s, monotonic()
@@ -134,6 +135,6 @@ def _raise(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _heard(number: signal.Signals) -> bool:
-    """Whether a signal ends this process, unless somebody handles it."""
+def _handled(number: signal.Signals) -> bool:
+    """Whether a signal is to be handled; a SIGHUP that is ignored stays ignored."""
     return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN

@@ -1,8 +1,8 @@
-"""How busy other programs keep this machine: whether times that are measured mean anything.
+"""How busy other programs keep this machine, which says whether measured times can be trusted.
 
-Linux counts the seconds for which all processors worked, and those of every process. What is left
-of the first without this process and its descendants is the work of others. Elsewhere the load
-average from before the measurement has to do.
+Linux counts the busy seconds of all processors, and of every process. The difference between the
+first and those of this process and its descendants is the work of other programs. On other systems
+the load average before the measurement is used.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUSY_PART = 0.25
-"""Of all processors: where others use more of them, times are theirs as much as ours."""
+"""Share of all processors; if other programs use more, measured times cannot be trusted."""
 
 _PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
 class Load:
-    """What others used of this machine's processors.
+    """How many of this machine's processors other programs used.
 
     Attributes:
-        others: processors, on average.
-        processors: of the machine.
+        others: processors that other programs used, on average.
+        processors: processors of the machine.
         average: the load average of the last minute, as `uptime` shows it.
     """
 
@@ -35,11 +35,11 @@ class Load:
 
     @property
     def busy(self) -> bool:
-        """Whether times cannot be trusted."""
+        """Whether measured times cannot be trusted."""
         return self.others > BUSY_PART * self.processors
 
     def __str__(self) -> str:
-        """Say that something cannot be told, and why.
+        """Say that a result cannot be told, and the reason.
 
         >>> str(Load(others=1.5, processors=2, average=7.93))
         'cannot be told: busy machine (load average 7.9 on 2 processors)'
@@ -51,27 +51,27 @@ class Load:
 
 
 class LoadWatch:
-    """Watches what others use from its beginning on."""
+    """Measures the processors that other programs use, from its creation on."""
 
     def __init__(self) -> None:
         """Begin."""
         self._average, self._began_s = os.getloadavg()[0], time.monotonic()
-        self._worked_s, self._own_s = _worked_s(), _own_s()
+        self._busy_s, self._own_s = _busy_s(), _own_s()
 
     def look(self) -> Load:
-        """What others have used since."""
+        """The load since the creation of this object."""
         processors, average = os.cpu_count() or 1, os.getloadavg()[0]
-        worked_s = _worked_s()
-        if worked_s is None or self._worked_s is None:
+        busy_s = _busy_s()
+        if busy_s is None or self._busy_s is None:
             return Load(self._average, processors, average)
         spent_s = max(time.monotonic() - self._began_s, 1e-9)
         ticks_s = (1 + processors) / os.sysconf("SC_CLK_TCK")  # each counter is off by one at most
-        others_s = worked_s - self._worked_s - (_own_s() - self._own_s) - ticks_s
+        others_s = busy_s - self._busy_s - (_own_s() - self._own_s) - ticks_s
         return Load(max(0.0, others_s) / spent_s, processors, max(average, self._average))
 
 
-def _worked_s() -> float | None:
-    """Seconds for which all processors worked, or a hypervisor took them; None if unknown."""
+def _busy_s() -> float | None:
+    """Busy seconds of all processors, with those taken by a hypervisor; None if unknown."""
     try:
         fields = (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]
     except OSError:
@@ -82,13 +82,13 @@ def _worked_s() -> float | None:
 
 
 def _own_s() -> float:
-    """Seconds of this process, its descendants, and those that it has waited for."""
+    """Processor seconds of this process, its living descendants, and its reaped children."""
     gone = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + gone.ru_utime + gone.ru_stime + _descendants_s()
 
 
 def _descendants_s() -> float:
-    """Seconds of the processes that descend from this one, with those they have waited for."""
+    """Processor seconds of this process's living descendants, with their reaped children."""
     ticks: dict[int, int] = {}
     parents: dict[int, int] = {}
     for folder in _PROC.glob("[0-9]*"):

@@ -1,4 +1,4 @@
-"""This machine, as far as the choice of workers depends on it."""
+"""The properties of this machine on which the choice of workers depends."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which workers can run here.
+    """The properties of a machine that decide which workers can run on it.
 
     Attributes:
         system: "linux", "macos", or another system's own name.

@@ -1,9 +1,10 @@
-"""Surroundings in which processes are spawned, and what a spawned one does first and last.
+"""The environment in which processes are spawned, and the first and last acts of a spawned process.
 
-A spawned process follows its parent, which it watches before it imports what it is to do, and
-shares the cores. It imports nothing from the current directory, and not the caller's program: a
-script without `if __name__ == "__main__"`, a program on standard input and a notebook may all
-train. Its exit code tells an error that no restart cures.
+A spawned process ends with its parent: it begins to watch the parent before it imports its
+function. Its libraries use a limited number of threads. It imports nothing from the current
+directory, and not the caller's program, so a script without `if __name__ == "__main__"`, a program
+on standard input and a notebook can all train. One exit code marks errors that a restart would
+repeat.
 """
 
 from __future__ import annotations
@@ -43,40 +44,42 @@ FAULTS = (
     NotImplementedError,
     RecursionError,
 )
-"""Errors of a program in itself. A new process does the same again, so no restart cures them.
+"""Errors of the program itself. A new process would repeat them, so the worker is not restarted.
 
 Other RuntimeErrors, OSError and MemoryError are not among them: frameworks and systems raise them
-for what may have passed when the worker is back, such as a lack of memory.
+for conditions that may be over at a restart, such as a lack of memory.
 """
 
-FAULT_EXIT_CODE = 70  # of a process that one of them ended: like EX_SOFTWARE of other programs
+FAULT_EXIT_CODE = 70  # of a process that ended by one of `FAULTS`; the same as EX_SOFTWARE
 
 _process_wide = threading.RLock()
-"""Held while the environment, `__main__` or the standard streams of this process are others."""
+"""Held while the environment, `__main__` or the standard streams of this process are replaced."""
 
 
 @contextmanager
 def spawning(threads: int | None = None) -> Iterator[None]:
-    """Processes that are spawned in this block get a safe environment.
+    """Give a safe environment to the processes that are spawned in this block.
 
     Args:
         threads: see `thread_limits`; None sets no limits.
 
     Raises:
-        ConfigError: something cannot be sent to a process; the message says what.
-        EnvironmentLacks: this process may not open as many files as that takes.
+        ConfigError: an argument cannot be sent to a process; the message names it.
+        EnvironmentLacks: this process may not open enough files.
 
-    Concurrency: changes the environment and `sys.modules` of this process meanwhile; other threads
-    wait until they are as before.
+    Concurrency: changes the environment and `sys.modules` of this process during the block; other
+    threads that spawn wait until it has ended.
     """
     limits = nullcontext() if threads is None else thread_limits(threads)
     # Python looks for modules beside the program first: for `-c`, in the current directory.
     safe = environment({"PYTHONSAFEPATH": "1"})
     with _process_wide, limits, safe, _without_main(), _without_broken_output():
-        with _held_back((signal.SIGHUP,)):  # which the tracker, unlike the others, does not ignore
-            resource_tracker.ensure_running()  # its own start lets the other signals through again
+        with _blocked_signals(
+            (signal.SIGHUP,)
+        ):  # the tracker ignores the other signals, not this one
+            resource_tracker.ensure_running()  # it unblocks the other signals itself
         try:
-            with _held_back(SIGNALS):
+            with _blocked_signals(SIGNALS):
                 yield
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if "pickle" not in str(error):
@@ -92,7 +95,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
 
 
 def end_spawning() -> None:
-    """Let no other thread spawn a process: it waits for ever. For the end of the interpreter."""
+    """Make every other thread that spawns wait forever; called at the end of the interpreter."""
     _process_wide.acquire()
 
 
@@ -101,28 +104,30 @@ def _renew_lock() -> None:
     _process_wide = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it is not there
+os.register_at_fork(
+    after_in_child=_renew_lock
+)  # the thread that held it does not exist in the child
 
 
-class Entry:
-    """What a spawned process is to call, in a form that it imports when it follows its parent.
+class SpawnedCall:
+    """The function that a spawned process calls; it is imported after `follow_parent`.
 
-    An import takes a second and more on a busy machine, and the parent may die meanwhile.
+    An import takes a second or more on a busy machine, and the parent may die meanwhile.
     """
 
     def __init__(
         self, target: Callable[..., object], arguments: tuple[Any, ...], *, follows: bool = True
     ) -> None:
-        """Hold an importable function and picklable arguments."""
+        """Take an importable function and picklable arguments."""
         self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
         self._follows = follows
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the call as bytes, which the spawned process reads later."""
+        """Pickle the call as bytes, which the spawned process unpickles in `__call__`."""
         return vars(self) | {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
-        """Follow the parent, and make the call."""
+        """Follow the parent, then make the call."""
         if self._follows:
             follow_parent()
         call = self._call
@@ -131,10 +136,10 @@ class Entry:
 
 
 def follow_parent() -> None:
-    """Leave as soon as the parent is gone, whatever this process is doing.
+    """End this process as soon as its parent has ended, and ignore signals from the terminal.
 
-    A target of `WorkerProcess` runs after this; others call it first. Signals to the whole group,
-    as a terminal sends them, are the parent's to answer.
+    `WorkerProcess` calls this before its target; other processes call it first. A terminal sends
+    signals to the whole process group; only the parent answers them.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -151,7 +156,7 @@ def follow_parent() -> None:
 
 @contextmanager
 def thread_limits(threads: int) -> Iterator[None]:
-    """Environment in which a child's libraries start no more threads than it was given."""
+    """Environment in which the libraries of a child start at most `threads` threads."""
     limits = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -165,7 +170,7 @@ def thread_limits(threads: int) -> Iterator[None]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables meanwhile; other threads that do so wait."""
+    """Set environment variables during the block; other threads that do the same wait."""
     with _process_wide:
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
@@ -180,10 +185,10 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _held_back(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Deliver signals only afterwards; a child that is spawned meanwhile never sees them.
+def _blocked_signals(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Block signals during the block; children that are spawned in it start with them blocked.
 
-    A terminal sends them to the whole group, and a child that is still importing would die of it.
+    A terminal sends signals to the whole process group; they would kill a child that still imports.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -194,7 +199,7 @@ def _held_back(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the caller's program, which `multiprocessing` would have every child import."""
+    """Hide the caller's program, which `multiprocessing` would import in every child."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -205,7 +210,7 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _without_broken_output() -> Iterator[None]:
-    """Hide a standard stream whose reader has left: `multiprocessing` flushes it when it spawns."""
+    """Hide a standard stream whose reader has ended: `multiprocessing` flushes it at a spawn."""
     with ExitStack() as redirects:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             try:
@@ -213,23 +218,23 @@ def _without_broken_output() -> Iterator[None]:
             except OSError:
                 redirects.enter_context(redirect(None))
             except (AttributeError, ValueError):
-                pass  # none, or a closed one, which `multiprocessing` expects
+                pass  # no stream, or a closed one: `multiprocessing` expects both
         yield
 
 
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-"""Errors of a process, or a machine, that may open no more files."""
+"""Error codes of a process, or a machine, that has reached its limit of open files."""
 
 
 def require_descriptors(n: int, what: str) -> None:
-    """Refuse to begin what needs more open files than this process may still have.
+    """Refuse to begin if this process may not open `n` more files.
 
     Args:
         n: files, pipes and sockets.
-        what: needs them, for the message.
+        what: what needs them, for the message.
 
     Raises:
-        EnvironmentLacks: there are fewer.
+        EnvironmentLacks: the process may open fewer than `n` more.
     """
     descriptors: list[int] = []
     try:
@@ -246,13 +251,13 @@ def require_descriptors(n: int, what: str) -> None:
 
 
 def descriptors_text() -> str:
-    """Say how many files this process may have open, and how it may have more."""
+    """Say how many files this process may have open, and how to raise this limit."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"this process may have {allowed:,} (ulimit -n); raise it with: ulimit -n 1024"
 
 
 def end_by(fault: BaseException) -> NoReturn:
-    """Print a fault, its last line being `in_one_line`, and end this process at once."""
+    """Print a fault, with `in_one_line` as the last line, and end this process at once."""
     try:
         traceback.print_exception(fault)
         print(in_one_line(fault), file=sys.stderr, flush=True)

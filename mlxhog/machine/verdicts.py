@@ -1,11 +1,11 @@
-"""The verdicts of `mlxhog doctor` on this machine: the file that keeps them, and what they permit.
+"""The verdicts of `mlxhog doctor` on this machine: their file, and what they permit.
 
     ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
 
-A record holds for one identity: the machine and the versions in use. Any other one, and a damaged
-one, counts as absent, with a reason. An emulated row never permits anything: it says what our Metal
-source does, and nothing about a GPU.
+A record holds for one identity: the machine and the versions in use. A record of another identity
+and a damaged record count as absent, with a reason. A row measured under emulation never permits
+anything: it tests our Metal source, not a GPU.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FORMAT = 1
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 """The Metal engine of each kind of GPU worker."""
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
-"""Which writer of the litmus matrix stands for a GPU worker that adds its own steps."""
+"""Backend of a GPU worker that adds its own steps -> its writer in the litmus matrix."""
 PARAMETER_KERNELS = ("dense", "rows")
 VISIBLE_S = 1.0
-"""A reader that has not seen a write after this time is stale."""
+"""A live reader must see a write within this time."""
 NONE = "not installed"
 
 Row = Mapping[str, Any]
@@ -50,12 +50,12 @@ _ROWS: Mapping[str, Mapping[str, type]] = {
     },
     "kernels": {"name": str, "instance": str, "engine": str, "ok": bool, "emulated": bool},
 }  # fmt: skip
-"""Every field that a verdict looks at, and its type."""
+"""Every field that a verdict uses, with its type."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a record holds for: a chip, a system, and the versions that were tested."""
+    """The identity of a record: a chip, a system, and the tested versions."""
 
     chip: str
     system: str
@@ -72,7 +72,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether something may be relied on here, and why (not)."""
+    """Whether a feature may be used on this machine, and the reason."""
 
     ok: bool
     reason: str
@@ -80,12 +80,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A record of this machine, or why there is none.
+    """The record of this machine, or the reason why there is no valid record.
 
     Attributes:
-        path: where it lies, or would.
-        problem: why nothing here may be relied on; None where the record counts.
-        record: what was stored; empty where there is a problem.
+        path: path of the record, whether it exists or not.
+        problem: why the record does not count; None if it counts.
+        record: its content; empty if there is a problem.
     """
 
     path: Path
@@ -101,7 +101,7 @@ class Verdicts:
     def tokens_per_s(self) -> dict[str, float]:
         """Measured speed of one worker with one thread, by backend; empty without a record.
 
-        That of a GPU is with the framework's own operations.
+        The speed of a GPU is measured with the framework's own operations.
         """
         return dict(self.record.get("tokens_per_s", {}))
 
@@ -109,10 +109,11 @@ class Verdicts:
         """Whether the GPU workers of a run may add their own steps to the arena.
 
         Args:
-            backends: of all workers, once per worker, such as ("mlx:gpu", "torch:cpu").
+            backends: backend of every worker, such as ("mlx:gpu", "torch:cpu").
 
-        Every two writers of the run, one of them a GPU's, must have lost and torn nothing, dense
-        and rows, as processes; a GPU worker that is alone of its kind, as threads beside itself.
+        Every pair of the run's writers with a GPU in it must have lost and torn nothing, in dense
+        and in row writes, as two processes. A GPU worker that is the only one of its kind is
+        paired with itself, as two threads.
         """
         if self.problem is not None:
             return Verdict(False, self.problem)
@@ -140,7 +141,7 @@ class Verdicts:
         return Verdict(True, f"none of {adds:,} concurrent adds was lost or torn here")
 
     def _adds(self, pair: tuple[str, str], kernel: str, where: str) -> list[Row]:
-        """What the promised kernels of two writers did here, on real hardware."""
+        """Results of two writers with the kernels that a run uses, on real hardware."""
         return [
             row
             for row in self.record["litmus"]
@@ -150,7 +151,7 @@ class Verdicts:
         ]
 
     def live_read(self, backend: str) -> Verdict:
-        """Whether workers of a backend may compute with the shared bytes themselves."""
+        """Whether workers of a backend may compute directly on the shared parameters."""
         if self.problem is not None:
             return Verdict(False, self.problem)
         rows = [
@@ -181,19 +182,19 @@ class Verdicts:
         ]
         if not rows:
             return Verdict(False, f"doctor ran no kernel on {engine} on this machine")
-        wrong = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]
-        if wrong:
-            return Verdict(False, f"on {engine} these differ from reference: {', '.join(wrong)}")
+        failed = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]
+        if failed:
+            return Verdict(False, f"on {engine} these differ from reference: {', '.join(failed)}")
         return Verdict(True, f"{len(rows)} kernels agree with their references on {engine}")
 
     def model_kernels(self, backend: str) -> Verdict:
         """Whether a GPU worker should compute the model with our Metal kernels.
 
         Args:
-            backend: the worker's, such as "mlx:gpu".
+            backend: backend of the worker, such as "mlx:gpu".
 
-        All kernels must agree with their references there, and a gradient have taken less time
-        than with the framework's own operations.
+        All kernels must agree with their references on that engine, and a gradient must take less
+        time than with the framework's own operations.
         """
         if backend not in GPU_ENGINES:
             return Verdict(False, f"{backend} does not compute on a GPU")
@@ -227,11 +228,11 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
     """Read the record of this machine and these versions.
 
     Args:
-        directory: where records lie; None is the user's cache directory.
-        here: the identity it must have; None is that of this process.
+        directory: folder of the records; None is the user's cache directory.
+        here: the identity that the record must have; None is that of this process.
 
     Returns:
-        Always verdicts: where no record counts, they permit nothing and say why.
+        Verdicts in every case; without a valid record they permit nothing and state the reason.
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name
@@ -247,7 +248,7 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
         if getattr(there, name) != value:
             return Verdicts(
                 path,
-                f"the last `mlxhog doctor` saw {name} "
+                f"the last `mlxhog doctor` ran with {name} "
                 f"{str(getattr(there, name))[:MOST_SHOWN]}, this is {value}: "
                 "run it again",
             )
@@ -255,15 +256,15 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
 
 
 def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:
-    """Replace the record of this machine; a reader sees the old one or the new one.
+    """Replace the record of this machine; a reader sees the old record or the new one.
 
     Args:
-        record: what to keep.
-        identity: names the file.
-        directory: where records lie; None is the user's cache directory.
+        record: the new record.
+        identity: identity of the record, which gives the file its name.
+        directory: folder of the records; None is the user's cache directory.
 
     Raises:
-        EnvironmentLacks: the directory cannot be written; the old record stands.
+        EnvironmentLacks: the directory cannot be written; the old record is unchanged.
     """
     path = (directory or user_cache_directory()) / identity.file_name
     try:
@@ -271,16 +272,16 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
         replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
     except OSError as error:
         raise EnvironmentLacks(
-            f"the result cannot be kept in {path} ({error.strerror}), so no run will use it; "
-            "set XDG_CACHE_HOME to a folder that can be written"
+            f"the result cannot be saved in {path} ({error.strerror}), so no run will use it; "
+            "set XDG_CACHE_HOME to a writable folder"
         ) from error
     return path
 
 
 def _check_form(record: Any) -> None:
-    """Raise unless everything that a verdict looks at is there."""
+    """Raise ValueError if a field that a verdict uses is missing or has another type."""
     if record["format"] != FORMAT:
-        raise ValueError(f"format {record['format']}, wanted {FORMAT}")
+        raise ValueError(f"format {record['format']}, expected {FORMAT}")
     for name, kinds in _ROWS.items():
         for row in record[name]:
             for key, kind in kinds.items():
@@ -300,11 +301,11 @@ def _check_kind(what: str, value: object, kind: type, *, optional: bool = False)
         isinstance(value, numeric) and (kind is bool or not isinstance(value, bool))
     ):
         return
-    raise ValueError(f"{what} is {shown(value)}, wanted {kind.__name__}")
+    raise ValueError(f"{what} is {shown(value)}, expected {kind.__name__}")
 
 
 def _pairs(counts: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Every pair with a GPU writer in it; each of them beside itself too."""
+    """Every pair of writers with a GPU writer in it, and each GPU writer with itself."""
     on_gpu = set(GPU_WRITERS.values())
     yield from ((name, name) for name in counts if name in on_gpu)
     yield from (pair for pair in combinations(sorted(counts), 2) if on_gpu & set(pair))

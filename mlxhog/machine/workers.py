@@ -1,6 +1,6 @@
 """The workers of `--workers`: which backends run, and with how many threads each.
 
-auto                    what suits this machine
+auto                    as many as suit this machine
 4                       four workers of the kinds that suit this machine
 mlx:gpu,torch:cpu*3     exactly these
 """
@@ -15,14 +15,14 @@ from mlxhog.machine.machine import Machine
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
-"""What names one backend: `auto` and a framework mean a device that suits this machine."""
+"""Names of one backend; for `auto` and for a framework this machine decides the device."""
 GPU_BACKENDS = ("mlx:gpu", "torch:mps")
 
-# Apple chips by the suffix of their name: (GPU workers, MLX CPU workers). Start values, chosen so
-# that two performance cores stay free for feeding the GPU and adding its steps.
+# Apple chips by the suffix of their name: (GPU workers, MLX CPU workers). First guesses, chosen so
+# that two performance cores stay free to feed the GPU and to add its steps.
 APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
 
-# On Linux more workers mean more staleness, which costs a dense model steps; a start value.
+# On Linux more workers mean more staleness, and then a dense model needs more steps; a first guess.
 MOST_AUTO_WORKERS = 4
 
 # A CPU worker slower than this share of the fastest kind costs the others memory bandwidth and
@@ -34,7 +34,7 @@ MOST_WORKERS = 4096  # slots that an arena can have
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One worker to start: its backend, and how many CPU threads it may use."""
+    """One worker to start: its backend, and the number of its CPU threads."""
 
     backend: str
     threads: int
@@ -42,7 +42,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class WorkerChoice:
-    """The workers of a run, and what the user should know about the choice."""
+    """The workers of a run, and notes for the user about the choice."""
 
     workers: tuple[WorkerSpec, ...]
     notes: tuple[str, ...] = ()
@@ -63,20 +63,19 @@ def resolve_workers(
         workers: `auto`, a number, or a list of backends.
         threads: threads of each worker; None shares the cores, at least one each.
         machine: where they will run.
-        max_workers: slots in the arena; None is as many as there are workers.
+        max_workers: slots in the arena; None means one per worker.
         serial: the strategy runs one worker; `auto` then means one with every core.
         tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
             leaves out CPU workers that are not worth running.
 
     Raises:
         ConfigError: the option cannot be read, has too many workers, or more threads than cores.
-        EnvironmentLacks: a backend that was asked for by name is not there, or Rosetta translates
-            this process.
+        EnvironmentLacks: a requested backend is not available, or Rosetta translates this process.
     """
     if machine.translated:
         raise EnvironmentLacks(
             "this Python is an Intel program that Rosetta translates: it has no Metal, no MLX and "
-            "pages of another size; install an arm64 Python (`file $(which python3)` tells) and "
+            "pages of another size; install an arm64 Python (check: `file $(which python3)`) and "
             "mlxhog in it"
         )
     text = workers.strip()
@@ -90,7 +89,9 @@ def resolve_workers(
         _check_count(int(text), max_workers, serial)
         backends = _auto(machine, int(text), notes)
     else:
-        backends = _listed(text, partial(_check_count, max_workers=max_workers, serial=False))
+        backends = _parse_backends(
+            text, partial(_check_count, max_workers=max_workers, serial=False)
+        )
         for backend in dict.fromkeys(backends):
             _require(backend, machine)
     _check_count(len(backends), max_workers, serial)
@@ -100,19 +101,19 @@ def resolve_workers(
 def joining_workers(
     workers: str, threads: int | None, *, machine: Machine, present: int, free: int
 ) -> tuple[WorkerSpec, ...]:
-    """Return the workers that are to join a run.
+    """Return the workers that join a run.
 
     Args:
-        workers: a number, or backends as in `resolve_workers`; `auto` is one.
-        threads: of each; None shares the cores with those that are there.
-        machine: where they are to run.
+        workers: a number, or backends as in `resolve_workers`; `auto` is one worker.
+        threads: threads of each new worker; None shares the cores with the present workers.
+        machine: where they will run.
         present: workers of the run now.
-        free: slots that it has left.
+        free: free slots of its arena.
 
     Raises:
         ConfigError: the option cannot be read, has more workers than there are free slots, or more
             threads than there are cores.
-        EnvironmentLacks: a backend that was asked for by name is not there.
+        EnvironmentLacks: a requested backend is not available.
     """
 
     def check(count: int) -> None:
@@ -130,7 +131,7 @@ def joining_workers(
         check(int(text))
         backends = _auto(machine, int(text), [])
     else:
-        backends = _listed(text, check)
+        backends = _parse_backends(text, check)
         for backend in dict.fromkeys(backends):
             _require(backend, machine)
     if threads is not None and threads > machine.cores:
@@ -161,8 +162,8 @@ def _check_count(count: int, max_workers: int | None, serial: bool) -> None:
         )
 
 
-def _listed(text: str, check: Callable[[int], None]) -> list[str]:
-    """Read `mlx:gpu,torch:cpu*3`, stopping as soon as there are too many, which `check` says."""
+def _parse_backends(text: str, check: Callable[[int], None]) -> list[str]:
+    """Read `mlx:gpu,torch:cpu*3`; `check` raises for too many, before the list becomes long."""
     backends: list[str] = []
     for part in text.split(","):
         name, star, times = (piece.strip() for piece in part.partition("*"))
@@ -172,7 +173,7 @@ def _listed(text: str, check: Callable[[int], None]) -> list[str]:
                 f"{', '.join(BACKENDS)} (as in mlx:gpu,torch:cpu*3){did_you_mean(name, BACKENDS)}"
             )
         if star and not (times.isdecimal() and int(times) > 0):
-            raise ConfigError(f"workers: {part.strip()!r} wants a number of workers after the star")
+            raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
         count = int(times) if star else 1
         check(len(backends) + count)
         backends += [name] * count
@@ -193,7 +194,7 @@ def one_backend(word: str, machine: Machine) -> str:
     """Return the backend that one of `BACKEND_WORDS` means on this machine.
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: another word.
     """
     if word not in BACKEND_WORDS:
         raise ConfigError(
@@ -207,7 +208,7 @@ def one_backend(word: str, machine: Machine) -> str:
 
 
 def missing(backend: str, machine: Machine) -> str | None:
-    """Say what this machine lacks for a backend and how to get it, or None when it can run."""
+    """Say what this machine lacks for a backend and how to get it; None if it can run."""
     framework = backend.partition(":")[0]
     if backend in GPU_BACKENDS and not machine.apple_gpu:
         return (
@@ -227,7 +228,7 @@ def _require(backend: str, machine: Machine) -> None:
 
 
 def _auto(machine: Machine, count: int | None, notes: list[str]) -> list[str]:
-    """Return `count` backends that suit the machine, or as many as suit it.
+    """Return `count` backends that suit the machine; for None the machine decides the number.
 
     A framework that is not installed is named in `notes` and replaced by the other one.
     """
@@ -280,7 +281,7 @@ def _linux(machine: Machine, count: int | None) -> list[str]:
 def _with_threads(
     backends: list[str], threads: int | None, machine: Machine, notes: list[str]
 ) -> tuple[WorkerSpec, ...]:
-    """Share the cores: a GPU worker takes one to feed it, CPU workers split the rest evenly."""
+    """Share the cores: a GPU worker uses one to feed the GPU, CPU workers split the rest evenly."""
     on_gpu = sum(backend in GPU_BACKENDS for backend in backends)
     on_cpu = len(backends) - on_gpu
     if threads is not None:

@@ -216,11 +216,11 @@ def flip(at):
 @each_of(
     ("change", "reason"),
     [
-        (lambda data: b"", "refers to nothing"),
-        (lambda data: data[:100], "its header alone has"),
+        (lambda data: b"", "has no bytes"),
+        (lambda data: data[:100], "a header alone has"),
         (lambda data: data[: 3 * PAGE], "truncated: 49152 bytes of"),
         (lambda data: data[:-1], "truncated"),
-        (lambda data: b"\x7fELF" * 50_000, "no arena: it starts with"),
+        (lambda data: b"\x7fELF" * 50_000, "not an arena: it starts with"),
         (overwrite(0, bytes(8)), "their creator died"),
         (overwrite(8, b"\x63"), "format 99"),
         (overwrite(20, b"\x01"), "header is corrupted"),

@@ -48,7 +48,7 @@ def test_what_is_served_cannot_be_mapped_for_writing(arena, tmp_path):
     path = tmp_path / "socket"
     with arena.serve(path):
         process, pipe = spawn(children.map_the_served_descriptor_for_writing, path)
-        assert "maps read-only" in received(process, pipe)
+        assert "mapped read-only" in received(process, pipe)
 
 
 def test_only_the_user_may_open_the_socket(arena, tmp_path):
@@ -114,5 +114,5 @@ def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, m
     assert path == socket_path(long)
     assert path != socket_path(tmp_path / ("e" * 100))
     path.parent.chmod(0o755)
-    with pytest.raises(ArenaError, match="belongs to this user alone"):
+    with pytest.raises(ArenaError, match="is not a directory of this user"):
         socket_path(long)

@@ -86,9 +86,9 @@ def test_a_line_in_pieces_is_put_together_and_holds_up_nobody(server, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"stop\n", "no JSON"),
-        (b"[1]\n", "no JSON object with the key 'request'"),
-        (b'{"worker": 1}\n', "no JSON object with the key 'request'"),
+        (b"stop\n", "not JSON"),
+        (b"[1]\n", "not a JSON object with the key 'request'"),
+        (b'{"worker": 1}\n', "not a JSON object with the key 'request'"),
         (b'{"request": "a", "request": "b"}\n', "occurs twice"),
         (b"[" * 20_000 + b"\n", "nested too deeply"),
         (b"x" * (requests.MOST_BYTES + 1), "more than 65,536 bytes"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlxhog.backends.backend import Backend
 from mlxhog.decoding.generate import answer
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
@@ -64,8 +64,7 @@ def greedy(backend: Backend, prompts: Sequence[Any], V: int, n: int, **how: Any)
         backend,
         prompts,
         tokenizer=Ids(V),
-        sampler=Sampler(temperature=0.0),
-        max_new_tokens=n,
+        sampling=Sampling(max_new_tokens=n, temperature=0.0),
         stop_at_document_end=False,
         **how,
     )
@@ -96,8 +95,7 @@ def test_greedy_tokens_are_those_that_the_references_generated(
             backend,
             [prompt[row]],
             tokenizer=Ids(recorded.cfg.vocab_size, bos=int(prompt[row, 0])),
-            sampler=Sampler(temperature=0.0),
-            max_new_tokens=ids.shape[1],
+            sampling=Sampling(max_new_tokens=ids.shape[1], temperature=0.0),
             stop_at_document_end=False,
         )
         assert [piece.token for piece in pieces] == ids[row].tolist()

@@ -11,7 +11,7 @@ import pytest
 from mlxhog import backends
 from mlxhog.backends.backend import Backend
 from mlxhog.decoding.generate import answer
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, param_spec
@@ -104,7 +104,8 @@ def test_fewer_bits_take_less_memory() -> None:
 @pytest.mark.parametrize("weights", LOSSY)
 def test_text_is_generated_with_fewer_bits(weights: str) -> None:
     backend = loaded("mlx:cpu", MODELS["large"], weights)
-    how: Any = {"tokenizer": Ids(V), "sampler": Sampler(temperature=0.0), "max_new_tokens": 12}
+    sampling = Sampling(max_new_tokens=12, temperature=0.0)
+    how: Any = {"tokenizer": Ids(V), "sampling": sampling}
     first, again = (
         list(answer(backend, [[5, 6, 7]], stop_at_document_end=False, **how)) for _ in range(2)
     )

@@ -207,7 +207,7 @@ def test_a_file_system_without_links_has_none(run: Run, monkeypatch: pytest.Monk
 
 
 def test_a_path_that_the_system_refuses_to_look_at_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot look at n+: File name too long; name an"):
+    with pytest.raises(CheckpointError, match=r"cannot read n+: File name too long; name an"):
         checkpoint.locate("n" * 300, tmp_path)
 
 

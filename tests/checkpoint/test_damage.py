@@ -140,7 +140,7 @@ def test_a_full_disk_while_moving_latest_is_reported_too(
 def test_parameters_that_are_not_finite_are_never_saved(run: Run, value: float) -> None:
     save(run, 10)
     broken = PARAMS | {"lm_head.weight": np.full((320, 64), value, np.float32)}
-    with pytest.raises(CheckpointError, match=r"lm_head.weight holds numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=r"lm_head.weight has numbers that are not finite"):
         save(run, 20, params=broken)
     with pytest.raises(CheckpointError, match="x is float64, expected float32"):
         save(run, 20, params={"x": np.zeros(3)})
@@ -183,7 +183,7 @@ def test_a_damaged_manifest_is_named(run: Run, content: str, message: str) -> No
 
 def test_a_foreign_directory_is_no_checkpoint(tmp_path: Path) -> None:
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of mlxhog: it holds no state"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of mlxhog: it has no state"):
         checkpoint.load(checkpoint.locate(str(tmp_path), tmp_path))
     with pytest.raises(CheckpointError, match="it is not a directory"):
         checkpoint.load(tmp_path / "gone")
@@ -198,7 +198,7 @@ def test_numbers_that_are_not_finite_are_named(run: Run, file: str) -> None:
     save_file(arrays, path / file)
     (path / "state.json").unlink()
     manifest.write(path, 1000, STATE)
-    with pytest.raises(CheckpointError, match=rf"{name} holds numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=rf"{name} has numbers that are not finite"):
         checkpoint.load(path)
     checkpoint.load(path, verify=False)
 

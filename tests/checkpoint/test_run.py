@@ -319,7 +319,7 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(
 
 def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
     results = [creation.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
-    with pytest.raises(RunError, match="and 2 more; name more of the one") as caught:
+    with pytest.raises(RunError, match="and 2 more; give more of the name") as caught:
         runs.find("-a", tmp_path)
     assert results[-1].name in str(caught.value)
     assert results[0].name not in str(caught.value)
@@ -333,12 +333,14 @@ def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
         runs.find("stou", tmp_path)
     with pytest.raises(RunError, match=r"did you mean 'latest'"):
         runs.find("lastest", tmp_path)
-    with pytest.raises(RunError, match=rf"holds {run.name}"):
+    with pytest.raises(RunError, match=rf"has {run.name}"):
         runs.find("%%%%", tmp_path)
 
 
 def test_where_there_are_no_runs_none_is_suggested(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run 'latst': .* holds none, .* mlxhog train") as caught:
+    with pytest.raises(
+        RunError, match=r"no run 'latst': .* has no runs, .* mlxhog train"
+    ) as caught:
         runs.find("latst", tmp_path)
     assert "did you mean" not in str(caught.value)
 
@@ -363,7 +365,7 @@ def test_latest_of_no_run_says_how_to_start_one(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"is not a run: it holds no run.json"):
+    with pytest.raises(RunError, match=r"is not a run: it has no run.json"):
         runs.find(str(tmp_path), tmp_path / "runs")
 
 

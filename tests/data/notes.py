@@ -63,7 +63,7 @@ def make_notes(folder: Path) -> int:
 
 BAD = {
     "half.txt.gz": "cut short or damaged",
-    "table.parquet": "no Parquet file",
+    "table.parquet": "not Parquet",
     "lines.jsonl": "line 2: not JSON",
     "wrong.txt": "not text: a zero byte at offset 4",
     "half.utf16": "begins with the mark of UTF-16, and byte 8 is not",

@@ -50,7 +50,7 @@ def test_at_alpha_zero_no_class_has_two_clients() -> None:
 
 def test_shares_are_drawn_again_until_every_client_has_enough() -> None:
     assert min(divide(0.3, least=100).tokens) >= 100
-    with pytest.raises(DataError, match="take fewer --clients, a larger --split-alpha"):
+    with pytest.raises(DataError, match="use fewer --clients, a larger --split-alpha"):
         divide(0.0, n=6)
 
 

@@ -14,7 +14,7 @@ from mlxhog.data import heldout, textfiles
 from mlxhog.data.batch import IGNORED, Batch, joined
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches
-from mlxhog.data.examples import Example, Rows
+from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
@@ -89,7 +89,7 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(
 ) -> None:
     starts = np.cumsum([0, *(1 + p + c for p, c in documents)]).astype(np.uint64)
     prompts = np.array([p for p, _ in documents], np.uint32)
-    rows = Rows.of(starts, prompts, seq_len)
+    rows = ExampleRows.of(starts, prompts, seq_len)
     assert rows.length.min() >= 1
     assert rows.length.max() <= seq_len
     labels = [

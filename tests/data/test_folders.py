@@ -104,7 +104,7 @@ def test_a_bad_file_that_is_named_itself_is_an_error(tmp_path: Path, name: str) 
 
 def test_a_folder_with_nothing_but_bad_files_is_an_error_that_names_them(tmp_path: Path) -> None:
     notes.make_bad(tmp_path / "bad")
-    with pytest.raises(DataError, match="holds no text that can be read: 11 of 11 files") as caught:
+    with pytest.raises(DataError, match="has no readable text: 11 of 11 files") as caught:
         prepare(str(tmp_path / "bad"), cache_dir=tmp_path / "cache")
     assert all(f"{name}" in str(caught.value) for name in notes.BAD)
 
@@ -167,7 +167,10 @@ def test_files_that_need_a_missing_package_are_skipped_with_the_command_that_ins
     for name in ("b.parquet", "c.parquet"):
         (folder / name).write_bytes(b"PAR1")
     (note,) = corpora.readable(str(folder)).notes()[1:]
-    assert "b.parquet, c.parquet: reading .parquet needs pyarrow, not installed: python -m" in note
+    assert (
+        "b.parquet, c.parquet: reading .parquet needs pyarrow, which is not installed: python -m"
+        in note
+    )
 
 
 def test_nothing_of_a_bad_file_is_trained(folder: Path) -> None:

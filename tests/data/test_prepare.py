@@ -150,7 +150,7 @@ def test_out_dir_receives_exactly_the_result(corpus: Path, cache: Path, tmp_path
     prepared = prepare(str(corpus), cache_dir=cache, out_dir=out)
     assert prepared.train == out / "train.bin"
     assert not prepare(str(corpus), cache_dir=cache, out_dir=out).fresh
-    with pytest.raises(DataError, match="holds other files; choose a new directory"):
+    with pytest.raises(DataError, match="has other files; choose a new directory"):
         prepare(str(corpus), "bpe:300", cache_dir=cache, out_dir=out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["prepared.json", "tokenizer.json", "tokenizer_config.json"]
@@ -161,7 +161,7 @@ def test_out_dir_receives_exactly_the_result(corpus: Path, cache: Path, tmp_path
 @pytest.mark.parametrize("content", ["", " \n \n"])
 def test_a_corpus_without_text_is_refused(tmp_path: Path, cache: Path, content: str) -> None:
     (tmp_path / "empty.txt").write_text(content)
-    with pytest.raises(DataError, match=r"empty.txt' holds no text"):
+    with pytest.raises(DataError, match=r"empty.txt' has no text"):
         prepare(str(tmp_path / "empty.txt"), cache_dir=cache)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from mlxhog.data import drafts
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.data.segments import Row, Segment, Source
+from mlxhog.data.segments import SourceFile, StreamSegment, TrainingRow
 from mlxhog.data.stream import (
     TICKETS,
     StreamBatches,
@@ -40,7 +40,10 @@ def opened(run: Path, batch_size: int = 2, seq_len: int = 8) -> StreamWriter:
 
 
 def publish(
-    writer: StreamWriter, rows: Iterable[Row], sources: Sequence[Source], examples_end: int
+    writer: StreamWriter,
+    rows: Iterable[TrainingRow],
+    sources: Sequence[SourceFile],
+    examples_end: int,
 ) -> None:
     with writer.draft() as draft:
         for row in rows:
@@ -53,7 +56,7 @@ def batches(run: Path) -> StreamBatches:
     return StreamBatches(run / "stream", TOKENIZER.byte_lengths().astype(np.int64), example)
 
 
-def rows_of(*texts: str, seq_len: int = 8) -> list[Row]:
+def rows_of(*texts: str, seq_len: int = 8) -> list[TrainingRow]:
     return [row for text in texts for row in document_rows(text.encode(), TOKENIZER, seq_len)]
 
 
@@ -91,7 +94,7 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
         ({"prompt": 1, "answer": "b"}, "prompt is 1, expected text"),
         ({"prompt": "a", "answer": ""}, "the answer is empty"),
         ({"prompt": "a", "answer": "b", "lr": 1}, 'has a key "lr"'),
-        ({"prompt": "12345", "answer": "123"}, "has 9 tokens, the run trains on at most 8"),
+        ({"prompt": "12345", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
         ({"prompt": "", "answer": "\ud800"}, "half a character"),
     ],
 )
@@ -108,10 +111,10 @@ def test_what_is_no_example_is_named(record, message, tmp_path):
 def test_tickets_count_through_segments_and_never_change_their_rows(tmp_path):
     writer, reader = opened(tmp_path), batches(tmp_path)
     (tmp_path / "stream" / "examples.jsonl").write_bytes(b"{}\n{}\n\n")
-    publish(writer, rows_of("one", "two", "three"), [Source("a.txt", 1, 2)], 0)
+    publish(writer, rows_of("one", "two", "three"), [SourceFile("a.txt", 1, 2)], 0)
     assert writer.end == 2  # of two rows, and one
     before = [labels(reader.at(0, k)) for k in range(2)]
-    publish(writer, [], [Source("bad.txt", 1, 2, "it is binary")], 0)
+    publish(writer, [], [SourceFile("bad.txt", 1, 2, "it is binary")], 0)
     publish(writer, rows_of("four"), [], 7)
     again = opened(tmp_path, batch_size=5)  # of another batch size from now on
     publish(again, rows_of(*"abcdef"), [], 7)
@@ -152,7 +155,7 @@ def test_a_damaged_segment_is_named(tmp_path, suffix):
         opened(tmp_path)
     path.write_bytes(content[:-4])
     with pytest.raises(DataError, match="00000001.json"):
-        Segment.read(tmp_path / "stream" / "00000001.json")
+        StreamSegment.read(tmp_path / "stream" / "00000001.json")
 
 
 HEADER = {"first_ticket": 0, "batch_size": 2, "tokens": 10, "rows": 2, "examples_end": 0}
@@ -161,7 +164,7 @@ HEADER = {"first_ticket": 0, "batch_size": 2, "tokens": 10, "rows": 2, "examples
 @each_of("key", [*HEADER, "sources", "sha256", "format"])
 @each_of("value", [0, -1, 10**18, 10**40, 1.5, True, "2", None, [], [1], {"name": 3}, [{"x": 1}]])
 def test_whatever_a_header_says_is_refused_in_words(tmp_path, key, value):
-    publish(opened(tmp_path), rows_of("one", "two"), [Source("a.txt", 1, 2)], 0)
+    publish(opened(tmp_path), rows_of("one", "two"), [SourceFile("a.txt", 1, 2)], 0)
     path = tmp_path / "stream" / "00000001.json"
     header = json.loads(path.read_text())
     assert {name: header[name] for name in HEADER} == HEADER
@@ -217,7 +220,7 @@ def test_a_segment_that_is_missing_is_named(tmp_path):
 def test_what_cannot_be_read_back_gets_no_name(tmp_path):
     writer = opened(tmp_path)
     with pytest.raises(DataError, match="half a character"):
-        publish(writer, rows_of("one"), [Source("caf\udce9.txt", 1, 2)], 0)
+        publish(writer, rows_of("one"), [SourceFile("caf\udce9.txt", 1, 2)], 0)
     assert [path.name for path in (tmp_path / "stream").iterdir()] == ["stream.json"]
     publish(writer, rows_of("two"), [], 0)
     assert labels(batches(tmp_path).at(0, 0)) == [b"two"]
@@ -248,7 +251,7 @@ def many(run: Path) -> list[list[bytes]]:
         append_examples(run, [{"prompt": "", "answer": str(k)}], TOKENIZER)
         end = (run / "stream" / "examples.jsonl").stat().st_size
         texts = [f"{k}.{n}" for n in range(k % 5)]
-        publish(writer, rows_of(*texts), [Source(f"{k}.txt", k, k)], end)
+        publish(writer, rows_of(*texts), [SourceFile(f"{k}.txt", k, k)], end)
     return tickets(run, writer.end)
 
 
@@ -257,7 +260,7 @@ def tickets(run: Path, end: int) -> list[list[bytes]]:
     return [labels(reader.at(0, k)) for k in range(end)]
 
 
-def state(writer: StreamWriter) -> tuple[int, int, dict[str, Source]]:
+def state(writer: StreamWriter) -> tuple[int, int, dict[str, SourceFile]]:
     return writer.end, writer.examples_end, writer.sources
 
 

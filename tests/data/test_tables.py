@@ -110,7 +110,7 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
     whole = other.read_bytes()
     for content in (whole[: len(whole) // 2], b"plain text", b""):
         (tmp_path / "b.parquet").write_bytes(content)
-        with pytest.raises(DataError, match=r"b.parquet is no Parquet file, or damaged"):
+        with pytest.raises(DataError, match=r"b.parquet is damaged or not Parquet"):
             read(tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"nowhere.parquet cannot be read: No such file"):
         read(tmp_path / "nowhere.parquet")
@@ -119,8 +119,11 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("a.parquet", "pyarrow, not installed: python -m pip install pyarrow"),
-        ("hf:someone/something", "datasets, not installed: python -m pip install datasets"),
+        ("a.parquet", "pyarrow, which is not installed: python -m pip install pyarrow"),
+        (
+            "hf:someone/something",
+            "datasets, which is not installed: python -m pip install datasets",
+        ),
     ],
 )
 def test_a_package_that_is_missing_is_named_with_its_command(

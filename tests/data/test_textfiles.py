@@ -169,11 +169,11 @@ def test_text_key_chooses_another_key(tmp_path: Path) -> None:
     [
         ('{"body": "long text", "id": "7"}',
          r"a.jsonl:2: no key 'text'; keys are 'body', 'id'; .*: --text-key body"),
-        ('{"id": 7}', r"a.jsonl:2: no key 'text'; keys are 'id'; none of them holds text"),
+        ('{"id": 7}', r"a.jsonl:2: no key 'text'; keys are 'id'; none of them has text"),
         ('{"text": 7}', r"a.jsonl:2: 'text' is a number, expected text"),
         ('["text"]', r"a.jsonl:2: a list, expected an object"),
         ('{"text": "broken', r"a.jsonl:2: not JSON .* repair or delete this line"),
-        ('{"messages": "x"}', r"a.jsonl:2: 'messages' has to be a list"),
+        ('{"messages": "x"}', r"a.jsonl:2: 'messages' must be a list"),
         ('{"messages": [{"role": "x"}]}', r"a.jsonl:2: a message has no key 'content'"),
     ],
 )  # fmt: skip

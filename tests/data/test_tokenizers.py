@@ -181,7 +181,7 @@ def test_a_start_token_that_is_no_text_is_named(
     save(trained, tmp_path)
     (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud800"}')
-    with pytest.raises(DataError, match=r"tokenizer_config\.json: bos_token holds half a char"):
+    with pytest.raises(DataError, match=r"tokenizer_config\.json: bos_token has half a char"):
         tokenizers.load(tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -48,6 +49,33 @@ def test_a_filesystem_without_it_gets_an_fsync(
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     durable.sync(tmp_path)
     assert flushed == ["fsync"]
+
+
+def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_counts(
+    tmp_path: Path, flushed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def fsync(descriptor: int) -> None:
+        flushed.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def rename(source: Path, target: Path) -> None:
+        flushed.append("name")
+        replace(source, target)
+
+    monkeypatch.delattr(fcntl, "F_FULLFSYNC")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    durable.replace_file(tmp_path / "run.json", b"x")
+    assert flushed == ["file", "name", "folder"]
+    flushed.clear()
+    with durable.new_directory(tmp_path / "step-1") as part:
+        durable.write_synced(part / "state.json", b"x")
+    assert flushed == ["file", "folder", "name", "folder"]
+    flushed.clear()
+    durable.append_lines(tmp_path / "journal", b"x\n", synced=True)
+    durable.append_lines(tmp_path / "journal", b"y\n", synced=True)
+    assert flushed == ["file", "folder", "file"]
 
 
 def ended_pid() -> int:

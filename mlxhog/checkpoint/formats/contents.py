@@ -1,22 +1,22 @@
 """Contents of the checkpoints of each format, for a model of ours: names, layouts and configs.
 
-transformers (`hf_`): 5.23 has no v1 stack, applies the final norm whatever `add_out_norm` says and
-without a bias, and does not tie the head to the embedding: `refuse` and `hf_entries` see to it that
-what it loads computes what our model does.
+transformers (`hf_`): version 5.23 has no v1 stack, always applies the final norm (also with
+`add_out_norm` false) and without a bias, and does not tie the head to the embedding. `refuse` and
+`hf_entries` ensure that the loaded model computes the same as ours.
 
-mlxhog (`our_`), beside its manifest: for xLSTM Large what transformers loads, as far as it has the
-model.
+mlxhog (`our_`), beside its manifest: for xLSTM Large the files that transformers loads, if it has
+the model.
 
 xlstm package (`package_`), of either generation:
 
     config.yaml      the fields of xLSTMLargeConfig, or of xLSTMLMModelConfig, and no others
-    config.json      what these have no room for: token ids, unknown fields
+    config.json      fields that these do not have: token ids, unknown fields
     model.safetensors, or model_0.safetensors ...    the state dict
 
-xLSTM Large is loaded by `xlstm.xlstm_large.from_pretrained.load_from_pretrained(directory)`; the
-package has no loader for xLSTMLMModel, whose state dict `load_state_dict(strict=True)` takes.
+xLSTM Large is loaded by `xlstm.xlstm_large.from_pretrained.load_from_pretrained(directory)`. The
+package has no loader for xLSTMLMModel; `load_state_dict(strict=True)` accepts our state dict.
 
-`mlxhog.models.translation` has the names and layouts of arrays elsewhere.
+`mlxhog.models.translation` has the names and layouts of arrays in other packages.
 
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 """
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.files.tensors import Entry
+from mlxhog.files.tensors import TensorSource
 from mlxhog.models import families, translation
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad import MADConfig
@@ -45,14 +45,14 @@ PORTABLE = {
     "mode": "inference",
     "return_last_states": True,
 }
-"""Kernels of both packages that run on every machine, and the mode that takes any length."""
+"""Kernels of both packages that run on every machine, and the mode for every length."""
 
 
 def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLargeConfig:
-    """Return the model if transformers has one that computes the same.
+    """Return the model if transformers has a model that computes the same.
 
     Raises:
-        ConfigError: it has none; the message says why.
+        ConfigError: transformers has no such model; the message gives the reason.
     """
     if not isinstance(model, XLSTMLargeConfig):
         others = "mlxhog" if isinstance(model, MADConfig) else "xlstm or mlxhog"
@@ -61,8 +61,8 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
         )
     if not model.add_out_norm:
         raise ConfigError(
-            "the model has no final norm (add_out_norm false), and transformers applies one all "
-            "the same; use --to xlstm or mlxhog"
+            "the model has no final norm (add_out_norm false), but transformers always applies "
+            "one; use --to xlstm or mlxhog"
         )
     if model.out_norm_bias and np.any(tensors[f"{OUT_NORM}.bias"]):
         raise ConfigError(
@@ -72,10 +72,10 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
     return model
 
 
-def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
-    """Return the tensors of a directory of transformers; a tied head is written out."""
+def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
+    """Return the tensors of a directory of transformers; a tied head becomes a copy."""
     entries = {
-        name: Entry(array.shape, array.dtype, (array,))
+        name: TensorSource(array.shape, array.dtype, (array,))
         for name, array in tensors.items()
         if name != f"{OUT_NORM}.bias"
     }
@@ -87,14 +87,14 @@ def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[
 def hf_config_json(
     model: XLSTMLargeConfig, *, dtype: np.dtype[Any], portable: bool
 ) -> dict[str, Any]:
-    """Return config.json, which AutoConfig reads; unknown fields of the source are in it.
+    """Return config.json, which AutoConfig reads, with the unknown fields of the source.
 
-    transformers rounds the cached state up to multiples of 64 where the layer does not, and fails;
-    models of other widths generate there without the cache.
+    transformers rounds the size of the cached state up to a multiple of 64, but the layer does not,
+    so it fails for other widths; there such a model generates without the cache.
 
     Args:
-        model: what `refuse` returns.
-        dtype: of the weights.
+        model: the result of `refuse`.
+        dtype: type of the weights.
         portable: replace kernels of another package by `PORTABLE`.
     """
     fields = model.to_dict()
@@ -107,9 +107,11 @@ def hf_config_json(
     return fields | {"use_cache": bool(fields.get("use_cache", True)) and whole}
 
 
-def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
-    """Return the tensors of model.safetensors; a tied head of xLSTM Large is written out."""
-    entries = {name: Entry(array.shape, array.dtype, (array,)) for name, array in tensors.items()}
+def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
+    """Return the tensors of model.safetensors; a tied head of xLSTM Large becomes a copy."""
+    entries = {
+        name: TensorSource(array.shape, array.dtype, (array,)) for name, array in tensors.items()
+    }
     if isinstance(model, XLSTMLargeConfig) and model.tie_word_embeddings:
         entries[families.of(model).head] = entries[families.embedding(model)]
     return entries
@@ -122,7 +124,7 @@ def our_config_json(
 
     Args:
         model: the model.
-        dtype: of the weights.
+        dtype: type of the weights.
         portable: as for `hf_config_json`.
     """
     if not isinstance(model, XLSTMLargeConfig):
@@ -137,18 +139,18 @@ LARGE_FIELDS = (
     "chunk_size return_last_states autocast_kernel_dtype eps inference_state_dtype "
     "ffn_proj_factor ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode"
 ).split()
-"""Of xLSTMLargeConfig, which refuses others."""
+"""Fields of xLSTMLargeConfig, which refuses other fields."""
 
 _NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mode", "torch_dtype"}
 
 
 def package_entries(
     model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, fused: bool, slstm: str
-) -> dict[str, Entry]:
+) -> dict[str, TensorSource]:
     """Return the tensors of the package's state dict.
 
     Args:
-        model: whose they are.
+        model: their model.
         tensors: our name -> array.
         fused: stack matrices that share their input; xLSTM Large only.
         slstm: layout of sLSTM cells, "vanilla" or "cuda"; v1 only.
@@ -168,7 +170,7 @@ def package_entries(
         ours.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
     theirs = translation.to_xlstm(ours, model, slstm=slstm)
     if not fused:
-        return {name: Entry(a.shape, a.dtype, (a,)) for name, a in theirs.items()}
+        return {name: TensorSource(a.shape, a.dtype, (a,)) for name, a in theirs.items()}
     return {
         name: _stacked([theirs[part] for part in parts])
         for name, parts in translation.stacks(theirs).items()
@@ -201,6 +203,6 @@ def package_configs(
     return inside, beside
 
 
-def _stacked(parts: list[NDArray[Any]]) -> Entry:
+def _stacked(parts: list[NDArray[Any]]) -> TensorSource:
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return Entry(shape, parts[0].dtype, tuple(parts))
+    return TensorSource(shape, parts[0].dtype, tuple(parts))

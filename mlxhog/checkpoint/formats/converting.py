@@ -1,4 +1,4 @@
-"""From any format to any other that has the model: no element changes but by the type asked for."""
+"""Convert from any format to any format with the model; elements change only by their new type."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import yaml
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.checkpoint.formats.opening import Opened
-from mlxhog.checkpoint.formats.saving import Tell
+from mlxhog.checkpoint.formats.saving import OnTensor
 from mlxhog.errors import ConfigError
 from mlxhog.files import mapped, plain_json, reading
-from mlxhog.files.tensors import Entry
+from mlxhog.files.tensors import TensorSource
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
@@ -27,17 +27,17 @@ _TRAVELS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
     "merges.txt tokenizer.model chat_template.jinja chat_template.json generation_config.json"
 ).split()
-"""Files that go along unchanged."""
+"""Files that are copied unchanged."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a checkpoint is to be written.
+    """How to write a checkpoint.
 
     Attributes:
         to: "hf", "xlstm" or "mlxhog".
-        dtype: of the weights; None keeps each one's.
-        shard_bytes: tensors of one file.
+        dtype: type of the weights; None keeps the type of each.
+        shard_bytes: most bytes of tensors in a file.
         fused: stack matrices that share their input (xlstm package, xLSTM Large).
         slstm: layout of sLSTM cells (xlstm package, v1), "vanilla" or "cuda".
     """
@@ -55,25 +55,25 @@ def convert(
     conversion: Conversion,
     *,
     force: bool = False,
-    tell: Tell = lambda name, done, total: None,
+    on_tensor: OnTensor = lambda name, done, total: None,
 ) -> dict[str, int]:
-    """Write a checkpoint in another format, tensor by tensor; memory stays flat.
+    """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
     Args:
         source: the checkpoint.
         target: the directory to make.
-        conversion: how.
-        force: replace a checkpoint that is there.
-        tell: progress.
+        conversion: the format and its options.
+        force: replace an existing checkpoint.
+        on_tensor: shows the progress.
 
     Returns:
         Name of each tensor file -> its bytes.
 
     Raises:
-        ConfigError: the format has no such model, or `target` is in the way.
-        CheckpointError: tensors hold numbers that are not finite, or too large for the type; a
-            file that goes along is too large, or a link out of the checkpoint.
-        EnvironmentLacks: the disk is too small or became full; nothing is left.
+        ConfigError: the format has no such model, or `target` exists.
+        CheckpointError: tensors have numbers that are not finite, or too large for the type; or a
+            file to copy is too large, or a link out of the checkpoint.
+        EnvironmentLacks: the disk is too small or became full; nothing is written.
     """
     entries, others = _planned(source, conversion)
     saving.check_target(target, force=force)
@@ -89,12 +89,14 @@ def convert(
         others,
         source=source.path,
         finish=_with_manifest if conversion.to == "mlxhog" else lambda part: None,
-        tell=tell,
+        on_tensor=on_tensor,
     )
     return {name: (target / name).stat().st_size for name in files}
 
 
-def _planned(source: Opened, conversion: Conversion) -> tuple[dict[str, Entry], dict[str, bytes]]:
+def _planned(
+    source: Opened, conversion: Conversion
+) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
     """Return the tensors and the config files of the new checkpoint."""
     model, tensors = source.config, source.tensors
     large = isinstance(model, XLSTMLargeConfig)
@@ -104,7 +106,7 @@ def _planned(source: Opened, conversion: Conversion) -> tuple[dict[str, Entry], 
         raise ConfigError(
             f"--slstm {conversion.slstm} is for v1 models with --to xlstm; leave it out"
         )
-    # transformers and we name the same kernels; those of the package may need another machine.
+    # Our kernels have the same names in transformers; the package's may need another machine.
     portable = (source.format == "xlstm") != (conversion.to == "xlstm")
     if conversion.to == "xlstm":
         how: dict[str, Any] = {"fused": conversion.fused, "slstm": conversion.slstm}
@@ -123,19 +125,19 @@ def _planned(source: Opened, conversion: Conversion) -> tuple[dict[str, Entry], 
     return entries, {"config.json": plain_json.dumps(fields, indent=1)}
 
 
-def _cast(entries: Mapping[str, Entry], conversion: Conversion) -> dict[str, Entry]:
+def _cast(entries: Mapping[str, TensorSource], conversion: Conversion) -> dict[str, TensorSource]:
     if conversion.dtype is None:
         return dict(entries)
     return {name: replace(entry, dtype=DTYPES[conversion.dtype]) for name, entry in entries.items()}
 
 
-def _dtype(entries: Mapping[str, Entry]) -> np.dtype[Any]:
-    """The type of a model's tensors; float32 where they have several."""
+def _dtype(entries: Mapping[str, TensorSource]) -> np.dtype[Any]:
+    """The type of a model's tensors; float32 if they have several."""
     dtypes = {entry.dtype for entry in entries.values()}
     return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 
-def _named(files: list[dict[str, Entry]], to: str) -> dict[str, dict[str, Entry]]:
+def _named(files: list[dict[str, TensorSource]], to: str) -> dict[str, dict[str, TensorSource]]:
     """Name tensor files as the format's own readers expect them."""
     if len(files) == 1:
         return {"model.safetensors": files[0]}

@@ -1,4 +1,4 @@
-"""Open a checkpoint of transformers, of the xlstm package or of ours; its content says which."""
+"""Open a checkpoint of transformers, of the xlstm package or of ours, recognised by its content."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def check(
         expected: name -> shape of every parameter.
         where: the checkpoint, for the message.
         dtypes: the types that a parameter may have.
-        hints: name -> what to do if it is missing.
+        hints: name -> advice if it is missing.
 
     Raises:
-        CheckpointError: some are missing, superfluous, misshapen or of another type; they are all
-            named, up to a few.
+        CheckpointError: tensors are missing, unexpected, of another shape or of another type; the
+            message names the first few.
     """
     hints = hints or {}
     faults = [f"{name} is missing{hints.get(name, '')}" for name in expected if name not in tensors]
@@ -60,18 +60,18 @@ def check(
             faults.append(f"{name} has type {array.dtype}, expected {legal}")
     if faults:
         raise CheckpointError(
-            f"{where} does not fit the model: {listed(faults)}; use the config that belongs to "
-            "these tensors, or copy the checkpoint again if it is incomplete"
+            f"{where} does not fit the model: {listed(faults)}; use the config of these tensors, "
+            "or copy the checkpoint again if it is incomplete"
         )
 
 
 def refuse_not_finite(names: Iterable[str], where: Path) -> None:
-    """Name the tensors that hold NaN or an infinity.
+    """Refuse tensors with NaN or an infinity.
 
     Raises:
-        CheckpointError: there is one.
+        CheckpointError: `names` is not empty.
     """
-    faults = [f"{name} holds numbers that are not finite" for name in names]
+    faults = [f"{name} has numbers that are not finite" for name in names]
     if faults:
         raise CheckpointError(
             f"{where} is damaged: {listed(faults)}; use another checkpoint of the same model"
@@ -79,7 +79,7 @@ def refuse_not_finite(names: Iterable[str], where: Path) -> None:
 
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
-"""What wrappers such as DistributedDataParallel, torch.compile and Lightning put before names."""
+"""Prefixes that DistributedDataParallel, torch.compile and Lightning add to names."""
 
 _OTHERS = {
     "RWKV": r"(^|\.)(time_decay|time_maa_k|time_mix_k|att\.x_r|time_mixing\.)",
@@ -107,15 +107,15 @@ def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def package_of(names: Collection[str], model_type: object, where: Path) -> str:
-    """Say whose names these are: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad".
+    """Return the package of these names: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad".
 
     Args:
-        names: of the tensors, unwrapped.
-        model_type: what the config beside them says, or None.
+        names: names of the tensors, unwrapped.
+        model_type: the model_type of the config beside them, or None.
         where: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: they are of another family; it says which one they look like.
+        CheckpointError: they belong to another family; the message names the likely one.
     """
     if any(name.startswith("xlstm_block_stack.") for name in names):
         return "xlstm_v1"
@@ -128,12 +128,12 @@ def package_of(names: Collection[str], model_type: object, where: Path) -> str:
         for family, pattern in _OTHERS.items()
         if any(re.search(pattern, name) for name in names)
     ]
-    looks = f"it looks like {likely[0]}" if likely else "it looks like none that we know"
+    looks = f"it looks like {likely[0]}" if likely else "its family is unknown"
     if model_type is not None and model_type not in ("xlstm", "xlstm_v1", "mad"):
         looks = f"{looks}, and its config says model_type {model_type!r}"
     some = ", ".join(sorted(names)[:2])
     raise CheckpointError(
-        f"{where} holds no xLSTM: {looks} (its tensors are called {some}, ...); "
+        f"{where} is not an xLSTM: {looks} (its tensors are called {some}, ...); "
         "name a checkpoint of transformers' xLSTM, of the xlstm package, or of mlxhog"
     )
 
@@ -142,10 +142,10 @@ CONFIGS = ("config.json", "config.yaml", "config.yml")
 
 
 def _find_config(folder: Path) -> dict[str, Any]:
-    """Return the fields of the config files of a folder, empty if there are none.
+    """Return the fields of the config files of a folder; empty if there are no files.
 
-    A config.json and a config.yaml add to each other, as `saving` writes them for the xlstm
-    package, whose config.yaml may hold its own fields only.
+    The fields of config.json and config.yaml are merged. `saving` writes both for the xlstm
+    package, which refuses foreign fields in config.yaml.
 
     Raises:
         ConfigError: a file cannot be parsed, or two of them contradict each other.
@@ -165,27 +165,27 @@ def _find_config(folder: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
-    """Return the fields of one config file; those of a training config are under `model`.
+    """Return the fields of one config file; in a training config they are under `model`.
 
     Args:
         path: the file.
-        named: the user named it; as for `reading.read_small`.
+        named: the user gave its path; see `reading.read_small`.
 
     Raises:
         ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
-            holds no fields.
+            has no fields.
     """
     try:
         content = reading.read_small(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
         text = content.decode("utf-8")
         data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error
+        raise ConfigError(f"cannot read the config {path}: {error}; correct it") from error
     if isinstance(data, dict) and isinstance(data.get("model"), dict) and "vocab_size" not in data:
         data = data["model"]
     if not isinstance(data, dict):
         raise ConfigError(
-            f"the config {path} holds a {type(data).__name__}, not fields such as num_blocks"
+            f"the config {path} has a {type(data).__name__}, not fields such as num_blocks"
         )
     return data
 
@@ -196,35 +196,35 @@ def _model_of(
     """Return the model that a checkpoint's config describes.
 
     Args:
-        fields: of its config.
-        package: whose names its tensors have, as `package_of` says.
+        fields: fields of its config.
+        package: package of its tensors' names, as `package_of` returns it.
         where: the checkpoint, for messages.
-        config: the file of the fields, where it is not beside the checkpoint; for messages.
+        config: the file of the fields, if it is not beside the checkpoint; for messages.
 
     Raises:
-        CheckpointError: there are no fields, or they are those of another family.
-        ConfigError: they contradict each other, or one is missing or of a wrong type.
+        CheckpointError: there are no fields, or they belong to another family.
+        ConfigError: fields contradict each other, or a field is missing or of a wrong type.
     """
     family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(
-            f"{where} has no config beside it ({' or '.join(CONFIGS[:2])}); put it there, or give "
-            f"it to convert once: mlxhog convert {where} NEW --to mlxhog --config FILE"
+            f"{where} has no config beside it ({' or '.join(CONFIGS[:2])}); put it there, or "
+            f"convert the checkpoint: mlxhog convert {where} NEW --to mlxhog --config FILE"
         )
     stated = fields.get("model_type", family)
     if stated != family:
         raise CheckpointError(
-            f"{where}: the config says model_type {shown(stated)} and the tensors are those of "
-            f"{family!r}; use the config that belongs to them"
+            f"{where}: the config has model_type {shown(stated)} and the tensors are those of "
+            f"{family!r}; use the config of these tensors"
         )
     try:
-        return families.read({**_unsaid(fields, package), **fields, "model_type": family})
+        return families.read({**_package_defaults(fields, package), **fields, "model_type": family})
     except ConfigError as error:
         raise ConfigError(f"{config or f'the config of {where}'}: {error}") from error
 
 
-def _unsaid(fields: Mapping[str, Any], package: str) -> dict[str, Any]:
-    """What a config of the xlstm package means where it differs from one of transformers."""
+def _package_defaults(fields: Mapping[str, Any], package: str) -> dict[str, Any]:
+    """Values of the xlstm package for missing fields, if they differ from transformers'."""
     if package != "xlstm":
         return {}
     norm_bias = fields.get("use_bias", False) and fields.get("add_out_norm", True)
@@ -236,20 +236,20 @@ TITLES = {
     "xlstm": "a state dict of the xlstm package",
     "mlxhog": "a checkpoint of mlxhog",
 }
-"""Name of a format -> what it is."""
+"""Name of a format -> its description."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint whose files have been found and whose tensors fit its model.
+    """An open checkpoint; its tensors fit its model.
 
     Attributes:
-        path: what was opened.
+        path: the path that was opened.
         folder: the directory of its files.
         format: a key of `TITLES`.
         config: the model.
-        tensors: our name -> read-only view of a mapped file, of one of `mapped.FLOATS`. Nothing is
-            read before it is looked at; whether the numbers are finite is `copy_into`'s to say.
+        tensors: our name -> read-only view of a mapped file, of a type in `mapped.FLOATS`. Numbers
+            are read at their first use; `copy_into` checks that they are finite.
     """
 
     path: Path
@@ -259,12 +259,12 @@ class Opened:
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
 
     def tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer in the directory; None where there is no tokenizer.json.
+        """Return the tokenizer in the directory; None if there is no tokenizer.json.
 
-        Its start token is the one that a file of the tokenizer names, else the config's.
+        Its start token is that of the tokenizer's files, else that of the config.
 
         Raises:
-            DataError: it is damaged.
+            DataError: the tokenizer is damaged.
             EnvironmentLacks: it needs a package that is not installed.
         """
         if not (self.folder / "tokenizer.json").is_file():
@@ -276,30 +276,30 @@ class Opened:
 
         Raises:
             ConfigError: the model is an auto-encoder.
-            DataError: there is none, or one that does not fit the model.
+            DataError: there is no tokenizer, or it does not fit the model.
         """
         families.check_language_model(self.config)
         tokenizer = self.tokenizer()
         if tokenizer is None:
             raise DataError(
-                f"{self.folder} holds no tokenizer.json, so no text can be read or written; copy "
+                f"{self.folder} has no tokenizer.json, so no text can be read or written; copy "
                 "the model's tokenizer.json and tokenizer_config.json there"
             )
         if tokenizer.n_ids > self.config.vocab_size:
             raise DataError(
                 f"{self.folder}: the tokenizer has {tokenizer.n_ids} ids and the model "
-                f"{self.config.vocab_size}; put the tokenizer there that belongs to the model"
+                f"{self.config.vocab_size}; copy the model's own tokenizer there"
             )
         return tokenizer
 
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
-        """Fill arrays with the tensors, converted to their types; little memory beside `out`.
+        """Fill arrays with the tensors, converted to their types; takes little extra memory.
 
         Args:
             out: our name -> C-contiguous array of the tensor's shape, for every tensor.
 
         Raises:
-            CheckpointError: some are not finite; they are named.
+            CheckpointError: tensors are not finite; the message names them.
         """
         refuse_not_finite(
             [name for name, tensor in self.tensors.items() if not mapped.copy(tensor, out[name])],
@@ -310,20 +310,20 @@ class Opened:
 def open_checkpoint(
     path: Path | str, config: Path | str | None = None, *, verify: bool = True
 ) -> Opened:
-    """Open a checkpoint, whoever wrote it; of the numbers only ours are read, for their digest.
+    """Open a checkpoint of any format; numbers are read only for the digests of our own format.
 
     Args:
         path: a directory, or a file of tensors with its config beside it.
-        config: the config, where it lies elsewhere.
+        config: the config, if it is in another place.
         verify: compare the tensors of a checkpoint of ours with the digests in its manifest, which
-            reads them once, about 1.3 GB/s; what is not opened here, such as moments, is not read.
-            A file that the user names alone has no manifest.
+            reads them once, about 1.3 GB/s; other files, such as moments, are not read. If the user
+            names a single file, there is no manifest.
 
     Raises:
-        CheckpointError: there is no checkpoint, it is damaged, of another family of models, or its
-            tensors are not those of its config.
-        ConfigError: the config is missing a field, or its fields contradict each other.
-        EnvironmentLacks: a torch file, and torch is not installed.
+        CheckpointError: there is no checkpoint, it is damaged or of another family of models, or
+            its tensors do not fit its config.
+        ConfigError: a field of the config is missing, or its fields contradict each other.
+        EnvironmentLacks: it is a torch file, and torch is not installed.
     """
     path = expanded(path)
     file = weights.find(path)
@@ -346,7 +346,7 @@ def open_checkpoint(
         path,
         hints={families.of(model).head: "; if the embedding is the head, say so in the config"},
     )
-    if ours and verify:  # not before: what fits no model is not worth the time of reading it
+    if ours and verify:  # last: reading the files takes time, and the checks above do not
         manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
     return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
@@ -355,10 +355,10 @@ def open_checkpoint(
 def _without_copies(
     tensors: dict[str, NDArray[Any]], model: ModelConfig, path: Path
 ) -> dict[str, NDArray[Any]]:
-    """Drop the head of a model with tied embeddings, where a file holds both.
+    """Drop the head of a model with tied embeddings if a file has both.
 
     Raises:
-        ConfigError: the two differ.
+        ConfigError: head and embedding differ.
     """
     head, embedding = families.of(model).head, families.embedding(model)
     if not model.tie_word_embeddings or head not in tensors or embedding not in tensors:
@@ -368,22 +368,21 @@ def _without_copies(
         copy.view(np.uint8), tensors[embedding].view(np.uint8)
     ):
         raise ConfigError(
-            f"{path}: the config ties the embedding and the head, and {head} is another matrix "
-            f"than {embedding}; set tie_word_embeddings (of v1: tie_weights) to false"
+            f"{path}: the config ties the embedding and the head, but {head} and {embedding} "
+            "differ; set tie_word_embeddings (in v1: tie_weights) to false"
         )
     return tensors
 
 
 def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
-    """Refuse a final norm that the config denies: transformers applies it whatever that says.
+    """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: the file has such a norm.
     """
     name = f"{OUT_NORM}.weight"
     if isinstance(model, XLSTMLargeConfig) and not model.add_out_norm and name in tensors:
         raise ConfigError(
-            f"{path}: add_out_norm is false, and the file holds {name}, which transformers applies "
-            "all the same; set add_out_norm to true to compute what it computes, or remove the "
-            "tensor"
+            f"{path}: add_out_norm is false, but the file has {name}, which transformers applies "
+            "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"
         )

@@ -1,7 +1,7 @@
-"""Write a checkpoint's directory: whole or absent, whatever dies and however full the disk is.
+"""Write a checkpoint's directory: whole or absent, even after a kill or on a full disk.
 
-Everything goes into a directory beside the target, under a `.part` name of this process; when it
-is whole and on the disk, it gets the target's name.
+All files are written to a directory beside the target, under a `.part` name of this process. When
+it is whole and on the disk, it is renamed to the target.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.files import mapped, plain_json
 from mlxhog.files.durable import full_disk, new_directory, require_space, write_synced
-from mlxhog.files.tensors import Entry, write_entries
+from mlxhog.files.tensors import TensorSource, write_entries
 
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model"}
-"""Endings of the files that make up a checkpoint, whoever wrote it."""
+"""Suffixes of the files of a checkpoint, in any format."""
 
-Tell = Callable[[str, int, int], None]
-"""Told (tensor, bytes written, bytes in all) after each tensor."""
+OnTensor = Callable[[str, int, int], None]
+"""Called after each tensor with (its name, bytes written so far, all bytes)."""
 
 
-def shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
+def shards(entries: Mapping[str, TensorSource], limit: int) -> list[dict[str, TensorSource]]:
     """Distribute tensors in their order over files of at most `limit` bytes of tensors each.
 
-    A tensor that is larger has a file of its own.
+    A larger tensor gets a file of its own.
     """
-    files: list[dict[str, Entry]] = [{}]
+    files: list[dict[str, TensorSource]] = [{}]
     n_bytes = 0
     for name, entry in entries.items():
         if n_bytes and n_bytes + entry.nbytes > limit:
@@ -43,14 +43,14 @@ def shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Refuse to write where something is that nobody asked to replace.
+    """Refuse a target that exists, except a checkpoint with `force`.
 
-    What a killed process left beside the target is removed, or put back where it stood.
+    Files of a killed process beside the target are removed, or renamed back to the target.
 
     Raises:
-        ConfigError: `target` exists, and `force` is not given, it is no checkpoint, or it holds
-            other things, which would be gone; or a file stands where its parent should.
-        EnvironmentLacks: the system does not let us look at it, or clear it.
+        ConfigError: `target` exists and `force` is False; it is not a checkpoint; it has other
+            files, which would be deleted; or its parent is a file.
+        EnvironmentLacks: the system does not let us read or clear it.
     """
     with _refused_by_system(target):
         _check_parents(target.absolute())
@@ -63,38 +63,38 @@ def check_target(target: Path, *, force: bool) -> None:
             raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
         if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
             raise ConfigError(
-                f"{target} exists and is no checkpoint's directory; choose another name"
+                f"{target} exists and is not a checkpoint's directory; choose another name"
             )
         if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
             raise ConfigError(
-                f"{target} holds {listed(others)}, which --force would delete with the checkpoint; "
+                f"{target} has {listed(others)}, which --force would delete with the checkpoint; "
                 "choose another name, or move them away"
             )
 
 
 def write(
     target: Path,
-    files: Mapping[str, Mapping[str, Entry]],
+    files: Mapping[str, Mapping[str, TensorSource]],
     others: Mapping[str, bytes],
     *,
     source: Path,
     finish: Callable[[Path], None] = lambda part: None,
-    tell: Tell = lambda name, done, total: None,
+    on_tensor: OnTensor = lambda name, done, total: None,
 ) -> None:
-    """Write a checkpoint's directory; `check_target` has agreed to it.
+    """Write a checkpoint's directory; call `check_target` first.
 
     Args:
-        target: its path; parents are made, and removed again where it comes to nothing.
+        target: its path; parents are made, and removed again after an error.
         files: name of a safetensors file -> its tensors.
         others: name of another file -> its content.
-        source: where the tensors come from, for messages.
-        finish: called with the directory when all files are written, to add one more.
-        tell: progress.
+        source: the checkpoint of the tensors, for messages.
+        finish: called with the directory after all files are written, to add one more.
+        on_tensor: shows the progress.
 
     Raises:
-        CheckpointError: tensors hold numbers that are not finite; nothing is left.
+        CheckpointError: tensors have numbers that are not finite; nothing is written.
         EnvironmentLacks: the disk is too small or became full, or the system refuses to write
-            there; nothing is left.
+            there; nothing is written.
     """
     target = target.absolute()
     total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
@@ -110,17 +110,17 @@ def write(
                         if not finite:
                             raise CheckpointError(_not_finite(tensor, tensors[tensor], source))
                         done += tensors[tensor].nbytes
-                        tell(tensor, done, total)
+                        on_tensor(tensor, done, total)
                 for name, content in others.items():
                     write_synced(part / name, content)
                 finish(part)
     finally:
-        for parent in missing:  # the innermost first; one that holds something stays
+        for parent in missing:  # the innermost first; a folder that is not empty stays
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
 
-def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
+def index(files: Mapping[str, Mapping[str, TensorSource]]) -> bytes:
     """Return the index that names the shard of every tensor, as transformers writes it."""
     total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
     weight_map = {tensor: name for name, tensors in files.items() for tensor in tensors}
@@ -128,48 +128,48 @@ def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
     return plain_json.dumps(content, indent=2)
 
 
-def _not_finite(name: str, entry: Entry, source: Path) -> str:
-    """Say whether a tensor is damaged where it comes from, or too large for the new type."""
+def _not_finite(name: str, entry: TensorSource, source: Path) -> str:
+    """Say whether a tensor is damaged in the source, or too large for the new type."""
     if all(mapped.is_finite(part) for part in entry.parts):
         return (
-            f"{name} of {source} holds numbers too large for {entry.dtype.name}; --dtype "
-            "float32 or keep holds them; nothing was written"
+            f"{name} of {source} has numbers too large for {entry.dtype.name}; use --dtype "
+            "float32 or keep; nothing was written"
         )
     return (
-        f"{name} of {source} holds numbers that are not finite; use another checkpoint of the same "
+        f"{name} of {source} has numbers that are not finite; use another checkpoint of the same "
         "model, or copy this one again; nothing was written"
     )
 
 
 @contextlib.contextmanager
 def _refused_by_system(target: Path) -> Iterator[None]:
-    """Turn what the system refuses, such as a permission, into `EnvironmentLacks`."""
+    """Turn an OSError, such as a missing permission, into `EnvironmentLacks`."""
     try:
         yield
     except OSError as error:
         at = f" at {error.filename}" if error.filename else ""
         raise EnvironmentLacks(
             f"cannot write {target}: {error.strerror or error}{at}; choose another place, or make "
-            "that one writable"
+            "this one writable"
         ) from error
 
 
 def _check_parents(target: Path) -> None:
-    """Refuse a target inside something that is no directory."""
+    """Refuse a target below a path that is not a directory."""
     for parent in target.parents:
         if parent.is_dir():
             return
         if parent.exists() or parent.is_symlink():
-            raise ConfigError(f"{target}: {parent} is no directory; choose another name")
+            raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
 
 
 def _replaceable(entry: Path) -> bool:
-    """Say whether a directory's entry is a file of a checkpoint, by the ending of its name."""
+    """Return whether a directory's entry is a file of a checkpoint, by its suffix."""
     return entry.is_file() and entry.suffix in _REPLACED
 
 
 def _clear_remains(target: Path) -> None:
-    """Remove what killed processes left; an `.old` without its successor is the one that counts."""
+    """Remove files of killed processes; an `.old` target without a successor is renamed back."""
     for remains in target.parent.glob(f"{target.name}.*.*"):
         pid, _, kind = remains.name.removeprefix(f"{target.name}.").partition(".")
         if kind not in ("part", "old") or not pid.isdigit() or _alive(int(pid)):

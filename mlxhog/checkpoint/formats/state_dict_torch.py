@@ -3,12 +3,12 @@
 Only tensors and plain containers are unpickled (`weights_only=True`). They are loaded onto torch's
 "meta" device, which reads none of their numbers and records where in the file each storage begins.
 
-What the pickle says of a tensor is a claim: torch itself computes its extent in 64 bits, which
-wrap, and enlarges a storage that is too small. So every claim is compared, in Python's integers,
-with the bytes that the archive really holds at that place, before a view of them is made.
+The sizes of a tensor in the pickle cannot be trusted: torch itself computes its extent in 64 bits,
+which wrap, and enlarges a storage that is too small. So before a view is made, the sizes are
+compared, in Python's integers, with the bytes that the archive really has at that place.
 
-Source: `torch.serialization`, torch 2.13; files written before torch 1.6 have another layout
-and are read as a whole.
+Source: `torch.serialization`, torch 2.13. Files written before torch 1.6 have another layout and
+are read as a whole.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ except ImportError as error:
     ) from error
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training programs keep the model beside their own things."""
+"""Keys under which training programs store the model beside their own data."""
 
 _DEEPEST = 8
-"""Wrappers inside each other; a mapping may hold itself."""
+"""Limit of nested wrappers; a mapping may contain itself."""
 
 _ZIP = b"PK\x03\x04"
-"""What a zip archive begins with."""
+"""First bytes of a zip archive."""
 
 _LOCAL_HEADER = struct.Struct("<26x2H")
 """Before an entry's bytes: 26 bytes that the archive's directory repeats, then the lengths of the
@@ -64,14 +64,14 @@ _DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a state dict, which may lie under one of `WRAPPERS`.
+    """Return the tensors of a state dict, which may be under one of `WRAPPERS`.
 
     Raises:
-        CheckpointError: the file is missing, truncated or foreign, holds objects other than
-            tensors, no state dict, a tensor of a type that NumPy and ml_dtypes lack, or one that
-            reaches beyond the numbers that the file holds for it.
+        CheckpointError: the file is missing, truncated or foreign; it has objects other than
+            tensors, or no state dict; or a tensor has a type that NumPy and ml_dtypes do not
+            support, or reaches beyond its numbers in the file.
     """
-    entries = _entries(path)  # before torch would decompress what is not even its own
+    entries = _entries(path)  # first: torch would also decompress archives of other programs
     tensors = _state_dict(_load(path, "meta"), path)
     for name, tensor in tensors.items():
         _refuse_unusual(tensor, name, path)
@@ -85,14 +85,14 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
 def _load(path: Path, device: str) -> object:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles, which the error explains
+        with warnings.catch_warnings(action="ignore"):  # warnings on pickles; our error says more
             return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, and unpickling it could run any program; save the "
-            "state dict alone: torch.save(model.state_dict(), FILE)"
+            f"{path} has more than tensors, and unpickling it could run any program; save only "
+            "the state dict: torch.save(model.state_dict(), FILE)"
         ) from error
-    except Exception as error:  # the bytes of a pickle choose what torch's unpickler raises
+    except Exception as error:  # torch's unpickler may raise any type of error
         what = "it ends too early" if isinstance(error, EOFError) else message_of(error)
         raise CheckpointError(
             f"{path} is missing, truncated or foreign: {what}; copy it again"
@@ -111,12 +111,12 @@ def _state_dict(loaded: object, path: Path) -> dict[str, torch.Tensor]:
             break
         loaded = inner[0]
     raise CheckpointError(
-        f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE)"
+        f"{path} has no state dict; save one: torch.save(model.state_dict(), FILE)"
     )
 
 
 def _refuse_unusual(tensor: torch.Tensor, name: str, path: Path) -> None:
-    """Refuse a tensor that is no plain array of a type and shape that NumPy and ml_dtypes have."""
+    """Refuse a tensor that NumPy and ml_dtypes cannot represent, by its kind, type or shape."""
     if tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise CheckpointError(
@@ -130,10 +130,10 @@ def _refuse_unusual(tensor: torch.Tensor, name: str, path: Path) -> None:
 
 
 def _entries(path: Path) -> dict[int, int] | None:
-    """Return where the bytes of each entry of a zip archive begin -> how many there are.
+    """Return, for each entry of a zip archive, the offset of its bytes -> their number.
 
     Returns:
-        None for a file that is no archive, or cannot be read; loading it says what is wrong.
+        None for a file that is not an archive, or cannot be read; loading it reports the error.
 
     Raises:
         CheckpointError: the archive is damaged, or compressed, which `torch.save` never does.
@@ -168,19 +168,19 @@ def _view(
     name: str,
     path: Path,
 ) -> NDArray[Any]:
-    """Return what the file holds of a tensor that is on the meta device.
+    """Return a view of the file with the numbers of a tensor that is on the meta device.
 
     Args:
         data: the bytes of the file.
-        entries: of the archive, as `_entries` returns them.
-        tensor: on the meta device.
+        entries: entries of the archive, as `_entries` returns them.
+        tensor: the tensor, on the meta device.
         name: its name, for the message.
         path: the file, for the message.
     """
     dtype = _DTYPES[tensor.dtype]
     first = tensor.untyped_storage()._checkpoint_offset
     if first is None or first not in entries:
-        raise CheckpointError(f"{path} holds no numbers of {name}; save the state dict again")
+        raise CheckpointError(f"{path} has no numbers of {name}; save the state dict again")
     if first + entries[first] > data.size:
         raise CheckpointError(
             f"{path} is truncated: {name} ends at byte {first + entries[first]:,} of {data.size:,}"
@@ -195,10 +195,10 @@ def _view(
 
 
 def _refuse_beyond(tensor: torch.Tensor, n: int, name: str, path: Path) -> None:
-    """Refuse a tensor that does not lie within its `n` elements, or shows one at several places.
+    """Refuse a tensor that reaches beyond its `n` elements, or has an element at several places.
 
     Raises:
-        CheckpointError: it does. Few bytes would be read as many, or as those of others.
+        CheckpointError: it does. It could expand a few bytes to many, or show other tensors' bytes.
     """
     first, shape, strides = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
     inside = min((first, *shape, *strides)) >= 0 and tensor.numel() <= n
@@ -206,16 +206,16 @@ def _refuse_beyond(tensor: torch.Tensor, n: int, name: str, path: Path) -> None:
     steps = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
     if not inside or (0 not in shape and first + sum(steps) >= n):
         raise CheckpointError(
-            f"{path}: {name} has shape {shape}, strides {strides} and offset {first}, and the file "
-            f"holds {n:,} elements of it; the file is damaged or forged, copy it again"
+            f"{path}: {name} has shape {shape}, strides {strides} and offset {first}, but the file "
+            f"has {n:,} elements of it; the file is damaged or forged, copy it again"
         )
 
 
 def _refuse_larger_than_file(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse a file of the old layout whose tensors do not fit in it, before memory is taken.
+    """Refuse a file of the old layout with larger tensors than itself, before they are allocated.
 
     Raises:
-        CheckpointError: it is one.
+        CheckpointError: the tensors are larger than the file.
     """
     storages = {}
     for name, tensor in tensors.items():
@@ -232,7 +232,7 @@ def _refuse_larger_than_file(tensors: Mapping[str, torch.Tensor], path: Path) ->
 
 def _plain(tensor: torch.Tensor, name: str, path: Path) -> NDArray[Any]:
     n = tensor.untyped_storage().nbytes() // tensor.itemsize
-    _refuse_beyond(tensor, n, name, path)  # torch has enlarged it where its own arithmetic said so
+    _refuse_beyond(tensor, n, name, path)  # torch may have enlarged its storage
     whole = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
         return whole.view(torch.int16).numpy().view(mapped.BFLOAT16)

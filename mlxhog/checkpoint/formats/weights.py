@@ -1,4 +1,4 @@
-"""The files that hold a checkpoint's tensors: one or several, safetensors or torch.
+"""The files of a checkpoint's tensors: one or several, safetensors or torch.
 
 A directory is searched in this order, as transformers and the xlstm package do:
 
@@ -6,7 +6,7 @@ A directory is searched in this order, as transformers and the xlstm package do:
     model.safetensors.index.json     names the shard of every tensor
     model_0.safetensors, ...         the xlstm package's shards
     pytorch_model.bin                or its .index.json
-    the only *.safetensors, *.pt, *.pth, *.ckpt or *.bin there is
+    a single *.safetensors, *.pt, *.pth, *.ckpt or *.bin file
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _NAMED = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-LONGEST_NAME = 255  # of a file, on every disk
+LONGEST_NAME = 255  # longest file name that every disk allows
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
 _SHOWN = 8
 
 
 def candidates(path: Path) -> list[Path]:
-    """Return the files that may hold a checkpoint's tensors, the one to take first.
+    """Return the files that may have a checkpoint's tensors, the preferred one first.
 
     Args:
         path: a directory, or the file itself.
@@ -53,13 +53,13 @@ def candidates(path: Path) -> list[Path]:
 
 
 def find(path: Path) -> Path:
-    """Return the file that holds a checkpoint's tensors, or that names the files which do.
+    """Return the file of a checkpoint's tensors, or the index that names its files.
 
     Args:
         path: a directory, or the file itself.
 
     Raises:
-        CheckpointError: there is none, or there are several and none is the model's by its name.
+        CheckpointError: there is no such file, or there are several without a known name.
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}: there is no such file or directory")
@@ -71,12 +71,12 @@ def find(path: Path) -> Path:
         )
     if not files:
         raise CheckpointError(
-            f"{path} holds no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors; "
+            f"{path} has no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors; "
             "name a checkpoint's directory"
         )
     if len(files) > 1 and files[0].name not in _NAMED:
         names = ", ".join(file.name for file in files[:4])
-        raise CheckpointError(f"{path} holds several checkpoints: {names}; name one of these files")
+        raise CheckpointError(f"{path} has several checkpoints: {names}; name one of these files")
     return files[0]
 
 
@@ -88,7 +88,7 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         CheckpointError: a file is missing, truncated or foreign, or the index disagrees with it.
-        EnvironmentLacks: a torch file, and torch is not installed.
+        EnvironmentLacks: it is a torch file, and torch is not installed.
     """
     if file.name.endswith(".index.json"):
         return _indexed(file)
@@ -98,10 +98,10 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def parts(file: Path) -> list[Path]:
-    """Return the files that hold tensors, for the one that `find` returns.
+    """Return the files of tensors, for the result of `find`.
 
     Raises:
-        CheckpointError: the index is none, or a numbered shard is missing.
+        CheckpointError: the index is not valid, or a numbered shard is missing.
     """
     if file.name.endswith(".index.json"):
         return [file.parent / shard for shard in sorted(set(_weight_map(file).values()))]
@@ -173,7 +173,7 @@ def _numbered_parts(directory: Path) -> list[Path]:
     for expected, number in enumerate(numbers):
         if expected != number:
             raise CheckpointError(
-                f"{directory} holds model_{number}.safetensors and not "
+                f"{directory} has model_{number}.safetensors, but no "
                 f"model_{expected}.safetensors; fetch it again"
             )
     return [directory / f"model_{number}.safetensors" for number in numbers]
@@ -192,6 +192,6 @@ def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
 
 
 def listed(faults: Sequence[str]) -> str:
-    """Return the first few faults in one line, and how many more there are."""
+    """Return the first few faults in one line, and the number of the others."""
     more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
     return "; ".join(faults[:_SHOWN]) + more

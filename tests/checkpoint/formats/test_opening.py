@@ -167,7 +167,7 @@ def test_copying_converts_and_names_what_is_not_finite(hf: Path) -> None:
     bad = sorted(arrays)[0]
     arrays[bad].reshape(-1)[7] = np.nan
     save_file(arrays, file)
-    with pytest.raises(CheckpointError, match=f"{bad} holds numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=f"{bad} has numbers that are not finite"):
         formats.open(hf).copy_into(out)
 
 
@@ -202,7 +202,7 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
         "backbone.blocks.2.ffn.proj_up.weight is superfluous",
         "lm_head.weight has shape (50, 100), expected (50, 128)",
         "backbone.out_norm.weight has type int32, expected float32 or float16 or bfloat16",
-        "; use the config that belongs to these tensors, or copy the checkpoint again",
+        "; use the config of these tensors, or copy the checkpoint again",
     )
 
 
@@ -231,7 +231,7 @@ def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
         ({"hidden_size": "wide", "embedding_dim": None}, "hidden_size is 'wide'"),
         ({"weight_mode": "many"}, "weight_mode is 'many'"),
         ({"num_heads": None}, "lacks num_heads"),
-        ({"add_out_norm": False}, "add_out_norm is false, and the file holds"),
+        ({"add_out_norm": False}, "add_out_norm is false, but the file has"),
     ],
 )
 def test_config_fields_that_contradict_each_other_are_refused(
@@ -307,7 +307,7 @@ def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path: Path) -> None:
         save_file(part, tmp_path / f"model_{k}.safetensors")
     assert formats.open(tmp_path).format == "xlstm"
     (tmp_path / "model_1.safetensors").unlink()
-    refused(tmp_path, "holds model_2.safetensors and not model_1.safetensors")
+    refused(tmp_path, "has model_2.safetensors, but no model_1.safetensors")
 
 
 @each_of(
@@ -349,7 +349,7 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
 @each_of(
     ("content", "message"),
     [
-        ({"weights": [1, 2]}, "holds no state dict"),
+        ({"weights": [1, 2]}, "has no state dict"),
         (b"", "missing, truncated or foreign: it ends too early; copy it again"),
         (b"PK\x03\x04 not a zip", "missing, truncated or foreign"),
     ],
@@ -374,9 +374,9 @@ class Payload:
 
 def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path) -> None:
     torch.save({"state_dict": peers.large().state_dict(), "extra": Payload()}, tmp_path / "m.pt")
-    refused(tmp_path / "m.pt", "holds more than tensors")
+    refused(tmp_path / "m.pt", "has more than tensors")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))  # of which torch warns
-    refused(tmp_path / "plain.pt", "holds more than tensors")
+    refused(tmp_path / "plain.pt", "has more than tensors")
 
 
 @each_of("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
@@ -397,10 +397,10 @@ def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_with_several_checkpoints_or_none_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "holds no checkpoint")
+    refused(tmp_path, "has no checkpoint")
     refused(tmp_path / "gone", "there is no such file or directory")
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).touch()
-    refused(tmp_path, "holds several checkpoints: a.pt, b.pt")
+    refused(tmp_path, "has several checkpoints: a.pt, b.pt")
     (tmp_path / "notes.txt").touch()
     refused(tmp_path / "notes.txt", "its name ends in none of")

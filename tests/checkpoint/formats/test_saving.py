@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from mlxhog.checkpoint.formats import saving
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.tensors import Entry
+from mlxhog.files.tensors import TensorSource
 
 
-def entry(n: int) -> Entry:
+def entry(n: int) -> TensorSource:
     array = np.zeros(n, np.float16)
-    return Entry(array.shape, array.dtype, (array,))
+    return TensorSource(array.shape, array.dtype, (array,))
 
 
 @given(sizes=st.lists(st.integers(0, 40), max_size=20), limit=st.integers(1, 100))
@@ -33,7 +33,7 @@ def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(
 
 def test_an_entry_counts_its_bytes_in_the_file_and_not_in_memory() -> None:
     parts = (np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32))
-    assert Entry((6, 3), np.dtype(np.float16), parts).nbytes == 6 * 3 * 2
+    assert TensorSource((6, 3), np.dtype(np.float16), parts).nbytes == 6 * 3 * 2
 
 
 @pytest.mark.parametrize("limit", [1, 10**12])
