@@ -1,10 +1,10 @@
 """The Hogwild paper's own problems, solved by several processes on one arena: `mlxhog classic`.
 
 config        options, the schemes by name, and the settings of one run
-problem       what a problem is; `problems/` has them
-datasets      their data; `generators` draws them, `loaders/` reads them from files
-session       one problem in its arena: epoch after epoch, measured in between; lost updates counted
-dispatcher    the examples of an epoch dealt to processes, the dead replaced
-worker        one process: its arena, the rounds, a native call for each share that it is dealt
-result        the outcome of a run: JSON, a table, plain words
+problem       the protocol of a problem; the problems are in `problems/`
+datasets      the data of the problems; `generators` draws them, `loaders/` reads them from files
+session       one problem in its arena: runs the epochs, measures after each, counts lost updates
+dispatcher    deals the examples of an epoch to worker processes and replaces those that die
+worker        one process: its arena, the rounds, one native call for each share of examples
+result        the result of a run: JSON, a table, plain words
 """

@@ -1,13 +1,13 @@
 """Options of `mlxhog classic`, its schemes by name, and the settings of one run.
 
     scheme       promise
-    hogwild      nobody waits; `write` says what becomes of two increments at once
-    aig          all touched rows are locked in ascending order, the gradient is computed outside
+    hogwild      no worker waits; `write` decides whether simultaneous increments can be lost
+    aig          an update locks its rows in ascending order; the gradient is computed without locks
     round_robin  worker p applies the updates p, p + P, p + 2P, ...; reads are ordered, so the
                  result is the same in every run
     sync         P gradients at the same x, their mean applied once; the same in every run
-    cyclades     examples without a coordinate in common, side by side: the result of serial
-    avg_runs     every worker on a copy of its own; copies are averaged (MapReduce)
+    cyclades     workers take examples without a common coordinate: the result of serial
+    avg_runs     every worker trains its own copy; the copies are averaged (MapReduce)
     serial       one worker, plain sequential SGD
 
 With one worker each of them is serial, bit for bit.
@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.config.contradictions import FALLING_SCHEDULES
 from mlxhog.config.options import option, to_flag
+from mlxhog.config.schedules import FALLING
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:  # NumPy, which reading options need not load
@@ -33,26 +33,26 @@ HANDOUTS = ("once", "epoch", "queue")
 SAMPLINGS = ("shuffle", "replacement")
 CLAIM_EXAMPLES = 256  # one claim costs about as much as ten examples
 ITS_OWN = "the problem's"
-"""Word for "as the problem has it", where an option is None."""
+"""Shown as the default of an option that is None: the problem's default applies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicConfig:
-    """One run of a classic problem. None is the problem's own default."""
+    """One run of a classic problem. None stands for the problem's default."""
 
     data: str | None = option(
         None, "file of real data, in the problem's format", group="problem", none="generated"
     )
     test_data: str | None = option(
         None,
-        "file of test data in the same format; without one a part of --data is held out",
+        "file of test data in the same format; the default is to hold out a part of --data",
         group="problem",
     )
     labels: str | None = option(
         None,
-        "what the labels in the files become, such as 0=-1,1=+1",
+        "new label for each label in the files, such as 0=-1,1=+1",
         group="problem",
-        none="as they are",
+        none="unchanged",
     )
     terminals: str | None = option(
         None,
@@ -62,7 +62,7 @@ class ClassicConfig:
     rating_range: str = option("1,5", "lowest and highest legal rating", group="problem")
     size: int | None = option(
         None,
-        "how much to generate: examples, ratings, or the side of a grid",
+        "size of generated data: examples, ratings, or the side of a grid",
         group="problem",
         low=2,
         none=ITS_OWN,
@@ -78,40 +78,47 @@ class ClassicConfig:
     )
     max_norm: float | None = option(
         None,
-        "longest row of a factor in matrix completion; longer ones are scaled down after each step",
+        "limit on the norm of a factor's row in matrix completion; longer rows are scaled down "
+        "after each step",
         group="problem",
         above=0,
-        none="any",
+        none="no limit",
     )
     active_rows: bool = option(
         False,
-        "shrink only in examples that violate their margin, in proportion (svm)",
+        "apply weight decay only in examples that violate their margin, in proportion (svm)",
         group="problem",
     )
     seed: int = option(
-        0, "of data, initial values and order of examples", group="problem", low=0, high=2**32 - 1
+        0,
+        "seed of the data, the initial values and the order of examples",
+        group="problem",
+        low=0,
+        high=2**32 - 1,
     )
     workers: int | None = option(
-        None, "processes; auto is one per core", group="scheme", low=1, high=256, none="auto"
+        None, "worker processes; auto is one per core", group="scheme", low=1, high=256, none="auto"
     )
-    scheme: str = option("hogwild", "who may write when", group="scheme", choices=SCHEMES)
+    scheme: str = option(
+        "hogwild", "how workers share the parameters", group="scheme", choices=SCHEMES
+    )
     write: str = option(
         "auto",
-        "how hogwild adds: racy may lose increments, lossless never, hot-cold keeps busy "
-        "coordinates private for a while; auto is what suits the problem",
+        "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the most "
+        "frequent coordinates private between merges; auto is the problem's recommendation",
         group="scheme",
         choices=WRITES,
     )
     handout: str = option(
         "once",
-        "how work is handed out: workers spawned once, for every epoch anew, or a shared queue of "
-        "mini-batches",
+        "how work is assigned: to workers spawned once, to workers spawned for every epoch, or "
+        "from a shared queue of mini-batches",
         group="scheme",
         choices=HANDOUTS,
     )
     component_batch: int | None = option(
         None,
-        "cyclades: examples whose conflicts are looked at together; auto tries some",
+        "cyclades: examples per conflict search; auto tries several sizes",
         group="scheme",
         low=1,
         none="auto",
@@ -134,14 +141,14 @@ class ClassicConfig:
     )
     schedule: str = option(
         "geometric",
-        "step size over the run: times beta after every epoch; times beta after stages that grow "
-        "by 1/beta; or 1/k",
+        "step size over the run: geometric multiplies it by beta after every epoch, backoff after "
+        "stages that grow by 1/beta, and inverse is 1/k",
         group="steps",
-        choices=("geometric", *FALLING_SCHEDULES),
+        choices=("geometric", *FALLING),
     )
     beta: float | None = option(
         None,
-        "factor on the step size after every epoch, or stage of backoff (0.37)",
+        "factor on the step size after every epoch, or after every stage of backoff (0.37)",
         group="steps",
         above=0,
         high=1,
@@ -149,7 +156,7 @@ class ClassicConfig:
     )
     backoff_epochs: int = option(
         1,
-        "backoff: epochs with the first step size; inverse: epochs until it is half",
+        "backoff: epochs with the first step size; inverse: epochs until the step size is halved",
         group="steps",
         low=1,
     )
@@ -164,17 +171,17 @@ class ClassicConfig:
     )
 
     def refuse_file_options(self, *names: str) -> None:
-        """Refuse options about files where there is no file.
+        """Refuse options about files if the run has no file.
 
         Raises:
-            ConfigError: one of them has a value.
+            ConfigError: one of these options has a value.
         """
         for name in names:
             if getattr(self, name) is not None:
                 raise ConfigError(f"{to_flag(name)} is about files; name one with --data")
 
     def refuse_size(self) -> None:
-        """Refuse a size where the data come from a file.
+        """Refuse a size if the data come from a file.
 
         Raises:
             ConfigError: `size` has a value.
@@ -183,7 +190,7 @@ class ClassicConfig:
             raise ConfigError(f"--size {self.size} is for generated data; leave it out with --data")
 
     def refuse_data(self, problem: str, instead: str) -> None:
-        """Refuse a file where a problem is its generator.
+        """Refuse a file for a problem that has generated data only.
 
         Raises:
             ConfigError: `data` has a value.
@@ -193,17 +200,17 @@ class ClassicConfig:
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """A scheme as the session runs it.
+class RunScheme:
+    """How a session runs a scheme.
 
     Attributes:
-        name: of `SCHEMES`.
-        kind: of the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or
+        name: one of `SCHEMES`.
+        kind: the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or
             "sync".
         copies: whether every worker has its own copy of the parameters.
-        needs_all: whether a worker that dies ends the run: the others wait for it, or the result
-            would not be the scheme's.
-        one_worker: whether it runs with one worker only.
+        needs_all: whether the death of a worker ends the run: either the others wait for it, or the
+            result would not be the scheme's.
+        one_worker: whether the scheme runs with one worker only.
     """
 
     name: str
@@ -213,27 +220,27 @@ class Scheme:
     one_worker: bool = False
 
 
-SERIAL = Scheme("serial", "private", one_worker=True)
+SERIAL = RunScheme("serial", "private", one_worker=True)
 _OTHERS = {
-    "aig": Scheme("aig", "aig", needs_all=False),
-    "round_robin": Scheme("round_robin", "round_robin"),
-    "sync": Scheme("sync", "sync"),
-    "cyclades": Scheme("cyclades", "private"),
-    "avg_runs": Scheme("avg_runs", "private", copies=True),
+    "aig": RunScheme("aig", "aig", needs_all=False),
+    "round_robin": RunScheme("round_robin", "round_robin"),
+    "sync": RunScheme("sync", "sync"),
+    "cyclades": RunScheme("cyclades", "private"),
+    "avg_runs": RunScheme("avg_runs", "private", copies=True),
     "serial": SERIAL,
 }
 
 
-def choose_scheme(name: str, write: str, defaults: Defaults) -> Scheme:
-    """Return the scheme of that name.
+def choose_scheme(name: str, write: str, defaults: Defaults) -> RunScheme:
+    """Return the scheme with this name.
 
     Args:
-        name: of `SCHEMES`.
-        write: of `WRITES`; "auto" is what the problem recommends.
-        defaults: the problem's.
+        name: one of `SCHEMES`.
+        write: one of `WRITES`; "auto" is the problem's recommendation.
+        defaults: the problem's defaults.
 
     Raises:
-        ConfigError: the problem cannot be written like that, or the scheme leaves no choice.
+        ConfigError: the problem does not support `write`, or the scheme has one way to write only.
     """
     if name != "hogwild":
         if write != "auto":
@@ -247,20 +254,20 @@ def choose_scheme(name: str, write: str, defaults: Defaults) -> Scheme:
         raise ConfigError(
             f"this problem has no --write {write}; it has {' and '.join(defaults.writes)}"
         )
-    return Scheme("hogwild", write.replace("-", "_"), needs_all=False)
+    return RunScheme("hogwild", write.replace("-", "_"), needs_all=False)
 
 
-def check_options(config: ClassicConfig, scheme: Scheme) -> None:
-    """Refuse options that have nothing to say about the scheme, or contradict it.
+def check_options(config: ClassicConfig, scheme: RunScheme) -> None:
+    """Refuse options that have no effect on the scheme, or contradict it.
 
     Raises:
-        ConfigError: there are such.
+        ConfigError: an option has no effect, or contradicts the scheme.
     """
     default = ClassicConfig()
     if config.handout == "queue" and scheme.kind in ("round_robin", "sync"):
         raise ConfigError(
-            f"--handout queue is for schemes in which no worker waits for a turn; {scheme.name} "
-            "deals turns in advance: leave --handout out"
+            f"--handout queue is for schemes in which no worker waits for its turn; {scheme.name} "
+            "assigns turns in advance: leave --handout out"
         )
     if config.average != default.average and not scheme.copies:
         raise ConfigError(f"--average {config.average} is for --scheme avg_runs, not {scheme.name}")
@@ -278,19 +285,19 @@ def check_options(config: ClassicConfig, scheme: Scheme) -> None:
     if config.schedule == "inverse" and config.beta is not None:
         raise ConfigError(f"--schedule inverse has no --beta {config.beta:g}; leave it out")
     if config.schedule == "backoff" and config.beta == 1:
-        raise ConfigError("--beta 1 never backs off; give --schedule backoff one below 1")
+        raise ConfigError("--schedule backoff with --beta 1 never backs off; give a --beta below 1")
 
 
-def check_components(config: ClassicConfig, scheme: Scheme, batch: int) -> None:
-    """Refuse what does not go with scheme cyclades.
+def check_components(config: ClassicConfig, scheme: RunScheme, batch: int) -> None:
+    """Refuse options that contradict scheme cyclades, or are for it alone.
 
     Args:
-        config: of the run.
-        scheme: that it names.
+        config: the options of the run.
+        scheme: the scheme that they choose.
         batch: examples in a step.
 
     Raises:
-        ConfigError: there is such.
+        ConfigError: an option does not fit the scheme.
     """
     if scheme.name != "cyclades":
         if config.component_batch is not None:
@@ -301,37 +308,37 @@ def check_components(config: ClassicConfig, scheme: Scheme, batch: int) -> None:
         return
     if config.handout != "once":
         raise ConfigError(
-            f"--handout {config.handout}, but cyclades deals out whole components; leave it out"
+            f"--handout {config.handout}, but cyclades assigns whole components; leave it out"
         )
     if batch != 1:
         raise ConfigError(
-            f"steps of {batch} examples, but cyclades deals out single ones by their conflicts; "
+            f"steps of {batch} examples, but cyclades assigns single examples by their conflicts; "
             "add --batch-size 1"
         )
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is decided of one run before it begins.
+    """The settings of one run, fixed before it begins.
 
     Attributes:
-        scheme: who may write when.
-        workers: processes.
-        handout: of `HANDOUTS`.
+        scheme: how workers share the parameters.
+        workers: worker processes.
+        handout: one of `HANDOUTS`.
         average_at_end: schemes with copies: average once, not after every epoch.
         epochs: passes over the examples.
         lr: step size of the first epoch.
         batch: examples in a step.
-        sampling: of `SAMPLINGS`.
-        seed: of the order of examples.
+        sampling: one of `SAMPLINGS`.
+        seed: seed of the order of examples.
         probe_every: examples between two additions to the probe that counts lost updates; None
-            where nobody can lose one.
+            if the scheme cannot lose any.
         hot: coordinates that hot-cold keeps private.
         period: examples between two merges of hot-cold.
-        component_batch: examples whose conflicts cyclades looks at together; None tries some.
+        component_batch: examples per conflict search of cyclades; None tries several sizes.
     """
 
-    scheme: Scheme
+    scheme: RunScheme
     workers: int
     handout: str
     average_at_end: bool
@@ -347,10 +354,10 @@ class RunSettings:
 
     @property
     def claim(self) -> int:
-        """Examples that a worker claims from the queue at a time; 0 where shares are dealt."""
+        """Examples that a worker claims from the queue at a time; 0 without a queue."""
         return claim_size(self.batch) if self.handout == "queue" else 0
 
 
 def claim_size(batch: int) -> int:
-    """Whole mini-batches of about `CLAIM_EXAMPLES` examples."""
+    """Size of a claim: whole mini-batches, about `CLAIM_EXAMPLES` examples together."""
     return batch * max(1, CLAIM_EXAMPLES // batch)

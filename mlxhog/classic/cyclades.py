@@ -1,21 +1,20 @@
 """Parallel steps with the result of serial ones, bit for bit (Pan et al. 2016, arXiv:1605.09721).
 
-The next B examples of the order are taken together. Two of them conflict where a coordinate belongs
-to both; what is connected by conflicts, a component, goes whole to one worker, which takes its
-examples in their order. Components have no coordinate in common, so workers never meet, need no
-lock, and everybody reads just what it would read if one worker took all examples in order. Between
-two batches all wait.
+Each batch is the next B examples of the order. Two examples conflict if they have a coordinate in
+common. Examples that conflicts connect form a component; one worker takes the whole component, in
+the order of its examples. Components have no coordinate in common, so workers need no lock, and
+each reads the values that it would read if one worker took all examples in order. All workers wait
+for each other between two batches.
 
-Components go to the worker with the least to do, the largest first. The longest share decides:
-B over its length is the predicted speed-up, before waiting and the search for components. Where
-every example has a coordinate in common with every other, as dense ones have, there is one
-component, and one worker takes all of it.
+The largest component comes first, and each goes to the worker with the fewest examples. The
+predicted speed-up is B over the length of the longest share; it excludes waiting and the search for
+components. If every example conflicts with every other, as dense ones do, there is one component,
+and one worker takes all of it.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,19 +24,21 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.classic.dispatcher import Dispatcher, RoundTotals
 from mlxhog.classic.problem import Int32, Int64
 from mlxhog.classic.worker import Share
+from mlxhog.report.views import Tell
 
 BATCHES = (64, 256, 1024, 4096, 16384)
-"""What is tried where nobody says how large a batch is."""
+"""Batch sizes to try if `--component-batch` is not given."""
 GAIN = 1.02
-"""Times as fast that a smaller batch has to be predicted: it also means more waiting."""
+"""Predicted speed-up of a smaller batch over a larger one below which the larger one is chosen:
+smaller batches mean more waiting."""
 
 
 def components(supports: tuple[Int64, Int32, int], examples: Int32) -> Int32:
-    """Number the components of some examples, (k,) int32; equal numbers conflict, if indirectly.
+    """Number the components of some examples, (k,) int32; equal numbers are one component.
 
     Args:
-        supports: as `Problem.supports` gives them.
-        examples: (k,) int32; one may stand there twice, and conflicts with itself.
+        supports: the hypergraph, from `Problem.supports`.
+        examples: (k,) int32; an example may occur twice, and then conflicts with itself.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -56,9 +57,10 @@ def components(supports: tuple[Int64, Int32, int], examples: Int32) -> Int32:
 
 
 def divide(labels: Int32, workers: int) -> list[NDArray[np.intp]]:
-    """Places of a batch for each worker, ascending: whole components, the loads about equal.
+    """Assign whole components to workers with about equal loads; returns each worker's places.
 
-    Source: Graham 1969: at most 4/3 of the best division's largest part.
+    Places are ascending indices into `labels`. The largest load is at most 4/3 of the optimum.
+    Source: Graham 1969.
     """
     _, component, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     loads = [(0, rank) for rank in range(workers)]
@@ -71,13 +73,13 @@ def divide(labels: Int32, workers: int) -> list[NDArray[np.intp]]:
 
 
 @dataclass
-class Summary:
-    """The components of some batches.
+class ComponentSummary:
+    """Statistics of the components of some batches.
 
     Attributes:
-        examples: in them.
+        examples: examples in the batches.
         longest: examples of the longest share, summed over batches.
-        sizes: examples of a component -> how many there are.
+        sizes: examples in a component -> number of components of this size.
     """
 
     examples: int = 0
@@ -94,59 +96,60 @@ class Summary:
 
     @property
     def speedup(self) -> float:
-        """Predicted: how many times as fast as one worker, at most."""
+        """Predicted upper bound on the speed-up over one worker."""
         return self.examples / self.longest if self.longest else 1.0
 
     def text(self, batch: int, workers: int) -> str:
-        """Say what the components are like."""
+        """Describe the components in one line."""
         largest = max(self.sizes)
         if self.speedup < GAIN:
             return (
-                f"cyclades: of {batch} examples together, the largest component has {largest}: one "
-                "worker does nearly all, at the speed of serial; for such data take hogwild"
+                f"cyclades: the largest component of a batch of {batch} examples has {largest} of "
+                "them: one worker does nearly all work, at the speed of serial; use hogwild for "
+                "such data"
             )
         low = {size: self.sizes[size] for size in sorted(self.sizes)[:3]}
         rest = sum(self.sizes.values()) - sum(low.values())
-        parts = [f"{count} of {size}" for size, count in low.items()]
-        parts += [f"{rest} larger ones up to {largest}"] if rest else []
+        parts = [f"{count} of {size} example{'s' * (size > 1)}" for size, count in low.items()]
+        parts += [f"{rest} of up to {largest}"] if rest else []
         return (
-            f"cyclades: components in batches of {batch}, by examples: {', '.join(parts)}; "
+            f"cyclades: sizes of the components in batches of {batch}: {', '.join(parts)}; "
             f"{workers} workers are up to {self.speedup:.2f} times as fast as one"
         )
 
 
 class ConflictFree:
-    """Epochs of one run, batch by batch."""
+    """Runs the epochs of one run, batch by batch."""
 
     def __init__(
         self,
         supports: tuple[Int64, Int32, int],
         workers: int,
         batch: int | None,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         """Prepare a run.
 
         Args:
-            supports: of the problem.
-            workers: that share each batch.
-            batch: examples looked at together; None tries some in the first epoch.
-            tell: shown what the components are like.
+            supports: the problem's hypergraph.
+            workers: workers that share each batch.
+            batch: examples per conflict search; None tries several sizes in the first epoch.
+            tell: receives a description of the components.
         """
         self._supports, self._workers = supports, workers
-        self._batch, self._tell, self._told = batch, tell, False
+        self._batch, self._tell, self._described = batch, tell, False
 
     def epoch(self, order: Int32, dispatcher: Dispatcher, share: Share) -> RoundTotals:
-        """Have all examples of the order done, which is rearranged batch by batch.
+        """Have all examples of the order done; the order is rearranged within each batch.
 
         Args:
-            order: (n,) int32, the shared one.
-            dispatcher: of the workers.
-            share: what their shares have in common.
+            order: (n,) int32, the shared order.
+            dispatcher: dispatcher of the workers.
+            share: the settings that all shares have in common.
         """
         began_ns = monotonic_ns()
-        batch = self._chosen(order)
-        totals, summary = RoundTotals(), Summary()
+        batch = self._choose_batch(order)
+        totals, summary = RoundTotals(), ComponentSummary()
         for start in range(0, len(order), batch):
             examples = order[start : start + batch].copy()
             labels = components(self._supports, examples)
@@ -160,18 +163,18 @@ class ConflictFree:
             totals.seconds += (monotonic_ns() - began_ns) / 1e9  # the search is part of the epoch
             totals.add(dispatcher.do_parts(parts, share))
             began_ns = monotonic_ns()
-        if not self._told:
+        if not self._described:
             self._tell(summary.text(batch, self._workers))
-            self._told = True
+            self._described = True
         return totals
 
-    def _chosen(self, order: Int32) -> int:
-        """The batch: the largest one that is nearly as fast as any, of the order's beginning."""
+    def _choose_batch(self, order: Int32) -> int:
+        """The largest batch size with nearly the best predicted speed-up for the first examples."""
         if self._batch is not None:
             return self._batch
         best, speedup = BATCHES[0], 0.0
         for batch in BATCHES:
-            summary, examples = Summary(), order[:batch]
+            summary, examples = ComponentSummary(), order[:batch]
             labels = components(self._supports, examples)
             summary.add(labels, divide(labels, self._workers))
             if summary.speedup * GAIN >= speedup:

@@ -1,4 +1,4 @@
-"""The data of the classic problems: arrays that are checked when they are put together."""
+"""The data of the classic problems: arrays that are checked at construction."""
 
 import dataclasses
 import math
@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlxhog.errors import DataError
 
-# -- checks: each costs one pass over the array and names the first entry that fails ---------------
+# -- checks: each makes one pass over the array and names the first invalid entry ------------------
 
 
 def integers(name: str, values: ArrayLike, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
-    """`values` as a contiguous vector of `dtype`; what does not fit is an error, never wrapped."""
+    """`values` as a contiguous vector of `dtype`; a value out of range is an error."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"{name} have shape {array.shape}; wanted one dimension")
@@ -31,7 +31,7 @@ def integers(name: str, values: ArrayLike, dtype: type[np.signedinteger[Any]]) -
 
 
 def numbers(name: str, values: ArrayLike, dimensions: int = 1) -> NDArray[np.float32]:
-    """`values` as contiguous float32; what float32 cannot hold becomes infinite."""
+    """`values` as contiguous float32; a value out of range becomes infinite."""
     array = np.asarray(values)
     if array.ndim != dimensions:
         raise DataError(f"{name} have shape {array.shape}; wanted {dimensions} dimension(s)")
@@ -42,8 +42,8 @@ def numbers(name: str, values: ArrayLike, dimensions: int = 1) -> NDArray[np.flo
 
 
 def refuse_non_finite(array: NDArray[np.float32], describe: Callable[..., str]) -> None:
-    """Refuse NaN and infinities; `describe(*index)` says where the first one is."""
-    # The sum of finite float32 numbers is finite in float64, and only theirs is: one fast pass.
+    """Refuse NaN and infinities; `describe(*index)` names the place of the first one."""
+    # In float64 a sum of float32 numbers is finite only if all are: one fast pass.
     with np.errstate(invalid="ignore"):
         if np.isfinite(array.sum(dtype=np.float64)):
             return
@@ -62,10 +62,10 @@ def refuse_outside(name: str, indices: NDArray[Any], count: int, of: str) -> Non
 
 
 def same_length(**arrays: NDArray[Any]) -> None:
-    """Refuse vectors that should run in parallel and do not."""
+    """Refuse vectors of different lengths."""
     if len({len(array) for array in arrays.values()}) > 1:
         lengths = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
-        raise DataError(f"{lengths}: these must be equally many")
+        raise DataError(f"{lengths}: these numbers must be equal")
 
 
 def refuse_first(wrong: NDArray[np.bool_], message: Callable[..., str]) -> None:
@@ -78,11 +78,11 @@ def refuse_first(wrong: NDArray[np.bool_], message: Callable[..., str]) -> None:
 # -- labels ----------------------------------------------------------------------------------------
 
 LabelKind = Literal["signs", "classes", "numbers"]
-"""`signs`: -1 or +1. `classes`: 0 .. n_classes - 1. `numbers`: the targets of a regression."""
+"""`signs`: -1 or +1. `classes`: 0 .. n_classes - 1. `numbers`: regression targets."""
 
 
 def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None:
-    """Refuse labels that are not of their kind, naming the first row that has one.
+    """Refuse labels that are not of their kind; the error names the first such row.
 
     Args:
         labels: (rows,) finite float32.
@@ -94,9 +94,9 @@ def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None
     """
     fits = {"signs": n_classes == 2, "classes": n_classes >= 2, "numbers": n_classes == 0}
     if kind not in fits:
-        raise DataError(f"labels are called {kind!r}; wanted one of {', '.join(fits)}")
+        raise DataError(f"the kind of labels is {kind!r}; wanted one of {', '.join(fits)}")
     if not fits[kind]:
-        raise DataError(f"labels are {kind}, but there are {n_classes} classes of them")
+        raise DataError(f"the labels are {kind}, but the number of classes is {n_classes}")
     if kind == "signs":
         refuse_first(
             np.abs(labels) != 1.0,
@@ -114,13 +114,13 @@ def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None
 
 
 def how_to_map(labels: NDArray[np.floating[Any]]) -> str:
-    """The way out where labels are no signs; in its example the last one becomes +1."""
+    """Advice for labels that are not signs; its example maps the largest label to +1."""
     kinds = np.unique(labels)
     if len(kinds) > 8:
-        return "Map the labels there are, or take the problem least-squares if they are numbers"
+        return "Map the labels to -1 and +1, or use the problem least-squares if they are numbers"
     signs = ["-1"] * (len(kinds) - 1) + ["+1"]
     pairs = (f"{label:g}={sign}" for label, sign in zip(kinds, signs, strict=True))
-    return f"Map the labels there are, such as --labels {','.join(pairs)}"
+    return f"Map the labels, such as --labels {','.join(pairs)}"
 
 
 # -- examples with a label -------------------------------------------------------------------------
@@ -128,14 +128,14 @@ def how_to_map(labels: NDArray[np.floating[Any]]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """Examples that touch every coordinate: images, or a few measured variables.
+    """Examples that touch every coordinate, such as images.
 
     Attributes:
         features: (rows, n_features) float32, C order, finite.
-        labels: (rows,) float32, of the kind that `label_kind` says.
-        label_kind: what labels are.
-        n_classes: number of classes, also of those without a row here; 2 for signs, 0 for numbers.
-        centre: (n_features,) float32, what was subtracted from the features of a file; or None.
+        labels: (rows,) float32, of the kind `label_kind`.
+        label_kind: kind of the labels.
+        n_classes: number of classes, including those without a row; 2 for signs, 0 for numbers.
+        centre: (n_features,) float32, the vector subtracted from the features of a file; or None.
 
     Raises:
         DataError: at construction, for anything else; the message names the row.
@@ -154,11 +154,11 @@ class DenseRows:
         rows, n_features = self.features.shape
         if rows == 0 or n_features == 0:
             raise DataError(
-                f"features have shape {self.features.shape}; wanted an example at least"
+                f"features have shape {self.features.shape}; wanted at least one example"
             )
         if rows != len(self.labels):
             raise DataError(
-                f"{rows} rows of features and {len(self.labels)} labels; wanted as many"
+                f"{rows} rows of features, but {len(self.labels)} labels; wanted a label per row"
             )
         refuse_non_finite(
             self.features, lambda row, feature: f"row {row}: the value of feature {feature}"
@@ -173,7 +173,7 @@ class DenseRows:
 
     @property
     def n_features(self) -> int:
-        """Number of features of each."""
+        """Number of features of each row."""
         return int(self.features.shape[1])
 
     def take(self, rows: ArrayLike) -> Self:
@@ -187,15 +187,15 @@ class SparseRows:
     """Examples whose features are mostly zero; row r is entries indptr[r] .. indptr[r + 1].
 
     Attributes:
-        indptr: (rows + 1,) int64, where rows begin; no row is empty.
-        indices: (entries,) int32, features of each row in rising order, none twice.
+        indptr: (rows + 1,) int64, the first entry of each row; no row is empty.
+        indices: (entries,) int32, features of each row in ascending order, each once.
         values: (entries,) float32, finite.
-        labels: (rows,) float32, of the kind that `label_kind` says.
+        labels: (rows,) float32, of the kind `label_kind`.
         n_features: number of features, at least the largest index + 1.
-        label_kind: what labels are.
-        first: what a file calls its lowest feature.
-        number: (n_features,) int32, the number here of each feature of a file, from its lowest on;
-            None is their order there.
+        label_kind: kind of the labels.
+        first: number that a file gives to its lowest feature.
+        number: (n_features,) int32, column of each feature of the file, from the lowest one on;
+            None if the columns are in the file's order.
 
     Raises:
         DataError: at construction, for anything else; the message names the row.
@@ -235,7 +235,7 @@ class SparseRows:
         return int(np.searchsorted(self.indptr, entry, side="right")) - 1
 
     def degrees(self) -> NDArray[np.int64]:
-        """(n_features,): in how many examples each feature occurs, d_u."""
+        """(n_features,): d_u, the number of examples that have each feature."""
         return np.bincount(self.indices, minlength=self.n_features)
 
     def scores(self, x: ArrayLike) -> NDArray[np.float64]:
@@ -259,13 +259,13 @@ class SparseRows:
         )
 
     def numbers_by_degree(self) -> NDArray[np.int32]:
-        """(n_features,): for each feature its number where the busiest one has number 0."""
+        """(n_features,): rank of each feature by its number of examples; the most frequent is 0."""
         number = np.empty(self.n_features, dtype=np.int32)
         number[np.argsort(-self.degrees(), kind="stable")] = np.arange(self.n_features)
         return number
 
     def renumbered(self, number: NDArray[np.int32]) -> Self:
-        """The same rows with feature u called number[u], a permutation of all features."""
+        """The same rows with feature u renumbered to number[u], a permutation of all features."""
         lengths = np.diff(self.indptr)
         indices = number[self.indices]
         keys = np.repeat(np.arange(self.n_rows) * self.n_features, lengths) + indices
@@ -276,7 +276,7 @@ class SparseRows:
 
     def _check_rows(self) -> None:
         if self.n_rows == 0:
-            raise DataError("no examples at all: nothing can be learned from an empty data set")
+            raise DataError("no examples: nothing can be learned from an empty data set")
         if len(self.indptr) != self.n_rows + 1:
             raise DataError(
                 f"indptr has {len(self.indptr)} entries for {self.n_rows} labels; "
@@ -308,13 +308,13 @@ class SparseRows:
                 f"wanted 0..{self.n_features - 1}, for {self.n_features} features",
             )
         steps = np.diff(self.indices)
-        steps[self.indptr[1:-1] - 1] = 1  # from the end of a row to the next one all is allowed
+        steps[self.indptr[1:-1] - 1] = 1  # features need not ascend from one row to the next
         not_rising = np.concatenate([[False], steps <= 0])
         if not_rising.any():
             first = int(np.argmax(not_rising))
             repeated = self.indices[first] == self.indices[first - 1]
-            what = "it is there twice; add its values up" if repeated else "not in rising order"
-            refuse(not_rising, what)
+            reason = "it occurs twice; sum its values" if repeated else "not in ascending order"
+            refuse(not_rising, reason)
 
 
 # -- pairs with a number ---------------------------------------------------------------------------
@@ -322,20 +322,21 @@ class SparseRows:
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """Known entries of a matrix; entry k says that user users[k] rated item items[k].
+    """Known entries of a matrix: entry k is the rating of item items[k] by user users[k].
 
-    A pair that is there twice counts twice.
+    A pair that occurs twice counts twice.
 
     Attributes:
         users: (entries,) int32, 0 .. n_users - 1.
         items: (entries,) int32, 0 .. n_items - 1.
         ratings: (entries,) float32, within [lowest, highest].
-        n_users: number of users, also of those without a rating here.
-        n_items: number of items, also of those without a rating here.
+        n_users: number of users, including those without a rating here.
+        n_items: number of items, including those without a rating here.
         lowest: smallest legal rating.
         highest: largest legal rating.
-        user_ids: (n_users,) int64, what a file calls each user; None is as they are numbered.
-        item_ids: likewise.
+        user_ids: (n_users,) int64, identifiers of the users in the file; None if they are the
+            user numbers.
+        item_ids: (n_items,) int64, the same for items.
 
     Raises:
         DataError: at construction, for anything else; the message names the entry.
@@ -358,7 +359,7 @@ class Ratings:
         object.__setattr__(self, "ratings", numbers("ratings", self.ratings))
         same_length(users=self.users, items=self.items, ratings=self.ratings)
         if len(self.ratings) == 0:
-            raise DataError("no ratings at all: nothing can be completed from an empty matrix")
+            raise DataError("no ratings: an empty matrix cannot be completed")
         refuse_outside("users", self.users, self.n_users, "users")
         refuse_outside("items", self.items, self.n_items, "items")
         refuse_non_finite(self.ratings, lambda at: f"entry {at}: the rating")
@@ -391,12 +392,13 @@ class Graph:
 
     Attributes:
         heads: (edges,) int32, 0 .. n_vertices - 1.
-        tails: (edges,) int32; never the head of the same edge.
-        weights: (edges,) float32, finite, >= 0: what cutting the edge costs.
+        tails: (edges,) int32; the tail differs from the head of the same edge.
+        weights: (edges,) float32, finite, >= 0: the cost of cutting each edge.
         n_vertices: number of vertices.
         terminals: the label of each vertex that has one.
         labels: number of labels, at least 2.
-        vertex_ids: (n_vertices,) int64, what a file calls each; None is as they are numbered.
+        vertex_ids: (n_vertices,) int64, identifiers of the vertices in the file; None if they are
+            the vertex numbers.
 
     Raises:
         DataError: at construction, for anything else; the message names the edge.
@@ -417,7 +419,7 @@ class Graph:
         object.__setattr__(self, "weights", numbers("weights", self.weights))
         same_length(heads=self.heads, tails=self.tails, weights=self.weights)
         if self.n_edges == 0:
-            raise DataError("a graph with no edges: there is nothing to cut")
+            raise DataError("the graph has no edges, so there is nothing to cut")
         refuse_outside("heads", self.heads, self.n_vertices, "vertices")
         refuse_outside("tails", self.tails, self.n_vertices, "vertices")
         refuse_non_finite(self.weights, lambda at: f"edge {at}: the weight")
@@ -427,7 +429,7 @@ class Graph:
         )
         refuse_first(
             self.weights < 0,
-            lambda edge: f"edge {edge} has weight {self.weights[edge]:g}; wanted none below 0",
+            lambda edge: f"edge {edge} has weight {self.weights[edge]:g}; wanted 0 or more",
         )
         self._check_terminals()
 
@@ -441,6 +443,6 @@ class Graph:
             raise DataError(f"{self.labels} label(s); a cut separates at least 2")
         for vertex, label in self.terminals.items():
             if not 0 <= vertex < self.n_vertices:
-                raise DataError(f"terminal {vertex} is no vertex of 0..{self.n_vertices - 1}")
+                raise DataError(f"terminal {vertex} is not a vertex of 0..{self.n_vertices - 1}")
             if not 0 <= label < self.labels:
                 raise DataError(f"terminal {vertex} has label {label}; wanted 0..{self.labels - 1}")

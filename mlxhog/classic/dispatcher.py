@@ -1,13 +1,13 @@
-"""The examples of an epoch, dealt to worker processes in rounds; the dead are replaced.
+"""Deal the examples of an epoch to worker processes in rounds, and replace workers that die.
 
     --handout  workers are spawned   a worker's work in an epoch
     once       once                  a contiguous share of the order
     epoch      for every epoch       the same; the spawning is part of the epoch
-    queue      once                  mini-batches, claimed some at a time from a shared counter
+    queue      once                  mini-batches, claimed in small groups from a shared counter
 
-A worker that dies is replaced, and those alive do what it left undone of its share (up to 1024 of
-its last examples are done a second time; of a queue, the claim in hand is lost and counted), unless
-the scheme needs all workers at every step; then the run ends.
+If a worker dies, a new one replaces it, and the living workers do the rest of its share. Up to 1024
+of its last examples are done twice; with a queue, its last claim is missed, and counted as missed.
+If the scheme needs all workers at every step, the run ends instead.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from mlxhog.arena.workers import State
 from mlxhog.classic import worker
 from mlxhog.classic.config import RunSettings
 from mlxhog.classic.problem import Int32
-from mlxhog.classic.result import Observer
-from mlxhog.classic.worker import ROUNDS, WORDS, Rounds, Share, WorkerArgs
+from mlxhog.classic.worker import ROUNDS, WORDS, RoundWords, Share, WorkerArgs
 from mlxhog.errors import WorkerFailed
+from mlxhog.report.views import Tell
 
-MOST_DEATHS = 5  # of one rank in one run, as in `mlxhog train`
+MOST_DEATHS = 5  # per rank and run, as in `mlxhog train`
 POLL_S = 0.0005
 STOP_S = 5.0
-STALL_S = 60.0  # without an example done by anybody
+STALL_S = 60.0  # workers are killed after this time without one example done
 
 
 def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
     """The examples of one epoch, (n,) int32, the same for the same seed and epoch.
 
     Args:
-        n: examples.
-        seed: of the run.
-        epoch: from 1.
+        n: number of examples.
+        seed: seed of the run.
+        epoch: number of the epoch, from 1.
         sampling: "shuffle", each example once; or "replacement", n independent draws, as the
-            theorem has it.
+            theorem assumes.
     """
     rng = np.random.default_rng([seed, epoch])
     if sampling == "replacement":
@@ -53,7 +53,7 @@ def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
 
 
 def split_range(start: int, count: int, parts: int) -> list[tuple[int, int]]:
-    """(start, count) of contiguous parts, whose sizes differ by one at most, larger ones first."""
+    """(start, count) of contiguous parts; sizes differ by one at most, larger parts come first."""
     least, more = divmod(count, parts)
     sizes = [least + (k < more) for k in range(parts)]
     starts = np.cumsum([start, *sizes[:-1]])
@@ -62,13 +62,13 @@ def split_range(start: int, count: int, parts: int) -> list[tuple[int, int]]:
 
 @dataclass
 class RoundTotals:
-    """What the rounds of one epoch came to.
+    """Totals over the rounds of one epoch.
 
     Attributes:
-        seconds: of the rounds, each from the first worker's begin to the last one's end.
-        native_s: seconds inside the native loops, added up over workers.
-        done: examples by rank.
-        died: whether a worker died in one of them.
+        seconds: duration of all rounds, each from the first worker's begin to the last one's end.
+        native_s: seconds inside the native loops, summed over workers.
+        done: number of examples done, by rank.
+        died: whether a worker died in one of the rounds.
     """
 
     seconds: float = 0.0
@@ -82,7 +82,7 @@ class RoundTotals:
         return self.done.total()
 
     def add(self, other: RoundTotals) -> None:
-        """Take in those of further rounds."""
+        """Add the totals of further rounds."""
         self.seconds += other.seconds
         self.native_s += other.native_s
         self.done.update(other.done)
@@ -90,7 +90,7 @@ class RoundTotals:
 
 
 class Dispatcher:
-    """Deals examples to a worker pool in rounds, times them, and replaces the dead.
+    """Deals examples to a worker pool in rounds, times them, and replaces dead workers.
 
     Used by one thread.
     """
@@ -100,20 +100,22 @@ class Dispatcher:
         arena: Arena,
         settings: RunSettings,
         make_args: Callable[[int], WorkerArgs],
-        observer: Observer,
+        show: Callable[[int], None],
+        tell: Tell,
     ) -> None:
         """Prepare everything; nothing is spawned yet.
 
         Args:
-            arena: of `worker.plan_layout`, filled.
-            settings: of the run.
-            make_args: what the worker of a rank is spawned with.
-            observer: told how it goes.
+            arena: an arena planned by `worker.plan_layout`, filled.
+            settings: settings of the run.
+            make_args: arguments of the worker with a given rank.
+            show: called many times a second with the number of examples done in this epoch.
+            tell: receives messages about workers for the user.
         """
-        self.settings, self.observer = settings, observer
+        self.settings, self._show, self._tell = settings, show, tell
         self._arena, self._make_args = arena, make_args
         self._board = _native.ClassicBoard(arena.segment(WORDS), settings.workers)
-        self._rounds = Rounds(arena.segment(ROUNDS))
+        self._rounds = RoundWords(arena.segment(ROUNDS))
         self._pool = WorkerPool()
         self._deaths: Counter[int] = Counter()  # by rank
         self._totals, self._base = RoundTotals(), self._examples()
@@ -121,13 +123,13 @@ class Dispatcher:
 
     @property
     def deaths(self) -> int:
-        """Workers that died so far."""
+        """Number of workers that have died so far."""
         return self._deaths.total()
 
     # -- processes -------------------------------------------------------------------------------
 
     def start(self) -> float:
-        """Have all workers running; returns the seconds that took, 0 where they were."""
+        """Start all workers; returns the seconds until all run, 0 if they ran already."""
         if self._started:
             return 0.0
         began = monotonic_ns()
@@ -142,7 +144,7 @@ class Dispatcher:
         return (monotonic_ns() - began) / 1e9
 
     def stop(self) -> None:
-        """End every worker, whatever it is doing."""
+        """End every worker, also in the middle of a share."""
         self._board.stop()
         self._rounds.request_exit()
         for slot in list(self._pool):
@@ -168,10 +170,10 @@ class Dispatcher:
         return self._arena.workers.entry(slot).state
 
     def _reap(self, slot: int) -> Death:
-        """Reap a dead worker, whom another can replace.
+        """Reap a dead worker that a new one can replace.
 
         Raises:
-            WorkerFailed: it could not start, met an error that stays, or died too often.
+            WorkerFailed: it could not start, died by an error in the code, or died too often.
         """
         starting, process = self._state(slot) == State.STARTING, self._pool[slot]
         death = self._pool.reap(slot)
@@ -179,29 +181,29 @@ class Dispatcher:
         deaths = self._deaths[slot - 1]
         if death.is_fault:
             raise WorkerFailed(
-                f"worker {slot} met an error that no restart cures: {process.pipe.recv()}; see "
-                "above, and please report it"
+                f"worker {slot} ended with an error that a restart cannot fix: "
+                f"{process.pipe.recv()}; see above, and please report it"
             )
         if starting and death.code > 0:
             raise WorkerFailed(f"worker {slot} could not start ({death}); see above")
         if deaths > MOST_DEATHS:
             raise WorkerFailed(
                 f"worker {slot} died {deaths} times, the last time by {death}; "
-                "is something killing processes here, such as a limit on memory?"
+                "does something kill processes on this machine, such as a memory limit?"
             )
         return death
 
     # -- work ------------------------------------------------------------------------------------
 
     def do(self, count: int, share: Share) -> RoundTotals:
-        """Have the first `count` examples of the order done, in as many rounds as deaths ask for.
+        """Have the first `count` examples of the order done; each death adds a round.
 
         Args:
-            count: examples.
-            share: what the shares of all workers have in common.
+            count: number of examples.
+            share: the settings that the shares of all workers have in common.
 
         Raises:
-            WorkerFailed: a worker died that cannot be done without, or too often.
+            WorkerFailed: a worker died and the scheme needs all, or one worker died too often.
         """
         self._totals = RoundTotals()
         pieces = [(0, count)]
@@ -210,11 +212,11 @@ class Dispatcher:
         return self._totals
 
     def do_parts(self, parts: Sequence[tuple[int, int]], share: Share) -> RoundTotals:
-        """Have parts of the order, (start, count), done in one round, one by each worker.
+        """Have parts of the order, (start, count), done in one round, one part per worker.
 
         Args:
-            parts: of every rank.
-            share: what the shares of all workers have in common.
+            parts: the part of each rank.
+            share: the settings that the shares of all workers have in common.
 
         Raises:
             WorkerFailed: a worker died.
@@ -230,7 +232,7 @@ class Dispatcher:
         return self._totals
 
     def _deal(self, piece: tuple[int, int], share: Share) -> dict[int, Share]:
-        """A part of the piece for every running worker; with a queue, all of it."""
+        """A part of the piece for every running worker; with a queue, the whole piece for each."""
         while not (ranks := self._running()):
             self._look()
         parts = [piece] * len(ranks)
@@ -243,7 +245,7 @@ class Dispatcher:
         }
 
     def _round(self, shares: dict[int, Share]) -> list[tuple[int, int]]:
-        """Have the shares done; returns what workers that died left undone."""
+        """Have the shares done; returns the parts that dead workers did not do."""
         totals = self._totals
         self._board.reset()
         self._base = self._examples() - totals.examples
@@ -259,7 +261,7 @@ class Dispatcher:
             totals.native_s += sum(end - at for at, end in spans) / 1e9
         totals.done.update(done)
         totals.died |= present != set(shares)
-        if self.settings.handout == "queue":  # all have the same share, and nobody takes more now
+        if self.settings.handout == "queue":  # all have the same share, and no worker claims now
             share, claimed = next(iter(shares.values())), self._board.take(0)
             rests = [(share.start + claimed, share.count - claimed)]
         else:
@@ -270,7 +272,7 @@ class Dispatcher:
         return [(start, count) for start, count in rests if count > 0]
 
     def _until(self, reached: Callable[[int], bool], ranks: set[int]) -> set[int]:
-        """Wait until each of the ranks has reached a point, or has died; returns those alive."""
+        """Wait until each rank has reached a point or has died; returns the living ranks."""
         waiting = {rank for rank in ranks if not reached(rank)}
         watched = WatchedTime()
         progress, since_s = (waiting, self._examples()), 0.0
@@ -282,16 +284,16 @@ class Dispatcher:
             if progress != (waiting, self._examples()):
                 progress, since_s = (waiting, self._examples()), now_s
             elif now_s - since_s > STALL_S:
-                self.observer.tell(f"no example was done for {STALL_S:g} s; killing who is at it")
+                self._tell(f"no example was done for {STALL_S:g} s; killing the stalled workers")
                 for rank in waiting:
                     self._pool[rank + 1].kill()
         return ranks
 
     def _look(self) -> Collection[int]:
-        """Wait a moment, show the progress, and replace workers that have died; returns these.
+        """Wait a moment, show the progress, and replace dead workers; returns their ranks.
 
         Raises:
-            WorkerFailed: the scheme needs them.
+            WorkerFailed: a worker died and the scheme needs all, or one worker died too often.
         """
         died = {slot - 1: self._reap(slot) for slot in self._pool.wait(POLL_S)}
         scheme = self.settings.scheme
@@ -299,12 +301,12 @@ class Dispatcher:
             if scheme.needs_all:
                 raise WorkerFailed(
                     f"worker {rank + 1} died ({death}), and {scheme.name} needs every "
-                    "worker at every step, so the run ended; --scheme hogwild goes on without it"
+                    "worker at every step, so the run ended; --scheme hogwild continues without it"
                 )
-            self.observer.tell(f"worker {rank + 1} died ({death}) and is being replaced")
+            self._tell(f"worker {rank + 1} died ({death}) and is being replaced")
             self._rounds.reset(rank)
             self._spawn(rank)
-        self.observer.progress(self._examples() - self._base)
+        self._show(self._examples() - self._base)
         return died
 
     def _examples(self) -> int:

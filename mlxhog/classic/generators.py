@@ -1,4 +1,4 @@
-"""Data with the statistics of the published sets, which nobody may ship.
+"""Synthetic data with the statistics of published sets that may not be redistributed.
 
 Ratings like Netflix's, graphs like Abdomen and DBLife, text like RCV1, images like CIFAR-10, and
 two dense problems that are published as their own generators.
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from mlxhog.classic.datasets import DenseRows, Graph, Ratings, SparseRows
 
-# -- ratings: who rates how much, and how they rate ------------------------------------------------
+# -- ratings ---------------------------------------------------------------------------------------
 #
-# Films follow a shifted power law, users a log-normal one that is cut off at seven times its mean
-# (there are a tenth of the real users; the real cut is at 85 times). Grades are a matrix of low
-# rank plus noise, rounded to 1 .. 5. The law is fitted to the prize's published counts (busiest
-# film 232,944 of 100.2 million ratings, mean 5,655, median 561).
+# The number of ratings follows a shifted power law over films and a log-normal law over users. The
+# latter is cut off at seven times its mean (here are a tenth of the real users; the real cut is at
+# 85 times). Grades are a matrix of low rank plus noise, rounded to 1 .. 5. The laws are fitted to
+# the prize's published counts (of 100.2 million ratings the most rated film has 232,944, the mean
+# is 5,655 and the median 561).
 
 USERS, ITEMS, DRAWS = 48_019, 17_770, 2_000_000
 ITEM_SHIFT, ITEM_POWER = 373 / ITEMS, 1.9
@@ -36,7 +37,7 @@ def netflix_like(
     """Draw ratings of `items` films by `users` people, each pair at most once.
 
     Args:
-        draws: pairs drawn; those drawn again (5 % of the default size) are kept once.
+        draws: number of drawn pairs; repeated pairs (5 % at the default size) count once.
         users: people; None: 48,019, fewer for fewer draws.
         items: films; None: 17,770, fewer for fewer draws.
         seed: equal seeds give equal ratings.
@@ -44,7 +45,8 @@ def netflix_like(
     Returns:
         Ratings sorted by user, then by film; grades are whole numbers from 1 to 5.
     """
-    smaller = (draws / DRAWS) ** 0.75  # in between: few repeated pairs, and rows not too short
+    # A compromise: 0.5 keeps the share of repeated pairs, 1 the number of ratings per user.
+    smaller = (draws / DRAWS) ** 0.75
     users = max(2, round(USERS * smaller)) if users is None else users
     items = max(2, round(ITEMS * smaller)) if items is None else items
     rng = np.random.default_rng(seed)
@@ -73,9 +75,9 @@ def netflix_like(
 
 # -- a noisy volume of two tissues -----------------------------------------------------------------
 #
-# The published problem segments a CT scan of 512 x 512 x 551 voxels, 6-connected, with two seeded
-# labels. This one draws a wavy surface through a cube, bright on one side and dark on the other,
-# and joins neighbours by how alike they look.
+# The published problem segments a CT scan of 512 x 512 x 551 voxels, 6-connected, with seeds of two
+# labels. This one draws a wavy surface through a cube, bright on one side and dark on the other.
+# The weight of an edge is the similarity of its two voxels.
 
 VOXEL_NOISE = 0.25  # of intensities whose two phases differ by 1
 VOXEL_LIKENESS = 0.3  # the s of exp(-(I_u - I_v)^2 / 2 s^2)
@@ -98,7 +100,7 @@ def faces(side: int) -> dict[int, int]:
 
 
 def abdomen_like(side: int = 32, *, seed: int = 0) -> Graph:
-    """Draw a cube of side^3 voxels; its first and last face along axis 0 are the two seeds.
+    """Draw a cube of side^3 voxels; the seeds are its first and last face along axis 0.
 
     Weights are exp(-(I_u - I_v)^2 / 2 s^2), in (0, 1].
 
@@ -126,11 +128,11 @@ def abdomen_like(side: int = 32, *, seed: int = 0) -> Graph:
     )
 
 
-# -- a similarity graph with a few entities that are mentioned everywhere --------------------------
+# -- a similarity graph in which a few entities have many edges ------------------------------------
 
 ENTITY_SHIFT = 86.0
-LABELLED_SHARE = 0.1  # of the vertices: the entities that are known already
-ASTRAY_SHARE = 0.05  # of the edges: similar by accident, to whatever label
+LABELLED_SHARE = 0.1  # share of vertices that are terminals
+ASTRAY_SHARE = 0.05  # share of edges whose tail is drawn without regard to its label
 
 
 def dblife_like(
@@ -138,62 +140,61 @@ def dblife_like(
 ) -> Graph:
     """Draw a graph whose ends follow p_j ~ 1/(j + 86).
 
-    Every vertex belongs to a label, and edges join vertices of the same one, but for a few; one
-    vertex in ten is a terminal and shows its label. Weights are similarities in (0, 1]. (The
-    published graph has a label for each entity.)
+    Every vertex has a label, and most edges join vertices of the same label; one vertex in ten is a
+    terminal. Weights are similarities in (0, 1]. (The published graph has a label for each entity.)
 
     Args:
         vertices: number of vertices, at least two for each label.
-        edges: number of edges; a pair may be drawn twice, a vertex is never joined to itself.
+        edges: number of edges; a pair may occur twice, but no vertex is joined to itself.
         labels: number of labels, at least 2; each has a terminal.
         seed: equal seeds give equal graphs.
     """
     rng = np.random.default_rng(seed)
     law = 1.0 / (np.arange(vertices) + ENTITY_SHIFT)
     law /= law.sum()
-    belongs = rng.permutation(np.arange(vertices) % labels)
+    label_of = rng.permutation(np.arange(vertices) % labels)
     heads = rng.choice(vertices, edges, p=law)
-    # Labels are blind to how busy a vertex is, so tails follow the same law as heads.
+    # Labels do not depend on a vertex's number of edges, so tails follow the same law as heads.
     tails = rng.choice(vertices, edges, p=law)
-    together = rng.random(edges) >= ASTRAY_SHARE
+    same_label = rng.random(edges) >= ASTRAY_SHARE
     for label in range(labels):
-        members = np.flatnonzero(belongs == label)
-        joined = np.flatnonzero(together & (belongs[heads] == label))
+        members = np.flatnonzero(label_of == label)
+        joined = np.flatnonzero(same_label & (label_of[heads] == label))
         tails[joined] = rng.choice(members, len(joined), p=law[members] / law[members].sum())
     while (loops := np.flatnonzero(heads == tails)).size:
         tails[loops] = rng.choice(vertices, loops.size, p=law)
     weights = 1.0 - rng.random(edges, dtype=np.float32)
-    shown = rng.random(vertices) < LABELLED_SHARE
-    shown[np.unique(belongs, return_index=True)[1]] = True
+    is_terminal = rng.random(vertices) < LABELLED_SHARE
+    is_terminal[np.unique(label_of, return_index=True)[1]] = True
     return Graph(
         heads=heads.astype(np.int32),
         tails=tails.astype(np.int32),
         weights=weights,
         n_vertices=vertices,
-        terminals={int(vertex): int(belongs[vertex]) for vertex in np.flatnonzero(shown)},
+        terminals={int(vertex): int(label_of[vertex]) for vertex in np.flatnonzero(is_terminal)},
         labels=labels,
     )
 
 
-# -- text: rows of Zipf-distributed words, weighted as documents are, with two classes -------------
+# -- text: rows of Zipf-distributed words, weighted by tf-idf, with two classes --------------------
 #
-# The law is fitted to the published set (781,265 rows of 47,236 features, about 75 of them set in a
-# row).
+# The law is fitted to the published set (781,265 rows of 47,236 features, about 75 of them in a
+# row are not zero).
 
 ZIPF_SHIFT = 16.0  # of p_j ~ 1 / (j + shift), j from 1
-FEATURES = 47_236  # some of which no row may have
+FEATURES = 47_236  # possibly some that no row has
 LENGTH_SIGMA = 0.62  # of the log-normal number of words in a row
-MEAN_WORDS = 74 * 1.13  # words of a row, of which about 5 % are there already
+MEAN_WORDS = 74 * 1.13  # words of a row; some of them repeat
 MOST_WORDS = 845  # cuts two rows of 100,000, so that the longest has about 677 features
-DENSE_SHARE = 0.3  # of the features that the classes depend on
-FLIPPED_SHARE = 0.02  # of the labels
+DENSE_SHARE = 0.3  # share of the features that the classes depend on
+FLIPPED_SHARE = 0.02  # share of labels with the wrong sign
 
 
 def rcv1_like(n: int = 100_000, *, seed: int = 0) -> SparseRows:
-    """Draw `n` rows of length 1 with labels -1 and +1, about as many of each.
+    """Draw `n` rows of norm 1 with labels -1 and +1, about equally frequent.
 
-    Values are (1 + ln count) ln((1 + n) / (1 + df)), then divided by the row's norm; labels say on
-    which side of its median the score of a random sparse plane is, and 2 % of them are wrong.
+    Values are (1 + ln count) ln((1 + n) / (1 + df)), divided by the row's norm. A label is +1 if
+    the row's score in a random sparse plane is above the median, else -1; 2 % are flipped.
 
     Args:
         n: rows, at least 1.
@@ -206,7 +207,7 @@ def rcv1_like(n: int = 100_000, *, seed: int = 0) -> SparseRows:
     indptr, indices, counts = _draw_words(rng, n)
     n_rows_with = np.bincount(indices, minlength=FEATURES)
     weights = np.log((1.0 + n) / (1.0 + n_rows_with))
-    # A feature that every row has would weigh nothing, and a row of only those have no length.
+    # A feature of every row would have weight 0, and a row with only such features norm 0.
     values = (1.0 + np.log(counts)) * np.maximum(weights, 1e-3)[indices]
     lengths = np.diff(indptr)
     values /= np.repeat(np.sqrt(np.add.reduceat(values**2, indptr[:-1])), lengths)
@@ -228,12 +229,12 @@ def rcv1_like(n: int = 100_000, *, seed: int = 0) -> SparseRows:
 def _draw_words(
     rng: np.random.Generator, n: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Where rows begin, their words in rising order, and how often each word is in its row."""
+    """The first entry of each row, words in ascending order per row, and their counts."""
     mu = np.log(MEAN_WORDS) - LENGTH_SIGMA**2 / 2
     words = np.rint(rng.lognormal(mu, LENGTH_SIGMA, n)).clip(1, MOST_WORDS).astype(np.int64)
     law = np.cumsum(1.0 / (np.arange(1, FEATURES + 1) + ZIPF_SHIFT))
     drawn = np.searchsorted(law, law[-1] * rng.random(words.sum()), side="right")
-    # Rows and their words as one number each, so that one sort does all rows.
+    # One number for each pair of row and word, so that one sort orders all rows.
     keys = np.repeat(np.arange(n) * FEATURES, words) + np.minimum(drawn, FEATURES - 1)
     keys.sort()
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -250,20 +251,20 @@ def _draw_words(
 def sparse_regression(
     n: int, n_features: int, density: float, *, noise: float = 0.1, seed: int = 0
 ) -> tuple[SparseRows, SparseRows]:
-    """Draw a linear regression whose rows all have the same share of their features set.
+    """Draw a linear regression whose rows all have the same number of non-zero features.
 
-    Rows have length 1 and features drawn without preference; labels are the product with a dense
-    plane of normal weights, plus normal noise. So densities differ in how often two rows meet.
+    Rows have norm 1 and uniformly drawn features; labels are the product with a dense plane of
+    normal weights, plus normal noise. So two densities differ in how often two rows conflict.
 
     Args:
-        n: rows to learn from.
-        n_features: features.
-        density: share of them in a row, in (0, 1]; at least one is set.
-        noise: standard deviation of the labels' noise; theirs without it is 1.
+        n: number of training rows.
+        n_features: number of features.
+        density: share of non-zero features in a row, in (0, 1]; each row has at least one.
+        noise: standard deviation of the noise; the labels without noise have 1.
         seed: equal seeds give equal rows.
 
     Returns:
-        Rows to learn from, and a quarter as many to be measured on.
+        Training rows, and a quarter as many test rows.
     """
     rng = np.random.default_rng(seed)
     each = max(1, round(density * n_features))
@@ -287,14 +288,14 @@ def sparse_regression(
     return draw(n), draw(max(1, n // 4))
 
 
-# -- 100 features, a fifth of them set -------------------------------------------------------------
+# -- 100 features, a fifth of them not zero --------------------------------------------------------
 #
 # "Sparsity 0.2" is not sparse in Hogwild's sense: with about 20 of 100 coordinates per row, 98 % of
-# all pairs of rows meet.
+# all pairs of rows conflict.
 
 SVM100_FEATURES = 100
 SVM100_DENSITY = 0.2
-_ROW_BLOCK = 20_000  # rows drawn at once; the stream of random numbers does not depend on it
+_ROW_BLOCK = 20_000  # rows drawn at once; the random numbers do not depend on it
 
 
 def svm100(
@@ -302,8 +303,8 @@ def svm100(
 ) -> tuple[SparseRows, SparseRows | None]:
     """Draw a training and a test set that a plane through the origin separates.
 
-    The order of draws is the recorded reference's, and the test set comes after it: all masks, all
-    values, the plane; then masks and values of the test rows.
+    The order of draws is that of the recorded reference: all masks, all values, the plane. The
+    masks and values of the test rows come after them.
 
     Args:
         n: training rows, at least 1.
@@ -333,9 +334,9 @@ def _draw_masked(rng: np.random.Generator, n: int) -> tuple[NDArray[np.bool_], N
 def _signed_rows(
     mask: NDArray[np.bool_], values: NDArray[np.float64], plane: NDArray[np.float64]
 ) -> SparseRows:
-    """Rows with the sign of their product with the plane; a product of 0 counts as positive.
+    """Rows labelled by the sign of their product with the plane; 0 counts as positive.
 
-    One row in five thousand million has no feature at all; it is left out.
+    Rows without features are left out; one row in five thousand million has none.
     """
     mask = mask[mask.any(axis=1)]
     indices = np.nonzero(mask)[1].astype(np.int32)
@@ -350,7 +351,7 @@ def _signed_rows(
     )
 
 
-# -- linear regression: tiny, convex, and all of it on one cache line ------------------------------
+# -- linear regression: small, convex, all parameters on one cache line ----------------------------
 
 LINREG_WEIGHTS = (1.0, -2.0, 3.0, -4.0, 5.0)
 LINREG_NOISE = 0.1
@@ -372,12 +373,12 @@ def linreg5(n: int = 10_000, *, seed: int = 0) -> DenseRows:
 
 # -- images: ten blurred class means under strong noise --------------------------------------------
 #
-# Neighbouring pixels of the noise are as alike as those of photographs (AR(1), .95 along rows and
-# columns), so that the classes differ least where the noise is weakest, and a linear model is right
-# about four times in ten.
+# Neighbouring pixels of the noise correlate as in photographs (AR(1), .95 along rows and columns).
+# So the classes differ least where the noise is weakest, and a linear model has an accuracy of
+# about 40 %.
 
 SIDE, CHANNELS, CLASSES = 32, 3, 10
-PIXEL_LIKENESS = 0.95  # of neighbouring pixels of the noise
+PIXEL_CORRELATION = 0.95  # of neighbouring pixels of the noise
 BLUR = 5.0  # standard deviation of the low-pass filter on the means, in pixels
 PIXEL_NOISE = 0.2  # standard deviation of a pixel of values 0 .. 1, about CIFAR-10's .25
 CLASS_SIGNAL = 0.02  # standard deviation of the class means
@@ -387,7 +388,7 @@ _IMAGE_BLOCK = 1_000  # images filtered at once
 def cifar_dense(
     n: int = 10_000, n_test: int = 1_000, *, seed: int = 0
 ) -> tuple[DenseRows, DenseRows | None]:
-    """Draw a training and a test set of 3072 pixels in [0, 1], less the training set's means.
+    """Draw training and test images of 3072 pixels in [0, 1], less the training set's mean.
 
     Pixels are ordered as in CIFAR-10's files: channel, row, column.
 
@@ -410,7 +411,7 @@ def cifar_dense(
 
 
 def _class_means(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(classes, channels, side, side): white noise, blurred, of standard deviation 1."""
+    """(classes, channels, side, side): blurred white noise of standard deviation 1."""
     apart = np.subtract.outer(np.arange(SIDE), np.arange(SIDE))
     blur = np.exp(-(apart**2) / (2 * BLUR**2))
     means = blur @ rng.standard_normal((CLASSES, CHANNELS, SIDE, SIDE)) @ blur.T
@@ -438,6 +439,6 @@ def _draw_images(
 def _ar1() -> NDArray[np.float32]:
     """The matrix that makes white noise AR(1) along one axis, with variance 1 everywhere."""
     steps = np.subtract.outer(np.arange(SIDE), np.arange(SIDE))
-    matrix = np.where(steps >= 0, PIXEL_LIKENESS ** np.maximum(steps, 0), 0.0)
-    matrix[:, 1:] *= np.sqrt(1 - PIXEL_LIKENESS**2)
+    matrix = np.where(steps >= 0, PIXEL_CORRELATION ** np.maximum(steps, 0), 0.0)
+    matrix[:, 1:] *= np.sqrt(1 - PIXEL_CORRELATION**2)
     return matrix.astype(np.float32)

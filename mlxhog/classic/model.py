@@ -1,15 +1,15 @@
-"""What a solved problem has learnt, in a file, and its predictions for another file.
+"""Files of a solved problem's weights, and predictions for a data file.
 
-A file of weights is a safetensors file; its metadata `classic` is JSON: the problem, what reading
-further data takes, and the measures at the end of training. The tensors:
+A file of weights is a safetensors file; its metadata `classic` is JSON: the problem, the facts that
+are needed to read further data, and the measures at the end of training. The tensors:
 
     svm, logistic, least-squares, synthetic-svm, linear-regression
         weights (features,), in the order of the data file's features
     image-svm
         weights (classes, pixels), centre (pixels,)
     matrix-completion
-        users (users, rank), items (items, rank), and user_ids, item_ids: what the data file calls
-        each
+        users (users, rank), items (items, rank), and user_ids, item_ids: their identifiers in the
+        data file
     graph-cuts
         labels (vertices,), and vertex_ids
 
@@ -52,12 +52,12 @@ _IMAGES_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
-class Model:
+class ClassicModel:
     """A solved problem.
 
     Attributes:
         problem: its name.
-        facts: what the metadata say of it.
+        facts: the metadata of its file.
         arrays: its tensors.
     """
 
@@ -67,16 +67,17 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a model says of a file.
+class ClassicPrediction:
+    """The predictions of a model for a file.
 
     Attributes:
-        columns: equally long, texts or numbers; a line for each of their entries.
-        examples: of the file.
-        unknown: of them, those with something that was not in the training data.
-        measure: name of what was measured: accuracy, rmse or cut.
-        value: it; None where the file has nothing to compare with.
-        trained: the same, at the end of training, on its test data; else on its training data.
+        columns: columns of text or numbers, of equal length; entry k of each is in line k.
+        examples: number of examples in the file.
+        unknown: number of them with a feature, user, item or vertex that training did not see.
+        measure: name of the measure: accuracy, rmse or cut.
+        value: value of the measure; None if the file has no labels or ratings to compare with.
+        trained: the same measure at the end of training, on the test data if there were any, else
+            on the training data.
     """
 
     columns: tuple[NDArray[Any], ...]
@@ -87,7 +88,7 @@ class Prediction:
     trained: float | None
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the answer, numbers in six digits."""
+        """Yield the lines of the output, numbers with six digits."""
         words = (
             [f"{x:.6g}" for x in column] if column.dtype.kind == "f" else column.tolist()
             for column in self.columns
@@ -103,23 +104,23 @@ def check_target(path: Path) -> None:
     """Refuse a file that could not be written, before anything is computed for it.
 
     Raises:
-        ConfigError: it is a folder, or its folder is missing or cannot be written into.
+        ConfigError: `path` is a folder, or its folder is missing or not writable.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+        raise ConfigError(f"{path}: there is no folder {path.parent}; create it first")
     if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path}: the folder cannot be written into; choose another place")
+        raise ConfigError(f"{path}: the folder is not writable; choose another one")
 
 
 def save(problem: Problem, params: Mapping[str, Float32], measures: Any, path: Path) -> None:
-    """Write a solved problem into a file, which appears whole.
+    """Write a solved problem into a file; the file is replaced in one step.
 
     Args:
-        problem: that was solved.
-        params: at the end.
-        measures: at the end, by name.
+        problem: the solved problem.
+        params: its parameters at the end, by name.
+        measures: its measures at the end, by name.
         path: the file.
 
     Raises:
@@ -133,11 +134,11 @@ def save(problem: Problem, params: Mapping[str, Float32], measures: Any, path: P
         replace_file(path, to_bytes(whole, {_KEY: json.dumps(facts)}))
 
 
-def load(path: Path) -> Model:
+def load(path: Path) -> ClassicModel:
     """Read a file of weights.
 
     Raises:
-        DataError: it is missing, damaged, or no such file.
+        DataError: the file is missing, damaged, or not a file of weights.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -150,9 +151,9 @@ def load(path: Path) -> Model:
         ) from error
     if not isinstance(facts, dict) or facts.get("problem") not in _PREDICT:
         raise DataError(
-            f"{path} holds no solved problem; `mlxhog classic PROBLEM --save FILE` writes one"
+            f"{path} is not a file of weights; `mlxhog classic PROBLEM --save FILE` writes one"
         )
-    model = Model(facts["problem"], facts, arrays)
+    model = ClassicModel(facts["problem"], facts, arrays)
     _check(model, path)
     return model
 
@@ -163,7 +164,7 @@ _SHAPES: Mapping[str, tuple[str, ...]] = {
     "ratings": ("users 2 f", "items 2 f", "user_ids 1 i", "item_ids 1 i"),
     "vertices": ("labels 1 i", "vertex_ids 1 i"),
 }
-"""Form of a model -> its tensors: name, dimensions, kind of numbers."""
+"""Form of a model -> its tensors: name, number of dimensions, kind of dtype."""
 
 _FACTS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "linear": {"first": int, "loss": str, "labels": (str, type(None))},
@@ -173,8 +174,8 @@ _FACTS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 }
 
 
-def _check(model: Model, path: Path) -> None:
-    """Refuse a file whose contents are not those of its problem."""
+def _check(model: ClassicModel, path: Path) -> None:
+    """Refuse a file whose contents do not fit its problem."""
     form = _FORMS[model.problem]
     for line in _SHAPES[form]:
         name, dimensions, kind = line.split()
@@ -182,11 +183,12 @@ def _check(model: Model, path: Path) -> None:
         fits = array is not None and array.ndim == int(dimensions) and array.dtype.kind == kind
         if array is None or not fits or not np.isfinite(array).all():
             raise DataError(
-                f"{path}: tensor {name} is not as {model.problem} has it; save it again"
+                f"{path}: tensor {name} is missing, has NaN or infinity, or has not the "
+                f"dimensions and dtype of {model.problem}; save it again"
             )
     for name, fact_type in _FACTS[form].items():
         if not isinstance(model.facts.get(name), fact_type):
-            raise DataError(f"{path}: the metadata lack {name}; save it again")
+            raise DataError(f"{path}: the metadata have no valid {name}; save it again")
     if not _sizes_fit(form, {name: array.shape for name, array in model.arrays.items()}):
         raise DataError(f"{path}: the sizes of its tensors contradict each other; save it again")
 
@@ -238,7 +240,7 @@ def _contents(
             "labels": problem.rounded(params["x"]).astype(np.int64),
             "vertex_ids": _ids(graph.vertex_ids, graph.n_vertices),
         }
-    raise ConfigError(f"{problem.name} cannot be saved: its class has no form in a file")
+    raise ConfigError(f"{problem.name} cannot be saved: its class has no file format")
 
 
 def _ids(ids: NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:
@@ -248,40 +250,40 @@ def _ids(ids: NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:
 # -- predictions -----------------------------------------------------------------------------------
 
 
-def predict(model: Model, path: Path) -> Prediction:
-    """Say what a model makes of a file of the format that its problem reads.
+def predict(model: ClassicModel, path: Path) -> ClassicPrediction:
+    """Predict for a data file in the format that the model's problem reads.
 
     Raises:
-        DataError: the file is missing or malformed; names the line.
+        DataError: the file is missing or malformed; the message names the line.
     """
     return _PREDICT[model.problem](model, path)
 
 
-def answer(model: Model, prediction: Prediction) -> str:
-    """How right the predictions are, in a line."""
+def answer(model: ClassicModel, prediction: ClassicPrediction) -> str:
+    """State the accuracy of the predictions in one line."""
     who, value = f"{model.problem}: {prediction.examples:,} predicted", prediction.value
     if prediction.unknown:
-        who += f", {prediction.unknown:,} of them with something that training had not seen"
+        who += f", {prediction.unknown:,} of them with features or identifiers new to the model"
     if value is None:
-        return f"{who}; the file has nothing to compare them with"
+        return f"{who}; the file has no values to compare them with"
     trained = prediction.trained
-    beside = "" if trained is None else f"; training had measured {_spell(prediction, trained)}"
+    beside = "" if trained is None else f"; at the end of training: {_spell(prediction, trained)}"
     return f"{who}: {_spell(prediction, value)}{beside}"
 
 
-def _spell(prediction: Prediction, value: float) -> str:
+def _spell(prediction: ClassicPrediction, value: float) -> str:
     if prediction.measure == "accuracy":
-        return f"{value:.2%} right"
+        return f"{value:.2%} correct"
     return f"{'a cut of' if prediction.measure == 'cut' else 'rmse'} {value:.5g}"
 
 
-def _measured(model: Model, *names: str) -> float | None:
+def _measured(model: ClassicModel, *names: str) -> float | None:
     measures = model.facts.get("measures")
     values = [measures.get(name) for name in names] if isinstance(measures, dict) else []
     return next((float(x) for x in values if isinstance(x, int | float)), None)
 
 
-def _linear(model: Model, path: Path) -> Prediction:
+def _linear(model: ClassicModel, path: Path) -> ClassicPrediction:
     rows, weights = read_rows(path), model.arrays["weights"].astype(np.float64)
     places = rows.features.astype(np.int64) - model.facts["first"]
     known = (places >= 0) & (places < len(weights))
@@ -300,17 +302,17 @@ def _linear(model: Model, path: Path) -> Prediction:
         rmse = _root_mean_square((scores - labels)[known_labels])
         loss = _measured(model, "test_loss", "train_loss")  # half of the mean square
         trained = None if loss is None else (2 * loss) ** 0.5
-        return Prediction((scores,), n, unknown, "rmse", rmse, trained)
+        return ClassicPrediction((scores,), n, unknown, "rmse", rmse, trained)
     signs = np.where(scores >= 0, 1, -1)
     labelled = np.abs(labels) == 1
     right = float(np.mean(signs[labelled] == labels[labelled])) if labelled.any() else None
     columns = (_words(signs, mapping), scores)
     if model.facts["loss"] == "logistic":
         columns = (columns[0], np.exp(-np.logaddexp(0.0, -scores)))
-    return Prediction(columns, n, unknown, "accuracy", right, _accuracy(model))
+    return ClassicPrediction(columns, n, unknown, "accuracy", right, _accuracy(model))
 
 
-def _accuracy(model: Model) -> float | None:
+def _accuracy(model: ClassicModel) -> float | None:
     error = _measured(model, "test_error", "train_error")
     return None if error is None else 1 - error
 
@@ -320,7 +322,7 @@ def _root_mean_square(errors: NDArray[np.float64]) -> float | None:
 
 
 def _words(signs: NDArray[Any], mapping: Mapping[float, float] | None) -> NDArray[Any]:
-    """Signs as the file spells them, where one of its labels became each."""
+    """Signs as the file spells them, if exactly one of its labels was mapped to each sign."""
     if mapping is None:
         return signs
     spelled = {sign: [old for old, new in mapping.items() if new == sign] for sign in (-1.0, 1.0)}
@@ -329,7 +331,7 @@ def _words(signs: NDArray[Any], mapping: Mapping[float, float] | None) -> NDArra
     return np.where(signs > 0, f"{spelled[1.0][0]:g}", f"{spelled[-1.0][0]:g}")
 
 
-def _images(model: Model, path: Path) -> Prediction:
+def _images(model: ClassicModel, path: Path) -> ClassicPrediction:
     images, classes = read_cifar10(path)
     images -= model.arrays["centre"]
     weights = model.arrays["weights"].astype(np.float64).T
@@ -341,10 +343,10 @@ def _images(model: Model, path: Path) -> Prediction:
     labels = np.concatenate(chosen)
     right = float(np.mean(labels == classes))
     columns = (labels, np.concatenate(best))
-    return Prediction(columns, len(images), 0, "accuracy", right, _accuracy(model))
+    return ClassicPrediction(columns, len(images), 0, "accuracy", right, _accuracy(model))
 
 
-def _ratings(model: Model, path: Path) -> Prediction:
+def _ratings(model: ClassicModel, path: Path) -> ClassicPrediction:
     entries, facts, arrays = read_ratings(path), model.facts, model.arrays
     user, user_known = _places(arrays["user_ids"], entries.users)
     item, item_known = _places(arrays["item_ids"], entries.items)
@@ -353,7 +355,7 @@ def _ratings(model: Model, path: Path) -> Prediction:
     ratings = facts["mean"] + np.where(known, products, 0.0)
     rated = (entries.ratings >= facts["lowest"]) & (entries.ratings <= facts["highest"])
     error = _root_mean_square((ratings - entries.ratings)[rated])
-    return Prediction(
+    return ClassicPrediction(
         (entries.users, entries.items, ratings),
         len(ratings),
         int((~known).sum()),
@@ -364,12 +366,12 @@ def _ratings(model: Model, path: Path) -> Prediction:
 
 
 def _places(ids: NDArray[np.int64], values: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Where values stand among rising identifiers, and whether they do."""
+    """Index of each value among ascending identifiers, and whether it is one of them."""
     at = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
     return at, ids[at] == values
 
 
-def _vertices(model: Model, path: Path) -> Prediction:
+def _vertices(model: ClassicModel, path: Path) -> ClassicPrediction:
     heads, tails, weights = read_edges(path)
     ids, labels = model.arrays["vertex_ids"], model.arrays["labels"]
     names = np.unique(np.concatenate([heads, tails]))
@@ -380,7 +382,9 @@ def _vertices(model: Model, path: Path) -> Prediction:
     apart = both & (labels[head] != labels[tail])
     cut = float(weights[apart].sum(dtype=np.float64)) if both.any() else None
     unknown = int((~known).sum())
-    return Prediction((names, spelled), len(names), unknown, "cut", cut, _measured(model, "cut"))
+    return ClassicPrediction(
+        (names, spelled), len(names), unknown, "cut", cut, _measured(model, "cut")
+    )
 
 
 _FORMS: Mapping[str, str] = {
@@ -391,7 +395,7 @@ _FORMS: Mapping[str, str] = {
     "matrix-completion": "ratings",
     "graph-cuts": "vertices",
 }
-_BY_FORM: Mapping[str, Callable[[Model, Path], Prediction]] = {
+_BY_FORM: Mapping[str, Callable[[ClassicModel, Path], ClassicPrediction]] = {
     "linear": _linear,
     "images": _images,
     "ratings": _ratings,

@@ -1,7 +1,7 @@
-"""The protocol of a classic problem: f(x) = sum of f_e(x_e), data, a native loop over examples e.
+"""The protocol of a classic problem: f(x) = sum of f_e(x_e), its data, a native loop over the e.
 
 `session.train` puts parameters and data into one arena. Every worker maps it and builds the native
-problem over those views, so data are read once and nothing large is sent to a worker.
+problem over those views, so the data are read once and nothing large is sent to a worker.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
 
@@ -23,12 +23,12 @@ Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Block:
+class RowParam:
     """A parameter: rows (n, width) float32 with a crash-safe lock word for each row.
 
     Attributes:
         shape: (rows, floats per row), both at least 1.
-        init: how `Problem.initial` fills it, in words, kept in the arena's layout.
+        init: description of its initial values, stored in the arena's layout.
         kind: always "rows".
     """
 
@@ -38,11 +38,11 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Memory:
+class ProblemMemory:
     """The arena as a native problem sees it.
 
     Attributes:
-        params: by name, float32 in the shape of its `Block`; the shared bytes, or a private copy.
+        params: by name, float32 in the shape of its `RowParam`; shared bytes, or a private copy.
         data: by name, in the shape and dtype that `Problem.data` had; read-only.
         row_word0: by name, the lock word of a parameter's row 0.
     """
@@ -58,30 +58,31 @@ class NativeProblem(Protocol):
     def run(self, scheme: _native.ClassicScheme, order: Int32, gamma: float, batch: int = 1) -> int:
         """Take a step for each `batch` examples of `order`; returns the examples done.
 
-        Fewer than asked only where the stop word was set. Releases the GIL.
+        The number is smaller than `len(order)` only if the stop word was set. Releases the GIL.
 
-        Concurrency: as the scheme promises.
+        Concurrency: the promise of the scheme.
         """
 
 
-Kernel = Callable[[Memory], NativeProblem]
-"""Builds the native problem over memory, whose arrays it may keep; sent to every worker.
+Kernel = Callable[[ProblemMemory], NativeProblem]
+"""Builds the native problem over the arena's memory; sent to every worker.
 
-A module-level function, or a `functools.partial` of one, will do: it is picklable and small.
+It may keep the arrays. A module-level function, or a `functools.partial` of one, is picklable and
+small.
 """
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a problem takes where the user says nothing; chosen so that its objective converges.
+    """A problem's default settings, chosen so that its objective converges.
 
     Attributes:
         lr: step size gamma_0 of the first epoch.
         beta: factor on the step size after every epoch.
         epochs: passes over the examples.
         batch_size: examples whose mean gradient is one step.
-        writes: ways in which hogwild can add to its parameters, the recommended one first; of
-            "racy", "lossless" and "hot-cold".
+        writes: the values of `--write` that it supports, the recommended one first: "racy",
+            "lossless", "hot-cold".
     """
 
     lr: float
@@ -96,25 +97,25 @@ class Problem(Protocol):
 
     @property
     def name(self) -> str:
-        """As on the command line, such as "svm"."""
+        """Its name on the command line, such as "svm"."""
 
     @property
     def about(self) -> str:
-        """What the data are, in a few words with their sizes, for the first line of a run."""
+        """A short description of the data with their sizes, for the first line of a run."""
 
     @property
     def n_examples(self) -> int:
-        """Training examples, the e of the sum."""
+        """Number of training examples, the e of the sum."""
 
     @property
     def defaults(self) -> Defaults:
-        """Step sizes, epochs and mini-batch."""
+        """Default step sizes, epochs and mini-batch."""
 
     @property
     def kernel(self) -> Kernel:
         """Builds the native problem in a worker."""
 
-    def params(self) -> Mapping[str, Block]:
+    def params(self) -> Mapping[str, RowParam]:
         """The parameters by name."""
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
@@ -124,31 +125,31 @@ class Problem(Protocol):
         """The training data by name; copied into the arena once."""
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """Objective and errors in float64, "objective" first; NaN and infinity are answers.
+        """Objective and errors in float64, "objective" first; they may be NaN or infinite.
 
         Args:
             params: by name, float32 in the shape of `params()`.
 
         Returns:
-            "objective", then what the problem has of "train_error", "test_objective", "test_error".
+            "objective", then the problem's further measures, such as "train_error" or "test_error".
         """
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """The hypergraph: (indptr, indices, n); example e touches indices[indptr[e]:indptr[e+1]].
 
-        Indices count coordinates of x, or rows where a problem's coordinates are rows.
+        Indices count coordinates of x, or rows of x if the problem updates whole rows.
         """
 
 
 def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse data that are not numbers.
+    """Refuse data with NaN or infinity.
 
     Args:
-        name: of the problem.
-        arrays: by name.
+        name: name of the problem.
+        arrays: the data by name.
 
     Raises:
-        DataError: the first NaN or infinity, and where.
+        DataError: an entry is NaN or infinite; the message names the first one.
     """
     for key, values in arrays.items():
         if values.dtype.kind != "f" or np.isfinite(values).all():
@@ -161,13 +162,13 @@ def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         )
 
 
-# -- examples that are a pair of rows and a number -------------------------------------------------
+# -- examples made of two rows and a number --------------------------------------------------------
 
 
 def pack_pairs(first: Int32, second: Int32, values: ArrayLike) -> Int32:
-    """(n, 3) int32: both rows, and the bits of the float32 value.
+    """Pack examples as (n, 3) int32: both rows, and the bits of the float32 value.
 
-    One example taken at random is one cache miss; three arrays would cost three.
+    So a randomly chosen example costs one cache miss; three arrays would cost three.
     """
     table = np.empty((len(first), 3), dtype=np.int32)
     table[:, 0] = first

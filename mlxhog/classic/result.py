@@ -1,49 +1,14 @@
-"""The outcome of a run of a classic problem: as records and JSON, as a table, in plain words."""
+"""The result of a run of a classic problem: as records and JSON, as a table, in plain words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from mlxhog.classic.problem import Float32
 from mlxhog.files.quantities import format_count
-from mlxhog.report.table import Answer, Failure, Section
-
-
-class Observer(Protocol):
-    """Calls made by the host while the workers work; none of them may block."""
-
-    def began(self, scheme: str, epochs: int, examples: int) -> None:
-        """A run begins, such as "serial"; it has `epochs` of `examples` each."""
-
-    def progress(self, done: int) -> None:
-        """`done` examples of the present epoch are done; called many times a second.
-
-        It may raise KeyboardInterrupt, which ends the run: its present epoch is not measured.
-        """
-
-    def epoch(self, epoch: Epoch) -> None:
-        """An epoch has ended and was measured."""
-
-    def tell(self, message: str) -> None:
-        """Something happened that the user should know, such as a worker that died."""
-
-
-class NoObserver:
-    """The observer of a run that nobody watches."""
-
-    def began(self, scheme: str, epochs: int, examples: int) -> None:
-        """Ignore the beginning."""
-
-    def progress(self, done: int) -> None:
-        """Ignore the progress."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Ignore the epoch."""
-
-    def tell(self, message: str) -> None:
-        """Ignore the message."""
+from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 
 @dataclass(frozen=True)
@@ -51,13 +16,13 @@ class Epoch:
     """One pass over the examples.
 
     Attributes:
-        number: from 1.
+        number: its number, from 1.
         lr: its step size gamma.
-        seconds: from the first worker's first example to the last worker's last, averaging of
-            copies included, evaluation and shuffling left out.
-        native_s: seconds inside the native loops, added up over workers.
-        examples: done in it.
-        measures: "objective" and what else the problem measures, after it.
+        seconds: from the first worker's first example to the last worker's last one; includes the
+            averaging of copies, excludes evaluation and shuffling.
+        native_s: seconds inside the native loops, summed over workers.
+        examples: examples done in the epoch.
+        measures: "objective" and the problem's other measures, after the epoch.
     """
 
     number: int
@@ -69,11 +34,11 @@ class Epoch:
 
     @property
     def objective(self) -> float:
-        """Objective after it; NaN or infinite where it diverged."""
+        """Objective after the epoch; NaN or infinite if it diverged."""
         return self.measures["objective"]
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of the JSON answer."""
+        """A row of the JSON output."""
         return {
             "epoch": self.number,
             "lr": self.lr,
@@ -84,6 +49,29 @@ class Epoch:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassicProgress:
+    """The progress of a run; an observer receives it many times a second.
+
+    An observer may raise KeyboardInterrupt to end the run; its current epoch is not measured.
+
+    Attributes:
+        scheme: scheme of the run, such as "serial".
+        epochs: number of its epochs.
+        examples: number of examples in an epoch.
+        epoch: the last measured epoch; None before the first one.
+        done: number of examples done in the current epoch.
+        message: a message for the user, such as the death of a worker; shown once.
+    """
+
+    scheme: str
+    epochs: int
+    examples: int
+    epoch: Epoch | None = None
+    done: int = 0
+    message: str | None = None
+
+
 @dataclass(frozen=True)
 class ClassicResult:
     """One run.
@@ -91,20 +79,20 @@ class ClassicResult:
     Attributes:
         problem: its name.
         scheme: its name.
-        write: "racy", "lossless" or "hot-cold"; "" where the scheme has one way to write.
-        handout: how work was handed out.
-        workers: processes.
+        write: "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write.
+        handout: how work was assigned.
+        workers: worker processes.
         status: "done", "diverged" or "interrupted".
-        start_s: spawning workers until all had mapped the arena; in no other number, but where
-            workers are spawned for every epoch: then all but the first spawning is in `seconds`.
+        start_s: seconds from spawning the workers until all have mapped the arena; counted in
+            `seconds` as well if workers are spawned for every epoch, else in no other number.
         initial: measures before the first epoch.
         epochs: in order.
-        lost_updates: increments of the probe that never arrived; see `session.py`.
-        probe_updates: increments of the probe; 0 where nobody shares parameters.
-        missed: examples that no worker did, because one died.
-        replaced: workers that died and were replaced.
-        advice: what to do about a run that diverged, else "".
-        params: the parameters at the end by name, copies.
+        lost_updates: increments of the probe that were lost; see `session.py`.
+        probe_updates: increments of the probe; 0 if lost updates were not counted.
+        missed: examples that no worker did, because a worker died.
+        replaced: number of workers that died.
+        advice: the step size to try if the run diverged, else "".
+        params: copies of the parameters at the end, by name.
     """
 
     problem: str
@@ -125,17 +113,17 @@ class ClassicResult:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all epochs."""
+        """Seconds of all epochs together."""
         return sum(epoch.seconds for epoch in self.epochs)
 
     @property
     def examples(self) -> int:
-        """Examples of all epochs."""
+        """Examples done in all epochs together."""
         return sum(epoch.examples for epoch in self.epochs)
 
     @property
     def examples_per_s(self) -> float:
-        """Examples per second; 0 before any was done."""
+        """Examples per second; 0 before the first one."""
         return self.examples / self.seconds if self.seconds > 0 else 0.0
 
     @property
@@ -145,14 +133,14 @@ class ClassicResult:
 
     @property
     def objective(self) -> float:
-        """Objective at the end; NaN or infinite where it diverged."""
+        """Objective at the end; NaN or infinite if it diverged."""
         return self.measures["objective"]
 
     def to_json(self, serial: ClassicResult | None) -> dict[str, Any]:
-        """One object; the numbers that users look for stand last.
+        """One JSON object; the numbers that users look for come last.
 
         Args:
-            serial: the reference of the same command, if there was one.
+            serial: the serial reference of the same command, or None.
         """
         return {
             "status": self.status,
@@ -180,14 +168,14 @@ class ClassicResult:
         }
 
     def speedup(self, serial: ClassicResult | None) -> float | None:
-        """Examples per second against the serial reference's."""
+        """Examples per second, divided by those of the serial reference."""
         if serial is None or serial is self or not serial.examples_per_s:
             return None
         return self.examples_per_s / serial.examples_per_s
 
 
-NEAR = 0.005  # of serial's objective: what counts as the same here
-BUSY = 0.3  # load average per core from which on speeds say little
+NEAR = 0.005  # relative difference from serial's objective that counts as equal
+BUSY = 0.3  # load average per core above which speeds are not meaningful
 
 
 def sections(
@@ -198,14 +186,14 @@ def sections(
     *,
     everything: bool,
 ) -> list[Section]:
-    """The answer, and the numbers of a run beside serial's where there is a run of its own.
+    """The summary line, and the numbers of a run beside those of the serial reference, if any.
 
     Args:
-        about: what the data are.
-        result: of the run.
-        serial: the reference, or None.
-        notes: from `explain`.
-        everything: all numbers, or objective, errors and speed.
+        about: description of the data.
+        result: result of the run.
+        serial: result of the serial reference, or None.
+        notes: the sentences of `explain`.
+        everything: whether to show all numbers; else objective, errors and speed.
     """
     runs = [result] if serial is None or serial is result else [serial, result]
     rows: list[tuple[str, ...]] = [
@@ -227,14 +215,14 @@ def sections(
 
 
 def answer(result: ClassicResult, serial: ClassicResult | None) -> str:
-    """How the run came out, in a line."""
+    """State the result of the run in one line."""
     who = run_label(result)
     if result.status == "diverged":
-        return Failure(f"{who}: diverged in epoch {len(result.epochs)}")
+        return FailureNote(f"{who}: diverged in epoch {len(result.epochs)}")
     ended = "interrupted after" if result.status == "interrupted" else "after"
     speedup = result.speedup(serial)
     if speedup is None or serial is None or len(result.epochs) < len(serial.epochs):
-        return Answer(
+        return AnswerNote(
             f"{who}: objective {result.objective:.5g} {ended} {len(result.epochs)} epochs"
         )
     reference = serial.objective
@@ -244,11 +232,11 @@ def answer(result: ClassicResult, serial: ClassicResult | None) -> str:
         apart = f"objective {result.objective / reference - 1:+.2%} from serial's"
     else:
         apart = f"objective {result.objective:.5g}"
-    return Answer(f"{who}: {apart}, {speedup:.2f} x its speed")
+    return AnswerNote(f"{who}: {apart}, {speedup:.2f} x its speed")
 
 
 def run_label(run: ClassicResult) -> str:
-    """The scheme of a run and how many work in it."""
+    """The scheme of a run and its number of workers."""
     write = f" {run.write}" if run.write else ""
     return f"{run.scheme}{write}, {run.workers} worker{'s' * (run.workers > 1)}"
 
@@ -270,13 +258,13 @@ _TABLE_ROWS: dict[str, Callable[[ClassicResult], str]] = {
 def explain(
     result: ClassicResult, serial: ClassicResult | None, load: float, cores: int
 ) -> Sequence[str]:
-    """Sentences that say what the numbers mean.
+    """Sentences that explain the numbers.
 
     Args:
-        result: of the run.
-        serial: the reference, or None.
-        load: runnable processes when the command began, the load average of a minute.
-        cores: cores that they share.
+        result: result of the run.
+        serial: result of the serial reference, or None.
+        load: load average over one minute when the command began.
+        cores: cores of this machine.
     """
     quiet = result.workers <= cores and load <= BUSY * cores
     sentences = []
@@ -293,15 +281,16 @@ def explain(
     if result.probe_updates:
         sentences.append(_explain_lost_updates(result))
     if result.missed:
-        sentences.append(f"{result.missed:,} examples were not trained, because workers died.")
+        sentences.append(f"{result.missed:,} examples were skipped, because workers died.")
     if result.workers > cores:
         sentences.append(
-            f"{result.workers} workers share {cores} core{'s' * (cores > 1)}: no speedup can show."
+            f"{result.workers} workers share {cores} core{'s' * (cores > 1)}, so no speedup is "
+            "possible."
         )
     elif not quiet:
         sentences.append(
-            f"Busy machine (load {load:.1f} on {cores} cores): the speeds say little; try again "
-            "when it is quiet."
+            f"Busy machine (load {load:.1f} on {cores} cores): the speeds are not meaningful; try "
+            "again when it is idle."
         )
     return sentences
 
@@ -311,19 +300,21 @@ def _explain_objective(result: ClassicResult, serial: ClassicResult) -> list[str
     if not reference:
         return []
     if result.objective == reference:
-        return ["The objective is serial's, to the last digit."]
+        return ["The objective equals serial's to the last digit."]
     apart = result.objective / reference - 1
     side = "above" if apart > 0 else "below"
     if abs(apart) <= NEAR:
-        return [f"The objective is serial's, {abs(apart):.2%} {side} it, after equal epochs."]
+        return [
+            f"The objective is close to serial's, {abs(apart):.2%} {side} it, after equal epochs."
+        ]
     if apart < 0:
         return [f"The objective is {-apart:.1%} below serial's after equal epochs."]
     why = {
-        "sync": f": a mean of {result.workers} gradients is one step, so it takes fewer of them; "
-        "a larger --lr may make up for it",
-        "avg_runs": ": each worker sees only its share, and averaging copies is not the same as "
-        "going on from one",
-    }.get(result.scheme, f": with {result.workers} workers each step begins from older values")
+        "sync": f": one step is the mean of {result.workers} gradients, so the run takes fewer "
+        "steps; a larger --lr may compensate",
+        "avg_runs": ": each worker sees only its share, and the average of the copies is not the "
+        "result of one worker that sees all",
+    }.get(result.scheme, f": with {result.workers} workers each step starts from older values")
     return [f"The objective is {apart:.1%} above serial's after equal epochs{why}."]
 
 
@@ -331,17 +322,17 @@ def _explain_speed(result: ClassicResult, serial: ClassicResult, *, quiet: bool)
     speedup = result.speedup(serial)
     if speedup is None or result.workers == 1:
         return []
-    sentence = f"{result.workers} workers did {speedup:.2f} x the examples per second of serial"
+    sentence = f"{result.workers} workers do {speedup:.2f} x the examples per second of serial"
     if speedup >= 1 or not quiet:
         return [f"{sentence}."]
-    return [f"{sentence}: waiting and moving shared cache lines costs more here than it gains."]
+    return [f"{sentence}: waiting and moving cache lines between cores costs more than it gains."]
 
 
 def _explain_lost_updates(result: ClassicResult) -> str:
     if not result.lost_updates:
-        return f"No update was lost, of {result.probe_updates:,} that were counted."
+        return f"None of the {result.probe_updates:,} counted updates was lost."
     rate = result.lost_updates / result.probe_updates
     return (
-        f"Lost updates: {rate:.2%} of those of a counter that is raised as often as the busiest "
-        "coordinate that workers share is touched; others lose less."
+        f"Lost updates: {rate:.2%} of the increments of a counter as busy as the busiest "
+        "shared coordinate; other coordinates lose a smaller share."
     )

@@ -1,21 +1,23 @@
 """Run a classic problem on one arena: `train` once, or `compare` with the serial reference.
 
-    order of the epoch -> arena                    host     outside of the clock
-    a share of it for each worker, and gamma       host     `dispatcher.py`, `worker.py`
-    all begin together; one native call per share  workers  the clock: first begin to last end
-    copies averaged, where the scheme has copies   host     in the clock
-    objective and errors in float64                host     outside of the clock
+    step of an epoch                               done by  timed
+    write the order of the epoch into the arena    host     no
+    give each worker a share of it, and gamma      host     no; `dispatcher.py`, `worker.py`
+    all begin together; one native call per share  workers  yes: first begin to last end
+    average the copies, if the scheme has copies   host     yes
+    compute objective and errors in float64        host     no
 
-The step size of epoch k is lr * beta^(k - 1), or another schedule's: `step_sizes`.
+The step size of epoch k is lr * beta^(k - 1), or follows another schedule: `step_sizes`.
 
-How often is an update lost? The last round counts it with a probe: one float to which 1 is added in
-the way in which the scheme writes (by load and store where it is racy, by compare-and-swap where it
-is lossless, in the own turn where there are turns), and as often as the busiest coordinate that
-workers share is touched: with every n-th example, or a thousand times if that is more. (With
-hot-cold the head is private between merges, so that is the busiest of the others.) Lost is what the
-probe lacks in the end: at least the share that the busiest coordinate loses, and others lose less.
-The workers run through the examples as in an epoch, at step size 0, so the parameters stay as they
-are and memory traffic is that of training. The round lies outside of the clock.
+Lost updates are counted in a last round with a probe, a shared float. Workers add 1 to it in the
+way in which the scheme writes: by load and store (racy), by compare-and-swap (lossless), or in
+their turn (schemes with turns). They do it as often as they update the busiest shared coordinate:
+with every n-th example, but a thousand times at least. (With hot-cold the most frequent coordinates
+are private between merges, so it is the busiest of the others.) The number of lost updates is the
+number of additions less the final value. Its share is at least the share that the busiest
+coordinate loses; other coordinates lose less. The workers run through the examples as in an epoch,
+at step size 0: the parameters do not change, and the memory traffic is that of training. This round
+is not timed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -32,8 +35,8 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.classic.config import (
     SERIAL,
     ClassicConfig,
+    RunScheme,
     RunSettings,
-    Scheme,
     check_components,
     check_options,
     choose_scheme,
@@ -41,68 +44,72 @@ from mlxhog.classic.config import (
 from mlxhog.classic.cyclades import ConflictFree
 from mlxhog.classic.dispatcher import Dispatcher, epoch_order
 from mlxhog.classic.problem import Float32, Int32, Int64, Problem, check_finite
-from mlxhog.classic.result import ClassicResult, Epoch, NoObserver, Observer
+from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
 from mlxhog.classic.worker import ORDER, Share, WorkerArgs, data_views, param_views, plan_layout
-from mlxhog.config.config import BACKOFF_BETA
+from mlxhog.config import schedules
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
-from mlxhog.optim import schedules
+from mlxhog.report.views import Observer
 
-MOST_EXAMPLES = 2**31 - 1  # an order is int32
+MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
 
 DIVERGED = 10.0
-"""Times the initial objective from which on it counts as diverged: the start is the worst that a
-step size which converges ever sees, but for noise of an order that 10 leaves room for."""
+"""A run has diverged if its objective exceeds this multiple of the initial one. With a step size
+that converges the initial objective is the largest, but for noise; 10 leaves room for noise."""
 
 LEAST_PROBE_UPDATES = 1000
-MOST_PROBE_EXAMPLES = 1 << 22  # below 2^24 additions, where float32 stops counting
+MOST_PROBE_EXAMPLES = 1 << 22  # a float32 counts in steps of 1 up to 2^24
 
 
 def train(
-    problem: Problem, config: ClassicConfig, observer: Observer | None = None
+    problem: Problem,
+    config: ClassicConfig,
+    observer: Observer[ClassicProgress] = lambda progress: None,
 ) -> ClassicResult:
     """Run a problem by the scheme that `config` names.
 
     Args:
         problem: from `problems.create`, or any other.
-        config: None in an option is the problem's own default.
-        observer: told how it goes.
+        config: its options; None stands for the problem's default.
+        observer: receives the progress.
 
     Raises:
         ConfigError: the options contradict each other or the problem.
         DataError: the data hold NaN or infinity.
         EnvironmentLacks: not enough memory.
-        WorkerFailed: a worker died that the scheme cannot do without, or several did too often.
+        WorkerFailed: a worker died and the scheme needs all, or one worker died too often.
     """
-    with Session(problem, config) as session:
-        return session.run(observer or NoObserver())
+    with ClassicSession(problem, config) as session:
+        return session.run(observer)
 
 
 def compare(
-    problem: Problem, config: ClassicConfig, observer: Observer | None = None
+    problem: Problem,
+    config: ClassicConfig,
+    observer: Observer[ClassicProgress] = lambda progress: None,
 ) -> tuple[ClassicResult, ClassicResult]:
-    """Return the run of `train` and, done before it, that of the serial reference.
+    """Return the result of `train`, and the result of the serial reference, which runs first.
 
-    Where serial diverges, the run is not begun, and the serial one returned for both.
+    If the serial reference diverges or is interrupted, the other run does not begin, and the serial
+    result is returned twice.
     """
-    observer = observer or NoObserver()
-    with Session(problem, config) as session:
+    with ClassicSession(problem, config) as session:
         serial = session.serial(observer)
         if serial.status != "done" or session.scheme is SERIAL:
             return serial, serial
         return session.run(observer), serial
 
 
-class Session:
-    """A problem in its arena, for one run after another, each from the same initial values.
+class ClassicSession:
+    """A problem in its arena; runs follow each other, each from the same initial values.
 
     Attributes:
-        scheme: that the options ask for.
-        workers: its processes.
+        scheme: the scheme that the options choose.
+        workers: its number of worker processes.
     """
 
     def __init__(self, problem: Problem, config: ClassicConfig) -> None:
-        """Check everything, then create the arena and read the data into it; see `train`."""
+        """Check the options and data, create the arena, and copy the data into it; see `train`."""
         self.problem, self.config = problem, config
         defaults = problem.defaults
         self.scheme = choose_scheme(config.scheme, config.write, defaults)
@@ -126,7 +133,7 @@ class Session:
         for name, view in data_views(self.arena, self.shapes).items():
             np.copyto(view, data[name])
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> ClassicSession:
         """Release the arena when the block ends."""
         return self
 
@@ -134,15 +141,17 @@ class Session:
         """Release the arena."""
         self.arena.close()
 
-    def run(self, observer: Observer) -> ClassicResult:
-        """The run that the options ask for."""
+    def run(self, observer: Observer[ClassicProgress]) -> ClassicResult:
+        """Run with the scheme that the options choose."""
         return self._run(self.scheme, self.workers, self.config.handout, observer)
 
-    def serial(self, observer: Observer) -> ClassicResult:
-        """The same steps by one worker, one after another."""
+    def serial(self, observer: Observer[ClassicProgress]) -> ClassicResult:
+        """Run the serial reference: the same steps by one worker, in order."""
         return self._run(SERIAL, 1, "once", observer)
 
-    def _run(self, scheme: Scheme, workers: int, handout: str, observer: Observer) -> ClassicResult:
+    def _run(
+        self, scheme: RunScheme, workers: int, handout: str, observer: Observer[ClassicProgress]
+    ) -> ClassicResult:
         config, defaults = self.config, self.problem.defaults
         for name, values in param_views(self.arena).items():
             np.copyto(values, self.initial[name])
@@ -166,7 +175,7 @@ class Session:
         gamma = step_sizes(config, settings.lr, defaults.beta)
         return _Run(self.problem, self.arena, settings, gamma, make_args, observer).execute()
 
-    def _probe_every(self, scheme: Scheme, workers: int) -> int | None:
+    def _probe_every(self, scheme: RunScheme, workers: int) -> int | None:
         if workers == 1 or scheme.copies or scheme.name == "cyclades":
             return None
         private = self.config.hot if scheme.kind == "hot_cold" else 0
@@ -192,34 +201,35 @@ def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int],
     Args:
         config: chooses the schedule.
         lr: step size of the first epoch.
-        beta: factor after every epoch where `config` names none.
+        beta: factor after every epoch if `config.beta` is None.
     """
     if config.schedule == "geometric":
         factor = beta if config.beta is None else config.beta
         return lambda epoch: lr * factor ** (epoch - 1)
     if config.schedule == "inverse":
-        schedule = schedules.inverse(lr, steps=config.backoff_epochs)
+        schedule: schedules.Schedule = schedules.Inverse(steps=config.backoff_epochs)
     else:
-        factor = BACKOFF_BETA if config.beta is None else config.beta
-        schedule = schedules.backoff(lr, steps=config.backoff_epochs, beta=factor)
-    return lambda epoch: schedule(0.0, epoch - 1)
+        factor = schedules.BETA if config.beta is None else config.beta
+        schedule = schedules.Backoff(steps=config.backoff_epochs, beta=factor)
+    return lambda epoch: schedule.at(lr, 0.0, epoch - 1)
 
 
-def count_workers(problem: Problem, config: ClassicConfig, scheme: Scheme, batch: int) -> int:
-    """The number of workers; "auto" is one per core that this process may use.
+def count_workers(problem: Problem, config: ClassicConfig, scheme: RunScheme, batch: int) -> int:
+    """The number of workers; None is one per core that this process may use.
 
     Raises:
-        ConfigError: there are fewer examples, or the scheme has one worker.
+        ConfigError: the examples are too few or too many, or the scheme runs with one worker only.
     """
     n = problem.n_examples
     if n > MOST_EXAMPLES:
-        raise ConfigError(f"{problem.name} has {n:,} examples; at most {MOST_EXAMPLES:,} work")
+        raise ConfigError(f"{problem.name} has {n:,} examples; the limit is {MOST_EXAMPLES:,}")
     if batch > n:
         raise ConfigError(f"--batch-size {batch} is more than the {n:,} examples of {problem.name}")
     if scheme.one_worker:
         if config.workers not in (None, 1):
             raise ConfigError(
-                f"--scheme {scheme.name} has one worker, not {config.workers}; leave --workers out"
+                f"--scheme {scheme.name} runs with one worker, not {config.workers}; "
+                "leave --workers out"
             )
         return 1
     most = n // batch
@@ -228,13 +238,13 @@ def count_workers(problem: Problem, config: ClassicConfig, scheme: Scheme, batch
     if config.workers > most:
         raise ConfigError(
             f"--workers {config.workers}, but {problem.name} has {n:,} examples in mini-batches of "
-            f"{batch}; give every worker one, with at most --workers {most}"
+            f"{batch}; every worker needs one mini-batch, so give at most --workers {most}"
         )
     return config.workers
 
 
 def free_cores(count: int) -> list[int] | None:
-    """A core for each of `count` workers; None where there are not as many, or no way to say."""
+    """A core for each of `count` workers; None if cores are too few or the system names none."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed = sorted(os.sched_getaffinity(0))
@@ -254,23 +264,26 @@ class _Run:
         settings: RunSettings,
         gamma: Callable[[int], float],
         make_args: Callable[[int], WorkerArgs],
-        observer: Observer,
+        observer: Observer[ClassicProgress],
     ) -> None:
         """Prepare everything; nothing is spawned yet.
 
         Args:
-            problem: with its data.
-            arena: of `worker.plan_layout`, filled.
-            settings: of the run.
-            gamma: from an epoch, counted from 1, to its step size.
-            make_args: what the worker of a rank is spawned with.
-            observer: told how it goes.
+            problem: the problem, with its data.
+            arena: an arena planned by `worker.plan_layout`, filled.
+            settings: settings of the run.
+            gamma: step size of an epoch, counted from 1.
+            make_args: arguments of the worker with a given rank.
+            observer: receives the progress.
         """
         self.problem, self.arena = problem, arena
         self.settings, self.gamma, self.observer = settings, gamma, observer
+        self.progress = ClassicProgress(
+            scheme=settings.scheme.name, epochs=settings.epochs, examples=problem.n_examples
+        )
         self.params = param_views(arena)
         self.order = arena.segment(ORDER)
-        self.dispatcher = Dispatcher(arena, settings, make_args, observer)
+        self.dispatcher = Dispatcher(arena, settings, make_args, self._show, self._tell)
         self.initial = problem.measures(self.params)
         self.epochs: list[Epoch] = []
         self.start_s, self.missed = 0.0, 0
@@ -278,14 +291,14 @@ class _Run:
         self._conflict_free: ConflictFree | None = None
         if settings.scheme.name == "cyclades" and settings.workers > 1:
             self._conflict_free = ConflictFree(
-                problem.supports(), settings.workers, settings.component_batch, observer.tell
+                problem.supports(), settings.workers, settings.component_batch, self._tell
             )
 
     def execute(self) -> ClassicResult:
         """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
 
         Raises:
-            WorkerFailed: a worker died that cannot be done without, or too often.
+            WorkerFailed: a worker died and the scheme needs all, or one worker died too often.
         """
         status, advice = "done", ""
         try:
@@ -317,14 +330,21 @@ class _Run:
             params={name: values.copy() for name, values in self.params.items()},
         )
 
+    def _show(self, done: int) -> None:
+        self.observer(replace(self.progress, done=done))
+
+    def _tell(self, message: str) -> None:
+        self.observer(replace(self.progress, message=message))
+
     def _run_epochs(self) -> str:
-        """Run all epochs; returns what to do if the run diverged, else ""."""
+        """Run all epochs; returns advice if the run diverged, else ""."""
         settings = self.settings
-        self.observer.began(settings.scheme.name, settings.epochs, self.problem.n_examples)
+        self.observer(self.progress)
         for number in range(1, settings.epochs + 1):
             epoch = self._run_epoch(number)
             self.epochs.append(epoch)
-            self.observer.epoch(epoch)
+            self.progress = replace(self.progress, epoch=epoch)
+            self.observer(self.progress)
             if has_diverged(epoch.objective, self.initial["objective"]):
                 usual = self.problem.defaults.lr
                 return divergence_advice(epoch.objective, number, settings.lr, usual)
@@ -367,7 +387,7 @@ class _Run:
         return (monotonic_ns() - began) / 1e9
 
     def _count_lost_updates(self) -> None:
-        """Run the last round, which adds to the probe; the parameters stay as they are."""
+        """Run the last round, which adds to the probe and does not change the parameters."""
         every = self.settings.probe_every
         if every is None:
             return
@@ -376,7 +396,7 @@ class _Run:
         probe, count = self.arena.probe[:1], min(self.problem.n_examples, MOST_PROBE_EXAMPLES)
         probe[0] = np.float32(0.0)
         totals = self.dispatcher.do(count, Share(gamma=0.0, probe=True))
-        if not totals.died:  # who died may have added to the probe more often than it had said
+        if not totals.died:  # a dead worker may have added to the probe more often than it reported
             self.probe_updates = count_probe_updates(totals.done.values(), every)
             self.lost_updates = self.probe_updates - int(probe[0])
         for name, values in before.items():
@@ -384,11 +404,11 @@ class _Run:
 
 
 def average_copies(shared: Mapping[str, Float32], copies: Sequence[Mapping[str, Float32]]) -> None:
-    """Set every shared parameter to the mean of its copies, summed in float64 in their order.
+    """Set every shared parameter to the mean of its copies, summed in order in float64.
 
     The mean of one copy is that copy, bit for bit (MapReduce, scheme `avg_runs`).
 
-    Concurrency: nobody may be writing the copies.
+    Concurrency: no worker may write the copies meanwhile.
     """
     for name, target in shared.items():
         total = copies[0][name].astype(np.float64)
@@ -398,33 +418,35 @@ def average_copies(shared: Mapping[str, Float32], copies: Sequence[Mapping[str, 
 
 
 def has_diverged(objective: float, initial: float) -> bool:
-    """Whether the objective is not finite, or far above its initial value."""
+    """Whether the objective is NaN, infinite, or above `DIVERGED` times its initial value."""
     return not math.isfinite(objective) or objective > DIVERGED * max(initial, 1e-30)
 
 
 def divergence_advice(objective: float, epoch: int, lr: float, usual: float) -> str:
-    """What happened, and a step size to try.
+    """State how the run diverged, and a step size to try.
 
     Args:
-        objective: after `epoch`.
+        objective: objective after `epoch`.
         epoch: counted from 1.
         lr: step size of the first epoch.
-        usual: the problem's own.
+        usual: the problem's default step size.
     """
-    what = f"rose to {objective:.3g}" if math.isfinite(objective) else f"is {objective}"
+    change = f"rose to {objective:.3g}" if math.isfinite(objective) else f"is {objective}"
     smaller = usual if usual < lr else lr / 10
-    return f"diverged: the objective {what} in epoch {epoch} with --lr {lr:g}; try --lr {smaller:g}"
+    return (
+        f"diverged: the objective {change} in epoch {epoch} with --lr {lr:g}; try --lr {smaller:g}"
+    )
 
 
 def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
     """Examples of a worker between two additions to the probe.
 
     Args:
-        supports: of the problem.
-        private: so many coordinates, the first ones, are not shared.
+        supports: the problem's hypergraph.
+        private: n; the first n coordinates are not shared.
 
     Returns:
-        At least 1; None where no example touches a shared coordinate.
+        At least 1; None if no example touches a shared coordinate.
     """
     indptr, indices, n = supports
     degrees = np.bincount(indices, minlength=n)[private:]
@@ -433,5 +455,5 @@ def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int 
 
 
 def count_probe_updates(done: Iterable[int], every: int) -> int:
-    """Additions to the probe by workers that did so many examples each."""
+    """Number of additions to the probe, from the examples that each worker did."""
     return sum(examples // every for examples in done)

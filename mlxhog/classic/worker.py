@@ -1,36 +1,36 @@
-"""One worker of a classic run, the arena that it maps, and the words by which the host talks to it.
+"""One worker of a classic run, its arena, and the control words that the host and it exchange.
 
 segment            dtype    content
 params             float32  the shared parameters, each of kind "rows"
-copy.<slot>        float32  a worker's own parameters, where the scheme has copies
+copy.<slot>        float32  a worker's own parameters, if the scheme has copies
 data.<name>        any      training data, written once by the host
-classic.order      int32    the examples of the present epoch
+classic.order      int32    the examples of the current epoch
 classic.words      uint8    stop, turn, queue and progress (`metal/native/classic/board.h`)
-classic.rounds     uint8    the words of `Rounds`, below
+classic.rounds     uint8    the words of `RoundWords`, below
 
-Work comes in rounds: an epoch is one round, and another one for what a dead worker left undone. A
-worker with a share of the round arrives. When all have arrived the host lets them go, so that they
-begin together. Each of them writes down when it began and ended, by a clock that all share.
+Work comes in rounds: an epoch is one round, and the rest of a dead worker's share is one more. Each
+worker with a share of the round arrives; when all have arrived, the host lets them go, so they
+begin together. Each records when it began and ended, by a clock that all processes share.
 
-Segment `classic.rounds` has a line of 128 bytes for the host and one for each worker; all words are
-64 bits wide.
+Segment `classic.rounds` has one line of 128 bytes for the host and one for each worker; all words
+are 64 bits wide.
 
     line  byte  type  field      written by  meaning
     0        0  u64   go         host        newest round that may begin
-    0        8  u64   leave      host        1: workers end
+    0        8  u64   leave      host        1: workers exit
     1 + k    0  u64   dealt      host        round that worker k has a share of; written last
     1 + k    8  u64   start      host        its share is order[start : start + count]
     1 + k   16  u64   count      host
     1 + k   24  f64   gamma      host        step size
     1 + k   32  u64   load       host        1: copy the parameters first (schemes with copies)
     1 + k   40  u64   probe      host        1: add to the probe with every n-th example
-    1 + k   64  u64   arrived    worker      round that it waits to begin
-    1 + k   72  u64   finished   worker      round that it has ended; written last
+    1 + k   64  u64   arrived    worker      round for which it has arrived
+    1 + k   72  u64   finished   worker      round that it has finished; written last
     1 + k   80  u64   begin_ns   worker      `monotonic_ns()`
     1 + k   88  u64   end_ns     worker
 
 `go`, `leave`, `dealt`, `arrived` and `finished` are stored with release and loaded with acquire
-order; the rest is read only after one of them has been seen.
+order; the other words are read only after one of these loads.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from mlxhog.arena import Arena, ArenaHandle, Layout, plan
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.classic.config import RunSettings
-from mlxhog.classic.problem import Block, Float32, Kernel, Memory
+from mlxhog.classic.problem import Float32, Kernel, ProblemMemory, RowParam
 from mlxhog.machine.processes import FAULTS, end_by, in_one_line
 
 # -- the arena -------------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ _LINE_DTYPE = np.dtype(
     }
 )
 _POLL_S = 0.0002
-_SPINS = 2000  # about a millisecond of yielding before a worker that has arrived sleeps
+_SPINS = 2000  # a worker that has arrived yields for about a millisecond before it sleeps
 
 
 def plan_layout(
-    params: Mapping[str, Block],
+    params: Mapping[str, RowParam],
     data: Mapping[str, NDArray[Any]],
     n_examples: int,
     workers: int,
@@ -86,11 +86,11 @@ def plan_layout(
     """Plan the arena of a run.
 
     Args:
-        params: of the problem.
-        data: of the problem.
-        n_examples: of the problem.
-        workers: most workers that any run in this arena has.
-        copies: whether each of them keeps parameters of its own.
+        params: parameters of the problem.
+        data: data of the problem.
+        n_examples: number of its examples.
+        workers: largest number of workers of any run in this arena.
+        copies: whether each worker has its own copy of the parameters.
     """
     return plan(
         params,
@@ -107,7 +107,7 @@ def plan_layout(
 
 
 def param_views(arena: Arena, slot: int | None = None) -> dict[str, Float32]:
-    """The shared parameters by name, or the copy that belongs to a worker slot."""
+    """The shared parameters by name, or the copy of a worker slot."""
     flat = arena.params if slot is None else arena.segment(f"{COPY}.{slot}")
     return {
         name: flat[at.offset : at.offset + at.size].reshape(at.shape)
@@ -116,25 +116,25 @@ def param_views(arena: Arena, slot: int | None = None) -> dict[str, Float32]:
 
 
 def data_views(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-    """The training data by name, in their shapes."""
+    """The training data by name, as arrays of these shapes."""
     return {name: arena.segment(_DATA + name).reshape(shape) for name, shape in shapes.items()}
 
 
 def problem_memory(
     arena: Arena, shapes: Mapping[str, tuple[int, ...]], slot: int | None = None
-) -> Memory:
-    """The arena as a native problem sees it; the data are read-only.
+) -> ProblemMemory:
+    """A native problem's views of the arena; the data are read-only.
 
     Args:
-        arena: of this run.
-        shapes: of the data.
-        slot: whose copy of the parameters; None is the shared ones.
+        arena: arena of this run.
+        shapes: shapes of the data, by name.
+        slot: slot whose copy of the parameters is used; None is the shared parameters.
     """
     data = data_views(arena, shapes)
     for view in data.values():
         view.flags.writeable = False
     words = {name: at.row_word0 for name, at in arena.layout.slots.items()}
-    return Memory(
+    return ProblemMemory(
         param_views(arena, slot),
         data,
         {name: word for name, word in words.items() if word is not None},
@@ -142,7 +142,7 @@ def problem_memory(
 
 
 def touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
-    """Read a byte of every page, so that no epoch pays for mapping them into this process."""
+    """Read a byte of every page, so that the page faults do not fall into an epoch."""
     for array in arrays:
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
 
@@ -156,11 +156,11 @@ class Share:
 
     Attributes:
         gamma: step size.
-        load: copy the shared parameters to the worker's own first.
-        probe: add to the probe that counts lost updates (`session.py`).
-        start: its examples are `order[start : start + count]`; with a queue, those that it claims
-            there.
-        count: how many.
+        load: whether to copy the shared parameters to the worker's copy first.
+        probe: whether to add to the probe that counts lost updates (`session.py`).
+        start: the share is `order[start : start + count]`; with a queue, the examples that the
+            worker claims in this range.
+        count: number of examples.
     """
 
     gamma: float
@@ -170,22 +170,22 @@ class Share:
     count: int = 0
 
 
-class Rounds:
-    """Both sides of the segment `classic.rounds`. The host's methods are for the host alone."""
+class RoundWords:
+    """The segment `classic.rounds`: methods for the host only, and methods for workers only."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap the segment."""
         self._data = data
         self._lines: NDArray[Any] = data[_LINE:].view(_LINE_DTYPE)
-        self.number = _native.load_u64(data, _GO)  # of the last run in this arena
+        self.number = _native.load_u64(data, _GO)  # the last round of an earlier run in this arena
 
     def _at(self, worker: int, word: int) -> int:
         return _LINE * (1 + worker) + word
 
-    # -- the host's ------------------------------------------------------------------------------
+    # -- for the host ----------------------------------------------------------------------------
 
     def deal(self, shares: Mapping[int, Share]) -> int:
-        """Begin a new round, in which these workers have a share; returns its number."""
+        """Begin a new round with these shares, by worker; returns its number."""
         self.number += 1
         for worker, share in shares.items():
             line = self._lines[worker]
@@ -195,39 +195,39 @@ class Rounds:
         return self.number
 
     def arrived(self, worker: int) -> bool:
-        """Whether a worker waits to begin the newest round, or is further."""
+        """Whether a worker has arrived for the newest round."""
         return _native.load_u64(self._data, self._at(worker, _ARRIVED)) == self.number
 
     def finished(self, worker: int) -> bool:
-        """Whether a worker has ended the newest round."""
+        """Whether a worker has finished the newest round."""
         return _native.load_u64(self._data, self._at(worker, _FINISHED)) == self.number
 
     def go(self) -> None:
-        """Let those who have arrived begin."""
+        """Let the workers that have arrived begin."""
         _native.store_u64(self._data, _GO, self.number)
 
     def request_exit(self) -> None:
-        """Ask every worker to end."""
+        """Ask every worker to exit."""
         _native.store_u64(self._data, _LEAVE, 1)
 
     def cancel_exit(self) -> None:
-        """Take `request_exit` back, before workers are spawned."""
+        """Cancel `request_exit`, before workers are spawned."""
         _native.store_u64(self._data, _LEAVE, 0)
 
     def reset(self, worker: int) -> None:
-        """Prepare the line of a worker about to be spawned, which has no part in this round."""
+        """Clear the line of a worker before it is spawned; it has no share of the current round."""
         for word in (_DEALT, _ARRIVED, _FINISHED):
             _native.store_u64(self._data, self._at(worker, word), 0)
 
     def span_ns(self, worker: int) -> tuple[int, int]:
-        """When a worker that has finished began and ended the round."""
+        """Begin and end of the round in a worker that has finished it, in ns."""
         line = self._lines[worker]
         return int(line["begin_ns"]), int(line["end_ns"])
 
-    # -- a worker's ------------------------------------------------------------------------------
+    # -- for workers -----------------------------------------------------------------------------
 
     def next_share(self, worker: int, last: int) -> tuple[int, Share] | None:
-        """Wait for a round after `last`; returns its number and share, or None to end."""
+        """Wait for a round after `last`; returns its number and share, or None to exit."""
         while True:
             if _native.load_u64(self._data, _LEAVE):
                 return None
@@ -244,7 +244,7 @@ class Rounds:
             time.sleep(_POLL_S)
 
     def begin(self, worker: int, number: int) -> bool:
-        """Arrive, wait for the others, and write down the time; False to end."""
+        """Arrive, wait for the other workers, and record the time; False to exit."""
         _native.store_u64(self._data, self._at(worker, _ARRIVED), number)
         spins = 0
         while _native.load_u64(self._data, _GO) < number:
@@ -259,7 +259,7 @@ class Rounds:
         return True
 
     def end(self, worker: int, number: int) -> None:
-        """Write down the time; the host sees the round as finished."""
+        """Record the time and report the round as finished."""
         self._lines[worker]["end_ns"] = monotonic_ns()
         _native.store_u64(self._data, self._at(worker, _FINISHED), number)
 
@@ -269,15 +269,15 @@ class Rounds:
 
 @dataclass(frozen=True)
 class WorkerArgs:
-    """The arguments of a spawned worker; picklable, and small however large the data are.
+    """The arguments of a spawned worker; picklable, and small even if the data are large.
 
     Attributes:
-        handle: the arena.
+        handle: handle of the arena.
         rank: 0 .. workers - 1; its slot in the worker table is rank + 1.
-        settings: of the run.
+        settings: settings of the run.
         kernel: builds the native problem.
-        shapes: of the data, by name.
-        core: the core it stays on; None is wherever the system puts it.
+        shapes: shapes of the data, by name.
+        core: the core that it is pinned to; None lets the system choose.
     """
 
     handle: ArenaHandle
@@ -289,7 +289,7 @@ class WorkerArgs:
 
 
 def main(pipe: Connection, args: WorkerArgs) -> None:
-    """Entry point of the spawned process; the pipe takes the error that ended it."""
+    """Entry point of the spawned process; an error that ends it is sent through the pipe."""
     try:
         _run(args)
     except FAULTS as fault:
@@ -302,7 +302,7 @@ def _run(args: WorkerArgs) -> None:
         os.sched_setaffinity(0, {args.core})
     arena = Arena.from_handle(args.handle)
     steps = _Steps(args, arena)
-    rounds, rank = Rounds(arena.segment(ROUNDS)), args.rank
+    rounds, rank = RoundWords(arena.segment(ROUNDS)), args.rank
     arena.workers.entry(rank + 1).state = State.RUNNING
     number = 0
     while (dealt := rounds.next_share(rank, number)) is not None:
@@ -336,7 +336,7 @@ class _Steps:
             kind,
             self.arena.segment(WORDS),
             None if kind == "private" else self.arena.locks(self.rank + 1),
-            0,  # where several parameters have locks, the problem adds their first words
+            0,  # with several parameters, the problem adds the first lock word of each
             self.rank,
             settings.workers,
             hot=settings.hot,

@@ -1,1 +1,1 @@
-"""Text from logits: choosing tokens, and generating with a recurrent state."""
+"""Generate text with a recurrent state, and choose tokens from logits."""

@@ -1,9 +1,9 @@
-"""Write several answers together, one token of each at a time, while requests come and go.
+"""Write several answers together, one token of each per step; requests can come at any time.
 
-A prompt is read alone, in pieces, since a recurrent state cannot look past padding. Between two of
-its pieces every answer that is being written gets one more token, so a long prompt holds nobody up
-for longer than a piece. An answer that ends leaves its place to the next prompt. No answer depends
-on what is written beside it.
+Each prompt is read alone, in pieces, because a recurrent state cannot skip padding. Between two
+pieces every running answer gets one token, so a long prompt delays the other answers by one piece
+at most. When an answer ends, the next prompt takes its place. No answer depends on the answers
+beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
@@ -27,24 +28,24 @@ Int32 = NDArray[np.int32]
 FinishReason = Literal["stop", "length", "document_end"]
 
 PREFILL_CHUNK = 2048
-"""A prompt is read in pieces of this length, so that memory stays flat however long it is."""
+"""Tokens per piece of a prompt; so memory does not grow with the length of the prompt."""
 
 BATCH_SIZE = 16
-"""Answers that go on together."""
+"""Number of answers that are written together."""
 
 
 class RecurrentModel(Protocol[State]):
-    """What generation asks of a model; a `Backend` is one.
+    """The model interface that generation needs; a `Backend` implements it.
 
-    The state is the backend's own; it is handed back unread.
+    The state belongs to the backend; generation only passes it on.
     """
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
-        """Read tokens (B, S), S >= 1, and return the logits (B, V) after the last, and a state."""
+        """Read tokens (B, S), S >= 1; return the logits (B, V) after the last, and the state."""
         ...
 
     def stack_states(self, states: Sequence[State]) -> State:
-        """Return the states of several batches as one of all their rows."""
+        """Join the states of several batches into one with all their rows."""
         ...
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
@@ -54,14 +55,14 @@ class RecurrentModel(Protocol[State]):
 
 @dataclass(frozen=True)
 class Piece:
-    """One more token of one answer.
+    """One token of one answer.
 
     Attributes:
-        row: which request it answers: what `Engine.submit` returned.
-        token: the token; None where the document ended instead.
-        text: what has become certain of the answer's text; the texts, joined, are the answer.
-        finish_reason: why the answer ended here: at a stop string, at the allowed length, or at the
-            end of the document; None where it goes on.
+        row: number of the request, from `Engine.submit`.
+        token: the token; None at the end of a document.
+        text: text that is now certain; the texts, joined, are the answer.
+        finish_reason: why the answer ends here: at a stop string, at the allowed length, or at the
+            end of the document; None if it continues.
     """
 
     row: int
@@ -72,33 +73,31 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What an answer is asked for with.
+    """A request for an answer.
 
     Attributes:
         prompt: ids below the tokenizer's `n_ids`; may be empty.
-        sampler: chooses among the logits; for this answer alone.
-        max_new_tokens: at most this many, >= 1.
-        stop: texts that end the answer and are no part of it.
-        ends: tokens that end the document, and with it the answer.
-        session: name of the conversation that the prompt goes on with and the answer belongs to.
+        sampling: options of the answer.
+        row: number among several answers with the same settings; see `Sampler`.
+        ends: tokens that end the document and the answer.
+        session: name of the conversation that prompt and answer continue, or None.
     """
 
     prompt: Sequence[int] | Int32
-    sampler: Sampler
-    max_new_tokens: int
-    stop: Sequence[str] = ()
+    sampling: Sampling
+    row: int = 0
     ends: Collection[int] = ()
     session: str | None = None
 
 
 @dataclass(frozen=True)
 class Session(Generic[State]):
-    """A conversation as far as it goes: of constant size, however long, for a recurrent model.
+    """The state of a conversation; for a recurrent model its size does not depend on the length.
 
     Attributes:
-        state: after the tokens that were read.
-        unread: tokens that belong to it and come before the next prompt.
-        n_tokens: how many it has, those included.
+        state: recurrent state after the tokens that the model has read.
+        unread: tokens of the conversation that the model has not read yet.
+        n_tokens: number of all tokens of the conversation.
     """
 
     state: State
@@ -107,18 +106,18 @@ class Session(Generic[State]):
 
 
 class Engine(Generic[State]):
-    """Reads prompts and writes their answers, a token of each per step.
+    """Reads prompts and writes their answers, one token of each per step.
 
     Args:
         model: the model. Its parameters may change between two steps.
-        tokenizer: of the checkpoint.
-        batch_size: answers that go on together, >= 1; each needs a state.
-        prefill_chunk: tokens of a prompt that are read at once, >= 1. It changes memory and speed,
-            and how long the other answers wait.
-        most_sessions: sessions that are kept; beyond, the one that was used longest ago goes.
+        tokenizer: tokenizer of the checkpoint.
+        batch_size: number of answers that are written together, >= 1; each needs a state.
+        prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory, speed, and the wait of
+            the other answers.
+        most_sessions: largest number of stored sessions; the least recently used is dropped.
 
     Attributes:
-        admits: whether requests that wait get places.
+        admits: whether waiting requests can start.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -136,7 +135,8 @@ class Engine(Generic[State]):
         most_sessions: int = 0,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("prefill_chunk", prefill_chunk)):
-            at_least(name, value, 1)
+            if value < 1:
+                raise ConfigError(f"{name} is {value}, expected 1 or more")
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._prefill_chunk = batch_size, prefill_chunk
         self._most_sessions = most_sessions
@@ -147,63 +147,61 @@ class Engine(Generic[State]):
         self.clear()
 
     def clear(self) -> None:
-        """Forget every answer that has not ended; sessions stay as they were before it."""
+        """Drop every unfinished answer; its session stays as before the request."""
         self._waiting: deque[_Row[State]] = deque()
-        self._reading: deque[_Row[State]] = deque()  # whose prompts are not read to their end
+        self._reading: deque[_Row[State]] = deque()  # their prompts are read in part
         self._writing: list[_Row[State]] = []
-        self._states: list[State] = []  # of `_writing`, in order, in one or several parts
+        self._states: list[State] = []  # states of `_writing`, in its order, in one or more batches
         self._in_session.clear()
 
     @property
     def n_waiting(self) -> int:
-        """Requests that have no place yet."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     @property
     def n_running(self) -> int:
-        """Answers whose prompts are being read, or that are being written."""
+        """Number of answers in progress: their prompt is being read, or they are being written."""
         return len(self._reading) + len(self._writing)
 
     @property
     def n_sessions(self) -> int:
-        """Sessions that are kept."""
+        """Number of stored sessions."""
         return len(self._sessions)
 
     @property
     def is_busy(self) -> bool:
-        """Whether another step has something to do."""
+        """Whether there is an answer in progress or a waiting request."""
         return bool(self._waiting or self.n_running)
 
     def session(self, name: str) -> Session[State] | None:
-        """Return a session, or None where there is none, or none any more."""
+        """Return a session, or None if there is none or it was dropped."""
         return self._sessions.get(name)
 
     def submit(self, request: Request) -> int:
-        """Take a request on; returns the number that its pieces bear, counted from 0.
+        """Add a request; returns its number, from 0, which its pieces have as `row`.
 
-        BOS goes before the prompt unless it is there, or a session goes on: models are trained with
-        it.
+        BOS is added before the prompt, because models are trained with it, unless the prompt begins
+        with it or continues a session.
 
         Raises:
             DataError: an id of the prompt is outside the vocabulary.
-            ConfigError: max_new_tokens is below 1, a stop string is empty, or the session is being
-                written in by another request.
+            ConfigError: another request of the session is in progress.
         """
-        at_least("max_new_tokens", request.max_new_tokens, 1)
         prompt, name = checked_ids(request.prompt, self._tokenizer), request.session
         session = None if name is None else self.session(name)
         if session is not None:
             prompt = np.concatenate([session.unread, prompt])
         elif not prompt.size or prompt[0] != self._tokenizer.bos:
             prompt = np.concatenate([[self._tokenizer.bos], prompt])
-        if not prompt.size:  # nothing said after the end of a document
+        if not prompt.size:  # an empty prompt after the end of a document
             prompt = np.array([self._tokenizer.bos])
         row = _Row(self._n_requests, request, prompt.astype(np.int32), self._tokenizer, session)
         if name is not None:
             if name in self._in_session:
                 raise ConfigError(
-                    f"session {name!r} is still being answered; wait for that answer, or begin "
-                    "another session"
+                    f"another request of session {name!r} is in progress; wait for its answer, or "
+                    "begin another session"
                 )
             self._in_session.add(name)
         self._waiting.append(row)
@@ -211,9 +209,9 @@ class Engine(Generic[State]):
         return row.index
 
     def cancel(self, index: int) -> None:
-        """Stop an answer, wherever it is; one that has ended, or never was, is no error.
+        """Stop an answer in any state; no effect on one that has ended or does not exist.
 
-        Its session stays as it was before the request.
+        Its session stays as before the request.
         """
         for rows in (self._waiting, self._reading):
             for row in rows:
@@ -221,14 +219,14 @@ class Engine(Generic[State]):
                     rows.remove(row)
                     self._in_session.discard(row.request.session or "")
                     return
-        staying = [j for j, row in enumerate(self._writing) if row.index != index]
-        if len(staying) < len(self._writing):
+        others = [j for j, row in enumerate(self._writing) if row.index != index]
+        if len(others) < len(self._writing):
             (row,) = (one for one in self._writing if one.index == index)
             self._in_session.discard(row.request.session or "")
-            self._go_on_with(staying)
+            self._keep_only(others)
 
     def step(self) -> list[Piece]:
-        """Read a piece of a prompt, or several short ones, and write a token of every answer.
+        """Read a piece of a prompt, or several short prompts, and write a token of every answer.
 
         Raises:
             Diverged: the model's logits are not finite; call `clear` before another step.
@@ -236,7 +234,7 @@ class Engine(Generic[State]):
         return [*self.read(), *self.write()]
 
     def read(self) -> list[Piece]:
-        """Do the first half of a step: prompts in turns; the first token of those read to the end.
+        """First half of a step: read prompts in turns, and write the first token after each.
 
         Raises:
             Diverged: see `step`.
@@ -248,7 +246,7 @@ class Engine(Generic[State]):
             if not self._reading:
                 break
             row = self._reading.popleft()
-            # Where a prompt is cut depends on nothing but its length, and so does its answer.
+            # Prompts are always cut at the same places, so an answer does not depend on the others.
             part, row.unread = np.split(row.unread, [self._prefill_chunk])
             logits, row.state = self._model.logits(part[None], row.state)
             n_read += len(part)
@@ -261,13 +259,13 @@ class Engine(Generic[State]):
                 self._writing.append(row)
                 self._states.append(row.state)
                 if row.request.session is None:
-                    row.state = None  # it goes on in `_states`
+                    row.state = None  # the state is now in `_states`
             else:
-                self._keep(row, piece, row.state)
+                self._store_session(row, piece, row.state)
         return pieces
 
     def write(self) -> list[Piece]:
-        """Do the second half of a step: one token of every answer whose prompt is read.
+        """Second half of a step: write one token of every answer whose prompt is read.
 
         Raises:
             Diverged: see `step`.
@@ -275,44 +273,44 @@ class Engine(Generic[State]):
         if not self._writing:
             return []
         rows = self._writing
-        together = self._together()
+        state = self._joined_state()
         last = np.array([[row.last] for row in rows], np.int32)
-        logits, together = self._model.logits(last, together)
-        self._states = [together]
-        pieces, going_on = self._draw(rows, logits), []
+        logits, state = self._model.logits(last, state)
+        self._states = [state]
+        pieces, unfinished = self._draw(rows, logits), []
         for j, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
             if piece.finish_reason is None:
-                going_on.append(j)
+                unfinished.append(j)
             elif row.request.session is not None:
-                self._keep(row, piece, self._model.take_state(together, [j]))
-        if len(going_on) < len(rows):
-            self._go_on_with(going_on)
+                self._store_session(row, piece, self._model.take_state(state, [j]))
+        if len(unfinished) < len(rows):
+            self._keep_only(unfinished)
         return pieces
 
     def _draw(self, rows: Sequence[_Row[State]], logits: NDArray[np.float32]) -> list[Piece]:
         """Choose the next token of each row from logits (B, V)."""
-        samplers = [row.request.sampler for row in rows]
+        samplers = [row.sampler for row in rows]
         occurred = [row.occurred for row in rows]
         tokens = draw_each(samplers, logits[:, : self._tokenizer.n_ids], occurred)
         return [row.take(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
 
-    def _together(self) -> State:
+    def _joined_state(self) -> State:
         states = self._states
         return states[0] if len(states) == 1 else self._model.stack_states(states)
 
-    def _go_on_with(self, places: Sequence[int]) -> None:
-        """Keep the answers at some places of `_writing` alone."""
-        self._states = [self._model.take_state(self._together(), places)] if places else []
+    def _keep_only(self, places: Sequence[int]) -> None:
+        """Drop all answers of `_writing` except those at these places."""
+        self._states = [self._model.take_state(self._joined_state(), places)] if places else []
         self._writing = [self._writing[j] for j in places]
 
-    def _keep(self, row: _Row[State], last: Piece, state: State) -> None:
-        """Put an answer that has ended into its session, with the state that has read it."""
+    def _store_session(self, row: _Row[State], last: Piece, state: State) -> None:
+        """Add a finished answer to its session, with the state after it."""
         name, unread = row.request.session, np.empty(0, np.int32)
         if name is None:
             return
         self._in_session.discard(name)
         if last.finish_reason == "stop":
-            # The model has read the stop string, and the answer ends before it.
+            # The model has read the stop string, but the answer ends before it.
             assert row.state is not None
             state, unread = row.state, self._tokenizer.encode("".join(row.texts).encode())
         elif last.token is not None:
@@ -325,7 +323,7 @@ class Engine(Generic[State]):
 
 
 class _Row(Generic[State]):
-    """One answer: its prompt, as far as it is not read, and what draws its tokens."""
+    """One answer: the unread part of its prompt, and its sampler."""
 
     def __init__(
         self,
@@ -337,19 +335,20 @@ class _Row(Generic[State]):
     ) -> None:
         self.index, self.request, self.unread, self.last = index, request, prompt, -1
         self.state = None if session is None else session.state
-        self.n_before = len(prompt)  # tokens of the session that come before the answer
+        self.n_before = len(prompt)  # tokens of the session before the answer
         if session is not None:
             self.n_before += session.n_tokens - len(session.unread)
         self.n_written = 0
         self.texts: list[str] = []
-        self._text = TextStream(tokenizer, request.stop)
+        self.sampler = Sampler(request.sampling, request.row)
+        self._text = TextStream(tokenizer, request.sampling.stop)
         self.occurred: NDArray[np.bool_] | None = None
-        if request.sampler.repetition_penalty != 1:
+        if request.sampling.repetition_penalty != 1:
             self.occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
             self.occurred[0, prompt] = True
 
     def take(self, token: int) -> Piece:
-        """Go on with a token that was drawn."""
+        """Add a drawn token to the answer."""
         piece = self._piece(token)
         if self.request.session is not None:
             self.texts.append(piece.text)
@@ -362,23 +361,13 @@ class _Row(Generic[State]):
             self.occurred[0, token] = True
         self.last = token
         self.n_written += 1
-        is_last = self.n_written == self.request.max_new_tokens
+        is_last = self.n_written == self.request.sampling.max_new_tokens
         text = self._text.read(token)
         if not self._text.stopped and is_last:
-            text += self._text.end()  # which may hold a stop string after all
+            text += self._text.end()  # this rest may contain a stop string
         if self._text.stopped:
             return Piece(self.index, token, text, "stop")
         return Piece(self.index, token, text, "length" if is_last else None)
-
-
-def at_least(name: str, value: int, low: int) -> None:
-    """Check a number.
-
-    Raises:
-        ConfigError: it is less than `low`.
-    """
-    if value < low:
-        raise ConfigError(f"{name} is {value}, expected {low} or more")
 
 
 def checked_ids(
@@ -388,11 +377,11 @@ def checked_ids(
 
     Args:
         prompt: ids.
-        tokenizer: of the checkpoint.
-        number: of the prompt among several, counted from 1, for the message.
+        tokenizer: tokenizer of the checkpoint.
+        number: number of the prompt among several, from 1, for the message.
 
     Raises:
-        DataError: one is outside the vocabulary.
+        DataError: an id is outside the vocabulary.
     """
     ids = np.asarray(prompt, dtype=np.int64).reshape(-1)
     outside = np.flatnonzero((ids < 0) | (ids >= tokenizer.n_ids))

@@ -1,4 +1,4 @@
-"""Answer several prompts together, and measure how fast; `engine.py` writes the answers."""
+"""Answer several prompts together, and measure the speed; `engine.py` writes the answers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from mlxhog.decoding.engine import (
     RecurrentModel,
     Request,
     State,
-    at_least,
     checked_ids,
 )
-from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.text import TextStream
+from mlxhog.decoding.options import Sampling
 
 
 def answer(
@@ -31,9 +29,7 @@ def answer(
     prompts: Sequence[Sequence[int] | NDArray[np.int32]],
     *,
     tokenizer: Tokenizer,
-    sampler: Sampler,
-    max_new_tokens: int,
-    stop: Sequence[str] = (),
+    sampling: Sampling,
     stop_at_document_end: bool = True,
     end_tokens: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
@@ -41,45 +37,32 @@ def answer(
 ) -> Iterator[Piece]:
     """Answer prompts of any lengths together, token by token.
 
-    BOS goes before a prompt unless it is there: models are trained with it. Rows of the vocabulary
-    that only pad it are never drawn. A drawn BOS is the end of the document. Each answer has random
-    numbers of its own, and comes out the same whatever is answered beside it, up to the rounding of
-    products whose shape differs.
+    BOS is added before a prompt that does not begin with it, because models are trained with it.
+    Padding of the vocabulary is never drawn. A drawn BOS ends the document. Each answer has its own
+    random numbers and does not depend on the other answers, up to rounding in products of
+    different shapes.
 
     Args:
         model: the model.
-        prompts: ids below `tokenizer.n_ids`; one may be empty.
-        tokenizer: of the checkpoint.
-        sampler: chooses among the logits; `of_row` makes one for each prompt.
-        max_new_tokens: at most this many for each prompt, >= 0.
-        stop: texts that end an answer and are no part of it.
-        stop_at_document_end: stop at a drawn BOS; otherwise it is a token like others, and the text
-            goes on with another document.
+        prompts: ids below `tokenizer.n_ids`; a prompt may be empty.
+        tokenizer: tokenizer of the checkpoint.
+        sampling: options of each answer.
+        stop_at_document_end: whether a drawn BOS ends the answer; else the text continues with
+            another document.
         end_tokens: other tokens that end the document, such as the EOS of a checkpoint.
-        batch_size: answers that go on together, >= 1; each needs a state.
-        prefill_chunk: tokens of a prompt that are read at once, >= 1. It changes memory and speed.
+        batch_size: number of answers that are written together, >= 1; each needs a state.
+        prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory and speed.
 
     Raises:
         DataError: an id of a prompt is outside the vocabulary.
-        ConfigError: a number is out of its range, or a stop string is empty.
+        ConfigError: a number is out of its range.
         Diverged: the model's logits are not finite.
     """
-    at_least("max_new_tokens", max_new_tokens, 0)
-    TextStream(tokenizer, stop)  # refuses an empty stop string
     engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
     ends = {*end_tokens, tokenizer.bos} if stop_at_document_end else set()
     for index, prompt in enumerate(prompts):
         ids = checked_ids(prompt, tokenizer, index + 1 if len(prompts) > 1 else None)
-        if max_new_tokens:
-            engine.submit(
-                Request(
-                    prompt=ids,
-                    sampler=sampler.of_row(index),
-                    max_new_tokens=max_new_tokens,
-                    stop=stop,
-                    ends=ends,
-                )
-            )
+        engine.submit(Request(prompt=ids, sampling=sampling, row=index, ends=ends))
     return _pieces(engine)
 
 
@@ -90,13 +73,13 @@ def _pieces(engine: Engine[State]) -> Iterator[Piece]:
 
 @dataclass
 class Answer:
-    """One answer as far as it is written.
+    """One answer, complete or in progress.
 
     Attributes:
         ids: its tokens, without the one that ends a document.
-        pieces: its text, without a stop string, in the pieces it came in.
-        finish_reason: why it ended; None while it goes on.
-        ttft_s: seconds from the start of all answers to its first token; None before that.
+        pieces: pieces of its text, without a stop string.
+        finish_reason: why it ended; None while it is in progress.
+        ttft_s: seconds from the start of all answers to its first token; None before.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -111,10 +94,10 @@ class Answer:
 
 
 class Answers:
-    """Collects `Piece`s and measures their pace. The clock starts when this is made.
+    """Collects `Piece`s and measures their speed. The clock starts at construction.
 
     Args:
-        count: how many answers there will be.
+        count: number of answers.
     """
 
     def __init__(self, count: int) -> None:
@@ -138,22 +121,22 @@ class Answers:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all answers."""
+        """Number of tokens of all answers."""
         return sum(len(row.ids) for row in self.rows)
 
     @property
     def seconds(self) -> float:
-        """From the start to the last token."""
+        """Seconds from the start to the last token."""
         return self._last - self._start
 
     @property
     def ttft_s(self) -> float | None:
-        """Seconds to the first token of all, the reading of its prompt included."""
+        """Seconds to the first token of any answer, including the reading of its prompt."""
         return None if self._first is None else self._first - self._start
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens per second after the first one; None where there is no second."""
+        """Tokens per second after the first one; None if there is only one token."""
         if self._first is None or self.tokens < 2 or self._last <= self._first:
             return None
         return (self.tokens - 1) / (self._last - self._first)

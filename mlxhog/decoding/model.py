@@ -1,4 +1,4 @@
-"""A model and its tokenizer on a backend, which weights make ready to write text."""
+"""A model and its tokenizer on a backend; with weights it can write text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -22,11 +22,11 @@ class Model:
     """A model that writes text.
 
     Attributes:
-        backend: what computes it.
-        config: the model.
-        tokenizer: what made its training tokens.
-        checkpoint: where its parameters come from.
-        end_tokens: what ends a text beside the tokenizer's BOS: the EOS that the config names.
+        backend: the backend that computes it.
+        config: its architecture.
+        tokenizer: the tokenizer of its training text.
+        checkpoint: path of its parameters.
+        end_tokens: tokens that end a text besides BOS: the EOS of the config.
     """
 
     backend: Backend
@@ -44,11 +44,11 @@ class Model:
         checkpoint: Path,
         end_tokens: frozenset[int] = frozenset(),
     ) -> Model:
-        """A model whose backend, one of `BACKEND_WORDS`, is started and yet to be filled.
+        """Start a backend, one of `BACKEND_WORDS`, and return its model; weights are not loaded.
 
         Raises:
-            ConfigError: no such backend.
-            EnvironmentLacks: it is not there.
+            ConfigError: the backend does not exist.
+            EnvironmentLacks: the backend is not installed.
         """
         started = backends.create_alone(backend)
         return cls(started, config, tokenizer, checkpoint, end_tokens)
@@ -56,33 +56,29 @@ class Model:
     def answer(
         self,
         prompts: Sequence[str],
+        sampling: Sampling,
         *,
-        sampler: Sampler,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
         batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
         by: RecurrentModel[Any] | None = None,
     ) -> Iterator[Piece]:
-        """Answer prompts together, token by token; arguments as `mlxhog.decoding.generate.answer`.
+        """Answer prompts together, token by token; arguments of `mlxhog.decoding.generate.answer`.
 
-        `by` computes in the backend's place, if it is given.
+        `by`, if not None, computes instead of the backend.
 
         Raises:
-            ConfigError: a number is out of its range, a stop string is empty, or prompt and answer
-                have more tokens than the model has positions.
+            ConfigError: a number is out of its range, or prompt and answer have more tokens than
+                the model has positions.
             Diverged: the model's logits are not finite.
         """
         ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
         most = max((len(tokens) for tokens in ids), default=0)
-        families.check_length(self.config, most + max_new_tokens)
+        families.check_length(self.config, most + sampling.max_new_tokens)
         return generate.answer(
             self.backend if by is None else by,
             ids,
             tokenizer=self.tokenizer,
-            sampler=sampler,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
+            sampling=sampling,
             end_tokens=self.end_tokens,
             batch_size=batch_size,
             prefill_chunk=prefill_chunk,
@@ -90,7 +86,7 @@ class Model:
 
 
 def end_tokens(config: ModelConfig) -> frozenset[int]:
-    """The config's EOS: none, one, or a list."""
+    """The EOS tokens of a config: none, one or several."""
     eos = config.to_dict().get("eos_token_id")
     return frozenset(
         token for token in (eos if isinstance(eos, list) else [eos]) if token is not None

@@ -1,8 +1,7 @@
-"""Choosing the next token from logits.
+"""Choose the next token from logits.
 
-In transformers' order: repetition penalty, temperature, top-k, top-p, min-p. One uniform number per
-row and step decides, through the inverse of the cumulative distribution, so a seed gives the same
-text twice on one backend.
+One uniform number per row and step chooses it by the inverse of the cumulative distribution. So a
+seed gives the same text every time on one backend.
 """
 
 from __future__ import annotations
@@ -13,103 +12,37 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, Diverged
+from mlxhog.decoding.options import Sampling
+from mlxhog.errors import Diverged
 
 _BLOCK = 512
-"""Weights that are added up at once to find one among many."""
-
-LEAST_PENALTY, MOST_PENALTY = 0.01, 1000
-"""For repetitions; beyond these, float32 may not hold the logits that they change."""
-
-MOST_TEMPERATURE = 100
+"""Number of weights in a block of the two-level search."""
 
 Occurred = NDArray[np.bool_] | None
 
 
 class Sampler:
-    """Draws tokens, reproducibly.
+    """Draws tokens reproducibly.
 
     Args:
-        temperature: 0 takes the most likely token, and so does a number that float32 rounds to 0;
-            1 is the model's own distribution.
-        top_k: only the k most likely tokens; 0 is all.
-        top_p: only the most likely tokens that together reach this probability; 1 is all
-            (Holtzman et al. 2020, "The curious case of neural text degeneration").
-        min_p: only tokens at least this likely relative to the most likely one; 0 is all
-            (Nguyen et al. 2024, "Turning up the heat", arXiv:2407.01082).
-        repetition_penalty: logits of tokens that occurred are divided by this where positive, and
-            multiplied where negative; 1 changes nothing (Keskar et al. 2019, "CTRL",
-            arXiv:1909.05858).
-        seed: the same seed and logits give the same tokens.
-        row: which of several answers with the same settings; each has random numbers of its own.
+        sampling: the settings.
+        row: number among several answers with the same settings; each has its own random numbers.
 
-    Raises:
-        ConfigError: a number is out of its range.
-
-    Concurrency: one object is not for several threads.
+    Concurrency: one object is for one thread.
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        row: int = 0,
-    ) -> None:
-        for name, value, valid, expected in (
-            (
-                "temperature",
-                temperature,
-                0 <= temperature <= MOST_TEMPERATURE,
-                f"between 0 and {MOST_TEMPERATURE}",
-            ),
-            ("top_k", top_k, top_k >= 0, "0 or more"),
-            ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-            ("min_p", min_p, 0 <= min_p <= 1, "between 0 and 1"),
-            (
-                "repetition_penalty",
-                repetition_penalty,
-                LEAST_PENALTY <= repetition_penalty <= MOST_PENALTY,
-                f"between {LEAST_PENALTY} and {MOST_PENALTY}",
-            ),
-            ("seed", seed, seed >= 0, "0 or more"),
-        ):
-            if not valid:
-                raise ConfigError(f"{name} is {value}, expected {expected}")
-        self.repetition_penalty = repetition_penalty
-        self.temperature = temperature if np.float32(temperature) else 0.0  # by which is divided
-        self._top_k = top_k
-        self._top_p = top_p
-        self._min_p = min_p
-        self._seed = seed
-        sequence = np.random.SeedSequence(seed, spawn_key=(row,) if row else ())
+    def __init__(self, sampling: Sampling, row: int = 0) -> None:
+        self._sampling = sampling
+        temperature = sampling.temperature
+        self.temperature = temperature if np.float32(temperature) else 0.0  # a divisor in float32
+        sequence = np.random.SeedSequence(sampling.seed, spawn_key=(row,) if row else ())
         self._random = np.random.Generator(np.random.PCG64(sequence))
 
     @property
     def takes_all(self) -> bool:
-        """Whether every token may be drawn, with the model's own logits."""
-        return (
-            not self._top_k
-            and self._top_p == 1
-            and not self._min_p
-            and (self.repetition_penalty == 1)
-        )
-
-    def of_row(self, row: int) -> Sampler:
-        """Return a sampler with the same settings for answer `row`; row 0 draws as a new one."""
-        return Sampler(
-            temperature=self.temperature,
-            top_k=self._top_k,
-            top_p=self._top_p,
-            min_p=self._min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self._seed,
-            row=row,
-        )
+        """Whether no filter and no penalty applies."""
+        one = self._sampling
+        return (one.top_k, one.top_p, one.min_p, one.repetition_penalty) == (0, 1, 0, 1)
 
     def uniform(self) -> float:
         """Return the next random number, in [0, 1)."""
@@ -122,14 +55,14 @@ class Sampler:
 
         Args:
             logits: (B, V).
-            occurred: (B, V), the tokens of prompt and answer, for the repetition penalty; None is
-                no token.
+            occurred: (B, V), whether a token occurs in prompt or answer, for the repetition
+                penalty; None is no token.
 
         Raises:
-            Diverged: a row holds NaN, or nothing but -inf.
+            Diverged: a row has NaN, or only -inf.
         """
-        if occurred is not None and self.repetition_penalty != 1:
-            logits, penalty = logits.copy(), np.float32(self.repetition_penalty)
+        if occurred is not None and self._sampling.repetition_penalty != 1:
+            logits, penalty = logits.copy(), np.float32(self._sampling.repetition_penalty)
             for row, in_text in zip(logits, occurred, strict=True):
                 where = np.flatnonzero(in_text)
                 values = row[where]
@@ -145,62 +78,62 @@ class Sampler:
         return np.array(tokens, dtype=np.int32)
 
     def _draw(self, logits: NDArray[np.float32], best: float, uniform: float) -> int:
-        """Return the token at a point of the cumulative distribution, in the order of ids."""
-        tokens = None  # all of them
-        if 0 < self._top_k < len(logits):
-            least = np.partition(logits, len(logits) - self._top_k)[len(logits) - self._top_k]
-            tokens = _largest(logits, self._top_k, least)
-        elif self._min_p and self._top_p == 1:
-            # Before the exponentials, which are most of the work.
+        """Return the token at `uniform` of the cumulative distribution, in the order of ids."""
+        top_k, top_p, min_p = self._sampling.top_k, self._sampling.top_p, self._sampling.min_p
+        tokens = None  # all tokens
+        if 0 < top_k < len(logits):
+            least = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
+            tokens = _largest(logits, top_k, least)
+        elif min_p and top_p == 1:
+            # Filtered before the exponentials, which are most of the work.
             tokens = np.flatnonzero(logits >= self._least_logit(best))
         if tokens is not None:
             logits = logits[tokens]
         weights = self._weights(logits, best)
-        if self._top_p < 1:
+        if top_p < 1:
             nucleus = self._nucleus(logits, weights, best)
             tokens, weights = nucleus if tokens is None else tokens[nucleus], weights[nucleus]
-        if self._min_p:
-            weights = np.where(weights >= self._min_p, weights, 0)
+        if min_p:
+            weights = np.where(weights >= min_p, weights, 0)
         position = _at(weights, uniform)
         return position if tokens is None else int(tokens[position])
 
     def _weights(self, logits: NDArray[np.float32], best: float) -> NDArray[np.float32]:
         """Return probabilities relative to the most likely token."""
-        with np.errstate(over="ignore"):  # to -inf, whose weight is 0
+        with np.errstate(over="ignore"):  # an overflow to -inf has weight 0
             weights: NDArray[np.float32] = np.exp((logits - best) / self.temperature)
         return weights
 
     def _nucleus(
         self, logits: NDArray[np.float32], weights: NDArray[np.float32], best: float
     ) -> NDArray[np.intp]:
-        """Return the most likely tokens that together reach top_p of all, at least one."""
+        """Return the fewest most likely tokens with a total probability of at least top_p."""
         total = float(weights.sum(dtype=np.float64))
-        # All tokens lighter than this weigh less than what may be left out, so they are not sorted;
-        # half of it, for rounding.
-        light = 0.5 * (1 - self._top_p) * total / len(weights)
+        # All tokens below this weight together have less than 1 - top_p, so they are not sorted;
+        # the factor 0.5 leaves room for rounding.
+        light = 0.5 * (1 - self._sampling.top_p) * total / len(weights)
         ranked = np.sort(logits[weights >= light])[::-1]
         cumulative = np.cumsum(self._weights(ranked, best), dtype=np.float64)
-        # The token that crosses top_p is kept.
-        n = min(int(np.searchsorted(cumulative, self._top_p * total)) + 1, len(ranked))
+        # The token that crosses top_p is included.
+        n = min(int(np.searchsorted(cumulative, self._sampling.top_p * total)) + 1, len(ranked))
         return _largest(logits, n, ranked[n - 1])
 
     def _least_logit(self, best: float) -> float:
-        """Return a logit below which min-p leaves nothing, a little lower for rounding."""
-        return best + 1.001 * self.temperature * math.log(self._min_p) - 1e-3
+        """Return a logit below which min-p excludes all tokens, slightly lowered for rounding."""
+        return best + 1.001 * self.temperature * math.log(self._sampling.min_p) - 1e-3
 
 
 def draw_each(
     samplers: Sequence[Sampler], logits: NDArray[np.float32], occurred: Sequence[Occurred]
 ) -> NDArray[np.int32]:
-    """Return one token per row, (B,) int32: what the row's own sampler draws alone.
+    """Return one token per row, (B,) int32; each is the one that its sampler would draw alone.
 
-    With small vocabularies the plain samplers among them draw together, which takes a fraction of
-    the time.
+    With a small vocabulary, samplers without filters draw together, which is much faster.
 
     Args:
         samplers: one for each row.
         logits: (B, V).
-        occurred: (1, V) of each row, or None; see `Sampler`.
+        occurred: (1, V) for each row, or None; see `Sampler`.
 
     Raises:
         Diverged: a row holds NaN, or nothing but -inf.
@@ -226,7 +159,7 @@ def _draw_plain(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> NDA
         weights = np.exp((logits - best) / temperatures)
     cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
     tokens = np.count_nonzero(cumulative <= uniforms * cumulative[:, -1:], axis=1)
-    for j in np.flatnonzero(tokens == logits.shape[1]):  # at the very end
+    for j in np.flatnonzero(tokens == logits.shape[1]):  # the last token, by rounding
         tokens[j] = np.flatnonzero(weights[j])[-1]
     greedy = temperatures[:, 0] == 0
     drawn: NDArray[np.intp] = np.where(greedy, logits.argmax(axis=1), tokens)
@@ -239,9 +172,9 @@ def _check_finite(best: NDArray[np.float32]) -> None:
 
 
 def _largest(values: NDArray[np.float32], n: int, least: float) -> NDArray[np.intp]:
-    """Return where the n largest values are, ascending; `least` is the least of them.
+    """Return the indices of the n largest values, ascending; `least` is the smallest of them.
 
-    Of those that equal the least, the first.
+    Of the values equal to `least`, the first are taken.
     """
     positions = np.flatnonzero(values >= least)
     if len(positions) > n:
@@ -251,9 +184,10 @@ def _largest(values: NDArray[np.float32], n: int, least: float) -> NDArray[np.in
 
 
 def _at(weights: NDArray[np.float32], uniform: float) -> int:
-    """Return where the running sum of weights passes a share of the whole, never at a weight of 0.
+    """Return the index at which the cumulative sum passes a share of the total.
 
-    Whole blocks are added up first: a running sum of 50,000 costs more than a small model.
+    Its weight is never 0. The search goes over blocks first, because a cumulative sum of 50,000
+    weights costs more than a small model.
     """
     first, end = 0, len(weights)
     if end > _BLOCK:
@@ -272,6 +206,6 @@ def _at(weights: NDArray[np.float32], uniform: float) -> int:
 
 
 def _passes(cumulative: NDArray[np.float64], weights: NDArray[np.float32], point: float) -> int:
-    """Return the first place whose running sum is above a point; at the very end, the last one."""
+    """Return the first index with a cumulative sum above `point`, or the last with a weight."""
     position = int(np.searchsorted(cumulative, point, side="right"))
     return position if position < len(weights) else int(np.flatnonzero(weights)[-1])

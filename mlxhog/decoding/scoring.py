@@ -1,8 +1,8 @@
-"""How well a model predicts text: the sums of its loss, and what they come to.
+"""Score a model's prediction of text: sums of its loss, bits per byte, perplexity.
 
-A file's text is cut into sequences, each read from the empty state on, exactly as the held-out text
-of a run is evaluated; so the numbers can be compared with those of training, and between
-tokenizers. A document is read from its beginning to its end with one state.
+A file's text is cut into sequences, and each starts from the empty state, as in the held-out
+evaluation of a run. So the numbers can be compared with those of training, and between tokenizers.
+A document is read from begin to end with one state.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, Diverged
 from mlxhog.models.families import check_length, param_count
 
-SCORED_TOKENS = 2048  # of a document, whose logits are computed at once,
-SCORED_LOGITS = 2**24  # as long as there are no more numbers in them
+SCORED_TOKENS = 2048  # largest number of tokens of a document whose logits are computed at once
+SCORED_LOGITS = 2**24  # largest number of values in these logits
 
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over a text; those of several texts can be added.
+    """Sums over a text; scores of several texts can be added.
 
     Attributes:
-        nats: cross entropy of all tokens but those that begin a document.
-        n_bytes: of text.
-        tokens: that were predicted.
+        nats: cross entropy of all tokens except the first of each document.
+        n_bytes: number of bytes of text.
+        tokens: number of predicted tokens.
     """
 
     nats: float = 0.0
@@ -42,19 +42,19 @@ class Score:
     tokens: int = 0
 
     def __add__(self, other: Score) -> Score:
-        """The score of both texts."""
+        """The score of both texts together."""
         return Score(
             self.nats + other.nats, self.n_bytes + other.n_bytes, self.tokens + other.tokens
         )
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Cross entropy per byte of text, None without any."""
+        """Cross entropy per byte of text, None without text."""
         return heldout.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
 
     @property
     def perplexity(self) -> float | None:
-        """Exponential of the loss per token, e^700 at most; None without any token.
+        """Exponential of the loss per token, at most e^700; None without tokens.
 
         It depends on the tokenizer.
         """
@@ -64,13 +64,13 @@ class Score:
 def token_files(
     model: Model, corpus: corpora.Corpus, text_key: str | None, folder: Path
 ) -> Iterator[tuple[str, TokenFile | None]]:
-    """Yield the name and the tokens of each file of a corpus; None where it holds no text.
+    """Yield name and tokens of each file of a corpus; None for a file without text.
 
     Args:
-        model: whose tokenizer makes the tokens.
-        corpus: as `corpora.checked` returned it.
-        text_key: for `.jsonl`, the key that holds the text.
-        folder: where tokens are written, as a corpus is prepared.
+        model: the model with the tokenizer.
+        corpus: a corpus from `corpora.checked`.
+        text_key: for `.jsonl`, the key of the text.
+        folder: folder for the files of tokens.
 
     Raises:
         DataError: the corpus is malformed.
@@ -87,23 +87,23 @@ def token_files(
 def held_out_tokens(
     model: Model, data: str, *, tokenizer: str, text_key: str | None, val: str
 ) -> TokenFile:
-    """The held-out text of a run, as its training prepared it.
+    """The held-out text of a run, prepared as for its training.
 
     Args:
-        model: of the run.
-        data: the run's option, as the others.
-        tokenizer: see `tokenizers.build`.
-        text_key: for `.jsonl`, the key that holds the text.
-        val: the held-out rule.
+        model: model of the run.
+        data: option of the run.
+        tokenizer: option of the run, see `tokenizers.build`.
+        text_key: option of the run: for `.jsonl`, the key of the text.
+        val: option of the run: the rule for held-out text.
 
     Raises:
-        DataError: the text is missing, or makes another tokenizer than it did.
+        DataError: the text is missing, or its tokenizer is another one than at training.
     """
     prepared = prepare.prepare(data, tokenizer=tokenizer, text_key=text_key, val=val)
     if prepared.tokenizer.sha256 != model.tokenizer.sha256:
         raise DataError(
             f"{data} has changed since the run was trained: its tokenizer has another digest; "
-            "name the text with --data"
+            "give the text with --data"
         )
     return TokenFile.open(prepared.val)
 
@@ -118,10 +118,10 @@ def score(
     """Score the tokens of a file.
 
     Args:
-        model: with weights.
-        file: of tokens that the model's tokenizer made.
-        seq_len: tokens after which a sequence ends; what is predicted knows none before.
-        progress: called with the share of the text that is done, 0 to 1, after every batch.
+        model: model with weights.
+        file: tokens from the model's tokenizer.
+        seq_len: length of a sequence in tokens; predictions do not see earlier sequences.
+        progress: called after every batch with the share done, 0 to 1.
 
     Raises:
         Diverged: the model's loss is not finite.
@@ -149,11 +149,11 @@ def score_document(model: Model, text: str) -> Score:
     """Score a text as one document.
 
     Args:
-        model: with weights.
-        text: not empty.
+        model: model with weights.
+        text: the document, not empty.
 
     Raises:
-        ConfigError: it has more tokens than the model has positions for.
+        ConfigError: the text has more tokens than the model has positions for.
         Diverged: the model's logits are not finite.
     """
     content = text.encode()

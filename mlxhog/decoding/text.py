@@ -1,4 +1,4 @@
-"""Text from tokens as they come, up to a stop string."""
+"""Decode tokens to text one by one, up to a stop string."""
 
 from __future__ import annotations
 
@@ -6,33 +6,27 @@ import codecs
 from collections.abc import Sequence
 
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import ConfigError
 
 
 class TextStream:
-    """Turns one answer's tokens into text that will not have to be taken back.
+    """Decodes one answer's tokens and returns text only when it is certain.
 
-    A character whose bytes come in several tokens is held back until its last one; bytes that are
-    not UTF-8 become U+FFFD. What may be the beginning of a stop string is held back until it is
-    one, and then dropped with everything after it, or is not. The pieces, joined, are the decoded
-    text up to the first stop string.
+    If a character's bytes are in several tokens, it is returned after the last of them; bytes that
+    are not UTF-8 become U+FFFD. A possible begin of a stop string is held back until it is decided;
+    a stop string and all text after it are dropped. The pieces, joined, are the decoded text up to
+    the first stop string.
 
     Args:
-        tokenizer: of the model.
-        stop: texts that end the answer and are no part of it.
-
-    Raises:
-        ConfigError: a stop string is empty.
+        tokenizer: tokenizer of the model.
+        stop: non-empty texts that end the answer and are not part of it.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        if "" in stop:
-            raise ConfigError("a stop string is empty, which would end every answer; leave it out")
         self.stopped = False
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._held = ""
+        self._undecided = ""
 
     def read(self, token: int) -> str:
         """Return the text that this token makes certain; sets `stopped` at a stop string."""
@@ -40,20 +34,20 @@ class TextStream:
 
     def end(self) -> str:
         """Return what was held back, the answer being over."""
-        text = self._certain(self._decoder.decode(b"", final=True)) + self._held
-        self._held = ""
+        text = self._certain(self._decoder.decode(b"", final=True)) + self._undecided
+        self._undecided = ""
         return text
 
     def _certain(self, piece: str) -> str:
         if self.stopped or not self._stop:
             return "" if self.stopped else piece
-        text = self._held + piece
+        text = self._undecided + piece
         ends = [at for at in map(text.find, self._stop) if at >= 0]
         if ends:
-            self.stopped, self._held = True, ""
+            self.stopped, self._undecided = True, ""
             return text[: min(ends)]
         certain = len(text) - max(_overlap(text, stop) for stop in self._stop)
-        self._held = text[certain:]
+        self._undecided = text[certain:]
         return text[:certain]
 
 

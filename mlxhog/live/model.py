@@ -1,10 +1,11 @@
-"""`mlxhog.load`: a trained model in Python, which writes and scores text."""
+"""`mlxhog.load`: a trained model in Python that writes and scores text."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -12,31 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends.backend import check_tokens
+from mlxhog.config import plugins
 from mlxhog.config.sources import from_keywords
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece
 from mlxhog.decoding.model import Model
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.decoding.scoring import score_document
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.live import READ_MODES, WAIT_S, Generation
+from mlxhog.live import READ_MODES, WAIT_S
 from mlxhog.live.opening import open_newest
-from mlxhog.live.source import Follower, WeightSource
+from mlxhog.live.source import WeightFollower, WeightSource
 from mlxhog.models import families
-from mlxhog.models.mad.extensions import load_named
+from mlxhog.report.views import Tell
 
 
 class LanguageModel:
     """A model with its weights: those of a checkpoint, or of a run while it trains.
 
-    Of a run that trains, each call begins with the newest weights, and an answer takes newer ones
-    between two tokens, as the mode says with which it was loaded.
+    With a run that trains, each call begins with the newest weights, and takes newer ones between
+    two tokens as its read mode allows.
 
     Attributes:
         config: the architecture: `vocab_size`, `hidden_size`, ..., all of them in `to_dict()`.
         tokenizer: `encode(bytes)` gives ids, `decode(ids)` gives bytes; `bos` begins a document.
-        num_parameters: how many numbers the model has.
-        backend: what computes it, such as "torch:cpu".
-        follower: takes newer weights, and says which there are.
+        num_parameters: number of parameters.
+        backend: name of the backend, such as "torch:cpu".
+        follower: loads newer weights, and names the loaded ones.
 
     Concurrency: for one thread at a time.
     """
@@ -44,7 +46,7 @@ class LanguageModel:
     def __init__(self, source: WeightSource, model: Model) -> None:
         """Load the weights of an opened model; see `load`."""
         self._model = model
-        self.follower = Follower(source, model.backend)
+        self.follower = WeightFollower(source, model.backend)
         self.config, self.tokenizer = model.config, model.tokenizer
         self.num_parameters = families.param_count(model.config)
         self.backend = model.backend.name
@@ -52,7 +54,7 @@ class LanguageModel:
 
     @property
     def whose(self) -> str:
-        """Whose weights they are, in words."""
+        """Name of the run or checkpoint of the weights, in words."""
         return self.follower.source.whose
 
     def __repr__(self) -> str:
@@ -68,7 +70,7 @@ class LanguageModel:
         self.close()
 
     def close(self) -> None:
-        """Let go of the weights, and of a run that trains; else that is done with the object."""
+        """Release the weights and the run; without this call, that happens with the object."""
         self._closed()
         self._model.backend.close()
 
@@ -103,17 +105,16 @@ class LanguageModel:
         """Return the text after a prompt, without the prompt.
 
         Args:
-            prompt: may be empty, which begins a document.
-            stop: texts that end the answer and are no part of it.
-            stream: returns the iterator of `stream` instead.
-            options: those of `mlxhog generate`, with the same defaults: `max_new_tokens` (200),
-                `temperature` (0.8; 0 takes the likeliest token), `top_p`, `top_k`, `min_p`,
-                `repetition_penalty`, and `seed`, with which the same text comes again.
+            prompt: text to continue; an empty one begins a document.
+            stop: texts that end the answer and are not part of it.
+            stream: whether to return the iterator of `stream` instead.
+            options: other fields of `Sampling` in `mlxhog/decoding/options.py`, as for `mlxhog
+                generate`: `max_new_tokens`, `temperature`, `seed`, ...
 
         Raises:
-            ConfigError: an option does not exist or has no legal value, a stop string is empty,
-                there are more tokens than the model has positions for, or the model was closed.
-            DataError: the prompt is no text.
+            ConfigError: an option does not exist or has an illegal value, the tokens are more than
+                the model has positions for, or the model was closed.
+            DataError: the prompt is not a Unicode text.
             Diverged: the model's logits are not finite.
         """
         pieces = self.stream(prompt, stop=stop, **options)
@@ -125,75 +126,62 @@ class LanguageModel:
         """Return the text of `generate` piece by piece, each as soon as it is certain.
 
         Args:
-            prompt: may be empty, which begins a document.
-            stop: texts that end the answer and are no part of it.
+            prompt: text to continue; an empty one begins a document.
+            stop: texts that end the answer and are not part of it.
             options: as for `generate`.
 
         Raises:
-            ConfigError, DataError: as `generate`, before the first piece is asked for.
-            Diverged: the model's logits are not finite, when a piece is asked for.
+            ConfigError, DataError: as for `generate`; raised by this call.
+            Diverged: the model's logits are not finite; raised by the iterator.
         """
-        generation = from_keywords(Generation, "generate()", options)
-        if not isinstance(stop, str | Sequence):
-            raise ConfigError(f"stop is a {type(stop).__name__}, expected a str or several")
-        words = [_text("stop string", one) for one in ([stop] if isinstance(stop, str) else stop)]
-        pieces = self.answer([_text("prompt", prompt)], generation, stop=words)
+        sampling = from_keywords(Sampling, "generate()", options)
+        texts = tuple(_text("stop string", one) for one in stop_strings(stop, "generate(): stop"))
+        pieces = self.answer([_text("prompt", prompt)], replace(sampling, stop=texts))
         return (piece.text for piece in pieces if piece.text)
 
     def answer(
         self,
         prompts: Sequence[str],
-        options: Generation,
+        sampling: Sampling,
         *,
-        stop: Sequence[str] = (),
         batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> Iterator[Piece]:
-        """Answer prompts together, token by token; see `mlxhog.decoding.generate.answer`.
+        """Answer several prompts together, token by token; see `mlxhog.decoding.generate.answer`.
 
         Raises:
-            ConfigError, Diverged: as `generate`.
+            ConfigError, Diverged: as for `generate`.
         """
         self._take_newest()
-        sampler = Sampler(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            repetition_penalty=options.repetition_penalty,
-            seed=options.seed,
-        )
         return self._model.answer(
             prompts,
-            sampler=sampler,
-            max_new_tokens=options.max_new_tokens,
-            stop=stop,
+            sampling,
             batch_size=batch_size,
             prefill_chunk=prefill_chunk,
             by=self.follower,
         )
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return the logits of the token after each position.
+        """Return the logits of the next token at each position.
 
-        Models are trained on documents that begin with `tokenizer.bos`; it is not added here.
+        Training documents begin with `tokenizer.bos`, which this method does not add.
 
         Args:
             ids: (S,), or (B, S) for several sequences of one length; integers from 0 to V - 1.
 
         Returns:
-            (S, V) or (B, S, V) float32, V being `config.vocab_size`: `[..., t, :]` follows
-            `ids[..., :t + 1]`. Rows from `tokenizer.n_ids` on pad the vocabulary and have no
-            meaning.
+            (S, V) or (B, S, V) float32, where V is `config.vocab_size`: `[..., t, :]` predicts the
+            token after `ids[..., :t + 1]`. Entries from `tokenizer.n_ids` on are padding of the
+            vocabulary and have no meaning.
 
         Raises:
-            DataError: there are no ids, they are no integers, or one is outside the vocabulary.
-            ConfigError: they are more than the model has positions for.
+            DataError: `ids` is empty, not of integers, or has an id outside the vocabulary.
+            ConfigError: the ids are more than the model has positions for.
         """
         try:
             tokens = np.asarray(ids)
         except ValueError as error:
-            raise DataError(f"ids are sequences of several lengths: {error}") from error
+            raise DataError(f"ids are sequences of different lengths: {error}") from error
         if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
             raise DataError(
                 f"ids have shape {tokens.shape} and type {tokens.dtype}, expected (S,) or (B, S) "
@@ -207,14 +195,14 @@ class LanguageModel:
         return logits if tokens.ndim == 2 else logits[0]
 
     def score(self, text: str) -> float:
-        """Return how well the model predicts a text, in bits per byte; 8 is no prediction at all.
+        """Return the model's bits per byte on a text; a uniform guess has 8.
 
-        The text is one document, read from its beginning to its end with one state. The held-out
-        evaluation of a run cuts its text into pieces of `seq_len`, which have less before them.
+        The text is one document, read from begin to end with one state. The held-out evaluation of
+        a run is less favourable: it cuts its text into pieces of `seq_len` tokens.
 
         Raises:
             DataError: the text is empty.
-            ConfigError: it has more tokens than the model has positions for.
+            ConfigError: the text has more tokens than the model has positions for.
             Diverged: the model's logits are not finite.
         """
         encoded = _text("text", text)
@@ -226,7 +214,7 @@ class LanguageModel:
         return bits
 
     def _take_newest(self) -> None:
-        """Take the newest weights for what comes next.
+        """Load the newest weights.
 
         Raises:
             ConfigError: the model was closed.
@@ -244,33 +232,37 @@ def load(
     mode: str = READ_MODES[0],
     out: str | Path = "runs",
     wait: float = WAIT_S,
-    say: Callable[[str], object] = lambda message: None,
+    say: Tell = lambda message: None,
+    plugin: str | Path | None = None,
     layers_from: str | Path | None = None,
 ) -> LanguageModel:
     """Load a model that writes and scores text.
 
     Args:
         model: a run (its name or a part of it, `latest`, or its folder), one of its checkpoints, or
-            a checkpoint of transformers or of the xlstm package. Of a run that trains the weights
-            are the newest there are, of another one those of its newest checkpoint.
-        backend: "torch", "mlx" (its GPU where there is one), a device of one, such as "mlx:cpu", or
-            "auto": MLX on Apple's GPU, torch elsewhere, the other where one is missing.
-        weights: what the backend holds: "float32" or "bfloat16"; of MLX also "8bit" and "4bit".
-        mode: which weights of a run that trains, one of `MODES` in `mlxhog/live`.
-        out: the folder that holds the runs.
-        wait: seconds to wait for a run that is being started.
-        say: told what is waited for.
-        layers_from: a Python file with layers of your own that the model has; several with commas.
-            What a run remembers needs none, while the file is as it was.
+            a checkpoint of transformers or of the xlstm package. A run that trains is read with its
+            newest weights, another run with its newest checkpoint.
+        backend: "torch", "mlx" (its GPU if there is one), a device such as "mlx:cpu", or "auto":
+            MLX on Apple's GPU, torch elsewhere, or the one that is installed.
+        weights: dtype of the backend's weights: "float32" or "bfloat16"; MLX also has "8bit" and
+            "4bit".
+        mode: which weights of a run that trains are read, one of `MODES` in `mlxhog/live`.
+        out: the folder of the runs.
+        wait: seconds to wait for a run that is starting.
+        say: called with a message when the wait begins.
+        plugin: a Python file with your own layers in the model, or several with commas. A run that
+            remembers an unchanged file does not need it.
+        layers_from: the same, as mlxhog 0.2 spelt it.
 
     Raises:
-        RunError: there is no such run, and the message names those that there are; or it has not
-            begun in that time.
-        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
-        ConfigError: no such backend, weights or mode, or the model is no language model.
-        DataError: it has no tokenizer, or one that does not fit the model.
-        EnvironmentLacks: the backend is not there.
-        ArenaError: the run that trains cannot be read, such as one of another version.
+        RunError: no run has this name (the message lists the existing ones), or the run did not
+            begin within `wait` seconds.
+        CheckpointError: there is no checkpoint yet, or it is damaged or of an unknown family.
+        ConfigError: the backend, weights or mode do not exist, or the model is not a language
+            model.
+        DataError: the model has no tokenizer, or one that does not fit.
+        EnvironmentLacks: the backend is not installed.
+        ArenaError: the run that trains cannot be read, for example because of another version.
     """
     for name, path in (("model", model), ("out", out)):
         if not isinstance(path, str | os.PathLike):
@@ -278,8 +270,8 @@ def load(
     for name, word in (("backend", backend), ("weights", weights), ("mode", mode)):
         if not isinstance(word, str):
             raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
-    if layers_from is not None:
-        load_named(layers_from)
+    for files in (plugin, layers_from):
+        plugins.load_named(files)
     source, opened = open_newest(
         os.fspath(model),
         root=Path(out),
@@ -296,19 +288,19 @@ def load(
         raise
 
 
-def _text(what: str, value: str) -> str:
-    """Return a text that can be encoded.
+def _text(name: str, value: str) -> str:
+    """Check that a value is a text that can be encoded, and return it.
 
     Raises:
-        DataError: it is none, or holds halves of characters.
+        DataError: the value is not a str, or contains half a character (a surrogate).
     """
     if not isinstance(value, str):
-        raise DataError(f"the {what} is a {type(value).__name__}, expected a str")
+        raise DataError(f"the {name} is a {type(value).__name__}, expected a str")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"the {what} holds half a character at position {error.start}, which is no Unicode "
+            f"the {name} has half a character at position {error.start}, so it is not a Unicode "
             "text; decode its bytes with errors='replace'"
         ) from error
     return value

@@ -1,7 +1,8 @@
-"""Open a run or a checkpoint for a text generator: its model, and where its weights come from.
+"""Open a run or a checkpoint for a text generator: its model, and the source of its weights.
 
-A run that is starting is waited for. One that trains is read from its arena (`running.py`), one
-that has ended from its newest checkpoint, and when it is resumed from its arena again.
+If the run is starting, the functions here wait for it. A run that trains is read from its arena
+(`running.py`), a run that has ended from its newest checkpoint, and a resumed run from its arena
+again.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from mlxhog.live.running import OF_COPIES, RunWeights
 from mlxhog.live.source import CheckpointWeights, NewestOfRun, WeightSource, checked_mode
 from mlxhog.machine.processes import environment
 from mlxhog.models.families import ModelConfig
+from mlxhog.report.views import Tell
 
-FIRST_RUN_S = 5.0  # for the first run of a folder to appear
+FIRST_RUN_S = 5.0  # longest wait for the first run of a folder
 POLL_S = 0.1
-SOON_S = 0.5  # for a resumed run to answer, while answers are being written
-AGAIN_S = 10.0  # before a run that could not be read is asked again
+SOON_S = 0.5  # longest wait for a resumed run's answer, because text generation stops meanwhile
+AGAIN_S = 10.0  # time between two tries to read a resumed run
 
 
 def open_newest(
@@ -43,26 +45,26 @@ def open_newest(
     weights: str = "float32",
     mode: str = READ_MODES[0],
     wait_s: float = 0.0,
-    say: Callable[[str], object] = lambda message: None,
+    say: Tell = lambda message: None,
     pause: Callable[[float], object] = time.sleep,
 ) -> tuple[WeightSource, Model]:
-    """Open what `spec` names as `open_source` does, when a run that is being started can be read.
+    """Open `spec` as `open_source` does, but first wait for a run that is starting.
 
-    `latest` means the newest run also where that began while another one was opened.
+    `latest` is the newest run even if it began while an older one was opened.
 
     Args:
         spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
         root: the folder of runs.
-        backend: what computes.
-        weights: what it holds.
+        backend: name of the backend.
+        weights: dtype of its weights.
         mode: one of `MODES` in `mlxhog/live`.
-        wait_s: how long to wait for a run that is starting.
-        say: told once what is waited for.
-        pause: waits some seconds; it may raise to end the wait.
+        wait_s: longest wait for a run that is starting.
+        say: called once, with the reason of the wait.
+        pause: waits for some seconds; it may raise an exception to end the wait.
 
     Raises:
-        RunError: the run has not begun in that time, or ended before it could be read.
-        MlxhogError: as `open_source`.
+        RunError: the run did not begin in this time, or ended before it could be read.
+        MlxhogError: as for `open_source`.
     """
     wait = _Wait(wait_s, say, pause)
     run = wait.for_first(spec, root)
@@ -87,30 +89,31 @@ def open_source(
     weights: str = "float32",
     mode: str = READ_MODES[0],
 ) -> tuple[WeightSource, Model]:
-    """Open what `spec` names: a run while it trains, its newest checkpoint later, or a checkpoint.
+    """Open a run while it trains, the newest checkpoint of a run that has ended, or a checkpoint.
 
-    The source of a run follows it: when it has ended and is resumed, to its new weights. Where a
-    run that trains keeps no copies for readers, the modes that read them take its newest
-    checkpoint, and so do all where its process does not answer; the source's `note` says so.
+    The source of a run also reads the new weights when the run is resumed. If a run that trains
+    does not publish copies, modes that need them read its newest checkpoint. If its process does
+    not answer, all modes do. Then the source's `note` gives the reason.
 
     Args:
         spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
         root: the folder of runs.
-        backend: what computes, one of `BACKEND_WORDS` in `mlxhog/machine/workers.py`.
-        weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
+        backend: one of `BACKEND_WORDS` in `mlxhog/machine/workers.py`.
+        weights: dtype of its weights, of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
         mode: one of `MODES` in `mlxhog/live`.
 
     Returns:
-        The source, which the caller closes, and a model without weights: `source.load` or a
-        `Follower` fills its backend.
+        The source, which the caller closes, and a model whose weights are not loaded yet:
+        `source.load` or a `WeightFollower` loads them.
 
     Raises:
-        RunError: there is no such run.
-        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
-        ConfigError: no such mode, or the config contradicts itself or is an auto-encoder's.
-        DataError: there is no tokenizer, or one that does not fit the model.
-        EnvironmentLacks: the backend is not there.
-        ArenaError: the run that trains cannot be read, such as one of another version.
+        RunError: no run has this name.
+        CheckpointError: there is no checkpoint yet, or it is damaged or of an unknown family.
+        ConfigError: the mode does not exist, or the config contradicts itself or is of an
+            auto-encoder.
+        DataError: the model has no tokenizer, or one that does not fit.
+        EnvironmentLacks: the backend is not installed.
+        ArenaError: the run that trains cannot be read, for example because of another version.
     """
     if (run := _run(spec, root)) is not None:
         return _open_run(run, backend, weights, mode)
@@ -120,34 +123,32 @@ def open_source(
 
 
 def _run(spec: str, root: Path) -> Run | None:
-    """The run that `spec` names; None for everything else, such as a checkpoint's path."""
+    """The run that `spec` names; None if it names no run, but for example a checkpoint."""
     try:
         return None if files.candidates(expanded(spec)) else runs.find(spec, root)
     except (RunError, OSError):
-        return None  # whose error the checkpoint's way will tell
+        return None  # opening it as a checkpoint will raise the error
 
 
 class _Wait:
-    """The patience with a run that is being started; all waits together take so long at most."""
+    """Waits for a run that is starting, for at most `wait_s` seconds in total."""
 
-    def __init__(
-        self, wait_s: float, say: Callable[[str], object], pause: Callable[[float], object]
-    ) -> None:
+    def __init__(self, wait_s: float, say: Tell, pause: Callable[[float], object]) -> None:
         self._wait_s, self._until_s = wait_s, time.monotonic() + wait_s
-        self._say, self._pause, self._has_said = say, pause, False
+        self._say, self._pause, self._has_reported = say, pause, False
 
-    def goes_on(self, reason: str) -> bool:
-        """Say once what is waited for, and wait a moment; False where the time is over."""
+    def wait_once(self, reason: str) -> bool:
+        """Report the reason of the wait once, and wait a moment; False if the time is over."""
         if time.monotonic() >= self._until_s:
             return False
-        if not self._has_said:
+        if not self._has_reported:
             self._say(f"{reason}; waiting up to {self._wait_s:g} s (--wait)")
-            self._has_said = True
+            self._has_reported = True
         self._pause(POLL_S)
         return True
 
     def for_first(self, spec: str, root: Path) -> Run | None:
-        """Return the run that is named; the first of a folder may be a moment late."""
+        """Return the run of this name; wait a moment for the first run of a folder."""
         until_s = time.monotonic() + min(self._wait_s, FIRST_RUN_S)
         while (run := _run(spec, root)) is None and spec == "latest":
             if time.monotonic() >= until_s or runs.list_runs(root):
@@ -159,33 +160,32 @@ class _Wait:
         """Wait until a run can be read.
 
         Raises:
-            RunError: it has not begun in time, or ended before it did.
+            RunError: the run did not begin in time, or ended before it began.
         """
         waited = False
         while run.is_starting():
             waited = True
-            if not self.goes_on(f"run {run.name} is starting: no weights yet"):
+            if not self.wait_once(f"run {run.name} is starting: no weights yet"):
                 raise RunError(
-                    f"run {run.name} is still starting, and has no weights yet; try again later, "
-                    "or wait longer (--wait 600)"
+                    f"run {run.name} is still starting and has no weights yet; try again later, or "
+                    "wait longer (--wait 600)"
                 )
         if waited and not runs.is_run(run.directory):
             raise RunError(
-                f"run {run.name} ended before it had weights; its terminal says why it could not "
-                "start"
+                f"run {run.name} ended before it had weights; its terminal shows the reason"
             )
 
 
 class _ReadCheckpoint(Exception):
-    """Why a run that trains is read from its newest checkpoint."""
+    """The reason to read the newest checkpoint of a run that trains."""
 
 
 class _NotNow(_ReadCheckpoint):
-    """It is starting, or has just ended, so the next moment may be different."""
+    """The run is starting or has just ended, so a later try may succeed."""
 
 
 def _open_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSource, Model]:
-    """Open a run's newest weights, and those that follow."""
+    """Open a run's newest weights, with a source that follows the run."""
     note = ""
     source: WeightSource
     if mode != CHECKPOINT:
@@ -201,7 +201,7 @@ def _open_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSo
         opened = formats.open(checkpoint.latest(run))
     except CheckpointError as error:
         raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
-    note = f"{note}, so this is its newest checkpoint" if note else ""
+    note = f"{note}, so its newest checkpoint is read" if note else ""
     source = _of_checkpoint(opened, weights, mode, note)
     newest = NewestOfRun(source, _Following(run, opened.config, weights, mode))
     return newest, _model(newest, backend, opened.config, opened.text_tokenizer(), opened.path)
@@ -210,8 +210,8 @@ def _open_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSo
 def _model(
     source: WeightSource, backend: str, config: ModelConfig, tokenizer: Tokenizer, path: Path
 ) -> Model:
-    """Start what computes; a source whose model cannot be started is closed."""
-    # A pool of torch's that spins between its jobs takes the cores from the native operators'.
+    """Start the backend; if that fails, close the source."""
+    # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
         with environment(policy):
@@ -229,19 +229,19 @@ def _of_run(
     patience_s: float = ANSWER_S,
     model: ModelConfig | None = None,
 ) -> tuple[ModelConfig, Tokenizer, RunWeights]:
-    """Attach a run that trains.
+    """Attach to a run that trains.
 
     Args:
         run: the run.
-        weights: what backends hold.
+        weights: dtype of the backend's weights.
         mode: one of `READ_MODES`.
-        patience_s: how long its process may take to answer.
-        model: that the run has to have; by default the one that its folder says.
+        patience_s: longest wait for an answer of its process.
+        model: the expected model of the run; by default the one in its folder.
 
     Raises:
-        _ReadCheckpoint: it does not answer, or cannot be read in this mode.
-        _NotNow: it is starting, or has just ended.
-        ArenaError: it cannot be read at all.
+        _ReadCheckpoint: the run does not answer, or cannot be read in this mode.
+        _NotNow: the run is starting, or has just ended.
+        ArenaError: the run cannot be read at all.
     """
     try:
         arena = Arena.connect(socket_path(run.directory), patience_s)
@@ -251,12 +251,12 @@ def _of_run(
         if not run.is_locked():
             raise _NotNow(f"run {run.name} has just ended") from error
         if not socket_path(run.directory).is_socket():
-            raise _NotNow(f"run {run.name} is starting, and not readable yet") from error
+            raise _NotNow(f"run {run.name} is starting and cannot be read yet") from error
         raise
     try:
         if WORDS not in arena.layout.segments and mode in OF_COPIES:
             raise _ReadCheckpoint(
-                f"run {run.name} keeps no copies for readers (start it with --live on)"
+                f"run {run.name} does not publish copies for readers (start it with --live on)"
             )
         config, tokenizer = checkpoint.read_model(run.architecture)
         source = RunWeights(
@@ -294,7 +294,7 @@ def _of_checkpoint(opened: Opened, weights: str, mode: str, note: str = "") -> C
 
 
 class _Following:
-    """Opens what has become newer than a source of a run that has ended."""
+    """Opens newer weights of a run after a source that has ended."""
 
     def __init__(self, run: Run, model: ModelConfig, weights: str, mode: str) -> None:
         self._run, self._model, self._weights, self._mode = run, model, weights, mode
@@ -302,16 +302,16 @@ class _Following:
         self._not_before = 0.0
 
     def __call__(self, source: WeightSource) -> WeightSource | None:
-        """Return the run that trains again, a newer checkpoint, or None."""
+        """Return a source on the resumed run, or on a newer checkpoint, or None."""
         try:
             return self._resumed() or self._saved(source)
-        except MlxhogError:  # of files that are being written, or of another version
+        except MlxhogError:  # files are being written, or have another version
             return None
 
     def _resumed(self) -> WeightSource | None:
-        """The run that trains again; None where it does not, or cannot be read.
+        """A source on the resumed run; None if it does not train, or cannot be read.
 
-        One that cannot be read is left alone for a while: who writes an answer waits meanwhile.
+        After a failure the next try comes `AGAIN_S` later, because text generation waits for it.
         """
         if self._mode == CHECKPOINT or time.monotonic() < self._not_before:
             return None

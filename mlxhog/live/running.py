@@ -1,8 +1,7 @@
-"""The weights of a run that trains, read from its arena without the right to write.
+"""Read the weights of a run that trains from its arena, which is mapped read-only.
 
-Nothing here waits for a worker, and no worker waits for what is done here. Which updates are in
-what was read, and which are in part, is found out by marks. What each mode gives stands in
-`mlxhog/live/__init__.py`.
+A reader never waits for a worker, and no worker waits for a reader. The workers' marks show which
+updates the read weights contain, and which in part only. `mlxhog/live/__init__.py` lists the modes.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from mlxhog.live.source import Loaded, checked_mode
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
-SNAPSHOT_S = 0.1  # of tries, before the published copy is taken instead
+SNAPSHOT_S = 0.1  # after this time without a consistent read, the published copy is used
 OF_COPIES = ("double_buffer", "pinned_per_sequence")
-"""Modes that read published copies only."""
+"""Modes that read only published copies."""
 
 
 class RunWeights:
-    """A `WeightSource` on a running run's arena, which is closed with it."""
+    """A `WeightSource` on the arena of a run that trains; it owns the arena."""
 
     def __init__(
         self,
@@ -55,16 +54,16 @@ class RunWeights:
         """Register with the publisher, and wait for its first copy if there is none.
 
         Args:
-            arena: connected; belongs to this object from now on.
-            model: the run's.
-            name: of the run, for messages.
+            arena: connected arena; this object owns it from now on.
+            model: architecture of the run.
+            name: name of the run, for messages.
             mode: one of `READ_MODES`.
-            weights: what backends hold, as `Backend.load` takes it.
-            patience_s: how long to wait for the first copy.
+            weights: dtype of the backend's weights, for `Backend.load`.
+            patience_s: longest wait for the first copy.
 
         Raises:
-            NoAnswer: no copy is published in that time.
-            ArenaError: the arena is of another model, or keeps no copies.
+            NoAnswer: no copy is published in this time.
+            ArenaError: the arena has another model, or no copies.
         """
         self.mode = checked_mode(mode)
         self.note, self.counts_updates, self._patience_s = "", True, patience_s
@@ -98,7 +97,7 @@ class RunWeights:
         if self._reader is not None and mode in OF_COPIES:
             try:
                 self._wait_for_copy(since=self._before)
-            except BaseException:  # or the run would go on to copy for this process
+            except BaseException:  # else the run would keep publishing for this process
                 self._reader.close()
                 raise
 
@@ -107,34 +106,34 @@ class RunWeights:
         assert self._copies is not None
         self._before = self._copies.number()
         if fd is None:
-            raise ArenaError(f"run {self._name} keeps copies, and hands out no page for readers")
+            raise ArenaError(f"run {self._name} has copies, but no page for readers")
         return Readers.attach(fd).register()
 
     def _wait_for_copy(self, since: int) -> None:
-        """Wait until a copy is published after number `since`, or none will be."""
+        """Wait for a copy with a number above `since`, unless none will come."""
         assert self._copies is not None
         copies, until = self._copies, time.monotonic() + self._patience_s
         while copies.number() <= since and not self.ended() and time.monotonic() < until:
             newest = copies.newest()
             if newest is not None and newest.version == self._counted() == newest.oldest:
-                return  # a run that does not step publishes none
+                return  # without new updates the run publishes no new copy
             time.sleep(0.005)
         if copies.number() == 0:
             raise NoAnswer(
                 f"run {self._name} has published no copy of its weights within "
-                f"{self._patience_s:.0f} s; is its process stopped? --mode racy reads without one"
+                f"{self._patience_s:.0f} s; is its process stopped? --mode racy needs no copy"
             )
 
     def _counted(self) -> int:
-        """Updates applied so far."""
+        """Number of updates applied so far."""
         return self._arena.counters.load("version")
 
     def _most_updates(self) -> int:
-        """Updates applied or under way, at most; without marks those under way are not known."""
+        """Upper bound on updates applied or in progress; without marks only applied ones."""
         under_way = 0 if self._all_marks is None else self._all_marks.writers()
-        return under_way + self._counted()  # in this order: one that ends meanwhile counts
+        return under_way + self._counted()  # in this order, so an update that ends now is counted
 
-    # -- what a generator asks -------------------------------------------------------------------
+    # -- the methods of WeightSource -------------------------------------------------------------
 
     def newest(self) -> int:
         """Version of the newest copy, or of the parameters themselves."""
@@ -146,14 +145,14 @@ class RunWeights:
         return 0 if self._newest is None else self._newest.version
 
     def has_newer(self) -> bool:
-        """Whether there are newer weights than those loaded last."""
+        """Whether there are newer weights than the loaded ones."""
         if self.mode in OF_COPIES:
             assert self._copies is not None
             return self._copies.number() != self._number
         return self._counted() != self._version
 
     def load(self, backend: WeightHolder) -> Loaded:
-        """Fill the backend as the mode says; see `WeightSource.load`."""
+        """Load the weights of the read mode; see `WeightSource.load`."""
         out = self._inbox(backend)
         loaded = self._read(out)
         self._version = loaded.version
@@ -170,13 +169,13 @@ class RunWeights:
         return self.aged(loaded)
 
     def aged(self, loaded: Loaded) -> Loaded:
-        """Return what was loaded with its age as it is now."""
+        """Return the same with its present age."""
         behind = max(0, self._counted() - loaded.version)
         age_s = (monotonic_ns() - self._taken_ns) / 1e9 if behind else 0.0
         return replace(loaded, age_updates=behind, age_s=age_s)
 
     def ended(self) -> bool:
-        """Whether the run has said so, or its process has died."""
+        """Whether the run has ended, or its process has died."""
         if self._copies is not None and self._copies.closed:
             return True
         if self._arena.counters.load("command") == Command.EXIT:
@@ -184,7 +183,7 @@ class RunWeights:
         return process_is_gone(*self._arena.creator)
 
     def close(self) -> None:
-        """Let go of the run."""
+        """Release the run."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -194,7 +193,7 @@ class RunWeights:
     # -- reading ---------------------------------------------------------------------------------
 
     def _inbox(self, backend: WeightHolder) -> Float32:
-        """Where parameters go: the memory that the backend computes from, where it can."""
+        """The buffer for the parameters: the backend's own memory, if it can be used."""
         if self._weights != "float32":
             return np.empty(self._n, np.float32)
         if self._bound is not backend:
@@ -216,7 +215,7 @@ class RunWeights:
         return self._model_between_updates(out)
 
     def _copy(self, out: Float32) -> Loaded:
-        """The newest published copy; it is held while it is read."""
+        """Read the newest published copy; the publisher does not reuse it meanwhile."""
         assert self._copies is not None
         assert self._reader is not None
         copy = self._reader.take(self._copies, out)
@@ -227,7 +226,7 @@ class RunWeights:
         return Loaded(version=copy.version, oldest=copy.oldest, mixed=copy.mixed)
 
     def _tensors(self, out: Float32) -> Loaded:
-        """Each parameter between two updates; one that is written all the time from the copy."""
+        """Read each parameter between two updates; constantly written ones from the copy."""
         assert self._marks is not None
         layout, oldest = self._arena.layout, self._counted()
         busy, mixed = copy_tensors(layout, self._marks, out, self._shared), 0
@@ -239,11 +238,11 @@ class RunWeights:
                 span = slice(slot.offset, slot.offset + slot.size)
                 out[span] = whole[span]
             oldest, mixed = min(oldest, copy.oldest), min(len(busy), copy.mixed or 0)
-        # Now, and not before: the copy may have been published since the parameters were read.
+        # Counted last, because the copy may be newer than the parameters.
         return Loaded(version=self._most_updates(), oldest=oldest, mixed=mixed)
 
     def _model_between_updates(self, out: Float32) -> Loaded:
-        """The whole model between two updates, or the published copy where none is in sight."""
+        """Read the whole model between two updates, or else the published copy."""
         assert self._marks is not None
         shared = self._shared[: self._n]
 
@@ -258,7 +257,7 @@ class RunWeights:
 
 
 def _is_own(segment: str) -> bool:
-    """Whether a segment holds the own parameters of one worker of averaged runs."""
+    """Whether a segment has the parameters of one worker of averaged runs."""
     prefix, _, rank = segment.partition(".")
     return prefix == "copies" and rank.isdigit()
 
@@ -270,8 +269,8 @@ def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
     if here != there:
         different = sorted(here.items() ^ there.items())[0][0]
         raise ArenaError(
-            f"the arena of run {name} holds another model than its model/config.json says, "
-            f"{different} for one; was the run's directory copied? Name one of its checkpoints"
+            f"the arena of run {name} has another model than its model/config.json, for example "
+            f"in {different}; was the run's directory copied? Name one of its checkpoints"
         )
 
 
@@ -280,7 +279,7 @@ def _segment_of_readers(
 ) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     if WORDS not in arena.layout.segments:
         raise ArenaError(
-            f"run {name} keeps no copies for readers (--live on does); --mode racy reads its "
-            "parameters as they are being written, --mode checkpoint its newest checkpoint"
+            f"run {name} does not publish copies for readers (--live on does); --mode racy reads "
+            "its parameters while workers write them, --mode checkpoint its newest checkpoint"
         )
     return arena.segment(segment)

@@ -1,10 +1,10 @@
-"""Sources of a text generator's weights: a running run, or a checkpoint that stays as it is.
+"""Sources of a text generator's weights: a run that trains, or a checkpoint.
 
     source, model = open_source("latest", mode="double_buffer", ...)     # `opening.py`
-    follower = Follower(source, model.backend)
+    follower = WeightFollower(source, model.backend)
     loaded = follower.refresh(in_sequence=False)                         # between two tokens
 
-A generator asks between tokens whether there are newer weights, and takes them then; nobody waits.
+A generator checks between two tokens for newer weights and loads them; no worker waits for it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from mlxhog.errors import ConfigError
 from mlxhog.live import READ_MODES
 from mlxhog.models.families import ModelConfig
 
-LOOK_S = 0.5  # between two looks whether a run that has ended trains again
-LOADING_PART = 0.1  # of a generator's time that loading newer weights may take
+LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
+LOADING_PART = 0.1  # largest share of a generator's time for loading newer weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """Which weights a backend holds.
+    """The version and the age of the weights that a backend holds.
 
     Attributes:
-        version: updates that may be in them, since the model was initialised.
-        oldest: updates that are in them whole; less than `version` where others were under way.
-        age_updates: updates applied since, when this was looked at.
-        age_s: seconds since they were the newest, when this was looked at.
-        mixed: tensors that are not as they were between two updates; the whole model counts as one
-            where a mode promises that, and None is: nobody has looked.
+        version: number of the last update, since initialisation, that may be in the weights.
+        oldest: all updates up to this number are in them completely; smaller than `version` if
+            updates were in progress.
+        age_updates: updates that the run applied since then, at the time of asking.
+        age_s: seconds since these weights were the newest, at the time of asking.
+        mixed: number of tensors with parts of an update; a mode that promises a consistent model
+            counts the whole model as one tensor. None is unknown.
     """
 
     version: int
@@ -49,16 +50,16 @@ class Loaded:
 
     @property
     def consistent(self) -> bool:
-        """Whether they are the model after some update, and before the next."""
+        """Whether the weights are the model between two updates."""
         return self.oldest == self.version and self.mixed == 0
 
 
 class WeightSource(Protocol):
-    """Weights that may become newer. Belongs to the thread of the backend that it fills."""
+    """Weights that may change. For the thread of the backend that it loads into."""
 
     @property
     def counts_updates(self) -> bool:
-        """Whether versions are known: a checkpoint of others does not say how many updates."""
+        """Whether versions are known; foreign checkpoints have no number of updates."""
 
     @property
     def mode(self) -> str:
@@ -66,38 +67,38 @@ class WeightSource(Protocol):
 
     @property
     def whose(self) -> str:
-        """Whose weights they are, in words: a run's, its workers' average, a checkpoint's."""
+        """Name of the run, average or checkpoint of the weights, in words."""
 
     @property
     def note(self) -> str:
-        """Why they are not read as was asked for; empty where they are."""
+        """Why the weights are not read as requested; empty if they are."""
 
     def newest(self) -> int:
-        """Version (updates applied) of the newest readable weights; cheap, never blocks."""
+        """Version (number of updates) of the newest readable weights; cheap, never blocks."""
 
     def has_newer(self) -> bool:
-        """Whether there are newer weights than those loaded last; cheap, never blocks."""
+        """Whether there are newer weights than the loaded ones; cheap, never blocks."""
 
     def load(self, backend: WeightHolder) -> Loaded:
-        """Fill the backend's parameters from the newest weights; states that it made stay valid.
+        """Load the newest weights into the backend; its recurrent states stay valid.
 
         Raises:
-            CheckpointError: they were found not to be finite; the backend must not be used before
-                another load.
+            CheckpointError: the weights are not finite; the backend must not be used until another
+                load succeeds.
         """
 
     def aged(self, loaded: Loaded) -> Loaded:
         """Return what was loaded with its age as it is now."""
 
     def ended(self) -> bool:
-        """Whether the run does not train any more: the last weights stay."""
+        """Whether the run has ended, so that the weights do not change any more."""
 
     def close(self) -> None:
         """Let go of the run."""
 
 
 class CheckpointWeights:
-    """The weights of a checkpoint: never newer than they are."""
+    """The weights of a checkpoint, which never change."""
 
     def __init__(
         self,
@@ -115,11 +116,11 @@ class CheckpointWeights:
         Args:
             path: the checkpoint, for messages.
             model: its architecture.
-            tensors: name -> array, as `Backend.load` takes them.
-            version: updates applied when it was saved; None where that is not known.
-            mode: the read mode that was asked for; all are the same here.
-            weights: what backends hold, as `Backend.load` takes it.
-            note: why this is read and not the run itself.
+            tensors: name -> array, for `Backend.load`.
+            version: number of updates when it was saved; None if unknown.
+            mode: the requested read mode; it makes no difference here.
+            weights: dtype of the backend's weights, for `Backend.load`.
+            note: why the checkpoint is read and not the run.
         """
         self.note = note
         self.mode = checked_mode(mode)
@@ -138,13 +139,13 @@ class CheckpointWeights:
         return False
 
     def load(self, backend: WeightHolder) -> Loaded:
-        """Fill the backend; see `WeightSource.load`."""
+        """Load the weights into the backend; see `WeightSource.load`."""
         not_finite = backend.load(self._model, self._tensors, weights=self._weights)
         refuse_not_finite(not_finite, self._path)
         return Loaded(version=self._version, oldest=self._version)
 
     def aged(self, loaded: Loaded) -> Loaded:
-        """The same: nothing newer is known."""
+        """Return the same, since a checkpoint has no newer weights."""
         return loaded
 
     def ended(self) -> bool:
@@ -152,28 +153,28 @@ class CheckpointWeights:
         return True
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self._tensors = {}
 
 
 class NewestOfRun:
-    """The newest weights of a run, however often it ends and is resumed: a source of sources.
+    """The newest weights of a run, also after it has ended and is resumed.
 
-    It begins with one of them. When that has ended, it looks now and then for the next: the run
-    that trains again, or a newer checkpoint of it.
+    It forwards to another source. When that source has ended, it checks every `LOOK_S` for the next
+    one: the resumed run, or a newer checkpoint.
     """
 
     def __init__(
         self, source: WeightSource, next_after: Callable[[WeightSource], WeightSource | None]
     ) -> None:
-        """Begin with a source, which belongs to this object from now on.
+        """Begin with a source; this object owns it from now on.
 
         Args:
-            source: the newest there is.
-            next_after: opens what has become newer than a source that has ended; it returns soon.
+            source: the newest source.
+            next_after: opens the newer source after one that has ended; it returns quickly.
         """
         self._source, self._next_after = source, next_after
-        self._is_other = False  # than the one that was loaded last
+        self._is_other = False  # whether the source differs from the loaded one
         self._not_before = 0.0
 
     @property
@@ -183,12 +184,12 @@ class NewestOfRun:
 
     @property
     def whose(self) -> str:
-        """Whose weights they are now, in words."""
+        """Name of the run or checkpoint of the present weights, in words."""
         return self._source.whose
 
     @property
     def note(self) -> str:
-        """Why they are not read as was asked for, where they are not."""
+        """Why the weights are not read as requested; empty if they are."""
         return self._source.note
 
     @property
@@ -197,7 +198,7 @@ class NewestOfRun:
         return self._source.counts_updates
 
     def _look(self) -> None:
-        """Take the next source, where this one has ended and there is one."""
+        """Change to the next source if this one has ended and there is one."""
         if monotonic() < self._not_before:
             return
         newer = self._next_after(self._source) if self._source.ended() else None
@@ -211,7 +212,7 @@ class NewestOfRun:
         return self._source.newest()
 
     def has_newer(self) -> bool:
-        """Whether there are newer weights, or others, than those loaded last."""
+        """Whether the newest weights differ from the loaded ones."""
         self._look()
         return self._is_other or self._source.has_newer()
 
@@ -233,22 +234,22 @@ class NewestOfRun:
         self._source.close()
 
 
-class Follower:
-    """A backend whose weights follow a source, as its mode says.
+class WeightFollower:
+    """A backend whose weights follow a source, as the read mode allows.
 
-    It can generate in the backend's place (`RecurrentModel`): then newer weights are taken before
-    each token, and those of `pinned_per_sequence` not at all. Belongs to the thread of the backend.
+    It can replace the backend in text generation (`RecurrentModel`): then it loads newer weights
+    before each token, except with `pinned_per_sequence`. For the thread of the backend.
     """
 
     def __init__(self, source: WeightSource, backend: Backend) -> None:
         """Load the newest weights.
 
         Raises:
-            CheckpointError: they are not finite.
+            CheckpointError: the weights are not finite.
         """
         self.source, self.backend = source, backend
         self._load()
-        self._not_before = 0.0  # the first also prepared the backend
+        self._not_before = 0.0  # the first load also prepared the backend: its time does not count
 
     def _load(self) -> None:
         began = monotonic()
@@ -257,16 +258,17 @@ class Follower:
         self._not_before = ended + (ended - began) / LOADING_PART
 
     def refresh(self, *, in_sequence: bool) -> Loaded:
-        """Take newer weights if there are some and it is their time; to be called between tokens.
+        """Load newer weights if there are any and they are due; call it between two tokens.
 
-        Loading takes a tenth of the time at most, so a large model changes less often than a run
-        publishes it.
+        Loading takes at most a tenth of the time, so a large model changes less often than the run
+        publishes copies.
 
         Args:
-            in_sequence: whether an answer goes on that weights of `pinned_per_sequence` belong to.
+            in_sequence: whether an answer is in progress, which keeps its weights in mode
+                `pinned_per_sequence`.
 
         Returns:
-            What the next token is computed with.
+            The weights for the next token.
         """
         is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
         if not is_pinned and monotonic() >= self._not_before and self.source.has_newer():
@@ -274,11 +276,11 @@ class Follower:
         return self._loaded
 
     def loaded(self) -> Loaded:
-        """What the backend holds, with its age as it is now."""
+        """The weights in the backend, with their present age."""
         return self.source.aged(self._loaded)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """As `Backend.logits`, with the newest weights; the state may be of older ones."""
+        """As `Backend.logits`, with the newest weights; the state may come from older ones."""
         self.refresh(in_sequence=True)
         return self.backend.logits(tokens, state)
 
@@ -292,10 +294,10 @@ class Follower:
 
 
 def checked_mode(mode: str) -> str:
-    """Return a read mode.
+    """Check a read mode and return it.
 
     Raises:
-        ConfigError: there is no such mode.
+        ConfigError: the mode does not exist.
     """
     if mode not in READ_MODES:
         raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(READ_MODES)}")

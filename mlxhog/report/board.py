@@ -1,8 +1,8 @@
-"""A board: a page on this machine that follows one run, and buttons to ask the run for something.
+"""A board: a page on this machine that follows one run and has buttons to control it.
 
-The page is the report's, drawn by the same script. Whoever can reach the port may look; to ask the
-run for anything takes the token that was printed in the terminal. A page of another site reaches
-the port as well, so requests under other names than this machine's own are refused.
+The page is drawn by the same script as the report. Every client that reaches the port may read it;
+a button needs the token that was printed in the terminal. Pages of other sites reach the port too,
+so requests with a host name other than this machine's are refused.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from mlxhog.files.quantities import format_bytes, format_count, format_number
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.report import page
 from mlxhog.report.history import workers_of
-from mlxhog.report.record import Record
+from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import curves, glance, head, known_facts, points_for, section
 
 LOOK_S = 1.0
-"""Between two looks at the files; a run writes its metrics every two seconds."""
+"""Seconds between two reads of the files; a run writes its metrics every two seconds."""
 SILENT_LOOKS = 15
-"""After so many looks without news a stream gets a comment, so that a lost client is noticed."""
+"""Reads without a change after which a stream gets a comment, which detects a lost client."""
 ASKS = {
     "checkpoint": ("Save a checkpoint", ""),
     "sample": ("Write a sample", ""),
     "stop": ("Stop the run", "Stop the run? It finishes its step and saves a checkpoint."),
 }
-"""What the buttons ask for: what they say, and what they ask first."""
+"""Request -> the label of its button, and the question before it is sent."""
 HEADER = ("worker", "backend", "state", "steps", "tok/s", "staleness mean / max", "memory")
 
 
@@ -51,14 +51,14 @@ class Board:
     """The application that shows one run.
 
     Args:
-        record: of the run.
-        token: what the buttons need.
-        ending: whether the server is about to end, and streams have to.
+        record: record of the run.
+        token: token that requests need.
+        ending: whether the server is about to exit, so that streams end.
 
-    Concurrency: for one event loop; files are read beside it, by one thread at a time.
+    Concurrency: for one event loop; files are read in a thread, one at a time.
     """
 
-    def __init__(self, record: Record, token: str, ending: Callable[[], bool]) -> None:
+    def __init__(self, record: RunRecord, token: str, ending: Callable[[], bool]) -> None:
         self.record, self._token, self._ending = record, token.encode(), ending
         self._lock = asyncio.Lock()
         self._looked_s = -LOOK_S
@@ -73,7 +73,7 @@ class Board:
         )
 
     async def _read(self, what: Callable[[], T]) -> T:
-        """Return what a function makes of the record as it is now."""
+        """Refresh the record, then return the result of a function of it."""
         async with self._lock:
             return await asyncio.to_thread(self._refreshed, what)
 
@@ -112,7 +112,7 @@ class Board:
         )
 
     async def _stream(self, rows: int, starts: int, n_events: int) -> AsyncIterator[bytes]:
-        """Yield what is new since a client had so many lines of metrics, and events."""
+        """Yield the lines of metrics and the events that a client does not have yet."""
         client, silent = _Client(rows, starts, n_events), 0
         yield b"retry: 2000\n\n"
         while not self._ending():
@@ -127,11 +127,11 @@ class Board:
                     await asyncio.sleep(LOOK_S / 4)
 
     async def _ask(self, request: Request) -> Response:
-        """Pass a button on to the run, for whoever has the token."""
+        """Pass the request of a button on to the run, if the token is right."""
         what = request.path_params["what"]
         sent = request.headers.get("x-mlxhog-token", "").encode()
         if not hmac.compare_digest(sent, self._token):
-            error = "the token is missing or wrong; it stands in the link that mlxhog board printed"
+            error = "the token is missing or wrong; it is in the link that mlxhog board printed"
             return JSONResponse({"error": error}, status_code=403)
         if what not in ASKS:
             error = f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}"
@@ -145,26 +145,26 @@ class Board:
 
 
 class OwnNameOnly:
-    """Refuses what a browser sends for another site: names that point here, foreign origins."""
+    """Refuses requests of other sites' pages: foreign host names and origins."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
+        """Answer or refuse a request."""
         if scope["type"] == "http":
             try:
                 check_names(dict(scope["headers"]), OWN_NAMES)
             except ForeignRequest:
                 response = JSONResponse(
-                    {"error": "this board answers to its own address only"}, status_code=421
+                    {"error": "this board answers at its own address only"}, status_code=421
                 )
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def now(record: Record) -> dict[str, Any]:
+def now(record: RunRecord) -> dict[str, Any]:
     """Return the numbers that a board shows beside its curves."""
     return {
         "state": record.state,
@@ -192,14 +192,14 @@ def _cells(worker: Mapping[str, Any]) -> list[str]:
 
 
 class _Client:
-    """What one page has: so many lines of metrics, of which reading of the file, and events."""
+    """The state of one client: number of lines of metrics, of starts of their file, of events."""
 
     def __init__(self, rows: int, starts: int, n_events: int) -> None:
         self._rows, self._starts, self._n_events = rows, starts, n_events
         self._now: dict[str, Any] = {}
 
-    def news(self, record: Record) -> bytes | None:
-        """Return what the page lacks, as JSON; None where that is nothing."""
+    def news(self, record: RunRecord) -> bytes | None:
+        """Return the data that the page does not have yet, as JSON; None if there are none."""
         history, state = record.history, now(record)
         if (
             history.starts != self._starts
@@ -218,8 +218,8 @@ class _Client:
         return plain_json.dumps({"lines": lines, **news, **record.tables()})
 
 
-def board_page(record: Record) -> str:
-    """Return the page; a script fetches what it shows."""
+def board_page(record: RunRecord) -> str:
+    """Return the page; its script fetches the data."""
     name = record.run.name
     buttons = "".join(
         f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{escape(text)}'
@@ -237,7 +237,7 @@ def board_page(record: Record) -> str:
 <div id="notes"></div>
 <div class="bar live" id="asks">{buttons}
 <label id="token-field">token <input id="token" autocomplete="off" spellcheck="false"
- aria-describedby="token-help"> <span class="when" id="token-help">stands in the link that
+ aria-describedby="token-help"> <span class="when" id="token-help">from the link that
  mlxhog board printed</span></label></div>
 <p id="told" class="note" role="status" aria-live="polite"></p>
 {curves()}

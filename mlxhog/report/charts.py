@@ -26,8 +26,8 @@ class Theme:
         name: "light" or "dark".
         paper: background.
         ink: text and axes.
-        faint: grid, and what has no color of its own.
-        inks: of the first candidates; told apart with any kind of color vision.
+        faint: grid, and lines without a color of their own.
+        inks: colors of the first candidates; distinct with any kind of color vision.
         heat: matplotlib's name of a sequential color map.
     """
 
@@ -39,7 +39,7 @@ class Theme:
     heat: str
 
 
-# Okabe and Ito 2008, without yellow, which paper swallows; brighter ones on black.
+# Okabe and Ito 2008, without yellow, which is hard to see on white; brighter ones on black.
 LIGHT = Theme(
     "light",
     "#ffffff",
@@ -60,10 +60,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def require(otherwise: str) -> None:
-    """Answer now where plots cannot be drawn.
+    """Refuse at once if plots cannot be drawn.
 
     Args:
-        otherwise: how to see the same without them.
+        otherwise: advice on how to see the same numbers without plots.
 
     Raises:
         EnvironmentLacks: matplotlib is not installed.
@@ -76,7 +76,7 @@ def require(otherwise: str) -> None:
 
 
 def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure, Axes]:
-    """Return a figure of so many inches with one pair of axes."""
+    """Return a figure with one pair of axes; sizes are in inches."""
     figure = blank(theme, width, height)
     axes = figure.subplots()
     style(axes, theme)
@@ -85,7 +85,7 @@ def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure
 
 def blank(theme: Theme, width: float, height: float) -> Figure:
     """Return a figure without axes."""
-    from matplotlib.figure import Figure  # 0.5 s that only plots should pay
+    from matplotlib.figure import Figure  # takes 0.5 s, so only plots import it
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
 
@@ -105,12 +105,12 @@ def style(axes: Axes, theme: Theme) -> None:
 
 
 def title(axes: Axes, theme: Theme, text: str) -> None:
-    """Write a heading over the axes."""
+    """Write a title above the axes."""
     axes.set_title(text, loc="left", color=theme.ink, fontsize=10)
 
 
 def legend(axes: Axes, theme: Theme) -> None:
-    """Put the legend beside the axes, where it hides nothing; what was drawn last comes first."""
+    """Put the legend beside the axes; the last line comes first."""
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
@@ -125,7 +125,7 @@ def legend(axes: Axes, theme: Theme) -> None:
 
 
 def legend_below(axes: Axes, theme: Theme) -> None:
-    """Put the legend below the axes, and make the figure taller by as much."""
+    """Put the legend below the axes, and make the figure taller by its height."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 1 if any(len(label) > _SHORT for label in labels) else 2
     figure = axes.get_figure(root=True)
@@ -145,9 +145,9 @@ def legend_below(axes: Axes, theme: Theme) -> None:
 
 
 _SHORT = 34
-"""Characters of a label of which two fit beside each other."""
+"""Longest label, in characters, of which two fit in one row."""
 _LINE = 0.19
-"""Inches of a line of the legend."""
+"""Height of a line of the legend, in inches."""
 
 
 def png(figure: Figure) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxhog.report.charts import LIGHT, blank, panel, png, style, title
 from mlxhog.report.history import buckets, ends, thin
-from mlxhog.report.record import Record
+from mlxhog.report.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,15 +26,15 @@ CURVES = (
 TRAINING: dict[str, Any] = {"lw": 1.2}
 HELD_OUT: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
 LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
-"""How training, held-out text and more of it are drawn, in the color of their run."""
+"""Styles of training, held-out text and the larger final score, in the color of the run."""
 LABELS = {"elapsed_s": "training time", "tokens": "samples", "updates": "updates"}
 MOST_LAGS = 24
-"""Bars of a histogram; the last one holds what is later."""
+"""Bars of a histogram; the last one also counts larger values."""
 STATE_INKS = {"running": 0, "starting": 4, "dead": 1}
 
 
-def figures(records: Sequence[Record]) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the content of each PNG file: those that the runs have numbers for."""
+def figures(records: Sequence[RunRecord]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each PNG file for which the runs have numbers."""
     trained = [record for record in records if len(record.history)]
     if not trained:
         return
@@ -47,26 +47,26 @@ def figures(records: Sequence[Record]) -> Iterator[tuple[str, bytes]]:
 
 
 AXES = {"time": "elapsed_s", "steps": "step", "tokens": "tokens"}
-"""What curves may be drawn over, and the column of it."""
+"""Quantity of the horizontal axis -> its column."""
 UNITS = {"time": "training time", "steps": "steps", "tokens": "tokens"}
 
 
 def _in_units(end_s: float) -> tuple[float, str]:
-    """Seconds of the unit in which a time that ends there is drawn, and its name."""
+    """The unit for times up to `end_s`: its seconds, and its name."""
     return (1, "s") if end_s < 300 else (60, "min") if end_s < 3 * 3600 else (3600, "h")
 
 
-def _end_s(records: Sequence[Record]) -> float:
+def _end_s(records: Sequence[RunRecord]) -> float:
     return max(record.last("elapsed_s") or 0.0 for record in records)
 
 
-def losses(records: Sequence[Record], over: str) -> bytes:
-    """Return a PNG file of the bits per byte of runs in one picture, held-out text as dots.
+def losses(records: Sequence[RunRecord], over: str) -> bytes:
+    """Return a PNG file with the bits per byte of all runs; dots are held-out text.
 
-    A star is the larger score at the end, of more held-out text than the dots.
+    A star is the final score, on more held-out text than the dots.
 
     Args:
-        records: of runs that have metrics.
+        records: records of runs that have metrics.
         over: one of `AXES`.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
@@ -103,29 +103,29 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-def _subject(records: Sequence[Record]) -> str:
+def _subject(records: Sequence[RunRecord]) -> str:
     return records[0].run.name if len(records) == 1 else f"{len(records)} runs"
 
 
-def _keys(records: Sequence[Record]) -> list[Line2D]:
-    """What a legend explains: the two kinds of lines, and the color of each of several runs."""
+def _keys(records: Sequence[RunRecord]) -> list[Line2D]:
+    """The entries of the legend: the kinds of lines, and the color of each of several runs."""
     from matplotlib.lines import Line2D
 
     inks = [LIGHT.inks[k % len(LIGHT.inks)] for k in range(len(records))]
     ink = inks[0] if len(records) == 1 else LIGHT.ink
-    scored = any(record.last("val_bits_per_byte") is not None for record in records)
-    kinds = [("training", TRAINING), *([("held-out", HELD_OUT)] if scored else [])]
+    has_scores = any(record.last("val_bits_per_byte") is not None for record in records)
+    kinds = [("training", TRAINING), *([("held-out", HELD_OUT)] if has_scores else [])]
     if larger := [each.larger_score for each in records if each.larger_score is not None]:
         shares = dict.fromkeys(share for _, share in larger)
         kinds.append((f"held-out, {' or '.join(shares)}", LARGER))
     runs = zip(records, inks, strict=True) if len(records) > 1 else ()
     return [
         *(Line2D([], [], color=color, label=record.run.name, lw=3) for record, color in runs),
-        *(Line2D([], [], color=ink, label=label, **how) for label, how in kinds),
+        *(Line2D([], [], color=ink, label=label, **style) for label, style in kinds),
     ]
 
 
-def _curves(records: Sequence[Record]) -> Figure:
+def _curves(records: Sequence[RunRecord]) -> Figure:
     """A row per quantity, a column per axis: time, samples, updates."""
     figure = blank(LIGHT, 11.0, 6.4)
     time_unit_s, unit = _in_units(_end_s(records))
@@ -148,9 +148,9 @@ def _curves(records: Sequence[Record]) -> Figure:
 
 
 def _lines(
-    axes: Axes, record: Record, name: str, quantities: Sequence[str], ink: str, divisor: float
+    axes: Axes, record: RunRecord, name: str, quantities: Sequence[str], ink: str, divisor: float
 ) -> None:
-    """Draw quantities of one run over the axis `name`, the first one as of training."""
+    """Draw quantities of one run over the axis `name`; the first one is of training."""
     curves = record.history.drawn(POINTS)
     xs = np.array(curves.axes[name], dtype=float) / divisor
     for k, quantity in enumerate(quantities):
@@ -159,7 +159,7 @@ def _lines(
         axes.plot(xs[known], ys[known], color=ink, **(TRAINING, HELD_OUT, LARGER)[k])
 
 
-def _staleness(record: Record) -> Figure:
+def _staleness(record: RunRecord) -> Figure:
     figure, axes = panel(LIGHT, 7.5, 3.6)
     counts: Counter[int] = Counter()
     for slot in record.history.workers:
@@ -180,7 +180,7 @@ def _staleness(record: Record) -> Figure:
     return figure
 
 
-def _workers(record: Record) -> Figure:
+def _workers(record: RunRecord) -> Figure:
     slots = sorted(record.history.workers)
     figure, axes = panel(LIGHT, 7.5, 1.6 + 0.35 * len(slots))
     end_s = max([*(span.end_s for span in record.history.spans), math.ulp(1.0)])
@@ -204,8 +204,8 @@ def _workers(record: Record) -> Figure:
     names = [f"{slot} {record.history.workers[slot].backend}" for slot in slots]
     axes.set_yticks(range(len(slots)), names)
     axes.invert_yaxis()
-    saved = any(event.kind == "checkpoint" for event in record.events)
-    axes.set_xlabel(f"training time, {unit}" + "; dotted lines are checkpoints" * saved)
+    has_checkpoints = any(event.kind == "checkpoint" for event in record.events)
+    axes.set_xlabel(f"training time, {unit}" + "; dotted lines are checkpoints" * has_checkpoints)
     axes.set_xlim(0, end_s / divisor)
     title(axes, LIGHT, f"workers of {record.run.name}")
     figure.legend(**_PLAIN | {"loc": "outside lower left", "ncols": 4})

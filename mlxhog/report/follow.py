@@ -1,8 +1,7 @@
-"""Following a run of another process: its newest state, twice a second, until it ends.
+"""Follow a run of another process: read its newest state twice a second, until it ends.
 
-The files of a run say how it goes every two seconds. Where its process serves the shared memory,
-that is read as well, without the right to write it, and what is shown is as fresh as the trainer's
-own view.
+A run writes its progress to files every two seconds. If its process serves the shared memory, it is
+mapped read-only as well, and the view is as recent as that of the trainer.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import MOST_LINE, workers_of
 from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
-from mlxhog.report.record import EventLog, Record
+from mlxhog.report.record import EventLog, RunRecord
+from mlxhog.report.views import Observer
 
 LOOK_S = 0.5
 MOST_MARKS = 20
 MOST_MESSAGES = 20
-"""Told at once: of a run that has trained for long, the newest."""
-DOING: dict[int, Activity] = {
+"""Messages shown at once; of a run that has trained for long, the newest."""
+ACTIVITIES: dict[int, Activity] = {
     Command.REST: Activity.FINISHING,
     Command.EVALUATE: Activity.EVALUATING,
     Command.SAMPLE: Activity.SAMPLING,
@@ -60,16 +60,16 @@ NOTHING = Progress(
 )
 
 
-class Follower:
-    """One run, as it is now; use it as a context manager.
+class RunFollower:
+    """The newest state of one run; use it as a context manager.
 
     Attributes:
         run: the run.
-        notes: what is not as it should be, each said once.
+        notes: problems with reading the run, each once.
     """
 
     def __init__(self, run: Run) -> None:
-        """Read what its files say now, and attach its shared memory where it is served."""
+        """Prepare to read the run; nothing is read yet."""
         self.run = run
         self.notes: list[str] = []
         self._log = EventLog(run.events_path)
@@ -80,21 +80,21 @@ class Follower:
         self.sample: str | None = None
         self.messages: list[str] = []
 
-    def __enter__(self) -> Follower:
-        """Attach."""
+    def __enter__(self) -> RunFollower:
+        """Attach the shared memory if the run serves it."""
         if self.is_running():
             try:
                 arena = Arena.connect(socket_path(self.run.directory))
             except ArenaError as error:
                 self.notes.append(
-                    f"{error}; what is shown comes from its files, which are written every 2 s"
+                    f"{error}; the state comes from its files, which are written every 2 s"
                 )
             else:
                 self._arena = self._stack.enter_context(arena)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the shared memory."""
+        """Detach the shared memory."""
         self._monitor = None
         self._stack.close()
 
@@ -102,11 +102,11 @@ class Follower:
         """Whether a process trains the run now."""
         try:
             return self.run.is_locked()
-        except RunError:  # it was moved or deleted
+        except RunError:  # the run was moved or deleted
             return False
 
     def look(self) -> Progress:
-        """Return the state of the run; a message is in `messages`, a new sample in the progress."""
+        """Return the newest state; new messages are in `messages`, a sample in the progress."""
         self._read_files()
         progress = self._of_arena() if self._arena is not None else None
         progress = progress or progress_of(self._newest)
@@ -135,7 +135,7 @@ class Follower:
             self.notes.append(note)
 
     def _of_arena(self) -> Progress | None:
-        """The state as the shared memory has it; None before the files know the workers."""
+        """The state read from the shared memory; None until the files name the workers."""
         arena, newest = self._arena, progress_of(self._newest)
         if arena is None or not newest.workers:
             return None
@@ -146,13 +146,13 @@ class Follower:
         )
         monitor, command = self._monitor, arena.counters.load("command")
         monitor.drain()
-        for name in EVALUATED:  # what this process reads of the rings has no evaluation before it
+        for name in EVALUATED:  # the rings lack evaluations from before this process attached
             setattr(monitor, name, getattr(newest, name))
         if monitor.loss is None:
             monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
         if command not in (Command.TRAIN, 0) and monitor.ended_ns is None:
             monitor.ended_ns = monotonic_ns()
-        activity = Activity.PAUSING if arena.counters.load("pause") else DOING.get(command)
+        activity = Activity.PAUSING if arena.counters.load("pause") else ACTIVITIES.get(command)
         return monitor.progress(doing=None if activity is None else Doing(activity))
 
     def _attach(self, arena: Arena, newest: Progress) -> Monitor:
@@ -162,8 +162,8 @@ class Follower:
         return Monitor(arena, (), budget, gpu_write=newest.gpu_write, kernels=newest.kernels)
 
     def ending(self) -> str:
-        """Say how the run ended, and what to type next."""
-        record = Record(self.run)
+        """State how the run ended, and suggest the next commands."""
+        record = RunRecord(self.run)
         facts, run = record.facts(), shlex.quote(str(self.run.directory))
         bits = facts["held-out bits per byte"]
         lines = [
@@ -173,27 +173,27 @@ class Follower:
         if "error" in facts:
             lines.append(facts["error"])
         if record.state == "interrupted" and not record.result:
-            lines.append("its process is gone without a last word: it was killed")
+            lines.append("its process ended without a final status: it was killed")
         again = "" if record.state == "done" else f"\n      mlxhog train --resume {run}"
         return "\n".join([*lines, f"next: mlxhog report {run}{again}"])
 
 
 def follow(
-    follower: Follower,
-    view: Callable[[Progress], None],
+    follower: RunFollower,
+    view: Observer[Progress],
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show a run to a view until no process trains it any more.
+    """Show a run in a view until no process trains it any more.
 
     Args:
-        follower: of the run, attached.
+        follower: follower of the run, attached.
         view: called about twice a second, and once for every message.
-        pause: waits so many seconds.
+        pause: waits for a number of seconds.
     """
     n_notes = 0
     while True:
-        running = follower.is_running()  # before the look, which then sees all it wrote
+        running = follower.is_running()  # asked first, so that the last look sees all that it wrote
         progress = follower.look()
         notes, n_notes = follower.notes[n_notes:], len(follower.notes)
         for message in (*notes, *follower.messages):
@@ -206,7 +206,7 @@ def follow(
 
 
 def newest_line(path: Path) -> dict[str, Any] | None:
-    """Return the last whole line of a metrics.jsonl that is a progress, or None."""
+    """Return the last complete line of a metrics.jsonl with a progress, or None."""
     try:
         with reading.open_regular(path) as file:
             file.seek(max(file.seek(0, 2) - MOST_LINE, 0))
@@ -224,16 +224,16 @@ def newest_line(path: Path) -> dict[str, Any] | None:
 
 
 def progress_of(record: Mapping[str, Any]) -> Progress:
-    """Read a line of metrics; a field that is missing or of another type keeps its default."""
+    """Read a line of metrics; a missing field, or one of another type, gets its default."""
     workers = tuple(_filled(NO_WORKER, worker) for worker in workers_of(record))
     progress = _filled(NOTHING, record)
-    if "call_s" not in record:  # of an older version
+    if "call_s" not in record:  # written by an older version
         progress = replace(progress, call_s=progress.elapsed_s)
     return replace(progress, workers=workers)
 
 
 def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
-    """The bits per byte of simple models in a line of metrics; those of any text without them."""
+    """The bits per byte of simple models in a line of metrics; without any, `ANY_TEXT`."""
     marks = record.get("marks")
     if not isinstance(marks, dict) or len(marks) > MOST_MARKS:
         return ANY_TEXT
@@ -260,12 +260,12 @@ NO_WORKER = WorkerReport(
 
 
 def budget_of(record: object) -> Budget:
-    """Read the budget in a run.json; without limits where there is none."""
+    """Read the budget of a run.json; a missing one has no limits."""
     return _filled(Budget(), record) if isinstance(record, dict) else Budget()
 
 
 def _filled(blank: T, record: Mapping[str, Any]) -> T:
-    """Fill in the numbers and words of a record whose types are those of a dataclass."""
+    """Fill a dataclass with the fields of a record that have the right types."""
     values = {}
     for field in fields(blank):  # type: ignore[arg-type]
         default, value = getattr(blank, field.name), record.get(field.name)

@@ -1,7 +1,7 @@
-"""A run's metrics.jsonl over time, in columns; read as the file grows.
+"""A run's metrics.jsonl as columns, read while the file grows.
 
-A file may be from an older version, be written to at this moment, or be damaged: a line that is no
-progress of a run is left out and counted, a field that is missing leaves a gap.
+A file may come from an older version, grow at this moment, or be damaged. A line that is not a
+progress is skipped and counted; a missing field is a gap.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ OF_RUN = (
     "budget_fraction",
 )  # fmt: skip
 EVALUATIONS = ("val_bits_per_byte", "final_bits_per_byte")
-"""Columns with a number where there was an evaluation, and a gap in all lines after it."""
+"""Columns with a number in the first line after an evaluation, and gaps in the lines after it."""
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
 ENDED = ("free", "finished", "left")
-"""States of a slot after which another process in it is no restart."""
+"""States of a slot after which a new process in it is not a restart."""
 MOST_WORKERS = 256
 MOST_LINE = 1 << 22
-"""Bytes of a line; a longer one is damage."""
+"""Bytes of a line; a longer one counts as damaged."""
 BLOCK = 1 << 22
 MOST_NUMBER = 10**300
-"""A whole number that is still a float."""
+"""Largest whole number that is converted to a float."""
 ROUND = 5
-"""Digits of a number that is drawn."""
+"""Digits of a drawn number."""
 
 
 @dataclass
 class Span:
-    """A time in which a worker slot had one process in one state.
+    """An interval in which the process in a worker slot was in one state.
 
     Attributes:
         slot: number of the slot.
-        begin_s: seconds of training of the whole run; likewise `end_s`.
+        begin_s: training time of the whole run at its begin, in seconds.
+        end_s: the same at its end.
         state: see `arena.workers.State`.
-        pid: of its process.
+        pid: pid of the process.
     """
 
     slot: int
@@ -59,16 +60,16 @@ class Span:
 
 
 @dataclass
-class Worker:
-    """What is known of one worker slot.
+class WorkerHistory:
+    """The history of one worker slot.
 
     Attributes:
         backend: such as "torch:cpu".
-        columns: one of each name in `OF_WORKER`, a number per line or NaN.
-        staleness: steps by their staleness, of the commands before the newest.
+        columns: a column for each name in `OF_WORKER`, with a number or NaN per line.
+        staleness: steps by their staleness, of all commands before the newest.
         newest: the last line of the newest command.
         applied: steps and the sum of their staleness in that line.
-        restarts: processes that took the place of a dead one.
+        restarts: processes that replaced a dead one.
     """
 
     backend: str
@@ -84,12 +85,13 @@ class History:
 
     Attributes:
         path: of the file.
-        columns: one of each name in `OF_RUN`, a number per line or NaN.
-        workers: by slot.
-        spans: of all workers, each slot's in order of time.
-        damaged: lines that were left out.
-        newest: the last line, {} before there is one.
-        starts: how often the file was read from its beginning; it was replaced where that changes.
+        columns: a column for each name in `OF_RUN`, with a number or NaN per line.
+        workers: histories of the workers, by slot.
+        spans: intervals of all workers; those of a slot in order of time.
+        damaged: number of skipped lines.
+        newest: the last line; {} before the first one.
+        starts: number of times that the file was read from its begin; a change means that the
+            file was replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,7 +102,7 @@ class History:
 
     def _begin(self) -> None:
         self.columns: dict[str, array[float]] = {name: array("d") for name in OF_RUN}
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, WorkerHistory] = {}
         self.spans: list[Span] = []
         self.damaged = 0
         self.newest: dict[str, Any] = {}
@@ -111,16 +113,16 @@ class History:
         self._open_spans: dict[int, Span] = {}
 
     def __len__(self) -> int:
-        """Lines taken in."""
+        """Number of lines."""
         return len(self.columns["elapsed_s"])
 
     def update(self) -> int:
-        """Take in the lines that are new; returns how many those are.
+        """Append the new lines of the file; returns their number.
 
-        A file that was replaced, as a resume does that drops lines, is read anew.
+        A replaced file is read from its begin; a resume that drops lines replaces it.
 
         Raises:
-            OSError: it cannot be read; a file that is not there yet has no lines.
+            OSError: the file cannot be read; a missing file has no lines.
         """
         try:
             file = reading.open_regular(self.path)
@@ -138,7 +140,7 @@ class History:
         return len(self) - before
 
     def _lines(self, file: Any) -> Iterator[bytes]:
-        """Whole lines from here on; a last one without its end is read when it has one."""
+        """Complete lines from here on; a last line without an end is read later."""
         rest = b""
         while block := file.read(BLOCK):
             *lines, rest = (rest + block).split(b"\n")
@@ -164,11 +166,11 @@ class History:
         self._new_command(record)
         dropped = sum(int(_number(worker.get("dropped", 0), 0)) for worker in workers)
         record["updates"] = step - self._dropped_before - dropped
-        if before:  # axes never go back
+        if before:  # axes never decrease
             for name in ("elapsed_s", "step", "tokens", "updates"):
                 record[name] = max(_number(record.get(name)), self.columns[name][-1])
         since_s = _number(record["elapsed_s"]) - (self.columns["elapsed_s"][-1] if before else 0.0)
-        if before and since_s <= 0:  # nobody trains while the last evaluation goes on
+        if before and since_s <= 0:  # no worker trains during the last evaluation
             record |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
         evaluated = {name: record.get(name) for name in EVALUATIONS}
         for name, value in evaluated.items():
@@ -179,13 +181,13 @@ class History:
         for worker in workers:
             self._take_worker(worker, before, since_s)
         for known in self.workers.values():
-            if len(known.columns["staleness"]) == before:  # it is not in this line
+            if len(known.columns["staleness"]) == before:  # this line does not have it
                 for column in known.columns.values():
                     column.append(math.nan)
         self.newest = {**record, **evaluated}
 
     def _new_command(self, record: Mapping[str, Any]) -> None:
-        """Keep the totals of the command before, where another one goes on: workers count anew."""
+        """Add up the totals of the previous command, since workers count from 0 in a new one."""
         pid = record.get("supervisor_pid")
         if self.newest and pid != self._pid:
             for known in self.workers.values():
@@ -202,14 +204,14 @@ class History:
             if slot < 0 or len(self.workers) >= MOST_WORKERS:
                 return
             gaps = {name: array("d", [math.nan]) * before for name in OF_WORKER}
-            known = self.workers[slot] = Worker(str(record.get("backend", "?"))[:40], gaps)
-        elif len(known.columns["staleness"]) > before:  # a slot twice in one line
+            known = self.workers[slot] = WorkerHistory(str(record.get("backend", "?"))[:40], gaps)
+        elif len(known.columns["staleness"]) > before:  # a line has this slot twice
             return
         before_applied, known.applied = known.applied, _applied(record)
         columns, trains = known.columns, since_s > 0
         columns["tokens_per_s"].append(_number(record.get("tokens_per_s")) if trains else math.nan)
         columns["memory_bytes"].append(_number(record.get("memory_bytes")))
-        columns["staleness"].append(_late(before_applied, known.applied))
+        columns["staleness"].append(_mean_staleness(before_applied, known.applied))
         columns["waiting"].append(_share(known.newest, record, since_s))
         known.backend = str(record.get("backend", known.backend))[:40]
         self._extend_span(slot, record, since_s)
@@ -229,7 +231,7 @@ class History:
         self.spans.append(self._open_spans[slot])
 
     def staleness(self, slot: int) -> Counter[int]:
-        """Steps of a slot by their staleness, in all commands."""
+        """Steps of a slot by their staleness, over all commands."""
         known = self.workers[slot]
         return known.staleness + _histogram(known.newest)
 
@@ -238,7 +240,7 @@ class History:
         return np.array(self.columns[name])
 
     def drawn(self, points: int, begin: int = 0) -> Drawn:
-        """The columns from one line on, in at most so many points: see `thin`."""
+        """The columns from line `begin` on, thinned to at most `points` points; see `thin`."""
         rows = len(self) - begin
         parts = buckets(rows, points)
 
@@ -265,12 +267,12 @@ AXES = ("elapsed_s", "tokens", "updates")
 
 @dataclass(frozen=True)
 class Drawn:
-    """Columns in few points; all lists are equally long.
+    """Thinned columns; all lists have the same length.
 
     Attributes:
-        axes: never falling, of each name in `AXES`.
-        of_run: of each other name in `OF_RUN`; None is a gap.
-        of_workers: of each name in `OF_WORKER`, by slot.
+        axes: non-decreasing values for each name in `AXES`.
+        of_run: values for each other name in `OF_RUN`; None is a gap.
+        of_workers: values for each name in `OF_WORKER`, by slot.
     """
 
     axes: dict[str, list[float]]
@@ -279,7 +281,7 @@ class Drawn:
 
 
 def buckets(rows: int, points: int) -> NDArray[np.int64] | None:
-    """The first row of each of `points` / 2 buckets, or None where every row may be a point."""
+    """The first row of each of `points` / 2 buckets, or None if every row can be a point."""
     n = max(points // 2, 1)
     return None if rows <= max(points, 2) else np.arange(n, dtype=np.int64) * rows // n
 
@@ -287,7 +289,7 @@ def buckets(rows: int, points: int) -> NDArray[np.int64] | None:
 def thin(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArray[np.float64]:
     """Keep the smallest and the largest number of every bucket, so that no peak is lost.
 
-    They come in the order in which the bucket rises or falls. A bucket of gaps stays one.
+    The two keep the direction in which the bucket rises or falls. A bucket of gaps stays a gap.
 
     >>> thin(np.array([1.0, 9.0, 2.0, 5.0, 4.0, 0.0]), np.array([0, 3])).tolist()
     [1.0, 9.0, 5.0, 0.0]
@@ -301,7 +303,7 @@ def thin(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArr
 
 
 def ends(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """The first and the last number of every bucket: where `thin`'s two are drawn."""
+    """The first and the last number of every bucket: the places of `thin`'s two numbers."""
     if starts is None:
         return values
     return np.column_stack([values[starts], values[_lasts(starts, len(values))]]).ravel()
@@ -312,18 +314,18 @@ def _lasts(starts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
 
 def rounded(values: NDArray[np.float64]) -> list[float | None]:
-    """Numbers with the digits that can be seen; gaps are None."""
+    """Numbers with `ROUND` digits; gaps are None."""
     return [None if math.isnan(v) else float(f"{v:.{ROUND}g}") for v in values.tolist()]
 
 
 def workers_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The workers of a line of metrics; what is none is left out."""
+    """The workers of a line of metrics; an entry that is not a worker is skipped."""
     workers = record.get("workers")
     return [one for one in workers if isinstance(one, dict)] if isinstance(workers, list) else []
 
 
 def _number(value: object, otherwise: float = math.nan) -> float:
-    """A number of a line as a float; anything else, infinities too, is a gap."""
+    """A number of a line as a float; `otherwise` for infinities and other types."""
     if type(value) is float:
         return value if math.isfinite(value) else otherwise
     if type(value) is not int or abs(value) > MOST_NUMBER:
@@ -331,20 +333,20 @@ def _number(value: object, otherwise: float = math.nan) -> float:
     return float(value)
 
 
-def _late(before: tuple[float, float], now: tuple[float, float]) -> float:
-    """Mean staleness of the steps between two lines of a worker; NaN where it took none."""
+def _mean_staleness(before: tuple[float, float], now: tuple[float, float]) -> float:
+    """Mean staleness of a worker's steps between two lines; NaN without steps."""
     fresh = now[0] - before[0]
     return (now[1] - before[1]) / fresh if fresh > 0 else math.nan
 
 
 def _applied(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Steps that a worker has added, and the sum of their staleness."""
+    """Number of steps that a worker has added, and the sum of their staleness."""
     steps = _number(record.get("steps"), 0) - _number(record.get("dropped"), 0)
     return steps, steps * _number(record.get("mean_staleness"), 0)
 
 
 def _share(before: Mapping[str, Any], now: Mapping[str, Any], since_s: float) -> float:
-    """Share of its time that a worker waited for others between two lines."""
+    """Share of the time between two lines that a worker waited for others."""
     waited = _number(now.get("wait_s")) - _number(before.get("wait_s", 0.0))
     if since_s <= 0 or math.isnan(waited) or not before:
         return math.nan
@@ -352,7 +354,7 @@ def _share(before: Mapping[str, Any], now: Mapping[str, Any], since_s: float) ->
 
 
 def _histogram(record: Mapping[str, Any]) -> Counter[int]:
-    """Steps by their staleness of a worker's line; what is no number is left out."""
+    """Steps by their staleness, from a worker's line; values that are not numbers are skipped."""
     steps = record.get("staleness")
     return Counter(dict(_counts(steps.items())) if isinstance(steps, dict) else {})
 

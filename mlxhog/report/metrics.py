@@ -1,4 +1,4 @@
-"""Progress and result of a training run: what it reports while it trains and when it ends."""
+"""Progress and result of a training run: its reports during training and at the end."""
 
 import math
 from collections import deque
@@ -11,8 +11,8 @@ from typing import Any
 from mlxhog.config.config import EMULATED
 from mlxhog.files.quantities import format_clock, format_share
 
-# Bits per byte of simple models of the `sotu` corpus: what a number is worth.
-# Source: measured on the whole text (4-gram fitted in sample is not shown: it saw the answer).
+# Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
+# 4-gram model is not shown, because it was fitted to the text that it predicts.
 REFERENCE_BITS_PER_BYTE = {
     "uniform": 8.0,
     "unigram": 4.344,
@@ -22,11 +22,11 @@ REFERENCE_BITS_PER_BYTE = {
 }
 
 ANY_TEXT = {"uniform": 8.0}
-"""What is true of every text."""
+"""Bits per byte of simple models on every text."""
 
 
 def kernels_used(kernels: Iterable[str]) -> str:
-    """Name the forms of the model's operations that the workers of a run use, each once.
+    """List the implementations of the model's operations that workers of a run use, each once.
 
     >>> kernels_used(["metal", "native", "native"])
     'metal,native'
@@ -35,12 +35,12 @@ def kernels_used(kernels: Iterable[str]) -> str:
 
 
 def is_emulated(gpu_write: str, kernels: str) -> bool:
-    """Whether a run is a test of Metal source on the CPU: nothing it shows is true of a GPU."""
+    """Whether a run tests Metal source on the CPU, so that its numbers do not apply to a GPU."""
     return EMULATED in (gpu_write, kernels)
 
 
 def label(gpu_write: str, kernels: str) -> str:
-    """What every output says of a run with Metal kernels; nothing without any.
+    """Label of a run with Metal kernels in every output; "" without Metal kernels.
 
     >>> label("metal-emulated", "native")
     'gpu-write metal-emulated'
@@ -50,12 +50,12 @@ def label(gpu_write: str, kernels: str) -> str:
 
 
 class StepTimes:
-    """Times of a worker's newest steps, in order, by what they went into."""
+    """Times of a worker's newest steps, in order, by activity."""
 
     PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
 
     def __init__(self, most: int) -> None:
-        """Keep so many steps."""
+        """Keep the newest `most` steps."""
         self._parts: dict[str, deque[float]] = {
             name: deque(maxlen=most) for name in (*self.PARTS, "other_s")
         }
@@ -63,7 +63,7 @@ class StepTimes:
         self.steps = 0
 
     def take(self, t_ns: int, **parts: float) -> None:
-        """Take in a step that ended at a time; what is left since the one before is `other_s`."""
+        """Add a step that ended at `t_ns`; the rest since the step before is `other_s`."""
         self.steps += 1
         for name in self.PARTS:
             self._parts[name].append(parts[name])
@@ -73,7 +73,7 @@ class StepTimes:
         self._last_ns = t_ns
 
     def to_json(self) -> dict[str, Any]:
-        """Microseconds of the gradients in order; of the other parts, the median in seconds."""
+        """Microseconds of each gradient, in order; for the other activities the median, in s."""
         parts = self._parts
         return {
             "steps": self.steps,
@@ -85,26 +85,26 @@ class StepTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: totals of this call to `train`, rates of late.
+    """One worker: totals of this call to `train`, and recent rates.
 
     Attributes:
         slot: its number in the worker table, from 1.
         backend: such as "torch:cpu".
         pid: process id of the newest process in its slot.
         state: free, starting, running, leaving, left, finished or dead.
-        steps: batches it has finished, dropped ones included.
+        steps: batches that it has finished, including dropped ones.
         tokens: tokens in them.
-        tokens_per_s: of late.
-        mean_staleness: updates by others between its reads and writes.
-        max_staleness: the largest of them.
-        dropped: steps left out because a gradient was not finite, or too late.
+        tokens_per_s: recent rate.
+        mean_staleness: mean number of updates by others between its reads and writes.
+        max_staleness: the largest such number.
+        dropped: steps dropped because the gradient was not finite, or too late.
         memory_bytes: largest resident memory of its process so far.
         staleness: its steps by their staleness, see `Progress`.
-        read_s: time its processes have spent reading parameters, in seconds.
-        compute_s: ... computing gradients.
-        apply_s: ... adding steps.
-        wait_s: ... waiting for other workers or for locks.
-        rate_share: its part of the sum of all step sizes, where these go by staleness or speed.
+        read_s: seconds in which its processes read parameters.
+        compute_s: seconds in which they computed gradients.
+        apply_s: seconds in which they added steps.
+        wait_s: seconds in which they waited for other workers or for locks.
+        rate_share: its share of the sum of all step sizes, if these depend on staleness or speed.
     """
 
     slot: int
@@ -127,7 +127,7 @@ class WorkerReport:
 
 
 class Activity(Enum):
-    """What a run does beside training, as the user reads it."""
+    """An activity of a run besides training, in the words that users see."""
 
     STARTING = "starting workers"
     MEASURING = "measuring workers"
@@ -140,13 +140,13 @@ class Activity(Enum):
 
 @dataclass(frozen=True)
 class Doing:
-    """An activity, and how much of it is done where that is known."""
+    """An activity, and the percentage done if it is known."""
 
     activity: Activity
     percent: int | None = None
 
     def __str__(self) -> str:
-        """Spell it.
+        """Spell the activity.
 
         >>> str(Doing(Activity.EVALUATING, 38))
         'evaluating 38 %'
@@ -157,35 +157,36 @@ class Doing:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The state of a running run; None where nothing was measured yet.
+    """The state of a run; a field is None until it is measured.
 
     Attributes:
-        step: steps of the whole run, dropped ones and those before a resume included.
+        step: steps of the whole run, including dropped ones and those before a resume.
         tokens: tokens in them.
         elapsed_s: seconds of training of the whole run.
         call_s: seconds of training of this call.
-        budget_fraction: part of this call's budget used, 0 to 1.
+        budget_fraction: used share of this call's budget, 0 to 1.
         eta_s: seconds to the end of the budget.
-        loss: mean training loss in nats per token, lately.
+        loss: recent mean training loss in nats per token.
         train_bits_per_byte: the same per byte of text.
-        val_bits_per_byte: of the newest held-out evaluation; all are of the same part of the text.
+        val_bits_per_byte: newest held-out evaluation; all evaluations use the same part of the
+            text.
         val_loss: the same in nats per token.
-        val_tokens: labels that it took.
-        val_bytes: bytes of text that these stand for.
-        val_share: how much of all held-out text the part is, up to 1.
-        final_bits_per_byte: of more held-out text, at the end of training.
-        final_share: how much of all held-out text that was, up to 1.
-        tokens_per_s: of all workers together.
-        lost_update_rate: part of the increments to the probe that got lost.
-        memory_bytes: the workers' largest resident memory; shared pages count in each of them.
-        workers: one report each.
-        gpu_write: who adds steps of GPU workers: cpu, metal, or metal-emulated (Metal source that
-            runs on the CPU adds the steps of all workers).
-        kernels: forms of the model's operations that its workers use, see `kernels_used`.
+        val_tokens: number of its labels.
+        val_bytes: bytes of text of these labels.
+        val_share: share of this part in all held-out text, up to 1.
+        final_bits_per_byte: evaluation of more held-out text at the end of training.
+        final_share: share of that text in all held-out text, up to 1.
+        tokens_per_s: rate of all workers together.
+        lost_update_rate: share of the increments to the probe that were lost.
+        memory_bytes: sum of the workers' largest resident memory; shared pages count in each.
+        workers: one report per worker.
+        gpu_write: how steps of GPU workers are added: cpu, metal, or metal-emulated (Metal source
+            that runs on the CPU adds the steps of all workers).
+        kernels: implementations of the model's operations in use, see `kernels_used`.
         staleness: steps by their staleness, the updates by others between a step's read and write.
-        sample: new text from the model, when there is some.
-        message: something the user should read.
-        doing: what goes on beside training.
+        sample: new text of the model, if there is any.
+        message: a message for the user.
+        doing: activity besides training.
         marks: bits per byte of simple models of the text, by their names.
     """
 
@@ -217,50 +218,51 @@ class Progress:
     call_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; `doing` as the user reads it."""
+        """Return the fields as JSON types; `doing` in the words that users see."""
         return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         run: path of the run directory.
         status: "done", "interrupted", "diverged", or "unsaved": the last checkpoint could not be
             written.
-        steps: steps of the whole run, dropped ones and those before a resume included.
+        steps: steps of the whole run, including dropped ones and those before a resume.
         tokens: tokens in them.
         seconds: seconds of training of the whole run.
         tokens_per_s: tokens over seconds.
-        val_bits_per_byte: of the last held-out evaluation, None without one; all evaluations are of
-            the same part of the text.
-        val_tokens: labels that it took.
-        val_bytes: bytes of text that these stand for.
-        val_share: how much of all held-out text the part is, up to 1; None without evaluations.
-        val_text: name of the part; runs with the same name were scored on the same text.
-        val_at_end: whether the evaluation is one after training, and not from before its end.
-        val_of_completions: whether the held-out text is of examples, whose completions alone count.
-        final_bits_per_byte: of more held-out text after training, as much as there was time for;
-            None where there was none, and where evaluations are of all of the text.
-        final_tokens: labels that it took.
-        final_share: how much of all held-out text that was, up to 1.
-        restarts: workers started again.
-        dropped_steps: steps left out because a gradient was not finite, or too late.
+        val_bits_per_byte: last held-out evaluation, None without one; all evaluations use the same
+            part of the text.
+        val_tokens: number of its labels.
+        val_bytes: bytes of text of these labels.
+        val_share: share of this part in all held-out text, up to 1; None without evaluations.
+        val_text: name of the part; runs with the same name were evaluated on the same text.
+        val_at_end: whether the evaluation was done after training.
+        val_of_completions: whether the held-out text consists of examples, so that only their
+            completions count.
+        final_bits_per_byte: evaluation of more held-out text after training, as much as time
+            allowed; None without it, and if evaluations use the whole text.
+        final_tokens: number of its labels.
+        final_share: share of that text in all held-out text, up to 1.
+        restarts: number of restarted workers.
+        dropped_steps: steps dropped because the gradient was not finite, or too late.
         torn: batches whose worker died while adding its step.
-        lost_update_rate: part of the increments to the probe that got lost.
-        workers: one report each.
-        gpu_write: see `Progress`, likewise `kernels`.
-        kernels: see there.
-        emulated_before: whether steps that this command went on from were emulated.
-        checkpoint: path of the last checkpoint, None where none was saved.
+        lost_update_rate: share of the increments to the probe that were lost.
+        workers: one report per worker.
+        gpu_write: see `Progress`.
+        kernels: see `Progress`.
+        emulated_before: whether steps of earlier commands of this run were emulated.
+        checkpoint: path of the last checkpoint, None without one.
         staleness: see `Progress`.
-        sample: text from the model at the end, None where none was made.
-        error: what went wrong, None where nothing did.
-        start_s: seconds from the command's start until training began, with those in which workers
-            were measured; None where it did not begin.
-        network_bytes: bytes that a network would have carried for the whole run, were each worker a
-            machine of its own.
+        sample: text of the model at the end, None without one.
+        error: reason of a failure, else None.
+        start_s: seconds from the start of the command until training began, including the
+            measurement of workers; None if it did not begin.
+        network_bytes: bytes that a network would have carried for the whole run, if each worker
+            were on a machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
     """
 
@@ -298,11 +300,11 @@ class Result:
 
     @property
     def emulated(self) -> bool:
-        """Whether steps or operations of the model went through Metal source on the CPU."""
+        """Whether steps or operations of the model used Metal source on the CPU."""
         return is_emulated(self.gpu_write, self.kernels) or self.emulated_before
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `train --json` prints last."""
+        """Return the last object that `train --json` prints."""
         return {
             "run": self.run,
             "status": self.status,
@@ -352,12 +354,12 @@ class Result:
 
 
 def number(value: float | None) -> str:
-    """Spell a loss, or - where there is none yet."""
+    """Spell a loss; - is no loss yet."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def share_text(share: float) -> str:
-    """Spell how much of a text it is.
+    """Spell a share of a text.
 
     >>> share_text(1.0), share_text(0.076), share_text(0.0004)
     ('all of it', '8%', '0.04%')
@@ -368,15 +370,15 @@ def share_text(share: float) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Spell a part of one, or - where it was not measured."""
+    """Spell a share; - is not measured."""
     return "-" if value is None else format_share(value)
 
 
 def clock(progress: Progress) -> str:
-    """Spell how long this call has trained, and the share of its budget: with `eta` its whole."""
+    """Spell the training time of this call, and the used share of its budget."""
     return f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})"
 
 
 def eta(progress: Progress) -> str:
-    """Spell the time that is left, or -."""
+    """Spell the remaining time, or -."""
     return "-" if progress.eta_s is None else format_clock(math.ceil(progress.eta_s - 1e-6))

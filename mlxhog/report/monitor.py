@@ -31,15 +31,15 @@ from mlxhog.report.metrics import (
 )
 
 SHARE_LIMIT = 2.0
-"""A worker's part of all step sizes may be so many times its part of the text, or the inverse."""
-WINDOW_S = 5.0  # throughput and loss are averages over this much time
+"""Largest allowed ratio between a worker's share of all step sizes and its share of the text."""
+WINDOW_S = 5.0  # throughput and loss are averages over this time
 
 
-MOST_TIMES = 4096  # newest steps of a worker whose times are kept
+MOST_TIMES = 4096  # number of newest steps of a worker whose times are stored
 
 
 class _Step(NamedTuple):
-    """What is kept of a step for the averages."""
+    """The numbers of a step that the averages need."""
 
     t_ns: int
     tokens: int
@@ -49,7 +49,7 @@ class _Step(NamedTuple):
 
 
 class Monitor:
-    """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
+    """The supervisor's reader of all worker reports. It only reads, so it delays no worker."""
 
     def __init__(
         self,
@@ -60,9 +60,10 @@ class Monitor:
         gpu_write: str = "cpu",
         kernels: str = "reference",
     ) -> None:
-        """Attach to the rings of all slots; the last two go into what is shown.
+        """Attach to the rings of all slots.
 
-        `workers` holds who is, or was, in which slot; those that join are added to it.
+        `workers` are the workers of slot 1, 2, ...; workers that join later are added to
+        `self.workers`. `gpu_write` and `kernels` are copied into the progress.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.gpu_write, self.kernels = gpu_write, kernels
@@ -85,25 +86,25 @@ class Monitor:
         self.over = False  # the budget is used up
         self._no_step_fits = False
         self.samples = 0
-        self.evaluations = 0  # while training
-        self.evaluating_s = 0.0  # that workers have spent on them
+        self.evaluations = 0  # evaluations during training
+        self.evaluating_s = 0.0  # seconds that workers spent on them
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
         self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
 
     def find_marks(self, data: Prepared) -> None:
-        """Let a thread find out what bits per byte are worth on a text, while workers start."""
+        """Compute the bits per byte of simple models on a text in a thread, while workers start."""
         if data.source == "sotu":
             self.marks = REFERENCE_BITS_PER_BYTE
             return
 
         def find() -> None:
-            with suppress(MlxhogError, OSError):  # what is shown has no marks then
+            with suppress(MlxhogError, OSError):  # then the view has no marks
                 self.marks = heldout.marks_of(data.val, data.tokenizer)
 
         threading.Thread(target=find, name="marks", daemon=True).start()
 
     def drain(self) -> None:
-        """Take in what workers have recorded since the last call."""
+        """Read the records that workers have written since the last call."""
         since_ns = monotonic_ns() - WINDOW_S * 1e9
         for slot, ring in self._rings.items():
             recent, staleness = self._recent[slot], self._staleness[slot]
@@ -131,7 +132,7 @@ class Monitor:
                     )
                     self.evaluations += 1
                     self.evaluating_s += float(record["compute_s"])
-            while len(recent) > 2 and recent[0].t_ns < since_ns:  # two tell how fast it is
+            while len(recent) > 2 and recent[0].t_ns < since_ns:  # two steps give a speed
                 recent.popleft()
         steps = [
             step
@@ -146,26 +147,26 @@ class Monitor:
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
 
     def take_evaluation(self, nats: float, n_bytes: int, tokens: int) -> None:
-        """Take in an evaluation of held-out text: sums over its bytes and its labels."""
+        """Store an evaluation of held-out text: its nats, bytes and labels."""
         self.val_bits_per_byte = bits_per_byte(nats, n_bytes)
         self.val_loss, self.val_tokens, self.val_bytes = nats / tokens, tokens, n_bytes
 
     def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
-        """Take in the larger final score: its labels, and its share of the text."""
+        """Store the final score: its labels, and its share of the text."""
         self.final_bits_per_byte, self.final_tokens, self.final_share = bits_per_byte, tokens, share
 
     def seconds(self) -> float:
-        """Training time of this call so far; stands still once `ended_ns` is set."""
+        """Training time of this call so far; it stops once `ended_ns` is set."""
         start = self.arena.counters.load("start_ns")
         return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
 
     def no_step_fits(self, step_s: float) -> bool:
-        """Whether no worker begins another step, since it would end after the budget's time.
+        """Whether no worker begins another step, since the step would end after the time budget.
 
-        Once that is so it stays so: the last step may be faster than those before it.
+        Once true it stays true, although the last step may be faster than those before it.
 
         Args:
-            step_s: how long the next step takes, in seconds.
+            step_s: duration of the next step, in seconds.
         """
         limit_s = self.budget.seconds
         if limit_s is not None and self.seconds() + step_s >= limit_s:
@@ -173,7 +174,7 @@ class Monitor:
         return self._no_step_fits
 
     def staleness(self) -> dict[int, int]:
-        """Steps by how many updates others made between their reads and writes, ascending."""
+        """Steps by their staleness, ascending."""
         return _ascending(sum(self._staleness.values(), Counter()))
 
     def dropped_steps(self) -> int:
@@ -181,7 +182,7 @@ class Monitor:
         return sum(entry.dropped for entry in self.arena.workers)
 
     def share_warning(self) -> str | None:
-        """What the user should know of the parts that workers have in the result, if anything."""
+        """A warning if a worker's step sizes do not match its share of the text, else None."""
         entries = [self.arena.workers.entry(slot) for slot in sorted(self.workers)]
         rates, tokens = [one.rate_sum for one in entries], [one.tokens for one in entries]
         return share_warning(rates, tokens)
@@ -218,7 +219,7 @@ class Monitor:
         return tuple(reports)
 
     def step_times(self) -> list[dict[str, Any]]:
-        """Times of the newest steps of every worker, as `times.json` keeps them."""
+        """Times of the newest steps of every worker, in the form of `times.json`."""
         return [
             {"slot": slot, "backend": self.workers[slot].backend, **times.to_json()}
             for slot, times in self._times.items()
@@ -226,7 +227,7 @@ class Monitor:
         ]
 
     def totals(self) -> tuple[int, int, float]:
-        """Steps, tokens and seconds of training of the whole run, before this call and in it."""
+        """Steps, tokens and seconds of training of the whole run, earlier calls included."""
         counters, budget = self.arena.counters, self.budget
         return (
             budget.steps_before + counters.load("steps"),
@@ -241,7 +242,7 @@ class Monitor:
         message: str | None = None,
         doing: Doing | None = None,
     ) -> Progress:
-        """The whole picture, for the terminal and for metrics.jsonl."""
+        """The state of the run, for the terminal and for metrics.jsonl."""
         counters, seconds = self.arena.counters, self.seconds()
         fraction = self.budget.fraction(
             steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=seconds
@@ -285,7 +286,7 @@ def _ascending(counts: Counter[int]) -> dict[int, int]:
 def _rate(recent: deque[_Step]) -> float:
     """Tokens per second between the first and the last record.
 
-    0 where none has come for the window, and for the time of two steps.
+    0 if the last record is older than the window and than the time of two steps.
     """
     if len(recent) < 2:
         return 0.0
@@ -298,11 +299,11 @@ def _rate(recent: deque[_Step]) -> float:
 
 
 def share_warning(rates: Sequence[float], tokens: Sequence[int]) -> str | None:
-    """Warn where a worker's part of all step sizes is not about its part of the text.
+    """Warn if a worker's share of all step sizes is far from its share of the text.
 
     Args:
         rates: sum of the step sizes of each worker's updates.
-        tokens: that each worker has computed.
+        tokens: tokens that each worker has computed.
     """
     of_rates, of_text = sum(rates), sum(tokens)
     if of_rates <= 0 or of_text == 0:
@@ -316,7 +317,7 @@ def share_warning(rates: Sequence[float], tokens: Sequence[int]) -> str | None:
         return None
     slot, of_steps, of_words = min(unequal, key=lambda one: one[1] / one[2])
     return (
-        f"worker {slot} computed {of_words:.0%} of the text and has {of_steps:.0%} of all step "
-        "sizes: its text counts less, or more, than the others'; where text and speed go together "
-        "that is a bias (staleness_lr, rescale_by_speed)"
+        f"worker {slot} computed {of_words:.0%} of the text, but has {of_steps:.0%} of all step "
+        "sizes: its text has another weight than that of the others, which is a bias if speed "
+        "depends on the text (staleness_lr, rescale_by_speed)"
     )

@@ -1,7 +1,7 @@
-"""An HTML page in one file: nothing is loaded from elsewhere, light and dark, on paper too.
+"""An HTML page in one file that loads nothing else; it has a light, a dark and a print style.
 
-Texts of the page may come from files that anybody wrote, so the page names the hashes of its own
-scripts, and a browser runs no other.
+Texts of the page may come from untrusted files. So the page names the hashes of its own scripts,
+and a browser runs no others.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ img { max-width: 100%; height: auto; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
   td.h { print-color-adjust: exact; } }
 """
-"""Of every page."""
+"""Style of every page."""
 
 
 def document(
@@ -61,12 +61,12 @@ def document(
     """Return a page.
 
     Args:
-        title: of the window, plain text.
+        title: title of the window, plain text.
         body: HTML.
-        styles: beside `STYLE`.
-        scripts: run in this order at the end of the page.
-        data: what they draw, as JSON in the element `data`.
-        talks: whether they may talk to the server that the page came from.
+        styles: styles in addition to `STYLE`.
+        scripts: scripts, run in this order at the end of the page.
+        data: data for the scripts, as JSON in the element `data`.
+        talks: whether the scripts may connect to the server of the page.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     policy = "; ".join(
@@ -108,12 +108,12 @@ def _json_block(data: object) -> str:
 
 @cache
 def asset(name: str) -> str:
-    """Return a file of `web/`: our script and styles, and uPlot's (MIT, its licence beside it)."""
+    """Return a file of `web/`: our scripts and styles, and those of uPlot (MIT licence)."""
     return resources.files("mlxhog.report").joinpath("web", name).read_text(encoding="utf-8")
 
 
 def chart_scripts() -> list[str]:
-    """What draws the charts of a run: uPlot 1.6.32 with its licence, then our own."""
+    """Scripts of the charts of a run: uPlot 1.6.32 with its licence, then our own."""
     licence = asset("uPlot-LICENSE.txt").strip().replace("*/", "")
     return [f"/*\n{licence}\n*/\n{asset('uPlot.iife.min.js')}", asset("run.js")]
 
@@ -124,21 +124,21 @@ def chart_styles() -> list[str]:
 
 
 def inks() -> dict[str, tuple[str, ...]]:
-    """Colors of lines for light and for dark pages."""
+    """Colors of lines, for light and for dark pages."""
     return {theme.name: theme.inks for theme in (LIGHT, DARK)}
 
 
 def table(
     header: Sequence[str], rows: Iterable[str], left: Sequence[str] = (), *, cards: bool = False
 ) -> str:
-    """Return a table that scrolls sideways where the window is narrow.
+    """Return a table that scrolls sideways in a narrow window.
 
     Args:
-        header: plain texts; empty for a table without one.
+        header: names of the columns, plain texts; empty for no header.
         rows: cells of each row, as HTML.
         left: names of the columns that are aligned to the left.
-        cards: a row becomes a card there instead; its cells have their columns' names as
-            `data-head`.
+        cards: whether rows become cards in a narrow window instead; `data-head` of a cell is the
+            name of its column.
     """
     columns = "".join(
         f'<th class="t" scope="col">{escape(head)}</th>'
@@ -153,7 +153,7 @@ def table(
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return a table of names and values, plain texts."""
+    """Return a table of names and values, given as plain texts."""
     rows = "\n".join(
         f'<tr><th class="t" scope="row">{escape(name)}</th><td class="t">{escape(value)}</td></tr>'
         for name, value in pairs

@@ -1,56 +1,49 @@
-"""Progress of a training run as plain lines, and the choice between them and a live table."""
+"""Progress of a training run as plain lines, and the choice between these and a live table."""
 
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.report.metrics import Doing, Progress, WorkerReport, clock, eta, label, number, rate
 from mlxhog.report.streams import console, printable
-from mlxhog.report.views import LineView, Silence, in_notebook, may_redraw
+from mlxhog.report.views import LineView, Observer, Silence, in_notebook, may_redraw
 
-MOST_WORKERS = 4  # that a line tells apart
-
-
-class Observer(Protocol):
-    """Something that is told how a run goes, about twice a second."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Show the progress; must not block."""
+MOST_WORKERS = 4  # a line lists up to this many workers one by one
 
 
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> AbstractContextManager[Observer]:
-    """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`.
+) -> AbstractContextManager[Observer[Progress]]:
+    """Return a live table if the stream can redraw it, else plain lines; see `may_redraw`.
 
-    In a notebook it is redrawn in the output of the cell.
+    In a notebook the table is redrawn in the output of the cell.
 
     Args:
-        stream: where progress goes, usually stderr.
-        quiet: show nothing.
-        environ: of this process.
+        stream: stream for the progress, usually stderr.
+        quiet: whether to show nothing.
+        environ: environment of this process.
     """
     if quiet:
-        return Silence()
+        return Silence[Progress]()
     notebook = in_notebook()
     if not notebook and not may_redraw(stream, environ):
         return PlainLines(stream)
-    from mlxhog.report.terminal import LiveTable  # rich takes 50 ms, which a pipe need not pay
+    from mlxhog.report.terminal import LiveTable  # imports rich, which takes 50 ms
 
     return LiveTable(None if notebook else console(stream))
 
 
 class PlainLines(LineView[Progress]):
-    """A view of a run that writes one line now and then, and every new message and sample once.
+    """A view of a run as a line every few seconds, and each new message and sample once.
 
     Args:
-        stream: where lines go.
+        stream: stream for the lines.
         every_s: seconds between lines.
-        clock: seconds, monotonic.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -62,13 +55,13 @@ class PlainLines(LineView[Progress]):
         self._doing: Doing | None = None
 
     def news(self, progress: Progress) -> Iterator[str]:
-        """Yield a new sample, the state after new steps, and what is done beside training.
+        """Yield a new sample, the state after new steps, and activities besides training.
 
-        Something new is told at once, how far it is now and then.
+        A new activity is shown at once, its percentage every few seconds.
         """
         doing, shown = progress.doing, self._doing
-        another = doing is None or shown is None or doing.activity != shown.activity
-        if doing != shown and (another or self.due()):
+        is_new = doing is None or shown is None or doing.activity != shown.activity
+        if doing != shown and (is_new or self.due()):
             self._doing = doing
             if doing is not None:
                 yield str(doing)
@@ -81,7 +74,7 @@ class PlainLines(LineView[Progress]):
 
 
 def line(progress: Progress) -> str:
-    """Return the whole picture, its parts two spaces apart."""
+    """Return the state of the run in one line; its parts are two spaces apart."""
     parts = [
         f"step {progress.step}",
         clock(progress),
@@ -100,7 +93,7 @@ def line(progress: Progress) -> str:
 
 
 def _workers(workers: Sequence[WorkerReport]) -> Iterator[str]:
-    """Each worker, or of many how many there are in each state."""
+    """Each worker; of many workers, the number in each state."""
     if len(workers) <= MOST_WORKERS:
         yield from map(_worker, workers)
         return

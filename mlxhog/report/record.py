@@ -1,4 +1,4 @@
-"""The folder of a run, read while it trains and later; damage is reported, never fatal."""
+"""Read the folder of a run, during training and later; damage is reported, never fatal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 
 from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
-from mlxhog.config.sources import read_yaml
+from mlxhog.config.sources import flat_options, flattened, read_yaml
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
@@ -23,46 +22,46 @@ from mlxhog.report.metrics import label, number, rate, share_text
 from mlxhog.report.streams import printable, printable_lines
 
 MOST_TEXT = 2000
-"""Characters of an event that are kept."""
+"""Largest number of characters of an event; the rest is cut off."""
 MOST_EVENTS = 2000
-"""Events and samples that are kept, the newest."""
+"""Number of newest events and samples in memory."""
 MOST_SPANS = 2000
-"""Times of workers that a page shows, the newest."""
+"""Number of newest intervals of workers on a page."""
 _ASIDE = ("out", "name")
-"""Options that say where a run lies, not what it does."""
+"""Options that choose the folder of a run and do not change its training."""
 
 
-class Record:
-    """A run as its folder shows it; `refresh` looks again.
+class RunRecord:
+    """The files of a run, read together; `refresh` reads them again.
 
     Attributes:
         run: the run.
-        history: of its metrics.
-        status: its run.json.
-        config: option -> value, as config.yaml spells them.
-        events: the newest `MOST_EVENTS`.
-        n_events: how many there were in all.
-        notes: what is missing or damaged, for the reader of a report.
+        history: history of its metrics.
+        status: contents of its run.json.
+        config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
+        events: the newest `MOST_EVENTS` events.
+        n_events: number of all events.
+        notes: sentences about missing or damaged files, for the reader of a report.
     """
 
     def __init__(self, run: Run) -> None:
-        """Read everything there is now.
+        """Read all files.
 
         Raises:
-            RunError: its metrics cannot be read at all.
+            RunError: the metrics cannot be read.
         """
         self.run = run
         self.history = History(run.metrics_path)
         self.status: dict[str, Any] = {}
         self.config: dict[str, object] = {}
-        self.events: list[Event] = []
+        self.events: list[RunEvent] = []
         self.n_events = 0
         self.notes: list[str] = []
         self._log = EventLog(run.events_path)
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at every file again; of those that grow only what is new is read.
+        """Read every file again; of growing files only the new part.
 
         Raises:
             RunError: the metrics cannot be read.
@@ -80,9 +79,9 @@ class Record:
 
     def _read_config(self) -> None:
         try:
-            entries = read_yaml(self.run.config_path)
+            entries = flattened(read_yaml(self.run.config_path))
         except ConfigError as error:
-            self.notes.append(f"its configuration is not shown: {error}")
+            self.notes.append(f"the configuration of the run cannot be read: {error}")
             return
         self.config = {str(entry.name): entry.value for entry in entries}
 
@@ -92,77 +91,79 @@ class Record:
             self.events += fresh
             self.n_events += len(fresh)
         except (OSError, ValueError) as error:
-            self.notes.append(f"{self._log.path.name} is not shown: {message_of(error)}")
+            self.notes.append(f"{self._log.path.name} cannot be read: {message_of(error)}")
         if not self.events and not self._log.path.exists():
             self.events = self._old_samples()
         del self.events[:-MOST_EVENTS]
 
-    def _old_samples(self) -> list[Event]:
-        """The samples of a run that kept no events."""
+    def _old_samples(self) -> list[RunEvent]:
+        """The samples of a run without an event log."""
         try:
             text = reading.read_bytes(self.run.samples_path).decode("utf-8", errors="replace")
         except (OSError, ValueError):
             return []
         samples = text.splitlines()[-MOST_EVENTS:]
-        return [Event(None, None, "sample", printable(one)[:MOST_TEXT]) for one in samples]
+        return [RunEvent(None, None, "sample", printable(one)[:MOST_TEXT]) for one in samples]
 
     def _note(self) -> None:
-        notes, made_by = self.notes, self.status.get("mlxhog")
+        notes, writer = self.notes, self.status.get("mlxhog")
         if self.status.get("status") == DAMAGED or not self.status:
-            notes.append("its run.json is missing or damaged: status and result are not known")
-        if isinstance(made_by, str) and made_by != version("mlxhog"):
+            notes.append("run.json is missing or damaged: status and result are unknown")
+        if isinstance(writer, str) and writer != version("mlxhog"):
             notes.append(
-                f"made by mlxhog {printable(made_by)[:40]}, read by {version('mlxhog')}: "
-                "what that version did not record is left out"
+                f"written by mlxhog {printable(writer)[:40]}, read by {version('mlxhog')}: "
+                "numbers that the older version did not record are missing"
             )
         if self.history.damaged:
-            notes.append(f"{self.history.damaged} damaged lines of metrics.jsonl are left out")
+            notes.append(f"{self.history.damaged} damaged lines of metrics.jsonl are skipped")
         if self._log.damaged:
-            notes.append(f"{self._log.damaged} damaged lines of events.jsonl are left out")
+            notes.append(f"{self._log.damaged} damaged lines of events.jsonl are skipped")
         sizes = self.history.columns["val_bytes"]
         if len({value for value in sizes if not math.isnan(value)}) > 1:
             notes.append(
-                "it was evaluated on another part of the held-out text before a resume than after "
-                "it: those numbers cannot be compared"
+                "evaluations before and after a resume used different parts of the held-out text: "
+                "their numbers cannot be compared"
             )
         if not len(self.history):
-            first = "the first ones come two seconds after training begins"
-            waits = self.status.get("status") in ("created", "starting", "running")
-            notes.append(f"no numbers yet: {first}" if waits else "no numbers: nothing was trained")
+            first = "the first ones are written two seconds after training begins"
+            is_early = self.status.get("status") in ("created", "starting", "running")
+            notes.append(
+                f"no numbers yet: {first}" if is_early else "no numbers: nothing was trained"
+            )
         elif not self._log.path.exists():
-            notes.append("it kept no events, so messages and the times of samples are not known")
+            notes.append("events.jsonl is missing: messages and the times of samples are unknown")
 
     @property
     def is_running(self) -> bool:
-        """Whether a process trains it now."""
+        """Whether a process trains the run now."""
         return self.status.get("status") in (STARTING, RUNNING)
 
     @property
     def state(self) -> str:
-        """Its status in a word."""
+        """The status of the run, in one word."""
         return printable(str(self.status.get("status", "unknown")))[:20]
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """How the newest command ended; {} while it has not."""
+        """The result of the newest command; {} before it ends."""
         result = self.status.get("result")
         return result if isinstance(result, dict) else {}
 
     @property
     def seq_len(self) -> int:
-        """Tokens of a training sequence; 1 where that is not known."""
+        """Tokens of a training sequence; 1 if unknown."""
         value = self.config.get("seq_len")
         return value if type(value) is int and value > 0 else 1
 
     @property
     def part(self) -> Mapping[str, Any]:
-        """The part of the held-out text that it is evaluated on; {} where that is not known."""
+        """The part of the held-out text for evaluations; {} if unknown."""
         part = self.status.get("held_out")
         return part if isinstance(part, dict) else {}
 
     @property
     def evaluated_text(self) -> str:
-        """How much held-out text its evaluations are of; "" where that is not known."""
+        """Size and share of the held-out text for evaluations; "" if unknown."""
         n_bytes, share = _plain(self.part.get("n_bytes")), _plain(self.part.get("share"))
         if n_bytes is None or share is None:
             return ""
@@ -170,29 +171,29 @@ class Record:
 
     @property
     def larger_score(self) -> tuple[float, str] | None:
-        """Bits per byte of more held-out text, at the end, and how much; None without them."""
+        """The final score, in bits per byte, and its share of the held-out text, or None."""
         newest = self.history.newest
         bits, share = _plain(newest.get("final_bits_per_byte")), _plain(newest.get("final_share"))
         return None if bits is None or share is None else (bits, share_text(share))
 
     @property
-    def samples(self) -> list[Event]:
-        """Texts the model wrote."""
+    def samples(self) -> list[RunEvent]:
+        """Samples of text from the model."""
         return [event for event in self.events if event.kind == "sample"]
 
     @property
     def others(self) -> int:
-        """P - 1: the updates by others that a step meets where all workers are equally fast."""
+        """P - 1: the staleness of every step if all P workers are equally fast."""
         return max(len(self.history.workers) - 1, 0)
 
     # -- facts -----------------------------------------------------------------------------------
 
     def last(self, name: str) -> float | None:
-        """The newest number of a column of its metrics, or None where it has none."""
+        """The newest number of a column of the metrics, or None."""
         return _last(self.history, name)
 
     def facts(self) -> dict[str, str]:
-        """What a table says of the run: name -> value, in a fixed order; - is not known."""
+        """The rows of a table about the run: name -> value; - is unknown."""
         history, newest, result = self.history, self.history.newest, self.result
         workers = [worker.backend for _, worker in sorted(history.workers.items())]
         restarts = result.get("restarts", sum(w.restarts for w in history.workers.values()))
@@ -222,7 +223,7 @@ class Record:
         }
 
     def machine(self) -> dict[str, str]:
-        """Where it ran: name -> value."""
+        """The rows of a table about the machine: name -> value."""
         status = self.status
         metal = label(str(status.get("gpu_write", "cpu")), str(status.get("kernels", "")))
         return {
@@ -236,8 +237,8 @@ class Record:
         }
 
     def changed(self) -> dict[str, object]:
-        """The options of this version that differ from their defaults, as YAML spells them."""
-        known = options(TrainConfig)
+        """The options of this version that differ from their defaults, in YAML's spelling."""
+        known = flat_options(TrainConfig, self.config)
         return {
             name: value
             for name, value in self.config.items()
@@ -247,8 +248,8 @@ class Record:
         }
 
     def options_in_words(self) -> dict[str, str]:
-        """Every option of the run as people read it: without needless digits, with its unit."""
-        known, automatic = options(TrainConfig), self.run.automatic()
+        """Every option of the run in readable form: rounded, with its unit."""
+        known, automatic = flat_options(TrainConfig, self.config), self.run.automatic()
         return {
             name: format_value(value, known[name].unit if name in known else "").removesuffix(
                 f" {name}"  # steps 100, tokens 2,000
@@ -258,13 +259,14 @@ class Record:
         }
 
     def commands(self) -> list[tuple[str, str]]:
-        """Command lines, with what each is for."""
+        """Command lines, each with its purpose."""
         run, automatic = shlex.quote(str(self.run.directory)), self.run.automatic()
-        more = " --time 10m" * (self.state == "done")  # it has used up its budget
+        known = flat_options(TrainConfig, self.config)
+        more = " --time 10m" * (self.state == "done")  # its budget is used up
         flags = [
-            shlex.join([options(TrainConfig)[name].flag, str(value)])
+            shlex.join([known[name].flag, str(value)])
             for name, value in self.changed().items()
-            if name not in automatic  # the command chooses them again
+            if name not in automatic  # the new command chooses these itself
         ]
         return [
             ("repeat it with the file of its options", f"mlxhog train -c {run}/config.yaml"),
@@ -274,10 +276,10 @@ class Record:
             ("this page again", f"mlxhog report {run}"),
         ]
 
-    # -- what is drawn ---------------------------------------------------------------------------
+    # -- the data of a page ----------------------------------------------------------------------
 
     def to_json(self, points: int) -> dict[str, Any]:
-        """Return what a page draws, in at most so many points per line."""
+        """Return the data of a page, with at most `points` points per line."""
         return {
             "name": self.run.name,
             "state": self.state,
@@ -288,7 +290,7 @@ class Record:
         }
 
     def tables(self) -> dict[str, Any]:
-        """Return what a page draws beside curves: workers, their staleness, their processes."""
+        """Return the data of a page besides curves: workers, their staleness, their processes."""
         history = self.history
         return {
             "others": self.others,
@@ -301,7 +303,7 @@ class Record:
         }
 
     def lines(self, points: int, begin: int = 0) -> dict[str, Any]:
-        """Return the curves from one line of the metrics on; `rows` is how many lines there are."""
+        """Return the curves from line `begin` of the metrics on; `rows` is the number of lines."""
         curves = self.history.drawn(points, begin)
         return {
             "rows": len(self.history),
@@ -318,8 +320,8 @@ DRAWN = (
 )  # fmt: skip
 
 
-def different_texts(records: Sequence[Record]) -> str | None:
-    """Say that held-out numbers of runs are not of the same text; None where they are."""
+def different_texts(records: Sequence[RunRecord]) -> str | None:
+    """A warning if held-out numbers of runs are of different texts, else None."""
     scored = [each for each in records if each.last("val_bits_per_byte") is not None]
     if len({str(each.part.get("text", each.run.name)) for each in scored}) < 2:
         return None
@@ -332,7 +334,7 @@ def different_texts(records: Sequence[Record]) -> str | None:
 
 
 def _last(history: History, name: str) -> float | None:
-    """The newest number of a column, or None where it has none."""
+    """The newest number of a column, or None."""
     column = history.columns[name]
     return next((value for value in reversed(column) if not math.isnan(value)), None)
 
@@ -366,7 +368,7 @@ def _spelled(value: float | None, spell: Any) -> str:
 
 
 def _text(value: object) -> str:
-    """A field of a run.json, which anybody may have edited, as one line."""
+    """A field of a run.json in one printable line; the file may come from elsewhere."""
     return "-" if value in (None, "") else printable(str(value))[:80]
 
 
@@ -374,14 +376,14 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Event:
+class RunEvent:
     """A line of events.jsonl.
 
     Attributes:
-        elapsed_s: seconds of training of the whole run; None where that was not kept.
-        step: of the whole run; likewise.
+        elapsed_s: seconds of training of the whole run; None if it was not recorded.
+        step: step of the whole run; None if it was not recorded.
         kind: "message", "sample", "checkpoint" or "ended".
-        text: what was said, written or saved.
+        text: the message, the sample, or the path of the checkpoint.
     """
 
     elapsed_s: float | None
@@ -390,17 +392,17 @@ class Event:
     text: str
 
     def to_json(self) -> list[object]:
-        """Return what a page needs."""
+        """Return the fields in the order that a page reads."""
         time_s = None if self.elapsed_s is None else round(self.elapsed_s, 2)
         return [time_s, self.step, self.kind, self.text]
 
 
 class EventLog:
-    """Reads a file of events, which may grow meanwhile.
+    """Reads a file of events, which may grow.
 
     Attributes:
-        path: of the file.
-        damaged: lines that were left out.
+        path: path of the file.
+        damaged: number of skipped lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -408,12 +410,12 @@ class EventLog:
         self.path, self.damaged = path, 0
         self._read = 0
 
-    def update(self) -> list[Event]:
-        """Return the events of whole lines that are new; a file that is not there has none.
+    def update(self) -> list[RunEvent]:
+        """Return the events of new complete lines; a missing file has none.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it grew by more than `reading.MOST_BYTES`.
+            OSError: the file cannot be read.
+            ValueError: the file grew by more than `reading.MOST_BYTES`.
         """
         try:
             file = reading.open_regular(self.path)
@@ -429,8 +431,8 @@ class EventLog:
         return [event for event in events if event is not None]
 
 
-def _event(line: bytes) -> Event | None:
-    """Read a line of events.jsonl; None where it is damaged."""
+def _event(line: bytes) -> RunEvent | None:
+    """Read a line of events.jsonl; None if it is damaged."""
     try:
         record = json.loads(line)
         kind, step, elapsed_s = record["kind"], record["step"], record["elapsed_s"]
@@ -442,4 +444,4 @@ def _event(line: bytes) -> Event | None:
     if not math.isfinite(elapsed_s) or not isinstance(kind, str):
         return None
     words = "" if text is None else printable_lines(str(text))[:MOST_TEXT]
-    return Event(float(elapsed_s), step, printable(kind)[:20], words)
+    return RunEvent(float(elapsed_s), step, printable(kind)[:20], words)

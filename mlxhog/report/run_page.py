@@ -8,40 +8,40 @@ from html import escape
 from importlib.metadata import version
 
 from mlxhog.report import page
-from mlxhog.report.record import Record, different_texts
+from mlxhog.report.record import RunRecord, different_texts
 from mlxhog.report.tiles import compressors, tiles
 
 MOST_NUMBERS = 30_000
-"""In all curves of a page together: what keeps it below half a megabyte."""
+"""Numbers in all curves of a page together; this keeps the page below half a megabyte."""
 FEWEST_POINTS, MOST_POINTS = 100, 2000
 AXES = (("time", "time"), ("samples", "samples"), ("updates", "updates"))
 PARTS = (
     ("samples", "Samples of text"),
     ("workers", "Workers over time"),
     ("staleness", "Staleness: updates by others between the read and the write of a step"),
-    ("events", "What happened"),
+    ("events", "Events"),
 )
-"""Parts of a run's section that the script fills; one that it has nothing for is hidden."""
+"""Parts of a run's section that the script fills; an empty part is hidden."""
 
 
-def points_for(records: Sequence[Record]) -> int:
-    """Points of a curve, so that a page of these runs stays small."""
+def points_for(records: Sequence[RunRecord]) -> int:
+    """Number of points of a curve that keeps a page of these runs small."""
     curves = sum(9 + 4 * len(record.history.workers) for record in records)
     return min(max(MOST_NUMBERS // max(curves, 1), FEWEST_POINTS), MOST_POINTS)
 
 
-def report(records: Sequence[Record]) -> str:
+def report(records: Sequence[RunRecord]) -> str:
     """Return the page.
 
     Args:
-        records: of the runs, in the order in which they are shown; one or more.
+        records: records of one or more runs, in the order of the page.
     """
     alone = len(records) == 1
     title = records[0].run.name if alone else f"{len(records)} runs"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        "<noscript><p class='partial'>Tiles and curves are drawn by a script inside this file, "
-        "which this browser does not run.</p></noscript>",
+        "<noscript><p class='partial'>A script in this file draws the tiles and curves, but this "
+        "browser does not run scripts.</p></noscript>",
         _notes(records),
         *(head(record, k, alone=alone) for k, record in enumerate(records)),
         curves(),
@@ -64,14 +64,14 @@ def report(records: Sequence[Record]) -> str:
     )
 
 
-def glance(record: Record) -> dict[str, object]:
-    """Return what the script draws as tiles, and as marks beside the losses."""
+def glance(record: RunRecord) -> dict[str, object]:
+    """Return the tiles, and the marks of the loss chart."""
     shown = [tile.to_json() for tile in tiles(record)]
     return {"tiles": shown, "marks": compressors(record)}
 
 
-def head(record: Record, number: int, *, alone: bool = True) -> str:
-    """Return what stands at the top for one run: its state, what it trains, its tiles."""
+def head(record: RunRecord, number: int, *, alone: bool = True) -> str:
+    """Return the head of a run's part: its state, model and data, and tiles."""
     facts, status = record.facts(), record.status
     subject = [str(status[name]) for name in ("model", "data") if status.get(name)]
     words = " on ".join(subject)
@@ -88,20 +88,20 @@ def _with_unit(number: str, unit: str) -> str:
     return "" if number == "-" else f"{number} {unit}"
 
 
-def _notes(records: Sequence[Record]) -> str:
+def _notes(records: Sequence[RunRecord]) -> str:
     notes = [f"{record.run.name}: {note}" for record in records for note in record.notes]
     if (differ := different_texts(records)) is not None:
         notes.append(differ)
     return "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)
 
 
-def known_facts(record: Record) -> dict[str, str]:
-    """Everything that is known of a run and its machine: name -> value."""
+def known_facts(record: RunRecord) -> dict[str, str]:
+    """The known facts about a run and its machine: name -> value."""
     facts = {**record.facts(), **record.machine()}
     return {name: value for name, value in facts.items() if value != "-"}
 
 
-def _summary(records: Sequence[Record]) -> str:
+def _summary(records: Sequence[RunRecord]) -> str:
     """One column of facts for each run."""
     columns = [known_facts(record) for record in records]
     names = dict.fromkeys(name for column in columns for name in column)
@@ -115,7 +115,7 @@ def _summary(records: Sequence[Record]) -> str:
 
 
 def curves() -> str:
-    """Return the choice of the axis, and the place of the charts; hidden while it has none."""
+    """Return the choice of the axis, and the place of the charts; hidden without charts."""
     choices = "".join(
         f'<label><input type="radio" name="axis" value="{value}"'
         f"{' checked' if value == 'time' else ''}> {text}</label>"
@@ -130,13 +130,13 @@ def curves() -> str:
     )
 
 
-def section(record: Record, number: int, tables: str, *, alone: bool = True) -> str:
-    """Return what belongs to one run alone, below the curves.
+def section(record: RunRecord, number: int, tables: str, *, alone: bool = True) -> str:
+    """Return the section of one run, below the curves.
 
     Args:
-        record: of the run.
-        number: of the run on this page, from 0.
-        tables: HTML that stands before its configuration.
+        record: record of the run.
+        number: number of the run on this page, from 0.
+        tables: HTML to put before its configuration.
         alone: whether the page is about this run only.
     """
     level = "h2" if alone else "h3"
@@ -154,7 +154,7 @@ def section(record: Record, number: int, tables: str, *, alone: bool = True) -> 
     return f'<section id="run-{number}">\n' + "\n".join(filter(None, parts)) + "\n</section>"
 
 
-def _configuration(record: Record, level: str) -> str:
+def _configuration(record: RunRecord, level: str) -> str:
     if not record.config:
         return ""
     changed, spelled = record.changed(), record.options_in_words()
@@ -173,9 +173,9 @@ def _configuration(record: Record, level: str) -> str:
     )
 
 
-def _commands(record: Record, level: str) -> str:
+def _commands(record: RunRecord, level: str) -> str:
     lines = "\n".join(
-        f"<dt>{escape(what)}</dt><dd><code>{escape(command)}</code></dd>"
-        for what, command in record.commands()
+        f"<dt>{escape(purpose)}</dt><dd><code>{escape(command)}</code></dd>"
+        for purpose, command in record.commands()
     )
     return f'<{level}>Commands</{level}>\n<dl class="commands">\n{lines}\n</dl>'

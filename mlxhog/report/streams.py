@@ -1,14 +1,13 @@
-"""Standard streams that are safe to write: no control characters, and no end of work with them.
+"""Standard streams that are safe to write: without control characters, and lasting.
 
-Names in others' files reach a terminal and a spreadsheet. A tensor, a file or a study may be named
-so that a terminal which prints the name moves its cursor, changes its title or answers as if
-someone had typed. One place stops that: whatever the command line prints goes through a
-`PrintableStream`, and pictures of rich, whose colors are escape sequences, too, come from
-`console`, which cleans text before it is colored. JSON needs neither: it escapes such characters
-itself.
+Names from other people's files reach terminals and spreadsheets. The name of a tensor, a file or a
+study may contain control characters that move the cursor of a terminal, change its title or type
+into it. So everything that the command line prints goes through a `PrintableStream`. Colored output
+of rich, whose colors are escape sequences too, goes through `console`, which cleans text before it
+is colored. JSON needs neither: it escapes such characters.
 
-A stream also breaks: the reader of a pipe leaves, a disk fills up. A `LastingStream` falls silent
-then, because what is told about work must not end the work.
+A stream can also fail: the reader of a pipe exits, or a disk is full. A `LastingStream` then drops
+its text, because a failed message must not end the work.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 100
-"""Columns of text, where a pipe has no width of its own or a window has more."""
+"""Columns of text for a pipe, and the largest number of columns in a window."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a cell for a formula."""
+"""First characters with which a spreadsheet takes a cell for a formula."""
 
 
 def printable(text: str) -> str:
-    """Return text that cannot move the cursor: a model of bytes may write control characters."""
+    """Replace control characters by spaces; a model of bytes may write some."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, and lines still end."""
+    """As `printable`, but keep line ends."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Break lines where two spaces stand, else between words; the rest is set in by two columns.
+    """Break lines at two spaces, else between words; further lines are indented by two columns.
 
     Args:
-        text: lines, whose indentation stays.
-        width: that lines keep to as far as words allow, 100 by default.
+        text: lines; their indentation is kept.
+        width: largest width of a line, unless one word is wider.
     """
     if "\n" in text:
         return [part for line in text.split("\n") for part in wrapped(line, width)]
@@ -69,15 +68,15 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
 
 
 def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
-    """Put parts with commas between them beside a name; lines break between parts, where they can.
+    """Put comma-separated parts after a name; lines break between parts if possible.
 
     >>> in_columns("made: ", ["lr 0.003", "time 1 h"], 16)
     ['made: lr 0.003,', '      time 1 h']
 
     Args:
-        name: what the first line begins with; the others are set in by as much.
-        parts: texts; one that is longer than a line breaks between its words.
-        width: that lines keep to as far as words allow.
+        name: start of the first line; further lines are indented by its length.
+        parts: texts; a text longer than a line is broken between its words.
+        width: largest width of a line, unless one word is wider.
     """
     indent, lines, room = " " * len(name), [""], max(width - len(name), 16)
     texts = [printable(part) for part in parts]
@@ -95,23 +94,23 @@ def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
 
 
 def cell(text: str) -> str:
-    """Return a text as a cell of CSV that no spreadsheet computes with; for texts, not numbers."""
+    """Return a text as a cell of CSV that no spreadsheet takes for a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 class PrintableStream:
-    """A stream of text that loses control characters but newlines; else as the stream it wraps.
+    """A text stream that removes control characters except newlines, over another stream.
 
     Args:
-        stream: where text goes.
+        stream: the stream below.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.verbatim = stream
 
     def write(self, text: str) -> int:
-        """Write text, cleaned; returns how many characters it has."""
+        """Write cleaned text; returns the number of its characters."""
         self.verbatim.write(printable_lines(text))
         return len(text)
 
@@ -126,22 +125,22 @@ class PrintableStream:
 
 
 def verbatim(stream: TextIO) -> TextIO:
-    """Return the stream below a `PrintableStream`: for data that goes to a file or a program."""
+    """Return the stream below a `PrintableStream`, for data for a file or a program."""
     return stream.verbatim if isinstance(stream, PrintableStream) else stream
 
 
 @contextlib.contextmanager
 def printable_output() -> Iterator[None]:
-    """Clean what this process prints, to stdout and stderr."""
-    # Whatever lacks a method of a stream passes on that of the one it wraps.
+    """Clean the output of this process to stdout and stderr."""
+    # PrintableStream passes on all methods that it does not define.
     out, err = (cast(TextIO, PrintableStream(verbatim(s))) for s in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
 
 
 def console(stream: TextIO, **options: Any) -> Console:
-    """Return a rich console, with options of its own, that colors text after it was cleaned."""
-    from rich.console import Console  # 50 ms that a command in a pipe need not pay
+    """Return a rich console that cleans text before it colors it."""
+    from rich.console import Console  # takes 50 ms, so only colored output imports it
     from rich.segment import Segment
 
     class CleanConsole(Console):
@@ -158,16 +157,17 @@ class OutputLost(Exception):
 
 
 class LastingStream:
-    """A text stream that falls silent when it cannot be written any more.
+    """A text stream that drops all further text once a write fails.
 
-    The reader of a pipe may leave, the disk under a log may fill up, a terminal may be closed.
+    The reader of a pipe may exit, the disk of a log may be full, a terminal may be closed.
 
     Args:
-        stream: to write to; other attributes than those below are its own.
-        ends: raise `OutputLost` the first time, for a command that has nothing else to do.
+        stream: the stream below; it provides all other attributes.
+        ends: whether the first failure raises `OutputLost`, for a command whose only result is its
+            output.
 
     Attributes:
-        failure: why nothing is written any more, or None.
+        failure: the error of the failed write, or None.
     """
 
     def __init__(self, stream: TextIO, *, ends: bool = False) -> None:
@@ -175,7 +175,7 @@ class LastingStream:
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text, or do nothing if that has failed before."""
+        """Write text; do nothing after a failure."""
         if self.failure is None:
             try:
                 self._stream.write(text)
@@ -184,7 +184,7 @@ class LastingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or do nothing if that has failed before."""
+        """Flush; do nothing after a failure."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -193,7 +193,7 @@ class LastingStream:
 
     def _fall_silent(self, error: OSError) -> None:
         self.failure = error
-        with contextlib.suppress(OSError):  # what is still buffered is written when Python exits
+        with contextlib.suppress(OSError):  # Python writes the buffered rest at exit: to devnull
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

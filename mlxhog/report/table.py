@@ -1,10 +1,10 @@
-"""Tables as text: sections that fit the window, in color on a terminal, and plain lines."""
+"""Tables as text: sections that fit the window, in color on a terminal, or as plain lines."""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -20,16 +20,16 @@ STYLES = {
 }
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""
-_LEAST = 16  # columns of such a one, where its table would be too wide
-_GAP = "  "
+_LEAST = 16  # least width of such a column in a table that is too wide
+GAP = "  "
 
 
-class Failure(str):
-    """A note that says what failed: shown in red."""
+class FailureNote(str):
+    """A note about a failure, shown in red."""
 
 
-class Answer(str):
-    """A note that says what the rest comes to: shown in bold."""
+class AnswerNote(str):
+    """A note with the conclusion, shown in bold."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Section:
     """A heading, columns, and lines below them.
 
     Attributes:
-        title: "" for none.
+        title: heading, "" for none.
         header: names of the columns.
-        rows: as wide as the header; a cell in `STYLES` is shown in its color.
-        notes: whole lines.
+        rows: cells of each row; a cell whose text is in `STYLES` has that color.
+        notes: lines below the table.
     """
 
     title: str
@@ -50,17 +50,17 @@ class Section:
 
 
 Line = list[tuple[str, str]]
-"""Pieces of text with the style of each."""
+"""Pieces of text, each with its style."""
 
 
 def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
-    """Write sections to a stream: text that fits the window, in color unless `plain`."""
+    """Write sections to a stream, as text that fits the window, in color unless `plain`."""
     if plain:
         width = shutil.get_terminal_size((WIDTH, 0)).columns if stream.isatty() else WIDTH
         text = ("\n".join(map(_text, lines(part, width))) for part in parts)
         stream.write("\n\n".join(text) + "\n")
         return
-    from rich.text import Text  # 50 ms that a command in a pipe need not pay
+    from rich.text import Text  # takes 50 ms, so only colored output imports it
 
     screen = console(stream)
     for number, part in enumerate(parts):
@@ -71,16 +71,16 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
 
 
 def lines(part: Section, width: int) -> Iterator[Line]:
-    """Yield the lines of a section, no wider than `width` as far as its words allow.
+    """Yield the lines of a section, no wider than `width` unless one word is.
 
-    Columns of a table that is too wide take several lines where they may; after that the last
-    columns go below the others, each time beside the names of the rows.
+    In a table that is too wide, cells of the columns in `_WRAPPED` take several lines. If it is
+    still too wide, the last columns come below the others, with the names of the rows repeated.
     """
     text_width = min(width, WIDTH)
     if part.title:
         yield from ([(line, "bold")] for line in wrapped(part.title, text_width))
     if part.rows:
-        rows = [[printable(cell) for cell in row] for row in part.rows]  # also of line ends
+        rows = [[printable(cell) for cell in row] for row in part.rows]  # line ends become spaces
         columns = list(zip(part.header, *rows, strict=True))
         widths = _widths(columns, width)
         for block in _blocks(part.header, widths, width):
@@ -89,14 +89,15 @@ def lines(part: Section, width: int) -> Iterator[Line]:
             for row in rows:
                 yield from _row([row[k] for k in block], of)
     for note in part.notes:
-        style = "bold red" if isinstance(note, Failure) else "bold" * isinstance(note, Answer)
+        style = "bold" * isinstance(note, AnswerNote)
+        style = "bold red" if isinstance(note, FailureNote) else style
         yield from ([(line, style)] for line in wrapped(note, text_width))
 
 
 def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
-    """The columns' widths: where their sum is too large, headings and some cells are broken."""
+    """Widths of the columns; if their sum is too large, headings and some cells are broken."""
     natural = [max(map(len, column)) for column in columns]
-    room = width - len(_GAP) * (len(columns) - 1)
+    room = width - len(GAP) * (len(columns) - 1)
     if sum(natural) <= room:
         return natural
     widths = [
@@ -114,12 +115,12 @@ def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
 
 
 def _blocks(header: Sequence[str], widths: Sequence[int], width: int) -> Iterator[list[int]]:
-    """Yield the columns of each part of a table; all of them begin with the names of its rows."""
+    """Yield the columns of each part of a table; each part begins with the names of the rows."""
     first = next((k for k, name in enumerate(header) if name), 0) if not header[0] else 0
     names = list(range(first + 1))
     block = list(names)
     for k in range(len(names), len(widths)):
-        if sum(widths[j] + len(_GAP) for j in block) + widths[k] > width and block != names:
+        if sum(widths[j] + len(GAP) for j in block) + widths[k] > width and block != names:
             yield block
             block = list(names)
         block.append(k)
@@ -135,7 +136,7 @@ def _row(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) -
         line = []
         for cell, width, parts in zip(cells, widths, pieces, strict=True):
             text = parts[number] if number < len(parts) else ""
-            line.append((text.ljust(width) + _GAP, "dim" if header else STYLES.get(cell, "")))
+            line.append((text.ljust(width) + GAP, "dim" if header else STYLES.get(cell, "")))
         yield line
 
 
@@ -146,19 +147,21 @@ def _text(line: Line) -> str:
 # -- plain lines ---------------------------------------------------------------------------------
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> list[str]:
+def aligned(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Container[int] = (0,)
+) -> list[str]:
     """Return the lines of a table.
 
     Args:
         header: names of the columns.
-        rows: as wide as the header.
-        words: number of columns of words, aligned to the left; numbers are aligned to the right.
+        rows: cells of each row.
+        words: columns of words, aligned to the left; the others are aligned to the right.
     """
     table = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
-        _GAP.join(
-            cell.ljust(width) if k < words else cell.rjust(width)
+        GAP.join(
+            cell.ljust(width) if k in words else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
@@ -166,7 +169,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int 
 
 
 def cut(text: str, width: int) -> str:
-    """Return the beginning of a text that is longer than so many characters.
+    """Return a text, cut at its end to at most `width` characters.
 
     >>> cut("20261121-224342-a-long-name", 20)
     '20261121-224342-a...'
@@ -175,7 +178,7 @@ def cut(text: str, width: int) -> str:
 
 
 def cut_path(text: str, width: int) -> str:
-    """Return the end of a path that is longer than so many characters.
+    """Return a path, cut at its begin to at most `width` characters.
 
     >>> cut_path("/home/someone/notes/letter.txt", 20)
     '.../notes/letter.txt'

@@ -1,13 +1,13 @@
 """A run's numbers as events of TensorBoard, in the run's folder: `tensorboard --logdir runs`.
 
-    train/loss              nats per token, lately
+    train/loss              recent mean, nats per token
     train/bits_per_byte     the same per byte of text
-    train/tokens_per_s      of all workers together
+    train/tokens_per_s      all workers together
     eval/loss               held-out text, nats per token
     eval/bits_per_byte      the same per byte of text
 
-Every command that trains the run writes a file of its own, since a file whose last event a kill has
-torn cannot be gone on with. One that resumes says from which step on earlier events do not count.
+Every command that trains the run writes its own file, because a file whose last event is incomplete
+after a kill cannot be continued. A resumed run names the step from which earlier events are void.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 VERSION = "brain.Event:2"
-"""First event of every file: without it readers do not look at where a run was resumed."""
+"""First event of every file; without it readers ignore the step at which a run was resumed."""
 
 
 def require() -> None:
-    """Answer now where events cannot be written.
+    """Refuse at once if events cannot be written.
 
     Raises:
         EnvironmentLacks: the package tensorboard is not installed.
@@ -48,19 +48,19 @@ class TensorBoard:
     """Writes the events of one command that trains a run.
 
     Attributes:
-        path: of the file.
+        path: path of its file.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         """Begin a file.
 
         Args:
-            folder: of the run.
-            first_step: of the whole run, after which this command goes on; what earlier commands
-                wrote of later steps does not count any more.
+            folder: folder of the run.
+            first_step: step of the whole run after which this command continues; events of later
+                steps from earlier commands become void.
 
         Raises:
-            EnvironmentLacks: it cannot be written.
+            EnvironmentLacks: the file cannot be written.
         """
         place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / f"events.out.tfevents.{place}.{time.monotonic_ns()}"
@@ -75,10 +75,10 @@ class TensorBoard:
         self._append(events)
 
     def write(self, progress: Progress) -> None:
-        """Write what is new: of training where there are new steps, of an evaluation once.
+        """Write the numbers of training after new steps, and those of each evaluation once.
 
         Raises:
-            EnvironmentLacks: it cannot be written; what was written before stands.
+            EnvironmentLacks: the file cannot be written; earlier events stay valid.
         """
         values: dict[str, float | None] = {}
         if progress.step > self._step:
@@ -97,7 +97,7 @@ class TensorBoard:
             self._append([{"step": progress.step, "summary": _summary(measured)}])
 
     def _append(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Append events in one piece."""
+        """Append events with one write."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 

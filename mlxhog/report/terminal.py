@@ -24,18 +24,18 @@ from mlxhog.report.views import LiveView
 
 SAMPLE_WIDTH = 400
 GAP = 2  # columns between those of the table
-WIDTH = 64  # columns of the bar and the scale, where the terminal has them
-BEST = 1.5  # right end of the scale at most; a better model sits at the end
-BELOW = 0.82  # of the best reference: the right end, where that is less
+WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer
+BEST = 1.5  # largest value at the right end of the scale; a better model is at the end
+BELOW = 0.82  # the right end is at most this multiple of the best reference
 LEGEND = """\
-arena      the one block of shared memory that holds the parameters
-snapshot   the copy of them that a worker computes a gradient with
-staleness  how many steps of others land between that copy and the worker's own step"""
+arena      the block of shared memory with the parameters
+snapshot   a worker's copy of the parameters, for which it computes a gradient
+staleness  the number of other workers' steps between that copy and the worker's own step"""
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
 class LiveTable(LiveView[Progress]):
-    """The picture of a run, with the newest sample; its words are explained once, above it.
+    """The picture of a run, with its newest sample; terms are explained once, above it.
 
     Args:
         console: a rich console on a terminal; None is the output of a notebook's cell.
@@ -47,7 +47,7 @@ class LiveTable(LiveView[Progress]):
         self._explained = False
 
     def picture(self, progress: Progress) -> RenderableType:
-        """Return the table; a progress without a sample keeps the last one."""
+        """Return the table; without a new sample it shows the last one."""
         if not self._explained:
             self._explained = True
             self.show(LEGEND, style="dim")
@@ -61,7 +61,7 @@ def render(progress: Progress, sample: str | None = None) -> RenderableType:
 
 
 class _Picture:
-    """A renderable that fits whatever width the terminal has at the moment it is drawn."""
+    """A renderable that fits the width of the terminal at the time of drawing."""
 
     def __init__(self, progress: Progress, sample: str | None) -> None:
         self._progress, self._sample = progress, sample
@@ -121,7 +121,7 @@ COLUMNS = (
 )
 _WORDS = 3  # of these columns, aligned to the left
 _DROPPED_FIRST = (6, 7, 5, 2, 1)
-"""Columns that a narrow window has no room for, in the order in which they go."""
+"""Columns that a narrow window drops, in this order."""
 
 
 def _workers(progress: Progress, width: int) -> Table:
@@ -162,7 +162,7 @@ def scale(
     Args:
         value: bits per byte to mark, or None for the bare scale.
         width: columns.
-        references: marks with their names.
+        references: bits per byte of the marks, by their names.
 
     Returns:
         Three lines of at most `width` columns: names, axis with `o` at the value, numbers.
@@ -184,7 +184,7 @@ def scale(
 
 
 def _place(words: Mapping[int, str], width: int) -> str:
-    """Put words at their columns, leaving out what would run into the word before it."""
+    """Put words at their columns; a word that would touch the previous one is skipped."""
     line = ""
     for column, word in sorted(words.items()):
         start = min(column, width - len(word))

@@ -1,4 +1,4 @@
-"""The tiles at the top of a run's page: how far it is and how good, at one glance."""
+"""The tiles at the top of a run's page: its progress and its quality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mlxhog.files.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.report.follow import marks_of, progress_of
 from mlxhog.report.metrics import number
-from mlxhog.report.record import Event, Record
+from mlxhog.report.record import RunEvent, RunRecord
 
 COMPARED = ("gzip", "xz")
 MOST_TEXT = 280
@@ -23,8 +23,8 @@ class Tile:
     Attributes:
         name: such as "tokens/s".
         value: the number, spelled out.
-        detail: what stands below it, "" for nothing.
-        share: a part of one that is drawn as a bar; None is no bar.
+        detail: text below the value, "" for none.
+        share: length of a bar, 0 to 1; None for no bar.
         is_text: whether the value is prose, which takes a whole row.
     """
 
@@ -35,22 +35,22 @@ class Tile:
     is_text: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a page draws."""
+        """Return the fields, for a page."""
         return asdict(self)
 
 
-def tiles(record: Record) -> list[Tile]:
-    """Return the tiles of a run; one that it has no number for yet is left out."""
+def tiles(record: RunRecord) -> list[Tile]:
+    """Return the tiles of a run; a tile without a number yet is left out."""
     return list(_tiles(record))
 
 
-def compressors(record: Record) -> dict[str, float]:
-    """Bits per byte of the run's held-out text after compression, by the compressor."""
+def compressors(record: RunRecord) -> dict[str, float]:
+    """Bits per byte of the run's held-out text after compression, by compressor."""
     marks = marks_of(record.history.newest)
     return {name: marks[name] for name in COMPARED if name in marks}
 
 
-def _tiles(record: Record) -> Iterator[Tile]:
+def _tiles(record: RunRecord) -> Iterator[Tile]:
     if len(record.history):
         yield from _of_training(record)
     if record.samples:
@@ -59,7 +59,7 @@ def _tiles(record: Record) -> Iterator[Tile]:
         yield Tile("newest sample", text, _when(sample), is_text=True)
 
 
-def _of_training(record: Record) -> Iterator[Tile]:
+def _of_training(record: RunRecord) -> Iterator[Tile]:
     now, facts = progress_of(record.history.newest), record.facts()
     yield Tile("step", facts["steps"], f"{facts['tokens']} tokens")
     yield Tile("of the budget", format_share(now.budget_fraction), share=now.budget_fraction)
@@ -78,7 +78,7 @@ def _of_training(record: Record) -> Iterator[Tile]:
     yield Tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")
 
 
-def _when(event: Event) -> str:
+def _when(event: RunEvent) -> str:
     time = None if event.elapsed_s is None else f"after {format_duration(event.elapsed_s)}"
     step = None if event.step is None else f"step {format_number(event.step)}"
     return ", ".join(filter(None, [time, step]))

@@ -1,7 +1,7 @@
-"""Views of work in progress: plain lines, one picture redrawn in place, one status line.
+"""Views of work in progress: plain lines, a picture that is redrawn, a status line.
 
-A view is called with a progress a few times a second and must not block. It shows a message once,
-and the newest state now and then. rich, which takes 50 ms, is imported only where it draws.
+A view is called with a progress a few times a second and must not block. It shows each message
+once, and the newest state at intervals. rich, whose import takes 50 ms, is imported only to draw.
 """
 
 from __future__ import annotations
@@ -26,46 +26,55 @@ if TYPE_CHECKING:
 
 
 class HasMessage(Protocol):
-    """A progress, which may come with a message to the user."""
+    """A progress that may have a message for the user."""
 
     @property
     def message(self) -> str | None:
-        """A sentence or several lines; the same one until there is another."""
+        """One or several lines; the same message until there is a new one."""
 
 
 P = TypeVar("P", bound=HasMessage)
 
+Observer = Callable[[P], None]
+"""Called with a progress a few times a second; must not block. A `View` is one."""
+
+Tell = Callable[[str], None]
+"""Shows the user a line."""
+
+TellStep = Callable[[str, str], None]
+"""Shows the user a part of the work and its step ("" for none); a `PartLine` is one."""
+
 
 def may_redraw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a picture may be drawn and drawn again: on a terminal, unless it says `TERM=dumb`.
+    """Whether a picture can be redrawn: on a terminal, unless `TERM=dumb`.
 
-    `NO_COLOR` takes the colors from a picture, and nothing else: rich looks at it.
+    `NO_COLOR` removes only the colors of a picture; rich reads it.
     """
     return stream.isatty() and environ.get("TERM") != "dumb"
 
 
 def in_notebook() -> bool:
-    """Whether this process runs the cells of a notebook, which show pictures."""
+    """Whether this process runs the cells of a notebook, which can show pictures."""
     module = sys.modules.get("IPython")
     shell = None if module is None else module.get_ipython()
     return getattr(shell, "kernel", None) is not None
 
 
 class View(ABC, Generic[P]):
-    """The messages of a view; `show` says where one goes, `draw` what else there is."""
+    """A view; `show` writes a message, `draw` writes the state."""
 
     def __init__(self) -> None:
         self._message: str | None = None
 
     def __enter__(self) -> Self:
-        """Take over the output, where that takes anything."""
+        """Take over the output, if necessary."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the output back."""
 
     def __call__(self, progress: P) -> None:
-        """Show what is new."""
+        """Show a new message, then the state."""
         if progress.message is not None and progress.message != self._message:
             self.show(printable_lines(progress.message))
         self._message = progress.message
@@ -91,12 +100,12 @@ class Silence(View[P]):
 
 
 class LineView(View[P]):
-    """A view as plain lines of up to 100 characters; what is longer goes on in the next line.
+    """A view as plain lines of up to 100 characters; longer lines are wrapped.
 
     Args:
-        stream: where lines go.
+        stream: stream for the lines.
         every_s: seconds between lines of the state.
-        clock: seconds, monotonic.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(self, stream: TextIO, every_s: float, clock: Callable[[], float]) -> None:
@@ -111,7 +120,7 @@ class LineView(View[P]):
         self._stream.flush()
 
     def draw(self, progress: P) -> None:
-        """Write what `news` finds."""
+        """Write the lines of `news`."""
         for text in self.news(progress):
             self.show(text)
 
@@ -120,7 +129,7 @@ class LineView(View[P]):
         """Yield lines that have not been written."""
 
     def due(self) -> bool:
-        """Whether a line of the state may be written now; the next one then has to wait."""
+        """Whether a line of the state is due; if so, the next one is due `every_s` later."""
         if self._clock() < self._next_s:
             return False
         self._next_s = self._clock() + self._every_s
@@ -128,7 +137,7 @@ class LineView(View[P]):
 
 
 class LiveView(View[P]):
-    """A view that redraws one picture on a terminal or in a notebook; messages stand above it.
+    """A view that redraws one picture on a terminal or in a notebook, below the messages.
 
     Args:
         console: a rich console on a terminal; None is the output of a notebook's cell.
@@ -155,7 +164,7 @@ class LiveView(View[P]):
         self._output.print(Text(message, style=style))
 
     def draw(self, progress: P) -> None:
-        """Redraw."""
+        """Redraw the picture."""
         self._output.update(self.picture(progress), refresh=True)
 
     @abstractmethod
@@ -166,14 +175,14 @@ class LiveView(View[P]):
 class Window:
     """Messages and a picture on a terminal.
 
-    A window that becomes narrower breaks the lines of the picture in it, so the place where it
-    began is lost. Then the window is cleared, and the newest messages are printed again.
+    If the window becomes narrower, it breaks the lines of the picture, and the place where the
+    picture began is lost. Then the window is cleared, and the newest messages are printed again.
 
     Args:
         console: a rich console.
     """
 
-    MESSAGES = 20  # kept for that
+    MESSAGES = 20  # number of messages to print again
 
     def __init__(self, console: Console) -> None:
         self._console, self._width = console, console.width
@@ -190,7 +199,7 @@ class Window:
         self._live.start()
 
     def stop(self) -> None:
-        """Give it back; the last picture stays."""
+        """Give the terminal back; the last picture stays."""
         self._live.stop()
 
     def print(self, message: Text) -> None:
@@ -215,9 +224,9 @@ class Window:
 
 
 class CellOutput:
-    """Messages and a picture in the output of a notebook's cell, which changes in place.
+    """Messages and a picture in the output of a notebook's cell, which is replaced in place.
 
-    What rich's `Live` is on a terminal: in a notebook that needs another package, `ipywidgets`.
+    It replaces rich's `Live`, which needs the package `ipywidgets` in a notebook.
     """
 
     COLUMNS = 100
@@ -229,13 +238,13 @@ class CellOutput:
         self._handle: Any = None
 
     def start(self) -> None:
-        """Nothing to do: the output is there with the first message."""
+        """Do nothing: the first message creates the output."""
 
     def stop(self) -> None:
-        """Nothing to do: the last picture stays."""
+        """Do nothing: the last picture stays."""
 
     def print(self, message: Text) -> None:
-        """Show a message below those before it."""
+        """Show a message below the earlier ones."""
         self._messages.append(message)
         self._draw()
 
@@ -268,7 +277,7 @@ class CellOutput:
 
 
 class StatusLine:
-    """One line of a terminal that changes while a command works, and is gone when it is done.
+    """One line of a terminal that changes while a command works, and disappears at the end.
 
     A context manager over the line; without a terminal it shows nothing.
 
@@ -289,14 +298,14 @@ class StatusLine:
             self._status = self._console.status("")
 
     def show(self, text: str) -> None:
-        """Replace what the line says."""
+        """Replace the text of the line."""
         if self._status is not None:
             from rich.text import Text
 
             self._status.update(Text(text))  # not markup: names may hold brackets
 
     def tell(self, message: str) -> None:
-        """Write a line that stays, unless it is to be quiet; on a terminal above the other."""
+        """Write a line that stays, above the changing one; nothing if `quiet`."""
         if self.quiet:
             return
         if self._status is not None:
@@ -315,7 +324,7 @@ class StatusLine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back, empty."""
+        """Clear the line and give it back."""
         if self._status is not None:
             self._status.stop()
 
@@ -333,7 +342,7 @@ class PartLine(StatusLine):
         self._part = ""
 
     def __call__(self, part: str, step: str) -> None:
-        """Show what comes next."""
+        """Show the next step."""
         if self.live:
             self.show(f"{part}  {step}".rstrip())
         elif part != self._part:
@@ -342,29 +351,28 @@ class PartLine(StatusLine):
 
 
 class Stages:
-    """Says before each part of a command's work which of its parts it is: `2 of 9: backends`.
+    """Numbers the parts of a command's work and shows each: `2 of 9: backends`.
 
     Args:
         tell: called with (part, step), such as a `PartLine`.
-        count: parts in all.
+        count: number of parts.
     """
 
-    def __init__(self, tell: Callable[[str, str], None], count: int) -> None:
+    def __init__(self, tell: TellStep, count: int) -> None:
         self._tell, self._count = tell, count
         self._number, self._part = 0, ""
 
     def __call__(self, part: str, step: str) -> None:
-        """Show a step of a part; another part than before is the next."""
+        """Show a step of a part; a new name of the part begins the next part."""
         if part != self._part:
             self._part, self._number = part, self._number + 1
         self._tell(f"{self._number} of {self._count}: {part}", step)
 
 
 class BytesLine(StatusLine):
-    """Called with (what, bytes done, bytes in all) now and then.
+    """Called with (name of the work, bytes done, bytes in total) at intervals.
 
-    A terminal has one line that changes; a pipe gets a line every few seconds, so short work
-    leaves none.
+    On a terminal one line changes; a pipe gets a line every few seconds, and none for short work.
 
     Args:
         stream: where to write.
@@ -372,7 +380,7 @@ class BytesLine(StatusLine):
         clock: seconds, monotonic.
     """
 
-    EVERY_S = 5.0  # between lines of a pipe
+    EVERY_S = 5.0  # seconds between two lines on a pipe
 
     def __init__(
         self, stream: TextIO, *, quiet: bool, clock: Callable[[], float] = time.monotonic
@@ -381,9 +389,9 @@ class BytesLine(StatusLine):
         self._next_s = clock() + self.EVERY_S
         super().__init__(stream, quiet=quiet)
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show how far it is."""
-        text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {what}"
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show the share done."""
+        text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}"
         if self.live:
             self.show(text)
         elif not self.quiet and self._clock() >= self._next_s:

@@ -25,12 +25,11 @@ from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_duration, format_share
 from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.views import TellStep
 from mlxhog.theory import paired_test
 from mlxhog.theory.paired_test import Outcome
 from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, Trained
 from mlxhog.training import trainer
-
-Tell = Callable[[str, str], None]
 
 ROWS = 16
 SCORING_S = 3600.0
@@ -94,8 +93,8 @@ class Record:
             lock = (self.folder / "lock").open("a+")
         with lock:
             try:
-                durable.take(lock)
-            except durable.Held as error:
+                durable.take_lock(lock)
+            except durable.LockHeld as error:
                 raise RunError(
                     f"process {error.holder} runs the comparison in {self.folder}; wait for it, "
                     "or stop it"
@@ -169,7 +168,7 @@ class Record:
         self.pairs.append(pair)
 
 
-def run_pairs(record: Record, tell: Tell, report: Callable[[int, Pair], None]) -> Outcome:
+def run_pairs(record: Record, tell: TellStep, report: Callable[[int, Pair], None]) -> Outcome:
     """Run pairs until they tell, or as many as were planned are done.
 
     Args:
@@ -190,7 +189,7 @@ def run_pairs(record: Record, tell: Tell, report: Callable[[int, Pair], None]) -
     return record.outcome
 
 
-def run_pair(record: Record, number: int, tell: Tell) -> Pair:
+def run_pair(record: Record, number: int, tell: TellStep) -> Pair:
     """Train and score both sides once; the pair is not in the record yet."""
     comparison = record.comparison
     order = comparison.sides if number % 2 else comparison.sides[::-1]
@@ -217,7 +216,7 @@ def run_pair(record: Record, number: int, tell: Tell) -> Pair:
     return Pair(seed, order[0].letter, trained["a"], trained["b"])
 
 
-def _train(record: Record, side: Side, number: int, runs_after: int, tell: Tell) -> Result:
+def _train(record: Record, side: Side, number: int, runs_after: int, tell: TellStep) -> Result:
     terms = record.comparison.terms
     part = f"pair {number} of {terms.pairs}, {side.letter.upper()}"
     tell(part, "starting")

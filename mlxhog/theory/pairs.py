@@ -19,7 +19,9 @@ from typing import Any
 
 from mlxhog.checkpoint.creation import default_name
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.contradictions import choosing
 from mlxhog.config.options import options
+from mlxhog.config.sources import flat_options, flat_spelt
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files import plain_json
@@ -213,13 +215,14 @@ class Comparison:
 
     def differing(self) -> dict[str, tuple[object, object]]:
         """The options that differ, as people write them: name -> (of A, of B)."""
-        a, b = (side.config for side in self.sides)
+        a, b = (flat_spelt(side.config) for side in self.sides)
+        known = {**flat_options(TrainConfig, b), **flat_options(TrainConfig, a)}
+        default = {name: spec.spell(spec.default) for name, spec in known.items()}
+        both = {name: (a.get(name, default[name]), b.get(name, default[name])) for name in known}
         return {
-            name: (spec.spell(getattr(a, name)), spec.spell(getattr(b, name)))
-            for name, spec in options(TrainConfig).items()
-            if name not in SAME_FOR_BOTH
-            and spec.group not in ENDS
-            and getattr(a, name) != getattr(b, name)
+            name: (of_a, of_b)
+            for name, (of_a, of_b) in both.items()
+            if name not in SAME_FOR_BOTH and known[name].group not in ENDS and of_a != of_b
         }
 
     def settings(self, side: Side, number: int, folder: Path) -> TrainConfig:
@@ -233,7 +236,7 @@ class Comparison:
             side.config,
             **budget,
             seed=(self.terms.seed + number - 1) % 2**32,
-            eval_every=never,
+            **choosing(TrainConfig, eval_every="off"),
             sample_every=never,
             save_every=never,
             keep_last=1,
@@ -243,13 +246,14 @@ class Comparison:
 
     def identity(self) -> dict[str, Any]:
         """All that says what is compared; pairs of another identity are another comparison."""
+        of_ends = {name for name, one in options(TrainConfig).items() if one.group in ENDS}
         sides = {
             side.letter: {
                 "title": side.title,
                 "options": {
-                    name: spec.spell(getattr(side.config, name))
-                    for name, spec in options(TrainConfig).items()
-                    if name not in (*SAME_FOR_BOTH, "model") and spec.group not in ENDS
+                    name: value
+                    for name, value in flat_spelt(side.config).items()
+                    if name not in (*SAME_FOR_BOTH, "model") and name not in of_ends
                 },
                 "model": self.plans[side.letter].model.to_dict(),
                 "text_sha256": self.plans[side.letter].data.corpus_sha256,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Memory
+from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, ProblemMemory, RowParam
 
 WIDTH = 16
 
@@ -21,7 +21,7 @@ def row_of(rows: SparseRows, number: int) -> tuple[Int32, Float32]:
     return rows.indices[entries], rows.values[entries]
 
 
-def build(memory: Memory) -> _native.LinearProblem:
+def build(memory: ProblemMemory) -> _native.LinearProblem:
     """The hinge problem over the arena, in a worker."""
     data = memory.data
     return _native.LinearProblem(
@@ -63,8 +63,8 @@ class Hinge:
         degree = np.maximum(1, np.bincount(self.indices, minlength=self.n_features))
         return (2 * self.lam / degree).astype(np.float32)
 
-    def params(self) -> dict[str, Block]:
-        return {"x": Block((-(-self.n_features // WIDTH), WIDTH))}
+    def params(self) -> dict[str, RowParam]:
+        return {"x": RowParam((-(-self.n_features // WIDTH), WIDTH))}
 
     def initial(self, seed: int) -> dict[str, Float32]:
         return {"x": np.zeros(self.params()["x"].shape, np.float32)}

@@ -23,10 +23,13 @@ PROBLEM = hinge(n=50, d=30)
         ({"workers": 51}, "--workers 51, but small-svm has 50 examples in mini-batches of 1"),
         ({"workers": 8, "batch_size": 10}, "at most --workers 5"),
         ({"batch_size": 51}, "--batch-size 51 is more than the 50 examples"),
-        ({"scheme": "serial", "workers": 2}, "serial has one worker, not 2; leave --workers out"),
+        (
+            {"scheme": "serial", "workers": 2},
+            "serial runs with one worker, not 2",
+        ),
         ({"scheme": "aig", "write": "racy"}, "--write racy is for --scheme hogwild"),
-        ({"scheme": "sync", "handout": "queue"}, "sync deals turns in advance"),
-        ({"scheme": "round_robin", "handout": "queue"}, "round_robin deals turns in advance"),
+        ({"scheme": "sync", "handout": "queue"}, "sync assigns turns in advance"),
+        ({"scheme": "round_robin", "handout": "queue"}, "round_robin assigns turns in advance"),
         ({"average": "end"}, "--average end is for --scheme avg_runs"),
         ({"hot": 10, "write": "racy"}, "--hot 10 is for --write hot-cold"),
         ({"period": 10}, "--period 10 is for --write hot-cold"),
@@ -72,9 +75,9 @@ def test_a_diverging_reference_spares_the_run():
     ("name", "options", "message"),
     [
         ("svn", {}, "no problem 'svn'; did you mean 'svm'"),
-        ("svm", {"rank": 5}, "svm takes no --rank; it is for matrix-completion"),
-        ("graph-cuts", {"lam": 0.5}, "graph-cuts takes no --lam"),
-        ("matrix-completion", {"active_rows": True}, "takes no --active-rows"),
+        ("svm", {"rank": 5}, "svm has no --rank; it is an option of matrix-completion"),
+        ("graph-cuts", {"lam": 0.5}, "graph-cuts has no --lam"),
+        ("matrix-completion", {"active_rows": True}, "has no --active-rows"),
     ],
 )
 def test_a_problem_or_an_option_that_does_not_exist_is_refused(name, options, message):

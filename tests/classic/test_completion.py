@@ -180,5 +180,5 @@ def test_ratings_outside_their_range_are_refused(tmp_path):
 
 def test_the_options_of_matrix_completion_are_its_own():
     for options in ({"rank": 4}, {"mu": 0.5}, {"max_norm": 2.0}):
-        with pytest.raises(ConfigError, match=r"it is for matrix-completion"):
+        with pytest.raises(ConfigError, match=r"it is an option of matrix-completion"):
             problems.create("graph-cuts", ClassicConfig(**options))

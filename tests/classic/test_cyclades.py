@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.cyclades import Summary, components, divide
+from mlxhog.classic.cyclades import ComponentSummary, components, divide
 from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
-from mlxhog.classic.result import ClassicResult, NoObserver
+from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError
 from tests.classic.small import Hinge, hinge
@@ -48,7 +48,7 @@ def test_components_go_whole_and_in_order_to_whoever_has_least_to_do() -> None:
     labels = np.array([3, 0, 3, 1, 0, 3, 2], np.int32)
     shares = divide(labels, 2)
     assert [share.tolist() for share in shares] == [[0, 2, 5, 6], [1, 3, 4]]
-    summary = Summary()
+    summary = ComponentSummary()
     summary.add(labels, shares)
     assert summary.sizes == {1: 2, 2: 1, 3: 1}
     assert summary.speedup == 7 / 4
@@ -58,19 +58,12 @@ def sparse() -> Hinge:
     return hinge(n=500, d=4000, row=4)
 
 
-class Hears(NoObserver):
-    """What a run tells."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def tell(self, message: str) -> None:
-        self.said.append(message)
-
-
 def told(problem: Problem, **options: Any) -> tuple[ClassicResult, list[str]]:
-    hears = Hears()
-    return train(problem, ClassicConfig(scheme="cyclades", workers=2, **options), hears), hears.said
+    """A run's result and its messages."""
+    messages: list[str | None] = []
+    config = ClassicConfig(scheme="cyclades", workers=2, **options)
+    result = train(problem, config, lambda progress: messages.append(progress.message))
+    return result, list(filter(None, messages))
 
 
 def ratings() -> MatrixCompletion:
@@ -104,14 +97,14 @@ def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
     dense = hinge(n=60, d=8, row=8)
     result, messages = told(dense)
     assert same(result, train(dense, SERIAL))
-    assert "the largest component has 60: one worker does nearly all" in messages[0]
+    assert "the largest component of a batch of 60 examples has 60 of them" in messages[0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"scheme": "hogwild", "component_batch": 9}, "is for --scheme cyclades, not hogwild"),
-        ({"scheme": "cyclades", "handout": "queue"}, "deals out whole components"),
+        ({"scheme": "cyclades", "handout": "queue"}, "assigns whole components"),
         ({"scheme": "cyclades", "batch_size": 4}, "add --batch-size 1"),
         ({"scheme": "cyclades", "write": "racy"}, "cyclades has one way to write"),
     ],

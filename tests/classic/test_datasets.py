@@ -70,8 +70,8 @@ def test_rows_that_are_taken_keep_their_order_and_may_repeat():
         ({"indptr": [0, 2, 6]}, "indptr has 3 entries for 3 labels"),
         ({"indices": [0, 2, 4, 0, 1, 3]}, r"row 1 has feature 4: wanted 0\.\.3"),
         ({"indices": [0, 2, 1, -1, 1, 3]}, "row 2 has feature -1"),
-        ({"indices": [0, 2, 1, 0, 3, 1]}, "row 2 has feature 1: not in rising order"),
-        ({"indices": [0, 2, 1, 0, 3, 3]}, "row 2 has feature 3: it is there twice"),
+        ({"indices": [0, 2, 1, 0, 3, 1]}, "row 2 has feature 1: not in ascending order"),
+        ({"indices": [0, 2, 1, 0, 3, 3]}, "row 2 has feature 3: it occurs twice"),
         ({"indices": [0.0, 2, 1, 0, 1, 3]}, "must be integers"),
         ({"indices": [0, 2, 1, 0, 1, 2**31]}, r"indices\[5\] is 2147483648"),
         ({"values": [1, 2, math.nan, 4, 5, 6]}, "row 1: the value of feature 1 is nan"),
@@ -80,8 +80,8 @@ def test_rows_that_are_taken_keep_their_order_and_may_repeat():
         ({"labels": [1, math.inf, 1]}, "row 1: the label is inf"),
         ({"labels": [1, 0, 1]}, r"row 1 has label 0; .* --labels 0=-1,1=\+1"),
         ({"labels": [2, 1, 1]}, r"row 0 has label 2; .* --labels 1=-1,2=\+1"),
-        ({"labels": []}, "no examples at all"),
-        ({"label_kind": "sings"}, "labels are called 'sings'"),
+        ({"labels": []}, "no examples: "),
+        ({"label_kind": "sings"}, "kind of labels is 'sings'"),
     ],
 )
 def test_sparse_rows_name_the_row_that_is_wrong(changed, message):
@@ -102,11 +102,11 @@ def test_the_end_of_a_row_may_exceed_the_beginning_of_the_next():
     [
         ({"features": [[1, 2], [3, math.nan]]}, "row 1: the value of feature 1 is nan"),
         ({"features": [1, 2]}, r"wanted 2 dimension\(s\)"),
-        ({"features": [[1, 2]]}, "1 rows of features and 2 labels"),
-        ({"features": np.empty((0, 2)), "labels": []}, "wanted an example at least"),
+        ({"features": [[1, 2]]}, "1 rows of features, but 2 labels"),
+        ({"features": np.empty((0, 2)), "labels": []}, "wanted at least one example"),
         ({"labels": [0, 3]}, r"row 1 has label 3; wanted a class of 0\.\.2"),
         ({"labels": [0.5, 1]}, "row 0 has label 0.5"),
-        ({"n_classes": 1}, "labels are classes, but there are 1 classes"),
+        ({"n_classes": 1}, "labels are classes, but the number of classes is 1"),
         ({"label_kind": "signs", "n_classes": 2}, "row 0 has label 0; wanted -1"),
     ],
 )
@@ -125,7 +125,7 @@ def test_dense_rows_name_the_row_that_is_wrong(changed, message):
         ({"ratings": [1, 2, 3, 4, 6, 1]}, r"entry 4 rates 6; wanted 1 \.\. 5"),
         ({"ratings": [1, 2, 0, 4, 5, 1]}, "entry 2 rates 0"),
         ({"ratings": [1, 2, math.nan, 4, 5, 1]}, "entry 2: the rating is nan"),
-        ({"users": [], "items": [], "ratings": []}, "no ratings at all"),
+        ({"users": [], "items": [], "ratings": []}, "no ratings: "),
     ],
 )
 def test_ratings_name_the_entry_that_is_wrong(changed, message):
@@ -141,13 +141,13 @@ def test_ratings_name_the_entry_that_is_wrong(changed, message):
 @each_of(
     ("changed", "message"),
     [
-        ({"heads": [], "tails": [], "weights": []}, "a graph with no edges"),
+        ({"heads": [], "tails": [], "weights": []}, "the graph has no edges"),
         ({"heads": [0, 1, 4]}, r"heads\[2\] is 4; wanted 0\.\.3"),
         ({"tails": [1, 1, 3]}, "edge 1 joins vertex 1 with itself"),
         ({"weights": [1, -0.5, 1]}, "edge 1 has weight -0.5"),
         ({"weights": [1, 1, math.inf]}, "edge 2: the weight is inf"),
         ({"labels": 1}, "a cut separates at least 2"),
-        ({"terminals": {4: 0}}, r"terminal 4 is no vertex of 0\.\.3"),
+        ({"terminals": {4: 0}}, r"terminal 4 is not a vertex of 0\.\.3"),
         ({"terminals": {0: 2}}, r"terminal 0 has label 2; wanted 0\.\.1"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_single_file_has_no_test_set(records, tmp_path):
 def test_a_file_cut_in_the_middle_of_a_record_is_refused(records, tmp_path):
     path = tmp_path / "data_batch_1.bin"
     path.write_bytes(records[:3].tobytes()[:-1])
-    with pytest.raises(DataError, match="cut in the middle of record 3: 9218 bytes"):
+    with pytest.raises(DataError, match="truncated in record 3: 9218 bytes"):
         load_cifar10(path)
 
 
@@ -215,7 +215,7 @@ def test_a_class_above_9_is_refused_with_its_record(records, tmp_path):
 
 def test_an_empty_file_or_folder_is_refused(tmp_path):
     (tmp_path / "empty.bin").touch()
-    with pytest.raises(DataError, match="cut in the middle of record 1: 0 bytes"):
+    with pytest.raises(DataError, match="truncated in record 1: 0 bytes"):
         load_cifar10(tmp_path / "empty.bin")
     with pytest.raises(DataError, match=r"has no data_batch_\*.bin"):
         load_cifar10(tmp_path)
@@ -226,5 +226,5 @@ def test_an_empty_file_or_folder_is_refused(tmp_path):
 def test_a_packed_file_is_to_be_unpacked_first(tmp_path):
     path = tmp_path / "cifar-10-binary.tar.gz"
     path.write_bytes(b"x" * 3073)
-    with pytest.raises(DataError, match="unpack it first"):
+    with pytest.raises(DataError, match="unpack it and name"):
         load_cifar10(path)

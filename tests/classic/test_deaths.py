@@ -16,7 +16,7 @@ import pytest
 from mlxhog.arena import process
 from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig, claim_size
-from mlxhog.classic.result import Epoch, NoObserver
+from mlxhog.classic.result import ClassicProgress
 from mlxhog.classic.session import train
 from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
@@ -37,7 +37,7 @@ def worker_pids() -> list[int]:
     ]
 
 
-class Killer(NoObserver):
+class Killer:
     """Kills a worker in the midst of an epoch, `kills` times, in different epochs."""
 
     signum = signal.SIGKILL
@@ -45,18 +45,15 @@ class Killer(NoObserver):
     def __init__(self, kills: int, n: int) -> None:
         self.kills, self.n = kills, n
         self.messages: list[str] = []
-        self._epoch, self._last = 1, 0
+        self._next = 0
 
-    def progress(self, done: int) -> None:
-        if self.kills and 0 < done < self.n and self._epoch > self._last and worker_pids():
+    def __call__(self, progress: ClassicProgress) -> None:
+        if progress.message is not None:
+            self.messages.append(progress.message)
+        ended = 0 if progress.epoch is None else progress.epoch.number
+        if self.kills and 0 < progress.done < self.n and ended >= self._next and worker_pids():
             os.kill(worker_pids()[self.kills % len(worker_pids())], self.signum)
-            self.kills, self._last = self.kills - 1, self._epoch
-
-    def epoch(self, epoch: Epoch) -> None:
-        self._epoch += 1
-
-    def tell(self, message: str) -> None:
-        self.messages.append(message)
+            self.kills, self._next = self.kills - 1, ended + 1
 
 
 @pytest.mark.parametrize(
@@ -87,8 +84,8 @@ def test_hogwild_goes_on_without_workers_that_are_killed(options):
 
 def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing():
     class Massacre(Killer):
-        def progress(self, done: int) -> None:
-            if self.kills and 0 < done < self.n // 2 and len(worker_pids()) == 2:
+        def __call__(self, progress: ClassicProgress) -> None:
+            if self.kills and 0 < progress.done < self.n // 2 and len(worker_pids()) == 2:
                 for pid in worker_pids():
                     os.kill(pid, self.signum)
                 self.kills = 0
@@ -157,17 +154,11 @@ def test_nothing_outlives_a_host_that_is_killed():
 
 
 def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
-    class Impatient(NoObserver):
-        ended = 0
+    def impatient(progress: ClassicProgress) -> None:
+        if progress.epoch is not None and progress.epoch.number == 3:
+            raise KeyboardInterrupt
 
-        def progress(self, done: int) -> None:
-            if self.ended == 3:
-                raise KeyboardInterrupt
-
-        def epoch(self, epoch: Epoch) -> None:
-            self.ended += 1
-
-    result = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), Impatient())
+    result = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), impatient)
     assert (result.status, len(result.epochs)) == ("interrupted", 3)
     assert not worker_pids()
 

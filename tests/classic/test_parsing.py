@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlxhog.classic.loaders import text as tables
 from mlxhog.classic.loaders.rows import parse_block, parse_lines, without_comments
-from mlxhog.classic.loaders.text import Block
+from mlxhog.classic.loaders.text import TextBlock
 from mlxhog.errors import DataError
 
 NUMBERS = st.sampled_from(
@@ -42,7 +42,7 @@ def test_svmlight_blocks_mean_what_their_lines_mean(text):
     at_once = parse_block(without_comments(text))
     if at_once is None:
         return  # then the lines are read, and nothing else
-    one_by_one = parse_lines(Block(Path("rows.svm"), 1, text))
+    one_by_one = parse_lines(TextBlock(Path("rows.svm"), 1, text))
     for name in ("labels", "lengths", "features", "values"):
         np.testing.assert_array_equal(getattr(at_once, name), getattr(one_by_one, name))
 
@@ -76,7 +76,7 @@ def test_well_formed_svmlight_is_always_parsed_at_once(rows):
 @given(text=lines_of(NUMBERS), separator=st.sampled_from([b" ", b",", b"\t", b"::"]))
 def test_tables_mean_what_their_lines_mean(text, separator):
     text = text.replace(b" ", separator)
-    block = Block(Path("table"), 2, text)
+    block = TextBlock(Path("table"), 2, text)
     at_once = tables._parse_table(text, None)
     if at_once is None or at_once.shape[1] < 2 or not np.isfinite(at_once).all():
         return
@@ -88,11 +88,11 @@ def test_tables_mean_what_their_lines_mean(text, separator):
 @pytest.mark.parametrize("text", ["1 2\n3 4\n", "1,2\n3,4\n", "# a\n1\t2\n\n3\t4\n"])
 def test_well_formed_tables_are_parsed_at_once(text, monkeypatch):
     monkeypatch.setattr(tables, "_parse_table_lines", None)  # calling it would raise
-    ((_, rows),) = tables.read_table([Block(Path("table"), 1, text.encode())], 2, 2)
+    ((_, rows),) = tables.read_table([TextBlock(Path("table"), 1, text.encode())], 2, 2)
     assert rows.tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_block_of_comments_holds_no_rows():
-    assert not list(tables.read_table([Block(Path("table"), 1, b"# a\n% b\n")], 2, 2))
+    assert not list(tables.read_table([TextBlock(Path("table"), 1, b"# a\n% b\n")], 2, 2))
     with pytest.raises(DataError, match="table:1: 'x'"):
-        list(tables.read_table([Block(Path("table"), 1, b"x 2\n")], 2, 2))
+        list(tables.read_table([TextBlock(Path("table"), 1, b"x 2\n")], 2, 2))

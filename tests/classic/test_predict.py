@@ -76,9 +76,9 @@ def test_labels_are_spelled_as_in_the_file_and_one_that_is_unknown_is_not_counte
     assert {line.split("\t")[0] for line in out.splitlines()} == {"0", "7"}
     assert len(out.splitlines()) == 21
     assert err.startswith(
-        "svm: 21 predicted, 1 of them with something that training had not seen: "
+        "svm: 21 predicted, 1 of them with features or identifiers new to the model: "
     )
-    assert "training had measured" in err
+    assert "at the end of training" in err
     test.write_text("99 1:0.5\n")
     assert predicted(capsys, file, test)["value"] is None
     assert main(["classic", "predict", str(file), str(test), "--quiet"]) == 0
@@ -188,22 +188,30 @@ def test_what_is_wrong_is_said_with_the_way_out(weights, tmp_path, capsys):
         assert text in err
         assert out == ""
     assert main(["classic", "svm", "--save", str(tmp_path / "no" / "w")]) == 2
-    assert "make it first" in capsys.readouterr().err
+    assert "create it first" in capsys.readouterr().err
 
 
 def test_a_file_with_other_contents_is_refused(weights):
     model = models.load(weights)
     for name, changed, text in (
-        ("weights", model.arrays["weights"][None], "tensor weights is not as svm has it"),
-        ("weights", np.full(10, np.nan, np.float32), "tensor weights is not as svm has it"),
-        ("other", model.arrays["weights"], "tensor weights is not as svm has it"),
+        (
+            "weights",
+            model.arrays["weights"][None],
+            "tensor weights is missing, has NaN",
+        ),
+        (
+            "weights",
+            np.full(10, np.nan, np.float32),
+            "tensor weights is missing, has NaN",
+        ),
+        ("other", model.arrays["weights"], "tensor weights is missing, has NaN"),
     ):
         facts = {"classic": json.dumps(model.facts)}
         weights.write_bytes(models.to_bytes({name: np.ascontiguousarray(changed)}, facts))
         with pytest.raises(DataError, match=text):
             models.load(weights)
     weights.write_bytes(models.to_bytes(dict(model.arrays), {"classic": '{"problem": "cats"}'}))
-    with pytest.raises(DataError, match="holds no solved problem"):
+    with pytest.raises(DataError, match="is not a file of weights"):
         models.load(weights)
 
 

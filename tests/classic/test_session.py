@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.classic.config import ClassicConfig, claim_size
 from mlxhog.classic.dispatcher import epoch_order, split_range
-from mlxhog.classic.problem import Memory
+from mlxhog.classic.problem import ProblemMemory
 from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.session import (
     LEAST_PROBE_UPDATES,
@@ -92,7 +92,7 @@ def runs_averaged(workers: int, epochs: int, *, at_end: bool) -> np.ndarray:
     """Serial SGD on each worker's share and copy, one after another, and the mean of the copies."""
     mean = PROBLEM.initial(0)["x"]
     copies = [mean.copy() for _ in range(workers)]
-    natives = [build(Memory({"x": copy}, PROBLEM.data(), {"x": 0})) for copy in copies]
+    natives = [build(ProblemMemory({"x": copy}, PROBLEM.data(), {"x": 0})) for copy in copies]
     for epoch in range(epochs):
         order = epoch_order(PROBLEM.n_examples, 0, epoch + 1, "shuffle")
         gamma = PROBLEM.defaults.lr * PROBLEM.defaults.beta**epoch

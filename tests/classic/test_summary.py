@@ -35,17 +35,20 @@ SERIAL = run(1.0, 2.0, scheme="serial", workers=1)
 @each_of(
     ("result", "message"),
     [
-        (run(1.0, 1.0), "The objective is serial's, to the last digit."),
-        (run(1.001, 1.0), "The objective is serial's, 0.10% above it, after equal epochs."),
+        (run(1.0, 1.0), "The objective equals serial's to the last digit."),
+        (
+            run(1.001, 1.0),
+            "The objective is close to serial's, 0.10% above it",
+        ),
         (run(0.9, 1.0), "The objective is 10.0% below serial's after equal epochs."),
         (run(1.1, 1.0), "10.0% above serial's after equal epochs: with 2 workers each step"),
-        (run(1.1, 1.0, scheme="sync"), "a mean of 2 gradients is one step"),
+        (run(1.1, 1.0, scheme="sync"), "one step is the mean of 2 gradients"),
         (run(1.1, 1.0, scheme="avg_runs"), "each worker sees only its share"),
-        (run(1.0, 1.0), "2 workers did 2.00 x the examples per second of serial."),
-        (run(1.0, 4.0), "2 workers did 0.50 x the examples per second of serial: waiting and"),
-        (run(1.0, 1.0), "Lost updates: 0.50% of those of a counter"),
-        (replace(run(1.0, 1.0), lost_updates=0), "No update was lost, of 1,000 that were counted."),
-        (replace(run(1.0, 1.0), missed=17), "17 examples were not trained"),
+        (run(1.0, 1.0), "2 workers do 2.00 x the examples per second of serial."),
+        (run(1.0, 4.0), "2 workers do 0.50 x the examples per second of serial: waiting and"),
+        (run(1.0, 1.0), "Lost updates: 0.50% of the increments of a counter"),
+        (replace(run(1.0, 1.0), lost_updates=0), "None of the 1,000 counted updates was lost."),
+        (replace(run(1.0, 1.0), missed=17), "17 examples were skipped"),
         (run(20.0, 1.0), "The objective rose from 10: the step size is too large; try --lr 0.01."),
     ],
 )
@@ -61,7 +64,7 @@ def test_a_busy_machine_is_said_to_be_busy_and_blamed_for_nothing():
 
 def test_more_workers_than_cores_can_show_no_speedup():
     text = "\n".join(explain(run(1.0, 4.0, workers=3), SERIAL, load=0.0, cores=1))
-    assert "3 workers share 1 core: no speedup can show." in text
+    assert "3 workers share 1 core, so no speedup is possible." in text
 
 
 def test_without_a_reference_nothing_is_compared():

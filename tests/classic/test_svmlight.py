@@ -101,7 +101,7 @@ def test_labels_are_mapped_as_the_user_says(tmp_path):
         ("1 1:1\n\n# comment\n2 2:1\n", r":4: label 2; .* --labels 1=-1,2=\+1"),
         ("1 1:1\n-1\n", ":2: label -1 without features"),
         ("1 1:1\n-1 3:1 2:1\n", ":2: feature 2 after 3; sort"),
-        ("1 1:1\n-1 3:1 3:1\n", ":2: feature 3 is there twice"),
+        ("1 1:1\n-1 3:1 3:1\n", ":2: feature 3 occurs twice"),
         ("1 1:1\n-1 3:nan\n", ":2: feature 3 has value 'nan'"),
         ("1 1:1\n-1 3:1e39\n", ":2: feature 3 has value '1e39'"),
         ("1 1:1\n-1 3:\n", ":2: feature 3 has value ''"),
@@ -131,7 +131,7 @@ def test_a_file_cut_in_the_middle_is_refused_with_the_line(digits, tmp_path, sha
     cut = content[: int(share * len(content))]
     path = tmp_path / "cut.svm"
     path.write_bytes(cut)
-    with pytest.raises(DataError, match=rf"cut.svm:{cut.count(bytes([10])) + 1}: .* be cut"):
+    with pytest.raises(DataError, match=rf"cut.svm:{cut.count(bytes([10])) + 1}: .* be truncated"):
         load_svmlight(path)
 
 
@@ -139,7 +139,7 @@ def test_a_compressed_file_cut_in_the_middle_is_refused(digits, tmp_path):
     packed = gzip.compress(digits[2].read_bytes())
     path = tmp_path / "cut.svm.gz"
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(DataError, match="is cut or damaged after line"):
+    with pytest.raises(DataError, match="is truncated or damaged after line"):
         load_svmlight(path)
 
 
@@ -184,8 +184,8 @@ def test_one_wrong_line_among_many_blocks_is_named(digits, tmp_path, monkeypatch
 @each_of(
     ("text", "message"),
     [
-        ("0", "wanted FOUND=WANTED"),
-        ("0=a", "wanted FOUND=WANTED"),
+        ("0", "wanted OLD=NEW"),
+        ("0=a", "wanted OLD=NEW"),
         ("0=1,0=-1", "maps 0 twice"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_malformed_label_map_is_refused(text, message):
 
 def test_labels_that_are_not_mapped_or_not_to_signs_are_refused(tmp_path):
     path = written(tmp_path, "0 1:1\n1 1:1\n2 1:1\n")
-    with pytest.raises(DataError, match=":3: label 2; .* --labels has to say"):
+    with pytest.raises(DataError, match=":3: label 2; .* Add this label to --labels"):
         load_svmlight(path, labels={0.0: -1.0, 1.0: 1.0})
     with pytest.raises(ConfigError, match=r"maps to \[0.0, 1.0\]"):
         load_svmlight(path, labels={0.0: 0.0, 1.0: 1.0, 2.0: 1.0})

@@ -82,7 +82,7 @@ def test_a_training_and_a_test_file_name_users_and_items_alike(tmp_path):
         ("1 2 3\n1 2.5 3\n", ":2: item 2.5; wanted a whole number"),
         ("1 2 3\n-1 2 3\n", ":2: user -1; wanted a whole number"),
         ("1 2 3\n1 2\n", r":2: 2 column\(s\); wanted at least 3"),
-        ("1 2 3\n1 2 3 4\n", ":2: 4 columns after lines of 3"),
+        ("1 2 3\n1 2 3 4\n", ":2: 4 columns, but the lines before have 3"),
         ("1 2 3\n1 2 nan\n", ":2: 'nan'; wanted a finite number"),
         ("1 2 3\nbob 2 3\n", ":2: 'bob'; wanted a finite number"),
         ("1 2 3\n1 3 4", ":2: the last line has no line end"),
@@ -137,7 +137,7 @@ def test_edges_without_weights_weigh_1_and_terminals_may_be_a_file(tmp_path):
         ("0 1 1\n1 2 inf\n", ":2: 'inf'; wanted a finite number"),
         ("0 1 1\n1 -2 1\n", ":2: vertex -2; wanted a whole number"),
         ("0 1 1\n1\n", r":2: 1 column\(s\); wanted at least 2"),
-        ("# no edges\n", "a graph with no edges"),
+        ("# no edges\n", "has no edges"),
     ],
 )
 def test_a_malformed_edge_is_named(tmp_path, text, message):
@@ -148,8 +148,8 @@ def test_a_malformed_edge_is_named(tmp_path, text, message):
 @each_of(
     ("terminals", "message"),
     [
-        ("0=0,7=1", "terminal 7 is no vertex"),
-        ("0=0,1=0", "names one label only"),
+        ("0=0,7=1", "terminal 7 is not a vertex"),
+        ("0=0,1=0", "has one label only"),
         ("0=0,1", "--terminals has '1'; wanted VERTEX=LABEL"),
         ("missing.txt", "--terminals has 'missing.txt'"),
     ],

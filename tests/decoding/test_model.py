@@ -16,9 +16,9 @@ from mlxhog import load
 from mlxhog.checkpoint import creation, run
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import train_bpe
+from mlxhog.decoding.options import Sampling
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
-from mlxhog.live import Generation
 from mlxhog.machine import machine
 from tests import saved
 from tests.checkpoint.formats import peers
@@ -119,8 +119,8 @@ def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
 @pytest.mark.parametrize("as_list", [False, True])
 def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
     def said() -> list[int | None]:
-        options = Generation(temperature=0.0, max_new_tokens=8)
-        return [one.token for one in load(hf, backend="torch").answer(["The "], options)]
+        sampling = Sampling(temperature=0.0, max_new_tokens=8)
+        return [one.token for one in load(hf, backend="torch").answer(["The "], sampling)]
 
     path = hf / "config.json"
     fields = json.loads(path.read_text())
@@ -134,14 +134,14 @@ def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
 def test_a_directory_without_a_tokenizer_says_what_is_missing(hf, capsys):
     (hf / "tokenizer.json").unlink()
     assert main(["generate", str(hf), "--prompt", "a"]) == 2
-    assert "holds no tokenizer.json, so no text can be read" in capsys.readouterr().err
+    assert "has no tokenizer.json, so no text can be read" in capsys.readouterr().err
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(hf, capsys):
     model = peers.transformers_model(vocab_size=50)
     model.save_pretrained(hf)
     assert main(["generate", str(hf), "--prompt", "a"]) == 2
-    assert "put the tokenizer there that belongs to the model" in capsys.readouterr().err
+    assert "copy the model's own tokenizer there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
@@ -151,7 +151,7 @@ def test_numbers_that_are_not_finite_are_named_before_any_text(hf, backend, caps
     save_file(arrays, hf / "model.safetensors")
     assert main(["generate", str(hf), "--backend", backend]) == 2
     out, err = capsys.readouterr()
-    assert "backbone.out_norm.weight holds numbers that are not finite" in err
+    assert "backbone.out_norm.weight has numbers that are not finite" in err
     assert out == ""
 
 

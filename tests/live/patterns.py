@@ -69,10 +69,12 @@ class Inbox:
     """What a source fills, with float32 alone."""
 
     inbox: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    slots: Any = None
     bound: int = 0
 
     def bind(self, model: Any, slots: Any, n_floats: int, live: Any, sampled: Any = None) -> None:
-        self.inbox, self.bound = np.full(n_floats, -1, np.float32), self.bound + 1
+        self.inbox, self.slots = np.full(n_floats, -1, np.float32), slots
+        self.bound += 1
 
     def load(self, model: Any, tensors: Any, *, weights: str = "float32") -> list[str]:
         raise AssertionError(f"a reader of float32 has no {weights} to load")

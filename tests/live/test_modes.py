@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import NoAnswer
 from mlxhog.arena.marks import copy_tensors
+from mlxhog.arena.published import Copies, Readers
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.files.quantities import Interval
 from mlxhog.live import READ_MODES, running
 from mlxhog.live.running import RunWeights
-from mlxhog.live.source import Follower, Loaded
+from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import AvgRuns
 from mlxhog.strategies.rounds import STEPS, Rounds
@@ -57,16 +59,15 @@ def test_a_copy_that_is_newer_than_what_was_read_counts_its_updates(
 ) -> None:
     with pattern_run(tmp_path, writers=0) as run:
         source, backend = run.reader("tensor"), Inbox()
-        copy, busy = RunWeights._copy, ["lm_head.weight"]
 
-        def after_an_update(self: RunWeights, out: NDArray[np.float32]) -> Loaded:
+        def before_an_update(*what: Any) -> list[str]:
+            copy_tensors(*what)
             run.arena.params[: run.arena.layout.probe.offset] += 1
             run.arena.counters.add("version")
             run.publisher.publish_at_rest()
-            return copy(self, out)
+            return ["lm_head.weight"]  # as if it had been written all the time
 
-        monkeypatch.setattr(RunWeights, "_copy", after_an_update)
-        monkeypatch.setattr(running, "copy_tensors", lambda *given: copy_tensors(*given) or busy)
+        monkeypatch.setattr(running, "copy_tensors", before_an_update)
         loaded = source.load(backend)
         assert backend.inbox.max() == 1
         check("tensor", loaded, backend.inbox, run.arena)
@@ -75,30 +76,29 @@ def test_a_copy_that_is_newer_than_what_was_read_counts_its_updates(
 
 def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None:
     with pattern_run(tmp_path, writers=2) as run:
-        sources = [run.reader("double_buffer") for _ in range(3)]
-        of_version: dict[tuple[int, int], bytes] = {}
-        for k in range(READS):
-            backend = Inbox()
-            loaded = sources[k % 3].load(backend)
-            n = run.arena.layout.probe.offset
-            bits = backend.inbox[:n].tobytes()
-            number = sources[k % 3]._number
-            assert of_version.setdefault((number, loaded.version), bits) == bits
-        for source in sources:
-            source.close()
+        readers = [run.publisher.readers.register() for _ in range(3)]
+        copies, weights = Copies(run.arena), np.empty(run.arena.layout.probe.offset, np.float32)
+        by_number: dict[int, bytes] = {}
+        for reader in itertools.cycle(readers):
+            copy = reader.take(copies, weights)
+            if copy is not None:
+                bits = weights.tobytes()
+                assert by_number.setdefault(copy.number, bits) == bits
+            if len(by_number) == 10:
+                break
+        for reader in readers:
+            reader.close()
 
 
 def test_nothing_is_copied_while_nobody_reads(tmp_path: Path) -> None:
     with pattern_run(tmp_path, every="5ms", writers=1) as run:
-        copies = run.publisher._copies
+        copies = Copies(run.arena)
         assert copies.number() == 0
         source = run.reader("double_buffer")
         assert copies.number() >= 1
         source.close()
-        run.publisher.readers.present()
+        run.publisher.publish_at_rest()  # waits for one that is being taken, and takes none
         before = copies.number()
-        with run.publisher._lock:  # one that was being taken is over
-            before = copies.number()
         run.reader("racy").close()
         assert copies.number() == before
 
@@ -107,7 +107,7 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path: Path) -> None:
     with pattern_run(tmp_path, every="5ms", writers=1) as run:
         backend = Inbox()
         source = run.reader("pinned_per_sequence")
-        follower = Follower(source, backend)  # type: ignore[arg-type]
+        follower = WeightFollower(source, backend)  # type: ignore[arg-type]
         first = follower.refresh(in_sequence=True)
         while not source.has_newer():
             pass
@@ -199,12 +199,14 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path
 
 
 def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path: Path) -> None:
-    with pattern_run(tmp_path, writers=0) as run:
-        with run.publisher._lock, pytest.raises(NoAnswer):  # its process is stopped
+    path, (readers, fd) = tmp_path / "socket", Readers.create()
+    with Arena.create(layout()) as arena, arena.serve(path, fd):  # whose process is stopped
+        with pytest.raises(NoAnswer):
             RunWeights(
-                Arena.connect(run.path), MODEL, name="silent", mode="double_buffer", patience_s=0
+                Arena.connect(path), MODEL, name="silent", mode="double_buffer", patience_s=0
             )
-        assert run.publisher.readers.present() == 0
+        assert (readers.came(), readers.present()) == (1, 0)
+    os.close(fd)
 
 
 def test_an_arena_of_another_model_is_refused(tmp_path: Path) -> None:

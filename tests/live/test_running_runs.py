@@ -20,7 +20,7 @@ from mlxhog import LanguageModel, TrainConfig, load, train
 from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena import arena as arenas
 from mlxhog.arena.handover import socket_path
-from mlxhog.checkpoint import checkpoint, creation
+from mlxhog.checkpoint import checkpoint, creation, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
@@ -28,7 +28,7 @@ from mlxhog.live import opening
 from mlxhog.live import source as sources
 from mlxhog.live.opening import open_newest, open_source
 from mlxhog.live.running import RunWeights
-from mlxhog.live.source import Follower
+from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.report.metrics import Progress
 from mlxhog.training import publishing, reporting
@@ -96,8 +96,8 @@ def test_a_version_is_the_parameters_after_so_many_updates(
     def look(source: RunWeights) -> None:
         loaded = source.load(backend)
         if loaded.consistent:
-            names = source._arena.layout.slots
-            parts = (backend.inbox[s.offset : s.offset + s.size] for s in names.values())
+            slots = backend.slots.values()
+            parts = (backend.inbox[slot.offset : slot.offset + slot.size] for slot in slots)
             bits = b"".join(part.tobytes() for part in parts)
             assert by_version.setdefault(loaded.version, bits) == bits
 
@@ -230,7 +230,7 @@ def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path: Path) -> Non
     source, model = open_source("latest", root=tmp_path / "runs", backend="torch:cpu")
     assert source.ended()
     assert source.whose == f"checkpoint step-00000005 of run {Path(result.run).name}"
-    loaded = Follower(source, model.backend).loaded()
+    loaded = WeightFollower(source, model.backend).loaded()
     assert (loaded.version, loaded.consistent, source.newest()) == (5, True, 5)
     assert not source.has_newer()
 
@@ -330,7 +330,7 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
 
             wait_until(opened, LIMIT_S, "a run that can be read")
             source, model = results
-            follower = Follower(source, model.backend)
+            follower = WeightFollower(source, model.backend)
             wait_until(source.has_newer, LIMIT_S, "a second copy")
             assert not source.ended()
             process.send_signal(signal.SIGKILL)
@@ -404,17 +404,17 @@ def test_latest_is_the_run_that_began_while_another_was_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = saved_run(tmp_path, "before")
-    open_run, opened = opening._open_run, list[runs.Run]()
+    open_checkpoint, opened = formats.open, list[Path]()
 
-    def opened_late(run: runs.Run, *words: str) -> Any:
+    def opened_late(path: Path) -> Any:
         if not opened:
             copied(before, "later")
-        opened.append(run)
-        return open_run(run, *words)
+        opened.append(path)
+        return open_checkpoint(path)
 
-    monkeypatch.setattr(opening, "_open_run", opened_late)
+    monkeypatch.setattr(formats, "open", opened_late)
     source, model = open_newest("latest", root=tmp_path, backend="torch:cpu")
     source.close()
     model.backend.close()
-    assert [run.name for run in opened] == [before.name, "later"]
+    assert [path.parents[1].name for path in opened] == [before.name, "later"]
     assert source.whose.endswith("of run later")

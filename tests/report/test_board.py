@@ -10,13 +10,16 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from mlxhog import cli
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
+from tests.processes import descriptors_limited
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import CUT, HOSTILE
 
@@ -80,7 +83,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def held(run: Run) -> Any:
     """Hold the lock of a run, as the process that trains it does."""
     lock = (run.directory / "lock").open("a+")
-    durable.take(lock)
+    durable.take_lock(lock)
     return lock
 
 
@@ -154,6 +157,25 @@ def test_ctrl_c_ends_it_while_a_page_listens(tmp_path, serve):
     with urllib.request.urlopen(server.url + "events?rows=3&starts=1&told=3", timeout=30) as stream:
         stream.readline()
         assert server.end() == 0
+
+
+def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(tmp_path, serve):
+    run = write_run(tmp_path, metrics=lines(3))
+    with descriptors_limited(80):
+        server = serve(run)
+    address = urlsplit(server.url)
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(
+                socket.create_connection((address.hostname, address.port), timeout=60)
+            )
+        line = server.process.stderr.readline()
+        assert "no more files can be opened, so connections wait" in line
+    assert server.open("data")[0] == 200
+    server.process.send_signal(signal.SIGINT)
+    _, err = server.process.communicate(timeout=30)
+    assert err == "the board has ended; it changed nothing in the run\n"
+    assert server.process.returncode == 0
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):

@@ -14,7 +14,7 @@ import pytest
 from mlxhog import cli, train
 from mlxhog.files import durable
 from mlxhog.report import charts, figures
-from mlxhog.report.record import Record
+from mlxhog.report.record import RunRecord
 from mlxhog.training import reporting
 from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
@@ -93,7 +93,7 @@ def test_the_figures_are_png_files(tmp_path, capsys):
 def test_every_figure_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "png", lambda figure: figure)
     run = write_run(tmp_path, metrics=lines(30, every_s=20.0))
-    record = Record(run)
+    record = RunRecord(run)
     made = {"losses": figures.losses([record], "time"), **dict(figures.figures([record]))}
     for name, figure in made.items():
         titles = [figure.get_suptitle(), *(axes.get_title("left") for axes in figure.axes)]
@@ -127,11 +127,11 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     run.config_path.write_text("a: [")
     page, output = report(capsys, run.directory)
     notes = " ".join(output["notes"])
-    assert "made by mlxhog 0.0.1" in notes
+    assert "written by mlxhog 0.0.1" in notes
     assert "1 damaged lines of metrics.jsonl" in notes
     assert "2 damaged lines of events.jsonl" in notes
-    assert "configuration is not shown" in notes
-    assert all(word in page for word in ("made by mlxhog 0.0.1", "The year of the union"))
+    assert "configuration of the run cannot be read" in notes
+    assert all(word in page for word in ("written by mlxhog 0.0.1", "The year of the union"))
 
 
 def test_a_run_without_metrics_or_events_has_a_report_that_says_so(tmp_path, capsys):
@@ -156,7 +156,7 @@ def test_a_run_of_before_events_shows_the_samples_of_its_file(tmp_path, capsys):
     run.samples_path.write_text("an old text\n")
     page, output = report(capsys, run.directory)
     assert "an old text" in page
-    assert "it kept no events" in " ".join(output["notes"])
+    assert "events.jsonl is missing" in " ".join(output["notes"])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_run_of_before_events_shows_the_samples_of_its_file(tmp_path, capsys):
         (["nothing"], "no run 'nothing'"),
         (["20260101-000000-made", "latest"], "named twice"),
         ([], "RUN"),
-        (["latest", "--to", "no/such/folder/page.html"], "its directory is not there"),
+        (["latest", "--to", "no/such/folder/page.html"], "its directory no longer exists"),
         (["latest", "--too", "x"], "did you mean '--to'"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_browser_draws_every_chart_and_runs_nothing_else(written, visit):
     window = visit(offline=True)
     page = window.open(written)
     assert page.locator("#charts canvas").count() == 6
-    assert page.locator("#flat").inner_text() == "Always 0, and so not drawn: lost updates."
+    assert page.locator("#flat").inner_text() == "Not drawn, because always 0: lost updates."
     assert page.locator('[data-part="workers"] rect').count() == 3
     assert page.locator('[data-part="staleness"] svg').count() == 4
     assert page.locator('[data-part="staleness"] text', has_text="P-1 = 2").count() == 4
@@ -311,7 +311,7 @@ def test_five_samples_are_shown_the_newest_first_and_the_others_folded(tmp_path,
     run = write_run(tmp_path, metrics=lines(3), events=texts)
     report(capsys, run.directory)
     page = visit().open(f"file://{run.directory}/report.html")
-    samples, older = page.locator(".samples li p"), page.locator("summary", has_text="2 before")
+    samples, older = page.locator(".samples li p"), page.locator("summary", has_text="2 older")
     assert samples.all_inner_texts()[:5] == [f"text {k}" for k in (7, 6, 5, 4, 3)]
     assert [each.is_visible() for each in samples.all()] == [True] * 5 + [False] * 2
     older.click()
@@ -344,7 +344,7 @@ def test_a_worker_has_one_color_in_all_charts(written, visit):
 def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
     run = write_run(tmp_path, events=[], status={"status": state})
     with (run.directory / "lock").open("a+") as lock:
-        durable.take(lock)
+        durable.take_lock(lock)
         report(capsys, run.directory)
     page = visit().open(f"file://{run.directory}/report.html")
     text = page.locator("body").inner_text()

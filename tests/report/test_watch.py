@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,11 +22,10 @@ from mlxhog import cli
 from mlxhog.arena import requests
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint.run import Run
-from mlxhog.errors import ArenaError
 from mlxhog.files import durable
-from mlxhog.report.follow import NOTHING, Follower, follow, progress_of
+from mlxhog.report.follow import NOTHING, RunFollower, follow, progress_of
 from mlxhog.report.metrics import Activity, Doing, Progress
-from mlxhog.report.record import Record
+from mlxhog.report.record import RunRecord
 from tests.report.running import Training, wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
@@ -42,7 +42,7 @@ def watch(*words: object, **options: object) -> subprocess.Popen[str]:
 
 def states(run: Run, slot: int) -> set[str]:
     """What the metrics of a run say that a worker slot has been."""
-    return {span.state for span in Record(run).history.spans if span.slot == slot}
+    return {span.state for span in RunRecord(run).history.spans if span.slot == slot}
 
 
 # -- of a run that has ended -----------------------------------------------------------------------
@@ -130,8 +130,8 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
             lock.close()
 
     lock = (run.directory / "lock").open("a+")
-    durable.take(lock)
-    with Follower(run) as follower:
+    durable.take_lock(lock)
+    with RunFollower(run) as follower:
         follow(follower, reports.append, pause=live)
     assert [progress.step for progress in reports][-1] == 100
     messages = [progress.message for progress in reports if progress.message]
@@ -143,33 +143,9 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_running_run_is_watched_through_its_shared_memory_and_not_disturbed(training):
-    trained = training(30)
-    reports: list[Progress] = []
-
-    def enough(_: float) -> None:
-        time.sleep(0.1)
-        if len(reports) == 10:
-            trained.stop()
-
-    with Follower(trained.run) as follower:
-        assert follower._arena is not None
-        with pytest.raises(ArenaError, match="read"):
-            follower._arena.counters.store("command", 1)
-        follow(follower, reports.append, pause=enough)
-        assert follower.ending().startswith("interrupted: ")
-    steps = [progress.step for progress in reports if not progress.message]
-    assert steps == sorted(steps)
-    assert len(set(steps)) > 6  # ten looks a second; its files have a line in two seconds
-    assert {worker.backend for worker in reports[5].workers} == {"mlx:cpu"}
-    result = trained.run.read_status()["result"]
-    assert (result["restarts"], result["torn"]) == (0, 0)
-
-
-@pytest.mark.slow
 def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
     trained = training(90, metrics_s=0.2)
-    with Follower(trained.run) as follower:
+    with RunFollower(trained.run) as follower:
         assert len(wait_until(lambda: follower.look().workers)) == 2
         requests.ask(trained.run.directory, "join", workers="mlx:cpu")
         joined = wait_until(lambda: next(iter(follower.look().workers[2:]), None))
@@ -179,21 +155,10 @@ def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
         requests.ask(trained.run.directory, "leave", worker=3)
         wait_until(lambda: follower.look().workers[2].state == "left")
     trained.stop()
-    record = Record(trained.run)
+    record = RunRecord(trained.run)
     assert record.others == 2
     assert {"running", "left"} <= states(trained.run, slot=3)
     assert record.history.workers[3].restarts == 0
-
-
-@pytest.mark.slow
-def test_watch_in_a_pipe_ends_with_its_run(training):
-    trained = training(2)
-    process = watch(trained.run.directory)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "\x1b" not in out
-    assert out.splitlines()[-2].startswith("done: ")
-    assert "mlxhog report" in out.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +188,36 @@ def test_a_reader_that_leaves_ends_it_without_a_word(going_on):
         watching.stdout.close()
         assert watching.wait(60) == 0
         assert watching.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_a_run_is_watched_through_its_shared_memory_and_not_disturbed_and_pipes_end_with_it(
+    going_on,
+):
+    """The last test of that run, which it ends."""
+    reports: list[Progress] = []
+
+    def enough(_: float) -> None:
+        time.sleep(0.1)
+        steps = {progress.step for progress in reports if not progress.message}
+        if len(steps) > 6 or len(reports) == 100:  # of 10 s, in which its files get five lines
+            going_on.stop()
+
+    with RunFollower(going_on.run) as follower, watch(going_on.run.directory) as in_a_pipe:
+        in_a_pipe.stdout.readline()
+        follow(follower, reports.append, pause=enough)
+        assert follower.ending().startswith("interrupted: ")
+        out, err = in_a_pipe.communicate(timeout=120)
+    steps = [progress.step for progress in reports if not progress.message]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 6
+    assert {worker.backend for worker in reports[5].workers} == {"mlx:cpu"}
+    result = going_on.run.read_status()["result"]
+    assert (result["restarts"], result["torn"]) == (0, 0)
+    assert in_a_pipe.returncode == 0, err
+    assert "\x1b" not in out
+    assert "interrupted: " in out
+    assert f"mlxhog train --resume {shlex.quote(str(going_on.run.directory))}" in out
 
 
 @pytest.mark.slow

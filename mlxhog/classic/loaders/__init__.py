@@ -1,1 +1,1 @@
-"""Real data from files in the formats that the published sets come in."""
+"""Readers of data files, in the formats of the published sets."""

@@ -1,12 +1,12 @@
 """Files of ratings and of graphs: lines of two identifiers and a number.
 
 Ratings are triplets `USER ITEM RATING`, separated by spaces, tabs, commas or `::`; further columns
-(a time) are read over: MovieLens' ratings.csv and ratings.dat, and most exports. Or they have the
-form of the Netflix prize, which says `MOVIE:` on a line and then `USER,RATING,DATE` on the lines
-that belong to it.
+(such as a time) are ignored. MovieLens' ratings.csv and ratings.dat and most exports have this
+form. Files of the Netflix prize work too: they have a line `MOVIE:`, then lines `USER,RATING,DATE`
+for this movie.
 
-Graphs are edge lists `VERTEX VERTEX WEIGHT`, the form of SNAP's and KONECT's files; without a third
-column every edge weighs 1.
+Graphs are edge lists `VERTEX VERTEX WEIGHT`, as in SNAP's and KONECT's files; without a third
+column every edge has weight 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mlxhog.classic.datasets import Graph, Ratings
 from mlxhog.classic.loaders.text import (
-    Block,
+    TextBlock,
     blocks,
     line_of_row,
     read_table,
@@ -49,26 +49,26 @@ class Entries:
     ratings: NDArray[np.float32]
 
 
-_Part = tuple[Block, NDArray[np.int64], Entries]
-"""A block, the rows of its table that are ratings, and those."""
+_Part = tuple[TextBlock, NDArray[np.int64], Entries]
+"""A block, the rows of its table that are ratings, and these ratings."""
 
 
 def load_ratings(
     train: Path, test: Path | None = None, *, lowest: float = 1.0, highest: float = 5.0
 ) -> tuple[Ratings, Ratings | None]:
-    """Read one file, or a training and a test file that name users and items alike.
+    """Read one file, or a training and a test file with the same identifiers.
 
-    Users and items are numbered from 0 in the order of their identifiers, gaps closed.
+    Users and items are numbered from 0 without gaps, in the order of their identifiers.
 
     Args:
-        train: triplets or the prize's form; `.gz` or `.bz2` if compressed.
-        test: the same for test ratings.
+        train: triplets, or the form of the prize; may be a `.gz` or `.bz2` file.
+        test: a file of test ratings in the same form.
         lowest: smallest legal rating.
         highest: largest legal rating.
 
     Raises:
-        DataError: a file or a line is malformed, an identifier is no whole number, or a rating is
-            outside its range; the message names the line.
+        DataError: a file or a line is malformed, an identifier is not a whole number, or a rating
+            is outside its range; the message names the line.
     """
     files = [read_ratings(path, lowest, highest) for path in (train, test) if path is not None]
     users, user_ids = renumber([columns.users for columns in files])
@@ -91,16 +91,16 @@ def load_ratings(
 
 
 def read_ratings(path: Path, lowest: float = -math.inf, highest: float = math.inf) -> Entries:
-    """Read the ratings of one file; `load_ratings` says what they look like, and its errors."""
+    """Read the ratings of one file; format and errors are those of `load_ratings`."""
     is_prize = _MOVIE.match(next(blocks(path)).text) is not None
     parts = []
     for block, rows, columns in _prize(path) if is_prize else _triplets(path):
         outside = (columns.ratings < lowest) | (columns.ratings > highest)
         if outside.any():
             first = int(np.argmax(outside))
-            what = f"rating {columns.ratings[first]:g}; wanted {lowest:g} .. {highest:g}"
+            reason = f"rating {columns.ratings[first]:g}; wanted {lowest:g} .. {highest:g}"
             line = line_of_row(block, int(rows[first]))
-            wrong(path, line, f"{what}. For another scale say --rating-range LOW,HIGH")
+            wrong(path, line, f"{reason}. For another scale give --rating-range LOW,HIGH")
         parts.append(columns)
     if not sum(len(part.ratings) for part in parts):
         raise DataError(f"{path} has no ratings; wanted lines of USER ITEM RATING")
@@ -122,12 +122,12 @@ def _triplets(path: Path) -> Iterator[_Part]:
 
 
 def _prize(path: Path) -> Iterator[_Part]:
-    """The prize's form as a table: a line `7:` becomes a rating of item 7 that no scale has."""
+    """Read the form of the prize as a table; a line `7:` becomes the row (7, `_MARK`)."""
     movie = 0
     for block, table in read_table(map(_marked, blocks(path)), least=2, most=2):
         ids = whole_ids(table[:, 0], block, "user or movie")
         opens = table[:, 1] == _MARK
-        # Each row belongs to the last movie up to it, the first ones to that of the block before.
+        # A row belongs to the last movie above it; that of the first rows is in the block before.
         last = np.maximum.accumulate(np.where(opens, np.arange(len(ids)), -1))
         movies = np.where(last >= 0, ids[last], movie)
         movie = int(movies[-1])
@@ -136,20 +136,20 @@ def _prize(path: Path) -> Iterator[_Part]:
 
 
 def _ratings(column: NDArray[np.float64]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # an infinity is outside of every range of ratings
+    with np.errstate(over="ignore"):  # infinity is outside of every range of ratings
         return column.astype(np.float32)
 
 
-def _marked(block: Block) -> Block:
+def _marked(block: TextBlock) -> TextBlock:
     text = _PRIZE_DATE.sub(b"", _MOVIE.sub(rb"\1,%d" % _MARK, block.text))
-    return Block(block.path, block.first_line, text)
+    return TextBlock(block.path, block.first_line, text)
 
 
 def parse_rating_range(text: str) -> tuple[float, float]:
     """Return the lowest and the highest legal rating of "LOW,HIGH".
 
     Raises:
-        ConfigError: `text` is no such pair.
+        ConfigError: `text` is not such a pair.
     """
     low, comma, high = text.partition(",")
     lowest, highest = to_number(low), to_number(high)
@@ -161,23 +161,24 @@ def parse_rating_range(text: str) -> tuple[float, float]:
 # -- graphs ----------------------------------------------------------------------------------------
 
 MOST_LABELS = 4096
-"""Every vertex has a number for each label."""
+"""A limit, because every vertex stores one number per label."""
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _TERMINALS_FORM = (
-    "VERTEX=LABEL by commas, such as 0=0,33=1, or a file with VERTEX LABEL on each line"
+    "VERTEX=LABEL separated by commas, such as 0=0,33=1, or a file of VERTEX LABEL lines"
 )
 
 
 def load_graph(path: Path, terminals: str) -> Graph:
-    """Read a graph; vertices are numbered from 0 in the order of their names, gaps closed.
+    """Read a graph; vertices are numbered from 0 without gaps, in the order of their names.
 
     Args:
-        path: lines VERTEX VERTEX [WEIGHT] of whole numbers as names; `.gz` and `.bz2` are unpacked.
-        terminals: the labels that are known: VERTEX=LABEL by commas, or a file of such lines.
+        path: lines VERTEX VERTEX [WEIGHT] with whole numbers as names; may be a `.gz` or `.bz2`
+            file.
+        terminals: known labels: VERTEX=LABEL separated by commas, or a file of VERTEX LABEL lines.
 
     Raises:
-        ConfigError: `terminals` is neither, names a vertex that is not in the graph, or gives all
-            of its vertices the same label.
+        ConfigError: `terminals` is neither, names a vertex that is not in the graph, or has one
+            label only.
         DataError: a line is malformed, joins a vertex with itself, or has a weight below 0; the
             message names the line.
     """
@@ -191,7 +192,7 @@ def load_graph(path: Path, terminals: str) -> Graph:
     (from_0, to_0), names = renumber(columns)
     missing = sorted(known.keys() - set(names.tolist()))
     if missing:
-        raise ConfigError(f"terminal {missing[0]} is no vertex of {path}")
+        raise ConfigError(f"terminal {missing[0]} is not a vertex of {path}")
     return Graph(
         heads=from_0,
         tails=to_0,
@@ -204,7 +205,7 @@ def load_graph(path: Path, terminals: str) -> Graph:
 
 
 def read_edges(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return both ends of each edge of a file, by name, and its weight.
+    """Return the names of both ends, and the weight, of each edge of a file.
 
     Raises:
         DataError: see `load_graph`.
@@ -214,21 +215,21 @@ def read_edges(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArra
         heads.append(whole_ids(table[:, 0], block, "vertex"))
         tails.append(whole_ids(table[:, 1], block, "vertex"))
         weights.append(table[:, 2] if table.shape[1] == 3 else np.ones(len(table)))
-        for illegal, what in (
+        for illegal, reason in (
             (heads[-1] == tails[-1], "an edge from a vertex to itself; leave it out"),
-            (weights[-1] < 0, "a weight below 0; a cut can only cost something"),
+            (weights[-1] < 0, "a weight below 0; the cost of a cut is 0 or more"),
             (weights[-1] > _FLOAT32_MAX, "a weight that is infinite in float32"),
         ):
             if illegal.any():
-                wrong(path, line_of_row(block, int(np.argmax(illegal))), what)
+                wrong(path, line_of_row(block, int(np.argmax(illegal))), reason)
     if not weights:
-        raise DataError(f"{path} is a graph with no edges; wanted lines of VERTEX VERTEX [WEIGHT]")
+        raise DataError(f"{path} has no edges; wanted lines of VERTEX VERTEX [WEIGHT]")
     every = np.concatenate(weights).astype(np.float32)
     return np.concatenate(heads), np.concatenate(tails), every
 
 
 def _terminal_labels(terminals: str) -> dict[int, int]:
-    """The label of each terminal, by the name that the file gives it."""
+    """The label of each terminal, by the vertex's name in the graph file."""
     if Path(terminals).is_file():
         path = Path(terminals)
         pairs = [
@@ -244,7 +245,7 @@ def _terminal_labels(terminals: str) -> dict[int, int]:
         pairs = [_terminal(text) for text in terminals.split(",")]
     known = dict(pairs)
     if len(set(known.values())) < 2:
-        raise ConfigError("--terminals names one label only; wanted two or more to cut between")
+        raise ConfigError("--terminals has one label only; a cut needs two or more")
     return known
 
 

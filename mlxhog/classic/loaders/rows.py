@@ -1,9 +1,9 @@
 """Files of examples with labels: svmlight text, and CIFAR-10 in its binary form.
 
 svmlight is the format of RCV1 and of the LIBSVM collection: `LABEL FEATURE:VALUE ... # COMMENT`.
-Blocks of lines are parsed by NumPy at once. Where a block is not well formed in every respect, its
-lines are read one by one, which is slow and finds the line to name.
-Format: Joachims, SVMlight; a `qid:` is read over.
+NumPy parses a block of lines at once. If that fails, the lines of the block are read one by one,
+which is slow, but can name the malformed line.
+Format: Joachims, SVMlight; a `qid:` is ignored.
 
 A record of CIFAR-10 is 3073 bytes: the class, 0 to 9, then 1024 bytes each of red, green and blue,
 row by row. Format: https://www.cs.toronto.edu/~kriz/cifar.html
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena.process import available_bytes
 from mlxhog.classic.datasets import DenseRows, LabelKind, SparseRows, how_to_map
-from mlxhog.classic.loaders.text import Block, blocks, parse_numbers, to_number, wrong
+from mlxhog.classic.loaders.text import TextBlock, blocks, parse_numbers, to_number, wrong
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
 
 HELD_OUT_SHARE = 0.2
@@ -33,7 +33,7 @@ Data = TypeVar("Data", DenseRows, SparseRows)
 
 
 def held_out(data: Data, seed: int) -> tuple[Data, Data]:
-    """Split off a fifth for testing, drawn at random; the same for the same seed.
+    """Split off a random fifth for testing; the same for the same seed.
 
     Raises:
         DataError: there are fewer than two examples.
@@ -48,17 +48,17 @@ def held_out(data: Data, seed: int) -> tuple[Data, Data]:
 
 # -- svmlight --------------------------------------------------------------------------------------
 
-BYTES_PER_FEATURE = 24  # of a model: a vector and its copy, degrees, order, numbers, shrink
+BYTES_PER_FEATURE = 24  # of the model: x and its copy, degrees, order, numbers, decay
 
 
 def parse_label_map(text: str | None) -> dict[float, float] | None:
-    """Return what each label becomes, or None where labels stay as they are.
+    """Return the map from old to new labels, or None if labels do not change.
 
     Args:
-        text: pairs FOUND=WANTED by commas, such as "1=-1,2=+1".
+        text: pairs OLD=NEW separated by commas, such as "1=-1,2=+1".
 
     Raises:
-        ConfigError: `text` is no such list.
+        ConfigError: `text` is not such a list.
     """
     if text is None:
         return None
@@ -72,7 +72,7 @@ def parse_label_map(text: str | None) -> dict[float, float] | None:
             becomes = float(new)
         except ValueError:
             raise ConfigError(
-                f"--labels has {pair!r}; wanted FOUND=WANTED by commas, such as 0=-1,1=+1"
+                f"--labels has {pair!r}; wanted OLD=NEW separated by commas, such as 0=-1,1=+1"
             ) from None
         if label in mapping:
             raise ConfigError(f"--labels maps {label:g} twice")
@@ -87,21 +87,22 @@ def load_svmlight(
     labels: Mapping[float, float] | None = None,
     label_kind: LabelKind = "signs",
 ) -> tuple[SparseRows, SparseRows | None]:
-    """Read one file, or a training and a test file that count features alike.
+    """Read one file, or a training and a test file with the same numbers of features.
 
-    Features count from 1, as the format says, unless a feature 0 occurs in one of the files.
+    Features are numbered from 1, as in the format, unless one of the files has a feature 0.
 
     Args:
-        train: svmlight text, `.gz` or `.bz2` if compressed.
-        test: the same for test rows.
-        labels: what each label in the files becomes; None keeps them.
-        label_kind: what labels have to be after that.
+        train: svmlight text; may be a `.gz` or `.bz2` file.
+        test: a file of test rows in the same form.
+        labels: new label for each label in the files; None keeps them.
+        label_kind: required kind of the labels after this map.
 
     Raises:
-        ConfigError: `labels` maps to something else than signs where signs are expected.
-        DataError: a file or a line is malformed, a row is empty, features are out of order or
-            twice, a number is not finite, a label is not mapped or not of its kind. Names the line.
-        EnvironmentLacks: a model with as many features as the files name does not fit.
+        ConfigError: `labels` maps to other values than -1 and +1, and signs are required.
+        DataError: a file or a line is malformed, a row is empty, a feature is repeated or out of
+            order, a number is not finite, or a label is not mapped or not of its kind. The message
+            names the line.
+        EnvironmentLacks: the model with all these features does not fit into memory.
     """
     if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
         raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
@@ -126,20 +127,20 @@ def load_svmlight(
 
 
 def _require_room(n_features: int) -> None:
-    """Refuse a model that cannot fit, before anything of that length is allocated."""
+    """Refuse a model that does not fit into memory, before it is allocated."""
     needed, available = n_features * BYTES_PER_FEATURE, available_bytes()
     if available and needed > available:
         raise EnvironmentLacks(
-            f"the largest feature is number {n_features:,}; a model of that many needs "
-            f"{needed:,} bytes, this machine has {available:,}: number the features that occur "
-            "from 1 on"
+            f"the files have features up to number {n_features:,}; a model of this size needs "
+            f"{needed:,} bytes, but this machine has {available:,}: renumber the features "
+            "without gaps from 1"
         )
 
 
 def read_rows(
     path: Path, labels: Mapping[float, float] | None = None, kind: LabelKind = "numbers"
 ) -> ParsedRows:
-    """Read the rows of one file, features as it counts them; see `load_svmlight`."""
+    """Read the rows of one file, with its numbers of features; see `load_svmlight`."""
     parts = []
     for block in blocks(path):
         rows = parse_block(without_comments(block.text)) or parse_lines(block)
@@ -151,12 +152,12 @@ def read_rows(
         )
     )
     if not len(joined.labels):
-        raise DataError(f"{path} has no rows, only comments or empty lines")
+        raise DataError(f"{path} has no rows, only comments and empty lines")
     return joined
 
 
 def _with_labels(
-    rows: ParsedRows, block: Block, labels: Mapping[float, float] | None, kind: LabelKind
+    rows: ParsedRows, block: TextBlock, labels: Mapping[float, float] | None, kind: LabelKind
 ) -> ParsedRows:
     """The rows with mapped labels; an unmapped or illegal label is an error with its line."""
     kinds, kind_of_row = np.unique(rows.labels, return_inverse=True)
@@ -166,28 +167,28 @@ def _with_labels(
         illegal = kinds[np.abs(kinds) != 1.0].tolist() if kind == "signs" else []
     if illegal:
         row = int(np.argmax(np.isin(rows.labels, illegal)))
-        way_out = how_to_map(kinds) if labels is None else "--labels has to say what it becomes"
-        what = f"label {rows.labels[row]:g}; wanted -1 or +1. {way_out}"
-        wrong(block.path, _line_of_row(block, row), what)
+        way_out = how_to_map(kinds) if labels is None else "Add this label to --labels"
+        reason = f"label {rows.labels[row]:g}; wanted -1 or +1. {way_out}"
+        wrong(block.path, _line_of_row(block, row), reason)
     if labels is None:
         return rows
-    becomes = np.array([labels[label] for label in kinds.tolist()])
-    return dataclasses.replace(rows, labels=becomes[kind_of_row])
+    new_labels = np.array([labels[label] for label in kinds.tolist()])
+    return dataclasses.replace(rows, labels=new_labels[kind_of_row])
 
 
-def _line_of_row(block: Block, row: int) -> int:
+def _line_of_row(block: TextBlock, row: int) -> int:
     filled = (number for number, line in block.lines() if words_of(line))
     return next(itertools.islice(filled, row, None))
 
 
-# -- a block at once -------------------------------------------------------------------------------
+# -- a whole block ---------------------------------------------------------------------------------
 
-_SPACE = 32  # this byte and all below it separate words
+_SPACE = 32  # this byte and all smaller ones separate words
 
 
 @dataclass(frozen=True)
 class ParsedRows:
-    """Rows of a block, features as the file counts them."""
+    """Rows of a block, with the file's numbers of features."""
 
     labels: NDArray[np.float64]
     lengths: NDArray[np.int64]
@@ -196,15 +197,15 @@ class ParsedRows:
 
 
 def parse_block(text: bytes) -> ParsedRows | None:
-    """Rows of whole lines without comments, or None where any line is not as it should be."""
+    """Rows of whole lines without comments, or None if a line is malformed."""
     symbols = np.frombuffer(text, dtype=np.uint8)
     in_word = symbols > _SPACE
     begins = np.flatnonzero(in_word & ~np.concatenate([[False], in_word[:-1]]))
     colons = np.flatnonzero(symbols == ord(":"))
     line = np.cumsum(symbols == ord("\n"), dtype=np.int32)[begins]
     opens_line = np.concatenate([[True], line[1:] != line[:-1]])[: len(begins)]
-    # Labels have no colon; every other word has one, which is neither its first symbol nor its
-    # last. (No colon can be the text's last symbol: that is a line end.)
+    # A label has no colon; every other word has one, neither at its begin nor at its end. (The
+    # last symbol of the text is a line end, so it is no colon.)
     word_of_colon = np.searchsorted(begins, colons, side="right") - 1
     if not np.array_equal(word_of_colon, np.flatnonzero(~opens_line)):
         return None
@@ -215,7 +216,7 @@ def parse_block(text: bytes) -> ParsedRows | None:
         return None
     first_words = np.flatnonzero(opens_line)
     lengths = np.diff(np.append(first_words, len(begins))) - 1
-    # Each label stands after one number per earlier label and two per earlier pair.
+    # Before a label are one number per earlier label and two numbers per earlier pair.
     at_label = np.arange(len(lengths)) + 2 * (np.cumsum(lengths) - lengths)
     pairs = np.delete(numbers, at_label)
     parsed = ParsedRows(numbers[at_label], lengths, *_columns(pairs))
@@ -228,7 +229,7 @@ def _columns(pairs: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.
 
 
 def _is_sound(parsed: ParsedRows, features: NDArray[np.float64]) -> bool:
-    """Whether rows are not empty, numbers finite, and `features` whole, legal and rising."""
+    """Whether no row is empty, numbers are finite, and `features` are int32 and ascending."""
     if not (parsed.lengths > 0).all():
         return False
     steps = np.diff(parsed.features)
@@ -242,7 +243,7 @@ def _is_sound(parsed: ParsedRows, features: NDArray[np.float64]) -> bool:
     )
 
 
-# -- line by line: slow, and able to say which line is wrong, and what about it --------------------
+# -- line by line: slow, but the error names the line and the reason -------------------------------
 
 _COMMENT = re.compile(rb"#[^\n]*")
 _QID = re.compile(rb"(?<=[ \t])qid:\d+(?=\s)")
@@ -251,14 +252,14 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def without_comments(text: bytes) -> bytes:
-    """Lines without what no row consists of: comments, and the `qid:` of ranking data."""
+    """Remove comments, and the `qid:` of ranking data."""
     if b"#" in text:
         text = _COMMENT.sub(b"", text)
     return _QID.sub(b"", text) if b"qid:" in text else text
 
 
-def parse_lines(block: Block) -> ParsedRows:
-    """Rows of a block that may have comments; raises DataError about the first line in error."""
+def parse_lines(block: TextBlock) -> ParsedRows:
+    """Rows of a block, which may have comments; DataError names the first malformed line."""
     labels, lengths, features, values = [], [], [], []
     for number, line in block.lines():
         words = words_of(line)
@@ -270,7 +271,7 @@ def parse_lines(block: Block) -> ParsedRows:
             wrong(block.path, number, f"label {words[0]} without features; leave empty rows out")
         for (before, _), (feature, _) in itertools.pairwise(pairs):
             if feature == before:
-                wrong(block.path, number, f"feature {feature} is there twice; add its values up")
+                wrong(block.path, number, f"feature {feature} occurs twice; sum its values")
             if feature < before:
                 wrong(
                     block.path,
@@ -289,11 +290,11 @@ def parse_lines(block: Block) -> ParsedRows:
 
 
 def words_of(line: bytes) -> list[str]:
-    """The words of one line, without its end; none if it is empty or a comment."""
+    """The words of one line without its line end; an empty list for a comment."""
     return without_comments(line + b"\n").decode(errors="backslashreplace").split()
 
 
-def _parse_label(word: str, block: Block, line: int) -> float:
+def _parse_label(word: str, block: TextBlock, line: int) -> float:
     label = to_number(word)
     if label is None or not math.isfinite(label):
         several = "; choose one of the labels of a row" if "," in word else ""
@@ -301,11 +302,11 @@ def _parse_label(word: str, block: Block, line: int) -> float:
     return label
 
 
-def _parse_pair(word: str, block: Block, line: int) -> tuple[int, float]:
+def _parse_pair(word: str, block: TextBlock, line: int) -> tuple[int, float]:
     name, colon, text = word.partition(":")
     feature = to_number(name)
     if not colon or feature is None or feature < 0 or feature % 1 != 0:  # NaN and infinity as well
-        wrong(block.path, line, f"{word!r}; wanted FEATURE:VALUE with a whole number before it")
+        wrong(block.path, line, f"{word!r}; wanted FEATURE:VALUE, with a whole number as FEATURE")
     if feature >= _INT32_MAX:
         wrong(block.path, line, f"feature {name}; wanted less than {_INT32_MAX}")
     value = to_number(text)
@@ -323,15 +324,15 @@ _PACKED = (".gz", ".tgz", ".bz2", ".tar", ".zip")
 
 
 def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, DenseRows | None]:
-    """Read images as pixels from 0 to 1, less the mean of each pixel over the training set.
+    """Read images: pixels from 0 to 1, less the mean of each pixel over the training set.
 
     Args:
-        train: a file, or the folder of data_batch_1.bin .. data_batch_5.bin, all of which are read.
-        test: a file; where `train` is a folder, its test_batch.bin unless another is named.
+        train: a file, or the folder with data_batch_1.bin .. data_batch_5.bin, which are all read.
+        test: a file; if None and `train` is a folder, its test_batch.bin if there is one.
 
     Raises:
-        DataError: a file is missing, cut in the middle of a record, or has a class above 9; the
-            message names the record.
+        DataError: a file is missing, truncated in a record, or has a class above 9; the message
+            names the record.
     """
     files = [train]
     if train.is_dir():
@@ -374,12 +375,12 @@ def _records(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if path.suffix in _PACKED:
-        raise DataError(f"{path} is packed; unpack it first, and name the .bin file or its folder")
+        raise DataError(f"{path} is compressed; unpack it and name the .bin file or its folder")
     whole, rest = divmod(len(content), _RECORD)
     if rest or not whole:
         raise DataError(
-            f"{path} is cut in the middle of record {whole + 1}: {len(content)} bytes are no "
-            f"multiple of {_RECORD}; fetch it again (the binary version of CIFAR-10 is wanted)"
+            f"{path} is truncated in record {whole + 1}: {len(content)} bytes are not a "
+            f"multiple of {_RECORD}; download the binary version of CIFAR-10 again"
         )
     records = content.reshape(whole, _RECORD)
     illegal = records[:, 0] >= CLASSES

@@ -1,11 +1,11 @@
 """Text files as blocks of whole lines, and tables of numbers in them.
 
-A block is large enough for NumPy to parse it at once, and small enough that a file of any size
-needs little memory besides what is kept of it. It knows its line numbers.
+NumPy parses a block at once. A block is small, so a large file needs little memory besides its
+parsed rows. Each block knows its line numbers.
 
-Ratings and edge lists are tables. Lines that are empty, or begin with # or %, are read over; so is
-a first line that has no numbers, the heading of a .csv file. Where NumPy cannot parse a block it is
-read line by line, which tells the line to name.
+Ratings and edge lists are tables. Empty lines and lines that begin with # or % are skipped, and so
+is a first line without numbers, the heading of a .csv file. A block that NumPy cannot parse is read
+line by line, so that the error can name the line.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _PACKED = (".gz", ".bz2")
 
 
 @dataclass(frozen=True)
-class Block:
+class TextBlock:
     """Whole lines of one file.
 
     Attributes:
         path: the file.
         first_line: number of the block's first line, from 1.
-        text: the lines, each with its end.
+        text: the lines, each with its line end.
     """
 
     path: Path
@@ -45,18 +45,18 @@ class Block:
     text: bytes
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Every line with its number, without its end."""
+        """Yield every line with its number, without its line end."""
         return enumerate(self.text.removesuffix(b"\n").split(b"\n"), self.first_line)
 
 
-def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Yield a file's lines in order, without the byte order mark that some editors put first.
+def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
+    """Yield a file's lines in order, without a byte order mark at the begin.
 
-    `.gz` and `.bz2` are unpacked on the way.
+    Files `.gz` and `.bz2` are decompressed.
 
     Raises:
-        DataError: the file is missing, empty, unreadable, binary, or cut: its last line has no end,
-            or its compressed stream has none. The message names the line.
+        DataError: the file is missing, empty, unreadable, binary or truncated: its last line has no
+            line end, or its compressed stream stops early. The message names the line.
     """
     line, rest = 1, b""
     with _open(path) as file:
@@ -70,7 +70,7 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
                 rest += piece
                 continue
             text, rest = rest + piece[:end], piece[end:]
-            yield Block(path, line, text)
+            yield TextBlock(path, line, text)
             line += text.count(b"\n")
     if rest:
         unpack = "unpack it and " if path.suffix in _PACKED else ""
@@ -78,8 +78,8 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
         wrong(
             path,
             line,
-            "the last line has no line end, so the file may be cut in the middle; if it is "
-            f"complete, {unpack}add one: echo >> {plain}",
+            "the last line has no line end, so the file may be truncated; if it is complete, "
+            f"{unpack}add one: echo >> {plain}",
         )
     if line == 1:
         raise DataError(f"{path} is empty; wanted one example per line")
@@ -91,7 +91,7 @@ def wrong(path: Path, line: int, what: str) -> NoReturn:
 
 
 def parse_numbers(text: bytes) -> NDArray[np.float64] | None:
-    """All white-space separated numbers, or None where something else is among them."""
+    """All numbers of a text separated by white space, or None if a word is not a number."""
     if not text.strip():
         return np.empty(0)
     try:
@@ -101,7 +101,7 @@ def parse_numbers(text: bytes) -> NDArray[np.float64] | None:
 
 
 def to_number(word: str) -> float | None:
-    """The number that a word stands for, or None: no 1_000, and no digits of other scripts."""
+    """The value of a word, or None if it is not a number; 1_000 and non-ASCII digits are not."""
     if "_" in word or not word.isascii():
         return None
     try:
@@ -126,7 +126,7 @@ def _read(path: Path, file: BinaryIO, count: int, line: int) -> bytes:
         return file.read(count)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is cut or damaged after line {line} ({error}); fetch it again"
+            f"{path} is truncated or damaged after line {line} ({error}); download it again"
         ) from error
 
 
@@ -135,31 +135,31 @@ def _read(path: Path, file: BinaryIO, count: int, line: int) -> bytes:
 _COMMENT_LINE = re.compile(rb"^[ \t]*[#%][^\n]*", re.MULTILINE)
 _DATE = re.compile(rb"\b\d{4}-\d\d-\d\d\b")
 _SEPARATORS = bytes.maketrans(b",;\t\r", b"    ")
-_ID_LIMIT = 2**53  # whole numbers below are exact in float64
+_ID_LIMIT = 2**53  # smaller whole numbers are exact in float64
 
 
 def read_table(
-    source: Iterable[Block], least: int, most: int
-) -> Iterator[tuple[Block, NDArray[np.float64]]]:
-    """Yield the rows of a file's blocks: the block, and its numbers (rows, columns) in float64.
+    source: Iterable[TextBlock], least: int, most: int
+) -> Iterator[tuple[TextBlock, NDArray[np.float64]]]:
+    """Yield each block of a file with its numbers, (rows, columns) float64.
 
     Args:
         source: blocks of one file, in order.
-        least: columns that every line has at least.
-        most: columns that are kept; further ones may hold anything.
+        least: least number of columns of a line.
+        most: number of columns to return; further ones may hold anything.
 
     Returns:
-        Arrays with `least` to `most` columns, equally many in all blocks.
+        Arrays with `least` to `most` columns, the same number in all blocks.
 
     Raises:
-        DataError: a line has too few columns, more or fewer than those before, or something else
-            than finite numbers in those that are kept; the message names the line.
+        DataError: a line has too few columns, another number of columns than the lines before, or
+            a word that is not a finite number in a returned column; the message names the line.
     """
     columns: int | None = None
     for block in source:
         if block.first_line == 1 and _is_heading(block):
             end_of_heading = block.text.index(b"\n") + 1
-            block = Block(block.path, 2, block.text[end_of_heading:])
+            block = TextBlock(block.path, 2, block.text[end_of_heading:])
         table = _parse_table(block.text, columns)
         if table is None or table.shape[1] < least or not np.isfinite(table[:, :most]).all():
             table = _parse_table_lines(block, least, most, columns)
@@ -168,14 +168,14 @@ def read_table(
             yield block, table[:, :most]
 
 
-def line_of_row(block: Block, row: int) -> int:
-    """The number of the line that a row of the block's table came from."""
+def line_of_row(block: TextBlock, row: int) -> int:
+    """The line number of a row of the block's table."""
     filled = [number for number, line in block.lines() if _split_words(line)]
     return filled[row]
 
 
-def whole_ids(column: NDArray[np.float64], block: Block, what: str) -> NDArray[np.int64]:
-    """A column of identifiers, or DataError with the line of one that is no whole number >= 0."""
+def whole_ids(column: NDArray[np.float64], block: TextBlock, what: str) -> NDArray[np.int64]:
+    """A column of identifiers; DataError names the line of one that is not a whole number >= 0."""
     illegal = (column < 0) | (column >= _ID_LIMIT) | (column != np.floor(column))
     if illegal.any():
         row = int(np.argmax(illegal))
@@ -184,13 +184,13 @@ def whole_ids(column: NDArray[np.float64], block: Block, what: str) -> NDArray[n
     return column.astype(np.int64)
 
 
-def _is_heading(block: Block) -> bool:
+def _is_heading(block: TextBlock) -> bool:
     words = _split_words(block.text[: block.text.index(b"\n")])
     return bool(words) and all(to_number(word) is None for word in words)
 
 
 def _parse_table(text: bytes, columns: int | None) -> NDArray[np.float64] | None:
-    """All numbers as a table, or None unless every line has as many (`columns`, unless None)."""
+    """The numbers as a table, or None if lines differ in length (from `columns`, unless None)."""
     if b"#" in text or b"%" in text:
         text = _COMMENT_LINE.sub(b"", text)
     if b"-" in text:
@@ -212,9 +212,9 @@ def _parse_table(text: bytes, columns: int | None) -> NDArray[np.float64] | None
 
 
 def _parse_table_lines(
-    block: Block, least: int, most: int, columns: int | None
+    block: TextBlock, least: int, most: int, columns: int | None
 ) -> NDArray[np.float64]:
-    """The same, line by line; what is in the columns past `most` becomes NaN."""
+    """Parse a table line by line; columns past `most` become NaN."""
     rows = []
     for number, line in block.lines():
         words = _split_words(line)
@@ -224,7 +224,7 @@ def _parse_table_lines(
             wrong(block.path, number, f"{len(words)} column(s); wanted at least {least}")
         columns = columns or len(words)
         if len(words) != columns:
-            wrong(block.path, number, f"{len(words)} columns after lines of {columns}")
+            wrong(block.path, number, f"{len(words)} columns, but the lines before have {columns}")
         for word in words[:most]:
             value = to_number(word)
             if value is None or not np.isfinite(value):
@@ -242,19 +242,19 @@ def _split_words(line: bytes) -> list[str]:
 
 # -- identifiers -----------------------------------------------------------------------------------
 
-_ROOM = 8  # a table of numbers may be this many times as long as there are identifiers
+_ROOM = 8  # largest length of the table of numbers, per identifier
 
 
 def renumber(
     columns: Sequence[NDArray[np.int64]],
 ) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
-    """Number all identifiers of some columns from 0, in rising order of the identifier.
+    """Number the identifiers of some columns from 0, in ascending order.
 
     Args:
-        columns: each (entries,) int64, none below 0.
+        columns: each (entries,) int64, >= 0.
 
     Returns:
-        Each column's numbers, int32, and the identifier of each number.
+        The numbers of each column, int32; and the identifier of each number, ascending.
     """
     largest = max(int(column.max()) for column in columns)
     if largest > _ROOM * sum(len(column) for column in columns) + 1_000_000:

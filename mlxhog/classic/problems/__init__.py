@@ -1,4 +1,4 @@
-"""The problems by name, with a line about each and the module that creates it."""
+"""The problems by name, with a one-line description and the module of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # NumPy, which the list of problems need not load
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A problem before its data exist.
+class ProblemEntry:
+    """The description of a problem, known before its data are read.
 
     Attributes:
-        about: one line.
-        module: below this package; its `create(name, config)` returns the problem.
-        options: those of `ClassicConfig` that not every problem has, and this one has.
+        about: one-line description.
+        module: module of this package; its `create(name, config)` returns the problem.
+        options: options of `ClassicConfig` that this problem has and not all others have.
     """
 
     about: str
@@ -30,28 +30,30 @@ class Entry:
 
 
 PROBLEMS = {
-    "svm": Entry(
+    "svm": ProblemEntry(
         "sparse support vector machine on text like RCV1",
         "linear",
         ("test_data", "labels", "lam", "active_rows"),
     ),
-    "logistic": Entry(
+    "logistic": ProblemEntry(
         "logistic regression on the same text", "linear", ("test_data", "labels", "lam")
     ),
-    "least-squares": Entry(
+    "least-squares": ProblemEntry(
         "least squares on the same text", "linear", ("test_data", "labels", "lam")
     ),
-    "matrix-completion": Entry(
+    "matrix-completion": ProblemEntry(
         "ratings like Netflix's, low rank",
         "completion",
         ("test_data", "rating_range", "mu", "rank", "max_norm"),
     ),
-    "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
-    "linear-regression": Entry("five dense features, maximal conflict", "linear", ("lam",)),
-    "image-svm": Entry(
+    "graph-cuts": ProblemEntry(
+        "multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)
+    ),
+    "linear-regression": ProblemEntry("five dense features, maximal conflict", "linear", ("lam",)),
+    "image-svm": ProblemEntry(
         "dense images like CIFAR-10, one against the rest", "linear", ("test_data", "lam")
     ),
-    "synthetic-svm": Entry("100 features, a fifth of them set", "linear", ("lam",)),
+    "synthetic-svm": ProblemEntry("100 features, a fifth of them not zero", "linear", ("lam",)),
 }
 
 
@@ -59,7 +61,7 @@ def create(name: str, config: ClassicConfig) -> Problem:
     """Read or generate the data of a problem.
 
     Raises:
-        ConfigError: no such problem, or an option that it does not have.
+        ConfigError: no problem has this name, or the problem does not have one of the options.
         DataError: the file of `config.data` is missing or malformed.
     """
     if name not in PROBLEMS:
@@ -72,6 +74,6 @@ def create(name: str, config: ClassicConfig) -> Problem:
         changed = getattr(config, f.name) != f.default
         if changed and f.name in special and f.name not in entry.options:
             having = ", ".join(key for key, other in PROBLEMS.items() if f.name in other.options)
-            raise ConfigError(f"{name} takes no {to_flag(f.name)}; it is for {having}")
+            raise ConfigError(f"{name} has no {to_flag(f.name)}; it is an option of {having}")
     problem: Problem = importlib.import_module(f"{__name__}.{entry.module}").create(name, config)
     return problem

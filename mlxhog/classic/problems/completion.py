@@ -1,10 +1,10 @@
-"""Matrix completion: a row for every user and every item, whose products are the ratings.
+"""Matrix completion: a rating is the product of its user's row and its item's row.
 
     min over L, R:  sum over ratings of
                     (L_u . R_v - Z_uv)^2 + mu / (2 d_u) |L_u|^2 + mu / (2 d_v) |R_v|^2
 
-where d counts the ratings of a row, so that an epoch shrinks each row once. Z are ratings less
-their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
+where d is the number of ratings of a row, so an epoch applies the L2 term of each row once. Z are
+the ratings less their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import DRAWS, netflix_like
 from mlxhog.classic.loaders.pairs import load_ratings, parse_rating_range
 from mlxhog.classic.problem import (
-    Block,
     Defaults,
     Float32,
     Int32,
     Int64,
     Kernel,
-    Memory,
+    ProblemMemory,
+    RowParam,
     pack_pairs,
     pair_supports,
 )
@@ -61,7 +61,7 @@ def create(name: str, config: ClassicConfig) -> MatrixCompletion:
 
 
 def hold_out(ratings: Ratings, seed: int) -> tuple[Ratings, Ratings | None]:
-    """A tenth of the ratings at random for testing, the rest in its old order for training."""
+    """Hold out a random tenth of the ratings for testing; the rest keeps its order."""
     shuffled = np.random.default_rng(seed).permutation(ratings.n_entries)
     n_test = ratings.n_entries // HELD_OUT
     if n_test == 0:
@@ -74,12 +74,12 @@ class MatrixCompletion:
     """Matrix completion on these ratings.
 
     Attributes:
-        train: ratings to learn.
-        test: ratings to predict, of the same users and items; None without.
+        train: training ratings.
+        test: test ratings of the same users and items, or None.
         rank: columns of L and R.
-        mu: weight of the shrinking terms.
-        max_norm: rows longer than this are scaled down to it after each step; None: any length.
-        name: on the command line.
+        mu: weight of the L2 terms.
+        max_norm: longer rows are scaled down to this norm after each step; None: no limit.
+        name: name on the command line.
     """
 
     train: Ratings
@@ -101,7 +101,7 @@ class MatrixCompletion:
 
     @property
     def n_examples(self) -> int:
-        """Training ratings."""
+        """Number of training ratings."""
         return self.train.n_entries
 
     @property
@@ -111,7 +111,7 @@ class MatrixCompletion:
 
     @property
     def width(self) -> int:
-        """Floats of a row: those past the rank are zero and stay so."""
+        """Floats per row; those past the rank stay zero."""
         return -(-self.rank // _native.ROW_STEP) * _native.ROW_STEP
 
     @cached_property
@@ -119,16 +119,16 @@ class MatrixCompletion:
         """Mean of the training ratings."""
         return float(self.train.ratings.mean(dtype=np.float64))
 
-    def params(self) -> dict[str, Block]:
+    def params(self) -> dict[str, RowParam]:
         """L as `users`, R as `items`."""
         init = f"normal, sd {INITIAL_SPREAD}, in the first {self.rank} columns; else zeros"
         return {
-            "users": Block((self.train.n_users, self.width), init),
-            "items": Block((self.train.n_items, self.width), init),
+            "users": RowParam((self.train.n_users, self.width), init),
+            "items": RowParam((self.train.n_items, self.width), init),
         }
 
     def initial(self, seed: int) -> dict[str, Float32]:
-        """Small random rows: at zero, both gradients vanish."""
+        """Small random rows, because both gradients vanish at zero."""
         rng = np.random.default_rng(seed)
         values = {}
         for name, block in self.params().items():
@@ -139,7 +139,7 @@ class MatrixCompletion:
         return values
 
     def data(self) -> dict[str, NDArray[Any]]:
-        """Training ratings less their mean, and how much each row shrinks per example."""
+        """Training ratings less their mean, and the weight of each row's L2 term per example."""
         return {
             "ratings": self._packed(self.train),
             "shrink_users": _shrink(self.mu, self._user_degrees),
@@ -161,7 +161,7 @@ class MatrixCompletion:
         return measures
 
     def supports(self) -> tuple[Int64, Int32, int]:
-        """Two rows per rating; items count on after the users."""
+        """Two rows per rating; items are numbered after the users."""
         indptr, indices = pair_supports(self.train.users, self.train.items + self.train.n_users)
         return indptr, indices, self.train.n_users + self.train.n_items
 
@@ -191,7 +191,7 @@ class MatrixCompletion:
         return _native.CompletionProblem(users, items, ratings, *no_shrink).squared_error()
 
 
-def _build(memory: Memory, longest: float) -> _native.CompletionProblem:
+def _build(memory: ProblemMemory, longest: float) -> _native.CompletionProblem:
     return _native.CompletionProblem(
         memory.params["users"],
         memory.params["items"],

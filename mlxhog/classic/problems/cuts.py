@@ -3,9 +3,9 @@
     min over x:  sum over edges of w_uv |x_u - x_v|_1,  x_v >= 0, sum of x_v = 1,
                  terminals fixed at the vertex of their label
 
-With two labels a vertex is one scalar, its share of label 1, and where all are 0 or 1 the objective
-is the weight of a cut; with more labels |.|_1 counts every cut edge twice. Source: Niu et al. 2011,
-Hogwild!, arXiv:1106.5730, section 3.
+With two labels a vertex is one scalar, its share of label 1; if all scalars are 0 or 1, the
+objective is the weight of a cut. With more labels |.|_1 counts every cut edge twice. Source: Niu et
+al. 2011, Hogwild!, arXiv:1106.5730, section 3.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.loaders.pairs import load_graph
 from mlxhog.classic.problem import (
-    Block,
     Defaults,
     Float32,
     Int32,
     Int64,
     Kernel,
-    Memory,
+    ProblemMemory,
+    RowParam,
     pack_pairs,
     pair_supports,
 )
@@ -47,7 +47,7 @@ def create(name: str, config: ClassicConfig) -> GraphCuts:
         return GraphCuts(abdomen_like(config.size or SIDE, seed=config.seed), name=name)
     if config.terminals is None:
         raise ConfigError(
-            f"{config.data} has no labels; say which vertices have one: --terminals 0=0,33=1"
+            f"{config.data} has no labels; give the known ones, such as --terminals 0=0,33=1"
         )
     return GraphCuts(load_graph(Path(config.data), config.terminals), name=name)
 
@@ -57,11 +57,11 @@ class GraphCuts:
     """The cheapest cut of a graph between its terminals.
 
     Attributes:
-        graph: with terminals of two labels at least.
-        name: on the command line.
+        graph: the graph, with terminals of at least two labels.
+        name: name on the command line.
 
     Raises:
-        DataError: fewer than two labels have a terminal; then the cheapest cut is none.
+        DataError: fewer than two labels have a terminal, so there is nothing to separate.
     """
 
     graph: Graph
@@ -85,7 +85,7 @@ class GraphCuts:
 
     @property
     def n_examples(self) -> int:
-        """Edges."""
+        """Number of edges."""
         return self.graph.n_edges
 
     @property
@@ -95,31 +95,31 @@ class GraphCuts:
 
     @property
     def width(self) -> int:
-        """Floats of a vertex: one for two labels, else one per label."""
+        """Floats per vertex: one for two labels, else one per label."""
         return 1 if self.graph.labels == 2 else self.graph.labels
 
-    def params(self) -> dict[str, Block]:
+    def params(self) -> dict[str, RowParam]:
         """One row per vertex."""
-        init = "terminals at their label, others in the middle of the simplex"
-        return {"x": Block((self.graph.n_vertices, self.width), init)}
+        init = "terminals at their label, other vertices in the centre of the simplex"
+        return {"x": RowParam((self.graph.n_vertices, self.width), init)}
 
     def initial(self, seed: int) -> dict[str, Float32]:
-        """The middle of the simplex, whatever the seed; terminals at their label."""
+        """The centre of the simplex, for any seed; terminals at their label."""
         x = np.full((self.graph.n_vertices, self.width), 1 / self.graph.labels, dtype=np.float32)
         vertices, labels = self._terminals
         x[vertices] = labels[:, None] if self.width == 1 else np.eye(self.width)[labels]
         return {"x": x}
 
     def data(self) -> dict[str, NDArray[Any]]:
-        """Edges with their weights, and which vertices are terminals."""
+        """Edges with their weights, and a flag for each vertex that is a terminal."""
         fixed = np.zeros(self.graph.n_vertices, dtype=np.uint8)
         fixed[self._terminals[0]] = 1
         return {"edges": self._edges, "fixed": fixed}
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """The objective, and the weight of the cut that x is rounded to."""
+        """The objective, and the weight of the cut after rounding x."""
         x = params["x"]
-        if self.width > 1:  # racing writes may leave a mixture of two rows
+        if self.width > 1:  # simultaneous writes may mix two rows
             x = x.copy()
             _native.project_onto_simplex(x)
         native = _native.CutProblem(x, self._edges, np.zeros(len(x), dtype=np.uint8))
@@ -128,8 +128,9 @@ class GraphCuts:
     def rounded(self, x: Float32) -> Int64:
         """(vertices,): a label for each.
 
-        Two labels: 1 from the share on whose cut is cheapest. More: the label of the largest share,
-        or one label for all where no share is large; again whatever is cheapest.
+        With two labels: 1 if the share of label 1 is above a threshold. With more: the label of the
+        largest share, or one common label if this share is below a threshold. The threshold is the
+        one with the cheapest cut.
         """
         if self.width > 1:
             largest, share = np.argmax(x, axis=1), np.max(x, axis=1)
@@ -150,7 +151,7 @@ class GraphCuts:
 
     @cached_property
     def _heaviest(self) -> int:
-        """The label that costs most to cut off: around its terminals edges weigh most."""
+        """The label whose terminals have the largest total weight of edges."""
         vertices, labels = self._terminals
         ends = np.concatenate([self.graph.heads, self.graph.tails])
         around = np.bincount(ends, np.tile(self.graph.weights, 2), minlength=self.graph.n_vertices)
@@ -159,7 +160,7 @@ class GraphCuts:
     def _best_place(self, place: Int64, n: int) -> int:
         """The k whose cut between places 0..k and k+1..n-1 is cheapest.
 
-        An edge between two places is cut for every k from the lower one on, up to the higher one.
+        An edge between two places is cut for k from the lower place to the higher place - 1.
         """
         if n == 1:
             return 0
@@ -178,7 +179,7 @@ class GraphCuts:
         return np.array(list(known), dtype=np.int64), np.array(list(known.values()), dtype=np.int64)
 
 
-def _build(memory: Memory) -> _native.CutProblem:
+def _build(memory: ProblemMemory) -> _native.CutProblem:
     return _native.CutProblem(
         memory.params["x"],
         memory.data["edges"],

@@ -1,14 +1,15 @@
-"""The linear problems by name: models on sparse and on dense rows, their data and step sizes.
+"""The linear problems: models on sparse and on dense rows, their data and step sizes.
 
 Sparse: f(x) = sum over rows a of [ loss(y_a, z_a.x) + lam sum over u in a of x_u^2 / d_u ], where
-d_u counts the rows that have feature u: over an epoch each coordinate is shrunk once, and only
-where a step touches it anyway. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
+d_u is the number of rows that have feature u. So over an epoch each coordinate gets the gradient of
+lam x_u^2 once, spread over the steps that touch it. Source: Niu et al. 2011, Hogwild!,
+arXiv:1106.5730, section 3.
 
 Dense: f(W) = sum over rows a and classes c of [ loss(y_ac, z_a.w_c) + lam |w_c|^2 / |E| ], where
-y_ac is +1 for the row's own class and -1 for the others; without classes there is one w, y_a is the
-label. Every row touches every coordinate: Omega is their number, rho = Delta = 1.
+y_ac is +1 for the row's class and -1 for the others; without classes there is one w, and y_a is the
+label. Every row touches every coordinate: Omega is the number of coordinates, rho = Delta = 1.
 
-The losses here are for measuring, in float64; training has its own in metal/native/classic.
+The losses here are for evaluation, in float64; training uses those in metal/native/classic.
 """
 
 from __future__ import annotations
@@ -28,19 +29,28 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import DenseRows, SparseRows
 from mlxhog.classic.generators import cifar_dense, linreg5, rcv1_like, svm100
 from mlxhog.classic.loaders.rows import held_out, load_cifar10, load_svmlight, parse_label_map
-from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory, Problem
+from mlxhog.classic.problem import (
+    Defaults,
+    Float32,
+    Int32,
+    Int64,
+    Kernel,
+    Problem,
+    ProblemMemory,
+    RowParam,
+)
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]
 
 
 def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
-    """The loss of each score, the product of a row with x; squares are halved.
+    """The loss of each score; a score is the product of a row with x.
 
     Args:
-        loss: of hinge max(1 - y s, 0), logistic ln(1 + exp(-y s)), squares (s - y)^2 / 2.
+        loss: "hinge" max(1 - y s, 0), "logistic" ln(1 + exp(-y s)) or "squares" (s - y)^2 / 2.
         scores: any shape.
-        labels: of the same shape; -1 or +1 but for squares.
+        labels: same shape; -1 or +1, except for "squares".
     """
     if loss == "hinge":
         return np.maximum(1.0 - labels * scores, 0.0)
@@ -52,7 +62,7 @@ def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
 # -- sparse rows -----------------------------------------------------------------------------------
 
 LANES = 16
-"""Floats behind one lock word: 64 bytes, one cache line of most processors."""
+"""Floats per lock word: 64 bytes, one cache line of most processors."""
 
 SPARSE_WRITES = ("hot-cold", "racy", "lossless")
 
@@ -62,15 +72,15 @@ class SparseLinear:
     """A sparse linear model with its data; a `Problem`.
 
     Attributes:
-        name: of the problem.
-        about: what the data are.
-        train: rows to learn from.
-        test: rows to be measured on, with as many features.
-        loss: of a row.
-        lam: weight of the squares.
-        defaults: steps and epochs.
-        active_rows: shrink only in rows whose loss has a slope, by the more.
-        labels: what the file's labels became, as `--labels` says it; or None.
+        name: name of the problem.
+        about: description of the data.
+        train: training rows.
+        test: test rows, with the same number of features.
+        loss: loss of a row.
+        lam: weight of the L2 term.
+        defaults: default step sizes and epochs.
+        active_rows: whether the L2 term acts only in rows whose loss has a slope, more strongly.
+        labels: the map of the file's labels, as `--labels` gives it; or None.
     """
 
     name: str
@@ -93,16 +103,16 @@ class SparseLinear:
         """Builds the native problem in a worker."""
         return partial(_build_sparse, loss=self.loss, active_rows=self.active_rows)
 
-    def params(self) -> Mapping[str, Block]:
-        """One vector x, in rows of a cache line; what is past the last feature stays 0."""
-        return {"x": Block((-(-self.train.n_features // LANES), LANES))}
+    def params(self) -> Mapping[str, RowParam]:
+        """One vector x, in rows of one cache line; values past the last feature stay 0."""
+        return {"x": RowParam((-(-self.train.n_features // LANES), LANES))}
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
         """Zeros: the objective is convex."""
         return {"x": np.zeros(self.params()["x"].shape, np.float32)}
 
     def data(self) -> Mapping[str, NDArray[Any]]:
-        """The rows as they are, and 2 lam / d_u of each feature if there is anything to shrink."""
+        """The rows, and 2 lam / d_u of each feature if lam is not 0."""
         rows = self.train
         arrays: dict[str, NDArray[Any]] = {
             "indptr": rows.indptr,
@@ -116,7 +126,7 @@ class SparseLinear:
         return arrays
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """The objective f(x); mean losses without the squares, and errors, of both sets."""
+        """The objective f(x); mean losses without the L2 term, and errors, of both sets."""
         x = params["x"].ravel()[: self.train.n_features].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.square(x)[self.train.degrees() > 0].sum()
@@ -133,12 +143,12 @@ class SparseLinear:
         scores, labels = rows.scores(x), rows.labels.astype(np.float64)
         measures = {f"{which}_loss": float(loss_values(self.loss, scores, labels).mean())}
         if rows.label_kind == "signs":
-            # 0 itself counts as +1
+            # a score of 0 counts as +1
             measures[f"{which}_error"] = float(np.mean((scores >= 0) != (labels > 0)))
         return measures
 
 
-def _build_sparse(memory: Memory, *, loss: Loss, active_rows: bool) -> _native.LinearProblem:
+def _build_sparse(memory: ProblemMemory, *, loss: Loss, active_rows: bool) -> _native.LinearProblem:
     data = memory.data
     return _native.LinearProblem(
         memory.params["x"],
@@ -155,9 +165,9 @@ def _build_sparse(memory: Memory, *, loss: Loss, active_rows: bool) -> _native.L
 # -- dense rows ------------------------------------------------------------------------------------
 
 STRIPE = 1024
-"""Floats behind one lock word at most: 4 KiB, where a lock costs nothing beside the addition."""
+"""Largest number of floats per lock word: 4 KiB; a lock costs little compared to adding these."""
 
-_MEASURED_ROWS = 1_000  # rows measured at once
+_MEASURED_ROWS = 1_000  # rows evaluated at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +175,13 @@ class DenseLinear:
     """A dense linear model with its data; a `Problem`.
 
     Attributes:
-        name: of the problem.
-        about: what the data are.
-        train: rows to learn from.
-        test: rows to be measured on, with as many features.
-        loss: of a row and a class.
-        lam: weight of the squares.
-        defaults: steps and epochs.
+        name: name of the problem.
+        about: description of the data.
+        train: training rows.
+        test: test rows, with the same number of features.
+        loss: loss of a row and a class.
+        lam: weight of the L2 term.
+        defaults: default step sizes and epochs.
     """
 
     name: str
@@ -189,7 +199,7 @@ class DenseLinear:
 
     @property
     def n_models(self) -> int:
-        """Vectors w: one per class, or one."""
+        """Number of vectors w: one per class; 1 without classes."""
         return self.train.n_classes if self.train.label_kind == "classes" else 1
 
     @property
@@ -197,17 +207,17 @@ class DenseLinear:
         """Builds the native problem in a worker."""
         return partial(_build_dense, loss=self.loss, classes=self.n_models)
 
-    def params(self) -> Mapping[str, Block]:
-        """Per class some whole rows that hold its w; what is past the last feature stays 0."""
+    def params(self) -> Mapping[str, RowParam]:
+        """Whole rows for the w of each class; values past the last feature stay 0."""
         width = min(-(-self.train.n_features // LANES) * LANES, STRIPE)
-        return {"x": Block((self.n_models * -(-self.train.n_features // width), width))}
+        return {"x": RowParam((self.n_models * -(-self.train.n_features // width), width))}
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
         """Zeros: the objective is convex."""
         return {"x": np.zeros(self.params()["x"].shape, np.float32)}
 
     def data(self) -> Mapping[str, NDArray[Any]]:
-        """The rows as they are, and 2 lam / |E| of each feature if there is anything to shrink."""
+        """The rows, and 2 lam / |E| of each feature if lam is not 0."""
         arrays = {"features": self.train.features, "labels": self.train.labels}
         if self.lam:
             share = 2 * self.lam / self.train.n_rows
@@ -215,12 +225,12 @@ class DenseLinear:
         return arrays
 
     def weights(self, params: Mapping[str, Float32]) -> Float64:
-        """The model as (models, n_features) float64."""
+        """The vectors w as (n_models, n_features) float64."""
         by_model = params["x"].reshape(self.n_models, -1)
         return by_model[:, : self.train.n_features].astype(np.float64)
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """The objective f(W); mean losses without the squares, and errors, of both sets."""
+        """The objective f(W); mean losses without the L2 term, and errors, of both sets."""
         weights = self.weights(params)
         with np.errstate(over="ignore", invalid="ignore"):
             train = self._measure("train", self.train, weights)
@@ -229,7 +239,7 @@ class DenseLinear:
         return {"objective": float(objective), **train, **test}
 
     def supports(self) -> tuple[Int64, Int32, int]:
-        """Everything in each row: all coordinates, or where they fill whole rows of x, those."""
+        """Every example touches all coordinates; these are rows of x if a row is `STRIPE` wide."""
         rows, width = self.params()["x"].shape
         n, touched = self.train.n_rows, rows if width == STRIPE else self.train.n_features
         indices = np.tile(np.arange(touched, dtype=np.int32), n)
@@ -250,7 +260,7 @@ class DenseLinear:
         return measures
 
 
-def _build_dense(memory: Memory, *, loss: Loss, classes: int) -> _native.DenseLinearProblem:
+def _build_dense(memory: ProblemMemory, *, loss: Loss, classes: int) -> _native.DenseLinearProblem:
     data = memory.data
     return _native.DenseLinearProblem(
         memory.params["x"],
@@ -262,7 +272,7 @@ def _build_dense(memory: Memory, *, loss: Loss, classes: int) -> _native.DenseLi
     )
 
 
-# -- sparse text with two classes: the paper's support vector machine, logistic, least squares -----
+# -- sparse text with two classes: support vector machine, logistic regression, least squares ------
 #
 # Steps and lam are those of the 2011 program: gamma .5, beta .8, ten epochs, a fifth of the rows
 # for testing. Its mu of 1 is 2 lam: lam is .5 here.
@@ -277,15 +287,15 @@ def _sparse_text(name: str, config: ClassicConfig) -> Problem:
     """Read the svmlight file of `config.data`, or generate rows like RCV1's.
 
     Raises:
-        ConfigError: options of files without a file, or of the generator with one.
+        ConfigError: an option is for files and there is none, or for generated data with a file.
         DataError: a file is missing or malformed.
-        EnvironmentLacks: a model with as many features as the file names does not fit.
+        EnvironmentLacks: the model with all features of the file does not fit into memory.
     """
     loss = LOSSES[name]
     train, test, source = _text_from_file(loss, config) if config.data else _generated_text(config)
     about = (
         f"{source}: {train.n_rows:,} training and {test.n_rows:,} test rows, "
-        f"{train.n_features:,} features, {len(train.indices):,} of them set in training"
+        f"{train.n_features:,} features, {len(train.indices):,} non-zero values in training"
     )
     return SparseLinear(
         name=name,
@@ -320,12 +330,12 @@ def _text_from_file(loss: Loss, config: ClassicConfig) -> tuple[SparseRows, Spar
         train, test = held_out(train, config.seed)
     if loss == "squares" and all((np.abs(rows.labels) == 1).all() for rows in (train, test)):
         train, test = (dataclasses.replace(rows, label_kind="signs") for rows in (train, test))
-    # The busiest features get the lowest numbers, which is where hot-cold looks for them.
+    # hot-cold keeps the first coordinates private, so the most frequent features come first.
     number = train.numbers_by_degree()
     return train.renumbered(number), test.renumbered(number), str(config.data)
 
 
-# -- a synthetic support vector machine: 100 features, mini-batches of two, no squares -------------
+# -- a synthetic support vector machine: 100 features, mini-batches of two, no L2 term -------------
 
 SYNTHETIC_ROWS = 10_000
 SYNTHETIC_STEPS = Defaults(
@@ -334,7 +344,7 @@ SYNTHETIC_STEPS = Defaults(
 
 
 def _synthetic_svm(name: str, config: ClassicConfig) -> Problem:
-    """Draw the training rows, and a thousand test rows of the same plane.
+    """Draw the training rows, and a thousand test rows with the same plane.
 
     Raises:
         ConfigError: --data names a file.
@@ -343,7 +353,10 @@ def _synthetic_svm(name: str, config: ClassicConfig) -> Problem:
     train, test = svm100(config.size or SYNTHETIC_ROWS, seed=config.seed)
     return SparseLinear(
         name=name,
-        about=f"generated: {train.n_rows:,} training and 1,000 test rows, 100 features, 20 % set",
+        about=(
+            f"generated: {train.n_rows:,} training and 1,000 test rows, 100 features, 20 % of them "
+            "not zero"
+        ),
         train=train,
         test=test,
         loss="hinge",
@@ -352,7 +365,7 @@ def _synthetic_svm(name: str, config: ClassicConfig) -> Problem:
     )
 
 
-# -- one-vs-rest support vector machines on raw pixels: every step meets every other ---------------
+# -- one-vs-rest support vector machines on raw pixels: any two steps conflict ---------------------
 
 IMAGE_ROWS = 10_000
 IMAGE_STEPS = Defaults(lr=0.002, beta=0.9, epochs=20, batch_size=2, writes=("lossless", "racy"))
@@ -362,7 +375,7 @@ def _image_svm(name: str, config: ClassicConfig) -> Problem:
     """Read CIFAR-10's binary files, or generate images like them.
 
     Raises:
-        ConfigError: options of files without a file, or of the generator with one.
+        ConfigError: an option is for files and there is none, or for generated data with a file.
         DataError: a file is missing or malformed.
     """
     if config.data is None:
@@ -387,7 +400,7 @@ def _image_svm(name: str, config: ClassicConfig) -> Problem:
     )
 
 
-# -- linear regression on five features: all parameters on one cache line that everyone writes -----
+# -- linear regression on five features: all workers write one cache line --------------------------
 
 REGRESSION_ROWS = 10_000
 REGRESSION_STEPS = Defaults(lr=0.01, beta=0.9, epochs=20, writes=("lossless", "racy"))
@@ -395,16 +408,16 @@ REGRESSION_STEPS = Defaults(lr=0.01, beta=0.9, epochs=20, writes=("lossless", "r
 
 @dataclass(frozen=True, eq=False)
 class LinearRegression(DenseLinear):
-    """Dense least squares that knows its optimum."""
+    """Dense least squares with the distance from its optimum as a measure."""
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """Besides the objective, how far the model is from the least squares optimum."""
-        apart = np.abs(self.weights(params)[0] - self.optimum).max()
-        return {**super().measures(params), "distance": float(apart)}
+        """The measures of `DenseLinear`, and the largest distance from the optimum."""
+        distance = np.abs(self.weights(params)[0] - self.optimum).max()
+        return {**super().measures(params), "distance": float(distance)}
 
     @cached_property
     def optimum(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """The least squares solution, (n_features,) float64, without squares of x."""
+        """The least squares solution, (n_features,) float64, without the L2 term."""
         features = self.train.features.astype(np.float64)
         solution = np.linalg.lstsq(features, self.train.labels.astype(np.float64), rcond=None)
         return np.asarray(solution[0])
@@ -443,8 +456,8 @@ def create(name: str, config: ClassicConfig) -> Problem:
     """Read or generate the data of one of these problems.
 
     Raises:
-        ConfigError: an option does not go with the problem or with the others.
+        ConfigError: an option contradicts the problem or another option.
         DataError: a file is missing or malformed.
-        EnvironmentLacks: the model does not fit.
+        EnvironmentLacks: the model does not fit into memory.
     """
     return _CREATE[name](name, config)

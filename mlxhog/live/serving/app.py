@@ -1,4 +1,4 @@
-"""The HTTP interface: who is admitted, routes, answers whole or as streams, health and metrics."""
+"""The HTTP interface: admission of clients, routes, answers and streams, health and metrics."""
 
 from __future__ import annotations
 
@@ -23,30 +23,37 @@ from mlxhog.decoding.engine import Int32, Request, checked_ids
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import replies, requests
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import FAILED, Busy, EngineThread, Job, Part, Served
+from mlxhog.live.serving.engine_thread import (
+    FAILED,
+    AnswerJob,
+    AnswerPart,
+    Busy,
+    EngineThread,
+    Served,
+)
 from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from mlxhog.live.serving.replies import EventStream, Reply, error_body, for_client, unless_gone
-from mlxhog.live.serving.requests import ClientRequest, Refused
+from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 
 RETRY_AFTER_S = 1
 MOST_BODY_BYTES = 1_000_000
 MOST_HEADERS = 100
 BODY_S = 30.0
-"""How long a client may take to send the body of a request."""
+"""Longest time for a client to send the body of a request, in seconds."""
 
 _OPEN = frozenset({"/health"})
-"""What needs no key: it tells whether the server is well, and no text of anyone."""
+"""Paths without a key: they report the state of the server, and no client's text."""
 
 
 class Api:
     """The application that a server runs.
 
     Args:
-        engine: writes the answers.
-        served: what it writes them with.
-        config: limits.
-        key: what clients have to send; None is nothing.
+        engine: the thread that writes the answers.
+        served: the model and its name.
+        config: limits of requests.
+        key: key that clients must send, or None.
 
     Concurrency: for one event loop.
     """
@@ -71,7 +78,7 @@ class Api:
         self._routes = Starlette(
             routes=routes,
             exception_handlers={
-                Refused: _refused,
+                RefusedRequest: _refused,
                 HTTPException: _not_found,
                 Exception: _failed,
             },
@@ -90,7 +97,7 @@ class Api:
 
         try:
             self._admission.check(scope)
-        except Refused as refused:
+        except RefusedRequest as refused:
             await _error(refused)(scope, receive, counted)
             return
         await self._routes(scope, receive, counted)
@@ -116,33 +123,33 @@ class Api:
         try:
             if await unless_gone(http.receive, _all(parts, reply)):
                 return _json(reply.whole())
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client has gone
         except MlxhogError as error:
             raise for_client(error) from error
         finally:
             self._leave(job)
 
     def _encoded(self, request: ClientRequest) -> tuple[list[str], list[Int32]]:
-        """Return the prompts as texts and as ids. Long ones take a while: not for the event loop.
+        """Return the prompts as texts and as ids; slow for long ones, so not for the event loop.
 
         Raises:
-            Refused: a prompt or an answer would be too long, or has ids outside the vocabulary.
+            RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
         tokenizer, config = self._served.model.tokenizer, self._config
-        if request.sampling.max_tokens > config.max_new_tokens:
-            raise Refused(
-                f"max_tokens is {request.sampling.max_tokens}; this server writes at most "
-                f"{config.max_new_tokens} (mlxhog serve --max-new-tokens)",
-                param="max_tokens",
+        if request.sampling.max_new_tokens > config.max_new_tokens:
+            raise RefusedRequest(
+                f"{request.length} is {request.sampling.max_new_tokens}; the limit of this server "
+                f"is {config.max_new_tokens} (mlxhog serve --max-new-tokens)",
+                param=request.length,
             )
         if request.session is not None and not config.sessions:
-            raise Refused(
-                "this server keeps no sessions (mlxhog serve --sessions)", param="session"
+            raise RefusedRequest(
+                "this server has no sessions (mlxhog serve --sessions)", param="session"
             )
-        count = len(request.prompts) * request.sampling.n
+        count = len(request.prompts) * request.n
         if count > config.batch_size:
-            raise Refused(
-                f"{count} answers in one request; at most {config.batch_size} run at a time",
+            raise RefusedRequest(
+                f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
                 param="n",
             )
         texts, ids = [], []
@@ -155,10 +162,10 @@ class Api:
                     one = checked_ids(prompt, tokenizer)
                     text = tokenizer.decode(one).decode(errors="replace") if request.echo else ""
             except MlxhogError as error:
-                raise Refused(str(error), param="prompt") from error
+                raise RefusedRequest(str(error), param="prompt") from error
             if len(one) > config.max_prompt_tokens:
-                raise Refused(
-                    f"a prompt of {len(one)} tokens; this server reads at most "
+                raise RefusedRequest(
+                    f"the prompt has {len(one)} tokens; the limit of this server is "
                     f"{config.max_prompt_tokens} (mlxhog serve --max-prompt-tokens)",
                     param="prompt",
                     code="context_length_exceeded",
@@ -167,36 +174,36 @@ class Api:
             ids.append(one)
         return texts, ids
 
-    def _start(self, request: ClientRequest, prompts: Sequence[Int32]) -> Job:
-        """Have the engine answer.
+    def _start(self, request: ClientRequest, prompts: Sequence[Int32]) -> AnswerJob:
+        """Hand a request to the engine.
 
         Raises:
-            Refused: a setting is out of its range, or too many answers wait already.
+            RefusedRequest: too many answers are waiting.
         """
-        model, sampling = self._served.model, request.sampling
-        sampler = sampling.sampler()
-        job = Job(
+        model = self._served.model
+        job = AnswerJob(
             [
                 Request(
-                    prompt=prompts[k // sampling.n],
-                    sampler=sampler.of_row(k),
-                    max_new_tokens=sampling.max_tokens,
-                    stop=request.stop,
+                    prompt=prompts[k // request.n],
+                    sampling=request.sampling,
+                    row=k,
                     ends={model.tokenizer.bos, *model.end_tokens},
                     session=request.session,
                 )
-                for k in range(len(prompts) * sampling.n)
+                for k in range(len(prompts) * request.n)
             ],
             model.tokenizer.encode(request.joint.encode()) if request.joint else None,
         )
         try:
             self._engine.start(job)
         except Busy as error:
-            raise Refused(str(error), status=429, retry_after_s=RETRY_AFTER_S) from error
+            raise RefusedRequest(str(error), status=429, retry_after_s=RETRY_AFTER_S) from error
         return job
 
-    async def _counted(self, job: Job, reply: Reply, began: float) -> AsyncIterator[list[Part]]:
-        """Yield parts as they come, and count them."""
+    async def _counted(
+        self, job: AnswerJob, reply: Reply, began: float
+    ) -> AsyncIterator[list[AnswerPart]]:
+        """Yield parts as they arrive, and count them."""
         is_first = True
         while parts := await self._parts(job):
             if is_first:
@@ -209,8 +216,8 @@ class Api:
                     self.metrics.answers.labels(reason).inc(count)
             yield parts
 
-    async def _parts(self, job: Job) -> list[Part]:
-        """Return new parts, or count the answers that an error of the server has ended."""
+    async def _parts(self, job: AnswerJob) -> list[AnswerPart]:
+        """Return new parts; count the answers that an error of the server has ended."""
         try:
             return await job.parts()
         except MlxhogError as error:
@@ -218,8 +225,8 @@ class Api:
                 self.metrics.answers.labels("error").inc(job.n_failed)
             raise
 
-    def _leave(self, job: Job) -> None:
-        """Stop what is still being written: its client has gone, or it failed."""
+    def _leave(self, job: AnswerJob) -> None:
+        """Cancel the unfinished answers of a job whose client has gone, or that has failed."""
         if job.n_open:
             self.metrics.answers.labels("cancelled").inc(job.n_open)
             self._engine.cancel(job)
@@ -227,7 +234,7 @@ class Api:
     # -- examples ----------------------------------------------------------------------------------
 
     async def _examples(self, http: HTTPRequest) -> Response:
-        """Hand examples on to the run; they are on its disk when this answers."""
+        """Give examples to the run; the response comes when they are on its disk."""
         examples = requests.examples(await read_body(http))
         await asyncio.to_thread(self._keep, examples)
         return _json({"object": "examples", "kept": len(examples)})
@@ -237,14 +244,14 @@ class Api:
         run = Run(model.checkpoint) if is_run(model.checkpoint) else run_of(model.checkpoint)
         try:
             if run is None:
-                raise RunError(f"{model.checkpoint.name} is a checkpoint of no run; serve a run")
+                raise RunError(f"{model.checkpoint.name} is not a checkpoint of a run; serve a run")
             append_examples(run.directory, examples, model.tokenizer)
         except RunError as error:
-            raise Refused(str(error), status=409, code="not_following") from error
+            raise RefusedRequest(str(error), status=409, code="not_following") from error
         except DataError as error:
-            raise Refused(str(error), param="examples", code="invalid_value") from error
+            raise RefusedRequest(str(error), param="examples", code="invalid_value") from error
         except EnvironmentLacks as error:
-            raise Refused(str(error), status=507, code="not_kept") from error
+            raise RefusedRequest(str(error), status=507, code="not_kept") from error
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -253,7 +260,7 @@ class Api:
 
     async def _model(self, http: HTTPRequest) -> Response:
         if http.path_params["name"] != self._served.name:
-            raise Refused(
+            raise RefusedRequest(
                 f"no such model; this server has {self._served.name!r}",
                 status=404,
                 code="model_not_found",
@@ -283,7 +290,7 @@ class Api:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _all(parts: AsyncIterator[list[Part]], reply: Reply) -> None:
+async def _all(parts: AsyncIterator[list[AnswerPart]], reply: Reply) -> None:
     async for some in parts:
         for part in some:
             reply.take(part)
@@ -298,7 +305,7 @@ def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = 
     )
 
 
-def _error(refused: Refused) -> Response:
+def _error(refused: RefusedRequest) -> Response:
     headers = {}
     if refused.retry_after_s is not None:
         headers["retry-after"] = str(refused.retry_after_s)
@@ -308,7 +315,7 @@ def _error(refused: Refused) -> Response:
 
 
 async def _refused(http: HTTPRequest, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, RefusedRequest)
     return _error(error)
 
 
@@ -316,25 +323,25 @@ async def _not_found(http: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     ways = "/v1/completions, /v1/chat/completions, /v1/examples, /v1/models, /health and /metrics"
     message = f"{http.method} {http.url.path[:100]}: {error.detail}; this server has {ways}"
-    return _error(Refused(message, status=error.status_code))
+    return _error(RefusedRequest(message, status=error.status_code))
 
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
-    return _error(Refused(FAILED, status=500))
+    return _error(RefusedRequest(FAILED, status=500))
 
 
 # -- admission -----------------------------------------------------------------------------------
 
 
 class Admission:
-    """Decides by the head of a request whether it is read any further.
+    """Decides by the headers of a request whether to read the rest.
 
-    Without a key everything on this machine may use the server, but for web pages: a browser would
-    send their requests here as well as those of the user's own programs.
+    Without a key all programs on this machine may use the server, but web pages may not: a browser
+    would send their requests as well.
 
     Args:
-        host: the address the server listens on.
-        key: what clients have to send; None is nothing.
+        host: address that the server listens on.
+        key: key that clients must send, or None.
     """
 
     def __init__(self, host: str, key: str | None) -> None:
@@ -346,23 +353,23 @@ class Admission:
         """Check a request of ASGI.
 
         Raises:
-            Refused: it has too many headers, lacks the key, or comes from a web page.
+            RefusedRequest: it has too many headers, lacks the key, or comes from a web page.
         """
         if len(scope["headers"]) > MOST_HEADERS:
-            raise Refused(
-                f"{len(scope['headers'])} headers; at most {MOST_HEADERS} are read", status=431
+            raise RefusedRequest(
+                f"{len(scope['headers'])} headers; the limit is {MOST_HEADERS}", status=431
             )
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._key is None:
             try:
                 check_names(headers, self._names)
             except ForeignRequest as foreign:
-                raise Refused(str(foreign), status=foreign.status) from None
+                raise RefusedRequest(str(foreign), status=foreign.status) from None
         elif scope["path"] not in _OPEN:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):
-                raise Refused(
-                    "no API key, or a wrong one; send the server's as Authorization: Bearer KEY",
+                raise RefusedRequest(
+                    "the API key is missing or wrong; send it as Authorization: Bearer KEY",
                     status=401,
                     code="invalid_api_key",
                 )
@@ -372,9 +379,9 @@ async def read_body(http: HTTPRequest) -> bytes:
     """Return the body of a request.
 
     Raises:
-        Refused: it is too long, or does not come.
+        RefusedRequest: the body is too long, or does not arrive in time.
     """
-    too_long = Refused(f"the body has more than {MOST_BODY_BYTES:,} bytes", status=413)
+    too_long = RefusedRequest(f"the body has more than {MOST_BODY_BYTES:,} bytes", status=413)
     length = http.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > MOST_BODY_BYTES:
         raise too_long
@@ -387,7 +394,7 @@ async def read_body(http: HTTPRequest) -> bytes:
                 if size > MOST_BODY_BYTES:
                     raise too_long
     except TimeoutError:
-        raise Refused(f"the body did not come within {BODY_S:.0f} s", status=408) from None
+        raise RefusedRequest(f"the body did not arrive within {BODY_S:.0f} s", status=408) from None
     except ClientDisconnect:
-        raise Refused("the client has gone", status=499) from None
+        raise RefusedRequest("the client has gone", status=499) from None
     return b"".join(pieces)

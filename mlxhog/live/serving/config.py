@@ -1,4 +1,4 @@
-"""The options of `mlxhog serve`, and the key that clients have to send."""
+"""The options of `mlxhog serve`, and the key that clients must send."""
 
 from __future__ import annotations
 
@@ -20,58 +20,57 @@ class ServeConfig:
     """Options of `mlxhog serve`."""
 
     host: str = option(
-        "127.0.0.1", "address to listen on; another than this machine's own needs an API key"
+        "127.0.0.1", "address to listen on; one that other machines reach needs an API key"
     )
-    port: int = option(8321, "port to listen on; 0 takes a free one", low=0, high=65535)
+    port: int = option(8321, "port to listen on; 0 is any free port", low=0, high=65535)
     api_key: str = option(
         "",
-        f"what clients have to send as Bearer token; better as {KEY_VARIABLE}, which other users "
-        "of the machine do not see",
+        f"key that clients must send as Bearer token; {KEY_VARIABLE} is safer, because other users "
+        "of the machine do not see it",
     )
     mode: str = option(
         READ_MODES[0],
-        "how a run that trains is read: docs/live.md; checkpoint is its newest one",
+        "how a run that trains is read (docs/live.md); checkpoint is its newest checkpoint",
         choices=MODES,
     )
-    backend: str = option("torch:cpu", "what computes", choices=BACKEND_WORDS)
+    backend: str = option("torch:cpu", "backend that computes the model", choices=BACKEND_WORDS)
     weights: str = option(
         "float32",
-        "what the backend keeps in memory; others than float32 are converted at every load; "
-        "8bit and 4bit are for mlx backends",
+        "dtype of the backend's weights; all but float32 convert at every load; 8bit and 4bit are "
+        "for mlx backends",
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )
-    batch_size: int = option(32, "answers that are written at a time", low=1, high=1024)
-    queue: int = option(
-        64, "answers that may wait for a place; further clients are asked to retry", low=0
-    )
+    batch_size: int = option(32, "answers that are written together", low=1, high=1024)
+    queue: int = option(64, "answers that may wait; further clients are asked to retry", low=0)
     max_new_tokens: int = option(
-        4096, "most tokens that a client may ask for", unit="tokens", low=1, aliases=("max_tokens",)
+        4096, "largest max_tokens of a request", unit="tokens", low=1, aliases=("max_tokens",)
     )
     max_prompt_tokens: int = option(32768, "longest prompt", unit="tokens", low=1)
     prefill_chunk: int = option(
-        256, "tokens of a prompt that are read while the other answers wait", low=1
+        256, "tokens of a prompt to read between two tokens of the other answers", low=1
     )
     wait: float = wait_option()
-    sessions: int = option(256, "conversations whose state is kept; 0 keeps none", low=0)
-    out: str = option("runs", "folder that holds the runs")
+    sessions: int = option(256, "conversations whose state is stored; 0 is none", low=0)
+    out: str = option("runs", "folder of the runs")
 
 
 def key_of(config: ServeConfig, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key that clients have to send, or None where they need none.
+    """Return the key that clients must send, or None.
 
     Raises:
-        ConfigError: the key cannot be sent in a header, or the address is not this machine's own
-            and there is no key.
+        ConfigError: the key cannot be sent in a header, or other machines reach the address and
+            there is no key.
     """
     key = config.api_key or environment.get(KEY_VARIABLE, "")
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            "the API key has blanks or characters outside ASCII, which no header can carry; choose "
-            "letters and digits"
+            "the API key has blanks or characters outside ASCII, which a header cannot have; "
+            "choose letters and digits"
         )
     if not key and not is_own(config.host):
         raise ConfigError(
-            f"--host {config.host}: everyone who reaches this address could use the model; set an "
-            f"API key ({KEY_VARIABLE}=... mlxhog serve ..., or --api-key), or leave --host out"
+            f"--host {config.host}: without a key every client that reaches this address can use "
+            f"the model; set an API key ({KEY_VARIABLE}=... mlxhog serve ..., or --api-key), or "
+            "leave --host out"
         )
     return key or None

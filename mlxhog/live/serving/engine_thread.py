@@ -1,8 +1,8 @@
-"""The thread that owns the model: it writes the answers of all clients, with the newest weights.
+"""The thread that owns the model and writes the answers of all clients, with the newest weights.
 
-The event loop hands it jobs and takes parts of answers from it; neither waits for the other, and
-nobody waits for a client. Between two tokens requests are admitted or cancelled and newer weights
-are taken.
+The event loop gives it jobs and receives parts of answers; neither waits for the other, and no
+thread waits for a client. Between two tokens the thread admits and cancels requests and loads newer
+weights.
 """
 
 from __future__ import annotations
@@ -26,41 +26,42 @@ from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_newest
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.source import Follower, Loaded, WeightSource
+from mlxhog.live.source import Loaded, WeightFollower, WeightSource
 from mlxhog.models import families
+from mlxhog.report.views import Tell
 
 POLL_S = 0.5
-"""How often an idle thread looks for newer weights, and a busy one whether the run has ended."""
+"""Interval at which an idle thread checks for newer weights, and a busy one for the run's end."""
 
 PINNED_S = 10.0
-"""How long newer weights wait for answers that keep theirs before new answers wait for them."""
+"""After this time newer weights no longer wait for new answers: new answers wait instead."""
 
 
-FAILED = "the server failed; its terminal says how"
+FAILED = "the server failed; its terminal shows the error"
 
 OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
-"""Errors that no request is to blame for; they stay until newer weights are there."""
+"""Errors of the weights, not of a request; they persist until newer weights are loaded."""
 
 
 class Busy(MlxhogError):
-    """More answers were asked for than may run and wait."""
+    """There are more requested answers than may run and wait."""
 
 
-class Failed(MlxhogError):
-    """An error that no client is to blame for; the traceback is on the terminal."""
+class ServerFailed(MlxhogError):
+    """An error of the server, not of a client; the traceback is on the terminal."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of an answer, with the weights it was written with.
+class AnswerPart:
+    """A piece of an answer, with its weights.
 
     Attributes:
-        choice: which request of the job.
-        token: None where the document ended instead.
-        text: what has become certain of the answer.
-        finish_reason: why it ended here; None where it goes on.
-        loaded: the weights.
-        session_tokens: length of the session that it has become part of; None where there is none.
+        choice: index of the request in the job.
+        token: id of the token; None at the end of a document.
+        text: text that is now certain.
+        finish_reason: why the answer ends here; None if it continues.
+        loaded: weights of the token.
+        session_tokens: length of the session after this answer; None without a session.
     """
 
     choice: int
@@ -71,17 +72,17 @@ class Part:
     session_tokens: int | None
 
 
-class Job:
-    """What one client asked for: requests whose answers it takes as they come.
+class AnswerJob:
+    """The requests of one client, and the queue of their answers.
 
     Args:
-        requests: at least one.
-        joint: what comes between a session and the prompt that goes on with it.
+        requests: at least one request.
+        joint: tokens between a session and the prompt that continues it.
 
     Attributes:
-        resumes: whether its session was there; known with the first part.
-        n_open: answers that have not ended.
-        n_failed: answers that an error has ended.
+        resumes: whether the server had its session; known with the first part.
+        n_open: number of unfinished answers.
+        n_failed: number of answers that ended with an error.
 
     Concurrency: for the event loop's thread.
     """
@@ -90,16 +91,16 @@ class Job:
         self.requests, self.joint = tuple(requests), joint
         self.resumes = False
         self.n_open, self.n_failed = len(self.requests), 0
-        self.numbers: list[int] = []  # in the engine, of whose thread it is
-        self._parts: list[Part] = []
+        self.numbers: list[int] = []  # numbers in the engine; for the engine's thread
+        self._parts: list[AnswerPart] = []
         self._error: Exception | None = None
         self._news = asyncio.Event()
 
-    async def parts(self) -> list[Part]:
-        """Wait for parts and return all that are new; an empty list is the end.
+    async def parts(self) -> list[AnswerPart]:
+        """Wait for parts and return all new ones; an empty list is the end.
 
         Raises:
-            Exception: the answers cannot be written, or not to their end.
+            Exception: the answers cannot be written, or cannot be completed.
         """
         if self.n_open:
             await self._news.wait()
@@ -109,14 +110,14 @@ class Job:
             raise self._error
         return parts
 
-    def take(self, part: Part) -> None:
+    def take(self, part: AnswerPart) -> None:
         """Add a part."""
         self._parts.append(part)
         self.n_open -= part.finish_reason is not None
         self._news.set()
 
     def fail(self, error: Exception) -> None:
-        """End it with an error."""
+        """End all answers with an error."""
         self._error = error
         self.n_failed, self.n_open = self.n_open, 0
         self._news.set()
@@ -124,11 +125,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Served:
-    """What is being served.
+    """The model of the server.
 
     Attributes:
-        name: under which clients ask for it.
-        model: with its tokenizer.
+        name: name of the model for clients.
+        model: the model, with its tokenizer.
     """
 
     name: str
@@ -136,36 +137,34 @@ class Served:
 
 
 class EngineThread:
-    """Owns the source of the weights, the backend and the engine. Starts at once.
+    """The thread that owns the source of the weights, the backend and the engine. Starts at once.
 
     Args:
         model: a run or a checkpoint.
-        config: see there.
-        say: told what is waited for, on the engine's thread.
+        config: options of the server.
+        say: called on this thread when the wait for a run begins.
 
     Attributes:
-        whose: whose weights they are, in words.
-        note: why they are not read as was asked for; empty where they are.
-        counts_updates: whether their version is known.
+        whose: name of the run or checkpoint of the weights, in words.
+        note: why the weights are not read as requested; empty if they are.
+        counts_updates: whether the version of the weights is known.
         loaded: the weights of the last token, or of the next.
-        newest: version of the newest ones.
-        ended: whether the run does not train any more.
-        n_loads: how often newer weights were taken.
-        trouble: what is wrong with the weights; empty where the last token was well, or newer ones
-            are there.
-        died: what ended the thread before it was stopped.
+        newest: version of the newest weights.
+        ended: whether the run has ended.
+        n_loads: number of times that newer weights were loaded.
+        trouble: error of the weights; empty after a token without error, and when newer weights
+            arrive.
+        died: the error that ended the thread, or None.
 
-    Concurrency: `start` and `cancel` are for the event loop's thread; the rest is for any.
+    Concurrency: `start` and `cancel` are for the event loop's thread; the rest is for any thread.
     """
 
-    def __init__(
-        self, model: str, config: ServeConfig, say: Callable[[str], object] = lambda message: None
-    ) -> None:
+    def __init__(self, model: str, config: ServeConfig, say: Tell = lambda message: None) -> None:
         self._spec, self._config, self._say = model, config, say
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._opened: Future[Served] = Future()
-        self._jobs: set[Job] = set()
-        self._rows: dict[int, tuple[Job, int]] = {}  # of the engine's thread
+        self._jobs: set[AnswerJob] = set()
+        self._rows: dict[int, tuple[AnswerJob, int]] = {}  # of the engine's thread
         self.loaded = Loaded(version=0, oldest=0)
         self.newest, self.ended, self.n_loads = 0, False, 0
         self.whose, self.note, self.counts_updates = "", "", True
@@ -179,60 +178,60 @@ class EngineThread:
         """Wait until the model is loaded.
 
         Raises:
-            MlxhogError: it cannot be; as `open_source` and `Follower`.
+            MlxhogError: it cannot be loaded; as for `open_source` and `WeightFollower`.
         """
         while True:
-            with suppress(TimeoutError):  # Ctrl-C gets through between two waits
+            with suppress(TimeoutError):  # Ctrl-C is handled between two waits
                 return self._opened.result(timeout=0.2)
 
     @property
     def n_running(self) -> int:
-        """Answers being written."""
+        """Number of answers being written."""
         return self._engine.n_running
 
     @property
     def n_waiting(self) -> int:
-        """Answers waiting for a place."""
+        """Number of waiting answers."""
         return self._engine.n_waiting
 
     @property
     def n_sessions(self) -> int:
-        """Sessions that are kept."""
+        """Number of stored sessions."""
         return self._engine.n_sessions
 
     @property
     def n_answers(self) -> int:
-        """Answers that are running or waiting."""
+        """Number of running and waiting answers."""
         return sum(job.n_open for job in self._jobs)
 
     @property
     def most_answers(self) -> int:
-        """Answers that may run or wait."""
+        """Largest number of running and waiting answers."""
         return self._config.batch_size + self._config.queue
 
-    def start(self, job: Job) -> None:
-        """Begin to answer.
+    def start(self, job: AnswerJob) -> None:
+        """Begin to answer a job.
 
         Raises:
-            Busy: there is no place to wait in.
+            Busy: the queue is full.
         """
         if self.n_answers + len(job.requests) > self.most_answers:
             raise Busy(
-                f"{self.n_answers} answers are running or waiting, of {self.most_answers} at most; "
-                "try again in a second"
+                f"{self.n_answers} answers are running or waiting, and the limit is "
+                f"{self.most_answers}; try again in a second"
             )
         self._loop = asyncio.get_running_loop()
         self._jobs.add(job)
         self._commands.put(lambda: self._submit(job))
 
-    def cancel(self, job: Job) -> None:
-        """Stop answering; a job that has ended is no error."""
+    def cancel(self, job: AnswerJob) -> None:
+        """Stop answering a job; no effect on a job that has ended."""
         if job in self._jobs:
             self._jobs.discard(job)
             self._commands.put(lambda: self._drop(job))
 
     def stop(self) -> None:
-        """End the thread; answers that are being written are left."""
+        """End the thread without completing the current answers."""
         self._stopping.set()
         self._commands.put(None)
         self._thread.join(timeout=30)
@@ -242,7 +241,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             source, model = self._open()
-            self._follower = Follower(source, model.backend)
+            self._follower = WeightFollower(source, model.backend)
             self._source, self._model = source, model
             self._engine = Engine(
                 model.backend,
@@ -259,25 +258,25 @@ class EngineThread:
         name = served_name(model.checkpoint)
         self._opened.set_result(Served(name, model))
         try:
-            while self._obey():
+            while self._run_commands():
                 if self._engine.is_busy:
                     self._advance()
                 else:
                     if self._source.has_newer() and self.trouble:
-                        self.trouble = ""  # the next answer shows whether these are well
+                        self.trouble = ""  # the next answer shows whether these weights are usable
                     self._look(self._follower.loaded())
-        except Exception as error:  # of the source, while nobody asks for anything
+        except Exception as error:  # an error of the source, without a request to report it to
             self.died = error
         finally:
             source.close()
             model.backend.close()
 
     def _open(self) -> tuple[WeightSource, Model]:
-        """Open the model; one of a run that is being started, when it can be read."""
+        """Open the model; wait for a run that is starting."""
 
         def pause(seconds: float) -> None:
             if self._stopping.wait(seconds):
-                raise RunError("the server ends before the run has begun")
+                raise RunError("the server was stopped before the run began")
 
         return open_newest(
             self._spec,
@@ -290,8 +289,8 @@ class EngineThread:
             pause=pause,
         )
 
-    def _obey(self) -> bool:
-        """Do what the event loop asked for; wait for something where nothing is to be done."""
+    def _run_commands(self) -> bool:
+        """Run the event loop's commands; if idle, wait for one. False is the command to stop."""
         while True:
             try:
                 if self._engine.is_busy:
@@ -305,7 +304,7 @@ class EngineThread:
             command()
 
     def _look(self, loaded: Loaded) -> None:
-        """Note what `/health` and `/metrics` tell."""
+        """Update the values that `/health` and `/metrics` report."""
         self.n_loads += loaded.version != self.loaded.version
         self.loaded = loaded
         self.newest = self._source.newest()
@@ -316,7 +315,7 @@ class EngineThread:
             self._looked, self.ended = now, self._source.ended()
 
     def _advance(self) -> None:
-        """Write a token of every answer, with newer weights where there are some."""
+        """Write a token of every answer, with newer weights if there are any."""
         try:
             self._follower.refresh(in_sequence=self._engine.n_running > 0)
             loaded = self._follower.loaded()
@@ -330,14 +329,14 @@ class EngineThread:
             self._fail(error)
 
     def _has_waited_too_long(self) -> bool:
-        """Whether newer weights wait for answers that keep theirs."""
+        """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
         if self._source.mode != "pinned_per_sequence" or not self._source.has_newer():
             self._behind_since = 0.0
             return False
         self._behind_since = self._behind_since or monotonic()
         return self._engine.n_running > 0 and monotonic() - self._behind_since > PINNED_S
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: AnswerJob) -> None:
         try:
             for choice, request in enumerate(job.requests):
                 number = self._engine.submit(self._continued(job, request))
@@ -347,13 +346,13 @@ class EngineThread:
             self._drop(job)
             self._call(self._end, job, _for_clients(error))
 
-    def _continued(self, job: Job, request: Request) -> Request:
-        """Return a request as the engine takes it: after what its session holds already.
+    def _continued(self, job: AnswerJob, request: Request) -> Request:
+        """Return a request that continues its session, if the engine has the session.
 
         Raises:
-            ConfigError: the model has no positions for so many tokens.
+            ConfigError: the tokens are more than the model has positions for.
         """
-        n_tokens = len(request.prompt) + request.max_new_tokens
+        n_tokens = len(request.prompt) + request.sampling.max_new_tokens
         session = None if request.session is None else self._engine.session(request.session)
         if session is not None:
             job.resumes = True
@@ -363,13 +362,13 @@ class EngineThread:
         families.check_length(self._model.config, n_tokens)
         return request
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, job: AnswerJob) -> None:
         for number in job.numbers:
             self._engine.cancel(number)
             self._rows.pop(number, None)
 
     def _fail(self, error: Exception) -> None:
-        """End every answer with an error that came from the model, and go on with the next."""
+        """End every current answer with an error of the model; later requests are served."""
         if isinstance(error, OF_WEIGHTS):
             self.trouble = f"{type(error).__name__}: {error}"
         error = _for_clients(error)
@@ -379,7 +378,7 @@ class EngineThread:
         for job in jobs:
             self._call(self._end, job, error)
 
-    def _part(self, piece: Piece, loaded: Loaded) -> tuple[Job, Part]:
+    def _part(self, piece: Piece, loaded: Loaded) -> tuple[AnswerJob, AnswerPart]:
         job, choice = self._rows[piece.row]
         session_tokens = None
         if piece.finish_reason is not None:
@@ -387,7 +386,9 @@ class EngineThread:
             name = job.requests[choice].session
             session = None if name is None else self._engine.session(name)
             session_tokens = None if session is None else session.n_tokens
-        part = Part(choice, piece.token, piece.text, piece.finish_reason, loaded, session_tokens)
+        part = AnswerPart(
+            choice, piece.token, piece.text, piece.finish_reason, loaded, session_tokens
+        )
         return job, part
 
     # -- from the engine's thread to the event loop's ----------------------------------------------
@@ -396,27 +397,27 @@ class EngineThread:
         with suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _deliver(self, parts: Sequence[tuple[Job, Part]]) -> None:
+    def _deliver(self, parts: Sequence[tuple[AnswerJob, AnswerPart]]) -> None:
         for job, part in parts:
-            if job in self._jobs:  # or its client has gone
+            if job in self._jobs:  # else its client has gone
                 job.take(part)
                 if not job.n_open:
                     self._jobs.discard(job)
 
-    def _end(self, job: Job, error: Exception) -> None:
+    def _end(self, job: AnswerJob, error: Exception) -> None:
         self._jobs.discard(job)
         job.fail(error)
 
 
 def _for_clients(error: Exception) -> MlxhogError:
-    """Return what a client is told of an error."""
+    """Return the error to report to clients."""
     if isinstance(error, MlxhogError):
         return error
     traceback.print_exception(error)
-    return Failed(FAILED)
+    return ServerFailed(FAILED)
 
 
 def served_name(path: Path) -> str:
-    """Return the name under which clients ask for a model: the run's, or the folder's."""
+    """Return the name of a model for clients: that of its run, or of its folder."""
     run = runs.run_of(path)
     return path.name if run is None else run.name

@@ -1,4 +1,4 @@
-"""Counters and gauges of a server, in the form that Prometheus reads."""
+"""Counters and gauges of a server, in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """Counters of the answers, and gauges that look at the engine when they are read.
+    """Counters of the answers, and gauges that read the engine's values.
 
     Args:
-        engine: where answers come from.
+        engine: the thread that writes the answers.
     """
 
     def __init__(self, engine: EngineThread) -> None:
@@ -40,7 +40,7 @@ class Metrics:
         )
         self.answers = Counter(
             "mlxhog_answers",
-            "Answers by why they ended: stop, length, document_end, cancelled or error.",
+            "Answers by reason of their end: stop, length, document_end, cancelled or error.",
             ["reason"],
             registry=self._registry,
         )
@@ -52,17 +52,17 @@ class Metrics:
         )
         gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
             ("answers_running", "Answers being written.", lambda: engine.n_running),
-            ("answers_waiting", "Answers waiting for a place.", lambda: engine.n_waiting),
-            ("sessions", "Sessions kept.", lambda: engine.n_sessions),
+            ("answers_waiting", "Waiting answers.", lambda: engine.n_waiting),
+            ("sessions", "Stored sessions.", lambda: engine.n_sessions),
             ("weights_version", "Updates in the weights.", lambda: engine.loaded.version),
             ("weights_newest", "Updates in the newest weights.", lambda: engine.newest),
             ("weights_age_seconds", "Age of the weights.", lambda: engine.loaded.age_s),
-            ("weights_loads", "Times newer weights were taken.", lambda: engine.n_loads),
+            ("weights_loads", "Loads of newer weights.", lambda: engine.n_loads),
             ("run_is_training", "1 while the run trains.", lambda: not engine.ended),
         )
-        for name, what, value in gauges:
-            Gauge(f"mlxhog_{name}", what, registry=self._registry).set_function(value)
+        for name, about, value in gauges:
+            Gauge(f"mlxhog_{name}", about, registry=self._registry).set_function(value)
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all values in Prometheus' text format."""
         return generate_latest(self._registry)

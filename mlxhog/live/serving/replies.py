@@ -1,4 +1,4 @@
-"""What clients get: the JSON of answers, errors and the list of models, and streams of events."""
+"""The server's replies: JSON of answers, errors and the list of models, and event streams."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from mlxhog.decoding.engine import FinishReason
 from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import OF_WEIGHTS, Failed, Job, Part
-from mlxhog.live.serving.requests import ClientRequest, Refused
+from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, ServerFailed
+from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 
 _FINISHED: dict[FinishReason | None, str | None] = {
     None: None,
@@ -28,37 +28,35 @@ STREAM_END = b"data: [DONE]\n\n"
 
 
 class Reply:
-    """One request's answers as they are written, in OpenAI's form.
+    """The answers to one request in OpenAI's form, built part by part.
 
-    Every object bears the version of the weights, the number of updates applied to them:
-    `system_fingerprint` that of its last token, `mlxhog` those of the first and last of all tokens.
+    Every object has the version of the weights, the number of updates applied to them. The field
+    `system_fingerprint` has that of its last token, `mlxhog` those of the answers' first and last.
 
     Args:
-        request: of the client.
-        job: what answers it.
+        request: request of the client.
+        job: job that answers it.
         model: name of the model.
-        prompts: the prompts as texts, for requests that want them before the answer.
+        prompts: the prompts as texts, for requests with `echo`.
     """
 
     def __init__(
-        self, request: ClientRequest, job: Job, *, model: str, prompts: Sequence[str]
+        self, request: ClientRequest, job: AnswerJob, *, model: str, prompts: Sequence[str]
     ) -> None:
         self._request, self._job, self._model = request, job, model
         self._id = f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         count = len(job.requests)
-        self._texts = [
-            [prompts[k // request.sampling.n]] if request.echo else [] for k in range(count)
-        ]
+        self._texts = [[prompts[k // request.n]] if request.echo else [] for k in range(count)]
         self._has_text = [False] * count
         self._finish: list[FinishReason | None] = [None] * count
-        self._parts: list[Part] = []  # the first, and the last
+        self._parts: list[AnswerPart] = []  # the first part and the last one
         self._consistent = True
         self._session_tokens: int | None = None
         self.n_tokens = 0
 
-    def take(self, part: Part) -> str:
-        """Note a part; returns the text that it adds to its choice."""
+    def take(self, part: AnswerPart) -> str:
+        """Add a part; returns the text that it adds to its choice."""
         self._parts = [*self._parts[:1], part]
         self._consistent &= part.loaded.consistent
         self._session_tokens = part.session_tokens
@@ -72,7 +70,7 @@ class Reply:
         return text
 
     def begin(self) -> list[bytes]:
-        """Return what a stream begins with."""
+        """Return the first events of a stream."""
         if self._request.is_chat:
             role = {"role": "assistant", "content": ""}
             return [self._event([self._choice(k, delta=role)]) for k in range(len(self._texts))]
@@ -82,8 +80,8 @@ class Reply:
             if texts
         ]
 
-    def events(self, parts: Sequence[Part]) -> list[bytes]:
-        """Return parts as events of a stream: one for each choice that goes on."""
+    def events(self, parts: Sequence[AnswerPart]) -> list[bytes]:
+        """Return parts as events of a stream: one for each choice with news."""
         texts: dict[int, str] = {}
         for part in parts:
             texts[part.choice] = texts.get(part.choice, "") + self.take(part)
@@ -98,7 +96,7 @@ class Reply:
         return events
 
     def end(self) -> list[bytes]:
-        """Return what a stream ends with."""
+        """Return the last events of a stream."""
         usage = [self._event([], usage=self._usage())] if self._request.include_usage else []
         return [*usage, STREAM_END]
 
@@ -134,7 +132,7 @@ class Reply:
         }
 
     def _usage(self) -> dict[str, int]:
-        n = self._request.sampling.n
+        n = self._request.n
         n_prompt = sum(len(one.prompt) for one in self._job.requests[::n])
         return {
             "prompt_tokens": n_prompt,
@@ -143,7 +141,7 @@ class Reply:
         }
 
     def _weights(self) -> dict[str, Any]:
-        """What the answer was written with; the fields of docs/live.md."""
+        """The weights of the answer; docs/live.md describes the fields."""
         first, last = self._parts[0].loaded, self._parts[-1].loaded
         weights: dict[str, Any] = {
             "version_first": first.version,
@@ -166,7 +164,7 @@ def event(value: object) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-def error_body(refused: Refused) -> dict[str, Any]:
+def error_body(refused: RefusedRequest) -> dict[str, Any]:
     """Return OpenAI's error object."""
     kind = "invalid_request_error"
     if refused.status == 401:
@@ -186,7 +184,7 @@ def error_body(refused: Refused) -> dict[str, Any]:
 
 
 def models(name: str, created: int) -> dict[str, Any]:
-    """Return the list of the one model there is."""
+    """Return the list of models, which has one entry."""
     return {"object": "list", "data": [model(name, created)]}
 
 
@@ -199,21 +197,21 @@ def model(name: str, created: int) -> dict[str, Any]:
 
 
 class EventStream(Response):
-    """Server-sent events: an answer as it is written. A client that goes away cancels it.
+    """An answer as server-sent events while it is written; a disconnect cancels the answer.
 
     Args:
-        job: the answer.
-        reply: makes the events.
-        parts: of the answer, as they come.
-        leave: called when nobody reads any more.
+        job: job of the answer.
+        reply: builds the events.
+        parts: parts of the answer, as they arrive.
+        leave: called when the client has gone or the answer is complete.
     """
 
     def __init__(
         self,
-        job: Job,
+        job: AnswerJob,
         reply: Reply,
-        parts: AsyncIterator[list[Part]],
-        leave: Callable[[Job], None],
+        parts: AsyncIterator[list[AnswerPart]],
+        leave: Callable[[AnswerJob], None],
     ) -> None:
         super().__init__(
             media_type="text/event-stream",
@@ -247,7 +245,7 @@ class EventStream(Response):
 
 
 async def unless_gone(receive: Receive, work: Awaitable[None]) -> bool:
-    """Do something for a client unless it goes away; returns whether it stayed."""
+    """Do `work` for a client unless it disconnects; returns whether it stayed connected."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -266,11 +264,11 @@ async def unless_gone(receive: Receive, work: Awaitable[None]) -> bool:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def for_client(error: MlxhogError) -> Refused:
-    """Return an error of the engine as an answer: the client's fault, or the weights'."""
-    if isinstance(error, Failed):
-        return Refused(str(error), status=500)
+def for_client(error: MlxhogError) -> RefusedRequest:
+    """Return an error of the engine as a reply, with the status of its cause."""
+    if isinstance(error, ServerFailed):
+        return RefusedRequest(str(error), status=500)
     if isinstance(error, OF_WEIGHTS):
         code = "not_finite" if isinstance(error, Diverged) else "no_weights"
-        return Refused(str(error), status=503, code=code)
-    return Refused(str(error), code="invalid_value")
+        return RefusedRequest(str(error), status=503, code=code)
+    return RefusedRequest(str(error), code="invalid_value")

@@ -1,7 +1,7 @@
-"""Requests of clients: the fields of OpenAI's completions and chat completions, checked.
+"""Check the requests of clients: the fields of OpenAI's completions and chat completions.
 
-Fields that would change the answer and are not supported are refused, not ignored. A base model
-knows no roles; a chat becomes a text that it goes on with (`chat_text`).
+Unsupported fields that would change the answer are refused, not ignored. A base model has no roles,
+so a chat becomes one text to continue (`chat_text`).
 """
 
 from __future__ import annotations
@@ -9,28 +9,30 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.config.options import option, options
-from mlxhog.decoding.sampling import Sampler
-from mlxhog.errors import did_you_mean, shown
+from mlxhog.decoding.options import Sampling, stop_strings
+from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.files import plain_json
 
-MOST_STOPS, MOST_STOP_CHARACTERS = 8, 100
 MOST_EXAMPLES = 1000
-"""In one request."""
+"""Largest number of examples in one request."""
+
+DEFAULTS = Sampling(max_new_tokens=16, temperature=1.0)
+"""OpenAI's defaults that differ from those of `mlxhog generate`."""
 
 CHAT_TOKENS = 256
-"""Length of a chat's answer where the client does not say."""
+"""Length of a chat's answer if the request has none."""
 
 USER = "\nUser:"
-"""What ends an answer in a chat: the model begins to speak for the user."""
+"""Stop string in a chat: the model begins to write for the user."""
 
 _IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 )
-"""About billing, logs and caches of OpenAI's own servers."""
+"""Ignored fields, about billing, logs and caches of OpenAI's own servers."""
 
 _REFUSED: Mapping[str, Sequence[object]] = {
     "best_of": (1,),
@@ -47,18 +49,18 @@ _REFUSED: Mapping[str, Sequence[object]] = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
-"""Fields that cannot be served, with the values that ask for nothing."""
+"""Unsupported fields, with the values that have no effect."""
 
 
-class Refused(Exception):
-    """A request that is not answered.
+class RefusedRequest(Exception):
+    """A request that the server refuses.
 
     Args:
-        message: what was sent, what was wanted, and the way out.
-        status: of HTTP.
-        param: the field of the request, where it is one.
-        code: a word for programs.
-        retry_after_s: when to try again, where that may help.
+        message: the value, the expected values, and the way out.
+        status: HTTP status.
+        param: the field of the request, if one is wrong.
+        code: error code for programs.
+        retry_after_s: seconds until a retry may succeed, or None.
     """
 
     def __init__(
@@ -76,49 +78,26 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The numbers of a request, and what they may be."""
-
-    max_tokens: int = option(16, "most tokens of an answer", low=1)
-    temperature: float = option(1.0, "0 takes the likeliest token", low=0, high=100)
-    top_p: float = option(1.0, "sample from the likeliest tokens of this mass", above=0, high=1)
-    top_k: int = option(0, "sample from this many tokens; 0 from all", low=0)
-    min_p: float = option(0.0, "leave out tokens below this share of the best", low=0, high=1)
-    repetition_penalty: float = option(1.0, "above 1: repeat less", low=0.01, high=100)
-    seed: int | None = option(None, "the same seed gives the same text", low=0, high=2**63 - 1)
-    n: int = option(1, "answers to each prompt", low=1)
-
-    def sampler(self) -> Sampler:
-        """Return what draws the tokens; without a seed, others every time."""
-        return Sampler(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=secrets.randbits(63) if self.seed is None else self.seed,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClientRequest:
-    """A request that makes sense.
+    """A checked request.
 
     Attributes:
         prompts: texts, or ids of tokens.
-        sampling: numbers.
-        stop: texts that end an answer.
-        stream: whether the answer is sent as it is written.
+        sampling: sampling options of each answer; without a seed in the request, a new seed.
+        n: answers to each prompt.
+        length: name of the field with the largest length of an answer.
+        stream: whether the answer is sent while it is written.
         include_usage: whether a stream ends with the number of tokens.
         echo: whether the prompt comes before the answer.
-        session: the conversation that it goes on with.
-        joint: text between such a conversation and the prompt.
+        session: name of the conversation that it continues.
+        joint: text between this conversation and the prompt.
         is_chat: whether the answer is a message.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
     sampling: Sampling
-    stop: tuple[str, ...]
+    n: int = option(1, "answers to each prompt", low=1)
+    length: str = "max_tokens"
     stream: bool
     include_usage: bool
     echo: bool = False
@@ -127,44 +106,52 @@ class ClientRequest:
     is_chat: bool = False
 
 
+_NUMBERS = {**options(Sampling), **options(ClientRequest)}
+_LENGTH = _NUMBERS.pop("max_new_tokens")  # requests have other names for it
+
+
 def completion(body: bytes, *, model: str) -> ClientRequest:
-    """Return what `POST /v1/completions` asks for.
+    """Parse the body of `POST /v1/completions`.
 
     Args:
-        body: of the request.
-        model: name of the one that is served.
+        body: body of the request.
+        model: name of the server's model.
 
     Raises:
-        Refused: it is not JSON, or a field is missing, unknown, wrong or not supported.
+        RefusedRequest: the body is not JSON, or a field is missing, unknown, wrong or
+            unsupported.
     """
     fields = _Fields(body, model)
     return fields.request(prompts=_prompts(fields.take("prompt")), echo=fields.flag("echo"))
 
 
 def chat(body: bytes, *, model: str) -> ClientRequest:
-    """Return what `POST /v1/chat/completions` asks for; arguments and errors as `completion`."""
+    """Parse the body of `POST /v1/chat/completions`; arguments and errors as `completion`."""
     fields = _Fields(body, model)
     text = chat_text(_messages(fields.take("messages")))
-    most = fields.take("max_completion_tokens")
-    if most is not None:
-        fields.rest["max_tokens"] = most
-    fields.rest.setdefault("max_tokens", CHAT_TOKENS)
-    return fields.request(prompts=(text,), stops=(USER,), joint="\n", is_chat=True)
+    length = "max_tokens"
+    if "max_completion_tokens" in fields.rest:  # the newer name
+        fields.take(length)
+        length = "max_completion_tokens"
+    fields.rest.setdefault(length, CHAT_TOKENS)
+    return fields.request(prompts=(text,), length=length, ends=(USER,), joint="\n", is_chat=True)
 
 
 def examples(body: bytes) -> list[object]:
-    """Return the examples of `POST /v1/examples`: one object, or a list under `examples`.
+    """Return the examples of `POST /v1/examples`: one object, or a list in the field `examples`.
 
     Raises:
-        Refused: it is not JSON, or there are none or too many; what an example has to be is seen
-            by who keeps it.
+        RefusedRequest: the body is not JSON, or has no or too many examples. The fields of an
+            example are checked when it is stored.
     """
     fields = _Fields(body, "")
     many = fields.rest.get("examples", [fields.rest])
     if set(fields.rest) - {"examples"} and "examples" in fields.rest:
-        raise Refused("the body has other fields beside examples; leave them out", param="examples")
+        raise RefusedRequest(
+            "the body has fields besides examples; leave them out", param="examples"
+        )
     if not isinstance(many, list) or not 1 <= len(many) <= MOST_EXAMPLES:
-        raise Refused(
+        raise RefusedRequest(
             f"examples is {shown(many)}; wanted a list of 1 to {MOST_EXAMPLES} objects with prompt "
             "and answer",
             param="examples",
@@ -173,7 +160,7 @@ def examples(body: bytes) -> list[object]:
 
 
 def chat_text(messages: Sequence[tuple[str, str]]) -> str:
-    r"""Return the text that a base model goes on with.
+    r"""Return a chat as a text that a base model continues.
 
     >>> chat_text([("system", "Be brief."), ("user", "Hello!")])
     'Be brief.\nUser: Hello!\nAssistant:'
@@ -184,67 +171,73 @@ def chat_text(messages: Sequence[tuple[str, str]]) -> str:
 
 
 class _Fields:
-    """The fields of a request's body, taken one after another."""
+    """The fields of a request's body; each method removes the ones that it reads."""
 
     def __init__(self, body: bytes, model: str) -> None:
         try:
             value = plain_json.loads(body)
         except ValueError as error:
-            raise Refused(f"the body is not JSON: {shown(str(error))}") from error
+            raise RefusedRequest(f"the body is not JSON: {shown(str(error))}") from error
         if not isinstance(value, dict):
-            raise Refused(f"the body is {shown(value)}; wanted a JSON object")
+            raise RefusedRequest(f"the body is {shown(value)}; wanted a JSON object")
         # null means the same as leaving a field out
         self.rest: dict[str, Any] = {k: v for k, v in value.items() if v is not None}
         self._model = model
 
     def take(self, name: str) -> Any:
-        """Return a field's value, None where it was left out."""
+        """Return a field's value, or None if it is missing."""
         return self.rest.pop(name, None)
 
     def flag(self, name: str) -> bool:
-        """Return a field that is true or false."""
+        """Return the value of a boolean field."""
         value = self.rest.pop(name, False)
         if not isinstance(value, bool):
-            raise Refused(f"{name} is {shown(value)}; wanted true or false", param=name)
+            raise RefusedRequest(f"{name} is {shown(value)}; wanted true or false", param=name)
         return value
 
     def request(
         self,
         *,
         prompts: tuple[str | tuple[int, ...], ...],
-        stops: tuple[str, ...] = (),
+        length: str = "max_tokens",
+        ends: tuple[str, ...] = (),
         echo: bool = False,
         joint: str = "",
         is_chat: bool = False,
     ) -> ClientRequest:
-        """Return the request; every field that is left has to be one that all requests have."""
+        """Return the request; the remaining fields must be ones that all requests have."""
         self._check_model(self.take("model"))
         stream = self.flag("stream")
         extras = self.rest.pop("stream_options", {})
         if not isinstance(extras, dict) or not isinstance(extras.get("include_usage", False), bool):
-            raise Refused(
+            raise RefusedRequest(
                 f'stream_options is {shown(extras)}; wanted {{"include_usage": true}}',
                 param="stream_options",
             )
-        stop = (*stops, *_stops(self.take("stop")))
+        try:
+            stop = stop_strings(self.rest.pop("stop", ()))
+        except ConfigError as error:
+            raise RefusedRequest(str(error), param="stop") from error
         session = _session(self.take("session"))
         for name, harmless in _REFUSED.items():
             value = self.take(name)
             if value is not None and not any(
                 value == one and type(value) is type(one) for one in harmless
             ):
-                raise Refused(f"{name} is not supported here; leave it out", param=name)
+                raise RefusedRequest(f"{name} is not supported here; leave it out", param=name)
         for name in _IGNORED:
             self.take(name)
-        sampling = self._sampling()
-        if session is not None and (len(prompts) > 1 or sampling.n > 1):
-            raise Refused(
-                "a session takes one prompt and gives one answer at a time", param="session"
+        numbers: dict[str, Any] = {"seed": secrets.randbits(63)} | self._numbers(length)
+        n = numbers.pop("n", 1)
+        if session is not None and (len(prompts) > 1 or n > 1):
+            raise RefusedRequest(
+                "a request with a session has one prompt and one answer", param="session"
             )
         return ClientRequest(
             prompts=prompts,
-            sampling=sampling,
-            stop=stop,
+            sampling=replace(DEFAULTS, **numbers, stop=(*ends, *stop)),
+            n=n,
+            length=length,
             stream=stream,
             include_usage=bool(extras.get("include_usage")),
             echo=echo,
@@ -255,30 +248,33 @@ class _Fields:
 
     def _check_model(self, name: object) -> None:
         if name is None:
-            raise Refused(f"model is missing; this server has {self._model!r}", param="model")
+            raise RefusedRequest(
+                f"model is missing; this server has {self._model!r}", param="model"
+            )
         if name != self._model:
-            raise Refused(
-                f"there is no model {shown(name)}; this server has {self._model!r}",
+            raise RefusedRequest(
+                f"no model {shown(name)}; this server has {self._model!r}",
                 status=404,
                 param="model",
                 code="model_not_found",
             )
 
-    def _sampling(self) -> Sampling:
-        known, numbers = options(Sampling), dict[str, Any]()
+    def _numbers(self, length: str) -> dict[str, Any]:
+        """Return the remaining fields, which must be numbers, by the names of options."""
+        known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
         for name, value in self.rest.items():
             if name not in known:
                 hint = did_you_mean(name, [*known, "prompt", "messages", "stop", "stream"])
-                raise Refused(f"unknown field {shown(name)}{hint}", param=name[:100])
+                raise RefusedRequest(f"unknown field {shown(name)}{hint}", param=name[:100])
             if not isinstance(value, int | float):
-                raise Refused(
+                raise RefusedRequest(
                     f"{name} is {shown(value)}; wanted {known[name].expected}", param=name
                 )
             try:
-                numbers[name] = known[name].convert(value)
+                numbers[known[name].name] = known[name].convert(value)
             except ValueError as error:
-                raise Refused(f"{name} {error}", param=name) from error
-        return Sampling(**numbers)
+                raise RefusedRequest(f"{name} {error}", param=name) from error
+        return numbers
 
 
 def _prompts(value: object) -> tuple[str | tuple[int, ...], ...]:
@@ -291,8 +287,8 @@ def _prompts(value: object) -> tuple[str | tuple[int, ...], ...]:
         if all(isinstance(one, str) or _are_ids(one) for one in value):
             return tuple(one if isinstance(one, str) else tuple(one) for one in value)
     problem = "is missing" if value is None else f"is {shown(value)}"
-    raise Refused(
-        f"prompt {problem}; wanted a text, a list of token ids, or a list of such", param="prompt"
+    raise RefusedRequest(
+        f"prompt {problem}; wanted a text, a list of token ids, or a list of these", param="prompt"
     )
 
 
@@ -302,24 +298,11 @@ def _are_ids(value: object) -> bool:
     )
 
 
-def _stops(value: object) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
-        raise Refused(f"stop is {shown(value)}; wanted a text, or a list of texts", param="stop")
-    if len(stops) > MOST_STOPS or any(len(one) > MOST_STOP_CHARACTERS for one in stops):
-        raise Refused(
-            f"stop has {len(stops)} texts, the longest of {max(map(len, stops))} characters; "
-            f"wanted at most {MOST_STOPS} of at most {MOST_STOP_CHARACTERS} characters",
-            param="stop",
-        )
-    return tuple(stops)
-
-
 def _session(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-        raise Refused(
+        raise RefusedRequest(
             f"session is {shown(value)}; wanted a name of at most 64 letters, digits, '.', '_' "
             "and '-'",
             param="session",
@@ -331,7 +314,7 @@ def _messages(value: object) -> list[tuple[str, str]]:
     """Return the role and text of each message."""
     if not isinstance(value, list) or not value:
         problem = "is missing" if value is None else f"is {shown(value)}"
-        raise Refused(
+        raise RefusedRequest(
             f'messages {problem}; wanted a list such as [{{"role": "user", "content": "Hello"}}]',
             param="messages",
         )
@@ -341,7 +324,7 @@ def _messages(value: object) -> list[tuple[str, str]]:
 def _message(k: int, message: object) -> tuple[str, str]:
     role = message.get("role") if isinstance(message, dict) else None
     if not isinstance(message, dict) or role not in ("system", "developer", "user", "assistant"):
-        raise Refused(
+        raise RefusedRequest(
             f"message {k + 1} is {shown(message)}; wanted the role system, developer, user or "
             "assistant, and a content",
             param="messages",
@@ -352,7 +335,7 @@ def _message(k: int, message: object) -> tuple[str, str]:
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
         for part in parts
     ):
-        raise Refused(
+        raise RefusedRequest(
             f"the content of message {k + 1} is {shown(content)}; wanted a text, or parts of type "
             "text",
             param="messages",

@@ -1,4 +1,4 @@
-"""Serving until somebody ends it: the HTTP server, patience with slow clients, signals."""
+"""Run the HTTP server until a signal ends it; drop slow clients."""
 
 from __future__ import annotations
 
@@ -19,40 +19,43 @@ from mlxhog.live.serving.config import ServeConfig, key_of
 from mlxhog.live.serving.engine_thread import EngineThread, Served
 from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.machine.interrupts import SIGNALS
+from mlxhog.report.views import Tell
 
 PATIENCE_S = 30.0
-"""How long a client may take to send a request, or to read what it was sent."""
+"""Longest time for a client to send a request, or to read its answer, in seconds."""
 
 GRACE_S = 5
-"""How long answers may go on after the server was asked to end."""
+"""Seconds for answers to complete after the request to end."""
 
 MOST_HEAD_BYTES = 65_536
 MOST_CONNECTIONS = 200
-"""Or twice the answers that may run or wait, where that is more; beyond, uvicorn answers 503."""
+"""The limit is this or twice `most_answers`, whichever is larger; above it uvicorn answers 503."""
 
-_LOOK_S = 1.0
+LOOK_S = 1.0
+"""Interval between two checks of a client, in seconds."""
+
 _SWITCH_S = 0.0005
-"""How long the engine's thread may keep the event loop waiting: a tenth of Python's own."""
+"""Switch interval of threads, so that the event loop waits less; a tenth of Python's default."""
 
 
 def serve(
     model: str,
     config: ServeConfig,
     on_ready: Callable[[str, Served, EngineThread], None],
-    say: Callable[[str], object] = lambda message: None,
+    say: Tell = lambda message: None,
 ) -> None:
     """Serve a run or a checkpoint until a signal ends it.
 
     Args:
         model: a run (a path, a name below `config.out`, or `latest`), or a checkpoint.
-        config: see there.
-        on_ready: called with the URL, what is served, and the thread that knows its weights, when
-            requests are answered.
-        say: told what is waited for before.
+        config: options of the server.
+        on_ready: called when requests are answered, with the URL, the served model, and its
+            thread.
+        say: called with a message when the wait for a run begins.
 
     Raises:
-        ConfigError: the address cannot be used, or lacks a key.
-        MlxhogError: the model cannot be opened; as `mlxhog.live.opening.open_source`.
+        ConfigError: the address cannot be used, or needs a key.
+        MlxhogError: the model cannot be opened; as for `mlxhog.live.opening.open_source`.
     """
     key = key_of(config)
     with contextlib.closing(listen(config.host, config.port)) as listener:
@@ -101,18 +104,18 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """Ends on every signal that ends a command, the second one at once, or with its engine."""
+    """A server that ends with its engine or on a signal; a second signal ends it at once."""
 
     engine: EngineThread
     on_started: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer, and say so."""
+        """Begin to answer, and call `on_started`."""
         await super().startup(sockets)
         self.on_started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether it is time to end; asked ten times a second."""
+        """Return whether to end; called ten times a second."""
         return await super().on_tick(counter) or self.engine.died is not None
 
     @contextlib.contextmanager
@@ -121,7 +124,7 @@ class _Server(uvicorn.Server):
         before = {
             number: signal.signal(number, self._end)
             for number in SIGNALS
-            if signal.getsignal(number) != signal.SIG_IGN  # as under nohup
+            if signal.getsignal(number) != signal.SIG_IGN  # ignored, for example, under nohup
         }
         try:
             yield
@@ -135,25 +138,25 @@ class _Server(uvicorn.Server):
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that drops clients who neither send their request nor read their answer."""
+    """HTTP/1.1 that drops clients that neither send their request nor read their answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the client."""
         super().connection_made(transport)
         self._waited_s = 0.0
-        self.loop.call_later(_LOOK_S, self._look)
+        self.loop.call_later(LOOK_S, self._look)
 
     def _look(self) -> None:
         if self.transport.is_closing():
             return
-        self._waited_s = self._waited_s + _LOOK_S if self._is_waiting() else 0.0
+        self._waited_s = self._waited_s + LOOK_S if self._is_waiting() else 0.0
         if self._waited_s >= PATIENCE_S:
             self.transport.abort()
             return
-        self.loop.call_later(_LOOK_S, self._look)
+        self.loop.call_later(LOOK_S, self._look)
 
     def _is_waiting(self) -> bool:
-        """Whether it is the client's turn; between two requests uvicorn itself keeps the time."""
+        """Whether the server waits for the client; between requests uvicorn has its own limit."""
         if self.flow.write_paused:
             return True
         return self.timeout_keep_alive_task is None and self.conn.their_state in (

@@ -1,13 +1,13 @@
 "use strict";
-// A page that follows a run: what `/data` returns, then what `/events` adds to it.
+// A page that follows a run: first it reads `/data`, then the additions from `/events`.
 
 (() => {
-  const MOST_ROWS = 6000;  // then the curves are fetched again, in fewer points
+  const MOST_ROWS = 6000;  // with more rows the curves are fetched again, in fewer points
   const place = (id) => document.getElementById(id);
   let run = null, show = null, source = null, silent = false;
-  let answered = "";  // what a button was answered, or is doing
+  let status = "";  // the answer to the last request, or its progress
   const write = (text) => { place("told").textContent = text; };
-  const tell = (text) => write(answered = text);
+  const tell = (text) => write(status = text);
 
   function add(lines) {
     const before = run.axes.elapsed_s.length, more = lines.axes.elapsed_s.length;
@@ -35,7 +35,7 @@
         cell.className = "t";
         if (!k) cell.scope = "row";
         cell.textContent = text;
-        if (heads.length) cell.dataset.head = heads[k].textContent;  // a narrow window has no heads
+        if (heads.length) cell.dataset.head = heads[k].textContent;  // a narrow window hides the heads
         row.append(cell);
       });
       return row;
@@ -102,11 +102,11 @@
   }
 
   function heard() {
-    if (silent) write(answered);
+    if (silent) write(status);
     silent = false;
   }
 
-  // The token comes with the link from the terminal, after #, which no server sees.
+  // The token is in the link from the terminal, after #; browsers do not send that part.
   function token() {
     if (location.hash.length > 1) {
       sessionStorage.setItem("token", location.hash.slice(1));
@@ -122,8 +122,8 @@
     try {
       const answer = await fetch("ask/" + button.dataset.ask, {
         method: "POST", headers: { "X-Mlxhog-Token": token() } });
-      const said = await answer.json();
-      tell(answer.ok ? said.message : said.error);
+      const reply = await answer.json();
+      tell(answer.ok ? reply.message : reply.error);
       if (answer.status === 403) place("token").focus();
     } catch (error) {
       tell(String(error));

@@ -1,6 +1,6 @@
 "use strict";
 // Draws runs: curves, staleness, workers over time, samples, events. The element `data` holds what
-// `report.record.Record.to_json` returns; a board fetches the same and adds to it as it grows.
+// `report.record.RunRecord.to_json` returns; a board fetches the same data and appends to it.
 
 const runView = (() => {
   const AXES = {
@@ -95,7 +95,7 @@ const runView = (() => {
       this.wait.observe(place);
     }
 
-    // Draw what is new; a chart is made anew only where its lines are others than before. One
+    // Draw new data; a chart is created again only if its lines have changed. One
     // that is 0 from end to end is a sentence.
     draw(runs, anew = false) {
       this.runs = runs;
@@ -124,11 +124,11 @@ const runView = (() => {
         if (old) { old.plot.destroy(); old.figure.remove(); this.plots.delete(chart[0]); }
         if (data) this.make(chart, key, data, drawn, alone);
       }
-      for (const [id] of CHARTS) {  // in order, whichever was made last
+      for (const [id] of CHARTS) {  // in this order, not in the order of creation
         if (this.plots.has(id)) this.place.append(this.plots.get(id).figure);
       }
       document.getElementById("flat").textContent =
-        flat.length ? `Always 0, and so not drawn: ${flat.join(", ")}.` : "";
+        flat.length ? `Not drawn, because always 0: ${flat.join(", ")}.` : "";
       document.getElementById("curves").hidden = !this.plots.size && !flat.length;
       this.resize();
     }
@@ -179,7 +179,7 @@ const runView = (() => {
       return id === "bits" ? 300 : 200;
     }
 
-    // The legend: what stands under the cursor, else the newest numbers.
+    // The legend: the numbers at the cursor, else the newest numbers.
     read({ plot, legend, colors }) {
       if (!plot) return;
       const at = plot.cursor.idx ?? null;
@@ -237,7 +237,7 @@ const runView = (() => {
     }
   }
 
-  // What compressors make of the held-out text, as lines across a chart of bits per byte.
+  // Bits per byte of compressors on the held-out text, as lines across the chart.
   function marks(u, bits, color) {
     const { ctx, bbox } = u, dpr = devicePixelRatio;
     ctx.save();
@@ -295,7 +295,7 @@ const runView = (() => {
       node);
   }
 
-  // A row per worker: when its process was up, who took its place; lines are checkpoints.
+  // A row per worker: the intervals of its processes; vertical lines are checkpoints.
   function timeline(run, inks) {
     const times = [...run.spans.map((span) => span[2]), ...run.axes.elapsed_s.slice(-1)];
     const end = Math.max(...times, 1), tall = 18;
@@ -341,14 +341,14 @@ const runView = (() => {
   const when = ([time, step]) => step === 0 ? "at the start" : [time === null ? "" : "after " + duration(time),
     step === null ? "" : "step " + step.toLocaleString("en")].filter(Boolean).join(", ");
 
-  // The newest first; those before are folded.
+  // The newest first; older ones are folded.
   function newestFirst(items, kind, spell) {
     const list = (some) => make("ul", { class: kind }, ...some.map((event) =>
       make("li", {}, make("span", { class: "when" }, when(event)), spell(event))));
     const [shown, older] = [items.slice(-NEWEST).reverse(), items.slice(0, -NEWEST).reverse()];
     const nodes = shown.length ? [list(shown)] : [];
     if (older.length) {
-      nodes.push(make("details", {}, make("summary", {}, `${older.length} before`), list(older)));
+      nodes.push(make("details", {}, make("summary", {}, `${older.length} older`), list(older)));
     }
     return nodes;
   }
@@ -373,14 +373,14 @@ const runView = (() => {
       ...(tile.detail ? [make("div", { class: "detail" }, tile.detail)] : []))));
   }
 
-  // Everything of one run but its curves, into the elements of its section.
+  // Fill the section of one run: everything but its curves.
   function details(section, run, inks) {
     const fill = (name, ...nodes) => {
       const place = section.querySelector(`[data-part="${name}"]`), body = place.lastElementChild;
       const shown = nodes.filter((node) => node !== null);
       const text = shown.map((node) => node.outerHTML).join("");
       place.hidden = !shown.length;
-      if (body.shown === text) return;  // what a reader has selected stays selected
+      if (body.shown === text) return;  // keep the reader's selection
       const open = body.querySelector("details")?.open;
       body.replaceChildren(...shown);
       body.shown = text;

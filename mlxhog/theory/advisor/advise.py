@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
@@ -22,14 +23,13 @@ from mlxhog.files.durable import append_lines, disk_errors
 from mlxhog.machine import machine
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.report.table import Section
-from mlxhog.report.views import Stages
+from mlxhog.report.views import Stages, TellStep
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
 from mlxhog.theory.analysis.target import Target
 
-Tell = Callable[[str, str], None]
 PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
 """Three short runs and the gradients; the turns of both arms and what they are worth."""
 
@@ -171,7 +171,9 @@ def _filled(*notes: str) -> list[str]:
     return [textwrap.fill(note, 80, subsequent_indent="  ") for note in notes]
 
 
-def advise_on(target: Target, options: AdviseConfig, *, tries: bool, tell: Tell) -> StrategyAdvice:
+def advise_on(
+    target: Target, options: AdviseConfig, *, tries: bool, tell: TellStep
+) -> StrategyAdvice:
     """Measure, predict, try, and remember.
 
     Args:
@@ -188,8 +190,8 @@ def advise_on(target: Target, options: AdviseConfig, *, tries: bool, tell: Tell)
         raise ConfigError(
             "--link describes several machines, and a trial runs on this one; add --no-try"
         )
-    if target.config.strategy == "auto":
-        target = replace(target, config=replace(target.config, strategy="hogwild"))
+    if target.config.strategy is None:
+        target = replace(target, config=replace(target.config, strategy=Hogwild()))
     tell = Stages(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
     watch = LoadWatch()
     profile = measured_profile(target, options, tell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,21 +19,23 @@ from numpy.typing import NDArray
 
 from mlxhog.arena.child import Child, Lane
 from mlxhog.checkpoint.run import Run
+from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import OWNERS, choosing
+from mlxhog.config.contradictions import CHOICES, choosing
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
+from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
 from mlxhog.files.quantities import Interval
 from mlxhog.machine.load import LoadWatch
 from mlxhog.report.metrics import Result
+from mlxhog.report.views import Tell, TellStep
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import Arm
 from mlxhog.theory.analysis import AnalyzeConfig
-from mlxhog.theory.analysis.advice import ADAPTIVE
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Source, Subject, Ticket, source
@@ -41,13 +43,11 @@ from mlxhog.theory.analysis.target import Target
 from mlxhog.theory.simulator.workers import Worker, worker_of
 from mlxhog.training import trainer
 
-Tell = Callable[[str, str], None]
-
 PLAIN: Mapping[str, Any] = {
     **{
         one.name: one.default
         for one in options(TrainConfig).values()
-        if one.group in ("strategy", "asynchrony", "sparse", "local methods")
+        if one.group in ("strategy", "sparse")
         and one.name not in ("write", "gpu_write", "sampled_head")
     },
     "max_workers": None,
@@ -64,12 +64,11 @@ def settings_for(
 ) -> TrainConfig:
     """A configuration with some options in place of its own, for some seconds in a folder."""
     never = Interval()
-    choices = {kind: options[kind] for kind in OWNERS if kind in options}
+    choices = {kind: options[kind] for kind in CHOICES if kind in options} | {"eval_every": "off"}
     return replace(
         config,
         **{**PLAIN, **choosing(TrainConfig, **choices), **options},
         time=seconds,
-        eval_every=never,
         sample_every=never,
         save_every=never,
         out=folder,
@@ -77,9 +76,7 @@ def settings_for(
     )
 
 
-def _train(
-    settings: TrainConfig, tell: Callable[[str], None], *, whole_time: bool = False
-) -> Result:
+def _train(settings: TrainConfig, tell: Tell, *, whole_time: bool = False) -> Result:
     """Train; arguments and errors as `mlxhog.training.trainer.train`.
 
     Raises:
@@ -115,9 +112,7 @@ LONGER, TRIES = 4.0, 3
 """A run with fewer steps is done again: how many times as long, and how often."""
 
 
-def run_shortly(
-    config: TrainConfig, *, seconds: float, tell: Callable[[str], None], **options: Any
-) -> ShortRun:
+def run_shortly(config: TrainConfig, *, seconds: float, tell: Tell, **options: Any) -> ShortRun:
     """Train for some seconds in a folder that is removed, and take the times of the steps.
 
     What the start takes does not count, and where a worker takes fewer than `FEWEST_STEPS`, as of a
@@ -129,7 +124,7 @@ def run_shortly(
     """
     for _ in range(TRIES):
         with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
-            settings = settings_for(config, {"eval_tokens": 1, **options}, seconds, folder)
+            settings = settings_for(config, options, seconds, folder)
             result = _train(settings, tell, whole_time=True)
             times = Run(Path(result.run)).read_times()
         fewest = min((one["steps"] for one in times), default=0)
@@ -147,7 +142,7 @@ def run_shortly(
     )
 
 
-def measured_profile(target: Target, how: AdviseConfig, tell: Tell) -> Profile:
+def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profile:
     """Measure times, a round's cost, conflict and noise.
 
     Args:
@@ -175,10 +170,10 @@ def measured_profile(target: Target, how: AdviseConfig, tell: Tell) -> Profile:
             target.config, seconds=how.measure, tell=lambda step: tell(what, step), **more
         )
 
-    together = short(f"{len(workers)} workers, lock-free", strategy="hogwild")
+    together = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     one = workers[0].backend
-    alone = short("one worker", strategy="serial", workers=one, threads=workers[0].threads)
-    rounds = short(f"{len(workers)} workers, in rounds", strategy="sync")
+    alone = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
+    rounds = short(f"{len(workers)} workers, in rounds", strategy=Sync())
     p_conf, density, noise = _gradients(target, subject, how, tell)
     return Profile(
         workers=together.workers,
@@ -189,17 +184,12 @@ def measured_profile(target: Target, how: AdviseConfig, tell: Tell) -> Profile:
         noise_scale=noise,
         batch=subject.batch_size,
         backend=one,
-        adaptive=plan_optimizer(target) in ADAPTIVE,
+        adaptive=optimizers.of(target.config).is_adaptive,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
         link_gbit_s=how.link,
         seed=target.config.seed,
     )
-
-
-def plan_optimizer(target: Target) -> str:
-    """The optimizer that a run would have: an adaptive one where that is left open."""
-    return "muon" if target.config.optimizer == "auto" else target.config.optimizer
 
 
 def _round_s(rounds: ShortRun) -> float:
@@ -211,7 +201,7 @@ def _round_s(rounds: ShortRun) -> float:
 
 
 def _gradients(
-    target: Target, subject: Subject, how: AdviseConfig, tell: Tell
+    target: Target, subject: Subject, how: AdviseConfig, tell: TellStep
 ) -> tuple[float, float, float | None]:
     """Conflict and density, weighted by parameters, and the noise scale."""
     batches = subject.batches()
@@ -326,9 +316,7 @@ def decide(
     return arms[int(difference < 0)].name, False, difference, error
 
 
-def try_both(
-    target: Target, arms: tuple[Arm, Arm], seconds: float, tell: Callable[[str, str], None]
-) -> Trial:
+def try_both(target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep) -> Trial:
     """Train both in turns, slice by slice, and evaluate them on the same held-out batches.
 
     Both begin with the same parameters and the same order of batches, at the options of the target
@@ -403,7 +391,7 @@ def _train_slice(
     number: int,
     folder: Path,
     before: Result | None,
-    tell: Callable[[str, str], None],
+    tell: TellStep,
 ) -> Result:
     """Train an arm for one turn, from where its turn before ended."""
     part = f"{arm.name}, turn {number + 1} of {SLICES}"

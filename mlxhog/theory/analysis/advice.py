@@ -7,7 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizers import Momentum, Sharing
+from mlxhog.config.strategies import Hogwild
+from mlxhog.config.strategy import sparsify
 from mlxhog.errors import ConfigError
 from mlxhog.theory.analysis.conditions import Condition, Lag
 from mlxhog.theory.analysis.conflicts import BlockConflicts, RowStatistics
@@ -18,17 +22,6 @@ OFTEN = 0.5
 
 TURNED = 0.5
 """Cosine between an old gradient and a fresh one below which the old one mostly misleads."""
-
-ADAPTIVE = {
-    "adamw": "AdamW",
-    "adan": "Adan",
-    "apollo": "APOLLO",
-    "apollo-mini": "APOLLO-Mini",
-    "lion": "Lion",
-    "muon": "Muon",
-    "soap": "SOAP",
-}
-"""Optimizers whose steps do not scale with the gradient, as texts spell them."""
 
 FRESH = 0.9
 """Cosine above which an old gradient is nearly as good as a fresh one."""
@@ -102,9 +95,10 @@ class Evidence:
     @property
     def may_start_in_sync(self) -> bool:
         """Whether the options allow a synchronous start."""
-        config = self.config
-        own = config.sparsify == "none" and config.blocks == "all"
-        return config.strategy == "hogwild" and own and config.async_after == 0
+        strategy = self.config.strategy
+        if not isinstance(strategy, Hogwild):
+            return False
+        return strategy.writes_whole_steps and strategy.is_lock_free
 
 
 def verdict(evidence: Evidence) -> str:
@@ -222,21 +216,22 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
         one.bound for one in evidence.conditions if one.bound.name == "step for dense problems"
     )
     limit, lr = rule.values["constant_step"], evidence.config.top_lr
-    if evidence.config.optimizer == "momentum":  # which adds up to steps 1 / (1 - momentum) as long
-        limit *= 1 - evidence.config.momentum
+    optimizer = optimizers.of(evidence.config)
+    if isinstance(optimizer, Momentum):  # which adds up to steps 1 / (1 - momentum) as long
+        limit *= 1 - optimizer.momentum
     if "smoothness" not in rule.inputs:
         return
     curved = (
         f"gradients were seen to change by {rule.inputs['smoothness']:.3g} per unit of distance, "
         f"and staleness was {evidence.lag.largest:g} at most"
     )
-    if evidence.config.optimizer in ADAPTIVE:
-        name = ADAPTIVE[evidence.config.optimizer]
+    if optimizer.is_adaptive:
         yield Advice(
             "step size",
             f"leave lr {lr:g} as it is for one worker, and lower it first if several do worse",
-            f"the rule for dense problems (plain SGD: lr <= {limit:.2g}) does not cover {name}, "
-            f"whose steps do not scale with the gradient; {curved}",
+            f"the rule for dense problems (plain SGD: lr <= {limit:.2g}) does not cover "
+            f"{optimizer.title or optimizer.name}, whose steps do not scale with the gradient; "
+            f"{curved}",
         )
     elif lr > limit:
         yield Advice(
@@ -254,7 +249,7 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _advise_read(evidence: Evidence) -> Iterator[Advice]:
-    if evidence.config.strategy != "hogwild" or evidence.lag.mean == 0:
+    if not isinstance(evidence.config.strategy, Hogwild) or evidence.lag.mean == 0:
         return
     config = evidence.config
     predicts = config.prediction != "none"
@@ -271,20 +266,21 @@ def _advise_read(evidence: Evidence) -> Iterator[Advice]:
 def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
     config = evidence.config
     shares, late = config.shares_moments, evidence.lag.mean > 0
-    if config.strategy != "hogwild" or config.optimizer not in ("adamw", "muon") or not late:
+    optimizer = optimizers.of(config)
+    if not isinstance(config.strategy, Hogwild) or not late:
         return
-    if config.sparsify != "none" or config.blocks != "all":
+    if not isinstance(optimizer, Sharing) or not config.strategy.writes_whole_steps:
         return  # their moments cannot be shared
     costs = (
         "private ones cost memory for each worker, and see its gradients alone; shared ones are "
         "one pair that sees all gradients, and cost traffic between cores, as every step writes "
         "them under the parameters' locks"
     )
-    if config.optimizer == "adamw":
+    if not optimizer.shares_by_itself:
         yield Advice(
             "moments",
             f"keep moments={'shared' if shares else 'private'}",
-            f"{costs}; which of them trains AdamW better has not been measured",
+            f"{costs}; which of them trains {optimizer.title} better has not been measured",
         )
         return
     yield Advice(
@@ -299,7 +295,10 @@ def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
 
 def _advise_early(evidence: Evidence) -> Iterator[Advice]:
     stale = _typical(evidence)
-    if stale is None or evidence.lag.mean == 0 or evidence.config.async_after > 0:
+    if stale is None or evidence.lag.mean == 0:
+        return
+    strategy = evidence.config.strategy
+    if isinstance(strategy, Hogwild) and strategy.async_after > 0:
         return
     measured = (
         f"after {stale.lag} update{'s' * (stale.lag > 1)} by others the gradient of a batch has a "
@@ -356,13 +355,13 @@ def _advise_sparsify(evidence: Evidence) -> Iterator[Advice]:
     widest = max(matrices, key=lambda one: one.block.parameters)
     n, lag, p_conf = widest.block.parameters, max(1.0, evidence.lag.largest), widest.elements.p_conf
     target = 1 / (2 * lag)
-    if evidence.config.sparsify != "none":
+    if (part := sparsify(evidence.config)) != "none":
         met = p_conf.high <= target
         yield Advice(
             "sparsified steps",
-            f"{evidence.config.sparsify} is sparse enough for the theory"
+            f"{part} is sparse enough for the theory"
             if met
-            else f"{evidence.config.sparsify} buys no sparsity that the theory could use",
+            else f"{part} buys no sparsity that the theory could use",
             f"what is written of {widest.block.name} meets with probability {p_conf.value:.3g} "
             f"({p_conf.low:.2g} to {p_conf.high:.2g}), and p_conf * tau <= 1/2 at a lag of {lag:g} "
             f"wants {target:.2g}",
@@ -383,7 +382,8 @@ def _advise_sparsify(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _advise_disjoint(evidence: Evidence) -> Iterator[Advice]:
-    if evidence.config.blocks == "disjoint":
+    strategy = evidence.config.strategy
+    if isinstance(strategy, Hogwild) and strategy.blocks == "disjoint":
         yield Advice(
             "disjoint blocks",
             "nothing more is needed against conflicts between updates that overlap in time",

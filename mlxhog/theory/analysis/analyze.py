@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,9 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import choosing
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
+from mlxhog.config.optimizers import SGD
+from mlxhog.config.strategies import Hogwild, Serial
+from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
 from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
 from mlxhog.files.quantities import Interval
@@ -22,6 +24,7 @@ from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.models import families
 from mlxhog.report.metrics import Progress
+from mlxhog.report.views import Tell, TellStep
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
 from mlxhog.theory.analysis.advice import Evidence, advise
 from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
@@ -49,7 +52,7 @@ def probe_run(
     *,
     workers: str,
     seconds: float,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> ObservedStaleness:
     """Train for a few seconds without locks in a folder that is removed, and look.
 
@@ -67,9 +70,9 @@ def probe_run(
     with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
         settings = replace(
             config,
-            **choosing(TrainConfig, strategy="hogwild"),
+            **choosing(TrainConfig, eval_every="off"),
+            strategy=_lock_free(config),
             workers=workers,
-            async_after=0.0,
             read="snapshot",
             max_workers=None if config.max_workers is None else max(2, config.max_workers),
             write="racy",
@@ -78,7 +81,6 @@ def probe_run(
             tokens=None,
             time=seconds,
             **WITHOUT_ENDS,
-            eval_every=never,
             sample_every=never,
             save_every=never,
             out=folder,
@@ -115,14 +117,12 @@ def probe_run(
 
 # -- the analysis ----------------------------------------------------------------------------------
 
-Tell = Callable[[str, str], None]
-
 CURVED, ROUNDS = 2, 8  # batches, and gradients for each, that curvature is measured with
 WATCHED = 4  # batches whose gradients are looked at again after others' updates
 REMEMBERED = 20  # batches that a trained model's optimizer remembers: 1 / (1 - beta2) of AdamW
 
 
-def analyze(target: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
+def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     """Measure and judge.
 
     Args:
@@ -228,6 +228,13 @@ def _counted_batches(batches: Batches, most: int, seed: int) -> list[Ticket]:
     return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
 
 
+def _lock_free(config: TrainConfig) -> Hogwild:
+    """Lock-free workers from the first step on, with the numbers that the settings have of them."""
+    if isinstance(config.strategy, Hogwild):
+        return replace(config.strategy, async_after=0.0, shares="equal")
+    return Hogwild()
+
+
 def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
     """Check everything as a run of one worker would.
 
@@ -243,12 +250,9 @@ def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
         )
     config = replace(
         target.config,
-        # gradients alone are computed: no memory for moments
-        **choosing(TrainConfig, strategy="serial", optimizer="sgd"),
+        optimizer=SGD(),  # gradients alone are computed: no memory for moments
+        strategy=Serial(predict="none"),
         workers=backend,
-        predict="none",
-        blocks="all",
-        moments="private",
         read="snapshot",
         gpu_write="cpu",
     )
@@ -261,8 +265,8 @@ def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
 def _settled(target: Target, plan: Plan) -> TrainConfig:
     """The training settings with what they leave to the model; lock-free where that is open."""
     config = target.config
-    if config.strategy == "auto":
-        config = replace(config, strategy="hogwild")
+    if config.strategy is None:
+        config = replace(config, strategy=Hogwild())
     hidden = families.hidden_matrices(plan.model)
     return optim.for_model(config, plan.model.hidden_size, hidden, len(workers_of(target)))
 
@@ -287,16 +291,16 @@ def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
         seed=config.seed,
         frozen=config.context == "frozen",
         sampled=plan.sampled,
-        sparsified=None if config.sparsify == "none" else _settled(target, plan),
+        sparsified=None if sparsify(target.config) == "none" else _settled(target, plan),
     )
 
 
 def _sparse_notes(config: TrainConfig) -> list[str]:
     """What the options of group sparse make of the numbers."""
     notes = []
-    if config.sparsify != "none":
+    if (part := sparsify(config)) != "none":
         notes.append(
-            f"counted is what a worker would write with sparsify={config.sparsify}, not the "
+            f"counted is what a worker would write with sparsify={part}, not the "
             "gradient; what it keeps back begins empty"
         )
     if config.sampled_head is not None:
@@ -304,7 +308,7 @@ def _sparse_notes(config: TrainConfig) -> list[str]:
             f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
             "drawn ones"
         )
-    if config.blocks == "disjoint":
+    if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
         notes.append(
             "with blocks=disjoint no two workers hold the same block: updates at the same time "
             "never meet, whatever two of these batches have in common"
@@ -317,7 +321,7 @@ def _observe(
     plan: Plan,
     options: AnalyzeConfig,
     recorded: ObservedStaleness | None,
-    tell: Tell,
+    tell: TellStep,
 ) -> ObservedStaleness | None:
     """What a run recorded, or what a short one shows."""
     seconds = options.seconds
@@ -346,7 +350,7 @@ def workers_of(target: Target) -> tuple[WorkerSpec, ...]:
         config.threads,
         machine=machine.here(),
         max_workers=config.max_workers,
-        serial=config.strategy == "serial",
+        serial=config.strategy is not None and config.strategy.one_process,
     ).workers
 
 
@@ -358,7 +362,7 @@ def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
 
 
 def _measure_dynamics(
-    child: Child, subject: Subject, target: Target, drawn: list[Ticket], tell: Tell
+    child: Child, subject: Subject, target: Target, drawn: list[Ticket], tell: TellStep
 ) -> tuple[float, tuple[StaleGradient, ...]]:
     """How fast gradients change with the parameters, and what that does to late ones."""
     config = target.config

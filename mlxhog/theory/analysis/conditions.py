@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizers import SGD
+from mlxhog.config.strategy import sparsify
 from mlxhog.theory import bounds
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.bounds import Bound, Facts
@@ -79,7 +81,7 @@ def facts(config: TrainConfig, write: str) -> Facts:
         smooth=None,  # near the parameters it was measured; far from them nobody knows
         bounded_gradients=True if config.clip > 0 else None,
         lossless=write != "racy",
-        sgd=config.optimizer == "sgd" and config.weight_decay == 0 and config.sparsify == "none",
+        sgd=config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
     )
 
 

@@ -17,6 +17,7 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.report.views import Tell
 from mlxhog.theory.analysis import FEWEST, sampling
 from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, WRITTEN, Block, Subject, Ticket
 from mlxhog.theory.hypergraph import Hypergraph
@@ -81,7 +82,7 @@ class BlockConflicts:
 
     Attributes:
         block: the block.
-        by: (kind, grain) -> conflict; kinds and grains as in `sampling.py` and `blocks.py`.
+        by: (kind, grain) -> conflict; kinds and grains as in `sampling.py`.
     """
 
     block: Block
@@ -135,7 +136,7 @@ def most_samples(subject: Subject) -> int:
 
 
 def measure(
-    child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Callable[[str], None]
+    child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tell
 ) -> ConflictMeasurement:
     """Sample the gradients of some batches, and estimate.
 
@@ -277,7 +278,7 @@ def count_rows(
     *,
     rows: int,
     tokenizer: Tokenizer,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> RowStatistics:
     """Count the rows that batches touch.
 

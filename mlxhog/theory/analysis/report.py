@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.files.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
-from mlxhog.report.table import Answer, Section
+from mlxhog.report.table import AnswerNote, Section
 from mlxhog.theory.analysis.advice import Advice, Evidence, verdict
 from mlxhog.theory.analysis.conditions import WHOLE, Constants
 from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowStatistics
@@ -128,7 +128,7 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
         analysis: what was measured.
         everything: all tables and reasons; else the answer and the advice.
     """
-    yield Section("", notes=[Answer(verdict(analysis.evidence))])
+    yield Section("", notes=[AnswerNote(verdict(analysis.evidence))])
     yield Section(
         f"{analysis.title}: {format_count(analysis.parameters)} parameters, {analysis.backend}, "
         f"{analysis.measured.samples} gradients at {analysis.at}",

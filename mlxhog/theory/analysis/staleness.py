@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import optim
 from mlxhog.arena.child import Lane
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
+from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import RunError, message_of
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
@@ -219,7 +219,7 @@ class StaleGradient:
 class OptimizerMovement:
     """The movement of an optimizer's updates, without weight decay; one call per update.
 
-    Every rule but SGD and momentum is taken for AdamW, whose elements are about as large.
+    Every adaptive rule is taken for AdamW, whose elements are about as large.
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; momentum as torch.optim.SGD has it.
     """
 
@@ -231,28 +231,30 @@ class OptimizerMovement:
             size: elements of a gradient.
         """
         self.config, self._steps = config, 0
-        memory, adaptive = config.optimizer != "sgd", config.optimizer not in ("sgd", "momentum")
-        self._first = np.zeros(size if memory else 0, np.float32)
-        self._second = np.zeros(size if adaptive else 0, np.float32)
+        self._rule = optimizers.of(config)
+        if self._rule.is_adaptive:
+            self._rule = optimizers.like(optimizers.AdamW, self._rule)
+        self._first = np.zeros(size, np.float32)
+        self._second = np.zeros(size if self._rule.is_adaptive else 0, np.float32)
 
     def learn(self, grad: Float32) -> Float32:
         """Take in a gradient, and return the direction of its update, for a step of `-lr`."""
-        config = self.config
+        config, rule = self.config, self._rule
         norm = float(np.linalg.norm(grad))
         if config.clip and norm > config.clip:
             grad = grad * np.float32(config.clip / norm)
-        if config.optimizer == "sgd":
-            return grad.copy()
         self._steps += 1
-        if config.optimizer == "momentum":
-            self._first = np.float32(config.momentum) * self._first + grad
+        if isinstance(rule, optimizers.Momentum):
+            self._first = np.float32(rule.momentum) * self._first + grad
             return self._first.copy()
-        beta1 = optim.first_decay(config)
+        if not isinstance(rule, optimizers.AdamW):
+            return grad.copy()
+        beta1, beta2 = rule.decay1, rule.beta2
         self._first += np.float32(1 - beta1) * (grad - self._first)
-        self._second += np.float32(1 - config.beta2) * (grad * grad - self._second)
+        self._second += np.float32(1 - beta2) * (grad * grad - self._second)
         first = self._first / np.float32(1 - beta1**self._steps)
-        second = self._second / np.float32(1 - config.beta2**self._steps)
-        direction: Float32 = first / (np.sqrt(second) + np.float32(config.eps))
+        second = self._second / np.float32(1 - beta2**self._steps)
+        direction: Float32 = first / (np.sqrt(second) + np.float32(rule.eps))
         return direction
 
 

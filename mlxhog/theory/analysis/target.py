@@ -11,9 +11,9 @@ from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.config.sources import Assignment, read_stored
 from mlxhog.errors import ConfigError, RunError, nearest
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.paths import expanded
@@ -88,13 +88,13 @@ def is_settings(path: Path) -> bool:
 
 
 def _from_architecture(spec: str, overrides: Sequence[Assignment]) -> Target:
-    config = resolve(TrainConfig, [[Assignment("model", spec, "CONFIG_OR_RUN")], overrides])
+    config = train_config([[Assignment("model", spec, "CONFIG_OR_RUN")], overrides])
     model = load_architecture(spec, config.set)
     return _check(Target(title=f"model {spec}", config=config, model=model))
 
 
 def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
-    config = resolve(TrainConfig, [read_yaml(path), overrides])
+    config = train_config([runs.read_options(path), overrides])
     if config.resume is not None:
         raise ConfigError(
             f"{path} goes on with a run (resume: {config.resume}); analyze that run instead"
@@ -104,13 +104,13 @@ def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
             f"{path} begins with the weights of {config.init_from} (init_from); analyze that one, "
             "with the other options as flags"
         )
-    model = load_architecture(config.model, config.set, config.layers_from)
+    model = load_architecture(config.model, config.set, config.plugin)
     return _check(Target(title=f"settings {path}", config=config, model=model))
 
 
 def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
     try:
-        config = resolve(TrainConfig, [read_yaml(run.config_path), overrides])
+        config = train_config([read_stored(run.config_path), overrides])
     except ConfigError as error:
         raise ConfigError(
             f"{run.directory} has options that are not those of mlxhog train: {error}"
@@ -143,7 +143,7 @@ def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
     layers = [[Assignment("model", str(path), "CONFIG_OR_RUN")]]
     if opened.tokenizer() is not None:
         layers.append([Assignment("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
-    config = resolve(TrainConfig, [*layers, overrides])
+    config = train_config([*layers, overrides])
     target = Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )

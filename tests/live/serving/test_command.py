@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import socket
 from contextlib import ExitStack, closing
@@ -17,6 +16,7 @@ import pytest
 from mlxhog.cli import main
 from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import MLX, serving, start
+from tests.processes import descriptors_limited
 
 slow = pytest.mark.slow
 
@@ -149,12 +149,8 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @slow
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder: Path) -> None:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (80, limit[1]))  # the server's from its start on
-    try:
+    with descriptors_limited(80):
         process = start("serve", "latest", "--port=0", "--json", MLX, cwd=folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert process.stdout is not None
     assert process.stderr is not None
     with process, ExitStack() as stack:

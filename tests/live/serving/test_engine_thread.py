@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.errors import (
     ArenaError,
     CheckpointError,
@@ -30,7 +30,13 @@ from mlxhog.errors import (
 from mlxhog.live.serving import engine_thread
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import Busy, EngineThread, Failed, Job, Part
+from mlxhog.live.serving.engine_thread import (
+    AnswerJob,
+    AnswerPart,
+    Busy,
+    EngineThread,
+    ServerFailed,
+)
 from mlxhog.live.source import Loaded
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.decoding.readers import History, Reader
@@ -112,9 +118,10 @@ class Bench:
         assert self.thread.wait().name == "letters"
         assert self.thread.whose == "letters"
 
-    def job(self, n: int = 4, count: int = 1, **how: Any) -> Job:
-        request = Request(prompt=[1, 2], sampler=Sampler(temperature=0), max_new_tokens=n, **how)
-        return Job([request] * count)
+    def job(self, n: int = 4, count: int = 1, **how: Any) -> AnswerJob:
+        sampling = Sampling(max_new_tokens=n, temperature=0)
+        request = Request(prompt=[1, 2], sampling=sampling, **how)
+        return AnswerJob([request] * count)
 
     def say(self, tokens: int) -> None:
         self.backend.may_say.release(tokens)
@@ -145,14 +152,14 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(soon())
 
 
-async def rest(job: Job) -> list[Part]:
-    parts: list[Part] = []
+async def rest(job: AnswerJob) -> list[AnswerPart]:
+    parts: list[AnswerPart] = []
     while some := await job.parts():
         parts += some
     return parts
 
 
-def text(parts: list[Part], choice: int = 0) -> str:
+def text(parts: list[AnswerPart], choice: int = 0) -> str:
     return "".join(part.text for part in parts if part.choice == choice)
 
 
@@ -227,7 +234,7 @@ def test_many_answers_run_together_and_the_rest_waits_or_is_sent_away(bench: Mak
         jobs = [b.job(n=2) for _ in range(5)]
         for job in jobs:
             b.thread.start(job)
-        with pytest.raises(Busy, match="5 answers are running or waiting, of 5 at most"):
+        with pytest.raises(Busy, match="5 answers are running or waiting, and the limit is 5"):
             b.thread.start(b.job())
         b.say(100)
         assert [text(await rest(job)) for job in jobs] == ["aa"] * 5
@@ -314,7 +321,7 @@ def test_an_error_of_the_program_is_told_as_such_and_printed(
         b.say(100)
         b.backend.error = ZeroDivisionError("of a kernel")
         b.thread.start(job := b.job())
-        with pytest.raises(Failed, match="its terminal says how"):
+        with pytest.raises(ServerFailed, match="its terminal shows the error"):
             await rest(job)
         assert b.thread.trouble == ""  # the weights are well
         b.backend.error = None
@@ -332,7 +339,7 @@ def test_two_requests_in_one_session_at_a_time_are_refused(bench: Make) -> None:
         b.thread.start(first := b.job(session="s"))
         b.thread.start(second := b.job(session="s"))
         b.say(1)  # the engine may have begun the first before it saw the second
-        with pytest.raises(ConfigError, match="session 's' is still being answered"):
+        with pytest.raises(ConfigError, match="another request of session 's' is in progress"):
             await rest(second)
         b.say(100)
         parts = await rest(first)
@@ -363,7 +370,11 @@ def test_a_source_that_breaks_ends_the_thread_with_its_error(
         raise OSError("the run's folder is gone")
 
     monkeypatch.setattr(b.source, "ended", broken)
-    b.thread._thread.join(30)
+    for _ in range(600):
+        if b.thread.died is not None:
+            break
+        threading.Event().wait(0.05)
+    b.thread.stop()
     assert "folder is gone" in str(b.thread.died)
     assert b.source.is_closed
 
@@ -374,23 +385,24 @@ import threading
 import numpy as np
 from mlxhog import __main__, cli
 from mlxhog._native import ops
-from mlxhog.live.serving.engine_thread import EngineThread
+from mlxhog.live.serving import engine_thread
+from mlxhog.live.serving.config import ServeConfig
 
 busy = threading.Event()
 
-def run(self):
+def open_newest(*_, **__):
     x = np.ones(100_000, np.float32)
     while True:
         ops.scale(x, 1.0, threads=1)
         busy.set()
 
 def command():
-    EngineThread("", None)
+    engine_thread.EngineThread("", ServeConfig())
     busy.wait()
     print("ended")
     return 7
 
-EngineThread._run, cli.main = run, command
+engine_thread.open_newest, cli.main = open_newest, command
 sys.exit(__main__.main())
 """
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlxhog.data.stream import StreamWriter
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.live.serving.requests import MOST_EXAMPLES, Refused, examples
+from mlxhog.live.serving.requests import MOST_EXAMPLES, RefusedRequest, examples
 from tests.live.serving.servers import MLX, Server, serving
 
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
@@ -62,7 +62,7 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
         ({"prompt": "a"}, "answer is None, expected text"),
         ({"examples": [ONE, {"prompt": "a", "answer": ""}]}, "example 2: the answer is empty"),
         ({"examples": [ONE, 3]}, "example 2 is 3"),
-        ({"prompt": "a" * 16, "answer": "b"}, "has 18 tokens, the run trains on at most 16"),
+        ({"prompt": "a" * 16, "answer": "b"}, "has 18 tokens, and a row of the run has at most 16"),
         ({"examples": []}, "wanted a list of 1 to 1000"),
         ([ONE], "wanted a JSON object"),
     ],
@@ -107,7 +107,7 @@ def test_a_body_has_one_example_or_a_list_of_them():
     assert examples(json.dumps(ONE).encode()) == [ONE]
     assert examples(json.dumps({"examples": [ONE, 1]}).encode()) == [ONE, 1]
     for body in ({"examples": "x"}, {"examples": [ONE] * (MOST_EXAMPLES + 1)}):
-        with pytest.raises(Refused, match="wanted a list"):
+        with pytest.raises(RefusedRequest, match="wanted a list"):
             examples(json.dumps(body).encode())
-    with pytest.raises(Refused, match="other fields beside"):
+    with pytest.raises(RefusedRequest, match="the body has fields besides"):
         examples(json.dumps({"examples": [ONE], "prompt": "a"}).encode())

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from mlxhog.live.serving import server as serving_server
+from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.server import PatientProtocol
 from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import (
@@ -236,27 +237,33 @@ def test_connections_are_taken_for_twice_the_answers_that_may_run_or_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serving_server, "MOST_CONNECTIONS", 1)
-    engine: Any = SimpleNamespace(most_answers=4, died=None)
+    engine: Any = SimpleNamespace(most_answers=4, died=None, wait=str, stop=str)
     statuses: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def ask(address: tuple[str, int]) -> None:
+    def ask(url: str) -> None:
+        address = (httpx.URL(url).host, httpx.URL(url).port or 0)
         try:
             with ExitStack() as connections:
                 for _ in range(6):
                     connections.enter_context(socket.create_connection(address, timeout=START_S))
-                statuses.append(httpx.get(f"http://127.0.0.1:{address[1]}").status_code)
+                statuses.append(httpx.get(url).status_code)
         finally:
             engine.died = EOFError()  # which ends the server
 
-    listener = listen("127.0.0.1", 0)
-    client = threading.Thread(target=ask, args=[listener.getsockname()])
-    api: Any = app
-    asyncio.run(serving_server._run(engine, api, listener, client.start))
-    client.join(START_S)
+    def on_ready(url: str, *_: object) -> None:
+        threads.append(threading.Thread(target=ask, args=[url]))
+        threads[0].start()
+
+    monkeypatch.setattr(serving_server, "EngineThread", lambda *_: engine)
+    monkeypatch.setattr(serving_server, "Api", lambda *_: app)
+    threads: list[threading.Thread] = []
+    with pytest.raises(EOFError):
+        serving_server.serve("a model", ServeConfig(port=0), on_ready)
+    threads[0].join(START_S)
     assert statuses == [200]
 
 
@@ -268,7 +275,7 @@ Impatient = tuple[tuple[str, int], set[Any]]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Impatient]:
     """A server that waits for a quarter of a second and writes a lot."""
     monkeypatch.setattr(serving_server, "PATIENCE_S", 0.25)
-    monkeypatch.setattr(serving_server, "_LOOK_S", 0.05)
+    monkeypatch.setattr(serving_server, "LOOK_S", 0.05)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -52,13 +52,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
-    """A run and a server that this test may end."""
-    with trained_and_served(tmp_path) as served:
-        yield served
-
-
 def until(holds: Callable[[], Any]) -> None:
     for _ in range(1200):
         if holds():
@@ -74,62 +67,63 @@ def version(server: Server, **how: Any) -> tuple[int, int]:
     return weights["version_first"], weights["version_last"]
 
 
-def test_two_completions_come_from_two_versions(shared: Served) -> None:
-    server = shared.server
-    assert server.health()["training"] is True
-    _, first = version(server)
-    until(lambda: server.health()["newest"] > first)
-    second, _ = version(server)
-    assert second > first
-    assert server.metric("mlxhog_weights_loads") > 0
+@dataclass
+class Life:
+    """What a server said of a run that was ended by Ctrl-C, resumed, killed, and resumed again.
+
+    Attributes:
+        saved: steps of the checkpoint that stands after each end.
+        ended: first and last version of an answer after each end.
+        resumed: what the server's health said while each of the later two trained.
+        run: its name.
+    """
+
+    saved: list[int]
+    ended: list[tuple[int, int]]
+    resumed: list[dict[str, Any]]
+    run: str
 
 
-def test_a_stream_sees_newer_weights_between_its_tokens(shared: Served) -> None:
-    server = shared.server
-    fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 4000, "stream": True}
-
-    def has_two() -> bool:
-        chunks: Any = list(server.openai().completions.create(**fields))
-        weights = chunks[-1].model_extra["mlxhog"]
-        assert str(chunks[-1].system_fingerprint) == f"v{weights['version_last']}"
-        return bool(weights["version_last"] > weights["version_first"])
-
-    until(has_two)
-
-
-def test_when_the_run_ends_its_last_weights_stay(own: Served) -> None:
-    server = own.server
-    until(lambda: server.health()["newest"] > 0)
-    own.training.send_signal(signal.SIGINT)
-    _, err = own.training.communicate(timeout=END_S)
-    assert own.training.returncode == 130, err
-    until(lambda: server.health()["training"] is False)
-    (run,) = runs.list_runs(own.folder / "runs")
-    saved = int((run.checkpoints / "latest").read_text().strip().rpartition("-")[2])
-    assert version(server) == (saved, saved)
-
-
-def test_a_server_follows_a_run_that_is_resumed_and_one_that_was_killed(own: Served) -> None:
-    server, folder = own.server, own.folder
-    (run,) = runs.list_runs(folder / "runs")
-    until(lambda: server.health()["newest"] > 0)
-    own.training.send_signal(signal.SIGINT)
-    own.training.communicate(timeout=END_S)
-    until(lambda: server.health()["training"] is False)
-    for number in (signal.SIGKILL, signal.SIGINT):
-        saved = int((run.checkpoints / "latest").read_text().strip().rpartition("-")[2])
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """One run, and a server that was there all the time."""
+    folder = tmp_path_factory.mktemp("life")
+    with trained_and_served(folder) as served, ExitStack() as stack:
+        server, training = served.server, served.training
+        until(lambda: server.health()["newest"] > 0)
+        (run,) = runs.list_runs(folder / "runs")
+        life = Life([], [], [], run.name)
         words = ("train", "--quiet", "--resume", run.name, "--steps=1000000")
-        training = start(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
-        try:
-            until(lambda: server.health()["training"] is True)
-            until(lambda saved=saved: server.health()["newest"] > saved)
-            assert server.health()["weights"] == f"run {run.name}"
-            assert version(server)[1] > saved
-        finally:
-            training.send_signal(number)
+        for ending in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
+            if life.saved:
+                training = start(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
+                stack.callback(training.kill)
+                until(lambda: server.health()["training"] is True)
+                until(lambda: server.health()["newest"] > life.saved[-1])
+                life.resumed.append(server.health())
+            training.send_signal(ending)
             training.communicate(timeout=END_S)
-        until(lambda: server.health()["training"] is False)
-    assert version(server)[1] > saved
+            until(lambda: server.health()["training"] is False)
+            newest = (run.checkpoints / "latest").read_text().strip()
+            life.saved.append(int(newest.rpartition("-")[2]))
+            life.ended.append(version(server))
+    return life
+
+
+def test_when_the_run_ends_its_last_weights_stay(life: Life) -> None:
+    for end in (0, 2):
+        assert life.ended[end] == (life.saved[end], life.saved[end])
+
+
+def test_a_server_follows_a_run_that_is_resumed(life: Life) -> None:
+    assert [health["weights"] for health in life.resumed] == [f"run {life.run}"] * 2
+    for end in (1, 2):
+        assert life.ended[end][1] > life.saved[end - 1]
+
+
+def test_a_killed_run_leaves_weights_and_a_server_that_answers(life: Life) -> None:
+    first, last = life.ended[1]
+    assert life.resumed[0]["newest"] <= first == last
 
 
 def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> None:
@@ -167,12 +161,27 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(tmp_pat
     assert weights == expected
 
 
-def test_a_killed_run_leaves_weights_and_a_server_that_answers(own: Served) -> None:
-    _, before = version(own.server)
-    own.training.kill()
-    until(lambda: own.server.health()["training"] is False)
-    first, last = version(own.server)
-    assert before <= first == last
+def test_two_completions_come_from_two_versions(shared: Served) -> None:
+    server = shared.server
+    assert server.health()["training"] is True
+    _, first = version(server)
+    until(lambda: server.health()["newest"] > first)
+    second, _ = version(server)
+    assert second > first
+    assert server.metric("mlxhog_weights_loads") > 0
+
+
+def test_a_stream_sees_newer_weights_between_its_tokens(shared: Served) -> None:
+    server = shared.server
+    fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 4000, "stream": True}
+
+    def has_two() -> bool:
+        chunks: Any = list(server.openai().completions.create(**fields))
+        weights = chunks[-1].model_extra["mlxhog"]
+        assert str(chunks[-1].system_fingerprint) == f"v{weights['version_last']}"
+        return bool(weights["version_last"] > weights["version_first"])
+
+    until(has_two)
 
 
 def test_a_killed_server_does_not_hold_the_run_up(shared: Served) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import DataError, Diverged
 from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.strategies import STRATEGIES
 from mlxhog.theory.advisor import measuring
 from mlxhog.theory.advisor.advise import score_history
 from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
@@ -80,7 +81,7 @@ def test_only_the_strategies_to_choose_among_are_advised() -> None:
     for one in (profile([EVEN] * 4, 2.0), profile([TAIL] * 4), profile([EVEN] * 4, 0.2)):
         assert {each.arm.strategy for each in advised(one, few).expected} <= set(few)
     every = {arm.strategy for arm in arms(profile([EVEN] * 4)).values()}
-    assert {"serial", "sync", "hogwild", "round_robin"} <= every <= set(STRATEGIES)
+    assert {"serial", "sync", "hogwild", "round_robin"} <= every <= set(STRATEGIES.known())
 
 
 def test_every_arm_of_the_tree_is_a_configuration_that_train_takes() -> None:
@@ -88,7 +89,7 @@ def test_every_arm_of_the_tree_is_a_configuration_that_train_takes() -> None:
     before = TrainConfig(workers="mlx:cpu*2", strategy="ssp", slack=1)
     for arm in arms(here).values():
         config = replace(before, **{**PLAIN, "strategy": arm.strategy, **arm.options})
-        assert config.strategy == arm.strategy
+        assert strategy_name(config) == arm.strategy
         assert arm.flags.startswith(f"--strategy {arm.strategy}")
 
 
@@ -168,8 +169,8 @@ def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(
     trained: list[str] = []
 
     def train(settings: TrainConfig, *_: Any, **__: Any) -> Any:
-        trained.append(settings.strategy)
-        lost = settings.strategy in wild
+        trained.append(strategy_name(settings))
+        lost = strategy_name(settings) in wild
         status, checkpoint = ("diverged", None) if lost else ("done", "step-1")
         return SimpleNamespace(status=status, checkpoint=checkpoint, steps=7, seconds=2.0, run=None)
 

@@ -70,7 +70,9 @@ def advice(
     **options: object,
 ) -> dict[str, Advice]:
     chosen = {"strategy": "hogwild", "optimizer": "adamw", "lr": 1e-3, **options}
-    config = TrainConfig(blocks=blocks_option, **chosen)  # type: ignore[arg-type]
+    if blocks_option != "all":
+        chosen["blocks"] = blocks_option
+    config = TrainConfig(**chosen)  # type: ignore[arg-type]
     rules = conditions(
         blocks,
         updates_per_epoch=UPDATES,

@@ -245,8 +245,8 @@ def test_movements_are_those_of_the_optimizers(tmp_path: Path) -> None:
     for step, grad in enumerate(grads, start=1):
         ours -= np.float32(lr) * movement.learn(grad)
         moved, m, v = adamw_reference(
-            w, grad, m, v, lr=lr, beta1=0.9, beta2=config.beta2, eps=config.eps,
-            weight_decay=0.0, bias1=1 - 0.9**step, bias2=1 - config.beta2**step,
+            w, grad, m, v, lr=lr, beta1=0.9, beta2=0.95, eps=1e-8,
+            weight_decay=0.0, bias1=1 - 0.9**step, bias2=1 - 0.95**step,
             grad_scale=1.0,
         )  # fmt: skip
         w += moved

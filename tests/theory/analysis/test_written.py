@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,9 @@ import pytest
 
 from mlxhog import optim
 from mlxhog.theory.analysis.written import WrittenSupport
-from tests.optim import test_optimizers
 from tests.optim.small import SLOTS, initial, parameter, target
+from tests.optim.test_optimizers import chosen
 from tests.optim.test_sparsified import gradients
-
-
-@dataclass(frozen=True)
-class Options(test_optimizers.Options):
-    top_lr: float = 0.1
-    clip: float = 0.0
-
 
 DECAY = frozenset({"matrix"})
 
@@ -28,14 +20,14 @@ DECAY = frozenset({"matrix"})
     "options",
     [
         {},
-        {"optimizer": "sgd", "weight_decay": 0.0},
+        {"name": "sgd", "weight_decay": 0.0},
         {"sparsify": "topk:0.1"},
         {"sparsify": "threshold:1.5", "error_feedback": False},
     ],
     ids=str,
 )
 def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) -> None:
-    config = Options(**options)
+    config = chosen(**options, lr=0.1, clip=0.0)
     params = initial()
     before = params.copy()
     support = WrittenSupport(config, SLOTS, params, DECAY)
@@ -53,7 +45,7 @@ def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) ->
 
 
 def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
-    config = Options(optimizer="sgd", weight_decay=0.0)
+    config = chosen("sgd", weight_decay=0.0, lr=0.1, clip=0.0)
     grad = np.zeros((6, 9), np.float32)
     grad[2, 3] = 1.0
     mask = WrittenSupport(config, SLOTS, initial(), DECAY).of({"matrix": grad})["matrix"]
@@ -61,6 +53,6 @@ def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
 
 
 def test_shared_moments_need_no_sharing_here() -> None:
-    config = Options(shares_moments=True)
+    config = chosen(moments="shared", lr=0.1, clip=0.0)
     masks = WrittenSupport(config, SLOTS, initial(), DECAY).of(gradients(1))
     assert masks["matrix"].all()

@@ -1,0 +1,96 @@
+"""Options of an answer, declared once for flags, Python keywords and HTTP requests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mlxhog.config.options import convert_fields, option
+from mlxhog.errors import ConfigError, shown
+from mlxhog.files.quantities import MOST_COUNT
+
+MOST_STOPS, MOST_STOP_CHARACTERS = 8, 100
+"""Limits of stop strings, because the text is compared with each of them after every token."""
+
+_sampling = partial(option, group="sampling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The length of an answer, the sampling of its tokens, and its stop strings.
+
+    The filters are applied in transformers' order: repetition penalty, temperature, top-k, top-p
+    (Holtzman et al. 2020, "The curious case of neural text degeneration"), min-p (Nguyen et al.
+    2024, "Turning up the heat", arXiv:2407.01082).
+
+    Attributes:
+        max_new_tokens: largest number of tokens of the answer.
+        temperature: a number that rounds to 0 in float32 counts as 0.
+        top_p: probability mass; includes the token that crosses it.
+        top_k: number of tokens; of equally likely ones the first.
+        min_p: least probability, relative to that of the most likely token.
+        repetition_penalty: logits of tokens that occurred are divided by this if positive, and
+            multiplied if negative (Keskar et al. 2019, "CTRL", arXiv:1909.05858). Beyond the limits
+            the logits may overflow float32.
+        seed: the same seed and logits give the same tokens.
+        stop: texts that end the answer and are not part of it, from `stop_strings`.
+
+    Raises:
+        ConfigError: a number is out of its range; the message lists all such numbers.
+    """
+
+    max_new_tokens: int = _sampling(
+        200, "length of an answer", unit="tokens", low=1, aliases=("max_tokens",)
+    )
+    temperature: float = _sampling(
+        0.8,
+        "0 takes the most likely token; 1 samples the model's distribution",
+        low=0,
+        high=100,
+        aliases=("temp",),
+    )
+    top_p: float = _sampling(
+        1.0, "sample from the most likely tokens with this total probability", above=0, high=1
+    )
+    top_k: int = _sampling(0, "sample from this number of most likely tokens; 0 is all", low=0)
+    min_p: float = _sampling(
+        0.0, "exclude tokens below this share of the largest probability", low=0, high=1
+    )
+    repetition_penalty: float = _sampling(
+        1.0,
+        "above 1 makes tokens of prompt and answer less likely to repeat",
+        low=0.01,
+        high=1000,
+    )
+    seed: int = _sampling(0, "the same seed gives the same text", low=0, high=MOST_COUNT)
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        if problems := convert_fields(self):
+            raise ConfigError("\n".join(problems))
+
+
+def stop_strings(value: object, name: str = "stop") -> tuple[str, ...]:
+    """Return the texts that end an answer, from one text or several.
+
+    Args:
+        value: the user's value.
+        name: the user's name for it, such as "--stop".
+
+    Raises:
+        ConfigError: the value is not of texts, a text is empty, or texts are too many or too long.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name} is {shown(value)}; wanted a text, or a list of texts")
+    if "" in texts:
+        raise ConfigError(
+            f"{name} has an empty text, which would end every answer at once; leave it out"
+        )
+    longest = max(map(len, texts), default=0)
+    if len(texts) > MOST_STOPS or longest > MOST_STOP_CHARACTERS:
+        raise ConfigError(
+            f"{name} has {len(texts)} texts, the longest of {longest} characters; wanted at most "
+            f"{MOST_STOPS} of at most {MOST_STOP_CHARACTERS} characters"
+        )
+    return tuple(texts)
