@@ -5,8 +5,8 @@
     h_t = exp(-dt_t) h_{t-1} + dt_t v_t          for small dt the exponential moving average
     y = W_out( SiLU(g) * h )
 
-    mlxhog mad train --layers-from examples/my_layer.py --layers "my_layer swiglu" --task CR
-    mlxhog parity "my_layer(expand=2) swiglu" --layers-from examples/my_layer.py
+    mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
+    mlxhog parity "my_layer(expand=2) swiglu" --plugin examples/my_layer.py
 
 The class declares its parameters and its state once, and is trained with PyTorch and MLX, since it
 computes with the operators `run.ops` and the array functions `run.ops.xp` alone. `reference` says

@@ -1,7 +1,7 @@
 """A task of one's own: read a few tokens and repeat them in reverse order.
 
-    mlxhog mad train --tasks-from examples/my_task.py --task reverse --layers "mlstm swiglu"
-    mlxhog mad data --tasks-from examples/my_task.py --task reverse --set vocab=8 --out reverse.npz
+    mlxhog mad train --plugin examples/my_task.py --task reverse --layers "mlstm swiglu"
+    mlxhog mad data --plugin examples/my_task.py --task reverse --set vocab=8 --out reverse.npz
 
 With C tokens to repeat, a row is
 
@@ -9,7 +9,7 @@ With C tokens to repeat, a row is
     target    -100  .. -100  |  -100  |  cC    ..   c1          -100 is not scored
 
 The file is executed wherever rows are drawn, here and in every worker process, so it only defines
-things and registers the task at its end.
+things: the `TaskType` at its end is the task.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks import IGNORED, Settings, TaskType, register
+from mlxhog.mad.tasks import IGNORED, Settings, TaskType
 from mlxhog.mad.tasks.task import Fixed, Rows, seq_len, too_small, vocab
 
 
@@ -52,4 +52,4 @@ def draw(
     return x, y
 
 
-register(TaskType("reverse", "RV", Reverse, draw, about="the first half in reverse order"))
+REVERSE = TaskType("reverse", "RV", Reverse, draw, about="the first half in reverse order")

@@ -91,6 +91,16 @@ def _no_crash_of_the_machine() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _phases_end_soon() -> Iterator[None]:
+    """The process of a run looks often whether a phase is over; small runs have short ones."""
+    from mlxhog.training.session import Session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "poll_s", 0.01)
+        yield
+
+
 @pytest.fixture
 def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers start as they do for users."""

@@ -19,6 +19,17 @@ MODULES = [
     "hypothesis",
     "hypothesis.extra.numpy",
     "mlxhog.training.worker",
+    "mlxhog.training.evaluation",  # what jobs lead to, and no framework
+    "mlxhog.mad.training.candidate",
+    "mlxhog.models.lm_native",
+    "mlxhog.models.ops.native.operators",
+    "mlxhog.models.ops.native.layers",
+    "mlxhog.models.ops.native.sequence",
+    "mlxhog.models.ops.reference.plain",
+    "mlxhog.models.ops.reference.mlstm",
+    "mlxhog.models.ops.reference.recurrences",
+    "mlxhog.backends.inference",
+    "mlxhog.decoding.engine",
     "mlxhog.mad.study.worker",
     "mlxhog.classic.worker",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+ENDS = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 Axis = Mapping[str, Any] | Iterable[Any]
 
 
@@ -18,10 +19,11 @@ def each_of(
     cases: Iterable[Any],
     ids: Iterable[str] | Callable[[Any], object] | None = None,
 ) -> Callable[[Any], Any]:
-    """Like `pytest.mark.parametrize`, but one test goes through all cases; a failure names its own.
+    """Like `pytest.mark.parametrize`, but one test goes through all cases.
 
     For cases that are over in milliseconds: a test of its own takes longer than such a case. They
-    share the fixtures, but for a `tmp_path` of their own, and none may be skipped.
+    share the fixtures, but for a `tmp_path` of their own. A case that fails or is skipped is
+    reported as a subtest, and the others run, too.
 
     Args:
         names: of the test's arguments, as for `parametrize`.
@@ -29,39 +31,48 @@ def each_of(
         ids: names of the cases, or what makes one of a value.
     """
     arguments = [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
-    named = None if ids is None or callable(ids) else list(ids)
+    labels = iter(ids) if ids is not None and not callable(ids) else None
     rows: list[tuple[str, dict[str, Any]]] = []
-    for number, case in enumerate(cases):
+    for case in cases:
         is_named = isinstance(case, type(pytest.param()))
         assert not (is_named and case.marks), "a case with marks is a test of its own"
         values = case.values if is_named else case if len(arguments) > 1 else (case,)
-        label = case.id if is_named and case.id else repr(values)
-        if named is not None:
-            label = named[number]
+        if labels is not None:
+            label = next(labels)
         elif callable(ids):
             label = "-".join(str(ids(value)) for value in values)
+        else:
+            label = case.id if is_named and case.id else repr(values)
         rows.append((label, dict(zip(arguments, values, strict=True))))
 
     def decorate(test: Any) -> Any:
-        @functools.wraps(test)
-        def through(**fixtures: Any) -> None:
+        single, inner = getattr(test, "cases", (test, [("", {})]))
+        cases = [
+            (", ".join(filter(None, (label, other))), {**values, **more})
+            for label, values in rows
+            for other, more in inner
+        ]
+
+        @functools.wraps(single, updated=())
+        def through(subtests: pytest.Subtests, **fixtures: Any) -> None:
             folder = fixtures.get("tmp_path")
-            for number, (label, values) in enumerate(rows):
+            for number, (label, values) in enumerate(cases):
                 if folder is not None:
                     fixtures["tmp_path"] = folder / str(number)
                     fixtures["tmp_path"].mkdir()
                 try:
-                    test(**fixtures, **values)
-                except Exception as error:
-                    error.add_note(f"case {', '.join(arguments)}: {label}")
-                    raise
-                except pytest.skip.Exception as skipped:
-                    raise AssertionError(f"case {label} was skipped: {skipped}") from skipped
+                    single(**fixtures, **values)
+                except ENDS as end:  # a subtest takes 5 ms, more than most cases: others have none
+                    with subtests.test(label):
+                        raise end
 
-        parameters = [
-            p for p in inspect.signature(test).parameters.values() if p.name not in arguments
-        ]
-        through.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        filled = {name for _, values in cases for name in values}
+        parameters = inspect.signature(single).parameters.values()
+        fixtures = [one for one in parameters if one.name not in filled]
+        subtests = inspect.Parameter("subtests", inspect.Parameter.KEYWORD_ONLY)
+        through.__signature__ = inspect.Signature([*fixtures, subtests])  # type: ignore[attr-defined]
+        through.pytestmark = getattr(single, "pytestmark", [])  # type: ignore[attr-defined]
+        through.cases = single, cases  # type: ignore[attr-defined]  # of one that is put around it
         return through
 
     return decorate

@@ -1,9 +1,12 @@
-"""Looking at other processes from a test, on Linux and macOS alike: with `ps`."""
+"""Other processes, on Linux and macOS alike: looking at them with `ps`, limiting what they open."""
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def alive(pid: int) -> bool:
@@ -30,6 +33,17 @@ def below(pid: int) -> list[int]:
     for parent in results:
         results += [child for child, own in parents if own == parent]
     return results[1:]
+
+
+@contextmanager
+def descriptors_limited(n: int) -> Iterator[None]:
+    """Let processes that start in this block have at most `n` open files each, until they end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _ps(*arguments: str) -> str:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mlxhog import cli
 from tools import dump
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +44,7 @@ for word in "$@"; do case "$word" in *.metal) cat "$word" > /dev/null || exit 1;
 
 
 def steps() -> list[Any]:
-    """Every step that runs a command, with the values of its matrix if it uses them."""
+    """Every step that runs a command, with the last values of its matrix if it uses them."""
     results = {}
     for file in FILES:
         for job in yaml.safe_load(file.read_text())["jobs"].values():
@@ -52,7 +55,7 @@ def steps() -> list[Any]:
                 if "run" in step:
                     name = step.get("name", step["run"])
                     used = {key: x for key, x in values.items() if f"matrix.{key}" in step["run"]}
-                    label = "-".join((file.stem, *used.values(), name)).replace(" ", "_")
+                    label = f"{file.stem}-{name}".replace(" ", "_")
                     results[label] = pytest.param(name, step, used, id=label)
     return list(results.values())
 
@@ -67,22 +70,31 @@ def test_the_files_are_what_github_takes() -> None:
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_a_misspelt_key_would_be_noticed(tmp_path: Path) -> None:
-    file = tmp_path / "a.yml"
-    file.write_text(FILES[0].read_text().replace("runs-on", "run-on"))
-    command = [sys.executable, "-m", "check_jsonschema"]
-    options = ["--builtin-schema", "vendor.github-workflows"]
-    process = subprocess.run(
-        [*command, *options, file], capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 1
-    assert "runs-on" in process.stdout
-
-
 def test_every_step_that_is_not_run_here_exists_and_the_others_are_run() -> None:
     names = {step.values[0] for step in steps()}
     assert names >= ELSEWHERE.keys()
     assert names - ELSEWHERE.keys() == {"compile every kernel", "tests on the GPU"}
+
+
+def test_what_a_step_calls_that_is_not_run_here_exists() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    markers = {line.split(":")[0] for line in settings["ini_options"]["markers"]}
+    calls = [
+        shlex.split(line, comments=True)
+        for step in steps()
+        if step.values[0] in ELSEWHERE
+        for line in step.values[1]["run"].splitlines()
+    ]
+    commands = [words[1] for words in calls if words[:1] == ["mlxhog"]]
+    scripts = [words[1] for words in calls if words[:1] == ["python"] and words[1] != "-m"]
+    tests = [words for words in calls if words[:3] == ["python", "-m", "pytest"]]
+    used = {word for words in tests for word in words[words.index("-m", 2) + 1].split()}
+    assert set(commands) <= cli.COMMANDS.keys()
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+    assert used - {"not", "and", "or"} <= markers
+    assert commands
+    assert scripts
+    assert used
 
 
 @pytest.mark.slow

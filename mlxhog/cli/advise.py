@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
 
     flags = Flags("advise", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
     flags.argument("subject", metavar=SUBJECT, nargs="?", help="see above")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--no-try", action="store_true", help="predict only")
     flags.argument("--history", action="store_true", help="earlier advice and how it came out")

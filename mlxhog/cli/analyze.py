@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
 
     flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
     flags.argument("subject", metavar=SUBJECT, help="see above")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--all", action="store_true", help="all tables, not the answer and the advice")
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")

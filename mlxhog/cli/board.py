@@ -1,5 +1,6 @@
 """`mlxhog board`: a page on this machine that follows a run."""
 
+import asyncio
 import json
 import secrets
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
-from mlxhog.machine.http_server import listen, url_of
+from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 
 ABOUT = """\
 Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
@@ -42,12 +43,12 @@ def run(arguments: list[str]) -> int:
         import uvicorn
 
         from mlxhog.report.board import Board
-        from mlxhog.report.record import Record
+        from mlxhog.report.record import RunRecord
 
         token = secrets.token_urlsafe(16)
         address = f"{url_of(listener)}/"
         server: uvicorn.Server
-        board = Board(Record(followed), token, lambda: server.should_exit)
+        board = Board(RunRecord(followed), token, lambda: server.should_exit)
         server = uvicorn.Server(
             uvicorn.Config(
                 board.app,
@@ -63,8 +64,13 @@ def run(arguments: list[str]) -> int:
         else:
             print(f"board of {followed.directory}\n  {address}#{token}")
         sys.stdout.flush()
+
+        async def answer() -> None:
+            say_once_where_connections_wait()
+            await server.serve(sockets=[listener])
+
         try:
-            server.run(sockets=[listener])
+            asyncio.run(answer())
         except KeyboardInterrupt:
             pass
     print("the board has ended; it changed nothing in the run", file=sys.stderr)

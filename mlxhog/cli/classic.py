@@ -20,7 +20,7 @@ from mlxhog.report.views import StatusLine
 if TYPE_CHECKING:
     from mlxhog.classic.config import ClassicConfig
     from mlxhog.classic.problem import Problem
-    from mlxhog.classic.result import ClassicResult, Epoch
+    from mlxhog.classic.result import ClassicProgress, ClassicResult
     from mlxhog.machine.interrupts import Interrupts
 
 ABOUT = """\
@@ -175,7 +175,7 @@ def _print(
 
 def _stats(problem: Problem, how: Any) -> None:
     """Print how sparse the problem is, as the paper counts it."""
-    from mlxhog.report.table import Answer, Section
+    from mlxhog.report.table import AnswerNote, Section
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
@@ -201,13 +201,13 @@ def _stats(problem: Problem, how: Any) -> None:
     ]
     title = f"{problem.name}: {problem.about}"
     kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
-    answer = Answer(f"{kind}: two examples meet with probability {graph.p_conf:.3g}")
+    answer = AnswerNote(f"{kind}: two examples meet with probability {graph.p_conf:.3g}")
     parts = [Section("", notes=[answer]), Section(title, ("", "value", "what"), rows)]
     print_sections(parts)
 
 
 class ClassicLine(StatusLine):
-    """An `Observer` of a classic run that shows its progress on a line, and passes Ctrl-C on.
+    """Shows the progress of classic runs, one after another, on a line, and passes Ctrl-C on.
 
     Args:
         stream: where to write.
@@ -226,55 +226,42 @@ class ClassicLine(StatusLine):
     ) -> None:
         super().__init__(stream, quiet=quiet)
         self._signals, self._clock = signals, clock
-        self._what, self._epochs, self._examples = "", 0, 1
-        self._epoch: Epoch | None = None
-        self._done = 0
-        self._began_s = clock()
-        self._next_s = self._began_s + (0.0 if self.live else LINE_S)
+        self._scheme, self._began_s = "", 0.0
+        self._next_s = clock() + (0.0 if self.live else LINE_S)
 
-    def began(self, what: str, epochs: int, examples: int) -> None:
-        """Begin to count a run's epochs."""
-        self._what, self._epochs, self._examples = what, epochs, examples
-        self._epoch, self._done, self._began_s = None, 0, self._clock()
-
-    def progress(self, done: int) -> None:
-        """Redraw now and then.
+    def __call__(self, progress: ClassicProgress) -> None:
+        """Write a message, or redraw now and then.
 
         Raises:
             KeyboardInterrupt: a signal came.
         """
+        if progress.message is not None:
+            self.tell(progress.message)
+            return
         if self._signals.count:
             raise KeyboardInterrupt
-        self._done = done
-        self._draw()
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Show what was measured."""
-        self._epoch, self._done = epoch, 0
-        self._draw()
-
-    def _draw(self) -> None:
         now = self._clock()
+        if progress.scheme != self._scheme:
+            self._scheme, self._began_s = progress.scheme, now
         if self.quiet or now < self._next_s:
             return
         self._next_s = now + (REDRAW_S if self.live else LINE_S)
-        if self.live:
-            self.show(self.text())
-        else:
-            self.tell(self.text())
+        show = self.show if self.live else self.tell
+        show(_progress_line(progress, now - self._began_s))
 
-    def text(self) -> str:
-        """Say how far it is, how good, how fast, and how long it may still take."""
-        ended = 0 if self._epoch is None else self._epoch.number
-        part = ended + min(1.0, self._done / self._examples)
-        parts = [self._what, f"epoch {min(ended + 1, self._epochs)}/{self._epochs}"]
-        if self._epoch is not None:
-            rate = self._epoch.examples / max(self._epoch.seconds, 1e-9)
-            parts += [f"objective {self._epoch.objective:.5g}", f"{format_count(rate)} examples/s"]
-        if part > 0:
-            left_s = (self._epochs - part) * (self._clock() - self._began_s) / part
-            parts.append(f"{format_duration(left_s)} to go")
-        return "  ".join(parts)
+
+def _progress_line(progress: ClassicProgress, seconds: float) -> str:
+    """Say how far a run is, how good, how fast, and how long it may still take."""
+    epoch, epochs = progress.epoch, progress.epochs
+    ended = 0 if epoch is None else epoch.number
+    part = ended + min(1.0, progress.done / progress.examples)
+    parts = [progress.scheme, f"epoch {min(ended + 1, epochs)}/{epochs}"]
+    if epoch is not None:
+        rate = epoch.examples / max(epoch.seconds, 1e-9)
+        parts += [f"objective {epoch.objective:.5g}", f"{format_count(rate)} examples/s"]
+    if part > 0:
+        parts.append(f"{format_duration((epochs - part) * seconds / part)} to go")
+    return "  ".join(parts)
 
 
 # -- mlxhog classic predict ------------------------------------------------------------------------

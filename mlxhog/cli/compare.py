@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option, options
-from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.config.sources import Assignment, read_stored
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
 
@@ -51,7 +51,7 @@ NOT_OF_A_SIDE = {
     "resume": "every run of a comparison begins anew",
     "reset_optimizer": "every run of a comparison begins anew",
     "follow": "both sides train on the same text",
-    "layers_from": "--layers-from beside them is for both",
+    "plugin": "--plugin beside them is for both",
 }
 UNTOLD = "cannot be told"
 
@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
             default="",
             help=f"flags of train for {letter.upper()} alone, in quotes",
         )
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.quiet()
     flags.options(CompareConfig)
@@ -186,7 +186,7 @@ def find_side(
     title, values = "defaults", list[Assignment]()
     if subject is not None:
         title, values = _options_of(subject, root)
-    config = resolve(TrainConfig, [values, *overrides])
+    config = train_config([values, *overrides])
     if config.resume is not None or config.follow is not None:
         name = "resume" if config.resume is not None else "follow"
         raise ConfigError(f"{subject}: {name}: {NOT_OF_A_SIDE[name]}; take it out of the file")
@@ -206,13 +206,13 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
         return shipped, [Assignment("model", shipped, shipped)]
     if path.is_file():
         if is_settings(path):
-            return path.stem, read_yaml(path, named=True)
+            return path.stem, runs.read_options(path)
         return path.stem, [Assignment("model", subject, subject)]
     try:
         run = runs.find(subject, root)
     except RunError as error:
         raise not_found(subject, root, error) from error
-    values = read_yaml(run.config_path)
+    values = read_stored(run.config_path)
     others = [one for one in values if one.name != "model"]
     models = [one for one in values if one.name == "model"]
     if [one.value for one in models if one.value in architectures()] or not run.model.is_dir():

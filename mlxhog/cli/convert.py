@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags("convert", ABOUT, EXAMPLES, (SOURCE, TARGET))
     flags.argument("source", metavar=SOURCE, help="a run, latest, or a checkpoint's path")
     flags.argument("target", metavar=TARGET, help="the directory to make")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object instead of a line")
     flags.argument(
         "--check", action="store_true", help="compute with both, and compare their logits"
@@ -84,8 +84,8 @@ def run(arguments: list[str]) -> int:
         fused=config.fused,
         slstm=config.slstm,
     )
-    with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
-        files = convert(source, target, request, force=config.force, tell=tell)
+    with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as line:
+        files = convert(source, target, request, force=config.force, on_tensor=line)
     record = _record(source, target, config.to, files)
     if not (parsed.other.json or parsed.other.quiet):
         print(_line(source, target, config.to, files))

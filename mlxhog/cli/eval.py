@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.machine.workers import BACKEND_WORDS
@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("eval", ABOUT, EXAMPLES, (MODEL,))
     flags.argument("model", metavar=MODEL, help=RUN_HELP)
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object instead of a table")
     parsed, config = flags.read(EvalConfig, arguments)
     # What follows imports a framework: a wrong name is answered before.
@@ -131,9 +131,9 @@ def run(arguments: list[str]) -> int:
 
 def _options(run: "Run") -> TrainConfig:
     """The options with which a run was trained."""
-    from mlxhog.config.sources import read_yaml, resolve
+    from mlxhog.config.sources import read_stored
 
-    return resolve(TrainConfig, [read_yaml(run.config_path)])
+    return train_config([read_stored(run.config_path)])
 
 
 def _files(

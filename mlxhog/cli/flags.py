@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mlxhog.config import plugins
+from mlxhog.config.choices import Kind
 from mlxhog.config.options import Option, option, options, to_flag
 from mlxhog.config.sources import Assignment, resolve, suggestion
 from mlxhog.errors import ConfigError
@@ -125,22 +127,15 @@ class Flags:
             "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
         )
 
-    def layers_from(self) -> None:
-        """Add `--layers-from`; `parse` loads the files."""
+    def plugin(self) -> None:
+        """Add `--plugin`; `parse` loads the files."""
         self.argument(
-            "--layers-from",
+            *("--plugin", "--layers-from", "--tasks-from"),
             action="append",
             default=[],
             metavar="FILE",
-            help="a Python file with layers of your own, such as examples/my_layer.py",
-        )
-
-    def tasks_from(self) -> None:
-        """Add `--tasks-from`; `parse` loads the file."""
-        self.argument(
-            "--tasks-from",
-            metavar="FILE",
-            help="a Python file that adds tasks, such as examples/my_task.py",
+            help="a Python file that adds layers, tasks, schedules, optimizers or strategies, such "
+            "as examples/my_layer.py",
         )
 
     def otherwise(self, advice: str) -> None:
@@ -166,7 +161,7 @@ class Flags:
             default: said in place of each one's default, where that is not what holds.
         """
         groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
-        for spec in options(cls).values():
+        for spec in _with_numbers(options(cls).values()):
             if spec.flag in self._known or (only is not None and spec.name not in only):
                 continue
             title = spec.group if group is None else group
@@ -179,7 +174,7 @@ class Flags:
                 action=_Record,
                 nargs="?" if spec.type is bool else None,
                 const="true",  # the flag alone
-                values=("true", "false") if spec.type is bool else spec.choices,
+                values=("true", "false") if spec.type is bool else _words(spec),
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
                 help=_help(spec, default or spec.default_text).replace("%", "%%"),
@@ -207,7 +202,8 @@ class Flags:
             raise ConfigError(self._explained(str(error))) from None
         parsed = Parsed(other.values, other, list(self._unknown(extra)))
         if not parsed.problems:
-            _load_files(other)
+            for file in getattr(other, "plugin", ()):
+                plugins.load(file)
         return parsed
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
@@ -263,20 +259,15 @@ class Flags:
             after_unknown = is_flag
 
 
-def _load_files(other: argparse.Namespace) -> None:
-    """Load the Python files that a command line names, which add layers and tasks.
-
-    Raises:
-        ConfigError: one cannot be loaded, or adds nothing.
-    """
-    for file in getattr(other, "layers_from", ()):
-        from mlxhog.models.mad.extensions import load_layers
-
-        load_layers(file)
-    if (file := getattr(other, "tasks_from", None)) is not None:
-        from mlxhog.mad.tasks import load_tasks
-
-        load_tasks(file)
+def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
+    """Yield options, and behind each choice all numbers of its kind as flags."""
+    for spec in specs:
+        yield spec
+        if isinstance(kind := spec.kind, Kind):
+            for flat, (number, owners) in kind.numbers().items():
+                of = ", ".join(owner.name for owner in owners)
+                group = f"numbers of {kind.plural}"
+                yield replace(number, name=flat, group=group, help=f"{of}: {number.help}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -339,12 +330,19 @@ MOST_CHOICES = 6  # that fit beside the flag
 
 def _help(spec: Option, default: str) -> str:
     words = ""
-    if len(spec.choices) > MOST_CHOICES:
-        words = f"; one of {', '.join(spec.choices)}"
+    if len(_words(spec)) > MOST_CHOICES or spec.kind is not None:
+        words = f"; one of {', '.join(_words(spec))}"
     return f"{spec.help}{words} [{default}]"
 
 
+def _words(spec: Option) -> Sequence[str]:
+    """The legal words of an option, where there are few."""
+    return list(spec.kind.known()) if isinstance(spec.kind, Kind) else spec.choices
+
+
 def _metavar(spec: Option) -> str:
+    if spec.kind is not None:
+        return "NAME"
     if spec.repeats:
         return "NAME=VALUE"
     if len(spec.choices) > MOST_CHOICES:

@@ -6,14 +6,15 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.config.options import option
+from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES, Generation, wait_option
+from mlxhog.live import MODES, wait_option
 from mlxhog.machine.workers import BACKEND_WORDS
 from mlxhog.report.streams import verbatim
 
@@ -36,7 +37,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Generation):
+class GenerateConfig(Sampling):
     """Options of `mlxhog generate`."""
 
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
@@ -75,14 +76,14 @@ def run(arguments: list[str]) -> int:
         default=[],
         help=r"end the answer before this text, in which \n is a newline; may be given repeatedly",
     )
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object instead of text")
     parsed, config = flags.read(GenerateConfig, arguments)
 
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
-    stop = [_stop_string(word) for word in parsed.other.stop]
+    config = replace(config, stop=_stop_strings(parsed.other.stop))
     prompts = _prompts(config)
     model = load(
         parsed.other.model,
@@ -96,7 +97,6 @@ def run(arguments: list[str]) -> int:
     pieces = model.answer(
         prompts,
         config,
-        stop=stop,
         batch_size=config.batch_size,
         prefill_chunk=config.prefill_chunk,
     )
@@ -237,15 +237,16 @@ def _from_shell(flag: str, word: str) -> str:
         raise ConfigError(f"{flag} {ascii(word)}: not UTF-8 text") from error
 
 
-def _stop_string(word: str) -> str:
-    r"""Return the stop string that `--stop` means, in which \n, \t and \\ are escapes.
+def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
+    r"""Return the texts that `--stop` means, in which \n, \t and \\ are escapes.
 
     Raises:
-        ConfigError: it is empty, or not UTF-8 text.
+        ConfigError: one is empty or not UTF-8 text, or they are too many or too long.
     """
-    if not word:
-        raise ConfigError("--stop is empty, which would end every answer at once; leave it out")
-    return re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], _from_shell("--stop", word))
+    texts = [_from_shell("--stop", word) for word in words]
+    return stop_strings(
+        [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts], "--stop"
+    )
 
 
 def _from_json(where: str, line: str) -> str:

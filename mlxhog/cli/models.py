@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
         metavar="NAME=VALUE",
         help="another value for a field, as in mlxhog train --set",
     )
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one line of JSON")
     parsed = flags.parse(arguments)
     name, changes = parsed.other.name, ", ".join(parsed.other.set)
@@ -89,8 +89,10 @@ def _heading(name: str, facts: dict[str, Any], changes: str) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
+    from mlxhog.report.table import aligned
+
     titles = ("name", "family", "parameters", "hidden size", "blocks", "vocabulary")
-    words = [
+    cells = [
         (
             row["name"],
             row["family"],
@@ -101,17 +103,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(titles, *words, strict=True)]
-    lines = [
-        "  ".join(
-            word.ljust(width) if k < 2 else word.rjust(width)
-            for k, (word, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (titles, *words)
-    ]
     return "\n".join(
         [
-            *lines,
+            *aligned(titles, cells, words=(0, 1)),
             "",
             "next: mlxhog train --model 5m --time 10m",
             "      mlxhog models 5m > my.yaml",

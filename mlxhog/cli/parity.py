@@ -13,7 +13,7 @@ from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
-from mlxhog.report.table import Answer, Failure, Section
+from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
     from mlxhog.parity.compare import Row
@@ -34,7 +34,7 @@ EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint latest",
     "parity --case tests/golden/xlstm/hf_a.safetensors --json",
-    'parity "my_layer swiglu" --layers-from examples/my_layer.py',
+    'parity "my_layer swiglu" --plugin examples/my_layer.py',
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
 )
 
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--config", metavar="NAME_OR_FILE", help="an architecture")
     flags.argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run")
     flags.argument("--case", metavar="FILE", help="a recorded case, a .safetensors file")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--all", action="store_true", help="the worst of each kind, every tensor")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.quiet()
@@ -180,13 +180,13 @@ def _answer(comparison: Comparison) -> str:
     rows, names = comparison.rows, [side.name for side in comparison.sides]
     failed = sum(not row.ok for row in rows)
     if failed:
-        return Failure(f"FAILED: {failed} of {len(rows)} disagree")
+        return FailureNote(f"FAILED: {failed} of {len(rows)} disagree")
     if comparison.missed:
-        return Failure("FAILED: a parameter was perturbed, and no comparison failed")
+        return FailureNote("FAILED: a parameter was perturbed, and no comparison failed")
     sides = ", ".join([*names, *comparison.subject.recorded])
     if len(sides) > MOST_NAMES:
         sides = f"{len(names)} sides"
-    return Answer(f"Yes: all {len(rows):,} agree ({sides})")
+    return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
 
 
 def _closest(rows: Sequence[Row]) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mlxhog.report.record import Record
+    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
 Draw the losses of runs in bits per byte: a line of the terminal each, all on one scale, and one
@@ -56,9 +56,9 @@ def run(arguments: list[str]) -> int:
     from mlxhog.checkpoint.run import find
     from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report import charts
-    from mlxhog.report.record import Record, different_texts
+    from mlxhog.report.record import RunRecord, different_texts
 
-    records = [Record(find(spec, Path(config.out))) for spec in parsed.other.runs]
+    records = [RunRecord(find(spec, Path(config.out))) for spec in parsed.other.runs]
     records = list({each.run.directory.resolve(): each for each in records}.values())
     for each in records:
         if each.last("train_bits_per_byte") is None:
@@ -81,11 +81,11 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _default(records: "Sequence[Record]") -> Path:
+def _default(records: "Sequence[RunRecord]") -> Path:
     return records[0].run.directory / NAME if len(records) == 1 else Path(NAME)
 
 
-def _lines(records: "Sequence[Record]", width: int) -> list[str]:
+def _lines(records: "Sequence[RunRecord]", width: int) -> list[str]:
     """A line per run, all from the same bottom to the same top."""
     import numpy as np
 
@@ -143,13 +143,13 @@ def _writes(text: str, encoding: str | None) -> bool:
     return True
 
 
-def _ends(record: "Record") -> str:
+def _ends(record: "RunRecord") -> str:
     """The newest numbers of a run: of training, and of held-out text."""
     train, held_out = record.last("train_bits_per_byte"), record.last("val_bits_per_byte")
     return number(train) + ("" if held_out is None else f", held-out {number(held_out)}")
 
 
-def _facts(records: "Sequence[Record]", path: Path) -> dict[str, Any]:
+def _facts(records: "Sequence[RunRecord]", path: Path) -> dict[str, Any]:
     from mlxhog.report.record import different_texts
 
     differ = different_texts(records)

@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("replay", ABOUT, EXAMPLES, ("RUN",))
     flags.argument("run", metavar="RUN", help=RUN_HELP)
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.options(ReplayConfig)
     parsed = flags.parse(arguments)

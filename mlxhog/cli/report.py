@@ -13,7 +13,7 @@ from mlxhog.files.quantities import format_bytes
 from mlxhog.report import charts
 
 if TYPE_CHECKING:
-    from mlxhog.report.record import Record
+    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
 Write one HTML file about one run, or about several beside each other: result, machine, curves over
@@ -48,13 +48,13 @@ def run(arguments: list[str]) -> int:
     if config.png is not None:
         charts.require("without --png the report needs nothing more")
     from mlxhog.checkpoint.run import find
-    from mlxhog.report.record import Record
+    from mlxhog.report.record import RunRecord
     from mlxhog.report.run_page import report
 
     runs = [find(spec, Path(config.out)) for spec in parsed.other.runs]
     if len({each.directory.resolve() for each in runs}) < len(runs):
         raise RunError("a run is named twice; name each run once")
-    records = [Record(each) for each in runs]
+    records = [RunRecord(each) for each in runs]
     text = report(records).encode()
     path = Path(config.to) if config.to else _default(records)
     _write(path, text)
@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _default(records: "Sequence[Record]") -> Path:
+def _default(records: "Sequence[RunRecord]") -> Path:
     return records[0].run.directory / NAME if len(records) == 1 else Path(NAME)
 
 
@@ -83,7 +83,7 @@ def _write(path: Path, content: bytes) -> None:
         replace_file(path, content)
 
 
-def _draw(records: "Sequence[Record]", folder: Path) -> list[Path]:
+def _draw(records: "Sequence[RunRecord]", folder: Path) -> list[Path]:
     from mlxhog.files.durable import disk_errors
     from mlxhog.report.figures import figures
 

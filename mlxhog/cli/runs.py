@@ -163,7 +163,7 @@ def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     shown = list(range(len(HEADER)))
     for name in ("", *LEFT_OUT):
         shown = [k for k in shown if HEADER[k] != name]
-        words = sum(k < _WORDS for k in shown)
+        words = range(sum(k < _WORDS for k in shown))
         table = [[row[k] for k in shown] for row in rows]
         lines = aligned([HEADER[k] for k in shown], table, words=words)
         if max(map(len, lines)) <= width:

@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
         (MODEL,),
     )
     flags.argument("model", metavar=MODEL, help=RUN_HELP)
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object when the server is ready")
     parsed, config = flags.read(ServeConfig, arguments)
     from mlxhog.live.serving.server import serve

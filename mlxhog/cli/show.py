@@ -18,7 +18,7 @@ from mlxhog.report.streams import WIDTH, in_columns
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.models.families import ModelConfig
-    from mlxhog.report.record import Record
+    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
 Say what a run was: model, data, options that differ from the defaults, workers, where it was
@@ -33,9 +33,9 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object instead of lines")
     parsed, config = flags.read(RunFolder, arguments)
     from mlxhog.checkpoint.run import find
-    from mlxhog.report.record import Record
+    from mlxhog.report.record import RunRecord
 
-    record = Record(find(parsed.other.run, Path(config.out)))
+    record = RunRecord(find(parsed.other.run, Path(config.out)))
     facts = _facts(record)
     if parsed.other.json:
         print(json.dumps(facts))
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _facts(record: "Record") -> dict[str, Any]:
+def _facts(record: "RunRecord") -> dict[str, Any]:
     """Everything that is said, as JSON types."""
     from mlxhog.models import families
 
@@ -78,7 +78,7 @@ _LAST = (
 )  # fmt: skip
 
 
-def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
+def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[str]:
     words, spelled = record.facts(), record.options_in_words()
     began = facts["created_s"]
     begun = [] if began is None else [f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"]
@@ -116,7 +116,7 @@ def _lines(record: "Record", facts: Mapping[str, Any], width: int) -> list[str]:
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
 
 
-def _held_out(record: "Record", bits: str) -> list[str]:
+def _held_out(record: "RunRecord", bits: str) -> list[str]:
     """Its number with the amount of held-out text, and the larger score at its end."""
     text, larger = record.evaluated_text, record.larger_score
     score = f"{bits} bits per byte" + (f" ({text})" if text else "")
@@ -139,7 +139,7 @@ def _name(model: object) -> str:
     return Path(str(model)).name if model else "-"
 
 
-def _next(record: "Record") -> list[str]:
+def _next(record: "RunRecord") -> list[str]:
     name = shlex.quote(run_word(record.run.directory))
     if record.is_running:
         return [f"next: mlxhog watch {name}"]

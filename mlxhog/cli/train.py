@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import Assignment, read_yaml
+from mlxhog.config.sources import Assignment
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count, format_duration
@@ -71,7 +71,7 @@ def flags() -> Flags:
     """Every flag of the command."""
     flags = Flags("train", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
@@ -89,8 +89,10 @@ def configuration(parsed: Parsed) -> TrainConfig:
     problems = list(parsed.problems)
     layers: list[list[Assignment]] = []
     if parsed.other.config is not None:
+        from mlxhog.checkpoint.run import read_options
+
         try:
-            layers.append(read_yaml(Path(parsed.other.config), named=True))
+            layers.append(read_options(Path(parsed.other.config)))
         except ConfigError as error:
             problems.append(str(error))
     return configured([*layers, parsed.values], problems)

@@ -9,7 +9,8 @@ from pathlib import Path
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress
-from mlxhog.report.plain import Observer, observer
+from mlxhog.report.plain import observer
+from mlxhog.report.views import Observer
 
 ABOUT = """\
 Show the table of `mlxhog train` for a run that another terminal trains; in a pipe, its lines. The
@@ -32,10 +33,10 @@ def run(arguments: list[str]) -> int:
     flags.quiet()
     parsed, config = flags.read(RunFolder, arguments)
     from mlxhog.checkpoint.run import find, is_run
-    from mlxhog.report.follow import Follower, follow
+    from mlxhog.report.follow import RunFollower, follow
 
     watched = find(parsed.other.run, Path(config.out))
-    view: AbstractContextManager[Observer] = (
+    view: AbstractContextManager[Observer[Progress]] = (
         nullcontext(JsonLines())
         if parsed.other.json
         else observer(sys.stdout, quiet=parsed.other.quiet)
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
             time.sleep(START_POLL_S)
         if not is_run(watched.directory):
             raise RunError(f"{watched.name} could not start; its terminal says why")
-        with Follower(watched) as follower:
+        with RunFollower(watched) as follower:
             with view as shown:
                 follow(follower, shown)
             if not (parsed.other.json or parsed.other.quiet):

@@ -1,23 +1,28 @@
 """The options of a training run: one definition for YAML, flags, help and docs/options.md."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
+from typing import Any, TypeVar
 
 import yaml
 
-from mlxhog.config import contradictions
-from mlxhog.config.asynchrony import LATE, Asynchrony
+from mlxhog.config import contradictions, optimizers, plugins
+from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.fine_tuning import FineTuning
-from mlxhog.config.local_methods import LOCAL_STRATEGIES, LocalMethods
-from mlxhog.config.options import convert_fields, option, spelt
+from mlxhog.config.optimizers import OptimizerChoice
+from mlxhog.config.options import convert_fields, option, options, spelt
+from mlxhog.config.sources import Assignment, expanded, resolve
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import Interval
 
 DEFAULT_TIME_S = 60.0
-DEFAULTS = {"optimizer": "muon", "model": "tiny", "tokenizer": "bytes"}
-BACKOFF_BETA = 0.37
+DEFAULTS = {"model": "tiny", "tokenizer": "bytes"}
 EMULATED = "metal-emulated"
 """Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
+
+T = TypeVar("T")
 
 _data = partial(option, group="data")
 _model = partial(option, group="model")
@@ -31,8 +36,23 @@ _run = partial(option, group="run")
 _safety = partial(option, group="safety")
 
 
+def _taking_flat_names(cls: type[T]) -> type[T]:
+    """Let a configuration, and `replace`, take numbers of its choices by their flat names."""
+    init: Any = cls.__init__  # the dataclass's
+
+    @wraps(init)
+    def __init__(self: T, **values: object) -> None:
+        if not values.keys() <= options(cls).keys():
+            values = expanded(cls, f"{cls.__name__}()", values)
+        init(self, **values)
+
+    cls.__init__ = __init__  # type: ignore[method-assign, assignment]  # more names than fields
+    return cls
+
+
+@_taking_flat_names
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LocalMethods, Asynchrony, FineTuning):
+class TrainConfig(FineTuning):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -75,11 +95,12 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "flag each (mlxhog models tiny lists the fields)",
         repeats=True,
     )
-    layers_from: str | None = _model(
+    plugin: str | None = _model(
         None,
-        "Python file with layers of your own that the model has, such as examples/my_layer.py; "
-        "several with commas. A flag or a Python argument runs it; of a configuration file it runs "
-        "if you have named it so before and it has not changed since",
+        "Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
+        "examples/my_layer.py; several with commas. A flag or a Python argument runs it; of a "
+        "configuration file it runs if you have named it so before and it has not changed since",
+        aliases=("layers_from",),
     )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
@@ -126,31 +147,12 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "1=late:10 begins 10 s late; with commas, several workers",
     )
 
-    strategy: str = _strategy(
+    strategy: StrategyChoice | None = _strategy(
         "auto",
         "how the workers train together, see docs/training.md; auto measures how evenly they "
-        "compute, and takes hogwild or sync with sync_shares=speed, or serial for one; cyclades is "
-        "answered with advice",
-        choices=(
-            "auto", "serial", "hogwild", "sync", "round_robin", *LOCAL_STRATEGIES, "async_ps",
-            "ssp", "locked", "aig", "sim", "cyclades",
-        ),
-    )  # fmt: skip
-    predict: str = _strategy(
-        "auto",
-        "where a gradient is taken: at the parameters, or where they will be when it lands, by "
-        "their movement since this worker's last read (own) or by the last steps of all (last); "
-        "auto is last if hogwild shares moments, own if it does not, else none",
-        choices=("auto", "none", "own", "last"),
-    )
-    async_after: float = _strategy(
-        0.0, "hogwild: part of the budget trained in sync first", low=0, high=1
-    )
-    sync_shares: str = _strategy(
-        "equal",
-        "sync: sequences of a round that each worker computes; as many as the others, or in "
-        "proportion to its measured speed",
-        choices=("equal", "speed"),
+        "compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
+        kind=STRATEGIES,
+        none="auto",
     )
     read: str = _strategy(
         "snapshot",
@@ -181,14 +183,6 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         "safe",
     )
 
-    sparsify: str = _sparse(
-        "none",
-        "what is written of a step: all, the share F of each parameter's elements with the largest "
-        "steps (topk:F), or those whose step has reached F times lr (threshold:F)",
-    )
-    error_feedback: bool = _sparse(
-        True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
-    )
     sampled_head: int | None = _sparse(
         None,
         "words drawn for each batch, beside its own, that the training loss is taken over; "
@@ -196,138 +190,25 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         low=1,
         none="off",
     )
-    blocks: str = _sparse(
-        "all",
-        "hogwild: a worker writes every parameter, or only blocks that no other worker writes",
-        choices=("all", "disjoint"),
-    )
-    rotate_every: int = _sparse(
-        100, "blocks=disjoint: steps before a worker moves to other blocks", unit="steps", low=1
-    )
 
-    optimizer: str = _optimizer(
+    optimizer: OptimizerChoice | None = _optimizer(
         "auto",
         "update rule; auto is muon, and that of the run where one is resumed",
-        choices=(
-            "auto", "adamw", "adan", "apollo", "apollo-mini", "lion", "momentum", "muon", "sgd",
-            "soap",
-        ),
-    )  # fmt: skip
+        kind=OPTIMIZERS,
+        none="auto",
+    )
     lr: float | None = _optimizer(
         None,
         "step size at the top of the schedule; auto is the optimizer's own, by width and strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
-    lr_workers: str = _optimizer(
-        "auto",
-        "factor of lr where P workers add steps of their own (hogwild, round_robin, async_ps, ssp, "
-        "locked, aig, sim): none, 1/sqrt(P), or 1/P; auto is sqrt for Lion, none for the others",
-        choices=("auto", "none", "sqrt", "linear"),
-    )
-    momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
-    beta1: float | None = _optimizer(
-        None,
-        "all but SGD and momentum: decay of the first moment; auto is 0.9, and 0.75 where muon "
-        "takes averaged gradients (sync), 0.95 where it looks ahead of three or more workers",
-        low=0, below=1, none="auto",
-    )  # fmt: skip
-    beta2: float = _optimizer(0.95, "decay of the second moment; Lion: of its mean", low=0, below=1)
-    beta2_half_life: int | None = _optimizer(
-        None,
-        "sets beta2 instead: after so much text a gradient has half its weight; beta2 is "
-        "2^(-tokens in one step / half-life)",
-        unit="tokens",
-        low=1,
-        none="off",
-    )
-    beta3: float = _optimizer(
-        0.92, "Adan: decay of the mean of gradients' differences", low=0, below=1
-    )
-    eps: float = _optimizer(1e-8, "added to the root of the second moment", above=0)
-    nesterov: float | None = _optimizer(
-        None,
-        "Muon: weight of the gradient itself in a direction, beside its mean; auto is 0.1, and "
-        "0.15 where it looks ahead of three or more workers",
-        low=0, high=1, none="auto",
-    )  # fmt: skip
-    orthogonalization: str = _optimizer(
-        "polar3",
-        "Muon: three steps of Polar Express, or five of Newton and Schulz",
-        choices=("polar3", "ns5"),
-    )
-    orthogonalization_rows: int | None = _optimizer(
-        None, "Muon: rows orthogonalised together, which is cheaper; all is the whole matrix",
-        low=1, none="all",
-    )  # fmt: skip
-    orthogonalization_every: int | None = _optimizer(
-        None,
-        "Muon: whole matrices at every Nth step of a worker, in between their rows, one by one or "
-        "as orthogonalization_rows says",
-        unit="steps", low=2, none="off",
-    )  # fmt: skip
-    orthogonalization_dtype: str = _optimizer(
-        "auto",
-        "Muon: type of those factors in its matrix products that bear it; auto is bfloat16 for "
-        "polar3 where the CPU multiplies it faster",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    projection_rank: int | None = _optimizer(
-        None, "APOLLO: rank of projected gradients; auto is a quarter of a matrix's shorter side",
-        low=1, none="auto",
-    )  # fmt: skip
-    projection_scale: float | None = _optimizer(
-        None, "APOLLO: its root multiplies updates; auto is a matrix's shorter side over the rank",
-        above=0, none="auto",
-    )  # fmt: skip
-    projection_every: int = _optimizer(
-        200, "APOLLO: steps before a projection is drawn anew", unit="steps", low=1
-    )
-    projection_compat: str = _optimizer(
-        "guarded",
-        "APOLLO: after a gradient of zeros the next update is limited as a first one, or as in the "
-        "authors' package, which stops such a matrix for about 1,850 steps; official has the "
-        "package's eps, 1e-6, in place of 1e-8",
-        choices=("guarded", "official"),
-    )
-    precondition_every: int = _optimizer(
-        10, "SOAP: steps between two refreshes of its eigenbases", unit="steps", low=1
-    )
-    weight_decay: float = _optimizer(
-        0.1,
-        "decay of weight matrices, decoupled; with momentum it is part of the gradient",
-        low=0,
-    )
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
-    moments: str = _optimizer(
-        "auto",
-        "AdamW, Muon: moments of each worker, or one pair for all; auto is shared for muon under "
-        "hogwild",
-        choices=("auto", "private", "shared"),
-        aliases=("second_moment",),
-    )
 
-    schedule: str = _schedule(
+    schedule: Choice = _schedule(
         "cosine",
         "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of "
         "Hogwild, in stages; inverse is 1/k itself",
-        choices=("constant", "cosine", "wsd", *contradictions.FALLING_SCHEDULES),
-    )
-    warmup: float = _schedule(0.03, "part of the budget with a rising step size", low=0, below=1)
-    lr_floor: float = _schedule(0.1, "step size at the end, as a share of lr", low=0, high=1)
-    backoff_steps: int = _schedule(
-        1000,
-        "backoff: updates with the first step size; inverse: updates until it is half",
-        unit="steps",
-        low=1,
-    )
-    backoff_epochs: int | None = _schedule(
-        None,
-        "passes over the text instead of backoff-steps; the step size changes between them only",
-        low=1,
-        none="off",
-    )
-    backoff_beta: float = _schedule(
-        BACKOFF_BETA, "backoff: factor of the step size after each stage", above=0, below=1
+        kind=SCHEDULES,
     )
 
     steps: int | None = _budget(
@@ -402,7 +283,7 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     def __post_init__(self) -> None:
         """Convert and check every value, and set what follows from others.
 
-        That is the strategy, where only one has what is asked for; and of a run that begins, the
+        That is the strategy, where other options ask for one; and of a run that begins, the
         default budget, optimizer, model and tokenizer: a resumed one brings them along, and one
         that begins with a checkpoint's weights its model and tokenizer.
 
@@ -411,9 +292,10 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         """
         problems = convert_fields(self)
         if not problems:
-            if self.optimizer == "auto" and self.resume is None:
-                object.__setattr__(self, "optimizer", DEFAULTS["optimizer"])
-            object.__setattr__(self, "strategy", contradictions.implied_strategy(self))
+            if self.resume is None:
+                object.__setattr__(self, "optimizer", optimizers.of(self))
+            if self.strategy is None and (name := contradictions.implied_strategy(self)):
+                object.__setattr__(self, "strategy", STRATEGIES.read(name))
             problems = [f"{name}: {text}" for name, text in contradictions.of(self)]
         if problems:
             raise ConfigError("\n".join(problems))
@@ -440,24 +322,14 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
     @property
     def shares_moments(self) -> bool:
         """Whether all workers have one pair of moments."""
-        if self.moments != "auto":
-            return self.moments == "shared"
-        whole = self.sparsify == "none" and self.blocks == "all"
-        return self.optimizer == "muon" and self.strategy == "hogwild" and whole
+        strategy = self.strategy
+        lock_free = strategy is not None and strategy.shares_moments and strategy.writes_whole_steps
+        return optimizers.of(self).shares_moments(lock_free)
 
     @property
     def prediction(self) -> str:
         """Where gradients are taken: one of none, own, last."""
-        if self.predict in ("none", "last"):
-            return self.predict
-        if self.strategy != "hogwild" or self.read == "live" or self.delay_feedback:
-            return "none"
-        return "last" if self.predict == "auto" and self.shares_moments else "own"
-
-    @property
-    def adds_steps_apart(self) -> bool:
-        """Whether each worker adds steps of its own to parameters that others move, too."""
-        return self.strategy in (*LATE, "round_robin")
+        return "none" if self.strategy is None else self.strategy.prediction(self)
 
     @property
     def has_budget(self) -> bool:
@@ -473,5 +345,32 @@ class TrainConfig(LocalMethods, Asynchrony, FineTuning):
         """
         values = spelt(self)
         del values["resume"], values["reset_optimizer"]
+        chosen = {name: getattr(self, name) for name in values}
+        values |= {name: one.to_dict() for name, one in chosen.items() if isinstance(one, Choice)}
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)
+
+
+PLUGIN = ("plugin", *options(TrainConfig)["plugin"].aliases)
+"""Names of the option that remembers files of the user's own."""
+
+
+def train_config(
+    layers: Iterable[Iterable[Assignment]], problems: Iterable[str] = ()
+) -> TrainConfig:
+    """Return the options of a run from several sources, the weakest first.
+
+    A choice that none but a user's file defines is looked for in the files that they remember.
+
+    Raises:
+        ConfigError: everything that is wrong in any of them, after `problems`; or such a file may
+            not be loaded.
+    """
+    layers, messages = [list(layer) for layer in layers], list(problems)
+    named = [one.value for layer in layers for one in layer if one.name in PLUGIN]
+    files = "" if not named or named[-1] in (None, "none") else str(named[-1])
+    return plugins.recalled(
+        plugins.texts(files),
+        lambda: resolve(TrainConfig, layers, messages),
+        lambda config: vars(config).values(),
+    )

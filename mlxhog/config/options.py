@@ -11,13 +11,24 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
-from mlxhog.errors import did_you_mean, shown
+from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.files import plain_yaml
 from mlxhog.files.quantities import Interval, parse_count, parse_duration_s, parse_number
 
 _METADATA = "mlxhog.option"
+
+
+class Chooses(Protocol):
+    """What an option of a choice needs of its kind, see `mlxhog.config.choices`."""
+
+    @property
+    def expected(self) -> str:
+        """What a legal value is."""
+
+    def read(self, value: object) -> object:
+        """Return the choice that a value spells, or raise a `ConfigError`."""
 
 
 def option(
@@ -34,6 +45,9 @@ def option(
     aliases: tuple[str, ...] = (),
     none: str = "none",
     repeats: bool = False,
+    flat: str = "",
+    kind: "Chooses | None" = None,
+    old: object = None,
 ) -> Any:  # like dataclasses.field, so that any annotation fits
     """Declare a dataclass field that is also a YAML key and a flag.
 
@@ -50,6 +64,9 @@ def option(
         aliases: other spellings, in snake_case, accepted in YAML and as flags.
         none: the word that stands for None where the type allows it.
         repeats: `NAME=VALUE`; what is said again, by another flag or source, is added to it.
+        flat: of a number of a choice, its name outside of the choice; the same name by default.
+        kind: of a choice, what reads it.
+        old: the default that version 0.2 wrote into its files, if that is another one.
     """
     extra = {
         "help": help,
@@ -63,6 +80,9 @@ def option(
         "aliases": aliases,
         "none": none,
         "repeats": repeats,
+        "flat": flat,
+        "kind": kind,
+        "old": old,
     }
     return dataclasses.field(default=default, metadata={_METADATA: extra})
 
@@ -86,6 +106,9 @@ class Option:
     aliases: tuple[str, ...]
     none: str
     repeats: bool
+    flat: str
+    kind: "Chooses | None"
+    old: object
 
     @property
     def flag(self) -> str:
@@ -101,6 +124,8 @@ class Option:
     @property
     def expected(self) -> str:
         """What a legal value is, for error messages and documentation."""
+        if self.kind is not None:
+            return self.kind.expected + f", or {self.none}" * self.optional
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.type is bool:
@@ -129,6 +154,11 @@ class Option:
                 return Interval() if self.type is Interval else None
             raise ValueError(f"is empty; wanted {self.expected}")
         got = f"is {shown(value)}"
+        if self.kind is not None:
+            try:
+                return self.kind.read(value)
+            except ConfigError as error:
+                raise ValueError(f"{got}: {error}") from error
         try:
             converted = self._typed(value)
         except ValueError:
@@ -172,7 +202,7 @@ class Option:
         """Return `value` as YAML and people write it; `convert` reads it back."""
         if value is None:
             return self.none
-        return str(value) if isinstance(value, Interval) else value
+        return str(value) if isinstance(value, Interval) or self.kind is not None else value
 
 
 def options(cls: type) -> Mapping[str, Option]:
@@ -190,7 +220,11 @@ def _options(cls: type) -> Mapping[str, Option]:
         if extra is not None:
             base, optional = _strip_none(hints[field.name])
             specs[field.name] = Option(
-                name=field.name, type=base, optional=optional, default=field.default, **extra
+                name=field.name,
+                type=base,
+                optional=optional,
+                default=field.default,
+                **{**extra, "flat": extra["flat"] or field.name},
             )
     return types.MappingProxyType(specs)
 
@@ -204,6 +238,15 @@ def spelt(config: object) -> dict[str, object]:
     """Return the value of every option as YAML has it."""
     specs = options(type(config))
     return {name: spec.spell(getattr(config, name)) for name, spec in specs.items()}
+
+
+def flat_numbers(choice: object) -> dict[str, object]:
+    """Return the numbers of a choice that are not the defaults, by their flat names."""
+    return {
+        spec.flat: value
+        for name, spec in options(type(choice)).items()
+        if (value := getattr(choice, name)) != spec.default
+    }
 
 
 def convert_fields(config: object) -> list[str]:

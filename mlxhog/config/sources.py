@@ -6,11 +6,14 @@ problems are reported together.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from mlxhog.config.options import options
+from mlxhog.config import contradictions
+from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
+from mlxhog.config.options import Option, options
+from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.plain_yaml import as_assignments
@@ -25,6 +28,21 @@ class Assignment:
     name: str
     value: object
     origin: str
+
+    @property
+    def label(self) -> str:
+        """What an error about the value begins with: the flag, or where the name stands."""
+        return self.origin if self.is_flag else f"{self.origin}: {self.name}"
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it was written on a command line."""
+        return self.origin.startswith("-")
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether it stands in a line of a file."""
+        return self.origin.rpartition(":")[2].isdecimal()
 
 
 def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
@@ -52,6 +70,80 @@ def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
     return [Assignment(name, value, f"{path}:{line}") for name, value, line in entries]
 
 
+def read_stored(path: Path) -> list[Assignment]:
+    """Return what a run keeps in a configuration file, numbers of choices by their flat names.
+
+    Options that had no effect are left out: runs of version 0.2 may have some that are refused now.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
+    entries = flattened(read_yaml(path))
+    values = {entry.name: str(entry.value) for entry in entries}
+    names = [name for name in contradictions.CHOICES if name in values]
+    unused = {one for name in names for one in contradictions.of_others(name, values[name])}
+    if values.get("blocks") == "all":
+        unused.add("rotate_every")
+    for kind in (kind for kind in KINDS if kind.title in values):
+        (value,) = (entry.value for entry in entries if entry.name == kind.title)
+        choice = kind.known().get(kind.parts(value)[0])
+        foreign = [flat for flat, one in kind.numbers().items() if choice not in one.owners]
+        unused |= set(foreign if choice else ())
+    return [entry for entry in entries if entry.name not in unused]
+
+
+def flattened(entries: Iterable[Assignment]) -> list[Assignment]:
+    """Return values of a file in which a choice is its name, and its numbers follow it."""
+    flat = []
+    for entry in entries:
+        kind = next((kind for kind in KINDS if kind.title == entry.name), None)
+        try:
+            name, numbers = ("", {}) if kind is None else kind.parts(entry.value)
+            own = {} if kind is None else options(kind.find(name))
+        except ConfigError:  # which merging it reports
+            kind = None
+        if kind is None or not numbers.keys() <= own.keys():
+            flat.append(entry)
+            continue
+        flat.append(replace(entry, value=name))
+        flat += [replace(entry, name=own[key].flat, value=one) for key, one in numbers.items()]
+    return flat
+
+
+def flat_options(cls: type, values: Mapping[str, object]) -> Mapping[str, Option]:
+    """Return the options of a configuration, and the numbers of all choices by their flat names.
+
+    Args:
+        cls: a dataclass made of `option` fields, some of which are choices.
+        values: of its options; a choice by its name, whose defaults count.
+    """
+    specs = dict(options(cls))
+    for kind in KINDS:
+        choice = kind.known().get(str(values.get(kind.title)))
+        own = () if choice is None else options(choice).values()
+        for spec in (*(number.option for number in kind.numbers().values()), *own):
+            specs[spec.flat] = replace(spec, name=spec.flat)
+    return specs
+
+
+def flat_values(config: object) -> dict[str, object]:
+    """Return the value of every option: choices by their names, their numbers by flat names."""
+    values = {name: getattr(config, name) for name in options(type(config))}
+    for name, choice in list(values.items()):
+        if isinstance(choice, Choice):
+            values[name] = choice.name
+            numbers = options(type(choice)).items()
+            values |= {spec.flat: getattr(choice, number) for number, spec in numbers}
+    return values
+
+
+def flat_spelt(config: object) -> dict[str, object]:
+    """Return the value of every option as YAML has it, numbers of choices by their flat names."""
+    values = flat_values(config)
+    specs = flat_options(type(config), values)
+    return {name: specs[name].spell(value) for name, value in values.items()}
+
+
 def resolve(
     cls: type[Config], layers: Iterable[Iterable[Assignment]], problems: Iterable[str] = ()
 ) -> Config:
@@ -65,25 +157,75 @@ def resolve(
     Raises:
         ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
     """
-    wrong = list(problems)
-    chosen: dict[str, Assignment] = {}
-    specs = options(cls)
-    for layer in layers:
-        for name, written in _layer(cls, layer, wrong).items():
-            adds = specs[name].repeats and name in chosen
-            chosen[name] = _added(chosen[name], written) if adds else written
+    wrong, specs = list(problems), options(cls)
+    chosen, choices, unknown = _merged(cls, layers, wrong)
     values = {}
     for name, written in chosen.items():
         try:
             values[name] = specs[name].convert(written.value)
         except ValueError as error:
-            label = (
-                written.origin if written.origin.startswith("-") else f"{written.origin}: {name}"
-            )
-            wrong.append(f"{label} {error}")
+            wrong.append(f"{written.label} {error}")
     if wrong:
-        raise ConfigError("\n".join(wrong))
-    return cls(**values)
+        raise ConfigError("\n".join(wrong)) from unknown
+    return cls(**values, **choices)
+
+
+def expanded(cls: type, call: str, values: Mapping[str, object]) -> dict[str, Any]:
+    """Return arguments of a configuration, in which numbers of choices stand by their flat names.
+
+    Args:
+        cls: a dataclass made of `option` fields, some of which are choices.
+        call: what an error names, such as "TrainConfig()".
+        values: arguments.
+
+    Raises:
+        ConfigError: every unknown name, and every number that a choice lacks.
+    """
+    wrong: list[str] = []
+    chosen, choices, unknown = _merged(cls, [written_in(call, values)], wrong)
+    if wrong:
+        raise ConfigError("\n".join(wrong)) from unknown
+    return {**{name: written.value for name, written in chosen.items()}, **choices}
+
+
+def _merged(
+    cls: type, layers: Iterable[Iterable[Assignment]], wrong: list[str]
+) -> tuple[dict[str, Assignment], dict[str, Choice | None], UnknownChoice | None]:
+    """Return the strongest value of each option, the choices, and an error that a file may mend."""
+    chosen: dict[str, Assignment] = {}
+    specs = options(cls)
+    selections = {
+        name: Selection(spec, spec.kind)
+        for name, spec in specs.items()
+        if isinstance(spec.kind, Kind)
+    }
+    for layer in layers:
+        numbers: list[Assignment] = []
+        for name, written in _layer(cls, layer, wrong, selections.values()).items():
+            if name in selections:
+                try:
+                    selections[name].name(written)
+                except ConfigError as error:
+                    wrong.append(str(error))
+            elif name not in specs:
+                numbers.append(written)
+            else:
+                adds = specs[name].repeats and name in chosen
+                chosen[name] = _added(chosen[name], written) if adds else written
+        for written in numbers:  # after the names of the same layer
+            for selection in selections.values():
+                selection.number(written)
+    choices: dict[str, Choice | None] = {}
+    unknown: UnknownChoice | None = None
+    for name, selection in selections.items():
+        if not selection.is_given:
+            continue
+        try:
+            choices[name] = selection.choice()
+        except ConfigError as error:
+            wrong.append(str(error))
+            unknown = error if isinstance(error, UnknownChoice) else unknown
+    return chosen, choices, unknown
 
 
 def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) -> Config:
@@ -103,9 +245,17 @@ def written_in(call: str, keywords: Mapping[str, object]) -> list[Assignment]:
     ]
 
 
-def _layer(cls: type, layer: Iterable[Assignment], problems: list[str]) -> dict[str, Assignment]:
+def _layer(
+    cls: type,
+    layer: Iterable[Assignment],
+    problems: list[str],
+    selections: Collection[Selection] = (),
+) -> dict[str, Assignment]:
     """Return one source's values by option name; append unknown and repeated names."""
-    names = _spellings(cls)
+    specs, names = options(cls), dict(_spellings(cls))
+    for selection in selections:
+        for flat, number in selection.kind.numbers().items():
+            names |= dict.fromkeys((flat, *number.option.aliases), flat)
     values: dict[str, Assignment] = {}
     for written in layer:
         name = names.get(written.name)
@@ -118,9 +268,9 @@ def _layer(cls: type, layer: Iterable[Assignment], problems: list[str]) -> dict[
                 f"{written.origin}: {written.name!r} and {first.name!r} ({first.origin}) "
                 "are the same option; keep one"
             )
-        elif name in values and options(cls)[name].repeats and written.origin.startswith("-"):
+        elif name in values and written.is_flag and name in specs and specs[name].repeats:
             values[name] = _added(values[name], written)
-        elif name in values and not written.origin.startswith("-"):
+        elif name in values and not written.is_flag:
             problems.append(f"{written.origin}: {name!r} stands already in {values[name].origin}")
         else:
             values[name] = written

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,10 +15,8 @@ from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
 from mlxhog.machine.machine import Machine
 from mlxhog.metal.registry import instances
-from mlxhog.report.views import Stages
+from mlxhog.report.views import Stages, TellStep
 
-Tell = Callable[[str, str], None]
-"""Called with what is being examined: the part, and the step in it."""
 STAGES = (
     "facts", "shared memory", "Metal engines", "kernels", "backends", "memory between frameworks",
     "litmus", "reads", "a run",
@@ -50,7 +48,7 @@ class Effort:
         return 4 if self.quick else 30
 
 
-def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
+def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     """Look at this machine and return the record, without a verdict.
 
     Takes about a minute. Nothing is left behind: no process, no shared memory.
@@ -106,7 +104,9 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     return record
 
 
-def _compared(engines: kernels.Engines, usable: Sequence[str], tell: Tell) -> list[dict[str, Any]]:
+def _compared(
+    engines: kernels.Engines, usable: Sequence[str], tell: TellStep
+) -> list[dict[str, Any]]:
     """Every kernel in every instance, on every engine that could be started."""
     tell("kernels", "")
     tests = [(name, *one) for name in usable for one in instances()]
@@ -126,7 +126,7 @@ def _agreed(compared: Sequence[dict[str, Any]]) -> set[str]:
 
 
 def _litmus(
-    machine: Machine, writers: list[Accessor], effort: Effort, tell: Tell
+    machine: Machine, writers: list[Accessor], effort: Effort, tell: TellStep
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Every pair of writers, then every reader beside the native writer."""
     litmus = Litmus(effort.pair_s)

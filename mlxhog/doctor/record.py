@@ -19,7 +19,7 @@ from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 from mlxhog.models.ops import kernels
-from mlxhog.report.table import Answer, Failure, Section
+from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (Result.WARN, Result.FAIL, Result.UNTOLD)
@@ -126,12 +126,12 @@ def answer(record: Row) -> str:
     """Whether all is well, in a line."""
     failed, tried = record["failed"], len(_tried(record))
     if failed:
-        return Failure(f"FAILED: {len(failed)} of {tried} things tried do not hold here.")
+        return FailureNote(f"FAILED: {len(failed)} of {tried} things tried do not hold here.")
     if untold := [row for row in _tried(record) if _untold(row)]:
-        return Failure(f"{len(untold)} of {tried} things tried {BUSY}; the others hold here.")
+        return FailureNote(f"{len(untold)} of {tried} things tried {BUSY}; the others hold here.")
     if not record["verdict"]["workers"]["auto"]:
-        return Failure(f"No worker can run here: {record['verdict']['workers']['why']}")
-    return Answer("Every promise tried holds here; `mlxhog train` needs no options.")
+        return FailureNote(f"No worker can run here: {record['verdict']['workers']['why']}")
+    return AnswerNote("Every promise tried holds here; `mlxhog train` needs no options.")
 
 
 def _untold(row: Row) -> bool:
@@ -148,7 +148,7 @@ def _trouble_sections(record: Row) -> Iterator[Section]:
     """What failed and what is not as it should be, where there is such."""
     checks = (*record["checks"], *record["backends"], *record["imports"])
     rows = _check_rows(check for check in checks if check["result"] in TROUBLE)
-    notes = [Failure(f"FAILED: {name}") for name in record["failed"]]
+    notes = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     if rows or notes:
         yield Section("", ("", "what", "found") if rows else (), rows, notes)
 
@@ -317,7 +317,7 @@ def _verdict_section(record: Row) -> Section:
             for name, each in verdict["read_live"].items()
         ),
     ]
-    notes = [Failure(f"FAILED: {name}") for name in record["failed"]]
+    notes = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     return Section("verdict", ("option", "here", "why"), rows, [*notes, *_about_record(record)])
 
 

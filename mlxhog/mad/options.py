@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from mlxhog.config.config import BACKOFF_BETA
-from mlxhog.config.contradictions import FALLING_SCHEDULES
-from mlxhog.config.local_methods import OF_TEXT, OWNERS
-from mlxhog.config.options import convert_fields, option
+from mlxhog.config.choices import SCHEDULES
+from mlxhog.config.options import convert_fields, is_set, option, options, to_flag
+from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.machine.machine import Machine
@@ -36,7 +35,7 @@ class Protocol:
         "cosine",
         "step size over the run: to lr-floor, stepped every epoch; as the reference's code runs; "
         "the 1/k rule of Hogwild, in stages; or 1/k itself",
-        choices=("cosine", "constant", *FALLING_SCHEDULES),
+        choices=("cosine", "constant", *FALLING),
     )
     lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
     backoff_steps: int = option(
@@ -53,7 +52,7 @@ class Protocol:
         none="off",
     )
     backoff_beta: float = option(
-        BACKOFF_BETA, "backoff: factor of the step size after each stage", above=0, below=1
+        BETA, "backoff: factor of the step size after each stage", above=0, below=1
     )
     batch_size: int = option(128, "sequences in one step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
@@ -89,17 +88,36 @@ class Protocol:
         problems = convert_fields(self)
         if not problems and self.steps is not None and self.epochs is not None:
             problems.append("steps and epochs are both given; leave one out")
-        falling = self.schedule in FALLING_SCHEDULES
+        falling = self.schedule in FALLING
         if not problems and self.backoff_epochs is not None and not falling:
             problem = f"is for schedules backoff and inverse, not {self.schedule}; leave it out"
             problems.append(f"backoff_epochs: {problem}")
         if problems:
             raise ConfigError("\n".join(problems))
 
+    @property
+    def unused(self) -> list[str]:
+        """Options that the schedule does not take, each with the way out.
+
+        They are refused where somebody types them; a study keeps the protocol it began with.
+        """
+        own = options(type(self))
+        owners = {
+            name: [one.name for one in number.owners if one.name in own["schedule"].choices]
+            for name, number in SCHEDULES.numbers().items()
+            if name in own and is_set(self, name)
+        }
+        return [
+            f"{to_flag(name)} is for --schedule {' or '.join(choices)}, not {self.schedule}; "
+            "leave it out"
+            for name, choices in owners.items()
+            if self.schedule not in choices
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; those of back-off only where the schedule has them."""
         values = asdict(self)
-        if self.schedule not in FALLING_SCHEDULES:
+        if self.schedule not in FALLING:
             values = {name: v for name, v in values.items() if not name.startswith("backoff_")}
         return values
 
@@ -108,7 +126,15 @@ WORKER_OPTIONS: Final = (
     "strategy",
     "predict",
     "async_after",
-    *(name for name in OWNERS if name not in OF_TEXT),
+    "average_every",
+    "local_after",
+    "local_work",
+    "inner_state",
+    "prox_mu",
+    "prox",
+    "replicas",
+    "outer_lr",
+    "outer_momentum",
     "moments",
     "staleness_lr",
     "delay_compensation",

@@ -11,13 +11,15 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from mlxhog.config.plugin_file import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
-from mlxhog.models.mad.extensions import Extension
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, to_dict
 
 version = cache(metadata.version)  # which reads a file
+FILES = "extensions"
+"""Key of the user's files in records and keys of runs, as in mlxhog 0.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class RunConfig:
         seed: of the data, the initial values and the order of batches.
         workers: backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu".
         threads: of each worker.
-        extensions: files of the user that a task or a layer may come from.
+        plugins: files of the user that a task or a layer may come from.
     """
 
     task: str
@@ -46,7 +48,7 @@ class RunConfig:
     position: str = "none"
     workers: str = "torch:cpu"
     threads: int = 1
-    extensions: tuple[Extension, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
 
     def __post_init__(self) -> None:
         """Spell out the numbers of layers that follow from the width."""
@@ -54,7 +56,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON takes, in a fixed order."""
-        extensions = [asdict(extension) for extension in self.extensions]
+        plugins = [asdict(plugin) for plugin in self.plugins]
         return {
             "task": self.task,
             "settings": dict(sorted(self.settings.items())),
@@ -65,17 +67,17 @@ class RunConfig:
             "seed": self.seed,
             "workers": self.workers,
             "threads": self.threads,
-            **({"extensions": extensions} if extensions else {}),
+            **({FILES: plugins} if plugins else {}),
         }
 
     def key(self) -> str:
         """Return 16 hexadecimal digits that change with every number and with the code's version.
 
-        Where and beside what a run is executed is no part of it; nor is where an extension lies.
+        Where and beside what a run is executed is no part of it; nor is where a plugin lies.
         """
         values = self.to_dict()
-        if self.extensions:
-            values["extensions"] = [extension.digest for extension in self.extensions]
+        if self.plugins:
+            values[FILES] = [plugin.digest for plugin in self.plugins]
         stamp = {"generator": GENERATOR_VERSION, "version": version("mlxhog"), **values}
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

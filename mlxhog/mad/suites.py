@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mlxhog.config.plugin_file import files_of
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.tasks import TASKS, find, resolve
-from mlxhog.models.mad.extensions import files_of
+from mlxhog.mad.tasks import BENCHMARK, find, resolve
 from mlxhog.models.mad.layer import Layer
 
 
@@ -107,7 +107,7 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 
 
 def _baseline(task: str) -> Setting:
-    return Setting(task, asdict(TASKS[task].settings()), "baseline")
+    return Setting(task, asdict(BENCHMARK[task].settings()), "baseline")
 
 
 def _smoke() -> Suite:
@@ -132,7 +132,7 @@ def _smoke() -> Suite:
 
 def _lite() -> Suite:
     points = tuple({"lr": lr, "weight_decay": 0.0} for lr in (5e-4, 2e-3))
-    settings = tuple(_baseline(task) for task in TASKS)
+    settings = tuple(_baseline(task) for task in BENCHMARK)
     return Suite("lite", settings, points, {"steps": 2000, "eval_every": 100})
 
 
@@ -144,7 +144,7 @@ def _full() -> Suite:
 
 
 def _grid() -> Iterator[Setting]:
-    for task in TASKS:
+    for task in BENCHMARK:
         yield _baseline(task)
         for name, values in _HARDER[task].items():
             for value in values:
@@ -230,7 +230,7 @@ def expand(
                         position=position,
                         workers=workers,
                         threads=threads,
-                        extensions=files_of(layers),
+                        plugins=files_of(layers),
                     ),
                 )
 

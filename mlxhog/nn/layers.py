@@ -35,7 +35,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.nn.padding import SkippingOps, find_positions
+from mlxhog.nn.padding import SkippingForm, find_positions
 
 Cell = Literal["mlstm", "slstm"]
 State: TypeAlias = Sequence[Sequence[Array]]
@@ -196,7 +196,7 @@ class Stack:
         x: Array,
         state: State | None,
         *,
-        ops: Ops[Array],
+        ops: Ops,
         lengths: object,
         mask: object,
         reverse: bool,
@@ -230,8 +230,8 @@ class Stack:
         xp, padded = ops.xp, None
         if positions is not None:
             x = positions.sort(x, xp)
-            skipping: Any = SkippingOps(ops, positions.lengths, x)
-            ops, padded = skipping, skipping.padded[..., None]
+            skipping = SkippingForm(ops.form, positions.lengths, x)
+            ops, padded = Ops(skipping), skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
         if self.input_size != self.width:
             weight, bias = params["input_proj.weight"], params["input_proj.bias"]

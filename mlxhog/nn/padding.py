@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.kernels import Ops
 
 SHUT, OPEN = -1e4, 1e4
 """Pre-activations of an input gate that lets nothing in, and of a forget gate that keeps all."""
@@ -127,52 +126,39 @@ def take(x: Array, index: Index, xp: Arrays[Array]) -> Array:
     return xp.take_along_axis(x, xp.broadcast_to(wide, (*index.shape, *rest)), 1)
 
 
-class SkippingOps:
-    """The operators of a framework; a state is that after the last position of a row that counts.
+class SkippingForm:
+    """Operators whose states are those after the last position of a row that counts.
 
     Attributes:
         padded: (B, S) bool, true at padding, which is at the end of each row.
     """
 
-    def __init__(self, ops: Ops[Array], lengths: Index, x: Array) -> None:
+    def __init__(self, form: Any, lengths: Index, x: Array) -> None:
         """Take the operators for one batch.
 
         Args:
-            ops: of the framework.
+            form: computes the operators, see `Ops`.
             lengths: (B,), how many positions of each row count.
             x: the batch (B, S, ...).
         """
-        self._ops, self._lengths = ops, lengths
-        self.xp = ops.xp
+        self._form, self._lengths = form, lengths
+        self.xp: Arrays[Array] = form.xp
         self.padded = self.xp.from_numpy(np.arange(x.shape[1]) >= lengths[:, None], like=x)
         self._empty = self.xp.from_numpy(lengths == 0, like=x) if (lengths == 0).any() else None
 
     def __getattr__(self, name: str) -> Any:
         """Return an operator that has no memory."""
-        return getattr(self._ops, name)
+        return getattr(self._form, name)
 
-    def mlstm_cell(
-        self, q: Array, k: Array, v: Array, i: Array, f: Array, **how: Any
-    ) -> tuple[Array, tuple[Array, ...]]:
+    def mlstm_cell(self, q: Array, k: Array, v: Array, *gates: Array, **how: Any) -> Any:
         """Run the cell; the state stays as it is over padding."""
-        i, f = self._held(i, f)
-        return self._ops.mlstm_cell(q, k, v, i, f, **how)
+        return self._form.mlstm_cell(q, k, v, *self._held(*gates), **how)
 
     def slstm_cell(
-        self,
-        i: Array,
-        f: Array,
-        z: Array,
-        o: Array,
-        R: Array,
-        b: Array,
-        *,
-        state: Sequence[Array] | None = None,
-        **how: Any,
+        self, i: Array, f: Array, *others: Array, state: Sequence[Array] | None, **how: Any
     ) -> tuple[Array, tuple[Array, ...]]:
         """Run the cell; the state stays as it is over padding."""
-        i, f = self._held(i, f)
-        h, (_, c, n, m) = self._ops.slstm_cell(i, f, z, o, R, b, state=state, **how)
+        h, (_, c, n, m) = self._form.slstm_cell(*self._held(i, f), *others, state=state, **how)
         # The output gate moves h over padding, so its last value is looked up.
         last = np.maximum(self._lengths - 1, 0)[:, None]
         end = (take(h, last, self.xp)[:, 0], c, n, m)
@@ -184,11 +170,11 @@ class SkippingOps:
         return h, tuple(self.xp.where(empty, a, x) for a, x in zip(first, end, strict=True))
 
     def causal_conv(
-        self, x: Array, w: Array, b: Array, *, state: Array | None = None, **how: Any
+        self, x: Array, w: Array, b: Array, *, state: Array | None, **how: Any
     ) -> tuple[Array, Array]:
         """Convolve; the state is the last inputs that count."""
         xp, (B, _, C), K = self.xp, x.shape, w.shape[-1]
-        y, _ = self._ops.causal_conv(x, w, b, state=state, **how)
+        y, _ = self._form.causal_conv(x, w, b, state=state, **how)
         past = xp.zeros((B, K - 1, C), like=x) if state is None else state
         inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
         return y, take(inputs, self._lengths[:, None] + np.arange(K - 1), xp)

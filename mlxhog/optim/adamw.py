@@ -5,13 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypedDict
 
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.config import optimizers
 from mlxhog.metal.kernels.step_rules import adam_hp
 from mlxhog.optim import metal_steps
-from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32, parameter, touched
+from mlxhog.optim.rule import (
+    Optimizer,
+    Pairs,
+    Step,
+    Target,
+    Use,
+    float32,
+    parameter,
+    rule_of,
+    touched,
+)
 from mlxhog.optim.updates import Float32
 
 
@@ -137,3 +149,27 @@ class BesideAdamW(Optimizer):
             shared=bool(self.shared_segments),
             native=self.native,
         )
+
+
+@rule_of.register(optimizers.AdamW)
+def _(choice: optimizers.AdamW, use: Use) -> AdamW:
+    return AdamW(**moments_of(choice), shared=use.shared)
+
+
+class Moments(TypedDict):
+    """Numbers of first and second moments, and weight decay, as rules take them."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+
+
+def moments_of(choice: optimizers.Adaptive) -> Moments:
+    """Return these numbers of a choice."""
+    return {
+        "beta1": choice.decay1,
+        "beta2": choice.beta2,
+        "eps": choice.eps,
+        "weight_decay": choice.weight_decay,
+    }

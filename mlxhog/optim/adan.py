@@ -15,9 +15,11 @@ from typing import Final
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.config import optimizers
 from mlxhog.optim import metal_steps
+from mlxhog.optim.adamw import moments_of
 from mlxhog.optim.directions import Direction, write
-from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, Use, float32, rule_of
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import Float32
 
@@ -100,3 +102,8 @@ class Adan(Optimizer):
             )
             shrunk = 1.0 + step.lr * self.weight_decay if decays else 1.0
             write(target, directions, by, step, lr=step.lr / shrunk)
+
+
+@rule_of.register(optimizers.Adan)
+def _(choice: optimizers.Adan, use: Use) -> Adan:
+    return Adan(**moments_of(choice), beta3=choice.beta3)

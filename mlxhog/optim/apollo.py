@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -36,10 +36,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.config import optimizers
 from mlxhog.optim import metal_steps
+from mlxhog.optim.adamw import moments_of
 from mlxhog.optim.directions import Direction, split, write
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, Target, float32
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, Target, Use, float32, rule_of
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import Float32, Slot
 
@@ -49,7 +51,7 @@ GROWTH: Final = 1.01
 """Largest factor between the norms of successive updates of a matrix."""
 
 OFFICIAL_EPS: Final = 1e-6
-"""Added to roots of second moments by the authors' package, where nobody says otherwise."""
+"""Added to roots of second moments by the authors' package, where eps is not given."""
 
 LEAST: Final = 1e-8
 """Added to norms that divide."""
@@ -302,3 +304,20 @@ class Apollo(Optimizer):
                 p = draw_projection(slot, rank, refresh, seed=self.seed, right=right)
             self._drawn[slot.name] = refresh, p
         return p
+
+
+@rule_of.register(optimizers.Projected)
+def _(choice: optimizers.Projected, use: Use) -> Apollo:
+    official = choice.compat == "official"
+    if official and choice.eps == optimizers.EPS:  # not given
+        choice = replace(choice, eps=OFFICIAL_EPS)
+    return Apollo(
+        hidden=use.hidden,
+        rank=choice.rank if isinstance(choice, optimizers.Apollo) else 1,
+        tensor=isinstance(choice, optimizers.ApolloMini),
+        scale=choice.scale,
+        refresh_every=choice.every,
+        seed=use.seed,
+        zero_guard=not official,
+        **moments_of(choice),
+    )

@@ -20,16 +20,17 @@ from mlxhog.optim.updates import Float32, Slot
 
 @dataclass(frozen=True)
 class Direction:
-    """The formula of a direction, element by element, in native code and in NumPy.
+    """The formula of a direction, element by element, in NumPy and maybe in native code.
 
     Attributes:
         state: private segments it keeps, in the order of its arguments.
-        native: `native(g, *state, u, **rates)` moves the state on and fills u.
+        native: `native(g, *state, u, **rates)` moves the state on and fills u; None if there is
+            the reference alone.
         reference: `reference(g, *state, **rates)` returns u and the new state, with the same bits.
     """
 
     state: tuple[str, ...]
-    native: Callable[..., None]
+    native: Callable[..., None] | None
     reference: Callable[..., tuple[Float32, ...]]
 
     def of(
@@ -39,18 +40,18 @@ class Direction:
         grad: Float32 | Rows,
         rates: Mapping[str, float],
         *,
-        native: bool,
+        native: bool = True,
     ) -> Float32 | Rows:
         """Move one parameter's state on, of touched rows only, and return its direction."""
         at, g = touched(grad)
         states = [target.state(name, slot) for name in self.state]
         parts = [part[at] for part in states]  # views of a whole parameter, copies of rows
-        if native:
+        if native and self.native is not None:
             u = np.empty_like(g)
             self.native(g, *parts, u, **rates)
         else:
             u, *parts = self.reference(g, *parts, **rates)
-        if not native or isinstance(grad, Rows):
+        if not native or self.native is None or isinstance(grad, Rows):
             for part, value in zip(states, parts, strict=True):
                 part[at] = value
         return Rows(grad.index, u) if isinstance(grad, Rows) else u

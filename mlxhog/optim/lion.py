@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.config import optimizers
 from mlxhog.optim import metal_steps
 from mlxhog.optim.directions import Direction, write
-from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, Use, float32, rule_of
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import Float32
 
@@ -54,3 +55,8 @@ class Lion(Optimizer):
         )
         by = SGD(weight_decay=self.weight_decay, native=self.native)
         write(target, directions, by, step, lr=step.lr)
+
+
+@rule_of.register(optimizers.Lion)
+def _(choice: optimizers.Lion, use: Use) -> Lion:
+    return Lion(beta1=choice.decay1, beta2=choice.beta2, weight_decay=choice.weight_decay)

@@ -41,11 +41,12 @@ from typing import Final
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.config import optimizers
 from mlxhog.metal.kernels.step_rules import muon_hp
 from mlxhog.optim import metal_steps
-from mlxhog.optim.adamw import BesideAdamW
+from mlxhog.optim.adamw import BesideAdamW, moments_of
 from mlxhog.optim.directions import split
-from mlxhog.optim.rule import Pairs, Step, Target, float32, parameter
+from mlxhog.optim.rule import Pairs, Step, Target, Use, float32, parameter, rule_of
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import WRITE_MODES, Float32, Slot
 
@@ -267,3 +268,19 @@ def _batches(
             batch, size = [], 0
     if batch:
         yield batch
+
+
+@rule_of.register(optimizers.Muon)
+def _(choice: optimizers.Muon, use: Use) -> Muon:
+    fast = choice.orthogonalization == "polar3" and _native.bfloat16_products()
+    return Muon(
+        hidden=use.hidden,
+        nesterov=optimizers.NESTEROV if choice.nesterov is None else choice.nesterov,
+        orthogonalization=choice.orthogonalization,
+        rows=choice.rows,
+        every=choice.every,
+        bfloat16=fast if choice.dtype == "auto" else choice.dtype == "bfloat16",
+        shared=use.shared,
+        threads=use.threads,
+        **moments_of(choice),
+    )

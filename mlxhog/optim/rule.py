@@ -1,6 +1,7 @@
 """What optimizers share: interface (`Optimizer`), target (`Target`), numbers of an update (`Step`).
 
 The target is what a step is applied to: shared parameters, their locks, the optimizer's state.
+`rule_of` turns the choice of a run into the rule that takes its steps. One class may be both.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import singledispatch
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.arena.layout import place_state
 from mlxhog.arena.marks import Marks
+from mlxhog.config.optimizers import OptimizerChoice
 from mlxhog.errors import ShapeError
 from mlxhog.optim import metal_steps
 from mlxhog.optim.metal_steps import MetalSteps
@@ -268,3 +271,43 @@ class Optimizer(ABC):
             feedback=feedback,
         )
         self.update(target, target.pairs(grads), numbers)
+
+
+class OwnOptimizer(OptimizerChoice, Optimizer):
+    """An optimizer of one's own: one class has the numbers and takes the steps.
+
+    It is a frozen dataclass with a `name` and a line `about` it, and its `option` fields are its
+    numbers. It needs `update` alone, unless it keeps state; see examples/my_optimizer.py.
+    """
+
+    state_segments: tuple[str, ...] = ()
+    shared_segments: tuple[str, ...] = ()
+    metal_rule: metal_steps.Rule = metal_steps.SGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What a run fills in beside the numbers of its optimizer.
+
+    Attributes:
+        hidden: names of the model's hidden matrices.
+        threads: that the rule may use.
+        seed: of the run.
+        shared: whether all workers have one pair of moments.
+    """
+
+    hidden: frozenset[str] = frozenset()
+    threads: int = 1
+    seed: int = 0
+    shared: bool = False
+
+
+@singledispatch
+def rule_of(choice: OptimizerChoice, use: Use) -> Optimizer:
+    """Return the rule that takes the steps of a choice.
+
+    A choice that is an `Optimizer` itself takes them. For another, its rule's file registers how
+    the one is made of the other: `@rule_of.register(optimizers.Lion)`.
+    """
+    assert isinstance(choice, Optimizer), f"no file of mlxhog.optim registers {choice.name}"
+    return choice

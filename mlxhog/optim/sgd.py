@@ -5,9 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxhog import _native
+from mlxhog.config import optimizers
 from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
 from mlxhog.optim import metal_steps
-from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, float32, parameter, touched
+from mlxhog.optim.rule import (
+    Optimizer,
+    Pairs,
+    Step,
+    Target,
+    Use,
+    float32,
+    parameter,
+    rule_of,
+    touched,
+)
 from mlxhog.optim.updates import Float32
 
 
@@ -112,3 +123,13 @@ class Momentum(Optimizer):
                 w, m = parameter(target.flat, slot), parameter(m_flat, slot)
                 delta, m[at] = momentum_reference(w[at], g, m[at], nesterov=self.nesterov, **rates)
                 target.add(slot, at, delta)
+
+
+@rule_of.register(optimizers.SGD)
+def _(choice: optimizers.SGD, use: Use) -> SGD:
+    return SGD(weight_decay=choice.weight_decay)
+
+
+@rule_of.register(optimizers.Momentum)
+def _(choice: optimizers.Momentum, use: Use) -> Momentum:
+    return Momentum(momentum=choice.momentum, weight_decay=choice.weight_decay)

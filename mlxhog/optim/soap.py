@@ -28,10 +28,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config import optimizers
 from mlxhog.optim import metal_steps
-from mlxhog.optim.adamw import BesideAdamW
+from mlxhog.optim.adamw import BesideAdamW, moments_of
 from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import Pairs, Shapes, Step, Target, float32
+from mlxhog.optim.rule import Pairs, Shapes, Step, Target, Use, float32, rule_of
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import Float32, Slot
 
@@ -175,3 +176,8 @@ def _turned_back(x: Float32, sides: list[tuple[Float32, Float32, int]]) -> Float
     for _, basis, axis in sides:
         x = x @ basis.T if axis else basis @ x
     return np.ascontiguousarray(x)
+
+
+@rule_of.register(optimizers.Soap)
+def _(choice: optimizers.Soap, use: Use) -> Soap:
+    return Soap(hidden=use.hidden, **moments_of(choice), precondition_every=choice.every)

@@ -38,6 +38,8 @@ Pairs = Sequence[tuple[str, str]]
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
 _PIECE = 1 << 22  # elements compared at a time, so that float64 copies stay small
 PLAIN = "torch:cpu+reference"
+OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
+"""Backends whose errors the noise of a gradient was compared with."""
 STEPWISE = "stepwise/"
 ELSEWHERE = ("operator/", "step/")
 """What stands before names of results that have comparisons of their own."""
@@ -115,7 +117,14 @@ def rows(
     steps = subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0
 
     def judged(
-        side: Side, other: str, expected: Results, precision: str, pairs: Pairs, **sizes: int
+        side: Side,
+        other: str,
+        expected: Results,
+        precision: str,
+        pairs: Pairs,
+        *,
+        noise: bool = False,
+        **sizes: int,
     ) -> Iterator[Row]:
         return tensor_rows(
             side.name,
@@ -126,6 +135,7 @@ def rows(
             start=subject.inputs,
             conditions=conditions,
             pairs=pairs,
+            noise=noise,
             **sizes,
         )
 
@@ -140,7 +150,16 @@ def rows(
             if leave_out.keys().isdisjoint(pair)
         ]
         inexact = 1 if side.float64 or other.float64 else 2
-        return judged(side, other.name, expected, precision, pairs, steps=steps, inexact=inexact)
+        return judged(
+            side,
+            other.name,
+            expected,
+            precision,
+            pairs,
+            steps=steps,
+            inexact=inexact,
+            noise={side.backend, other.backend} <= OWN_CPU,
+        )
 
     reference, *others = sides
     for side in others:
@@ -251,6 +270,7 @@ def tensor_rows(
     pairs: Pairs,
     steps: int = 0,
     inexact: int = 1,
+    noise: bool = False,
 ) -> Iterator[Row]:
     """Compare arrays of two sides.
 
@@ -266,6 +286,7 @@ def tensor_rows(
         pairs: names in `results` and in `expected`.
         steps: of an optimizer, before what is after them.
         inexact: how many of the two arrays are off by what is allowed, 1 or 2.
+        noise: whether the noise of gradients holds for both sides, see `tolerances.py`.
     """
     largest = {other: _size(other, expected[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
@@ -279,6 +300,7 @@ def tensor_rows(
             value=_largest(expected[other]) if after else largest[other],
             steps=steps if after else 0,
             gradient=_amplified(other, steps, of_kind.get("grad", 0.0)),
+            noise=conditions.get(tolerances.NOISE_PREFIX + other) if noise else None,
         )
         condition = tolerances.condition_of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)

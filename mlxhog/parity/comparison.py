@@ -13,8 +13,9 @@ import numpy as np
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
-from mlxhog.parity.compute import Perturbation, Tell, computed_results
+from mlxhog.parity.compute import Perturbation, computed_results
 from mlxhog.parity.subject import Results, Side, Subject, perturbed
+from mlxhog.report.views import TellStep
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Comparison:
 def compare_sides(
     subject: Subject,
     sides: Sequence[Side],
-    tell: Tell,
+    tell: TellStep,
     *,
     perturb: str | None = None,
     seed: int = 0,

@@ -8,9 +8,10 @@ their parent.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from multiprocessing import connection
 from pathlib import Path
@@ -19,10 +20,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mlxhog.arena.child import Child, Failed, Lane
-from mlxhog.errors import WorkerFailed
+from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
 from mlxhog.parity import operators, optimizers, results, tolerances
-from mlxhog.parity.engines import Engine, NumPyEngine
+from mlxhog.parity.engines import Engine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (
     NUMPY,
     PEERS,
@@ -35,8 +36,8 @@ from mlxhog.parity.subject import (
     SlstmPlan,
     Subject,
 )
+from mlxhog.report.views import TellStep
 
-Tell = Callable[[str, str], None]
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
 INPUT, FIXED = "input/", "fixed/"
 PERTURBED = "perturbed.safetensors"
@@ -66,7 +67,7 @@ def computed_results(
     subject: Subject,
     sides: Sequence[Side],
     perturbation: Perturbation | None,
-    tell: Tell,
+    tell: TellStep,
 ) -> Iterator[dict[str, Results]]:
     """Compute the results of every side; they are there until the block ends.
 
@@ -77,6 +78,7 @@ def computed_results(
         tell: called with (side, what it does).
 
     Raises:
+        ConfigError: the model cannot be computed, such as a layer of the user's own.
         WorkerFailed: a side could not compute it, or its process died; says what it said last.
     """
     with tempfile.TemporaryDirectory(prefix="mlxhog-parity-") as name, ExitStack() as stack:
@@ -137,6 +139,10 @@ def _take(task: _Task) -> tuple[Side, list[str]]:
     try:
         names: list[str] = task.child.take(0, PATIENCE_S)
     except Failed as failure:
+        problem = str(failure)
+        if problem.startswith("ConfigError: "):  # such as that of a layer of the user's own
+            problem = problem.removeprefix("ConfigError: ")
+            raise ConfigError(f"{task.now.name} cannot compute it: {problem}") from failure
         raise WorkerFailed(f"{task.now.name} cannot compute it: {failure}") from failure
     return task.now, names
 
@@ -207,6 +213,16 @@ def _reference(
     exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
     yield from tolerances.measure(exact, inputs, lambda moved: _float64(plan, moved, fixed))
+    if isinstance(plan, ModelPlan) and any(name.startswith("grad/") for name in exact):
+
+        def gradients(engine: NumPyEngine, params: Mapping[str, Array]) -> dict[str, Array]:
+            engine.load(plan.cfg, params)
+            grads = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
+            return {name: np.asarray(grad) for name, grad in grads.items()}
+
+        yield from tolerances.measure_noise(
+            inputs, partial(gradients, NumPyEngine()), partial(gradients, RoundingEngine())
+        )
 
 
 def _float64(

@@ -1,6 +1,7 @@
 """Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
-`NumPyEngine` runs the float64 references of models. `Engine` runs models and operators alone by one
+`NumPyEngine` runs the float64 references of models, `RoundingEngine` the same as if every result on
+the way were float32. `Engine` runs models and operators alone by one
 framework, on one device and with one form of the operators.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.models import lm, lm_numpy
@@ -121,7 +124,7 @@ class Engine:
         gradient = {name: self._host(g) for name, g in grads.items()}
         return self._host(y), [self._host(x) for x in others], gradient
 
-    def _ops(self) -> Ops[Any]:
+    def _ops(self) -> Ops:
         return choose(self._name, self._kernels, self._device)
 
     def _array(self, x: Array) -> Any:
@@ -162,6 +165,46 @@ class NumPyEngine:
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
         return [list(block) for block in state]
+
+
+class RoundingEngine(NumPyEngine):
+    """The references of models, every result of NumPy on the way rounded to float32."""
+
+    def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
+        """Take a model's parameters; those are not rounded."""
+        super().load(cfg, {n: x.astype(np.float64).view(_Rounding) for n, x in params.items()})
+
+
+class _Rounding(np.ndarray[Any, Any]):
+    """Float64 numbers; what NumPy makes of them is rounded to float32, and rounds on."""
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any
+    ) -> Any:
+        if out is not None:
+            kwargs["out"] = tuple(map(_plain, out))
+        return _rounded(
+            getattr(ufunc, method)(*map(_plain, inputs), **kwargs), in_place=out is not None
+        )
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return _rounded(super().__array_function__(function, types, args, kwargs))
+
+
+def _plain(x: Any) -> Any:
+    return x.view(np.ndarray) if isinstance(x, _Rounding) else x
+
+
+def _rounded(y: Any, *, in_place: bool = False) -> Any:
+    if isinstance(y, tuple):
+        return tuple(_rounded(one, in_place=in_place) for one in y)
+    if not isinstance(y, np.ndarray | np.floating) or y.dtype != np.float64:
+        return y
+    with np.errstate(over="ignore"):  # which float32 cannot hold: the noise is infinite then
+        near = np.asarray(y).astype(np.float32).astype(np.float64)
+    if in_place:
+        np.asarray(y)[...] = near
+    return near.view(_Rounding)
 
 
 ModelEngine = Engine | NumPyEngine

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, recurrences_numpy
 from mlxhog.parity.engines import Engine
 from mlxhog.parity.subject import Array, ModelPlan
@@ -77,7 +79,7 @@ def reference(plan: ModelPlan) -> Iterator[tuple[str, Array]]:
             key: x.astype(np.float64) if x.dtype == np.float32 else x
             for key, x in inputs(name).items()
         }
-        y, others = OPERATORS[name].call(Float64, exact)
+        y, others = OPERATORS[name].call(FLOAT64, exact)
         yield f"operator/{name}", _flat([y, *others])
 
 
@@ -163,88 +165,45 @@ def _pair(r: np.random.Generator) -> dict[str, Array]:
 # -- results --------------------------------------------------------------------------------------
 
 
-class Float64:
-    """Operators of `kernels.Ops` in NumPy's float64, without their gradients."""
+def _head_norm(h: Array, w: Array, eps: float) -> Array:
+    return w * layers_numpy.layer_norm(h, eps)[0].reshape(*h.shape[:2], -1)
 
-    @staticmethod
-    def linears(x: Array, ws: Sequence[Array], bs: Sequence[Array]) -> list[Array]:
-        """Products with several matrices, and their biases."""
-        return [x @ w.T + b for w, b in zip(ws, bs, strict=True)]
 
-    @staticmethod
-    def block_diagonal(x: Array, ws: Sequence[Array], bs: Sequence[Array]) -> list[Array]:
-        """Products with several block-diagonal matrices, and their biases."""
-        return [layers_numpy.block_diagonal(x, w, b)[0] for w, b in zip(ws, bs, strict=True)]
+def _slstm_cell(*x: Array, **how: Any) -> tuple[Array, Sequence[Array]]:
+    states, _ = recurrences_numpy.slstm_cell(*x, **how)
+    return states[0], [part[:, -1] for part in states]
 
-    @staticmethod
-    def causal_conv(x: Array, w: Array, b: Array, *, silu: bool) -> tuple[Array, Array]:
-        """Depthwise convolution and the state after it."""
-        y, state, _ = layers_numpy.causal_conv(x, w, b, silu=silu)
-        return y, state
 
-    @staticmethod
-    def rms_norm(x: Array, w: Array, eps: float) -> Array:
-        """Root-mean-square norm."""
-        y: Array = w * x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
-        return y
+def _cross_entropy(logits: Array, labels: Array, *, cap: float | None) -> tuple[Array, int]:
+    logits = logits if cap is None else cap * np.tanh(logits / cap)
+    labelled: Array = logits[np.arange(len(labels)), labels]
+    return (np.log(np.exp(logits).sum(-1)) - labelled).sum(), len(labels)
 
-    @staticmethod
-    def layer_norm(x: Array, w: Array, eps: float) -> Array:
-        """Layer norm without a bias."""
-        return w * layers_numpy.layer_norm(x, eps)[0]
 
-    @staticmethod
-    def head_norm(h: Array, w: Array, eps: float) -> Array:
-        """Layer norm of every head."""
-        normed, _ = layers_numpy.layer_norm(h, eps)
-        return w * normed.reshape(*h.shape[:2], -1)
-
-    @staticmethod
-    def head_norm_gate(h: Array, o: Array, w: Array, eps: float) -> Array:
-        """The same behind an output gate."""
-        return layers_numpy.sigmoid(o) * Float64.head_norm(h, w, eps)
-
-    @staticmethod
-    def head_norm_skip_gate(
-        h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
-    ) -> Array:
-        """The same with a skip connection, behind a gate."""
-        return layers_numpy.head_norm_skip_gate(h, c, z, w, skip, eps)[0]
-
-    @staticmethod
-    def swiglu(gate: Array, up: Array) -> Array:
-        """GLU with SiLU."""
-        return layers_numpy.glu(gate, up, "silu")[0]
-
-    @staticmethod
-    def glu(gate: Array, up: Array, activation: str) -> Array:
-        """Gated linear unit."""
-        return layers_numpy.glu(gate, up, activation)[0]
-
-    @staticmethod
-    def soft_cap(x: Array, c: float) -> Array:
-        """`c * tanh(x / c)`."""
-        return layers_numpy.soft_cap(x, c)[0]
-
-    @staticmethod
-    def mlstm_cell(*sequence: Array, chunk_size: int, eps: float) -> tuple[Array, Sequence[Array]]:
-        """The recurrent form, which chunks do not change."""
-        h, state, _ = mlstm_numpy.recurrent(*sequence, eps=eps)
-        return h, state
-
-    @staticmethod
-    def slstm_cell(*arguments: Array) -> tuple[Array, Sequence[Array]]:
-        """The outputs, and the state after the last position."""
-        states, _ = recurrences_numpy.slstm_cell(*arguments)
-        return states[0], [part[:, -1] for part in states]
-
-    @staticmethod
-    def capped_cross_entropy(logits: Array, labels: Array, cap: float | None) -> tuple[Array]:
-        """Sum of the nats of the labels."""
-        logits = logits if cap is None else cap * np.tanh(logits / cap)
-        labelled: Array = logits[np.arange(len(labels)), labels]
-        return ((np.log(np.exp(logits).sum(-1)) - labelled).sum(),)
-
+FLOAT64 = Ops(
+    SimpleNamespace(
+        xp=None,
+        linears=lambda x, ws, bs: [x @ w.T + b for w, b in zip(ws, bs, strict=True)],
+        block_diagonal=lambda x, ws, bs: [
+            layers_numpy.block_diagonal(x, w, b)[0] for w, b in zip(ws, bs, strict=True)
+        ],
+        causal_conv=lambda *x, **how: layers_numpy.causal_conv(*x, **how)[:2],
+        rms_norm=layers_numpy.rms_norm,
+        layer_norm=lambda x, w, eps: w * layers_numpy.layer_norm(x, eps)[0],
+        head_norm=_head_norm,
+        head_norm_gate=lambda h, o, w, eps: layers_numpy.sigmoid(o) * _head_norm(h, w, eps),
+        head_norm_skip_gate=lambda h, c, z, w, skip, eps: layers_numpy.head_norm_skip_gate(
+            h, c, z, w, skip, eps
+        )[0],
+        swiglu=lambda gate, up: layers_numpy.glu(gate, up, "silu")[0],
+        glu=lambda gate, up, activation: layers_numpy.glu(gate, up, activation)[0],
+        soft_cap=lambda x, c: layers_numpy.soft_cap(x, c)[0],
+        mlstm_cell=lambda *x, chunk_size, **how: mlstm_numpy.recurrent(*x, **how)[:2],
+        slstm_cell=_slstm_cell,
+        capped_cross_entropy=_cross_entropy,
+    )
+)
+"""Operators in NumPy's float64, without their gradients."""
 
 SLSTM = ("i", "f", "z", "o", "R", "b")
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from mlxhog import arena, optim
+from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.optim.adamw import adamw_reference
 from mlxhog.optim.sgd import momentum_reference, sgd_reference
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.parity.subject import RULES, Array
 
-LR = {"sgd": 2e-3, "momentum": 1e-3, "adamw": 1e-3}
+LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
 """Steps far above the rounding of a parameter, and too short for chaos."""
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.1
@@ -28,10 +29,19 @@ EPS = 1e-2
 """AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr, in a
 direction that noise chooses, and no two programs would agree on it."""
 
+CHOICES: Mapping[str, OptimizerChoice] = {
+    choice.name: choice
+    for choice in (
+        SGD(weight_decay=WEIGHT_DECAY),
+        Momentum(momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
+        AdamW(beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY),
+    )
+}
+
 AMPLIFICATION = {
-    "sgd": LR["sgd"],
-    "momentum": LR["momentum"] / (1.0 - MOMENTUM),
-    "adamw": 2.0 * LR["adamw"] / EPS,
+    SGD.name: LR[SGD.name],
+    Momentum.name: LR[Momentum.name] / (1.0 - MOMENTUM),
+    AdamW.name: 2.0 * LR[AdamW.name] / EPS,
 }
 """How much further a step may lead at most, per unit of error in every gradient: AdamW divides by
 no less than eps, once in its numerator's error and once in its denominator's."""
@@ -96,12 +106,8 @@ def ours(
     spec = param_spec(cfg)
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
     decay = frozenset(name for name, one in spec.items() if one.decay)
-    optimizers: dict[str, optim.Optimizer] = {
-        "sgd": optim.SGD(weight_decay=WEIGHT_DECAY),
-        "momentum": optim.Momentum(momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
-        "adamw": optim.AdamW(beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY),
-    }
     for rule in RULES:
+        optimizer = optim.rule_of(CHOICES[rule], optim.Use())
         flat = np.zeros(layout.n_floats, np.float32)
         views = {
             name: flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -109,12 +115,12 @@ def ours(
         }
         for name, view in views.items():
             view[...] = params[name]
-        private = {name: np.zeros_like(flat) for name in optimizers[rule].state_segments}
+        private = {name: np.zeros_like(flat) for name in optimizer.state_segments}
         target = optim.Target(flat, layout.slots, None, WRITE_MODES["racy"], private, {}, decay)
         formula = Formula(cfg, rule, params)
         for step in range(1, steps + 1):
             grads = {name: np.ascontiguousarray(g) for name, g in gradient(views, step).items()}
-            optimizers[rule].step(target, grads, lr=LR[rule], step=step)
+            optimizer.step(target, grads, lr=LR[rule], step=step)
             formula.step(grads)
         yield rule, views, {name: formula.apart(name, view) for name, view in views.items()}
 
@@ -135,9 +141,9 @@ def _delta(
 ) -> tuple[Array, Array, Array]:
     """Return the step of one parameter, and both moments after it."""
     rates = {"lr": LR[rule], "weight_decay": WEIGHT_DECAY if decays else 0.0, "grad_scale": 1.0}
-    if rule == "sgd":
+    if rule == SGD.name:
         return sgd_reference(w, g, **rates), m, v
-    if rule == "momentum":
+    if rule == Momentum.name:
         delta, m = momentum_reference(w, g, m, momentum=MOMENTUM, nesterov=False, **rates)
         return delta, m, v
     return adamw_reference(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlxhog.config.optimizers import AdamW, Momentum
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.models.translation import to_ours, to_xlstm
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -255,10 +256,12 @@ def _steps(
         for decay in (True, False)
     ]
     optimizer: torch.optim.Optimizer
-    if rule == "adamw":
+    if rule == AdamW.name:
         optimizer = torch.optim.AdamW(groups, lr=LR[rule], betas=(BETA1, BETA2), eps=EPS)
     else:
-        optimizer = torch.optim.SGD(groups, lr=LR[rule], momentum=MOMENTUM * (rule == "momentum"))
+        optimizer = torch.optim.SGD(
+            groups, lr=LR[rule], momentum=MOMENTUM * (rule == Momentum.name)
+        )
     formula = Formula(plan.cfg, rule, params)
     for _ in range(plan.steps):
         optimizer.zero_grad()

@@ -26,7 +26,7 @@ from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.spec import initial_value
 from mlxhog.parity.engines import Engine, Forward, ModelEngine, NumPyEngine
-from mlxhog.parity.operators import Float64
+from mlxhog.parity.operators import FLOAT64
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan
 
@@ -340,7 +340,7 @@ def components_reference(plan: ComponentsPlan, inputs: Mapping[str, Array]) -> N
     for name in plan.names:
         call = call_of(name)
         assert call is not None, "the reader of the case lets known names through only"
-        yield f"{name}/y", call(Float64, exact)
+        yield f"{name}/y", call(FLOAT64, exact)
 
 
 def _alone(call: Call) -> OperatorCall:

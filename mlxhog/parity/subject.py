@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, did_you_mean
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
@@ -50,7 +51,7 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 Array = NDArray[Any]
 Results = Mapping[str, Array]
 
-RULES = ("sgd", "momentum", "adamw")
+RULES = (SGD.name, Momentum.name, AdamW.name)
 """Optimizers that a model is taken some steps with."""
 
 

@@ -1,10 +1,17 @@
-"""The list of training strategies, by the name that `--strategy` takes."""
+"""Training strategies: what runs the choices of `mlxhog.config.strategies`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from mlxhog.config import local_strategies as local_choices
+from mlxhog.config import strategies as choices
+from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.errors import ConfigError
-from mlxhog.strategies import backup_workers
+from mlxhog.strategies import backup_workers, sim
 from mlxhog.strategies.aig import Aig
 from mlxhog.strategies.async_ps import AsyncPS
 from mlxhog.strategies.avg_runs import AvgRuns
@@ -24,67 +31,102 @@ from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import Sync
 from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
 
-STRATEGIES: dict[str, type[Strategy]] = {
-    "serial": Hogwild,  # with one worker
-    "hogwild": Hogwild,
-    "sync": Sync,
-    "round_robin": RoundRobin,
-    "avg_runs": AvgRuns,
-    "async_ps": AsyncPS,
-    "ssp": SSP,
-    "locked": Locked,
-    "aig": Aig,
-    "sim": Sim,
-    "local_sgd": LocalSGD,
-    "fedprox": FedProx,
-    "scaffold": Scaffold,
-    "diloco": DiLoCo,
+
+def _lock_free(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
+    """Lock-free workers, or what their numbers make of them."""
+    chosen = config.strategy
+    if isinstance(chosen, choices.Hogwild) and chosen.async_after > 0:
+        return SyncThenHogwild(config, workers, max_workers)
+    if isinstance(chosen, choices.Hogwild) and chosen.blocks == "disjoint":
+        return Disjoint(config, workers, max_workers)
+    return Hogwild(config, workers, max_workers)
+
+
+def _rounds(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
+    """Rounds, which may not wait for all workers."""
+    if backups := of(config, choices.Sync).backup_workers:
+        backup_workers.check(backups, workers)
+        return backup_workers.SyncWithBackups(config, workers, max_workers)
+    return Sync(config, workers, max_workers)
+
+
+def _simulated(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
+    """One process that simulates workers."""
+    sim.check(workers)
+    return Sim(config, workers, max_workers)
+
+
+Run = Callable[[TrainConfig, int, int], Strategy]
+"""Makes a strategy of a configuration, the workers that it begins with, and those it may have."""
+
+RUNS: dict[type[StrategyChoice], Run] = {
+    choices.Sync: _rounds,
+    choices.Hogwild: _lock_free,
+    choices.Serial: _lock_free,
+    choices.RoundRobin: RoundRobin,
+    local_choices.LocalSGD: LocalSGD,
+    local_choices.AvgRuns: AvgRuns,
+    local_choices.FedProx: FedProx,
+    local_choices.Scaffold: Scaffold,
+    local_choices.DiLoCo: DiLoCo,
+    choices.AsyncPS: AsyncPS,
+    choices.SSP: SSP,
+    choices.Locked: Locked,
+    choices.Aig: Aig,
+    choices.Sim: _simulated,
 }
+"""What runs each choice; one that is not here runs as the choice that it is a subclass of."""
+
+R = TypeVar("R", bound=Run)
+
+
+def runs(choice: type[StrategyChoice]) -> Callable[[R], R]:
+    """Declare what runs a choice; as a decorator of a strategy, or of a function that picks one."""
+
+    def declare(run: R) -> R:
+        RUNS[choice] = run
+        return run
+
+    return declare
 
 
 def repeating() -> tuple[str, ...]:
     """Strategies of which two runs end with the same bits, whatever timing does."""
-    return tuple(name for name, kind in STRATEGIES.items() if name == "serial" or kind.repeats)
+    every = STRATEGIES.known().items()
+    return tuple(name for name, one in every if issubclass(one, StrategyChoice) and one.repeats)
 
 
 def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
-    """The strategy that the configuration names, for so many workers.
+    """The strategy of a configuration, for a number of workers.
 
     Args:
-        config: of the run.
+        config: of the run, whose strategy is not open.
         workers: that it begins with.
         max_workers: that it may have at a time; as many by default.
 
     Raises:
-        ConfigError: unknown name, one whose runs do not repeat where they have to, or more workers
-            than the strategy has.
+        ConfigError: one whose runs do not repeat where they have to, more workers than the strategy
+            has, or a strategy of one's own that nothing runs.
     """
-    name = config.strategy
-    if name not in STRATEGIES:
-        raise ConfigError(f"no strategy {name!r}; choose from {', '.join(STRATEGIES)}")
+    chosen = of(config, StrategyChoice)
     if config.determinism in ("record", "replay"):
         return Recorded(config, workers, max_workers)
-    if config.determinism == "rounds" and name not in repeating():
+    if config.determinism == "rounds" and not chosen.repeats:
         raise ConfigError(
-            f"determinism=rounds: a run of strategy {name} is never the same twice; those of "
-            f"{', '.join(repeating())} are, or record hogwild: determinism=record"
+            f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; those "
+            f"of {', '.join(repeating())} are, or record hogwild: determinism=record"
         )
-    if name == "sim" and workers > 1:
+    run = next((RUNS[one] for one in type(chosen).__mro__ if one in RUNS), None)
+    if run is None:
+        name = type(chosen).__name__
         raise ConfigError(
-            f"strategy sim simulates its workers in one process, and workers asks for {workers}; "
-            "name one, such as --workers mlx:cpu, or take the simulated strategy itself"
+            f"strategy {chosen.name} has numbers and nothing that runs it; put @runs({name}), of "
+            "mlxhog.strategies, before the class that does"
         )
-    if name == "sync" and config.backup_workers:
-        backup_workers.check(config, workers)
-        return backup_workers.SyncWithBackups(config, workers, max_workers)
-    if name == "hogwild" and config.async_after > 0:
-        return SyncThenHogwild(config, workers, max_workers)
-    if name == "hogwild" and config.blocks == "disjoint":
-        return Disjoint(config, workers, max_workers)
-    return STRATEGIES[name](config, workers, max_workers)
+    return run(config, workers, max_workers)
 
 
 __all__ = [
-    "STRATEGIES", "Context", "Idle", "Lease", "Outcome", "Part", "Strategy", "StrategyWorker",
-    "build", "repeating",
+    "RUNS", "Context", "Idle", "Lease", "Outcome", "Part", "Strategy", "StrategyWorker", "build",
+    "repeating", "runs",
 ]  # fmt: skip

@@ -51,7 +51,7 @@ class Aig(Hogwild):
     @property
     def fixed(self) -> str | None:
         """As `locked`."""
-        return MEASURED.format(self.config.strategy)
+        return MEASURED.format(self.name)
 
     def worker(self, context: Context) -> AigWorker:
         """Prepare one worker."""

@@ -38,7 +38,7 @@ class AsyncPS(Hogwild):
     @property
     def fixed(self) -> str | None:
         """The one optimizer state lies in a worker's slot."""
-        return f"strategy {self.config.strategy} keeps the server's state in a worker's slot"
+        return f"strategy {self.name} keeps the server's state in a worker's slot"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The server's lock."""
@@ -92,7 +92,7 @@ class AsyncPSWorker(HogwildWorker):
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
         context.marks.begin_update()
         if applied:
-            self._step(grads, norm)
+            self._step(grads, norm, staleness)
             self._state.opt_step += 1
             counters.store("version", version + 1)
         context.marks.end_update()
@@ -102,9 +102,9 @@ class AsyncPSWorker(HogwildWorker):
         entry.ticket = -1
         return Outcome(applied, staleness, version + applied, too_late=late)
 
-    def _step(self, grads: Grads, norm: float) -> None:
+    def _step(self, grads: Grads, norm: float, staleness: int) -> None:
         """The server's next step."""
-        self._add(grads, norm, self._state.opt_step + 1)
+        self._add(grads, norm, staleness, self._state.opt_step + 1)
 
     def _landed(self) -> None:
         """An iteration of this worker is over; the server is still its own."""

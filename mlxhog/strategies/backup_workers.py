@@ -26,7 +26,8 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategies import Sync as SyncChoice
+from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import division
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
@@ -37,15 +38,15 @@ QUORUM = "quorum.words"
 MOST_WORKERS = 24
 
 
-def check(config: TrainConfig, workers: int) -> None:
+def check(backups: int, workers: int) -> None:
     """Refuse a number of backup workers that leaves none to wait for.
 
     Raises:
         ConfigError: it does, or there are more workers than the quorum's word has bits.
     """
-    if config.backup_workers >= workers:
+    if backups >= workers:
         raise ConfigError(
-            f"backup_workers is {config.backup_workers}, and the run has {workers} "
+            f"backup_workers is {backups}, and the run has {workers} "
             f"worker{'s' * (workers > 1)}: a round waits for at least one; take at most "
             f"{workers - 1}, or more --workers"
         )
@@ -63,7 +64,7 @@ class SyncWithBackups(Sync):
 
     def batches_per_step(self) -> int:
         """Those that a round waits for."""
-        return self.workers - self.config.backup_workers
+        return self.workers - of(self.config, SyncChoice).backup_workers
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""

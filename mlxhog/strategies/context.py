@@ -20,12 +20,13 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.schedules import workers_factor
 from mlxhog.strategies import look_ahead
 
 if TYPE_CHECKING:
@@ -226,7 +227,8 @@ class Context:
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
-            rule = partial(workers_factor, self.config.lr_workers, self.config.optimizer)
+            lr_rule = of(self.config, StrategyChoice).lr_rule
+            rule = partial(optimizers.of(self.config).workers_factor, lr_rule)
             lr *= rule(live) / rule(self.workers)
         return lr
 

@@ -1,6 +1,6 @@
 """Late gradients of one worker: what becomes of their steps, as the options say.
 
-    staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.asynchrony`)
+    staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.rules`)
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
                         with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
                         for F, where ms = .95 ms + .05 g g of this worker's gradients, over
@@ -28,6 +28,7 @@ import numpy as np
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.config.rules import Compensation, StalenessRule
+from mlxhog.config.strategy import FedBack, LateSteps, Paced
 from mlxhog.optim import gradients, updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies.context import Context
@@ -48,12 +49,15 @@ class Delays:
             workers: P of `staleness_lr`, where one process simulates them; None is those that the
                 run has when a gradient lands.
         """
-        config = context.config
+        chosen = context.config.strategy
         self._context, self._simulated = context, workers
-        self._rule = StalenessRule.parse(config.staleness_lr)
-        self._compensation = Compensation.parse(config.delay_compensation)
-        self._by_speed = config.rescale_by_speed
-        self._feeds_back = config.delay_feedback
+        self._rule = StalenessRule("none")
+        self._compensation: Compensation | None = None
+        if isinstance(chosen, LateSteps):
+            self._rule = StalenessRule.parse(chosen.staleness_lr)
+            self._compensation = Compensation.parse(chosen.delay_compensation)
+        self._by_speed = isinstance(chosen, Paced) and chosen.rescale_by_speed
+        self._feeds_back = isinstance(chosen, FedBack) and chosen.delay_feedback
         self._adapts = self._by_speed or self._rule.kind != "none" or bool(self._compensation)
         self._now: Float32 | None = None
         self._mean_squares: dict[str, Float32] = {}

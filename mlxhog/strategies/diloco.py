@@ -32,6 +32,8 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.config import local_strategies as choices
+from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.strategies.local_sgd import (
@@ -48,7 +50,7 @@ VELOCITY, NEXT = "outer.v", "outer.next"
 
 def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
     """First stage: a worker's share of theta_s and v after the outer step."""
-    span, config = strategy.share(arena, rank), strategy.config
+    span, chosen = strategy.share(arena, rank), of(strategy.config, choices.DiLoCo)
     anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
     first, *others = (arena.segment(name)[span] for name in strategy.replica_segments())
     mean = anchor - first
@@ -56,7 +58,7 @@ def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
         mean += anchor - other
     if others:
         mean *= np.float32(1.0 / strategy.replicas)
-    rate, momentum = np.float32(config.outer_lr), np.float32(config.outer_momentum)
+    rate, momentum = np.float32(chosen.outer_lr), np.float32(chosen.outer_momentum)
     velocity_after = momentum * velocity + mean
     np.copyto(arena.segment(NEXT)[span], velocity_after)
     np.copyto(arena.params[span], anchor - rate * (mean + momentum * velocity_after))
@@ -82,7 +84,7 @@ class DiLoCo(Anchored):
     @property
     def replicas(self) -> int:
         """M, one for every worker unless the configuration says otherwise."""
-        return self.config.replicas or self.workers
+        return of(self.config, choices.DiLoCo).replicas or self.workers
 
     def check(self, model: ModelConfig) -> None:
         """Refuse replicas of unequally many workers as well.

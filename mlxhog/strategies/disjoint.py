@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
+from mlxhog.config import strategies as choices
+from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
-from mlxhog.models.families import Block, ModelConfig, parameter_blocks
+from mlxhog.models.families import ModelConfig, ParameterBlock, parameter_blocks
 from mlxhog.strategies.context import Context, Idle, Lease
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
@@ -146,34 +148,35 @@ class DisjointWorker(HogwildWorker):
         self._groups = Groups(context.arena.segment("blocks.words"), len(members), context.slot)
         self._steps = context.arena.segment("blocks.steps")
         self._at = {name: 8 * k for k, name in enumerate(context.arena.layout.slots)}
+        self._rotate_every = of(context.config, choices.Hogwild).rotate_every
         self._steps_here = 0
 
     def claim(self) -> Lease | Idle:
         """Change the group when it is time, between two steps."""
-        if self._steps_here >= self.context.config.rotate_every:
+        if self._steps_here >= self._rotate_every:
             self._groups.change()
             self._steps_here = 0
         return super().claim()
 
-    def _own(self, grads: Grads) -> Grads:
+    def corrected(self, grads: Grads) -> Grads:
         """The gradient of the blocks this worker holds; it is clipped by their norm."""
         own_params = self._params[self._groups.held]
         return {name: grad for name, grad in grads.items() if name in own_params}
 
-    def _step(self, grads: Grads, norm: float) -> None:
+    def _step(self, grads: Grads, norm: float, staleness: int) -> None:
         """One optimizer step, of each parameter by its own count."""
         by_count: dict[int, Grads] = {}
         for name, grad in grads.items():
             step = _native.load_u64(self._steps, self._at[name]) + 1
             by_count.setdefault(step, {})[name] = grad
         for step, part in by_count.items():
-            self._add(part, norm, step)
+            self._add(part, norm, staleness, step)
             for name in part:
                 _native.store_u64(self._steps, self._at[name], step)
         self._steps_here += 1
 
 
-def block_groups(cfg: ModelConfig, workers: int) -> list[list[Block]]:
+def block_groups(cfg: ModelConfig, workers: int) -> list[list[ParameterBlock]]:
     """A model's blocks in groups of about the same size, one more than there are workers.
 
     So a worker can always change. Where a model mixes mLSTM and sLSTM layers, no group holds both.
@@ -190,7 +193,7 @@ def block_groups(cfg: ModelConfig, workers: int) -> list[list[Block]]:
             f"head) in {n_groups} groups, one more than the {workers} workers; take at most "
             f"{len(all_blocks) - 1} workers, or a model with more layers"
         )
-    layers: dict[str, list[Block]] = {}
+    layers: dict[str, list[ParameterBlock]] = {}
     for block in all_blocks:
         if block.is_layer:
             layers.setdefault(block.cell or "", []).append(block)
@@ -203,8 +206,11 @@ def block_groups(cfg: ModelConfig, workers: int) -> list[list[Block]]:
 
 
 def _grouped(
-    layers: Mapping[str, Sequence[Block]], rest: Sequence[Block], n_groups: int, alone: int
-) -> list[list[Block]]:
+    layers: Mapping[str, Sequence[ParameterBlock]],
+    rest: Sequence[ParameterBlock],
+    n_groups: int,
+    alone: int,
+) -> list[list[ParameterBlock]]:
     """Groups of layers, where the first `alone` of the rest are groups of their own."""
     groups = [[block] for block in rest[:alone]]
     for cell, n in _quotas(layers, n_groups - alone).items():
@@ -214,7 +220,7 @@ def _grouped(
     return groups
 
 
-def _quotas(layers: Mapping[str, Sequence[Block]], n_groups: int) -> dict[str, int]:
+def _quotas(layers: Mapping[str, Sequence[ParameterBlock]], n_groups: int) -> dict[str, int]:
     """How many groups the layers of each cell make: by size, at least one, at most one a layer."""
     quotas = dict.fromkeys(layers, 1)
     while sum(quotas.values()) < n_groups:
@@ -225,13 +231,13 @@ def _quotas(layers: Mapping[str, Sequence[Block]], n_groups: int) -> dict[str, i
     return quotas
 
 
-def _balanced(members: Sequence[Block], n: int) -> list[list[Block]]:
+def _balanced(members: Sequence[ParameterBlock], n: int) -> list[list[ParameterBlock]]:
     """`n` groups: the largest block first, each into the smallest group."""
-    groups: list[list[Block]] = [[] for _ in range(n)]
+    groups: list[list[ParameterBlock]] = [[] for _ in range(n)]
     for block in sorted(members, key=lambda block: -block.size):
         min(groups, key=_size).append(block)
     return groups
 
 
-def _size(group: Sequence[Block]) -> int:
+def _size(group: Sequence[ParameterBlock]) -> int:
     return sum(block.size for block in group)

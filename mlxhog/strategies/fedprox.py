@@ -20,6 +20,8 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
+from mlxhog.config import local_strategies as choices
+from mlxhog.config.strategy import of
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import LocalWorker
@@ -55,10 +57,10 @@ class FedProxWorker(LocalWorker):
     def __init__(self, context: Context) -> None:
         """Prepare one worker."""
         super().__init__(context)
-        config = context.config
-        self._anchor = context.arena.segment(ANCHOR)
-        self._in_gradient = config.prox_mu > 0 and config.prox == "grad"
-        self._decoupled = config.prox_mu > 0 and config.prox == "decoupled"
+        chosen = of(context.config, choices.FedProx)
+        self._anchor, self._mu = context.arena.segment(ANCHOR), chosen.mu
+        self._in_gradient = chosen.mu > 0 and chosen.prox == "grad"
+        self._decoupled = chosen.mu > 0 and chosen.prox == "decoupled"
 
     def corrected(self, grads: Grads) -> Grads:
         """Add `mu (w - a)`."""
@@ -68,14 +70,14 @@ class FedProxWorker(LocalWorker):
         for name, grad in grads.items():
             slot = self.context.arena.layout.slots[name]
             own, anchor = parameter(self._copy, slot), parameter(self._anchor, slot)
-            pull = np.float32(self.context.config.prox_mu) * (own - anchor)
+            pull = np.float32(self._mu) * (own - anchor)
             pulled[name] = dense(grad, slot.shape) + pull
         return pulled
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Pull first, where the pull is apart."""
         if self._decoupled:
-            rate = np.float32(self.lr() * self.context.config.prox_mu)
+            rate = np.float32(self.lr() * self._mu)
             span = slice(self.context.arena.layout.probe.offset)
             self._copy[span] -= rate * (self._copy[span] - self._anchor[span])
         super().apply(grads, direction, norm, record)

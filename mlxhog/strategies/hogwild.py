@@ -17,6 +17,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
+from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import gradients
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
@@ -34,8 +35,8 @@ class Hogwild(Strategy):
     @property
     def fixed(self) -> str | None:
         """One worker is what `serial` means."""
-        serial = self.config.strategy == "serial"
-        return "strategy serial is one worker by itself" if serial else None
+        elastic = of(self.config, StrategyChoice).elastic
+        return None if elastic else f"strategy {self.name} is one worker by itself"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """What looking ahead needs."""
@@ -121,42 +122,41 @@ class HogwildWorker:
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
-        """Add this worker's optimizer step; other workers' steps may land in between."""
+        """Add this worker's optimizer step; other workers' steps may land in between.
+
+        Its staleness is read once, before the step: what its size depends on is what is reported.
+        """
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
-        grads = self._delays.compensated(self._own(grads))
+        grads = self._delays.compensated(self.corrected(grads))
         norm = gradients.global_norm(grads)
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-        late = self._delays.is_too_late(self._staleness())
+        staleness = counters.load("version") - self._version_read
+        late = self._delays.is_too_late(staleness)
         applied = bool(np.isfinite(norm)) and not late
         context.marks.begin_update()
         if applied:
-            self._step(grads, norm)
+            self._step(grads, norm, staleness)
             entry.opt_step += 1
         version = counters.add("version", 1) if applied else counters.load("version")
         context.marks.end_update()
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
-        staleness = version - self._version_read
         self._reader.landed(staleness)
         return Outcome(applied, staleness, version + 1, too_late=late)
 
-    def _staleness(self) -> int:
-        """Updates by others since this worker's read, so far."""
-        return self.context.arena.counters.load("version") - self._version_read
-
-    def _own(self, grads: Grads) -> Grads:
-        """The part of the gradient that this worker writes."""
+    def corrected(self, grads: Grads) -> Grads:
+        """The gradient by which a worker steps, or the part of it that the worker writes."""
         return grads
 
-    def _step(self, grads: Grads, norm: float) -> None:
-        """Write the optimizer's step for a gradient of this norm."""
-        self._add(grads, norm, self.context.entry.opt_step + 1)
+    def _step(self, grads: Grads, norm: float, staleness: int) -> None:
+        """Write the optimizer's step for a gradient of this norm and staleness."""
+        self._add(grads, norm, staleness, self.context.entry.opt_step + 1)
 
-    def _add(self, grads: Grads, norm: float, step: int) -> None:
+    def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         """Write a step, the `step`-th to go into these parameters' private state."""
-        context, staleness = self.context, self._staleness()
+        context = self.context
         context.optimizer.step(
             self._target,
             grads,

@@ -79,7 +79,6 @@ class Local(Strategy):
     client_tickets: tuple[int, ...] = ()
 
     numbered: ClassVar[bool] = True
-    repeats: ClassVar[bool] = True
     stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = ()
     """Of a meeting: functions of the strategy, the arena, its rounds and a rank."""
 

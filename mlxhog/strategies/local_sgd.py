@@ -39,8 +39,11 @@ from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.backend import Float32
+from mlxhog.config import local_strategies
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.local_methods import AVERAGE_EVERY, steps_by_rank
+from mlxhog.config.local_strategies import Averaged
+from mlxhog.config.strategies import Sync
+from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
@@ -80,13 +83,14 @@ class LocalSGD(Local):
         Raises:
             ConfigError: H is larger than the run, or local_work is for other workers.
         """
-        own = steps_by_rank(self.config.local_work)
+        local_work, own = self.chosen.local_work, self.chosen.steps_by_rank()
         if own is not None and len(own) != self.workers:
             raise ConfigError(
-                f"local_work is {self.config.local_work}, steps of {len(own)} workers, and the run "
+                f"local_work is {local_work}, steps of {len(own)} workers, and the run "
                 f"has {self.workers}; give one number for each"
             )
-        self._check_length("local_work" if own else "average_every", own or (self.local_steps,))
+        steps = own or (self.chosen.local_steps,)
+        self._check_length("local_work" if own else "average_every", steps)
 
     def _check_length(self, name: str, steps: Sequence[int]) -> None:
         config, limits = self.config, []
@@ -104,10 +108,9 @@ class LocalSGD(Local):
             )
 
     @property
-    def local_steps(self) -> int:
-        """H: steps of each worker in a round."""
-        every = self.config.average_every
-        return AVERAGE_EVERY if every is None else every
+    def chosen(self) -> Averaged:
+        """Its numbers."""
+        return of(self.config, Averaged)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of all local methods, and room to average moments."""
@@ -115,20 +118,20 @@ class LocalSGD(Local):
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
         """One in the first part of post-local SGD, else H, or what `local_work` says."""
-        config = self.config
-        if done < config.local_after:
+        chosen = self.chosen
+        if isinstance(chosen, local_strategies.LocalSGD) and done < chosen.local_after:
             return [1] * self.workers
-        if config.local_work == "speed":
+        if chosen.local_work == "speed":
             return self._by_speed(arena)
-        return steps_by_rank(config.local_work) or [self.local_steps] * self.workers
+        return chosen.steps_by_rank() or [chosen.local_steps] * self.workers
 
     def _by_speed(self, arena: Arena) -> list[int]:
         """As many as fit the time in which the fastest takes H; H until all have been measured."""
         seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
         if not all(seconds):
-            return [self.local_steps] * self.workers
+            return [self.chosen.local_steps] * self.workers
         shares = (min(seconds) / own_s for own_s in seconds)
-        return [max(1, int(self.local_steps * share)) for share in shares]
+        return [max(1, int(self.chosen.local_steps * share)) for share in shares]
 
     def models_per_meeting(self) -> int:
         """The parameters, and each kind of moment that is averaged."""
@@ -140,14 +143,14 @@ class LocalSGD(Local):
 
 def _state_kinds(config: TrainConfig) -> tuple[str, ...]:
     """Kinds of private optimizer state that change at an average."""
-    if config.inner_state == "keep":
+    if of(config, Averaged).inner_state == "keep":
         return ()
     return optim.build(config).state_segments
 
 
 def _state_segments(config: TrainConfig) -> dict[str, tuple[str, int]]:
     """The segments of means."""
-    if config.inner_state != "average":
+    if of(config, Averaged).inner_state != "average":
         return {}
     return {f"inner.{kind}": ("float32", PARAMETER_COPY) for kind in _state_kinds(config)}
 
@@ -155,7 +158,7 @@ def _state_segments(config: TrainConfig) -> dict[str, tuple[str, int]]:
 def average_state(strategy: LocalSGD, arena: Arena, span: slice) -> None:
     """Average a part of every kind, in rank order, where the configuration says so."""
     config, workers = strategy.config, strategy.workers
-    if config.inner_state != "average":
+    if of(config, Averaged).inner_state != "average":
         return
     for kind in _state_kinds(config):
         first, *others = (arena.segment(f"{kind}.{rank + 1}")[span] for rank in range(workers))
@@ -168,13 +171,14 @@ def average_state(strategy: LocalSGD, arena: Arena, span: slice) -> None:
 
 def _take_state(arena: Arena, config: TrainConfig, rank: int) -> None:
     """Give a worker the state that it goes on with; doing it twice changes nothing."""
+    inner_state = of(config, Averaged).inner_state
     for kind in _state_kinds(config):
         own = arena.segment(f"{kind}.{rank + 1}")
-        if config.inner_state == "average":
+        if inner_state == "average":
             updates.snapshot(own, arena.segment(f"inner.{kind}"))
         else:
             own.fill(0.0)
-    if config.inner_state == "reset":
+    if inner_state == "reset":
         arena.workers.entry(rank + 1).opt_step = 0
 
 
@@ -227,14 +231,10 @@ def same_communication(config: TrainConfig, workers: int) -> TrainConfig:
     """
     if config.steps is None:
         raise ConfigError("the same communication is a number of rounds; give a budget in steps")
-    local_steps = AVERAGE_EVERY if config.average_every is None else config.average_every
+    local_steps = of(config, Averaged).local_steps
     return replace(
         config,
-        strategy="sync",
-        average_every=None,
+        strategy=Sync(),
         grad_accumulation=config.grad_accumulation * local_steps,
         steps=max(1, config.steps // (local_steps * workers)),
-        local_after=0,
-        local_work="equal",
-        inner_state="keep",
     )

@@ -17,6 +17,8 @@ from __future__ import annotations
 from mlxhog import _native
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
+from mlxhog.config import strategies as choices
+from mlxhog.config.strategy import of
 from mlxhog.strategies.context import Context, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
@@ -62,7 +64,7 @@ class Locked(Hogwild):
     @property
     def fixed(self) -> str | None:
         """It measures what locking costs so many workers."""
-        return MEASURED.format(self.config.strategy)
+        return MEASURED.format(self.name)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The lock."""
@@ -80,7 +82,7 @@ class LockedWorker(HogwildWorker):
         """Prepare one worker."""
         super().__init__(context)
         self._lock = StepLock(context)
-        self._whole = context.config.lock_scope == "step"
+        self._whole = of(context.config, choices.Locked).scope == "step"
 
     def read(self) -> None:
         """A snapshot, under the lock where that is for the whole step."""

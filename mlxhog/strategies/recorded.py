@@ -176,13 +176,13 @@ class RecordedWorker(InTurnWorker):
         self.book.phase = turns.IDLE
         return outcome
 
-    def _add(self, grads: Grads, norm: float, step: int) -> None:
+    def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         """Write a step whose numbers are noted first."""
         context = self.context
         numbers = self.book.numbers._replace(
             opt_step=step,
             shared_step=context.shared_steps() + 1,
-            lr=self._delays.rate(context.lr(), self._staleness()),
+            lr=self._delays.rate(context.lr(), staleness),
             norm=norm,
         )
         self.book.numbers = numbers

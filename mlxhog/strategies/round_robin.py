@@ -50,7 +50,6 @@ class RoundRobin(Strategy):
     """Workers that apply in turn."""
 
     numbered: ClassVar[bool] = True
-    repeats: ClassVar[bool] = True
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""

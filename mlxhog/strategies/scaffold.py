@@ -32,6 +32,8 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizers import SGD
+from mlxhog.config.schedules import Constant
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import LocalWorker
@@ -51,8 +53,8 @@ CONTROL = "control"
 
 def is_plain(config: TrainConfig) -> bool:
     """Whether a round's steps are its directions times one number, so that Option II holds."""
-    constant = config.schedule == "constant" and config.warmup == 0
-    return config.optimizer == "sgd" and config.weight_decay == 0 and config.clip == 0 and constant
+    constant = config.schedule == Constant(warmup=0.0)
+    return config.optimizer == SGD(weight_decay=0.0) and config.clip == 0 and constant
 
 
 def note_movement(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:

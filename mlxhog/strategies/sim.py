@@ -1,7 +1,7 @@
 """Simulated asynchrony: one process computes each gradient at parameters of a chosen age.
 
 Step t takes the gradient of ticket t at the parameters as they were after step t - tau, and adds it
-to the newest. `--sim-staleness` says what tau is (`mlxhog.config.asynchrony`); the step is
+to the newest. `--sim-staleness` says what tau is (`mlxhog.config.ages`); the step is
 that of a simulated worker, each of which has an optimizer state of its own. So a run is a function
 of its configuration, whatever the machine does meanwhile: with tau = 0 it is `serial`, and with
 `fixed:N` it is `round_robin` with N + 1 processes, bit for bit.
@@ -31,7 +31,10 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.config.asynchrony import Course, SimulatedStaleness, Turn
+from mlxhog.config import strategies as choices
+from mlxhog.config.ages import Course, SimulatedStaleness, Turn
+from mlxhog.config.strategy import of
+from mlxhog.errors import ConfigError
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.delays import Delays
@@ -41,11 +44,23 @@ from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 _STEP, _FIRST, _TOKENS = range(3)
 
 
+def check(workers: int) -> None:
+    """Refuse a second process.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if workers > 1:
+        raise ConfigError(
+            f"strategy sim simulates its workers in one process, and workers asks for {workers}; "
+            "name one, such as --workers mlx:cpu, or take the simulated strategy itself"
+        )
+
+
 class Sim(Strategy):
     """One process that simulates workers."""
 
     numbered: ClassVar[bool] = True
-    repeats: ClassVar[bool] = True
 
     @property
     def fixed(self) -> str | None:
@@ -55,7 +70,7 @@ class Sim(Strategy):
     @cached_property
     def rule(self) -> SimulatedStaleness:
         """Whose gradient each step applies, and how old it is."""
-        return self.config.simulated_staleness
+        return of(self.config, choices.Sim).rule
 
     @property
     def slots(self) -> int:

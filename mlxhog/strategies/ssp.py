@@ -26,7 +26,8 @@ import time
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
-from mlxhog.config.asynchrony import SLACK
+from mlxhog.config import strategies as choices
+from mlxhog.config.strategy import of
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.context import Context, Idle, Lease
 from mlxhog.strategies.words import LINE, Words
@@ -50,7 +51,11 @@ class SSP(AsyncPS):
 
     def held_up(self, arena: Arena) -> str | None:
         """Name the worker that others have waited for longer than `slack_notice`."""
-        words, limit_ns = Words(arena.segment("ssp.words")), 1e9 * self.config.slack_notice
+        words, notice_s = (
+            Words(arena.segment("ssp.words")),
+            of(self.config, choices.SSP).slack_notice,
+        )
+        limit_ns = 1e9 * notice_s
         since = [words.load(slot - 1, _WAITS_SINCE) for slot in range(1, self.slots + 1)]
         now_ns = monotonic_ns()
         waiting = [k + 1 for k, at_ns in enumerate(since) if at_ns and now_ns - at_ns > limit_ns]
@@ -60,7 +65,7 @@ class SSP(AsyncPS):
         slot = min(clocks, key=lambda one: (clocks[one], one))
         return (
             f"worker {slot} is slow: after {clocks[slot]} of its gradients others have waited more "
-            f"than {self.config.slack_notice:g} s for it, as slack lets them go no further ahead; "
+            f"than {notice_s:g} s for it, as slack lets them go no further ahead; "
             "raise --slack, or take --strategy hogwild"
         )
 
@@ -83,8 +88,7 @@ class SSPWorker(AsyncPSWorker):
         super().__init__(context)
         self._words = Words(context.arena.segment("ssp.words"))
         self._line = context.slot - 1
-        slack = context.config.slack
-        self._slack = SLACK if slack is None else slack
+        self._slack = of(context.config, choices.SSP).slack
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket, at most `slack` steps ahead of the slowest."""

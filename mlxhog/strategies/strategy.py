@@ -20,6 +20,7 @@ from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, StrategyWorker
@@ -45,16 +46,18 @@ class Strategy(ABC):
     numbered: ClassVar[bool] = False
     """Whether batches are dealt out by number: single ones that are done cannot be skipped."""
 
-    repeats: ClassVar[bool] = False
-    """Whether a run of a fixed number of steps gives the same bits again, whatever timing does."""
-
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
 
     @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
-        return f"strategy {self.config.strategy} has a part of each step for each of its workers"
+        return f"strategy {self.name} has a part of each step for each of its workers"
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return of(self.config, StrategyChoice).name
 
     @property
     def slots(self) -> int:
@@ -144,7 +147,7 @@ class Strategy(ABC):
         """Everything that a checkpoint says of the strategy, by its key in the state file."""
         position = self.position(arena)
         if position is not None:
-            position = {"strategy": self.config.strategy, "workers": self.workers, **position}
+            position = {"strategy": self.name, "workers": self.workers, **position}
         return {"course": position, "went_async": False}
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
@@ -164,7 +167,7 @@ class Strategy(ABC):
             The position for `begin`; None unless the same strategy goes on with as many workers.
         """
         position = state.get("course")
-        names = (self.config.strategy, self.workers)
+        names = (self.name, self.workers)
         if position is not None and (position["strategy"], position["workers"]) != names:
             position = None
         self._restore_ledger(arena, ledger, state, exact=not self.numbered or position is not None)

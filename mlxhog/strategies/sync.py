@@ -54,6 +54,7 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
+from mlxhog.config.strategy import InRounds, of
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import division
@@ -121,7 +122,6 @@ class Sync(Strategy):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     numbered: ClassVar[bool] = True
-    repeats: ClassVar[bool] = True
 
     def batches_per_step(self) -> int:
         """One of every worker."""
@@ -183,7 +183,7 @@ class SyncWorker:
         self._share = division.parameters(self._costs, context.workers)[context.rank]
         self._line = 2 + 2 * context.rank
         self._shares: division.SharesBySpeed | None = None
-        if context.config.sync_shares == "speed":
+        if of(context.config, InRounds).shares == "speed":
             each = context.config.sequences_per_ticket
             self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0

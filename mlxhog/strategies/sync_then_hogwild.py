@@ -13,6 +13,8 @@ from typing import Any
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.backends.backend import Grads
+from mlxhog.config.strategies import Hogwild
+from mlxhog.config.strategy import of
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome, StrategyWorker
 from mlxhog.strategies.hogwild import HogwildWorker
@@ -38,7 +40,7 @@ class SyncThenHogwild(Strategy):
 
     def mean_batches_per_step(self, *, went_async: bool = False) -> float:
         """One of every worker in the share of the steps that are rounds, and one in the rest."""
-        rounds = 0.0 if went_async else self.config.async_after
+        rounds = 0.0 if went_async else of(self.config, Hogwild).async_after
         return 1.0 + rounds * (self.workers - 1)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
@@ -119,7 +121,7 @@ class SyncThenHogwildWorker:
         self._now: StrategyWorker = self._sync
 
     def _is_over(self) -> bool:
-        return self.context.progress() >= self.context.config.async_after
+        return self.context.progress() >= of(self.context.config, Hogwild).async_after
 
     def claim(self) -> Lease | Idle:
         """Take the next batch of the phase, which may end here."""

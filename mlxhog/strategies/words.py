@@ -54,7 +54,7 @@ class Words:
 
 
 class StepRecord(NamedTuple):
-    """What holds once the step in hand is done, and which it is (-1: none was ever record)."""
+    """What holds once the step in hand is done, and its ticket: -1 before the first record."""
 
     opt_step: int
     version: int

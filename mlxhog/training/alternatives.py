@@ -16,6 +16,7 @@ from typing import Any, Self
 from mlxhog import optim, strategies
 from mlxhog.arena import Layout
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.local_strategies import Copies
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
@@ -138,15 +139,16 @@ def _batches(
         "frozen": config.context == "frozen",
     }
     division = None
-    if config.split != "none":
+    if isinstance(config.strategy, Copies) and config.strategy.split != "none":
+        chosen = config.strategy
         division = clients.divided(
             train,
             data.source,
             data.rule,
-            clients=config.clients or strategy.workers,
+            clients=chosen.clients or strategy.workers,
             workers=strategy.workers,
-            by=config.split_by,
-            alpha=config.split_alpha,
+            by=chosen.split_by,
+            alpha=chosen.split_alpha,
             seed=config.seed,
             least_tokens=size * config.seq_len + 1,
             stored=stored,

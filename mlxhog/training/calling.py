@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlxhog.config import contradictions
-from mlxhog.config.config import TrainConfig
+from mlxhog.config import contradictions, plugins
+from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
+from mlxhog.config.config import PLUGIN, TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, read_yaml, resolve, written_in
+from mlxhog.config.sources import Assignment, read_stored, written_in
 from mlxhog.errors import ConfigError
 from mlxhog.report.plain import observer as shown_on
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Progress, Result
+    from mlxhog.report.views import Observer
 
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
 ORIGINS = ("init_from", "resize_vocab")
 CALL = "train()"
+CHOSEN = {"optimizer": OPTIMIZERS, "strategy": STRATEGIES}
+"""Choices that a resumed run brings along where they are open."""
 
 
 def train(
     config: TrainConfig | str | Path | None = None,
     *,
-    observer: Callable[[Progress], None] | Literal["auto"] | None = "auto",
+    observer: Observer[Progress] | Literal["auto"] | None = "auto",
     **values: object,
 ) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
@@ -58,8 +62,9 @@ def train(
         EnvironmentLacks: memory, disk space or a backend is missing.
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
+    for files in _named_plugins(config, values):
+        plugins.load_named(files)
     resolved = _resolved(config, written_in(CALL, values))
-    _load_layers(config, values)
     if callable(observer) or observer is None:
         return execute(resolved, observer)
     if observer != "auto":
@@ -71,7 +76,7 @@ def train(
         return execute(resolved, show)
 
 
-def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) -> Result:
+def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     """Train; see `mlxhog.training.trainer.train`.
 
     Trainer and models take a while to import. Wrong input is answered before, and a new run is
@@ -89,17 +94,13 @@ def execute(config: TrainConfig, observer: Callable[[Progress], None] | None) ->
         return train(config, observer=observer, run=run)
 
 
-def _load_layers(config: TrainConfig | str | Path | None, values: Mapping[str, object]) -> None:
-    """Load the files of layers that the program itself names; a YAML file only remembers some.
-
-    Raises:
-        ConfigError: one cannot be loaded, or defines no layer.
-    """
-    named = config.layers_from if isinstance(config, TrainConfig) else values.get("layers_from")
-    if named is not None:
-        from mlxhog.models.mad.extensions import load_named  # imports NumPy, most need none
-
-        load_named(named)
+def _named_plugins(
+    config: TrainConfig | str | Path | None, values: Mapping[str, object]
+) -> list[object]:
+    """Return the files that the program itself names; a YAML file only remembers some."""
+    if isinstance(config, TrainConfig):
+        return [config.plugin]
+    return [values.get(name) for name in PLUGIN]
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:
@@ -123,7 +124,9 @@ def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment])
             f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
             f"train(data={os.fspath(config)!r})"
         )
-    return configured([read_yaml(file, named=True), values])
+    from mlxhog.checkpoint.run import read_options
+
+    return configured([read_options(file), values])
 
 
 def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ()) -> TrainConfig:
@@ -136,8 +139,9 @@ def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ())
     messages, layers = list(problems), list(layers)
     resumed = _last(layers, "resume")
     if resumed is not None and not messages:
+        layers = [[one for one in layer if not _is_open(one)] for layer in layers]
         layers.insert(0, _of_run(resumed, layers))
-    return resolve(TrainConfig, layers, messages)
+    return train_config(layers, messages)
 
 
 def _last(layers: Iterable[Iterable[Assignment]], name: str) -> str | None:
@@ -146,33 +150,61 @@ def _last(layers: Iterable[Iterable[Assignment]], name: str) -> str | None:
     return None if not values or values[-1] in (None, "none") else str(values[-1])
 
 
+def _choice(layers: Iterable[Iterable[Assignment]], kind: str) -> str | None:
+    """The strongest value of an option of `contradictions.CHOICES`, before defaults."""
+    spec = options(TrainConfig)[kind]
+    names = (kind, *spec.aliases)
+    values = [entry.value for layer in layers for entry in layer if entry.name in names]
+    if not values or (values[-1] is None and spec.type is str):
+        return None
+    try:
+        return str(spec.convert(values[-1]))
+    except ValueError:  # which merging the layers reports
+        return str(values[-1])
+
+
+def _is_open(written: Assignment) -> bool:
+    """Whether it leaves the optimizer or the strategy to the run that is resumed."""
+    return written.name in CHOSEN and written.value in (None, "auto")
+
+
+def _name(layers: Iterable[Iterable[Assignment]], kind: Kind) -> str | None:
+    """The name of the strongest choice of a kind that is not open, before defaults."""
+    every = [entry for layer in layers for entry in layer]
+    values = [one.value for one in every if one.name == kind.title and not _is_open(one)]
+    try:
+        return None if not values else kind.parts(values[-1])[0]
+    except ConfigError:  # which merging the layers reports
+        return None
+
+
 def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
     """The stored options of a run.
 
     Without its budget: what is left of it, the checkpoint says. Without the weights it began with,
-    since it has its own. Without the options of an optimizer or schedule that does not go on, and
-    of a strategy where another one does; of another optimizer the step size is another, too. What
-    was left to "auto" is decided anew where optimizer, strategy or workers are others.
+    since it has its own. Of another optimizer the step size is another, too. What was left to
+    "auto" is decided anew where optimizer, strategy or workers are others.
     """
     from mlxhog.checkpoint.checkpoint import run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
     run = run_of(spec, Path(root))
-    stored = read_yaml(run.config_path)
+    stored = read_stored(run.config_path)
     left_out, changed = {*BUDGETS, *ORIGINS}, set()
-    for kind in contradictions.OWNERS:
-        choice, own = _last(layers, kind), _last([stored], kind)
-        if choice in (None, "auto"):
-            choice = own
-        if choice != own:
-            changed.add(kind)
-        elif kind == "strategy":
-            continue
-        left_out.update(contradictions.of_others(kind, str(choice)))
-    if _last(layers, "workers") not in (None, _last([stored], "workers")):
-        changed.add("workers")
+    for chosen in CHOSEN.values():
+        if _name(layers, chosen) not in (None, _name([stored], chosen)):
+            changed.add(chosen.title)
     if "optimizer" in changed:
         left_out |= {"lr", "learning_rate"}
-    if changed - {"schedule"} or _last([stored], "strategy") == "auto":
+    for kind in contradictions.CHOICES:
+        choice, own = _choice(layers, kind), _choice([stored], kind)
+        choice = own if choice in (None, "auto") else choice
+        if choice is not None:
+            left_out.update(contradictions.of_others(kind, choice))
+    if _last(layers, "blocks") == "all":
+        left_out.add("rotate_every")
+    if _last(layers, "workers") not in (None, _last([stored], "workers")):
+        changed.add("workers")
+    if changed or _name([stored], STRATEGIES) is None:
         left_out.update(run.automatic())
     return [value for value in stored if value.name not in left_out]

@@ -21,8 +21,10 @@ from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
+from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
-from mlxhog.config.local_methods import OWN_BASES
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import InRounds, strategy_name
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped
@@ -165,8 +167,8 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     slots = sorted({*range(1, len(plan.workers) + 1), *now})
-    averaged, optimizer = saved_slots, plan.config.optimizer
-    if optimizer in OWN_BASES:
+    averaged, optimizer = saved_slots, optimizers.of(plan.config)
+    if optimizer.has_own_bases:
         averaged = [max(saved_slots, key=lambda slot: steps[slot])]
     for slot in slots:
         sources = [slot] if same and slot in steps else averaged
@@ -186,12 +188,17 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         return None
     if len(saved_slots) == 1:
         return f"one worker's moments were given to each of {len(slots)} workers"
-    if optimizer in OWN_BASES:
+    if optimizer.has_own_bases:
         return (
             f"the worker with most steps gave its moments to each of {len(slots)} workers: those "
-            f"of {optimizer} lie in bases of each worker's own and have no average"
+            f"of {optimizer.name} lie in bases of each worker's own and have no average"
         )
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
+
+
+def _shares(config: TrainConfig) -> str:
+    """How the sequences of rounds are shared out, if there are any."""
+    return config.strategy.shares if isinstance(config.strategy, InRounds) else "equal"
 
 
 def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) -> None:
@@ -332,8 +339,8 @@ def save(
         optimizer=moments,
         state={
             "version": version,
-            "optimizer": config.optimizer,
-            "strategy": {"strategy": stored.strategy, "sync_shares": stored.sync_shares},
+            "optimizer": optimizers.of(config).name,
+            "strategy": {"strategy": strategy_name(stored), "sync_shares": _shares(stored)},
             **({"moments_since": counters.load("moments_since")} if plan.shared_state else {}),
             "used": used,
             "budget": {

@@ -15,9 +15,10 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import END_S, SAMPLING_S, STOP_S, late_start, training_s
 from mlxhog.config.config import TrainConfig
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError, WorkerFailed
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.views import Tell
 from mlxhog.training.evaluation import EVALUATING_S, SEGMENT, HeldOutPart, Score, Scores
 from mlxhog.training.plan import Plan
 from mlxhog.training.resume import Resumption
@@ -31,6 +32,8 @@ EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be e
 FASTER = 3.0  # a loss, than a gradient
 MARGIN = 2.0  # for other programs
 BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
+GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
+"""Errors of a worker that is not replaced; the others go on."""
 
 
 class Deadlines:
@@ -172,9 +175,7 @@ class HeldOutWatch:
             self._asked_at = now
         session.ask("eval")
 
-    def look(
-        self, monitor: Monitor, save: Callable[[], bool], report: Callable[[str], None]
-    ) -> bool:
+    def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
         """Take in an evaluation where there is a new one; returns whether training is to end.
 
         Where its weights are to be saved and cannot be, the best is the one before: the next that
@@ -193,7 +194,7 @@ class HeldOutWatch:
             report(f"{self.ended}: training ends")
         return self.ended is not None
 
-    def close(self, run: Run, saved: Path | None, report: Callable[[str], None]) -> None:
+    def close(self, run: Run, saved: Path | None, report: Tell) -> None:
         """Name the best weights; they are the last where no evaluation has named others."""
         if not self.keeps_best:
             return
@@ -296,12 +297,19 @@ class FinalEvaluation:
 
         Returns:
             The score of the fixed part, as much of it as was scored.
+
+        Raises:
+            ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; a worker was given
+                up, and the fixed part cannot be scored without it.
         """
         while self.supervisor.has_workers() and not self._ended():
             ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
             limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
-            if not self._until(ended_or_died, self._doing, limit_s):
-                break
+            try:
+                if not self._until(ended_or_died, self._doing, limit_s):
+                    break
+            except GAVE_UP_WORKER as error:
+                self._leave_out_larger(error)
             if not self._ended():
                 self._round += 1
                 self.arena.counters.store("eval_next", self._round * EVAL_ROUND)
@@ -315,8 +323,8 @@ class FinalEvaluation:
             return  # a number of less text could not be compared with those before
         monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
         monitor.val_at_end = True
-        larger = self.larger()
-        if larger.bits_per_byte is not None and larger.n_bytes > score.n_bytes:
+        larger, is_left_out = self.larger(), self._end == self._part_end
+        if not is_left_out and larger.bits_per_byte is not None and larger.n_bytes > score.n_bytes:
             share = larger.share * self._part.larger_share
             monitor.take_final(larger.bits_per_byte, larger.tokens, share)
         if (
@@ -325,6 +333,19 @@ class FinalEvaluation:
             and (warning := session.strategy.warning(average, self.copies_bits_per_byte))
         ):
             session.report(warning)
+
+    def _leave_out_larger(self, error: MlxhogError) -> None:
+        """Go on with the fixed part alone, after a worker was given up: the run is complete.
+
+        Raises:
+            MlxhogError: the same error, where the part was all there was to score already, or no
+                worker is left to score the rest of it.
+        """
+        is_larger, self._end = self._end > self._part_end, self._part_end
+        if not is_larger or not (self._score().share == 1.0 or self.supervisor.has_workers()):
+            raise error
+        self.arena.counters.store("eval_end", self._end)
+        self._session.report(f"the larger held-out score was left out: {error}")
 
     def larger(self) -> Score:
         """The score of the rest of the batches, as many as there was time for."""
@@ -373,6 +394,7 @@ def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> No
     """Let a worker write a sample of text, another one where it dies, or say why there is none."""
     supervisor, samples = session.supervisor, monitor.samples
     end_ns = monotonic_ns() + int(deadlines.sample_s() * 1e9)
+    reason = "no worker was free to write one in time"
     session.arena.counters.store("side_until_ns", end_ns)
 
     def is_written_or_lost(ends: int) -> bool:
@@ -383,7 +405,10 @@ def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> No
         session.ask("sample")
         supervisor.command(Command.SAMPLE)
         rest_s = (end_ns - monotonic_ns()) / 1e9
-        if not session.until(ended, Doing(Activity.SAMPLING), rest_s + BATCH_S):
-            break
+        try:
+            if not session.until(ended, Doing(Activity.SAMPLING), rest_s + BATCH_S):
+                break
+        except GAVE_UP_WORKER as error:
+            reason = str(error)  # the run is complete, and another worker may write it
     if monitor.samples == samples and not session.interrupts():
-        session.report("no sample: no worker was free to write one in time; mlxhog generate does")
+        session.report(f"no sample: {reason}; mlxhog generate writes one")

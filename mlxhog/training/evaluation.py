@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import answer
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.options import Sampling
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
 from mlxhog.strategies import Context
@@ -123,7 +124,7 @@ class HeldOutPart:
         file = TokenFile.open(data.val)
         if asked_bytes is None or config.eval_tokens is not None:
             asked_bytes = choose_bytes(config, parameters, file)
-        texts = HeldOutTexts.of(file, config, parameters, asked_bytes)
+        texts = HeldOutTexts(file, config, parameters, asked_bytes)
         part, larger, whole = texts.part, texts.larger, file.header["bytes"]
         named_bytes = None if part.file is file else asked_bytes
         return cls(
@@ -213,46 +214,50 @@ class HeldOutText:
         return Score(nats, n_bytes, tokens, 1.0)
 
 
-@dataclass(frozen=True)
 class HeldOutTexts:
-    """What the last evaluation scores, in this order.
+    """What the last evaluation scores, batch by batch: the part, then the larger text.
 
     Attributes:
         part: that all evaluations are of.
-        larger: for a score of all held-out text, or up to `FINAL_TOKENS` of it; None where the part
-            is as large, and for emulated models, which are slow.
     """
 
-    part: HeldOutText
-    larger: HeldOutText | None
+    def __init__(
+        self, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
+    ) -> None:
+        """Find the part in all of the held-out text."""
+        self.part = HeldOutText.of(subset.of(file, asked_bytes), config, parameters)
+        self._file, self._config, self._parameters = file, config, parameters
+        self._asked_bytes = asked_bytes
 
-    @classmethod
-    def of(
-        cls, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
-    ) -> HeldOutTexts:
-        """Find them in all of the held-out text."""
-        part, larger = subset.of(file, asked_bytes), None
+    @cached_property
+    def larger(self) -> HeldOutText | None:
+        """For a score of all held-out text, or up to `FINAL_TOKENS` of it.
+
+        None where the part is as large, and for emulated models, which are slow. To find it copies
+        its tokens, so it is found when it is first asked for: many workers never score any of it.
+        """
+        file, config = self._file, self._config
         most = FINAL_TOKENS * file.header["bytes"] // file.n_tokens
-        if part is not file and most > asked_bytes and config.kernels != EMULATED:
-            larger = HeldOutText.of(subset.of(file, most), config, parameters)
-        return cls(HeldOutText.of(part, config, parameters), larger)
+        if self.part.file is file or most <= self._asked_bytes or config.kernels == EMULATED:
+            return None
+        return HeldOutText.of(subset.of(file, most), config, self._parameters)
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """Batches of the larger text in the order in which they are scored."""
+        return [] if self.larger is None else spread(self.larger.n_batches)
 
     @property
     def n_batches(self) -> int:
         """Batches of both."""
-        return self.part.n_batches + (0 if self.larger is None else self.larger.n_batches)
+        return self.part.n_batches + len(self._order)
 
-    def order(self) -> list[int]:
-        """The order in which batches are scored; those of the part have the first numbers."""
-        n, rest = self.part.n_batches, self.n_batches - self.part.n_batches
-        return [*range(n), *(n + k for k in spread(rest))]
-
-    def score(self, backend: Backend, batch: int) -> Score:
-        """Score one batch at the parameters in the backend's inbox."""
+    def score(self, backend: Backend, place: int) -> Score:
+        """Score the batch at a place in the order, at the parameters in the backend's inbox."""
         n = self.part.n_batches
-        if batch < n or self.larger is None:
-            return self.part.score(backend, batch)
-        return self.larger.score(backend, batch - n)
+        if place < n or self.larger is None:
+            return self.part.score(backend, place)
+        return self.larger.score(backend, self._order[place - n])
 
 
 def spread(n: int) -> list[int]:
@@ -359,9 +364,8 @@ class TextJobs:
         self.text, self.job, self.context, self.ring = text, job, context, ring
         config, file = job.config, TokenFile.open(text.val)
         parameters = param_count(job.setup.model)
-        self._texts = HeldOutTexts.of(file, config, parameters, text.asked_bytes)
+        self._texts = HeldOutTexts(file, config, parameters, text.asked_bytes)
         self._scores = Scores(context.arena.segment(SEGMENT))
-        self._order = self._texts.order()
         self._final_round = 0
 
     def serve(self) -> None:
@@ -424,7 +428,7 @@ class TextJobs:
             if copied_round != round_:  # another round may be of other parameters
                 self.context.copy_to_inbox()
                 copied_round = round_
-            score = self._texts.score(self.context.backend, self._order[place])
+            score = self._texts.score(self.context.backend, place)
             self._scores.put(place, round_, score)
 
     def _sample(self) -> None:
@@ -436,8 +440,7 @@ class TextJobs:
             self.context.backend,
             [tokenizer.encode(SAMPLE_PROMPT.encode())],
             tokenizer=tokenizer,
-            sampler=Sampler(temperature=0.8, seed=self.job.config.seed),
-            max_new_tokens=SAMPLE_TOKENS,
+            sampling=Sampling(max_new_tokens=SAMPLE_TOKENS, seed=self.job.config.seed),
         )
         for piece in pieces:
             self.context.entry.beat()

@@ -32,13 +32,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Final
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategies import Hogwild, Sync
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.files.quantities import format_number
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing
@@ -46,6 +47,9 @@ from mlxhog.strategies import division
 
 if TYPE_CHECKING:
     from mlxhog.training.session import Session
+
+LOCK_FREE: Final = Hogwild()
+ROUNDS: Final = Sync(shares="speed")
 
 SEGMENT: Final = "paces"
 MOST: Final = 100
@@ -159,7 +163,7 @@ class Unmeasured:
 
 
 def _title(strategy: str) -> str:
-    return "sync, shares by speed" if strategy == "sync" else strategy
+    return f"{strategy}, shares by speed" if strategy == ROUNDS.name else strategy
 
 
 def measured(session: Session, budget_s: float | None) -> Choice | Unmeasured | None:
@@ -176,7 +180,7 @@ def measured(session: Session, budget_s: float | None) -> Choice | Unmeasured | 
         return None
     seconds = paces.seconds()
     if budget_s is not None and any(len(times) < LEAST for times in seconds):
-        return Unmeasured(strategy.config.strategy, paces.slowest_s(), budget_s)
+        return Unmeasured(strategy.name, paces.slowest_s(), budget_s)
     return choose(seconds, strategy.config.sequences_per_ticket)
 
 
@@ -196,7 +200,7 @@ def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
     ]
     gain = lock_free * fmean(rounds) / len(means)
     return Choice(
-        strategy="hogwild" if gain >= MARGIN else "sync",
+        strategy=(LOCK_FREE if gain >= MARGIN else ROUNDS).name,
         gain=gain,
         means_s=tuple(means),
         deviations_s=tuple(pstdev(times) for times in seconds),
@@ -220,13 +224,7 @@ def is_enough(count: int, seconds: float, limit_s: float) -> bool:
     return seconds >= limit_s or (count >= LEAST and seconds >= wanted_s)
 
 
-def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[str, str]:
+def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[StrategyChoice, StrategyChoice]:
     """The strategies to choose from; the first is for workers that cannot be measured."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
-    return ("sync", "hogwild") if len(devices) == 1 else ("hogwild", "sync")
-
-
-def with_strategy(config: TrainConfig, strategy: str) -> TrainConfig:
-    """The configuration with the options that a choice stands for."""
-    shares = "speed" if strategy == "sync" else "equal"
-    return replace(config, strategy=strategy, sync_shares=shares)
+    return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)

@@ -33,7 +33,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.data import records, textfiles, unpacking
 from mlxhog.data.drafts import Draft
 from mlxhog.data.examples import Example
-from mlxhog.data.segments import Row, Source
+from mlxhog.data.segments import SourceFile, TrainingRow
 from mlxhog.data.stream import (
     EXAMPLES,
     Closed,
@@ -202,7 +202,7 @@ class Follower:
             DataError: a segment cannot be read back; the next look tries again.
             EnvironmentLacks: the disk is full; the next look tries again.
         """
-        sources: list[Source] = []
+        sources: list[SourceFile] = []
         with disk_errors(f"writing {self._writer.folder}"), self._writer.draft() as draft:
             for name, size, changed_ns in self._settled():
                 try:
@@ -214,7 +214,7 @@ class Follower:
                     continue
                 if refused:
                     self._say(f"{name} is left out: {refused}")
-                sources.append(Source(name, size, changed_ns, refused))
+                sources.append(SourceFile(name, size, changed_ns, refused))
                 if draft.n_tokens >= SEGMENT_TOKENS:
                     break
             examples_end = self._take_examples(draft)
@@ -292,7 +292,7 @@ class Follower:
                 if is_text and not name.startswith(".") and path.suffix not in UNFINISHED:
                     yield path
 
-    def _rows(self, path: Path) -> Iterator[Row]:
+    def _rows(self, path: Path) -> Iterator[TrainingRow]:
         """The rows of a file: of its documents, or of the examples among its records.
 
         Raises:

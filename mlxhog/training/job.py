@@ -18,13 +18,13 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
-from mlxhog.optim.schedules import Schedule
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
 
@@ -84,7 +84,7 @@ class Setup:
     decay: frozenset[str]
     gpu_share: GPUShare
     batches: Callable[[], Batches]
-    schedule: Callable[[], Schedule]
+    schedule: Callable[[], Rate]
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
 

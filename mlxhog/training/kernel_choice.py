@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxhog.config.config import EMULATED, TrainConfig
-from mlxhog.config.local_methods import LOCAL_STRATEGIES
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.machine.workers import GPU_BACKENDS
@@ -140,8 +139,8 @@ def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
 
 
 def _why_not_auto(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> str | None:
-    if config.strategy in LOCAL_STRATEGIES:
-        own = f"every worker of {config.strategy} has parameters of its own"
+    if config.strategy is not None and config.strategy.copies:
+        own = f"every worker of {config.strategy.name} has parameters of its own"
         return f"{own}, and the CPU adds to them"
     other_mode = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
     if other_mode:

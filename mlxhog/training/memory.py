@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files.quantities import format_bytes
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
@@ -141,9 +142,12 @@ class Memory:
 def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
     """Private memory of a worker: snapshots, gradients, activations, and the process itself."""
     copies = 1 + (config.read != "live")
-    copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
+    strategy = config.strategy
+    if isinstance(strategy, Sparse) and strategy.sparsify != "none":
+        copies += not strategy.error_feedback  # steps before selection
     copies += config.prediction == "own" and workers > 1
-    copies += config.delay_feedback  # what was added in advance before
+    if isinstance(strategy, FedBack):
+        copies += strategy.delay_feedback  # what was added in advance before
     per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
     per_token += 4 * model.vocab_size
     tokens = config.batch_size * config.seq_len

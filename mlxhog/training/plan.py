@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config import rules
+from mlxhog.config import plugins, rules, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategies import Sync
 from mlxhog.data import prepare
 from mlxhog.data.clients import Division
 from mlxhog.data.tokenizers import Tokenizer
@@ -25,11 +26,10 @@ from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import resolve_workers
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
-from mlxhog.models.mad import MADConfig, extensions
+from mlxhog.models.mad import MADConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import schedules
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
@@ -87,7 +87,7 @@ class Plan(Setup):
 
     def with_strategy(self, name: str) -> Plan:
         """The plan with a strategy, which is one of the alternatives."""
-        (plan,) = [one for one in self.alternatives if one.config.strategy == name]
+        (plan,) = [one for one in self.alternatives if one.strategy.name == name]
         return plan
 
     @property
@@ -95,7 +95,7 @@ class Plan(Setup):
         """The configuration that a run's folder keeps."""
         changes = dict(self.stored_values)
         if self.auto:
-            changes |= {"strategy": "auto", "sync_shares": "equal"}
+            changes["strategy"] = None
         if "init_from" in changes:  # a run that goes on has begun with what it began with
             changes |= {"resume": None, "reset_optimizer": False}
         return replace(self.config, **changes) if changes else self.config
@@ -159,10 +159,11 @@ def make_plan(config: TrainConfig) -> Plan:
     model = (
         registry.with_changes(begin.opened.config, config.model, config.set)
         if begin and own_model
-        else load_architecture(config.model, config.set, config.layers_from)
+        else load_architecture(config.model, config.set, config.plugin)
     )
-    if isinstance(model, MADConfig) and (files := extensions.remembered(model.layers)):
-        config = replace(config, layers_from=", ".join(files))
+    own_layers = model.layers if isinstance(model, MADConfig) else ()
+    if files := plugins.remembered([*vars(config).values(), *own_layers]):
+        config = replace(config, plugin=", ".join(files))
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     here, record = machine.here(), verdicts.load()
@@ -171,7 +172,7 @@ def make_plan(config: TrainConfig) -> Plan:
         config.threads,
         machine=here,
         max_workers=config.max_workers,
-        serial=config.strategy in ("serial", "sim"),
+        serial=config.strategy is not None and config.strategy.one_process,
         tokens_per_s=record.tokens_per_s,
     )
     workers, n_workers = choice.workers, len(choice.workers)
@@ -260,10 +261,9 @@ def make_plan(config: TrainConfig) -> Plan:
             gpu_share=max(shares, key=lambda share: share.adopted_bytes),
             batches=way.batches,
             schedule=partial(
-                schedules.build,
-                config,
-                lr=resolved.lr,
-                epochs=_epochs(way.n_tickets, batches_per_step + config.backup_workers, resumption),
+                schedules.of(config).of_run,
+                resolved.lr,
+                _epochs(way.n_tickets, batches_per_step + _dropped(config), resumption),
             ),
             side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
             sampled=sampled,
@@ -296,6 +296,11 @@ def make_plan(config: TrainConfig) -> Plan:
 def _mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
     state = {} if resumption is None else resumption.checkpoint.state
     return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
+
+
+def _dropped(config: TrainConfig) -> int:
+    """Batches that each step throws away."""
+    return config.strategy.backup_workers if isinstance(config.strategy, Sync) else 0
 
 
 def _epochs(n_tickets: int, per_step: float, resumption: Resumption | None) -> schedules.Epochs:

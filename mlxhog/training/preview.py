@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options, spelt
+from mlxhog.config.sources import flat_options, flat_spelt
 from mlxhog.data.corpora import Inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
@@ -35,9 +35,10 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         asked: the options as they were given, before the plan decided what they leave open.
     """
     config = plan.stored
-    values, asked_values, defaults = spelt(config), spelt(asked), spelt(TrainConfig())
-    declared = {name: spec.spell(spec.default) for name, spec in options(TrainConfig).items()}
-    changed = {n: v for n, v in asked_values.items() if v not in (defaults[n], declared[n])}
+    values, asked_values, defaults = map(flat_spelt, (config, asked, TrainConfig()))
+    specs = flat_options(TrainConfig, asked_values)
+    declared = {name: spec.spell(spec.default) for name, spec in specs.items()}
+    changed = {n: v for n, v in asked_values.items() if v not in (defaults.get(n), declared[n])}
     speed = tokens_per_s(plan)
     rate = None if speed is None else speed[0]
     train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
@@ -51,7 +52,9 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     return {
         "config": values,
         "changed": changed,
-        "decided": {name: value for name, value in values.items() if value != asked_values[name]},
+        "decided": {
+            name: value for name, value in values.items() if value != asked_values.get(name)
+        },
         "parameters": plan.parameters,
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,

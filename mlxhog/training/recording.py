@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
@@ -28,6 +28,7 @@ from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, MOST_WORKERS, WorkerSpec
 from mlxhog.models.ops import kernels
 from mlxhog.optim import updates
+from mlxhog.report.views import Tell
 from mlxhog.strategies import turns
 from mlxhog.training.plan import Plan
 
@@ -251,7 +252,7 @@ def begin(plan: Plan, directory: Path, arena: Arena) -> None:
     header.write(directory)
 
 
-def end(directory: Path, arena: Arena, report: Callable[[str], None]) -> None:
+def end(directory: Path, arena: Arena, report: Tell) -> None:
     """Write how a run ended, when all its workers have; says where that is impossible."""
     state = End(digests(arena), turns.stripe_sums(arena), arena.counters.load("version"))
     try:

@@ -28,8 +28,9 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess
 from mlxhog.arena.workers import Phase
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import read_yaml, resolve
+from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.config.contradictions import choosing
+from mlxhog.config.sources import read_stored
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
@@ -47,7 +48,7 @@ STUCK_S = 5.0
 """How long all processes may wait for turns, with nobody computing, before none will ever come."""
 
 QUIET: dict[str, Any] = {
-    "determinism": "replay", "live": "off", "resume": None,
+    "determinism": "replay", "resume": None, **choosing(TrainConfig, live="off"),
 }  # fmt: skip
 
 
@@ -265,8 +266,8 @@ def _plan(header: recording.Header, run: Run) -> Plan:
     Raises:
         CheckpointError, DataError: it is not the same model, or not the same text.
     """
-    stored = read_yaml(run.directory / event_log.FOLDER / recording.CONFIG)
-    recorded = resolve(TrainConfig, [stored])
+    stored = read_stored(run.directory / event_log.FOLDER / recording.CONFIG)
+    recorded = train_config([stored])
     config = replace(
         recorded,
         **QUIET,

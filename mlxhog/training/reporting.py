@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
+from mlxhog.config.strategy import strategy_name
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.files.paths import path_from_here
@@ -26,11 +27,10 @@ from mlxhog.machine import machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.tensorboard import TensorBoard
+from mlxhog.report.views import Observer
 from mlxhog.training import lengths
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
-
-Observer = Callable[[Progress], None]
 
 REPORT_S = 0.5
 METRICS_S = 2.0
@@ -54,7 +54,9 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
 class Reporter:
     """Tells the observer of a run, and its files, what the monitor sees."""
 
-    def __init__(self, plan: Plan, run: Run, monitor: Monitor, observer: Observer | None) -> None:
+    def __init__(
+        self, plan: Plan, run: Run, monitor: Monitor, observer: Observer[Progress] | None
+    ) -> None:
         """Prepare; nothing is written yet."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
@@ -252,7 +254,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: the machine's part (workers, memory, model), and the data's."""
     config = plan.config
-    strategy = plan.stored.strategy if plan.alternatives else config.strategy
+    strategy = strategy_name(plan.stored if plan.alternatives else config)
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

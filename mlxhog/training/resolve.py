@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlxhog import optim
+from mlxhog.config import optimizers, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import FALLING_SCHEDULES
+from mlxhog.config.strategies import Serial
+from mlxhog.config.strategy import StrategyChoice, of, strategy_name
 from mlxhog.errors import ConfigError
 from mlxhog.files import plain_yaml
 from mlxhog.files.paths import expanded
@@ -21,7 +23,6 @@ from mlxhog.files.quantities import format_number
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import schedules
 from mlxhog.training import evenness
 from mlxhog.training.resume import Resumption
 
@@ -37,7 +38,8 @@ class Resolved:
         resumption: the run that goes on; None begins a new one.
         auto: whether a resume is to leave the strategy open: the workers have not been measured
             yet, or there is only one.
-        automatic: options of `optim.OPEN` that nobody has given, now or when the run began.
+        automatic: step size and numbers of the optimizer that `optim.for_model` decided, since they
+            were not given, neither now nor when the run began.
         notes: what the user should know of these decisions.
     """
 
@@ -78,10 +80,10 @@ def resolve(
     resumption = Resumption.of(config, fields, hidden)
     if resumption is not None:
         config = resumption.config
-    if config.strategy != "auto":
+    if config.strategy is not None:
         return (_resolved(config, model, hidden, n_workers, resumption, auto=False),)
-    names = evenness.by_likelihood(workers) if n_workers > 1 else ("serial",)
-    choices = [evenness.with_strategy(config, name) for name in names]
+    likely = evenness.by_likelihood(workers) if n_workers > 1 else (Serial(),)
+    choices = [replace(config, strategy=one) for one in likely]
     return tuple(_resolved(one, model, hidden, n_workers, resumption, auto=True) for one in choices)
 
 
@@ -97,10 +99,10 @@ def _resolved(
     """Decide what the options leave open once the strategy is one of them."""
     asked, before = config, {} if resumption is None else resumption.automatic()
     config = optim.for_model(config, model.hidden_size, hidden, n_workers)
-    apart = n_workers if config.adds_steps_apart else 1
-    if config.strategy == "sim":
-        apart = config.simulated_staleness.workers
-    factor = schedules.workers_factor(config.lr_workers, config.optimizer, apart)
+    optimizer, given = optimizers.of(config), optimizers.open_numbers(asked)
+    strategy = of(config, StrategyChoice)
+    apart = strategy.steppers(n_workers)
+    factor = optimizer.workers_factor(strategy.lr_rule, apart)
     config, notes = _without_end(config)
     if factor != 1.0:
         notes.append(
@@ -108,16 +110,16 @@ def _resolved(
             f"{format_number(config.top_lr)}, since each worker adds steps of its own (lr_workers)"
         )
     notes += _other_defaults(config, asked, before, n_workers)
-    if asked.optimizer in ("muon", "apollo", "apollo-mini", "soap") and not hidden:
-        rule = "adam" if asked.optimizer.startswith("apollo") else "adamw"
+    chosen = optimizers.of(asked)
+    if chosen.beside and not hidden:
         notes.append(
-            f"optimizer {asked.optimizer}: this {families.of(model).title} has no hidden matrix "
-            f"(both sides at least {model.hidden_size / 2:g}, half its width), so {rule} moves "
-            "every parameter"
+            f"optimizer {chosen.name}: this {families.of(model).title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
+            f"{chosen.beside} moves every parameter"
         )
-    if config.predict != asked.predict:
+    if strategy != asked.strategy:
         notes.append(
-            f"predict {asked.predict}: {config.optimizer} has no moments of all workers, so it is "
+            f"predict last: {optimizer.name} has no moments of all workers, so it is "
             f"{config.prediction} (--moments shared keeps it)"
         )
     budget = None if resumption is None else resumption.own_budget
@@ -128,7 +130,9 @@ def _resolved(
         resumption=resumption,
         auto=auto,
         automatic=tuple(
-            name for name in optim.OPEN if getattr(asked, name) in (None, before.get(name))
+            name
+            for name, value in optimizers.open_numbers(config).items()
+            if value is not None and given.get(name) in (None, before.get(name))
         ),
         notes=tuple(notes),
     )
@@ -138,12 +142,12 @@ def _other_defaults(
     config: TrainConfig, asked: TrainConfig, before: Mapping[str, float], workers: int
 ) -> list[str]:
     """Notes on what has been left open, and comes to another value than when the run began."""
+    given, numbers = optimizers.open_numbers(asked), optimizers.open_numbers(config)
     return [
-        f"{name} {value:.4g}: the default of {config.optimizer} in {config.strategy} with "
-        f"{workers} worker{'s' * (workers > 1)}; the run had {before[name]:.4g}"
-        for name in before
-        if getattr(asked, name) is None
-        and (value := getattr(config, name)) not in (None, before[name])
+        f"{name} {numbers[name]:.4g}: the default of {optimizers.of(config).name} in "
+        f"{strategy_name(config)} with {workers} worker{'s' * (workers > 1)}; the run had {was:.4g}"
+        for name, was in before.items()
+        if given.get(name) is None and numbers.get(name) not in (None, was)
     ]
 
 
@@ -170,9 +174,9 @@ def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
             f"follow: there is no folder {config.follow}; make it (mkdir), or name another"
         )
     note = f"follows {config.follow}: new text files there are trained once"
-    if config.has_budget or config.schedule in FALLING_SCHEDULES:
+    if config.has_budget or schedules.of(config).falls:
         return config, [note]
-    constant = replace(config, schedule="constant", warmup=0.0)
+    constant = replace(config, schedule=schedules.Constant(warmup=0.0))
     return constant, [
         f"{note}, at a constant lr of {format_number(config.top_lr)}, until mlxhog stop or Ctrl-C",
     ]

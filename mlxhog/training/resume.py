@@ -8,21 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from mlxhog import optim
 from mlxhog.arena.ledger import Position
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run
+from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
+from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import read_yaml
+from mlxhog.config.contradictions import OLD_EVAL_TOKENS
+from mlxhog.config.options import options
+from mlxhog.config.sources import read_stored
+from mlxhog.config.strategies import Hogwild, Serial
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.data.encodings import quoted
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
-
-OLD_EVAL_TOKENS = 16_384
-"""`eval_tokens` in the config.yaml of a run of 0.2 where no other was given; now it is auto."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,13 @@ class Resumption:
         return cls(config, run, saved, rest)
 
     def automatic(self) -> dict[str, float]:
-        """What the options of `optim.OPEN` came to before that were left to "auto"."""
+        """Return the values of options that were left to "auto", as the run had them before."""
         names = self.run.automatic()
         if not names or not self.run.config_path.is_file():
             return {}
-        values = {one.name: one.value for one in read_yaml(self.run.config_path)}
-        return {
-            name: parse_number(values[name])
-            for name in optim.OPEN
-            if name in names and values.get(name, "auto") != "auto"
-        }
+        values = {one.name: one.value for one in read_stored(self.run.config_path)}
+        known = [name for name in names if values.get(name, "auto") != "auto"]
+        return {name: parse_number(values[name]) for name in known}
 
     def evaluated_bytes(self) -> int | None:
         """Size of the held-out text that the run was evaluated on; None where that is not known."""
@@ -177,14 +176,17 @@ def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[st
     Checkpoints of old do not name theirs, which is AdamW where nobody says otherwise.
     """
     own = saved.state.get("optimizer")
-    if config.optimizer == "auto":
-        return replace(config, optimizer=own or "adamw")
-    own = config.optimizer if own is None else optim.rule_of(own, hidden)
-    if own != optim.rule_of(config.optimizer, hidden) and not config.reset_optimizer:
+    if config.optimizer is None:
+        return replace(config, optimizer=optimizers.by_name(own or "adamw"))
+    if own is None or config.reset_optimizer:
+        return config
+    if own in OPTIMIZERS.known():
+        own = optimizers.by_name(own).fitted(hidden=bool(hidden)).name
+    if own != config.optimizer.fitted(hidden=bool(hidden)).name:
         raise CheckpointError(
-            f"{config.resume} was trained with optimizer {own}, this is {config.optimizer}, which "
-            f"cannot go on with its moments; add --optimizer {own}, or --reset-optimizer to begin "
-            "without moments"
+            f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
+            f"which cannot go on with its moments; add --optimizer {own}, or --reset-optimizer to "
+            "begin without moments"
         )
     return config
 
@@ -194,10 +196,14 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
 
     Checkpoints of old do not name theirs, which is hogwild where nobody says otherwise.
     """
-    own = saved.state.get("strategy", {"strategy": "hogwild"})
-    if config.strategy != "auto" or own["strategy"] == "serial":
+    own = saved.state.get("strategy", {"strategy": Hogwild.name})
+    if config.strategy is not None or own["strategy"] in ("auto", Serial.name):
         return config
-    return replace(config, **own)
+    chosen = STRATEGIES.find(own["strategy"])
+    numbers = {spec.flat for spec in options(chosen).values()} & own.keys()
+    choice = STRATEGIES.make(chosen, {name: own[name] for name in numbers})
+    assert isinstance(choice, StrategyChoice), "nothing else is registered there"
+    return replace(config, strategy=choice)
 
 
 def _rest(state: Mapping[str, Any]) -> Budget:

@@ -10,6 +10,7 @@ import numpy as np
 from mlxhog.arena import control
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
+from mlxhog.config.strategy import sparsify
 from mlxhog.optim import updates
 from mlxhog.strategies import Context, Idle, Lease, Outcome
 from mlxhog.training.gradients import Gradients
@@ -117,7 +118,7 @@ class Steps:
         """Add 1.0 to the probe as the parameters are added to: what it lacks later was lost."""
         probe, metal = self.context.arena.probe, self._target.metal
         if metal is None:
-            scattered = self.job.config.sparsify != "none"
+            scattered = sparsify(self.job.config) != "none"
             updates.add_probe(self._target, probe, scattered=scattered)
         else:
             offset = self.context.arena.layout.probe.offset

@@ -29,13 +29,14 @@ from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.files.quantities import Interval
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.machine.processes import require_descriptors
-from mlxhog.report.metrics import Activity, Doing, Result
+from mlxhog.report.metrics import Activity, Doing, Progress, Result
+from mlxhog.report.views import Observer
 from mlxhog.training import checkpoints, evenness, origin, recording
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
-from mlxhog.training.reporting import Observer, Reporter, monitor_of, summary
+from mlxhog.training.reporting import Reporter, monitor_of, summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.session import Session, Terms
 
@@ -47,7 +48,7 @@ INTERRUPTED = "finishing the step; again stops at once"
 def train(
     config: TrainConfig,
     *,
-    observer: Observer | None = None,
+    observer: Observer[Progress] | None = None,
     whole_time: bool = False,
     run: Run | None = None,
 ) -> Result:
@@ -93,7 +94,7 @@ class _Training(Session):
     def __init__(
         self,
         plan: Plan,
-        observer: Observer | None,
+        observer: Observer[Progress] | None,
         stack: ExitStack,
         began_ns: int,
         whole_time: bool,
@@ -216,7 +217,7 @@ class _Training(Session):
 
     def _choose_strategy(self) -> None:
         """Measure the workers, choose the strategy that follows, and say why."""
-        name, auto = self.config.strategy, True
+        name, auto = self.plan.strategy.name, True
         if not self.start.budget.is_used_up:
             choice = evenness.measured(self, self.start.budget.seconds)
             if choice is None:
@@ -232,12 +233,12 @@ class _Training(Session):
 
         The arena is filled for it, then workers build it, and are ready when they have.
         """
-        names = [one.config.strategy for one in self.plan.alternatives]
+        names = [one.strategy.name for one in self.plan.alternatives]
         self.plan = self.reporter.plan = self._elastic.plan = plan
         self.config = plan.config
         self.start = self.saver.start = checkpoints.begin(plan, self.arena, self.ledger)
         self.monitor.budget = self.start.budget
-        self.decide(names.index(plan.config.strategy))
+        self.decide(names.index(plan.strategy.name))
         for message in (*self.start.messages, *plan.notes):
             self.reporter.report_once(message)
         self._write_config()

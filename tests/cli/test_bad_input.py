@@ -67,7 +67,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),
         ("--model deep.yaml", 2, "num_hidden_layers is 40000000; set it to 4096 at most"),
         ("--memory-limit 0.001", 3, "use fewer --workers, a smaller --batch-size or --model"),
-        ("--data empty.txt", 2, "holds no text"),
+        ("--data empty.txt", 2, "has no text"),
         ("--data short.txt", 2, "too short"),
         ("--data binary.txt", 2, "is not text: a zero byte at offset 0"),
         ("--data folder", 2, "the folder folder holds no files"),

@@ -15,6 +15,7 @@ import pytest
 from mlxhog.checkpoint import creation, run
 from mlxhog.cli import COMMANDS, PACKAGES, mad, main
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizers import AdamW, Muon
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Progress, Result
 from tests.pairs import each_of
@@ -195,11 +196,11 @@ def test_resume_may_stand_in_the_file(trainer, stored_run, tmp_path):
 def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, stored_run):
     reset = ["train", "--resume", stored_run, "--reset-optimizer"]
     assert main([*reset, "--optimizer", "muon"]) == 0  # which it is by default
-    assert (trainer.config.optimizer, trainer.config.lr) == ("muon", 0.5)
+    assert (trainer.config.optimizer, trainer.config.lr) == (Muon(), 0.5)
     assert main([*reset, "--optimizer", "auto"]) == 0
-    assert (trainer.config.optimizer, trainer.config.lr) == ("auto", 0.5)
+    assert (trainer.config.optimizer, trainer.config.lr) == (Muon(), 0.5)
     assert main([*reset, "--optimizer", "adamw"]) == 0
-    assert (trainer.config.optimizer, trainer.config.lr) == ("adamw", None)
+    assert (trainer.config.optimizer, trainer.config.lr) == (AdamW(), None)
     assert main([*reset, "--optimizer", "adamw", "--lr", "0.1"]) == 0
     assert trainer.config.lr == 0.1
 

@@ -16,6 +16,7 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
+from mlxhog.config.optimizers import AdamW
 from mlxhog.theory.pair_runs import how_far
 from mlxhog.training.trainer import train
 from tests.report.sample_run import PROGRESS, write_run
@@ -129,7 +130,7 @@ def test_files_runs_and_names_are_sides(
     of_run = find_side("b", "latest", [], root)
     assert of_run.title == Path(result.run).name
     assert of_run.config.model == str(Path(result.run) / "model")
-    assert of_run.config.optimizer == "adamw"
+    assert of_run.config.optimizer == AdamW(beta1=0.9)
 
 
 @pytest.mark.parametrize(

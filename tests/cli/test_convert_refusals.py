@@ -67,7 +67,7 @@ def test_a_target_that_exists_is_replaced_only_on_request(
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").touch()
     refused(
-        capsys, 2, "is no checkpoint's directory", hf, tmp_path / "home", "--to", "hf", "--force"
+        capsys, 2, "is not a checkpoint's directory", hf, tmp_path / "home", "--to", "hf", "--force"
     )
     assert entries(tmp_path) == ["b", "hf", "home"]
 
@@ -79,7 +79,7 @@ def test_replacing_a_checkpoint_deletes_nothing_else(
     target = Path(shutil.copytree(hf, tmp_path / "b"))
     (target / other).mkdir() if other == ".git" else (target / other).touch()
     before = entries(target)
-    message = f"b holds {other}, which --force would delete"
+    message = f"b has {other}, which --force would delete"
     refused(capsys, 2, message, hf, target, "--to", "xlstm", "--force")
     assert entries(target) == before
 
@@ -88,7 +88,7 @@ def test_a_target_inside_a_file_is_refused(
     tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a").touch()
-    refused(capsys, 2, "a is no directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
+    refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
 
 
 def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path: Path, hf: Path) -> None:
@@ -123,7 +123,7 @@ def test_wrong_options_are_refused_before_anything_is_written(
     assert entries(tmp_path) == ["hf"]
 
 
-DAMAGED = "holds numbers that are not finite; use another checkpoint of the same model"
+DAMAGED = "has numbers that are not finite; use another checkpoint of the same model"
 
 
 @each_of(
@@ -132,7 +132,7 @@ DAMAGED = "holds numbers that are not finite; use another checkpoint of the same
         (float("nan"), "keep", DAMAGED),
         (float("nan"), "float16", DAMAGED),
         (float("inf"), "float32", DAMAGED),
-        (1e6, "float16", "holds numbers too large for float16; --dtype float32 or keep holds them"),
+        (1e6, "float16", "has numbers too large for float16; use --dtype float32 or keep"),
     ],
 )
 def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(

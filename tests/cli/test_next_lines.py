@@ -1,24 +1,33 @@
 """Every `next:` line that a command prints can be pasted, with and without layers of one's own.
 
-Commands run in processes of their own, from a shell, as people run them. A line that would take
-long is ended by Ctrl-C as soon as it trains.
+Lines run here, split as a shell splits them; with layers of one's own, and where others look at a
+run, in processes of their own. A line that would take long begins smaller, and is ended by Ctrl-C
+as soon as it trains.
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import mlxhog
+from mlxhog.cli import main
+from mlxhog.machine.interrupts import raise_keyboard_interrupt
+from tests.another_process import TIMEOUT_S
+from tests.forked import CONTEXT
+from tests.training.small import small_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -29,63 +38,102 @@ TRAINS = re.compile(r"^step \d", re.MULTILINE)
 WATCHES = re.compile(r"step \d")
 LONG = "mlxhog train "
 """Begins a line that trains for longer than a test may."""
-TINY = "--workers mlx:cpu*2 --strategy hogwild --seq-len 32 --eval-tokens 512"
+SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --eval-tokens 512"
+"""Ends such a line where it begins a run."""
+
+
+class Output(io.StringIO):
+    """The output of a command, which is interrupted when a pattern stands in it."""
+
+    def __init__(self, until: re.Pattern[str] | None) -> None:
+        super().__init__()
+        self._until = until
+
+    def write(self, text: str) -> int:
+        size = super().write(text)
+        if self._until is not None and self._until.search(self.getvalue()):
+            self._until = None
+            signal.raise_signal(signal.SIGINT)
+        return size
+
+
+def run_here(words: list[str], output: Output) -> int:
+    """Run a command; returns its exit code."""
+    with redirect_stdout(output), redirect_stderr(output):
+        return main(words)
+
+
+def run_apart(words: list[str], until: re.Pattern[str] | None, log: Path) -> None:
+    """Run a command in a process of its own, which knows no layer of the user's."""
+    raise_keyboard_interrupt()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server holds back
+    output = Output(until)
+    code = run_here(words, output)
+    log.write_text(output.getvalue())
+    os._exit(code)
 
 
 class Shell:
     """A folder in which lines are run, and the lines that their output says to run next."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, apart: bool = False) -> None:
+        """Run lines in a folder, each in a process of its own where `apart` is set."""
+        self.folder, self._apart = folder, apart
         self.next: list[str] = []
         self.environment = {
-            **os.environ,
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
+        small_config(folder)  # writes a text and an architecture
+
+    def run(self, line: str, until: re.Pattern[str] | None = None) -> str:
+        """Run a line to its end, or press Ctrl-C at a pattern; keep what it says to run next."""
+        program, *words = shlex.split(line)
+        assert program == "mlxhog"
+        words, file = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, ".log")
+        log = self.folder / file
+        with chdir(self.folder), mock.patch.dict(os.environ, self.environment):
+            if self._apart:
+                process = CONTEXT.Process(target=run_apart, args=(words, until, log))
+                process.start()
+                process.join(TIMEOUT_S)
+                process.kill()
+                code = process.exitcode
+            else:
+                output = Output(until)
+                code = run_here(words, output)
+                log.write_text(output.getvalue())
+        text = log.read_text()
+        assert code in ((0,) if until is None else (0, INTERRUPTED)), f"$ {line}\n{text}"
+        return self._kept(text)
 
     @contextmanager
-    def started(self, line: str) -> Iterator[subprocess.Popen[str]]:
-        """Begin a line, whose output comes in one stream; it does not outlive the block."""
+    def training(self, line: str) -> Iterator[None]:
+        """Run a line in a shell; in the block it trains, then comes Ctrl-C."""
         process = subprocess.Popen(
-            f"exec {line}", shell=True, cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+            f"exec {line}", shell=True, cwd=self.folder, env={**os.environ, **self.environment},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
         )  # fmt: skip
         with process:
             try:
-                yield process
+                output = wait_for(process, TRAINS)
+                yield
+                process.send_signal(signal.SIGINT)
+                output += process.communicate()[0]
             finally:
                 process.kill()
+        assert process.returncode == INTERRUPTED, f"$ {line}\n{output}"
+        self._kept(output)
 
-    def run(self, line: str) -> str:
-        """Run a line to its end, and keep what it says to run next."""
-        with self.started(line) as process:
-            return self.end(process)
-
-    def interrupt(self, line: str, running: re.Pattern[str] = TRAINS) -> str:
-        """Begin a line, press Ctrl-C when it runs, and keep what it says to run next."""
-        with self.started(line) as process:
-            output = wait_for(process, running)
-            process.send_signal(signal.SIGINT)
-            return self.end(process, output, codes=(0, INTERRUPTED))
-
-    def end(
-        self, process: subprocess.Popen[str], output: str = "", codes: tuple[int, ...] = (0,)
-    ) -> str:
-        """Wait for the end of a process, and keep what it says to run next."""
-        rest, _ = process.communicate()
-        assert process.returncode in codes, f"$ {process.args}\n{output}{rest}"
-        lines = list(next_lines(output + rest))
-        self.next += [line for line in lines if line not in self.next]
-        return output + rest
+    def _kept(self, output: str) -> str:
+        self.next += [line for line in next_lines(output) if line not in self.next]
+        return output
 
     def run_next(self) -> None:
         """Run every line that was kept, in order; what they print themselves is not followed."""
         for line in list(self.next):
-            if line.startswith(LONG):
-                self.interrupt(line)
-            else:
-                self.run(line)
+            is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
+            self.run(line + SMALLER * is_new, TRAINS if is_long else None)
 
 
 def wait_for(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> str:
@@ -126,15 +174,12 @@ def search(shell: Shell, mixers: str, how: str = "") -> None:
 
 def train(shell: Shell, how: str) -> None:
     """A run that ends, continues, is interrupted, and is looked at meanwhile and afterwards."""
-    shell.run(f"mlxhog train {how} --steps 2 {TINY}")
+    shell.run(f"mlxhog train {how} --strategy hogwild --steps 2{SMALLER}")
     shell.run("mlxhog train --resume latest --steps 2")
-    with shell.started("mlxhog train --resume latest --time 10m") as process:
-        output = wait_for(process, TRAINS)
+    with shell.training("mlxhog train --resume latest --time 10m"):
         (line,) = next_lines(shell.run("mlxhog show latest"))
         shell.next.remove(line)  # it is for while the run trains
-        shell.interrupt(line, WATCHES)
-        process.send_signal(signal.SIGINT)
-        shell.end(process, output, codes=(INTERRUPTED,))
+        shell.run(line, WATCHES)
     shell.run("mlxhog watch latest")
     shell.run("mlxhog show latest")
 
@@ -150,7 +195,7 @@ def rows(folder: Path) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Where a run has been trained, watched and interrupted."""
     shell = Shell(tmp_path_factory.mktemp("runs"))
-    train(shell, "")
+    train(shell, "--model small.yaml")
     return shell
 
 
@@ -182,22 +227,25 @@ def test_every_printer_of_a_next_line_is_reached(runs: Shell, studies: Shell) ->
     assert not unreached, "let a command here print them, so that they are run"
 
 
-OWN = "--layers-from my_layer.py"
+OWN = "--plugin my_layer.py"
 
 
-def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(tmp_path: Path) -> None:
+@pytest.fixture
+def own(tmp_path: Path) -> Shell:
+    """Where a layer of one's own is."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
-    (tmp_path / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    shell = Shell(tmp_path)
-    train(shell, f"--model own.yaml {OWN}")
-    shell.run_next()
+    return Shell(tmp_path, apart=True)
 
 
-def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(tmp_path: Path) -> None:
-    (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
-    shell = Shell(tmp_path)
-    search(shell, "[{type: my_layer, expand: [1, 2]}]", OWN)
-    shell.run_next()
+def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(own: Shell) -> None:
+    (own.folder / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    train(own, f"--model own.yaml {OWN}")
+    own.run_next()
+
+
+def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(own: Shell) -> None:
+    search(own, "[{type: my_layer, expand: [1, 2]}]", OWN)
+    own.run_next()
 
 
 def printers() -> Iterator[tuple[str, str]]:

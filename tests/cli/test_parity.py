@@ -210,7 +210,7 @@ def test_a_checkpoint_with_a_number_that_is_none_is_refused_by_name(
     params["backbone.out_norm.weight"][2] = np.nan
     tensors.write(path, params)
     assert main(["parity", "--checkpoint", str(checkpoint), *SMALL]) == 2
-    assert "backbone.out_norm.weight holds numbers that are not finite" in capsys.readouterr().err
+    assert "backbone.out_norm.weight has numbers that are not finite" in capsys.readouterr().err
 
 
 def test_one_token_is_compared_without_a_loss(

@@ -1,6 +1,7 @@
 """One definition of every option: values, files, flags, and what is said about mistakes."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.cli import main
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
 from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
+from mlxhog.config.optimizers import SGD, AdamW, Apollo, Muon
+from mlxhog.config.options import options, to_flag
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.config.schedules import Constant
+from mlxhog.config.sources import Assignment, read_stored, read_yaml, resolve
+from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import (
     Interval,
@@ -43,7 +48,7 @@ def test_every_default_is_legal_and_means_itself():
     for name, spec in options(TrainConfig).items():
         # Which a new run has, and a resumed one brings along.
         if name not in ("time", "optimizer", "model", "tokenizer"):
-            assert getattr(config, name) == spec.default, name
+            assert getattr(config, name) == spec.convert(spec.default), name
 
 
 def test_no_two_options_share_a_spelling():
@@ -123,11 +128,9 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
     assert [line.rpartition("/")[2] for line in str(error.value).splitlines()] == [
         "no flag '--foo'",
         "conf.yaml:2: no option 'batchsize'; did you mean 'batch_size'?",
+        "conf.yaml:3: strategy: no strategy 'hogwlid'; did you mean 'hogwild'? Strategies of your "
+        "own need the file that defines them: --plugin FILE",
         "conf.yaml:1: seed is 'one'; wanted a whole number at least 0 and at most 4294967295",
-        "conf.yaml:3: strategy is 'hogwlid'; wanted one of auto, serial, hogwild, sync, "
-        "round_robin, avg_runs, local_sgd, fedprox, scaffold, diloco, async_ps, ssp, locked, aig, "
-        "sim, cyclades; "
-        "did you mean 'hogwild'?",
         "--lr is '-1'; wanted a number above 0, or auto",
         "--iters is '1.5'; wanted a whole number at least 1, or none",
     ]
@@ -168,7 +171,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
 
 @each_of(("determinism", "strategy"), [("record", "hogwild"), ("rounds", "sync")])
 def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strategy):
-    assert TrainConfig(determinism=determinism, steps=5).strategy == strategy
+    assert strategy_name(TrainConfig(determinism=determinism, steps=5)) == strategy
 
 
 @each_of(
@@ -176,14 +179,17 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
     [
         ({"read": "live", "predict": "own"}, "predict=none"),
         ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
-        ({"moments": "shared", "optimizer": "sgd"}, "has none that workers could share"),
+        ({"moments": "shared", "optimizer": "sgd"}, "sgd has no moments; muon, adamw have"),
         ({"predict": "last", "optimizer": "adamw"}, "add moments=shared"),
         ({"predict": "last", "moments": "private"}, "add moments=shared"),
-        ({"predict": "last", "moments": "shared", "strategy": "sync"}, "round_robin, not sync"),
+        (
+            {"predict": "last", "moments": "shared", "strategy": "sync"},
+            "sync has no predict; hogwild,",
+        ),
         ({"predict": "last", "strategy": "serial"}, "not for serial"),
-        ({"predict": "own", "strategy": "sync"}, "serial, hogwild, round_robin, not sync"),
-        ({"predict": "own", "strategy": "avg_runs"}, "not avg_runs; leave it out"),
-        ({"predict": "own", "strategy": "diloco"}, "not diloco; leave it out"),
+        ({"predict": "own", "strategy": "sync"}, "no predict; hogwild, serial, round_robin have"),
+        ({"predict": "own", "strategy": "avg_runs"}, "avg_runs has no predict"),
+        ({"predict": "own", "strategy": "diloco"}, "diloco has no predict"),
         ({"predict": "own", "strategy": "round_robin"}, "none or last; set one of them"),
         ({"optimizer": "muon", "predict": "last", "sparsify": "topk:0.1"}, "add moments=shared"),
         ({"reset_optimizer": True}, "add --resume"),
@@ -195,38 +201,41 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
             },
             "five steps of ns5 enlarge too far",
         ),
-        ({"moments": "shared", "optimizer": "soap"}, "soap has none that workers could share"),
+        ({"moments": "shared", "optimizer": "soap"}, "soap has no moments; muon, adamw have"),
         (
             {"beta2_half_life": 1000, "optimizer": "momentum"},
-            "muon, soap, not momentum; leave it out",
+            "momentum has no beta2_half_life; muon, adamw, adan, apollo, apollo-mini, lion, soap",
         ),
-        ({"projection_rank": 4, "optimizer": "apollo-mini"}, "take optimizer=apollo"),
-        ({"lr_workers": "sqrt", "strategy": "sync"}, "aig, sim, round_robin, not sync"),
-        ({"nesterov": 0.2, "optimizer": "adamw"}, "nesterov: is for optimizer muon, not adamw"),
-        ({"orthogonalization": "ns5", "optimizer": "sgd"}, "is for optimizer muon, not sgd"),
-        ({"orthogonalization_rows": 8, "optimizer": "lion"}, "is for optimizer muon, not lion"),
-        ({"orthogonalization_every": 2, "optimizer": "soap"}, "is for optimizer muon, not soap"),
-        ({"orthogonalization_dtype": "float32", "optimizer": "adan"}, "optimizer muon, not adan"),
-        ({"projection_rank": 4}, "is for optimizers apollo, apollo-mini, not muon; leave it out"),
-        ({"projection_scale": 4}, "is for optimizers apollo, apollo-mini, not muon"),
-        ({"projection_every": 4}, "is for optimizers apollo, apollo-mini, not muon"),
-        ({"projection_compat": "official"}, "is for optimizers apollo, apollo-mini, not muon"),
-        ({"precondition_every": 4}, "is for optimizer soap, not muon"),
-        ({"beta3": 0.5}, "is for optimizer adan, not muon"),
-        ({"momentum": 0.5}, "is for optimizer momentum, not muon"),
-        ({"backoff_steps": 5}, "is for schedules backoff, inverse, not cosine"),
-        ({"backoff_beta": 0.5, "schedule": "inverse"}, "is for schedule backoff, not inverse"),
-        ({"average_every": 5}, "strategies local_sgd, fedprox, scaffold, diloco, not auto"),
-        ({"average_every": 5, "strategy": "avg_runs"}, "scaffold, diloco, not avg_runs"),
-        ({"prox_mu": 0.1, "strategy": "local_sgd"}, "is for strategy fedprox, not local_sgd"),
-        ({"split": "dirichlet", "strategy": "sync"}, "is for strategies avg_runs, local_sgd,"),
+        ({"projection_rank": 4, "optimizer": "apollo-mini"}, "has no projection_rank; apollo has"),
+        ({"lr_workers": "sqrt", "strategy": "sync"}, "sync has no lr_workers; hogwild,"),
+        ({"nesterov": 0.2, "optimizer": "adamw"}, "nesterov: adamw has no nesterov; muon has"),
+        (
+            {"orthogonalization": "ns5", "optimizer": "sgd"},
+            "sgd has no orthogonalization; muon has",
+        ),
+        ({"orthogonalization_rows": 8, "optimizer": "lion"}, "no orthogonalization_rows; muon has"),
+        ({"orthogonalization_every": 2, "optimizer": "soap"}, "soap has no .*_every; muon has"),
+        ({"orthogonalization_dtype": "float32", "optimizer": "adan"}, "adan has no .*; muon has"),
+        ({"projection_rank": 4, "optimizer": "muon"}, "muon has no projection_rank; apollo has"),
+        ({"projection_scale": 4, "optimizer": "muon"}, "apollo, apollo-mini have"),
+        ({"projection_every": 4, "optimizer": "muon"}, "apollo, apollo-mini have"),
+        ({"projection_compat": "official", "optimizer": "sgd"}, "apollo, apollo-mini have"),
+        ({"precondition_every": 4, "optimizer": "muon"}, "muon has no precondition_every; soap"),
+        ({"beta3": 0.5, "optimizer": "muon"}, "muon has no beta3; adan has"),
+        ({"momentum": 0.5, "optimizer": "muon"}, "muon has no momentum; momentum has"),
+        ({"backoff_steps": 5}, "cosine has no backoff_steps; backoff, inverse have"),
+        ({"backoff_beta": 0.5, "schedule": "inverse"}, "inverse has no backoff_beta; backoff has"),
+        ({"average_every": 5, "slack": 1}, "no strategy has both average_every and slack"),
+        ({"average_every": 5, "strategy": "avg_runs"}, "local_sgd, fedprox, scaffold, diloco have"),
+        ({"prox_mu": 0.1, "strategy": "local_sgd"}, "local_sgd has no prox_mu; fedprox has"),
+        ({"split": "dirichlet", "strategy": "sync"}, "no split; local_sgd, avg_runs, fedprox,"),
         ({"clients": 3, "strategy": "local_sgd"}, "is for split=dirichlet; add that"),
-        ({"replicas": 2, "strategy": "sync"}, "is for strategy diloco, not sync"),
+        ({"replicas": 2, "strategy": "sync"}, "sync has no replicas; diloco has"),
         ({"local_work": "3,x", "strategy": "local_sgd"}, "wanted equal, speed, or the steps"),
         ({"local_work": "3,1", "average_every": 2, "strategy": "fedprox"}, "leave one out"),
         ({"inner_state": "average", "optimizer": "soap", "strategy": "diloco"}, "keep or reset"),
-        ({"sync_shares": "speed", "strategy": "hogwild"}, "strategy sync, not hogwild"),
-        ({"backoff_epochs": 2}, "schedules backoff, inverse, not cosine"),
+        ({"sync_shares": "speed", "strategy": "hogwild"}, "add that, or take sync"),
+        ({"schedule": "backoff(beta=2)"}, "backoff: beta is '2'; wanted a number above 0"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "no other process writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
@@ -252,24 +261,80 @@ def test_options_that_contradict_each_other_are_refused(values, message):
         TrainConfig(**values)
 
 
+@each_of(
+    ("flags", "option"),
+    [
+        ("--optimizer sgd --beta1 0.5", "beta1"),
+        ("--optimizer sgd --beta2 0.9", "beta2"),
+        ("--optimizer sgd --eps 0.5", "eps"),
+        ("--optimizer momentum --beta1 0.5", "beta1"),
+        ("--optimizer momentum --beta2 0.9", "beta2"),
+        ("--optimizer momentum --eps 0.5", "eps"),
+        ("--optimizer lion --eps 0.5", "eps"),
+        ("--schedule constant --lr-floor 0.5", "lr_floor"),
+        ("--schedule inverse --warmup 0.5", "warmup"),
+        ("--schedule inverse --lr-floor 0.5", "lr_floor"),
+        ("--schedule backoff --warmup 0.5", "warmup"),
+        ("--schedule backoff --lr-floor 0.5", "lr_floor"),
+        ("--rotate-every 5", "rotate_every"),
+        ("--live off --live-every 5s", "live_every"),
+        ("--kernels native --cpu-blas reference", "cpu_blas"),
+        ("--eval-every off --eval-tokens 512", "eval_tokens"),
+    ],
+)
+def test_an_option_without_effect_is_refused_with_the_way_out(flags, option, capsys):
+    assert main(["train", "--dry-run", *flags.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    flag = to_flag(option)
+    switched_off = rf"{option}: .*(, not |is ).*; .*leave (it|{option}) out$"
+    assert re.search(rf"({switched_off})|(^{flag}: \w+ has no {option}; .* ha(s|ve)$)", line), line
+
+
+def test_the_configuration_of_a_run_of_version_0_2_is_read_though_it_has_values_without_effect(
+    tmp_path,
+):
+    old = "optimizer: sgd\nbeta1: 0.9\nbeta2: 0.95\neval_every: 'off'\neval_tokens: 16384\n"
+    assert resolve(TrainConfig, [written(tmp_path, old)]).optimizer == SGD()
+    (tmp_path / "config.yaml").write_text(f"{old}eps: 0.5\nlr_floor: 0.5\nschedule: constant\n")
+    config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
+    assert (config.optimizer, config.schedule) == (SGD(), Constant())
+
+
+def test_what_every_run_without_copies_for_readers_has_is_no_contradiction():
+    assert not TrainConfig(live="off", live_every="off").live_every.on
+
+
 def test_an_option_of_an_optimizer_may_stand_beside_that_of_a_run_which_is_not_open_yet():
-    assert TrainConfig(resume="latest", nesterov=0.2, predict="last").nesterov == 0.2
+    config = TrainConfig(resume="latest", nesterov=0.2, predict="last")
+    assert config.optimizer == Muon(nesterov=0.2)
 
 
-@each_of("kind", contradictions.OWNERS)
-def test_every_option_of_some_choices_names_choices_that_there_are(kind):
-    specs = options(TrainConfig)
-    for name, owners in contradictions.OWNERS[kind].items():
-        assert name in specs
-        assert set(owners) < set(specs[kind].choices), name
+def test_without_a_name_the_first_optimizer_that_has_the_numbers_is_taken():
+    assert TrainConfig(eps=0.5).optimizer == Muon(eps=0.5)
+    assert TrainConfig(eps=0.5, projection_rank=3).optimizer == Apollo(eps=0.5, rank=3)
+    with pytest.raises(ConfigError, match="no optimizer has both nesterov and momentum"):
+        TrainConfig(nesterov=0.5, momentum=0.5)
+
+
+def test_an_optimizer_goes_by_file_flag_and_program_alike(tmp_path):
+    muon = Muon(beta1=0.8, rows=4)
+    file = "optimizer: {name: muon, beta1: 0.8, rows: 4}\n"
+    assert resolve(TrainConfig, [written(tmp_path, file)]).optimizer == muon
+    assert TrainConfig(optimizer="muon(beta1=0.8, rows=4)").optimizer == muon
+    assert TrainConfig(optimizer=muon).optimizer == muon
+    flat = TrainConfig(optimizer="muon", beta1=0.8, orthogonalization_rows=4)
+    assert flat.optimizer == muon
+    assert yaml.safe_load(flat.to_yaml())["optimizer"] == muon.to_dict()
 
 
 def test_another_choice_comes_without_the_options_that_it_does_not_take():
-    config = TrainConfig(optimizer="muon", nesterov=0.2, strategy="sync", sync_shares="speed")
-    changes = contradictions.choosing(TrainConfig, optimizer="sgd", strategy="hogwild")
-    other = dataclasses.replace(config, **changes)
-    assert (other.optimizer, other.strategy) == ("sgd", "hogwild")
-    assert (other.nesterov, other.sync_shares) == (None, "equal")
+    config = TrainConfig(optimizer="muon", nesterov=0.2)
+    config = dataclasses.replace(config, beta2=0.9, eval_tokens=512)
+    assert config.optimizer == Muon(nesterov=0.2, beta2=0.9)
+    changes = contradictions.choosing(TrainConfig, eval_every="off")
+    other = dataclasses.replace(config, optimizer="adamw", **changes)
+    assert (other.optimizer, other.eval_every.on) == (AdamW(), False)
+    assert other.eval_tokens is None
 
 
 def test_workers_are_slowed_by_rank():
@@ -297,16 +362,16 @@ def test_a_slowdown_that_cannot_be_read_is_answered_with_the_three_forms(text):
 
 
 def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer():
-    assert TrainConfig().optimizer == TrainConfig(optimizer="auto").optimizer == "muon"
-    assert TrainConfig(resume="latest").optimizer == "auto"
-    assert TrainConfig(resume="latest", optimizer="adamw").optimizer == "adamw"
+    assert TrainConfig().optimizer == TrainConfig(optimizer="auto").optimizer == Muon()
+    assert TrainConfig(resume="latest").optimizer is None
+    assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
 
 
 @each_of(
     ("values", "strategy"),
     [
         ({}, "auto"),
-        ({"moments": "private", "predict": "none", "gpu_write": "cpu"}, "auto"),
+        ({"moments": "private", "gpu_write": "cpu"}, "auto"),
         ({"async_after": 0.1}, "hogwild"),
         ({"predict": "last", "moments": "shared"}, "hogwild"),
         ({"predict": "last"}, "hogwild"),
@@ -321,7 +386,7 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
     ],
 )
 def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
-    assert TrainConfig(**values).strategy == strategy
+    assert strategy_name(TrainConfig(**values)) == strategy
 
 
 def test_a_step_size_that_waits_for_the_model_is_no_number_yet():

@@ -168,7 +168,7 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
 
 @pytest.mark.slow
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
-    run, pace = frameworks.check_training(steps=200)
+    run, pace = frameworks.check_training(steps=120)
     assert run.result == Result.PASS, run.found
     assert "1 replaced" in run.found
     assert pace.name == "step time"

@@ -65,5 +65,5 @@ def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispatcher, "worker", faulty_worker.ClassicWorker)
-    with pytest.raises(WorkerFailed, match=rf"worker \d met an error .*: {TEXTS[1]}"):
+    with pytest.raises(WorkerFailed, match=rf"worker \d ended with an error .*: {TEXTS[1]}"):
         classic_train(hinge(), ClassicConfig(workers=2, epochs=1))

@@ -227,7 +227,7 @@ def test_something_in_the_place_of_the_directory_of_sockets_is_refused(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     squat(tmp_path / f"mlxhog-{os.getuid()}")
-    with pytest.raises(ArenaError, match="belongs to this user alone; remove what is there"):
+    with pytest.raises(ArenaError, match="is not a directory of this user"):
         handover.socket_path(tmp_path / ("long" * 40))
 
 

@@ -107,7 +107,7 @@ def test_a_sparse_file_of_200_gb_is_refused_unread(
         (foreign / "model.safetensors").unlink()
     (foreign / name).touch()
     os.truncate(foreign / name, HUGE)
-    with pytest.raises(error, match=rf"{name} has 200 GB, and such a file has"):
+    with pytest.raises(error, match=rf"{name} has 200 GB; a file of this name has at most"):
         convert(formats.open(foreign), tmp_path / "new", Conversion(to="xlstm"))
 
 
@@ -119,7 +119,7 @@ def test_a_tokenizer_of_200_gb_and_one_that_never_ends_are_refused(tmp_path: Pat
     with pytest.raises(DataError, match="has 200 GB"):
         tokenizers.load(file.parent)
     os.mkfifo(fifo)
-    with pytest.raises(CheckpointError, match=r"b\.json is no regular file"):
+    with pytest.raises(CheckpointError, match=r"b\.json is not a regular file"):
         reading.read_small(fifo)
 
 
@@ -179,7 +179,7 @@ def test_tensors_that_the_manifest_does_not_list_are_refused(ours: Path) -> None
     (ours / "model.safetensors").rename(ours.parent / "kept")
     manifest.write(ours, record["step"], record["state"])
     (ours.parent / "kept").rename(ours / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"state\.json says nothing of model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"state\.json does not list model\.safetensors"):
         formats.open(ours)
 
 
@@ -195,7 +195,7 @@ def test_a_manifest_makes_nothing_be_read_elsewhere_nor_anything_huge(
     record["files"][name] = {"bytes": size, "sha256": "0" * 64}
     record["sha256"] = manifest._own_digest(record)
     (ours / manifest.NAME).write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=r"no name of a file beside it|has 200 GB"):
+    with pytest.raises(CheckpointError, match=r"not the name of a file beside it|has 200 GB"):
         formats.open(ours)
 
 
@@ -234,20 +234,20 @@ def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
 ) -> None:
     folder = creation.create(tmp_path, "r")
     (folder.checkpoints / "latest").write_bytes(content)
-    with pytest.raises(CheckpointError, match="latest has to hold the name of a checkpoint"):
+    with pytest.raises(CheckpointError, match="latest must have the name of a checkpoint"):
         checkpoint.latest(folder)
 
 
 @each_of(
     ("changes", "message"),
     [
-        ({"step": "3"}, "names no step"),
-        ({"step": 10**30}, "names no step"),
-        ({"state": []}, "names no step or state"),
+        ({"step": "3"}, "has no step"),
+        ({"step": 10**30}, "has no step"),
+        ({"state": []}, "has no step or no state"),
         ({"files": []}, "lists no files"),
-        ({"files": {"../x": {"bytes": 1, "sha256": ""}}}, "is no name of a file beside it"),
-        ({"files": {"x": {"bytes": "1", "sha256": ""}}}, "says no size of 'x'"),
-        ({"files": {"x": {"bytes": 1}}}, "says no digest of 'x'"),
+        ({"files": {"../x": {"bytes": 1, "sha256": ""}}}, "is not the name of a file beside it"),
+        ({"files": {"x": {"bytes": "1", "sha256": ""}}}, "has no size of 'x'"),
+        ({"files": {"x": {"bytes": 1}}}, "has no digest of 'x'"),
     ],
 )
 def test_a_manifest_with_a_digest_that_fits_may_still_be_none(

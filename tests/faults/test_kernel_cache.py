@@ -98,7 +98,7 @@ def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path:
     file.touch(0o600)
     file.chmod(0o660)
     os.mkfifo(fifo)
-    for path, fault in ((file, "can be written by others"), (fifo, "is no regular file")):
+    for path, fault in ((file, "can be written by others"), (fifo, "is not a regular file")):
         with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it {fault}"):
             is_kept(path)
     assert not is_kept(tmp_path / "c.so")

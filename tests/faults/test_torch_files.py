@@ -75,7 +75,7 @@ def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_re
     archive, old, itself = said(*(tmp_path / f"{name}.pt" for name in ("archive", "old", "loop")))
     assert "strides (4611686018427387904, 1)" in archive
     assert "strides (4611686018427387904, 1)" in old
-    assert "holds no state dict" in itself
+    assert "has no state dict" in itself
 
 
 BEYOND = {
@@ -111,7 +111,7 @@ def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path: Pat
     changed = rewritten(
         tmp_path / "a.pt", lambda name, data: data[:16] if "/data/" in name else data
     )
-    with pytest.raises(CheckpointError, match="holds 4 elements of it"):
+    with pytest.raises(CheckpointError, match="has 4 elements of it"):
         read(changed)
 
 

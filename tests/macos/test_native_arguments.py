@@ -23,7 +23,7 @@ TRAIN_AND_WRITE = """
 import sys
 from pathlib import Path
 from mlxhog import load, train
-from mlxhog.live import Generation
+from mlxhog.decoding.options import Sampling
 from tests.training.small import mixed_model, small_config
 
 folder, family = Path(sys.argv[1]), sys.argv[2]
@@ -34,8 +34,8 @@ assert (result.status, result.restarts, result.steps) == ("done", 0, 30), result
 assert [w.backend for w in result.workers] == ["mlx:gpu", "mlx:cpu", "mlx:cpu"], result.workers
 written = load("latest", out=folder / "runs", backend="mlx:cpu")
 for batch_size in (1, 2):
-    prompts, options = ["lock", "free"], Generation(temperature=1.0, max_new_tokens=4)
-    answers = written.answer(prompts, options, batch_size=batch_size)
+    prompts, sampling = ["lock", "free"], Sampling(temperature=1.0, max_new_tokens=4)
+    answers = written.answer(prompts, sampling, batch_size=batch_size)
     assert [one.row for one in answers]
 """
 

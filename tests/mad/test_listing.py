@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.mad.tasks import TASKS
-from mlxhog.models.mad.layers import LAYERS
+from mlxhog.mad.tasks import BENCHMARK
+from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from tests.another_process import mlxhog
 
@@ -27,8 +27,8 @@ def test_every_task_is_listed_with_what_it_tests_and_its_baseline(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     facts = {one["name"]: one for one in listed(capsys, "tasks")}
-    assert TASKS.keys() <= facts.keys()
-    for name, task in TASKS.items():
+    assert BENCHMARK.keys() <= facts.keys()
+    for name, task in BENCHMARK.items():
         assert facts[name]["about"] == task.about != ""
         values = {key: one["value"] for key, one in facts[name]["settings"].items()}
         assert task.settings(**values) == task.settings()
@@ -38,7 +38,7 @@ def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     facts = {one["name"]: one for one in listed(capsys, "layers")}
-    for layer in LAYERS:
+    for layer in BUILT_IN:
         one = facts[layer.name]
         assert one["kind"] == layer.kind
         assert one["about"] == layer.about != ""
@@ -60,11 +60,11 @@ def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(
 
 def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path: Path) -> None:
     file = EXAMPLES / "my_layer.py"
-    ended = mlxhog(tmp_path, "mad", "layers", "--layers-from", str(file), "--json")
+    ended = mlxhog(tmp_path, "mad", "layers", "--plugin", str(file), "--json")
     (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
     assert own["source"] == str(file)
     assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
-    ended = mlxhog(tmp_path, "mad", "tasks", "--tasks-from", str(EXAMPLES / "my_task.py"))
+    ended = mlxhog(tmp_path, "mad", "tasks", "--plugin", str(EXAMPLES / "my_task.py"))
     assert "reverse (RV)  the first half in reverse order" in ended.out
 
 
@@ -73,6 +73,6 @@ def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_
     (tmp_path / "quiet.py").write_text(
         "".join(line for line in text.splitlines(True) if "about:" not in line)
     )
-    ended = mlxhog(tmp_path, "mad", "layers", "--layers-from", "quiet.py", "--json")
+    ended = mlxhog(tmp_path, "mad", "layers", "--plugin", "quiet.py", "--json")
     (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
     assert own["about"].startswith("A layer of your own in one file")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import StudyError
 from mlxhog.mad.report.ranking import ranks, spearman
-from mlxhog.mad.scores import half_width, scores, t_quantile
+from mlxhog.mad.scores import half_width, scores
 from tests.mad.search.recorded import Record, layers, record, setting, suite
 
 A = "gated-conv swiglu"
@@ -194,8 +194,12 @@ PRINTED = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 9: 2.26216, 30: 2.042
 
 
 @pytest.mark.parametrize(("df", "expected"), PRINTED.items())
-def test_quantiles_of_students_t_are_those_of_the_tables(df: int, expected: float):
-    assert t_quantile(0.975, df) == pytest.approx(expected, rel=3e-6)
+def test_the_interval_is_as_many_standard_errors_as_the_tables_of_students_t_say(
+    df: int, expected: float
+):
+    values = np.random.default_rng(df).normal(size=df + 1)
+    error = np.std(values, ddof=1) / math.sqrt(df + 1)
+    assert half_width(list(values)) == pytest.approx(expected * error, rel=3e-6)
 
 
 def test_the_interval_holds_the_mean_of_a_normal_in_95_of_100_draws():

@@ -47,7 +47,7 @@ def test_show_takes_words_sizes_and_files(
     ("words", "message"),
     [
         (["mlst"], "no layer 'mlst'; did you mean 'mlstm'"),
-        (["tiny"], "no sequence of MAD layers"),
+        (["tiny"], "not a sequence of MAD layers"),
         (["none.yaml"], "no architecture 'none.yaml'"),
         (["mlstm", "--dim", "6"], "heads is 4, and the width is 6; choose one of 1, 2, 3, 6"),
         (["mlstm", "--dims", "6"], "no flag '--dims'; did you mean '--dim'"),

@@ -9,7 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
-from mlxhog.mad.tasks import TASKS, make_task, resolve
+from mlxhog.mad.tasks import BENCHMARK, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
 
@@ -53,7 +53,7 @@ GRID = {
 
 
 def test_the_grid_is_that_of_the_benchmark():
-    results = {task: defaultdict(set) for task in TASKS}
+    results = {task: defaultdict(set) for task in BENCHMARK}
     for setting in suite("full").settings:
         if setting.label != "baseline":
             name = setting.label.split("=")[0]
@@ -78,7 +78,7 @@ def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fix
 
 def test_every_setting_of_the_grid_differs_from_the_baseline_in_what_its_label_says():
     for setting in suite("full").settings:
-        baseline = vars(TASKS[setting.task].settings())
+        baseline = vars(BENCHMARK[setting.task].settings())
         changed = {
             name: value for name, value in setting.settings.items() if baseline[name] != value
         }
@@ -95,12 +95,12 @@ def test_lite_is_the_six_baselines_at_two_step_sizes():
     assert {config.protocol.steps for config in configs} == {2000}
     assert {config.protocol.lr for config in configs} == {5e-4, 2e-3}
     for config in configs:
-        assert config.settings == vars(TASKS[config.task].settings())
+        assert config.settings == vars(BENCHMARK[config.task].settings())
 
 
 def test_smoke_is_small_and_has_one_point():
     configs = list(runs(suite("smoke"), LAYERS, seeds=[0]))
-    assert [config.task for config in configs] == list(TASKS)
+    assert [config.task for config in configs] == list(BENCHMARK)
     for config in configs:
         assert (config.dim, config.protocol.lr, config.protocol.clip) == (64, 2e-3, 1.0)
         assert config.protocol.batch_size == (32 if config.settings["seq_len"] == 64 else 64) or (
@@ -118,7 +118,7 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
             hidden_size=suite(name).dim,
             layers=LAYERS,
             max_length=settings.length,
-            backbone=TASKS[setting.task].backbone,
+            backbone=BENCHMARK[setting.task].backbone,
         )
         assert data.train_x.shape == (2, model.max_length)
 

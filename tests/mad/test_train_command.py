@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.cli.mad.train_view import RunLine
+from mlxhog.config import plugin_file
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files import tensors
 from mlxhog.machine.interrupts import Interrupts
+from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
 from mlxhog.mad.training import candidate
 from mlxhog.models import families
@@ -44,6 +47,22 @@ def trained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--schedule constant --lr-floor 1e-4", "lr-floor is for --schedule cosine, not constant"),
+        ("--backoff-steps 5", "backoff-steps is for --schedule backoff or inverse, not cosine"),
+        ("--schedule inverse --backoff-beta .5", "backoff-beta is for --schedule backoff, not inv"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_an_option_of_another_schedule_is_refused(
+    command: str, words: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mad", command, *MIXER, *words.split(), "--dry-run"]) == 2
+    assert re.search(rf"--{problem}\w*; leave it out", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("backend", ["mlx", "torch", "mlx:cpu"])
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_a_run_ends_with_one_line_of_json(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +77,26 @@ def test_a_run_ends_with_one_line_of_json(backend: str, capsys: pytest.CaptureFi
     assert [point["step"] for point in result["curve"]] == [6, 12]
     assert result["curve"][-1]["acc_token"] == result["acc_token"]
     assert result["settings"]["vocab"] == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "key"),
+    [
+        ("", "29b22fb5782cd753"),
+        ("--strategy ssp --slack 2", "29b22fb5782cd753"),
+        ("--strategy locked --lock-scope apply --staleness-lr linear:0.5", "29b22fb5782cd753"),
+        ("--schedule backoff --backoff-steps 3 --backoff-beta 0.5", "f21895527dc92658"),
+        ("--strategy ssp --slack 2 --schedule inverse --backoff-epochs 2", "28f416ddb8319a9d"),
+    ],
+)
+def test_the_key_of_a_run_is_that_of_0_2_however_its_workers_train(
+    flags: str, key: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "version", lambda name: "0.2.0")
+    monkeypatch.setattr(runs, "GENERATOR_VERSION", 1)
+    monkeypatch.setattr(plugin_file, "loaded", tuple)  # by other tests in this process
+    result = trained(capsys, "--workers", "mlx:cpu*2", "--dry-run", *flags.split())
+    assert result["key"] == key
 
 
 def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +204,7 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
         ("--layers swiglu --backend mxl", "no backend 'mxl'"),
         ("--layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
         ("--layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
-        ("--layers swiglu --strategy snyc", "--strategy is 'snyc'"),
+        ("--layers swiglu --strategy snyc", "--strategy: no strategy 'snyc'; did you mean 'sync'?"),
         ("--layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
         ("--layers swiglu --read live --predict own --workers torch:cpu*2", "add predict=none"),
         ("--layers swiglu --lrr 3", "did you mean '--lr'?"),

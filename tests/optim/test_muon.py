@@ -28,7 +28,7 @@ from mlxhog.optim.rule import Record
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target
-from tests.optim.test_optimizers import Options
+from tests.optim.test_optimizers import chosen
 from tests.pairs import each_of
 from tests.threads import in_threads
 from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, Tolerance, assert_close
@@ -386,7 +386,7 @@ def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(
 def test_options_choose_muon_for_a_model() -> None:
     model = load_architecture("tiny")
     hidden = families.hidden_matrices(model)
-    muon = optim.build(Options("muon", orthogonalization_dtype="float32"), hidden, threads=2)
+    muon = optim.build(chosen("muon", orthogonalization_dtype="float32"), hidden, threads=2)
     assert muon == Muon(
         hidden=hidden,
         beta1=0.8,
@@ -396,21 +396,23 @@ def test_options_choose_muon_for_a_model() -> None:
         weight_decay=0.2,
         threads=2,
     )
-    fast = optim.build(Options("muon"), hidden)
+    fast = optim.build(chosen("muon"), hidden)
     assert isinstance(fast, Muon)
     assert fast.bfloat16 == _native.bfloat16_products()
-    five = optim.build(Options("muon", orthogonalization="ns5"), hidden)
+    five = optim.build(chosen("muon", orthogonalization="ns5"), hidden)
     assert isinstance(five, Muon)
     assert not five.bfloat16
-    with pytest.raises(ConfigError, match="choose from polar3, ns5"):
-        optim.build(Options("muon", orthogonalization="svd"), hidden)
+    with pytest.raises(ConfigError, match="wanted one of polar3, ns5"):
+        chosen("muon", orthogonalization="svd")
 
 
 def test_a_model_without_hidden_matrices_is_moved_by_adamw() -> None:
     sizes = {"vocab_size": 32, "hidden_size": 16}
     model = read({"model_type": "mad", "layers": ["slstm-v1"], **sizes})
     assert families.hidden_matrices(model) == frozenset()
-    muon = optim.build(Options("muon"), families.hidden_matrices(model))
+    hidden = families.hidden_matrices(model)
+    muon = optim.build(optim.for_model(chosen("muon"), 16, hidden, 1), hidden)
+    assert muon == optim.build(chosen("adamw"))
     flats = [initial(), initial()]
     grads = {"matrix": drawn(*MATRIX.shape)}
     adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import optim
+from mlxhog.config import optimizers
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
+from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Optimizer, Soap
 from mlxhog.optim.gradients import Rows
@@ -20,54 +23,39 @@ from tests.pairs import each_of
 HIDDEN = frozenset({"matrix"})
 
 
-@dataclass(frozen=True)
-class Options:
-    optimizer: str = "adamw"
-    momentum: float = 0.6
-    beta1: float = 0.8
-    beta2: float = 0.9
-    beta2_half_life: int | None = None
-    beta3: float = 0.7
-    projection_rank: int | None = None
-    projection_scale: float | None = None
-    projection_every: int = 200
-    projection_compat: str = "guarded"
-    precondition_every: int = 10
-    seed: int = 0
-    nesterov: float | None = None
-    orthogonalization: str = "polar3"
-    orthogonalization_rows: int | None = None
-    orthogonalization_every: int | None = None
-    orthogonalization_dtype: str = "auto"
-    eps: float = 1e-6
-    weight_decay: float = 0.2
-    shares_moments: bool = False
-    sparsify: str = "none"
-    error_feedback: bool = True
-    delay_feedback: bool = False
+NUMBERS = {
+    "momentum": 0.6, "beta1": 0.8, "beta2": 0.9, "beta3": 0.7, "eps": 1e-6, "weight_decay": 0.2,
+}  # fmt: skip
+
+
+def chosen(name: str = "adamw", **others: Any) -> TrainConfig:
+    """One worker with an optimizer, and those of `NUMBERS` that it has."""
+    has = options(OPTIMIZERS.find(name))
+    own = {number: value for number, value in NUMBERS.items() if number in has}
+    return TrainConfig(strategy="serial", optimizer={"name": name, **own}, **others)
 
 
 def test_options_choose_the_optimizer() -> None:
     adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)
-    assert optim.build(Options()) == adamw
-    assert optim.build(Options("momentum")) == Momentum(momentum=0.6, weight_decay=0.2)
-    assert optim.build(Options("sgd")) == SGD(weight_decay=0.2)
+    assert optim.build(chosen()) == adamw
+    assert optim.build(chosen("momentum")) == Momentum(momentum=0.6, weight_decay=0.2)
+    assert optim.build(chosen("sgd")) == SGD(weight_decay=0.2)
     lion = Lion(beta1=0.8, beta2=0.9, weight_decay=0.2)
-    assert optim.build(Options("lion")) == lion
+    assert optim.build(chosen("lion")) == lion
     moments = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
-    assert optim.build(Options("adan")) == Adan(**moments, beta3=0.7)
+    assert optim.build(chosen("adan")) == Adan(**moments, beta3=0.7)
     soap = Soap(hidden=HIDDEN, **moments, precondition_every=5)
-    assert optim.build(Options("soap", precondition_every=5), HIDDEN) == soap
+    assert optim.build(chosen("soap", precondition_every=5), HIDDEN) == soap
     apollo = Apollo(hidden=HIDDEN, **moments, rank=3, refresh_every=50, seed=7)
-    chosen = Options("apollo", projection_rank=3, projection_every=50, seed=7)
-    assert optim.build(chosen, HIDDEN) == apollo
+    config = chosen("apollo", projection_rank=3, projection_every=50, seed=7)
+    assert optim.build(config, HIDDEN) == apollo
     mini = Apollo(hidden=HIDDEN, **moments, rank=1, tensor=True, scale=128.0, zero_guard=False)
-    chosen = Options("apollo-mini", projection_scale=128.0, projection_compat="official")
-    assert optim.build(chosen, HIDDEN) == mini
+    config = chosen("apollo-mini", projection_scale=128.0, projection_compat="official")
+    assert optim.build(config, HIDDEN) == mini
 
 
 @each_of(
-    ("chosen", "eps"),
+    ("numbers", "eps"),
     [
         ({}, 1e-8),
         ({"projection_compat": "official"}, 1e-6),
@@ -75,16 +63,15 @@ def test_options_choose_the_optimizer() -> None:
     ],
 )
 def test_official_apollo_has_the_eps_of_the_authors_package_unless_another_is_set(
-    chosen: dict[str, Any], eps: float
+    numbers: dict[str, Any], eps: float
 ) -> None:
-    rule = optim.build(TrainConfig(optimizer="apollo", **chosen))
+    rule = optim.build(TrainConfig(optimizer="apollo", **numbers))
     assert isinstance(rule, Apollo)
-    assert (rule.eps, rule.zero_guard) == (eps, not chosen)
+    assert (rule.eps, rule.zero_guard) == (eps, not numbers)
 
 
 def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
-    assert set(options(TrainConfig)["optimizer"].choices) == {"auto", *optim.OPTIMIZERS}
-    for name in optim.OPTIMIZERS:
+    for name in OPTIMIZERS.known():
         assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
 
 
@@ -110,6 +97,7 @@ def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
         ({"strategy": "sync", "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5, 0.1),
         ({"strategy": "sync", "optimizer": "adamw"}, 512, 4, 1e-3, 0.9, None),
         ({"strategy": "hogwild", "optimizer": "lion"}, 64, 2, 1e-3, 0.9, None),
+        ({"strategy": "hogwild", "optimizer": "momentum"}, 64, 2, 1e-3, None, None),
     ],
 )
 def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
@@ -117,31 +105,32 @@ def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
     width: int,
     workers: int,
     lr: float,
-    beta1: float,
+    beta1: float | None,
     nesterov: float | None,
 ) -> None:
     settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
-    assert (settled.top_lr, settled.beta1) == (pytest.approx(lr), beta1)
-    assert settled.nesterov == nesterov
+    numbers = optimizers.open_numbers(settled)
+    assert settled.top_lr == pytest.approx(lr)
+    assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
 
 
 def test_muon_without_hidden_matrices_is_adamw_at_its_step_size() -> None:
     settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
-    assert (settled.optimizer, settled.lr) == ("adamw", 1e-3)
+    assert (settled.optimizer, settled.lr) == (optimizers.AdamW(beta1=0.9), 1e-3)
 
 
 def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() -> None:
-    config = TrainConfig(optimizer="muon", predict="last", nesterov=0.2, orthogonalization="ns5")
+    config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
     settled = optim.for_model(config, 128, frozenset(), 2)
-    assert (settled.optimizer, settled.predict, settled.prediction) == ("adamw", "auto", "own")
-    assert (settled.nesterov, settled.orthogonalization) == (None, "polar3")
+    assert settled.optimizer == optimizers.AdamW(beta1=0.9, eps=1e-6)
+    assert (settled.strategy, settled.prediction) == (Hogwild(), "own")
     shared = replace(config, moments="shared")
     assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
     assert optim.for_model(config, 128, HIDDEN, 2).prediction == "last"
 
 
 def test_the_second_moment_may_forget_by_tokens() -> None:
-    config = Options(beta2_half_life=4096)
+    config = chosen(beta2_half_life=4096)
     built = optim.build(config, tokens_per_step=512)
     assert isinstance(built, AdamW)
     assert built.beta2**8 == pytest.approx(0.5)  # 8 steps are 4,096 tokens
@@ -150,9 +139,53 @@ def test_the_second_moment_may_forget_by_tokens() -> None:
     assert twice.beta2 == pytest.approx(built.beta2**2)
 
 
+def of_numbers() -> list[tuple[str, str]]:
+    return [(name, number) for name, one in OPTIMIZERS.known().items() for number in options(one)]
+
+
+OTHER: dict[str, object] = {
+    "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "dtype": "bfloat16",
+    "rank": 2, "scale": 9.0, "compat": "official", "moments": "shared", "beta2_half_life": 100,
+    "every": 2,
+}  # fmt: skip
+"""Another value of each number than its default; half of it where none stands here."""
+
+
+@each_of(("name", "number"), of_numbers())
+def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(
+    name: str, number: str
+) -> None:
+    """After a gradient of zeros, and with a long one, so that guards and limits act, too."""
+    spec = options(OPTIMIZERS.find(name))[number]
+    value = OTHER.get(number) or float(str(spec.default)) / 2
+    if number == "eps":  # in sight beside the second moment
+        value = 0.1
+
+    plain = "muon(dtype=float32)" if name == "muon" else name
+
+    def trained(**numbers: Any) -> tuple[bytes, tuple[str, ...]]:
+        choice = replace(OPTIMIZERS.read(plain), **numbers)
+        config = TrainConfig(strategy="serial", optimizer=choice)
+        rule = optim.build(config, HIDDEN, tokens_per_step=10)
+        flat, random = initial(), np.random.default_rng(1)
+        of = target(rule, flat, "matrix")
+        for step in range(1, 7):
+            scale = np.float32([1.0, 0.0, 0.0, 1.0, 50.0, 1.0][step - 1])
+            grads = {
+                slot.name: scale * random.standard_normal(slot.shape, np.float32)
+                for slot in (MATRIX, BIAS, EMBEDDING)
+            }
+            rule.step(of, grads, lr=0.1, step=step)
+        return flat.tobytes(), rule.shared_segments
+
+    assert trained(**{number: value}) != trained()
+
+
 def test_an_unknown_optimizer_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="choose from"):
-        optim.build(Options("adam"))
+    with pytest.raises(ConfigError, match="did you mean 'adamw'"):
+        TrainConfig(optimizer="adam")
+    with pytest.raises(ConfigError, match="known are muon, adamw"):
+        TrainConfig(optimizer="rmsprop")
 
 
 def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share() -> None:
@@ -163,7 +196,7 @@ def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share() ->
     assert segments(Momentum()) == (("m",), ())
     assert segments(AdamW()) == (("m", "v"), ())
     assert segments(AdamW(shared=True)) == ((), ("m", "v"))
-    assert segments(optim.build(Options("muon", shares_moments=True))) == ((), ("m", "v"))
+    assert segments(optim.build(chosen("muon", moments="shared"))) == ((), ("m", "v"))
 
 
 def test_two_workers_share_moments_and_count_their_updates_together() -> None:

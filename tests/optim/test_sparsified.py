@@ -14,7 +14,7 @@ from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Sparsified
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.sparsified import RESIDUAL
 from tests.optim.small import EMBEDDING, MATRIX, SLOTS, N, initial, parameter, target
-from tests.optim.test_optimizers import Options
+from tests.optim.test_optimizers import chosen
 from tests.pairs import each_of
 
 RULES: dict[str, Callable[[bool], Optimizer]] = {
@@ -137,10 +137,10 @@ def test_a_dense_gradient_of_a_rows_parameter_is_sparsified_as_a_whole() -> None
 
 
 def test_options_choose_what_is_written() -> None:
-    assert isinstance(optim.build(Options()), AdamW)
-    optimizer = optim.build(replace(Options(), sparsify="topk:0.1", error_feedback=False))
+    assert isinstance(optim.build(chosen()), AdamW)
+    optimizer = optim.build(replace(chosen(), sparsify="topk:0.1", error_feedback=False))
     assert isinstance(optimizer, Sparsified)
     assert optimizer.selection == TENTH
     assert optimizer.state_segments == ("m", "v")
-    with_residual = optim.build(replace(Options("sgd"), sparsify="threshold:2"))
+    with_residual = optim.build(replace(chosen("sgd"), sparsify="threshold:2"))
     assert with_residual.state_segments == (RESIDUAL,)

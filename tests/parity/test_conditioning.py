@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
 from mlxhog.parity import compare, tolerances
+from mlxhog.parity.engines import NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import Array
+from tests.models.sample import batch, config, perturbed_params
 
 
 def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
@@ -77,3 +80,37 @@ def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for(
         "greedy_ids": None,
     }
     assert {name: tolerances.condition_of(name, conditions) for name in results} == results
+
+
+def test_noise_shows_what_float32_loses_where_no_rounding_of_the_inputs_does() -> None:
+    cfg = config(num_hidden_layers=1)
+    tokens, targets = batch(cfg, 1, 2, seed=2)
+    params = perturbed_params(cfg, 2)
+
+    def gradients(engine: NumPyEngine, at: Mapping[str, Array]) -> dict[str, Array]:
+        engine.load(cfg, at)
+        return engine.differentiate(tokens, targets)[1]
+
+    exact, rounding = (partial(gradients, one()) for one in (NumPyEngine, RoundingEngine))
+    grads, (_, noise) = (
+        exact(params),
+        tolerances.split(dict(tolerances.measure_noise(params, exact, rounding))),
+    )
+    largest = max(float(np.abs(grad).max()) for grad in grads.values())
+    assert set(noise) == {f"noise/grad/{name}" for name in grads}
+    for name, off in noise.items():
+        assert off < 16 * tolerances.ROUNDING * largest, name
+    keys = "backbone.blocks.0.mlstm_layer.k.weight"  # behind the head norm: of 2e-4 of the largest
+    assert noise[f"noise/grad/{keys}"] > 1e-5 * np.abs(grads[keys]).max()
+
+
+def test_a_small_gradient_is_measured_by_its_own_noise_between_backends_that_have_it() -> None:
+    expected = {"grad/large": np.array([1.0]), "grad/small": np.array([1e-4])}
+    conditions = {name: 1e-8 for name in expected} | {f"noise/{name}": 1e-8 for name in expected}
+    for off, noise, ok in ((1e-6, False, True), (1e-6, True, False), (1e-7, True, True)):
+        results = {"grad/large": np.array([1.0]), "grad/small": np.array([1e-4 + off])}
+        rows = compare.tensor_rows(
+            "a", results, "b", expected, precision="float32", start={}, conditions=conditions,
+            pairs=[(name, name) for name in expected], noise=noise,
+        )  # fmt: skip
+        assert [row.ok for row in rows] == [True, ok]

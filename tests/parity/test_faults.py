@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.parity import compute, operators
+from mlxhog.parity import compute, operators, tolerances
 from mlxhog.parity.compare import Row, operator_rows
 from mlxhog.parity.comparison import compare_sides
+from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import ModelPlan, Results, Side, Subject
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.parity.planted import ENTRIES, Fault, FaultySide, OperatorFault, SignFault, planted
@@ -96,10 +97,12 @@ def quiet(side: str, step: str) -> None:
     """Nobody watches."""
 
 
-def first_bad(monkeypatch: pytest.MonkeyPatch, side: Side, fault: Fault) -> Row:
+def first_bad(
+    monkeypatch: pytest.MonkeyPatch, side: Side, fault: Fault, subject: Subject | None = None
+) -> Row:
     """Where a comparison of NumPy and a faulty side disagrees first."""
     monkeypatch.setattr(compute, "compute_side", FaultySide(side.name, fault))
-    row = compare_sides(small(), [NUMPY, side], quiet).first_bad
+    row = compare_sides(subject or small(), [NUMPY, side], quiet).first_bad
     assert row is not None
     return row
 
@@ -117,3 +120,25 @@ def test_the_command_names_the_entry_with_the_wrong_sign(monkeypatch: pytest.Mon
     assert row.where == (0, 7)
     assert row.got is not None
     assert row.wanted == pytest.approx(-row.got, rel=1e-3)
+
+
+@pytest.mark.usefixtures("sides_here")
+def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg = config(num_hidden_layers=1)
+    tokens, targets = batch(cfg, 1, 2, seed=2)  # of two positions the head norm hides most of k
+    params = perturbed_params(cfg, 2)
+    subject = Subject("small", ModelPlan(cfg), params, {"tokens": tokens, "targets": targets})
+    assert compare_sides(subject, [NUMPY, *OTHERS], quiet).ok
+    engine = NumPyEngine()
+    engine.load(cfg, params)
+    _, grads = engine.differentiate(tokens, targets)
+    largest = max(float(np.abs(grad).max()) for grad in grads.values())
+    name = "backbone.blocks.0.mlstm_layer.k.weight"
+    roundings = np.abs(grads[name]).reshape(-1) / (largest * tolerances.ROUNDING)
+    place = int(np.flatnonzero((roundings > 20) & (roundings < 30))[0])
+    row = first_bad(monkeypatch, OTHERS[1], SignFault(name, place), subject)
+    assert row.what == f"grad/{name}"
+    assert row.got is not None
+    assert row.wanted == pytest.approx(-row.got, rel=0.2)

@@ -13,8 +13,11 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
+from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.local_strategies import DiLoCo, FedProx, Scaffold
+from mlxhog.config.schedules import Constant
 from mlxhog.optim import SGD, Optimizer
-from mlxhog.strategies import STRATEGIES, Idle, Lease
+from mlxhog.strategies import RUNS, Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
 from tests.strategies.deaths import let_others_run
 from tests.strategies.test_sync import LR, context, strategy
@@ -25,16 +28,22 @@ FLOATS = 3000  # every worker averages a part of them
 OPTIONS: dict[str, Any] = {
     "seq_len": 10, "average_every": 2, "local_after": 0, "local_work": "equal",
     "inner_state": "keep", "prox_mu": 0.5, "prox": "grad", "replicas": None, "outer_lr": 0.7,
-    "outer_momentum": 0.9, "optimizer": "sgd", "schedule": "constant", "warmup": 0.0,
-    "weight_decay": 0.0, "top_lr": LR, "steps": None, "tokens": None, "resume": None,
-    "sequences_per_ticket": 1, "momentum": 0.9, "sparsify": "none", "beta2": 0.95,
-    "beta2_half_life": None, "split": "none", "determinism": "none",
+    "outer_momentum": 0.9, "optimizer": "sgd", "shares_moments": False, "seed": 0,
+    "schedule": Constant(warmup=0.0), "top_lr": LR, "steps": None, "tokens": None, "resume": None,
+    "sequences_per_ticket": 1, "determinism": "none",
 }  # fmt: skip
 
 
 def method(name: str, workers: int = 2, **options: object) -> Local:
     """A local method with options that tell every term of it apart."""
-    result = strategy(STRATEGIES[name], workers, **{**OPTIONS, "strategy": name, **options})
+    (kind,) = (run for choice, run in RUNS.items() if choice.name == name)
+    assert isinstance(kind, type)
+    values = {**OPTIONS, **options}
+    if str(values["local_work"])[0].isdigit():
+        del values["average_every"]
+    rule = OPTIMIZERS.find(values["optimizer"])
+    values["optimizer"] = OPTIMIZERS.make(rule, {"weight_decay": 0.0})
+    result = strategy(kind, workers, **values)
     assert isinstance(result, Local)
     return result
 
@@ -150,27 +159,27 @@ class Sequential:
         return done + len(order) - taken
 
     def _step(self, rank: int, ticket: int) -> None:
-        at, config = self.own[rank], self.config
+        at, chosen = self.own[rank], self.config.strategy
         direction = result = f32(gradient(ticket, float(at)))
-        if config.strategy == "fedprox" and config.prox == "grad":
-            direction = f32(result + f32(f32(config.prox_mu) * f32(at - self.anchor)))
-        elif config.strategy == "fedprox":
-            at = f32(at - f32(f32(LR * config.prox_mu) * f32(at - self.anchor)))
-        elif config.strategy == "scaffold":
+        if isinstance(chosen, FedProx) and chosen.prox == "grad":
+            direction = f32(result + f32(f32(chosen.mu) * f32(at - self.anchor)))
+        elif isinstance(chosen, FedProx):
+            at = f32(at - f32(f32(LR * chosen.mu) * f32(at - self.anchor)))
+        elif isinstance(chosen, Scaffold):
             direction = f32(result + f32(self.control - self.controls[rank]))
         self._gradients[rank].append(result)
         self.own[rank] = f32(at - f32(f32(LR) * direction))
 
     def _meet(self) -> None:
-        config, average = self.config, mean(self.own)
-        if config.strategy == "scaffold":
+        chosen, average = self.config.strategy, mean(self.own)
+        if isinstance(chosen, Scaffold):
             self._next_controls()
-        if config.strategy == "diloco":
+        if isinstance(chosen, DiLoCo):
             moved = mean([f32(self.anchor - own) for own in self.own])
-            momentum = f32(config.outer_momentum)
+            momentum = f32(chosen.outer_momentum)
             self.velocity = f32(f32(momentum * self.velocity) + moved)
             ahead = f32(moved + f32(momentum * self.velocity))
-            average = f32(self.anchor - f32(f32(config.outer_lr) * ahead))
+            average = f32(self.anchor - f32(f32(chosen.outer_lr) * ahead))
         self.anchor, self.own = average, [average] * self.of.workers
         self.meetings += 1
 

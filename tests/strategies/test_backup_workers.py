@@ -14,6 +14,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.config import strategies as choices
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import Idle, Lease, Outcome, Strategy, build
@@ -150,7 +151,7 @@ def test_steps_are_counted_by_one_worker_of_each_round() -> None:
 
 @pytest.mark.parametrize(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
 def test_a_round_has_somebody_to_wait_for(backups: int, workers: int) -> None:
-    config: Any = SimpleNamespace(strategy="sync", determinism="none", backup_workers=backups)
+    config: Any = SimpleNamespace(strategy=choices.Sync(backup_workers=backups), determinism="none")
     with pytest.raises(ConfigError, match="backup_workers is"):
         build(config, workers)
 
@@ -190,7 +191,8 @@ def test_a_death_at_any_line_stops_nobody_and_costs_at_most_one_torn_apply() -> 
 
 
 def strategy_of(workers: int) -> Strategy:
-    return build(SimpleNamespace(strategy="sync", determinism="none", backup_workers=1), workers)  # type: ignore[arg-type]
+    config: Any = SimpleNamespace(strategy=choices.Sync(backup_workers=1), determinism="none")
+    return build(config, workers)
 
 
 def test_a_step_counts_as_many_batches_as_it_waits_for() -> None:

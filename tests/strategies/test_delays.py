@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_part_of_all_step_sizes_that_is_not_the_part_of_the_text_is_told() -> 
     assert share_warning([0.0, 0.0], [0, 0]) is None
     result = share_warning([9.0, 1.0], [500, 500])
     assert result is not None
-    assert result.startswith("worker 2 computed 50% of the text and has 10% of all step sizes")
+    assert result.startswith("worker 2 computed 50% of the text, but has 10% of all step sizes")
 
 
 def arena_with_rows() -> Arena:
@@ -155,6 +156,26 @@ def test_lock_free_workers_scale_a_late_step_and_note_its_size() -> None:
         take(one, others=3)
         assert arena.param("w").tolist() == [-LR * 1.25] * 4
         assert one.context.entry.rate_sum == LR * 1.25
+
+
+def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by() -> None:
+    with arena_with_rows() as arena:
+        one = worker(arena, 1, staleness_lr="linear:1")
+        rule = one.context.optimizer
+
+        def step(*args: Any, **options: Any) -> None:
+            rule.step(*args, **options)
+            arena.counters.add("version", 5)  # steps of others that land meanwhile
+
+        one.context.optimizer = SimpleNamespace(step=step)  # type: ignore[assignment]
+        lease = one.claim()
+        assert isinstance(lease, Lease)
+        one.read()
+        arena.counters.add("version", 3)
+        outcome = one.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        assert outcome.staleness == 3
+        assert arena.param("w").tolist() == [-LR / (1 + outcome.staleness)] * 4
+        assert outcome.version == 3 + 5 + 1
 
 
 def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence() -> None:

@@ -14,7 +14,6 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.config.asynchrony import SimulatedStaleness
 from mlxhog.config.budget import Budget
 from mlxhog.strategies import Idle, Lease, Strategy, StrategyWorker, build
 from mlxhog.strategies.aig import AigWorker
@@ -29,7 +28,7 @@ from mlxhog.strategies.sync import SyncWorker
 from tests.strategies import test_hogwild_claims, test_local, test_round_robin, test_sync_deaths
 from tests.strategies.deaths import die_together, let_others_run, lines
 from tests.strategies.local_runs import OPTIONS
-from tests.strategies.test_sync import context
+from tests.strategies.test_sync import chosen, context
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.slow
@@ -50,15 +49,13 @@ class Kind:
 
     @property
     def strategy(self) -> Strategy:
+        numbers = {
+            **OPTIONS, "async_after": self.async_after, "backup_workers": self.backup_workers,
+            "slack": 1,
+        }  # fmt: skip
         own = {
-            "strategy": self.name, "async_after": self.async_after, "blocks": "all", "clip": 0.0,
-            "read": "snapshot", "prediction": "none", "sync_shares": "equal",
-            "staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False,
-            "delay_feedback": False,
-            "backup_workers": self.backup_workers, "lock_scope": "step", "slack": 1,
-            "slack_notice": 30.0, "seed": 0,
-            "determinism": "none",
-            "simulated_staleness": SimulatedStaleness.parse("fixed:1"),
+            "strategy": chosen(self.name, numbers), "clip": 0.0, "read": "snapshot",
+            "prediction": "none", "seed": 0, "determinism": "none",
         }  # fmt: skip
         config: Any = SimpleNamespace(**{**OPTIONS, **own})
         return build(config, WORKERS)

@@ -23,7 +23,7 @@ from tests.strategies.test_sync import LR, context, strategy
 
 STEPS = 5
 HOGWILD = strategy(Hogwild)
-METHODS = ("claim", "_all_are_handed_out", "read", "write", "_own", "_step", "_add")
+METHODS = ("claim", "_all_are_handed_out", "read", "write", "corrected", "_step", "_add")
 
 
 def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Arena:

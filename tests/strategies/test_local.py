@@ -483,5 +483,5 @@ def check(arena: Arena, of: Local, where: str) -> None:
     assert result == [result[0]] * FLOATS or torn, where
     if not torn:
         assert result[0] == Sequential(of).model, where
-    elif of.config.strategy == "local_sgd":
+    elif of.name == "local_sgd":
         assert result[0] in [Sequential(of, without=n).model for n in (None, *range(STEPS))], where

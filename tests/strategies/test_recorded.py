@@ -20,6 +20,7 @@ from mlxhog.arena.event_log import Begin, Died, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
+from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import RunError
 from mlxhog.optim import SGD, AdamW, Muon, Optimizer
 from mlxhog.optim.gradients import Rows
@@ -68,9 +69,8 @@ class Runs:
 
     def strategy(self, determinism: str) -> Recorded:
         config: Any = SimpleNamespace(
-            strategy="hogwild", determinism=determinism, prediction=self.prediction, clip=0.5,
-            read="snapshot", staleness_lr="linear:0.5", delay_compensation="none",
-            rescale_by_speed=False, delay_feedback=False,
+            strategy=Hogwild(staleness_lr="linear:0.5"), determinism=determinism,
+            prediction=self.prediction, clip=0.5, read="snapshot",
         )  # fmt: skip
         return Recorded(config, 2)
 

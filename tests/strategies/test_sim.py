@@ -13,7 +13,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
-from mlxhog.config.asynchrony import SimulatedStaleness
+from mlxhog.config import strategies as choices
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import Idle, Lease, build
@@ -27,9 +27,7 @@ METHODS = ("claim", "read", "write", "_record", "_lr", "_apply")
 
 
 def simulation(rule: str = "fixed:1", **options: object) -> Sim:
-    result = strategy(
-        Sim, 1, seq_len=10, seed=0, simulated_staleness=SimulatedStaleness.parse(rule), **options
-    )
+    result = strategy(Sim, 1, seq_len=10, seed=0, sim_staleness=rule, **options)
     assert isinstance(result, Sim)
     return result
 
@@ -176,6 +174,6 @@ def test_the_step_of_a_process_that_died_behind_it_is_ended(
 
 
 def test_several_processes_are_refused() -> None:
-    config: Any = SimpleNamespace(strategy="sim", determinism="none")
+    config: Any = SimpleNamespace(strategy=choices.Sim(), determinism="none")
     with pytest.raises(ConfigError, match="simulates its workers in one process"):
         build(config, 2)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +15,18 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase
 from mlxhog.config.budget import Budget
+from mlxhog.config.choices import STRATEGIES, Choice
+from mlxhog.config.options import options
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, Part, Strategy
+from mlxhog.strategies import RUNS, Context, Idle, Lease, Part, Strategy
+from mlxhog.strategies.backup_workers import SyncWithBackups
+from mlxhog.strategies.disjoint import Disjoint
+from mlxhog.strategies.division import SharesBySpeed
 from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies.sim import Sim
 from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
 from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
+from mlxhog.strategies.words import Words
 from tests.threads import in_threads
 
 LR = 0.5
@@ -34,14 +41,27 @@ def arena():
         yield arena
 
 
-def strategy(kind: type[Strategy], workers: int = 2, **options: object) -> Strategy:
+def strategy(kind: type[Strategy], workers: int = 2, **values: object) -> Strategy:
+    """A strategy with options of the run, and numbers of its own by their flat names."""
+    named: dict[object, str] = {run: choice.name for choice, run in RUNS.items()}
+    named |= {Sync: "sync", SyncWithBackups: "sync", Sim: "sim"}
+    if kind is Disjoint:
+        values["blocks"] = "disjoint"
+    numbers = {name: value for name, value in values.items() if name in STRATEGIES.numbers()}
     own = {
-        "clip": 0.0, "read": "live", "prediction": "none", "sync_shares": "equal",
-        "staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False,
-        "delay_feedback": False, **options,
+        "clip": 0.0, "read": "live", "prediction": "none", "determinism": "none",
+        **{name: value for name, value in values.items() if name not in numbers},
+        "strategy": chosen(named.get(kind, "hogwild"), numbers),
     }  # fmt: skip
     config: Any = SimpleNamespace(**own)
     return kind(config, workers)
+
+
+def chosen(name: str, numbers: Mapping[str, object]) -> Choice:
+    """A choice with those numbers that it has."""
+    choice = STRATEGIES.find(name)
+    own = {spec.flat for spec in options(choice).values()}
+    return STRATEGIES.make(choice, {flat: numbers[flat] for flat in numbers if flat in own})
 
 
 def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
@@ -65,6 +85,11 @@ def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
     )
 
 
+def words(arena: Arena) -> Words:
+    """What the workers of a round share; the table of `sync.py` says what each word means."""
+    return Words(arena.segment("sync.words"))
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
@@ -86,7 +111,7 @@ def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena:
     entry = first.context.entry
     thread = threading.Thread(target=step, args=(first, 1.0), daemon=True)
     thread.start()
-    wait_until(lambda: first._stages(0) == 1)
+    wait_until(lambda: words(arena).load(2, 0) == 1)
     heartbeat_ns = entry.heartbeat_ns
     wait_until(lambda: entry.heartbeat_ns > heartbeat_ns)  # now it waits for the other worker
     assert entry.phase not in (Phase.IDLE, Phase.WAITING)
@@ -114,9 +139,17 @@ def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_on
     first.schedule = lambda progress, update: 1.0 - progress
     first.entry.tokens = 10
     arena.counters.store("tokens", counted)  # with the other worker's 10, or not yet
-    worker = SyncWorker(first)
-    worker.claim()
-    assert worker._lr() == 0.8
+    workers = [SyncWorker(first), SyncWorker(context(arena, 2))]
+    leases = [worker.claim() for worker in workers]
+
+    def take(rank: int) -> None:
+        lease = leases[rank]
+        assert isinstance(lease, Lease)
+        workers[rank].read()
+        workers[rank].write({"w": np.ones(4, np.float32)}, lease, samples=1)
+
+    in_threads(take, (0, 1))
+    np.testing.assert_array_equal(arena.param("w"), np.float32([-0.8] * 4))
 
 
 def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncounted(
@@ -124,11 +157,9 @@ def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncount
 ) -> None:
     first = context(arena, 1)
     first.step_limit = 1
-    worker = SyncWorker(first)
-    for stage in range(3):
-        worker._finish_stage(stage)
+    words(arena).store(2, 0, 3)  # all stages of the first round
     assert arena.counters.load("steps") == 0
-    assert worker.claim() is Idle.DONE
+    assert SyncWorker(first).claim() is Idle.DONE
 
 
 def note_step(entry: Entry, seconds: float) -> None:
@@ -174,10 +205,10 @@ def by_speed(arena: Arena, slot: int) -> SyncWorker:
     return SyncWorker(context(arena, slot, of))
 
 
-def note_speeds(worker: SyncWorker, *seconds: float) -> None:
-    """Let each rank have taken so long for a sequence so far."""
+def note_speeds(arena: Arena, *seconds: float) -> None:
+    """Let each rank have taken this long for a sequence so far."""
     for rank, each_s in enumerate(seconds):
-        worker._words.store_float(3 + 2 * rank, 1, each_s)
+        words(arena).store_float(3 + 2 * rank, 1, each_s)
 
 
 def value(part: Part) -> list[float]:
@@ -207,9 +238,9 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
     arena: Arena, seconds: tuple[float, float], counts: list[int]
 ) -> None:
     workers = [by_speed(arena, slot) for slot in (1, 2)]
-    note_speeds(workers[0], *seconds)
-    for other in workers:  # what a rank without a sequence does not write says nothing
-        other._own.fill(np.nan)
+    note_speeds(arena, *seconds)
+    for slot in (1, 2):  # what a rank without a sequence does not write says nothing
+        arena.segment(f"grads.{slot}").fill(np.nan)
     leases: list[Lease] = []
     in_threads(lambda worker: leases.append(take_round(worker)), workers)
     leases.sort(key=lambda lease: lease.ticket)
@@ -222,10 +253,10 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
 
 def test_whoever_replaces_a_dead_worker_computes_the_same_sequences(arena: Arena) -> None:
     first, second = by_speed(arena, 1), by_speed(arena, 2)
-    note_speeds(first, 1.0, 2.9)
+    note_speeds(arena, 1.0, 2.9)
     assert isinstance(first.claim(), Lease)
     lease = second.claim()
-    note_speeds(first, 1.0, 1.0)  # measured anew since
+    note_speeds(arena, 1.0, 1.0)  # measured anew since
     for worker in (first, second):
         arena.workers.mark_dead(worker.context.slot)
         Ledger(arena).reap(worker.context.owner)
@@ -234,14 +265,10 @@ def test_whoever_replaces_a_dead_worker_computes_the_same_sequences(arena: Arena
 
 
 def test_a_worker_without_a_sequence_is_tried_again_some_day(arena: Arena) -> None:
-    first = by_speed(arena, 1)
-    second = by_speed(arena, 2)
-    note_speeds(first, 1.0, 9.0)
-    rounds = 0
-    assert first._shares is not None
-    assert second._shares is not None
-    while first._shares.counts()[1] == 0:
-        second._shares.note(1, samples=0, took_ns=0)
+    note_speeds(arena, 1.0, 9.0)
+    shares, rounds = SharesBySpeed(words(arena), 2, EACH), 0
+    while shares.counts()[1] == 0:
+        shares.note(1, samples=0, took_ns=0)
         rounds += 1
         assert rounds < 100
     assert rounds > 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,18 +79,33 @@ SAMPLES = {
 }
 
 
+@pytest.fixture(scope="module")
+def reports(shim_cache: Path) -> Iterator[dict[tuple[str, str], Future[str]]]:
+    """What each sanitizer says of each kernel, while as many compilers run as there are cores."""
+    options = {"address": {"chaos": 5}, "thread": {"launches": 2}}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            (name, kind): pool.submit(
+                sanitize.report, SAMPLES[name], kind, directory=shim_cache, **options[kind]
+            )
+            for kind in options
+            for name in SAMPLES
+        }
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
-def test_kernels_read_and_write_inside_their_buffers(shim_cache, name):
+def test_kernels_read_and_write_inside_their_buffers(reports, name):
     """Also with fibers that switch at random, and nothing that C++ leaves undefined."""
-    assert sanitize.report(SAMPLES[name], "address", directory=shim_cache, chaos=5) == ""
+    assert reports[name, "address"].result() == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
-def test_launches_at_once_on_shared_parameters_do_not_race(shim_cache, name):
+def test_launches_at_once_on_shared_parameters_do_not_race(reports, name):
     """Two launches with four threads in all; the kernel that races on purpose is found."""
-    report = sanitize.report(SAMPLES[name], "thread", directory=shim_cache, launches=2)
+    report = reports[name, "thread"].result()
     if sanitize.races_on_purpose(SAMPLES[name].kernel):
         assert "data race" in report
         assert "adds.h:" in report

@@ -68,10 +68,12 @@ def small_config(tmp_path: Path, **options: object) -> TrainConfig:
         "eval_every": "off",
         "sample_every": "off",
         "save_every": "off",
-        "eval_tokens": 1024,
         "steps": 20,
     }
-    return TrainConfig(**{**defaults, **options})  # type: ignore[arg-type]
+    values = {**defaults, **options}
+    if values["eval_every"] != "off":
+        values.setdefault("eval_tokens", 1024)
+    return TrainConfig(**values)  # type: ignore[arg-type]
 
 
 def parameters(result: Result) -> dict[str, NDArray[np.float32]]:

@@ -13,11 +13,12 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.config import TrainConfig
 from mlxhog.training.checkpoints import begin, fill_parameters, restore
-from mlxhog.training.evenness import with_strategy
+from mlxhog.training.evenness import LOCK_FREE, ROUNDS
 from mlxhog.training.plan import Plan, make_plan
 from tests.training.small import small_config
 
-NAMES = ("sync", "hogwild")
+CHOICES = {"sync": ROUNDS, "hogwild": LOCK_FREE}
+NAMES = tuple(CHOICES)
 SAME = ("strategy", "budget", "private_state", "shared_state", "automatic", "stored")
 
 
@@ -29,7 +30,7 @@ def open_config(tmp_path: Path, **options: object) -> TrainConfig:
 
 def named(config: TrainConfig, name: str) -> Plan:
     """The plan of a run with that strategy from the beginning."""
-    return make_plan(with_strategy(config, name))
+    return make_plan(replace(config, strategy=CHOICES[name]))
 
 
 @pytest.mark.parametrize("budget", [{"steps": 20}, {"steps": None, "tokens": 5000}])
@@ -39,7 +40,7 @@ def test_a_strategy_that_is_chosen_has_the_numbers_that_it_has_when_it_is_named(
 ) -> None:
     config = open_config(tmp_path, optimizer=optimizer, **budget)
     plan = make_plan(config)
-    assert {one.config.strategy for one in plan.alternatives} == set(NAMES)
+    assert {one.strategy.name for one in plan.alternatives} == set(NAMES)
     for name in NAMES:
         chosen = replace(plan.with_strategy(name), auto=False)
         alone = named(config, name)

@@ -230,7 +230,7 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Path:
-        raise CheckpointError("lm_head.weight holds numbers that are not finite")
+        raise CheckpointError("lm_head.weight has numbers that are not finite")
 
     monkeypatch.setattr(checkpoints, "save", refuse)
     result = train(small_config(tmp_path, steps=2))

@@ -10,10 +10,15 @@ import pytest
 
 import mlxhog
 from mlxhog.checkpoint import creation, run
+from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizers import SGD, AdamW, Muon, open_numbers
 from mlxhog.config.options import options
+from mlxhog.config.schedules import WSD, Backoff
 from mlxhog.config.sources import written_in
-from mlxhog.errors import DataError
+from mlxhog.config.strategies import Hogwild, Sync
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.files.quantities import Interval
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.calling import configured
 from tests.training.small import small_config
@@ -116,9 +121,9 @@ SYNC = {"strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75
 def test_a_run_that_averages_goes_on_lock_free(stored: Callable[..., str]) -> None:
     name = stored("lr", "beta1", **SYNC, workers="2")
     config = resumed(name, strategy="hogwild", max_workers=4)
-    assert (config.strategy, config.sync_shares) == ("hogwild", "equal")
-    assert (resumed(name).strategy, resumed(name).sync_shares) == ("sync", "speed")
-    with pytest.raises(mlxhog.ConfigError, match="sync_shares: is for strategy sync, not hogwild"):
+    assert config.strategy == Hogwild()
+    assert resumed(name).strategy == Sync(shares="speed")
+    with pytest.raises(mlxhog.ConfigError, match="hogwild has rounds after async_after only"):
         resumed(name, strategy="hogwild", sync_shares="speed")
 
 
@@ -129,8 +134,11 @@ def test_a_run_that_averages_goes_on_lock_free(stored: Callable[..., str]) -> No
         ({"strategy": "hogwild", "async_after": 0.1}, {"strategy": "sync"}, ["async_after"]),
         ({"strategy": "hogwild", "predict": "own"}, {"strategy": "sync"}, ["predict"]),
         ({"strategy": "ssp", "slack": 2}, {"strategy": "locked"}, ["slack"]),
-        ({"optimizer": "muon", "nesterov": 0.2}, {"optimizer": "adamw"}, ["nesterov"]),
-        ({"schedule": "backoff", "backoff_steps": 9}, {"schedule": "wsd"}, ["backoff_steps"]),
+        ({"blocks": "disjoint", "rotate_every": 5}, {"blocks": "all"}, ["rotate_every"]),
+        ({"live_every": Interval(steps=5)}, {"live": "off"}, ["live_every"]),
+        ({"kernels": "reference", "cpu_blas": "reference"}, {"kernels": "native"}, ["cpu_blas"]),
+        ({"eval_tokens": 512}, {"eval_every": 0}, ["eval_tokens"]),
+        ({"eval_tokens": 512}, {"steps_per_eval": None}, ["eval_tokens"]),
     ],
 )
 def test_a_run_goes_on_without_the_options_that_another_choice_does_not_take(
@@ -142,8 +150,40 @@ def test_a_run_goes_on_without_the_options_that_another_choice_does_not_take(
     name = stored(**options)
     config, same = resumed(name, **changes), resumed(name)
     for one in left_out:
-        assert getattr(config, one) == getattr(TrainConfig(), one)
-        assert getattr(same, one) == options[one]
+        assert value_of(config, one) == value_of(TrainConfig(), one)
+        assert value_of(same, one) == options[one]
+
+
+def value_of(config: TrainConfig, name: str) -> object:
+    """An option of a run, or a number of its strategy; the default where the strategy lacks it."""
+    if name not in STRATEGIES.numbers():
+        return getattr(config, name)
+    return getattr(config.strategy, name, STRATEGIES.numbers()[name].option.default)
+
+
+def test_a_run_keeps_the_numbers_of_its_schedule_but_not_for_another_one(
+    stored: Callable[..., str],
+) -> None:
+    name = stored(schedule="backoff", backoff_steps=9)
+    assert resumed(name).schedule == Backoff(steps=9)
+    assert resumed(name, schedule="backoff", backoff_beta=0.5).schedule == Backoff(
+        steps=9, beta=0.5
+    )
+    assert resumed(name, schedule="wsd").schedule == WSD()
+
+
+def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_numbers(
+    stored: Callable[..., str],
+) -> None:
+    name = stored(optimizer="adamw", beta2=0.9, eps=0.1)
+    own = AdamW(beta2=0.9, eps=0.1)
+    assert resumed(name).optimizer == resumed(name, optimizer="auto").optimizer == own
+    assert resumed(name, optimizer="adamw", eps=0.2).optimizer == AdamW(beta2=0.9, eps=0.2)
+    assert resumed(name, optimizer="adamw(eps=0.2)").optimizer == AdamW(beta2=0.9, eps=0.2)
+    assert resumed(name, optimizer="muon").optimizer == Muon()
+    assert resumed(name, optimizer="sgd").optimizer == SGD()
+    with pytest.raises(ConfigError, match="sgd has no eps"):
+        resumed(name, optimizer="sgd", eps=0.2)
 
 
 def test_a_run_of_old_goes_on_without_an_option_that_did_nothing(
@@ -152,7 +192,7 @@ def test_a_run_of_old_goes_on_without_an_option_that_did_nothing(
     name = stored(optimizer="adamw")
     file = Path("runs") / name / "config.yaml"
     file.write_text(file.read_text().replace("nesterov: auto", "nesterov: 0.2"))
-    assert resumed(name).nesterov is None
+    assert resumed(name).optimizer == AdamW()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +212,8 @@ def test_what_was_left_to_auto_is_decided_anew_where_the_run_is_another(
     stored: Callable[..., str], changes: dict[str, Any], lr: float | None, beta1: float | None
 ) -> None:
     config = resumed(stored("lr", "beta1", **SYNC, workers="2"), **changes)
-    assert (config.lr, config.beta1) == (lr, beta1)
+    assert open_numbers(config)["lr"] == lr
+    assert open_numbers(config)["beta1"] == beta1
 
 
 def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
@@ -180,17 +221,17 @@ def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
 ) -> None:
     name = stored("beta1", **SYNC, workers="2")
     config = resumed(name, strategy="hogwild", workers=4)
-    assert (config.lr, config.beta1) == (0.00424, None)
+    assert (config.lr, config.optimizer) == (0.00424, Muon())
     assert resumed(name, optimizer="adamw", reset_optimizer=True).lr is None
     config = resumed(stored(**SYNC), strategy="hogwild")  # and of old, nobody knows
-    assert (config.lr, config.beta1) == (0.00424, 0.75)
+    assert (config.lr, config.optimizer) == (0.00424, Muon(beta1=0.75))
 
 
 def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(
     stored: Callable[..., str],
 ) -> None:
     config = resumed(stored("lr", "beta1", lr=0.00424, beta1=0.75))
-    assert (config.strategy, config.lr, config.beta1) == ("auto", None, None)
+    assert (config.strategy, config.lr, config.optimizer) == (None, None, Muon())
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,12 @@ class Killer:
     """Kills workers of a run from an observer, while `train` runs in this process.
 
     Past the half of the budget those that live are stopped until all are up and the next is killed:
-    the run does not end before, however late this process gets to look.
+    the run does not end before, however late this process gets to look. Whose turn it is, is drawn,
+    or is that of a backend.
     """
 
-    def __init__(self, kills: int) -> None:
-        self.left, self.random = kills, random.Random(0)
+    def __init__(self, kills: int, backends: Sequence[str] = ()) -> None:
+        self.left, self.random, self.backends = kills, random.Random(0), backends
         self.killed: set[int] = set()
         self._stopped: set[int] = set()
 
@@ -79,6 +81,9 @@ class Killer:
                     os.kill(pid, signal.SIGSTOP)
                 self._stopped |= fresh
             return
+        if self.backends:
+            name = self.backends[self.left - 1]
+            fresh = {w.pid for w in progress.workers if w.pid in fresh and w.backend == name}
         victim = self.random.choice(sorted(fresh))
         time.sleep(self.random.random() * 0.02)
         os.kill(victim, signal.SIGKILL)
@@ -117,6 +122,21 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     train_and_kill_twice(small_config(tmp_path, workers="mlx:cpu*2", **options))
 
 
+@pytest.mark.parametrize("strategy", ["hogwild", "sync"])
+def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(
+    tmp_path: Path, strategy: str
+) -> None:
+    backends = ["mlx:cpu", "torch:cpu"]
+    killer = Killer(kills=2, backends=backends)
+    config = small_config(tmp_path, workers=",".join(backends), strategy=strategy, steps=200)
+    result = train(config, observer=killer)
+    assert killer.left == 0, "the run ended before every kill was done"
+    assert (result.status, result.restarts, result.steps) == ("done", 2, 200)
+    assert [worker.backend for worker in result.workers] == backends
+    assert all(worker.steps > 0 for worker in result.workers)
+    assert not shared_segments()
+
+
 def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
     tmp_path: Path,
 ) -> None:
@@ -125,7 +145,7 @@ def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
     file.write_text(example.replace('"my_layer"', '"edited"'))
     architecture = tmp_path / "edited.yaml"
     architecture.write_text("model: {dim: 16, layers: [edited, swiglu]}")
-    options = {"model": str(architecture), "layers_from": str(file), "workers": "torch:cpu*2"}
+    options = {"model": str(architecture), "plugin": str(file), "workers": "mlx:cpu*2"}
     killer = Killer(kills=1)
 
     def edit_and_kill(progress: Progress) -> None:

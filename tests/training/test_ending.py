@@ -20,7 +20,7 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.control import RECORD, Command, Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import Grads
+from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
@@ -30,7 +30,7 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import checkpoints, trainer, worker
 from mlxhog.training.ending import Deadlines, HeldOutWatch
-from mlxhog.training.evaluation import TextJobs
+from mlxhog.training.evaluation import HeldOutTexts, Score, TextJobs
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
@@ -75,6 +75,36 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
     assert f"{part}, while training; no time was left to evaluate the end" in summary(early)
     whole = replace(result, val_share=1.0, final_bits_per_byte=None)
     assert f"held-out text: {bits:.3f} bits per byte\n" in summary(whole)
+
+
+def that_is_killed_in_the_larger_score(job: Job) -> None:
+    """A worker that is killed when it begins the larger score. Children import it."""
+    score = HeldOutTexts.score
+
+    def killed(texts: HeldOutTexts, backend: Backend, place: int) -> Score:
+        if place >= texts.part.n_batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return score(texts, backend, place)
+
+    HeldOutTexts.score = killed  # type: ignore[method-assign]
+    worker.main(job)
+
+
+@pytest.mark.slow
+def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "main", that_is_killed_in_the_larger_score)
+    messages = Messages()
+    config = small_config(tmp_path, steps=4, eval_every="1h", restarts=1)
+    result = train(config, observer=messages)
+    assert (result.status, result.steps, result.restarts) == ("done", 4, 1)
+    assert (result.val_at_end, result.val_tokens) == (True, 1024)
+    assert result.final_bits_per_byte is None
+    (line,) = [text for text in messages if "larger held-out score" in text]
+    why = "worker 1 (mlx:cpu) died 2 times in 10 minutes (last: signal SIGKILL"
+    assert line.startswith(f"the larger held-out score was left out: {why}")
+    assert Run(Path(result.run)).read_status()["status"] == "done"
 
 
 def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() -> None:
@@ -162,6 +192,26 @@ def that_never_ends_a_sample(job: Job) -> None:
     """A worker that hangs over a sample. Children import it."""
     TextJobs._sample = lambda jobs: time.sleep(600)  # type: ignore[method-assign]
     worker.main(job)
+
+
+def that_is_killed_over_a_sample(job: Job) -> None:
+    """A worker that is killed when it begins a sample. Children import it."""
+    TextJobs._sample = lambda jobs: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    worker.main(job)
+
+
+@pytest.mark.slow
+def test_a_complete_run_whose_workers_keep_dying_over_its_sample_is_done_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "main", that_is_killed_over_a_sample)
+    messages = Messages()
+    options = {"workers": "mlx:cpu*2", "steps": 4, "sample_every": "1h", "restarts": 0}
+    result = train(small_config(tmp_path, **options), observer=messages)
+    assert (result.status, result.steps, result.sample) == ("done", 4, None)
+    (line,) = [text for text in messages if text.startswith("no sample")]
+    assert "(mlx:cpu) died 1 times in 10 minutes (last: signal SIGKILL" in line
+    assert line.endswith("; mlxhog generate writes one")
 
 
 def with_a_step_beyond_the_time(job: Job) -> None:

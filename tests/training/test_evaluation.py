@@ -11,12 +11,14 @@ import pytest
 
 from mlxhog.arena.control import EVAL_ROUND, LINE, NAMES, Command, Counters
 from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.data import subset
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.errors import WorkerFailed
 from mlxhog.files.quantities import Interval
 from mlxhog.training import evaluation
 from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch
-from mlxhog.training.evaluation import HeldOutTexts, Score, Scores, spread
+from mlxhog.training.evaluation import HeldOutText, HeldOutTexts, Score, Scores, spread
 
 BATCHES = 4
 ONE = Score(nats=2.0, n_bytes=3, tokens=4, share=1 / BATCHES)
@@ -30,10 +32,10 @@ class Worker:
         self.memory = np.zeros(LINE * BATCHES, np.uint8)
         self.scored: list[int] = []
         self.meanwhile: Callable[[], None] = lambda: None  # happens while a batch is scored
-        texts = SimpleNamespace(score=self._score, order=lambda: spread(BATCHES))
+        texts = SimpleNamespace(score=self._score)
         monkeypatch.setattr(evaluation.TokenFile, "open", lambda path: None)
         monkeypatch.setattr(evaluation, "param_count", lambda model: 1)
-        monkeypatch.setattr(evaluation.HeldOutTexts, "of", lambda *_: texts)
+        monkeypatch.setattr(evaluation, "HeldOutTexts", lambda *_: texts)
         arena = SimpleNamespace(counters=self.counters, segment=lambda name: self.memory)
         context: Any = SimpleNamespace(
             arena=arena,
@@ -48,8 +50,8 @@ class Worker:
         self.jobs = evaluation.TextJobs(of_run, job, context, ring)
         self.scores = Scores(self.memory)
 
-    def _score(self, backend: object, batch: int) -> Score:
-        self.scored.append(batch)
+    def _score(self, backend: object, place: int) -> Score:
+        self.scored.append(place)
         self.meanwhile()
         return ONE
 
@@ -84,7 +86,7 @@ def test_batches_of_a_dead_worker_are_shared_out_anew_and_the_others_kept(worker
     assert worker.scores.total(first=1).share == 0.75
     worker.begin(2, first=1)
     worker.jobs.evaluate_rest()
-    assert worker.scored[3:] == [spread(BATCHES)[0]]
+    assert worker.scored[3:] == [0]
     assert worker.scores.total(first=1).share == 1.0
 
 
@@ -117,7 +119,7 @@ def test_no_batch_is_begun_when_the_time_is_over_or_the_run_is_ending(worker: Wo
     worker.meanwhile = end
     worker.begin(1)
     worker.jobs.evaluate_rest()
-    assert worker.scored == spread(BATCHES)[:2]
+    assert worker.scored == [0, 1]
     assert worker.scores.total(first=1).share == 0.5
     worker.begin(2)
     worker.counters.store("command", Command.EXIT)
@@ -141,23 +143,77 @@ def test_an_evaluation_that_training_has_ended_before_is_not_taken_up_beside_the
     assert done == ["sample", "evaluation"]
 
 
+class Supervising:
+    """The final evaluation of a run whose workers do what a test says; two batches are the part."""
+
+    def __init__(self, *happens: Callable[[], None]) -> None:
+        self.events, self.messages = list[str](), list[str]()
+        self.counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
+        memory = np.zeros(LINE * BATCHES, np.uint8)
+        self.scores, self.has_workers, self._happens = Scores(memory), True, iter(happens)
+        supervisor = SimpleNamespace(
+            command=lambda command: self.events.append(command.name),
+            has_workers=lambda: self.has_workers,
+            ends=lambda: 0,
+        )
+        session: Any = SimpleNamespace(
+            arena=SimpleNamespace(counters=self.counters, segment=lambda name: memory),
+            supervisor=supervisor,
+            strategy=SimpleNamespace(copies=lambda: (), config=TrainConfig()),
+            until=self._until,
+            drain=lambda: self.events.append("drain"),
+            report=self.messages.append,
+            interrupts=lambda: 1,
+        )
+        monitor: Any = SimpleNamespace(
+            seconds=lambda: 1.0,
+            take_evaluation=lambda *_: self.events.append("part"),
+            take_final=lambda *_: self.events.append("larger"),
+        )
+        part: Any = SimpleNamespace(batches=2, tokens=100, larger_share=1.0)
+        self.evaluation = FinalEvaluation(session, part, monitor, Deadlines(0, None))
+        self.evaluation.begin()
+
+    def _until(self, *_: object) -> bool:
+        next(self._happens)()
+        return True
+
+    def score(self, *places: int) -> None:
+        for place in places:
+            self.scores.put(place, 1, replace(ONE, n_bytes=3 + place))
+
+
 def test_what_training_has_evaluated_is_taken_in_before_the_final_evaluation_begins() -> None:
-    events: list[str] = []
-    counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
-    memory = np.zeros(LINE * BATCHES, np.uint8)
-    supervisor = SimpleNamespace(command=lambda command: events.append(command.name))
-    session: Any = SimpleNamespace(
-        arena=SimpleNamespace(counters=counters, segment=lambda name: memory),
-        supervisor=supervisor,
-        strategy=SimpleNamespace(copies=lambda: (), config=TrainConfig()),
-        until=None,
-        drain=lambda: events.append("drain"),
-    )
-    monitor: Any = SimpleNamespace(seconds=lambda: 1.0)
-    part: Any = SimpleNamespace(batches=1, tokens=100)
-    FinalEvaluation(session, part, monitor, Deadlines(0, None)).begin()
-    assert events == ["drain", "EVALUATE"]
-    assert counters.load("eval_end") == BATCHES
+    run = Supervising()
+    assert run.events == ["drain", "EVALUATE"]
+    assert run.counters.load("eval_end") == BATCHES
+
+
+def give_up() -> None:
+    raise WorkerFailed("worker 1 died 3 times")
+
+
+def test_where_a_worker_is_given_up_the_others_complete_the_fixed_part_and_no_more() -> None:
+    score = [lambda: run.score(0, 2, 3), lambda: run.score(1)]
+    run = Supervising(*score)
+    run.evaluation.finish()
+    assert (run.events[2:], run.messages) == (["part", "larger"], [])
+    run = Supervising(score[0], give_up, score[1])
+    run.evaluation.finish()
+    assert run.counters.load("eval_end") == 2
+    assert run.events[2:] == ["part"]
+    assert run.messages == ["the larger held-out score was left out: worker 1 died 3 times"]
+
+
+@pytest.mark.parametrize("has_workers", [False, True])
+def test_a_run_whose_fixed_part_cannot_be_completed_fails(has_workers: bool) -> None:
+    def lose_one() -> None:
+        run.has_workers = has_workers
+        give_up()
+
+    run = Supervising(lambda: run.score(0, 3), lose_one, give_up)
+    with pytest.raises(WorkerFailed, match="worker 1 died 3 times"):
+        run.evaluation.wait()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 89, 1000, 3378])
@@ -194,7 +250,7 @@ def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score(
 def test_a_round_of_the_fixed_part_alone_leaves_the_other_batches(worker: Worker) -> None:
     worker.begin(1, end=2)
     worker.jobs.evaluate_rest()
-    assert worker.scored == spread(BATCHES)[:2]
+    assert worker.scored == [0, 1]
 
 
 def held_out_file(folder: Path, n_bytes: int) -> TokenFile:
@@ -206,17 +262,46 @@ def held_out_file(folder: Path, n_bytes: int) -> TokenFile:
 
 
 def test_the_fixed_part_is_scored_first_and_whole_then_the_rest_spread_over_all_text(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = held_out_file(tmp_path, 40_000)
     config = TrainConfig(seq_len=50)
-    texts = HeldOutTexts.of(file, config, 1000, 8000)
+    texts = HeldOutTexts(file, config, 1000, 8000)
     assert texts.larger is not None
     assert texts.larger.file is file
+    scored: list[tuple[HeldOutText, int]] = []
+    monkeypatch.setattr(HeldOutText, "score", lambda text, _, batch: scored.append((text, batch)))
+    for place in range(texts.n_batches):
+        texts.score(None, place)  # type: ignore[arg-type]
     n, rest = texts.part.n_batches, texts.larger.n_batches
-    assert texts.order() == [*range(n), *(n + k for k in spread(rest))]
-    assert HeldOutTexts.of(file, config, 1000, 40_000).larger is None
-    assert HeldOutTexts.of(file, replace(config, kernels=EMULATED), 1000, 8000).larger is None
+    assert scored == [(texts.part, k) for k in range(n)] + [(texts.larger, k) for k in spread(rest)]
+    assert HeldOutTexts(file, config, 1000, 40_000).larger is None
+    assert HeldOutTexts(file, replace(config, kernels=EMULATED), 1000, 8000).larger is None
+
+
+def test_a_worker_finds_the_larger_text_only_where_it_scores_a_batch_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, sizes, of = held_out_file(tmp_path, 40_000), list[int](), subset.of
+
+    def noted(file: TokenFile, n_bytes: int) -> TokenFile:
+        sizes.append(n_bytes)
+        return of(file, n_bytes)
+
+    monkeypatch.setattr(subset, "of", noted)
+    monkeypatch.setattr(evaluation, "param_count", lambda model: 1000)
+    backend = SimpleNamespace(evaluate=lambda batch: SimpleNamespace(nats=1.0, targets=1))
+    arena = SimpleNamespace(segment=lambda name: np.zeros(LINE, np.uint8))
+    context: Any = SimpleNamespace(arena=arena)
+    job: Any = SimpleNamespace(config=TrainConfig(seq_len=50), setup=SimpleNamespace(model=None))
+    ring: Any = None
+    jobs = evaluation.Text(file.path, ByteTokenizer(), 8000).open(job, context, ring)
+    whole: Any = jobs._texts.part.score_whole(backend, lambda: False)  # as while training
+    assert whole.share == 1.0
+    assert sizes == [8000]
+    for _ in range(2):
+        jobs._texts.score(backend, jobs._texts.part.n_batches)
+    assert len(sizes) == 2
 
 
 def test_the_size_of_the_part_follows_from_the_options_and_is_64_kib_where_it_can_be(

@@ -16,7 +16,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import evenness, worker
-from mlxhog.training.evenness import Choice, by_likelihood, choose
+from mlxhog.training.evenness import LOCK_FREE, ROUNDS, Choice, by_likelihood, choose
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -65,9 +65,9 @@ def test_the_line_has_the_figures_that_decide() -> None:
 
 def test_workers_that_look_alike_are_taken_for_even_until_they_are_measured() -> None:
     gpu, mlx, torch = (WorkerSpec(name, 1) for name in ("mlx:gpu", "mlx:cpu", "torch:cpu"))
-    assert by_likelihood([mlx, mlx])[0] == by_likelihood([mlx, torch])[0] == "sync"
+    assert by_likelihood([mlx, mlx])[0] == by_likelihood([mlx, torch])[0] == ROUNDS
     two = by_likelihood([mlx, WorkerSpec("mlx:cpu", 2)])
-    assert by_likelihood([gpu, mlx]) == two == ("hogwild", "sync")
+    assert by_likelihood([gpu, mlx]) == two == (LOCK_FREE, ROUNDS)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,10 @@ class Messages:
 def stored(result: Result) -> tuple[str, str]:
     """Strategy and shares, as the run's configuration has them."""
     values = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
-    return values["strategy"], values["sync_shares"]
+    strategy = values["strategy"]
+    if strategy == "auto":
+        return "auto", "equal"
+    return strategy["name"], strategy.get("shares", "equal")
 
 
 def starts(result: Result) -> list[int]:
@@ -160,8 +163,8 @@ def measure_briefly(job: Job) -> None:
 def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
     tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, likely: str, name: str
 ) -> None:
-    names = ("sync", "hogwild") if likely == "sync" else ("hogwild", "sync")
-    monkeypatch.setattr(evenness, "by_likelihood", lambda workers: names)
+    both = (ROUNDS, LOCK_FREE) if likely == "sync" else (LOCK_FREE, ROUNDS)
+    monkeypatch.setattr(evenness, "by_likelihood", lambda workers: both)
     chosen.append(name)
     messages, own = Messages(), (name, "speed" if name == "sync" else "equal")
     first = train(small_config(tmp_path, steps=20, **TWO), observer=messages)
@@ -222,7 +225,7 @@ def test_one_worker_is_serial_and_leaves_the_choice_to_a_resumed_run(
     tmp_path: Path, chosen: list[str]
 ) -> None:
     one = small_config(tmp_path, strategy="auto", workers="mlx:cpu")
-    assert make_plan(one).config.strategy == "serial"
+    assert make_plan(one).strategy.name == "serial"
     messages = Messages()
     first = train(one, observer=messages)
     assert stored(first) == ("auto", "equal")
@@ -274,4 +277,4 @@ def test_a_run_from_before_strategies_were_chosen_goes_on_lock_free(
 
     monkeypatch.setattr(checkpoint, "load", of_old)
     resumed = make_plan(small_config(tmp_path, resume=first.run, **TWO))
-    assert (resumed.config.strategy, resumed.auto) == ("hogwild", False)
+    assert (resumed.strategy.name, resumed.auto) == ("hogwild", False)

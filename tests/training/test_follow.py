@@ -20,7 +20,7 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.segments import Row, Segment, read_all
+from mlxhog.data.segments import StreamSegment, TrainingRow, read_all
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, WorkerFailed
@@ -41,7 +41,7 @@ def following(tmp_path: Path, **options: object) -> TrainConfig:
     return small_config(tmp_path, follow=str(folder), **{"steps": None, **options})
 
 
-def segments(directory: Path) -> list[Segment]:
+def segments(directory: Path) -> list[StreamSegment]:
     return read_all(directory / "stream", verify=True)
 
 
@@ -249,7 +249,7 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
     messages = list(follower.messages)
     assert [text.partition(" ")[0] for text in messages] == ["b.txt", "c.jsonl", "d.jsonl"]
     assert "not text: a zero byte" in messages[0]
-    assert "the run trains on at most 16" in messages[1]
+    assert "a row of the run has at most 16" in messages[1]
     assert not follower.look()
     again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))
     assert not again.look()
@@ -383,7 +383,7 @@ def test_a_file_in_hand_is_left_to_whoever_resumes_when_the_run_ends(follower, t
     reading, ended = threading.Event(), threading.Event()
     real = follower._rows
 
-    def slow(path: Path) -> Iterator[Row]:
+    def slow(path: Path) -> Iterator[TrainingRow]:
         for row in real(path):
             yield row
             reading.set()
@@ -411,7 +411,7 @@ def test_a_disk_that_does_not_answer_holds_up_no_end(follower, tmp_path, monkeyp
     reading, answers = threading.Event(), threading.Event()
     real = follower._rows
 
-    def hangs(path: Path) -> Iterator[Row]:
+    def hangs(path: Path) -> Iterator[TrainingRow]:
         yield from real(path)
         reading.set()
         assert answers.wait(LIMIT_S)
@@ -432,7 +432,7 @@ def test_a_reader_that_fails_in_its_own_way_costs_its_file_alone(follower, tmp_p
     (follower.folder / "b.txt").write_text("good")
     real = follower._rows
 
-    def fails(path: Path) -> Iterator[Row]:
+    def fails(path: Path) -> Iterator[TrainingRow]:
         yield from real(path)
         if path.name == "a.txt":
             raise RuntimeError("what no one has thought of")
@@ -453,7 +453,7 @@ def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed
     (follower.folder / "b.txt").write_text("good")
     real = follower._rows
 
-    def fails(path: Path) -> Iterator[Row]:
+    def fails(path: Path) -> Iterator[TrainingRow]:
         yield from real(path)
         if path.name == "a.txt":
             raise lack
@@ -498,7 +498,7 @@ def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_s
     result, _ = followed(config, lambda directory: None)
     append_examples(Path(result.run), [{"prompt": "", "answer": "x" * 31}], TOKENIZER)
     shorter = replace(config, resume=result.run, seq_len=16)
-    with pytest.raises(CheckpointError, match="seq_len 32.*this is seq_len 16.*--seq-len 32"):
+    with pytest.raises(CheckpointError, match="seq_len 32.*for seq_len 16.*--seq-len 32"):
         train(shorter)
     wait = trained_all(Path(result.run), 1)
     followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))

@@ -12,12 +12,12 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint import manifest
 from mlxhog.cli import main
+from mlxhog.config.contradictions import OLD_EVAL_TOKENS
 from mlxhog.data import subset
 from mlxhog.report.metrics import Result
 from mlxhog.training import evaluation
 from mlxhog.training.ending import FinalEvaluation
 from mlxhog.training.plan import make_plan
-from mlxhog.training.resume import OLD_EVAL_TOKENS
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mlxhog import train
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
-from mlxhog.config.budget import Budget
-from mlxhog.training import trainer
+from mlxhog.backends.backend import Grads
+from mlxhog.data.batch import Batch
+from mlxhog.report.metrics import Progress
+from mlxhog.training import checkpoints, worker
 from mlxhog.training.checkpoints import PAUSE_S, Saver, pause_limit_s
+from mlxhog.training.gradients import Gradients
+from mlxhog.training.job import Job
 from mlxhog.training.session import Session
+from tests.training.small import small_config
 
 
 @pytest.fixture
@@ -91,29 +99,34 @@ def test_slow_workers_have_the_time_of_their_steps_to_pause(arena: Arena) -> Non
     assert arena.counters.load("pause") == 0
 
 
-def test_an_interrupt_gives_slow_workers_the_time_of_their_steps(arena: Arena) -> None:
-    for slot in (1, 2):
-        entry = arena.workers.entry(slot)
-        entry.state = State.RUNNING
-        entry.steps, entry.compute_ns = 5, round(5e9 * 60.0)
-    limits_s: list[float] = []
+def with_long_steps(job: Job) -> None:
+    """A worker whose gradients take 0.4 seconds. Children import it."""
+    whole = Gradients.of
 
-    def until(*_: object, limit_s: float = math.inf, even_if_interrupted: bool = False) -> bool:
-        limits_s.append(limit_s)
-        return True
+    def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
+        time.sleep(0.4)
+        return whole(gradients, batches)
 
-    nothing = lambda *_: None  # noqa: E731
-    run: Any = trainer._Training.__new__(trainer._Training)
-    run.arena, run.until, run.settle, run._end_publishing = arena, until, nothing, nothing
-    run._signals = SimpleNamespace(count=1)
-    run.supervisor = SimpleNamespace(
-        command=nothing, dismiss_starting=nothing, resting=lambda: True
-    )
-    run.monitor = SimpleNamespace(
-        budget=Budget(steps=9), ended_ns=1, over=False, share_warning=nothing
-    )
-    run._rest()
-    assert limits_s == [math.inf, 60.0 + 60.0 + 60.0]
+    Gradients.of = slow  # type: ignore[method-assign]
+    worker.main(job)
+
+
+@pytest.mark.slow
+def test_an_interrupt_gives_slow_workers_the_time_of_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step >= 1 and not steps:
+            steps.append(progress.step)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoints, "PAUSE_S", 0.05)
+    monkeypatch.setattr(worker, "main", with_long_steps)
+    result = train(small_config(tmp_path, steps=9), observer=interrupt)
+    assert result.status == "interrupted"
+    assert result.steps > steps[0]  # the step in hand, which takes longer than that
 
 
 def test_workers_that_wait_amid_a_step_for_one_that_evaluates_are_given_longer(

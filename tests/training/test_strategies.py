@@ -78,11 +78,8 @@ def test_reruns_are_bit_identical_also_when_they_are_saved_and_evaluated_on_the_
 def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
     tmp_path: Path, strategy: str, schedule: str
 ) -> None:
-    common = {
-        "strategy": strategy, "workers": "mlx:cpu*2", "schedule": schedule, "warmup": 0,
-    }  # fmt: skip
-    if schedule == "backoff":
-        common["backoff_steps"] = 10
+    common = {"strategy": strategy, "workers": "mlx:cpu*2", "schedule": schedule}
+    common |= {"backoff_steps": 10} if schedule == "backoff" else {"warmup": 0}
     if strategy in ("local_sgd", "scaffold", "diloco"):
         common["average_every"] = 4
     whole = train(small_config(tmp_path, steps=30, **common))

@@ -12,6 +12,7 @@ from mlxhog.arena import Arena, plan, process, worker_pool
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase, State
+from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import build
@@ -68,7 +69,7 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Of two workers that have been spawned."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     config: Any = SimpleNamespace(
-        heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild",
+        heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy=Hogwild(),
         async_after=0.0, blocks="all", determinism="none",
     )  # fmt: skip
     context = SimpleNamespace(Process=lambda **_: Process())

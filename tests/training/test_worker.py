@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.arena import Arena, plan
-from mlxhog.arena.control import LINE, NAMES, Command, Counters
+from mlxhog.arena import Arena, control, plan
+from mlxhog.arena.control import Command
+from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import EnvironmentLacks
@@ -21,12 +22,45 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim import Muon, metal_steps
 from mlxhog.optim.metal_steps import ADAM
-from mlxhog.strategies import Outcome, build
+from mlxhog.strategies import Context, Lease, Outcome, Strategy, build
+from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.training import gradients, steps, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
+from tests.strategies.test_sync import context, strategy
 from tests.training.small import small_config
 from tests.training.test_watchdog import job
+
+
+class OneBatch:
+    """A strategy's worker that has one batch, whose outcome is known."""
+
+    def __init__(self, outcome: Outcome, counts: bool) -> None:
+        self._outcome, self._counts = outcome, counts
+
+    def claim(self) -> Lease:
+        return Lease(0, 0)
+
+    def read(self) -> None:
+        pass
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        return self._outcome
+
+    def counts_step(self) -> bool:
+        return self._counts
+
+
+def scripted(one: OneBatch) -> Strategy:
+    """A strategy with such a worker."""
+
+    class Scripted(Hogwild):
+        probes: ClassVar[bool] = False
+
+        def worker(self, context: Context) -> Any:
+            return one
+
+    return strategy(Scripted, max_nonfinite=20)
 
 
 @pytest.mark.parametrize(
@@ -38,62 +72,33 @@ from tests.training.test_watchdog import job
     ],
 )
 def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_not(
-    outcomes: list[tuple[bool, Outcome]], dropped: int, tokens: int
+    arena: Arena, outcomes: list[tuple[bool, Outcome]], dropped: int, tokens: int
 ) -> None:
-    counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
-    entries = []
-    for counts, outcome in outcomes:
-        entry = SimpleNamespace(
-            steps=0, tokens=0, loss=0.0, dropped=0, nonfinite_in_row=0, staleness_sum=0,
-            staleness_max=0,
-        )  # fmt: skip
-        entries.append(entry)
-        one: Any = steps.Steps.__new__(steps.Steps)
-        one.context = SimpleNamespace(entry=entry, arena=SimpleNamespace(counters=counters))
-        one.strategy = SimpleNamespace(counts_step=lambda counts=counts: counts)
-        one._count(outcome, 1.0, 10)
+    batch = SimpleNamespace(x=np.zeros((1, 10)), n_tokens=10, n_labels=10, n_bytes=40)
+    gradients: Any = SimpleNamespace(
+        micro_batches=lambda lease: [batch],
+        of=lambda batches: (1.0, {}),
+        slow_down=lambda *_: None,
+        slowdown=Slowdown(),
+    )
+    for slot, (counts, outcome) in enumerate(outcomes, start=1):
+        of = scripted(OneBatch(outcome, counts))
+        one = job(slot=slot, setup=SimpleNamespace(strategy=of))
+        ring = control.Ring(arena.segment(f"ring.{slot}"))
+        steps.Steps(one, context(arena, slot, of), ring, gradients).step()
+    entries = [arena.workers.entry(slot) for slot in range(1, len(outcomes) + 1)]
+    assert [entry.steps for entry in entries] == [1] * len(outcomes)
     assert sum(entry.dropped for entry in entries) == dropped
+    counters = arena.counters
     assert (counters.load("steps"), counters.load("tokens")) == (1, tokens)
 
 
-def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
-    counters.store("command", Command.REST)
+def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for() -> None:
     events: list[str] = []
-
-    def step() -> None:
-        events.append("step")
-        counters.store("command", Command.EXIT)
-
-    def sleep(seconds: float) -> None:
-        pytest.fail("the worker holds still without asking its strategy")
-
-    entry = SimpleNamespace(beat=lambda phase: None)
-    arena = SimpleNamespace(
-        counters=counters,
-        segment=lambda name: None,
-        workers=SimpleNamespace(entry=lambda slot: entry),
-    )
-    context = SimpleNamespace(backend=SimpleNamespace(close=lambda: None))
-    steps = SimpleNamespace(step=step)
-    gradients = SimpleNamespace(warm_up=lambda: None, backend=context.backend)
-    side_jobs = SimpleNamespace(serve=lambda: events.append("side job"))
-    monkeypatch.setattr(worker.Arena, "from_handle", lambda handle, write: arena)
-    monkeypatch.setattr(worker, "start_backend", lambda *_: context.backend)
-    monkeypatch.setattr(worker, "make_context", lambda *_: context)
-    monkeypatch.setattr(worker, "Gradients", lambda *_: gradients)
-    monkeypatch.setattr(worker.control, "Ring", lambda data: None)
-    monkeypatch.setattr(worker, "Steps", lambda *_: steps)
-    monkeypatch.setattr(worker.time, "sleep", sleep)
-    writers = SimpleNamespace(write="lossless")
-    setup = SimpleNamespace(writers=writers, side_jobs=lambda *_: side_jobs)
-    job: Any = SimpleNamespace(handle=None, slot=1, setup=setup)
-    job.chosen = lambda counters: job
-
-    worker._run(job)
-
+    takes_steps: Any = SimpleNamespace(step=lambda: events.append("step"))
+    side_jobs: Any = SimpleNamespace(serve=lambda: events.append("side job"))
+    work = worker.Work(SimpleNamespace(), takes_steps, side_jobs)  # type: ignore[arg-type]
+    assert work.follow(Command.REST)  # it does not hold still without asking its strategy
     assert events == ["step"]
 
 
@@ -113,18 +118,18 @@ class Clock:
 
 @pytest.mark.parametrize(("stops_at_s", "slept_s"), [(9.0, 0.6), (0.3, 0.3)])
 def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run(
-    monkeypatch: pytest.MonkeyPatch, stops_at_s: float, slept_s: float
+    monkeypatch: pytest.MonkeyPatch, arena: Arena, stops_at_s: float, slept_s: float
 ) -> None:
     clock, beats = Clock(stops_at_s), []
     monkeypatch.setattr(gradients, "monotonic_ns", lambda: round(clock.now_s * 1e9))
     monkeypatch.setattr(gradients.time, "sleep", clock.nap)
-    of_worker: Any = SimpleNamespace(
-        _rank=1,
-        _entry=SimpleNamespace(beat=lambda: beats.append(clock.now_s)),
-        _job=SimpleNamespace(config=SimpleNamespace(seed=0)),
-        slowdown=Slowdown(factor=4.0),
+    setup: Any = SimpleNamespace(
+        strategy=SimpleNamespace(config=TrainConfig(slow="1=4", seed=0)), batches=lambda: None
     )
-    gradients.Gradients.slow_down(of_worker, 200_000_000, 5, clock.training)
+    entry: Any = SimpleNamespace(beat=lambda: beats.append(clock.now_s))
+    backend: Any = SimpleNamespace()
+    slowed = gradients.Gradients(job(slot=2, setup=setup), arena, entry, backend)
+    slowed.slow_down(200_000_000, 5, clock.training)
     assert clock.now_s == pytest.approx(slept_s, abs=0.02)
     assert len(beats) == clock.naps >= 10
 
@@ -179,7 +184,15 @@ class Copies(ReferenceEngine):
 @pytest.fixture
 def arena() -> Iterator[Arena]:
     with Arena.create(
-        plan({}, max_workers=2, private=("m", "v"), shared=("s",), n_tickets=1), write="cas"
+        plan(
+            {},
+            max_workers=2,
+            private=("m", "v"),
+            shared=("s",),
+            n_tickets=1,
+            extra={f"ring.{slot}": ("uint8", control.RING_BYTES) for slot in (1, 2)},
+        ),
+        write="cas",
     ) as arena:
         yield arena
 

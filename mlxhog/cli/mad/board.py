@@ -54,7 +54,7 @@ def run_board(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad board", BOARD_ABOUT, BOARD_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="again and again until the study stops")
     parsed, config = flags.read(BoardConfig, arguments)
@@ -178,7 +178,7 @@ def run_plot(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad plot", PLOT_ABOUT, PLOT_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
     parsed, config = flags.read(PlotConfig, arguments)
     from mlxhog.mad.report.page import page

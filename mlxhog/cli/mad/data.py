@@ -22,8 +22,8 @@ SET_FLAG = "--set"
 
 
 def add_task_flags(flags: Flags) -> None:
-    """Add what says more about a task; the words are in `Parsed.other.set`."""
-    flags.tasks_from()
+    """Add `--plugin`, and what says more about a task: words in `Parsed.other.set`."""
+    flags.plugin()
     flags.argument(
         SET_FLAG,
         action="append",

@@ -18,14 +18,14 @@ List the tasks: what each tests, and its settings with their values in the bench
 which --set of mad train and mad data changes."""
 TASKS_EXAMPLES = (
     "mad tasks",
-    "mad tasks --tasks-from examples/my_task.py --json",
+    "mad tasks --plugin examples/my_task.py --json",
 )
 
 
 def run_tasks(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad tasks", TASKS_ABOUT, TASKS_EXAMPLES)
-    flags.tasks_from()
+    flags.plugin()
     as_json = _as_json(flags, arguments)
     from mlxhog.mad.tasks import known
 
@@ -60,14 +60,14 @@ with the numbers that can be set, as in "mlstm(heads=2) swiglu", their defaults,
 A number that is none follows from the width or from another number."""
 LAYERS_EXAMPLES = (
     "mad layers",
-    "mad layers --layers-from examples/my_layer.py --json",
+    "mad layers --plugin examples/my_layer.py --json",
 )
 
 
 def run_layers(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad layers", LAYERS_ABOUT, LAYERS_EXAMPLES)
-    flags.layers_from()
+    flags.plugin()
     as_json = _as_json(flags, arguments)
     from mlxhog.models.mad.layers import known
 
@@ -128,7 +128,7 @@ def _first_line(cls: type[Any]) -> str:
 
 def _source(layer: type[Any]) -> str:
     """Return the papers that a layer's file names, or the file where it is the user's own."""
-    from mlxhog.models.mad.extensions import loaded
+    from mlxhog.config.plugin_file import loaded
 
     module = layer.__module__
     own = [file.path for file in loaded() if file.module == module]

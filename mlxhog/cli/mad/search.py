@@ -195,7 +195,7 @@ def run_resume(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.argument("--retry-failed", action="store_true", help="run failed runs again, too")
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    flags.layers_from()
+    flags.plugin()
     session.add_output(flags)
     parsed, how = flags.read(ExecutionConfig, arguments)
     return _resume(how, parsed.other)

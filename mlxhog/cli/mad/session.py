@@ -19,11 +19,11 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.report.streams import console
-from mlxhog.report.views import Silence, may_redraw
+from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.mad.options import ExecutionConfig
-    from mlxhog.mad.study.progress import Observer, StudyProgress
+    from mlxhog.mad.study.progress import StudyProgress
     from mlxhog.mad.study.scheduler import Outcome
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
@@ -67,7 +67,7 @@ class StudyConfig:
 def add(flags: Flags, *classes: type) -> None:
     """Add what every command has, and the options of some classes before it."""
     flags.argument("--study", metavar="NAME", help="name of the study, or of the one to go on with")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     add_output(flags)
     for cls in (*classes, StudyConfig):
@@ -103,7 +103,8 @@ def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
     """
     problems = list(parsed.problems)
     configs = [part(cls, parsed, problems) for cls in classes]
-    part(Protocol, parsed, problems, PROTOCOL)
+    typed = part(Protocol, parsed, problems, PROTOCOL)
+    problems += [] if typed is None else typed.unused
     if problems:
         raise ConfigError("\n".join(problems))
     return configs
@@ -170,7 +171,7 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
     return {
-        "tasks": tuple(name for name in tasks.TASKS if name in names),
+        "tasks": tuple(name for name in tasks.BENCHMARK if name in names),
         "protocol": protocol(parsed),
         "seeds": seeds(config.seeds),
         "workers": ",".join(worker.backend for worker in resolved),
@@ -373,7 +374,7 @@ def _flags(how: ExecutionConfig) -> str:
 
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> AbstractContextManager[Observer]:
+) -> AbstractContextManager[Observer[StudyProgress]]:
     """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
     from mlxhog.mad.report.board import LiveBoard, PlainBoard
 

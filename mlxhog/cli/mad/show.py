@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad show", ABOUT, EXAMPLES, ("ARCH",))
     flags.argument("architecture", nargs="+", metavar="ARCH", help="what to show")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with every number")
     parsed, config = flags.read(ShowConfig, arguments)
     from mlxhog.models.registry import load_candidate

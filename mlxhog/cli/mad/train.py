@@ -13,7 +13,8 @@ from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
 from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
+from mlxhog.config.options import flat_numbers, option
+from mlxhog.config.sources import flat_values
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.files.paths import expanded
 from mlxhog.mad.options import WORKER_OPTIONS, Protocol
@@ -35,7 +36,7 @@ EXAMPLES = (
     'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',
     "mad train --task M --arch arch.yaml --backend mlx --steps 500 --json",
     'mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu',
-    'mad train --layers-from examples/my_layer.py --layers "my_layer swiglu" --task CR',
+    'mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR',
 )
 MAIN = (
     "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "lr", "steps",
@@ -120,7 +121,6 @@ def _flags() -> Flags:
     flags = Flags("mad train", ABOUT, EXAMPLES, main=MAIN)
     add_task_flags(flags)
     flags.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
-    flags.layers_from()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
@@ -139,6 +139,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     problems = list(parsed.problems)
     candidate = part(CandidateConfig, parsed, problems)
     protocol = part(Protocol, parsed, problems)
+    problems += [] if protocol is None else protocol.unused
     together = part(TrainConfig, parsed, problems, WORKER_OPTIONS)
     layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
     if candidate is not None and (layers is None) == (arch is None):
@@ -153,12 +154,27 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
         )
     if problems or candidate is None or protocol is None or together is None:
         raise ConfigError("\n".join(problems))
-    named = {value.name for value in parsed.values}
-    return (
-        candidate,
-        protocol,
-        {name: getattr(together, name) for name in WORKER_OPTIONS if name in named},
-    )
+    return candidate, protocol, _worker_options(together, parsed)
+
+
+def _worker_options(together: TrainConfig, parsed: Parsed) -> dict[str, object]:
+    """Return what is said of workers by flat names, as a study keeps it.
+
+    Raises:
+        ConfigError: the strategy has a number that is none of `WORKER_OPTIONS`.
+    """
+    named, values = {value.name for value in parsed.values}, flat_values(together)
+    given = [name for name in WORKER_OPTIONS if name in named and name != "strategy"]
+    chosen: dict[str, object] = {name: values[name] for name in given}
+    if together.strategy is not None:
+        numbers = flat_numbers(together.strategy)
+        if foreign := numbers.keys() - set(WORKER_OPTIONS):
+            problem = (
+                f"{', '.join(sorted(foreign))} of {together.strategy.name} is for mlxhog train"
+            )
+            raise ConfigError(f"--strategy: {problem}; leave it out")
+        chosen |= {"strategy": together.strategy.name, **numbers}
+    return chosen
 
 
 def _run_config(
@@ -168,11 +184,11 @@ def _run_config(
     layers: Sequence[str] | None,
 ) -> RunConfig:
     """Put the run together, with everything spelt out that decides on its numbers."""
+    from mlxhog.config import plugin_file
     from mlxhog.machine import machine
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
-    from mlxhog.models.mad import extensions
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse
     from mlxhog.models.registry import load_candidate
@@ -208,7 +224,7 @@ def _run_config(
             (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
             default=1,
         ),
-        extensions=extensions.loaded(),
+        plugins=plugin_file.loaded(),
     )
 
 

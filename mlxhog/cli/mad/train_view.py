@@ -103,7 +103,7 @@ def facts(plan: RunPlan) -> dict[str, Any]:
         "layers": canonical(config.layers),
         "backend": ",".join(worker.backend for worker in plan.workers),
         "threads": config.threads,
-        "strategy": plan.options.strategy,
+        "strategy": plan.strategy.name,
         "dim": config.dim,
         "params": param_count(model),
         "state": sum(sum(parts.values()) for parts in state_sizes(model, model.max_length)),

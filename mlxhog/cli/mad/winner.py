@@ -41,7 +41,7 @@ def run_vote(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad vote", VOTE_ABOUT, VOTE_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object")
     parsed, config = flags.read(VoteConfig, arguments)
     from mlxhog.mad import winner
@@ -164,7 +164,7 @@ def run_scale(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad scale", SCALE_ABOUT, SCALE_EXAMPLES, ("WHAT",))
     flags.argument("what", nargs="+", metavar="WHAT", help="a study or an architecture")
-    flags.layers_from()
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object")
     parsed, config = flags.read(ScaleConfig, arguments)
     if config.depth is None or config.out is None:

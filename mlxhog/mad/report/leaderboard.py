@@ -17,6 +17,7 @@ from mlxhog.mad.scores import LOST, Row
 from mlxhog.mad.study.store import Record
 from mlxhog.mad.tasks import find
 from mlxhog.report.streams import cell, printable
+from mlxhog.report.table import GAP, aligned
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -230,7 +231,6 @@ def order_note(ranking: Ranking) -> str:
     )
 
 
-_GAP = 2
 _LAYERS_WIDTH = 20
 """Columns for the layers below which other columns are left out."""
 MOST_TROUBLES = 5
@@ -306,13 +306,13 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     groups = [*essential, *costs]
     names = [row.candidate for row in rows]
     if width is not None:
-        room = width - rank.width - scored.width - 2 * _GAP
+        room = width - rank.width - scored.width - 2 * len(GAP)
         whole = max(len("layers"), *(len(folded(name.split())) for name in names))
         # what a candidate costs gives way to its whole name, folded
         rooms = [(group, min(_LAYERS_WIDTH, whole)) for group in essential]
         groups = []
         for group, name_width in [*rooms, *((group, whole) for group in costs)]:
-            needed = sum(column.width + _GAP for column in group)
+            needed = sum(column.width + len(GAP) for column in group)
             if needed <= room - name_width:
                 groups.append(group)
                 room -= needed
@@ -321,20 +321,12 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     # the status reads best at the end of the line, though it is the first to get its place
     ordered = sorted(groups, key=lambda group: group is statuses)
     numbers = [column for group in ordered for column in group]
-    return _aligned([rank, _Column("layers", names, is_text=True), scored, *numbers])
-
-
-def _aligned(columns: Sequence[_Column]) -> list[str]:
-    widths = [column.width for column in columns]
-    rows = zip(*([column.head, *column.cells] for column in columns), strict=True)
-    gap = " " * _GAP
-    return [
-        gap.join(
-            cell.ljust(width) if column.is_text else cell.rjust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    columns = [rank, _Column("layers", names, is_text=True), scored, *numbers]
+    return aligned(
+        [column.head for column in columns],
+        list(zip(*(column.cells for column in columns), strict=True)),
+        words=[k for k, column in enumerate(columns) if column.is_text],
+    )
 
 
 def _told_troubles(ranking: Ranking) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -100,10 +100,6 @@ class StudyProgress:
     def fraction(self) -> float | None:
         """Share of the planned runs that ended, in [0, 1]; None without a plan."""
         return None if self.total is None else min(1.0, self.done / self.total if self.total else 1)
-
-
-Observer = Callable[[StudyProgress], None]
-"""Something that is told how a study goes; must not block."""
 
 
 @dataclass

@@ -23,7 +23,6 @@ from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Tas
 from mlxhog.mad.study.progress import (
     Best,
     Eta,
-    Observer,
     RunInProgress,
     StudyProgress,
     Trouble,
@@ -32,6 +31,7 @@ from mlxhog.mad.study.progress import (
 from mlxhog.mad.study.store import RESULT_FIELDS, Record, Store
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.report.views import Observer
 
 POLL_S = 0.2
 SHOW_S = 0.5
@@ -137,7 +137,7 @@ class Scheduler:
         *,
         limit: Limit = Limit(),  # noqa: B008  frozen
         pruner: Pruner | None = None,
-        observer: Observer = lambda progress: None,
+        observer: Observer[StudyProgress] = lambda progress: None,
         total: int | None = None,
         retry_failed: bool = False,
         batch: int = 1,

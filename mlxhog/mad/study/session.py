@@ -23,7 +23,7 @@ from mlxhog.mad.search.samplers import Listed, Sampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.pool import Pool, RunFunction
-from mlxhog.mad.study.progress import Best, Observer
+from mlxhog.mad.study.progress import Best, StudyProgress
 from mlxhog.mad.study.scheduler import Outcome, Proposals, Scheduler
 from mlxhog.mad.study.store import Record, Store
 from mlxhog.mad.study.study import PlannedRun, Study
@@ -36,6 +36,7 @@ from mlxhog.mad.training.sharing import shared_tables
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.report.views import Observer
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def execute(
     planning: Planning,
     how: ExecutionConfig,
     parallel: int,
-    observer: AbstractContextManager[Observer],
+    observer: AbstractContextManager[Observer[StudyProgress]],
     *,
     retry_failed: bool = False,
     run: RunFunction = train,

@@ -180,8 +180,8 @@ class Store:
         with self._open_lock("a+") as file:
             try:
                 with disk_errors(f"locking {self.directory}"):
-                    durable.take(file)
-            except durable.Held as error:
+                    durable.take_lock(file)
+            except durable.LockHeld as error:
                 raise StudyError(
                     f"the study {self.directory} is in use by process {error.holder}; wait for it, "
                     "stop it with Ctrl-C, or give another --study"

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mlxhog.config.plugins import KEY, recalled, remembered, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
@@ -22,7 +23,6 @@ from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, fixed, only, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
 from mlxhog.models.fields import MOST_WIDTH
-from mlxhog.models.mad.extensions import KEY, recalled, remembered, same_files
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import parse
 
@@ -79,7 +79,7 @@ class Study:
         prune: whether runs may be ended at rungs.
         share_embedding: whether candidates train one embedding table.
         batch_candidates: candidates that are trained as one computation.
-        layers_from: files of layers of the user's own, see `models.mad.extensions`.
+        layers_from: files of layers of the user's own, see `config.plugins`.
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)

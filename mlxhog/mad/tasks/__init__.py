@@ -20,15 +20,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from itertools import pairwise
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlxhog.config import sources
+from mlxhog.config import choices, sources
 from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment
-from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
+from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
@@ -38,7 +37,6 @@ from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTE
 from mlxhog.mad.tasks.memorization import MEMORIZATION
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
-from mlxhog.models.mad.extensions import load_extensions
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number, other rows."""
@@ -48,7 +46,7 @@ SPLITS = ("train", "test", "val")
 _FIXED = len(SPLITS)
 _SHARED = options(Settings).keys()
 
-TASKS: Mapping[str, TaskType] = {
+BENCHMARK: Mapping[str, TaskType] = {
     task.name: task
     for task in (
         IN_CONTEXT_RECALL,
@@ -61,65 +59,45 @@ TASKS: Mapping[str, TaskType] = {
 }
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
-_registered: dict[str, TaskType] = {}
+register = choices.TASKS.register
+known = choices.TASKS.known
+
+for _task in BENCHMARK.values():
+    register(_task)
 
 
-def register(task: TaskType) -> TaskType:
-    """Add a task of a user's file, which `find` and `make_task` then know by its names.
-
-    Raises:
-        ConfigError: another task has one of its names, or its settings are named otherwise.
-    """
+@choices.TASKS.checked_by
+def _check_task(task: TaskType) -> None:
+    """Refuse a task whose settings are named otherwise, or one of whose names another has."""
     if task.settings.task != task.name:
         raise ConfigError(
             f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
             "same name"
         )
-    others = [other for other in known().values() if other.name != task.name]
-    names_in_use = {_key(name) for other in others for name in (other.name, other.short)}
-    if task.name in TASKS or names_in_use & {_key(task.name), _key(task.short)}:
+    others = [other for other in known().values() if other is not task]
+    if _by_key(others).keys() & _by_key([task]).keys():
         raise ConfigError(
             f"task {task.name!r} ({task.short}) has a name that is taken; choose others than "
             f"{_listed(others)}"
         )
-    _registered[task.name] = task
-    return task
-
-
-def load_tasks(path: str | Path) -> tuple[TaskType, ...]:
-    """Execute a user's file, and return the tasks that it has registered.
-
-    Raises:
-        ConfigError: the file cannot be executed, or registers no task.
-    """
-    module = load_extensions(path)
-    tasks = [each for each in _registered.values() if each.settings.__module__ == module.__name__]
-    if not tasks:
-        raise ConfigError(
-            f"{path} adds no task; end it with mlxhog.mad.tasks.register(TaskType(..)), as "
-            "examples/my_task.py does"
-        )
-    return tuple(tasks)
-
-
-def known() -> Mapping[str, TaskType]:
-    """Every task by its full name, those of the user's files last."""
-    return {**TASKS, **_registered}
 
 
 def find(name: str) -> TaskType:
     """Return a task by its full or its short name, in any case.
 
     Raises:
-        ConfigError: no such task; the nearest name is given.
+        UnknownChoice: no such task; the nearest name is given.
     """
-    tasks = known().values()
-    by_name = {_key(task.name): task for task in tasks} | {_key(task.short): task for task in tasks}
-    key = _key(name)
-    if key not in by_name:
-        near = did_you_mean(key, by_name)
-        raise ConfigError(f"no task {name!r}{near or f'; known are {_listed(tasks)}'}")
-    return by_name[key]
+    tasks, key = known().values(), _key(name)
+    by_key = _by_key(tasks)
+    if key not in by_key:
+        raise choices.TASKS.unknown(name, by_key, _listed(tasks))
+    return by_key[key]
+
+
+def _by_key(tasks: Iterable[TaskType]) -> dict[str, TaskType]:
+    """Return tasks by their full and their short names, as `find` compares them."""
+    return {_key(name): task for task in tasks for name in (task.name, task.short)}
 
 
 def _key(name: str) -> str:
@@ -204,7 +182,7 @@ def meta(settings: Settings, seed: int) -> dict[str, object]:
     Settings that only a user's task has stand under their own names.
     """
     own = asdict(settings)
-    extra = {} if settings.task in TASKS else {name: own[name] for name in own.keys() - _SHARED}
+    extra = {} if settings.task in BENCHMARK else {name: own[name] for name in own.keys() - _SHARED}
     return {
         "task": settings.task,
         "seed": seed,
@@ -331,11 +309,11 @@ def check(data: Dataset) -> Findings:
 
 
 __all__ = [
+    "BENCHMARK",
     "BLOCK_ROWS",
     "DEFAULT_SEED",
     "GENERATOR_VERSION",
     "IGNORED",
-    "TASKS",
     "Dataset",
     "Failure",
     "Findings",
@@ -343,7 +321,6 @@ __all__ = [
     "TaskType",
     "check",
     "find",
-    "load_tasks",
     "make_task",
     "meta",
     "register",

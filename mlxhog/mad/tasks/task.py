@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config import choices
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError
 
@@ -146,6 +147,7 @@ class TaskType:
     """A task; one of the package, or of a file that a user adds.
 
     Attributes:
+        kind: where tasks are registered.
         name: full name.
         short: as tables have it.
         settings: dataclass of its options; the defaults are the benchmark's baseline.
@@ -156,6 +158,8 @@ class TaskType:
             has none.
         about: what it tests, in a line.
     """
+
+    kind: ClassVar[choices.Registry[Any]] = choices.TASKS
 
     name: str
     short: str

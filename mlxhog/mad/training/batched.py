@@ -33,6 +33,7 @@ from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim.gradients import Rows
+from mlxhog.report.views import Tell
 from mlxhog.strategies import Context
 
 Compute = Callable[[Sequence[Float32], Sequence[Batch]], list[tuple[float, Grads]]]
@@ -129,9 +130,7 @@ class Choice:
     why: str
 
 
-def train_together(
-    configs: Sequence[RunConfig], run_one: RunOne, tell: Callable[[str], None]
-) -> Choice:
+def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) -> Choice:
     """Execute runs of one shape, together or one after the other, whichever is faster.
 
     Scores are those of single runs up to rounding.

@@ -44,6 +44,7 @@ from mlxhog.mad.training.evaluation import (
 )
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.report.metrics import Activity, Doing
+from mlxhog.report.views import Tell
 from mlxhog.strategies import Context
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
@@ -52,8 +53,6 @@ from mlxhog.training.steps import Steps
 
 Prepare = Callable[[Context], None]
 """Changes what a worker computes or writes with, before its first step."""
-
-Tell = Callable[[str], None]
 
 
 def no_preparation(context: Context) -> None:

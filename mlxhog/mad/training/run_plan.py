@@ -6,7 +6,7 @@ Everything that can be wrong with a configuration is found here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.config import schedules
+from mlxhog.config.choices import SCHEDULES, STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import FALLING_SCHEDULES
-from mlxhog.config.local_methods import without_strategy
+from mlxhog.config.optimizers import AdamW
 from mlxhog.config.options import options
+from mlxhog.config.strategies import Hogwild, Serial, Sim
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
@@ -32,7 +34,6 @@ from mlxhog.mad.tasks import Dataset, Settings, make_task
 from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_segment, step_limit
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.optim import schedules
 from mlxhog.training import kernel_choice
 from mlxhog.training.job import Setup, plan_layout
 
@@ -142,21 +143,20 @@ class RunPlan(Setup):
         return self.strategy.config
 
 
-def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedules.Schedule]:
+def _schedule(config: RunConfig, limit: int, per_epoch: int) -> Callable[[], schedules.Rate]:
     """The step sizes of the protocol."""
     protocol = config.protocol
-    if protocol.schedule == "constant":
-        return partial(schedules.constant, protocol.lr)
-    if protocol.schedule in FALLING_SCHEDULES:
-        epochs = schedules.Epochs(per_epoch)
-        return partial(schedules.falling, protocol, lr=protocol.lr, epochs=epochs)
-    return partial(
-        schedules.cosine_by_epoch,
-        protocol.lr,
-        floor=protocol.lr_floor,
-        steps=limit,
-        per_epoch=per_epoch,
-    )
+    by_name: dict[str, schedules.Schedule | schedules.CosineByEpoch] = {
+        "cosine": schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch),
+        "constant": schedules.Constant(warmup=0.0),
+    }
+    if protocol.schedule in schedules.FALLING:
+        chosen = SCHEDULES.find(protocol.schedule)
+        own = {one.flat for one in options(chosen).values()}
+        numbers = {name: value for name, value in asdict(protocol).items() if name in own}
+        by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
+    epochs = schedules.Epochs(per_epoch)
+    return partial(by_name[protocol.schedule].of_run, protocol.lr, epochs)
 
 
 def model_of(config: RunConfig) -> MADConfig:
@@ -200,7 +200,7 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
         config.workers,
         config.threads,
         machine=machine.here(),
-        serial=worker_options.get("strategy") == "serial",
+        serial=worker_options.get("strategy") == Serial.name,
     )
     workers = chosen.workers
     training = _training(config, workers, worker_options)
@@ -245,25 +245,20 @@ def _training(
     """Say the protocol in the words of `mlxhog train`."""
     assert set(worker_options) <= set(WORKER_OPTIONS)
     protocol = config.protocol
-    how: dict[str, object] = {"strategy": "hogwild", **worker_options}
-    if how["strategy"] == "sim":
+    how: dict[str, object] = {"strategy": Hogwild.name, **worker_options}
+    if how["strategy"] == Sim.name:
         raise ConfigError(
             "strategy sim is for mlxhog train: workers of a candidate are processes; with "
             "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
         )
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
-        how |= {"strategy": "serial", "predict": "none", "async_after": 0.0}
-        how |= without_strategy(TrainConfig)
-        how |= {"staleness_lr": "none", "delay_compensation": "none", "rescale_by_speed": False}
-        how |= {"delay_feedback": False}
-        how |= {"lock_scope": "step", "slack": None, "backup_workers": 0}
-        how["read"] = "live" if live else "snapshot"
+        numbers = STRATEGIES.numbers()
+        how = {name: value for name, value in how.items() if name not in numbers}
+        how |= {"strategy": Serial(), "read": "live" if live else "snapshot"}
     return TrainConfig(
-        optimizer="adamw",
+        optimizer=AdamW(beta2=protocol.beta2, weight_decay=protocol.weight_decay),
         lr=protocol.lr,
-        beta2=protocol.beta2,
-        weight_decay=protocol.weight_decay,
         clip=protocol.clip,
         batch_size=protocol.batch_size,
         seed=config.seed,

@@ -18,7 +18,7 @@ from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.run import Callbacks, RunConfig, RunResult
+from mlxhog.mad.run import FILES, Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.model import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -37,7 +37,7 @@ def common(config: RunConfig) -> str:
     """Return what the runs that share a table have in common: all but layers and their files."""
     values = config.to_dict()
     del values["layers"]
-    values.pop("extensions", None)
+    values.pop(FILES, None)
     return json.dumps(values, sort_keys=True)
 
 

@@ -9,12 +9,12 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import params, state
 from mlxhog.mad.search.candidates import Candidates, Layers, Sequences
 from mlxhog.mad.search.space import DEEPEST, Space, to_space
-from mlxhog.models.mad.layers import LAYERS, at_width, make
+from mlxhog.models.mad.layers import BUILT_IN, at_width, make
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
 
 pytestmark = pytest.mark.slow
 
-MIXERS = [layer.name for layer in LAYERS if layer.kind == "mixer"]
+MIXERS = [layer.name for layer in BUILT_IN if layer.kind == "mixer"]
 GROWS = {"mh-attention", "hyena", "mh-hyena"}
 """Caches and filters as long as the sequence: no number of theirs makes them shorter."""
 FLAT = {"gated-conv", "slstm", "slstm-v1"}
@@ -182,7 +182,7 @@ def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_it
 
 
 def test_a_space_may_have_every_layer_there_is():
-    channels = [layer.name for layer in LAYERS if layer.kind == "channel"]
+    channels = [layer.name for layer in BUILT_IN if layer.kind == "channel"]
     budget = {"params": 60_000, "state": 5_000, "rescale": True}
     space = to_space({"depth": 2, "mixers": MIXERS, "channels": channels, "budget": budget})
     choices = Candidates(space, 64, LENGTH)

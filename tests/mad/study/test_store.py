@@ -1,16 +1,19 @@
 import os
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from mlxhog.config.plugin_file import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.progress import Eta
+from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Record, Store, create, find
 from mlxhog.mad.study.study import Study, read, refuse_another
-from mlxhog.models.mad.extensions import Extension
 from tests.mad.study.small import config
 
 
@@ -198,7 +201,7 @@ def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
     others = {
         "task": "memorization", "settings": {"vocab": 8}, "layers": run.layers * 2, "dim": 16,
         "protocol": replace(run.protocol, wd_all=True), "seed": 1, "position": "learned",
-        "workers": "mlx:cpu", "threads": 2, "extensions": (Extension("task.py", "0"),),
+        "workers": "mlx:cpu", "threads": 2, "plugins": (Plugin("task.py", "0"),),
     }  # fmt: skip
     assert others.keys() == {field.name for field in fields(run)}
     keys = {run.key(), *(replace(run, **{name: value}).key() for name, value in others.items())}
@@ -207,6 +210,26 @@ def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
     monkeypatch.setattr(runs, "version", lambda name: "0.0.0")
     keys.add(run.key())
     assert len(keys) == len(others) + 3
+
+
+KEYS_OF_0_2 = Path(__file__).parents[1] / "golden" / "keys_0_2.yaml"
+
+
+@pytest.mark.parametrize("stored", yaml.safe_load(KEYS_OF_0_2.read_text()))
+def test_studies_of_0_2_keep_the_keys_of_their_runs(
+    stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "version", lambda name: "0.2.0")
+    monkeypatch.setattr(runs, "GENERATOR_VERSION", 1)
+    planning = Planning(Study(**stored["study"]))
+    keys = {one: [run.key for run in planning.runs(one)] for one in stored["keys"]}
+    assert keys == stored["keys"]
+
+
+def test_keys_of_runs_are_those_of_mlxhog_0_2(monkeypatch):
+    monkeypatch.setattr(runs, "version", lambda name: "0.2.0")
+    own = replace(config(), plugins=(Plugin("/home/me/my_task.py", "0" * 64),))
+    assert (config().key(), own.key()) == ("a2c983aec3ccee22", "9964f74dba8177cd")
 
 
 def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):

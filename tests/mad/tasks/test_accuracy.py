@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy
 
 from mlxhog.errors import DataError, ShapeError
-from mlxhog.mad.tasks import IGNORED, TASKS, make_task, resolve
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, make_task, resolve
 from mlxhog.mad.tasks.dataset import acc_macro, acc_token, ceiling, unigram
 from mlxhog.mad.tasks.in_context_recall import dense_loss_floor
 
@@ -62,7 +62,7 @@ def test_the_ceiling_of_memorization_is_the_share_of_keys_that_training_shows(vo
 
 
 def test_every_other_task_can_be_solved_and_no_constant_answer_does():
-    for name in TASKS:
+    for name in BENCHMARK:
         data = make_task(name, train_rows=256, test_rows=256, seed=1)
         assert name == "memorization" or ceiling(data) == 1.0
         assert unigram(data) < 0.2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import DataError
-from mlxhog.mad.tasks import IGNORED, TASKS, Dataset, check, make_task
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, Dataset, check, make_task
 from mlxhog.mad.tasks.dataset import read, write
 from tests.pairs import each_of
 
@@ -389,7 +389,7 @@ def test_blanks_that_gather_at_the_end_are_noticed():
     assert failures == {"variance of blank gaps", "blanks before the last content token"}
 
 
-@each_of("name", TASKS)
+@each_of("name", BENCHMARK)
 def test_a_file_reads_back_as_it_was_written(name, tmp_path):
     data = make_task(name, train_rows=20, test_rows=10, val_rows=5)
     write(tmp_path / "a.npz", data)

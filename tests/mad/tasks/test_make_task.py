@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import IGNORED, TASKS, find, make_task, resolve
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, find, make_task, resolve
 from tests.pairs import each_of
 
 SMALL = {"train_rows": 600, "test_rows": 40, "val_rows": 30}
@@ -20,7 +20,7 @@ def same(a, b):
 
 def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
     results = {
-        task.short: (task.settings().vocab, task.settings().seq_len) for task in TASKS.values()
+        task.short: (task.settings().vocab, task.settings().seq_len) for task in BENCHMARK.values()
     }
     assert results == {
         "CR": (16, 128),
@@ -30,14 +30,14 @@ def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
         "C": (16, 32),
         "M": (256, 32),
     }
-    rows = {name: task.settings().train_rows for name, task in TASKS.items()}
+    rows = {name: task.settings().train_rows for name, task in BENCHMARK.items()}
     assert rows.pop("memorization") == 256
     assert set(rows.values()) == {12_800}
 
 
-@each_of("name", TASKS)
+@each_of("name", BENCHMARK)
 def test_a_task_goes_by_its_full_and_its_short_name_in_any_case(name):
-    task = TASKS[name]
+    task = BENCHMARK[name]
     assert find(name.upper()) is task
     assert find(task.short.lower()) is task
 
@@ -49,7 +49,7 @@ def test_a_task_that_does_not_exist_is_answered_with_the_nearest():
         find("xyz")
 
 
-@each_of("name", TASKS)
+@each_of("name", BENCHMARK)
 def test_one_seed_draws_the_same_rows_and_another_one_others(name):
     a = make_task(name, seed=1, **SMALL)
     assert same(a, make_task(name, seed=1, **SMALL))
@@ -64,7 +64,7 @@ def test_any_number_of_processes_draws_the_same_rows(name):
     assert same(make_task(name, **rows), make_task(name, processes=2, **rows))
 
 
-@each_of("name", TASKS)
+@each_of("name", BENCHMARK)
 def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_one(name):
     data = make_task(name, **SMALL)
     part = make_task(name, train_rows=100, test_rows=40, val_rows=30)
@@ -74,7 +74,7 @@ def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_o
     assert not rows & {x.tobytes() for x in (*data.test_x, *data.val_x)}
 
 
-@each_of("name", TASKS)
+@each_of("name", BENCHMARK)
 def test_rows_are_int32_of_the_length_that_the_settings_name(name):
     data, settings = make_task(name, **SMALL), resolve(name, SMALL)
     for split, (x, y) in data.splits().items():

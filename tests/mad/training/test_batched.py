@@ -16,7 +16,7 @@ from mlxhog.mad.training import batched
 from mlxhog.mad.training.batched import GradientBarrier
 from mlxhog.mad.training.candidate import Prepare, train
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.models.mad.layers import LAYERS
+from mlxhog.models.mad.layers import BUILT_IN
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.threads import in_threads
 from tests.tolerances import STEP_LOSSES_F32, assert_close
@@ -73,7 +73,7 @@ def test_runs_that_are_computed_together_come_to_what_each_comes_to_alone(backen
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("layer", sorted(layer.name for layer in LAYERS))
+@pytest.mark.parametrize("layer", sorted(layer.name for layer in BUILT_IN))
 def test_every_layer_can_be_computed_together(layer, backend):
     base = small_run(layers=layer, workers=backend, steps=2, eval_every=1, dim=32)
     configs = points(base)[:2]

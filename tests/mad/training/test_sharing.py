@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlxhog.config.plugin_file import Plugin
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import Callbacks, RunConfig
 from mlxhog.mad.training.candidate import no_preparation, train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
-from mlxhog.models.mad.extensions import Extension
 from mlxhog.models.mad.layers import make
 from tests.forked import CONTEXT
 from tests.mad.training.small_runs import numbers, small_run
@@ -118,7 +118,7 @@ def execute(run: SharedRun, config: RunConfig, queue) -> None:
 
 
 def test_candidates_with_a_layer_of_the_users_share_with_those_without():
-    own = replace(small_run(), extensions=(Extension("/home/my_layer.py", "0123"),))
+    own = replace(small_run(), plugins=(Plugin("/home/my_layer.py", "0123"),))
     assert common(own) == common(small_run())
 
 

@@ -1,0 +1,45 @@
+"""An optimizer of your own in one file: momentum whose elements saturate.
+
+    m <- beta m + (1 - beta) g;    w <- w - lr (m / (|m| + half) + weight_decay w)
+
+    mlxhog train --plugin examples/my_optimizer.py --optimizer "my_optimizer(half=0.01)"
+
+One class has the numbers and takes the steps. State lies in the arena, each worker's own; `write`
+adds directions under the run's locks, so several workers, resume and replay need nothing more.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mlxhog.config.optimizers import Decayed
+from mlxhog.config.options import option
+from mlxhog.optim import SGD, Float32, OwnOptimizer, Pairs, Step, Target
+from mlxhog.optim.directions import Direction, write
+
+
+def saturated(
+    g: Float32, m: Float32, *, beta: float, half: float, grad_scale: float
+) -> tuple[Float32, Float32]:
+    """Return the direction and the new mean."""
+    m = np.float32(beta) * m + np.float32((1.0 - beta) * grad_scale) * g
+    return np.divide(m, np.abs(m) + np.float32(half)), m
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyOptimizer(Decayed, OwnOptimizer):
+    """Numbers, and the steps that they make."""
+
+    name: ClassVar[str] = "my_optimizer"
+    about: ClassVar[str] = "momentum whose elements saturate"
+    beta: float = option(0.9, "decay of the mean", low=0, below=1)
+    half: float = option(1e-3, "mean at which an element moves by half of lr", above=0)
+    state_segments = ("m",)
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+        rates = {"beta": self.beta, "half": self.half, "grad_scale": step.grad_scale}
+        of = Direction(("m",), None, saturated).of
+        directions = ((slot, of(target, slot, grad, rates)) for slot, grad in pairs)
+        write(target, directions, SGD(weight_decay=self.weight_decay), step, lr=step.lr)

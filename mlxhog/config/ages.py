@@ -1,0 +1,182 @@
+"""How old the gradients of strategy `sim` are, and whose they are: a function of the step.
+
+    fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
+    uniform:LOW:HIGH    drawn from LOW to HIGH
+    geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
+                        of a thousand would be older
+    histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
+    speed:1,1,4         what lock-free workers would come to that take so long for a gradient
+
+Each draw has a generator of its own, keyed by seed and step, so a step's age depends on nothing but
+the two. A gradient is never older than the run: step t is at most t steps late.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import NamedTuple
+
+from mlxhog.files.quantities import parse_number
+
+_AGES = (
+    "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or "
+    "speed:SECONDS,... with whole ages from 0 to 4095, and weights and seconds above 0"
+)
+_MOST = 4095
+_CUT = 1e-3
+
+
+class Turn(NamedTuple):
+    """Whose gradient a step applies, from 0, and how many steps ago its parameters were read."""
+
+    worker: int
+    staleness: int
+
+
+@dataclass(frozen=True)
+class SimulatedStaleness:
+    """A rule of `sim(staleness=)`; the module has their table.
+
+    Attributes:
+        kind: its name.
+        numbers: N; LOW and HIGH; MEAN; the seconds.
+        weights: of ages 0, 1, ... for histogram.
+        workers: simulated; of all but speed, step t is that of worker t mod P.
+    """
+
+    kind: str
+    numbers: tuple[float, ...]
+    weights: tuple[float, ...]
+    workers: int
+
+    @classmethod
+    def parse(cls, text: str, workers: int | None = None) -> SimulatedStaleness:
+        """Read a rule, for this number of workers or the number in the rule.
+
+        Raises:
+            ValueError: it cannot be read, or speed names another number of workers.
+        """
+        kind, _, rest = text.partition(":")
+        try:
+            rule = cls._parsed(kind, rest)
+        except (KeyError, ValueError):
+            raise ValueError(f"wanted {_AGES}; got {text!r}") from None
+        if workers is None or workers == rule.workers:
+            return rule
+        if kind == "speed":
+            raise ValueError(
+                f"speed names {rule.workers} workers and sim_workers is {workers}; leave it out"
+            )
+        return cls(rule.kind, rule.numbers, rule.weights, workers)
+
+    @classmethod
+    def _parsed(cls, kind: str, rest: str) -> SimulatedStaleness:
+        if kind == "fixed":
+            age = _age(rest)
+            return cls(kind, (age,), (), age + 1)
+        if kind == "uniform":
+            low, high = map(_age, rest.split(":"))
+            if low > high:
+                raise ValueError
+            return cls(kind, (low, high), (), 1)
+        if kind == "geometric":
+            mean = _positive(rest)
+            rule = cls(kind, (mean,), (), 1)
+            _age(str(rule.most))
+            return rule
+        if kind == "histogram":
+            pairs = [part.split("=") for part in rest.split(",")]
+            weights = {_age(age): _positive(weight) for age, weight in pairs}
+            every = tuple(weights.get(age, 0.0) for age in range(max(weights) + 1))
+            return cls(kind, (), every, 1)
+        if kind == "speed":
+            seconds = tuple(_positive(part) for part in rest.split(","))
+            rule = cls(kind, seconds, (), len(seconds))
+            _age(str(rule.most))
+            return rule
+        raise KeyError(kind)
+
+    @cached_property
+    def most(self) -> int:
+        """The largest age that can come up."""
+        if self.kind in ("fixed", "uniform"):
+            return int(self.numbers[-1])
+        if self.kind == "geometric":
+            return math.ceil(math.log(_CUT) / math.log(1.0 - self._stop))
+        if self.kind == "histogram":
+            return len(self.weights) - 1
+        seconds = self.numbers  # while one computes, each other one ends at most this number
+        return max(
+            sum(math.floor(own / other) + 1 for q, other in enumerate(seconds) if q != p)
+            for p, own in enumerate(seconds)
+        )
+
+    @property
+    def _stop(self) -> float:
+        return 1.0 / (1.0 + self.numbers[0])
+
+    def course(self, seed: int) -> Course:
+        """The turns of a run with this seed."""
+        return Course(self, seed)
+
+
+class Course:
+    """The turns of one run, by step; of speed they are computed one after another, and kept."""
+
+    def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
+        """Begin before step 0."""
+        self._rule, self._seed = rule, seed
+        self._turns: list[Turn] = []
+        self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
+        self._read_at = [0] * rule.workers
+        heapq.heapify(self._ends)
+
+    def at(self, step: int) -> Turn:
+        """The turn of a step, from 0."""
+        rule = self._rule
+        if rule.kind == "speed":
+            while len(self._turns) <= step:
+                self._turns.append(self._next_end(len(self._turns)))
+            return self._turns[step]
+        return Turn(step % rule.workers, min(step, self._draw(step)))
+
+    def _next_end(self, step: int) -> Turn:
+        """Whoever ends its gradient next applies it and begins another; of equals the first."""
+        end, worker = self._ends[0]
+        heapq.heapreplace(self._ends, (end + self._rule.numbers[worker], worker))
+        staleness = step - self._read_at[worker]
+        self._read_at[worker] = step + 1
+        return Turn(worker, min(staleness, self._rule.most))
+
+    def _draw(self, step: int) -> int:
+        rule = self._rule
+        if rule.kind == "fixed":
+            return int(rule.numbers[0])
+        drawn = Random(f"mlxhog-sim-1|{self._seed}|{step}").random()
+        if rule.kind == "uniform":
+            low, high = map(int, rule.numbers)
+            return low + int(drawn * (high - low + 1))
+        if rule.kind == "geometric":
+            return min(rule.most, int(math.log(1.0 - drawn) / math.log(1.0 - rule._stop)))
+        total = list(itertools.accumulate(rule.weights))
+        return bisect.bisect_right(total, drawn * total[-1])
+
+
+def _age(text: str) -> int:
+    age = int(text)
+    if not 0 <= age <= _MOST:
+        raise ValueError
+    return age
+
+
+def _positive(text: str) -> float:
+    number = parse_number(text)
+    if number <= 0:
+        raise ValueError
+    return number

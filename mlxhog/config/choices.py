@@ -1,0 +1,317 @@
+"""What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
+
+A choice is a class that owns its numbers (in `strategies.py`, `optimizers.py`, `schedules.py`, or a
+file of the user's own):
+
+    @dataclass(frozen=True, kw_only=True)
+    class SSP(AsyncPS):
+        name: ClassVar[str] = "ssp"
+        slack: int = option(3, "steps that a worker may be ahead", unit="steps", low=0)
+
+It is spelt with its numbers, and what is not written has its default:
+
+    ssp    ssp(slack=2)    {name: ssp, slack: 2}    ssp(slack=2, staleness_lr=linear:0.1)
+
+A comma divides numbers only where a name and "=" follow, so `local_work=16,4` is one number. Flat
+names (`--slack 2`, `slack: 2`) are shorthand for numbers of the choice that a run has; a number
+whose name says too little alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
+
+A `Kind` has the choices of one kind. Its `home` is the module that registers those of the package;
+it is imported when a choice is first looked up. A file of the user's own is loaded by `--plugin`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from mlxhog.config.options import Option, convert_fields, options, spelt
+from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
+
+NAME = re.compile(r"[A-Za-z][\w-]*")
+_SPELT = re.compile(rf"\s*({NAME.pattern})\s*(?:\((.*)\))?\s*", re.DOTALL)
+_FORMS = "a name, a name with numbers such as ssp(slack=2), or {name: ssp, slack: 2}"
+_COMMA = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
+
+T = TypeVar("T")
+"""A class that is a choice, or what else a registry holds."""
+
+
+class UnknownChoice(ConfigError):
+    """There is no choice of a name.
+
+    Attributes:
+        title: what is chosen, such as "layer".
+        name: the name.
+    """
+
+    def __init__(self, message: str, *, title: str = "", name: str = "") -> None:
+        super().__init__(message)  # alone, as unpickling has it
+        self.title, self.name = title, name
+
+
+class Registry(Generic[T]):
+    """Things of one kind by their names: those of the package, and those of users' files.
+
+    Args:
+        title: what one is called, such as "strategy".
+        home: the module that registers those of the package, and may add `checked_by`.
+        form: what one is in a user's file.
+        plural: what several are called.
+        module: the attribute of one that names the module it was defined in.
+    """
+
+    def __init__(
+        self, title: str, home: str, form: str, *, plural: str = "", module: str = "__module__"
+    ) -> None:
+        self.title, self.form, self.plural = title, form, plural or f"{title}s"
+        self.module_of: Callable[[T], str] = attrgetter(module)
+        self._home = home
+        self._by_name: dict[str, T] = {}
+        self._advice: dict[str, str] = {}
+        self._check: Callable[[T], object] | None = None
+
+    def checked_by(self, check: Callable[[T], object]) -> Callable[[T], object]:
+        """Have a function refuse, by a `ConfigError`, what is no choice; also as a decorator."""
+        self._check = check
+        return check
+
+    def register(self, choice: T) -> T:
+        """Add a choice, which everything that reads names then knows; also as a decorator.
+
+        Raises:
+            ConfigError: its name is not a name, or another has it, or `checked_by` refuses it.
+        """
+        name = getattr(choice, "name", None)
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ConfigError(
+                f"its name is {shown(name)}; use a letter and then letters, digits, '-' or '_'"
+            )
+        if self._check is not None:
+            self._check(choice)
+        if self._by_name.setdefault(name, choice) is not choice:
+            raise ConfigError(f"there is a {self.title} {name!r} already; give yours another name")
+        return choice
+
+    def advise(self, name: str, advice: str) -> None:
+        """Answer a name that people expect, and that does not exist, with advice."""
+        self._advice[name] = advice
+
+    def defined_in(self, module: str) -> list[T]:
+        """Return the registered choices that a module defines."""
+        return [choice for choice in self._by_name.values() if self.module_of(choice) == module]
+
+    def known(self) -> Mapping[str, T]:
+        """Every choice by its name, in the order of registration."""
+        importlib.import_module(self._home)
+        return MappingProxyType(self._by_name)
+
+    def find(self, name: str) -> T:
+        """Return the choice of a name.
+
+        Raises:
+            UnknownChoice: there is none; the nearest name is given.
+        """
+        known = self.known()
+        if name in known:
+            return known[name]
+        if name in self._advice:
+            problem = f"no {self.title} {name!r}: {self._advice[name]}"
+            raise UnknownChoice(problem, title=self.title, name=name)
+        raise self.unknown(name, known, ", ".join(known))
+
+    def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownChoice:
+        """Return the error for a name; it gives the nearest one, or lists all."""
+        near = nearest(name, names)
+        hint = f"did you mean {near!r}?" if near else f"known are {listed}."
+        return UnknownChoice(
+            f"no {self.title} {shown(name)}; {hint} {self.plural.capitalize()} of your own need "
+            "the file that defines them: --plugin FILE",
+            title=self.title,
+            name=name,
+        )
+
+
+class Choice:
+    """The base of what a run can choose: a frozen dataclass whose `option` fields are its numbers.
+
+    A field without `option` is no number: it is not spelt, and stays as its default has it.
+
+    Attributes:
+        name: what people write; only a class that has one of its own is a choice.
+        about: what it is, in one line, for help and documentation.
+        kind: which choices it belongs to.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    kind: ClassVar[Kind]
+
+    def __post_init__(self) -> None:
+        """Convert and check every number.
+
+        Raises:
+            ConfigError: naming every wrong number and every broken rule.
+        """
+        problems = convert_fields(self) or list(self.broken_rules())
+        if problems:
+            raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
+
+    def broken_rules(self) -> Iterable[str]:
+        """Yield what the numbers of this choice must not be together, with the way out."""
+        return ()
+
+    def __str__(self) -> str:
+        """Spell it, with the numbers that are not the defaults; `Kind.read` reads it back."""
+        specs = options(type(self))
+        numbers = [
+            f"{name}={'true' if value is True else 'false' if value is False else value}"
+            for name, value in spelt(self).items()
+            if getattr(self, name) != specs[name].default
+        ]
+        return f"{self.name}({', '.join(numbers)})" if numbers else self.name
+
+    def to_dict(self) -> dict[str, object]:
+        """Return its name and all numbers, as YAML and JSON have them."""
+        return {"name": self.name, **spelt(self)}
+
+
+class Number(NamedTuple):
+    """A number of some choices of a kind: its option in the first of them, and all of them."""
+
+    option: Option
+    owners: list[type[Choice]]
+
+
+class Kind(Registry[type[Choice]]):
+    """Choices that a run makes by an option of its own, such as `--strategy`."""
+
+    def register(self, choice: type[Choice]) -> type[Choice]:
+        """Add a choice, also as a decorator.
+
+        Raises:
+            ConfigError: as of a `Registry`; or the class is no frozen dataclass, so that its
+                numbers would be none.
+        """
+        params = vars(choice).get("__dataclass_params__")
+        forgot = any(isinstance(value, Field) for value in vars(choice).values())
+        if forgot if params is None else not params.frozen:
+            raise ConfigError(
+                f"put @dataclass(frozen=True, kw_only=True) above it, as above every {self.title}"
+            )
+        return super().register(choice)
+
+    def read(self, value: object) -> Choice:
+        """Return a choice from what people, YAML or a program write: text, a mapping, or itself.
+
+        Raises:
+            UnknownChoice: there is none of that name.
+            ConfigError: it has no such number, or a number has a wrong value.
+        """
+        if isinstance(value, Choice) and value.kind is self:
+            return value
+        name, numbers = self.parts(value)
+        return self.make(self.find(name), numbers)
+
+    def make(self, choice: type[Choice], numbers: Mapping[str, object]) -> Choice:
+        """Return a choice with numbers by their own or their flat names.
+
+        Raises:
+            ConfigError: it has no such number, or a number has a wrong value.
+        """
+        names = {spec.flat: name for name, spec in options(choice).items()}
+        names |= {name: name for name in options(choice)}
+        if unknown := [number for number in numbers if number not in names]:
+            raise ConfigError("\n".join(self.lacks(choice, number) for number in unknown))
+        return choice(**{names[number]: value for number, value in numbers.items()})
+
+    def parts(self, value: object) -> tuple[str, dict[str, object]]:
+        """Return name and numbers of what is written, whether or not there is such a choice.
+
+        Raises:
+            ConfigError: it is neither text of the form above nor a mapping.
+        """
+        if isinstance(value, Choice):
+            return value.name, {k: v for k, v in value.to_dict().items() if k != "name"}
+        if isinstance(value, Mapping):
+            numbers = {str(key): one for key, one in value.items()}
+            if isinstance(name := numbers.pop("name", None), str):
+                return name, numbers
+            raise ConfigError(f"is {shown(value)}; give it a name, as in {_FORMS}")
+        match = _SPELT.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ConfigError(f"is {shown(value)}; wanted {_FORMS}")
+        return match[1], self._numbers(match[1], match[2] or "")
+
+    @property
+    def expected(self) -> str:
+        """What a legal value is."""
+        return f"one of {', '.join(self.known())}"
+
+    def _numbers(self, name: str, text: str) -> dict[str, object]:
+        numbers: dict[str, object] = {}
+        for part in filter(str.strip, _COMMA.split(text)):
+            number, equals, value = (word.strip() for word in part.partition("="))
+            if not equals:
+                raise ConfigError(f"{name}({text}): {number!r} is no number; write number=value")
+            if number in numbers:
+                raise ConfigError(f"{name}({text}) has {number} twice; keep one")
+            numbers[number] = value
+        return numbers
+
+    def numbers(self) -> Mapping[str, Number]:
+        """Return every number of any choice by its flat name.
+
+        A number means the same in all choices of a kind; its default may differ.
+        """
+        owners: dict[str, Number] = {}
+        for choice in self.known().values():
+            for spec in options(choice).values():
+                owners.setdefault(spec.flat, Number(spec, [])).owners.append(choice)
+        return owners
+
+    def lacks(self, choice: type[Choice], number: str) -> str:
+        """Say that a choice has no such number, and which choices have it."""
+        flat = self.numbers()
+        by_name = {**{one.option.name: one for one in flat.values()}, **flat}
+        if number in by_name:
+            owners = [owner.name for owner in by_name[number].owners]
+            has = "has" if len(owners) == 1 else "have"
+            return f"{choice.name} has no {number}; {', '.join(owners)} {has}"
+        own = options(choice)
+        near = did_you_mean(number, own)
+        listed = f"; its numbers are {', '.join(own)}" if own else "; it has no numbers"
+        return f"{choice.name} has no {number}{near or listed}"
+
+
+def _class_of(base: str) -> str:
+    return f"a dataclass with a name and the base mlxhog.{base}"
+
+
+SCHEDULES = Kind("schedule", "mlxhog.config.schedules", _class_of("config.schedules.Schedule"))
+OPTIMIZERS = Kind("optimizer", "mlxhog.config.optimizers", _class_of("optim.OwnOptimizer"))
+STRATEGIES = Kind(
+    "strategy",
+    "mlxhog.config.strategies",
+    _class_of("config.strategy.StrategyChoice") + " (examples/my_strategy.py)",
+    plural="strategies",
+)
+KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
+LAYERS: Registry[type[Any]] = Registry(
+    "layer",
+    "mlxhog.models.mad.layers",
+    "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
+)
+TASKS: Registry[Any] = Registry(
+    "task",
+    "mlxhog.mad.tasks",
+    "a TaskType in a variable (examples/my_task.py)",
+    module="settings.__module__",
+)
+REGISTRIES = (LAYERS, TASKS, *KINDS)
+"""All that a file of the user's own may add to."""

@@ -1,0 +1,206 @@
+"""Local methods as a run chooses them: strategies whose workers train copies of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from mlxhog.config import optimizers
+from mlxhog.config.options import is_set, option
+from mlxhog.config.strategy import Pairs, StrategyChoice
+from mlxhog.errors import shown
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
+
+AVERAGE_EVERY = 16
+"""Steps of each worker between two averages where no number is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies(StrategyChoice):
+    """What all local methods have: workers may have texts of their own."""
+
+    repeats: ClassVar[bool] = True
+    copies: ClassVar[bool] = True
+    reads_copies: ClassVar[bool] = True
+    writes_alone: ClassVar[bool] = True
+
+    split: str = option(
+        "none",
+        "text of the workers: any of it for all, or that of clients whose shares of each class of "
+        "documents a Dirichlet distribution draws",
+        choices=("none", "dirichlet"),
+    )
+    split_alpha: float = option(
+        1.0, "split=dirichlet: how alike the clients' texts are; 0 is a class for one client", low=0
+    )
+    split_by: str = option(
+        "auto",
+        "split=dirichlet: classes of documents; auto is the party of sotu, ten parts of others",
+        choices=("auto", "party", "president", "decade", "part", "document"),
+    )
+    clients: int | None = option(
+        None,
+        "split=dirichlet: texts, of which each worker trains its own in turn; auto is one for "
+        "every worker",
+        low=1,
+        none="auto",
+    )
+
+    def broken_rules(self) -> Iterable[str]:
+        """Yield numbers of a text that is not divided."""
+        yield from super().broken_rules()
+        if self.split == "none":
+            for name in ("split_alpha", "split_by", "clients"):
+                if is_set(self, name):
+                    yield f"{name}: is for split=dirichlet; add that, or leave it out"
+
+    def beside(self, config: TrainConfig) -> Pairs:
+        """Yield what is for parameters of all."""
+        yield from super().beside(config)
+        if config.gpu_write.startswith("metal"):
+            problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy"
+            yield "gpu_write", f"{problem}; leave it out"
+        if optimizers.of(config).asks_to_share:
+            yield "moments", "shared, but the runs are independent; leave it out, or use hogwild"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvgRuns(Copies):
+    """Independent runs, averaged at the end."""
+
+    name: ClassVar[str] = "avg_runs"
+    about: ClassVar[str] = "independent runs, averaged once at the end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Copies):
+    """Numbers of local methods whose workers meet on the way."""
+
+    average_every: int | None = option(
+        None,
+        "average the workers' own parameters whenever each has taken this many; auto is "
+        f"{AVERAGE_EVERY}",
+        unit="steps",
+        low=1,
+        none="auto",
+    )
+    local_work: str = option(
+        "equal",
+        "steps of each worker between two averages: average_every for all, fewer for slower ones "
+        "(speed), or numbers by rank such as 16,4",
+    )
+    inner_state: str = option(
+        "keep",
+        "optimizer state of the workers when their parameters are averaged: it stays each one's "
+        "own, is averaged as well, or begins anew",
+        choices=("keep", "average", "reset"),
+    )
+
+    @property
+    def local_steps(self) -> int:
+        """H: steps of each worker in a round, where all take as many."""
+        return AVERAGE_EVERY if self.average_every is None else self.average_every
+
+    def steps_by_rank(self) -> tuple[int, ...] | None:
+        """Local steps of each rank, where `local_work` gives them.
+
+        Raises:
+            ValueError: it is neither a word nor such a list.
+        """
+        if self.local_work in ("equal", "speed"):
+            return None
+        steps = self.local_work.split(",")
+        if not all(one.strip().isascii() and one.strip().isdigit() and int(one) for one in steps):
+            raise ValueError(
+                f"is {shown(self.local_work)}; wanted equal, speed, or the steps of each worker by "
+                "rank, such as 16,4"
+            )
+        return tuple(map(int, steps))
+
+    def broken_rules(self) -> Iterable[str]:
+        """Yield local work that cannot be read, or that is given twice."""
+        yield from super().broken_rules()
+        try:
+            steps = self.steps_by_rank()
+        except ValueError as error:
+            yield f"local_work {error}"
+            return
+        if steps is not None and self.average_every is not None:
+            problem = f"{self.average_every}, but local_work has the steps of each worker"
+            yield f"average_every: {problem}; leave one out"
+
+    def beside(self, config: TrainConfig) -> Pairs:
+        """Yield state that has no average, and work that timing decides."""
+        yield from super().beside(config)
+        optimizer = optimizers.of(config)
+        if self.inner_state == "average" and optimizer.has_own_bases:
+            problem = (
+                f"average, but the state of {optimizer.name} lies in bases of its own in each "
+                "worker; set inner_state=keep or reset, or take another optimizer"
+            )
+            yield "inner_state", problem
+        if config.determinism == "rounds" and self.local_work == "speed":
+            problem = "speed follows measured times, so reruns differ; give steps by rank, or equal"
+            yield "local_work", problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSGD(Averaged):
+    """Local runs that meet every H steps."""
+
+    name: ClassVar[str] = "local_sgd"
+    about: ClassVar[str] = "some steps of each worker on its own, then the average"
+
+    local_after: int = option(
+        0,
+        "average after every step until the run has taken this many (post-local SGD)",
+        unit="steps",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedProx(Averaged):
+    """Local SGD whose steps are pulled towards the last average."""
+
+    name: ClassVar[str] = "fedprox"
+    about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
+
+    mu: float = option(
+        0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
+    )
+    prox: str = option(
+        "grad",
+        "the pull is part of the gradient, or a step of its own beside the optimizer's",
+        choices=("grad", "decoupled"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaffold(Averaged):
+    """Local SGD with control variates."""
+
+    name: ClassVar[str] = "scaffold"
+    about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiLoCo(Averaged):
+    """Local steps, and an outer step along their mean."""
+
+    name: ClassVar[str] = "diloco"
+    about: ClassVar[str] = "some steps of each worker, then an outer step along their mean"
+    writes_alone: ClassVar[bool] = False  # the workers of a replica write it side by side
+
+    replicas: int | None = option(
+        None,
+        "copies of the parameters; the workers of each train it lock-free; auto is one for every "
+        "worker",
+        low=1,
+        none="auto",
+    )
+    outer_lr: float = option(0.7, "step size of the outer step", above=0)
+    outer_momentum: float = option(0.9, "Nesterov momentum of the outer step", low=0, below=1)

@@ -1,0 +1,427 @@
+"""Optimizers as a run chooses them: the numbers of each, and what each is.
+
+`mlxhog.optim` takes their steps. Nothing here imports NumPy, so that help and wrong options are
+answered at once. Numbers that several have stand in a base class, once. A number that is "auto"
+gets its value from `fitted`, when model and workers are known.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from mlxhog.config.choices import OPTIMIZERS, Choice, Kind
+from mlxhog.config.options import option, options
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
+
+LR: Final = 1e-3
+BETA1: Final = 0.9
+
+MUON_LR: Final = 3e-3
+MUON_WIDTH: Final = 128
+"""Of the model for which a search found that step size; other widths have their own."""
+AVERAGED_BETA1: Final = 0.75
+"""Muon's where a step averages the gradients of several workers."""
+NESTEROV: Final = 0.1
+MANY: Final = 4
+"""Workers from which on what looks ahead of the others takes the next two."""
+LATE_BETA1: Final = 0.95
+LATE_NESTEROV: Final = 0.15
+
+EPS: Final = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerChoice(Choice, ABC):
+    """An optimizer and its numbers.
+
+    Attributes:
+        title: its name as texts spell it.
+        is_adaptive: its steps do not scale with the gradient.
+        has_own_bases: its state lies in bases of each worker's own, so that it has no average.
+        beside: the rule of whatever is not a hidden matrix; "" where all parameters are alike.
+        lr_workers: what `lr_workers=auto` stands for.
+    """
+
+    kind: ClassVar[Kind] = OPTIMIZERS
+    title: ClassVar[str] = ""
+    is_adaptive: ClassVar[bool] = False
+    has_own_bases: ClassVar[bool] = False
+    beside: ClassVar[str] = ""
+    lr_workers: ClassVar[str] = "none"
+
+    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+        """Return it with values for its open numbers, or what takes its place.
+
+        Args:
+            hidden: whether the model has hidden matrices.
+            averaged: workers whose gradients one step averages.
+            ahead: workers whose steps a gradient looks ahead of, with itself.
+        """
+        return self
+
+    def default_lr(self, width: int, averaged: int = 1) -> float:
+        """Return the largest step size where none is given.
+
+        Args:
+            width: of the model.
+            averaged: workers whose gradients one step averages.
+        """
+        return LR
+
+    def per_step(self, tokens: int) -> Self:
+        """Return it with numbers that follow from the tokens whose mean gradient is one step."""
+        return self
+
+    def workers_factor(self, rule: str, workers: int) -> float:
+        """Return the factor of lr where several workers add steps of their own.
+
+        Args:
+            rule: none, sqrt, linear, or auto.
+            workers: that add steps of their own.
+        """
+        rule = self.lr_workers if rule == "auto" else rule
+        if rule == "sqrt":
+            return 1.0 / math.sqrt(workers)
+        return 1.0 / workers if rule == "linear" else 1.0
+
+    @property
+    def asks_to_share(self) -> bool:
+        """Whether its numbers ask for one pair of moments for all workers."""
+        return False
+
+    def shares_moments(self, lock_free: bool) -> bool:
+        """Whether all workers have one pair of moments.
+
+        Args:
+            lock_free: whether workers add whole steps without waiting for each other.
+        """
+        return False
+
+
+# -- numbers that several optimizers have ----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decayed(OptimizerChoice):
+    """Weight decay."""
+
+    weight_decay: float = option(
+        0.1,
+        "decay of weight matrices, decoupled; with momentum it is part of the gradient",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging(Decayed):
+    """Running means of the gradient, and of its square or, Lion, of their own."""
+
+    is_adaptive: ClassVar[bool] = True
+
+    beta1: float | None = option(
+        None,
+        "decay of the first moment; auto is 0.9, and 0.75 where muon takes averaged gradients "
+        "(sync), 0.95 where it looks ahead of three or more workers",
+        low=0, below=1, none="auto", old=0.9,
+    )  # fmt: skip
+    beta2: float = option(
+        0.95, "decay of the second moment; Lion: of its mean", low=0, below=1
+    )  # fmt: skip
+    beta2_half_life: int | None = option(
+        None,
+        "sets beta2 instead: after so much text a gradient has half its weight; beta2 is "
+        "2^(-tokens in one step / half-life)",
+        unit="tokens",
+        low=1,
+        none="off",
+    )
+
+    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+        """Return it with values for its open numbers."""
+        return self if self.beta1 is not None else replace(self, beta1=BETA1)
+
+    def per_step(self, tokens: int) -> Self:
+        """Return it with `beta2` for its half-life."""
+        if self.beta2_half_life is None:
+            return self
+        beta2 = half_life_decay(tokens, self.beta2_half_life)
+        return replace(self, beta2=beta2, beta2_half_life=None)
+
+    @property
+    def decay1(self) -> float:
+        """Decay of the first moment, also where it is open."""
+        return BETA1 if self.beta1 is None else self.beta1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Averaging):
+    """Steps that a second moment divides."""
+
+    eps: float = option(EPS, "added to the root of the second moment", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing(Adaptive):
+    """Moments of each worker, or one pair for all.
+
+    Attributes:
+        shares_by_itself: moments=auto is one pair where workers are lock-free.
+    """
+
+    shares_by_itself: ClassVar[bool] = False
+
+    moments: str = option(
+        "auto",
+        "moments of each worker, or one pair for all; auto is shared for muon under hogwild",
+        choices=("auto", "private", "shared"),
+        aliases=("second_moment",),
+    )
+
+    @property
+    def asks_to_share(self) -> bool:
+        """Whether its numbers ask for one pair of moments for all workers."""
+        return self.moments == "shared"
+
+    def shares_moments(self, lock_free: bool) -> bool:
+        """Whether all workers have one pair of moments."""
+        if self.moments != "auto":
+            return self.asks_to_share
+        return self.shares_by_itself and lock_free
+
+
+# -- the optimizers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(Sharing):
+    """Momentum, orthogonalised, for hidden matrices; AdamW for everything else."""
+
+    name: ClassVar[str] = "muon"
+    title: ClassVar[str] = "Muon"
+    about: ClassVar[str] = "orthogonalised momentum for hidden matrices, AdamW for the rest"
+    beside: ClassVar[str] = "adamw"
+    shares_by_itself: ClassVar[bool] = True
+
+    nesterov: float | None = option(
+        None,
+        "weight of the gradient itself in a direction, beside its mean; auto is 0.1, and 0.15 "
+        "where it looks ahead of three or more workers",
+        low=0, high=1, none="auto",
+    )  # fmt: skip
+    orthogonalization: str = option(
+        "polar3",
+        "three steps of Polar Express, or five of Newton and Schulz",
+        choices=("polar3", "ns5"),
+    )
+    rows: int | None = option(
+        None, "rows orthogonalised together, which is cheaper; all is the whole matrix",
+        low=1, none="all", flat="orthogonalization_rows",
+    )  # fmt: skip
+    every: int | None = option(
+        None,
+        "whole matrices at every Nth step of a worker, in between their rows, one by one or as "
+        "rows says",
+        unit="steps", low=2, none="off", flat="orthogonalization_every",
+    )  # fmt: skip
+    dtype: str = option(
+        "auto",
+        "type of those factors in its matrix products that bear it; auto is bfloat16 for polar3 "
+        "where the CPU multiplies it faster",
+        choices=("auto", "float32", "bfloat16"), flat="orthogonalization_dtype",
+    )  # fmt: skip
+
+    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+        """Return it with values for its open numbers; AdamW where there is no hidden matrix."""
+        if not hidden:
+            return like(AdamW, self).fitted(hidden=hidden, averaged=averaged, ahead=ahead)
+        beta1, nesterov, late = self.beta1, self.nesterov, ahead >= MANY
+        if beta1 is None and averaged > 1:
+            beta1 = AVERAGED_BETA1
+        elif beta1 is None:
+            beta1 = LATE_BETA1 if late else BETA1
+        if nesterov is None:
+            nesterov = LATE_NESTEROV if late else NESTEROV
+        return replace(self, beta1=beta1, nesterov=nesterov)
+
+    def default_lr(self, width: int, averaged: int = 1) -> float:
+        """Return the largest step size where none is given.
+
+        A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and what it does
+        to activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
+        arXiv:2310.17813.
+        """
+        return MUON_LR * math.sqrt(averaged * MUON_WIDTH / width)
+
+    def broken_rules(self) -> Iterable[str]:
+        """Yield a type that the five steps do not bear."""
+        if self.orthogonalization == "ns5" and self.dtype == "bfloat16":
+            yield (
+                "orthogonalization_dtype is bfloat16, whose rounding the five steps of ns5 enlarge "
+                "too far; leave it out, or take polar3"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Sharing):
+    """Adam with decoupled weight decay."""
+
+    name: ClassVar[str] = "adamw"
+    title: ClassVar[str] = "AdamW"
+    about: ClassVar[str] = "Adam with decoupled weight decay"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adan(Adaptive):
+    """Means of gradients and of their differences."""
+
+    name: ClassVar[str] = "adan"
+    title: ClassVar[str] = "Adan"
+    about: ClassVar[str] = "means of gradients and of their differences"
+
+    beta3: float = option(0.92, "decay of the mean of gradients' differences", low=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projected(Adaptive):
+    """Channels of hidden matrices, scaled by moments of a random projection; Adam for the rest."""
+
+    beside: ClassVar[str] = "adam"
+    has_own_bases: ClassVar[bool] = True
+
+    scale: float | None = option(
+        None, "its root multiplies updates; auto is a matrix's shorter side over the rank",
+        above=0, none="auto", flat="projection_scale",
+    )  # fmt: skip
+    every: int = option(
+        200, "steps before a projection is drawn anew",
+        unit="steps", low=1, flat="projection_every",
+    )  # fmt: skip
+    compat: str = option(
+        "guarded",
+        "after a gradient of zeros the next update is limited as a first one, or as in the "
+        "authors' package, which stops such a matrix for about 1,850 steps; official has the "
+        "package's eps, 1e-6, in place of 1e-8",
+        choices=("guarded", "official"), flat="projection_compat",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apollo(Projected):
+    """One factor for each channel of a hidden matrix."""
+
+    name: ClassVar[str] = "apollo"
+    title: ClassVar[str] = "APOLLO"
+    about: ClassVar[str] = "gradients scaled channel by channel, by moments of a projection"
+
+    rank: int | None = option(
+        None, "rank of projected gradients; auto is a quarter of a matrix's shorter side",
+        low=1, none="auto", flat="projection_rank",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApolloMini(Projected):
+    """One factor for a hidden matrix, of a projection of rank 1."""
+
+    name: ClassVar[str] = "apollo-mini"
+    title: ClassVar[str] = "APOLLO-Mini"
+    about: ClassVar[str] = "gradients scaled matrix by matrix, by moments of a projection of rank 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lion(Averaging):
+    """The sign of a momentum.
+
+    It moves every element by lr whatever the gradient, so P workers move it by up to P * lr while
+    one computes. The other rules' steps shrink where gradients of different workers disagree.
+    """
+
+    name: ClassVar[str] = "lion"
+    title: ClassVar[str] = "Lion"
+    about: ClassVar[str] = "the sign of a momentum: every element moves by lr"
+    lr_workers: ClassVar[str] = "sqrt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum(Decayed):
+    """SGD with momentum, as torch.optim.SGD."""
+
+    name: ClassVar[str] = "momentum"
+    title: ClassVar[str] = "SGD with momentum"
+    about: ClassVar[str] = "gradient descent with momentum, as torch.optim.SGD"
+
+    momentum: float = option(0.9, "share of the last step that is added again", low=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Decayed):
+    """Plain stochastic gradient descent."""
+
+    name: ClassVar[str] = "sgd"
+    title: ClassVar[str] = "plain SGD"
+    about: ClassVar[str] = "plain gradient descent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soap(Adaptive):
+    """Adam in the eigenbases of Shampoo's preconditioners, for hidden matrices."""
+
+    name: ClassVar[str] = "soap"
+    title: ClassVar[str] = "SOAP"
+    about: ClassVar[str] = "Adam in eigenbases of second moments for hidden matrices, AdamW beside"
+    beside: ClassVar[str] = "adamw"
+    has_own_bases: ClassVar[bool] = True
+
+    every: int = option(
+        10, "steps between two refreshes of its eigenbases",
+        unit="steps", low=1, flat="precondition_every",
+    )  # fmt: skip
+
+
+for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, Soap):
+    OPTIMIZERS.register(_optimizer)
+DEFAULT: Final = Muon
+
+
+def of(config: TrainConfig) -> OptimizerChoice:
+    """Return the optimizer of a configuration; the default where it is open."""
+    return DEFAULT() if config.optimizer is None else config.optimizer
+
+
+def by_name(name: str) -> OptimizerChoice:
+    """Return the optimizer of a name, with its defaults.
+
+    Raises:
+        UnknownChoice: there is none.
+    """
+    choice: Any = OPTIMIZERS.find(name)
+    made: OptimizerChoice = choice()
+    return made
+
+
+def like(kind: type[Averaging], other: OptimizerChoice) -> Averaging:
+    """Return an optimizer with those numbers of another that both have."""
+    both = options(kind).keys() & options(type(other)).keys()
+    return kind(**{name: getattr(other, name) for name in both})
+
+
+def open_numbers(config: TrainConfig) -> dict[str, object]:
+    """Return lr and the optimizer's numbers that may be "auto", by their flat names."""
+    choice = of(config)
+    numbers = {
+        spec.flat: getattr(choice, name)
+        for name, spec in options(type(choice)).items()
+        if spec.optional and spec.none == "auto"
+    }
+    return {"lr": config.lr, **dict(sorted(numbers.items()))}
+
+
+def half_life_decay(tokens_per_step: int, half_life: int) -> float:
+    """Decay per step of a mean in which a gradient has half its weight after `half_life` tokens."""
+    return float(2.0 ** (-tokens_per_step / half_life))

@@ -1,0 +1,251 @@
+"""Step sizes over a run: constant, cosine, warmup-stable-decay, 1/k, and the robust 1/k back-off.
+
+A schedule maps (lr, progress, update) to a step size. `progress` in [0, 1] is the largest used
+share of any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the
+run; `update` counts updates applied so far by all workers. Those that fall go by `update` alone, so
+they need not know when the run ends; they may count epochs instead.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from mlxhog.config.choices import SCHEDULES, Choice, Kind
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option
+
+Rate = Callable[[float, int], float]
+"""A schedule of one run: (progress, update) -> step size."""
+
+WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the step size falls
+BETA: Final = 0.37  # of back-off, near the best for its bound
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Which epoch of the text an update is in, by the batches that have been handed out.
+
+    Attributes:
+        n: batches of an epoch.
+        per_update: batches that an update takes, on average.
+        version: updates before this call,
+        batches: and batches before it, which may have had other updates.
+    """
+
+    n: int
+    per_update: float = 1.0
+    version: int = 0
+    batches: int = 0
+
+    def of(self, update: int) -> int:
+        """The epoch, from 0, of an update of the run."""
+        return int((self.batches + (update - self.version) * self.per_update) // self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Choice, ABC):
+    """The step size of a run as a function of its progress, or of its updates."""
+
+    kind: ClassVar[Kind] = SCHEDULES
+    falls: ClassVar[bool] = False
+    """Whether it goes by the number of updates, so that a run needs no end."""
+
+    @abstractmethod
+    def at(self, lr: float, progress: float, update: int) -> float:
+        """Return the step size of an update.
+
+        Args:
+            lr: the largest step size.
+            progress: share of the run that is over, in [0, 1].
+            update: updates before it, by all workers; or epochs, where the schedule counts those.
+        """
+
+    def of_run(self, lr: float, epochs: Epochs) -> Rate:
+        """Return the schedule of a run with this largest step size."""
+        return lambda progress, update: self.at(lr, progress, update)
+
+
+def _warmup() -> Any:  # a dataclass field
+    return option(0.03, "part of the budget with a rising step size", low=0, below=1)
+
+
+def _floor() -> Any:  # a dataclass field
+    return option(0.1, "step size at the end, as a share of lr", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """`lr`, after a linear warm-up over a share of the run."""
+
+    name: ClassVar[str] = "constant"
+    about: ClassVar[str] = "one step size after the warm-up"
+
+    warmup: float = _warmup()
+
+    def at(self, lr: float, progress: float, update: int) -> float:
+        """Return the step size of an update."""
+        return lr * _warmed(progress, self.warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Linear warm-up to `lr`, then half a cosine down to `lr_floor * lr` at progress 1."""
+
+    name: ClassVar[str] = "cosine"
+    about: ClassVar[str] = "warm-up, then half a cosine down to the floor"
+
+    warmup: float = _warmup()
+    lr_floor: float = _floor()
+
+    def at(self, lr: float, progress: float, update: int) -> float:
+        """Return the step size of an update."""
+        warmup, floor = self.warmup, self.lr_floor
+        if progress < warmup:
+            return lr * _warmed(progress, warmup)
+        x = min(1.0, (progress - warmup) / (1.0 - warmup))
+        return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * x)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WSD(Schedule):
+    """Linear warm-up, then `lr`, then a line down to `lr_floor * lr` over the last fifth."""
+
+    name: ClassVar[str] = "wsd"
+    about: ClassVar[str] = "warm-up, stable, and a line down to the floor in the last fifth"
+
+    warmup: float = _warmup()
+    lr_floor: float = _floor()
+
+    def at(self, lr: float, progress: float, update: int) -> float:
+        """Return the step size of an update."""
+        x = min(1.0, max(0.0, (progress - (1.0 - WSD_DECAY)) / WSD_DECAY))
+        return lr * _warmed(progress, self.warmup) * (1.0 - (1.0 - self.lr_floor) * x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Falling(Schedule):
+    """A schedule that goes by the number of updates, or of epochs."""
+
+    falls: ClassVar[bool] = True
+
+    steps: int = option(
+        1000,
+        "backoff: updates with the first step size; inverse: updates until it is half",
+        unit="steps", low=1, flat="backoff_steps",
+    )  # fmt: skip
+    epochs: int | None = option(
+        None,
+        "passes over the text instead of steps; the step size changes between them only",
+        low=1, none="off", flat="backoff_epochs",
+    )  # fmt: skip
+
+    def of_run(self, lr: float, epochs: Epochs) -> Rate:
+        """Return the schedule of a run with this largest step size."""
+        if self.epochs is None:
+            return super().of_run(lr, epochs)
+        return lambda progress, update: self.at(lr, progress, epochs.of(update))
+
+    @property
+    def _first(self) -> int:
+        return self.steps if self.epochs is None else self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverse(Falling):
+    """`lr / (1 + update / steps)`: half of `lr` after `steps` updates, of order 1/k in the end."""
+
+    name: ClassVar[str] = "inverse"
+    about: ClassVar[str] = "1/k, half after the first steps"
+
+    def at(self, lr: float, progress: float, update: int) -> float:
+        """Return the step size of an update."""
+        return lr / (1.0 + update / self._first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff(Falling):
+    """`lr` for `steps` updates, then `beta * lr` for `steps / beta`, and so on.
+
+    After k updates the step size is of order 1/k: on a problem of strong convexity c the error
+    falls as 1/k where `steps` is at least ln(2/beta) / (lr c). The constant of that bound,
+    ln(2/beta) / (1 - beta), is smallest at beta = .37336.
+    Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 5.
+    """
+
+    name: ClassVar[str] = "backoff"
+    about: ClassVar[str] = "the 1/k rule of Hogwild, in stages"
+
+    beta: float = option(
+        BETA, "factor of the step size after each stage", above=0, below=1, flat="backoff_beta"
+    )
+
+    def at(self, lr: float, progress: float, update: int) -> float:
+        """Return the step size of an update."""
+        stage = backoff_stage(update, steps=self._first, beta=self.beta)
+        return float(lr * self.beta**stage)
+
+
+def of(config: TrainConfig) -> Schedule:
+    """Return the schedule of a configuration."""
+    return checked(config.schedule)
+
+
+def checked(choice: Choice) -> Schedule:
+    """Return a choice of `SCHEDULES` as what it is."""
+    assert isinstance(choice, Schedule), "nothing else is registered there"
+    return choice
+
+
+for _schedule in (Cosine, Constant, WSD, Backoff, Inverse):
+    SCHEDULES.register(_schedule)
+FALLING: Final = (Backoff.name, Inverse.name)
+"""Schedules that go by the number of updates."""
+
+
+@dataclass(frozen=True)
+class CosineByEpoch:
+    """Half a cosine down to `floor`, a step size, that moves once per epoch, as mad-lab has it.
+
+    Attributes:
+        floor: what the cosine reaches at the end; lr where that is smaller.
+        steps: of the whole run, which progress 1 stands for.
+        per_epoch: steps of an epoch.
+
+    Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.
+    """
+
+    floor: float
+    steps: int
+    per_epoch: int
+
+    def of_run(self, lr: float, epochs: Epochs) -> Rate:
+        """Return the schedule of a run with this largest step size."""
+        low = min(self.floor, lr)
+
+        def at(progress: float, update: int) -> float:
+            begun = round(progress * self.steps) // self.per_epoch * self.per_epoch
+            return low + (lr - low) * 0.5 * (1.0 + math.cos(math.pi * begun / self.steps))
+
+        return at
+
+
+def backoff_stage(update: int, *, steps: float, beta: float) -> int:
+    """Stage that `update` (from 0) falls in; stage e begins at `backoff_start(e)`."""
+    guess = math.log1p(update * (1.0 / beta - 1.0) / steps) / math.log(1.0 / beta)
+    stage = int(guess)
+    if update >= backoff_start(stage + 1, steps=steps, beta=beta):  # the logarithm was rounded down
+        return stage + 1
+    return stage - (update < backoff_start(stage, steps=steps, beta=beta))
+
+
+def backoff_start(stage: int, *, steps: float, beta: float) -> float:
+    """Updates before a stage: `steps * (1 + 1/beta + ... + 1/beta^(stage-1))`."""
+    return float(steps * (beta**-stage - 1.0) / (1.0 / beta - 1.0))
+
+
+def _warmed(progress: float, warmup: float) -> float:
+    return min(1.0, progress / warmup) if warmup > 0 else 1.0

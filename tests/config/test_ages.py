@@ -1,0 +1,83 @@
+"""How old a simulated gradient is: a function of seed and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mlxhog.config.ages import SimulatedStaleness, Turn
+from tests.pairs import each_of
+
+STEPS = 4000
+
+
+def ages(text: str, seed: int = 0) -> list[int]:
+    course = SimulatedStaleness.parse(text).course(seed)
+    return [course.at(step).staleness for step in range(STEPS)]
+
+
+def test_a_fixed_age_is_that_of_workers_that_apply_in_turn() -> None:
+    rule = SimulatedStaleness.parse("fixed:2")
+    assert (rule.workers, rule.most) == (3, 2)
+    course = rule.course(0)
+    assert [course.at(step) for step in range(5)] == [(0, 0), (1, 1), (2, 2), (0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "mean", "most"),
+    [("uniform:1:5", 3.0, 5), ("geometric:3", 3.0, 25), ("histogram:0=1,4=3", 3.0, 4)],
+)
+def test_drawn_ages_have_the_mean_that_was_asked_for(text: str, mean: float, most: int) -> None:
+    drawn = ages(text)
+    assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
+    assert max(drawn) <= SimulatedStaleness.parse(text).most == most
+    assert ages(text) == drawn
+    assert ages(text, seed=1) != drawn
+
+
+def test_an_age_depends_on_no_other_step() -> None:
+    rule = SimulatedStaleness.parse("uniform:0:9")
+    in_order, alone = rule.course(3), rule.course(3)
+    assert [in_order.at(step) for step in range(50)][49] == alone.at(49)
+
+
+def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1() -> None:
+    rule = SimulatedStaleness.parse("speed:1,1,1,4")
+    course = rule.course(0)
+    turns = [course.at(step) for step in range(STEPS)]
+    steps = Counter(turn.worker for turn in turns)
+    assert steps[0] == pytest.approx(4 * steps[3], rel=0.01)
+    assert np.mean([turn.staleness for turn in turns]) == pytest.approx(3.0, rel=0.01)
+    slow = [turn.staleness for turn in turns if turn.worker == 3]
+    assert max(slow) == 12 > max(turn.staleness for turn in turns if turn.worker != 3)
+    assert max(slow) <= rule.most
+
+
+def test_with_equal_speeds_a_course_is_that_of_turns() -> None:
+    fixed, speed = (SimulatedStaleness.parse(text).course(0) for text in ("fixed:2", "speed:1,1,1"))
+    assert [fixed.at(k) for k in range(20)] == [speed.at(k) for k in range(20)]
+
+
+def test_no_gradient_is_older_than_the_run() -> None:
+    course = SimulatedStaleness.parse("fixed:9", 1).course(0)
+    assert [course.at(step) for step in (0, 4, 9)] == [Turn(0, 0), Turn(0, 4), Turn(0, 9)]
+
+
+@each_of(
+    "text",
+    [
+        "fixed", "fixed:-1", "fixed:5000", "uniform:3", "uniform:3:1", "geometric:0",
+        "geometric:1e6", "histogram:1", "histogram:1=0", "histogram:x=1", "speed:0,1", "speed:",
+        "speed:1,1e9", "normal:1",
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_be_is_refused_with_what_was_wanted(text: str) -> None:
+    with pytest.raises(ValueError, match="wanted fixed:N"):
+        SimulatedStaleness.parse(text)
+
+
+def test_speeds_say_how_many_workers_there_are() -> None:
+    with pytest.raises(ValueError, match="speed names 2 workers and sim_workers is 3"):
+        SimulatedStaleness.parse("speed:1,2", 3)

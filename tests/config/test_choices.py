@@ -1,0 +1,149 @@
+"""What can be chosen by name: how it is spelt, and which choice several sources come to."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.config.choices import KINDS, SCHEDULES, Kind, UnknownChoice
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
+from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.errors import ConfigError
+
+
+def given(*layers: str, folder: Path | None = None, **flags: object) -> TrainConfig:
+    """The configuration of YAML texts, the weakest first, and of flags."""
+    sources = []
+    for number, text in enumerate(layers):
+        assert folder is not None
+        file = folder / f"{number}.yaml"
+        file.write_text(text)
+        sources.append(read_yaml(file))
+    on_line = [Assignment(name, v, "--" + name.replace("_", "-")) for name, v in flags.items()]
+    return resolve(TrainConfig, [*sources, on_line])
+
+
+@pytest.mark.parametrize(
+    ("spelt", "choice"),
+    [
+        ("wsd", WSD()),
+        (" backoff ( beta = 0.5 ) ", Backoff(beta=0.5)),
+        ("backoff(beta=0.5, steps=1k)", Backoff(beta=0.5, steps=1000)),
+        ("backoff(backoff_beta=0.5)", Backoff(beta=0.5)),
+        ({"name": "backoff", "epochs": "off"}, Backoff()),
+        (Constant(warmup=0.0), Constant(warmup=0.0)),
+    ],
+)
+def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
+    spelt: Any, choice: Any
+) -> None:
+    assert SCHEDULES.read(spelt) == choice
+    assert SCHEDULES.read(str(choice)) == choice
+    assert SCHEDULES.read(choice.to_dict()) == choice
+    assert pickle.loads(pickle.dumps(choice)) == choice
+
+
+@pytest.mark.parametrize(
+    ("spelt", "message"),
+    [
+        ("bakoff", "no schedule 'bakoff'; did you mean 'backoff'\\?"),
+        ("wsd(beta=1)", "wsd has no beta; backoff has"),
+        ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
+        ("backoff(beta=2)", "backoff: beta is '2'; wanted a number above 0 and below 1"),
+        ("backoff(0.5)", "'0.5' is no number; write number=value"),
+        ("backoff(beta=0.5, beta=0.6)", "has beta twice; keep one"),
+        ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
+        ({"beta": 0.5}, "give it a name"),
+        (3, "wanted a name"),
+    ],
+)
+def test_what_is_no_choice_is_refused_in_words(spelt: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SCHEDULES.read(spelt)
+
+
+def test_flat_numbers_go_to_the_choice_that_the_run_has(tmp_path: Path) -> None:
+    assert given(schedule="backoff", backoff_beta=0.5).schedule == Backoff(beta=0.5)
+    assert given(warmup=0.2).schedule == Cosine(warmup=0.2)
+    text = "schedule: {name: backoff, steps: 7, beta: 0.3}\n"
+    assert given(text, folder=tmp_path, backoff_beta=0.5).schedule == Backoff(steps=7, beta=0.5)
+    assert given("backoff_beta: 0.5\n", folder=tmp_path, schedule="backoff").schedule == Backoff(
+        beta=0.5
+    )
+
+
+def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(
+    tmp_path: Path,
+) -> None:
+    weak = "schedule: backoff(steps=7)\n"
+    assert given(weak, folder=tmp_path, schedule="backoff(beta=0.5)").schedule == Backoff(
+        steps=7, beta=0.5
+    )
+    assert given(weak, folder=tmp_path, schedule="backoff(steps=8)").schedule == Backoff(steps=8)
+    assert given(weak, folder=tmp_path, schedule="wsd").schedule == WSD()
+    flat = "schedule: backoff\nbackoff_steps: 7\n"
+    assert given(flat, folder=tmp_path, schedule="wsd").schedule == WSD()
+    assert given(flat, folder=tmp_path, schedule="backoff(steps=8)").schedule == Backoff(steps=8)
+
+
+def test_every_source_is_named_where_its_number_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^--backoff-beta: cosine has no backoff_beta; backoff"):
+        given(backoff_beta=0.5)
+    with pytest.raises(ConfigError, match="^--backoff-beta is 2; wanted a number above 0"):
+        given(schedule="backoff", backoff_beta=2)
+    with pytest.raises(ConfigError, match=r"0.yaml:1: warmup: backoff has no warmup; cosine,"):
+        given("warmup: 0.5\n", folder=tmp_path, schedule="backoff")
+    with pytest.raises(ConfigError, match="^--schedule: no schedule 'bakoff'") as caught:
+        given(schedule="bakoff")
+    cause = caught.value.__cause__  # a file of the user's own may mend it
+    assert isinstance(cause, UnknownChoice)
+    assert cause.name == "bakoff"
+
+
+def test_a_file_of_old_may_list_the_defaults_of_every_choice(tmp_path: Path) -> None:
+    old = "schedule: inverse\nwarmup: 0.03\nlr_floor: 0.1\nbackoff_beta: 0.37\n"
+    assert str(given(old, folder=tmp_path).schedule) == "inverse"
+    with pytest.raises(ConfigError, match="inverse has no lr_floor"):
+        given(old.replace("0.1\n", "0.2\n"), folder=tmp_path)
+
+
+def test_programs_may_give_flat_numbers_too() -> None:
+    config = TrainConfig(schedule="backoff", backoff_steps=9)
+    assert config.schedule == Backoff(steps=9)
+    changed: Any = {"backoff_beta": 0.5}
+    assert replace(config, **changed).schedule == Backoff(steps=9, beta=0.5)
+    assert replace(config, schedule=WSD()).schedule == WSD()
+    with pytest.raises(ConfigError, match="no option 'bakcoff_steps'; did you mean"):
+        TrainConfig(**{"bakcoff_steps": 3})
+
+
+def test_no_flat_name_stands_for_two_things() -> None:
+    own = [word for one in options(TrainConfig).values() for word in (one.name, *one.aliases)]
+    flat = [name for kind in KINDS for name in kind.numbers()]
+    assert len(own + flat) == len({*own, *flat})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
+def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind: Kind) -> None:
+    for name, choice in kind.known().items():
+        own = {spec.flat for spec in options(choice).values()}
+        for flat, number in kind.numbers().items():
+            if flat in own:
+                continue
+            values: Any = {kind.title: name, flat: number.option.default}
+            with pytest.raises(ConfigError, match=f"{name} has no {flat}; .* ha(s|ve)"):
+                TrainConfig(**values)
+
+
+def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path: Path) -> None:
+    config = TrainConfig(schedule="backoff(beta=0.5)", steps=3)
+    text = config.to_yaml()
+    assert "schedule:\n  name: backoff\n" in text
+    assert "steps: 1000" in text
+    assert given(text, folder=tmp_path) == config

@@ -1,0 +1,214 @@
+"""A Python file of a user's own is executed here and in worker processes, and adds choices."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from mlxhog.config import plugin_file, plugins
+from mlxhog.config.choices import SCHEDULES, UnknownChoice
+from mlxhog.errors import ConfigError
+
+PROGRAM = """
+from __future__ import annotations
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+import sys
+
+from mlxhog.config.choices import SCHEDULES, Choice, Kind
+from mlxhog.config.options import option
+
+sys.executions = getattr(sys, "executions", 0) + 1
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(Choice):
+    kind: ClassVar[Kind] = SCHEDULES
+    name: ClassVar[str] = "halving"
+    every: int = option(3, "steps", low=1)
+
+    def double(self) -> Halving:
+        return Halving(every=2 * self.every)
+
+class Unit(Enum):
+    STEP = 1
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    n: int = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the schedules of other tests as they are."""
+    monkeypatch.setattr(SCHEDULES, "_by_name", dict(SCHEDULES.known()))
+
+
+def write(path: Path, text: str = PROGRAM) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def module_of(file: Path) -> ModuleType:
+    return plugin_file.execute(*plugin_file.read(str(file)))
+
+
+def double(halving: Any) -> object:
+    return halving.double()
+
+
+def same(thing: object) -> object:
+    return thing
+
+
+def test_a_file_is_executed_once_and_what_it_defines_is_registered(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    executed = getattr(sys, "executions", 0)
+    module = plugins.load(file)
+    assert plugins.load(str(file)) is module
+    assert sys.executions == executed + 1  # type: ignore[attr-defined]
+    assert [each.path for each in plugin_file.loaded()][-1] == str(file)
+    assert SCHEDULES.find("halving") is module.Halving
+
+
+def test_what_a_file_defines_travels_to_a_spawned_process_and_back(tmp_path: Path) -> None:
+    module = module_of(write(tmp_path / "mine.py"))
+    (plugin,) = plugin_file.files_of([module.Halving])
+    things = (module.Halving(every=4), module.Place(5), module.Unit.STEP)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(double, things[0]).result(60) == module.Halving(every=8)
+        for thing in things:
+            assert pool.submit(same, thing).result(60) == thing
+        assert pool.submit(same, (plugin, module.Place)).result(60) == (plugin, module.Place)
+
+
+@pytest.mark.parametrize("change", [lambda file: write(file, "x = ("), Path.unlink])
+def test_what_travels_does_not_depend_on_the_file_any_more(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    file = write(tmp_path / "mine.py")
+    halving = module_of(file).Halving(every=4)
+    change(file)
+    assert pickle.loads(pickle.dumps(halving)) == halving
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(double, halving).result(60) == halving.double()
+
+
+def test_a_copy_of_a_file_is_a_module_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    one, two = (module_of(write(tmp_path / name)) for name in ("mine.py", "copy/mine.py"))
+    assert type(pickle.loads(pickle.dumps(one.Place()))) is one.Place
+    assert type(pickle.loads(pickle.dumps(two.Place()))) is two.Place
+
+
+def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path: Path) -> None:
+    sent = pickle.dumps(module_of(write(tmp_path / "mine.py")).Halving())
+    executed = sys.executions  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"mine\.py: what arrived of it is damaged"):
+        pickle.loads(sent.replace(b"2 * self.every", b"3 * self.every"))
+    assert sys.executions == executed  # type: ignore[attr-defined]
+
+
+def test_the_files_of_objects_and_classes_are_known(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    module = module_of(file)
+    for things in ([module.Halving()], [module.Place, 1, None, "x"]):
+        assert [each.path for each in plugin_file.files_of(things)] == [str(file)]
+    assert plugin_file.files_of([plugin_file.Plugin("x.py", ""), 1]) == ()
+
+
+SUM = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.py,b.py", ["a.py", "b.py"]),
+        ("/u/a, b/c.py", ["/u/a, b/c.py"]),
+        (f"/a, b/c.py sha256:{SUM}, d,e.py", [f"/a, b/c.py sha256:{SUM}", "d,e.py"]),
+        (Path("a.py,b.py"), ["a.py,b.py"]),
+        ("a.py, ", ["a.py"]),
+    ],
+)
+def test_a_comma_divides_files_only_behind_the_end_of_one(
+    value: object, expected: list[str]
+) -> None:
+    assert plugins.texts(value) == expected
+
+
+DECORATOR = "@dataclass(frozen=True, kw_only=True)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ny = (\n", r"bad\.py, line 2: SyntaxError"),
+        ("x = 1\nx / 0\n", r"bad\.py, line 2: ZeroDivisionError: division by zero"),
+        ("import no_such_module\n", r"bad\.py, line 1: ModuleNotFoundError"),
+        ("from mlxhog.config.choices import Choice\n", "adds nothing that can be chosen"),
+        (PROGRAM.replace("halving", "a b"), "class Halving: its name is 'a b'; use a letter"),
+        (PROGRAM.replace(DECORATOR, ""), "class Halving: put @dataclass.* above it"),
+        (PROGRAM.replace(DECORATOR, "@dataclass"), "class Halving: put @dataclass.* above it"),
+    ],
+)
+def test_a_file_that_adds_no_choice_as_it_must_be_is_refused_with_the_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plugins.load(write(tmp_path / "bad.py", text))
+
+
+def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.py: cannot read it: No such file"):
+        plugins.load(tmp_path / "none.py")
+    with pytest.raises(ConfigError, match=r"notes\.txt: not a Python file"):
+        plugins.load(write(tmp_path / "notes.txt"))
+
+
+RECALL = """
+import sys
+from mlxhog.config import plugins
+from mlxhog.config.choices import SCHEDULES
+from mlxhog.errors import ConfigError
+file, named = sys.argv[1:]
+if named == "named":
+    plugins.load(file)
+else:
+    try:
+        print(plugins.recalled([file], lambda: SCHEDULES.read("halving(every=5)"), lambda c: [c]))
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_an_unknown_choice_is_looked_for_in_its_file_once_the_user_has_named_that(
+    tmp_path: Path,
+) -> None:
+    def recall(how: str) -> str:
+        command = [sys.executable, "-c", RECALL, str(file), how]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    file = write(tmp_path / "mine.py")
+    refused = recall("remembered")
+    assert refused.startswith(f"schedule 'halving' is not known: {file} is remembered for it, and")
+    assert refused.endswith(f"name it: --plugin {file}\n")
+    assert recall("named") == ""
+    assert recall("remembered") == "halving(every=5)\n"
+
+
+def test_an_unknown_choice_says_which_it_is_also_in_another_process() -> None:
+    with pytest.raises(UnknownChoice, match="no schedule 'halvin';.* need the file") as refused:
+        SCHEDULES.find("halvin")
+    arrived = pickle.loads(pickle.dumps(refused.value))
+    assert (arrived.title, arrived.name) == ("schedule", "halvin")
+    assert str(arrived) == str(refused.value)

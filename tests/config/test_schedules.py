@@ -1,0 +1,131 @@
+"""Step sizes over a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.config import optimizers, schedules
+from tests.pairs import each_of
+
+EPOCHS = schedules.Epochs(10)
+SCHEDULES: dict[str, schedules.Schedule] = {
+    "constant": schedules.Constant(warmup=0.1),
+    "cosine": schedules.Cosine(warmup=0.1, lr_floor=0.25),
+    "wsd": schedules.WSD(warmup=0.1, lr_floor=0.25),
+    "backoff": schedules.Backoff(steps=100),
+    "inverse": schedules.Inverse(steps=100),
+}
+
+
+def at(name: str, progress: float, update: int = 0) -> float:
+    return SCHEDULES[name].of_run(2.0, EPOCHS)(progress, update)
+
+
+@each_of("name", ["constant", "cosine", "wsd"])
+def test_warm_up_rises_on_a_line_to_lr(name: str) -> None:
+    results = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
+    assert results == pytest.approx([0.0, 0.5, 1.0, 2.0])
+
+
+@each_of(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])
+def test_the_end_is_at_the_floor_and_stays_there(name: str, end: float) -> None:
+    assert at(name, 1.0) == pytest.approx(end)
+    assert at(name, 1.5) == pytest.approx(end)
+
+
+def test_cosine_is_half_way_down_in_the_middle_of_its_descent() -> None:
+    assert at("cosine", 0.55) == pytest.approx((2.0 + 0.5) / 2)
+
+
+def test_wsd_is_stable_until_its_last_fifth() -> None:
+    assert at("wsd", 0.8) == pytest.approx(2.0)
+    assert at("wsd", 0.9) == pytest.approx((2.0 + 0.5) / 2)
+
+
+def test_no_warm_up_starts_at_lr() -> None:
+    assert schedules.Cosine(warmup=0.0).at(3.0, 0.0, 0) == 3.0
+
+
+@each_of(
+    ("rule", "optimizer", "factor"),
+    [
+        ("auto", "adamw", 1.0),
+        ("auto", "lion", 0.5),
+        ("none", "lion", 1.0),
+        ("sqrt", "adamw", 0.5),
+        ("linear", "adamw", 0.25),
+    ],
+)
+def test_four_workers_take_a_part_of_lr_by_the_rule(
+    rule: str, optimizer: str, factor: float
+) -> None:
+    chosen = optimizers.by_name(optimizer)
+    assert chosen.workers_factor(rule, 4) == factor
+    assert chosen.workers_factor(rule, 1) == 1.0
+    for name in ("cosine", "wsd", "backoff"):
+        assert SCHEDULES[name].at(2.0 * factor, 0.1, 0) == pytest.approx(2.0 * factor)
+
+
+@pytest.mark.parametrize(
+    ("steps", "beta"), [(100, 0.37), (1000, 0.37), (19, 0.37), (7, 0.5), (3, 0.9)]
+)
+def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
+    steps: int, beta: float
+) -> None:
+    schedule = schedules.Backoff(steps=steps, beta=beta)
+    updates = np.arange(32_000)
+    sizes = np.array([schedule.at(1.0, 0.0, int(k)) for k in updates])
+    length = [np.count_nonzero(np.isclose(sizes, beta**stage)) for stage in range(4)]
+    assert length[0] == steps
+    for stage in range(4):
+        assert abs(length[stage] - steps / beta**stage) <= 1
+    assert (np.diff(sizes) <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["backoff", "inverse"])
+def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
+    by_epoch = replace(SCHEDULES[name], epochs=3).of_run(2.0, EPOCHS)
+    by_update = replace(SCHEDULES[name], steps=3).of_run(2.0, EPOCHS)
+    for update in range(400):
+        assert by_epoch(0.0, update) == by_update(0.0, update // EPOCHS.n)
+
+
+def test_an_epoch_is_what_has_been_handed_out_whatever_updates_took_before() -> None:
+    epochs = schedules.Epochs(10, per_update=4.0, version=20, batches=35)
+    assert [epochs.of(update) for update in (20, 21, 22, 24)] == [3, 3, 4, 5]
+
+
+def test_inverse_is_half_after_its_steps_and_falls_as_one_over_k() -> None:
+    assert [at("inverse", 0.0, update) for update in (0, 100, 300)] == [2.0, 1.0, 0.5]
+    assert at("inverse", 0.0, 10**7) == pytest.approx(2.0 * 100 / 10**7, rel=1e-4)
+
+
+def test_the_default_beta_has_the_papers_smallest_constant() -> None:
+    def constant(b: float) -> float:
+        return math.log(2 / b) / (1 - b)
+
+    best = 0.37336
+    assert math.log(2 / best) == pytest.approx((1 - best) / best, rel=1e-4)
+    assert constant(best) == pytest.approx(1 / best, rel=1e-4)
+    assert constant(best) < min(constant(best - 1e-3), constant(best + 1e-3))
+    assert constant(schedules.BETA) == pytest.approx(constant(best), rel=1e-4)
+
+
+def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic() -> None:
+    # f(x) = c x^2 / 2 with gradient noise of variance sigma^2: the expected error obeys exactly
+    # a <- (1 - gamma c)^2 a + gamma^2 sigma^2, so no sampling is needed.
+    c, sigma, theta, beta = 1.0, 1.0, 0.2, schedules.BETA
+    steps = round(math.log(2 / beta) / theta)
+    schedule = schedules.Backoff(steps=steps, beta=beta)
+    error, errors = 1.0, np.empty(10**6)
+    for k in range(len(errors)):
+        gamma = schedule.at(theta / c, 0.0, k)
+        error = (1 - gamma * c) ** 2 * error + gamma**2 * sigma**2
+        errors[k] = error
+    ks = np.unique(np.geomspace(1e3, 1e6, 2000).astype(int))
+    slope = np.polyfit(np.log(ks), np.log(errors[ks - 1]), 1)[0]
+    assert slope == pytest.approx(-1, abs=0.1)

@@ -1,0 +1,49 @@
+"""`--plugin` adds all that a file defines, of whatever kind; its older spellings do the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.another_process import mlxhog
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LAYER, TASK = EXAMPLES / "my_layer.py", EXAMPLES / "my_task.py"
+SCHEDULE = """
+from mlxhog.config.choices import SCHEDULES, Choice
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(Choice):
+    kind = SCHEDULES
+    name: ClassVar[str] = "halving"
+"""
+SMALL = ("--set", "seq_len=9", "--set", "train_rows=64", "--set", "test_rows=16", "--dim", "16")
+
+
+def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
+    how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "RV", *SMALL)
+    for workers in ("torch:cpu", "torch:cpu*2"):
+        ended = mlxhog(
+            tmp_path, "mad", "train", *how, "--workers", workers, "--steps", "2", "--json"
+        )
+        assert ended.code == 0, ended.err
+        result = json.loads(ended.out)
+        assert (result["task"], result["status"], result["steps"]) == ("reverse", "done", 2)
+
+
+def test_layers_from_is_a_spelling_of_plugin(tmp_path: Path) -> None:
+    ended = mlxhog(tmp_path, "mad", "show", "my_layer", "--layers-from", str(LAYER), "--json")
+    assert json.loads(ended.out)["layers"] == "my_layer", ended.err
+
+
+def test_tasks_from_is_a_spelling_of_plugin_and_its_file_may_register_the_task(
+    tmp_path: Path,
+) -> None:
+    as_in_0_2 = "from mlxhog.mad.tasks import register\nregister(TaskType("
+    text = TASK.read_text()
+    assert "REVERSE = TaskType(" in text
+    (tmp_path / "old.py").write_text(text.replace("REVERSE = TaskType(", as_in_0_2) + ")\n")
+    how = ("--tasks-from", "old.py", "--task", "reverse", "--train-rows", "600", "--out", "r.npz")
+    ended = mlxhog(tmp_path, "mad", "data", *how, "--processes", "2")
+    assert ended.code == 0, ended.err

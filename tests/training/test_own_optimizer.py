@@ -1,0 +1,60 @@
+"""An optimizer is one file: no line of the package changes, and every command finds it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mlxhog.checkpoint import checkpoint
+from tests.another_process import mlxhog
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
+
+
+@pytest.mark.slow
+def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path: Path) -> None:
+    small = (
+        "--set",
+        "hidden_size=32",
+        "--seq-len",
+        "32",
+        "--steps",
+        "3",
+        "--eval-every",
+        "off",
+        "--sample-every",
+        "off",
+        "--quiet",
+        "--json",
+    )
+    recorded = ("--workers", "torch:cpu*2", "--determinism", "record")
+    chosen = ("--plugin", str(EXAMPLE), "--optimizer", "my_optimizer(half=0.02)")
+    new = mlxhog(tmp_path, "train", *chosen, *recorded, *small)
+    assert new.code == 0, new.err
+    run = Path(json.loads(new.out)["run"])
+    assert yaml.safe_load((tmp_path / run / "config.yaml").read_text())["optimizer"] == {
+        "name": "my_optimizer", "beta": 0.9, "half": 0.02, "weight_decay": 0.1,
+    }  # fmt: skip
+    replayed = mlxhog(tmp_path, "replay", "latest")
+    assert replayed.code == 0, replayed.err
+    words = ("train", "--resume", "latest", "--determinism", "none", "--steps", "2", "--quiet")
+    resumed = mlxhog(tmp_path, *words, "--optimizer", "my_optimizer(beta=0.5)", "--json")
+    assert resumed.code == 0, resumed.err
+    saved = checkpoint.load(tmp_path / json.loads(resumed.out)["checkpoint"])
+    assert saved.state["optimizer"] == "my_optimizer"
+    assert any(np.any(value) for name, value in saved.optimizer.items() if name.startswith("m.2"))
+    numbers = yaml.safe_load((tmp_path / run / "config.yaml").read_text())["optimizer"]
+    assert (numbers["beta"], numbers["half"]) == (0.5, 0.02)
+    foreign = mlxhog(tmp_path, "train", *chosen, *small, "--eps", "0.1")
+    assert foreign.code == 2
+    assert "my_optimizer has no eps; muon, adamw," in foreign.err
+    other = mlxhog(tmp_path, *words, "--optimizer", "sgd")
+    assert "was trained with optimizer my_optimizer" in other.err
+
+
+def test_the_example_is_short() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) <= 45

@@ -1,0 +1,69 @@
+"""Each family of strategies, in a program of a user's own: its workers are spawned as a user's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.training.small import small_config
+
+pytestmark = pytest.mark.slow
+
+FAMILIES: dict[str, dict[str, object]] = {
+    "lock-free": {"strategy": "hogwild"},
+    "locked": {"strategy": "locked"},
+    "in turn": {"strategy": "round_robin"},
+    "synchronous": {"strategy": "sync"},
+    "first synchronous, then lock-free": {"strategy": "hogwild", "async_after": 0.5},
+    "bounded staleness": {"strategy": "ssp"},
+    "local": {"strategy": "local_sgd", "average_every": 4},
+    "one average": {"strategy": "avg_runs"},
+}
+PROGRAM = """
+import json, sys
+import mlxhog
+
+for options in json.load(sys.stdin):
+    result = mlxhog.train(**options)
+    workers = [worker.steps for worker in result.workers]
+    print(json.dumps([result.status, result.steps, result.restarts, workers]))
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """The results of runs of all families, one after the other in one program."""
+    folder = tmp_path_factory.mktemp("teams")
+    config = small_config(folder)
+    common = {
+        "model": config.model, "data": config.data, "out": config.out, "workers": "mlx:cpu*2",
+        "threads": 1, "seq_len": 32, "batch_size": 2, "eval_every": "off", "sample_every": "off",
+        "steps": 12,
+    }  # fmt: skip
+    (folder / "program.py").write_text(PROGRAM)
+    process = subprocess.run(
+        [sys.executable, "program.py"],
+        input=json.dumps([{**common, **options} for options in FAMILIES.values()]),
+        cwd=folder,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    lines = map(json.loads, process.stdout.splitlines())
+    return dict(zip(FAMILIES, lines, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spawned_workers_train_together_to_the_last_step(
+    results: dict[str, list[Any]], family: str
+) -> None:
+    status, steps, restarts, workers = results[family]
+    assert (status, steps, restarts) == ("done", 12, 0)
+    assert len(workers) == 2
