@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.interleaved import answer, quiet_turns, spawned
 from harness.machine import LoadWatch, cores, pin
-from harness.turns import answer, quiet_turns, spawned
 
 from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS

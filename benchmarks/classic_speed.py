@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from classic import peers
 from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
 from harness.claims import Findings, Sample, flags, measured
+from harness.interleaved import quiet_turns
 from harness.machine import LoadWatch, pin, unpin
-from harness.turns import quiet_turns
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig

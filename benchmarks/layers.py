@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, flags, measured
-from harness.turns import Program
+from harness.interleaved import Program
 from language_models.peers import Step, vanilla
 from language_models.rows import Report
 

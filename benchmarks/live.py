@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 import serving
 from harness.claims import Findings, Sample, flags, measured
+from harness.interleaved import answer, spawned
 from harness.machine import ROOT, cores, pin, unpin
-from harness.turns import answer, spawned
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig

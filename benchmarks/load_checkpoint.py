@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.interleaved import Program, once, take_turns
 from harness.machine import LoadWatch, wait_until_quiet
-from harness.turns import Program, once, take_turns
 from language_models.load_programs import Loaded
 
 from mlxhog.files import mapped, tensors

@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.interleaved import take_turns
 from harness.machine import resident
-from harness.turns import take_turns
 from language_models.decoding import Ids, load_backend
 
 from mlxhog.checkpoint import run as runs

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from harness.claims import Findings, Sample, flags, measured
-from harness.turns import Program, once, take_turns
+from harness.interleaved import Program, once, take_turns
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record, step_shares
 from training.time_to_loss import ARMS, Pair, Race, Target

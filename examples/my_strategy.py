@@ -6,7 +6,7 @@ import numpy as np
 
 from mlxhog.backends.backend import Grads
 from mlxhog.config.options import option
-from mlxhog.config.strategy import LookAhead, Paced, of
+from mlxhog.config.strategy import LookAhead, Paced
 from mlxhog.strategies import Context, runs
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
@@ -34,7 +34,7 @@ class Worker(HogwildWorker):
 
     def corrected(self, grads: Grads) -> Grads:
         """Scale those elements of a gradient."""
-        context, held, s = self.context, dict(grads), of(self.context.config, MyStrategy).share
+        context, held, s = self.context, dict(grads), self.context.chosen(MyStrategy).share
         for name, slot in context.arena.layout.slots.items():
             at = slice(slot.offset, slot.offset + slot.size)
             moved = context.arena.params[at] - context.backend.inbox[at]

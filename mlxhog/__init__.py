@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from mlxhog.live.model import LanguageModel, load
     from mlxhog.report.metrics import Progress, Result
-    from mlxhog.training.calling import train
+    from mlxhog.training.api import train
 
 
 def _use_installed_package() -> None:
@@ -91,7 +91,7 @@ _HOMES = {
     "Result": "mlxhog.report.metrics",
     "TrainConfig": "mlxhog.config.config",
     "load": "mlxhog.live.model",
-    "train": "mlxhog.training.calling",
+    "train": "mlxhog.training.api",
 }
 
 

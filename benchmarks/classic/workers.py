@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from harness.interleaved import answer, spawned
 from harness.machine import cores, pin
-from harness.turns import answer, spawned
 
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle

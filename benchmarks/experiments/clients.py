@@ -24,7 +24,7 @@ from experiment.record import (
 )
 from experiment.searches import cheapest
 from harness.claims import Claim
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena

@@ -9,7 +9,7 @@ from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run, told
 from harness.claims import Claim
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 
 ABOUT = Experiment(
     name="late_gradients",

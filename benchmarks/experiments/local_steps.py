@@ -23,7 +23,7 @@ from experiment.record import (
 )
 from experiment.searches import cheapest
 from harness.claims import Claim
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 
 from mlxhog.theory.local_steps import growth_of, interval_by_cost, time_to_loss
 

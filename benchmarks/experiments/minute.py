@@ -19,7 +19,7 @@ from experiment.figures import INKS, Figure, new_panel
 from experiment.language import Bench, setup, workers
 from experiment.record import FAILS, HOLDS, UNTOLD, Compared, Experiment, Outcome, Scale, run
 from harness.claims import Claim, Sample
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 
 from mlxhog import TrainConfig
 from mlxhog.config.optimizers import MUON_LR, Muon

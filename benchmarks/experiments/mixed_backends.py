@@ -8,7 +8,7 @@ import numpy as np
 from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run, told
 from harness.claims import Claim
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 from language_models.decoding import load_backend
 from schemes import settings
 

@@ -10,7 +10,7 @@ from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import HOLDS, Compared, Difference, Experiment, Outcome, Scale, run
 from experiment.searches import cheapest
 from harness.claims import Claim
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 
 ABOUT = Experiment(
     name="outer_steps",

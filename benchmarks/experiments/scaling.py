@@ -11,8 +11,8 @@ from experiment.figures import INKS, Figure, curves, legend, new_panels
 from experiment.language import Bench, Training, enough_cores, setup, trainings_json, workers
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, told
 from harness.claims import Claim, Sample
+from harness.interleaved import take_turns
 from harness.machine import cores
-from harness.turns import take_turns
 from staleness import BEST as LOOKING_AHEAD
 from training.recording import count_parameters, model_file
 

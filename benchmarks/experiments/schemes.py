@@ -10,7 +10,7 @@ from experiment.language import Bench, Training, loss_figure, setup, trainings_j
 from experiment.record import Compared, Experiment, Outcome, Scale, run, told
 from experiment.searches import Trials, descend, recorded
 from harness.claims import Sample
-from harness.turns import take_turns
+from harness.interleaved import take_turns
 
 ABOUT = Experiment(
     name="schemes",

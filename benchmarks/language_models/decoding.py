@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Sample
+from harness.interleaved import Program, once, take_turns
 from harness.machine import resident
-from harness.turns import Program, once, take_turns
 from language_models.ours import Step, large
 from language_models.peers import xlstm_large
 from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report

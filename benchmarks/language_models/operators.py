@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from harness.turns import Program, once
+from harness.interleaved import Program, once
 from language_models.ours import large
 from language_models.rows import Report
 from language_models.sizes import SMALL

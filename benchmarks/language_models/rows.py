@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from harness.claims import Findings, Sample
-from harness.turns import Arm, Program, Turns, in_turns
+from harness.interleaved import Arm, Program, Turns, in_turns
 from language_models.ours import large
 from language_models.sizes import (
     LARGE_VOCABULARY,

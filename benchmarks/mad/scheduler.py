@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 
 from harness.claims import Findings, Sample
+from harness.interleaved import answer, spawned
 from harness.machine import resident
-from harness.turns import answer, spawned
 from mad.throughput import execute, trivial
 
 from mlxhog.mad.study.progress import StudyProgress

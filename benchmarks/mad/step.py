@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from harness.claims import Findings, Sample
-from harness.turns import Program, in_turns
+from harness.interleaved import Program, in_turns
 from mad.reference import MADSize
 
 from mlxhog.mad.options import Protocol

@@ -192,7 +192,7 @@ def _framed(kind: Kind, *pieces: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper limits of the values in the records of one run; see `mlxhog.strategies.turns.limits`.
+    """Upper limits of the values in one run's records; see `mlxhog.strategies.access_order`.
 
     Attributes:
         slots: workers at once.

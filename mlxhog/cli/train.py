@@ -16,7 +16,7 @@ from mlxhog.machine import interrupts
 from mlxhog.report.metrics import is_emulated, label, share_text
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
-from mlxhog.training.calling import configured, execute
+from mlxhog.training.api import configured, execute
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result

@@ -14,6 +14,9 @@ from mlxhog.config.options import option
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
 
+ORIGINS = ("init_from", "resize_vocab")
+"""Options of the weights that a new run begins with."""
+
 ENDS = ("patience", "stop_at_loss", "keep_best")
 """Options that go by held-out evaluations while training."""
 

@@ -34,7 +34,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.optim.gradients import Rows
 from mlxhog.report.metrics import Progress
 from mlxhog.report.metrics import Result as RunResult
-from mlxhog.training.calling import train
+from mlxhog.training.api import train
 
 MODEL: Final = "tiny"
 BATCH, LENGTH = 2, 256  # what `mlxhog train` begins with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlxhog.config import local_strategies as local_choices
 from mlxhog.config import strategies as choices
@@ -18,6 +18,7 @@ from mlxhog.strategies.avg_runs import AvgRuns
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome, Part, StrategyWorker
 from mlxhog.strategies.diloco import DiLoCo
 from mlxhog.strategies.disjoint import Disjoint
+from mlxhog.strategies.facts import RunFacts
 from mlxhog.strategies.fedprox import FedProx
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.local_sgd import LocalSGD
@@ -32,32 +33,32 @@ from mlxhog.strategies.sync import Sync
 from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
 
 
-def _lock_free(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
+def _lock_free(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
     """Lock-free workers, or what their numbers make of them."""
-    chosen = config.strategy
-    if isinstance(chosen, choices.Hogwild) and chosen.async_after > 0:
-        return SyncThenHogwild(config, workers, max_workers)
-    if isinstance(chosen, choices.Hogwild) and chosen.blocks == "disjoint":
-        return Disjoint(config, workers, max_workers)
-    return Hogwild(config, workers, max_workers)
+    run = Hogwild
+    if isinstance(choice, choices.Hogwild) and choice.async_after > 0:
+        return SyncThenHogwild(choice, facts, workers, max_workers)
+    if isinstance(choice, choices.Hogwild) and choice.blocks == "disjoint":
+        run = Disjoint
+    return run(choice, facts, workers, max_workers)
 
 
-def _rounds(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
+def _rounds(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
     """Rounds, which may not wait for all workers."""
-    if backups := of(config, choices.Sync).backup_workers:
-        backup_workers.check(backups, workers)
-        return backup_workers.SyncWithBackups(config, workers, max_workers)
-    return Sync(config, workers, max_workers)
+    if choice.backup_workers:
+        backup_workers.check(choice.backup_workers, workers)
+        return backup_workers.SyncWithBackups(choice, facts, workers, max_workers)
+    return Sync(choice, facts, workers, max_workers)
 
 
-def _simulated(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
+def _simulated(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
     """One process that simulates workers."""
     sim.check(workers)
-    return Sim(config, workers, max_workers)
+    return Sim(choice, facts, workers, max_workers)
 
 
-Run = Callable[[TrainConfig, int, int], Strategy]
-"""Makes a strategy of a configuration, the workers that it begins with, and those it may have."""
+Run = Callable[[Any, RunFacts, int, int], Strategy]
+"""Makes a strategy of its choice, the run's facts, the workers of its start and the most it has."""
 
 RUNS: dict[type[StrategyChoice], Run] = {
     choices.Sync: _rounds,
@@ -108,9 +109,9 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
         ConfigError: one whose runs do not repeat where they have to, more workers than the strategy
             has, or a strategy of one's own that nothing runs.
     """
-    chosen = of(config, StrategyChoice)
+    chosen, facts = of(config, StrategyChoice), RunFacts.of(config)
     if config.determinism in ("record", "replay"):
-        return Recorded(config, workers, max_workers)
+        return Recorded(chosen, facts, workers, max_workers)
     if config.determinism == "rounds" and not chosen.repeats:
         raise ConfigError(
             f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; those "
@@ -123,10 +124,10 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
             f"strategy {chosen.name} has numbers and nothing that runs it; put @runs({name}), of "
             "mlxhog.strategies, before the class that does"
         )
-    return run(config, workers, max_workers)
+    return run(chosen, facts, workers, max_workers)
 
 
 __all__ = [
-    "RUNS", "Context", "Idle", "Lease", "Outcome", "Part", "Strategy", "StrategyWorker", "build",
-    "repeating", "runs",
+    "RUNS", "Context", "Idle", "Lease", "Outcome", "Part", "RunFacts", "Strategy",
+    "StrategyWorker", "build", "repeating", "runs",
 ]  # fmt: skip

@@ -27,12 +27,11 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.config.strategies import Sync as SyncChoice
-from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import division
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.strategies.sync import GO, STOP, Sync, SyncWorker
-from mlxhog.strategies.words import LINE, Words
 
 QUORUM = "quorum.words"
 MOST_WORKERS = 24
@@ -60,11 +59,13 @@ def check(backups: int, workers: int) -> None:
 class SyncWithBackups(Sync):
     """Averaged gradients of the first that are there."""
 
+    choice: SyncChoice
+
     numbered: ClassVar[bool] = True
 
     def batches_per_step(self) -> int:
         """Those that a round waits for."""
-        return self.workers - of(self.config, SyncChoice).backup_workers
+        return self.workers - self.choice.backup_workers
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""

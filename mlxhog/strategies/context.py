@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -20,17 +20,19 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
-from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import StrategyChoice, of
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.strategies import look_ahead
 
 if TYPE_CHECKING:
+    from mlxhog.strategies.facts import RunFacts
     from mlxhog.strategies.strategy import Strategy
+
+
+C = TypeVar("C", bound=StrategyChoice)
 
 
 class Idle(Enum):
@@ -128,9 +130,15 @@ class Context:
         return Marks(self.arena, self.slot, whole=self.metal is not None)
 
     @property
-    def config(self) -> TrainConfig:
-        """The run's configuration."""
-        return self.strategy.config
+    def facts(self) -> RunFacts:
+        """Facts of the run."""
+        return self.strategy.facts
+
+    def chosen(self, kind: type[C]) -> C:
+        """The strategy as it was chosen, with its numbers, which is of this kind."""
+        choice = self.strategy.choice
+        assert isinstance(choice, kind), f"{choice} is not {kind.__name__}"
+        return choice
 
     @property
     def workers(self) -> int:
@@ -162,7 +170,7 @@ class Context:
             shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
-            record=look_ahead.record(arena, self.config, self.live_workers),
+            record=look_ahead.record(arena, self.facts, self.live_workers),
             places=arena.layout.state,
             marks=self.marks,
         )
@@ -227,14 +235,13 @@ class Context:
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
-            lr_rule = of(self.config, StrategyChoice).lr_rule
-            rule = partial(optimizers.of(self.config).workers_factor, lr_rule)
+            rule = partial(self.facts.optimizer.workers_factor, self.strategy.choice.lr_rule)
             lr *= rule(live) / rule(self.workers)
         return lr
 
     def grad_scale(self, norm: float) -> float:
         """The factor that clips a gradient of this norm."""
-        return gradients.clip_factor(norm, self.config.clip)
+        return gradients.clip_factor(norm, self.facts.clip)
 
     def copy_to_inbox(self) -> None:
         """Show the backend the model as it stands, untouched by any prediction."""

@@ -49,7 +49,7 @@ class Delays:
             workers: P of `staleness_lr`, where one process simulates them; None is those that the
                 run has when a gradient lands.
         """
-        chosen = context.config.strategy
+        chosen = context.strategy.choice
         self._context, self._simulated = context, workers
         self._rule = StalenessRule("none")
         self._compensation: Compensation | None = None

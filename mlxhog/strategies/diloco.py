@@ -33,7 +33,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.config import local_strategies as choices
-from mlxhog.config.strategy import of
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.strategies.local_sgd import (
@@ -50,7 +50,7 @@ VELOCITY, NEXT = "outer.v", "outer.next"
 
 def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
     """First stage: a worker's share of theta_s and v after the outer step."""
-    span, chosen = strategy.share(arena, rank), of(strategy.config, choices.DiLoCo)
+    span, chosen = strategy.share(arena, rank), strategy.choice
     anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
     first, *others = (arena.segment(name)[span] for name in strategy.replica_segments())
     mean = anchor - first
@@ -75,6 +75,8 @@ def keep_outer(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
 class DiLoCo(Anchored):
     """Replicas whose mean movement is a step of Nesterov's momentum."""
 
+    choice: choices.DiLoCo
+
     stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
         outer_step,
         keep_outer,
@@ -84,9 +86,9 @@ class DiLoCo(Anchored):
     @property
     def replicas(self) -> int:
         """M, one for every worker unless the configuration says otherwise."""
-        return of(self.config, choices.DiLoCo).replicas or self.workers
+        return self.choice.replicas or self.workers
 
-    def check(self, model: ModelConfig) -> None:
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
         """Refuse replicas of unequally many workers as well.
 
         Raises:
@@ -98,12 +100,12 @@ class DiLoCo(Anchored):
                 f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
                 f"one of {', '.join(map(str, divisors))}, or another number of workers"
             )
-        if self.config.determinism == "rounds" and self.replicas < self.workers:
+        if config.determinism == "rounds" and self.replicas < self.workers:
             raise ConfigError(
                 f"determinism is rounds, and the {self.workers // self.replicas} workers of each "
                 "replica train it lock-free; leave replicas out, or determinism"
             )
-        super().check(model)
+        super().check(model, config)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""

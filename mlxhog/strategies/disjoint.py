@@ -32,7 +32,7 @@ from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
-from mlxhog.config.strategy import of
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig, ParameterBlock, parameter_blocks
 from mlxhog.strategies.context import Context, Idle, Lease
@@ -51,7 +51,7 @@ class Disjoint(Hogwild):
         """The groups are as many as the workers, and one."""
         return "blocks=disjoint divides the model's blocks among the workers that it began with"
 
-    def check(self, model: ModelConfig) -> None:
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
         """Refuse a model with too few blocks for so many workers."""
         block_groups(model, self.workers)
 
@@ -81,7 +81,7 @@ class Disjoint(Hogwild):
         None where the optimizer begins anew.
         """
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
-        known = not self.config.reset_optimizer and "block_steps" in state
+        known = not self.facts.fresh_optimizer and "block_steps" in state
         steps = state["block_steps"] if known else of_run
         words = arena.segment("blocks.steps")
         for k, name in enumerate(arena.layout.slots):
@@ -148,7 +148,7 @@ class DisjointWorker(HogwildWorker):
         self._groups = Groups(context.arena.segment("blocks.words"), len(members), context.slot)
         self._steps = context.arena.segment("blocks.steps")
         self._at = {name: 8 * k for k, name in enumerate(context.arena.layout.slots)}
-        self._rotate_every = of(context.config, choices.Hogwild).rotate_every
+        self._rotate_every = context.chosen(choices.Hogwild).rotate_every
         self._steps_here = 0
 
     def claim(self) -> Lease | Idle:

@@ -10,7 +10,7 @@ from mlxhog.optim import Muon, Optimizer
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies.context import Part
-from mlxhog.strategies.words import Words
+from mlxhog.strategies.control_words import Words
 
 MEMORY = 0.1
 """Weight of the newest gradient in the mean time of a sequence, once there have been ten."""

@@ -21,9 +21,9 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.config import local_strategies as choices
-from mlxhog.config.strategy import of
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
+from mlxhog.strategies.control_words import StepRecord
 from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
@@ -34,7 +34,6 @@ from mlxhog.strategies.local_sgd import (
     take_average,
 )
 from mlxhog.strategies.rounds import Rounds
-from mlxhog.strategies.words import StepRecord
 
 
 class FedProx(Anchored):
@@ -57,7 +56,7 @@ class FedProxWorker(LocalWorker):
     def __init__(self, context: Context) -> None:
         """Prepare one worker."""
         super().__init__(context)
-        chosen = of(context.config, choices.FedProx)
+        chosen = context.chosen(choices.FedProx)
         self._anchor, self._mu = context.arena.segment(ANCHOR), chosen.mu
         self._in_gradient = chosen.mu > 0 and chosen.prox == "grad"
         self._decoupled = chosen.mu > 0 and chosen.prox == "decoupled"

@@ -17,7 +17,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import gradients
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
@@ -35,16 +34,16 @@ class Hogwild(Strategy):
     @property
     def fixed(self) -> str | None:
         """One worker is what `serial` means."""
-        elastic = of(self.config, StrategyChoice).elastic
+        elastic = self.choice.elastic
         return None if elastic else f"strategy {self.name} is one worker by itself"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """What looking ahead needs."""
-        return look_ahead.segments(self.config, self.slots)
+        return look_ahead.segments(self.facts, self.slots)
 
     def kept_segments(self) -> tuple[str, ...]:
         """What looking ahead needs."""
-        return tuple(look_ahead.segments(self.config, self.workers))
+        return tuple(look_ahead.segments(self.facts, self.workers))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
         """Nothing but that the kept segments fit the same strategy and as many workers."""
@@ -79,8 +78,8 @@ class HogwildWorker:
         context = self.context
         self._workers = workers
         if workers == 1:  # what is recorded now would be old when others come
-            look_ahead.forget(context.arena, context.config)
-        self._reader = look_ahead.reader(context.arena, context.config, workers)
+            look_ahead.forget(context.arena, context.facts)
+        self._reader = look_ahead.reader(context.arena, context.facts, workers)
         self._target = context.target(context.slot)
 
     def counts_step(self) -> bool:

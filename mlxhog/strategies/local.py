@@ -31,6 +31,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome, Part
+from mlxhog.strategies.control_words import StepRecord
 from mlxhog.strategies.rounds import (
     DECIDED,
     MARK,
@@ -46,7 +47,6 @@ from mlxhog.strategies.rounds import (
     Rounds,
 )
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
-from mlxhog.strategies.words import StepRecord
 
 
 def average(arena: Arena, replicas: int, out: Float32, span: slice) -> None:
@@ -327,7 +327,7 @@ class LocalWorker:
             return None
         client, number = self._rounds.client(self.context.rank, len(tickets))
         epoch, ticket = divmod(number, tickets[client])
-        whole = self.context.config.sequences_per_ticket
+        whole = self.context.facts.sequences
         return (Part(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
@@ -377,7 +377,7 @@ class LocalWorker:
         return StepRecord(
             opt_step=context.entry.opt_step + finite,
             version=rounds.of(rank, UPDATES) + finite,
-            tokens=rounds.of(rank, TOKENS) + samples * context.config.seq_len,
+            tokens=rounds.of(rank, TOKENS) + samples * context.facts.seq_len,
             applied=finite,
             ticket=lease.epoch * context.ledger.n + lease.ticket,
         )

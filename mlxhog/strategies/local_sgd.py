@@ -35,7 +35,6 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.backend import Float32
@@ -65,35 +64,37 @@ def take_average(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) ->
     """Last stage: the parameters become the worker's copy, and its next round begins."""
     replica = strategy.replica_segments()[strategy.replica_of(rank)]
     updates.snapshot(arena.segment(replica), arena.params)
-    _take_state(arena, strategy.config, rank)
+    _take_state(strategy, arena, rank)
     rounds.begin_next(rank)
 
 
 class LocalSGD(Local):
     """Local runs that meet every H steps."""
 
+    choice: Averaged
+
     stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
         average_share,
         take_average,
     )
 
-    def check(self, model: ModelConfig) -> None:
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
         """Refuse local steps that do not fit the workers or the run.
 
         Raises:
             ConfigError: H is larger than the run, or local_work is for other workers.
         """
-        local_work, own = self.chosen.local_work, self.chosen.steps_by_rank()
+        local_work, own = self.choice.local_work, self.choice.steps_by_rank()
         if own is not None and len(own) != self.workers:
             raise ConfigError(
                 f"local_work is {local_work}, steps of {len(own)} workers, and the run "
                 f"has {self.workers}; give one number for each"
             )
-        steps = own or (self.chosen.local_steps,)
-        self._check_length("local_work" if own else "average_every", steps)
+        steps = own or (self.choice.local_steps,)
+        self._check_length(config, "local_work" if own else "average_every", steps)
 
-    def _check_length(self, name: str, steps: Sequence[int]) -> None:
-        config, limits = self.config, []
+    def _check_length(self, config: TrainConfig, name: str, steps: Sequence[int]) -> None:
+        limits = []
         if config.steps is not None:
             limits.append(config.steps)
         if config.tokens is not None:
@@ -107,18 +108,13 @@ class LocalSGD(Local):
                 "take strategy avg_runs"
             )
 
-    @property
-    def chosen(self) -> Averaged:
-        """Its numbers."""
-        return of(self.config, Averaged)
-
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of all local methods, and room to average moments."""
-        return {**super().segments(n_params), **_state_segments(self.config)}
+        return {**super().segments(n_params), **self.mean_segments}
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
         """One in the first part of post-local SGD, else H, or what `local_work` says."""
-        chosen = self.chosen
+        chosen = self.choice
         if isinstance(chosen, local_strategies.LocalSGD) and done < chosen.local_after:
             return [1] * self.workers
         if chosen.local_work == "speed":
@@ -129,38 +125,36 @@ class LocalSGD(Local):
         """As many as fit the time in which the fastest takes H; H until all have been measured."""
         seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
         if not all(seconds):
-            return [self.chosen.local_steps] * self.workers
+            return [self.choice.local_steps] * self.workers
         shares = (min(seconds) / own_s for own_s in seconds)
-        return [max(1, int(self.chosen.local_steps * share)) for share in shares]
+        return [max(1, int(self.choice.local_steps * share)) for share in shares]
 
     def models_per_meeting(self) -> int:
         """The parameters, and each kind of moment that is averaged."""
-        return 1 + len(_state_segments(self.config))
+        return 1 + len(self.mean_segments)
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        """Kinds of private optimizer state that change at an average."""
+        return () if self.choice.inner_state == "keep" else self.facts.state_segments
+
+    @property
+    def mean_segments(self) -> dict[str, tuple[str, int]]:
+        """Segments of the means of optimizer state, where it is averaged."""
+        if self.choice.inner_state != "average":
+            return {}
+        return {f"inner.{kind}": ("float32", PARAMETER_COPY) for kind in self.state_kinds}
 
 
 # -- the workers' optimizer state ----------------------------------------------------------------
 
 
-def _state_kinds(config: TrainConfig) -> tuple[str, ...]:
-    """Kinds of private optimizer state that change at an average."""
-    if of(config, Averaged).inner_state == "keep":
-        return ()
-    return optim.build(config).state_segments
-
-
-def _state_segments(config: TrainConfig) -> dict[str, tuple[str, int]]:
-    """The segments of means."""
-    if of(config, Averaged).inner_state != "average":
-        return {}
-    return {f"inner.{kind}": ("float32", PARAMETER_COPY) for kind in _state_kinds(config)}
-
-
 def average_state(strategy: LocalSGD, arena: Arena, span: slice) -> None:
     """Average a part of every kind, in rank order, where the configuration says so."""
-    config, workers = strategy.config, strategy.workers
-    if of(config, Averaged).inner_state != "average":
+    workers = strategy.workers
+    if strategy.choice.inner_state != "average":
         return
-    for kind in _state_kinds(config):
+    for kind in strategy.state_kinds:
         first, *others = (arena.segment(f"{kind}.{rank + 1}")[span] for rank in range(workers))
         mean = arena.segment(f"inner.{kind}")[span]
         np.copyto(mean, first)
@@ -169,10 +163,10 @@ def average_state(strategy: LocalSGD, arena: Arena, span: slice) -> None:
         mean *= np.float32(1.0 / workers)
 
 
-def _take_state(arena: Arena, config: TrainConfig, rank: int) -> None:
-    """Give a worker the state that it goes on with; doing it twice changes nothing."""
-    inner_state = of(config, Averaged).inner_state
-    for kind in _state_kinds(config):
+def _take_state(strategy: LocalSGD, arena: Arena, rank: int) -> None:
+    """Give a worker the state that its next round begins with; twice is the same as once."""
+    inner_state = strategy.choice.inner_state
+    for kind in strategy.state_kinds:
         own = arena.segment(f"{kind}.{rank + 1}")
         if inner_state == "average":
             updates.snapshot(own, arena.segment(f"inner.{kind}"))

@@ -18,7 +18,6 @@ from mlxhog import _native
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
-from mlxhog.config.strategy import of
 from mlxhog.strategies.context import Context, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
@@ -82,7 +81,7 @@ class LockedWorker(HogwildWorker):
         """Prepare one worker."""
         super().__init__(context)
         self._lock = StepLock(context)
-        self._whole = of(context.config, choices.Locked).scope == "step"
+        self._whole = context.chosen(choices.Locked).scope == "step"
 
     def read(self) -> None:
         """A snapshot, under the lock where that is for the whole step."""

@@ -32,10 +32,10 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.config.config import TrainConfig
 from mlxhog.optim import updates
 from mlxhog.optim.rule import Record
 from mlxhog.optim.updates import Float32
+from mlxhog.strategies.facts import RunFacts
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")
 TREND: Final = 0.5
@@ -44,33 +44,33 @@ MEMORY: Final = 0.9
 """Share of the running mean of steps by others that stays when another gradient has landed."""
 
 
-def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
+def segments(facts: RunFacts, workers: int) -> dict[str, tuple[str, int]]:
     """Arena segments of the table above; none where nothing looks ahead by last steps."""
-    if not looks_ahead(config, workers):
+    if not looks_ahead(facts, workers):
         return {}
     return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS}
 
 
-def forget(arena: Arena, config: TrainConfig) -> None:
+def forget(arena: Arena, facts: RunFacts) -> None:
     """Let the last steps be none, where they are recorded at all; nobody else writes meanwhile."""
-    for name in recorded(arena, config):
+    for name in recorded(arena, facts):
         arena.segment(name).fill(0.0)
 
 
-def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
+def recorded(arena: Arena, facts: RunFacts) -> tuple[str, ...]:
     """Segments that hold the last steps; none where nothing is recorded, whoever works now."""
-    names = SEGMENTS if config.prediction == "last" else ()
+    names = SEGMENTS if facts.prediction == "last" else ()
     return tuple(name for name in names if name in arena.layout.segments)
 
 
-def looks_ahead(config: TrainConfig, workers: int) -> bool:
+def looks_ahead(facts: RunFacts, workers: int) -> bool:
     """Whether steps are recorded, for `predict=last`; one worker has nobody to look ahead for."""
-    return config.prediction == "last" and workers > 1
+    return facts.prediction == "last" and workers > 1
 
 
-def record(arena: Arena, config: TrainConfig, workers: int) -> Record | None:
+def record(arena: Arena, facts: RunFacts, workers: int) -> Record | None:
     """Where steps are recorded; None where they are not."""
-    if not looks_ahead(config, workers):
+    if not looks_ahead(facts, workers):
         return None
     last, prev = (arena.segment(name) for name in SEGMENTS)
     return Record(last, prev)
@@ -164,10 +164,10 @@ class LastSteps(_Ahead):
         updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
 
 
-def reader(arena: Arena, config: TrainConfig, workers: int) -> Reader:
+def reader(arena: Arena, facts: RunFacts, workers: int) -> Reader:
     """How a lock-free worker of so many reads."""
-    if (recorded := record(arena, config, workers)) is not None:
+    if (recorded := record(arena, facts, workers)) is not None:
         return LastSteps(arena.params, recorded, workers)
-    if config.prediction == "own" and workers > 1:
+    if facts.prediction == "own" and workers > 1:
         return OwnMovement(arena, workers)
     return AsTheyAre(arena.params)

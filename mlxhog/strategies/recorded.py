@@ -21,7 +21,7 @@ from mlxhog.arena import event_log
 from mlxhog.arena.event_log import CHECK_EVERY, Numbers, Step, Torn, UInt32
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import gradients, updates
-from mlxhog.strategies import look_ahead, turns
+from mlxhog.strategies import access_order, look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
@@ -33,11 +33,11 @@ class Recorded(Hogwild):
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Add turns and books."""
-        return {**super().segments(n_params), **turns.segments(self.slots)}
+        return {**super().segments(n_params), **access_order.segments(self.slots)}
 
     def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
         """Prepare one worker."""
-        if self.config.determinism == "replay":
+        if self.facts.determinism == "replay":
             return ReplayedWorker(context)
         return RecordedWorker(context)
 
@@ -48,11 +48,11 @@ class InTurnWorker(HogwildWorker):
     def __init__(self, context: Context) -> None:
         """Prepare; nothing shared is read before the first step."""
         arena = context.arena
-        self.book = turns.Book(arena, context.slot)
-        self._turns = _native.Turns(turns.next_turns(arena), self.book.content)
+        self.book = access_order.Book(arena, context.slot)
+        self._turns = _native.Turns(access_order.next_turns(arena), self.book.content)
         self._locks = arena.locks(context.slot)
         _native.follow_turns(self._locks, self._turns)
-        self._regions = turns.regions(arena.layout)
+        self._regions = access_order.regions(arena.layout)
         self._previous: Float32 | None = None
         super().__init__(context)
 
@@ -84,19 +84,19 @@ class InTurnWorker(HogwildWorker):
 
     def _follow_in_turn(self, workers: int, seed: int) -> None:
         """Read and write as one of so many workers does."""
-        context, arena, config = self.context, self.context.arena, self.context.config
+        context, arena, facts = self.context, self.context.arena, self.context.facts
         self._workers, self._previous = workers, None
-        record = look_ahead.record(arena, config, workers)
+        record = look_ahead.record(arena, facts, workers)
         self._target = replace(
             context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
         )
         self._reader = look_ahead.AsTheyAre(arena.params)
-        recorded = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
+        recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
         if workers == 1:
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
         if record is not None:
             self._reader = look_ahead.LastSteps(arena.params, record, workers)
-        elif config.prediction == "own" and workers > 1:
+        elif facts.prediction == "own" and workers > 1:
             self._reader = look_ahead.OwnMovement(arena, workers)
             self._previous = self._reader.previous  # of which each stripe is read in its turn
             access = (self._locks, self._regions, self._previous, arena.params)
@@ -152,7 +152,7 @@ class RecordedWorker(InTurnWorker):
             self._horizon(workers),
         )  # fmt: skip
         self.book.numbers, self.book.begun_at = numbers, self._log.size
-        self.book.phase = turns.READING
+        self.book.phase = access_order.READING
         self._read_in_turn(numbers)
         weights = self._weights_read()
         self._sums, self._sha256 = _native.stripe_sums(weights), b""
@@ -173,7 +173,7 @@ class RecordedWorker(InTurnWorker):
         self._number += 1
         numbers, gaps = self.book.numbers, self._turns.gaps()
         self._log.append(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
-        self.book.phase = turns.IDLE
+        self.book.phase = access_order.IDLE
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
@@ -186,7 +186,7 @@ class RecordedWorker(InTurnWorker):
             norm=norm,
         )
         self.book.numbers = numbers
-        self.book.phase = turns.WRITING
+        self.book.phase = access_order.WRITING
         self._write_in_turn(grads, numbers)
 
 
@@ -224,7 +224,9 @@ class ReplayedWorker(InTurnWorker):
         differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
         if len(differ):
             begin = int(differ[0]) * updates.STRIPE
-            names = turns.parameters_in(self.context.arena.layout, begin, begin + updates.STRIPE)
+            names = access_order.parameters_in(
+                self.context.arena.layout, begin, begin + updates.STRIPE
+            )
             more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
             raise Difference(f"it reads other weights in stripe {differ[0]} ({names}){more}")
         if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
@@ -257,9 +259,9 @@ class ReplayedWorker(InTurnWorker):
         arena, slot = self.context.arena, self.context.slot
         if record.unfinished:
             word, _ = self.book.last
-            shared = turns.shared_floats(arena, word)
+            shared = access_order.shared_floats(arena, word)
             if len(record.floats) != sum(array.nbytes for array in shared):
                 raise Difference("its record lacks what its last access left of shared arrays")
-            turns.put(shared, record.floats)
+            access_order.put(shared, record.floats)
             self._turns.settle()
-        turns.put(turns.private_floats(arena, slot), record.private)
+        access_order.put(access_order.private_floats(arena, slot), record.private)

@@ -38,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlxhog.arena import Arena
-from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
+from mlxhog.strategies.control_words import LINE, Journal, StepRecord, Words
 
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""

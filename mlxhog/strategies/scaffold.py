@@ -31,11 +31,12 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32, Grads
-from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import SGD
 from mlxhog.config.schedules import Constant
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
+from mlxhog.strategies.control_words import StepRecord
+from mlxhog.strategies.facts import RunFacts
 from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
@@ -46,26 +47,26 @@ from mlxhog.strategies.local_sgd import (
     take_average,
 )
 from mlxhog.strategies.rounds import Rounds
-from mlxhog.strategies.words import StepRecord
 
 CONTROL = "control"
 
 
-def is_plain(config: TrainConfig) -> bool:
+def is_plain(facts: RunFacts) -> bool:
     """Whether a round's steps are its directions times one number, so that Option II holds."""
-    constant = config.schedule == Constant(warmup=0.0)
-    return config.optimizer == SGD(weight_decay=0.0) and config.clip == 0 and constant
+    constant = facts.schedule == Constant(warmup=0.0)
+    return facts.optimizer == SGD(weight_decay=0.0) and facts.clip == 0 and constant
 
 
 def note_movement(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
     """First stage: a worker's next control variate from its movement, where Option II holds."""
     steps = rounds.updates_in_round(rank)
-    if steps == 0 or not is_plain(strategy.config):
+    if steps == 0 or not is_plain(strategy.facts):
         return
+    assert strategy.facts.lr is not None, "a run has one"
     span = slice(arena.layout.probe.offset)
     copy = arena.segment(strategy.replica_segments()[rank])[span]
     own, mean = arena.segment(_own(rank))[span], arena.segment(CONTROL)[span]
-    moved = (arena.segment(ANCHOR)[span] - copy) / np.float32(steps * strategy.config.top_lr)
+    moved = (arena.segment(ANCHOR)[span] - copy) / np.float32(steps * strategy.facts.lr)
     np.copyto(arena.segment(_next(rank))[span], own - mean + moved)
 
 
@@ -95,7 +96,7 @@ def next_control(
     if steps == 0:
         return arena.segment(_own(rank))[span]
     control = arena.segment(_next(rank))[span]
-    return control if is_plain(strategy.config) else control * np.float32(1.0 / steps)
+    return control if is_plain(strategy.facts) else control * np.float32(1.0 / steps)
 
 
 def _own(rank: int) -> str:
@@ -141,7 +142,7 @@ class ScaffoldWorker(LocalWorker):
         self._control, self._own_control, self._sum = (
             arena.segment(name) for name in (CONTROL, _own(context.rank), _next(context.rank))
         )
-        self._sums = not is_plain(context.config)
+        self._sums = not is_plain(context.facts)
 
     def corrected(self, grads: Grads) -> Grads:
         """`g - c_i + c`."""

@@ -33,13 +33,12 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
 from mlxhog.config.ages import Course, SimulatedStaleness, Turn
-from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.control_words import LINE, Journal, StepRecord, Words
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
-from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
 _STEP, _FIRST, _TOKENS = range(3)
 
@@ -60,6 +59,8 @@ def check(workers: int) -> None:
 class Sim(Strategy):
     """One process that simulates workers."""
 
+    choice: choices.Sim
+
     numbered: ClassVar[bool] = True
 
     @property
@@ -70,7 +71,7 @@ class Sim(Strategy):
     @cached_property
     def rule(self) -> SimulatedStaleness:
         """Whose gradient each step applies, and how old it is."""
-        return of(self.config, choices.Sim).rule
+        return self.choice.rule
 
     @property
     def slots(self) -> int:
@@ -152,7 +153,7 @@ class Sim(Strategy):
 
     @cached_property
     def _course(self) -> Course:
-        return self.rule.course(self.config.seed)
+        return self.rule.course(self.facts.seed)
 
     def copy_of(self, step: int) -> int:
         """Where the parameters after so many steps lie."""
@@ -250,7 +251,7 @@ class SimWorker:
         return StepRecord(
             opt_step=context.arena.workers.entry(worker + 1).opt_step + applied,
             version=context.arena.counters.load("version") + applied,
-            tokens=self._words.load(0, _TOKENS) + samples * context.config.seq_len,
+            tokens=self._words.load(0, _TOKENS) + samples * context.facts.seq_len,
             applied=applied,
             ticket=lease.epoch * context.ledger.n + lease.ticket,
         )

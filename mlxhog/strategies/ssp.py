@@ -27,10 +27,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.config import strategies as choices
-from mlxhog.config.strategy import of
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.context import Context, Idle, Lease
-from mlxhog.strategies.words import LINE, Words
+from mlxhog.strategies.control_words import LINE, Words
 
 _CLOCK, _OWNER, _WAITS_SINCE = range(3)
 SHORTEST_NAP_S = 5e-5
@@ -40,6 +39,8 @@ _GONE = (State.FREE, State.DEAD, State.FINISHED)
 
 class SSP(AsyncPS):
     """A parameter server with a gate."""
+
+    choice: choices.SSP
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""
@@ -51,10 +52,7 @@ class SSP(AsyncPS):
 
     def held_up(self, arena: Arena) -> str | None:
         """Name the worker that others have waited for longer than `slack_notice`."""
-        words, notice_s = (
-            Words(arena.segment("ssp.words")),
-            of(self.config, choices.SSP).slack_notice,
-        )
+        words, notice_s = Words(arena.segment("ssp.words")), self.choice.slack_notice
         limit_ns = 1e9 * notice_s
         since = [words.load(slot - 1, _WAITS_SINCE) for slot in range(1, self.slots + 1)]
         now_ns = monotonic_ns()
@@ -88,7 +86,7 @@ class SSPWorker(AsyncPSWorker):
         super().__init__(context)
         self._words = Words(context.arena.segment("ssp.words"))
         self._line = context.slot - 1
-        self._slack = of(context.config, choices.SSP).slack
+        self._slack = context.chosen(choices.SSP).slack
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket, at most `slack` steps ahead of the slowest."""

@@ -20,10 +20,11 @@ from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import StrategyChoice, of
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, StrategyWorker
+from mlxhog.strategies.facts import RunFacts
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Strategy(ABC):
     in the arena.
 
     Attributes:
-        config: of the run.
+        choice: the strategy as it was chosen, with its numbers.
+        facts: of the run.
         workers: number of workers that the run begins with.
         max_workers: worker slots of the arena, if more than those; see `slots`.
     """
 
-    config: TrainConfig
+    choice: StrategyChoice
+    facts: RunFacts
     workers: int
     max_workers: int = 0
 
@@ -57,7 +60,7 @@ class Strategy(ABC):
     @property
     def name(self) -> str:
         """What people call it."""
-        return of(self.config, StrategyChoice).name
+        return self.choice.name
 
     @property
     def slots(self) -> int:
@@ -66,8 +69,12 @@ class Strategy(ABC):
 
     # -- before anything is started --------------------------------------------------------------
 
-    def check(self, model: ModelConfig) -> None:
-        """Refuse a model that these workers cannot train.
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+        """Refuse a model or a run that these workers cannot train.
+
+        Args:
+            model: of the run.
+            config: of the run.
 
         Raises:
             ConfigError: this one cannot be.
@@ -96,8 +103,7 @@ class Strategy(ABC):
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
-        config = self.config
-        return self.batches_per_step() * config.sequences_per_ticket * config.seq_len
+        return self.batches_per_step() * self.facts.sequences * self.facts.seq_len
 
     @abstractmethod
     def worker(self, context: Context) -> StrategyWorker:

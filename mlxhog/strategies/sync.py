@@ -54,13 +54,13 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.config.strategy import InRounds, of
+from mlxhog.config.strategy import InRounds
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import division
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
-from mlxhog.strategies.words import LINE, Words
 
 GO, STOP, SWITCH = 1, 2, 3
 WORDS_PER_LINE = LINE // 8
@@ -183,8 +183,8 @@ class SyncWorker:
         self._share = division.parameters(self._costs, context.workers)[context.rank]
         self._line = 2 + 2 * context.rank
         self._shares: division.SharesBySpeed | None = None
-        if of(context.config, InRounds).shares == "speed":
-            each = context.config.sequences_per_ticket
+        if context.chosen(InRounds).shares == "speed":
+            each = context.facts.sequences
             self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0
         self._leased = False

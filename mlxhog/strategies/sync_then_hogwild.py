@@ -14,7 +14,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.backends.backend import Grads
 from mlxhog.config.strategies import Hogwild
-from mlxhog.config.strategy import of
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, Outcome, StrategyWorker
 from mlxhog.strategies.hogwild import HogwildWorker
@@ -33,6 +32,8 @@ from mlxhog.strategies.sync import (
 class SyncThenHogwild(Strategy):
     """`Sync` until a share of the run is over, then `Hogwild`."""
 
+    choice: Hogwild
+
     @property
     def fixed(self) -> str | None:
         """The rounds count on every worker."""
@@ -40,17 +41,17 @@ class SyncThenHogwild(Strategy):
 
     def mean_batches_per_step(self, *, went_async: bool = False) -> float:
         """One of every worker in the share of the steps that are rounds, and one in the rest."""
-        rounds = 0.0 if went_async else of(self.config, Hogwild).async_after
+        rounds = 0.0 if went_async else self.choice.async_after
         return 1.0 + rounds * (self.workers - 1)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of both."""
-        ahead = look_ahead.segments(self.config, self.workers)
+        ahead = look_ahead.segments(self.facts, self.workers)
         return {**sync_segments(self.workers, n_params), **ahead}
 
     def kept_segments(self) -> tuple[str, ...]:
         """What looking ahead needs."""
-        return tuple(look_ahead.segments(self.config, self.workers))
+        return tuple(look_ahead.segments(self.facts, self.workers))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
         """Nothing but that the kept segments fit the same strategy and as many workers."""
@@ -115,13 +116,13 @@ class SyncThenHogwildWorker:
 
     def __init__(self, context: Context) -> None:
         """Start in the phase the run is in; a replaced worker finds its own moments in place."""
-        self.context = context
+        self.context, self._async_after = context, context.chosen(Hogwild).async_after
         self._words = context.arena.segment("sync.words")
         self._sync = SyncWorker(context, switch=self._is_over)
         self._now: StrategyWorker = self._sync
 
     def _is_over(self) -> bool:
-        return self.context.progress() >= of(self.context.config, Hogwild).async_after
+        return self.context.progress() >= self._async_after
 
     def claim(self) -> Lease | Idle:
         """Take the next batch of the phase, which may end here."""

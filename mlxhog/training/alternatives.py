@@ -1,7 +1,7 @@
 """The strategies that a run may have: what each needs of the arena, and the arena of all of them.
 
 Mostly there is one. `--strategy auto` with several workers has two until the workers have been
-measured (`evenness.py`): workers start once, in an arena for whichever it will be.
+measured (`choose_strategy.py`): workers start once, in an arena for whichever it will be.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any, Self
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Layout
+from mlxhog.config import schedules
+from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.local_strategies import Copies
+from mlxhog.config.strategies import Sync
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
@@ -26,9 +29,11 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
+from mlxhog.training import lengths
 from mlxhog.training.job import plan_layout
 from mlxhog.training.memory import Memory
-from mlxhog.training.resolve import Resolved
+from mlxhog.training.resolve import Resolution
+from mlxhog.training.resume import Resumption
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Alternative:
     """A strategy that the run may have, with what depends on it before the arena is laid out.
 
     Attributes:
-        resolved: the options with it.
+        resolution: of the options, with it.
         strategy: for the workers that the run begins with.
         optimizer: with its numbers under this strategy.
         batches: opens what is trained on.
@@ -44,7 +49,7 @@ class Alternative:
         division: of the text among clients.
     """
 
-    resolved: Resolved
+    resolution: Resolution
     strategy: Strategy
     optimizer: Optimizer
     batches: Callable[[], Batches | ClientBatches]
@@ -54,43 +59,102 @@ class Alternative:
     @property
     def config(self) -> TrainConfig:
         """The options."""
-        return self.resolved.config
+        return self.resolution.resolved
 
     @classmethod
     def of(
         cls,
-        resolved: Resolved,
+        resolution: Resolution,
         model: ModelConfig,
         hidden: frozenset[str],
         n_workers: int,
         data: prepare.Prepared,
         train: TokenFile,
-        stored: Path | None,
     ) -> Self:
         """Build strategy and optimizer.
 
         Args:
-            resolved: the options with this strategy.
+            resolution: with this strategy.
             model: the architecture.
             hidden: its hidden matrices.
             n_workers: that the run begins with.
             data: its token files.
             train: that of the training text.
-            stored: the folder of a run that is resumed.
 
         Raises:
             ConfigError, DataError: these workers cannot train this model so, or divide its text.
         """
-        strategy = strategies.build(resolved.config, n_workers)
-        strategy.check(model)
-        strategy, batches, n_tickets, division = _batches(strategy, data, train, stored=stored)
-        optimizer = optim.build(resolved.config, hidden, tokens_per_step=strategy.tokens_per_step)
-        return cls(resolved, strategy, optimizer, batches, n_tickets, division)
+        config, resumption = resolution.resolved, resolution.resumption
+        stored = None if resumption is None else resumption.run.directory
+        strategy = strategies.build(config, n_workers)
+        strategy.check(model, config)
+        strategy, batches, n_tickets, division = _batches(
+            config, strategy, data, train, stored=stored
+        )
+        optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
+        return cls(resolution, strategy, optimizer, batches, n_tickets, division)
+
+    @property
+    def _batches_per_step(self) -> float:
+        return mean_batches_per_step(self.strategy, self.resolution.resumption)
+
+    @property
+    def _budget(self) -> Budget:
+        """What this call may add."""
+        budget, resumption = self.resolution.budget, self.resolution.resumption
+        return budget if resumption is None else resumption.in_steps(budget, self._batches_per_step)
+
+    def budget_in_steps(self, train: TokenFile) -> Budget:
+        """What this call may add, without passes over the text."""
+        return lengths.in_steps(
+            self._budget,
+            train,
+            epochs=self.config.epochs,
+            seq_len=self.config.seq_len,
+            batch_size=self.config.sequences_per_ticket,
+            n_tickets=self.n_tickets,
+            batches_per_step=self._batches_per_step,
+        )
+
+    def notes(self, train: TokenFile) -> list[str]:
+        """What the user should know of a run with this strategy."""
+        config, notes = self.config, list(self.resolution.notes)
+        if self.division is not None:
+            notes.append(str(self.division))
+        if config.follow is None:
+            of_batch = config.sequences_per_ticket * config.seq_len
+            notes += lengths.repetition(
+                self._budget,
+                train,
+                seq_len=config.seq_len,
+                tokens_per_step=self._batches_per_step * of_batch,
+            )
+        return notes
+
+    def schedule(self) -> Callable[[], schedules.Rate]:
+        """What makes the step sizes; an epoch counts the batches that steps throw away."""
+        chosen, resumption = self.strategy.choice, self.resolution.resumption
+        dropped = chosen.backup_workers if isinstance(chosen, Sync) else 0
+        epochs = schedules.Epochs(self.n_tickets, self._batches_per_step + dropped)
+        if resumption is not None:
+            at, done = resumption.position(), 0
+            if at is not None:
+                done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
+            version = int(resumption.checkpoint.state["version"])
+            epochs = replace(epochs, version=version, batches=done)
+        return partial(schedules.of(self.config).of_run, self.resolution.lr, epochs)
+
+
+def mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
+    """Batches that a step averages over a budget in steps."""
+    state = {} if resumption is None else resumption.checkpoint.state
+    return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
 
 
 def laid_out(
     alternatives: Sequence[Alternative],
     memory: Memory,
+    max_workers: int | None,
     spec: Mapping[str, ParamSpec],
     tables: Mapping[str, tuple[str, int]],
     *,
@@ -108,17 +172,23 @@ def laid_out(
             spec, first, optimizer, ways[0].n_tickets, tables, live=live, others=others
         )
 
-    strategy, layout = memory.with_free_slots(ways[k].strategy, lay_out)
+    strategy, layout = memory.with_free_slots(ways[k].strategy, max_workers, lay_out)
     ways[k] = replace(ways[k], strategy=strategy)
     return ways, layout
 
 
 def _batches(
-    strategy: Strategy, data: prepare.Prepared, train: TokenFile, *, stored: Path | None
+    config: TrainConfig,
+    strategy: Strategy,
+    data: prepare.Prepared,
+    train: TokenFile,
+    *,
+    stored: Path | None,
 ) -> tuple[Strategy, Callable[[], Batches | ClientBatches], int, Division | None]:
     """The batches of the text, or of each client's part of it.
 
     Args:
+        config: of the run.
         strategy: of the run.
         data: its token files.
         train: that of the training text.
@@ -131,7 +201,7 @@ def _batches(
     Raises:
         ConfigError, DataError: the text cannot be divided so.
     """
-    config, size = strategy.config, strategy.config.sequences_per_ticket
+    size = config.sequences_per_ticket
     rows: dict[str, Any] = {
         "seq_len": config.seq_len,
         "batch_size": size,

@@ -34,7 +34,7 @@ from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
-from mlxhog.training.ending import HeldOutWatch
+from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter
@@ -144,8 +144,8 @@ def _initialise(plan: Plan, arena: Arena) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(draw, param_spec(plan.model).values()))
-    if plan.origin is not None:
-        plan.origin.fill(arena, plan.model)
+    if plan.initial_weights is not None:
+        plan.initial_weights.fill(arena, plan.model)
 
 
 def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> str | None:
@@ -315,7 +315,7 @@ def save(
         for name, slot in arena.layout.parts(segment).items():
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             moments[f"{segment}/{name}"] = view
-    config, stored = plan.config, plan.stored
+    config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     seconds = monitor.seconds()

@@ -44,7 +44,7 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
 from mlxhog.strategies import Context
-from mlxhog.strategies.words import LINE, Words
+from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.training.job import Job
 
 SEGMENT = "evaluation"

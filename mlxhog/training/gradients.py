@@ -20,7 +20,7 @@ from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease
 from mlxhog.strategies.context import show_model
-from mlxhog.training import evenness
+from mlxhog.training import choose_strategy
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
@@ -123,14 +123,16 @@ class Gradients:
         return batch.part(0, 1).beginning(WARM_UP_TOKENS)
 
     def measure(self) -> None:
-        """Time gradients while all others do that the run begins with, once; see `evenness`."""
+        """Time gradients, once, while all first workers of the run do; see `choose_strategy`."""
         workers, times = self._job.setup.strategy.workers, list[float]()
         if self._measured or self._rank >= workers:
             return
-        limit_s, expected_s = evenness.limit_s(self._job.budget.seconds), self._expected_s()
-        if evenness.LEAST * expected_s > limit_s:
+        limit_s, expected_s = choose_strategy.limit_s(self._job.budget.seconds), self._expected_s()
+        if choose_strategy.LEAST * expected_s > limit_s:
             limit_s = 0.0
-        while self._asked_to_measure() and not evenness.is_enough(len(times), sum(times), limit_s):
+        while self._asked_to_measure() and not choose_strategy.is_enough(
+            len(times), sum(times), limit_s
+        ):
             batches = self.micro_batches(Lease(0, len(times) % self._batches.n_tickets))
             began_ns = monotonic_ns()
             self._entry.beat(Phase.COMPUTE)
@@ -138,7 +140,7 @@ class Gradients:
             self.slow_down(monotonic_ns() - began_ns, len(times), self._asked_to_measure)
             times.append((monotonic_ns() - began_ns) / 1e9)
         self._measured = True
-        evenness.Paces(self._arena, workers).note(self._rank, expected_s, times)
+        choose_strategy.Paces(self._arena, workers).note(self._rank, expected_s, times)
 
     def _expected_s(self) -> float:
         """About how long a gradient takes, by a few tokens of one."""

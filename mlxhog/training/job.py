@@ -58,7 +58,8 @@ class Setup:
     """A run that has passed every check, as far as its workers are concerned.
 
     Attributes:
-        strategy: of the run; it holds the configuration.
+        config: the options of the run, none of which is open.
+        strategy: of the run.
         model: the architecture.
         workers: backend and threads of each worker, those that have joined included; worker k has
             slot k + 1.
@@ -74,6 +75,7 @@ class Setup:
         sampled: words of the training loss; None is the whole vocabulary.
     """
 
+    config: TrainConfig
     strategy: Strategy
     model: ModelConfig
     workers: tuple[WorkerSpec, ...]
@@ -194,7 +196,7 @@ class Job:
     @property
     def config(self) -> TrainConfig:
         """The run's configuration."""
-        return self.setup.strategy.config
+        return self.setup.config
 
     def chosen(self, counters: Counters) -> Job | None:
         """The job under the strategy of the run; None where that is still to be chosen."""

@@ -117,15 +117,16 @@ class Memory:
         )
 
     def with_free_slots(
-        self, strategy: Strategy, lay_out: Callable[[Strategy], Layout]
+        self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]
     ) -> tuple[Strategy, Layout]:
         """Give an arena slots for workers that join: as many as asked for, or as there is room.
 
         Args:
             strategy: for the workers that the run begins with.
+            max_workers: asked for; None as there is room.
             lay_out: the arena of a strategy.
         """
-        max_workers, layout = strategy.config.max_workers, lay_out(strategy)
+        layout = lay_out(strategy)
         if strategy.fixed:
             return strategy, layout
         if max_workers is not None:

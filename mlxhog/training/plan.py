@@ -6,24 +6,16 @@ first (`resolve.py`); everything after that takes what it needs from the plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-from mlxhog.config import plugins, rules, schedules
+from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Sync
 from mlxhog.data import prepare
 from mlxhog.data.clients import Division
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.workers import resolve_workers
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.mad import MADConfig
@@ -32,14 +24,14 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
-from mlxhog.strategies import Strategy
-from mlxhog.training import evaluation, evenness, kernel_choice, lengths, origin
-from mlxhog.training.alternatives import Alternative, laid_out
+from mlxhog.training import choose_strategy, evaluation, init_from, lengths, vocabulary
+from mlxhog.training.alternatives import Alternative, laid_out, mean_batches_per_step
+from mlxhog.training.engines import Engines
 from mlxhog.training.evaluation import HeldOutPart, Text
+from mlxhog.training.init_from import InitialWeights
 from mlxhog.training.job import Setup
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
-from mlxhog.training.origin import Origin
-from mlxhog.training.resolve import keeps_vocabulary, resolve, sets_vocabulary
+from mlxhog.training.resolve import Resolution, resolve
 from mlxhog.training.resume import Resumption
 
 
@@ -57,15 +49,11 @@ class Plan(Setup):
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
         budget: what this call may add.
-        resumption: the run that is resumed; None begins a new one.
-        auto: whether a resume is to leave the strategy open: the workers have not been measured
-            yet, or there is only one.
+        resolution: of the options; `config` is what they are.
         alternatives: the plan with each strategy that the workers' times may choose, all of one
             layout; empty where the strategy is decided. Until then this plan has the first one.
         division: of the text among clients; None where all workers have one text.
-        origin: the checkpoint whose weights a new run begins with; None draws initial values.
-        automatic: options that a run's folder keeps as numbers, and nobody has given.
-        stored_values: options that the run's folder keeps in place of what they have come to.
+        initial_weights: of a checkpoint, which a new run begins with; None draws initial values.
     """
 
     data: prepare.Prepared
@@ -77,33 +65,26 @@ class Plan(Setup):
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
     budget: Budget
-    resumption: Resumption | None
-    auto: bool = False
+    resolution: Resolution
     alternatives: tuple[Plan, ...] = ()
     division: Division | None = None
-    origin: Origin | None = None
-    automatic: tuple[str, ...] = ()
-    stored_values: Mapping[str, Any] = field(default_factory=dict)
+    initial_weights: InitialWeights | None = None
 
-    def with_strategy(self, name: str) -> Plan:
-        """The plan with a strategy, which is one of the alternatives."""
+    def with_strategy(self, name: str, *, leaves_open: bool) -> Plan:
+        """The plan with one of the strategies of `alternatives`.
+
+        Args:
+            name: of the strategy.
+            leaves_open: whether a resume is to choose anew.
+        """
         (plan,) = [one for one in self.alternatives if one.strategy.name == name]
-        return plan
+        resolution = replace(plan.resolution, leaves_strategy_open=leaves_open)
+        return replace(plan, resolution=resolution)
 
     @property
-    def stored(self) -> TrainConfig:
-        """The configuration that a run's folder keeps."""
-        changes = dict(self.stored_values)
-        if self.auto:
-            changes["strategy"] = None
-        if "init_from" in changes:  # a run that goes on has begun with what it began with
-            changes |= {"resume": None, "reset_optimizer": False}
-        return replace(self.config, **changes) if changes else self.config
-
-    @property
-    def config(self) -> TrainConfig:
-        """The resolved configuration."""
-        return self.strategy.config
+    def resumption(self) -> Resumption | None:
+        """The run that is resumed; None begins a new one."""
+        return self.resolution.resumption
 
     @property
     def tokens_per_step(self) -> int:
@@ -114,7 +95,7 @@ class Plan(Setup):
     def mean_tokens_per_step(self) -> float:
         """Tokens in one update, on average over a budget in steps."""
         of_batch = self.config.sequences_per_ticket * self.config.seq_len
-        return of_batch * _mean_batches_per_step(self.strategy, self.resumption)
+        return of_batch * mean_batches_per_step(self.strategy, self.resumption)
 
     @property
     def epoch_tokens(self) -> int:
@@ -153,38 +134,16 @@ def make_plan(config: TrainConfig) -> Plan:
     """
     if config.report_to == "tensorboard":
         tensorboard.require()
-    config, stored_values = origin.settled(config)
-    begin = Origin.of(config)
-    own_model = begin is not None and stored_values.get("model") == "auto"
-    model = (
-        registry.with_changes(begin.opened.config, config.model, config.set)
-        if begin and own_model
-        else load_architecture(config.model, config.set, config.plugin)
-    )
-    own_layers = model.layers if isinstance(model, MADConfig) else ()
-    if files := plugins.remembered([*vars(config).values(), *own_layers]):
-        config = replace(config, plugin=", ".join(files))
-    families.check_language_model(model)
-    families.check_length(model, config.seq_len)
-    here, record = machine.here(), verdicts.load()
-    choice = resolve_workers(
-        config.workers,
-        config.threads,
-        machine=here,
-        max_workers=config.max_workers,
-        serial=config.strategy is not None and config.strategy.one_process,
-        tokens_per_s=record.tokens_per_s,
-    )
-    workers, n_workers = choice.workers, len(choice.workers)
-    rules.check_ranks(config.slow, n_workers)
-    backends = [worker.backend for worker in workers]
-    writers = kernel_choice.choose_writers(config, backends, record)
-    kernels = kernel_choice.choose_kernels(config, backends, record)
-    memory = Memory(here.memory_bytes, config.memory_limit)
+    asked = init_from.located(config)
+    config = init_from.with_model_and_tokenizer(asked)
+    weights = InitialWeights.of(config)
+    model, config = _architecture(asked, config, weights)
+    engines = Engines.of(config)
+    memory = Memory(engines.machine_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
     hidden = families.hidden_matrices(model)
-    every = resolve(config, model, hidden, workers)
-    config, resumption = every[0].config, every[0].resumption
+    resolutions = resolve(asked, config, model, hidden, engines.workers)
+    config, resumption = resolutions[0].resolved, resolutions[0].resumption
 
     data = prepare.prepare(
         config.data,
@@ -194,97 +153,60 @@ def make_plan(config: TrainConfig) -> Plan:
         strict=config.strict_data,
     )
     train, val = data.open(config.seq_len)
-    if begin is None:
-        model, vocabulary_notes = _with_vocabulary(config, model, data.tokenizer, resumption)
+    if weights is None:
+        model, model_notes = vocabulary.fitted(config, model, data.tokenizer, resumption)
     else:
-        follows = not keeps_vocabulary(config) or (own_model and not sets_vocabulary(config))
-        begin, model = begin.fitted(config, model, data.tokenizer, own=follows)
-        _check_vocabulary(config, model, data.tokenizer)
-        model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
-        vocabulary_notes = list(begin.notes)
+        weights, model = _fitted_weights(asked, config, weights, model, data.tokenizer)
+        model_notes = list(weights.notes)
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
     spec, sampled = _parameters(config, model, train)
-    parameters = param_count(model)
 
-    stored = None if resumption is None else resumption.run.directory
-    ways = [Alternative.of(one, model, hidden, n_workers, data, train, stored) for one in every]
+    parameters, n_workers = param_count(model), len(engines.workers)
+    ways = [Alternative.of(one, model, hidden, n_workers, data, train) for one in resolutions]
     before = None if resumption is None else resumption.evaluated_bytes()
     held_out = HeldOutPart.of(data, config, parameters, before)
     tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     if len(ways) > 1:
-        tables |= evenness.segment(n_workers)
+        tables |= choose_strategy.segment(n_workers)
     live, live_notes = memory.keeps_copies(config.live, parameters)
-    ways, layout = laid_out(ways, memory, spec, tables, live=live)
-    shares = [gpu_share(way.config, workers, writers, way.optimizer, layout) for way in ways]
+    ways, layout = laid_out(ways, memory, config.max_workers, spec, tables, live=live)
+    notes = (*model_notes, *lengths.notes(train, val, config.seq_len), *engines.notes, *live_notes)
+    of_gpu = [
+        gpu_share(w.config, engines.workers, engines.writers, w.optimizer, layout) for w in ways
+    ]
 
-    def plan_of(way: Alternative) -> Plan:
-        resolved, config, strategy = way.resolved, way.config, way.strategy
-        batches_per_step = _mean_batches_per_step(strategy, resumption)
-        budget, repeats = resolved.budget, list[str]()
-        if resumption is not None:
-            budget = resumption.in_steps(budget, batches_per_step)
-        if config.follow is None:
-            repeats = lengths.repetition(
-                budget,
-                train,
-                seq_len=config.seq_len,
-                tokens_per_step=batches_per_step * config.sequences_per_ticket * config.seq_len,
-            )
-        return Plan(
-            strategy=strategy,
+    plans = tuple(
+        Plan(
+            config=way.config,
+            strategy=way.strategy,
             model=model,
             data=data,
             held_out=held_out,
-            workers=workers,
-            writers=writers,
-            kernels=kernels.of_workers,
-            notes=(
-                *vocabulary_notes,
-                *lengths.notes(train, val, config.seq_len),
-                *choice.notes,
-                *writers.notes,
-                *kernels.notes,
-                *live_notes,
-                *resolved.notes,
-                *([] if way.division is None else [str(way.division)]),
-                *repeats,
-            ),
+            workers=engines.workers,
+            writers=engines.writers,
+            kernels=engines.kernels,
+            notes=(*notes, *way.notes(train)),
             layout=layout,
             parameters=parameters,
             memory=memory,
             arena_bytes=layout.occupied_bytes,
-            worker_bytes=worker_bytes(config, model, layout, n_workers),
+            worker_bytes=worker_bytes(way.config, model, layout, n_workers),
             private_state=tuple(way.optimizer.state_segments),
             shared_state=tuple(way.optimizer.shared_segments),
             decay=frozenset(name for name, one in spec.items() if one.decay),
-            gpu_share=max(shares, key=lambda share: share.adopted_bytes),
+            gpu_share=max(of_gpu, key=lambda share: share.adopted_bytes),
             batches=way.batches,
-            schedule=partial(
-                schedules.of(config).of_run,
-                resolved.lr,
-                _epochs(way.n_tickets, batches_per_step + _dropped(config), resumption),
-            ),
+            schedule=way.schedule(),
             side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
             sampled=sampled,
-            budget=lengths.in_steps(
-                budget,
-                train,
-                epochs=config.epochs,
-                seq_len=config.seq_len,
-                batch_size=config.sequences_per_ticket,
-                n_tickets=way.n_tickets,
-                batches_per_step=batches_per_step,
-            ),
-            resumption=resumption,
-            auto=resolved.auto,
+            budget=way.budget_in_steps(train),
+            resolution=way.resolution,
             division=way.division,
-            origin=begin,
-            automatic=resolved.automatic,
-            stored_values=stored_values,
+            initial_weights=weights,
         )
-
-    plans = tuple(map(plan_of, ways))
+        for way in ways
+    )
     for plan in plans:
         memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     if len(plans) == 1:
@@ -293,24 +215,36 @@ def make_plan(config: TrainConfig) -> Plan:
     return replace(plans[0], notes=tuple(common), alternatives=plans)
 
 
-def _mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
-    state = {} if resumption is None else resumption.checkpoint.state
-    return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
+def _architecture(
+    asked: TrainConfig, config: TrainConfig, weights: InitialWeights | None
+) -> tuple[ModelConfig, TrainConfig]:
+    """The model, and the configuration with the files of what is one's own in it."""
+    if weights is not None and asked.model == "auto":
+        model = registry.with_changes(weights.opened.config, config.model, config.set)
+    else:
+        model = load_architecture(config.model, config.set, config.plugin)
+    own_layers = model.layers if isinstance(model, MADConfig) else ()
+    if files := plugins.remembered([*vars(config).values(), *own_layers]):
+        config = replace(config, plugin=", ".join(files))
+    families.check_language_model(model)
+    families.check_length(model, config.seq_len)
+    return model, config
 
 
-def _dropped(config: TrainConfig) -> int:
-    """Batches that each step throws away."""
-    return config.strategy.backup_workers if isinstance(config.strategy, Sync) else 0
-
-
-def _epochs(n_tickets: int, per_step: float, resumption: Resumption | None) -> schedules.Epochs:
-    """The epochs of a run, of which each step takes so many batches, with those it throws away."""
-    if resumption is None:
-        return schedules.Epochs(n_tickets, per_step)
-    version, done = int(resumption.checkpoint.state["version"]), 0
-    if (at := resumption.position()) is not None:
-        done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
-    return schedules.Epochs(n_tickets, per_step, version, done)
+def _fitted_weights(
+    asked: TrainConfig,
+    config: TrainConfig,
+    weights: InitialWeights,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+) -> tuple[InitialWeights, ModelConfig]:
+    """The weights and the model with the vocabulary of the run."""
+    own_model = asked.model == "auto" and not vocabulary.is_set(config)
+    follows = own_model or not vocabulary.is_kept(config)
+    weights, model = weights.fitted(config, model, tokenizer, own=follows)
+    vocabulary.check(config, model, tokenizer)
+    model = families.for_tokens(model, bos=tokenizer.bos, vocab_size=model.vocab_size)
+    return weights, model
 
 
 def _parameters(
@@ -339,51 +273,3 @@ def _parameters(
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
     return spec, SampledHead.of_counts(config.sampled_head, counts)
-
-
-def _with_vocabulary(
-    config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, resumption: Resumption | None
-) -> tuple[ModelConfig, list[str]]:
-    """The model over the tokenizer's ids, and what the user should know of that.
-
-    A run that goes on has its checkpoint's vocabulary; that of a config.json is kept.
-
-    Raises:
-        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
-    """
-    own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
-    if resumption is not None:
-        rows = families.read(resumption.checkpoint.config).vocab_size
-        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows), []
-    notes = []
-    size = spec.removeprefix("bpe:")
-    if size != spec and tokenizer.n_ids < int(size):
-        notes.append(
-            f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to merge"
-        )
-    if keeps_vocabulary(config):
-        _check_vocabulary(config, model, tokenizer)
-        if own > rows and registry.is_stored(config.model):
-            notes.append(
-                f"model {config.model} keeps its vocabulary of {own:,}; tokenizer {spec} needs "
-                f"{rows:,} of it (--set vocab_size={rows})"
-            )
-        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=own), notes
-    fitted = families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
-    if own != rows:
-        notes.append(
-            f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
-            f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
-            f"{format_count(param_count(model))}"
-        )
-    return fitted, notes
-
-
-def _check_vocabulary(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
-    if tokenizer.n_ids > model.vocab_size:
-        raise ConfigError(
-            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
-            f"{tokenizer.n_ids} ids, one of which is BOS, the start of a document; set vocab_size "
-            f"to at least {tokenizer.n_ids} (--set vocab_size={tokenizer.vocab_size}), or choose "
-            "another model or tokenizer"
-        )

@@ -34,7 +34,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         plan: of the run.
         asked: the options as they were given, before the plan decided what they leave open.
     """
-    config = plan.stored
+    config = plan.resolution.stored
     values, asked_values, defaults = map(flat_spelt, (config, asked, TrainConfig()))
     specs = flat_options(TrainConfig, asked_values)
     declared = {name: spec.spell(spec.default) for name, spec in specs.items()}

@@ -1,8 +1,8 @@
 """The supervisor's part of a recorded run: how it began, who died in it, and what it came to.
 
 Both are files of JSON, `Header` and `End`; what a copied or mended one says is checked when it is
-read. Workers append to their own logs (`mlxhog/strategies/turns.py`). Of one that is killed, the
-supervisor writes down how far it had come, before anybody may touch the stripe that it held.
+read. Workers append to their own logs (`mlxhog/strategies/access_order.py`). If one is killed, the
+supervisor writes down how far it was, before any process may touch the stripe that it held.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, MOST_WORKERS, WorkerS
 from mlxhog.models.ops import kernels
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
-from mlxhog.strategies import turns
+from mlxhog.strategies import access_order
 from mlxhog.training.plan import Plan
 
 MOST_THREADS = 4096
@@ -254,7 +254,7 @@ def begin(plan: Plan, directory: Path, arena: Arena) -> None:
 
 def end(directory: Path, arena: Arena, report: Tell) -> None:
     """Write how a run ended, when all its workers have; says where that is impossible."""
-    state = End(digests(arena), turns.stripe_sums(arena), arena.counters.load("version"))
+    state = End(digests(arena), access_order.stripe_sums(arena), arena.counters.load("version"))
     try:
         state.write(directory)
     except EnvironmentLacks as full:
@@ -264,9 +264,9 @@ def end(directory: Path, arena: Arena, report: Tell) -> None:
 def digests(arena: Arena) -> dict[str, str]:
     """SHA-256 of the weights and of every segment of optimizer state, by name."""
     layout = arena.layout
-    names = [name for name in turns.SHARED if name in layout.segments]
+    names = [name for name in access_order.SHARED if name in layout.segments]
     for slot in range(1, layout.max_workers + 1):
-        names += turns.private_names(layout, slot)
+        names += access_order.private_names(layout, slot)
     arrays = {name: arena.segment(name) for name in names}
     arrays["params"] = arrays["params"][: layout.probe.offset]
     return {name: hashlib.sha256(values.data).hexdigest() for name, values in arrays.items()}

@@ -35,7 +35,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
-from mlxhog.strategies import Lease, turns
+from mlxhog.strategies import Lease, access_order
 from mlxhog.strategies.recorded import Difference, ReplayedWorker
 from mlxhog.training import checkpoints, recording, worker
 from mlxhog.training.gradients import Gradients
@@ -119,7 +119,7 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     context = worker.make_context(job, arena, entry, gradients.backend)
     steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")), gradients)
     gradients.warm_up()
-    repeated, limits = steps.strategy, turns.limits(arena.layout)
+    repeated, limits = steps.strategy, access_order.limits(arena.layout)
     assert isinstance(repeated, ReplayedWorker)
     for k, frame in enumerate(part.frames):
         entry.beat(Phase.COMPUTE)
@@ -227,7 +227,7 @@ def read(run: Run, *, anyway: bool = False) -> Recording:
     if not anyway:
         _check_versions(header, logs)
     plan = _plan(header, run)
-    limits = turns.limits(plan.layout)
+    limits = access_order.limits(plan.layout)
     for part in (part for log in logs for part in log):
         recording.check_worker(part.begin)
         for frame in part.frames:
@@ -348,9 +348,9 @@ class _Replay:
                         return difference
                     del self._running[slot]
                     self._start_next(waiting, slot)
-            state = [(slot, turns.Book(self.arena, slot).last) for slot in self._running]
+            state = [(slot, access_order.Book(self.arena, slot).last) for slot in self._running]
             all_wait = all(
-                turns.Book(self.arena, slot).waits_for is not None for slot in self._running
+                access_order.Book(self.arena, slot).waits_for is not None for slot in self._running
             )
             if state != quiet[0] or not all_wait:
                 quiet = (state, monotonic_ns())
@@ -409,9 +409,9 @@ class _Replay:
 
     def _stuck(self) -> str:
         """Say who waits for what, where nobody goes on."""
-        next_turn, texts = turns.next_turns(self.arena), []
+        next_turn, texts = access_order.next_turns(self.arena), []
         for part, _ in self._running.values():
-            word = turns.Book(self.arena, part.slot).waits_for
+            word = access_order.Book(self.arena, part.slot).waits_for
             if word is not None:
                 texts.append(f"{part} waits at stripe or row {word}, turn {int(next_turn[word])}")
         return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
@@ -423,13 +423,13 @@ class _Replay:
         if not differ:
             return None
         text = f"the end: {', '.join(differ)} differ from the record"
-        stripes = np.flatnonzero(turns.stripe_sums(self.arena) != end.sums)
+        stripes = np.flatnonzero(access_order.stripe_sums(self.arena) != end.sums)
         return f"{text}{self._named(stripes)}"
 
     def _named(self, stripes: Iterable[int]) -> str:
         for stripe in stripes:
             begin = int(stripe) * updates.STRIPE
-            names = turns.parameters_in(self.arena.layout, begin, begin + updates.STRIPE)
+            names = access_order.parameters_in(self.arena.layout, begin, begin + updates.STRIPE)
             return f", first in stripe {stripe} ({names})"
         return ""
 

@@ -244,7 +244,7 @@ class Reporter:
 def _model_name(plan: Plan) -> str:
     """Its architecture; that of a checkpoint is called as in the run that the checkpoint is of."""
     path = Path(plan.config.model)
-    if plan.stored.model != "auto" or not path.is_dir():
+    if plan.resolution.stored.model != "auto" or not path.is_dir():
         return path.stem
     origin = run_of(path.resolve())
     name = None if origin is None else origin.read_status().get("model")
@@ -254,7 +254,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: the machine's part (workers, memory, model), and the data's."""
     config = plan.config
-    strategy = strategy_name(plan.stored if plan.alternatives else config)
+    strategy = strategy_name(plan.resolution.stored if plan.alternatives else config)
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

@@ -1,14 +1,15 @@
-"""The options of a run after everything that they leave open has been decided.
+"""What the options of a call leave open, decided: a `Resolution` for each strategy it may have.
 
 What is open until model, workers and checkpoint are known: budget, optimizer and strategy of a run
-that goes on, the strategy of a new one, the step size, and the schedule of a run without an end.
-All of it is decided here, once, before anything is started; nobody changes it afterwards.
+that is resumed, the strategy of a new one, the step size, and the schedule of a run without an end.
+All of it is decided here, once, before anything is started; nothing changes it afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mlxhog import optim
 from mlxhog.config import optimizers, schedules
@@ -17,125 +18,160 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Serial
 from mlxhog.config.strategy import StrategyChoice, of, strategy_name
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_yaml
 from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_number
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.models import families, registry
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.training import evenness
+from mlxhog.training import choose_strategy, vocabulary
 from mlxhog.training.resume import Resumption
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """What a call of `train` comes to.
+class Resolution:
+    """The options of a call as they were asked for, and as they are.
 
     Attributes:
-        config: the options, none of which is open.
+        asked: of the call; what it leaves open is None or "auto".
+        resolved: the same with every decision.
         lr: largest step size, with the factor of `lr_workers`.
         budget: what this call may add.
-        resumption: the run that goes on; None begins a new one.
-        auto: whether a resume is to leave the strategy open: the workers have not been measured
-            yet, or there is only one.
+        resumption: the run that is resumed; None begins a new one.
+        leaves_strategy_open: whether a resume is to choose the strategy: the workers have not been
+            measured yet, or there is only one.
         automatic: step size and numbers of the optimizer that `optim.for_model` decided, since they
             were not given, neither now nor when the run began.
         notes: what the user should know of these decisions.
     """
 
-    config: TrainConfig
+    asked: TrainConfig
+    resolved: TrainConfig
     lr: float
     budget: Budget
     resumption: Resumption | None
-    auto: bool
+    leaves_strategy_open: bool
     automatic: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def stored(self) -> TrainConfig:
+        """What the run's folder keeps: open is what a resume is to decide anew."""
+        changes: dict[str, Any] = {
+            name: "auto" for name in ("model", "tokenizer") if getattr(self.asked, name) == "auto"
+        }
+        if self.leaves_strategy_open:
+            changes["strategy"] = None
+        if self.resumption is not None and (began := self.resumption.began_with()):
+            changes |= {**began, "resume": None, "reset_optimizer": False}
+        return replace(self.resolved, **changes) if changes else self.resolved
+
 
 def resolve(
+    asked: TrainConfig,
     config: TrainConfig,
     model: ModelConfig,
     hidden: frozenset[str],
     workers: Sequence[WorkerSpec],
-) -> tuple[Resolved, ...]:
+) -> tuple[Resolution, ...]:
     """Decide what the options of a call leave open.
 
     Args:
-        config: of the call.
+        asked: of the call.
+        config: the same with model and tokenizer.
         model: its architecture.
         hidden: the model's hidden matrices.
         workers: that the run begins with.
 
     Returns:
-        The options with each strategy that the run may have: with one, unless several workers have
-        to be measured first; the first is what they look like.
+        One for each strategy that the run may have: one, unless several workers have to be measured
+        first; the first is what they look like.
 
     Raises:
-        RunError, CheckpointError: the run that is to go on cannot.
+        RunError, CheckpointError: the run that is to be resumed cannot be.
         ConfigError: the run is done, or there is no folder to follow.
     """
-    n_workers, fields = len(workers), model.to_dict()
-    if not keeps_vocabulary(config):  # it is the checkpoint's, and the tokenizer is compared
+    fields = model.to_dict()
+    if not vocabulary.is_kept(config):  # it is the checkpoint's, and the tokenizer is compared
         del fields["vocab_size"]
     resumption = Resumption.of(config, fields, hidden)
-    if resumption is not None:
-        config = resumption.config
+    config = config if resumption is None else resumption.config
+    likely: tuple[StrategyChoice, ...] = (Serial(),)
     if config.strategy is not None:
-        return (_resolved(config, model, hidden, n_workers, resumption, auto=False),)
-    likely = evenness.by_likelihood(workers) if n_workers > 1 else (Serial(),)
-    choices = [replace(config, strategy=one) for one in likely]
-    return tuple(_resolved(one, model, hidden, n_workers, resumption, auto=True) for one in choices)
+        likely = (of(config, StrategyChoice),)
+    elif len(workers) > 1:
+        likely = choose_strategy.by_likelihood(workers)
 
-
-def _resolved(
-    config: TrainConfig,
-    model: ModelConfig,
-    hidden: frozenset[str],
-    n_workers: int,
-    resumption: Resumption | None,
-    *,
-    auto: bool,
-) -> Resolved:
-    """Decide what the options leave open once the strategy is one of them."""
-    asked, before = config, {} if resumption is None else resumption.automatic()
-    config = optim.for_model(config, model.hidden_size, hidden, n_workers)
-    optimizer, given = optimizers.of(config), optimizers.open_numbers(asked)
-    strategy = of(config, StrategyChoice)
-    apart = strategy.steppers(n_workers)
-    factor = optimizer.workers_factor(strategy.lr_rule, apart)
-    config, notes = _without_end(config)
-    if factor != 1.0:
-        notes.append(
-            f"lr {format_number(config.top_lr * factor)}: {format_number(factor)} of "
-            f"{format_number(config.top_lr)}, since each worker adds steps of its own (lr_workers)"
+    def with_strategy(strategy: StrategyChoice) -> Resolution:
+        chosen = replace(config, strategy=strategy)
+        numbers = optim.for_model(chosen, model.hidden_size, hidden, len(workers))
+        resolved, end_notes = _without_end(numbers)
+        factor = _workers_factor(resolved, len(workers))
+        before = {} if resumption is None else resumption.automatic()
+        own = None if resumption is None else resumption.own_budget
+        return Resolution(
+            asked=asked,
+            resolved=resolved,
+            lr=resolved.top_lr * factor,
+            budget=own or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
+            resumption=resumption,
+            leaves_strategy_open=config.strategy is None,
+            automatic=_automatic(resolved, chosen, before),
+            notes=(
+                *end_notes,
+                *_factor_note(resolved.top_lr, factor),
+                *_other_defaults(resolved, chosen, before, len(workers)),
+                *_optimizer_notes(resolved, chosen, model, hidden),
+            ),
         )
-    notes += _other_defaults(config, asked, before, n_workers)
-    chosen = optimizers.of(asked)
+
+    return tuple(map(with_strategy, likely))
+
+
+def _workers_factor(config: TrainConfig, n_workers: int) -> float:
+    """The factor of `lr_workers` for the workers that add steps of their own."""
+    strategy = of(config, StrategyChoice)
+    return optimizers.of(config).workers_factor(strategy.lr_rule, strategy.steppers(n_workers))
+
+
+def _automatic(
+    config: TrainConfig, asked: TrainConfig, before: Mapping[str, float]
+) -> tuple[str, ...]:
+    """The numbers that nobody has given, neither now nor when the run began."""
+    given = optimizers.open_numbers(asked)
+    return tuple(
+        name
+        for name, value in optimizers.open_numbers(config).items()
+        if value is not None and given.get(name) in (None, before.get(name))
+    )
+
+
+def _factor_note(lr: float, factor: float) -> list[str]:
+    """A note on the step size, where it has a factor."""
+    if factor == 1.0:
+        return []
+    return [
+        f"lr {format_number(lr * factor)}: {format_number(factor)} of {format_number(lr)}, since "
+        "each worker adds steps of its own (lr_workers)"
+    ]
+
+
+def _optimizer_notes(
+    config: TrainConfig, asked: TrainConfig, model: ModelConfig, hidden: frozenset[str]
+) -> list[str]:
+    """Notes on an optimizer and a look ahead that this model cannot have as they were asked for."""
+    chosen, notes = optimizers.of(asked), list[str]()
     if chosen.beside and not hidden:
         notes.append(
             f"optimizer {chosen.name}: this {families.of(model).title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
             f"{chosen.beside} moves every parameter"
         )
-    if strategy != asked.strategy:
+    if config.strategy != asked.strategy:
         notes.append(
-            f"predict last: {optimizer.name} has no moments of all workers, so it is "
+            f"predict last: {optimizers.of(config).name} has no moments of all workers, so it is "
             f"{config.prediction} (--moments shared keeps it)"
         )
-    budget = None if resumption is None else resumption.own_budget
-    return Resolved(
-        config=config,
-        lr=config.top_lr * factor,
-        budget=budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
-        resumption=resumption,
-        auto=auto,
-        automatic=tuple(
-            name
-            for name, value in optimizers.open_numbers(config).items()
-            if value is not None and given.get(name) in (None, before.get(name))
-        ),
-        notes=tuple(notes),
-    )
+    return notes
 
 
 def _other_defaults(
@@ -149,16 +185,6 @@ def _other_defaults(
         for name, was in before.items()
         if given.get(name) is None and numbers.get(name) not in (None, was)
     ]
-
-
-def sets_vocabulary(config: TrainConfig) -> bool:
-    """Whether `set` says how large the vocabulary is."""
-    return "vocab_size" in plain_yaml.assignments(config.set)
-
-
-def keeps_vocabulary(config: TrainConfig) -> bool:
-    """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
-    return registry.is_stored(config.model) or sets_vocabulary(config)
 
 
 def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:

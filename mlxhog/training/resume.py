@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import OLD_EVAL_TOKENS
+from mlxhog.config.fine_tuning import ORIGINS
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.config.strategies import Hogwild, Serial
@@ -83,14 +85,21 @@ class Resumption:
             )
         return cls(config, run, saved, rest)
 
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """The options that the run's folder keeps, by name."""
+        path = self.run.config_path
+        return {one.name: one.value for one in read_stored(path)} if path.is_file() else {}
+
     def automatic(self) -> dict[str, float]:
         """Return the values of options that were left to "auto", as the run had them before."""
-        names = self.run.automatic()
-        if not names or not self.run.config_path.is_file():
-            return {}
-        values = {one.name: one.value for one in read_stored(self.run.config_path)}
-        known = [name for name in names if values.get(name, "auto") != "auto"]
-        return {name: parse_number(values[name]) for name in known}
+        names = [name for name in self.run.automatic() if self.stored.get(name, "auto") != "auto"]
+        return {name: parse_number(self.stored[name]) for name in names}
+
+    def began_with(self) -> dict[str, Any]:
+        """Return the options of the weights that the run began with; none where they were new."""
+        began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
+        return began if began.get("init_from") not in (None, "none") else {}
 
     def evaluated_bytes(self) -> int | None:
         """Size of the held-out text that the run was evaluated on; None where that is not known."""

@@ -75,9 +75,15 @@ class Session(ABC):
         self.arena = stack.enter_context(
             Arena.create(setup.layout, write=setup.writers.write, run_id=run_id, fallback=fallback)
         )
-        self.ledger = Ledger(self.arena, on_torn=self.strategy.config.on_torn)
+        self.ledger = Ledger(self.arena, on_torn=setup.config.on_torn)
         self.supervisor = Supervisor(
-            self.arena, self.ledger, setup.workers, self.strategy, run_dir, self._job
+            self.arena,
+            self.ledger,
+            setup.workers,
+            self.strategy,
+            setup.config,
+            run_dir,
+            self._job,
         )
         stack.callback(self.supervisor.kill)
         self._wait_s = FIRST_WAIT_S

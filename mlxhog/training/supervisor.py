@@ -25,10 +25,11 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.strategies import Strategy, turns
+from mlxhog.strategies import Strategy, access_order
 from mlxhog.training import worker
 from mlxhog.training.job import Job
 
@@ -67,6 +68,7 @@ class Supervisor:
         ledger: Ledger,
         workers: Sequence[WorkerSpec],
         strategy: Strategy,
+        config: TrainConfig,
         run_dir: Path,
         make_job: Callable[[int, int], Job],
     ) -> None:
@@ -76,12 +78,13 @@ class Supervisor:
             arena: created by this process.
             ledger: the arena's ticket ledger.
             workers: backend and threads of each worker; worker k gets slot k + 1.
-            strategy: its configuration limits restarts, heartbeats and non-finite steps.
+            strategy: of the run.
+            config: limits restarts, heartbeats and steps that are not finite.
             run_dir: worker logs go to its `logs` folder.
             make_job: builds the job of a slot, its work at a time halved so many times.
         """
         self.arena, self.ledger, self.run_dir = arena, ledger, run_dir
-        self.strategy, self.config = strategy, strategy.config
+        self.strategy, self.config = strategy, config
         self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(workers)]
         self.pool = WorkerPool()
         self._make_job = make_job
@@ -166,7 +169,7 @@ class Supervisor:
         if self.config.determinism == "record":
             self.pool[seat.slot].end(timeout_s)
             died = entry.state not in (State.FINISHED, State.LEAVING)
-            turns.settle(self.arena, self.run_dir, seat.slot, died=died)
+            access_order.settle(self.arena, self.run_dir, seat.slot, died=died)
         death = self.pool.reap(seat.slot, timeout_s)
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn
@@ -246,7 +249,7 @@ class Supervisor:
             strategy: that has been chosen.
             place: among those that they were started for.
         """
-        self.strategy, self.config = strategy, strategy.config
+        self.strategy = strategy
         for seat in self.seats:
             if self.entry(seat).state == State.RUNNING:
                 self.entry(seat).state = State.STARTING

@@ -15,6 +15,7 @@ from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
 from mlxhog.checkpoint.run import RUNNING, Run
+from mlxhog.config.budget import SAMPLING_S
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -27,22 +28,23 @@ from mlxhog.errors import (
 )
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.files.quantities import Interval
-from mlxhog.machine.interrupts import Interrupts
 from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import checkpoints, evenness, origin, recording
-from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch, write_sample
+from mlxhog.training import checkpoints, choose_strategy, init_from, recording
+from mlxhog.training.deadlines import Deadlines
+from mlxhog.training.final_evaluation import FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
+from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
-from mlxhog.training.reporting import Reporter, monitor_of, summary
+from mlxhog.training.reporting import summary
 from mlxhog.training.requests import Elastic, Requests
-from mlxhog.training.session import Session, Terms
+from mlxhog.training.run_session import RunSession, StopNow
+from mlxhog.training.session import Terms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
-INTERRUPTED = "finishing the step; again stops at once"
 
 
 def train(
@@ -74,7 +76,7 @@ def train(
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
-    config = origin.pinned(config)
+    config = init_from.located(config)
     with ExitStack() as hold:
         run = run or hold.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
@@ -88,8 +90,8 @@ def train(
             return _Training(plan, observer, stack, began_ns, whole_time, run).execute()
 
 
-class _Training(Session):
-    """The run while it lives."""
+class _Training:
+    """One call of `train`, phase by phase; its parts share its session and know nothing of it."""
 
     def __init__(
         self,
@@ -101,51 +103,58 @@ class _Training(Session):
         run: Run,
     ) -> None:
         """Make the arena of a run that this process holds."""
-        self.run = run
         if plan.resumption is not None:
             plan.resumption.check_newest()
-        directory = self.run.directory
-        self.following = Following.of(plan, directory)
-        if self.following is not None:
+        self.run, directory = run, run.directory
+        self._following = Following.of(plan, directory)
+        if self._following is not None:
             assert not plan.alternatives  # they have batches of their own
-            plan = replace(plan, batches=self.following.batches)
-        self.plan, self.config = plan, plan.config
-        super().__init__(
-            plan, directory, stack=stack, run_id=self.run.name[:64], fallback=directory
+            plan = replace(plan, batches=self._following.batches)
+        self.plan = plan
+        self._session = session = RunSession(
+            plan, run, following=self._following, observer=observer, stack=stack
         )
-        checkpoints.fill_parameters(plan, self.arena)
+        self._arena, self._supervisor = session.arena, session.supervisor
+        self._monitor, self._reporter = session.monitor, session.reporter
+        self._signals = session.signals
+        checkpoints.fill_parameters(plan, session.arena)
         if plan.alternatives:
-            self.start = checkpoints.start_of(plan)
-            self.leave_open([self._terms(one) for one in plan.alternatives])
+            self._start = checkpoints.start_of(plan)
+            session.leave_open([self._terms(one) for one in plan.alternatives])
         else:
-            self.start = checkpoints.begin(plan, self.arena, self.ledger)
-            self.begin(self.start.budget, self._terms(plan).step_limit)
-        self.publisher = Publisher.of(self, self.config.live_every, stack)
-        with disk_errors(f"writing {self.run.architecture}"):
-            checkpoint.write_model(self.run.architecture, plan.model, plan.data.tokenizer)
+            self._start = checkpoints.begin(plan, session.arena, session.ledger)
+            session.begin(self._start.budget, self._terms(plan).step_limit)
+        self._publisher = Publisher.of(session, plan.config.live_every, stack)
+        with disk_errors(f"writing {run.architecture}"):
+            checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
                 clients.write(plan.division, directory)
-        page = None if self.publisher is None else self.publisher.readers_fd
-        stack.enter_context(self.arena.serve(socket_path(directory), page))
-        self.monitor = monitor_of(plan, self.arena, self.start.budget)
-        self.reporter = Reporter(plan, self.run, self.monitor, observer)
-        self.watch = HeldOutWatch.of(self.config, plan.resumption, plan.held_out.text)
-        self.status = RUNNING
-        self.saver = checkpoints.Saver(self, self.reporter, self.start, self.watch, self.publisher)
-        self.unsaved: EnvironmentLacks | None = None
+        page = None if self._publisher is None else self._publisher.readers_fd
+        stack.enter_context(session.arena.serve(socket_path(directory), page))
+        self._watch = HeldOutWatch.of(plan.config, plan.resumption, plan.held_out.text)
+        self._status = RUNNING
+        self._saver = checkpoints.Saver(
+            session, self._reporter, self._start, self._watch, self._publisher
+        )
+        self._unsaved: EnvironmentLacks | None = None
         self._measured = False  # to choose the strategy
-        self._deadlines = Deadlines(began_ns, self.start.budget.seconds, whole=whole_time)
+        self._deadlines = Deadlines(began_ns, self._start.budget.seconds, whole=whole_time)
         self._stack = stack
-        self.evaluation = FinalEvaluation(self, plan.held_out, self.monitor, self._deadlines)
-        self._signals = Interrupts()
-        self._elastic = Elastic(self, plan, self.monitor)
-        self._requests = Requests(
-            self,
+        self._evaluation = FinalEvaluation(
+            session,
+            plan.held_out,
+            self._monitor,
+            self._deadlines,
+            sample_s=SAMPLING_S * plan.config.sample_every.on,
+        )
+        self._elastic = Elastic(session, plan, self._monitor)
+        session.requests = self._requests = Requests(
+            session,
             stack.enter_context(RequestServer(directory)),
-            self.monitor,
+            self._monitor,
             self._elastic,
-            end=self._signals.end,
-            save=self.saver.save_while_training,
+            end=session.signals.end,
+            save=self._saver.save_while_training,
         )
 
     # -- the run from its start to its end -------------------------------------------------------
@@ -154,79 +163,86 @@ class _Training(Session):
         self._write_config()
         self._write_status()
         error: MlxhogError | None = None
-        notes = (*self.start.messages, *self.plan.notes, *self.plan.data.notes, self.arena.note)
+        notes = (
+            *self._start.messages,
+            *self.plan.notes,
+            *self.plan.data.notes,
+            self._arena.note,
+        )
         for message in (summary(self.plan, self.run), *filter(None, notes)):
-            self.reporter.report_once(message)
-        self.reporter.drop_lost_metrics(self.start.budget)
+            self._reporter.report_once(message)
+        self._reporter.drop_lost_metrics(self._start.budget)
         with self._signals:
             try:
-                if self.following is not None:
+                if self._following is not None:
                     if self.plan.resumption is None:
-                        self.saver.save()  # from where whatever it takes in is found after a kill
-                    self.following.begin(self.arena, self.ledger, self._stack)
-                if self.config.determinism == "record":
-                    recording.begin(self.plan, self.run.directory, self.arena)
-                self.supervisor.start()
-                self.until(self.supervisor.ready, Doing(Activity.STARTING))
+                        self._saver.save()  # from where whatever it takes in is found after a kill
+                    self._following.begin(self._arena, self._session.ledger, self._stack)
+                if self.plan.config.determinism == "record":
+                    recording.begin(self.plan, self.run.directory, self._arena)
+                self._supervisor.start()
+                self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
                 if self.plan.alternatives and not self._signals.count:
                     self._choose_strategy()
                 if not self._signals.count:
                     self._train()
                     self._rest()
                     self._save_and_evaluate()
-                if self.config.sample_every.on and not self._signals.count:
-                    write_sample(self, self.monitor, self._deadlines)
-                self.status = "interrupted" if self._signals.count else "done"
-                if self.unsaved is not None:
-                    self.status, error = "unsaved", self.unsaved
-            except _StopNow:
-                self.status, self.saver.newest = "interrupted", None
+                if self.plan.config.sample_every.on and not self._signals.count:
+                    write_sample(self._session, self._monitor, self._deadlines)
+                self._status = "interrupted" if self._signals.count else "done"
+                if self._unsaved is not None:
+                    self._status, error = "unsaved", self._unsaved
+            except StopNow:
+                self._status, self._saver.newest = "interrupted", None
             except Diverged as failure:
-                self.status, error = "diverged", failure
+                self._status, error = "diverged", failure
             except WorkerFailed as failure:
-                self.status, error = "failed", self._rescued(failure)
+                self._status, error = "failed", self._rescued(failure)
             except MlxhogError as failure:
-                self.status, error = "failed", failure
+                self._status, error = "failed", failure
             finally:
-                self.supervisor.stop(
+                self._supervisor.stop(
                     timeout_s=0.0 if self._signals.count > 1 else self._deadlines.leaving_s()
                 )
                 self._requests.close()
                 self._end_publishing()
-            if self.config.determinism == "record":
-                recording.end(self.run.directory, self.arena, self.report)
-            self.monitor.drain()
-            if self.arena.counters.load("start_ns"):
-                self.reporter.append_metrics()  # what a run says in the end counts all of it
-                self.reporter.write_times()
+            if self.plan.config.determinism == "record":
+                recording.end(self.run.directory, self._arena, self._session.report)
+            self._monitor.drain()
+            if self._arena.counters.load("start_ns"):
+                self._reporter.append_metrics()  # what a run says in the end counts all of it
+                self._reporter.write_times()
             result = self._result(error)
-            self.reporter.record("ended", text=": ".join(filter(None, [self.status, result.error])))
+            self._reporter.record(
+                "ended", text=": ".join(filter(None, [self._status, result.error]))
+            )
             try:
                 self._write_status(result=result.to_json(), error=result.error)
             except EnvironmentLacks as full:  # the result still reaches the caller
-                self.report(f"run.json is not up to date: {full}")
-            if error is not None and self.status == "failed":
+                self._session.report(f"run.json is not up to date: {full}")
+            if error is not None and self._status == "failed":
                 raise error
             if isinstance(error, Diverged):
-                self.report(str(error))
+                self._session.report(str(error))
             return result
 
     def _write_config(self) -> None:
         with disk_errors(f"writing {self.run.config_path}"):
-            replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
+            replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
 
     def _choose_strategy(self) -> None:
         """Measure the workers, choose the strategy that follows, and say why."""
-        name, auto = self.plan.strategy.name, True
-        if not self.start.budget.is_used_up:
-            choice = evenness.measured(self, self.start.budget.seconds)
+        name, leaves_open = self.plan.strategy.name, True
+        if not self._start.budget.is_used_up:
+            choice = choose_strategy.measured(self._session, self._start.budget.seconds)
             if choice is None:
                 return  # interrupted
-            self.report(str(choice))
-            self._measured = isinstance(choice, evenness.Choice)
-            name, auto = choice.strategy, not self._measured
+            self._session.report(str(choice))
+            self._measured = isinstance(choice, choose_strategy.Choice)
+            name, leaves_open = choice.strategy, not self._measured
         # A run that is resumed measures where this one has not.
-        self._take_up(replace(self.plan.with_strategy(name), auto=auto))
+        self._take_up(self.plan.with_strategy(name, leaves_open=leaves_open))
 
     def _take_up(self, plan: Plan) -> None:
         """Go on with one of the strategies that the plan leaves open.
@@ -234,48 +250,47 @@ class _Training(Session):
         The arena is filled for it, then workers build it, and are ready when they have.
         """
         names = [one.strategy.name for one in self.plan.alternatives]
-        self.plan = self.reporter.plan = self._elastic.plan = plan
-        self.config = plan.config
-        self.start = self.saver.start = checkpoints.begin(plan, self.arena, self.ledger)
-        self.monitor.budget = self.start.budget
-        self.decide(names.index(plan.strategy.name))
-        for message in (*self.start.messages, *plan.notes):
-            self.reporter.report_once(message)
+        self.plan = self._reporter.plan = self._elastic.plan = plan
+        self._start = self._saver.start = checkpoints.begin(plan, self._arena, self._session.ledger)
+        self._monitor.budget = self._start.budget
+        self._session.decide(names.index(plan.strategy.name))
+        for message in (*self._start.messages, *plan.notes):
+            self._reporter.report_once(message)
         self._write_config()
-        self.until(self.supervisor.ready, Doing(Activity.STARTING))
+        self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
 
     def _terms(self, plan: Plan) -> Terms:
         """What workers are to know of a plan."""
-        budget, follows = checkpoints.start_of(plan).budget, self.following is not None
+        budget, follows = checkpoints.start_of(plan).budget, self._following is not None
         # Steps on text that arrives may have fewer tokens than others.
         limit = budget.steps if follows else budget.step_limit(plan.tokens_per_step)
         return Terms(plan.for_workers(), budget, limit)
 
     def _train(self) -> None:
-        config, counters = self.config, self.arena.counters
+        config, counters = self.plan.config, self._arena.counters
         self._limit_time()
-        if self.start.budget.is_used_up:
+        if self._start.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
-            self.monitor.ended_ns, self.monitor.over = counters.load("start_ns"), True
+            self._monitor.ended_ns, self._monitor.over = counters.load("start_ns"), True
             return
-        self.train()
+        self._session.train()
         regular: list[tuple[Interval, Callable[[], None]]] = [
-            (config.eval_every, partial(self.watch.ask_for_next, self, self.monitor, self.plan)),
-            (config.sample_every, partial(self.ask, "sample")),
-            (config.save_every, self.saver.save_now_and_then),
+            (config.eval_every, partial(self._watch.ask_for_next, self._session, self._monitor)),
+            (config.sample_every, partial(self._session.ask, "sample")),
+            (config.save_every, self._saver.save_now_and_then),
         ]
         last = [(0, 0.0)] * len(regular)
         while not self._signals.count:
             if self._budget_is_used():
-                self.monitor.over = True
+                self._monitor.over = True
                 break
-            self.poll()
-            if self.watch.look(self.monitor, self.saver.save_best, self.report):
-                self.monitor.over = True
+            self._session.poll()
+            if self._watch.look(self._monitor, self._saver.save_best, self._session.report):
+                self._monitor.over = True
                 break
-            steps, seconds = counters.load("steps"), self.monitor.seconds()
+            steps, seconds = counters.load("steps"), self._monitor.seconds()
             for k, (interval, act) in enumerate(regular):
-                if self.following is not None and steps == last[k][0]:
+                if self._following is not None and steps == last[k][0]:
                     continue  # it waits for text, and has nothing new to show
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
@@ -284,40 +299,39 @@ class _Training(Session):
     def _limit_time(self) -> None:
         """Find out how long training may take of a budget of time, now that workers are up."""
         limit_s = self._deadlines.training_s(
-            save_s=checkpoints.save_s(self.plan, self.arena),
-            evaluates=self.config.eval_every.on,
-            samples=self.config.sample_every.on,
-            evaluation_s=self.plan.held_out.estimate_s * (1 + len(self.strategy.copies())),
+            save_s=checkpoints.save_s(self.plan, self._arena),
+            evaluates=self.plan.config.eval_every.on,
+            samples=self.plan.config.sample_every.on,
+            evaluation_s=self.plan.held_out.estimate_s * (1 + len(self._session.strategy.copies())),
         )
         if limit_s is not None:
-            self.arena.counters.store("limit_ns", int(limit_s * 1e9))
-            self.monitor.budget = replace(self.start.budget, seconds=limit_s)
-        if self.start.budget.is_used_up:
+            self._arena.counters.store("limit_ns", int(limit_s * 1e9))
+            self._monitor.budget = replace(self._start.budget, seconds=limit_s)
+        if self._start.budget.is_used_up:
             return
-        self.reporter.start_s = self._deadlines.spent_s()
+        self._reporter.start_s = self._deadlines.spent_s()
         if limit_s is not None and (
             warning := self._deadlines.late_start(
-                self.reporter.start_s, limit_s, measured=self._measured
+                self._reporter.start_s, limit_s, measured=self._measured
             )
         ):
-            self.report(warning)
+            self._session.report(warning)
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
-        counters, budget = self.arena.counters, self.monitor.budget
+        counters, budget = self._arena.counters, self._monitor.budget
         return (
-            self.monitor.no_step_fits(self.strategy.step_s(self.arena))
-            or (self.step_limit is not None and self.steps_done() >= self.step_limit)
+            self._monitor.no_step_fits(self._session.strategy.step_s(self._arena))
+            or (
+                self._session.step_limit is not None
+                and self._session.steps_done() >= self._session.step_limit
+            )
             or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
         )
 
     def _time_is_over(self) -> bool:
-        limit_s = self.monitor.budget.seconds
-        return limit_s is not None and self.monitor.seconds() >= limit_s
-
-    def _may_ask(self) -> bool:
-        """Whether the user has not interrupted, and there are workers to ask for something."""
-        return not self._signals.count and self.supervisor.has_workers()
+        limit_s = self._monitor.budget.seconds
+        return limit_s is not None and self._monitor.seconds() >= limit_s
 
     def _rest(self) -> None:
         """Let workers finish the step in hand; one that takes too long is abandoned.
@@ -327,126 +341,94 @@ class _Training(Session):
         Raises:
             WorkerFailed: training ended before its budget was used.
         """
-        self.supervisor.command(Command.REST)
-        self.supervisor.dismiss_starting()
-        resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
-        self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
-        limit_s, late_s = checkpoints.pause_limit_s(self.arena), 0.0
+        self._supervisor.command(Command.REST)
+        self._supervisor.dismiss_starting()
+        resting, doing = self._supervisor.resting, Doing(Activity.FINISHING)
+        self._session.until(
+            lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing
+        )
+        limit_s, late_s = checkpoints.pause_limit_s(self._arena), 0.0
         if self._time_is_over():
-            late_s = self._deadlines.step_s(checkpoints.save_s(self.plan, self.arena))
-            limit_s = GRACE_S if self.arena.counters.load("steps") else max(GRACE_S, late_s)
-        if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
+            late_s = self._deadlines.step_s(checkpoints.save_s(self.plan, self._arena))
+            limit_s = GRACE_S if self._arena.counters.load("steps") else max(GRACE_S, late_s)
+        if not self._session.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
             if late_s > limit_s:  # one has to be there who evaluates, and writes a sample
-                self.until(self.supervisor.one_rests, doing, late_s - limit_s)
-            self.abandon()
-        self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
-        self.settle()
+                self._session.until(self._supervisor.one_rests, doing, late_s - limit_s)
+            self._session.abandon()
+        self._monitor.ended_ns = self._monitor.ended_ns or monotonic_ns()
+        self._session.settle()
         self._end_publishing()
-        if warning := self.monitor.share_warning():
-            self.report(warning)
-        if not (self._signals.count or self.watch.ended or self._budget_is_used()):
+        if warning := self._monitor.share_warning():
+            self._session.report(warning)
+        if not (self._signals.count or self._watch.ended or self._budget_is_used()):
             raise WorkerFailed(
-                f"training ended after {self.steps_done()} of {self.step_limit} steps"
+                f"training ended after {self._session.steps_done()} of "
+                f"{self._session.step_limit} steps"
             )
-        if self.monitor.over and not self.monitor.totals()[0]:
-            self.report(
+        if self._monitor.over and not self._monitor.totals()[0]:
+            self._session.report(
                 "no step was finished in the time; give more with --time, or choose a smaller "
                 "--model, --batch-size or --seq-len"
             )
 
     def _save_and_evaluate(self) -> None:
         """Save what the run has come to, while workers evaluate it."""
-        evaluates = self.config.eval_every.on and self._may_ask()
+        evaluates = self.plan.config.eval_every.on and self._session.may_ask()
         if evaluates:
-            self.evaluation.begin()
+            self._evaluation.begin()
         try:
-            if self.start.budget.is_used_up and self.plan.resumption is not None:
-                self.saver.newest = self.plan.resumption.checkpoint.path
+            if self._start.budget.is_used_up and self.plan.resumption is not None:
+                self._saver.newest = self.plan.resumption.checkpoint.path
             else:
-                path = self.saver.save()
+                path = self._saver.save()
                 if self._signals.count:
-                    self.report(f"saved {path.name}")
+                    self._session.report(f"saved {path.name}")
         except EnvironmentLacks as error:
-            self.unsaved = error  # the model is still evaluated: the numbers are worth having
-            self.report(f"no checkpoint: {error}")
+            self._unsaved = error  # the model is still evaluated: the numbers are worth having
+            self._session.report(f"no checkpoint: {error}")
         except CheckpointError as error:
             raise Diverged(
                 f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
             ) from error
-        self.watch.close(self.run, self.saver.newest, self.report)
+        self._watch.close(self.run, self._saver.newest, self._session.report)
         if evaluates and not self._signals.count:
-            self.evaluation.finish()
+            self._evaluation.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save what a failed run has reached, and add to its message how to go on."""
-        self.supervisor.kill()
-        if not self.steps_done():
+        self._supervisor.kill()
+        if not self._session.steps_done():
             return failure
         try:
-            self.settle()
-            self.saver.save()
+            self._session.settle()
+            self._saver.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
         return WorkerFailed(
-            f"{failure}; saved {self.saver.newest}, go on with mlxhog train --resume "
+            f"{failure}; saved {self._saver.newest}, go on with mlxhog train --resume "
             f"{self.run.directory}"
         )
 
     def _end_publishing(self) -> None:
         """Leave readers the last weights; nobody may move."""
-        if self.publisher is not None:
-            self.publisher.end()
-
-    # -- watching --------------------------------------------------------------------------------
-
-    def report(self, message: str) -> None:
-        """Show the user a message."""
-        self.reporter.report(message)
-
-    def interrupts(self) -> int:
-        """Signals so far."""
-        return self._signals.count
-
-    def poll(self, doing: Doing | None = None) -> None:
-        """Watch workers for a moment, and show how far they are."""
-        if self._signals.count > 1:
-            raise _StopNow
-        super().poll(doing)
-        if self._signals.received:
-            self.reporter.report_once(INTERRUPTED)
-        if self.following is not None:
-            for message in self.following.look(training=doing is None):
-                self.report(message)
-        self.reporter.report_now_and_then(doing)
-        self._requests.serve(doing)
-
-    def drain(self) -> None:
-        """Take in what workers have recorded."""
-        samples = self.monitor.samples
-        self.monitor.drain()
-        if self.monitor.samples > samples:
-            self.reporter.sample = self.run.last_sample()
-            self.reporter.record("sample", text=self.reporter.sample)
+        if self._publisher is not None:
+            self._publisher.end()
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""
-        self.reporter.write_status(
-            status=self.status,
-            checkpoint=self.saver.newest,
-            automatic=self.plan.automatic,
+        self._reporter.write_status(
+            status=self._status,
+            checkpoint=self._saver.newest,
+            automatic=self.plan.resolution.automatic,
             **more,
         )
 
     def _result(self, error: MlxhogError | None) -> Result:
-        return self.reporter.result(
-            self.supervisor,
-            status=self.status,
-            checkpoint=self.saver.newest,
-            copies_bits_per_byte=tuple(self.evaluation.copies_bits_per_byte),
-            network_bytes=checkpoints.network_bytes(self.plan, self.arena),
+        return self._reporter.result(
+            self._supervisor,
+            status=self._status,
+            checkpoint=self._saver.newest,
+            copies_bits_per_byte=tuple(self._evaluation.copies_bits_per_byte),
+            network_bytes=checkpoints.network_bytes(self.plan, self._arena),
             error=error,
         )
-
-
-class _StopNow(Exception):
-    """The user interrupted twice."""

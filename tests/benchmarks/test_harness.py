@@ -94,13 +94,15 @@ def test_turns_that_others_disturbed_are_repeated_and_do_not_count(load: Any) ->
         load = next(loads[arm])
         return load, load
 
-    turns, others_load = load("harness.turns").quiet_turns(3, loads, turn)
+    turns, others_load = load("harness.interleaved").quiet_turns(3, loads, turn)
     assert turns == {"ours": [0.0] * 3, "theirs": [0.0] * 3}
     assert others_load == 0.0
 
 
 def test_where_no_turn_is_quiet_all_count_and_the_load_says_so(load: Any) -> None:
-    turns, others_load = load("harness.turns").quiet_turns(3, ["ours"], lambda arm: (1.0, 0.5))
+    turns, others_load = load("harness.interleaved").quiet_turns(
+        3, ["ours"], lambda arm: (1.0, 0.5)
+    )
     assert turns == {"ours": [1.0] * 3}
     assert others_load == 0.5
 

@@ -44,7 +44,7 @@ from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.parity import cases
-from mlxhog.strategies import turns
+from mlxhog.strategies import access_order
 from mlxhog.theory.analysis import target
 from mlxhog.training import checkpoints, recording, replay
 from mlxhog.training.plan import make_plan
@@ -180,10 +180,10 @@ def _write_recording(folder: Path) -> Iterable[Path]:
     with Arena.create(plan.layout) as arena:
         checkpoints.restore(plan, arena, Ledger(arena))
         recording.begin(plan, folder, arena)
-        limits = turns.limits(plan.layout)
+        limits = access_order.limits(plan.layout)
         numbers = event_log.Numbers(0, 0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
         gaps = np.arange(20, dtype=np.uint32)
-        sums = turns.stripe_sums(arena)
+        sums = access_order.stripe_sums(arena)
         records: tuple[event_log.Record, ...] = (
             event_log.Begin("torch:cpu", 1, "native"),
             event_log.Step(numbers, True, gaps, sums, bytes(32)),

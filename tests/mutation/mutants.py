@@ -261,7 +261,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/strategies/test_disjoint.py",),
         [
             ("self._at(self.held), now << 16)", "self._at(self.held), 0)"),
-            ("if self._steps_here >= self.context.config.rotate_every:", "if False:"),
+            ("if self._steps_here >= self._rotate_every:", "if False:"),
             ("quotas[max(divisible", "quotas[min(divisible"),
         ],
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog import TrainConfig, optim
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
@@ -15,7 +16,6 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.local_strategies import DiLoCo, FedProx, Scaffold
-from mlxhog.config.schedules import Constant
 from mlxhog.optim import SGD, Optimizer
 from mlxhog.strategies import RUNS, Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
@@ -26,11 +26,8 @@ from tests.threads import in_threads
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
 OPTIONS: dict[str, Any] = {
-    "seq_len": 10, "average_every": 2, "local_after": 0, "local_work": "equal",
-    "inner_state": "keep", "prox_mu": 0.5, "prox": "grad", "replicas": None, "outer_lr": 0.7,
-    "outer_momentum": 0.9, "optimizer": "sgd", "shares_moments": False, "seed": 0,
-    "schedule": Constant(warmup=0.0), "top_lr": LR, "steps": None, "tokens": None, "resume": None,
-    "sequences_per_ticket": 1, "determinism": "none",
+    "average_every": 2, "local_after": 0, "local_work": "equal", "inner_state": "keep",
+    "prox_mu": 0.5, "prox": "grad", "replicas": None, "outer_lr": 0.7, "outer_momentum": 0.9,
 }  # fmt: skip
 
 
@@ -38,11 +35,13 @@ def method(name: str, workers: int = 2, **options: object) -> Local:
     """A local method with options that tell every term of it apart."""
     (kind,) = (run for choice, run in RUNS.items() if choice.name == name)
     assert isinstance(kind, type)
-    values = {**OPTIONS, **options}
+    values = {**OPTIONS, "seq_len": 10, **options}
     if str(values["local_work"])[0].isdigit():
         del values["average_every"]
-    rule = OPTIMIZERS.find(values["optimizer"])
-    values["optimizer"] = OPTIMIZERS.make(rule, {"weight_decay": 0.0})
+    if rule := values.get("optimizer"):
+        values["optimizer"] = OPTIMIZERS.make(OPTIMIZERS.find(rule), {"weight_decay": 0.0})
+        config = TrainConfig(optimizer=values["optimizer"])
+        values["state_segments"] = optim.build(config).state_segments
     result = strategy(kind, workers, **values)
     assert isinstance(result, Local)
     return result
@@ -134,7 +133,7 @@ class Sequential:
 
     def __init__(self, of: Local, *, steps: int = STEPS, without: int | None = None) -> None:
         """Take all steps, but for the effect of one."""
-        self.of, self.config, workers = of, of.config, of.workers
+        self.of, self.choice, workers = of, of.choice, of.workers
         self.own = [f32(0.0)] * workers
         self.anchor = self.velocity = self.control = f32(0.0)
         self.controls = [f32(0.0)] * workers
@@ -159,7 +158,7 @@ class Sequential:
         return done + len(order) - taken
 
     def _step(self, rank: int, ticket: int) -> None:
-        at, chosen = self.own[rank], self.config.strategy
+        at, chosen = self.own[rank], self.choice
         direction = result = f32(gradient(ticket, float(at)))
         if isinstance(chosen, FedProx) and chosen.prox == "grad":
             direction = f32(result + f32(f32(chosen.mu) * f32(at - self.anchor)))
@@ -171,7 +170,7 @@ class Sequential:
         self.own[rank] = f32(at - f32(f32(LR) * direction))
 
     def _meet(self) -> None:
-        chosen, average = self.config.strategy, mean(self.own)
+        chosen, average = self.choice, mean(self.own)
         if isinstance(chosen, Scaffold):
             self._next_controls()
         if isinstance(chosen, DiLoCo):

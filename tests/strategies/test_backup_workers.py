@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, TicketState
@@ -151,7 +152,7 @@ def test_steps_are_counted_by_one_worker_of_each_round() -> None:
 
 @pytest.mark.parametrize(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
 def test_a_round_has_somebody_to_wait_for(backups: int, workers: int) -> None:
-    config: Any = SimpleNamespace(strategy=choices.Sync(backup_workers=backups), determinism="none")
+    config = TrainConfig(strategy=choices.Sync(backup_workers=backups))
     with pytest.raises(ConfigError, match="backup_workers is"):
         build(config, workers)
 
@@ -191,7 +192,7 @@ def test_a_death_at_any_line_stops_nobody_and_costs_at_most_one_torn_apply() -> 
 
 
 def strategy_of(workers: int) -> Strategy:
-    config: Any = SimpleNamespace(strategy=choices.Sync(backup_workers=1), determinism="none")
+    config = TrainConfig(strategy=choices.Sync(backup_workers=1))
     return build(config, workers)
 
 

@@ -87,7 +87,7 @@ def arena_with_rows() -> Arena:
 
 
 def worker(arena: Arena, slot: int, **options: object) -> HogwildWorker:
-    of = context(arena, slot, strategy(Hogwild, read="snapshot", **options))
+    of = context(arena, slot, strategy(Hogwild, **options))
     of.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
@@ -200,7 +200,7 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness() -> None:
         arena.counters.store("command", Command.TRAIN)
         optimizer, workers = DelayFeedback(SGD(weight_decay=0.0)), []
         for slot in (1, 2):
-            of = context(arena, slot, strategy(Hogwild, read="snapshot", delay_feedback=True))
+            of = context(arena, slot, strategy(Hogwild, delay_feedback=True))
             of.optimizer = optimizer
             of.backend = SimpleNamespace(  # type: ignore[assignment]
                 inbox=np.zeros_like(arena.params), refresh=lambda: None

@@ -84,8 +84,8 @@ def arena() -> Any:
         yield arena
 
 
-def worker(arena: Arena, slot: int, rotate_every: int) -> DisjointWorker:
-    kind = strategy(Disjoint, WORKERS, rotate_every=rotate_every)
+def worker(arena: Arena, slot: int, rotate_every: int, *, clip: float = 0.0) -> DisjointWorker:
+    kind = strategy(Disjoint, WORKERS, rotate_every=rotate_every, clip=clip)
     ctx = context(arena, slot, kind)
     ctx.step_limit, ctx.budget = None, Budget(steps=10_000)
     ctx.model = MODEL
@@ -100,7 +100,7 @@ def ones(arena: Arena) -> dict[str, Any]:
 def test_an_optimizer_that_begins_anew_counts_its_steps_anew(
     arena: Arena, reset: bool, count: int
 ) -> None:
-    kind = strategy(Disjoint, WORKERS, reset_optimizer=reset)
+    kind = strategy(Disjoint, WORKERS, fresh_optimizer=reset)
     kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
     assert steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
 
@@ -157,8 +157,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
 
 
 def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Arena) -> None:
-    one, grads = worker(arena, 1, rotate_every=9), ones(arena)
-    one.context.config.clip = 1.0  # type: ignore[misc]
+    one, grads = worker(arena, 1, rotate_every=9, clip=1.0), ones(arena)
     written = take_step(one, grads)
     step = np.concatenate([arena.param(name).reshape(-1) for name in written])
     np.testing.assert_allclose(np.linalg.norm(step), 0.5, rtol=1e-4)  # lr times the largest norm

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
@@ -28,7 +29,7 @@ from mlxhog.strategies.sync import SyncWorker
 from tests.strategies import test_hogwild_claims, test_local, test_round_robin, test_sync_deaths
 from tests.strategies.deaths import die_together, let_others_run, lines
 from tests.strategies.local_runs import OPTIONS
-from tests.strategies.test_sync import chosen, context
+from tests.strategies.test_sync import LR, chosen, context
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.slow
@@ -53,11 +54,10 @@ class Kind:
             **OPTIONS, "async_after": self.async_after, "backup_workers": self.backup_workers,
             "slack": 1,
         }  # fmt: skip
-        own = {
-            "strategy": chosen(self.name, numbers), "clip": 0.0, "read": "snapshot",
-            "prediction": "none", "seed": 0, "determinism": "none",
-        }  # fmt: skip
-        config: Any = SimpleNamespace(**{**OPTIONS, **own})
+        config = TrainConfig(
+            strategy=chosen(self.name, numbers), clip=0.0, lr=LR, seq_len=10, batch_size=1,
+            optimizer="sgd", weight_decay=0.0, schedule="constant", warmup=0.0,
+        )  # fmt: skip
         return build(config, WORKERS)
 
 

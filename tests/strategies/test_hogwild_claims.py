@@ -100,7 +100,7 @@ def test_a_death_at_any_line_loses_no_moment_of_a_step_that_was_counted() -> Non
     assert torn > 0, "no death came between a step and its count"
 
 
-DEFAULT = strategy(Hogwild, read="snapshot", prediction="last")
+DEFAULT = strategy(Hogwild, prediction="last")
 MUON = Muon(
     hidden=frozenset({"a", "b"}), beta1=0.5, beta2=0.5, nesterov=0.0, weight_decay=0.0, shared=True
 )

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog import TrainConfig
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.optim import SGD, AdamW, Momentum
-from mlxhog.strategies import Idle, Lease
+from mlxhog.strategies import Idle, Lease, build
 from mlxhog.strategies.local import Local, LocalWorker
 from mlxhog.strategies.rounds import DECIDED, MARK, STAGES, Rounds
 from mlxhog.strategies.rounds import STEPS as STEPS_WORD
@@ -376,7 +377,7 @@ def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoin
         def look(*unused: object) -> None:
             looks.extend(one.claim() for one in workers)  # as they do while the arena is settled
 
-        watched = type(of)(of.config, 2)
+        watched = type(of)(of.choice, of.facts, 2)
         stages = tuple(step for stage in of.stages for step in (look, stage, look))
         object.__setattr__(watched, "stages", stages)
         watched.settle(arena, Ledger(arena))
@@ -410,8 +411,10 @@ def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round() -> None:
 def test_local_steps_that_do_not_fit_the_run_are_refused(
     name: str, workers: int, options: dict[str, Any], message: str
 ) -> None:
+    model: Any = SimpleNamespace()
+    config = TrainConfig(strategy=name, seq_len=10, batch_size=1, **options)
     with pytest.raises(ConfigError, match=message):
-        method(name, workers, **options).check(SimpleNamespace())  # type: ignore[arg-type]
+        build(config, workers).check(model, config)
 
 
 # -- deaths ----------------------------------------------------------------------------------------

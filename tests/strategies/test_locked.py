@@ -39,7 +39,7 @@ def layout(of: Strategy) -> Layout:
 @pytest.fixture(params=list(KINDS))
 def of(request: pytest.FixtureRequest) -> Strategy:
     kind, scope = KINDS[request.param]
-    return strategy(kind, lock_scope=scope, strategy="locked", read="snapshot")
+    return strategy(kind, lock_scope=scope)
 
 
 def new_arena(of: Strategy) -> Arena:
@@ -125,7 +125,7 @@ def test_another_waits_until_the_step_is_over(arena: Arena, of: Strategy) -> Non
 
 
 def test_a_whole_step_under_the_lock_is_never_late() -> None:
-    of = strategy(Locked, lock_scope="step", strategy="locked", read="snapshot")
+    of = strategy(Locked, lock_scope="step")
     with new_arena(of) as arena:
         one, other = worker(arena, 1, of), worker(arena, 2, of)
         lease = one.claim()
@@ -155,7 +155,7 @@ def test_locks_are_those_of_the_blocks_that_a_gradient_touches(of: Strategy) -> 
 
 
 def test_steps_on_other_rows_do_not_wait_for_each_other() -> None:
-    of = strategy(Aig, strategy="aig", read="snapshot")
+    of = strategy(Aig)
     with new_arena(of) as arena:
         slot = arena.layout.slots["rows"]
         one = Rows(np.array([0], np.int32), np.ones((1, 2), np.float32))

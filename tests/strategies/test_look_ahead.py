@@ -16,14 +16,10 @@ from mlxhog.strategies import Lease
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.look_ahead import AsTheyAre, LastSteps, OwnMovement, reader, record
 from mlxhog.strategies.round_robin import RoundRobin
-from tests.strategies.test_sync import LR, context, strategy
+from tests.strategies.test_sync import LR, context, facts, strategy
 
 N = 4
 PREDICTIONS = {"none": AsTheyAre, "own": OwnMovement, "last": LastSteps}
-
-
-def config(prediction: str) -> Any:
-    return SimpleNamespace(prediction=prediction)
 
 
 @pytest.fixture
@@ -45,7 +41,7 @@ def read(result: Any, arena: Arena) -> float:
 
 
 def last_steps(arena: Arena, last: float, prev: float) -> None:
-    result = record(arena, config("last"), 2)
+    result = record(arena, facts(prediction="last"), 2)
     assert result is not None
     result.last[:N], result.prev[:N] = last, prev
 
@@ -54,12 +50,12 @@ def last_steps(arena: Arena, last: float, prev: float) -> None:
 def test_one_worker_reads_the_parameters_as_they_are(arena: Arena, prediction: str) -> None:
     last_steps(arena, 5.0, 3.0)
     arena.param("w")[...] = 1.0
-    assert read(reader(arena, config(prediction), 1), arena) == 1.0
-    assert type(reader(arena, config(prediction), 2)) is PREDICTIONS[prediction]
+    assert read(reader(arena, facts(prediction=prediction), 1), arena) == 1.0
+    assert type(reader(arena, facts(prediction=prediction), 2)) is PREDICTIONS[prediction]
 
 
 def test_last_steps_go_on_as_often_as_others_are_expected_to_step(arena: Arena) -> None:
-    result = reader(arena, config("last"), 4)
+    result = reader(arena, facts(prediction="last"), 4)
     arena.param("w")[...] = 1.0
     last_steps(arena, 0.5, 0.25)
     step = 0.5 + 0.5 * (0.5 - 0.25)
@@ -72,7 +68,7 @@ def test_last_steps_go_on_as_often_as_others_are_expected_to_step(arena: Arena) 
 
 
 def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
-    result = reader(arena, config("own"), 4)
+    result = reader(arena, facts(prediction="own"), 4)
     arena.param("w")[...] = 2.0
     assert read(result, arena) == 2.0 + 0.75 * 2.0
     assert read(result, arena) == 2.0  # nothing has moved since
@@ -90,7 +86,7 @@ def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
 def test_own_movement_goes_on_for_no_more_steps_than_are_expected(
     arena: Arena, steps: int, landed: int, share: float
 ) -> None:
-    result = reader(arena, config("own"), 4)
+    result = reader(arena, facts(prediction="own"), 4)
     for _ in range(200):
         result.landed(landed)
     arena.counters.store("version", steps)

@@ -25,10 +25,11 @@ from mlxhog.errors import RunError
 from mlxhog.optim import SGD, AdamW, Muon, Optimizer
 from mlxhog.optim.gradients import Rows
 from mlxhog.strategies import Context, Lease
+from mlxhog.strategies.access_order import Book, guarded, next_turns, private_floats, settle
 from mlxhog.strategies.recorded import Difference, Recorded, RecordedWorker, ReplayedWorker
-from mlxhog.strategies.turns import Book, guarded, next_turns, private_floats, settle
 from tests.strategies.deaths import Died as Killed
 from tests.strategies.deaths import dies_at, lines
+from tests.strategies.test_sync import facts
 from tests.threads import in_threads
 
 PARAMS = {
@@ -68,11 +69,8 @@ class Runs:
         return arena
 
     def strategy(self, determinism: str) -> Recorded:
-        config: Any = SimpleNamespace(
-            strategy=Hogwild(staleness_lr="linear:0.5"), determinism=determinism,
-            prediction=self.prediction, clip=0.5, read="snapshot",
-        )  # fmt: skip
-        return Recorded(config, 2)
+        of_run = facts(determinism=determinism, prediction=self.prediction, clip=0.5)
+        return Recorded(Hogwild(staleness_lr="linear:0.5"), of_run, 2)
 
     def worker(self, arena: Arena, slot: int, determinism: str = "record") -> Any:
         entry = arena.workers.acquire_slot(slot=slot)

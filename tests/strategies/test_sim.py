@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
@@ -174,6 +175,6 @@ def test_the_step_of_a_process_that_died_behind_it_is_ended(
 
 
 def test_several_processes_are_refused() -> None:
-    config: Any = SimpleNamespace(strategy=choices.Sim(), determinism="none")
+    config = TrainConfig(strategy=choices.Sim())
     with pytest.raises(ConfigError, match="simulates its workers in one process"):
         build(config, 2)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,18 +16,21 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import STRATEGIES, Choice
+from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.optimizers import SGD as PlainSGD
 from mlxhog.config.options import options
+from mlxhog.config.schedules import Constant
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.optim import SGD
-from mlxhog.strategies import RUNS, Context, Idle, Lease, Part, Strategy
+from mlxhog.strategies import RUNS, Context, Idle, Lease, Part, RunFacts, Strategy
 from mlxhog.strategies.backup_workers import SyncWithBackups
+from mlxhog.strategies.control_words import Words
 from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.division import SharesBySpeed
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.sim import Sim
 from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
 from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
-from mlxhog.strategies.words import Words
 from tests.threads import in_threads
 
 LR = 0.5
@@ -42,26 +46,35 @@ def arena():
 
 
 def strategy(kind: type[Strategy], workers: int = 2, **values: object) -> Strategy:
-    """A strategy with options of the run, and numbers of its own by their flat names."""
+    """A strategy with facts of a run, and numbers of its own by their flat names."""
     named: dict[object, str] = {run: choice.name for choice, run in RUNS.items()}
     named |= {Sync: "sync", SyncWithBackups: "sync", Sim: "sim"}
     if kind is Disjoint:
         values["blocks"] = "disjoint"
     numbers = {name: value for name, value in values.items() if name in STRATEGIES.numbers()}
-    own = {
-        "clip": 0.0, "read": "live", "prediction": "none", "determinism": "none",
-        **{name: value for name, value in values.items() if name not in numbers},
-        "strategy": chosen(named.get(kind, "hogwild"), numbers),
-    }  # fmt: skip
-    config: Any = SimpleNamespace(**own)
-    return kind(config, workers)
+    own = {name: value for name, value in values.items() if name not in numbers}
+    return kind(chosen(named.get(kind, "hogwild"), numbers), facts(**own), workers)
 
 
-def chosen(name: str, numbers: Mapping[str, object]) -> Choice:
+def facts(**values: Any) -> RunFacts:
+    """Facts of a run with plain steps."""
+    return replace(FACTS, **values)
+
+
+FACTS = RunFacts(
+    sequences=1, seq_len=1, prediction="none", determinism="none", seed=0, lr=LR, clip=0.0,
+    optimizer=PlainSGD(weight_decay=0.0), schedule=Constant(warmup=0.0), state_segments=(),
+    fresh_optimizer=False,
+)  # fmt: skip
+
+
+def chosen(name: str, numbers: Mapping[str, object]) -> StrategyChoice:
     """A choice with those numbers that it has."""
     choice = STRATEGIES.find(name)
     own = {spec.flat for spec in options(choice).values()}
-    return STRATEGIES.make(choice, {flat: numbers[flat] for flat in numbers if flat in own})
+    made = STRATEGIES.make(choice, {flat: numbers[flat] for flat in numbers if flat in own})
+    assert isinstance(made, StrategyChoice)
+    return made
 
 
 def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
@@ -201,7 +214,7 @@ EACH = 4  # sequences of a ticket
 
 
 def by_speed(arena: Arena, slot: int) -> SyncWorker:
-    of = strategy(Sync, sync_shares="speed", sequences_per_ticket=EACH)
+    of = strategy(Sync, sync_shares="speed", sequences=EACH)
     return SyncWorker(context(arena, slot, of))
 
 

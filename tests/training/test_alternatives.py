@@ -13,13 +13,13 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.config import TrainConfig
 from mlxhog.training.checkpoints import begin, fill_parameters, restore
-from mlxhog.training.evenness import LOCK_FREE, ROUNDS
+from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS
 from mlxhog.training.plan import Plan, make_plan
 from tests.training.small import small_config
 
 CHOICES = {"sync": ROUNDS, "hogwild": LOCK_FREE}
 NAMES = tuple(CHOICES)
-SAME = ("strategy", "budget", "private_state", "shared_state", "automatic", "stored")
+SAME = ("strategy", "budget", "private_state", "shared_state")
 
 
 def open_config(tmp_path: Path, **options: object) -> TrainConfig:
@@ -42,10 +42,12 @@ def test_a_strategy_that_is_chosen_has_the_numbers_that_it_has_when_it_is_named(
     plan = make_plan(config)
     assert {one.strategy.name for one in plan.alternatives} == set(NAMES)
     for name in NAMES:
-        chosen = replace(plan.with_strategy(name), auto=False)
+        chosen = plan.with_strategy(name, leaves_open=False)
         alone = named(config, name)
         for field in SAME:
             assert getattr(chosen, field) == getattr(alone, field), field
+        assert chosen.resolution.stored == alone.resolution.stored
+        assert chosen.resolution.automatic == alone.resolution.automatic
         assert chosen.schedule()(0.5, 10) == alone.schedule()(0.5, 10)
 
 
@@ -72,7 +74,7 @@ def test_a_resumed_run_has_the_moments_of_the_strategy_that_is_chosen(tmp_path: 
     config = open_config(tmp_path, resume=first.run)
     plan = make_plan(config)
     for name in NAMES:
-        chosen, alone = plan.with_strategy(name), named(config, name)
+        chosen, alone = plan.with_strategy(name, leaves_open=False), named(config, name)
         with Arena.create(plan.layout) as shared, Arena.create(alone.layout) as own:
             fill_parameters(plan, shared)
             start = begin(chosen, shared, Ledger(shared))

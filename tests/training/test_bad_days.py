@@ -18,7 +18,7 @@ from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import checkpoints, trainer
-from mlxhog.training.ending import FinalEvaluation
+from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training import asking
@@ -112,7 +112,7 @@ def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        FinalEvaluation, "finish", lambda self: setattr(self._session._signals, "count", 1)
+        FinalEvaluation, "finish", lambda self: setattr(self._session.signals, "count", 1)
     )
     monkeypatch.setattr(trainer, "write_sample", lambda *_: pytest.fail("a sample"))
     result = train(small_config(tmp_path, steps=2, eval_every="1h", sample_every="1h"))

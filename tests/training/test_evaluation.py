@@ -17,8 +17,10 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import WorkerFailed
 from mlxhog.files.quantities import Interval
 from mlxhog.training import evaluation
-from mlxhog.training.ending import Deadlines, FinalEvaluation, HeldOutWatch
+from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.evaluation import HeldOutText, HeldOutTexts, Score, Scores, spread
+from mlxhog.training.final_evaluation import FinalEvaluation
+from mlxhog.training.held_out_watch import HeldOutWatch
 
 BATCHES = 4
 ONE = Score(nats=2.0, n_bytes=3, tokens=4, share=1 / BATCHES)
@@ -326,14 +328,13 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     monitor: Any = SimpleNamespace(evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0)
     supervisor = SimpleNamespace(ends=lambda: len(deaths))
     deaths: list[int] = []
-    config = SimpleNamespace(eval_every=Interval(seconds=10))
-    session: Any = SimpleNamespace(supervisor=supervisor, ask=asked.append)
-    plan: Any = SimpleNamespace(config=config, workers=(1, 2))
-    watch = HeldOutWatch()
+    team = SimpleNamespace(workers=2)
+    session: Any = SimpleNamespace(supervisor=supervisor, strategy=team, ask=asked.append)
+    watch = HeldOutWatch(every=Interval(seconds=10))
 
     def asks() -> bool:
         before = len(asked)
-        watch.ask_for_next(session, monitor, plan)
+        watch.ask_for_next(session, monitor)
         return len(asked) > before
 
     assert asks()
@@ -346,7 +347,7 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     assert asks()
     deaths.append(1)  # maybe of the worker that evaluates
     assert asks()
-    config.eval_every = Interval(steps=5)
+    watch.every = Interval(steps=5)
     monitor.evaluating_s = 1000.0
     assert asks()
     assert asks()

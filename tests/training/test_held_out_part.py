@@ -16,7 +16,7 @@ from mlxhog.config.contradictions import OLD_EVAL_TOKENS
 from mlxhog.data import subset
 from mlxhog.report.metrics import Result
 from mlxhog.training import evaluation
-from mlxhog.training.ending import FinalEvaluation
+from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
 

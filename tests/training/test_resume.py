@@ -27,7 +27,7 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies.sync import is_over
 from mlxhog.training.checkpoints import restore
-from mlxhog.training.ending import FinalEvaluation
+from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
 from tests.models.twins import TWINS
 from tests.training.small import small_config

@@ -16,7 +16,7 @@ from mlxhog.checkpoint.run import read_options
 from mlxhog.cli import main
 from mlxhog.config.choices import KINDS
 from mlxhog.config.options import options
-from mlxhog.training.calling import configured
+from mlxhog.training.api import configured
 from tests.training.stored_runs import SAMPLES, STORED
 
 WITHOUT_EFFECT = {"eval_tokens": "auto"}

@@ -81,7 +81,8 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with Arena.create(plan({"w": parameter}, max_workers=4, n_tickets=8)) as arena:
         specs = [WorkerSpec("torch:cpu", 1)] * 2
-        supervisor = Supervisor(arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job)
+        strategy, ledger = build(config, 2), Ledger(arena)
+        supervisor = Supervisor(arena, ledger, specs, strategy, config, tmp_path, make_job)
         supervisor.start()
         yield supervisor
         supervisor.kill()

@@ -202,6 +202,7 @@ def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
     return job(
         slot=2,
         setup=SimpleNamespace(
+            config=config,
             strategy=build(config, 1),
             workers=2 * (WorkerSpec(backend, 1),),
             writers=SimpleNamespace(engine=lambda backend: engine),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.claims import Sample
+from harness.interleaved import take_turns
 from harness.machine import cores
-from harness.turns import take_turns
 
 from experiment.figures import INKS, Figure, legend, new_panels
 from experiment.record import Outcome, say

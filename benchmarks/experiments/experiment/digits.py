@@ -31,7 +31,7 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.local_strategies import Averaged
 from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, Strategy, build
+from mlxhog.strategies import Context, Idle, Lease, RunFacts, Strategy, build
 
 WIDTHS = (64, 256, 128, 10)
 BATCH = 32
@@ -187,7 +187,10 @@ def train(
     chosen = of(config, StrategyChoice)
     held_out, course = digits()[1], Course()
     per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
-    strategy = kind(config, len(clients)) if kind else build(config, len(clients))
+    if kind is None:
+        strategy = build(config, len(clients))
+    else:
+        strategy = kind(chosen, RunFacts.of(config), len(clients))
     with _opened(strategy, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
@@ -242,7 +245,7 @@ def _opened(strategy: Strategy, seed: int, steps: int) -> Iterator[tuple[Arena, 
 
 
 def _worker(arena: Arena, slot: int, strategy: Strategy) -> Any:
-    lr, entry = strategy.config.top_lr, arena.workers.acquire_slot(slot=slot)
+    lr, entry = strategy.facts.lr, arena.workers.acquire_slot(slot=slot)
     inbox = np.zeros_like(arena.params)
     return strategy.worker(
         Context(

@@ -122,12 +122,12 @@ class TrainingRun(Session):
         rungs: tuple[int, ...],
         logs: Path = Path(os.devnull),
     ) -> None:
-        super().__init__(plan, logs, stack=stack, run_id=plan.config.key())
+        super().__init__(plan, logs, stack=stack, run_id=plan.asked.key())
         self.plan, self.callbacks = plan, callbacks
         plan.fill(self.arena)
         self.begin(Budget(steps=plan.limit), plan.limit)
         self.evaluations = Evaluations(
-            plan.config.protocol,
+            plan.asked.protocol,
             limit=plan.limit,
             per_epoch=plan.per_epoch,
             callbacks=callbacks,
@@ -250,7 +250,7 @@ class OneWorker(TrainingRun):
         self.worker_steps.step()
         entry = self.context.entry
         self.losses.add(entry.loss)
-        if entry.nonfinite_in_row >= min(self.plan.options.max_nonfinite, self.plan.limit):
+        if entry.nonfinite_in_row >= min(self.plan.config.max_nonfinite, self.plan.limit):
             self.ended_ns = monotonic_ns()
             raise Diverged("the gradients are not finite")
         self.callbacks.beat()
@@ -403,6 +403,6 @@ def estimate(plan: RunPlan) -> Estimate | None:
         began_ns = monotonic_ns()
         run.request_scores()
         evaluation_s = (monotonic_ns() - began_ns) / 1e9
-    every = interval(plan.config.protocol, plan.per_epoch)
+    every = interval(plan.asked.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
     return Estimate(step_s, total_s)

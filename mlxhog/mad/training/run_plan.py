@@ -118,14 +118,14 @@ class RunPlan(Setup):
     """A candidate's run that has passed every check; picklable.
 
     Attributes:
-        config: what was asked for.
+        asked: the run as it was asked for; `config` is the same in the words of `mlxhog train`.
         model: the architecture.
         task_rows: what it trains on and is scored by; not drawn yet.
         limit: most steps.
         per_epoch: steps of an epoch.
     """
 
-    config: RunConfig
+    asked: RunConfig
     model: MADConfig
     task_rows: TaskRows
     limit: int
@@ -133,14 +133,9 @@ class RunPlan(Setup):
 
     def fill(self, shared: Arena) -> None:
         """Write the initial values into a new arena."""
-        for name, value in init_params(self.model, self.config.seed).items():
+        for name, value in init_params(self.model, self.asked.seed).items():
             shared.param(name)[...] = value
         self.strategy.begin(shared)
-
-    @property
-    def options(self) -> TrainConfig:
-        """The protocol in the words of `mlxhog train`, which workers understand."""
-        return self.strategy.config
 
 
 def _schedule(config: RunConfig, limit: int, per_epoch: int) -> Callable[[], schedules.Rate]:
@@ -220,7 +215,8 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
     )
     scores = {SCORES_SEGMENT: scores_segment(len(workers))}
     return RunPlan(
-        config=config,
+        asked=config,
+        config=training,
         strategy=strategy,
         model=model,
         task_rows=task_rows,

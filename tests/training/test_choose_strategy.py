@@ -15,8 +15,8 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
-from mlxhog.training import evenness, worker
-from mlxhog.training.evenness import LOCK_FREE, ROUNDS, Choice, by_likelihood, choose
+from mlxhog.training import choose_strategy, worker
+from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, Choice, by_likelihood, choose
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -77,20 +77,20 @@ def test_workers_that_look_alike_are_taken_for_even_until_they_are_measured() ->
 def test_few_gradients_are_measured_longer_and_no_worker_measures_one_alone(
     count: int, seconds: float, enough: bool
 ) -> None:
-    assert evenness.is_enough(count, seconds, evenness.limit_s(None)) == enough
+    assert choose_strategy.is_enough(count, seconds, choose_strategy.limit_s(None)) == enough
 
 
 def test_a_tenth_of_a_budget_of_time_is_measured_at_most() -> None:
-    share_s = evenness.limit_s(20.0)
+    share_s = choose_strategy.limit_s(20.0)
     assert share_s == 2.0
-    assert not evenness.is_enough(5, 1.9, share_s)
-    assert evenness.is_enough(5, 2.0, share_s)
-    assert evenness.is_enough(1, 2.0, share_s)
-    assert evenness.limit_s(None) == math.inf
+    assert not choose_strategy.is_enough(5, 1.9, share_s)
+    assert choose_strategy.is_enough(5, 2.0, share_s)
+    assert choose_strategy.is_enough(1, 2.0, share_s)
+    assert choose_strategy.limit_s(None) == math.inf
 
 
 def test_the_line_of_a_run_that_is_not_measured_says_what_it_would_have_cost() -> None:
-    line = str(evenness.Unmeasured("sync", gradient_s=7.0, budget_s=20.0))
+    line = str(choose_strategy.Unmeasured("sync", gradient_s=7.0, budget_s=20.0))
     assert line.startswith("strategy sync, shares by speed, not measured: 2 gradients of a worker")
     assert "about 14 s, are over 10% of 20 s" in line
 
@@ -140,11 +140,11 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def choose(seconds: list[list[float]], sequences: int) -> Choice:
-        assert all(min(times) > 0 and len(times) >= evenness.LEAST for times in seconds)
+        assert all(min(times) > 0 and len(times) >= choose_strategy.LEAST for times in seconds)
         means = tuple(times[0] for times in seconds)
         return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
 
-    monkeypatch.setattr(evenness, "choose", choose)
+    monkeypatch.setattr(choose_strategy, "choose", choose)
     monkeypatch.setattr(worker, "main", measure_briefly)
     return names
 
@@ -152,7 +152,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def measure_briefly(job: Job) -> None:
     """What a worker of these runs does: the same in less time. Children import it."""
     for name in ("MEASURE_S", "LONGEST_S"):
-        setattr(evenness, name, 0.1)
+        setattr(choose_strategy, name, 0.1)
     worker.main(job)
 
 
@@ -164,7 +164,7 @@ def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
     tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, likely: str, name: str
 ) -> None:
     both = (ROUNDS, LOCK_FREE) if likely == "sync" else (LOCK_FREE, ROUNDS)
-    monkeypatch.setattr(evenness, "by_likelihood", lambda workers: both)
+    monkeypatch.setattr(choose_strategy, "by_likelihood", lambda workers: both)
     chosen.append(name)
     messages, own = Messages(), (name, "speed" if name == "sync" else "equal")
     first = train(small_config(tmp_path, steps=20, **TWO), observer=messages)
@@ -184,7 +184,7 @@ def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
 
 def without_time_to_measure(job: Job) -> None:
     """What a worker does where gradients take longer than may be measured. Children import it."""
-    evenness.SHARE = 1e-9  # type: ignore[misc]
+    choose_strategy.SHARE = 1e-9  # type: ignore[misc]
     worker.main(job)
 
 

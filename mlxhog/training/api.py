@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import PLUGIN, TrainConfig, train_config
+from mlxhog.config.fine_tuning import ORIGINS
 from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment, read_stored, written_in
 from mlxhog.errors import ConfigError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mlxhog.report.views import Observer
 
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
-ORIGINS = ("init_from", "resize_vocab")
 CALL = "train()"
 CHOSEN = {"optimizer": OPTIMIZERS, "strategy": STRATEGIES}
 """Choices that a resumed run brings along where they are open."""
@@ -83,9 +83,9 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     there, so that `latest` is this run for every other command.
     """
     if config.init_from is not None:
-        from mlxhog.training.origin import pinned
+        from mlxhog.training.init_from import located
 
-        config = pinned(config)  # which may be `latest`: not the new one
+        config = located(config)  # which may be `latest`: not the new one
     from mlxhog.checkpoint.creation import new_run  # and NumPy, which no wrong option waits for
 
     with new_run(config) as run:

@@ -21,7 +21,6 @@ from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import read_yaml
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.files import mapped
@@ -35,7 +34,7 @@ OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "voc
 MOST_DIFFERENCES = 6
 
 
-def pinned(config: TrainConfig) -> TrainConfig:
+def located(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the path of the checkpoint that `init_from` names now.
 
     Raises:
@@ -47,34 +46,21 @@ def pinned(config: TrainConfig) -> TrainConfig:
     return replace(config, init_from=str(path))
 
 
-def settled(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
+def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the model and the tokenizer that `auto` leaves open.
 
-    They are those of the checkpoint that a run goes on from or begins with.
-
-    Returns:
-        The configuration, and what the run's folder is to keep instead of its values.
+    They are those of the checkpoint that a resumed run continues, or that a new one begins with.
 
     Raises:
         RunError, CheckpointError: there is no such checkpoint.
         DataError: it has no tokenizer.
     """
-    config = pinned(config)
-    stored: dict[str, Any] = {}
-    names = ("model", "tokenizer", "init_from", "resize_vocab")
     if config.resume is not None:
-        run, path = checkpoint.resumable(config.resume, Path(config.out))
-        if run.config_path.is_file():
-            entries = read_yaml(run.config_path)
-            stored = {one.name: one.value for one in entries if one.name in names}
-        began = names[2:] if stored.get("init_from") not in (None, "none") else ()
-        open_ = [name for name in names[:2] if getattr(config, name) == "auto"]
-        stored = {name: stored[name] for name in (*began, *open_) if name in stored}
+        _, path = checkpoint.resumable(config.resume, Path(config.out))
     elif config.init_from is not None:
         path = Path(config.init_from)
-        stored = {name: "auto" for name in names[:2] if getattr(config, name) == "auto"}
     else:
-        return config, {}
+        return config
     if config.model == "auto":
         config = replace(config, model=str(path))
     if config.tokenizer == "auto":
@@ -85,7 +71,7 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
                 "tokenizer of its training text with --tokenizer"
             )
         config = replace(config, tokenizer=str(folder))
-    return config, stored
+    return config
 
 
 @dataclass(frozen=True)
@@ -113,7 +99,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Origin:
+class InitialWeights:
     """A checkpoint that is open, and how its vocabulary becomes the model's.
 
     Attributes:

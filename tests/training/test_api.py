@@ -20,7 +20,7 @@ from mlxhog.config.strategies import Hogwild, Sync
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files.quantities import Interval
 from mlxhog.report.plain import PlainLines
-from mlxhog.training.calling import configured
+from mlxhog.training.api import configured
 from tests.training.small import small_config
 
 Asked = list[tuple[TrainConfig, Any]]

@@ -181,7 +181,7 @@ def measured(session: Session, budget_s: float | None) -> Choice | Unmeasured | 
     seconds = paces.seconds()
     if budget_s is not None and any(len(times) < LEAST for times in seconds):
         return Unmeasured(strategy.name, paces.slowest_s(), budget_s)
-    return choose(seconds, strategy.config.sequences_per_ticket)
+    return choose(seconds, strategy.facts.sequences)
 
 
 def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:

@@ -1,0 +1,57 @@
+"""Who computes and who writes: the workers of a run, their kernels, and the writers of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from mlxhog.config import rules
+from mlxhog.config.config import TrainConfig
+from mlxhog.machine import machine, verdicts
+from mlxhog.machine.workers import WorkerSpec, resolve_workers
+from mlxhog.training import kernel_choice
+from mlxhog.training.kernel_choice import Writers
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What a run computes with on this machine.
+
+    Attributes:
+        workers: backend and threads of each.
+        writers: who adds their steps, and in which write mode.
+        kernels: form of the model's operations of each worker.
+        notes: what the user should know of these choices.
+        machine_bytes: memory of this machine.
+    """
+
+    workers: tuple[WorkerSpec, ...]
+    writers: Writers
+    kernels: tuple[str, ...]
+    notes: tuple[str, ...]
+    machine_bytes: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Choose them, by what `mlxhog doctor` has found here.
+
+        Raises:
+            ConfigError: the options name workers or kernels that do not exist or do not fit.
+            EnvironmentLacks: this machine lacks one of them.
+        """
+        here, record = machine.here(), verdicts.load()
+        chosen = resolve_workers(
+            config.workers,
+            config.threads,
+            machine=here,
+            max_workers=config.max_workers,
+            serial=config.strategy is not None and config.strategy.one_process,
+            tokens_per_s=record.tokens_per_s,
+        )
+        rules.check_ranks(config.slow, len(chosen.workers))
+        backends: Sequence[str] = [worker.backend for worker in chosen.workers]
+        writers = kernel_choice.choose_writers(config, backends, record)
+        kernels = kernel_choice.choose_kernels(config, backends, record)
+        notes = (*chosen.notes, *writers.notes, *kernels.notes)
+        return cls(chosen.workers, writers, kernels.of_workers, notes, here.memory_bytes)

@@ -1,0 +1,209 @@
+"""The end of a run: its last held-out evaluation, by all workers, and a sample of text."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from mlxhog.arena.control import EVAL_ROUND, Command
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError, WorkerFailed
+from mlxhog.report.metrics import Activity, Doing
+from mlxhog.report.monitor import Monitor
+from mlxhog.training.deadlines import LEAST_S, MARGIN, Deadlines
+from mlxhog.training.evaluation import SEGMENT, HeldOutPart, Score, Scores
+from mlxhog.training.session import Session
+
+LEAST_EVALUATION_S = 20.0  # for the last one, however late it is, unless it takes less
+FASTER = 3.0  # a loss, than a gradient
+BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
+GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
+"""Errors of a worker that is not replaced; the others continue."""
+
+
+class FinalEvaluation:
+    """Evaluations of resting parameters at the end of a run, one after the other.
+
+    What is done lies in the arena (`Scores`). A worker that dies leaves batches undone; a new round
+    shares them out again. Nothing is waited for once the time is over.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        part: HeldOutPart,
+        monitor: Monitor,
+        deadlines: Deadlines,
+        *,
+        sample_s: float = 0.0,
+    ) -> None:
+        """Prepare; workers do nothing yet.
+
+        Args:
+            session: of the run.
+            part: of the held-out text.
+            monitor: takes the scores.
+            deadlines: of the run.
+            sample_s: of the time that is left, for a sample afterwards.
+        """
+        self.arena, self.supervisor, self._until = session.arena, session.supervisor, session.until
+        self.copies_bits_per_byte: list[float] = []
+        self._session, self._monitor, self._deadlines = session, monitor, deadlines
+        self._sample_s = sample_s
+        self._scores = Scores(session.arena.segment(SEGMENT))
+        self._part, self._part_end, self._end = part, part.batches, part.batches
+        self._round = self._first = self._end_ns = 0
+
+    def begin(self) -> None:
+        """Tell all workers to score the held-out text at the model.
+
+        Where workers have parameters of their own, the time goes to the scores of these.
+        """
+        copies = len(self._session.strategy.copies())
+        end = self._part_end if copies else len(self._scores)
+        self._begin(1 + copies, end, least_s=self._least_s())
+
+    def _begin(self, parts: int, end: int, *, least_s: float) -> None:
+        """Begin at the parameters as they are now.
+
+        Args:
+            parts: evaluations that share the time from now on.
+            end: batches to score.
+            least_s: for this one, however late it is.
+        """
+        self._session.drain()  # an evaluation that ended as training did comes before this one
+        self._round += 1
+        self._first, self._end = self._round, end
+        self._end_ns = end_ns = self._deadlines.evaluation_ns(
+            parts=parts,
+            trained_s=self._monitor.seconds(),
+            sample_s=self._sample_s,
+            least_s=least_s,
+        )
+        counters = self.arena.counters
+        counters.store("side_until_ns", end_ns)
+        counters.store("eval_first", self._first)
+        counters.store("eval_end", end)
+        counters.store("eval_next", self._round * EVAL_ROUND)
+        self.supervisor.command(Command.EVALUATE)
+
+    def wait(self) -> Score:
+        """Wait until every batch is scored, the time is over, or the user interrupts.
+
+        Returns:
+            The score of the fixed part, as much of it as was scored.
+
+        Raises:
+            ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; a worker was given
+                up, and the fixed part cannot be scored without it.
+        """
+        while self.supervisor.has_workers() and not self._ended():
+            ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
+            limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
+            try:
+                if not self._until(ended_or_died, self._doing, limit_s):
+                    break
+            except GAVE_UP_WORKER as error:
+                self._leave_out_larger(error)
+            if not self._ended():
+                self._round += 1
+                self.arena.counters.store("eval_next", self._round * EVAL_ROUND)
+        return self._scores.total(self._first, end=self._part_end)
+
+    def finish(self) -> None:
+        """Wait for the score of the parameters, and score what they are the average of."""
+        score, session, monitor = self.wait(), self._session, self._monitor
+        average = score.bits_per_byte
+        if score.share < 1.0 or average is None:
+            return  # a number of less text could not be compared with those before
+        monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
+        monitor.val_at_end = True
+        larger, is_left_out = self.larger(), self._end == self._part_end
+        if not is_left_out and larger.bits_per_byte is not None and larger.n_bytes > score.n_bytes:
+            share = larger.share * self._part.larger_share
+            monitor.take_final(larger.bits_per_byte, larger.tokens, share)
+        if (
+            not session.interrupts()
+            and self.score_copies()
+            and (warning := session.strategy.warning(average, self.copies_bits_per_byte))
+        ):
+            session.report(warning)
+
+    def _leave_out_larger(self, error: MlxhogError) -> None:
+        """Go on with the fixed part alone, after a worker was given up: the run is complete.
+
+        Raises:
+            MlxhogError: the same error, where the part was all there was to score already, or no
+                worker is left to score the rest of it.
+        """
+        is_larger, self._end = self._end > self._part_end, self._part_end
+        if not is_larger or not (self._score().share == 1.0 or self.supervisor.has_workers()):
+            raise error
+        self.arena.counters.store("eval_end", self._end)
+        self._session.report(f"the larger held-out score was left out: {error}")
+
+    def larger(self) -> Score:
+        """The score of the rest of the batches, as many as there was time for."""
+        return self._scores.total(self._first, begin=self._part_end)
+
+    def score_copies(self) -> bool:
+        """Score each worker's own parameters, where the model is their average.
+
+        Returns:
+            Whether all are in `copies_bits_per_byte`: the user may interrupt, or a worker not rest.
+        """
+        session = self._session
+        with session.strategy.each_copy(self.arena) as copies:
+            for k, load in enumerate(copies):
+                all_rest = self._until(self.supervisor.resting, Doing(Activity.EVALUATING), BATCH_S)
+                if session.interrupts() or not all_rest:
+                    return False
+                load()
+                self._begin(len(copies) - k, self._part_end, least_s=LEAST_S)
+                self.copies_bits_per_byte.append(self.wait().bits_per_byte or math.nan)
+        return True
+
+    def _least_s(self) -> float:
+        """How long the fixed part takes, at most, at the speed of training."""
+        tokens = FASTER * self.arena.counters.load("tokens")
+        if not tokens:
+            return LEAST_EVALUATION_S
+        seconds = MARGIN * self._monitor.seconds() * self._part.tokens / tokens
+        return min(max(seconds, LEAST_S), LEAST_EVALUATION_S)
+
+    def _score(self) -> Score:
+        return self._scores.total(self._first, end=self._end)
+
+    def _ended(self) -> bool:
+        late = monotonic_ns() >= self._end_ns
+        return self._score().share == 1.0 or (late and self.supervisor.resting())
+
+    def _ended_or_died(self, ends: int) -> bool:
+        return self._ended() or self.supervisor.ends() > ends
+
+    def _doing(self) -> Doing:
+        return Doing(Activity.EVALUATING, round(100 * self._score().share))
+
+
+def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> None:
+    """Let a worker write a sample of text, another one where it dies, or say why there is none."""
+    supervisor, samples = session.supervisor, monitor.samples
+    end_ns = monotonic_ns() + int(deadlines.sample_s() * 1e9)
+    reason = "no worker was free to write one in time"
+    session.arena.counters.store("side_until_ns", end_ns)
+
+    def is_written_or_lost(ends: int) -> bool:
+        return monitor.samples > samples or supervisor.ends() > ends
+
+    while supervisor.has_workers() and monitor.samples == samples:
+        ended = partial(is_written_or_lost, supervisor.ends())
+        session.ask("sample")
+        supervisor.command(Command.SAMPLE)
+        rest_s = (end_ns - monotonic_ns()) / 1e9
+        try:
+            if not session.until(ended, Doing(Activity.SAMPLING), rest_s + BATCH_S):
+                break
+        except GAVE_UP_WORKER as error:
+            reason = str(error)  # the run is complete, and another worker may write it
+    if monitor.samples == samples and not session.interrupts():
+        session.report(f"no sample: {reason}; mlxhog generate writes one")

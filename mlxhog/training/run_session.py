@@ -1,0 +1,99 @@
+"""The session of one call of `train`: signals, what is shown, and requests, while workers work."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from mlxhog.checkpoint.run import Run
+from mlxhog.machine.interrupts import Interrupts
+from mlxhog.report.metrics import Doing, Progress
+from mlxhog.report.views import Observer
+from mlxhog.training import checkpoints
+from mlxhog.training.follow import Following
+from mlxhog.training.plan import Plan
+from mlxhog.training.reporting import Reporter, monitor_of
+from mlxhog.training.requests import Requests
+from mlxhog.training.session import Session
+
+INTERRUPTED = "finishing the step; again stops at once"
+
+
+class StopNow(Exception):
+    """The user interrupted twice."""
+
+
+class RunSession(Session):
+    """Workers whose run a user watches, interrupts and asks for something.
+
+    Attributes:
+        signals: of the user.
+        monitor: what workers have recorded.
+        reporter: shows it.
+        following: the folder that the run trains on as files arrive; None is none.
+        requests: of other commands; None before they are answered.
+    """
+
+    requests: Requests | None = None
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run,
+        *,
+        following: Following | None,
+        observer: Observer[Progress] | None,
+        stack: ExitStack,
+    ) -> None:
+        """Create the arena; its parameters are for the caller to fill in.
+
+        Args:
+            plan: of the run.
+            run: its folder.
+            following: see the class.
+            observer: of the caller.
+            stack: kills the workers and closes the arena when it is closed.
+        """
+        folder = run.directory
+        super().__init__(plan, folder, stack=stack, run_id=run.name[:64], fallback=folder)
+        self.signals = Interrupts()
+        self.monitor = monitor_of(plan, self.arena, checkpoints.start_of(plan).budget)
+        self.reporter = Reporter(plan, run, self.monitor, observer)
+        self.following, self._run = following, run
+
+    def report(self, message: str) -> None:
+        """Show the user a message."""
+        self.reporter.report(message)
+
+    def interrupts(self) -> int:
+        """Signals so far."""
+        return self.signals.count
+
+    def may_ask(self) -> bool:
+        """Whether the user has not interrupted, and there are workers to ask for something."""
+        return not self.signals.count and self.supervisor.has_workers()
+
+    def poll(self, doing: Doing | None = None) -> None:
+        """Watch workers for a moment, and show how far they are.
+
+        Raises:
+            StopNow: the user interrupted twice.
+        """
+        if self.signals.count > 1:
+            raise StopNow
+        super().poll(doing)
+        if self.signals.received:
+            self.reporter.report_once(INTERRUPTED)
+        if self.following is not None:
+            for message in self.following.look(training=doing is None):
+                self.report(message)
+        self.reporter.report_now_and_then(doing)
+        if self.requests is not None:
+            self.requests.serve(doing)
+
+    def drain(self) -> None:
+        """Take in what workers have recorded."""
+        samples = self.monitor.samples
+        self.monitor.drain()
+        if self.monitor.samples > samples:
+            self.reporter.sample = self._run.last_sample()
+            self.reporter.record("sample", text=self.reporter.sample)
