@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan, process, worker_pool
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase, State
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import build
@@ -68,10 +68,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Of two workers that have been spawned."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
-    config: Any = SimpleNamespace(
-        heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy=Hogwild(),
-        async_after=0.0, blocks="all", determinism="none",
-    )  # fmt: skip
+    config = TrainConfig(
+        heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild"
+    )
     context = SimpleNamespace(Process=lambda **_: Process())
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))

@@ -123,8 +123,8 @@ def job(**options: Any) -> Job:
 
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
-    strategy = SimpleNamespace(config=SimpleNamespace(batch_size=6))
-    setup = SimpleNamespace(strategy=strategy, gpu_share=GPUShare(piece_tokens=4096))
+    config = SimpleNamespace(batch_size=6)
+    setup = SimpleNamespace(config=config, gpu_share=GPUShare(piece_tokens=4096))
     jobs = [job(setup=setup, halvings=halvings) for halvings in range(4)]
     assert [job.micro_batch for job in jobs] == [6, 3, 1, 1]
     assert [job.gpu_share.piece_tokens for job in jobs] == [4096, 2048, 1024, 512]

@@ -83,7 +83,7 @@ def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_n
     )
     for slot, (counts, outcome) in enumerate(outcomes, start=1):
         of = scripted(OneBatch(outcome, counts))
-        one = job(slot=slot, setup=SimpleNamespace(strategy=of))
+        one = job(slot=slot, setup=SimpleNamespace(strategy=of, config=TrainConfig()))
         ring = control.Ring(arena.segment(f"ring.{slot}"))
         steps.Steps(one, context(arena, slot, of), ring, gradients).step()
     entries = [arena.workers.entry(slot) for slot in range(1, len(outcomes) + 1)]
@@ -123,9 +123,8 @@ def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run
     clock, beats = Clock(stops_at_s), []
     monkeypatch.setattr(gradients, "monotonic_ns", lambda: round(clock.now_s * 1e9))
     monkeypatch.setattr(gradients.time, "sleep", clock.nap)
-    setup: Any = SimpleNamespace(
-        strategy=SimpleNamespace(config=TrainConfig(slow="1=4", seed=0)), batches=lambda: None
-    )
+    config = TrainConfig(slow="1=4", seed=0)
+    setup: Any = SimpleNamespace(config=config, batches=lambda: None)
     entry: Any = SimpleNamespace(beat=lambda: beats.append(clock.now_s))
     backend: Any = SimpleNamespace()
     slowed = gradients.Gradients(job(slot=2, setup=setup), arena, entry, backend)
