@@ -396,10 +396,12 @@ def _train_slice(
     """Train an arm for one turn, from where its turn before ended."""
     part = f"{arm.name}, turn {number + 1} of {SLICES}"
     tell(part, "starting")
-    resume = None if before is None else before.run
     options = {
-        "strategy": arm.strategy, "resume": resume, "schedule": "constant", **arm.options
-    }  # fmt: skip
+        "strategy": arm.strategy,
+        "workers": arm.workers or target.config.workers,
+        "resume": None if before is None else before.run,
+        "schedule": "constant",
+    }
     out = str(folder / arm.name.replace(" ", "-"))
     settings = settings_for(target.config, options, seconds, out)
     result = _train(settings, lambda step: tell(part, step), whole_time=True)
