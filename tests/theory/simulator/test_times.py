@@ -15,7 +15,7 @@ from mlxhog.theory.simulator.times import (
     LogNormal,
     Markov,
     Pareto,
-    Recorded,
+    RecordedTimes,
     ShiftedExponential,
     parse,
 )
@@ -36,7 +36,7 @@ def taken(time: ComputeTime, count: int = 40_000) -> np.ndarray:
         SPELLS,
         HeldUp(Constant(1.0), 0.1, 6.0),
         ShiftedExponential(1.0, 2.0),
-        Recorded([1.0, 2.0, 6.0]),
+        RecordedTimes([1.0, 2.0, 6.0]),
     ],
 )
 def test_the_mean_of_many_times_is_what_is_said(time: ComputeTime) -> None:
@@ -61,7 +61,7 @@ def test_slow_spells_last_as_long_as_their_probability_says() -> None:
 
 def test_recorded_times_come_in_their_order_round_and_round() -> None:
     ordered = [1.0, 2.0, 3.0, 4.0, 5.0]
-    times = taken(Recorded(ordered), 12)
+    times = taken(RecordedTimes(ordered), 12)
     first = ordered.index(times[0])
     assert times.tolist() == [ordered[(first + k) % 5] for k in range(12)]
 
