@@ -113,7 +113,7 @@ def time_to_loss(every: int, *, step_s: float, sync_s: float, growth: float) -> 
 def growth_of(*, steps_apart: float, steps_together: float, every: int) -> float:
     """Return the `growth` from the steps of two runs to one loss, with interval H and with 1."""
     if every < 2 or not steps_together > 0:
-        raise DataError(f"interval {every}, {steps_together} steps: wanted 2 or more, and above 0")
+        raise DataError(f"interval {every}, steps {steps_together}: expected at least 2, above 0")
     return (steps_apart / steps_together - 1) / (every - 1)
 
 
