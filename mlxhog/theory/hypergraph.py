@@ -115,7 +115,7 @@ class Hypergraph:
         return int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
 
     def _pair_degrees(self) -> NDArray[np.int64]:
-        """Edge degrees where no edge has more than two coordinates: deg u + deg v - parallel."""
+        """Return edge degrees of edges of two coordinates at most: deg u + deg v - parallel."""
         sizes, start = self.sizes, self.indptr[:-1]
         met = np.zeros(len(self), np.int64)
         single, pair = sizes == 1, sizes == 2

@@ -143,7 +143,7 @@ class Pair:
 
 
 class Comparison:
-    """Two sides that may be compared, checked before anything is trained.
+    """Two sides, checked before any training.
 
     Attributes:
         sides: A and B.

@@ -38,7 +38,7 @@ from mlxhog.theory.advisor.rules import Arm
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import Source, Subject, Ticket, source
+from mlxhog.theory.analysis.sampling import GradientSource, Subject, Ticket, source
 from mlxhog.theory.analysis.target import Target
 from mlxhog.theory.simulator.workers import Worker, worker_of
 from mlxhog.training import trainer
@@ -423,7 +423,7 @@ def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np
 
 def evaluate(lane: Lane, subject: Subject, held_out: Path) -> NDArray[np.float64]:
     """Return bits per byte of every held-out batch at a checkpoint; runs in a child."""
-    ours = Source(subject)
+    ours = GradientSource(subject)
     batches = heldout.batches(
         TokenFile.open(held_out),
         seq_len=subject.seq_len,

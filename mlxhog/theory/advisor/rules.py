@@ -132,7 +132,7 @@ class Rule:
         holds: whether a profile is in that situation.
         choose: strategies for it, best first; the first that has an arm is taken.
         because: the reason, with the profile's numbers.
-        otherwise: what would change the answer.
+        otherwise: a change that leads to another answer.
     """
 
     name: str
@@ -165,7 +165,7 @@ RULES = (
         lambda p: (Sync(), RoundRobin()) if p.gain < 0.5 else (RoundRobin(), Sync()),
         lambda p: (
             "both repeat bit for bit: gradients of sync are never late, and workers of round_robin "
-            f"wait less where rounds cost {p.gain:.0%}"
+            f"wait less when rounds cost {p.gain:.0%}"
         ),
         "without --reproducible the rules below apply",
     ),
@@ -175,7 +175,7 @@ RULES = (
         lambda p: (Sync(),),
         lambda p: (
             f"rounds cost {p.gain:.1%} (slowest {p.straggling:.1%}, barrier and average "
-            f"{p.overhead:.1%}), and that bounds what any method without barriers can gain"
+            f"{p.overhead:.1%}), which bounds the gain of any method without barriers"
         ),
         f"workers or a barrier that cost {SMALL_GAIN:.0%} or more",
     ),
@@ -289,7 +289,7 @@ class Recommendation:
         second: the best prediction among arms of another family; None if there is no such arm.
         rule: name of the rule that decided.
         because: its reason.
-        otherwise: what would change the answer.
+        otherwise: a change that leads to another answer.
         expected: every arm, soonest first.
     """
 
@@ -357,8 +357,8 @@ def samples_needed(profile: Profile, arm: Arm) -> float:
     """Guess the samples to a loss, over those of one worker alone, before a trial.
 
     Gradients in flight together count as one larger batch, 1 + B / B_noise (McCandlish et al. 2018,
-    arXiv:1812.06162). Late gradients cost `STALENESS_COST` where updates meet, and local steps
-    `LOCAL_COST` each, more where data differ.
+    arXiv:1812.06162). Late gradients cost `STALENESS_COST` if updates meet, and local steps
+    `LOCAL_COST` each, more if data differ.
     """
     strategy = arm.strategy
     if strategy.one_process:

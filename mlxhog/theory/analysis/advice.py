@@ -171,7 +171,7 @@ def _advise_write(evidence: Evidence) -> Iterator[Advice]:
     if limits[strictest] >= evidence.lag.largest:
         yield Advice(
             "write",
-            "plain adds (racy) can lose little here; lossless ones are what the theorems assume",
+            "plain adds (racy) can lose little here; the theorems assume lossless ones",
             f"updates seldom meet: the block with most conflict, {strictest}, allows a lag of "
             f"{limits[strictest]:.3g}, and {evidence.lag.largest:g} was the largest; {rate}",
             "" if evidence.write == "racy" else "--write racy",

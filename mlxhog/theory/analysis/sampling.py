@@ -243,7 +243,7 @@ class Sampled:
     norms: Float64
 
 
-class Source:
+class GradientSource:
     """A backend with the model's parameters in it, and the batches."""
 
     def __init__(self, subject: Subject) -> None:
@@ -346,9 +346,9 @@ class Source:
         self.backend.refresh()
 
 
-def source(lane: Lane, subject: Subject) -> Source:
+def source(lane: Lane, subject: Subject) -> GradientSource:
     """Return the lane's own source of gradients."""
-    return lane.keep("source", lambda: Source(subject))
+    return lane.keep("source", lambda: GradientSource(subject))
 
 
 def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:

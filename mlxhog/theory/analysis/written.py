@@ -53,7 +53,7 @@ class WrittenSupport:
         Args:
             config: optimizer, sparsification, clipping; shared moments count as private.
             slots: every parameter by name.
-            params: (n,) float32, laid out as the slots say; only read.
+            params: (n,) float32, in the layout of the slots; read only.
             decay: names of the parameters that weight decay applies to.
             hidden: the model's hidden matrices, as `optim.build` takes them.
         """

@@ -58,7 +58,7 @@ class Staleness:
 
 
 def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
-    """Summarise a histogram: how many updates had which staleness."""
+    """Summarise a histogram: staleness -> number of updates."""
     steps = sum(histogram.values())
     if steps == 0:
         return Staleness(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
