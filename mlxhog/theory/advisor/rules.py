@@ -27,7 +27,7 @@ guess, too. The cost of the larger batch is not in it: at staleness 3 Muon in tu
 serial's samples, averaged gradients of as many workers 1.218 (benchmarks/RESULTS.md)."""
 
 BY_SPEED = Sync(shares="speed")
-STRATEGIES: tuple[StrategyChoice, ...] = (
+CANDIDATES: tuple[StrategyChoice, ...] = (
     Serial(), Sync(), BY_SPEED, Hogwild(), AsyncPS(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
     FedProx(), DiLoCo(),
 )  # fmt: skip
@@ -80,7 +80,7 @@ class Arm:
 
 
 def arms(
-    profile: Profile, strategies: Collection[StrategyChoice] = STRATEGIES
+    profile: Profile, strategies: Collection[StrategyChoice] = CANDIDATES
 ) -> dict[StrategyChoice, Arm]:
     """Return the arm of each of these strategies."""
     worker = profile.workers[0]
@@ -302,13 +302,13 @@ class Recommendation:
 
 
 def recommend(
-    profile: Profile, strategies: Collection[StrategyChoice] = STRATEGIES
+    profile: Profile, strategies: Collection[StrategyChoice] = CANDIDATES
 ) -> Recommendation:
     """Predict every arm, and apply the table.
 
     Args:
         profile: the workload.
-        strategies: to choose among, some of `STRATEGIES`.
+        strategies: to choose among, some of `CANDIDATES`.
 
     Raises:
         ConfigError: no rule fits with these strategies.

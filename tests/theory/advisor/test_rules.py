@@ -38,7 +38,7 @@ def profile(times: list[ComputeTime], sync_s: float = 0.002, **known: Any) -> Pr
 
 
 def advised(one: Profile, *strategies: StrategyChoice) -> Recommendation:
-    advice = recommend(one, strategies or rules.STRATEGIES)
+    advice = recommend(one, strategies or rules.CANDIDATES)
     assert advice.second is None or advice.second.arm.family != advice.first.arm.family
     return advice
 
