@@ -28,7 +28,7 @@ from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.views import TellStep
 from mlxhog.theory import paired_test
 from mlxhog.theory.paired_test import PairedResult
-from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, Trained
+from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, TrainedRun
 from mlxhog.training import trainer
 
 ROWS = 16
@@ -60,7 +60,7 @@ class PairLog:
     def warnings(self) -> Iterator[str]:
         """Yield warnings about the runs."""
         for letter in "ab":
-            of_side: list[Trained] = [getattr(pair, letter) for pair in self.pairs]
+            of_side: list[TrainedRun] = [getattr(pair, letter) for pair in self.pairs]
             if diverged := sum(one.status == "diverged" for one in of_side):
                 yield (
                     f"{letter.upper()} diverged in {diverged} of {len(of_side)} runs, each of "
@@ -202,7 +202,7 @@ def run_pair(record: PairLog, number: int, tell: TellStep) -> Pair:
     tell(f"pair {number} of {comparison.terms.pairs}", "scoring both")
     with Child() as child:
         for letter, result in results.items():
-            trained[letter] = Trained(
+            trained[letter] = TrainedRun(
                 run=Path(result.run).name,
                 status=result.status,
                 bits_per_byte=_score(child, comparison, letter, result),

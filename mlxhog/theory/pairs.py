@@ -81,7 +81,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """One run, and its result.
 
     Attributes:
@@ -114,8 +114,8 @@ class Pair:
 
     seed: int
     first: str
-    a: Trained
-    b: Trained
+    a: TrainedRun
+    b: TrainedRun
 
     @property
     def difference(self) -> float:
@@ -135,7 +135,7 @@ class Pair:
         Raises:
             LookupError, TypeError, ValueError: it is not the form of a pair.
         """
-        a, b = (Trained(**line[letter]) for letter in "ab")
+        a, b = (TrainedRun(**line[letter]) for letter in "ab")
         numbers = [float(x) for one in (a, b) for x in (one.bits_per_byte, one.seconds, one.tokens)]
         if not all(math.isfinite(x) and x > 0 for x in numbers):
             raise ValueError("a number in it is not above zero")

@@ -25,7 +25,7 @@ from mlxhog.report.views import Stages, TellStep
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
+from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
 from mlxhog.theory.analysis.target import Target
 
 PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
@@ -60,7 +60,7 @@ class StrategyAdvice:
         return str(self.load) if self.load.busy else None
 
     @property
-    def chosen(self) -> Expected:
+    def chosen(self) -> PredictedArm:
         """The arm to train with: the trial's winner, or the rules' choice."""
         first, second = self.recommendation.first, self.recommendation.second
         if self.trial is not None and second is not None and self.trial.winner == second.arm.name:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxhog.errors import DataError
 from mlxhog.theory.local_steps import interval_by_overhead
-from mlxhog.theory.simulator.times import Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.times import Constant, MeasuredTimes, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
 ROUNDS = 4000
@@ -166,7 +166,7 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers, for --json and the history."""
-        times = [Measured(column) for column in self._rounds.T]
+        times = [MeasuredTimes(column) for column in self._rounds.T]
         return {
             "source": self.source,
             "workers": [

@@ -252,7 +252,7 @@ RULES = (
 
 
 @dataclass(frozen=True)
-class Expected:
+class PredictedArm:
     """The prediction of one arm.
 
     Attributes:
@@ -293,12 +293,12 @@ class Recommendation:
         expected: every arm, soonest first.
     """
 
-    first: Expected
-    second: Expected | None
+    first: PredictedArm
+    second: PredictedArm | None
     rule: str
     because: str
     otherwise: str
-    expected: tuple[Expected, ...]
+    expected: tuple[PredictedArm, ...]
 
 
 def recommend(
@@ -338,7 +338,7 @@ def recommend(
     )
 
 
-def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[Expected]:
+def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[PredictedArm]:
     """Predict speed, samples and time of arms."""
     rate = partial(simulate, cores=None, seed=profile.seed)
     times = []
@@ -350,7 +350,7 @@ def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[Expected]:
         times.append((arm, prediction, samples, samples / prediction.gradients_per_s))
     sync = next((time for arm, *_, time in times if arm.strategy == Sync()), times[0][-1])
     for arm, prediction, samples, time in times:
-        yield Expected(arm, prediction, samples, time / sync)
+        yield PredictedArm(arm, prediction, samples, time / sync)
 
 
 def samples_needed(profile: Profile, arm: Arm) -> float:

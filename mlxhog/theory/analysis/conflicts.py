@@ -204,7 +204,7 @@ def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
         raise WorkerFailed(f"the gradients cannot be computed: {failure}") from failure
 
 
-def _check_finite(sampled: sampling.Sampled, tickets: Sequence[Ticket]) -> None:
+def _check_finite(sampled: sampling.GradientSample, tickets: Sequence[Ticket]) -> None:
     wrong = np.flatnonzero(~np.isfinite(sampled.norms))
     if wrong.size:
         epoch, number = tickets[int(wrong[0])]

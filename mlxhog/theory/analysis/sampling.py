@@ -228,7 +228,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class GradientSample:
     """Supports, losses and norms of some gradients.
 
     Attributes:
@@ -351,7 +351,7 @@ def source(lane: Lane, subject: Subject) -> GradientSource:
     return lane.keep("source", lambda: GradientSource(subject))
 
 
-def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
+def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> GradientSample:
     """Compute the gradients of some batches, all at the same parameters."""
     ours = source(lane, subject)
     packed: dict[tuple[str, str, int], list[Bits]] = {}
@@ -368,7 +368,7 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
                     np.packbits(groups, bitorder="little")
                 )
     bits = {key: np.stack(rows) for key, rows in packed.items()}
-    return Sampled(bits, np.array(losses), np.array(norms))
+    return GradientSample(bits, np.array(losses), np.array(norms))
 
 
 def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> Any:

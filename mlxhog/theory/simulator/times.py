@@ -259,7 +259,7 @@ class Markov:
 
 
 @dataclass(frozen=True)
-class HeldUp:
+class HeldUpTimes:
     """Times of which some, at random, are longer by a factor: another program runs now and then.
 
     Attributes:
@@ -282,9 +282,9 @@ class HeldUp:
         for seconds in self.time.successive(rng):
             yield seconds * (self.factor if rng.random() < self.probability else 1.0)
 
-    def scaled(self, factor: float) -> HeldUp:
+    def scaled(self, factor: float) -> HeldUpTimes:
         """Scale all times."""
-        return HeldUp(self.time.scaled(factor), self.probability, self.factor)
+        return HeldUpTimes(self.time.scaled(factor), self.probability, self.factor)
 
     def to_json(self) -> dict[str, Any]:
         """Return kind and parameters."""
@@ -296,7 +296,7 @@ class HeldUp:
         }
 
 
-class Measured(Independent):
+class MeasuredTimes(Independent):
     """Times drawn uniformly and independently from measured ones: without slow spells."""
 
     kind = "measured"
@@ -322,7 +322,7 @@ class Measured(Independent):
         """Return independent times, (size,)."""
         return rng.choice(self.seconds, size)
 
-    def scaled(self, factor: float) -> Measured:
+    def scaled(self, factor: float) -> MeasuredTimes:
         """Scale every measured time."""
         return type(self)(self.seconds * factor)
 
@@ -337,7 +337,7 @@ class Measured(Independent):
         }
 
 
-class RecordedTimes(Measured):
+class RecordedTimes(MeasuredTimes):
     """Times in the order of their record, from a random one on, repeated without end.
 
     Slow spells keep their lengths.

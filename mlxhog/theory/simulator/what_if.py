@@ -169,7 +169,7 @@ def workers_of(config: SimulateConfig, recorded: Sequence[Worker] | None = None)
 
 def _slowed(time: times.ComputeTime, how: Slowdown) -> times.ComputeTime:
     if how.probability < 1:
-        return times.HeldUp(time, how.probability, how.factor)
+        return times.HeldUpTimes(time, how.probability, how.factor)
     return time.scaled(how.factor)
 
 

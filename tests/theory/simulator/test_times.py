@@ -11,7 +11,7 @@ from mlxhog.errors import DataError
 from mlxhog.theory.simulator.times import (
     ComputeTime,
     Constant,
-    HeldUp,
+    HeldUpTimes,
     LogNormal,
     Markov,
     Pareto,
@@ -34,7 +34,7 @@ def taken(time: ComputeTime, count: int = 40_000) -> np.ndarray:
         LogNormal(2.0, 0.5),
         Pareto(1.0, 3.5),
         SPELLS,
-        HeldUp(Constant(1.0), 0.1, 6.0),
+        HeldUpTimes(Constant(1.0), 0.1, 6.0),
         ShiftedExponential(1.0, 2.0),
         RecordedTimes([1.0, 2.0, 6.0]),
     ],
