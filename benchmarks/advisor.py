@@ -22,8 +22,10 @@ from typing import Any
 
 from harness.claims import Findings, flags, measured
 
+from mlxhog.config.local_strategies import LocalSGD, Scaffold
+from mlxhog.config.strategies import SSP, Hogwild, RoundRobin, Serial, Sync
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import Arm, arms, recommend
+from mlxhog.theory.advisor.rules import BY_SPEED, Arm, arms, recommend
 from mlxhog.theory.simulator import descend
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.times import (
@@ -37,7 +39,7 @@ from mlxhog.theory.simulator.times import (
 from mlxhog.theory.simulator.workers import Worker
 
 STRATEGIES = (
-    "serial", "sync", "hogwild", "round_robin", "ssp", "local_sgd", "scaffold",
+    Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
 )  # fmt: skip
 RATES = tuple(2.0**-k for k in range(1, 9))
 TARGET = 0.01
@@ -119,8 +121,8 @@ def scenarios() -> list[Scenario]:
 def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> float:
     """Mean time to the target at the best step size; infinite where none reaches it."""
     profile, objective = scenario.profile, scenario.objective
-    workers = [profile.alone] if arm.strategy == "serial" else list(profile.workers)
-    together = len(workers) if arm.strategy == "sync" else 1
+    workers = [profile.alone] if arm.strategy.one_process else list(profile.workers)
+    together = len(workers) if arm.strategy.averages else 1
     target, best = TARGET * objective.excess(objective.start()), math.inf
     for rate in RATES:
         times: list[float] = []
@@ -143,8 +145,8 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     """What the advisor answers, and what is true."""
     known = arms(scenario.profile, STRATEGIES)
     if scenario.profile.reproducible:
-        known = {name: arm for name, arm in known.items() if arm.repeats}
-    truth = {name: seconds_to_target(scenario, arm, seeds) for name, arm in known.items()}
+        known = {kind: arm for kind, arm in known.items() if arm.repeats}
+    truth = {arm.name: seconds_to_target(scenario, arm, seeds) for arm in known.values()}
     advice = recommend(scenario.profile, STRATEGIES)
     pair = [one.arm for one in (advice.first, advice.second) if one is not None]
     other_seeds = [1000 + seed for seed in seeds]

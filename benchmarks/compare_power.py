@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from training.recording import model_file
 
 from mlxhog import TrainConfig
-from mlxhog.theory.pair_runs import Record, run_pair
+from mlxhog.theory.pair_runs import PairLog, run_pair
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
 from mlxhog.theory.pairs import Comparison, Side, Terms
 
@@ -115,7 +115,7 @@ def real_differences(
     """Bits per byte of B less those of A."""
     a, b = (TrainConfig(model=model, **options) for options in settings)
     terms = Terms(pairs, None, tokens, seed=1, eval_tokens=65_536)
-    record = Record(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
+    record = PairLog(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
     with record.open():
         while len(record.pairs) < pairs:
             number = len(record.pairs) + 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, flags, measured
 
-from mlxhog.theory.simulator import Deadlock, Event, Machine, simulate
+from mlxhog.theory.simulator import Deadlock, Event, Simulation, simulate
 from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
 from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, Scheme, Sync
 from mlxhog.theory.simulator.times import Constant, LogNormal, ShiftedExponential
@@ -168,9 +168,9 @@ def random_schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event]
     return workers, events, slack
 
 
-def run(workers: list[Worker], scheme: Scheme, events: Any, seed: int) -> tuple[Machine, bool]:
+def run(workers: list[Worker], scheme: Scheme, events: Any, seed: int) -> tuple[Simulation, bool]:
     """Simulate to the end; whether it is reached."""
-    machine = Machine(workers, scheme, seed=seed, events=events)
+    machine = Simulation(workers, scheme, seed=seed, events=events)
     try:
         machine.run_until(10**9)
     except Deadlock:
@@ -180,7 +180,7 @@ def run(workers: list[Worker], scheme: Scheme, events: Any, seed: int) -> tuple[
 
 def spread(workers: list[Worker], slack: int, events: Any, seed: int) -> tuple[int, bool]:
     """Largest difference between clocks of workers that are there under SSP; whether all finish."""
-    machine, widest, version = Machine(workers, SSP(slack), seed=seed, events=events), 0, -1
+    machine, widest, version = Simulation(workers, SSP(slack), seed=seed, events=events), 0, -1
     state = machine.state
     try:
         while state.version > version:

@@ -19,7 +19,7 @@ from mlxhog.files.paths import expanded
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
-    from mlxhog.theory.pair_runs import Record
+    from mlxhog.theory.pair_runs import PairLog
     from mlxhog.theory.pairs import Side, Terms
 
 ABOUT = """\
@@ -108,7 +108,7 @@ def run(arguments: list[str]) -> int:
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are answered before.
-    from mlxhog.theory.pair_runs import Record
+    from mlxhog.theory.pair_runs import PairLog
     from mlxhog.theory.pairs import Comparison
 
     sides = tuple(
@@ -118,7 +118,7 @@ def run(arguments: list[str]) -> int:
     )  # fmt: skip
     comparison = Comparison((sides[0], sides[1]), terms_of(config, sides))
     folder = Path("comparisons") / comparison.folder_name()
-    record = Record(folder if config.folder is None else Path(config.folder), comparison)
+    record = PairLog(folder if config.folder is None else Path(config.folder), comparison)
     if not _carry_out(record, quiet=parsed.other.quiet):
         return 130
     if parsed.other.json:
@@ -266,7 +266,7 @@ def _spelt(budget: dict[str, Any]) -> str:
 # -- carrying it out, and what is said of it -------------------------------------------------------
 
 
-def _carry_out(record: Record, *, quiet: bool) -> bool:
+def _carry_out(record: PairLog, *, quiet: bool) -> bool:
     """Run the pairs that are wanted; False where the user has interrupted."""
     from mlxhog.report.views import PartLine
     from mlxhog.theory.pair_runs import run_pairs
@@ -294,7 +294,7 @@ def _carry_out(record: Record, *, quiet: bool) -> bool:
     return True
 
 
-def answer(record: Record) -> str:
+def answer(record: PairLog) -> str:
     """The verdict in one line."""
     outcome = record.outcome
     low, high, sign = outcome.low, outcome.high, outcome.sign
@@ -313,7 +313,7 @@ def answer(record: Record) -> str:
     )
 
 
-def sections(record: Record) -> list[Section]:
+def sections(record: PairLog) -> list[Section]:
     """Arrange everything for `mlxhog.report.table.show`."""
     from mlxhog.report.table import Section
 
@@ -338,7 +338,7 @@ def sections(record: Record) -> list[Section]:
     return [*parts, Section("", notes=[*_facts(record), *comparison.notes, *record.warnings()])]
 
 
-def _facts(record: Record) -> list[str]:
+def _facts(record: PairLog) -> list[str]:
     comparison, speed = record.comparison, _times_as_fast(record)
     a, b = (side.title for side in comparison.sides)
     return [
@@ -362,7 +362,7 @@ MOST_UNSURE = 100
 """Ratio of the ends of an interval of speeds beyond which it says nothing."""
 
 
-def _times_as_fast(record: Record) -> tuple[float, float, float]:
+def _times_as_fast(record: PairLog) -> tuple[float, float, float]:
     """How many times as fast A trains as B, and the interval."""
     import math
 
@@ -370,7 +370,7 @@ def _times_as_fast(record: Record) -> tuple[float, float, float]:
     return math.exp(speed.mean), math.exp(speed.low), math.exp(speed.high)
 
 
-def to_json(record: Record) -> dict[str, Any]:
+def to_json(record: PairLog) -> dict[str, Any]:
     """Everything as plain values."""
     from mlxhog.theory import paired_test
 

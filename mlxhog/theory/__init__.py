@@ -1,15 +1,15 @@
-"""Conditions of lock-free training: sparsity and conflict measured, and bounds.
+"""Conditions of lock-free training: measured sparsity and conflict, and bounds.
 
     hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
     supports    the same quantities from sampled gradients, with intervals
-    bounds      what the theorems say, with whether they apply
-    local_steps how many local steps between two averages
+    bounds      the theorems' bounds, and whether they apply
+    local_steps number of local steps between two averages
 
-`analysis/` puts them together for a real model: the command `mlxhog analyze`. `simulator/` predicts
-what strategies do (`mlxhog simulate`), `advisor/` which of them to take (`mlxhog advise`).
+`analysis/` puts them together for a real model (`mlxhog analyze`). `simulator/` predicts speed and
+staleness of strategies (`mlxhog simulate`); `advisor/` recommends one (`mlxhog advise`).
 
-Which of two trainings is better, by the command `mlxhog compare`: `pairs` says what is compared,
-`pair_runs` trains and keeps it, `paired_test` decides.
+`mlxhog compare` finds the better of two trainings: `pairs` defines the comparison, `pair_runs`
+trains and keeps its runs, `paired_test` decides.
 
 Source of the quantities: Niu, Recht, Re, Wright 2011, arXiv:1106.5730, section 2.
 """

@@ -1,7 +1,7 @@
-"""The theorems on lock-free SGD as numbers, each with whether its assumptions hold here.
+"""The theorems on lock-free SGD as numbers, and whether the assumptions of each hold here.
 
-Nothing here limits the number of workers: Proposition 4.1 orders problems, and is off by orders of
-magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, where ten cores
+No bound limits the number of workers: Proposition 4.1 orders problems, and is wrong by orders of
+magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, but ten cores
 were measured to be about five times as fast as one.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from mlxhog.errors import DataError
 
-# -- what is known, and what the theorems assume ---------------------------------------------------
+# -- facts, and the theorems' assumptions ----------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Known properties of a problem and of how it is trained; None where one is not known.
+    """Properties of a problem and of its training; None for unknown ones.
 
     Attributes:
         strongly_convex: the objective curves upwards everywhere, so it has one minimum.
@@ -39,11 +39,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Assumption:
-    """One thing that a theorem needs.
+    """One assumption of a theorem.
 
     Attributes:
-        needs: in a few words.
-        holds: whether it does here; None where that is not known.
+        needs: the assumption, in a few words.
+        holds: whether it holds here; None if unknown.
         why: the reason, in plain words.
     """
 
@@ -77,7 +77,7 @@ _ASSUMPTIONS = {
     "lossless": (
         "no increment is lost",
         "writes are lossless",
-        "racy writes lose increments now and then, which no theorem here allows for",
+        "racy writes lose increments now and then, and no theorem here covers that",
     ),
     "sgd": (
         "updates of plain SGD",
@@ -85,11 +85,11 @@ _ASSUMPTIONS = {
         "momentum and Adam remember earlier gradients, which the proof does not cover",
     ),
 }
-"""Field of `Facts` -> what a theorem needs, why it holds, why it does not."""
+"""Field of `Facts` -> the assumption, why it holds, why it fails."""
 
 
 def assume(facts: Facts, *names: str) -> tuple[Assumption, ...]:
-    """Return assumptions by the names of their facts, each with whether it holds here."""
+    """Return the assumptions on some fields of `Facts`."""
     assumptions = []
     for name in names:
         needs, true, false = _ASSUMPTIONS[name]
@@ -100,7 +100,7 @@ def assume(facts: Facts, *names: str) -> tuple[Assumption, ...]:
 
 
 def assume_sparse(facts: Facts) -> Assumption:
-    """Return the assumption that examples mostly do not touch the same coordinates."""
+    """Return the assumption that most examples share no coordinate."""
     needs = "sparse gradients"
     if facts.delta is None:
         return Assumption(needs, None, "supports were not measured")
@@ -112,7 +112,7 @@ def assume_sparse(facts: Facts) -> Assumption:
 
 
 def assume_hogwild(facts: Facts) -> tuple[Assumption, ...]:
-    """Return what Proposition 4.1 and the rules that follow from it need."""
+    """Return the assumptions of Proposition 4.1 and of the rules that follow from it."""
     return (*assume(facts, *_ASSUMPTIONS), assume_sparse(facts))
 
 
@@ -128,7 +128,7 @@ LAG = 6
 """Factor of rho tau in both."""
 
 ORDER_ONE = 100
-"""What counts as a constant in "rho and Delta are of order 1/n": n rho and n Delta up to this."""
+"""Largest constant in "rho and Delta are of order 1/n": n rho and n Delta are at most this."""
 
 HOGWILD = "Niu, Recht, Re, Wright 2011, arXiv:1106.5730, Proposition 4.1"
 PERTURBED = "Mania et al. 2015, arXiv:1507.06970, Theorem 3.4"
@@ -141,11 +141,11 @@ class Bound:
 
     Attributes:
         name: of the rule.
-        source: where it is from.
-        inputs: the numbers that went in.
-        values: the numbers that came out; infinite where the rule sets no limit.
-        assumptions: what it needs, each with whether that holds here.
-        words: what the numbers mean, in a sentence.
+        source: paper and number.
+        inputs: the numbers of the problem.
+        values: the resulting numbers; infinite if the rule sets no limit.
+        assumptions: of the rule.
+        words: the meaning of the numbers, in a sentence.
     """
 
     name: str
@@ -157,7 +157,7 @@ class Bound:
 
     @property
     def applies(self) -> bool | None:
-        """Whether every assumption holds; None where one is unknown and none is known to fail."""
+        """Whether every assumption holds; None if some are unknown and the others hold."""
         return all_hold(self.assumptions)
 
 
@@ -180,7 +180,7 @@ def proposition_4_1(
     gamma = theta eps c / (2 L M^2 Omega (1 + 6 rho tau + 4 tau^2 Omega sqrt(Delta)))
     k = 2 L M^2 Omega (1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)) ln(L D0 / eps) / (c^2 theta eps)
 
-    It is proved for updates that change one coordinate of an example at a time, drawn with
+    The proof is for updates that change one coordinate of an example at a time, drawn with
     replacement; the program changes all of them.
 
     Args:
@@ -194,7 +194,7 @@ def proposition_4_1(
         rho: largest share of the examples that one example meets.
         delta: share of the examples at the busiest coordinate.
         tau: largest lag between read and write, in updates.
-        facts: what is known, for the assumptions.
+        facts: for the assumptions.
 
     Raises:
         DataError: theta or a constant is outside its range.
@@ -224,7 +224,7 @@ def proposition_4_1(
 
 
 def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts) -> Bound:
-    """How many times more updates Proposition 4.1 asks for at lag tau than for serial SGD.
+    """Return the updates of Proposition 4.1 at lag tau, over those of serial SGD.
 
     pen(tau) = 1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)
     """
@@ -246,9 +246,9 @@ def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts)
 def near_serial(
     *, omega: float, rho: float, delta: float, tau: float, facts: Facts, slack: float = 0.1
 ) -> Bound:
-    """Whether pen(tau) - 1 <= slack, and the largest lag for which it is.
+    """Return whether pen(tau) - 1 <= slack, and the largest lag at which it is.
 
-    "Near serial" is pen - 1 = o(1) in the paper; `slack` puts a number on it.
+    "Near serial" is pen - 1 = o(1) in the paper; `slack` is the number for o(1).
     """
     _check_conflict(tau, rho, delta)
     a, b = K_LAG_SQUARED * omega * math.sqrt(delta), LAG * rho
@@ -272,7 +272,7 @@ def near_serial(
 
 
 def quarter_power(*, n: int, rho: float, delta: float, tau: float, facts: Facts) -> Bound:
-    """n^(1/4): the lag up to which serial speed is kept where rho and Delta are of order 1/n.
+    """Return n^(1/4), the largest lag at serial speed if rho and Delta are of order 1/n.
 
     The paper's statement is asymptotic, tau = o(n^(1/4)) with n the number of coordinates.
     """
@@ -307,18 +307,18 @@ def perturbed_iterate(
     m: float | None = None,
     eps: float | None = None,
 ) -> Bound:
-    """Largest lag min(n / (2 Dbar), M^2 / (eps m^2)) at which asynchrony's noise does not matter.
+    """Return the largest lag without a cost by asynchrony's noise: min(n/(2 Dbar), M^2/(eps m^2)).
 
-    Dbar is the mean conflict degree, so the first term is p_conf * tau <= 1/2. It needs the average
-    conflict where Proposition 4.1 needs the largest, and is far weaker a condition. The second is
-    an order, without the constant of the proof; it limits only how exact a solution may be asked
-    for, and is left out where M, m and eps are not given.
+    Dbar is the mean conflict degree, so the first term is p_conf * tau <= 1/2. It is a far weaker
+    condition than Proposition 4.1, which needs the largest conflict. The second is an order,
+    without the constant of the proof; it limits only the accuracy eps, and is left out without M, m
+    and eps.
 
     Args:
         n_examples: |E|.
         mean_degree: mean number of other examples that an example meets.
         tau: lag in updates.
-        facts: what is known.
+        facts: for the assumptions.
         M: largest gradient of an example.
         m: strong convexity.
         eps: |x - x*|^2 to reach.
@@ -362,17 +362,17 @@ def perturbed_iterate(
 def step_koloskova(
     *, tau_concurrency: float, tau_max: float, facts: Facts, smoothness: float | None = None
 ) -> Bound:
-    """Step sizes for dense, non-convex problems: sparsity is not needed, a smaller step is.
+    """Return step sizes for dense, non-convex problems, which need small steps and no sparsity.
 
-    A constant step must be of the order of 1 / (L sqrt(tau_max tau_C)); 1 / (L tau_C) is enough
-    where gradients older than 2 tau_C are left out or scaled down. These are orders: the constant
-    factors of the proofs are left out. Where L is not known, the values are in multiples of 1/L,
-    the largest step of serial SGD; lags below 1 count as 1.
+    A constant step must be of the order of 1 / (L sqrt(tau_max tau_C)); 1 / (L tau_C) is enough if
+    gradients older than 2 tau_C are left out or scaled down. These are orders: the constant factors
+    of the proofs are left out. If L is unknown, the values are in multiples of 1/L, the largest
+    step of serial SGD; lags below 1 count as 1.
 
     Args:
         tau_concurrency: mean number of gradients in flight beside one's own: workers - 1.
-        tau_max: largest lag seen.
-        facts: what is known.
+        tau_max: largest observed lag.
+        facts: for the assumptions.
         smoothness: L, if known.
 
     Raises:
@@ -397,7 +397,7 @@ def step_koloskova(
         assumptions=assume(facts, "smooth", "lossless", "sgd"),
         words=(
             f"a constant step of the order of {constant:.3g}{of} converges at any density; "
-            f"{adaptive:.3g} where gradients older than {2 * concurrency:g} updates are left out"
+            f"{adaptive:.3g} if gradients older than {2 * concurrency:g} updates are left out"
         ),
     )
 

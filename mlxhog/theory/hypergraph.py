@@ -5,8 +5,8 @@
     rho     rho   = max_e |{e' : e' meets e}| / |E|    e meets itself
     p_conf  share of the pairs of distinct examples that share a coordinate
 
-Always rho >= Delta and rho <= Omega * Delta. Of an example without coordinates nothing can be
-overwritten: it meets no example, not even itself.
+Always rho >= Delta and rho <= Omega * Delta. An example without coordinates meets no example, not
+even itself: it has nothing to overwrite.
 
 Source: Niu et al. 2011, arXiv:1106.5730, section 2 (equation 2.6).
 """
@@ -52,7 +52,7 @@ class Hypergraph:
 
     @classmethod
     def from_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Hypergraph:
-        """Edges given as coordinates in any order; repetitions count once."""
+        """Return the hypergraph of edges with coordinates in any order; repetitions count once."""
         rows: list[NDArray[Any]] = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
@@ -115,7 +115,7 @@ class Hypergraph:
         return int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
 
     def _pair_degrees(self) -> NDArray[np.int64]:
-        """Edge degrees where no edge has more than two coordinates: deg u + deg v - parallel."""
+        """Return edge degrees of edges of two coordinates at most: deg u + deg v - parallel."""
         sizes, start = self.sizes, self.indptr[:-1]
         met = np.zeros(len(self), np.int64)
         single, pair = sizes == 1, sizes == 2

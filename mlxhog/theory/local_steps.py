@@ -1,4 +1,4 @@
-"""How many local steps between two averages: Stich's bound, and two rules for the interval H.
+"""The interval H, local steps between two averages: Stich's bound, and two rules for H.
 
 Times are seconds: `step_s` of one gradient with its step, `sync_s` of one average.
 """
@@ -25,14 +25,14 @@ def stich(
 ) -> Bound:
     """Bound the error of local SGD after T steps of each of K workers, averaged every H.
 
-    With kappa = L / mu, a = max(16 kappa, H) and step sizes 4 / (mu (a + t)), the weighted mean of
-    all iterates is expected to be off by at most
+    With kappa = L / mu, a = max(16 kappa, H) and step sizes 4 / (mu (a + t)), the expected error of
+    the weighted mean of all iterates is at most
 
         mu a^3 D^2 / (2 S) + 4 T (T + 2 a) sigma^2 / (mu K S) + 256 T G^2 H^2 L / (mu^2 S),
 
     S being the sum of (a + t)^2 for t < T, which is at least T^3 / 3. The second term is that of
     synchronous steps; the third is the price of local ones, and stays below it up to H of the order
-    of the root of T / K. For convex problems only; nothing is said of networks.
+    of the root of T / K. The bound is for convex problems, not for networks.
 
     Args:
         steps: T.
@@ -59,7 +59,7 @@ def stich(
         if not value > 0:
             raise DataError(f"{name} is {value}, expected a number above 0")
     if curvature > smoothness:
-        raise DataError(f"curvature {curvature} is above smoothness {smoothness}; it cannot be")
+        raise DataError(f"curvature {curvature} is above smoothness {smoothness}, its limit")
     a = max(16.0 * smoothness / curvature, float(every))
     # sum of (a + t)^2 for t = 0 .. T - 1
     weights = steps * a**2 + a * steps * (steps - 1) + steps * (steps - 1) * (2 * steps - 1) / 6
@@ -81,7 +81,7 @@ def stich(
 
 
 def interval_by_overhead(*, step_s: float, sync_s: float, share: float = 0.1) -> int:
-    """The least H with which averages take at most a share of the time: T_s (1 - f) / (f T_c)."""
+    """Return the least H at which averages take a share f of the time: T_s (1 - f) / (f T_c)."""
     _check_times(step_s, sync_s)
     if not 0 < share < 1:
         raise DataError(f"share is {share}, expected a part of the time between 0 and 1")
@@ -89,11 +89,11 @@ def interval_by_overhead(*, step_s: float, sync_s: float, share: float = 0.1) ->
 
 
 def interval_by_cost(*, step_s: float, sync_s: float, growth: float) -> int:
-    """The H with the least time to a loss, where each further local step costs steps.
+    """Return the H with the least time to a loss, if each further local step costs steps.
 
-    With `growth` b, a run needs 1 + b (H - 1) times the steps of one that averages always; two
-    short runs to one loss, with H = 1 and 16 say, tell it. The time (T_c + T_s / H)(1 + b (H - 1))
-    is least at the root of T_s (1 - b) / (T_c b).
+    With `growth` b, a run needs 1 + b (H - 1) times the steps of a run with H = 1; two short runs
+    to one loss, such as H = 1 and 16, show b. The time (T_c + T_s / H)(1 + b (H - 1)) is least at
+    the root of T_s (1 - b) / (T_c b).
     """
     _check_times(step_s, sync_s)
     if not 0 < growth < 1:
@@ -106,14 +106,14 @@ def interval_by_cost(*, step_s: float, sync_s: float, growth: float) -> int:
 
 
 def time_to_loss(every: int, *, step_s: float, sync_s: float, growth: float) -> float:
-    """Time to a loss by that model, relative to a run of one free step."""
+    """Return the time to a loss by that model, per step of a run with H = 1."""
     return (step_s + sync_s / every) * (1 + growth * (every - 1))
 
 
 def growth_of(*, steps_apart: float, steps_together: float, every: int) -> float:
-    """The `growth` that two runs to one loss tell: steps with interval H, and with 1."""
+    """Return the `growth` from the steps of two runs to one loss, with interval H and with 1."""
     if every < 2 or not steps_together > 0:
-        raise DataError(f"interval {every} and {steps_together} steps tell no growth; take 2 or up")
+        raise DataError(f"interval {every}, steps {steps_together}: expected at least 2, above 0")
     return (steps_apart / steps_together - 1) / (every - 1)
 
 

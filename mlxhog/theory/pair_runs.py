@@ -1,6 +1,6 @@
-"""Running the pairs of a comparison, and the folder that keeps those that are done.
+"""Runs the pairs of a comparison, and keeps finished pairs in a folder.
 
-FOLDER/comparison.json   what is compared; written before the first pair
+FOLDER/comparison.json   identity of the comparison; written before the first pair
 FOLDER/pairs.jsonl       one line for each pair that is whole; a torn last line is ignored
 FOLDER/runs/             the runs, without their checkpoints once they are scored
 FOLDER/lock              held while pairs are run
@@ -27,17 +27,17 @@ from mlxhog.files.quantities import format_duration, format_share
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.views import TellStep
 from mlxhog.theory import paired_test
-from mlxhog.theory.paired_test import Outcome
-from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, Trained
+from mlxhog.theory.paired_test import PairedResult
+from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, TrainedRun
 from mlxhog.training import trainer
 
 ROWS = 16
 SCORING_S = 3600.0
-UNEQUAL = 0.02  # part of the training time by which the runs of a pair may differ unnoticed
+UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
 
 
-class Record:
-    """The folder of a comparison: the pairs that are done, whatever has ended it."""
+class PairLog:
+    """The folder of a comparison, with all finished pairs."""
 
     def __init__(self, folder: Path, comparison: Comparison) -> None:
         """Name the folder; `open` makes or reads it."""
@@ -45,22 +45,22 @@ class Record:
         self.pairs: list[Pair] = []
 
     @property
-    def outcome(self) -> Outcome:
-        """What the pairs so far say."""
+    def outcome(self) -> PairedResult:
+        """The result of the pairs so far."""
         return paired_test.judge(
             [pair.difference for pair in self.pairs], self.comparison.terms.pairs
         )
 
     @property
-    def speed(self) -> Outcome:
-        """What they say of the logarithm of how many times as fast A trains as B."""
-        told = self.pairs[: self.outcome.pairs]
-        return paired_test.look([pair.log_speed for pair in told], self.comparison.terms.pairs)
+    def speed(self) -> PairedResult:
+        """The result of these pairs for the logarithm of A's speed over B's."""
+        pairs = self.pairs[: self.outcome.pairs]
+        return paired_test.look([pair.log_speed for pair in pairs], self.comparison.terms.pairs)
 
     def warnings(self) -> Iterator[str]:
-        """What the user should know of the runs."""
+        """Yield warnings about the runs."""
         for letter in "ab":
-            of_side: list[Trained] = [getattr(pair, letter) for pair in self.pairs]
+            of_side: list[TrainedRun] = [getattr(pair, letter) for pair in self.pairs]
             if diverged := sum(one.status == "diverged" for one in of_side):
                 yield (
                     f"{letter.upper()} diverged in {diverged} of {len(of_side)} runs, each of "
@@ -81,7 +81,7 @@ class Record:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Hold the folder alone, with the pairs that earlier commands have done.
+        """Lock the folder, and read the pairs of earlier commands.
 
         Raises:
             RunError: another process holds it, it is another comparison's, or it is damaged.
@@ -130,7 +130,7 @@ class Record:
             )
         if planned != terms.pairs:
             raise ConfigError(
-                f"this comparison was begun with --pairs {planned}, and what it promises holds for "
+                f"this comparison was begun with --pairs {planned}, and its error rate holds for "
                 f"that number; leave --pairs at {planned}, or begin another with --seed "
                 f"{terms.seed + planned} --pairs {terms.pairs}"
             )
@@ -151,7 +151,7 @@ class Record:
         return pairs
 
     def _clear_unfinished(self) -> None:
-        """Remove what a command that was ended has left of a pair."""
+        """Remove the runs of unfinished pairs."""
         whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
         for run in runs.list_runs(self.folder / "runs"):
             if run.name not in whole:
@@ -168,16 +168,16 @@ class Record:
         self.pairs.append(pair)
 
 
-def run_pairs(record: Record, tell: TellStep, report: Callable[[int, Pair], None]) -> Outcome:
-    """Run pairs until they tell, or as many as were planned are done.
+def run_pairs(record: PairLog, tell: TellStep, report: Callable[[int, Pair], None]) -> PairedResult:
+    """Run pairs until the test decides, or the planned number is reached.
 
     Args:
-        record: open; what it holds counts.
-        tell: told (part, step).
-        report: told the number of each pair and what it came to.
+        record: open; its pairs count.
+        tell: called with (part, step).
+        report: called with the number of each pair and the pair.
 
     Raises:
-        KeyboardInterrupt: a signal asked to end; the pairs that are done are in the record.
+        KeyboardInterrupt: a signal asked to end; finished pairs are in the record.
         MlxhogError: as `mlxhog.training.trainer.train`.
         WorkerFailed: a run took no step, or cannot be scored.
     """
@@ -189,8 +189,8 @@ def run_pairs(record: Record, tell: TellStep, report: Callable[[int, Pair], None
     return record.outcome
 
 
-def run_pair(record: Record, number: int, tell: TellStep) -> Pair:
-    """Train and score both sides once; the pair is not in the record yet."""
+def run_pair(record: PairLog, number: int, tell: TellStep) -> Pair:
+    """Train and score both sides once; the caller adds the pair to the record."""
     comparison = record.comparison
     order = comparison.sides if number % 2 else comparison.sides[::-1]
     results: dict[str, Result] = {}
@@ -202,7 +202,7 @@ def run_pair(record: Record, number: int, tell: TellStep) -> Pair:
     tell(f"pair {number} of {comparison.terms.pairs}", "scoring both")
     with Child() as child:
         for letter, result in results.items():
-            trained[letter] = Trained(
+            trained[letter] = TrainedRun(
                 run=Path(result.run).name,
                 status=result.status,
                 bits_per_byte=_score(child, comparison, letter, result),
@@ -216,7 +216,7 @@ def run_pair(record: Record, number: int, tell: TellStep) -> Pair:
     return Pair(seed, order[0].letter, trained["a"], trained["b"])
 
 
-def _train(record: Record, side: Side, number: int, runs_after: int, tell: TellStep) -> Result:
+def _train(record: PairLog, side: Side, number: int, runs_after: int, tell: TellStep) -> Result:
     terms = record.comparison.terms
     part = f"pair {number} of {terms.pairs}, {side.letter.upper()}"
     tell(part, "starting")
@@ -240,11 +240,11 @@ def _train(record: Record, side: Side, number: int, runs_after: int, tell: TellS
 
 
 def how_far(now: Progress, runs_after: int) -> str:
-    """Say how far a run is, and how long it and all runs after it train at most.
+    """Return a run's progress, and the most time that it and all runs after it take.
 
     Args:
-        now: of the run.
-        runs_after: runs that follow unless the answer is known earlier, each taken to be as long.
+        now: progress of the run.
+        runs_after: most runs that follow, each taken to be as long.
     """
     share = format_share(now.budget_fraction)
     if now.eta_s is None:
@@ -285,11 +285,11 @@ def score(
 
     Args:
         lane: of the child.
-        backend: what computes.
+        backend: such as "torch:cpu".
         checkpoint: the model.
         held_out: its token file.
         seq_len: length of a sequence; each begins without a state.
-        eval_tokens: about how many labels; None is all of the text.
+        eval_tokens: approximate number of labels; None is all of the text.
     """
     opened = formats.open(checkpoint)
     scorer = backends.create_alone(backend)

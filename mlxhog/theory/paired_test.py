@@ -1,21 +1,21 @@
-"""A sequential test of paired differences: which of two is better, or that it cannot be told.
+"""A sequential test of paired differences: which of two is better, or no decision.
 
-Pairs come one after the other, and after each of them (from the third on) the mean difference over
-its standard error, Student's t, is compared with a boundary. The first crossing decides, and ends
-the comparison. Up to then, and at the planned end without one, nothing can be told.
+After each pair, from the third on, Student's t of the differences (their mean over its standard
+error) is compared with a boundary. The first crossing decides, and ends the comparison. Without a
+crossing up to the planned number of pairs there is no decision.
 
 The boundary is t's quantile at the level `c_N (k / N)^5` for pair k of N: little of the error is
-spent early, so that the last look is nearly as sharp as a test with a single one. `c_N` stands in
+spent early, so that the last look is nearly as sharp as a test with a single look. `c_N` is in
 `LEVELS`. It is the quantile of min over k of p_k / (k / N)^5, less two standard errors, among two
-million sequences of differences that mean nothing; p_k is the two-sided p-value of the t after k
-pairs (`python benchmarks/compare_power.py --table` makes the table again).
+million sequences of differences with mean 0; p_k is the two-sided p-value of the t after k pairs
+(`python benchmarks/compare_power.py --table` makes the table again).
 
-What is promised holds exactly if differences are independent and normal with one unknown variance,
-whatever that is: either side is called better with a probability of at most `ERROR` where both are
-equal, over all looks together. For symmetric differences with longer tails it is less
-(Benjamini 1983, Is the t test really conservative when the parent distribution is long-tailed?).
-The interval is the repeated one of Jennison and Turnbull 1989: it holds at all looks at once, with
-probability 1 - `ERROR`, so that stopping by it does not spoil it.
+The promise: if both sides are equal, the test calls one of them better with a probability of at
+most `ERROR`, over all looks together. It is exact for independent normal differences of one unknown
+variance; for symmetric differences with longer tails the probability is smaller (Benjamini 1983,
+Is the t test really conservative when the parent distribution is long-tailed?). The interval is the
+repeated one of Jennison and Turnbull 1989: it holds at all looks at once, with probability
+1 - `ERROR`, so it stays valid if the comparison stops by it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from statistics import fmean, stdev
 
 ERROR = 0.01
 FEWEST = 3
-"""Pairs before the first look: two say next to nothing of their own spread."""
+"""Pairs before the first look: two show next to nothing of their variance."""
 
 SHAPE = 5.0
 LEVELS: dict[int, float] = {
@@ -57,12 +57,12 @@ MOST = max(LEVELS, default=0)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What some differences say.
+class PairedResult:
+    """The mean of some differences, with its interval.
 
     Attributes:
-        pairs: that it was told from.
-        planned: pairs at which it would have ended at the latest.
+        pairs: number of differences.
+        planned: most pairs of the comparison.
         mean: of the differences.
         low: lower end of the interval; minus infinity before the first look.
         high: its upper end.
@@ -76,23 +76,23 @@ class Outcome:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the mean is told from zero, else 0."""
+        """1 or -1 if the interval excludes zero, else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
     @property
     def ended(self) -> bool:
-        """Whether no further pair is wanted."""
+        """Whether the comparison ends here."""
         return self.sign != 0 or self.pairs >= self.planned
 
 
-def judge(differences: Sequence[float], planned: int) -> Outcome:
-    """Look after each pair, and stop where a boundary is crossed; what comes later is ignored.
+def judge(differences: Sequence[float], planned: int) -> PairedResult:
+    """Look after each pair, and stop at the first crossing of the boundary; ignore later pairs.
 
     Args:
         differences: of the pairs so far, in the order in which they were run.
         planned: the number of pairs, 2 to `MOST`, fixed before the first.
     """
-    outcome = Outcome(0, planned, 0.0, -math.inf, math.inf)
+    outcome = PairedResult(0, planned, 0.0, -math.inf, math.inf)
     for k in range(1, min(len(differences), planned) + 1):
         outcome = look(differences[:k], planned)
         if outcome.ended:
@@ -101,7 +101,7 @@ def judge(differences: Sequence[float], planned: int) -> Outcome:
 
 
 def boundary(pairs: int, planned: int) -> float:
-    """The t that decides after so many pairs; infinite where there is no look."""
+    """Return the t that decides after some pairs; infinite before the first look."""
     if pairs < min(FEWEST, planned):
         return math.inf
     from scipy.stats import t  # .3 s
@@ -110,11 +110,11 @@ def boundary(pairs: int, planned: int) -> float:
     return float(t.isf(level / 2, pairs - 1))
 
 
-def look(differences: Sequence[float], planned: int) -> Outcome:
-    """What all of some differences say, with the interval that a look after them has."""
+def look(differences: Sequence[float], planned: int) -> PairedResult:
+    """Return the result of a look after all these differences."""
     k = len(differences)
     mean, limit = fmean(differences), boundary(k, planned)
     if math.isinf(limit):
-        return Outcome(k, planned, mean, -math.inf, math.inf)
+        return PairedResult(k, planned, mean, -math.inf, math.inf)
     half = limit * stdev(differences) / math.sqrt(k)
-    return Outcome(k, planned, mean, mean - half, mean + half)
+    return PairedResult(k, planned, mean, mean - half, mean + half)

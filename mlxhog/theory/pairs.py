@@ -1,10 +1,10 @@
 """Two trainings against each other, in pairs of runs that differ in nothing but their settings.
 
-The runs of a pair have one seed, so the same initial values where the model is the same, and the
-same order of batches where the text is. They follow each other directly, A first in the first pair,
-B in the second, so that neither always has the warmer machine. Both get the same time or the same
-tokens, are not evaluated meanwhile, and are scored afterwards, by one process, on the same held-out
-text. `paired_test` says after each pair whether there has to be another; `pair_runs` runs them.
+The runs of a pair have one seed: the same initial values for the same model, and the same order of
+batches for the same text. They follow each other directly, A first in the first pair, B in the
+second, so that neither always has the warmer machine. Both get the same time or the same tokens,
+are not evaluated meanwhile, and are scored afterwards, by one process, on the same held-out text.
+`paired_test` decides after each pair whether another follows; `pair_runs` runs them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from mlxhog.models import families
 from mlxhog.training.plan import Plan, make_plan
 
 WORST_BITS = 8.0
-"""What a byte costs who knows nothing of it; a run that diverged has come to that."""
+"""Bits per byte of a uniform guess; the score of a diverged run."""
 
 SAME_FOR_BOTH = ("seed", "out", "name")
-"""Options that the comparison sets: they are no difference between its sides."""
+"""Options that the comparison sets, so that they do not differ between its sides."""
 
 ENDS = ("budget", "epochs and early stopping")
-"""Groups of options that say when a run ends; in a comparison its terms do."""
+"""Groups of options that end a run; a comparison sets them by its terms."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Side:
 
     Attributes:
         letter: "a" or "b".
-        title: what people call it.
-        config: its options; seed, budget and what a comparison does without are set for each run.
+        title: for people.
+        config: its options; the comparison sets seed, budget and output of each run.
     """
 
     letter: str
@@ -56,12 +56,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for both sides.
+    """Options of both sides.
 
     Attributes:
-        pairs: most of them.
-        time: seconds that each run trains; None where tokens are its budget.
-        tokens: that each run trains on; None where time is its budget.
+        pairs: most pairs.
+        time: seconds that each run trains; None if tokens are its budget.
+        tokens: that each run trains on; None if time is its budget.
         seed: of the first pair; the next one has the next number.
         eval_tokens: held-out text that every run is scored on.
     """
@@ -81,15 +81,15 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One run, and what it came to.
+class TrainedRun:
+    """One run, and its result.
 
     Attributes:
         run: its name in the folder of runs.
         status: as `Result.status`.
         bits_per_byte: on the held-out text of the comparison.
-        steps: that it took.
-        tokens: in them.
+        steps: of training.
+        tokens: in these steps.
         seconds: of training.
     """
 
@@ -114,28 +114,28 @@ class Pair:
 
     seed: int
     first: str
-    a: Trained
-    b: Trained
+    a: TrainedRun
+    b: TrainedRun
 
     @property
     def difference(self) -> float:
-        """Bits per byte of B less those of A: above zero where A is better."""
+        """Bits per byte of B minus those of A: above zero if A is better."""
         return self.b.bits_per_byte - self.a.bits_per_byte
 
     @property
     def log_speed(self) -> float:
-        """Logarithm of how many times as fast A trained as B."""
+        """Logarithm of A's tokens per second over B's."""
         speeds = [one.tokens / one.seconds for one in (self.a, self.b)]
         return math.log(speeds[0] / speeds[1])
 
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> Pair:
-        """Take one from its JSON form.
+        """Return a pair from its JSON form.
 
         Raises:
-            LookupError, TypeError, ValueError: it is none.
+            LookupError, TypeError, ValueError: it is not the form of a pair.
         """
-        a, b = (Trained(**line[letter]) for letter in "ab")
+        a, b = (TrainedRun(**line[letter]) for letter in "ab")
         numbers = [float(x) for one in (a, b) for x in (one.bits_per_byte, one.seconds, one.tokens)]
         if not all(math.isfinite(x) and x > 0 for x in numbers):
             raise ValueError("a number in it is not above zero")
@@ -143,15 +143,15 @@ class Pair:
 
 
 class Comparison:
-    """Two sides that may be compared, checked before anything is trained.
+    """Two sides, checked before any training.
 
     Attributes:
         sides: A and B.
         terms: of both.
         plans: of their first runs.
         seq_len: length of the sequences on which both are scored, the longer of theirs.
-        eval_tokens: of the held-out text; None is all of it, where tokenizers differ.
-        notes: what the user should know of how far the sides are alike.
+        eval_tokens: of the held-out text; None is all of it, for tokenizers that differ.
+        notes: remarks for the user on differences of the sides.
     """
 
     def __init__(self, sides: tuple[Side, Side], terms: Terms) -> None:
@@ -245,7 +245,7 @@ class Comparison:
         )
 
     def identity(self) -> dict[str, Any]:
-        """All that says what is compared; pairs of another identity are another comparison."""
+        """Return all that identifies a comparison; it has no pairs of another identity."""
         of_ends = {name for name, one in options(TrainConfig).items() if one.group in ENDS}
         sides = {
             side.letter: {
@@ -265,7 +265,7 @@ class Comparison:
                 "mlxhog": version("mlxhog")}  # fmt: skip
 
     def folder_name(self) -> str:
-        """A name that the same comparison always has, and no other one."""
+        """Return a name that the same comparison always has, and no other one."""
         identity = plain_json.dumps(self.identity())
         titles = "-vs-".join(default_name(side.title) for side in self.sides)
         return f"{titles[:60]}-{hashlib.sha256(identity).hexdigest()[:8]}"

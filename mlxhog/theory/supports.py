@@ -1,9 +1,9 @@
-"""Supports of sampled gradients as bitmaps, and what they say of Omega, Delta, rho and conflict.
+"""Supports of sampled gradients as bitmaps, and estimates of Omega, Delta, rho and conflict.
 
 A sample is S supports drawn independently and uniformly from the examples (or batches) of a
 problem. Intervals are valid at every S, without a normal approximation. Omega and rho are largest
-values over all examples, which no sample bounds from above; what a sample does say is a lower bound
-and a quantile.
+values over all examples, which no sample bounds from above; a sample gives a lower bound and a
+quantile.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class Supports:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """How many samples touch each coordinate, (n,)."""
+        """Number of samples that touch each coordinate, (n,)."""
         counts = np.zeros(self.n, np.int64)
         for row in self.bits:
             counts += np.unpackbits(row, count=self.n, bitorder="little")
         return counts
 
     def meetings(self, others: Supports) -> NDArray[np.int64]:
-        """Return how many of `others` each sample shares a coordinate with, (S,).
+        """Return for each sample the number of `others` that share a coordinate with it, (S,).
 
         A sample that is also among `others` counts itself there, unless it is empty.
 
@@ -122,7 +122,7 @@ def pairs_low(share: float, samples: int, risk: float) -> float:
     Args:
         share: U, in [0, 1].
         samples: S >= 2.
-        risk: how often the limit may exceed p.
+        risk: largest probability that the limit exceeds p.
 
     Source: Hoeffding 1963, J. Am. Stat. Assoc. 58, section 5b, for the average over orders.
     """
@@ -144,7 +144,7 @@ def pairs_high(share: float, samples: int, risk: float) -> float:
 
 
 def _tail_bound(at: float, trials: int, p: float) -> float:
-    """The bound on P(U >= at / trials); between whole s the quotient is monotone, so they do."""
+    """Return the bound on P(U >= at / trials); whole s suffice: between them it is monotone."""
     from scipy.stats import binom
 
     s = np.arange(int(np.ceil(at)))
@@ -174,11 +174,11 @@ class Estimate:
         value: the point estimate.
         low: lower end of the interval.
         high: upper end; for a largest value over all examples it may be the trivial one.
-        confidence: how often an interval made this way holds the true value, at least; half of the
-            risk goes to each end.
-        kind: how value and interval were made.
-        quantile: for largest values, what is certain about all but a few examples, with the same
-            confidence of its own.
+        confidence: least probability that such an interval holds the true value; half of the risk
+            goes to each end.
+        kind: method of value and interval.
+        quantile: for largest values, a limit for all but a few examples, with the same confidence
+            of its own.
     """
 
     value: float
@@ -190,7 +190,7 @@ class Estimate:
 
 
 def estimate_omega(supports: Supports) -> Estimate:
-    """Omega: the largest support seen, which is a lower bound, and the share that may be larger.
+    """Omega: the largest support in the sample, a lower bound, and the share that may be larger.
 
     If a share q of the examples had larger supports, S draws would all miss them with probability
     (1 - q)^S; this reaches 1 - confidence at q = 1 - (1 - confidence)^(1/S) <= ln(1/risk) / S.
@@ -213,7 +213,7 @@ def estimate_delta(supports: Supports) -> Estimate:
     """Delta: share of the examples that touch the busiest coordinate.
 
     The coordinate is chosen on one half of the sample and its share measured on the other half, so
-    that choosing it does not inflate the value. Low is Clopper and Pearson's limit on that half.
+    that the choice does not inflate the value. Low is Clopper and Pearson's limit on that half.
     High is their limit for the largest count of the whole sample: the truly busiest coordinate
     need not be the chosen one, but its count is at most that, and the limit grows with the count.
     Half of the risk goes to each end.
@@ -267,8 +267,8 @@ def estimate_rho(supports: Supports, *, omega: int | None = None) -> Estimate:
 
     Args:
         supports: the sample, at least 4.
-        omega: the largest support there can be, where that is known (tokens per batch for the rows
-            of an embedding); n otherwise.
+        omega: the largest possible support, if known (tokens per batch for the rows of an
+            embedding); else n.
 
     Raises:
         DataError: fewer than 4 samples.

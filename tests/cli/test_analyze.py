@@ -103,9 +103,9 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     for text in (
         "dense: in layer 0, out_norm, head any two updates meet",
         "embedding: an update touches",
-        "no run was watched; bounds are taken at a lag of 2",
+        "no run was measured; bounds are for a lag of 2",
         "no bound: the loss of a neural network is not strongly convex",
-        "sparse gradients: is not met",
+        "sparse gradients: does not hold",
         "- write: add steps losslessly",
     ):
         assert text in out

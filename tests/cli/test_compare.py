@@ -79,7 +79,7 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
         assert message in text
 
     assert main(["compare", *words, *sides[:-1], "4"]) == 2
-    assert "--pairs 5, and what it promises holds for that number" in capsys.readouterr().err
+    assert "--pairs 5, and its error rate holds for that number" in capsys.readouterr().err
 
 
 def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(

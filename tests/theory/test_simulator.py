@@ -21,7 +21,7 @@ from mlxhog.theory.simulator.schemes import (
     Scheme,
     Sync,
 )
-from mlxhog.theory.simulator.times import ComputeTime, Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.times import ComputeTime, Constant, MeasuredTimes, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
@@ -33,7 +33,7 @@ TIMES: dict[str, ComputeTime] = {
     "constant": Constant(1.0),
     "exponential": ShiftedExponential(0.0, 1.0),
     "shifted": ShiftedExponential(LEAST, DELAY),
-    "measured": Measured([0.5, 0.5, 0.6, 3.0]),
+    "measured": MeasuredTimes([0.5, 0.5, 0.6, 3.0]),
 }
 
 
@@ -254,9 +254,9 @@ def test_workers_and_machines_that_cannot_be_are_refused() -> None:
     with pytest.raises(DataError, match="constant time of nan"):
         Constant(math.nan)
     with pytest.raises(DataError, match="no compute time was measured"):
-        Measured([])
+        MeasuredTimes([])
     with pytest.raises(DataError, match="measured time of -1"):
-        Measured([1.0, -1.0])
+        MeasuredTimes([1.0, -1.0])
     with pytest.raises(DataError, match="0 workers"):
         simulate([], Hogwild())
     with pytest.raises(DataError, match="cores = 0"):

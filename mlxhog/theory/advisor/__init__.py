@@ -1,10 +1,10 @@
 """`mlxhog advise`: which strategy for this model on this machine, and why.
 
-profile     what the advice is made of: times, a round's cost, conflict, noise, heterogeneity
-rules       strategies as options of train and schemes of the simulator; the table that chooses,
-            with its reasons; what is predicted of every strategy
-measuring   what is trained: a profile in half a minute, and the two best in turns
-advise      all of it, as the command has it; what was advised before, and how it came out
+profile     the workload: times, a round's cost, conflict, noise, heterogeneity
+rules       strategies and their schemes in the simulator; the table of rules that chooses one, with
+            reasons; a prediction of every strategy
+measuring   trainings: a profile in half a minute, and the two best in turns
+advise      the command: a profile, a choice, a trial; the history of earlier advice
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class AdviseConfig:
     measure: float = option(
         4.0,
         "training time of each of the three short runs that are measured; up to 16 times as long "
-        "where a worker takes fewer than eight steps in it",
+        "if a worker takes fewer than eight steps in it",
         unit="s",
         above=0,
     )
@@ -30,10 +30,10 @@ class AdviseConfig:
     reproducible: bool = option(False, "only strategies that repeat bit for bit")
     heterogeneity: float | None = option(
         None,
-        "where workers have data of their own: variance of the workers' mean gradients over that "
-        "of a batch's gradient",
+        "if workers have data of their own: variance of the workers' mean gradients over that of a "
+        "batch's gradient",
         low=0,
     )
     link: float | None = option(
-        None, "where workers are on several machines: Gbit/s between them", above=0
+        None, "if workers are on several machines: Gbit/s between them", above=0
     )

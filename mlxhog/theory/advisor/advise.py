@@ -1,6 +1,4 @@
-"""Advice on a strategy: measured, predicted, tried, explained, remembered.
-
-What was advised on this machine, and how it came out, is kept:
+"""Advice on a strategy: a profile, predictions, a trial, reasons, and a history of the machine.
 
 <cache>/advice.jsonl   one line for each advice: time, subject, profile, prediction, trial
 """
@@ -27,22 +25,22 @@ from mlxhog.report.views import Stages, TellStep
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import Expected, Recommendation, recommend
+from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
 from mlxhog.theory.analysis.target import Target
 
 PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
-"""Three short runs and the gradients; the turns of both arms and what they are worth."""
+"""Three short runs and the gradients; the turns of both arms and their evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyAdvice:
-    """What to do, and why.
+    """A strategy, and the reasons for it.
 
     Attributes:
-        title: what was asked about.
-        profile: what was measured.
-        recommendation: what the rules make of it.
-        trial: the two best, tried; None without a trial.
+        title: of the model.
+        profile: the measurements.
+        recommendation: of the rules.
+        trial: of the two best; None without a trial.
         load: of the machine while times were measured.
         seconds: that the advice took.
     """
@@ -56,13 +54,13 @@ class StrategyAdvice:
 
     @property
     def untold(self) -> str | None:
-        """Why the advice is a guess, on a busy machine; None where it is not."""
+        """Why the advice is a guess: the load of a busy machine; None if it is no guess."""
         if self.trial is not None:
             return self.trial.untold
         return str(self.load) if self.load.busy else None
 
     @property
-    def chosen(self) -> Expected:
+    def chosen(self) -> PredictedArm:
         """The arm to train with: the trial's winner, or the rules' choice."""
         first, second = self.recommendation.first, self.recommendation.second
         if self.trial is not None and second is not None and self.trial.winner == second.arm.name:
@@ -71,14 +69,14 @@ class StrategyAdvice:
 
     @property
     def answer(self) -> str:
-        """One line."""
+        """The strategy and its command, in one line."""
         advice = f"{self.chosen.arm.name}: mlxhog train {self.chosen.arm.flags}"
         if self.untold is None:
             return advice
         return f"{self.untold}, run advise again when other programs are quiet; a guess is {advice}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `advise --json` prints, and what is remembered."""
+        """Return the output of `advise --json`, which is an entry of the history, too."""
         choice = self.recommendation
         return {
             "subject": self.title,
@@ -122,8 +120,8 @@ class StrategyAdvice:
         ]
         header = ("strategy", "gradients/s", "staleness", "idle", "samples", "time")
         yield Section("predicted", header, rows, _filled(
-            "samples: that a loss takes, over those of one worker; a rule of thumb until it is "
-            "tried. time: to that loss, over that of sync"
+            "samples: to a loss, over those of one worker; a rule of thumb before a trial. time: "
+            "to that loss, over that of sync"
         ))  # fmt: skip
         yield Section("measured", notes=_filled(*self._measured_notes()))
 
@@ -139,7 +137,7 @@ class StrategyAdvice:
         if math.isfinite(trial.difference):
             text += f", difference {trial.difference:+.3f} ± {2 * trial.error:.3f}"
         if trial.untold is not None:
-            text += f": {trial.untold}, which decided who got on, so {trial.winner} as advised"
+            text += f": {trial.untold}, so steps depended on the load; {trial.winner} as advised"
         elif trial.tie:
             text += f": a tie, so {trial.winner}, which is the more repeatable or the advised one"
         yield text
@@ -150,14 +148,14 @@ class StrategyAdvice:
             f"{1e3 * one['mean_s']:.3g} ms (cv {one['cv']:.2f}, 99 % {1e3 * one['p99_s']:.3g})"
             for one in profile.to_json()["workers"]
         )
-        yield f"a gradient takes the workers {times} while all of them work"
+        yield f"times of a gradient while all workers compute: {times}"
         yield (
             f"the slowest of a round takes {1e3 * profile.slowest_s:.3g} ms, barrier and average "
             f"{1e3 * profile.sync_s:.3g} ms: rounds cost {profile.gain:.1%}"
         )
         yield (
             f"{profile.count} workers compute {profile.scaling:.2f} times as much as one; two "
-            f"updates meet with probability {profile.p_conf:.2g}, each touches "
+            f"updates meet with probability {profile.p_conf:.2g}, and each touches "
             f"{profile.density:.0%} of the elements"
         )
         if profile.noise_scale is not None:
@@ -174,16 +172,16 @@ def _filled(*notes: str) -> list[str]:
 def advise_on(
     target: Target, options: AdviseConfig, *, tries: bool, tell: TellStep
 ) -> StrategyAdvice:
-    """Measure, predict, try, and remember.
+    """Measure, predict and try; the advice goes to the history.
 
     Args:
         target: the model and its training.
-        options: how much, and what is known besides.
+        options: of the command.
         tries: whether the two best are trained in turns.
-        tell: told (part, step) before each step.
+        tell: called with (part, step) before each step.
 
     Raises:
-        MlxhogError: bad input, or what cannot be measured here; see `measured_profile`.
+        MlxhogError: bad input, or a failed measurement; see `measured_profile`.
     """
     began = time.monotonic()
     if options.link is not None and tries:
@@ -212,11 +210,11 @@ def advise_on(
     return advice
 
 
-# -- what was advised before ----------------------------------------------------------------------
+# -- the history of advice -------------------------------------------------------------------------
 
 
 def history_path() -> Path:
-    """Where it is kept."""
+    """Return the file of the history."""
     return user_cache_directory() / "advice.jsonl"
 
 
@@ -233,7 +231,7 @@ def remember(advice: Mapping[str, Any]) -> None:
 
 
 def read_history() -> list[dict[str, Any]]:
-    """Every advice, oldest first; a torn last line is left out.
+    """Return every advice, oldest first, without a torn last line.
 
     Raises:
         DataError: the file is damaged.
@@ -253,15 +251,14 @@ def read_history() -> list[dict[str, Any]]:
 
 
 def score_history(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Count the trials, and those in which the prediction was the outcome or tied with it.
+    """Count the trials, and those that the recommended arm won or tied.
 
-    Trials on a busy machine, from which nothing follows, do not count.
+    Undecided trials on a busy machine do not count.
     """
     tried = [one for one in entries if one.get("trial") and not one["trial"].get("untold")]
-    right = [
-        one for one in tried if one["trial"]["tie"] or one["trial"]["winner"] == one["advised"]
-    ]
-    return len(tried), len(right)
+    return len(tried), sum(
+        one["trial"]["tie"] or one["trial"]["winner"] == one["advised"] for one in tried
+    )
 
 
 def history_sections(entries: Sequence[Mapping[str, Any]]) -> Iterator[Section]:

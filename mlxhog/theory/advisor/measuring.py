@@ -1,7 +1,7 @@
-"""What advice trains: three short runs for a profile, and the two best in turns for a trial.
+"""Trainings for advice: three short runs for a profile, and the two best in turns for a trial.
 
-Both judge by steps: a short run continues until every worker has taken some, and a trial believes
-its turns where an arm's have about as many.
+Numbers of steps decide whether they count: a short run is repeated for longer until every worker
+takes enough steps, and a trial on a busy machine counts if an arm's turns have similar numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mlxhog.theory.advisor.rules import Arm
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import Source, Subject, Ticket, source
+from mlxhog.theory.analysis.sampling import GradientSource, Subject, Ticket, source
 from mlxhog.theory.analysis.target import Target
 from mlxhog.theory.simulator.workers import Worker, worker_of
 from mlxhog.training import trainer
@@ -56,13 +56,13 @@ PLAIN: Mapping[str, Any] = {
     "resume": None,
     **WITHOUT_ENDS,
 }
-"""Options of one strategy that others refuse, and budgets: what short runs do without."""
+"""Defaults of options that short runs leave out: those of one strategy, and budgets."""
 
 
 def settings_for(
     config: TrainConfig, options: Mapping[str, Any], seconds: float, folder: str
 ) -> TrainConfig:
-    """A configuration with some options in place of its own, for some seconds in a folder."""
+    """Return the configuration with other options, for a run of some seconds in a folder."""
     never = Interval()
     choices = {kind: options[kind] for kind in CHOICES if kind in options} | {"eval_every": "off"}
     return replace(
@@ -95,10 +95,10 @@ def _train(settings: TrainConfig, tell: Tell, *, whole_time: bool = False) -> Re
 
 @dataclass(frozen=True)
 class ShortRun:
-    """A run of some seconds, and what it took.
+    """The times of a run of some seconds.
 
     Attributes:
-        workers: what a step cost each.
+        workers: costs of their steps.
         rounds_per_s: steps of the run per second of training.
     """
 
@@ -107,20 +107,20 @@ class ShortRun:
 
 
 FEWEST_STEPS = 8
-"""Of every worker, for times that mean something."""
+"""Steps of every worker that a short run needs for its times."""
 LONGER, TRIES = 4.0, 3
-"""A run with fewer steps is done again: how many times as long, and how often."""
+"""Factor of the time of a repeated short run, and most runs."""
 
 
 def run_shortly(config: TrainConfig, *, seconds: float, tell: Tell, **options: Any) -> ShortRun:
-    """Train for some seconds in a folder that is removed, and take the times of the steps.
+    """Train for some seconds in a temporary folder, and return the times of the steps.
 
-    What the start takes does not count, and where a worker takes fewer than `FEWEST_STEPS`, as of a
-    large model or on a busy machine, it is all done again for longer.
+    The start-up does not count. If a worker takes fewer than `FEWEST_STEPS`, as with a large model
+    or on a busy machine, the run is repeated for longer.
 
     Raises:
         MlxhogError: as `mlxhog.training.trainer.train`.
-        WorkerFailed: a worker has finished no step.
+        WorkerFailed: a worker finished no step.
     """
     for _ in range(TRIES):
         with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
@@ -147,13 +147,13 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
 
     Args:
         target: the model and its training.
-        how: how long, and what is known besides.
-        tell: told (part, step) before each step.
+        how: options of the command.
+        tell: called with (part, step) before each step.
 
     Raises:
-        ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
+        ConfigError, DataError, CheckpointError, RunError: bad input, before any run starts.
         EnvironmentLacks: a backend or memory is missing.
-        WorkerFailed, Diverged: it cannot be measured.
+        WorkerFailed, Diverged: a measurement failed.
     """
     workers = workers_of(target)
     if len(workers) < 2:
@@ -164,10 +164,10 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     plan = plan_of(target, AnalyzeConfig())
     subject = subject_of(target, plan)
 
-    def short(what: str, **more: Any) -> ShortRun:
-        tell(what, "starting")
+    def short(part: str, **more: Any) -> ShortRun:
+        tell(part, "starting")
         return run_shortly(
-            target.config, seconds=how.measure, tell=lambda step: tell(what, step), **more
+            target.config, seconds=how.measure, tell=lambda step: tell(part, step), **more
         )
 
     together = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
@@ -193,7 +193,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
 
 
 def _round_s(rounds: ShortRun) -> float:
-    """T_s: what a round takes beyond its slowest gradient."""
+    """Return T_s, the time of a round beyond its slowest gradient."""
     rng = np.random.default_rng(0)
     times = [worker.compute.successive(rng) for worker in rounds.workers]
     slowest = fmean(max(next(one) for one in times) for _ in range(2000))
@@ -203,7 +203,7 @@ def _round_s(rounds: ShortRun) -> float:
 def _gradients(
     target: Target, subject: Subject, how: AdviseConfig, tell: TellStep
 ) -> tuple[float, float, float | None]:
-    """Conflict and density, weighted by parameters, and the noise scale."""
+    """Return conflict and density, weighted by parameters, and the noise scale."""
     batches = subject.batches()
     count = min(how.samples, most_samples(subject))
     drawn = tickets(batches.n_tickets, count, target.config.seed)
@@ -216,7 +216,7 @@ def _gradients(
 
 
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
-    """Probability of conflict, and share of the elements touched, weighted by parameters."""
+    """Return probability of conflict and share of touched elements, weighted by parameters."""
     total = sum(one.block.parameters for one in blocks)
     p_conf = sum(one.block.parameters * one.elements.p_conf.value for one in blocks) / total
     touched = sum(one.elements.mean_groups for one in blocks) / total
@@ -224,10 +224,10 @@ def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
 
 
 def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float | None:
-    """Sequences in a batch at which noise and gradient are equally long: tr(Sigma) / |G|^2.
+    """Return the sequences in a batch at which noise and gradient are equal: tr(Sigma) / |G|^2.
 
-    Of n gradients of B sequences each, the mean of their squares is |G|^2 + tr(Sigma) / B and the
-    square of their mean |G|^2 + tr(Sigma) / (n B); None where what is left for |G|^2 is no length.
+    For n gradients of B sequences each, the mean of their squares is |G|^2 + tr(Sigma) / B, and the
+    square of their mean |G|^2 + tr(Sigma) / (n B). None if the estimate of |G|^2 is not positive.
 
     Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.1.
     """
@@ -249,11 +249,11 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
 SLICES = 4
 DIVERGED = "diverged"
 TIE_BITS = 0.02
-"""Bits per byte within which two losses are a tie, however sure: what seeds differ by."""
+"""Bits per byte within which two losses are a tie, at any standard error: seeds differ by it."""
 
 UNEVEN = 1.3
-"""Where other programs work, and a turn of an arm has so many times the steps of another of its
-turns, they decided who got on and not the arms."""
+"""Largest ratio of steps between turns of an arm at which a trial on a busy machine counts: beyond
+it the load of other programs, and not the arms, decided about steps."""
 
 HELD_OUT_TOKENS = 65_536
 ROWS = 16
@@ -261,20 +261,20 @@ ROWS = 16
 
 @dataclass(frozen=True)
 class Trial:
-    """How two arms did against each other.
+    """The result of two arms against each other.
 
     Attributes:
         names: of the arms, the recommended one first.
-        seconds: that each has trained.
-        steps: that each has taken.
-        bits_per_byte: held-out, of each, on the same batches; NaN of one that diverged.
+        seconds: of training, of each.
+        steps: of each.
+        bits_per_byte: held-out, of each, on the same batches; NaN for an arm that diverged.
         difference: mean of the second's minus the first's, over the batches.
-        error: standard error of that.
-        winner: name of the arm; where one diverged, of the other; of a tie, the first of those that
-            repeat, or the recommended one.
+        error: standard error of the difference.
+        winner: name of the arm; if one diverged, of the other; of a tie, of the first arm that
+            repeats, or of the recommended one.
         tie: whether the difference is below two standard errors, or `TIE_BITS`.
-        untold: why nothing follows from all this, on a busy machine; None where it does. The winner
-            is then the recommended arm.
+        untold: why the trial does not count: the load of a busy machine; None if it counts. The
+            winner is then the recommended arm.
     """
 
     names: tuple[str, str]
@@ -295,14 +295,14 @@ class Trial:
 def decide(
     arms: tuple[Arm, Arm], bits: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> tuple[str, bool, float, float]:
-    """The winner by paired held-out losses.
+    """Return the winner by paired held-out losses.
 
     Args:
         arms: the two.
-        bits: per byte of each batch, (batches,), of the same batches for either.
+        bits: per byte of each batch, (batches,), of the same batches for both.
 
     Returns:
-        Its name, whether it is a tie, the mean difference (second minus first), its error.
+        Its name, whether it is a tie, the mean difference (second minus first), its standard error.
     """
     apart = bits[1] - bits[0]
     difference = float(apart.mean())
@@ -319,19 +319,19 @@ def decide(
 def try_both(target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep) -> Trial:
     """Train both in turns, slice by slice, and evaluate them on the same held-out batches.
 
-    Both begin with the same parameters and the same order of batches, at the options of the target
-    but for a constant step size: a schedule over slices would begin anew with each.
+    Both begin with the same parameters and the same order of batches. The step size is constant: a
+    schedule would begin anew with each slice.
 
     Args:
-        target: what to train.
+        target: the model and its training.
         arms: the recommended one first.
         seconds: that each trains in all.
-        tell: told (part, step).
+        tell: called with (part, step).
 
     Raises:
         MlxhogError: as `mlxhog.training.trainer.train`.
-        WorkerFailed: an arm took no step, so there is nothing to compare.
-        Diverged: both did.
+        WorkerFailed: an arm took no step.
+        Diverged: both arms diverged.
     """
     turns: dict[str, list[int]] = {arm.name: [] for arm in arms}
     watch = LoadWatch()
@@ -380,7 +380,7 @@ def try_both(target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellSt
 
 
 def is_uneven(steps: Sequence[int]) -> bool:
-    """Whether an arm's turns, all equally long, have steps that differ too much."""
+    """Whether the steps of an arm's turns, all equally long, differ too much."""
     return max(steps) > UNEVEN * min(steps)
 
 
@@ -393,13 +393,15 @@ def _train_slice(
     before: Result | None,
     tell: TellStep,
 ) -> Result:
-    """Train an arm for one turn, from where its turn before ended."""
+    """Train an arm for one turn; its last turn is resumed."""
     part = f"{arm.name}, turn {number + 1} of {SLICES}"
     tell(part, "starting")
-    resume = None if before is None else before.run
     options = {
-        "strategy": arm.strategy, "resume": resume, "schedule": "constant", **arm.options
-    }  # fmt: skip
+        "strategy": arm.strategy,
+        "workers": arm.workers or target.config.workers,
+        "resume": None if before is None else before.run,
+        "schedule": "constant",
+    }
     out = str(folder / arm.name.replace(" ", "-"))
     settings = settings_for(target.config, options, seconds, out)
     result = _train(settings, lambda step: tell(part, step), whole_time=True)
@@ -412,7 +414,7 @@ def _train_slice(
 
 
 def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np.float64]:
-    """Held-out bits per byte of every batch, (batches,)."""
+    """Return the held-out bits per byte of every batch, (batches,)."""
     plan = plan_of(target, AnalyzeConfig())
     subject = replace(subject_of(target, plan), checkpoint=checkpoint)
     bits: NDArray[np.float64] = call_child(child, evaluate, subject, plan.data.val)
@@ -420,8 +422,8 @@ def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np
 
 
 def evaluate(lane: Lane, subject: Subject, held_out: Path) -> NDArray[np.float64]:
-    """Bits per byte of every batch of held-out text at a checkpoint; runs in a child."""
-    ours = Source(subject)
+    """Return bits per byte of every held-out batch at a checkpoint; runs in a child."""
+    ours = GradientSource(subject)
     batches = heldout.batches(
         TokenFile.open(held_out),
         seq_len=subject.seq_len,

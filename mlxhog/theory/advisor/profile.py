@@ -1,4 +1,4 @@
-"""What advice is made of: how long steps take, what a round costs, how updates meet."""
+"""The workload that advice is for: times of steps, costs of a round, conflicts of updates."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import numpy as np
 
 from mlxhog.errors import DataError
 from mlxhog.theory.local_steps import interval_by_overhead
-from mlxhog.theory.simulator.times import Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.times import Constant, MeasuredTimes, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
 ROUNDS = 4000
-"""Rounds that the mean of the slowest is taken over."""
+"""Simulated rounds for the mean of the slowest gradient."""
 
 LASTING = 1.5
-"""Mean time of the slowest worker over the median one's, from which on it is a slow worker."""
+"""Mean time of the slowest worker over the median one's above which it is a slow worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A workload on a machine, as far as strategies depend on it.
+    """Properties of a workload on a machine that strategies depend on.
 
     Attributes:
-        workers: what a step costs each, while all of them work.
-        alone: what it costs one that has the machine to itself.
+        workers: costs of each worker's step, while all of them work.
+        alone: costs of a worker's step that has the machine to itself.
         sync_s: seconds of a barrier and an average, beyond the slowest gradient (T_s).
         p_conf: probability that two updates touch a common element, weighted by parameters.
         density: share of the elements that an update touches.
-        noise_scale: sequences beyond which a larger batch hardly helps; None where not measured.
+        noise_scale: sequences beyond which a larger batch hardly helps; None if not measured.
         batch: sequences in a gradient.
         adaptive: whether the optimizer is an adaptive one.
-        reproducible: whether only strategies that repeat bit for bit will do.
+        reproducible: whether the strategy has to repeat bit for bit.
         heterogeneity: zeta^2 / sigma^2, variance of the workers' mean gradients over that of a
-            batch's gradient; 0 where all draw from the same data.
+            batch's gradient; 0 if all draw from the same data.
         link_gbit_s: between the machines; None on one machine.
-        backend: of a worker that trains alone; "" where nothing is to be trained.
-        source: where the numbers come from.
+        backend: of a worker that trains alone; "" without a training.
+        source: of the numbers.
     """
 
     workers: Sequence[Worker]
@@ -59,7 +59,7 @@ class Profile:
     seed: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
-        """Check what was measured, or claimed.
+        """Check the numbers.
 
         Raises:
             DataError: a number is outside its range.
@@ -84,12 +84,12 @@ class Profile:
         data_heterogeneity: float,
         workers: int,
     ) -> Profile:
-        """The five fields of document 003's WorkloadProfile, which has no units for three of them.
+        """Read the five fields of document 003's WorkloadProfile; three of them have no unit.
 
-        Variance is taken for the coefficient of variation of a least time with an exponential
-        delay, up to 1; communication is what a barrier costs, and what each step costs that is
-        shared; sparsity for the share of elements that are not zero, as the document says;
-        heterogeneity for zeta^2 / sigma^2, since a KL divergence is nothing gradients show.
+        Variance is read as the coefficient of variation of a least time with an exponential delay,
+        up to 1; communication as the cost of a barrier, and of the exchange of each step; sparsity
+        as the share of elements that are not zero, as in the document; heterogeneity as
+        zeta^2 / sigma^2, since gradients do not show a KL divergence.
         """
         mean_s = compute_time_ms / 1e3
         delay_s = mean_s * min(1.0, compute_variance)
@@ -106,7 +106,7 @@ class Profile:
             source="document 003's five fields",
         )
 
-    # -- what follows ----------------------------------------------------------------------------
+    # -- quantities that follow ------------------------------------------------------------------
 
     @property
     def count(self) -> int:
@@ -125,7 +125,7 @@ class Profile:
 
     @property
     def mean_s(self) -> float:
-        """E[X]: mean time of a gradient, such that P of them per E[X] is what all compute."""
+        """E[X]: mean time of a gradient; all workers together compute P gradients in it."""
         return self.count / sum(1 / worker.compute.mean_s for worker in self.workers)
 
     @property
@@ -135,7 +135,7 @@ class Profile:
 
     @property
     def straggling(self) -> float:
-        """E[max] / E[X] - 1: what waiting for the slowest costs, in gradients."""
+        """E[max] / E[X] - 1: cost of the wait for the slowest, in gradients."""
         return self.slowest_s / self.mean_s - 1
 
     @property
@@ -155,7 +155,7 @@ class Profile:
 
     @property
     def slow_worker(self) -> int | None:
-        """The rank of a worker that is slow for good, where there is one."""
+        """The rank of a worker that is always slow; None without one."""
         means = [worker.compute.mean_s for worker in self.workers]
         rank = int(np.argmax(means))
         return rank if means[rank] > LASTING * float(np.median(means)) else None
@@ -165,8 +165,8 @@ class Profile:
         return interval_by_overhead(step_s=self.mean_s, sync_s=self.sync_s)
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, for --json and the history."""
-        times = [Measured(column) for column in self._rounds.T]
+        """Return the numbers, for --json and the history."""
+        times = [MeasuredTimes(column) for column in self._rounds.T]
         return {
             "source": self.source,
             "workers": [

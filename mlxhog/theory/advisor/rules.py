@@ -1,36 +1,37 @@
-"""Which strategy: the arms it can be, the table of rules, and what is predicted of every arm."""
+"""Which strategy: the arms, the table of rules that chooses one, and a prediction of each arm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from mlxhog.config.local_strategies import Averaged, DiLoCo, FedProx, LocalSGD, Scaffold
+from mlxhog.config.strategies import SSP, AsyncPS, Hogwild, RoundRobin, Serial, Sync
+from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.simulator import Prediction, simulate
-from mlxhog.theory.simulator.gates import SSP
-from mlxhog.theory.simulator.schemes import (
-    Hogwild,
-    OuterLoop,
-    ParameterServer,
-    RoundRobin,
-    Scheme,
-    Sync,
-)
+from mlxhog.theory.simulator import Prediction, gates, schemes, simulate
 
-# -- arms: strategies of this tree, each with its options and its scheme in the simulator ----------
+# -- arms: strategies of train, each with its scheme in the simulator ------------------------------
 
 LEAST_PERIOD, MOST_PERIOD = 4, 512
-SSP_SLACK = 3
 LOCAL_COST = 0.01
-"""Steps that each local step beyond the first costs in all, as a share, before it is measured."""
+"""Share of the steps that each local step beyond the first costs; a guess before it is measured."""
 
 STALENESS_COST = 0.01
-"""Samples that a mean staleness of one costs where every update meets every other, likewise, beyond
-the cost of a larger batch, which `samples_needed` counts apart: at staleness 3 Muon in turn takes
-1.266 times serial's, averaged gradients of as many workers 1.218 (benchmarks/RESULTS.md)."""
+"""Share of the samples that a mean staleness of one costs if every update meets every other; a
+guess, too. The cost of the larger batch is not in it: at staleness 3 Muon in turn takes 1.266 times
+serial's samples, averaged gradients of as many workers 1.218 (benchmarks/RESULTS.md)."""
+
+BY_SPEED = Sync(shares="speed")
+CANDIDATES: tuple[StrategyChoice, ...] = (
+    Serial(), Sync(), BY_SPEED, Hogwild(), AsyncPS(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
+    FedProx(), DiLoCo(),
+)  # fmt: skip
+"""Strategies to choose among; the profile gives local ones their number of local steps."""
 
 
 @dataclass(frozen=True)
@@ -38,89 +39,78 @@ class Arm:
     """One way to train.
 
     Attributes:
-        name: for people.
-        strategy: as --strategy takes it.
-        options: further options of train.
-        scheme: in the simulator.
-        repeats: whether reruns are equal bit for bit.
-        lateness: mean staleness of its gradients, in updates.
-        period: local steps between merges; 1 for none.
+        strategy: with its numbers.
+        scheme: of the strategy in the simulator.
+        workers: as --workers takes them; "" for those of the profile.
     """
 
-    name: str
-    strategy: str
-    options: Mapping[str, Any]
-    scheme: Scheme
-    repeats: bool = False
-    lateness: float = 0.0
-    period: int = 1
+    strategy: StrategyChoice
+    scheme: schemes.Scheme
+    workers: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.strategy.name + " by speed" * (self.strategy == BY_SPEED)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether reruns are equal bit for bit; measured speeds never are."""
+        return self.strategy.repeats and self.strategy != BY_SPEED
+
+    @property
+    def period(self) -> int:
+        """Local steps between two merges; 1 without merges."""
+        return self.strategy.local_steps if isinstance(self.strategy, Averaged) else 1
 
     @property
     def family(self) -> str:
         """How its workers meet: serial, rounds, asynchronous or local."""
-        if self.period > 1:
+        if self.strategy.one_process:
+            return "serial"
+        if self.strategy.copies:
             return "local"
-        if self.lateness:
-            return "asynchronous"
-        return "serial" if self.strategy == "serial" else "rounds"
+        return "rounds" if self.strategy.averages else "asynchronous"
 
     @property
     def flags(self) -> str:
-        """What to add to `mlxhog train`."""
-        words = [f"--{name.replace('_', '-')} {value}" for name, value in self.options.items()]
-        return " ".join([f"--strategy {self.strategy}", *words])
+        """Flags of `mlxhog train`, quoted for a shell."""
+        workers = f" --workers {self.workers}" if self.workers else ""
+        return f"--strategy {shlex.quote(str(self.strategy))}{workers}"
 
 
-def _local(name: str, profile: Profile, round_s: float) -> Arm:
-    period = min(MOST_PERIOD, max(LEAST_PERIOD, profile.period()))
-    return Arm(
-        name,
-        name,
-        {"average_every": period},
-        OuterLoop(period, round_s=round_s, name=name, corrected=name == "scaffold"),
-        repeats=True,
-        period=period,
-    )
-
-
-_ARMS: Mapping[str, Callable[[Profile, float], Arm]] = {
-    "serial": lambda p, s: Arm(
-        "serial", "serial", {"workers": p.backend} if p.backend else {}, Hogwild(), repeats=True
-    ),
-    "sync": lambda p, s: Arm("sync", "sync", {}, Sync(round_s=s), repeats=True),
-    "sync by speed": lambda p, s: Arm(
-        "sync by speed", "sync", {"sync_shares": "speed"}, Sync(round_s=s, by_speed=True)
-    ),
-    "hogwild": lambda p, s: Arm("hogwild", "hogwild", {}, Hogwild(), lateness=p.count - 1),
-    "async_ps": lambda p, s: Arm(
-        "async_ps", "async_ps", {}, ParameterServer(), lateness=p.count - 1
-    ),
-    "ssp": lambda p, s: Arm(
-        "ssp", "ssp", {"slack": SSP_SLACK}, SSP(SSP_SLACK), lateness=p.count - 1
-    ),
-    "round_robin": lambda p, s: Arm(
-        "round_robin", "round_robin", {}, RoundRobin(), repeats=True, lateness=p.count - 1
-    ),
-    **{name: partial(_local, name) for name in ("local_sgd", "scaffold", "fedprox", "diloco")},
-}
-"""By name: what makes an arm of a profile and the seconds of a round's barrier."""
-
-
-def arms(profile: Profile, strategies: Collection[str] | None = None) -> dict[str, Arm]:
-    """Every arm, by name.
-
-    Args:
-        profile: whose round and period they take.
-        strategies: to choose among; None for all that advice knows.
-    """
+def arms(
+    profile: Profile, strategies: Collection[StrategyChoice] = CANDIDATES
+) -> dict[StrategyChoice, Arm]:
+    """Return the arm of each of these strategies."""
     worker = profile.workers[0]
     shares = (profile.count + 1) / (2 * profile.count) + 1
     own_s = shares * worker.read_s + worker.apply_s / profile.count
     barrier_s = max(0.0, profile.sync_s - own_s)
-    known = {name: make(profile, barrier_s) for name, make in _ARMS.items()}
-    return {
-        name: arm for name, arm in known.items() if strategies is None or arm.strategy in strategies
-    }
+    period = min(MOST_PERIOD, max(LEAST_PERIOD, profile.period()))
+    known = {}
+    for kind in strategies:
+        strategy = replace(kind, average_every=period) if isinstance(kind, Averaged) else kind
+        workers = profile.backend if strategy.one_process else ""
+        known[kind] = Arm(strategy, _scheme(strategy, barrier_s), workers)
+    return known
+
+
+def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
+    """Simulate a strategy; a barrier takes some seconds beyond the workers' own copies."""
+    match strategy:
+        case Sync():
+            return schemes.Sync(round_s=barrier_s, by_speed=strategy == BY_SPEED)
+        case SSP():
+            return gates.SSP(strategy.slack)
+        case AsyncPS():
+            return schemes.ParameterServer()
+        case RoundRobin():
+            return schemes.RoundRobin()
+        case Averaged():
+            corrected = isinstance(strategy, Scaffold)
+            return schemes.OuterLoop(strategy.local_steps, round_s=barrier_s, corrected=corrected)
+    return schemes.Hogwild()
 
 
 # -- rules -----------------------------------------------------------------------------------------
@@ -139,15 +129,15 @@ class Rule:
 
     Attributes:
         name: of the situation.
-        holds: whether a profile is in it.
-        choose: the arms for it, best first; the first there is among the arms is taken.
+        holds: whether a profile is in that situation.
+        choose: strategies for it, best first; the first that has an arm is taken.
         because: the reason, with the profile's numbers.
-        otherwise: what would change the answer.
+        otherwise: a change that leads to another answer.
     """
 
     name: str
     holds: Callable[[Profile], bool]
-    choose: Callable[[Profile], Sequence[str]]
+    choose: Callable[[Profile], Sequence[StrategyChoice]]
     because: Callable[[Profile], str]
     otherwise: str
 
@@ -160,7 +150,7 @@ RULES = (
     Rule(
         "the machine is full",
         lambda p: p.count == 1 or p.scaling < SATURATED,
-        lambda p: ("serial",),
+        lambda p: (Serial(),),
         lambda p: (
             "there is one worker"
             if p.count == 1
@@ -172,27 +162,27 @@ RULES = (
     Rule(
         "runs must repeat",
         lambda p: p.reproducible,
-        lambda p: ("sync", "round_robin") if p.gain < 0.5 else ("round_robin", "sync"),
+        lambda p: (Sync(), RoundRobin()) if p.gain < 0.5 else (RoundRobin(), Sync()),
         lambda p: (
-            "of what repeats bit for bit, sync has gradients that are never late, and round_robin "
-            f"waits less where rounds cost {p.gain:.0%}"
+            "both repeat bit for bit: gradients of sync are never late, and workers of round_robin "
+            f"wait less when rounds cost {p.gain:.0%}"
         ),
         "without --reproducible the rules below apply",
     ),
     Rule(
         "rounds cost next to nothing",
         lambda p: p.gain < SMALL_GAIN,
-        lambda p: ("sync",),
+        lambda p: (Sync(),),
         lambda p: (
             f"rounds cost {p.gain:.1%} (slowest {p.straggling:.1%}, barrier and average "
-            f"{p.overhead:.1%}), and that bounds what any method without barriers can gain"
+            f"{p.overhead:.1%}), which bounds the gain of any method without barriers"
         ),
         f"workers or a barrier that cost {SMALL_GAIN:.0%} or more",
     ),
     Rule(
         "updates seldom meet",
         lambda p: (p.count - 1) * p.p_conf <= 0.5 and p.link_gbit_s is None,
-        lambda p: ("hogwild",),
+        lambda p: (Hogwild(),),
         lambda p: (
             f"(P - 1) p_conf = {(p.count - 1) * p.p_conf:.2g} is at most 1/2, so asynchrony adds "
             "less noise than sampling does (tau <= n / (2 Dbar)): lock-free, at the same step size"
@@ -202,27 +192,27 @@ RULES = (
     Rule(
         "one worker is slow for good",
         lambda p: not _dominant_sync(p) and p.slow_worker is not None,
-        lambda p: ("hogwild", "async_ps", "sync by speed"),
+        lambda p: (Hogwild(), AsyncPS(), BY_SPEED),
         lambda p: (
             f"worker {p.slow_worker} is slow for good and rounds cost {p.straggling:.0%}; a bound "
-            "on staleness would only make all as slow, so nobody waits (or shares follow speed)"
+            "on staleness would only make all as slow, so no worker waits (or shares follow speed)"
         ),
         "workers of one speed",
     ),
     Rule(
         "stragglers dominate",
         lambda p: not _dominant_sync(p),
-        lambda p: ("hogwild", "async_ps", "ssp"),
+        lambda p: (Hogwild(), AsyncPS(), SSP()),
         lambda p: (
             f"the slowest gradient of a round takes {p.straggling:.0%} more than the mean, more "
-            f"than barrier and average ({p.overhead:.0%}); updates that nobody waits for avoid it"
+            f"than barrier and average ({p.overhead:.0%}), and asynchronous updates do not wait"
         ),
         "steadier times of gradients",
     ),
     Rule(
         "merging dominates, and data differ",
         lambda p: p.heterogeneity > 1 / p.period(),
-        lambda p: ("diloco", "sync") if p.adaptive else ("scaffold", "fedprox", "sync"),
+        lambda p: (DiLoCo(), Sync()) if p.adaptive else (Scaffold(), FedProx(), Sync()),
         lambda p: (
             f"zeta^2 / sigma^2 = {p.heterogeneity:.2g} is above 1/H = {1 / p.period():.2g}: local "
             "steps drift farther than gradients are noisy, which control variates correct"
@@ -233,8 +223,9 @@ RULES = (
     Rule(
         "merging dominates within a machine",
         lambda p: p.link_gbit_s is None and p.period() < LARGE_PERIOD,
-        lambda p: ("diloco", "local_sgd", "hogwild") if p.adaptive
-        else ("local_sgd", "hogwild"),
+        lambda p: (
+            (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild())
+        ),
         lambda p: (
             f"barrier and average cost {p.overhead:.0%} of a gradient; after {p.period()} local "
             "steps a merge takes a tenth of the time"
@@ -244,7 +235,7 @@ RULES = (
     Rule(
         "merging is very expensive",
         lambda p: True,
-        lambda p: ("diloco", "local_sgd", "hogwild", "sync"),
+        lambda p: (DiLoCo(), LocalSGD(), Hogwild(), Sync()),
         lambda p: (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period()} local steps lie "
             "between two merges"
@@ -257,17 +248,17 @@ RULES = (
         "a faster link",
     ),
 )  # fmt: skip
-"""In order: the first that holds and has an arm to choose decides."""
+"""The first rule that holds and has an arm decides."""
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What is predicted of one arm.
+class PredictedArm:
+    """The prediction of one arm.
 
     Attributes:
         arm: the way to train.
         prediction: of its speed.
-        samples: that it needs, over those of one worker alone; a guess before it is tried.
+        samples: that it needs, over those of one worker alone; a guess before a trial.
         time: to a loss, over that of sync; smaller is sooner.
     """
 
@@ -277,7 +268,7 @@ class Expected:
     time: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "name": self.arm.name,
             "flags": self.arm.flags,
@@ -291,92 +282,93 @@ class Expected:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What the rules choose, and what was predicted.
+    """The choice of the rules, and the predictions.
 
     Attributes:
         first: the rules' choice.
-        second: the best prediction among arms of another family; None where there is none.
-        rule: that decided.
+        second: the best prediction among arms of another family; None if there is no such arm.
+        rule: name of the rule that decided.
         because: its reason.
-        otherwise: what would change the answer.
+        otherwise: a change that leads to another answer.
         expected: every arm, soonest first.
     """
 
-    first: Expected
-    second: Expected | None
+    first: PredictedArm
+    second: PredictedArm | None
     rule: str
     because: str
     otherwise: str
-    expected: tuple[Expected, ...]
+    expected: tuple[PredictedArm, ...]
 
 
-def recommend(profile: Profile, strategies: Collection[str] | None = None) -> Recommendation:
-    """Apply the table, and predict every arm.
+def recommend(
+    profile: Profile, strategies: Collection[StrategyChoice] = CANDIDATES
+) -> Recommendation:
+    """Predict every arm, and apply the table.
 
     Args:
         profile: the workload.
-        strategies: to choose among; None for all that advice knows.
+        strategies: to choose among, some of `CANDIDATES`.
 
     Raises:
-        ConfigError: none of these strategies fits.
+        ConfigError: no rule fits with these strategies.
     """
     known = arms(profile, strategies)
     if profile.reproducible:
-        known = {name: arm for name, arm in known.items() if arm.repeats}
-    expected = sorted(predict(profile, list(known.values())), key=lambda one: one.time)
-    by_name = {one.arm.name: one for one in expected}
+        known = {kind: arm for kind, arm in known.items() if arm.repeats}
+    predicted = dict(zip(known, predict(profile, list(known.values())), strict=True))
+    expected = sorted(predicted.values(), key=lambda one: one.time)
     for rule in RULES:
         if not rule.holds(profile):
             continue
-        name = next((name for name in rule.choose(profile) if name in by_name), None)
-        if name is None:
+        first = next((predicted[one] for one in rule.choose(profile) if one in predicted), None)
+        if first is None:
             continue
-        family = by_name[name].arm.family
-        others = [one for one in expected if one.arm.family != family]
         return Recommendation(
-            first=by_name[name],
-            second=others[0] if others else None,
+            first=first,
+            second=next((one for one in expected if one.arm.family != first.arm.family), None),
             rule=rule.name,
             because=rule.because(profile),
             otherwise=rule.otherwise,
             expected=tuple(expected),
         )
     raise ConfigError(
-        f"no rule fits with the strategies {', '.join(strategies or ())}; wanted serial, sync or "
-        "hogwild among them"
+        f"no rule fits with the strategies {', '.join(map(str, strategies))}; wanted serial, sync "
+        "or hogwild among them"
     )
 
 
-def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[Expected]:
+def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[PredictedArm]:
     """Predict speed, samples and time of arms."""
     rate = partial(simulate, cores=None, seed=profile.seed)
     times = []
     for arm in known:
-        one = [profile.alone] if arm.strategy == "serial" else profile.workers
-        together = len(one) if arm.strategy == "sync" else 1
-        prediction = rate(one, arm.scheme, updates=max(100, SIMULATED // together))
+        workers = [profile.alone] if arm.strategy.one_process else profile.workers
+        together = len(workers) if arm.strategy.averages else 1
+        prediction = rate(workers, arm.scheme, updates=max(100, SIMULATED // together))
         samples = samples_needed(profile, arm)
         times.append((arm, prediction, samples, samples / prediction.gradients_per_s))
-    sync = next((time for arm, *_, time in times if arm.name == "sync"), times[0][-1])
+    sync = next((time for arm, *_, time in times if arm.strategy == Sync()), times[0][-1])
     for arm, prediction, samples, time in times:
-        yield Expected(arm, prediction, samples, time / sync)
+        yield PredictedArm(arm, prediction, samples, time / sync)
 
 
 def samples_needed(profile: Profile, arm: Arm) -> float:
-    """Samples to a loss, over those of one worker alone: what to expect before it is measured.
+    """Guess the samples to a loss, over those of one worker alone, before a trial.
 
     Gradients in flight together count as one larger batch, 1 + B / B_noise (McCandlish et al. 2018,
-    arXiv:1812.06162). Late gradients cost `STALENESS_COST` where updates meet, and local steps
-    `LOCAL_COST` each, more where data differ.
+    arXiv:1812.06162). Late gradients cost `STALENESS_COST` if updates meet, and local steps
+    `LOCAL_COST` each, more if data differ.
     """
-    if arm.strategy == "serial":
+    strategy = arm.strategy
+    if strategy.one_process:
         return 1.0
     larger = 1.0
     if profile.noise_scale is not None:
         ratio = profile.batch / max(1e-9, profile.noise_scale)
         larger = (1 + profile.count * ratio) / (1 + ratio)
-    late = 1 + STALENESS_COST * arm.lateness * profile.p_conf
-    corrected = arm.strategy == "scaffold"
-    drift = 0.0 if corrected else profile.heterogeneity
+    staleness = strategy.steppers(profile.count) - 1
+    late = 1 + STALENESS_COST * staleness * profile.p_conf
+    drift = 0.0 if isinstance(strategy, Scaffold) else profile.heterogeneity
     local = 1 + (LOCAL_COST + drift) * (arm.period - 1)
     return larger * late * local

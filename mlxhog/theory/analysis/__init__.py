@@ -1,14 +1,14 @@
-"""`mlxhog analyze`: a real model's conflicts and staleness, what theory says of them, advice.
+"""`mlxhog analyze`: a real model's conflicts and staleness, the theorems' bounds, advice.
 
 In this order:
 
-target      its subject: an architecture, settings, a run, a checkpoint
+target      the model: an architecture, settings, a run, a checkpoint
 sampling    blocks of a model; gradients of sampled batches, in a process of their own
-conflicts   Omega, rho, Delta, p_conf of every block; rows of the embedding, counted
+conflicts   Omega, rho, Delta, p_conf of every block; counts of the embedding's rows
 staleness   updates by others between read and write; the worth of a late gradient
 conditions  the theorems' rules at these numbers
-advice      what to do
-analyze     all of it, once, with a short lock-free run
+advice      recommendations
+analyze     the whole analysis, with a short lock-free run
 report      the result, as tables, figures and JSON
 """
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from mlxhog.config.options import option
 
 FEWEST = 12
-"""Samples below which intervals are as wide as what they are about."""
+"""Samples below which intervals are as wide as the range of their quantity."""
 
 PROBE_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:
-    """Options of `mlxhog analyze` beside those of training: how much to look at."""
+    """Options of `mlxhog analyze` beside those of training: amounts of measurement."""
 
     samples: int = option(
         256, "gradients to sample, each of one batch", unit="gradients", low=FEWEST
@@ -35,11 +35,11 @@ class AnalyzeConfig:
     parts: bool = option(
         False, "a layer's queries, keys and values, its gates and its feed-forward part apart"
     )
-    backend: str = option("auto", "who computes the gradients, such as torch:cpu or mlx:cpu")
+    backend: str = option("auto", "computes the gradients; such as torch:cpu or mlx:cpu")
     seconds: float | None = option(
         None,
         f"length of the short lock-free run that shows staleness; auto is {PROBE_S:g} s, and 0 (no "
-        "run) where a run of several workers is analyzed, which recorded its own",
+        "run) for a run of several workers, which has recorded its staleness",
         unit="s",
         low=0,
         none="auto",

@@ -18,7 +18,7 @@ from mlxhog.theory.analysis.conflicts import BlockConflicts, RowStatistics
 from mlxhog.theory.analysis.staleness import ObservedStaleness, StaleGradient
 
 OFTEN = 0.5
-"""Share of parameters, or of pairs of updates, above which conflict is the rule."""
+"""Share of parameters, or of pairs of updates, above which conflict is common."""
 
 TURNED = 0.5
 """Cosine between an old gradient and a fresh one below which the old one mostly misleads."""
@@ -32,10 +32,10 @@ class Advice:
     """One recommendation.
 
     Attributes:
-        topic: what it is about.
-        recommend: what to do.
+        topic: such as "workers".
+        recommend: the recommendation.
         because: the numbers.
-        flags: of `mlxhog train`; "" where nothing is to be changed.
+        flags: of `mlxhog train`; "" for no change.
     """
 
     topic: str
@@ -46,18 +46,18 @@ class Advice:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything that advice is made of.
+    """All measurements that advice uses.
 
     Attributes:
-        config: how the model is trained.
-        write: how its steps are added.
+        config: of the training.
+        write: as the option of that name.
         cores: of this machine.
         trained: whether the parameters come from a checkpoint.
         blocks: measured conflicts.
         embedding: rows of the embedding.
         lag: staleness.
-        observed: the run it comes from; None where there was none.
-        stale_gradients: what late gradients are worth, by lag.
+        observed: the staleness of a run; None without a run.
+        stale_gradients: the worth of late gradients, by lag.
         conditions: the theorems' rules.
     """
 
@@ -79,7 +79,7 @@ class Evidence:
 
     @property
     def dense_share(self) -> float:
-        """Their share of the parameters."""
+        """The share of the parameters in these blocks."""
         total = sum(one.block.parameters for one in self.blocks)
         return sum(one.block.parameters for one in self.dense) / total
 
@@ -102,7 +102,7 @@ class Evidence:
 
 
 def verdict(evidence: Evidence) -> str:
-    """Say in one line of up to 80 characters whether lock-free training is sound."""
+    """Return one line of up to 80 characters: whether lock-free training is sound."""
     lag, allowed = evidence.lag, min(evidence.allowed_lags.values())
     if lag.mean == 0:
         return "Yes: one worker is never late."
@@ -123,7 +123,7 @@ def verdict(evidence: Evidence) -> str:
 
 
 def _typical(evidence: Evidence) -> StaleGradient | None:
-    """What a gradient is worth that comes as late as most do; None where nothing was measured."""
+    """Return the worth of a gradient of typical lateness; None if it was not measured."""
     lag, measured = max(1.0, evidence.lag.mean), evidence.stale_gradients
     return next((one for one in measured if one.lag >= lag), measured[-1] if measured else None)
 
@@ -147,7 +147,7 @@ def advise(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _fits(config: TrainConfig, flags: str) -> bool:
-    """Whether flags may be added to the options there are."""
+    """Whether the configuration takes these flags, too."""
     words = flags.split()
     added: dict[str, Any] = {
         flag.removeprefix("--").replace("-", "_"): value
@@ -162,7 +162,7 @@ def _fits(config: TrainConfig, flags: str) -> bool:
 
 def _advise_write(evidence: Evidence) -> Iterator[Advice]:
     lost = None if evidence.observed is None else evidence.observed.lost_update_rate
-    rate = "how many increments get lost was not measured"
+    rate = "the share of lost increments was not measured"
     if lost is not None and evidence.observed is not None:
         how = "" if evidence.observed.write == "racy" else f" with write {evidence.observed.write}"
         rate = f"{lost:.2g} of all increments were lost in the {evidence.observed.source}{how}"
@@ -171,7 +171,7 @@ def _advise_write(evidence: Evidence) -> Iterator[Advice]:
     if limits[strictest] >= evidence.lag.largest:
         yield Advice(
             "write",
-            "plain adds (racy) can lose little here; lossless ones are what the theorems assume",
+            "plain adds (racy) can lose little here; the theorems assume lossless ones",
             f"updates seldom meet: the block with most conflict, {strictest}, allows a lag of "
             f"{limits[strictest]:.3g}, and {evidence.lag.largest:g} was the largest; {rate}",
             "" if evidence.write == "racy" else "--write racy",
@@ -180,9 +180,9 @@ def _advise_write(evidence: Evidence) -> Iterator[Advice]:
     yield Advice(
         "write",
         "add steps losslessly (stripe locks), as write=auto does on CPUs",
-        f"{evidence.dense_share:.0%} of the parameters are in blocks where two updates meet more "
-        f"often than not; {rate}; no theorem here covers lost increments, and locking whole "
-        "stripes costs dense steps next to nothing",
+        f"{evidence.dense_share:.0%} of the parameters are in blocks where most pairs of updates "
+        f"meet; {rate}; no theorem here covers lost increments, and locks of whole stripes cost "
+        "dense steps next to nothing",
         "--write lossless" if evidence.write == "racy" else "",
     )
 
@@ -194,7 +194,7 @@ def _advise_workers(evidence: Evidence) -> Iterator[Advice]:
     observation = ""
     if evidence.observed is not None:
         observation = (
-            f"; {evidence.observed.workers} workers were seen at a staleness of "
+            f"; {evidence.observed.workers} workers had a staleness of "
             f"{evidence.observed.mean:.2g} on average, {evidence.observed.largest} at most"
         )
     if limits[strictest] < 1:
@@ -203,8 +203,8 @@ def _advise_workers(evidence: Evidence) -> Iterator[Advice]:
             f"at most one per core ({evidence.cores} here), and compare their loss with one "
             "worker's at equal tokens, or with --strategy sync",
             f"sparsity does not justify a second worker: {rule}, and two workers have a lag of 1"
-            f"{observation}. Dense training is kept sound by small enough steps; workers beyond "
-            "the cores add staleness and nothing else",
+            f"{observation}. Small enough steps keep dense training sound; workers beyond the "
+            "cores add staleness only",
         )
         return
     count = min(evidence.cores, 1 + int(min(limits[strictest], evidence.cores)))
@@ -217,13 +217,13 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
     )
     limit, lr = rule.values["constant_step"], evidence.config.top_lr
     optimizer = optimizers.of(evidence.config)
-    if isinstance(optimizer, Momentum):  # which adds up to steps 1 / (1 - momentum) as long
+    if isinstance(optimizer, Momentum):  # it adds up to steps that are 1 / (1 - momentum) as long
         limit *= 1 - optimizer.momentum
     if "smoothness" not in rule.inputs:
         return
     curved = (
-        f"gradients were seen to change by {rule.inputs['smoothness']:.3g} per unit of distance, "
-        f"and staleness was {evidence.lag.largest:g} at most"
+        f"gradients changed by up to {rule.inputs['smoothness']:.3g} per unit of distance, and "
+        f"staleness was {evidence.lag.largest:g} at most"
     )
     if optimizer.is_adaptive:
         yield Advice(
@@ -257,8 +257,8 @@ def _advise_read(evidence: Evidence) -> Iterator[Advice]:
     yield Advice(
         "predicted reads",
         f"keep predict={config.prediction}" if predicts else f"use predict={best}",
-        f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; a read that "
-        "is moved on by the last movement of the parameters makes up for part of that",
+        f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; a read at "
+        "predicted parameters, by their last movement, makes up for a part of that",
         "" if predicts else f"--predict {best}",
     )
 
@@ -280,14 +280,14 @@ def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
         yield Advice(
             "moments",
             f"keep moments={'shared' if shares else 'private'}",
-            f"{costs}; which of them trains {optimizer.title} better has not been measured",
+            f"{costs}; no measurement compares them for {optimizer.title}",
         )
         return
     yield Advice(
         "moments",
         "keep moments=shared" if shares else "use moments=shared, predict=last",
-        f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; moments that "
-        "see every worker's gradients make the last step of anyone the best guess of the next "
+        f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; with moments "
+        "of all workers' gradients, the last step of any worker is the best guess of the next "
         f"one; {costs}",
         "" if shares else "--moments shared --predict last",
     )
@@ -302,7 +302,7 @@ def _advise_early(evidence: Evidence) -> Iterator[Advice]:
         return
     measured = (
         f"after {stale.lag} update{'s' * (stale.lag > 1)} by others the gradient of a batch has a "
-        f"cosine of {stale.cosine:.2f} with what it was"
+        f"cosine of {stale.cosine:.2f} with the old one"
     )
     where = "at this checkpoint" if evidence.trained else "at the initial values"
     if stale.cosine >= FRESH:
@@ -319,11 +319,11 @@ def _advise_early(evidence: Evidence) -> Iterator[Advice]:
         strong = stale.cosine < TURNED
         yield Advice(
             "synchronous start",
-            "train the first part in sync" + ("" if strong else " where every bit counts")
+            "train the first part in sync" + ("" if strong else " if every bit of loss counts")
             if evidence.may_start_in_sync
             else "a longer warm-up, as the other options leave no synchronous start",
             f"{measured}, {where}, with full steps of lr {evidence.config.top_lr:g}: gradients age "
-            "fastest then, and warm-up (small first steps) helps against the same thing",
+            "fastest at the start; warm-up (small first steps) helps, too",
             f"--async-after {0.1 if strong else 0.05}" if evidence.may_start_in_sync else "",
         )
 
@@ -339,8 +339,8 @@ def _advise_embedding(evidence: Evidence) -> Iterator[Advice]:
     if not any(one.block.row_sparse for one in evidence.blocks):
         yield Advice(
             "embedding",
-            "one that is not tied to the head would get gradients in few rows",
-            f"tied, it gets one in every row of every batch; untied, {counted}",
+            "an embedding that is not tied to the head gets gradients in few rows",
+            f"a tied one gets gradients in every row from every batch; untied, {counted}",
         )
         return
     yield Advice(
@@ -362,21 +362,21 @@ def _advise_sparsify(evidence: Evidence) -> Iterator[Advice]:
             f"{part} is sparse enough for the theory"
             if met
             else f"{part} buys no sparsity that the theory could use",
-            f"what is written of {widest.block.name} meets with probability {p_conf.value:.3g} "
+            f"written parts of {widest.block.name} meet with probability {p_conf.value:.3g} "
             f"({p_conf.low:.2g} to {p_conf.high:.2g}), and p_conf * tau <= 1/2 at a lag of {lag:g} "
-            f"wants {target:.2g}",
+            f"needs {target:.2g}",
         )
         return
     # Two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n).
     share = math.sqrt(-math.log1p(-target) / n)
     yield Advice(
         "sparsified steps",
-        f"only if the theory is to apply: at most {share:.2%} of the elements of "
+        f"only for the theory to apply: at most {share:.2%} of the elements of "
         f"{widest.block.name} in a step; compare the loss",
-        f"p_conf * tau <= 1/2 at a lag of {lag:g} wants two steps to meet with probability "
-        f"{target:.2g}; random sets of that share of {n:,} elements do (1 - exp(-F^2 n)), and the "
-        "largest elements of one model's gradients, which are no random sets, meet more often: "
-        "analyze with the same flag measures it",
+        f"p_conf * tau <= 1/2 at a lag of {lag:g} allows two steps to meet with probability "
+        f"{target:.2g}, as random sets of that share of {n:,} elements do (1 - exp(-F^2 n)); the "
+        "largest elements of gradients are not random sets and meet more often: analyze with the "
+        "same flag measures it",
         f"--sparsify topk:{share:.1g}",
     )
 
@@ -386,15 +386,14 @@ def _advise_disjoint(evidence: Evidence) -> Iterator[Advice]:
     if isinstance(strategy, Hogwild) and strategy.blocks == "disjoint":
         yield Advice(
             "disjoint blocks",
-            "nothing more is needed against conflicts between updates that overlap in time",
-            "with blocks=disjoint no two workers write the same block at once, whatever the table "
-            "says of whole updates; gradients are "
-            f"{evidence.lag.mean:.2g} updates old all the same",
+            "nothing more is needed against conflicts between simultaneous updates",
+            "with blocks=disjoint no two workers write the same block at once, while the table is "
+            f"about whole updates; gradients are still {evidence.lag.mean:.2g} updates old",
         )
     elif evidence.dense_share > OFTEN:
         yield Advice(
             "disjoint blocks",
-            "worth a try where conflicts, and not old gradients, are the worry",
+            "worth a try against conflicts, but not against old gradients",
             f"updates meet in {evidence.dense_share:.0%} of the parameters; workers that hold "
             "different blocks never write the same element at once, and each writes a part of the "
             "model per step, so compare the loss at equal time",

@@ -54,13 +54,13 @@ def probe_run(
     seconds: float,
     tell: Tell,
 ) -> ObservedStaleness:
-    """Train for a few seconds without locks in a folder that is removed, and look.
+    """Train for a few seconds without locks in a temporary folder, and return the staleness.
 
     Args:
         config: the settings; the run adds plainly (`write: racy`) and evaluates nothing.
         workers: mix of the run.
         seconds: of training.
-        tell: told how far it is.
+        tell: called with the progress.
 
     Raises:
         MlxhogError: as `mlxhog.training.trainer.train`.
@@ -117,21 +117,21 @@ def probe_run(
 
 # -- the analysis ----------------------------------------------------------------------------------
 
-CURVED, ROUNDS = 2, 8  # batches, and gradients for each, that curvature is measured with
-WATCHED = 4  # batches whose gradients are looked at again after others' updates
-REMEMBERED = 20  # batches that a trained model's optimizer remembers: 1 / (1 - beta2) of AdamW
+CURVED, ROUNDS = 2, 8  # batches for the curvature, and gradients of each
+WATCHED = 4  # batches whose gradients are taken again after others' updates
+REMEMBERED = 20  # batches in a trained model's optimizer state: 1 / (1 - beta2) of AdamW
 
 
 def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
-    """Measure and judge.
+    """Measure, apply the theorems, and advise.
 
     Args:
         target: the model, its training and its parameters.
-        options: how much to look at.
-        tell: told (part, step) before each step.
+        options: amounts of measurement.
+        tell: called with (part, step) before each step.
 
     Raises:
-        ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
+        ConfigError, DataError, CheckpointError, RunError: bad input, before any run starts.
         EnvironmentLacks: a backend or memory is missing.
         Diverged: a gradient is not finite.
         WorkerFailed: gradients could not be computed, or the short run took no step.
@@ -149,7 +149,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     batches = subject.batches()
     if batches.example().frozen:
         notes.append(
-            "gradients stop where a completion begins, as in training; --context trained shows "
+            "gradients stop at the start of a completion, as in training; --context trained lets "
             "them flow through the prompts"
         )
     if batches.n_tickets < 2:
@@ -211,11 +211,11 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
 
 
 def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
-    """Draw `count` different batches at random, from as many epochs as it takes.
+    """Draw `count` different batches at random, from the fewest epochs that have them.
 
     Args:
         per_epoch: batches of an epoch.
-        count: how many.
+        count: of the batches.
         seed: of the draw.
     """
     epochs = -(-count // per_epoch)
@@ -224,12 +224,12 @@ def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
 
 
 def _counted_batches(batches: Batches, most: int, seed: int) -> list[Ticket]:
-    """All batches of an epoch, or as many as are asked for."""
+    """Return all batches of an epoch, or `most` of them."""
     return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
 
 
 def _lock_free(config: TrainConfig) -> Hogwild:
-    """Lock-free workers from the first step on, with the numbers that the settings have of them."""
+    """Return a strategy that is lock-free from the first step on, with the settings' numbers."""
     if isinstance(config.strategy, Hogwild):
         return replace(config.strategy, async_after=0.0, shares="equal")
     return Hogwild()
@@ -240,7 +240,7 @@ def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
-        EnvironmentLacks: a backend is missing, or memory is.
+        EnvironmentLacks: a backend or memory is missing.
     """
     backend = backend_here(options.backend, machine.here())
     if backend not in ("auto", *BACKENDS):
@@ -263,7 +263,7 @@ def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
 
 
 def _settled(target: Target, plan: Plan) -> TrainConfig:
-    """The training settings with what they leave to the model; lock-free where that is open."""
+    """Return the training settings with the model's own defaults; lock-free if that is open."""
     config = target.config
     if config.strategy is None:
         config = replace(config, strategy=Hogwild())
@@ -272,7 +272,7 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
 
 
 def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
-    """Say which gradients are to be sampled, and whether parts of a layer are blocks."""
+    """Return the gradients to sample; with `parts`, parts of a layer are blocks of their own."""
     (worker,), config = plan.workers, plan.config
     return Subject(
         backend=worker.backend,
@@ -296,12 +296,12 @@ def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
 
 
 def _sparse_notes(config: TrainConfig) -> list[str]:
-    """What the options of group sparse make of the numbers."""
+    """Return notes on options that change the gradients' supports."""
     notes = []
     if (part := sparsify(config)) != "none":
         notes.append(
-            f"counted is what a worker would write with sparsify={part}, not the "
-            "gradient; what it keeps back begins empty"
+            f"supports are those of the steps that sparsify={part} writes, not of gradients; "
+            "residuals of error feedback begin at zero"
         )
     if config.sampled_head is not None:
         notes.append(
@@ -310,8 +310,8 @@ def _sparse_notes(config: TrainConfig) -> list[str]:
         )
     if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
         notes.append(
-            "with blocks=disjoint no two workers hold the same block: updates at the same time "
-            "never meet, whatever two of these batches have in common"
+            "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
+            "meet, even if these batches do"
         )
     return notes
 
@@ -323,7 +323,7 @@ def _observe(
     recorded: ObservedStaleness | None,
     tell: TellStep,
 ) -> ObservedStaleness | None:
-    """What a run recorded, or what a short one shows."""
+    """Return the staleness that a run recorded, or that of a short run."""
     seconds = options.seconds
     if seconds is None:
         seconds = PROBE_S if recorded is None or recorded.workers < 2 else 0.0
@@ -343,7 +343,7 @@ def _observe(
 
 
 def workers_of(target: Target) -> tuple[WorkerSpec, ...]:
-    """The workers that a run with these settings would have."""
+    """Return the workers of a run with these settings."""
     config = target.config
     return resolve_workers(
         config.workers,
@@ -364,7 +364,7 @@ def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
 def _measure_dynamics(
     child: Child, subject: Subject, target: Target, drawn: list[Ticket], tell: TellStep
 ) -> tuple[float, tuple[StaleGradient, ...]]:
-    """How fast gradients change with the parameters, and what that does to late ones."""
+    """Return how fast gradients change with the parameters, and the worth of late ones."""
     config = target.config
     tell("gradients", "how fast they change")
     smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))

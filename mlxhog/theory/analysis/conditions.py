@@ -1,4 +1,4 @@
-"""The bounds of the theorems for one model, block by block, at the staleness that was seen."""
+"""The theorems' bounds for one model, block by block, at the observed staleness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Condition:
     """A rule for one block, or for the whole model.
 
     Attributes:
-        block: its name; "model" for a rule that is about no single block.
+        block: its name; "model" for a rule of the whole model.
         bound: the rule with its numbers.
     """
 
@@ -48,12 +48,12 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Lag:
-    """The staleness that bounds are taken at.
+    """The staleness of the bounds.
 
     Attributes:
         mean: in updates; of workers that are never idle, their number - 1.
         largest: of any update.
-        seen: whether a run showed it; else it is what equal workers would have.
+        seen: whether it was observed in a run; else it is that of equal workers.
     """
 
     mean: float
@@ -63,11 +63,11 @@ class Lag:
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """What the theorems call constants of the problem, as far as gradients show them.
+    """The theorems' constants of the problem, estimated from gradients.
 
     Attributes:
-        largest_gradient: M, the length of the longest gradient seen; a lower bound.
-        smoothness: L, the fastest change of a gradient seen; a lower bound, near the parameters.
+        largest_gradient: M, the length of the longest gradient in the sample; a lower bound.
+        smoothness: L, the fastest change of a sampled gradient; a lower bound near the parameters.
     """
 
     largest_gradient: float
@@ -75,10 +75,10 @@ class Constants:
 
 
 def facts(config: TrainConfig, write: str) -> Facts:
-    """What is known of a language model and its training; `write` is how steps are added."""
+    """Return the facts on a language model and its training; `write` as the option of that name."""
     return Facts(
         strongly_convex=False,
-        smooth=None,  # near the parameters it was measured; far from them nobody knows
+        smooth=None,  # measured near the parameters, unknown far from them
         bounded_gradients=True if config.clip > 0 else None,
         lossless=write != "racy",
         sgd=config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
@@ -100,11 +100,11 @@ def conditions(
         updates_per_epoch: |E|: an example of the theory is one update.
         lag: staleness.
         constants: estimates.
-        known: of the model and its training; its `delta` is filled in here.
+        known: facts on the model and its training, without `delta`.
     """
     for one in blocks:
         elements = one.elements
-        # Every update touches something, so neither share is 0, whatever a sample saw of it.
+        # Every update touches something, so neither share is 0, even if it is in the sample.
         rho, delta = (
             max(estimate.value, 1 / updates_per_epoch)
             for estimate in (elements.rho, elements.delta)
@@ -142,7 +142,7 @@ def conditions(
 
 
 def _proposition_4_1(sizes: dict[str, float], lag: Lag, constants: Constants, here: Facts) -> Bound:
-    """The proposition without its bound: it divides by c^2, and a network has no c above 0."""
+    """Return the proposition without its bound: it divides by c^2, and c of a network is 0."""
     return Bound(
         name="proposition 4.1",
         source=bounds.HOGWILD,

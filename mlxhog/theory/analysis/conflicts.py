@@ -39,12 +39,12 @@ PATIENCE_S = 600.0  # for one chunk, and the import of a framework before the fi
 
 @dataclass(frozen=True)
 class Conflict:
-    """How the gradients of a block meet, in groups of one size.
+    """Conflicts between gradients of a block, in groups of one size.
 
     Attributes:
         groups: elements, lines, stripes or rows of the block.
-        omega: groups that a gradient touches, at most.
-        rho: share of the batches that one batch shares a group with, at most.
+        omega: most groups that a gradient touches.
+        rho: largest share of the batches that one batch shares a group with.
         delta: share of the batches that touch the busiest group.
         p_conf: probability that two batches share a group.
         mean_groups: groups that a gradient touches, on average.
@@ -61,7 +61,7 @@ class Conflict:
 
     @property
     def dense(self) -> bool:
-        """Whether any two sampled gradients met, in a group that all of them touched."""
+        """Whether all sampled gradients touched one group, so that any two met."""
         return self.delta.value == 1.0 and self.p_conf.value == 1.0
 
     def to_json(self) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class BlockConflicts:
 
     @property
     def counted(self) -> str:
-        """Which elements an update is said to touch: those written, where that is a part."""
+        """Kind of the elements that an update touches: written ones, if a part is written."""
         return WRITTEN if (WRITTEN, ELEMENT) in self.by else EXACT
 
     @property
     def elements(self) -> Conflict:
-        """What the paper defines: conflicts in single elements."""
+        """Conflicts in single elements, as the paper defines them."""
         return self.by[self.counted, ELEMENT]
 
 
@@ -117,10 +117,10 @@ class ConflictMeasurement:
 
 
 def most_samples(subject: Subject) -> int:
-    """Return how many gradients' bitmaps fit into `BITMAP_BYTES`.
+    """Return the number of gradients whose bitmaps fit into `BITMAP_BYTES`.
 
     Raises:
-        EnvironmentLacks: too few of them to say anything.
+        EnvironmentLacks: they are fewer than `FEWEST`.
     """
     blocks = subject.blocks
     one = sum(-(-b.groups(g) // 8) for b in blocks for g in GRAINS) * len(subject.kinds)
@@ -142,13 +142,13 @@ def measure(
 
     Args:
         child: computes them.
-        subject: of what.
+        subject: the model and its text.
         tickets: the batches, at least `FEWEST`, drawn at random.
-        tell: told how far it is.
+        tell: called with the progress.
 
     Raises:
         Diverged: a gradient is not finite.
-        WorkerFailed: the backend cannot compute them; says what it said last.
+        WorkerFailed: the backend cannot compute them; the message ends with its last output.
     """
     bits: dict[tuple[str, str, int], list[NDArray[np.uint8]]] = {}
     losses, norms = [], []
@@ -166,7 +166,7 @@ def measure(
         by = {}
         for kind in subject.kinds:
             for grain in GRAINS:
-                # Popped: what has been joined is not kept twice.
+                # Popped, so that joined bitmaps are not kept twice.
                 joined = np.concatenate(bits.pop((kind, grain, number)))
                 by[kind, grain] = conflict(Supports(joined, block.groups(grain)))
         blocks.append(BlockConflicts(block, by))
@@ -176,10 +176,10 @@ def measure(
 
 
 def conflict(supports: Supports) -> Conflict:
-    """Estimate everything from some supports."""
+    """Estimate all quantities from some supports."""
     delta = estimate_delta(supports)
     rho = estimate_rho(supports)
-    if rho.value < delta.value:  # which cannot be: the busiest group's examples all meet there
+    if rho.value < delta.value:  # impossible: all examples of the busiest group meet there
         rho = replace(rho, value=delta.value, low=max(rho.low, delta.low))
     return Conflict(
         groups=supports.n,
@@ -193,10 +193,10 @@ def conflict(supports: Supports) -> Conflict:
 
 
 def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
-    """Let the child compute something.
+    """Call a function in the child.
 
     Raises:
-        WorkerFailed: it could not, or died.
+        WorkerFailed: the function failed, or the child died.
     """
     try:
         return child.call(PATIENCE_S, function, *args)
@@ -204,21 +204,21 @@ def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
         raise WorkerFailed(f"the gradients cannot be computed: {failure}") from failure
 
 
-def _check_finite(sampled: sampling.Sampled, tickets: Sequence[Ticket]) -> None:
+def _check_finite(sampled: sampling.GradientSample, tickets: Sequence[Ticket]) -> None:
     wrong = np.flatnonzero(~np.isfinite(sampled.norms))
     if wrong.size:
         epoch, number = tickets[int(wrong[0])]
         raise Diverged(
             f"the gradient of batch {number} of epoch {epoch} is not finite (loss "
-            f"{sampled.losses[wrong[0]]:g}); analyze an earlier checkpoint, or lower what made the "
-            "parameters so large"
+            f"{sampled.losses[wrong[0]]:g}); analyze an earlier checkpoint, or train with a "
+            "smaller lr"
         )
 
 
 # -- rows of the embedding: counted, not sampled from gradients ------------------------------------
 
-# A batch looks up the rows of its tokens and moves no other, so its tokens alone say what two
-# updates have in common.
+# A batch looks up the rows of its tokens and moves no other row, so two updates share the rows of
+# their common tokens.
 
 HOTTEST = 8
 _TELL_EVERY = 256
@@ -226,11 +226,11 @@ _TELL_EVERY = 256
 
 @dataclass(frozen=True)
 class HotToken:
-    """A token and how often its row is touched.
+    """A token, and the share of the batches that touch its row.
 
     Attributes:
         id: its number.
-        text: what it stands for, quoted; "<bos>" for the start of a document.
+        text: of the token, quoted; "<bos>" for the start of a document.
         share: of the batches that hold it.
     """
 
@@ -244,7 +244,7 @@ class RowStatistics:
     """Rows of an embedding under the batches of a text; exact for the batches that were counted.
 
     Attributes:
-        batches: how many were counted.
+        batches: number of counted batches.
         whole_epoch: whether they are all batches of an epoch.
         rows: of the embedding, V.
         omega: most rows of one batch.
@@ -253,7 +253,7 @@ class RowStatistics:
         delta: share of the batches that touch the hottest row.
         p_conf: share of the pairs of batches that share a row.
         mean_conflict_degree: batches of those counted that a batch shares a row with, on average.
-        without_hottest: p_conf if the hottest rows that `hottest` lists were left out.
+        without_hottest: p_conf without the rows of `hottest`.
         never: rows that no batch touched.
         hottest: the rows touched most, descending.
     """
@@ -287,7 +287,7 @@ def count_rows(
         tickets: (epoch, number) of the batches to count, at least two.
         rows: of the embedding.
         tokenizer: names the tokens.
-        tell: told how far it is.
+        tell: called with the progress.
     """
     edges = []
     for number, ticket in enumerate(tickets):
@@ -320,7 +320,7 @@ def count_rows(
 
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:
-    """Say what a token stands for, on one line."""
+    """Return the text of a token, on one line."""
     if token == tokenizer.bos:
         return "<bos>"
     if token >= tokenizer.n_ids:

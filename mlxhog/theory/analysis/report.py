@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Everything that was measured, and what follows.
+    """All measurements, and the conclusions.
 
     Attributes:
-        title: what was analyzed.
-        parameters: of the model.
-        backend: what computed the gradients.
-        at: where the parameters came from.
+        title: of the model.
+        parameters: their number.
+        backend: that computed the gradients.
+        at: source of the parameters.
         updates_per_epoch: |E|.
         sequences: in one update.
         seq_len: tokens of each.
         measured: conflicts of the blocks, losses and norms.
         constants: M and L.
-        evidence: what was measured besides, and the theorems' rules.
-        advice: what to do.
-        notes: what the user should know about all this.
+        evidence: the other measurements, and the theorems' rules.
+        advice: recommendations.
+        notes: remarks for the user.
         seconds: that the analysis took.
     """
 
@@ -97,7 +97,7 @@ class Analysis:
 
 
 def _block_json(one: BlockConflicts, updates: int) -> dict[str, Any]:
-    """One block: the paper's numbers first, those of coarser grains below `grains`."""
+    """Return one block: the paper's numbers first, those of coarser grains below `grains`."""
     elements = one.elements.to_json()
     kinds: dict[str, Mapping[str, Any]] = {
         kind: {grain: one.by[kind, grain].to_json() for grain in GRAINS}
@@ -125,8 +125,8 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
     """Arrange an analysis for `mlxhog.report.table.show`.
 
     Args:
-        analysis: what was measured.
-        everything: all tables and reasons; else the answer and the advice.
+        analysis: the measurements.
+        everything: whether all tables and reasons are shown, or the answer and the advice.
     """
     yield Section("", notes=[AnswerNote(verdict(analysis.evidence))])
     yield Section(
@@ -139,7 +139,7 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
         ],
     )
     if not everything:
-        where = "--all shows what was measured, what the theorems say, and reasons"
+        where = "--all shows the measurements, the theorems' bounds, and reasons"
         yield Section("advice", notes=[*_short_advice(analysis), where])
         return
     yield _conflicts_section(analysis)
@@ -173,11 +173,9 @@ def _conflicts_section(analysis: Analysis) -> Section:
         "in stripes", "in rows",
     )  # fmt: skip
     written = any(one.counted == WRITTEN for one in analysis.measured.blocks)
-    what = "elements of the gradient that are not exactly zero"
-    if written:
-        what = "elements that are written of each step"
+    counted = "written elements of each step" if written else "non-zero elements of the gradient"
     return Section(
-        f"do two updates meet? {what}", header, rows,
+        f"do two updates meet? {counted}", header, rows,
         [*_dense_notes(analysis.measured.blocks), *_negligible_notes(analysis.measured.blocks)],
     )  # fmt: skip
 
@@ -255,8 +253,8 @@ def _staleness_section(evidence: Evidence) -> Section:
     observed = evidence.observed
     if observed is None:
         notes.append(
-            f"no run was watched; bounds are taken at a lag of {evidence.lag.largest:g}, which "
-            "equal workers would have"
+            f"no run was measured; bounds are for a lag of {evidence.lag.largest:g}, that of "
+            "equal workers"
         )
     else:
         quantiles = "".join(
@@ -272,7 +270,7 @@ def _staleness_section(evidence: Evidence) -> Section:
         )
         if not evidence.lag.seen:
             notes.append(
-                f"one worker is never stale; bounds are taken at a lag of {evidence.lag.largest:g}"
+                f"one worker is never stale; bounds are for a lag of {evidence.lag.largest:g}"
             )
         lost = observed.lost_update_rate
         notes.append(
@@ -282,8 +280,8 @@ def _staleness_section(evidence: Evidence) -> Section:
         )
     cosines = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in evidence.stale_gradients)
     notes.append(
-        "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
-        + cosines
+        "cosine of a batch's gradient with that of the same batch some updates later (steps of "
+        f"full lr): {cosines}"
     )
     rows = [
         (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
@@ -324,19 +322,17 @@ def _theorems_section(analysis: Analysis) -> Section:
     notes = [next(iter(by.values()))["proposition 4.1"].words]
     for (needs, holds, why), blocks in missing.items():
         of = "" if len(blocks) == len(by) else f" (in {_list_names(blocks)})"
-        fails = "is not met" if holds is False else "may be met or not"
+        fails = "does not hold" if holds is False else "is unknown"
         notes.append(f"{needs}: {fails}{of}" + (f", {why}" if holds is False else ""))
     constants = analysis.constants
     notes.append(
-        "seen at these parameters, so true values may be larger: M "
+        "estimates at these parameters, so true values may be larger: M "
         f"{constants.largest_gradient:.3g} (longest gradient), "
         f"L {constants.smoothness:.3g} (its fastest change)"
     )
-    notes += [f"{bound.name}, as far as that L goes: {bound.words}" for bound in whole.values()]
-    notes.append(
-        "lags are in updates; these numbers order problems, they limit no number of workers"
-    )
-    return Section("what the theorems say", header, rows, notes)
+    notes += [f"{bound.name}, with that L: {bound.words}" for bound in whole.values()]
+    notes.append("lags are in updates; they order problems and limit no number of workers")
+    return Section("bounds of the theorems", header, rows, notes)
 
 
 def _short_advice(analysis: Analysis) -> Iterator[str]:
@@ -355,7 +351,7 @@ def _format_estimate(estimate: Estimate) -> str:
 
 
 def _list_names(names: Sequence[str]) -> str:
-    """Spell names, and long lists by their ends.
+    """Join names; of a long list only its ends.
 
     >>> _list_names(["a", "b"])
     'a, b'
@@ -365,7 +361,7 @@ def _list_names(names: Sequence[str]) -> str:
     return f"{names[0]}, {names[1]}, .. {names[-1]} ({len(names)} blocks)"
 
 
-# -- figures: how much of a block updates share, and how often -------------------------------------
+# -- figures: share of a block that updates touch, and conflicts -----------------------------------
 
 QUANTITIES = (("p_conf", "p_conf"), ("delta", "Delta"), ("rho", "rho"))
 
@@ -374,14 +370,14 @@ def plots(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
     """Yield (name, PNG file) of every block.
 
     Raises:
-        EnvironmentLacks: see `charts.require`, which is to be called before.
+        EnvironmentLacks: see `charts.require`, to be called before.
     """
     for one in analysis.measured.blocks:
         yield f"block-{one.block.name.replace(' ', '-')}", png(_draw_block(analysis, one))
 
 
 def _draw_block(analysis: Analysis, one: BlockConflicts) -> Figure:
-    """Left: shares with their intervals, per grain. Right: what a gradient touches."""
+    """Left: shares with their intervals, per grain. Right: shares that a gradient touches."""
     figure = blank(LIGHT, 9.0, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for axes in (left, right):

@@ -1,8 +1,8 @@
 """Blocks of a model, and gradients of a real model on a real backend, as the theory needs them.
 
 The functions that take a `Lane` run in a process of their own (`mlxhog/arena/child.py`), which
-imports the framework and keeps it. A gradient never leaves that process: what is sent back is the
-set of elements that are not zero, as bits, and norms.
+imports the framework and keeps it. A gradient never leaves that process: it returns the set of
+elements that are not zero, as bits, and norms.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from mlxhog.theory.analysis.written import WrittenSupport
 # -- blocks of a model -----------------------------------------------------------------------------
 
 # The theory's numbers differ so much between an embedding and a dense layer that one number for the
-# whole model says nothing. Blocks are those of `families.parameter_blocks`; here the last norm, a
-# table of positions and the head, which lie outside the layers, are blocks of their own.
+# whole model has no meaning. Blocks are those of `families.parameter_blocks`; here the last norm, a
+# table of positions and the head, which are outside the layers, are blocks of their own.
 
 Int64 = NDArray[np.int64]
 
 ELEMENT, LINE, STRIPE, ROW = GRAINS = ("element", "line", "stripe", "row")
-"""What two updates may share: a float, 128 bytes, 4 KiB of the arena, a row of a matrix."""
+"""Groups that two updates may share: a float, 128 bytes, 4 KiB of the arena, a matrix row."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Block:
     Attributes:
         name: such as "embedding", "layer 0", "out_norm" or "head".
         cell: "mlstm" or "slstm" for a layer with that cell; else None.
-        slots: where its parameters lie in the arena, ascending.
+        slots: of its parameters in the arena, ascending.
         row_sparse: whether its gradient is that of the rows a batch looks up.
     """
 
@@ -97,7 +97,7 @@ def blocks_of(
 
     Args:
         model: the architecture.
-        slots: where its parameters lie, by name.
+        slots: of its parameters, by name.
         parts: whether a layer's queries, keys and values, its gates, its feed-forward part and the
             rest are blocks of their own.
     """
@@ -160,10 +160,10 @@ Ticket = tuple[int, int]
 
 EXACT, LARGE, WRITTEN = KINDS = ("exact", "large", "written")
 """Elements that count: all of the gradient that are not zero; those that are not negligible; and,
-where only part of a step is written, those that are."""
+if only part of a step is written, those that are."""
 
 NEGLIGIBLE = 1e-8
-"""Of the largest magnitude in the block; below it an element of the gradient is not large."""
+"""Share of the largest magnitude in the block below which an element is not large."""
 
 SHIFT = 1e-2
 """Euclidean length of the steps over which curvature is measured."""
@@ -171,7 +171,7 @@ SHIFT = 1e-2
 
 @dataclass(frozen=True)
 class Subject:
-    """Which gradients: a model at given parameters, and batches of its training text.
+    """The gradients to sample: a model at some parameters, and batches of its training text.
 
     Attributes:
         backend: such as "torch:cpu".
@@ -181,8 +181,8 @@ class Subject:
         compute_dtype: as the option of that name.
         model: the architecture.
         layout: of the arena a run would have.
-        blocks: what is reported together.
-        checkpoint: where the parameters come from; None draws initial values.
+        blocks: parameters that are reported together.
+        checkpoint: of the parameters; None draws initial values.
         tokens: the training token file.
         seq_len: tokens of a sequence.
         micro_batch: sequences in one gradient of the backend.
@@ -190,7 +190,7 @@ class Subject:
         seed: of the run: initial values, and the order of the batches.
         frozen: whether gradients stop at the prompts of examples.
         sampled: words of the training loss; None is the whole vocabulary.
-        sparsified: the options by which part of each step is written; None where all of it is.
+        sparsified: the options that select a part of each step; None if all of it is written.
     """
 
     backend: str
@@ -213,7 +213,7 @@ class Subject:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is counted, some of `KINDS`."""
+        """Kinds of supports, some of `KINDS`."""
         return (EXACT, LARGE) if self.sparsified is None else KINDS
 
     def batches(self) -> Batches:
@@ -228,8 +228,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """What is kept of some gradients.
+class GradientSample:
+    """Supports, losses and norms of some gradients.
 
     Attributes:
         bits: by (kind, grain, number of the block), (gradients, bytes) uint8 as in `Supports`:
@@ -243,7 +243,7 @@ class Sampled:
     norms: Float64
 
 
-class Source:
+class GradientSource:
     """A backend with the model's parameters in it, and the batches."""
 
     def __init__(self, subject: Subject) -> None:
@@ -325,8 +325,7 @@ class Source:
     def counting(self) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
         """Yield (kind, block, which of its elements count) of the gradient in `flat`.
 
-        What error feedback leaves of one step goes into the next, so each gradient is asked about
-        once.
+        Call it once for each gradient: error feedback adds the rest of a step to the next.
         """
         masks = {} if self.written is None else self.written.of(self.grads)
         for number, block in enumerate(self.subject.blocks):
@@ -347,12 +346,12 @@ class Source:
         self.backend.refresh()
 
 
-def source(lane: Lane, subject: Subject) -> Source:
-    """The lane's own source."""
-    return lane.keep("source", lambda: Source(subject))
+def source(lane: Lane, subject: Subject) -> GradientSource:
+    """Return the lane's own source of gradients."""
+    return lane.keep("source", lambda: GradientSource(subject))
 
 
-def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
+def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> GradientSample:
     """Compute the gradients of some batches, all at the same parameters."""
     ours = source(lane, subject)
     packed: dict[tuple[str, str, int], list[Bits]] = {}
@@ -369,14 +368,14 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
                     np.packbits(groups, bitorder="little")
                 )
     bits = {key: np.stack(rows) for key, rows in packed.items()}
-    return Sampled(bits, np.array(losses), np.array(norms))
+    return GradientSample(bits, np.array(losses), np.array(norms))
 
 
 def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> Any:
-    """Measure how fast gradients change: the largest |grad(x + d) - grad(x)| / |d| that was seen.
+    """Return the largest |grad(x + d) - grad(x)| / |d| of some directions d.
 
-    Directions are found by power iteration on the Hessian of each batch, by finite differences: a
-    lower bound of the Lipschitz constant L of the gradient, near the parameters.
+    The directions come from power iteration on the Hessian of each batch, by finite differences.
+    The result is a lower bound of the Lipschitz constant L of the gradient, near the parameters.
 
     Args:
         lane: of the child.

@@ -1,16 +1,15 @@
-"""Staleness: how many updates by others an update was late, and the worth of a late gradient.
+"""Staleness: the number of updates by others that an update was late; the worth of a late gradient.
 
-Staleness is the number of updates by others between a worker's read and its write. With P workers
-that always have a gradient in flight its mean over all updates is P - 1, whatever their speeds:
-each update falls between the read and the write of the P - 1 others. Its largest value has no such
-limit.
+Staleness counts updates by others between a worker's read and its write. With P workers that always
+have a gradient in flight its mean over all updates is P - 1 at any speeds: each update falls
+between the read and the write of the P - 1 others. Its largest value has no such limit.
 
-The theory's tau is a lag in updates. It is no property of a model, and not the number of workers
-either: it is read off a run that happened, one of the user's or a short one made for the purpose.
+The theory's tau is a lag in updates. It is a property of a run, not of a model, and it is not the
+number of workers: it comes from a run of the user, or from a short one for this purpose.
 
-Theorems bound the worth of a late gradient by curvature in the worst direction. Here it is
-measured: take the gradient of a batch, let k updates of other batches go by, and take it again.
-That runs in the child of `sampling.py`.
+Theorems bound the worth of a late gradient by the curvature in the worst direction. Here it is
+measured in the child of `sampling.py`: the gradient of a batch before and after k updates of other
+batches.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from mlxhog.theory.simulator import Staleness, of_histogram
 Float32 = NDArray[np.float32]
 
 
-# -- staleness of a run that happened --------------------------------------------------------------
+# -- staleness of a run ----------------------------------------------------------------------------
 
 QUANTILES = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedStaleness:
-    """Staleness that was observed: updates by others between a step's read and its write.
+    """Observed staleness: updates by others between a step's read and its write.
 
     Attributes:
         source: "run" or "probe".
-        workers: how many there were.
-        write: how they added their steps.
-        steps: how many were observed.
+        workers: number of workers.
+        write: as the option of that name.
+        steps: number of observed steps.
         mean: over the steps.
         largest: of any step.
-        histogram: staleness -> steps; empty for a run recorded before there was one.
-        lost_update_rate: share of increments that never arrived; None where nobody looked.
-        tokens_per_s: of all workers together; None where it is not known.
+        histogram: staleness -> steps; empty for a run of a version that recorded no histogram.
+        lost_update_rate: share of lost increments; None if not measured.
+        tokens_per_s: of all workers together; None if unknown.
         by_worker: the distribution of each; slow workers are later than fast ones.
     """
 
@@ -70,11 +69,11 @@ class ObservedStaleness:
 
     @property
     def increments(self) -> int:
-        """Increments that the lost ones are counted among: each step adds 1 to every probe."""
+        """Number of counted increments: each step adds 1 to every probe."""
         return self.steps * PROBE_FLOATS
 
     def quantile(self, share: float) -> int | None:
-        """The smallest staleness that `share` of the steps do not exceed; None without a histogram.
+        """Return the least staleness that `share` of the steps do not exceed; None if unknown.
 
         Raises:
             ValueError: `share` is not between 0 and 1.
@@ -106,11 +105,11 @@ class ObservedStaleness:
 
 
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
-    """Read what a run recorded of all commands that trained it; None where it took no step.
+    """Read the staleness of all commands that trained a run; None if it took no step.
 
     Args:
         run: the run.
-        write: how its workers add their steps.
+        write: as the option of that name.
 
     Raises:
         RunError: its metrics are damaged.
@@ -120,7 +119,7 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
         return _summarize(lines, write) if lines else None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RunError(
-            f"{run.metrics_path} holds a line that is no progress of a training run "
+            f"{run.metrics_path} holds a line that is not the progress of a training run "
             f"({message_of(error)})"
         ) from error
 
@@ -160,13 +159,13 @@ def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
 
 
 def _commands(run: Run) -> list[dict[str, Any]]:
-    """The last line of each command that trained the run: workers count anew with every one."""
+    """Return the last line of each command of the run; workers count anew with each command."""
     last: list[dict[str, Any]] = []
     for line in run.read_metrics():
         if not line.get("step"):
             continue
         if not all(isinstance(line.get(name, 0), int | float) for name in ("step", "elapsed_s")):
-            raise RunError(f"{run.metrics_path} holds a step or a time that is no number")
+            raise RunError(f"{run.metrics_path} holds a step or a time that is not a number")
         if last and _same_command(last[-1], line):
             last.pop()
         last.append(line)
@@ -183,12 +182,12 @@ def _same_command(before: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
 
 
 def mean_of(histogram: Mapping[int, int]) -> float:
-    """Mean staleness of a histogram that holds a step or more."""
+    """Return the mean staleness of a histogram with a step or more."""
     return sum(lag * steps for lag, steps in histogram.items()) / sum(histogram.values())
 
 
 def summaries(histograms: Mapping[tuple[int, str], Mapping[int, int]]) -> tuple[Staleness, ...]:
-    """Summarise each worker's histogram, by (slot, backend); a worker without steps has none."""
+    """Summarise each worker's histogram, by (slot, backend), but those without steps."""
     return tuple(
         of_histogram(f"{slot} {backend}", own)
         for (slot, backend), own in sorted(histograms.items())
@@ -203,12 +202,12 @@ LAGS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class StaleGradient:
-    """How gradients differ that are some updates old.
+    """Difference of a gradient that is some updates old from a fresh one.
 
     Attributes:
         lag: updates by others since the parameters were read.
         cosine: between the old and the fresh gradient of the same batch, mean over batches.
-        change: length of their difference over that of the fresh one, likewise.
+        change: length of their difference over that of the fresh one, mean over batches.
     """
 
     lag: int
@@ -219,12 +218,12 @@ class StaleGradient:
 class OptimizerMovement:
     """The movement of an optimizer's updates, without weight decay; one call per update.
 
-    Every adaptive rule is taken for AdamW, whose elements are about as large.
+    AdamW stands for every adaptive rule: its updates are about as large.
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; momentum as torch.optim.SGD has it.
     """
 
     def __init__(self, config: TrainConfig, size: int) -> None:
-        """Begin without memory.
+        """Begin with moments of zero.
 
         Args:
             config: the optimizer's settings.
@@ -238,7 +237,7 @@ class OptimizerMovement:
         self._second = np.zeros(size if self._rule.is_adaptive else 0, np.float32)
 
     def learn(self, grad: Float32) -> Float32:
-        """Take in a gradient, and return the direction of its update, for a step of `-lr`."""
+        """Update the moments, and return the direction of the update, for a step of `-lr`."""
         config, rule = self.config, self._rule
         norm = float(np.linalg.norm(grad))
         if config.clip and norm > config.clip:
@@ -273,8 +272,8 @@ def compare_stale_gradients(
         subject: which gradients.
         watched: batches whose gradients are compared.
         others: batches of the updates in between, at least the largest of `LAGS`.
-        before: batches that the optimizer remembers; none at the beginning of training.
-        config: the optimizer, whose step size is taken in full.
+        before: batches in the optimizer's state; none at the beginning of training.
+        config: the optimizer, with the full step size.
     """
     ours = source(lane, subject)
     params_before = ours.backend.inbox.copy()

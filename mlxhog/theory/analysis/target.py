@@ -1,4 +1,4 @@
-"""The subject of `mlxhog analyze`: an architecture, settings of a run, a checkpoint or a run."""
+"""The model of `mlxhog analyze`: an architecture, settings of a run, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mlxhog.models.registry import architectures, load_architecture
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A model, how it is trained, and where its parameters come from.
+    """A model, its training, and the source of its parameters.
 
     Attributes:
-        title: what it is, for people.
+        title: for people.
         config: the training settings.
         model: the architecture.
-        run: the run it is, or lies in.
+        run: the run of the checkpoint.
         checkpoint: the directory of its parameters; None for initial values.
-        saved: the checkpoint, where a run of ours made it.
+        saved: the checkpoint, if a run of mlxhog made it.
     """
 
     title: str
@@ -44,16 +44,16 @@ class Target:
 
 
 def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Target:
-    """Find what a word names.
+    """Return the target of a command-line argument.
 
     Args:
         spec: an architecture's name or file, a file of training options, a run (path, name,
             latest), a run and `/best`, or a checkpoint.
-        overrides: options that hold in place of those of the target.
+        overrides: options that replace those of the target.
         root: the folder of runs.
 
     Raises:
-        ConfigError: it is none of these, or its options are wrong.
+        ConfigError: it is not any of these, or its options are wrong.
         RunError, CheckpointError: the run has no checkpoint, or it is damaged.
     """
     path = expanded(spec)
@@ -79,7 +79,7 @@ def is_settings(path: Path) -> bool:
     try:
         keys = plain_yaml.loads(reading.read_text(path))
     except (OSError, ValueError):
-        return False  # reading it as an architecture says what is wrong
+        return False  # the reader of architectures reports the error
     if not isinstance(keys, dict) or not isinstance(keys.get("model", ""), str):
         return False
     known = {s for one in options(TrainConfig).values() for s in (one.name, *one.aliases)}
@@ -97,11 +97,11 @@ def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
     config = train_config([runs.read_options(path), overrides])
     if config.resume is not None:
         raise ConfigError(
-            f"{path} goes on with a run (resume: {config.resume}); analyze that run instead"
+            f"{path} resumes a run (resume: {config.resume}); analyze that run instead"
         )
     if config.init_from is not None:
         raise ConfigError(
-            f"{path} begins with the weights of {config.init_from} (init_from); analyze that one, "
+            f"{path} begins with the weights of {config.init_from} (init_from); analyze those, "
             "with the other options as flags"
         )
     model = load_architecture(config.model, config.set, config.plugin)
@@ -113,9 +113,9 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
         config = train_config([read_stored(run.config_path), overrides])
     except ConfigError as error:
         raise ConfigError(
-            f"{run.directory} has options that are not those of mlxhog train: {error}"
+            f"{run.directory} has options that mlxhog train does not have: {error}"
         ) from error
-    saved = checkpoints.load(at)  # which compares every digest
+    saved = checkpoints.load(at)  # compares every digest
     model = families.read(saved.config)
     return _check(
         Target(
@@ -138,7 +138,7 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
 
 
 def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
-    """A checkpoint that no run of ours made."""
+    """Return the target of a checkpoint that no run of mlxhog made."""
     opened = formats.open(path)
     layers = [[Assignment("model", str(path), "CONFIG_OR_RUN")]]
     if opened.tokenizer() is not None:
@@ -157,7 +157,7 @@ def _check(target: Target) -> Target:
 
 
 def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
-    """Say what a word could have been meant to be."""
+    """Return the error for an unknown word, with the nearest name."""
     word = spec.removesuffix(f"/{checkpoints.BEST}")
     if Path(spec).exists() or word == "latest":
         return error

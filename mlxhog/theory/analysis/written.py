@@ -1,8 +1,8 @@
-"""Which elements a worker would write for a gradient, as the options of a run say.
+"""The elements that a worker writes for a gradient, by the options of a run.
 
-What the theory's Omega, rho, Delta speak of is what reaches the shared parameters. That is the step
-of the optimizer, or the selection of it; with error feedback it depends on what earlier steps have
-left, so gradients are given one after another, as a worker computes them.
+The theory's Omega, rho, Delta are about updates of the shared parameters: the step of the
+optimizer, or a selection of it. With error feedback the selection depends on the rest of earlier
+steps, so gradients come one after another, in the order of a worker.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Mask = NDArray[np.bool_]
 
 
 class WrittenSupport:
-    """One worker's steps on parameters of its own: nothing shared is written.
+    """One worker's steps on parameters of its own; it writes no shared memory.
 
         support = WrittenSupport(config, layout.slots, params, decay)
         masks = support.of(grads)       # parameter -> bool array of its shape
 
-    A `Rows` gradient gives a mask of the whole parameter, False in every other row. The
-    parameters given are where every step is taken: they stay as they are.
+    A `Rows` gradient gives a mask of the whole parameter, False in every other row. Every step is
+    taken at `params`, which do not change.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class WrittenSupport:
         Args:
             config: optimizer, sparsification, clipping; shared moments count as private.
             slots: every parameter by name.
-            params: (n,) float32, laid out as the slots say; only read.
+            params: (n,) float32, in the layout of the slots; read only.
             decay: names of the parameters that weight decay applies to.
             hidden: the model's hidden matrices, as `optim.build` takes them.
         """
@@ -71,7 +71,7 @@ class WrittenSupport:
             flat=params.copy(),
             slots=slots,
             locks=None,
-            mode=updates.WRITE_MODES["racy"],  # nobody else writes them
+            mode=updates.WRITE_MODES["racy"],  # no other process writes them
             private=private,
             places=places,
             shared={},
@@ -80,7 +80,7 @@ class WrittenSupport:
         self._step = 0
 
     def of(self, grads: Grads) -> dict[str, Mask]:
-        """What the next step writes for this gradient.
+        """Return the elements that the next step writes for this gradient.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter.

@@ -1,10 +1,10 @@
 """An event-driven simulation of workers that train together: speed, staleness, and toy problems.
 
-Each worker reads, computes and adds; a scheme says in which order and what waits for what. What
-comes out is always a prediction, with the inputs it is made of.
+Each worker reads, computes and adds; a scheme gives the order and the waits. The result is always a
+prediction, and it holds its inputs.
 
-    times       how long gradients take
-    workers     what a step costs a worker, and what workers share
+    times       times of gradients
+    workers     costs of a worker's step, and the state that workers share
     schemes     when they read, how they write and when they meet
     gates       schemes that bound staleness by waiting
     objectives  small problems that simulated updates solve
@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory.simulator.machine import Deadlock, Event, Machine, fair_shares, speeds
+from mlxhog.theory.simulator.machine import Deadlock, Event, Simulation, fair_shares, speeds
 from mlxhog.theory.simulator.objectives import Learner
 from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import Worker
 
 __all__ = [
-    "Deadlock", "Event", "Machine", "Prediction", "Staleness", "TimeToLoss", "descend",
+    "Deadlock", "Event", "Simulation", "Prediction", "Staleness", "TimeToLoss", "descend",
     "fair_shares", "of_histogram", "simulate", "speeds", "time_to_loss",
 ]  # fmt: skip
 
@@ -42,7 +42,7 @@ class Staleness:
 
     Attributes:
         name: of the worker.
-        steps: updates it is made of.
+        steps: number of updates.
         mean: average.
         p50: median.
         p99: 99th percentile.
@@ -58,7 +58,7 @@ class Staleness:
 
 
 def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
-    """Summarise a histogram: how many updates had which staleness."""
+    """Summarise a histogram: staleness -> number of updates."""
     steps = sum(histogram.values())
     if steps == 0:
         return Staleness(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
@@ -76,7 +76,7 @@ def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Throughput and staleness of simulated workers; nothing here was measured but the inputs.
+    """Throughput and staleness of simulated workers; only the inputs are measured, if anything is.
 
     Attributes:
         inputs: workers, scheme, machine, length and seed of the simulation.
@@ -85,7 +85,7 @@ class Prediction:
         gradients_per_s: gradients that went into them.
         efficiency: gradients_per_s over those of the same workers, each alone on the machine.
         waiting_share: part of the workers' time spent waiting for others.
-        waiting: the same of each worker, in their order; None for one that was never there.
+        waiting: the same of each worker, in their order; None for one that never joined.
         wasted_share: part of the gradients that were thrown away.
         staleness: over all updates.
         workers: the same per worker, in their order.
@@ -116,8 +116,8 @@ class TimeToLoss:
         inputs: of the prediction, and the measured updates.
         seconds: to the loss.
         updates: to the loss.
-        staleness: at which they were looked up: the predicted mean.
-        extrapolated: the staleness lies outside what was measured.
+        staleness: at which `updates` is read: the predicted mean.
+        extrapolated: the staleness lies outside the measured range.
     """
 
     inputs: Mapping[str, Any]
@@ -135,8 +135,8 @@ class TimeToLoss:
 def time_to_loss(prediction: Prediction, updates_at: Mapping[float, float]) -> TimeToLoss:
     """Predict the time to a loss.
 
-    Between measured staleness values the number of updates is interpolated; beyond the largest it
-    goes on as a straight line through the last two (and is `extrapolated`).
+    The number of updates is interpolated between measured staleness values. Beyond the largest it
+    is on the straight line through the last two (and is `extrapolated`).
 
     Args:
         prediction: throughput and staleness.
@@ -181,21 +181,21 @@ def simulate(
     seed: int = 0,
     events: Sequence[Event] = (),
 ) -> Prediction:
-    """Simulate a machine and return what it would do.
+    """Simulate workers on a machine, and return the prediction.
 
     Args:
         workers: at least one.
         scheme: one of `mlxhog.theory.simulator.schemes` or `gates`.
-        updates: to simulate after the warm-up; fewer where all workers have finished before.
-        warm_up: updates left out at the start; a tenth of `updates` where not given.
+        updates: to simulate after the warm-up; fewer if all workers finish before.
+        warm_up: updates left out at the start; None is a tenth of `updates`.
         cores: of the CPU, shared by its workers; None for enough of them.
         bandwidth: of the memory, bytes per second; None for no limit.
         seed: of the compute times. The same seed gives the same prediction.
         events: deaths and joins.
 
     Raises:
-        DataError: no workers, nothing to simulate, events that cannot be or come too late, or a
-            machine without cores or bandwidth.
+        DataError: no workers, nothing to simulate, events that are impossible or come too late, or
+            a machine without cores or bandwidth.
         ConfigError: the scheme does not fit the workers.
         Deadlock: every worker waits for another.
     """
@@ -205,22 +205,22 @@ def simulate(
         if value is not None and not value > 0:
             raise DataError(f"a machine with {name} = {value}: wanted more than 0, or no limit")
     skipped = updates // 10 if warm_up is None else warm_up
-    machine = Machine(workers, scheme, cores=cores, bandwidth=bandwidth, seed=seed, events=events)
-    machine.run_until(skipped)
-    start = machine.snapshot()
-    machine.run_until(start.version + updates)
-    end = machine.snapshot()
+    sim = Simulation(workers, scheme, cores=cores, bandwidth=bandwidth, seed=seed, events=events)
+    sim.run_until(skipped)
+    start = sim.snapshot()
+    sim.run_until(start.version + updates)
+    end = sim.snapshot()
     last = max((event.at_s for event in events), default=0.0)
     if last > end.now:
         raise DataError(
             f"a worker is to die or join at {last:g} s, and {updates} updates take {end.now:.3g} s "
-            "in all; simulate more updates, or let it happen earlier"
+            "in all; simulate more updates, or choose an earlier time"
         )
     seconds = end.now - start.now
     if seconds <= 0:
         raise DataError("all workers finish within the warm-up; give them more steps")
     gradients, wasted = end.gradients - start.gradients, end.wasted - start.wasted
-    late = machine.state.lateness[start.version : end.version]
+    late = sim.state.lateness[start.version : end.version]
     waited = np.subtract(end.waited_s, start.waited_s)
     there = np.subtract(end.there_s, start.there_s)
     return Prediction(
@@ -243,7 +243,7 @@ def simulate(
         wasted_share=wasted / (gradients + wasted),
         staleness=of_histogram("all", Counter(tau for _, tau in late)),
         workers=tuple(
-            of_histogram(worker.name, Counter(tau for who, tau in late if who == rank))
+            of_histogram(worker.name, Counter(tau for by, tau in late if by == rank))
             for rank, worker in enumerate(workers)
         ),
     )
@@ -259,22 +259,22 @@ def descend(
     cores: int | None = None,
     seed: int = 0,
     events: Sequence[Event] = (),
-) -> Machine:
-    """Train a toy problem until its target is reached, or so many updates have been made.
+) -> Simulation:
+    """Train a toy problem until its target or a number of updates is reached.
 
     Args:
         workers: at least one.
         scheme: how they train together.
-        learner: the problem and its step size; its `course` and `reached` say what came of it.
+        learner: the problem and its step size; its `course` and `reached` are the result.
         updates: at most.
         seconds: simulated, at most.
         cores: that they share; None has one for each.
         seed: of the compute times.
-        events: who dies or joins, and when.
+        events: deaths and joins.
 
     Raises:
         DataError, ConfigError, Deadlock: as `simulate`.
     """
-    machine = Machine(workers, scheme, cores=cores, seed=seed, events=events, learner=learner)
+    machine = Simulation(workers, scheme, cores=cores, seed=seed, events=events, learner=learner)
     machine.run_until(updates, seconds)
     return machine

@@ -1,8 +1,8 @@
 """Lock-free steps behind a gate that bounds staleness, for the simulator; two of them deadlock.
 
 SSP           waits before a read, on the clocks of the others: never deadlocks
-VersionBound  a hard bound of staleness in updates; safe, or as one would first write it
-PushGate      waits at the write, as document 003 has it: who waits once waits for ever
+VersionBound  a hard bound of staleness in updates; safe, or the obvious rule, which deadlocks
+PushGate      waits at the write, as in document 003: a worker that waits once waits for ever
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _behaviours(
 
     def behaviour(worker: WorkerContext) -> Behaviour:
         may_read, may_write = pull(worker), push(worker)
-        reads.pop(worker.rank, None)  # what it had read before it died
+        reads.pop(worker.rank, None)  # its read before it died
         for _ in worker.steps():
             yield may_read
             reads[worker.rank] = worker.look()
@@ -54,7 +54,7 @@ class SSP:
     """Stale synchronous parallel: no worker begins more than `slack` steps ahead of the slowest.
 
     Bounds clocks, not updates: staleness is at most (P - 1)(2 slack + 1). The slowest worker never
-    waits, so nobody waits for ever.
+    waits, so no worker waits for ever.
 
     Attributes:
         slack: s; 0 is a barrier every step.
@@ -65,7 +65,7 @@ class SSP:
     slack: int = 2
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does.
+        """Return the behaviour of each worker.
 
         Raises:
             ConfigError: the slack is negative.
@@ -92,21 +92,20 @@ class SSP:
 class VersionBound:
     """No update is more than `most` updates old when it is added.
 
-    At most `most` + 1 gradients are in flight. The safe rule lets a worker write where all others
-    in flight could still write in time, oldest first: v + 1 + j - r_j <= most for the j-th oldest
-    read r_j. The obvious one asks that of the oldest alone, and deadlocks where several are equally
-    old.
+    At most `most` + 1 gradients are in flight. The safe rule lets a worker write if all others in
+    flight can still write in time, oldest first: v + 1 + j - r_j <= most for the j-th oldest read
+    r_j. The obvious rule asks that of the oldest alone, and deadlocks if several are equally old.
 
     Attributes:
         most: largest staleness.
-        safe: which rule.
+        safe: the safe rule, or the obvious one.
     """
 
     most: int
     safe: bool = True
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does.
+        """Return the behaviour of each worker.
 
         Raises:
             ConfigError: the bound is negative.
@@ -146,8 +145,8 @@ class VersionBound:
 class PushGate:
     """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
 
-    The version only grows and the version that was read stays, so who waits never goes on; nor does
-    waiting make a gradient younger.
+    The version grows and the version that was read stays, so a worker that waits never continues,
+    and waiting makes no gradient younger.
 
     Attributes:
         most: its bound of staleness.
@@ -156,7 +155,7 @@ class PushGate:
     most: int
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does.
+        """Return the behaviour of each worker.
 
         Raises:
             ConfigError: the bound is negative.

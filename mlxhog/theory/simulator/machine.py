@@ -1,7 +1,7 @@
 """Workers on shared cores and memory, advanced from one finished phase to the next.
 
-Cores and memory bandwidth are shared among the workers that are active at the same time. Workers
-may die and join at given times; a scheme waits for none that is not there.
+Workers that are active at the same time share cores and memory bandwidth. Workers may die and join
+at given times; a scheme waits for workers alive only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import (
     Behaviour,
     Condition,
+    Phase,
     SharedState,
-    Work,
     Worker,
     WorkerContext,
 )
@@ -29,7 +29,7 @@ from mlxhog.theory.simulator.workers import (
 
 
 def fair_shares(demands: Sequence[float], capacity: float) -> list[float]:
-    """Divide a capacity: no one gets more than it asks for, and who asks for more gets the same.
+    """Divide a capacity: a small demand is met, and all larger ones get the same share.
 
     Source: max-min fairness, Bertsekas and Gallager, Data Networks, section 6.5.
     """
@@ -49,15 +49,15 @@ def speeds(
     cores: int | None,
     bandwidth: float | None,
 ) -> list[float]:
-    """Speed of each active worker, 1 where it runs as if alone.
+    """Return the speed of each active worker, 1 if it runs as if alone.
 
-    Cores are divided evenly by the operating system; a worker slowed by that asks for less memory
-    traffic, and is slowed again where its fair share of the bandwidth is less than it asks for.
+    The operating system divides the cores evenly. A worker slowed by that demands less memory
+    traffic, and is slowed again if its fair share of the bandwidth is below its demand.
 
     Args:
         on_core: whether a worker's present phase needs a core of the CPU.
-        traffic: bytes per second it moves at full speed.
-        cores: of the machine; None for as many as there are workers.
+        traffic: bytes per second that it moves at full speed.
+        cores: of the machine; None for one per worker.
         bandwidth: of the memory in bytes per second; None for no limit.
     """
     busy = sum(on_core)
@@ -79,7 +79,7 @@ def speeds(
 
 
 class Deadlock(Exception):
-    """Every worker that is there waits for another; says after how many updates."""
+    """Every worker alive waits for another; the message has the number of updates so far."""
 
 
 @dataclass(frozen=True, order=True)
@@ -89,7 +89,7 @@ class Event:
     Attributes:
         at_s: simulated seconds.
         rank: of the worker.
-        joins: whether it joins; else it dies. Who joins first is not there before.
+        joins: whether it joins; else it dies. A worker whose first event is a join starts absent.
     """
 
     at_s: float
@@ -109,8 +109,8 @@ class Snapshot:
     there_s: tuple[float, ...]
 
 
-class Machine:
-    """A simulation that goes on until so many updates have been made."""
+class Simulation:
+    """Simulated workers, advanced until a number of updates is reached."""
 
     def __init__(
         self,
@@ -123,10 +123,10 @@ class Machine:
         events: Sequence[Event] = (),
         learner: Learner | None = None,
     ) -> None:
-        """Start the first phase of every worker that is there; arguments as in `simulate`.
+        """Start the first phase of every worker but later ones; arguments as in `simulate`.
 
         Raises:
-            DataError: an event names no worker, or a worker dies that is not there.
+            DataError: an event names no worker, or an absent worker dies.
             ConfigError: the scheme does not fit the workers.
         """
         self.state = SharedState(learner=learner)
@@ -145,7 +145,7 @@ class Machine:
         self._starts = scheme.start(contexts)
         n = len(workers)
         self._behaviours: list[Behaviour | None] = [None] * n
-        self._doing: list[Work | Condition | None] = [None] * n
+        self._doing: list[Phase | Condition | None] = [None] * n
         self._rest_s = [math.inf] * n  # seconds of work at full speed; of a free machine, unused
         self._ends: list[tuple[float, int, int]] = []  # heap of a free machine: end, rank, phase
         self._phase = [0] * n
@@ -158,7 +158,7 @@ class Machine:
         self._settle()
 
     def snapshot(self) -> Snapshot:
-        """Return where the simulation is."""
+        """Return the present time and counts."""
         state, now = self.state, self.state.now
         waited = (
             w + max(0.0, now - s) for w, s in self._so_far(self._waited_s, self._waiting_since)
@@ -173,12 +173,12 @@ class Machine:
         return zip(past, since, strict=True)
 
     def run_until(self, version: int, seconds: float = math.inf) -> None:
-        """Advance until so many updates have been made, or a time is over, or all have finished.
+        """Advance to a number of updates, to a time, or until all workers have finished.
 
         All updates that end together are included.
 
         Raises:
-            Deadlock: every worker that is there waits for another.
+            Deadlock: every worker alive waits for another.
         """
         learner = self.state.learner
         while self.state.version < version and self.state.now < seconds:
@@ -188,11 +188,11 @@ class Machine:
                 return
             self._advance()
 
-    # -- who is there ----------------------------------------------------------------------------
+    # -- joins and deaths ------------------------------------------------------------------------
 
     def _join(self, rank: int) -> None:
         state = self.state
-        if state.alive:  # nobody waits for the steps that it has missed
+        if state.alive:  # no worker waits for the steps that it has missed
             slowest = min(state.clocks.get(other, 0) for other in state.alive)
             state.clocks[rank] = max(state.clocks.get(rank, 0), slowest)
         state.alive.add(rank)
@@ -212,19 +212,19 @@ class Machine:
         self._watching.discard(rank)
 
     def _happen(self) -> None:
-        """Let the next event happen."""
+        """Apply the next event."""
         event = self._events.pop(0)
         self.state.now = event.at_s
         if event.joins:
             self._join(event.rank)
-        elif event.rank in self.state.alive:  # else it has finished before
+        elif event.rank in self.state.alive:  # else it has finished
             self._leave(event.rank)
         self._settle()
 
     # -- time ------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Go on to the time at which the next phase ends, or the next event happens."""
+        """Advance to the end of the next phase, or to the next event."""
         state = self.state
         next_end = self._next_end()
         if self._events and self._events[0].at_s <= next_end:
@@ -247,7 +247,7 @@ class Machine:
         self._settle()
 
     def _next_end(self) -> float:
-        """When the next phase ends; infinite where nobody works."""
+        """Return the time at which the next phase ends; infinite if no worker has one."""
         if self._free:
             while self._ends and self._phase[self._ends[0][1]] != self._ends[0][2]:
                 heapq.heappop(self._ends)  # it was abandoned
@@ -256,7 +256,7 @@ class Machine:
         return self.state.now + min(ends, default=math.inf)
 
     def _pop(self, end: float) -> list[int]:
-        """The ranks whose phase ends then."""
+        """Return the ranks whose phase ends by then."""
         ended = []
         while self._ends and self._ends[0][0] <= end:
             _, rank, phase = heapq.heappop(self._ends)
@@ -265,9 +265,9 @@ class Machine:
         return sorted(ended)
 
     def _active(self) -> tuple[list[int], list[float]]:
-        """Ranks that work, and their speeds."""
+        """Return the ranks that work, and their speeds."""
         active = [rank for rank, rest_s in enumerate(self._rest_s) if rest_s < math.inf]
-        works = [work for rank in active if isinstance(work := self._doing[rank], Work)]
+        works = [work for rank in active if isinstance(work := self._doing[rank], Phase)]
         cores, bandwidth = self._limits
         return active, speeds(
             [work.on_core for work in works],
@@ -277,13 +277,13 @@ class Machine:
         )
 
     def _work(self, seconds: float) -> None:
-        """Let everyone work so long, at most until one is done."""
+        """Let all workers work for a time, which ends no later than the first phase."""
         active, speed = self._active()
         for rank, s in zip(active, speed, strict=True):
             self._rest_s[rank] = max(0.0, self._rest_s[rank] - seconds * s)
 
     def _work_until_one_ends(self) -> list[int]:
-        """Let everyone work until someone is done; returns who is."""
+        """Let all workers work until a phase ends; returns the ranks whose phase ends."""
         active, speed = self._active()
         ends = [self._rest_s[rank] / s for rank, s in zip(active, speed, strict=True)]
         self._work(min(ends))
@@ -292,35 +292,35 @@ class Machine:
             self._rest_s[rank] = 0.0
         return ended
 
-    # -- what workers do -------------------------------------------------------------------------
+    # -- phases of the workers -------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Let go who waits for something that has happened, until nothing more happens."""
+        """Let workers continue whose condition holds, until no further condition holds."""
         moved = True
         while moved:
             moved = False
             for rank in sorted(self._watching):
                 doing = self._doing[rank]
-                condition = doing.unless if isinstance(doing, Work) else doing
+                condition = doing.unless if isinstance(doing, Phase) else doing
                 if condition is not None and condition():
                     self._next(rank)
                     moved = True
 
     def _next(self, rank: int) -> None:
-        """Let a worker begin what it does next; phases that take no time are over at once."""
+        """Begin a worker's next phase or wait; phases that take no time end at once."""
         self._stop_waiting(rank)
         self._watching.discard(rank)
         behaviour = self._behaviours[rank]
-        assert behaviour is not None, "only who is there does something"
+        assert behaviour is not None, "only workers alive have a behaviour"
         self._phase[rank] += 1
         doing = next(behaviour, None)
-        while isinstance(doing, Work) and doing.seconds == 0:
+        while isinstance(doing, Phase) and doing.seconds == 0:
             doing = next(behaviour, None)
         if doing is None:
             self._leave(rank)
             return
         self._doing[rank] = doing
-        if isinstance(doing, Work):
+        if isinstance(doing, Phase):
             self._rest_s[rank] = doing.seconds
             if self._free:
                 end = self.state.now + doing.seconds
@@ -339,7 +339,7 @@ class Machine:
 
 
 def _check_events(events: Sequence[Event], workers: int) -> set[int]:
-    """Refuse events that cannot happen; return the ranks that join before they are there."""
+    """Refuse impossible events; return the ranks that are absent at the start."""
     there: dict[int, bool] = {}
     absent = set()
     for event in events:
@@ -351,14 +351,14 @@ def _check_events(events: Sequence[Event], workers: int) -> set[int]:
         if event.rank not in there and event.joins:
             absent.add(event.rank)
         elif there.get(event.rank, True) == event.joins:
-            what = "joins where it is already" if event.joins else "dies where it is not"
+            what = "joins while alive" if event.joins else "dies while absent"
             raise DataError(f"worker {event.rank} {what} at {event.at_s:g} s; leave that out")
         there[event.rank] = event.joins
     return absent
 
 
 def slowed(workers: Sequence[Worker], factors: dict[int, float]) -> list[Worker]:
-    """The workers, some of them slower by a factor in what they compute.
+    """Return the workers; those with a factor take that many times as long for a gradient.
 
     Raises:
         DataError: a rank that no worker has, or a factor that is not positive.

@@ -1,7 +1,7 @@
 """Small objectives with known minima, and the parameters that simulated updates move.
 
-They answer what a schedule costs in updates, where times alone say only how many there are. None of
-them is a neural network: the quadratic and the logistic loss are convex.
+They show the cost of a schedule in updates; times alone give only the number of updates. The
+quadratic and the logistic loss are convex, unlike the loss of a neural network.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ class Objective(Protocol):
     """A function to minimise by the gradients of random samples."""
 
     def start(self) -> Float64:
-        """Return the parameters that training begins at, (d,)."""
+        """Return the initial parameters, (d,)."""
 
     def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
         """Return an unbiased gradient at x, (d,), of a sample that a worker draws."""
 
     def excess(self, x: Float64) -> float:
-        """How far the objective is above its minimum."""
+        """Return the distance of the objective from its minimum."""
 
 
 @dataclass(frozen=True)
 class Quadratic:
     """f(x) = 1/2 sum_i h_i (x_i - c)^2, whose minimum is 0 at x = c; training begins at x = c + 1.
 
-    Where workers have data of their own, those of even rank see a bowl that is 1.5 times as steep
-    and has its minimum at drift, the others one half as steep around -drift: so c = drift / 2, and
-    the mean of their own minima is elsewhere, at 0.
+    If the workers' data differ, workers of even rank have a quadratic that is 1.5 times as steep
+    with its minimum at drift, the others one that is half as steep around -drift: so c = drift / 2,
+    while the mean of their minima is 0.
 
     Attributes:
         curvatures: h, all above 0.
         noise: standard deviation of each element of a gradient.
         touched: elements that one gradient touches, drawn at random; None for all of them.
-        drift: how far the workers' own minima lie from 0; 0 where all draw from the same data.
+        drift: distance of the workers' own minima from 0; 0 if all draw from the same data.
     """
 
     curvatures: tuple[float, ...]
@@ -58,8 +58,8 @@ class Quadratic:
             raise DataError(f"curvatures of {self.curvatures}: wanted one at least, all above 0")
         if self.touched is not None and not 1 <= self.touched <= len(self.curvatures):
             raise DataError(
-                f"{self.touched} of {len(self.curvatures)} elements touched: wanted 1 or more, and "
-                "no more than there are"
+                f"{self.touched} of {len(self.curvatures)} elements touched: wanted 1 to "
+                f"{len(self.curvatures)}"
             )
 
     @cached_property
@@ -67,11 +67,11 @@ class Quadratic:
         return np.array(self.curvatures)
 
     def start(self) -> Float64:
-        """One more than the minimum, (d,)."""
+        """Return the minimum plus 1, (d,)."""
         return np.full(len(self.curvatures), 1.0 + self.drift / 2)
 
     def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
-        """Of the worker's own bowl, with noise; d / touched times that where it is sparse."""
+        """Return the gradient of the worker's quadratic with noise; sparse ones times d/touched."""
         size = len(self.curvatures)
         grad: Float64 = self._h * (x - self.drift / 2)
         if self.drift:
@@ -139,11 +139,11 @@ class SparseLogistic:
         return float(1 - apart)
 
     def start(self) -> Float64:
-        """Zeros, (d,)."""
+        """Return zeros, (d,)."""
         return np.zeros(self.features)
 
     def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
-        """Of one example; the penalty is spread over the examples that have a feature."""
+        """Return that of one example; the penalty is spread over the examples with a feature."""
         index, values, labels = self._data
         k = int(rng.integers(self.examples))
         rows = index[k]
@@ -160,14 +160,14 @@ class SparseLogistic:
         return self.examples / np.maximum(counts, 1)
 
     def value(self, x: Float64) -> float:
-        """The objective."""
+        """Return the objective."""
         index, values, labels = self._data
         margins = labels * (values * x[index]).sum(axis=1)
         return float(np.logaddexp(0, -margins).mean() + 0.5 * self.penalty * x @ x)
 
     @cached_property
     def minimum(self) -> float:
-        """The least value, by L-BFGS on the whole data set."""
+        """The minimum, by L-BFGS on the whole data set."""
         from scipy.optimize import minimize
 
         index, values, labels = self._data
@@ -183,17 +183,17 @@ class SparseLogistic:
         return float(optimum.fun)
 
     def excess(self, x: Float64) -> float:
-        """How far the objective is above its minimum."""
+        """Return the distance of the objective from its minimum."""
         return self.value(x) - self.minimum
 
 
 # -- parameters that updates move ------------------------------------------------------------------
 
 LOOKS = 10
-"""At the excess, whose mean has to be at the target: a single one may be so by chance."""
+"""Looks whose mean excess has to be at the target: a single one may be there by chance."""
 
 DIVERGED = 1e3
-"""Times the first excess, from which on a training counts as diverged."""
+"""Multiple of the first excess above which a training has diverged."""
 
 SHARED = 0
 """The parameters of all workers; replicas of an outer loop count from 1."""
@@ -207,13 +207,13 @@ class Learner:
         objective: to minimise.
         lr: step size of a gradient.
         seed: of the samples.
-        target: excess at which training is over, as the mean of ten looks; None to go on.
+        target: excess at which training ends, as the mean of ten looks; None for no target.
         every: updates between two looks at the excess.
         outer_lr: step size of an outer loop; 1 sets the replicas to their mean.
         outer_momentum: Nesterov momentum of an outer loop.
         course: (seconds, gradients, excess) at every look.
         reached: seconds and gradients at which the excess fell to the target; None until then.
-        diverged: whether the excess has grown a thousandfold: nothing more is trained.
+        diverged: whether the excess has grown a thousandfold, which ends training.
     """
 
     objective: Objective
@@ -228,7 +228,7 @@ class Learner:
     diverged: bool = False
 
     def __post_init__(self) -> None:
-        """Begin where the objective says."""
+        """Begin with the objective's initial parameters."""
         if not self.lr > 0:
             raise DataError(f"a step size of {self.lr}: wanted more than 0")
         self._rng = np.random.default_rng([self.seed, 3])
@@ -241,16 +241,16 @@ class Learner:
 
     @property
     def model(self) -> Float64:
-        """What would be evaluated: the mean of the replicas, where there are some."""
+        """The parameters to evaluate: the mean of the replicas, if there are any."""
         replicas = [x for key, x in self._params.items() if key != SHARED]
         return np.mean(replicas, axis=0) if replicas else self._params[SHARED]
 
     def read(self, rank: int, of: int = SHARED) -> None:
-        """Let a worker keep the parameters as they are now."""
+        """Copy the present parameters for a worker."""
         self._read[rank] = self._params[of].copy()
 
     def apply(self, ranks: Sequence[int], of: int = SHARED) -> None:
-        """Make a step of the mean gradient of some workers, each at what it had read."""
+        """Make a step of the mean gradient of some workers, each at the parameters it read."""
         grads = [self.objective.gradient(self._read[rank], self._rng, rank) for rank in ranks]
         step = np.mean(grads, axis=0)
         if of in self._control:
@@ -259,7 +259,7 @@ class Learner:
         self._params[of] -= self.lr * step
 
     def replicate(self, replicas: int, *, corrected: bool = False) -> None:
-        """Begin with so many replicas of the parameters, numbered from 1."""
+        """Make replicas of the parameters, numbered from 1."""
         for key in range(1, replicas + 1):
             self._params[key] = self._params[SHARED].copy()
         if corrected:
@@ -267,9 +267,9 @@ class Learner:
             self._steps = dict.fromkeys(self._params, 0)
 
     def merge(self, keys: Sequence[int]) -> None:
-        """Outer step on the mean of some replicas, and go on from there with all.
+        """Make an outer step on the mean of some replicas, and set all replicas to the result.
 
-        v <- beta v + D; x <- x - lr (D + beta v), D the mean distance that replicas have gone.
+        v <- beta v + D; x <- x - lr (D + beta v), D the mean distance of these replicas from x.
         Corrections: c_i <- c_i - c + (x - y_i) / (K lr), and c is their mean.
 
         Sources: Douillard et al. 2023, arXiv:2311.08105; Karimireddy et al. 2020, arXiv:1910.06378,
@@ -295,7 +295,7 @@ class Learner:
         self._control[SHARED] = np.mean([self._control[key] for key in keys], axis=0)
 
     def note(self, seconds: float, gradients: int) -> None:
-        """Look at the excess now and then."""
+        """Count an update, and look at the excess after each `every`."""
         self._updates += 1
         if self._updates % self.every:
             return

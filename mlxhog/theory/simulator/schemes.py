@@ -1,7 +1,7 @@
 """Schemes for the simulator: when workers read, how they write and when they meet.
 
-A worker that has died or finished is waited for by nobody. Rules that bound staleness by waiting
-stand in `gates.py`.
+No worker waits for one that has died or finished. Rules that bound staleness by waiting are in
+`gates.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator.workers import (
     Behaviour,
     Condition,
+    Phase,
     SharedState,
     Start,
-    Work,
     WorkerContext,
 )
 
@@ -26,20 +26,20 @@ class Scheme(Protocol):
     """One way to train together."""
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does."""
+        """Return the behaviour of each worker, to be begun when it joins."""
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters, for the inputs of a prediction."""
 
 
 class Barrier:
-    """Stages that everyone who is there has to end before anyone goes on.
+    """Stages that all workers alive have to end before any of them continues.
 
-    A worker that joins takes up the stage that the others are in.
+    A worker that joins begins in the stage of the others.
     """
 
     def __init__(self, state: SharedState) -> None:
-        """Begin at stage 0 for everyone."""
+        """Begin at stage 0."""
         self._state = state
         self._ended: dict[int, int] = {}
         self.passed = 0
@@ -49,7 +49,7 @@ class Barrier:
         self._ended[rank] = self.passed
 
     def arrive(self, rank: int) -> Condition:
-        """End a stage; returns the condition that everyone has."""
+        """End a stage; returns the condition that all workers have ended it."""
         self._ended[rank] += 1
         stage = self._ended[rank]
 
@@ -64,7 +64,7 @@ class Barrier:
 
 
 def _is_first(queue: list[int], worker: WorkerContext) -> bool:
-    """Whether a worker is the first of those in a queue that are still there."""
+    """Whether a worker is the first in a queue among those alive."""
     while queue[0] not in worker.state.alive:
         queue.pop(0)
     return queue[0] == worker.rank
@@ -72,10 +72,10 @@ def _is_first(queue: list[int], worker: WorkerContext) -> bool:
 
 @dataclass(frozen=True)
 class Hogwild:
-    """Everyone reads, computes and adds without asking."""
+    """Workers read, compute and add without any wait."""
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does."""
+        """Return the behaviour of each worker."""
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             for _ in worker.steps():
@@ -95,18 +95,18 @@ class Hogwild:
 
 @dataclass(frozen=True)
 class Locked:
-    """As Hogwild, but only one worker at a time may do a part of its step: one lock for all.
+    """As Hogwild, but one lock lets a single worker at a time do a part of its step.
 
-    Who comes first has it first; a dead worker's lock is free.
+    Workers get the lock in the order of their arrival; a dead worker's lock is free.
 
     Attributes:
-        scope: "apply" locks the adding of a step, "step" all of it.
+        scope: "apply" locks the addition of a step, "step" all of it.
     """
 
     scope: str = "apply"
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does.
+        """Return the behaviour of each worker.
 
         Raises:
             ConfigError: there is no such scope.
@@ -146,7 +146,7 @@ class ParameterServer:
     A worker that has pushed waits until its gradient is in the parameters, then pulls.
 
     Attributes:
-        apply_s: seconds that the owner takes for one; the worker's own `apply_s` where not given.
+        apply_s: seconds that the owner takes for one; None is the worker's own `apply_s`.
 
     Source: Dean et al. 2012, Large Scale Distributed Deep Networks (Downpour SGD).
     """
@@ -154,7 +154,7 @@ class ParameterServer:
     apply_s: float | None = None
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does."""
+        """Return the behaviour of each worker."""
         arrived: list[int] = []
 
         def behaviour(worker: WorkerContext) -> Behaviour:
@@ -167,7 +167,7 @@ class ParameterServer:
                 yield worker.copy()
                 arrived.append(worker.rank)
                 yield my_turn
-                yield worker.add() if self.apply_s is None else Work(self.apply_s)
+                yield worker.add() if self.apply_s is None else Phase(self.apply_s)
                 worker.apply(read)
                 arrived.pop(0)
 
@@ -180,7 +180,7 @@ class ParameterServer:
 
 @dataclass(frozen=True)
 class RoundRobin:
-    """Workers add in a fixed cyclic order; who is early waits for its turn.
+    """Workers add in a fixed cyclic order; an early worker waits for its turn.
 
     Attributes:
         handover_s: seconds until the next worker notices its turn.
@@ -191,7 +191,7 @@ class RoundRobin:
     handover_s: float = 0.0
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does."""
+        """Return the behaviour of each worker."""
         last = [-1]
 
         def behaviour(worker: WorkerContext) -> Behaviour:
@@ -206,7 +206,7 @@ class RoundRobin:
                 yield worker.read()
                 yield worker.compute()
                 yield my_turn
-                yield Work(self.handover_s)
+                yield Phase(self.handover_s)
                 yield worker.add()
                 worker.apply(read)
                 last[0] = worker.rank
@@ -222,13 +222,13 @@ class RoundRobin:
 class Sync:
     """Gradients at the same parameters, averaged: one update per round.
 
-    A worker copies its gradient to where all see it; then each averages a share of the parameters
-    over all gradients, and makes the step there.
+    A worker copies its gradient to shared memory; then each averages a share of the parameters over
+    all gradients, and makes the step there.
 
     Attributes:
         backups: workers that a round does not wait for; their gradients are thrown away.
-        round_s: seconds for the barriers of a round, beyond what each worker does.
-        by_speed: whether the samples of a round are divided so that all are done together.
+        round_s: seconds for the barriers of a round, beyond the work of each worker.
+        by_speed: whether the samples of a round are divided so that all workers end together.
 
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
@@ -238,15 +238,15 @@ class Sync:
     by_speed: bool = False
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does.
+        """Return the behaviour of each worker.
 
         Raises:
-            ConfigError: a round would wait for no one.
+            ConfigError: a round would wait for no worker.
         """
         if not 0 <= self.backups < len(workers):
             raise ConfigError(
                 f"{self.backups} backup workers of {len(workers)}: wanted 0 to {len(workers) - 1}, "
-                "so that a round waits for someone"
+                "so that a round waits for one worker at least"
             )
         barrier, computed = Barrier(workers[0].state), dict[int, list[int]]()
         speeds = {one.rank: 1.0 / one.worker.compute.mean_s for one in workers}
@@ -269,7 +269,7 @@ class Sync:
                     total = sum(speeds[r] for r in state.alive)
                     share = len(state.alive) * speeds[rank] / total
                 gradient = worker.compute(unless=gathered)
-                yield Work(
+                yield Phase(
                     share * gradient.seconds, gradient.moved_bytes, gradient.on_core, gathered
                 )
                 if not gathered():
@@ -280,8 +280,8 @@ class Sync:
                 yield worker.copy((n + 1) / (2 * n))
                 yield worker.add(1 / n)
                 yield barrier.arrive(rank)
-                yield Work(self.round_s)
-                if round_ in computed:  # the first to leave the round says what came of it
+                yield Phase(self.round_s)
+                if round_ in computed:  # the first worker to leave the round counts it
                     del computed[round_]
                     used = done[: max(1, n - self.backups)]
                     state.apply(used[0], read, used)
@@ -296,17 +296,17 @@ class Sync:
 
 @dataclass(frozen=True)
 class OuterLoop:
-    """Replicas of the parameters that are merged every so many of their steps.
+    """Replicas of the parameters that are merged after each `period` of their steps.
 
-    With as many replicas as workers this is local SGD; with fewer, the workers of a replica train
+    With one replica for each worker this is local SGD; with fewer, the workers of a replica train
     it lock-free. Every step counts as an update, and staleness counts updates of the same replica.
 
     Attributes:
         period: steps of each replica between two merges; None for no merge before the end.
-        replicas: how many; None for one per worker.
+        replicas: their number; None for one per worker.
         round_s: seconds for a merge, beyond the copies that each worker makes.
         name: of the strategy.
-        corrected: whether local steps are corrected for data of their own, as SCAFFOLD does.
+        corrected: whether local steps are corrected for different data, as in SCAFFOLD.
 
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
@@ -318,7 +318,7 @@ class OuterLoop:
     corrected: bool = False
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return what each worker does.
+        """Return the behaviour of each worker.
 
         Raises:
             ConfigError: the period is not positive, or the workers cannot be divided.
@@ -358,7 +358,7 @@ class OuterLoop:
             round_ = merged[0]
             yield barrier.arrive(worker.rank)
             yield worker.copy((count + 1) / (2 * count))
-            yield Work(self.round_s)
+            yield Phase(self.round_s)
             if merged[0] == round_:
                 merged[0] += 1
                 steps[:] = [self.period * merged[0] if self.period else n for n in steps]

@@ -1,12 +1,12 @@
-"""How long successive gradients of a simulated worker take: distributions, and recorded times.
+"""Times of successive gradients of a simulated worker: distributions, and recorded times.
 
     constant       always the same
     exponential    a least time and an exponential delay on top, the usual model of stragglers
     lognormal      a mean and a coefficient of variation
     pareto         a least time and a tail that falls with a power: rarely, very late
     markov         fast and slow spells that last for several gradients
-    measured       drawn, each as likely as the others, from times that were measured
-    recorded       the times of a worker in the order in which they were recorded
+    measured       drawn uniformly from measured times
+    recorded       the times of a worker in the order of their record
 
 `parse` reads the first five from text.
 """
@@ -200,7 +200,7 @@ class Pareto(Independent):
 
 @dataclass(frozen=True)
 class Markov:
-    """Spells of fast and of slow gradients, such as beside a program that comes and goes.
+    """Spells of fast and of slow gradients, such as beside a program that runs now and then.
 
     Attributes:
         fast: times in a fast spell.
@@ -242,7 +242,7 @@ class Markov:
                 is_slow = not is_slow
 
     def scaled(self, factor: float) -> Markov:
-        """Scale the times of either kind; spells have as many gradients."""
+        """Scale the times of either kind; spells keep their numbers of gradients."""
         return Markov(
             self.fast.scaled(factor), self.slow.scaled(factor), self.to_slow, self.to_fast
         )
@@ -259,13 +259,13 @@ class Markov:
 
 
 @dataclass(frozen=True)
-class HeldUp:
+class HeldUpTimes:
     """Times of which some, at random, are longer by a factor: another program runs now and then.
 
     Attributes:
         time: of a gradient that is not held up.
-        probability: of being held up.
-        factor: times that such a gradient takes.
+        probability: that a gradient is held up.
+        factor: of the time of such a gradient.
     """
 
     time: ComputeTime
@@ -282,9 +282,9 @@ class HeldUp:
         for seconds in self.time.successive(rng):
             yield seconds * (self.factor if rng.random() < self.probability else 1.0)
 
-    def scaled(self, factor: float) -> HeldUp:
+    def scaled(self, factor: float) -> HeldUpTimes:
         """Scale all times."""
-        return HeldUp(self.time.scaled(factor), self.probability, self.factor)
+        return HeldUpTimes(self.time.scaled(factor), self.probability, self.factor)
 
     def to_json(self) -> dict[str, Any]:
         """Return kind and parameters."""
@@ -296,11 +296,8 @@ class HeldUp:
         }
 
 
-class Measured(Independent):
-    """Times drawn, each as likely as the others, from those that were measured.
-
-    They are drawn independently: slow spells of a machine are not reproduced.
-    """
+class MeasuredTimes(Independent):
+    """Times drawn uniformly and independently from measured ones: without slow spells."""
 
     kind = "measured"
 
@@ -308,7 +305,7 @@ class Measured(Independent):
         """Keep the measured times.
 
         Raises:
-            DataError: there are none, or one is negative or not finite.
+            DataError: there is no time, or one is negative or not finite.
         """
         self.seconds = np.asarray(seconds, np.float64)
         if not self.seconds.size:
@@ -325,7 +322,7 @@ class Measured(Independent):
         """Return independent times, (size,)."""
         return rng.choice(self.seconds, size)
 
-    def scaled(self, factor: float) -> Measured:
+    def scaled(self, factor: float) -> MeasuredTimes:
         """Scale every measured time."""
         return type(self)(self.seconds * factor)
 
@@ -340,10 +337,10 @@ class Measured(Independent):
         }
 
 
-class Recorded(Measured):
-    """Times in the order in which they were recorded, from a random one on, round and round.
+class RecordedTimes(MeasuredTimes):
+    """Times in the order of their record, from a random one on, repeated without end.
 
-    Slow spells are as long as they were; nothing is new in the second round.
+    Slow spells keep their lengths.
     """
 
     kind = "recorded"
@@ -375,14 +372,14 @@ FORMS: dict[str, tuple[str, Callable[[list[str]], ComputeTime]]] = {
         lambda w: Markov(Constant(_s(w[0])), Constant(_s(w[1])), _n(w[2]), _n(w[3])),
     ),
 }
-"""By kind: how it is written, and what its words make."""
+"""By kind: its form, and the function that reads its words."""
 
 
 def parse(text: str) -> ComputeTime:
     """Read a time model such as "constant:20ms", "exponential:1s:2s" or "lognormal:1:0.2".
 
     Raises:
-        ValueError: it is none; says which there are.
+        ValueError: it is not a time model; the message lists all forms.
         DataError: a parameter is out of its range.
     """
     kind, *words = text.strip().split(":")

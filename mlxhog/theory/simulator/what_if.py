@@ -28,7 +28,7 @@ from mlxhog.theory.simulator.schemes import (
 from mlxhog.theory.simulator.workers import Worker
 
 TARGET = 0.01
-"""Of the excess at the beginning: the end of a toy training."""
+"""Share of the first excess at which a toy training ends."""
 
 RATES = tuple(2.0**-k for k in range(9))
 """Step sizes that a toy training tries, as multiples of the problem's largest."""
@@ -49,11 +49,11 @@ class SimulateConfig:
     )
     kill: str | None = option(
         None,
-        "deaths: RANK=TIME, or RANK=TIME:DOWN where it is back after a while; such as 1=30s:5s",
+        "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s",
     )
     join: str | None = option(None, "workers that join later: RANK=TIME; such as 3=1m")
     strategies: str = option(
-        "all", "which to compare, such as hogwild,sync; all is every one that trains"
+        "all", "strategies to compare, such as hogwild,sync; all is every one without deadlocks"
     )
     read: float = option(0.0, "time to copy the parameters", unit="s", low=0)
     apply: float = option(0.0, "time to add a step to all parameters", unit="s", low=0)
@@ -63,10 +63,10 @@ class SimulateConfig:
         None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
     )
     slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
-    backup_workers: int = option(1, "that the rounds of sync_backup do not wait for", low=0)
+    backup_workers: int = option(1, "workers that rounds of sync_backup do not wait for", low=0)
     max_staleness: int = option(4, "bound of version_bound, version_naive and push_gate", low=0)
     cores: int | None = option(
-        None, "of the machine, shared by the workers; auto is enough of them", low=1, none="auto"
+        None, "of the machine, shared by the workers; auto is one for each", low=1, none="auto"
     )
     objective: str = option(
         "none",
@@ -80,7 +80,7 @@ class SimulateConfig:
         """Convert and check.
 
         Raises:
-            ConfigError: every wrong option, one a line.
+            ConfigError: wrong options, each on a line of its own.
         """
         problems = convert_fields(self)
         if problems:
@@ -114,20 +114,20 @@ TRAINING: Mapping[str, Callable[[SimulateConfig], Scheme]] = {
     "diloco": lambda c: OuterLoop(c.period, _replicas(c), c.sync_time, "diloco"),
     "avg_runs": lambda c: OuterLoop(None, name="avg_runs"),
 }
-"""What is compared: `sync_speed` is sync with shares by speed, `sync_backup` has backup workers."""
+"""Schemes by name: `sync_speed` is sync with shares by speed, `sync_backup` has backup workers."""
 
 DEADLOCKING: Mapping[str, Callable[[SimulateConfig], Scheme]] = {
     "version_naive": lambda c: VersionBound(c.max_staleness, safe=False),
     "push_gate": lambda c: PushGate(c.max_staleness),
 }
-"""Rules that stop a run for ever, to be shown where they are asked for."""
+"""Rules that deadlock, simulated only if they are named."""
 
 
 def chosen(config: SimulateConfig) -> list[str]:
-    """The names that `strategies` lists.
+    """Return the names that `strategies` lists.
 
     Raises:
-        ConfigError: one is unknown.
+        ConfigError: a name is unknown.
     """
     if config.strategies == "all":
         return [name for name in TRAINING if name != "sync_speed" or config.slow is not None]
@@ -146,7 +146,7 @@ def chosen(config: SimulateConfig) -> list[str]:
 
 
 def workers_of(config: SimulateConfig, recorded: Sequence[Worker] | None = None) -> list[Worker]:
-    """The workers that the options describe, or recorded ones, with their slowdowns.
+    """Return the workers of the options, or recorded ones, with their slowdowns.
 
     Raises:
         ConfigError: a time model or a slowdown cannot be read, or names no worker.
@@ -169,15 +169,15 @@ def workers_of(config: SimulateConfig, recorded: Sequence[Worker] | None = None)
 
 def _slowed(time: times.ComputeTime, how: Slowdown) -> times.ComputeTime:
     if how.probability < 1:
-        return times.HeldUp(time, how.probability, how.factor)
+        return times.HeldUpTimes(time, how.probability, how.factor)
     return time.scaled(how.factor)
 
 
 def events_of(config: SimulateConfig) -> list[Event]:
-    """Deaths and joins that the options describe.
+    """Return the deaths and joins of the options.
 
     Raises:
-        ConfigError: one cannot be read, or names no worker.
+        ConfigError: an event cannot be read, or names no worker.
     """
     late = {r: how.late_s for r, how in parse_slowdowns(config.slow).items() if how.late_s}
     events = [Event(at_s, rank, joins=True) for rank, at_s in late.items()]
@@ -222,15 +222,15 @@ def _check_ranks(flag: str, ranks: Mapping[int, object], workers: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One strategy.
+class PredictedStrategy:
+    """One strategy on the workers.
 
     Attributes:
         name: of the strategy.
-        prediction: of its speed; None where it deadlocks.
-        deadlock: how it ends; None where it does not.
-        target_s: seconds to the toy problem's target, at the best step size; None where it was not
-            asked for, infinite where no step size reaches it.
+        prediction: of its speed; None if it deadlocks.
+        deadlock: description of the deadlock; None without one.
+        target_s: seconds to the toy problem's target, at the best step size; None without a toy
+            problem, infinite if no step size reaches it.
     """
 
     name: str
@@ -255,33 +255,33 @@ class WhatIf:
     """All strategies, on the same workers.
 
     Attributes:
-        config: what was asked.
-        workers: what a step costs each.
-        source: where these times come from.
-        rows: the strategies, in the order that was asked for.
+        config: the options.
+        workers: the costs of their steps.
+        source: of these costs.
+        rows: the strategies, in the order of the options.
     """
 
     config: SimulateConfig
     workers: Sequence[Worker]
     source: str
-    rows: Sequence[Row]
+    rows: Sequence[PredictedStrategy]
 
     @property
     def answer(self) -> str:
         """One sentence."""
         running = {row.name: row.prediction for row in self.rows if row.prediction is not None}
         if not running:
-            return "every strategy that was asked for stops for ever"
+            return "every strategy of --strategies deadlocks"
         rate = {name: one.gradients_per_s for name, one in running.items()}
         timed = {r.name: r.target_s for r in self.rows if r.target_s and math.isfinite(r.target_s)}
         if timed:
             first = min(timed, key=lambda name: timed[name])
             others = {name: s for name, s in timed.items() if name != first}
-            what, than = f"{first} reaches the target first, after {timed[first]:.3g} s", ""
+            text = f"{first} reaches the target first, after {timed[first]:.3g} s"
             if others:
                 second = min(others, key=lambda name: others[name])
-                than = f"; {second} takes {others[second] / timed[first]:.2f} times as long"
-            return what + than
+                text += f"; {second} takes {others[second] / timed[first]:.2f} times as long"
+            return text
         best = max(rate, key=lambda name: rate[name])
         waiting = {name: one.waiting_share for name, one in running.items()}
         text = f"{best} computes most: {rate[best]:.4g} gradients/s"
@@ -331,13 +331,13 @@ class WhatIf:
             + (f"{low:.4g} ms" if same else f"{low:.4g} to {high:.4g} ms")
             + f" ({self.source})"
         )
-        yield "of ideal: of what the workers compute if none waits and nothing is shared"
+        yield "of ideal: over gradients/s of workers that never wait and share nothing"
         yield "staleness: updates by others between read and write; idle: waiting for others"
         if timed:
             yield f"target: time to {TARGET:.0%} of the first excess, {self.config.objective}"
 
 
-def _target(row: Row) -> str:
+def _target(row: PredictedStrategy) -> str:
     if row.target_s is None:
         return "-"
     return f"{row.target_s:.4g} s" if math.isfinite(row.target_s) else "never"
@@ -346,15 +346,15 @@ def _target(row: Row) -> str:
 def compare(
     config: SimulateConfig, workers: Sequence[Worker] | None = None, source: str = ""
 ) -> WhatIf:
-    """Simulate every strategy that was asked for.
+    """Simulate every strategy of the options.
 
     Args:
         config: the options.
-        workers: in place of those that the options describe; as many as they say.
-        source: where these come from.
+        workers: in place of those of the options; the same number.
+        source: of these workers.
 
     Raises:
-        ConfigError, DataError: the options contradict each other; says how.
+        ConfigError, DataError: the options contradict each other.
     """
     there = workers_of(config, workers)
     events = events_of(config)
@@ -368,7 +368,7 @@ def compare(
 
 def _row(
     name: str, config: SimulateConfig, workers: Sequence[Worker], events: Sequence[Event]
-) -> Row:
+) -> PredictedStrategy:
     scheme = {**TRAINING, **DEADLOCKING}[name](config)
     if name == "serial":
         workers = [min(workers, key=lambda worker: worker.step_s)]
@@ -391,8 +391,8 @@ def _row(
         if config.objective != "none":
             target_s = best_time(workers, scheme, objective_of(config), config, events)
     except Deadlock as deadlock:
-        return Row(name=name, deadlock=str(deadlock))
-    return Row(name=name, prediction=prediction, target_s=target_s)
+        return PredictedStrategy(name=name, deadlock=str(deadlock))
+    return PredictedStrategy(name=name, prediction=prediction, target_s=target_s)
 
 
 # -- toy problems ----------------------------------------------------------------------------------
@@ -415,11 +415,11 @@ def best_time(
     """Seconds until a toy problem is solved to `TARGET`, at the best step size of `RATES`.
 
     Args:
-        workers: who train.
-        scheme: how.
-        objective: what.
+        workers: at least one.
+        scheme: how they train together.
+        objective: the problem.
         config: the most updates, the cores, and the seed.
-        events: who comes and goes.
+        events: deaths and joins.
     """
     first = objective.excess(objective.start())
     seconds = math.inf

@@ -1,4 +1,4 @@
-"""Simulated workers: what a step costs them, here or in a recorded run, and what they share."""
+"""Simulated workers: costs of their steps, some from recorded runs, and the state they share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from mlxhog.errors import DataError
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.theory.simulator.objectives import Learner
-from mlxhog.theory.simulator.times import ComputeTime, Recorded
+from mlxhog.theory.simulator.times import ComputeTime, RecordedTimes
 
 Condition = Callable[[], bool]
-"""Something that other workers bring about."""
+"""Whether other workers have got so far that this one may continue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One worker: what a step costs it when it has the machine to itself.
+    """One worker, and the costs of its step when it has the machine to itself.
 
     Attributes:
         name: of its kind, such as "torch:cpu".
@@ -26,13 +26,13 @@ class Worker:
         read_s: seconds to take a copy of the parameters.
         apply_s: seconds to add a step to them.
         other_s: seconds of a step beside these: its batch, its ticket, its record.
-        exchange_s: seconds of a step to send and receive, where each one is shared with workers on
-            other machines; a round's or a merge's are the scheme's.
+        exchange_s: seconds to send and receive a step, if steps are shared with workers on other
+            machines; the scheme has those of a round or a merge.
         read_bytes: memory traffic of the copy.
         compute_bytes: memory traffic of a gradient.
-        apply_bytes: memory traffic of adding a step.
+        apply_bytes: memory traffic of the addition of a step.
         on_core: whether it computes on a core of the CPU (a GPU worker does not).
-        steps: after which it is finished; None for no end.
+        steps: number after which it is finished; None for no end.
 
     Raises:
         DataError: a time or a traffic is negative, or a step takes no time at all.
@@ -73,14 +73,14 @@ class Worker:
 
 
 def worker_of(times: Mapping[str, Any]) -> Worker:
-    """A worker, from its part of a run's times.
+    """Return a worker of a run, from its part of the run's times.
 
     Raises:
-        LookupError, TypeError, ValueError, DataError: they are no times of steps.
+        LookupError, TypeError, ValueError, DataError: they are not times of steps.
     """
     return Worker(
         name=f"{times['slot']} {times['backend']}",
-        compute=Recorded([us / 1e6 for us in times["compute_us"]]),
+        compute=RecordedTimes([us / 1e6 for us in times["compute_us"]]),
         read_s=float(times["read_s"]),
         apply_s=float(times["apply_s"]),
         other_s=float(times["other_s"]),
@@ -89,14 +89,14 @@ def worker_of(times: Mapping[str, Any]) -> Worker:
 
 
 @dataclass(frozen=True)
-class Work:
-    """A phase of work.
+class Phase:
+    """A phase of a worker's step.
 
     Attributes:
-        seconds: it takes at full speed.
+        seconds: at full speed.
         moved_bytes: memory traffic in that time.
         on_core: whether it needs a core of the CPU.
-        unless: abandoned as soon as this holds.
+        unless: the phase is abandoned as soon as this holds.
     """
 
     seconds: float
@@ -105,20 +105,20 @@ class Work:
     unless: Condition | None = None
 
 
-Behaviour = Iterator[Work | Condition]
-"""What a worker does, one after another: work, or wait for a condition."""
+Behaviour = Iterator[Phase | Condition]
+"""A worker's phases, and the conditions that it waits for, one after another."""
 
 Start = Callable[[], Behaviour]
-"""Begins what a worker does, when it joins."""
+"""Begins the behaviour of a worker that joins."""
 
 
 @dataclass
 class SharedState:
-    """What the workers share: the version of the parameters, and what has been done to them.
+    """The state that workers share: version and counts of the parameters' updates.
 
     Attributes:
-        alive: ranks that are there and not finished.
-        learner: parameters that the updates move; None where only times are asked for.
+        alive: ranks of workers that have joined, and neither died nor finished.
+        learner: parameters that the updates move; None if only times are simulated.
         lateness: (rank, staleness) of every update, in order.
         clocks: steps that each rank has ended.
     """
@@ -143,8 +143,8 @@ class SharedState:
 
         Args:
             rank: of the worker.
-            read_version: as `look` said.
-            by: the ranks whose mean gradient it is; the worker's own where none are named.
+            read_version: as `look` returned it.
+            by: the ranks whose mean gradient it is; none is the worker's own.
         """
         ranks = tuple(by) or (rank,)
         if self.learner is not None:
@@ -152,7 +152,7 @@ class SharedState:
         self.count(rank, self.version - read_version, ranks)
 
     def count(self, rank: int, staleness: int, ranks: Sequence[int]) -> None:
-        """Count one update, made of the gradients of so many ranks."""
+        """Count one update, made of the gradients of some ranks."""
         self.lateness.append((rank, staleness))
         self.version += 1
         self.gradients += len(ranks)
@@ -187,26 +187,26 @@ class WorkerContext:
         """Count an update of this worker's own gradient."""
         self.state.apply(self.rank, read_version)
 
-    def read(self) -> Work:
-        """Get a batch, and take a copy of parameters that lie here."""
+    def read(self) -> Phase:
+        """Get a batch, and copy the parameters of this machine."""
         worker = self.worker
         return self._work(worker.other_s + worker.read_s, worker.read_bytes)
 
-    def exchange(self) -> Work:
+    def exchange(self) -> Phase:
         """Send a step to workers on other machines, and receive theirs."""
-        return Work(self.worker.exchange_s, on_core=False)
+        return Phase(self.worker.exchange_s, on_core=False)
 
-    def compute(self, unless: Condition | None = None) -> Work:
+    def compute(self, unless: Condition | None = None) -> Phase:
         """Compute a gradient. A slow one moves the same bytes as a fast one."""
         return self._work(next(self.times), self.worker.compute_bytes, unless)
 
-    def add(self, share: float = 1.0) -> Work:
+    def add(self, share: float = 1.0) -> Phase:
         """Add a step to a share of the parameters."""
         return self._work(share * self.worker.apply_s, share * self.worker.apply_bytes)
 
-    def copy(self, times: float = 1.0) -> Work:
-        """Move as many bytes as a copy of the parameters does, so many times."""
+    def copy(self, times: float = 1.0) -> Phase:
+        """Move the bytes of a copy of the parameters, `times` times."""
         return self._work(times * self.worker.read_s, times * self.worker.read_bytes)
 
-    def _work(self, seconds: float, moved: float, unless: Condition | None = None) -> Work:
-        return Work(seconds, moved, self.worker.on_core, unless)
+    def _work(self, seconds: float, moved: float, unless: Condition | None = None) -> Phase:
+        return Phase(seconds, moved, self.worker.on_core, unless)

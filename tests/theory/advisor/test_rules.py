@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import strategy_name
+from mlxhog.config.strategies import Hogwild, RoundRobin, Serial, Sync
+from mlxhog.config.strategy import StrategyChoice, strategy_name
 from mlxhog.errors import DataError, Diverged
 from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.theory.advisor import measuring
+from mlxhog.theory.advisor import measuring, rules
 from mlxhog.theory.advisor.advise import score_history
 from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
@@ -35,8 +37,8 @@ def profile(times: list[ComputeTime], sync_s: float = 0.002, **known: Any) -> Pr
     return Profile(workers=workers, alone=alone, sync_s=sync_s, **known)
 
 
-def advised(one: Profile, strategies: tuple[str, ...] | None = None) -> Recommendation:
-    advice = recommend(one, strategies)
+def advised(one: Profile, *strategies: StrategyChoice) -> Recommendation:
+    advice = recommend(one, strategies or rules.CANDIDATES)
     assert advice.second is None or advice.second.arm.family != advice.first.arm.family
     return advice
 
@@ -77,20 +79,23 @@ def test_every_row_of_the_table_decides_where_its_number_says(
 
 
 def test_only_the_strategies_to_choose_among_are_advised() -> None:
-    few = ("serial", "sync", "hogwild")
+    few = (Serial(), Sync(), Hogwild())
     for one in (profile([EVEN] * 4, 2.0), profile([TAIL] * 4), profile([EVEN] * 4, 0.2)):
-        assert {each.arm.strategy for each in advised(one, few).expected} <= set(few)
+        assert {each.arm.strategy for each in advised(one, *few).expected} == set(few)
     every = {arm.strategy for arm in arms(profile([EVEN] * 4)).values()}
-    assert {"serial", "sync", "hogwild", "round_robin"} <= every <= set(STRATEGIES.known())
+    assert {*few, RoundRobin()} <= every
 
 
 def test_every_arm_of_the_tree_is_a_configuration_that_train_takes() -> None:
     here = profile([EVEN] * 2, 0.2, backend="mlx:cpu")
     before = TrainConfig(workers="mlx:cpu*2", strategy="ssp", slack=1)
     for arm in arms(here).values():
-        config = replace(before, **{**PLAIN, "strategy": arm.strategy, **arm.options})
-        assert strategy_name(config) == arm.strategy
-        assert arm.flags.startswith(f"--strategy {arm.strategy}")
+        words = shlex.split(arm.flags)
+        flags = dict(zip(words[::2], words[1::2], strict=True))
+        assert STRATEGIES.read(flags.pop("--strategy")) == arm.strategy
+        assert flags == ({"--workers": "mlx:cpu"} if arm.strategy == Serial() else {})
+        config = replace(before, **{**PLAIN, "strategy": arm.strategy})
+        assert config.strategy == arm.strategy
 
 
 def test_rounds_cost_what_the_formula_says() -> None:
@@ -152,7 +157,7 @@ def test_profiles_that_cannot_be_are_refused() -> None:
 
 def test_a_trial_is_decided_by_paired_losses_and_a_tie_goes_to_who_repeats() -> None:
     known = arms(profile([EVEN] * 2))
-    pair = (known["hogwild"], known["sync"])
+    pair = (known[Hogwild()], known[Sync()])
     noise = np.random.default_rng(0).normal(3.0, 0.5, 40)  # batches differ by far more than arms
     assert decide(pair, (noise, noise - 0.1))[:2] == ("sync", False)
     assert decide(pair, (noise, noise + 0.1))[:2] == ("hogwild", False)
@@ -178,7 +183,7 @@ def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(
     monkeypatch.setattr(measuring, "Child", nullcontext)
     monkeypatch.setattr(measuring, "_bits_per_byte", lambda *_: np.full(3, 2.5))
     known = arms(profile([EVEN] * 2))
-    pair = (known["hogwild"], known["sync"])
+    pair = (known[Hogwild()], known[Sync()])
     target: Any = SimpleNamespace(config=TrainConfig(optimizer="adamw"))
     if len(wild) == 2:
         with pytest.raises(Diverged, match="a smaller --lr"):
@@ -226,7 +231,7 @@ def test_a_trial_is_believed_by_the_steps_of_its_turns_where_other_programs_work
     monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
     known = arms(profile([EVEN] * 2))
     target: Any = None
-    trial = measuring.try_both(target, (known["hogwild"], known["sync"]), 8.0, lambda *_: None)
+    trial = measuring.try_both(target, (known[Hogwild()], known[Sync()]), 8.0, lambda *_: None)
     assert trial.winner == winner
     assert trial.untold == (str(BUSY) if untold else None)
     entry = {"trial": trial.to_json(), "advised": "sync"}

@@ -13,7 +13,7 @@ from mlxhog.arena.child import Lane
 from mlxhog.config.sources import Assignment
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
-from mlxhog.theory.analysis.sampling import Sampled, Subject, Ticket, sample
+from mlxhog.theory.analysis.sampling import GradientSample, Subject, Ticket, sample
 from mlxhog.theory.analysis.target import find_target
 from tests.training.small import small_config
 
@@ -42,13 +42,13 @@ def subject(
     return subject_of(target, plan_of(target, AnalyzeConfig(backend=backend)))
 
 
-def sampled(small: Subject, tickets: list[Ticket], lane: Lane | None = None) -> Sampled:
+def sampled(small: Subject, tickets: list[Ticket], lane: Lane | None = None) -> GradientSample:
     """Sample in this process."""
     return sample(Lane(None, 0) if lane is None else lane, small, tickets)
 
 
 def touched(
-    sampling: Sampled, small: Subject, kind: str, grain: str, block: str
+    sampling: GradientSample, small: Subject, kind: str, grain: str, block: str
 ) -> NDArray[np.bool_]:
     """Which groups of a block each gradient touches, (gradients, groups)."""
     names = [one.name for one in small.blocks]

@@ -12,7 +12,7 @@ from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import call_child, conflict, measure, most_samples
-from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, ROW, Sampled
+from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, ROW, GradientSample
 from tests.processes import alive
 from tests.theory.analysis import dying
 from tests.theory.analysis.measured import subject
@@ -97,7 +97,7 @@ def test_what_the_child_cannot_do_is_said_in_its_words() -> None:
 def test_a_gradient_that_is_not_finite_names_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = Sampled({}, np.array([1.0, np.nan]), np.array([1.0, np.nan]))
+    broken = GradientSample({}, np.array([1.0, np.nan]), np.array([1.0, np.nan]))
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)  # type: ignore[arg-type]

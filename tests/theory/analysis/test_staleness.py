@@ -192,5 +192,5 @@ def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(
     tmp_path: Path,
 ) -> None:
     assert of_run(metrics(tmp_path), "racy") is None
-    with pytest.raises(RunError, match=r"metrics.jsonl holds a line that is no progress"):
+    with pytest.raises(RunError, match=r"metrics.jsonl holds a line that is not the progress"):
         of_run(metrics(tmp_path, {"step": 3, "elapsed_s": 1.0}), "racy")

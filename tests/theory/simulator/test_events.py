@@ -67,9 +67,9 @@ def test_events_that_cannot_be_are_refused() -> None:
     for events, text in (
         ([Event(1.0, 5, joins=False)], "wanted one of the 2 workers"),
         ([Event(-1.0, 0, joins=False)], "a time of 0 s or more"),
-        ([Event(1.0, 0, joins=False), Event(2.0, 0, joins=False)], "dies where it is not"),
+        ([Event(1.0, 0, joins=False), Event(2.0, 0, joins=False)], "dies while absent"),
         ([Event(1.0, 0, joins=False), Event(2.0, 0, joins=True), Event(3.0, 0, joins=True)],
-         "joins where it is already"),
+         "joins while alive"),
         ([Event(900.0, 0, joins=False)], "simulate more updates"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=text):

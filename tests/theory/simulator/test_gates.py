@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator import Deadlock, Event, Machine, simulate
+from mlxhog.theory.simulator import Deadlock, Event, Simulation, simulate
 from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
 from mlxhog.theory.simulator.schemes import Hogwild, Scheme
 from mlxhog.theory.simulator.times import Constant, LogNormal, ShiftedExponential
@@ -22,7 +22,7 @@ def workers_of(count: int, slow: float = 1.0, steps: int | None = None) -> list[
     return [first, *[same] * (count - 1)]
 
 
-def spread(machine: Machine) -> int:
+def spread(machine: Simulation) -> int:
     """How far clocks of workers that are there lie apart."""
     clocks = [machine.state.clocks.get(rank, 0) for rank in machine.state.alive]
     return max(clocks) - min(clocks)
@@ -30,7 +30,7 @@ def spread(machine: Machine) -> int:
 
 @pytest.mark.parametrize("slack", [0, 1, 3])
 def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack: int) -> None:
-    machine = Machine(workers_of(8, slow=10.0), SSP(slack), seed=3)
+    machine = Simulation(workers_of(8, slow=10.0), SSP(slack), seed=3)
     widest = 0
     for version in range(1, 1500):
         machine.run_until(version)
@@ -70,7 +70,7 @@ def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
     for seed in range(40):
         workers, events, slack = schedule(rng)
         for scheme in (SSP(slack), VersionBound(slack + 1)):
-            machine = Machine(workers, scheme, seed=seed, events=events)
+            machine = Simulation(workers, scheme, seed=seed, events=events)
             machine.run_until(10**6)
             assert machine.state.clocks[len(workers) - 1] == 20  # who never dies has finished
             assert not machine.state.alive
@@ -96,12 +96,12 @@ def test_the_obvious_version_bound_deadlocks_among_equally_old_reads() -> None:
 
 def test_the_documents_push_gate_holds_a_stale_worker_for_ever() -> None:
     workers = workers_of(4, slow=20.0, steps=50)
-    machine = Machine(workers, PushGate(3), seed=1)
+    machine = Simulation(workers, PushGate(3), seed=1)
     with pytest.raises(Deadlock, match="rank"):
         machine.run_until(10**6)
     assert 0 in machine.state.alive  # the slow one never returns
     assert machine.state.clocks.get(0, 0) < 50
-    ended = Machine(workers, SSP(3), seed=1)
+    ended = Simulation(workers, SSP(3), seed=1)
     ended.run_until(10**6)
     assert not ended.state.alive
 

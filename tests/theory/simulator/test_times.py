@@ -11,11 +11,11 @@ from mlxhog.errors import DataError
 from mlxhog.theory.simulator.times import (
     ComputeTime,
     Constant,
-    HeldUp,
+    HeldUpTimes,
     LogNormal,
     Markov,
     Pareto,
-    Recorded,
+    RecordedTimes,
     ShiftedExponential,
     parse,
 )
@@ -34,9 +34,9 @@ def taken(time: ComputeTime, count: int = 40_000) -> np.ndarray:
         LogNormal(2.0, 0.5),
         Pareto(1.0, 3.5),
         SPELLS,
-        HeldUp(Constant(1.0), 0.1, 6.0),
+        HeldUpTimes(Constant(1.0), 0.1, 6.0),
         ShiftedExponential(1.0, 2.0),
-        Recorded([1.0, 2.0, 6.0]),
+        RecordedTimes([1.0, 2.0, 6.0]),
     ],
 )
 def test_the_mean_of_many_times_is_what_is_said(time: ComputeTime) -> None:
@@ -61,7 +61,7 @@ def test_slow_spells_last_as_long_as_their_probability_says() -> None:
 
 def test_recorded_times_come_in_their_order_round_and_round() -> None:
     ordered = [1.0, 2.0, 3.0, 4.0, 5.0]
-    times = taken(Recorded(ordered), 12)
+    times = taken(RecordedTimes(ordered), 12)
     first = ordered.index(times[0])
     assert times.tolist() == [ordered[(first + k) % 5] for k in range(12)]
 
