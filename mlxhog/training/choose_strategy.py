@@ -110,6 +110,15 @@ class Paces:
         return max(fmean(times or [expected_s]) for times, expected_s in pairs)
 
 
+def lock_free_pays(gain: float) -> bool:
+    """Whether workers should not wait for each other: the rule of `auto` and of `mlxhog advise`.
+
+    Args:
+        gain: gradients per second of hogwild over those of sync, its shares by speed.
+    """
+    return gain >= MARGIN
+
+
 @dataclass(frozen=True)
 class Choice:
     """A strategy, and the figures that it was chosen by.
@@ -200,7 +209,7 @@ def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
     ]
     gain = lock_free * fmean(rounds) / len(means)
     return Choice(
-        strategy=(LOCK_FREE if gain >= MARGIN else ROUNDS).name,
+        strategy=(LOCK_FREE if lock_free_pays(gain) else ROUNDS).name,
         gain=gain,
         means_s=tuple(means),
         deviations_s=tuple(pstdev(times) for times in seconds),

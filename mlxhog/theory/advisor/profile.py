@@ -14,6 +14,7 @@ from mlxhog.errors import DataError
 from mlxhog.theory.local_steps import interval_by_overhead
 from mlxhog.theory.simulator.times import Constant, MeasuredTimes, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
+from mlxhog.training import choose_strategy
 
 ROUNDS = 4000
 """Simulated rounds for the mean of the slowest gradient."""
@@ -147,6 +148,12 @@ class Profile:
     def gain(self) -> float:
         """G: the most that any method without barriers can gain over sync, as a share."""
         return self.straggling + self.overhead
+
+    @property
+    def gain_over_speed(self) -> float:
+        """The same over sync by speed, as `--strategy auto` has it, with barrier and average."""
+        by_speed = choose_strategy.choose(self._rounds.T.tolist(), self.batch)
+        return by_speed.gain - 1 + self.overhead
 
     @property
     def scaling(self) -> float:

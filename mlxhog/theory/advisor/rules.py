@@ -14,6 +14,7 @@ from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.simulator import Prediction, gates, schemes, simulate
+from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
 
@@ -116,7 +117,6 @@ def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
 # -- rules -----------------------------------------------------------------------------------------
 
 SATURATED = 1.15
-SMALL_GAIN = 0.10
 LARGE_PERIOD = 32
 SLOW_LINK_GBIT_S = 1.0
 SIMULATED = 3000
@@ -171,13 +171,13 @@ RULES = (
     ),
     Rule(
         "rounds cost next to nothing",
-        lambda p: p.gain < SMALL_GAIN,
+        lambda p: not lock_free_pays(1 + p.gain),
         lambda p: (Sync(),),
         lambda p: (
             f"rounds cost {p.gain:.1%} (slowest {p.straggling:.1%}, barrier and average "
             f"{p.overhead:.1%}), which bounds the gain of any method without barriers"
         ),
-        f"workers or a barrier that cost {SMALL_GAIN:.0%} or more",
+        f"workers or a barrier that cost {MARGIN - 1:.0%} or more",
     ),
     Rule(
         "updates seldom meet",
@@ -192,10 +192,13 @@ RULES = (
     Rule(
         "one worker is slow for good",
         lambda p: not _dominant_sync(p) and p.slow_worker is not None,
-        lambda p: (Hogwild(), AsyncPS(), BY_SPEED),
+        lambda p: (Hogwild(), AsyncPS(), BY_SPEED)
+        if lock_free_pays(1 + p.gain_over_speed)
+        else (BY_SPEED, Hogwild(), AsyncPS()),
         lambda p: (
-            f"worker {p.slow_worker} is slow for good and rounds cost {p.straggling:.0%}; a bound "
-            "on staleness would only make all as slow, so no worker waits (or shares follow speed)"
+            f"worker {p.slow_worker} is slow for good: rounds cost {p.straggling:.0%} with equal "
+            f"shares, and {p.gain_over_speed:.1%} with shares by speed (lock-free from "
+            f"{MARGIN - 1:.0%} on); a bound on staleness would only make all as slow"
         ),
         "workers of one speed",
     ),

@@ -111,12 +111,12 @@ def test_rounds_cost_what_the_formula_says() -> None:
     ("fields", "document", "ours"),
     [
         # compute, communication, variance, share of elements that are not zero, heterogeneity
-        ((100, 5, 0.0, 1.0, 0.0), "fully_synchronous", "sync"),
+        ((100, 4, 0.0, 1.0, 0.0), "fully_synchronous", "sync"),
         ((100, 30, 0.8, 1.0, 0.0), "bounded_async", "hogwild"),
         ((100, 80, 0.0, 1.0, 0.0), "local_sgd", "local_sgd"),
         ((100, 80, 0.0, 1.0, 0.5), "diloco", "scaffold"),  # which corrects drift
         ((100, 30, 0.3, 1.0, 0.0), "local_sgd", "hogwild"),  # falls through in the document
-        ((100, 5, 0.0, 0.005, 0.0), "hogwild", "sync"),  # sparse, and nothing to gain
+        ((100, 4, 0.0, 0.005, 0.0), "hogwild", "sync"),  # sparse, and nothing to gain
         ((100, 5, 0.8, 0.0001, 0.0), "hogwild", "hogwild"),
     ],
 )
