@@ -57,6 +57,11 @@ def advised(one: Profile, *strategies: StrategyChoice) -> Recommendation:
         (profile([EVEN] * 4), "sync", "rounds cost next to nothing"),
         (profile([TAIL] * 4, p_conf=0.1, density=0.01), "hogwild", "updates seldom meet"),
         (profile([Constant(1.0), *[EVEN] * 3]), "hogwild", "one worker is slow for good"),
+        (
+            profile([Constant(1.0), *[EVEN] * 3], batch=16),
+            "sync by speed",
+            "one worker is slow for good",
+        ),
         (profile([TAIL] * 4), "hogwild", "stragglers dominate"),
         (profile([EVEN] * 4, 0.2), "local_sgd", "merging dominates within a machine"),
         (profile([EVEN] * 4, 0.2, adaptive=True), "diloco", "merging dominates within a machine"),
