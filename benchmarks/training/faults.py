@@ -138,7 +138,7 @@ class Observed:
         self.rates = Rates()
         self.arena = self._connect(before)
         self._first = int(self._word("next"))
-        self._done_before = self._done()
+        self._done_before, self._torn_before = self._done(), int(self._word("torn"))
         self._before: tuple[float, list[int], bool] | None = None
         self._warm_since = self.quiet_since
         self._begun: dict[int, tuple[int, int]] = {}  # slot -> incarnation, its steps at birth
@@ -293,14 +293,15 @@ class Observed:
         for ticket in range(int(self._word("watermark")), int(self._word("next"))):
             states[self._state(ticket)] += 1
         next_, done, returned = int(self._word("next")), self._done(), states[TicketState.RETURNED]
+        torn = int(self._word("torn")) - self._torn_before  # a checkpoint keeps those before it
         return Audit(
             handed_out=next_ - self._first,
             done=done - self._done_before,
             returned=returned,
             lost=next_ - done - returned,  # of all, also of those that a checkpoint had returned
             steps=sum(self.entry(slot).steps for slot in self._slots),
-            torn=int(self._word("torn")),
-            recounted=int(self._word("torn")) if rounds else 0,
+            torn=torn,
+            recounted=torn if rounds else 0,
             kills=self.kills,
         )
 
