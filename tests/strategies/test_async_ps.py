@@ -28,7 +28,7 @@ STEPS = 8
 
 def server(slack: int | None = None, workers: int = 2, **options: object) -> Strategy:
     kind = AsyncPS if slack is None else SSP
-    how: dict[str, object] = {"strategy": "ssp", "slack": slack, "slack_notice": 30.0, **options}
+    how: dict[str, object] = {"slack": slack, "slack_notice": 30.0, **options}
     return strategy(kind, workers, **how)
 
 

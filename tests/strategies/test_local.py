@@ -404,7 +404,12 @@ def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round() -> None:
         ("local_sgd", 2, {"average_every": 6, "steps": 11}, "12 steps before their first average"),
         ("diloco", 2, {"average_every": 6, "tokens": 110}, "take strategy avg_runs"),
         ("local_sgd", 3, {"local_work": "2,4"}, "steps of 2 workers, and the run has 3"),
-        ("diloco", 4, {"replicas": 2, "determinism": "rounds"}, "2 workers of each replica"),
+        (
+            "diloco",
+            4,
+            {"replicas": 2, "determinism": "rounds", "steps": 1000},
+            "2 workers of each replica",
+        ),
         ("diloco", 6, {"replicas": 4}, "does not divide 6 workers; take one of 1, 2, 3, 6"),
     ],
 )

@@ -251,13 +251,13 @@ def _train(
             if save is None:
                 return
             try:
-                candidate.save_checkpoint(plan.config, expanded(save), arena)
+                candidate.save_checkpoint(plan.asked, expanded(save), arena)
             except MlxhogError as error:
                 unsaved.append(error)
 
         with line:
             result = candidate.train(
-                plan.config,
+                plan.asked,
                 callbacks=line,
                 worker_options=worker_options,
                 on_end=on_end,

@@ -97,7 +97,7 @@ class RunLine(StatusLine, Callbacks):
 
 def facts(plan: RunPlan) -> dict[str, Any]:
     """What the run is, in plain values."""
-    config, model = plan.config, plan.model
+    config, model = plan.asked, plan.model
     return {
         "task": config.task,
         "layers": canonical(config.layers),
