@@ -42,7 +42,7 @@ class Arm:
     Attributes:
         strategy: with its numbers.
         scheme: of the strategy in the simulator.
-        workers: as --workers takes them; "" for those of the profile.
+        workers: as --workers takes them; "" for those of the run.
     """
 
     strategy: StrategyChoice

@@ -191,7 +191,7 @@ def test_private_and_shared_moments_are_explained_with_what_each_costs(
     assert (one.recommend, one.flags) == (recommend, flags)
     assert "private ones cost memory for each worker, and see its gradients alone" in one.because
     assert "one pair that sees all gradients, and cost traffic between cores" in one.because
-    unmeasured = "which of them trains AdamW better has not been measured"
+    unmeasured = "no measurement compares them for AdamW"
     assert (unmeasured in one.because) == (optimizer == "adamw")
 
 
