@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
+from mlxhog.config import plugin_file
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
+    from mlxhog.config.optimizers import OptimizerChoice
     from mlxhog.parity.compare import Row
     from mlxhog.parity.comparison import Comparison
 
 SUBJECT = "SUBJECT"
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
-_GROUPS = ("stepwise", "sgd", "momentum", "adamw", "parallel", "chunkwise", "recurrent", "sequence")
+_FORMS = ("stepwise", "parallel", "chunkwise", "recurrent", "sequence")
 ABOUT = """\
-Compute one thing with every backend here, and compare every number: loss, logits, hidden states,
-gradients, states, parameters after some steps of SGD, momentum and AdamW, one token at a time
-against the whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a
-checkpoint's directory, or a recorded case (NAME.safetensors with NAME.json beside it).
-The answer comes first, with what disagrees; --all has the worst of each kind, and a line for every
-tensor. Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
+Compute one model with every backend here and compare every number: loss, logits, hidden states,
+gradients, states, parameters after some steps of SGD, momentum and AdamW, and one token at a time
+against the whole sequence. The steps of an optimizer that --plugin adds are compared with float64.
+SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's directory, or a
+recorded case (NAME.safetensors with NAME.json beside it); with such a plugin, it may be left out.
+The answer comes first, then each disagreement; --all has the worst of each kind and a line for each
+tensor. Exit code 1 if anything disagrees; stderr names the first tensor that does."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint latest",
     "parity --case tests/golden/xlstm/hf_a.safetensors --json",
     'parity "my_layer swiglu" --plugin examples/my_layer.py',
+    "parity --plugin examples/my_optimizer.py",
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
 )
 
@@ -54,7 +59,7 @@ class ParityConfig:
     seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
     batch_size: int = option(2, "sequences; a recorded case has its own", low=1)
     seq_len: int = option(67, "tokens of each; a recorded case has its own", unit="tokens", low=1)
-    steps: int = option(3, "steps of SGD, momentum and AdamW each; 0 for none", low=0, high=1000)
+    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
     perturb: str | None = option(None, "spoil this parameter on one side; the answer must be 1")
     out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
@@ -72,15 +77,25 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
-    kind, where = _source(parsed.other)
+    kind, where = _source(parsed.other, default="tiny" if _plugin_optimizers() else None)
     return _compare(kind, where, config, parsed.other)
 
 
-def _source(arguments: Any) -> tuple[str, str]:
+def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
+    """Return the optimizers of loaded plugins, with their default numbers."""
+    classes: Any = OPTIMIZERS.known().values()
+    return tuple(choice() for choice in classes if plugin_file.files_of([choice]))
+
+
+def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
     """Return the kind of the subject that the command line names, and its name.
 
+    Args:
+        arguments: of the command line.
+        default: an architecture in place of no subject; None if a subject is needed.
+
     Raises:
-        ConfigError: none, or more than one.
+        ConfigError: the command line names no subject, or more than one.
     """
     named = {kind: getattr(arguments, kind) for kind in ("config", "checkpoint", "case")}
     subjects = [(kind, where) for kind, where in named.items() if where is not None]
@@ -88,6 +103,8 @@ def _source(arguments: Any) -> tuple[str, str]:
         path = Path(arguments.subject)
         kind = "checkpoint" if path.is_dir() else "config"
         subjects.append(("case" if path.suffix == ".safetensors" else kind, arguments.subject))
+    if not subjects and default is not None:
+        return "config", default
     if len(subjects) != 1:
         what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
@@ -101,7 +118,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module: wrong flags are answered before.
     from mlxhog.parity.comparison import check_save_path, compare_sides
     from mlxhog.parity.sources import Sizes, check_memory, open_source
-    from mlxhog.parity.subject import choose
+    from mlxhog.parity.subject import ModelPlan, choose
     from mlxhog.report.views import PartLine
 
     save = None if config.save is None else expanded(config.save)
@@ -120,8 +137,11 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         ended_by_signal(),
         PartLine(sys.stderr, quiet=how.quiet) as tell,
     ):
+        subject, plugins = source.make(), _plugin_optimizers()
+        if isinstance(subject.plan, ModelPlan):
+            subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
         comparison = compare_sides(
-            source.make(),
+            subject,
             chosen,
             tell,
             perturb=config.perturb,
@@ -129,6 +149,10 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             save=save,
         )
     notes = [*comparison.subject.notes, *comparison.unmet, *lacks]
+    stepped = {row.what.split("/")[1] for row in comparison.rows if row.kind == "step"}
+    notes += [
+        f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped
+    ]
     if comparison.perturbation is not None:
         notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
     _print(comparison, notes, how)
@@ -221,8 +245,10 @@ def _against(row: Row) -> str:
 
 def _group(row: Row) -> str:
     """Return the kind of a row, with the form or rule that it is about."""
-    words = row.what.split("/")
-    return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
+    words = row.what.split("/")[:2]
+    if row.kind in ("after", "step"):
+        return "/".join(words)
+    return "/".join(word for word in words if word in (*_FORMS, row.kind)) or row.kind
 
 
 def _line(row: Row, count: int = 1) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from mlxhog.parity import operators, tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
 from mlxhog.parity.subject import (
     NUMPY,
+    RULES,
     Array,
     ModelPlan,
     Results,
@@ -343,14 +344,16 @@ def step_rows(a: str, results: Results) -> Iterator[Row]:
         if not name.startswith("step/"):
             continue
         off, at, mine, formula = (float(x) for x in value)
-        after = results[name.replace("step/", "after/", 1)]
+        _, rule, parameter = name.split("/", 2)
+        most = tolerances.STEP if rule in RULES else tolerances.PLUGIN_STEP
         reason = tolerances.of("step", "float32").reason
-        row = Row(a, "formula", name, name, "step", tolerances.STEP, reason)
+        row = Row(a, "formula", name, name, "step", most, reason)
         located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
             yield replace(located, reason="not finite")
             continue
-        where = tuple(int(i) for i in np.unravel_index(int(at), after.shape))
+        shape = results[f"grad/{parameter}"].shape
+        where = tuple(int(i) for i in np.unravel_index(int(at), shape))
         yield _within(replace(located, where=where), off)
 
 

@@ -194,7 +194,8 @@ def side_results(
     engine = engine_of(side)
     if isinstance(plan, ModelPlan):
         yield from operators.results(engine, plan)
-        yield from results.model(engine, plan, inputs, fixed, optimizers.ours)
+        steps = partial(optimizers.ours, plugins=plan.plugins)
+        yield from results.model(engine, plan, inputs, fixed, steps)
     elif isinstance(plan, MlstmPlan):
         yield from results.mlstm(engine, plan, inputs, fixed["h_weight"])
     elif isinstance(plan, SlstmPlan):

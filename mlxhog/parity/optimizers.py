@@ -1,21 +1,28 @@
-"""A few steps of SGD, momentum and AdamW on one batch: ours in float32, their formulas in float64.
+"""A few steps of each optimizer on one batch: the native ones in float32, formulas in float64.
 
-Two things are asked of them. A side's steps have to be what the formula makes of the side's own
-gradients, to a few units in the last place of each parameter (`Formula`): that is the optimizer
-alone. And where they lead has to be where the reference's steps lead, as near as float32 can know
-(`tolerances.py`): that is gradients, optimizer and the parameters' way back into the model.
+Two comparisons use them. The steps of a side have to be the formula's on that side's own gradients,
+to a few units in the last place of each parameter (`Formula`): this tests the optimizer alone. And
+SGD, momentum and AdamW have to lead where the reference's steps lead, as near as float32 can
+(`tolerances.py`): this tests gradients, optimizer and the parameters' way back into the model.
+
+An optimizer of a plugin is compared by the first alone. How far it may lead from the reference is
+unknown, since that depends on how it enlarges errors of gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from mlxhog import arena, optim
+from mlxhog import _native, arena, optim
 from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
+from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.optim.adamw import adamw_reference
+from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.sgd import momentum_reference, sgd_reference
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.parity.subject import RULES, Array
@@ -71,6 +78,12 @@ class Formula:
     def step(self, grads: Mapping[str, Array]) -> None:
         """Take the next step."""
         self._step += 1
+        for name, delta in self._deltas(grads):
+            self.now[name] = self.now[name] + delta
+            np.maximum(self._reach[name], np.abs(self.now[name]), out=self._reach[name])
+            self._pace[name] = max(self._pace[name], float(np.abs(delta).max(initial=0.0)))
+
+    def _deltas(self, grads: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
         for name, grad in grads.items():
             delta, self._m[name], self._v[name] = _delta(
                 self._rule,
@@ -81,9 +94,7 @@ class Formula:
                 self._step,
                 self._spec[name].decay,
             )
-            self.now[name] = self.now[name] + delta
-            np.maximum(self._reach[name], np.abs(self.now[name]), out=self._reach[name])
-            self._pace[name] = max(self._pace[name], float(np.abs(delta).max(initial=0.0)))
+            yield name, delta
 
     def apart(self, name: str, value: Array) -> Array:
         """Measure how far a float32 parameter is from the formula's.
@@ -99,30 +110,133 @@ class Formula:
         return np.array([off[at], at, value.reshape(-1)[at], self.now[name].reshape(-1)[at]])
 
 
-def ours(
-    cfg: ModelConfig, params: Mapping[str, Array], gradient: Gradient, steps: int
-) -> Iterator[After]:
-    """Take the native steps of `mlxhog.optim`, in float32."""
+class PluginFormula(Formula):
+    """The optimizer of a plugin in float64: its `reference`, or without one its own `update`.
+
+    `reference(w, g, *state, lr, decay, count)` returns the step of one parameter, then its new
+    state in the order of `state_segments`. `decay` says whether weight decay applies to the
+    parameter; `count` is the number of the step, from 1 on.
+    """
+
+    def __init__(
+        self, cfg: ModelConfig, params: Mapping[str, Array], optimizer: Any, lr: float
+    ) -> None:
+        """Start from float32 parameters by name."""
+        super().__init__(cfg, "", params)
+        self._optimizer, self._lr = optimizer, lr
+        self._target, self._views = _new_target(_Float64Target, np.float64, cfg, params, optimizer)
+
+    def _deltas(self, grads: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        slots = self._target.slots
+        pairs = [(slots[name], grad.astype(np.float64)) for name, grad in grads.items()]
+        try:
+            self._update(pairs)
+        except Exception as error:
+            raise ConfigError(
+                f"{type(self._optimizer).__name__} fails in float64: {message_of(error)}; give it "
+                "a method `reference`, see docs/parity.md"
+            ) from error
+        for name, view in self._views.items():
+            yield name, view - self.now[name]
+
+    def _update(self, pairs: Any) -> None:
+        rule, target, lr, count = self._optimizer, self._target, self._lr, self._step
+        if not hasattr(rule, "reference"):
+            numbers = optim.Step(lr=lr, count=count, shared_count=count, seed=0, grad_scale=1.0)
+            rule.update(target, pairs, numbers)
+            return
+        for slot, grad in pairs:
+            state = [target.state(name, slot) for name in rule.state_segments]
+            rates = {"lr": lr, "decay": slot.name in target.decay, "count": count}
+            _advance(rule.reference, self._views[slot.name], grad, state, rates)
+
+
+class _Float64Target(optim.Target):
+    """A target in float64, where native steps are replaced by their references."""
+
+    def apply(
+        self, dense: Any, rows: Any, slot: Any, grad: Any, state: Any, rates: Mapping[str, Any]
+    ) -> None:
+        rates = {name: rate for name, rate in rates.items() if name not in ("seed", "shared")}
+        w, *parts = (parameter(flat, slot) for flat in (self.flat, *state))
+        _advance(_REFERENCES[dense], w, grad, parts, rates)
+
+
+_REFERENCES: Mapping[Any, Callable[..., Any]] = {
+    _native.sgd_step: lambda *x, **rates: (sgd_reference(*x, **rates),),
+    _native.momentum_step: momentum_reference,
+    _native.adamw_step: adamw_reference,
+}
+
+
+def _advance(
+    reference: Callable[..., Any], w: Array, g: Array, state: Any, rates: Mapping[str, Any]
+) -> None:
+    """Write a parameter and its state as a formula says."""
+    delta, *after = reference(w, g, *state, **rates)
+    w += delta
+    for part, value in zip(state, after, strict=True):
+        part[...] = value
+
+
+def _new_target(
+    kind: type[optim.Target],
+    dtype: Any,
+    cfg: ModelConfig,
+    params: Mapping[str, Array],
+    optimizer: optim.Optimizer,
+) -> tuple[optim.Target, dict[str, Array]]:
+    """Return a target without an arena, and its view of each parameter."""
     spec = param_spec(cfg)
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
+    n, slots = layout.n_floats, layout.slots
+    shapes = optimizer.state_shapes({name: slot.shape for name, slot in slots.items()})
+    state, places = new_state(optimizer.state_segments, shapes, n)
+    private = {name: segment.astype(dtype) for name, segment in state.items()}
+    shared = {name: np.zeros(n, dtype) for name in optimizer.shared_segments}
+    flat = np.zeros(n, dtype)
+    views = {name: parameter(flat, slot) for name, slot in slots.items()}
+    for name, view in views.items():
+        view[...] = params[name]
     decay = frozenset(name for name, one in spec.items() if one.decay)
-    for rule in RULES:
-        optimizer = optim.rule_of(CHOICES[rule], optim.Use())
-        flat = np.zeros(layout.n_floats, np.float32)
-        views = {
-            name: flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for name, slot in layout.slots.items()
-        }
-        for name, view in views.items():
-            view[...] = params[name]
-        private = {name: np.zeros_like(flat) for name in optimizer.state_segments}
-        target = optim.Target(flat, layout.slots, None, WRITE_MODES["racy"], private, {}, decay)
-        formula = Formula(cfg, rule, params)
+    racy = WRITE_MODES["racy"]
+    return kind(flat, slots, None, racy, private, shared, decay, places=places), views
+
+
+def ours(
+    cfg: ModelConfig,
+    params: Mapping[str, Array],
+    gradient: Gradient,
+    steps: int,
+    plugins: Sequence[OptimizerChoice] = (),
+) -> Iterator[After]:
+    """Take the steps of `mlxhog.optim` and of `plugins` in float32.
+
+    Every second step gets twice the gradient and a `grad_scale` of 1/2, and is added to `pending`
+    in place of the parameters. Neither may change where it leads.
+    """
+    for choice in (*CHOICES.values(), *plugins):
+        fitted, rule = choice.fitted(hidden=True), choice.name
+        optimizer = optim.rule_of(fitted, optim.Use())
+        if rule in LR:
+            lr, formula = LR[rule], Formula(cfg, rule, params)
+        else:
+            lr = fitted.default_lr(cfg.hidden_size)
+            formula = PluginFormula(cfg, params, optimizer, lr)
+        target, views = _new_target(optim.Target, np.float32, cfg, params, optimizer)
         for step in range(1, steps + 1):
             grads = {name: np.ascontiguousarray(g) for name, g in gradient(views, step).items()}
-            optimizer.step(target, grads, lr=LR[rule], step=step)
             formula.step(grads)
-        yield rule, views, {name: formula.apart(name, view) for name, view in views.items()}
+            if step % 2:
+                optimizer.step(target, grads, lr=lr, step=step)
+                continue
+            before, pending = target.flat.copy(), np.zeros_like(target.flat)
+            grads = {name: 2 * grad for name, grad in grads.items()}
+            apart = replace(target, pending=pending)
+            optimizer.step(apart, grads, lr=lr, step=step, grad_scale=0.5)
+            np.add(before, pending, out=target.flat)
+        differences = {name: formula.apart(name, view) for name, view in views.items()}
+        yield rule, views if rule in LR else {}, differences
 
 
 def reference(

@@ -17,7 +17,7 @@ Names of results, the same for every side:
                              `results.py` names them
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
-    after/RULE/NAME          a parameter after some steps of an optimizer on the same batch
+    after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch
     step/RULE/NAME           how far those steps are from their formula, on the side's own gradients
     greedy_ids               (B, n) tokens that follow `greedy_prompt`
     init/NAME                initial value of a parameter that is not random
@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.optimizers import SGD, AdamW, Momentum
+from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, did_you_mean
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
@@ -61,15 +61,17 @@ class ModelPlan:
 
     Attributes:
         cfg: the architecture, a config of a family.
-        steps: updates with each of `RULES`; 0 for none.
+        steps: updates with each optimizer; 0 for none.
         greedy: tokens to append to `greedy_prompt`; 0 where there is none.
         fixed_init: parameters whose initial values are wanted.
+        plugins: optimizers beside `RULES`.
     """
 
     cfg: Any
     steps: int = 0
     greedy: int = 0
     fixed_init: tuple[str, ...] = ()
+    plugins: tuple[OptimizerChoice, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,8 @@ TABLES = {"float32": FLOAT32, "float64": FLOAT64, "forms": FORMS}
 STEP = 2.0
 """Units of a parameter's rounding that one step of an optimizer may be off by: it rounds the
 parameter once or twice, half a unit each, and the step itself. Seen: 0.9."""
+PLUGIN_STEP = 16.0
+"""The same for an optimizer of a plugin, which may enlarge rounding errors of its state."""
 
 
 def of(kind: str, precision: str) -> Tolerance:
