@@ -19,8 +19,8 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
     from mlxhog.config.optimizers import OptimizerChoice
-    from mlxhog.parity.compare import Row
-    from mlxhog.parity.comparison import Comparison
+    from mlxhog.parity.compare import ComparedTensor
+    from mlxhog.parity.comparison import ParityReport
 
 SUBJECT = "SUBJECT"
 MOST_NAMES = 50  # characters of the sides' names in the answer
@@ -117,14 +117,14 @@ def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module: wrong flags are answered before.
     from mlxhog.parity.comparison import check_save_path, compare_sides
-    from mlxhog.parity.sources import Sizes, check_memory, open_source
+    from mlxhog.parity.sources import TrialSettings, check_memory, open_source
     from mlxhog.parity.subject import ModelPlan, choose
     from mlxhog.report.views import PartLine
 
     save = None if config.save is None else expanded(config.save)
     if save is not None:
         check_save_path(save)
-    sizes = Sizes(
+    sizes = TrialSettings(
         seed=config.seed,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
@@ -163,7 +163,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     return 0 if comparison.ok else 1
 
 
-def _print(comparison: Comparison, notes: list[str], how: Any) -> None:
+def _print(comparison: ParityReport, notes: list[str], how: Any) -> None:
     if how.json:
         print_json(comparison.to_json() | {"notes": notes})
         return
@@ -173,7 +173,7 @@ def _print(comparison: Comparison, notes: list[str], how: Any) -> None:
 
 
 def _sections(
-    comparison: Comparison, notes: Sequence[str], *, everything: bool
+    comparison: ParityReport, notes: Sequence[str], *, everything: bool
 ) -> Iterator[Section]:
     """Arrange a comparison for `mlxhog.report.table.show`: the answer, then rows.
 
@@ -184,7 +184,7 @@ def _sections(
             then a line for every tensor; else those that fail, up to `MOST_FAILURES` of a kind.
     """
     rows = comparison.rows
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[ComparedTensor]] = {}
     for row in rows:
         groups.setdefault((_reference_of(row), _group(row)), []).append(row)
     lines: list[tuple[str, ...]] = []
@@ -199,7 +199,7 @@ def _sections(
     yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
 
 
-def _answer(comparison: Comparison) -> str:
+def _answer(comparison: ParityReport) -> str:
     """Whether all agree, in a line."""
     rows, names = comparison.rows, [side.name for side in comparison.sides]
     failed = sum(not row.ok for row in rows)
@@ -213,7 +213,7 @@ def _answer(comparison: Comparison) -> str:
     return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
 
 
-def _closest(rows: Sequence[Row]) -> Iterator[str]:
+def _closest(rows: Sequence[ComparedTensor]) -> Iterator[str]:
     """Which agreement is closest to its limit."""
     good = [row for row in rows if row.ok and row.max_abs is not None]
     if good:
@@ -224,26 +224,26 @@ def _closest(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _worst_failures(group: Sequence[Row]) -> list[Row]:
+def _worst_failures(group: Sequence[ComparedTensor]) -> list[ComparedTensor]:
     bad = [row for row in group if not row.ok]
     return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
 
 
-def _worst(group: Sequence[Row]) -> Row:
+def _worst(group: Sequence[ComparedTensor]) -> ComparedTensor:
     """The row that is farthest beyond its limit, or else closest to it."""
     return max(group, key=lambda row: (not row.ok, row.pressure))
 
 
-def _reference_of(row: Row) -> str:
+def _reference_of(row: ComparedTensor) -> str:
     """The side that a row is judged by, where the forms of one backend count as one."""
     return _against(row).partition("+")[0]
 
 
-def _against(row: Row) -> str:
+def _against(row: ComparedTensor) -> str:
     return "itself" if row.a == row.b else row.b
 
 
-def _group(row: Row) -> str:
+def _group(row: ComparedTensor) -> str:
     """Return the kind of a row, with the form or rule that it is about."""
     words = row.what.split("/")[:2]
     if row.kind in ("after", "step"):
@@ -251,7 +251,7 @@ def _group(row: Row) -> str:
     return "/".join(word for word in words if word in (*_FORMS, row.kind)) or row.kind
 
 
-def _line(row: Row, count: int = 1) -> tuple[str, ...]:
+def _line(row: ComparedTensor, count: int = 1) -> tuple[str, ...]:
     """A row as cells; `count` says for how many it stands."""
     place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     tensor = row.what.removeprefix(_group(row)).lstrip("/")
@@ -272,7 +272,7 @@ def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.1e}"
 
 
-def _describe(row: Row) -> str:
+def _describe(row: ComparedTensor) -> str:
     """Return a line that names a disagreement."""
     where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     against = "itself over the whole sequence" if row.b == row.a else row.b

@@ -343,7 +343,7 @@ class NaiveMetalWriter:
 # -- readers ---------------------------------------------------------------------------------------
 
 
-class Reader(Protocol):
+class LitmusReader(Protocol):
     """Reads the dense parameter, from the one thread that made it."""
 
     def read(self) -> Float32:

@@ -30,7 +30,7 @@ from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
 
 
-class Result(StrEnum):
+class CheckResult(StrEnum):
     """How a check ended."""
 
     PASS = "PASS"
@@ -38,7 +38,7 @@ class Result(StrEnum):
     """Something works less well than it should, or mlxhog goes another way."""
     FAIL = "FAIL"
     """A promise does not hold here; `mlxhog doctor` ends with exit code 1."""
-    UNTOLD = "unclear"
+    UNCLEAR = "unclear"
     """It cannot be told: other programs keep this machine busy."""
     ABSENT = "absent"
     """There is nothing here to check."""
@@ -60,7 +60,7 @@ class Check:
     """
 
     name: str
-    result: Result
+    result: CheckResult
     found: str
     expected: str
     consequence: str = ""
@@ -73,11 +73,11 @@ def check(
     expected: str,
     consequence: str,
     *,
-    otherwise: Result = Result.FAIL,
+    otherwise: CheckResult = CheckResult.FAIL,
 ) -> Check:
     """Return PASS, or `otherwise` with its consequence."""
     if ok:
-        return Check(name, Result.PASS, str(observed), expected)
+        return Check(name, CheckResult.PASS, str(observed), expected)
     return Check(name, otherwise, str(observed), expected, consequence)
 
 
@@ -88,17 +88,17 @@ def failed(
     consequence: str,
     load: Load,
     *,
-    otherwise: Result = Result.FAIL,
+    otherwise: CheckResult = CheckResult.FAIL,
 ) -> Check:
     """Return `otherwise`; or that nothing can be told, where a busy machine had no time for it."""
     if isinstance(failure, Late) and load.busy:
-        return Check(name, Result.UNTOLD, f"{load}: {failure}", expected, AGAIN)
+        return Check(name, CheckResult.UNCLEAR, f"{load}: {failure}", expected, AGAIN)
     return Check(name, otherwise, str(failure), expected, consequence)
 
 
 def absent(name: str, why: str, expected: str) -> Check:
     """Return a check that has nothing to look at."""
-    return Check(name, Result.ABSENT, why, expected)
+    return Check(name, CheckResult.ABSENT, why, expected)
 
 
 # -- the machine and the versions in use -----------------------------------------------------------
@@ -216,7 +216,9 @@ def _donation() -> Check:
     ]
     header = next((path for path in headers if path.exists()), None)
     if header is None:
-        return Check(name, Result.WARN, "the package has no array.h", expected, "cannot be told")
+        return Check(
+            name, CheckResult.WARN, "the package has no array.h", expected, "cannot be told"
+        )
     knows = "is_owned" in header.read_text(encoding="utf-8", errors="replace")
     return check(
         name,
@@ -232,7 +234,7 @@ def _native() -> Check:
     name, expected = "native module", "built after the last change of its sources"
     spec = importlib.util.find_spec("mlxhog._native")
     if spec is None or spec.origin is None:
-        return Check(name, Result.FAIL, "not found", expected, "install mlxhog again")
+        return Check(name, CheckResult.FAIL, "not found", expected, "install mlxhog again")
     root = Path(str(files("mlxhog.metal")))
     sources = [
         path
@@ -247,7 +249,7 @@ def _native() -> Check:
         Path(spec.origin).name,
         expected,
         "this runs older C++ than you see: python -m pip install --no-build-isolation -e .",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
@@ -278,7 +280,7 @@ def _large() -> Check:
         backing = segment.create(nbytes)
     except (EnvironmentLacks, OSError) as error:
         consequence = "no run can start: give this machine or container more shared memory"
-        return Check(name, Result.FAIL, str(error), expected, consequence)
+        return Check(name, CheckResult.FAIL, str(error), expected, consequence)
     try:
         status = os.fstat(backing.fd)
     finally:
@@ -291,14 +293,16 @@ def _large() -> Check:
         f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}"
     )
     if mode != 0o600 or named:
-        return Check(name, Result.FAIL, observed, expected, "others may see or keep the parameters")
+        return Check(
+            name, CheckResult.FAIL, observed, expected, "others may see or keep the parameters"
+        )
     return check(
         name,
         nbytes == LARGE_BYTES,
         observed,
         expected,
         "large models may not fit",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlxhog.doctor import accessors, frameworks, kernels
 from mlxhog.doctor.accessors import Accessor
-from mlxhog.doctor.checks import Check, Result, check_facts, check_shared_memory, collect_facts
+from mlxhog.doctor.checks import Check, CheckResult, check_facts, check_shared_memory, collect_facts
 from mlxhog.doctor.litmus import READ_MODES, Litmus, broken, cases, try_reader
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
@@ -96,7 +96,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
         record["tokens_per_s_metal"] = speeds.metal
     everything = (*checks, *started, *imported)
     record["failed"] = [
-        *(each.name for each in everything if each.result == Result.FAIL),
+        *(each.name for each in everything if each.result == CheckResult.FAIL),
         *_broken_rows(rows),
         *_broken_reads(read),
         *(f"kernel {_kernel(row)}" for row in compared if not row["ok"]),

@@ -23,7 +23,7 @@ from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
-from mlxhog.doctor.checks import AGAIN, Check, Result, absent, check, failed
+from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent, check, failed
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
@@ -78,7 +78,7 @@ def check_backends(
             continue
         consequence = f"--workers {name} cannot train here"
         usual = "reference" if name in GPU_ENGINES else "auto"
-        result = _measure(f"backend {name}", name, usual, gradients, Result.FAIL, consequence)
+        result = _measure(f"backend {name}", name, usual, gradients, CheckResult.FAIL, consequence)
         checks.append(result.check)
         if result.tokens_per_s is None:
             continue
@@ -86,7 +86,7 @@ def check_backends(
         if GPU_ENGINES.get(name) in agreed:
             consequence = f"--kernels auto is reference on {name}, and metal fails"
             title = f"backend {name}, Metal kernels"
-            result = _measure(title, name, "metal", gradients, Result.WARN, consequence)
+            result = _measure(title, name, "metal", gradients, CheckResult.WARN, consequence)
             checks.append(result.check)
             if result.tokens_per_s is not None:
                 speeds.metal[name] = result.tokens_per_s
@@ -99,7 +99,7 @@ class _Measurement(NamedTuple):
 
 
 def _measure(
-    title: str, name: str, kernels: str, gradients: int, otherwise: Result, consequence: str
+    title: str, name: str, kernels: str, gradients: int, otherwise: CheckResult, consequence: str
 ) -> _Measurement:
     watch = LoadWatch()
     try:
@@ -115,7 +115,7 @@ def _measure(
     observed = f"loss {loss:.3f}, {speed:,.0f} tokens/s with one thread"
     if watch.look().busy:
         observed += ", or more when other programs are quiet"
-    return _Measurement(Check(title, Result.PASS, observed, _EXPECTED), speed)
+    return _Measurement(Check(title, CheckResult.PASS, observed, _EXPECTED), speed)
 
 
 def measure_gradients(lane: Lane, name: str, kernels: str, gradients: int) -> tuple[float, float]:
@@ -177,7 +177,7 @@ class Probe:
     what: str
     target: str
     args: tuple[int, ...] = ()
-    worst: Result = Result.FAIL
+    worst: CheckResult = CheckResult.FAIL
     consequence: str = "how this memory is shared is not known: keep to the defaults"
 
 
@@ -197,7 +197,7 @@ def check_imports(machine: Machine, *, quick: bool) -> list[Check]:
                 "import of an unaligned address",
                 "probes_mlx:unaligned",
                 (nbytes,),
-                Result.WARN,
+                CheckResult.WARN,
                 "none: mlxhog refuses such an address itself",
             )
         )
@@ -276,14 +276,14 @@ def judge_pace(samples: Sequence[PaceSample], load: Load) -> Check:
     observed = f"{early * 1e3:.1f} ms, then {late * 1e3:.1f} ms ({late / early - 1:+.0%})"
     slower = late >= (1 + SLOWER) * early
     if slower and load.busy:
-        return Check(_STEP_TIME, Result.UNTOLD, f"{load}: {observed}", _SAME_PACE, AGAIN)
+        return Check(_STEP_TIME, CheckResult.UNCLEAR, f"{load}: {observed}", _SAME_PACE, AGAIN)
     return check(
         _STEP_TIME,
         not slower,
         observed,
         _SAME_PACE,
         "the chip is hot: see `pmset -g therm` on a Mac; long runs will be slower",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
@@ -323,7 +323,7 @@ def check_training(steps: int = STEPS) -> list[Check]:
                 observer=watch,
             )  # fmt: skip
         except MlxhogError as error:
-            return [Check(_RUN, Result.FAIL, str(error), expected, "no training here")]
+            return [Check(_RUN, CheckResult.FAIL, str(error), expected, "no training here")]
     if result.status == "interrupted":
         raise KeyboardInterrupt
     load = load_watch.look()
@@ -380,5 +380,5 @@ def judge_run(result: RunResult, loss: float, highest: float, expected: str, loa
     good = result.status == "done" and loss < highest and result.restarts >= 1
     if not good and result.status == "done" and result.steps < FEWEST_STEPS:
         why = str(load) if load.busy else f"too few steps in {MOST_S:.0f} s to tell"
-        return Check(_RUN, Result.UNTOLD, f"{why}: {observed}", expected, AGAIN)
+        return Check(_RUN, CheckResult.UNCLEAR, f"{why}: {observed}", expected, AGAIN)
     return check(_RUN, good, observed, expected, "look at it with: mlxhog train --time 1m")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.verdicts import NONE
 from mlxhog.metal import engine as engines
@@ -57,7 +57,7 @@ class Engines:
                     problem or "as expected",
                     expected,
                     _consequence(name),
-                    otherwise=Result.WARN,
+                    otherwise=CheckResult.WARN,
                 )
             )
             usable += [] if problem else [name]
@@ -196,7 +196,7 @@ def check_mlx_text() -> Check:
     try:
         texts = mlx_text.captured(requests, build.kernel_cache())
     except (MlxhogError, subprocess.TimeoutExpired) as error:
-        return Check(name, Result.WARN, str(error), expected, consequence)
+        return Check(name, CheckResult.WARN, str(error), expected, consequence)
     others = [
         each.name
         for each, text in zip(requests, texts, strict=True)
@@ -205,7 +205,7 @@ def check_mlx_text() -> Check:
     agreement = f"{len(requests) - len(others)} of {len(requests)} equal, but for spaces and names"
     if others:
         agreement += f"; not {', '.join(others)}"
-    return check(name, not others, agreement, expected, consequence, otherwise=Result.WARN)
+    return check(name, not others, agreement, expected, consequence, otherwise=CheckResult.WARN)
 
 
 def _words(text: str) -> list[str]:

@@ -39,8 +39,8 @@ from mlxhog.doctor.accessors import (
     LIMITS,
     Accessor,
     Bench,
+    LitmusReader,
     Pass,
-    Reader,
     Writer,
     create_arena,
 )
@@ -440,8 +440,8 @@ def _bench(lane: Lane) -> Bench:
     return lane.keep("bench", lambda: Bench(lane.arena))
 
 
-def _reader(lane: Lane, reader: Accessor) -> Reader:
-    source: Reader = lane.keep(reader, lambda: reader.make(_bench(lane), lane.slot))
+def _reader(lane: Lane, reader: Accessor) -> LitmusReader:
+    source: LitmusReader = lane.keep(reader, lambda: reader.make(_bench(lane), lane.slot))
     return source
 
 

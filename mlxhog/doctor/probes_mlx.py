@@ -13,7 +13,7 @@ from mlx.nn.layers.linear import Linear
 
 from mlxhog.arena.child import Lane
 from mlxhog.doctor.accessors import FLOATS, Bench, CPUWriter, Increments
-from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
 
@@ -41,7 +41,7 @@ _NEEDS_METAL: Final = {
 def _gpu() -> Check:
     info = mx.device_info()
     description = ", ".join(f"{key} {value}" for key, value in sorted(info.items()))
-    return Check("GPU", Result.PASS, description, "a Metal device")
+    return Check("GPU", CheckResult.PASS, description, "a Metal device")
 
 
 def _refused(name: str, expected: str) -> Check:
@@ -54,7 +54,7 @@ def _refused(name: str, expected: str) -> Check:
         return absent(name, f"{NO_GPU}; refused with ValueError, as documented", expected)
     return Check(
         name,
-        Result.WARN,
+        CheckResult.WARN,
         "no error without Metal",
         "ValueError, or an alias",
         "MLX changed: mlxhog reads by snapshot all the same",
@@ -96,10 +96,12 @@ def _refresh(nbytes: int) -> Check:
     speed = f"{per_100_mb * 1e3:.1f} ms per 100 MB"
     expected = f"exact, and at most {REFRESHED_S * 1e3:g} ms per 100 MB on a Mac"
     if not exact:
-        return Check(name, Result.FAIL, f"{speed}, other values", expected, "snapshots are wrong")
+        return Check(
+            name, CheckResult.FAIL, f"{speed}, other values", expected, "snapshots are wrong"
+        )
     slow = mx.metal.is_available() and per_100_mb > REFRESHED_S
     return check(
-        name, not slow, speed, expected, "steps of large models wait", otherwise=Result.WARN
+        name, not slow, speed, expected, "steps of large models wait", otherwise=CheckResult.WARN
     )
 
 
@@ -117,7 +119,7 @@ def _adopt(host: Float32) -> Check:
         f"{'the same' if shared else 'other'} bytes, in {took_s * 1e3:.2f} ms",
         _NEEDS_METAL[_ADOPT],
         "no --read live and no --gpu-write metal; snapshots instead",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
@@ -162,9 +164,9 @@ def unaligned(lane: Lane, nbytes: int) -> list[Check]:
     try:
         mx.asarray(host, copy=False)
     except ValueError:
-        return [Check(name, Result.PASS, "ValueError", expected)]
+        return [Check(name, CheckResult.PASS, "ValueError", expected)]
     consequence = "imports cannot be trusted: keep to --read snapshot and --gpu-write cpu"
-    return [Check(name, Result.WARN, "no error", expected, consequence)]
+    return [Check(name, CheckResult.WARN, "no error", expected, consequence)]
 
 
 def _pages(nbytes: int) -> Float32:

@@ -11,7 +11,7 @@ import torch.utils.dlpack
 
 from mlxhog.arena.child import Lane
 from mlxhog.doctor.accessors import FLOATS, Bench, CPUWriter, Increments, Pass
-from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
 
@@ -49,7 +49,7 @@ def _cuda() -> Check:
         expected,
         "gigabytes that nothing here uses; the CPU build: python -m pip install torch "
         "with the index that the selector on pytorch.org names",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
@@ -90,7 +90,7 @@ def _shared(name: str, expected: str, consequence: str) -> Check:
         torch.mps.synchronize()
     back = bool(mx.all(array == 3.0).item())
     memory = f"on {tensor.device}: " + ("one memory" if there and back else "two memories")
-    return check(name, there and back, memory, expected, consequence, otherwise=Result.WARN)
+    return check(name, there and back, memory, expected, consequence, otherwise=CheckResult.WARN)
 
 
 # -- PyTorch as a reader: of a snapshot, and on the CPU of the shared bytes ------------------------

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from mlxhog.doctor.accessors import KERNELS
-from mlxhog.doctor.checks import AGAIN, Result
+from mlxhog.doctor.checks import AGAIN, CheckResult
 from mlxhog.doctor.litmus import broken
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files.quantities import format_bytes, format_count
@@ -22,7 +22,7 @@ from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
-TROUBLE = (Result.WARN, Result.FAIL, Result.UNTOLD)
+TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
 BUSY = f"cannot be told on a busy machine ({AGAIN})"
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
@@ -136,7 +136,7 @@ def answer(record: Row) -> str:
 
 def _untold(row: Row) -> bool:
     """Whether a busy machine let nothing be told of it."""
-    return row.get("result") == Result.UNTOLD or "untold" in row
+    return row.get("result") == CheckResult.UNCLEAR or "untold" in row
 
 
 def _tried(record: Row) -> list[Any]:
@@ -232,7 +232,7 @@ def _fact(trials: Sequence[Row]) -> str:
     """Adds that are lost where nobody promised to keep them are no failure."""
     promised = trials[0]["mode"] not in ("racy", "naive")
     if any(map(_untold, trials)):
-        return str(Result.UNTOLD)
+        return str(CheckResult.UNCLEAR)
     if not any(row["lost"] or row["torn"] or "error" in row for row in trials):
         return "PASS" if promised else "lucky"
     return "WARN" if promised else "lossy"
@@ -251,7 +251,7 @@ def _reads_section(rows: Sequence[Row]) -> Section:
         good = not (row["torn"] or row["backwards"] or "error" in row)
         lines.append(
             (
-                str(Result.UNTOLD) if _untold(row) else "PASS" if good else "FAIL",
+                str(CheckResult.UNCLEAR) if _untold(row) else "PASS" if good else "FAIL",
                 f"{row['reader']} {row['kind']}",
                 row["mode"],
                 format_count(row["samples"]),

@@ -33,17 +33,17 @@ from mlxhog.parity.subject import (
     ComponentsPlan,
     MlstmPlan,
     ModelPlan,
+    ParitySubject,
     Plan,
     Results,
     SlstmPlan,
-    Subject,
     next_labels,
 )
 
 RECORDED = "recorded"
 
 
-def read(path: Path, *, steps: int) -> Subject:
+def read(path: Path, *, steps: int) -> ParitySubject:
     """Read a recorded case.
 
     Args:
@@ -98,7 +98,7 @@ def _meta(path: Path) -> Mapping[str, Any]:
 
 def _model(
     title: str, path: Path, arrays: dict[str, Array], meta: Mapping[str, Any], steps: int
-) -> Subject:
+) -> ParitySubject:
     if not isinstance(meta.get("config"), dict):
         raise DataError(f"{path.with_suffix('.json')}: lacks the field config, the architecture")
     cfg = _config(meta["config"])
@@ -133,7 +133,7 @@ def _model(
     names = [name.removeprefix("init/") for name in recorded.get(RECORDED, {})]
     plan = ModelPlan(cfg, steps, greedy, tuple(name for name in names if name in params))
     inputs = {name: np.asarray(value, np.float32) for name, value in params.items()}
-    return Subject(title, plan, inputs, fixed, recorded, tuple(notes))
+    return ParitySubject(title, plan, inputs, fixed, recorded, tuple(notes))
 
 
 def _as_it_ran(
@@ -222,7 +222,7 @@ def _shaped(name: str, value: Array) -> Array:
 
 def _without_model(
     title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
-) -> Subject | None:
+) -> ParitySubject | None:
     """Return the cell or the operators that were recorded, or None where these are neither.
 
     Raises:
@@ -241,7 +241,7 @@ def _without_model(
     return None
 
 
-def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Subject:
+def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> ParitySubject:
     inputs = {letter: _positions_second(arrays[letter]) for letter in "qkvif"}
     if "c_initial" in arrays:
         inputs |= {
@@ -312,13 +312,13 @@ def _in_float32(
     fixed: Mapping[str, Array],
     recorded: Mapping[str, Results],
     notes: Sequence[str],
-) -> Subject:
+) -> ParitySubject:
     """A subject whose every side gets the same numbers; only NumPy computes in more."""
     narrow, weights = (
         {name: np.asarray(value, np.float32) for name, value in arrays.items()}
         for arrays in (inputs, fixed)
     )
-    return Subject(title, plan, narrow, weights, recorded, tuple(notes))
+    return ParitySubject(title, plan, narrow, weights, recorded, tuple(notes))
 
 
 def _positions_second(x: Array) -> Array:
@@ -326,7 +326,7 @@ def _positions_second(x: Array) -> Array:
     return np.ascontiguousarray(x.swapaxes(1, 2))
 
 
-def _slstm(title: str, arrays: Mapping[str, Array]) -> Subject:
+def _slstm(title: str, arrays: Mapping[str, Array]) -> ParitySubject:
     NH, _, DH = arrays["R"].shape
     S, B, _ = arrays["Wx"].shape
 
@@ -376,7 +376,7 @@ def _slstm(title: str, arrays: Mapping[str, Array]) -> Subject:
     return _in_float32(title, SlstmPlan(), inputs, fixed, recorded, notes)
 
 
-def _components(title: str, arrays: Mapping[str, Array]) -> Subject:
+def _components(title: str, arrays: Mapping[str, Array]) -> ParitySubject:
     recorded: dict[str, dict[str, Array]] = {}
     inputs, names, notes = {}, [], []
     for key, value in arrays.items():

@@ -27,9 +27,9 @@ from mlxhog.parity.subject import (
     RULES,
     Array,
     ModelPlan,
+    ParitySide,
+    ParitySubject,
     Results,
-    Side,
-    Subject,
     first,
     parameter_after,
 )
@@ -49,7 +49,7 @@ WHOLE = ("", "recurrent/", "sequence/")
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedTensor:
     """One tensor of two sides.
 
     Attributes:
@@ -102,11 +102,11 @@ class Row:
 
 
 def rows(
-    subject: Subject,
-    sides: Sequence[Side],
+    subject: ParitySubject,
+    sides: Sequence[ParitySide],
     computed: Mapping[str, Results],
     conditions: Mapping[str, float],
-) -> Iterator[Row]:
+) -> Iterator[ComparedTensor]:
     """Compare all that can be compared.
 
     Args:
@@ -118,7 +118,7 @@ def rows(
     steps = subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0
 
     def judged(
-        side: Side,
+        side: ParitySide,
         other: str,
         expected: Results,
         precision: str,
@@ -126,7 +126,7 @@ def rows(
         *,
         noise: bool = False,
         **sizes: int,
-    ) -> Iterator[Row]:
+    ) -> Iterator[ComparedTensor]:
         return tensor_rows(
             side.name,
             computed[side.name],
@@ -141,8 +141,8 @@ def rows(
         )
 
     def judged_by(
-        side: Side, other: Side, leave_out: Results = MappingProxyType({})
-    ) -> Iterator[Row]:
+        side: ParitySide, other: ParitySide, leave_out: Results = MappingProxyType({})
+    ) -> Iterator[ComparedTensor]:
         precision = "float64" if side.float64 and other.float64 else "float32"
         expected = computed[other.name]
         pairs = [
@@ -195,11 +195,13 @@ def rows(
         yield from judged(side, side.name, mine, precision, _steps(mine), inexact=inexact)
 
 
-def first_bad(rows: Sequence[Row], computed: Mapping[str, Results]) -> Row | None:
+def first_bad(
+    rows: Sequence[ComparedTensor], computed: Mapping[str, Results]
+) -> ComparedTensor | None:
     """Return the disagreement that comes first in the order of the computation."""
     places = [{name: place for place, name in enumerate(mine)} for mine in computed.values()]
 
-    def place(row: Row) -> int:
+    def place(row: ComparedTensor) -> int:
         return min((names[row.what] for names in places if row.what in names), default=0)
 
     return min((row for row in rows if not row.ok), key=place, default=None)
@@ -224,7 +226,7 @@ def _pairs(mine: Results, theirs: Results, precision: str) -> Pairs:
     return pairs
 
 
-def _precision(subject: Subject, side: Side, recorded: str) -> str:
+def _precision(subject: ParitySubject, side: ParitySide, recorded: str) -> str:
     if not (side.float64 and recorded.endswith("_f64")):
         return "float32"
     plan = subject.plan
@@ -272,7 +274,7 @@ def tensor_rows(
     steps: int = 0,
     inexact: int = 1,
     noise: bool = False,
-) -> Iterator[Row]:
+) -> Iterator[ComparedTensor]:
     """Compare arrays of two sides.
 
     Args:
@@ -295,7 +297,7 @@ def tensor_rows(
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
         kind, after = kind_of(other), parameter_after(other) is not None
-        sizes = tolerances.Sizes(
+        sizes = tolerances.TensorScale(
             largest=largest[other],
             of_all=of_kind[kind],
             value=_largest(expected[other]) if after else largest[other],
@@ -305,7 +307,7 @@ def tensor_rows(
         )
         condition = tolerances.condition_of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
-        row = Row(a, b, name, other, kind, inexact * tolerance, reason)
+        row = ComparedTensor(a, b, name, other, kind, inexact * tolerance, reason)
         yield _measured(row, results[name], expected[other], largest[other])
 
 
@@ -318,7 +320,7 @@ def _amplified(name: str, steps: int, largest_gradient: float) -> float:
 
 def operator_rows(
     a: str, results: Results, b: str, exact: Results, *, gpu: bool = False
-) -> Iterator[Row]:
+) -> Iterator[ComparedTensor]:
     """Compare operators alone with float64: each entry, and the root mean square of all."""
     for name, expected in exact.items():
         kind, _, operator = name.partition("/")
@@ -326,7 +328,7 @@ def operator_rows(
             continue
         y = results[name]
         ulps, most_rms = operators.OPERATORS[operator].allowed(gpu=gpu)
-        row = Row(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
+        row = ComparedTensor(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
         row = replace(row, unit=LAST_PLACES)
         if y.shape != expected.shape or not np.isfinite(y).all():
             yield _measured(row, y, expected, 0.0)
@@ -338,7 +340,7 @@ def operator_rows(
         yield _within(replace(row, what=f"{name}/rms", tolerance=most_rms), rms)
 
 
-def step_rows(a: str, results: Results) -> Iterator[Row]:
+def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
     """Compare what a side's optimizers made of its own gradients with what their formulas do."""
     for name, value in results.items():
         if not name.startswith("step/"):
@@ -347,7 +349,7 @@ def step_rows(a: str, results: Results) -> Iterator[Row]:
         _, rule, parameter = name.split("/", 2)
         most = tolerances.STEP if rule in RULES else tolerances.PLUGIN_STEP
         reason = tolerances.of("step", "float32").reason
-        row = Row(a, "formula", name, name, "step", most, reason)
+        row = ComparedTensor(a, "formula", name, name, "step", most, reason)
         located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
             yield replace(located, reason="not finite")
@@ -361,11 +363,11 @@ LAST_PLACES = "units in the last place"
 ROUNDINGS = "roundings of the parameter per step"
 
 
-def _within(row: Row, off: float) -> Row:
+def _within(row: ComparedTensor, off: float) -> ComparedTensor:
     return replace(row, max_abs=off, ok=off <= row.tolerance)
 
 
-def _measured(row: Row, x: Array, y: Array, largest: float) -> Row:
+def _measured(row: ComparedTensor, x: Array, y: Array, largest: float) -> ComparedTensor:
     if x.shape != y.shape:
         return replace(row, reason=f"the shapes are {x.shape} and {y.shape}")
     if not x.size:

@@ -12,14 +12,14 @@ import numpy as np
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.parity import compare, tolerances
-from mlxhog.parity.compare import Row
+from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.compute import Perturbation, computed_results
-from mlxhog.parity.subject import Results, Side, Subject, perturbed
+from mlxhog.parity.subject import ParitySide, ParitySubject, Results, perturbed
 from mlxhog.report.views import TellStep
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ParityReport:
     """The outcome of a comparison.
 
     Attributes:
@@ -31,10 +31,10 @@ class Comparison:
         seconds: how long it took.
     """
 
-    subject: Subject
-    sides: Sequence[Side]
-    rows: Sequence[Row]
-    first_bad: Row | None
+    subject: ParitySubject
+    sides: Sequence[ParitySide]
+    rows: Sequence[ComparedTensor]
+    first_bad: ComparedTensor | None
     perturbation: Perturbation | None
     seconds: float
 
@@ -79,14 +79,14 @@ class Comparison:
 
 
 def compare_sides(
-    subject: Subject,
-    sides: Sequence[Side],
+    subject: ParitySubject,
+    sides: Sequence[ParitySide],
     tell: TellStep,
     *,
     perturb: str | None = None,
     seed: int = 0,
     save: Path | None = None,
-) -> Comparison:
+) -> ParityReport:
     """Compute a subject by every side and compare every number.
 
     Args:
@@ -123,12 +123,12 @@ def compare_sides(
                 raise EnvironmentLacks(
                     f"--save {save}: {error.strerror or error}; choose another place"
                 ) from error
-    return Comparison(subject, sides, rows, bad, perturbation, time.perf_counter() - begin)
+    return ParityReport(subject, sides, rows, bad, perturbation, time.perf_counter() - begin)
 
 
 def compare_all(
-    subject: Subject, sides: Sequence[Side], results: Mapping[str, Results]
-) -> tuple[list[Row], dict[str, Results]]:
+    subject: ParitySubject, sides: Sequence[ParitySide], results: Mapping[str, Results]
+) -> tuple[list[ComparedTensor], dict[str, Results]]:
     """Compare all that can be compared.
 
     Args:

@@ -23,18 +23,18 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
 from mlxhog.parity import operators, optimizers, results, tolerances
-from mlxhog.parity.engines import Engine, NumPyEngine, RoundingEngine
+from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (
     NUMPY,
     PEERS,
     Array,
     MlstmPlan,
     ModelPlan,
+    ParitySide,
+    ParitySubject,
     Plan,
     Results,
-    Side,
     SlstmPlan,
-    Subject,
 )
 from mlxhog.report.views import TellStep
 
@@ -58,14 +58,14 @@ class _Task:
     """A child, and the sides it has yet to compute."""
 
     child: Child
-    waiting: list[Side]
-    now: Side | None = field(default=None)
+    waiting: list[ParitySide]
+    now: ParitySide | None = field(default=None)
 
 
 @contextmanager
 def computed_results(
-    subject: Subject,
-    sides: Sequence[Side],
+    subject: ParitySubject,
+    sides: Sequence[ParitySide],
     perturbation: Perturbation | None,
     tell: TellStep,
 ) -> Iterator[dict[str, Results]]:
@@ -120,7 +120,7 @@ def computed_results(
         yield by_side
 
 
-def _flat(subject: Subject) -> dict[str, Array]:
+def _flat(subject: ParitySubject) -> dict[str, Array]:
     inputs = {INPUT + name: value for name, value in subject.inputs.items()}
     fixed = {FIXED + name: value for name, value in subject.fixed.items()}
     return {
@@ -129,11 +129,11 @@ def _flat(subject: Subject) -> dict[str, Array]:
     }
 
 
-def _file(folder: Path, side: Side) -> Path:
+def _file(folder: Path, side: ParitySide) -> Path:
     return folder / f"{side.name.replace(':', '-')}.safetensors"
 
 
-def _take(task: _Task) -> tuple[Side, list[str]]:
+def _take(task: _Task) -> tuple[ParitySide, list[str]]:
     """Return what has arrived: whose results, and their names in their order."""
     assert task.now is not None
     try:
@@ -149,7 +149,7 @@ def _take(task: _Task) -> tuple[Side, list[str]]:
 
 def compute_side(
     lane: Lane,
-    side: Side,
+    side: ParitySide,
     plan: Plan,
     subject: Path,
     replacements: Path | None,
@@ -179,7 +179,7 @@ def compute_side(
 
 
 def side_results(
-    side: Side, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+    side: ParitySide, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Iterator[tuple[str, Array]]:
     """Compute a side's results in this process; arguments as `compute_side`."""
     if side.backend == NUMPY:
@@ -243,7 +243,7 @@ def _float64(
     return results.components_reference(plan, inputs)
 
 
-def engine_of(side: Side) -> Engine:
+def engine_of(side: ParitySide) -> FrameworkEngine:
     """Import the side's framework and start it."""
     framework, _, device = side.backend.partition(":")
-    return Engine(framework, device, side.kernels, THREADS)
+    return FrameworkEngine(framework, device, side.kernels, THREADS)

@@ -1,7 +1,7 @@
 """Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
 `NumPyEngine` runs the float64 references of models, `RoundingEngine` the same as if every result on
-the way were float32. `Engine` runs models and operators alone by one
+the way were float32. `FrameworkEngine` runs models and operators alone by one
 framework, on one device and with one form of the operators.
 """
 
@@ -38,7 +38,7 @@ class Forward:
     state: State
 
 
-class Engine:
+class FrameworkEngine:
     """One framework on one device; holds one model at a time.
 
     Args:
@@ -135,7 +135,7 @@ class Engine:
 
 
 class NumPyEngine:
-    """The references of models in float64; methods as those of `Engine`."""
+    """The references of models in float64; methods as those of `FrameworkEngine`."""
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Take a model's parameters; keeps the arrays as they are, and writes none."""
@@ -207,5 +207,5 @@ def _rounded(y: Any, *, in_place: bool = False) -> Any:
     return near.view(_Rounding)
 
 
-ModelEngine = Engine | NumPyEngine
+ModelEngine = FrameworkEngine | NumPyEngine
 """Computes a model in the process that made it."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, recurrences_numpy
-from mlxhog.parity.engines import Engine
+from mlxhog.parity.engines import FrameworkEngine
 from mlxhog.parity.subject import Array, ModelPlan
 
 Inputs = Mapping[str, Any]
@@ -64,7 +64,7 @@ class Operator:
         return factor * self.ulps, factor * RMS if self.ulps else 0.0
 
 
-def results(engine: Engine, plan: ModelPlan) -> Iterator[tuple[str, Array]]:
+def results(engine: FrameworkEngine, plan: ModelPlan) -> Iterator[tuple[str, Array]]:
     """Compute the operators of the plan's family by an engine."""
     for name in names(plan):
         operator = OPERATORS[name]

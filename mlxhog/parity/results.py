@@ -25,7 +25,7 @@ from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.spec import initial_value
-from mlxhog.parity.engines import Engine, Forward, ModelEngine, NumPyEngine
+from mlxhog.parity.engines import Forward, FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.parity.operators import FLOAT64
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan
@@ -60,7 +60,7 @@ def model(
         engine: who computes.
         plan: what.
         params: parameters of the model.
-        fixed: tokens, targets, greedy_prompt; see `Subject`.
+        fixed: tokens, targets, greedy_prompt; see `ParitySubject`.
         steps: `optimizers.ours`, or another form of it.
         tokenwise: False leaves out what is computed one token at a time.
     """
@@ -179,7 +179,7 @@ def fixed_init(plan: ModelPlan) -> NamedArrays:
 
 
 def mlstm(
-    engine: Engine, plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array
+    engine: FrameworkEngine, plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array
 ) -> NamedArrays:
     """Compute the forms that the operators have: `mlstm_cell` on the sequence, and step by step.
 
@@ -212,7 +212,7 @@ def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
 
 
 def _steps(
-    engine: Engine,
+    engine: FrameworkEngine,
     call: OperatorCall,
     inputs: Mapping[str, Array],
     sequence: Iterable[str],
@@ -257,7 +257,7 @@ def _last_state(form: str, state: Any) -> NamedArrays:
         yield f"{form}/state/{letter}", part
 
 
-def slstm(engine: Engine, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+def slstm(engine: FrameworkEngine, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
     """Compute the cell with the operators of an engine."""
 
     def call(ops: Any, xs: Inputs) -> tuple[Any, Any]:
@@ -325,7 +325,9 @@ def call_of(name: str) -> Call | None:
     return CALLS.get(name)
 
 
-def components(engine: Engine, plan: ComponentsPlan, inputs: Mapping[str, Array]) -> NamedArrays:
+def components(
+    engine: FrameworkEngine, plan: ComponentsPlan, inputs: Mapping[str, Array]
+) -> NamedArrays:
     """Compute every operator."""
     for name in plan.names:
         call = call_of(name)

@@ -24,7 +24,15 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate
 from mlxhog.parity import cases
-from mlxhog.parity.subject import Array, ModelPlan, Plan, Side, Subject, check, next_labels
+from mlxhog.parity.subject import (
+    Array,
+    ModelPlan,
+    ParitySide,
+    ParitySubject,
+    Plan,
+    check,
+    next_labels,
+)
 
 NOISE = 0.1
 EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient
@@ -47,7 +55,7 @@ optimizers keep, their formulas in float64, and three results."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class TrialSettings:
     """What an architecture or a checkpoint is tried with.
 
     Attributes:
@@ -64,7 +72,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Source:
+class SubjectSource:
     """A subject to come.
 
     Attributes:
@@ -77,10 +85,10 @@ class Source:
     title: str
     plan: Plan
     shape: tuple[int, ...]
-    make: Callable[[], Subject]
+    make: Callable[[], ParitySubject]
 
 
-def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
+def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> SubjectSource:
     """Find what a command names.
 
     Args:
@@ -101,17 +109,19 @@ def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
     is_line = " " in where and not Path(where).exists()
     cfg = load_candidate(where) if is_line else load_architecture(where)
 
-    def make() -> Subject:
+    def make() -> ParitySubject:
         params = perturbed_init(cfg, sizes.seed)
         return model_subject(where, cfg, params, sizes, PERTURBED)
 
-    return Source(where, ModelPlan(cfg, sizes.steps), (sizes.batch_size, sizes.seq_len), make)
+    return SubjectSource(
+        where, ModelPlan(cfg, sizes.steps), (sizes.batch_size, sizes.seq_len), make
+    )
 
 
-def _checkpoint(path: Path, sizes: Sizes) -> Source:
+def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:
     opened = formats.open(path)
 
-    def make() -> Subject:
+    def make() -> ParitySubject:
         params: dict[str, Array] = {
             name: np.empty(value.shape, np.float32) for name, value in opened.tensors.items()
         }
@@ -120,23 +130,23 @@ def _checkpoint(path: Path, sizes: Sizes) -> Source:
         return model_subject(title, opened.config, params, sizes, note)
 
     shape = (sizes.batch_size, sizes.seq_len)
-    return Source(str(path), ModelPlan(opened.config, sizes.steps), shape, make)
+    return SubjectSource(str(path), ModelPlan(opened.config, sizes.steps), shape, make)
 
 
-def _case(path: Path, sizes: Sizes) -> Source:
+def _case(path: Path, sizes: TrialSettings) -> SubjectSource:
     subject = cases.read(path, steps=sizes.steps)
 
-    def make() -> Subject:
+    def make() -> ParitySubject:
         check(subject)
         return subject
 
     shape = subject.fixed["tokens"].shape if "tokens" in subject.fixed else ()
-    return Source(subject.title, subject.plan, shape, make)
+    return SubjectSource(subject.title, subject.plan, shape, make)
 
 
 def model_subject(
-    title: str, cfg: ModelConfig, params: dict[str, Array], sizes: Sizes, note: str
-) -> Subject:
+    title: str, cfg: ModelConfig, params: dict[str, Array], sizes: TrialSettings, note: str
+) -> ParitySubject:
     """Return a model with random tokens.
 
     Args:
@@ -160,7 +170,9 @@ def model_subject(
         fixed["targets"] = targets
     else:
         notes.append("one token has no next one: no loss, no gradient, no steps")
-    return Subject(title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes))
+    return ParitySubject(
+        title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes)
+    )
 
 
 def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
@@ -190,7 +202,7 @@ def tokens(cfg: ModelConfig, B: int, S: int, seed: int) -> Array:
     return ids
 
 
-def check_memory(source: Source, sides: Sequence[Side]) -> None:
+def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
     """Refuse a model that this machine's memory does not hold once for every backend.
 
     Raises:
@@ -210,7 +222,7 @@ def check_memory(source: Source, sides: Sequence[Side]) -> None:
         )
 
 
-def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Side]) -> int:
+def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[ParitySide]) -> int:
     """Estimate the memory of all processes together, for tokens of `shape` (B, S)."""
     copies = COPIES + (COPIES_OF_STEPS if plan.steps else 0)
     B, S = shape
@@ -229,7 +241,7 @@ _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
-class Difference:
+class LogitDifference:
     """What the logits of two checkpoints after `tokens` random tokens differ in.
 
     They are the same model if those are the same.
@@ -257,7 +269,7 @@ class Difference:
         )
 
 
-def compare_logits(a: Opened, b: Opened) -> Difference:
+def compare_logits(a: Opened, b: Opened) -> LogitDifference:
     """Compute with both models in float32, one after the other, on the CPU with PyTorch.
 
     Raises:
@@ -265,7 +277,7 @@ def compare_logits(a: Opened, b: Opened) -> Difference:
         EnvironmentLacks: torch is not installed.
     """
     of_a, of_b = _logits(a), _logits(b)
-    return Difference(
+    return LogitDifference(
         tokens=_TOKENS,
         largest_difference=float(np.abs(of_a - of_b).max()),
         largest=float(np.abs(of_a).max()),

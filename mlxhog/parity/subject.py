@@ -98,7 +98,7 @@ Plan = ModelPlan | MlstmPlan | SlstmPlan | ComponentsPlan
 
 
 @dataclass(frozen=True)
-class Subject:
+class ParitySubject:
     """A computation, and what is known of its results.
 
     Attributes:
@@ -119,7 +119,7 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-def check(subject: Subject) -> None:
+def check(subject: ParitySubject) -> None:
     """Refuse inputs that nothing sensible can come of.
 
     Raises:
@@ -191,7 +191,7 @@ EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu", *PEERS)
 
 
 @dataclass(frozen=True)
-class Side:
+class ParitySide:
     """One that computes.
 
     Attributes:
@@ -210,7 +210,7 @@ class Side:
         return self.backend == NUMPY
 
 
-def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]]:
+def choose(backends: str, forms: str, plan: Plan) -> tuple[list[ParitySide], list[str]]:
     """Return the sides, the reference first, and notes on what is not there.
 
     Args:
@@ -230,7 +230,7 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]
                 f"--backends: no backend {name!r}; wanted auto, or some of "
                 f"{', '.join(EVERYONE)}{did_you_mean(name, EVERYONE)}"
             )
-    sides: list[Side] = []
+    sides: list[ParitySide] = []
     notes = []
     for name in EVERYONE:
         if named and name not in named:
@@ -260,9 +260,9 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _of_backend(name: str, forms: str) -> Sequence[Side]:
+def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
     if name not in BACKENDS:
-        return [Side(name, name)]
+        return [ParitySide(name, name)]
     framework, device = name.split(":")
     resolve = partial(
         kernels.resolve,
@@ -273,11 +273,11 @@ def _of_backend(name: str, forms: str) -> Sequence[Side]:
     usual = resolve("auto")
     if forms != "all":
         form = resolve(forms)
-        return [Side(name if form == usual else f"{name}+{form}", name, form)]
+        return [ParitySide(name if form == usual else f"{name}+{form}", name, form)]
     others = ["reference"] if device == "cpu" else ["reference", "metal"]
     return [
-        Side(name, name, usual),
-        *(Side(f"{name}+{form}", name, form) for form in others if form != usual),
+        ParitySide(name, name, usual),
+        *(ParitySide(f"{name}+{form}", name, form) for form in others if form != usual),
     ]
 
 

@@ -65,7 +65,7 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TensorScale:
     """What the allowed difference of a tensor is relative to.
 
     Attributes:
@@ -179,7 +179,9 @@ def of(kind: str, precision: str) -> Tolerance:
     return TABLES[precision][kind]
 
 
-def allowed(kind: str, precision: str, sizes: Sizes, condition: float | None) -> tuple[float, str]:
+def allowed(
+    kind: str, precision: str, sizes: TensorScale, condition: float | None
+) -> tuple[float, str]:
     """Return the largest difference that is no disagreement, and the reason.
 
     Args:
