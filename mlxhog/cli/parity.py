@@ -49,7 +49,7 @@ class ParityConfig:
     """Options of `mlxhog parity`."""
 
     backends: str = option(
-        "auto", "who computes: auto, or some of numpy, torch:cpu, mlx:cpu, xlstm .., by commas"
+        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu, xlstm .., by commas"
     )
     kernels: str = option(
         "all",
@@ -60,7 +60,7 @@ class ParityConfig:
     batch_size: int = option(2, "sequences; a recorded case has its own", low=1)
     seq_len: int = option(67, "tokens of each; a recorded case has its own", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
-    perturb: str | None = option(None, "spoil this parameter on one side; the answer must be 1")
+    perturb: str | None = option(None, "change this parameter on one side; must end with 1")
     out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
@@ -109,13 +109,13 @@ def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
         what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
             f"parity wants one subject and got {what}; give an architecture, a checkpoint's "
-            "directory or a recorded case, as in `mlxhog parity --config tiny`"
+            "directory or a recorded case, for example `mlxhog parity --config tiny`"
         )
     return subjects[0]
 
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
-    # These import NumPy and the native module: wrong flags are answered before.
+    # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.comparison import check_save_path, compare_sides
     from mlxhog.parity.sources import TrialSettings, check_memory, open_source
     from mlxhog.parity.subject import ModelPlan, choose
@@ -159,7 +159,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     if comparison.first_bad is not None:
         print(f"disagree: {_describe(comparison.first_bad)}", file=sys.stderr)
     elif comparison.missed:
-        print(f"{config.perturb} was perturbed, and no comparison failed", file=sys.stderr)
+        print(f"{config.perturb} was perturbed, but no comparison failed", file=sys.stderr)
     return 0 if comparison.ok else 1
 
 
@@ -175,13 +175,13 @@ def _print(comparison: ParityReport, notes: list[str], how: Any) -> None:
 def _sections(
     comparison: ParityReport, notes: Sequence[str], *, everything: bool
 ) -> Iterator[Section]:
-    """Arrange a comparison for `mlxhog.report.table.show`: the answer, then rows.
+    """Yield the tables of a comparison for `mlxhog.report.table.show`.
 
     Args:
-        comparison: the outcome.
-        notes: lines for below.
-        everything: the worst of each kind, over all sides that are compared with the same one,
-            then a line for every tensor; else those that fail, up to `MOST_FAILURES` of a kind.
+        comparison: the result.
+        notes: lines below the tables.
+        everything: whether to show the worst of each kind, over all sides that are compared with
+            the same one, and then every tensor; else the failures, up to `MOST_FAILURES` of a kind.
     """
     rows = comparison.rows
     groups: dict[tuple[str, str], list[ComparedTensor]] = {}
@@ -200,13 +200,13 @@ def _sections(
 
 
 def _answer(comparison: ParityReport) -> str:
-    """Whether all agree, in a line."""
+    """Return a line that says whether all agree."""
     rows, names = comparison.rows, [side.name for side in comparison.sides]
     failed = sum(not row.ok for row in rows)
     if failed:
         return FailureNote(f"FAILED: {failed} of {len(rows)} disagree")
     if comparison.missed:
-        return FailureNote("FAILED: a parameter was perturbed, and no comparison failed")
+        return FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
     sides = ", ".join([*names, *comparison.subject.recorded])
     if len(sides) > MOST_NAMES:
         sides = f"{len(names)} sides"
@@ -214,13 +214,13 @@ def _answer(comparison: ParityReport) -> str:
 
 
 def _closest(rows: Sequence[ComparedTensor]) -> Iterator[str]:
-    """Which agreement is closest to its limit."""
+    """Yield a note on the agreement that is closest to its limit."""
     good = [row for row in rows if row.ok and row.max_abs is not None]
     if good:
         row = max(good, key=lambda row: row.pressure)
         yield (
             f"closest to its limit: {row.what} of {row.a} against {_against(row)}, at "
-            f"{row.pressure:.0%} of what is allowed"
+            f"{row.pressure:.0%} of the tolerance"
         )
 
 
@@ -230,12 +230,12 @@ def _worst_failures(group: Sequence[ComparedTensor]) -> list[ComparedTensor]:
 
 
 def _worst(group: Sequence[ComparedTensor]) -> ComparedTensor:
-    """The row that is farthest beyond its limit, or else closest to it."""
+    """Return the tensor that is farthest beyond its limit, or else closest to it."""
     return max(group, key=lambda row: (not row.ok, row.pressure))
 
 
 def _reference_of(row: ComparedTensor) -> str:
-    """The side that a row is judged by, where the forms of one backend count as one."""
+    """Return the side that a tensor is compared with; the forms of a backend count as one."""
     return _against(row).partition("+")[0]
 
 
@@ -244,7 +244,7 @@ def _against(row: ComparedTensor) -> str:
 
 
 def _group(row: ComparedTensor) -> str:
-    """Return the kind of a row, with the form or rule that it is about."""
+    """Return the kind of a tensor, with its form or optimizer."""
     words = row.what.split("/")[:2]
     if row.kind in ("after", "step"):
         return "/".join(words)
@@ -252,7 +252,7 @@ def _group(row: ComparedTensor) -> str:
 
 
 def _line(row: ComparedTensor, count: int = 1) -> tuple[str, ...]:
-    """A row as cells; `count` says for how many it stands."""
+    """Return the cells of a line, which stands for `count` tensors."""
     place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     tensor = row.what.removeprefix(_group(row)).lstrip("/")
     at = f"{tensor}{place}"

@@ -28,13 +28,13 @@ from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.parity.subject import RULES, Array
 
 LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
-"""Steps far above the rounding of a parameter, and too short for chaos."""
+"""Steps far above the rounding of a parameter, but too short for chaos."""
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.1
 BETA1, BETA2 = 0.9, 0.95
 EPS = 1e-2
-"""AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr, in a
-direction that noise chooses, and no two programs would agree on it."""
+"""AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr in a
+random direction, so that no two programs would agree."""
 
 CHOICES: Mapping[str, OptimizerChoice] = {
     choice.name: choice
@@ -50,20 +50,20 @@ AMPLIFICATION = {
     Momentum.name: LR[Momentum.name] / (1.0 - MOMENTUM),
     AdamW.name: 2.0 * LR[AdamW.name] / EPS,
 }
-"""How much further a step may lead at most, per unit of error in every gradient: AdamW divides by
-no less than eps, once in its numerator's error and once in its denominator's."""
+"""Largest error of a step per unit of error in every gradient. AdamW divides by at least eps, for
+the error of its numerator and for that of its denominator."""
 
 Gradient = Callable[[Mapping[str, Array], int], Mapping[str, Array]]
-"""From parameters by name, and the number of the step from 1 on, to their gradients."""
+"""From parameters by name, and the number of the step from 1 on, to gradients by name."""
 After = tuple[str, Mapping[str, Array], Mapping[str, Array]]
-"""A rule, every parameter after the last of its steps, and how far those are from the formula."""
+"""An optimizer, parameters after its last step, and their differences from the formula."""
 
 
 class Formula:
-    """One rule in float64, following the gradients it is shown.
+    """An optimizer in float64, on given gradients.
 
-    A parameter is measured in units of its own rounding: the spacing of float32 at the largest
-    value it had on its way, and at the largest step of its tensor.
+    Differences of a parameter are measured in units of its rounding: the spacing of float32 at its
+    largest value so far, plus that at the largest step of its tensor.
     """
 
     def __init__(self, cfg: ModelConfig, rule: str, params: Mapping[str, Array]) -> None:
@@ -242,7 +242,7 @@ def ours(
 def reference(
     cfg: ModelConfig, params: Mapping[str, Array], gradient: Gradient, steps: int
 ) -> Iterator[After]:
-    """Take the same steps by their formulas, in float64; how far they are from it is empty."""
+    """Take the steps of `RULES` by their formulas, in float64, without differences."""
     for rule in RULES:
         formula = Formula(cfg, rule, params)
         for step in range(1, steps + 1):

@@ -1,7 +1,7 @@
 """Subjects of a comparison: an architecture, a checkpoint or a recorded case.
 
-What it will compute is known first, and its parameters are drawn or read only when they are needed,
-so that a model which this machine cannot hold is refused before.
+The plan of a subject is known first; its parameters are drawn or read only when they are needed. So
+a model that is too large for this machine is refused before.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ PERTURBED = (
 )
 OWN = "parameters are the checkpoint's own"
 FORWARD = (
-    "numpy computes the forward pass of this family and nothing else: gradients, states, steps and "
-    "tokens one by one are compared between the backends, and with PyTorch's plain operators"
+    "numpy computes the forward pass of this family alone: gradients, states, steps and single "
+    "tokens are compared between the backends, and with PyTorch's plain operators"
 )
-WHOLE = "an auto-encoder reads whole sequences: nothing is computed token by token"
+WHOLE = "an auto-encoder reads whole sequences: no results token by token"
 MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
-"""Copies of the parameters in one process: values, leaves, gradients and results; then what
-optimizers keep, their formulas in float64, and three results."""
+"""Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
+state, formulas in float64, and three results."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """What an architecture or a checkpoint is tried with.
+    """Inputs and steps for an architecture or a checkpoint.
 
     Attributes:
         seed: of tokens and noise.
@@ -73,13 +73,13 @@ class TrialSettings:
 
 @dataclass(frozen=True)
 class SubjectSource:
-    """A subject to come.
+    """A subject before its arrays are made.
 
     Attributes:
-        title: what it is.
-        plan: what it computes.
-        shape: of its tokens, (B, S); () where it has none.
-        make: draws or reads it, and checks its numbers.
+        title: its name in the output.
+        plan: of the computation.
+        shape: of its tokens, (B, S); () without tokens.
+        make: draws or reads the arrays, and checks them.
     """
 
     title: str
@@ -89,7 +89,7 @@ class SubjectSource:
 
 
 def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> SubjectSource:
-    """Find what a command names.
+    """Open the subject of a command.
 
     Args:
         kind: "config", "checkpoint" or "case".
@@ -99,8 +99,8 @@ def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> Subj
 
     Raises:
         ConfigError: the architecture is unknown, or its fields contradict each other.
-        CheckpointError, RunError: there is no such checkpoint, or it is damaged.
-        DataError: there is no such case, or it is damaged.
+        CheckpointError, RunError: the checkpoint is missing or damaged.
+        DataError: the case is missing or damaged.
     """
     if kind == "case":
         return _case(Path(where), sizes)
@@ -153,8 +153,8 @@ def model_subject(
         title: its name.
         cfg: the architecture.
         params: its parameters, float32.
-        sizes: how many tokens and steps.
-        note: what the parameters are.
+        sizes: tokens and steps.
+        note: origin of the parameters.
     """
     ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
     fixed = {"tokens": ids}
@@ -169,16 +169,16 @@ def model_subject(
         targets[:, 1:][rng.random(targets[:, 1:].shape) < LEFT_OUT] = -100
         fixed["targets"] = targets
     else:
-        notes.append("one token has no next one: no loss, no gradient, no steps")
+        notes.append("a single token has no target: no loss, no gradient, no steps")
     return ParitySubject(
         title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes)
     )
 
 
 def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
-    """Return initial values with noise of std 0.1, less where a row sums over many inputs.
+    """Return initial values with noise of std 0.1, or less if a row sums over many inputs.
 
-    Initial values alone would hide mistakes: gates are closed and matrices zero, so that whole
+    Initial values alone would hide errors: gates are closed and matrices zero, so that whole
     gradients vanish.
     """
     values, embedding = families.init_params(cfg, seed), families.embedding(cfg)
@@ -188,14 +188,14 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
         std = EMBEDDING_NOISE if name == embedding else min(NOISE, inputs**-0.5)
         noise = rng.standard_normal(spec.shape, np.float32)
         value = values[name]
-        if spec.init.startswith("constant:"):  # an input gate of -10 would let nothing in
+        if spec.init.startswith("constant:"):  # an input gate of -10 would stay closed
             value = np.maximum(value, np.float32(OPEN_GATE))
         values[name] = value + np.float32(std) * noise
     return values
 
 
 def tokens(cfg: ModelConfig, B: int, S: int, seed: int) -> Array:
-    """Random tokens (B, S) int32; of a model that resets, with a document's start in the middle."""
+    """Draw tokens (B, S) int32; for a model that resets, a document begins in the middle."""
     ids = np.random.default_rng(seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
     if (bos := families.reset_token(cfg)) is not None:
         ids[:, 0] = ids[:, S // 2] = bos
@@ -203,10 +203,10 @@ def tokens(cfg: ModelConfig, B: int, S: int, seed: int) -> Array:
 
 
 def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
-    """Refuse a model that this machine's memory does not hold once for every backend.
+    """Refuse a model that does not fit into this machine's memory once for every backend.
 
     Raises:
-        EnvironmentLacks: says how much is needed, and what takes less.
+        EnvironmentLacks: says how much is needed, and which options need less.
     """
     if not isinstance(source.plan, ModelPlan):
         return
@@ -216,14 +216,14 @@ def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
         backends = sorted({side.backend for side in sides})
         raise EnvironmentLacks(
             f"parity of {source.title} needs about {format_bytes(needed)} in {len(backends)} "
-            f"processes, and {MEMORY_SHARE:.0%} of this machine's memory are "
-            f"{format_bytes(int(MEMORY_SHARE * present))}; fewer --backends, --steps 0, a smaller "
-            "--batch-size or --seq-len take less"
+            f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
+            f"{format_bytes(int(MEMORY_SHARE * present))}; use fewer --backends, --steps 0, or a "
+            "smaller --batch-size or --seq-len"
         )
 
 
 def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[ParitySide]) -> int:
-    """Estimate the memory of all processes together, for tokens of `shape` (B, S)."""
+    """Estimate the memory of all processes together for tokens of `shape` (B, S)."""
     copies = COPIES + (COPIES_OF_STEPS if plan.steps else 0)
     B, S = shape
     params = families.param_count(plan.cfg)
@@ -237,17 +237,15 @@ def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Parity
 
 _TOKENS = 64
 _ROUNDING = 1e-4
-"""Of the largest logit: what another order of the same sums may change."""
+"""Of the largest logit: the possible effect of another order of the same sums."""
 
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """What the logits of two checkpoints after `tokens` random tokens differ in.
-
-    They are the same model if those are the same.
+    """The difference of two checkpoints' logits on random tokens.
 
     Attributes:
-        tokens: how many were read.
+        tokens: number of tokens read.
         largest_difference: between two logits.
         largest: logit, in absolute value.
     """
@@ -262,7 +260,7 @@ class LogitDifference:
         return self.largest_difference <= _ROUNDING * self.largest
 
     def __str__(self) -> str:
-        """Spell it for people."""
+        """Return it as a clause."""
         return (
             f"after {self.tokens} tokens the largest logit is {self.largest:.3g} and the largest "
             f"difference {self.largest_difference:.2g}"
@@ -273,7 +271,7 @@ def compare_logits(a: Opened, b: Opened) -> LogitDifference:
     """Compute with both models in float32, one after the other, on the CPU with PyTorch.
 
     Raises:
-        CheckpointError: tensors are not finite; they are named.
+        CheckpointError: tensors are not finite; names them.
         EnvironmentLacks: torch is not installed.
     """
     of_a, of_b = _logits(a), _logits(b)

@@ -81,7 +81,7 @@ def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None
 def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
     path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
     comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert comparison.unmet == ["not compared: recorded state/9/C, which nobody computed"]
+    assert comparison.unmet == ["not compared: recorded state/9/C, which no side computes"]
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -248,5 +248,5 @@ def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> No
 
 
 def test_one_side_alone_has_nothing_to_be_compared_with() -> None:
-    with pytest.raises(ConfigError, match="numpy alone has nothing to be compared with"):
+    with pytest.raises(ConfigError, match="numpy is the only side"):
         compare_sides(small(), [NUMPY], quiet)
