@@ -159,7 +159,7 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
     )[:2]
     assert (broken.name, broken.result) == ("memory of MLX", CheckResult.FAIL)
     assert "ModuleNotFoundError" in broken.found
-    assert "keep to the defaults" in broken.consequence
+    assert "use the defaults" in broken.consequence
     assert good.result == CheckResult.PASS
 
 
