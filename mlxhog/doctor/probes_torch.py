@@ -55,8 +55,8 @@ def _cuda() -> Check:
 
 # -- memory of MLX and torch together --------------------------------------------------------------
 
-# There is no synchronisation: MLX must evaluate before torch reads, and torch must finish before MLX
-# reads.
+# There is no synchronisation: MLX must evaluate before torch reads, and torch must finish before
+# MLX reads.
 
 NO_MPS: Final = "no Apple GPU that torch sees"
 _SHARED_FLOATS: Final = 64
