@@ -210,7 +210,7 @@ CONFIG_MISTAKES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("MLSTM", (16, 32), {"variant": "large", "dropout": 0.1}, "xLSTM Large has no dropout; use"),
     ("MLSTM", (16, 30), {"variant": "large"}, "hidden_size 30 .* does not divide into num_heads"),
     ("XLSTMBlock", (32,), {"cell": "lstm"}, "cell is 'lstm'; choose mlstm or slstm"),
-    ("XLSTMBlock", (32,), {"cell": "slstm", "variant": "large"}, "has only mLSTM blocks; use variant"),
+    ("XLSTMBlock", (32,), {"cell": "slstm", "variant": "large"}, "only mLSTM blocks; use"),
     ("XLSTMBlock", (32,), {"feedforward": None}, "an mLSTM block of variant v1 has none"),
     ("XLSTMBlock", (32,), {"index": 2, "of": 2}, "block 2 of 2 does not exist; count blocks from"),
 ]  # fmt: skip
@@ -232,8 +232,8 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Sid
     cases: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
         (x[0], None, {}, ShapeError, r"shape \(9, 16\); give it as \(B, S, 16\), batch_first=True"),
         (x[..., :5], None, {}, ShapeError, r"shape \(3, 9, 5\); give it as \(B, S, 16\)"),
-        (x[:, :0], None, {}, ShapeError, r"3 rows of 0 positions, and at least one of each"),
-        (x[:2], state, {}, ShapeError, r"the state has the shapes .*\(3, 3, 16\).* with 2 rows"),
+        (x[:, :0], None, {}, ShapeError, r"3 rows of 0 positions, but both must be"),
+        (x[:2], state, {}, ShapeError, r"the state has the shapes .*\(3, 3, 16\).* for 2 rows"),
         (x, state + state, {}, ShapeError, r"the state has the shapes"),
         (x, None, {"lengths": [1, 2]}, ShapeError, r"lengths have shape \(2,\), .* 3 rows"),
         (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"row 2 is 10, but a row has 9 positions"),
