@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,39 +63,62 @@ After = tuple[str, Mapping[str, Array], Mapping[str, Array]]
 class Formula:
     """An optimizer in float64, on given gradients.
 
+    It takes the steps of a method of the optimizer, `reference(w, g, *state, lr, decay, count)`,
+    which returns the step of one parameter and then its new state in the order of `state_segments`.
+    `decay` says whether weight decay applies to the parameter, `count` is the number of the step,
+    from 1 on. `SGD`, `Momentum` and `AdamW` have `_reference` for it. Without such a method it
+    takes those of `update`, with the references of native steps in place of these.
+
     Differences of a parameter are measured in units of its rounding: the spacing of float32 at its
     largest value so far, plus that at the largest step of its tensor.
     """
 
-    def __init__(self, cfg: ModelConfig, rule: str, params: Mapping[str, Array]) -> None:
+    def __init__(
+        self, cfg: ModelConfig, choice: OptimizerChoice, params: Mapping[str, Array]
+    ) -> None:
         """Start from float32 parameters by name."""
-        self._rule, self._spec, self._step = rule, param_spec(cfg), 0
-        self.now = {name: value.astype(np.float64) for name, value in params.items()}
-        self._m = {name: np.zeros_like(value) for name, value in self.now.items()}
-        self._v = {name: np.zeros_like(value) for name, value in self.now.items()}
+        fitted = choice.fitted(hidden=True)
+        self.optimizer: Any = optim.rule_of(fitted, optim.Use())
+        self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
+        own = partial(_reference, choice.name) if choice.name in LR else None
+        self._reference = own or getattr(self.optimizer, "reference", None)
+        self._target, self.now = _new_target(np.float64, cfg, params, self.optimizer)
         self._reach = {name: np.abs(value) for name, value in self.now.items()}
         self._pace = dict.fromkeys(self.now, 0.0)
+        self._step = 0
 
     def step(self, grads: Mapping[str, Array]) -> None:
-        """Take the next step."""
-        self._step += 1
-        for name, delta in self._deltas(grads):
-            self.now[name] = self.now[name] + delta
-            np.maximum(self._reach[name], np.abs(self.now[name]), out=self._reach[name])
-            self._pace[name] = max(self._pace[name], float(np.abs(delta).max(initial=0.0)))
+        """Take the next step.
 
-    def _deltas(self, grads: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        for name, grad in grads.items():
-            delta, self._m[name], self._v[name] = _delta(
-                self._rule,
-                self.now[name],
-                grad.astype(np.float64),
-                self._m[name],
-                self._v[name],
-                self._step,
-                self._spec[name].decay,
-            )
-            yield name, delta
+        Raises:
+            ConfigError: the optimizer of a plugin cannot compute in float64.
+        """
+        self._step += 1
+        before = {name: value.copy() for name, value in self.now.items()}
+        slots = self._target.slots
+        pairs = [(slots[name], grad.astype(np.float64)) for name, grad in grads.items()]
+        try:
+            self._update(pairs)
+        except Exception as error:
+            raise ConfigError(
+                f"{type(self.optimizer).__name__} fails in float64: {message_of(error)}; give it "
+                "a method `reference`, see docs/parity.md"
+            ) from error
+        for name, value in self.now.items():
+            np.maximum(self._reach[name], np.abs(value), out=self._reach[name])
+            delta = np.abs(value - before[name])
+            self._pace[name] = max(self._pace[name], float(delta.max(initial=0.0)))
+
+    def _update(self, pairs: Any) -> None:
+        target, lr, count = self._target, self.lr, self._step
+        if self._reference is None:
+            step = optim.Step(lr=lr, count=count, shared_count=count, seed=0, grad_scale=1.0)
+            self.optimizer.update(target, pairs, step)
+            return
+        for slot, grad in pairs:
+            state = [target.state(name, slot) for name in self.optimizer.state_segments]
+            rates = {"lr": lr, "decay": slot.name in target.decay, "count": count}
+            _advance(self._reference, self.now[slot.name], grad, state, rates)
 
     def apart(self, name: str, value: Array) -> Array:
         """Measure how far a float32 parameter is from the formula's.
@@ -110,45 +134,16 @@ class Formula:
         return np.array([off[at], at, value.reshape(-1)[at], self.now[name].reshape(-1)[at]])
 
 
-class PluginFormula(Formula):
-    """The optimizer of a plugin in float64: its `reference`, or without one its own `update`.
-
-    `reference(w, g, *state, lr, decay, count)` returns the step of one parameter, then its new
-    state in the order of `state_segments`. `decay` says whether weight decay applies to the
-    parameter; `count` is the number of the step, from 1 on.
-    """
-
-    def __init__(
-        self, cfg: ModelConfig, params: Mapping[str, Array], optimizer: Any, lr: float
-    ) -> None:
-        """Start from float32 parameters by name."""
-        super().__init__(cfg, "", params)
-        self._optimizer, self._lr = optimizer, lr
-        self._target, self._views = _new_target(_Float64Target, np.float64, cfg, params, optimizer)
-
-    def _deltas(self, grads: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        slots = self._target.slots
-        pairs = [(slots[name], grad.astype(np.float64)) for name, grad in grads.items()]
-        try:
-            self._update(pairs)
-        except Exception as error:
-            raise ConfigError(
-                f"{type(self._optimizer).__name__} fails in float64: {message_of(error)}; give it "
-                "a method `reference`, see docs/parity.md"
-            ) from error
-        for name, view in self._views.items():
-            yield name, view - self.now[name]
-
-    def _update(self, pairs: Any) -> None:
-        rule, target, lr, count = self._optimizer, self._target, self._lr, self._step
-        if not hasattr(rule, "reference"):
-            numbers = optim.Step(lr=lr, count=count, shared_count=count, seed=0, grad_scale=1.0)
-            rule.update(target, pairs, numbers)
-            return
-        for slot, grad in pairs:
-            state = [target.state(name, slot) for name in rule.state_segments]
-            rates = {"lr": lr, "decay": slot.name in target.decay, "count": count}
-            _advance(rule.reference, self._views[slot.name], grad, state, rates)
+def _reference(
+    rule: str, w: Array, g: Array, *state: Array, lr: float, decay: bool, count: int
+) -> tuple[Array, ...]:
+    rates = {"lr": lr, "weight_decay": WEIGHT_DECAY if decay else 0.0, "grad_scale": 1.0}
+    if rule == SGD.name:
+        return (sgd_reference(w, g, **rates),)
+    if rule == Momentum.name:
+        return momentum_reference(w, g, *state, momentum=MOMENTUM, nesterov=False, **rates)
+    biases = {"bias1": 1.0 - BETA1**count, "bias2": 1.0 - BETA2**count}
+    return adamw_reference(w, g, *state, beta1=BETA1, beta2=BETA2, eps=EPS, **biases, **rates)
 
 
 class _Float64Target(optim.Target):
@@ -180,11 +175,7 @@ def _advance(
 
 
 def _new_target(
-    kind: type[optim.Target],
-    dtype: Any,
-    cfg: ModelConfig,
-    params: Mapping[str, Array],
-    optimizer: optim.Optimizer,
+    dtype: Any, cfg: ModelConfig, params: Mapping[str, Array], optimizer: optim.Optimizer
 ) -> tuple[optim.Target, dict[str, Array]]:
     """Return a target without an arena, and its view of each parameter."""
     spec = param_spec(cfg)
@@ -199,7 +190,7 @@ def _new_target(
     for name, view in views.items():
         view[...] = params[name]
     decay = frozenset(name for name, one in spec.items() if one.decay)
-    racy = WRITE_MODES["racy"]
+    racy, kind = WRITE_MODES["racy"], _Float64Target if dtype is np.float64 else optim.Target
     return kind(flat, slots, None, racy, private, shared, decay, places=places), views
 
 
@@ -216,14 +207,9 @@ def ours(
     in place of the parameters. Neither may change where it leads.
     """
     for choice in (*CHOICES.values(), *plugins):
-        fitted, rule = choice.fitted(hidden=True), choice.name
-        optimizer = optim.rule_of(fitted, optim.Use())
-        if rule in LR:
-            lr, formula = LR[rule], Formula(cfg, rule, params)
-        else:
-            lr = fitted.default_lr(cfg.hidden_size)
-            formula = PluginFormula(cfg, params, optimizer, lr)
-        target, views = _new_target(optim.Target, np.float32, cfg, params, optimizer)
+        formula = Formula(cfg, choice, params)
+        optimizer, lr = formula.optimizer, formula.lr
+        target, views = _new_target(np.float32, cfg, params, optimizer)
         for step in range(1, steps + 1):
             grads = {name: np.ascontiguousarray(g) for name, g in gradient(views, step).items()}
             formula.step(grads)
@@ -236,39 +222,15 @@ def ours(
             optimizer.step(apart, grads, lr=lr, step=step, grad_scale=0.5)
             np.add(before, pending, out=target.flat)
         differences = {name: formula.apart(name, view) for name, view in views.items()}
-        yield rule, views if rule in LR else {}, differences
+        yield choice.name, views if choice.name in LR else {}, differences
 
 
 def reference(
     cfg: ModelConfig, params: Mapping[str, Array], gradient: Gradient, steps: int
 ) -> Iterator[After]:
     """Take the steps of `RULES` by their formulas, in float64, without differences."""
-    for rule in RULES:
-        formula = Formula(cfg, rule, params)
+    for rule, choice in CHOICES.items():
+        formula = Formula(cfg, choice, params)
         for step in range(1, steps + 1):
             formula.step(gradient(formula.now, step))
         yield rule, formula.now, {}
-
-
-def _delta(
-    rule: str, w: Array, g: Array, m: Array, v: Array, step: int, decays: bool
-) -> tuple[Array, Array, Array]:
-    """Return the step of one parameter, and both moments after it."""
-    rates = {"lr": LR[rule], "weight_decay": WEIGHT_DECAY if decays else 0.0, "grad_scale": 1.0}
-    if rule == SGD.name:
-        return sgd_reference(w, g, **rates), m, v
-    if rule == Momentum.name:
-        delta, m = momentum_reference(w, g, m, momentum=MOMENTUM, nesterov=False, **rates)
-        return delta, m, v
-    return adamw_reference(
-        w,
-        g,
-        m,
-        v,
-        beta1=BETA1,
-        beta2=BETA2,
-        eps=EPS,
-        bias1=1.0 - BETA1**step,
-        bias2=1.0 - BETA2**step,
-        **rates,
-    )

@@ -23,6 +23,7 @@ from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity.optimizers import (
     BETA1,
     BETA2,
+    CHOICES,
     EPS,
     LR,
     MOMENTUM,
@@ -262,7 +263,7 @@ def _steps(
         optimizer = torch.optim.SGD(
             groups, lr=LR[rule], momentum=MOMENTUM * (rule == Momentum.name)
         )
-    formula = Formula(plan.cfg, rule, params)
+    formula = Formula(plan.cfg, CHOICES[rule], params)
     for _ in range(plan.steps):
         optimizer.zero_grad()
         _loss(peer, tokens, targets).backward()  # type: ignore[no-untyped-call]
