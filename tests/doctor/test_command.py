@@ -182,7 +182,7 @@ def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-def test_the_answer_says_what_a_busy_machine_kept_from_being_told(record: dict[str, Any]) -> None:
+def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record: dict[str, Any]) -> None:
     load = "cannot be told: busy machine (load average 9.3 on 2 processors)"
     check = {
         "name": "a run", "result": "unclear", "found": f"{load}: 12 steps",
@@ -233,7 +233,7 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     assert loaded.tokens_per_s == record["tokens_per_s"]
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_ends_nothing(
+def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
     record: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -119,7 +119,7 @@ def test_a_gradient_that_is_zero_or_not_finite_is_refused(bad: np.ndarray) -> No
         frameworks._check_gradients(float("nan"), {})
 
 
-# -- ways between host memory and the frameworks: what works here, and failures that are told ------
+# -- sharing host memory with the frameworks: results here, and reported failures ------------------
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
     for seconds, state, pid in (
         (0.0, "running", 2),
         (0.2, "running", 2),  # killed here
-        (0.5, "running", 2),  # nobody has noticed
+        (0.5, "running", 2),  # not noticed yet
         (1.0, "starting", 3),
         (1.5, "running", 3),
         (2.0, "running", 3),
@@ -253,7 +253,7 @@ def test_an_interrupt_during_the_run_interrupts_doctor(monkeypatch: pytest.Monke
         frameworks.check_training()
 
 
-# -- steps that grow slower are told; too few of them tell nothing ---------------------------------
+# -- steps that grow slower are reported; too few steps have no result -----------------------------
 
 
 def run(*spans: tuple[float, float]) -> list[PaceSample]:

@@ -67,7 +67,7 @@ Fault = OperatorFault | SignFault
 
 @contextmanager
 def planted(engine: FrameworkEngine, fault: Fault | None) -> Iterator[None]:
-    """Let an engine compute with a fault until the block ends; None is none."""
+    """Let an engine compute with a fault, if any, until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(fault, OperatorFault):
             ops = engine._ops()
@@ -109,7 +109,7 @@ def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
 
 @contextmanager
 def every_engine(fault: Fault | None) -> Iterator[None]:
-    """Let sides compute with a fault in this process until the block ends; None is none."""
+    """Let sides compute with a fault, if any, in this process until the block ends."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
 
         def faulty_engine(side: ParitySide) -> FrameworkEngine:

@@ -100,7 +100,7 @@ def small(**changes: Any) -> ParitySubject:
 
 
 def quiet(side: str, step: str) -> None:
-    """Nobody watches."""
+    """No output."""
 
 
 def first_bad(

@@ -46,7 +46,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def quiet(side: str, step: str) -> None:
-    """Nobody watches."""
+    """No output."""
 
 
 def failures(result: ParityReport) -> list[str]:
@@ -78,7 +78,7 @@ def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("sides_here")
-def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
+def test_a_recorded_result_that_no_side_computes_is_reported(tmp_path: Path) -> None:
     path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
     comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
     assert comparison.unmet == ["not compared: recorded state/9/C, which no side computes"]
@@ -140,7 +140,7 @@ def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: st
     assert (comparison.first_bad.what, comparison.first_bad.a) == (first, "mlx:cpu")
 
 
-def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
+def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure() -> None:
     cfg = config()
     subject = small()
     unused = ParitySubject(
