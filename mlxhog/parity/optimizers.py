@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import _native, arena, optim
+from mlxhog import arena, optim
 from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec
@@ -154,13 +154,13 @@ class _Float64Target(optim.Target):
     ) -> None:
         rates = {name: rate for name, rate in rates.items() if name not in ("seed", "shared")}
         w, *parts = (parameter(flat, slot) for flat in (self.flat, *state))
-        _advance(_REFERENCES[dense], w, grad, parts, rates)
+        _advance(_REFERENCES[dense.__name__], w, grad, parts, rates)
 
 
-_REFERENCES: Mapping[Any, Callable[..., Any]] = {
-    _native.sgd_step: lambda *x, **rates: (sgd_reference(*x, **rates),),
-    _native.momentum_step: momentum_reference,
-    _native.adamw_step: adamw_reference,
+_REFERENCES: Mapping[str, Callable[..., Any]] = {
+    "sgd_step": lambda *x, **rates: (sgd_reference(*x, **rates),),
+    "momentum_step": momentum_reference,
+    "adamw_step": adamw_reference,
 }
 
 

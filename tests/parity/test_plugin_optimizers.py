@@ -92,7 +92,8 @@ def test_an_update_that_takes_float32_alone_is_asked_for_a_reference(own: Any) -
     update = own.update
 
     def narrow(self: Any, target: Any, pairs: Any, step: Any) -> None:
-        assert target.flat.dtype == np.float32, "float32 alone"
+        if target.flat.dtype != np.float32:
+            raise TypeError("float32 alone")
         update(self, target, pairs, step)
 
     own.update = narrow
