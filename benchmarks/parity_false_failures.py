@@ -33,19 +33,19 @@ from harness.machine import ROOT
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.parity import compute, operators, tolerances
-from mlxhog.parity.compare import Row
+from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.comparison import compare_all
-from mlxhog.parity.sources import Sizes, model_subject, perturbed_init
-from mlxhog.parity.subject import Array, ModelPlan, Results, Side, Subject
+from mlxhog.parity.sources import TrialSettings, model_subject, perturbed_init
+from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject, Results
 
 sys.path.insert(0, str(ROOT))  # the faults are those of the tests
 from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine  # noqa: E402
 
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
-NUMPY = Side("numpy", "numpy")
+NUMPY = ParitySide("numpy", "numpy")
 OTHERS = tuple(
-    Side(backend if form == "native" else f"{backend}+{form}", backend, form)
+    ParitySide(backend if form == "native" else f"{backend}+{form}", backend, form)
     for backend in ("torch:cpu", "mlx:cpu")
     for form in ("native", "reference")
 )
@@ -72,7 +72,7 @@ class Tally:
     planted: dict[str, int] = field(default_factory=dict)
     missed: dict[str, list[str]] = field(default_factory=dict)
 
-    def right(self, subject: Subject, rows: Sequence[Row]) -> None:
+    def right(self, subject: ParitySubject, rows: Sequence[ComparedTensor]) -> None:
         """Note the comparisons of a model without a fault."""
         self.rows += len(rows)
         for row in rows:
@@ -82,26 +82,26 @@ class Tally:
                     f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
                 )
 
-    def fault(self, kind: str, subject: Subject, what: str, *, detected: bool) -> None:
+    def fault(self, kind: str, subject: ParitySubject, what: str, *, detected: bool) -> None:
         """Note whether a fault was detected."""
         self.planted[kind] = self.planted.get(kind, 0) + 1
         if not detected:
             self.missed.setdefault(kind, []).append(f"{subject.title}: {what}")
 
 
-def computed(subject: Subject) -> dict[str, Results]:
+def computed(subject: ParitySubject) -> dict[str, Results]:
     """Return the results of every side."""
     return {side.name: side_results(subject, side) for side in SIDES}
 
 
-def side_results(subject: Subject, side: Side, fault: Fault | None = None) -> Results:
+def side_results(subject: ParitySubject, side: ParitySide, fault: Fault | None = None) -> Results:
     """Compute one side, in this process."""
     with every_engine(fault):
         return dict(compute.side_results(side, subject.plan, subject.inputs, subject.fixed))
 
 
 def is_found(
-    subject: Subject, right: Mapping[str, Results], side: Side, fault: Fault, what: str
+    subject: ParitySubject, right: Mapping[str, Results], side: ParitySide, fault: Fault, what: str
 ) -> bool:
     """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
     assert isinstance(subject.plan, ModelPlan)
@@ -111,7 +111,7 @@ def is_found(
     return any(row.what.startswith(what) for row in rows if not row.ok)
 
 
-def operator_faults(subject: Subject, number: int) -> list[OperatorFault]:
+def operator_faults(subject: ParitySubject, number: int) -> list[OperatorFault]:
     """Two operators off in all entries and at random, another pair for every model of a family."""
     assert isinstance(subject.plan, ModelPlan)
     names = list(dict.fromkeys(name.split()[0] for name in operators.names(subject.plan)))
@@ -209,7 +209,7 @@ def _missed(tally: Tally) -> int:
     return sum(map(len, tally.missed.values()))
 
 
-def drawn(number: int, *, steps: int = 3) -> Subject:
+def drawn(number: int, *, steps: int = 3) -> ParitySubject:
     """Return a model with parameters and tokens; `number` decides everything, even ones are Large.
 
     Up to 8 blocks, 1 to 4 heads, widths to 64, 1 or 2 sequences of 2 to 33 tokens.
@@ -217,7 +217,7 @@ def drawn(number: int, *, steps: int = 3) -> Subject:
     r = np.random.default_rng((number, 12))
     family = FAMILIES[number % len(FAMILIES)]
     cfg = families.read((_large if family == "xlstm" else _v1)(r), strict=True)
-    sizes = Sizes(
+    sizes = TrialSettings(
         seed=number,
         batch_size=int(r.integers(1, 3)),
         seq_len=int(r.choice([2, 5, 12, 33])),

@@ -1,4 +1,4 @@
-"""`mlxhog doctor`: what this machine can do, found out by doing it."""
+"""`mlxhog doctor`: tests this machine."""
 
 import sys
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from mlxhog.config.options import option
 from mlxhog.errors import EnvironmentLacks
 
 ABOUT = """\
-Try everything that mlxhog relies on here: backends, shared memory, every two writers at once, every
-Metal kernel; about a minute. The answer comes first; --all shows every table. The result is kept
-for this machine and these versions; --gpu-write, --read and --workers of `mlxhog train` go by it.
-Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated and permit
-nothing. What needs more of the processors than other programs leave it is unclear, and fails
-nothing. Exit code 1 if a promise of mlxhog's does not hold here."""
+Test everything that mlxhog relies on here: backends, shared memory, every pair of writers at once,
+every Metal kernel. This takes about a minute. The answer comes first; --all shows every table. The
+result is stored for this machine and these versions; --gpu-write, --read and --workers of `mlxhog
+train` use it. Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated
+and permit nothing. A check that other programs leave too little processor time is unclear, which is
+no failure. Exit code 1 if a promise of mlxhog does not hold here."""
 EXAMPLES = (
     "doctor",
     "doctor --all",
@@ -30,21 +30,21 @@ class DoctorConfig:
     """Options of `mlxhog doctor`."""
 
     seconds: float = option(
-        0.15, "time for which every two writers add", unit="s", above=0, high=60
+        0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
     )
 
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("doctor", ABOUT, EXAMPLES)
-    flags.argument("--all", action="store_true", help="all tables, not the answer alone")
+    flags.argument("--all", action="store_true", help="show all tables")
     flags.argument("--json", action="store_true", help="one JSON object with every number")
     flags.argument(
-        "--quick", action="store_true", help="a little of everything; the result is not kept"
+        "--quick", action="store_true", help="a little of everything; the result is not stored"
     )
     flags.quiet()
     parsed, config = flags.read(DoctorConfig, arguments)
-    # These import NumPy and the native module: wrong input is answered before.
+    # These import NumPy and the native module; wrong input is refused before.
     from mlxhog.doctor.examine import Effort, examine
     from mlxhog.report.views import PartLine
 
@@ -65,12 +65,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
-    """Keep the record, then read it as a run would, and add what follows from it."""
+    """Store the record, then read it as a run would, and add its consequences."""
     from mlxhog.doctor.record import conclude
     from mlxhog.machine import machine, verdicts
 
     identity = verdicts.Identity(**record["identity"])
-    record["stored"], record["not_stored"] = None, "a quick look, not kept; run `mlxhog doctor`"
+    record["stored"], record["not_stored"] = None, "--quick is not stored; run `mlxhog doctor`"
     if keep:
         try:
             record["stored"] = str(verdicts.save(record, identity))

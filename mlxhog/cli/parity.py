@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
+from mlxhog.config import plugin_file
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
-    from mlxhog.parity.compare import Row
-    from mlxhog.parity.comparison import Comparison
+    from mlxhog.config.optimizers import OptimizerChoice
+    from mlxhog.parity.compare import ComparedTensor
+    from mlxhog.parity.comparison import ParityReport
 
 SUBJECT = "SUBJECT"
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
-_GROUPS = ("stepwise", "sgd", "momentum", "adamw", "parallel", "chunkwise", "recurrent", "sequence")
+_FORMS = ("stepwise", "parallel", "chunkwise", "recurrent", "sequence")
 ABOUT = """\
-Compute one thing with every backend here, and compare every number: loss, logits, hidden states,
-gradients, states, parameters after some steps of SGD, momentum and AdamW, one token at a time
-against the whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a
-checkpoint's directory, or a recorded case (NAME.safetensors with NAME.json beside it).
-The answer comes first, with what disagrees; --all has the worst of each kind, and a line for every
-tensor. Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
+Compute one model with every backend here and compare every number: loss, logits, hidden states,
+gradients, states, parameters after some steps of SGD, momentum and AdamW, and one token at a time
+against the whole sequence. The steps of an optimizer that --plugin adds are compared with float64.
+SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's directory, or a
+recorded case (NAME.safetensors with NAME.json beside it); with such a plugin, it may be left out.
+The answer comes first, then each disagreement; --all has the worst of each kind and a line for each
+tensor. Exit code 1 if anything disagrees; stderr names the first tensor that does."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint latest",
     "parity --case tests/golden/xlstm/hf_a.safetensors --json",
     'parity "my_layer swiglu" --plugin examples/my_layer.py',
+    "parity --plugin examples/my_optimizer.py",
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
 )
 
@@ -44,7 +49,7 @@ class ParityConfig:
     """Options of `mlxhog parity`."""
 
     backends: str = option(
-        "auto", "who computes: auto, or some of numpy, torch:cpu, mlx:cpu, xlstm .., by commas"
+        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu, xlstm .., by commas"
     )
     kernels: str = option(
         "all",
@@ -54,8 +59,8 @@ class ParityConfig:
     seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
     batch_size: int = option(2, "sequences; a recorded case has its own", low=1)
     seq_len: int = option(67, "tokens of each; a recorded case has its own", unit="tokens", low=1)
-    steps: int = option(3, "steps of SGD, momentum and AdamW each; 0 for none", low=0, high=1000)
-    perturb: str | None = option(None, "spoil this parameter on one side; the answer must be 1")
+    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
+    perturb: str | None = option(None, "change this parameter on one side; must end with 1")
     out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
@@ -72,15 +77,25 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
-    kind, where = _source(parsed.other)
+    kind, where = _source(parsed.other, default="tiny" if _plugin_optimizers() else None)
     return _compare(kind, where, config, parsed.other)
 
 
-def _source(arguments: Any) -> tuple[str, str]:
+def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
+    """Return the optimizers of loaded plugins, with their default numbers."""
+    classes: Any = OPTIMIZERS.known().values()
+    return tuple(choice() for choice in classes if plugin_file.files_of([choice]))
+
+
+def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
     """Return the kind of the subject that the command line names, and its name.
 
+    Args:
+        arguments: of the command line.
+        default: an architecture in place of no subject; None if a subject is needed.
+
     Raises:
-        ConfigError: none, or more than one.
+        ConfigError: the command line names no subject, or more than one.
     """
     named = {kind: getattr(arguments, kind) for kind in ("config", "checkpoint", "case")}
     subjects = [(kind, where) for kind, where in named.items() if where is not None]
@@ -88,26 +103,28 @@ def _source(arguments: Any) -> tuple[str, str]:
         path = Path(arguments.subject)
         kind = "checkpoint" if path.is_dir() else "config"
         subjects.append(("case" if path.suffix == ".safetensors" else kind, arguments.subject))
+    if not subjects and default is not None:
+        return "config", default
     if len(subjects) != 1:
         what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
             f"parity wants one subject and got {what}; give an architecture, a checkpoint's "
-            "directory or a recorded case, as in `mlxhog parity --config tiny`"
+            "directory or a recorded case, for example `mlxhog parity --config tiny`"
         )
     return subjects[0]
 
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
-    # These import NumPy and the native module: wrong flags are answered before.
+    # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.comparison import check_save_path, compare_sides
-    from mlxhog.parity.sources import Sizes, check_memory, open_source
-    from mlxhog.parity.subject import choose
+    from mlxhog.parity.sources import TrialSettings, check_memory, open_source
+    from mlxhog.parity.subject import ModelPlan, choose
     from mlxhog.report.views import PartLine
 
     save = None if config.save is None else expanded(config.save)
     if save is not None:
         check_save_path(save)
-    sizes = Sizes(
+    sizes = TrialSettings(
         seed=config.seed,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
@@ -120,8 +137,11 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         ended_by_signal(),
         PartLine(sys.stderr, quiet=how.quiet) as tell,
     ):
+        subject, plugins = source.make(), _plugin_optimizers()
+        if isinstance(subject.plan, ModelPlan):
+            subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
         comparison = compare_sides(
-            source.make(),
+            subject,
             chosen,
             tell,
             perturb=config.perturb,
@@ -129,17 +149,21 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             save=save,
         )
     notes = [*comparison.subject.notes, *comparison.unmet, *lacks]
+    stepped = {row.what.split("/")[1] for row in comparison.rows if row.kind == "step"}
+    notes += [
+        f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped
+    ]
     if comparison.perturbation is not None:
         notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
     _print(comparison, notes, how)
     if comparison.first_bad is not None:
         print(f"disagree: {_describe(comparison.first_bad)}", file=sys.stderr)
     elif comparison.missed:
-        print(f"{config.perturb} was perturbed, and no comparison failed", file=sys.stderr)
+        print(f"{config.perturb} was perturbed, but no comparison failed", file=sys.stderr)
     return 0 if comparison.ok else 1
 
 
-def _print(comparison: Comparison, notes: list[str], how: Any) -> None:
+def _print(comparison: ParityReport, notes: list[str], how: Any) -> None:
     if how.json:
         print_json(comparison.to_json() | {"notes": notes})
         return
@@ -149,18 +173,18 @@ def _print(comparison: Comparison, notes: list[str], how: Any) -> None:
 
 
 def _sections(
-    comparison: Comparison, notes: Sequence[str], *, everything: bool
+    comparison: ParityReport, notes: Sequence[str], *, everything: bool
 ) -> Iterator[Section]:
-    """Arrange a comparison for `mlxhog.report.table.show`: the answer, then rows.
+    """Yield the tables of a comparison for `mlxhog.report.table.show`.
 
     Args:
-        comparison: the outcome.
-        notes: lines for below.
-        everything: the worst of each kind, over all sides that are compared with the same one,
-            then a line for every tensor; else those that fail, up to `MOST_FAILURES` of a kind.
+        comparison: the result.
+        notes: lines below the tables.
+        everything: whether to show the worst of each kind, over all sides that are compared with
+            the same one, and then every tensor; else the failures, up to `MOST_FAILURES` of a kind.
     """
     rows = comparison.rows
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[ComparedTensor]] = {}
     for row in rows:
         groups.setdefault((_reference_of(row), _group(row)), []).append(row)
     lines: list[tuple[str, ...]] = []
@@ -175,58 +199,60 @@ def _sections(
     yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
 
 
-def _answer(comparison: Comparison) -> str:
-    """Whether all agree, in a line."""
+def _answer(comparison: ParityReport) -> str:
+    """Return a line that says whether all agree."""
     rows, names = comparison.rows, [side.name for side in comparison.sides]
     failed = sum(not row.ok for row in rows)
     if failed:
         return FailureNote(f"FAILED: {failed} of {len(rows)} disagree")
     if comparison.missed:
-        return FailureNote("FAILED: a parameter was perturbed, and no comparison failed")
+        return FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
     sides = ", ".join([*names, *comparison.subject.recorded])
     if len(sides) > MOST_NAMES:
         sides = f"{len(names)} sides"
     return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
 
 
-def _closest(rows: Sequence[Row]) -> Iterator[str]:
-    """Which agreement is closest to its limit."""
+def _closest(rows: Sequence[ComparedTensor]) -> Iterator[str]:
+    """Yield a note on the agreement that is closest to its limit."""
     good = [row for row in rows if row.ok and row.max_abs is not None]
     if good:
         row = max(good, key=lambda row: row.pressure)
         yield (
             f"closest to its limit: {row.what} of {row.a} against {_against(row)}, at "
-            f"{row.pressure:.0%} of what is allowed"
+            f"{row.pressure:.0%} of the tolerance"
         )
 
 
-def _worst_failures(group: Sequence[Row]) -> list[Row]:
+def _worst_failures(group: Sequence[ComparedTensor]) -> list[ComparedTensor]:
     bad = [row for row in group if not row.ok]
     return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
 
 
-def _worst(group: Sequence[Row]) -> Row:
-    """The row that is farthest beyond its limit, or else closest to it."""
+def _worst(group: Sequence[ComparedTensor]) -> ComparedTensor:
+    """Return the tensor that is farthest beyond its limit, or else closest to it."""
     return max(group, key=lambda row: (not row.ok, row.pressure))
 
 
-def _reference_of(row: Row) -> str:
-    """The side that a row is judged by, where the forms of one backend count as one."""
+def _reference_of(row: ComparedTensor) -> str:
+    """Return the side that a tensor is compared with; the forms of a backend count as one."""
     return _against(row).partition("+")[0]
 
 
-def _against(row: Row) -> str:
+def _against(row: ComparedTensor) -> str:
     return "itself" if row.a == row.b else row.b
 
 
-def _group(row: Row) -> str:
-    """Return the kind of a row, with the form or rule that it is about."""
-    words = row.what.split("/")
-    return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
+def _group(row: ComparedTensor) -> str:
+    """Return the kind of a tensor, with its form or optimizer."""
+    words = row.what.split("/")[:2]
+    if row.kind in ("after", "step"):
+        return "/".join(words)
+    return "/".join(word for word in words if word in (*_FORMS, row.kind)) or row.kind
 
 
-def _line(row: Row, count: int = 1) -> tuple[str, ...]:
-    """A row as cells; `count` says for how many it stands."""
+def _line(row: ComparedTensor, count: int = 1) -> tuple[str, ...]:
+    """Return the cells of a line, which stands for `count` tensors."""
     place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     tensor = row.what.removeprefix(_group(row)).lstrip("/")
     at = f"{tensor}{place}"
@@ -246,7 +272,7 @@ def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.1e}"
 
 
-def _describe(row: Row) -> str:
+def _describe(row: ComparedTensor) -> str:
     """Return a line that names a disagreement."""
     where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     against = "itself over the whole sequence" if row.b == row.a else row.b

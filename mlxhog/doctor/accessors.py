@@ -7,20 +7,20 @@
     counter        here
     steps          writers that stand at the start line
     version        number of the last value that a writer published
-    start_ns       when it was published
+    start_ns       time of its publication
     eval_taken     the last of them that the reader has seen
 
-An arena has one write mode; here modes change between rounds, while nobody writes.
+An arena has one write mode; here the mode changes between rounds, while no writer runs.
 
     accessor            adds or reads
     native              the kernels of `mlxhog.optim.updates`, with ready increments
     mlx:cpu, torch:cpu  as workers do: the framework makes increments, the same kernels add them
     metal:mlx, :mps     our Metal kernels on the GPU
     emulated:mlx, :mps  the same source on the CPU, as either framework would run it
-    naive:...           `view += increments` in NumPy, torch or Metal, as no part of mlxhog does
+    naive:...           `view += increments` in NumPy, torch or Metal; no part of mlxhog does this
 
 A GPU worker that adds its own steps is `metal:...`; one whose steps the CPU adds is like `mlx:cpu`.
-Those that need a framework are in `probes_mlx.py` and `probes_torch.py`.
+`probes_mlx.py` and `probes_torch.py` have the accessors that need a framework.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ COUNTS: Final[Mapping[str, Float32]] = {
     "rows": np.repeat(np.bincount(INDEX).astype(np.float32), WIDTH),
     "half": np.ones(FLOATS, np.float32),
 }
-"""How often one pass adds to each element."""
+"""Number of adds to each element in one pass."""
 SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
     "dense": (FLOATS,),
     "rows": (len(INDEX), WIDTH),
     "half": (FLOATS,),
 }
-"""What one pass adds: increments of this shape."""
+"""Shape of the increments of one pass."""
 LIMITS: Final[Mapping[str, int]] = {"dense": 1 << 23, "rows": 1 << 22, "half": 1 << 10}
-"""Passes of each of two writers after which every element still counts exactly."""
+"""Passes of each of two writers that every element can count exactly."""
 _PACKED_WORDS = 4096  # a whole page of 16 KiB, so that a GPU can import it
 _PATIENCE_S = 20.0
 
@@ -79,7 +79,7 @@ class _Parameter:
 
 
 def create_arena(slots: int) -> Arena:
-    """Create an arena for litmus tests with that many writer slots."""
+    """Create an arena for litmus tests with `slots` writer slots."""
     layout = arena.plan(
         {"dense": _Parameter((FLOATS,), "dense"), "rows": _Parameter((ROWS, WIDTH), "rows")},
         max_workers=slots,
@@ -90,7 +90,7 @@ def create_arena(slots: int) -> Arena:
 
 
 class Bench:
-    """The same bytes, seen from any process.
+    """The same bytes, mapped in any process.
 
     Attributes:
         arena: mapped here.
@@ -104,46 +104,46 @@ class Bench:
         self.packed: UInt32 = mapped.segment("packed")
 
     def slot(self, kernel: str) -> Slot:
-        """Where the parameter "dense" or "rows" lies."""
+        """Return the slot of the parameter "dense" or "rows"."""
         return self.arena.layout.slots[kernel]
 
     def shared(self, kernel: str) -> Float32:
-        """The shared bytes that a kernel adds to, as float32 (of halves: two in each)."""
+        """Return the shared bytes that a kernel adds to, as float32 (of halves: two in each)."""
         if kernel == "half":
             return self.packed[: FLOATS // 2].view(np.float32)
         slot = self.slot(kernel)
         return self.flat[slot.offset : slot.offset + slot.size]
 
     def values(self, kernel: str) -> Float32:
-        """Copy the values as they are now, (1024,) float32; others may be writing."""
+        """Copy the current values, (1024,) float32; writers may run meanwhile."""
         shared = self.shared(kernel)
         copy = np.empty_like(shared)
         updates.snapshot(copy, shared)
         return copy.view(np.float16).astype(np.float32) if kernel == "half" else copy
 
     def fill(self, kernel: str, value: float = 0.0) -> None:
-        """Set every element, while nobody writes."""
+        """Set every element, while no writer runs."""
         self.shared(kernel)[:] = np.float32(value)
 
     def start_line(self) -> None:
-        """Let the next writers line up; nobody may be waiting."""
+        """Reset the start line for the next writers; no process may be waiting."""
         self.arena.counters.store("steps", 0)
 
     def line_up(self, writers: int) -> None:
-        """Wait until `writers` of them are here.
+        """Wait at the start line for `writers` processes in all.
 
         Raises:
-            TimeoutError: the others did not come.
+            TimeoutError: the others did not arrive.
         """
         counters = self.arena.counters
         counters.add("steps")
-        self.wait_for("steps", writers, "the other writer did not come to the start line")
+        self.wait_for("steps", writers, "the other writer did not reach the start line")
 
     def wait_for(self, counter: str, value: int, otherwise: str) -> None:
         """Wait until a counter has reached a value.
 
         Raises:
-            TimeoutError: saying `otherwise`.
+            TimeoutError: with the text `otherwise`.
         """
         watched = WatchedTime()
         while self.arena.counters.load(counter) < value:
@@ -159,10 +159,10 @@ Increments = Callable[[], NDArray[Any]]
 
 
 class Writer(Protocol):
-    """Adds to the arena, from the one thread that made it."""
+    """Adds to the arena, in the thread that created it."""
 
     def adder(self, kernel: str, mode: str, value: float) -> Pass:
-        """Return one pass: `value` is added to each element of `COUNTS[kernel]` so often.
+        """Return one pass, which adds `value` to each element `COUNTS[kernel]` times.
 
         Args:
             kernel: one of `KERNELS`.
@@ -178,10 +178,10 @@ class Accessor:
     Attributes:
         name: as in the table.
         factory: `module:function`, called with (bench, slot, *arguments).
-        arguments: see there.
-        emulated: Metal source that runs on a CPU.
-        naive: what mlxhog never does.
-        gpu: Metal, real or emulated: only atomic adds may stand beside it.
+        arguments: of `factory`.
+        emulated: whether it is Metal source that runs on a CPU.
+        naive: whether it is of the kind `naive:...`, see the table.
+        gpu: whether it is Metal, real or emulated: only atomic adds may run beside it.
     """
 
     name: str
@@ -192,20 +192,20 @@ class Accessor:
     gpu: bool = False
 
     def make(self, bench: Bench, slot: int) -> Any:  # a Writer, or a Reader
-        """Create it, in the thread that will use it; imports what it needs."""
+        """Create it in the thread that uses it; imports its framework."""
         module, _, function = self.factory.partition(":")
         create = getattr(importlib.import_module(module), function)
         return create(bench, slot, *self.arguments)
 
 
 class CPUWriter:
-    """Increments from anywhere, added by the native kernels.
+    """Adds given increments by the native kernels.
 
     Args:
         bench: the arena.
         slot: this writer's, for its locks.
-        increments: (shape, value, half) -> what gives one pass its increments, as a C-contiguous
-            array of that shape and type.
+        increments: (shape, value, half) -> a function that returns the increments of one pass, a
+            C-contiguous array of this shape and type.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class CPUWriter:
 
 
 def native_writer(bench: Bench, slot: int) -> CPUWriter:
-    """Make the writer whose increments are ready before the start."""
+    """Create the writer whose increments are ready before the start."""
 
     def ready(shape: tuple[int, ...], value: float, half: bool) -> Increments:
         array = np.full(shape, value, np.float16 if half else np.float32)
@@ -246,7 +246,7 @@ def native_writer(bench: Bench, slot: int) -> CPUWriter:
 
 
 class NaiveWriter:
-    """What a program without mlxhog would do: NumPy's `+=` on the shared view."""
+    """NumPy's `+=` on the shared view, as in a program without mlxhog."""
 
     def __init__(self, bench: Bench, slot: int) -> None:
         self._bench = bench
@@ -265,12 +265,12 @@ class NaiveWriter:
 
 def _all_added(failures: int) -> None:
     if failures:
-        raise RuntimeError(f"{failures} words were given up after 64 tries")
+        raise RuntimeError(f"{failures} words were not added within 64 tries")
 
 
 # -- Metal kernels as a writer, on any engine ------------------------------------------------------
 
-_FAILURES = 8  # words; MLX hands smaller arrays over in memory that cannot be written
+_FAILURES = 8  # words; MLX passes smaller arrays in memory that cannot be written
 
 
 class MetalWriter:
@@ -278,7 +278,7 @@ class MetalWriter:
 
     Args:
         bench: the arena.
-        slot: not needed, since nothing is locked.
+        slot: unused, since there are no locks.
         engine: name of a Metal engine.
     """
 
@@ -289,7 +289,7 @@ class MetalWriter:
         self._packed = self._engine.adopt(bench.packed)
 
     def adder(self, kernel: str, mode: str, value: float) -> Pass:
-        """Return one pass; always atomic, whatever the mode."""
+        """Return one pass, which is atomic in every mode."""
         engine = self._engine
         if kernel == "half":
             halves = np.full(FLOATS, value, np.float16).view(np.uint32)
@@ -315,11 +315,11 @@ class MetalWriter:
 
 
 class NaiveMetalWriter:
-    """A Metal kernel that reads, adds and stores, as a program without atomics would.
+    """A Metal kernel that reads, adds and stores without atomics.
 
     Args:
         bench: the arena.
-        slot: not needed.
+        slot: unused.
         engine: name of a Metal engine.
     """
 
@@ -343,31 +343,31 @@ class NaiveMetalWriter:
 # -- readers ---------------------------------------------------------------------------------------
 
 
-class Reader(Protocol):
-    """Reads the dense parameter, from the one thread that made it."""
+class LitmusReader(Protocol):
+    """Reads the dense parameter, in the thread that created it."""
 
     def read(self) -> Float32:
-        """Values as this reader's framework sees them now, (1024,) float32, private."""
+        """Return a private copy of the values that its framework sees now, (1024,) float32."""
 
 
 class NativeReader:
-    """A snapshot by native code, which every worker's snapshot begins with."""
+    """A snapshot by native code, as at the beginning of every worker's snapshot."""
 
     def __init__(self, bench: Bench, slot: int) -> None:
         self._bench = bench
 
     def read(self) -> Float32:
-        """Return the values as they are seen now."""
+        """Return the values that it sees now."""
         return self._bench.values("dense")
 
 
-# -- which of them this machine has ----------------------------------------------------------------
+# -- writers and readers of this machine -----------------------------------------------------------
 
 _HERE = "mlxhog.doctor."
 
 
 def metal_engines(machine: Machine) -> list[str]:
-    """Names of the Metal engines: those of an Apple GPU, else the emulated ones."""
+    """Return the names of the Metal engines: those of an Apple GPU, else the emulated ones."""
     if not machine.apple_gpu:
         return ["emulated:mlx", "emulated:mps"]
     names = {"mlx": "mlx:gpu", "mps": "torch:mps"}
@@ -375,7 +375,7 @@ def metal_engines(machine: Machine) -> list[str]:
 
 
 def all_writers(machine: Machine, usable_engines: list[str]) -> list[Accessor]:
-    """Every writer that is present, the naive ones last.
+    """Return every writer of this machine, the naive ones last.
 
     Args:
         machine: this one.
@@ -413,7 +413,7 @@ def all_writers(machine: Machine, usable_engines: list[str]) -> list[Accessor]:
 
 
 def all_readers(machine: Machine) -> list[tuple[str, Accessor]]:
-    """Every ("snapshot" or "live", reader) that is present; a reader is named by its backend."""
+    """Return every ("snapshot" or "live", reader) of this machine, named by its backend."""
     readers = [("snapshot", Accessor("native", f"{_HERE}accessors:NativeReader"))]
     for backend in ("mlx:cpu", "torch:cpu", "mlx:gpu", "torch:mps"):
         framework, device = backend.split(":")

@@ -1,7 +1,4 @@
-"""Checks of the machine, the versions and shared memory, and what a check is.
-
-Nothing here starts a framework.
-"""
+"""Checks of the machine, the versions and shared memory; no framework is started."""
 
 from __future__ import annotations
 
@@ -30,18 +27,18 @@ from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
 
 
-class Result(StrEnum):
-    """How a check ended."""
+class CheckResult(StrEnum):
+    """Result of a check."""
 
     PASS = "PASS"
     WARN = "WARN"
-    """Something works less well than it should, or mlxhog goes another way."""
+    """Something works less well than expected, or mlxhog avoids it."""
     FAIL = "FAIL"
     """A promise does not hold here; `mlxhog doctor` ends with exit code 1."""
-    UNTOLD = "unclear"
-    """It cannot be told: other programs keep this machine busy."""
+    UNCLEAR = "unclear"
+    """No result, because other programs keep this machine busy."""
     ABSENT = "absent"
-    """There is nothing here to check."""
+    """This machine does not have the thing to check."""
 
 
 AGAIN: Final = "run mlxhog doctor again when other programs are quiet"
@@ -49,18 +46,18 @@ AGAIN: Final = "run mlxhog doctor again when other programs are quiet"
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what was expected, what was observed, and what follows from the difference.
+    """One check.
 
     Attributes:
-        name: what was looked at.
-        result: how it ended.
-        found: what this machine showed.
-        expected: what it should show.
-        consequence: what follows where it does not; "" where all is well.
+        name: the thing that is checked.
+        result: of the check.
+        found: the observation.
+        expected: the expected observation.
+        consequence: of a difference between the two; "" if there is none.
     """
 
     name: str
-    result: Result
+    result: CheckResult
     found: str
     expected: str
     consequence: str = ""
@@ -73,11 +70,11 @@ def check(
     expected: str,
     consequence: str,
     *,
-    otherwise: Result = Result.FAIL,
+    otherwise: CheckResult = CheckResult.FAIL,
 ) -> Check:
     """Return PASS, or `otherwise` with its consequence."""
     if ok:
-        return Check(name, Result.PASS, str(observed), expected)
+        return Check(name, CheckResult.PASS, str(observed), expected)
     return Check(name, otherwise, str(observed), expected, consequence)
 
 
@@ -88,25 +85,25 @@ def failed(
     consequence: str,
     load: Load,
     *,
-    otherwise: Result = Result.FAIL,
+    otherwise: CheckResult = CheckResult.FAIL,
 ) -> Check:
-    """Return `otherwise`; or that nothing can be told, where a busy machine had no time for it."""
+    """Return `otherwise`, or UNCLEAR if a busy machine had no time for the check."""
     if isinstance(failure, Late) and load.busy:
-        return Check(name, Result.UNTOLD, f"{load}: {failure}", expected, AGAIN)
+        return Check(name, CheckResult.UNCLEAR, f"{load}: {failure}", expected, AGAIN)
     return Check(name, otherwise, str(failure), expected, consequence)
 
 
 def absent(name: str, why: str, expected: str) -> Check:
-    """Return a check that has nothing to look at."""
-    return Check(name, Result.ABSENT, why, expected)
+    """Return the check of a thing that this machine does not have."""
+    return Check(name, CheckResult.ABSENT, why, expected)
 
 
-# -- the machine and the versions in use -----------------------------------------------------------
+# -- the machine and the versions ------------------------------------------------------------------
 
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
 APPLE_PAGE: Final = 16_384
-_INSTALL_S: Final = 60.0  # an installer may write the module before the sources
+_INSTALL_S: Final = 60.0  # an installer may write the sources after the module
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -134,7 +131,7 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
 def check_facts(
     machine: Machine, facts: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> Iterator[Check]:
-    """Check what is known about systems and versions."""
+    """Check the system and the versions."""
     yield _translated(machine)
     yield _system(machine)
     yield _page(machine, facts["page_bytes"])
@@ -186,7 +183,7 @@ def _page(machine: Machine, page_bytes: int) -> Check:
         fits,
         f"{page_bytes} bytes",
         expected,
-        "arena segments start on no page boundary here, so that nothing can import them",
+        "arena segments are not aligned to pages here, so that no framework can import them",
     )
 
 
@@ -200,12 +197,12 @@ def _version(package: str, version: str) -> Check:
         _numbers(version) >= oldest,
         version,
         expected,
-        f"mlxhog relies on behaviour that is newer: python -m pip install -U {package}",
+        f"mlxhog relies on newer behaviour: python -m pip install -U {package}",
     )
 
 
 def _donation() -> Check:
-    """Whether MLX knows that imported memory is not its own, and so never writes results there."""
+    """Check that MLX knows imported memory, and so never writes results there."""
     name, expected = "MLX spares imported memory", "is_owned in mlx/array.h"
     spec = importlib.util.find_spec("mlx")
     if spec is None:
@@ -216,7 +213,7 @@ def _donation() -> Check:
     ]
     header = next((path for path in headers if path.exists()), None)
     if header is None:
-        return Check(name, Result.WARN, "the package has no array.h", expected, "cannot be told")
+        return Check(name, CheckResult.WARN, "the package has no array.h", expected, "unknown")
     knows = "is_owned" in header.read_text(encoding="utf-8", errors="replace")
     return check(
         name,
@@ -228,11 +225,11 @@ def _donation() -> Check:
 
 
 def _native() -> Check:
-    """Whether the native module is newer than the sources beside it, where there are any."""
+    """Check that the native module is newer than the sources beside it, if there are any."""
     name, expected = "native module", "built after the last change of its sources"
     spec = importlib.util.find_spec("mlxhog._native")
     if spec is None or spec.origin is None:
-        return Check(name, Result.FAIL, "not found", expected, "install mlxhog again")
+        return Check(name, CheckResult.FAIL, "not found", expected, "install mlxhog again")
     root = Path(str(files("mlxhog.metal")))
     sources = [
         path
@@ -246,13 +243,13 @@ def _native() -> Check:
         Path(spec.origin).stat().st_mtime + _INSTALL_S >= newest,
         Path(spec.origin).name,
         expected,
-        "this runs older C++ than you see: python -m pip install --no-build-isolation -e .",
-        otherwise=Result.WARN,
+        "the module is older than its C++: python -m pip install --no-build-isolation -e .",
+        otherwise=CheckResult.WARN,
     )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
+    """Return the leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
     return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
 
 
@@ -266,7 +263,7 @@ LARGE_BYTES: Final = 1 << 30
 
 
 def check_shared_memory() -> list[Check]:
-    """Create a large segment, then one that a child writes and is killed over."""
+    """Create a large segment, then one whose writing child is killed."""
     return [_large(), _after_a_kill()]
 
 
@@ -278,7 +275,7 @@ def _large() -> Check:
         backing = segment.create(nbytes)
     except (EnvironmentLacks, OSError) as error:
         consequence = "no run can start: give this machine or container more shared memory"
-        return Check(name, Result.FAIL, str(error), expected, consequence)
+        return Check(name, CheckResult.FAIL, str(error), expected, consequence)
     try:
         status = os.fstat(backing.fd)
     finally:
@@ -291,14 +288,16 @@ def _large() -> Check:
         f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}"
     )
     if mode != 0o600 or named:
-        return Check(name, Result.FAIL, observed, expected, "others may see or keep the parameters")
+        return Check(
+            name, CheckResult.FAIL, observed, expected, "others may see or keep the parameters"
+        )
     return check(
         name,
         nbytes == LARGE_BYTES,
         observed,
         expected,
         "large models may not fit",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
@@ -306,7 +305,7 @@ def _after_a_kill() -> Check:
     name, expected = "a killed worker", "its writes stay, its slot is free again"
     arena, watch = create_arena(1), LoadWatch()
     try:
-        for value in (1.0, 2.0):  # the second child takes the slot of the first
+        for value in (1.0, 2.0):  # the second child gets the slot of the first
             with Child(arena, (1,)) as child:
                 child.call(START_S, write, value)
         last = float(Bench(arena).values("dense").max())
@@ -318,5 +317,5 @@ def _after_a_kill() -> Check:
 
 
 def write(lane: Lane, value: float) -> None:
-    """In a child that is going to be killed: set the parameters."""
+    """In a child that will be killed: set the parameters."""
     Bench(lane.arena).fill("dense", value)

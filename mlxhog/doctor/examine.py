@@ -1,4 +1,4 @@
-"""Everything doctor looks at, one after the other, into one record."""
+"""Runs all checks, one after the other, into one record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from mlxhog.doctor import accessors, frameworks, kernels
 from mlxhog.doctor.accessors import Accessor
-from mlxhog.doctor.checks import Check, Result, check_facts, check_shared_memory, collect_facts
+from mlxhog.doctor.checks import Check, CheckResult, check_facts, check_shared_memory, collect_facts
 from mlxhog.doctor.litmus import READ_MODES, Litmus, broken, cases, try_reader
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
@@ -21,17 +21,17 @@ STAGES = (
     "facts", "shared memory", "Metal engines", "kernels", "backends", "memory between frameworks",
     "litmus", "reads", "a run",
 )  # fmt: skip
-"""A quick look has no run."""
+"""A quick examination leaves out the run."""
 QUICK_S = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long to look.
+    """Time to spend.
 
     Attributes:
         seconds: time for which each pair of writers adds.
-        quick: little of everything; such a record is not worth keeping.
+        quick: whether to test a little of everything; such a record is not kept.
     """
 
     seconds: float
@@ -49,9 +49,9 @@ class Effort:
 
 
 def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
-    """Look at this machine and return the record, without a verdict.
+    """Examine this machine and return the record, without a verdict.
 
-    Takes about a minute. Nothing is left behind: no process, no shared memory.
+    Takes about a minute. Leaves no process and no shared memory behind.
     """
     tell = Stages(tell, len(STAGES) - effort.quick)
     machine = machines.here()
@@ -61,7 +61,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     tell("shared memory", "")
     checks += check_shared_memory()
     tell("Metal engines", "")
-    texts = kernels.check_mlx_text()  # of all kernels at once; emulated engines find them kept
+    texts = kernels.check_mlx_text()  # of all kernels at once, cached for emulated engines
     engines = kernels.Engines(accessors.metal_engines(machine))
     try:
         started_engines, usable = engines.start()
@@ -96,7 +96,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
         record["tokens_per_s_metal"] = speeds.metal
     everything = (*checks, *started, *imported)
     record["failed"] = [
-        *(each.name for each in everything if each.result == Result.FAIL),
+        *(each.name for each in everything if each.result == CheckResult.FAIL),
         *_broken_rows(rows),
         *_broken_reads(read),
         *(f"kernel {_kernel(row)}" for row in compared if not row["ok"]),
@@ -107,7 +107,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
 def _compared(
     engines: kernels.Engines, usable: Sequence[str], tell: TellStep
 ) -> list[dict[str, Any]]:
-    """Every kernel in every instance, on every engine that could be started."""
+    """Return a row per instance of a kernel and usable engine."""
     tell("kernels", "")
     tests = [(name, *one) for name in usable for one in instances()]
     rows = []
@@ -119,7 +119,7 @@ def _compared(
 
 
 def _agreed(compared: Sequence[dict[str, Any]]) -> set[str]:
-    """Engines on which no kernel differed from its reference."""
+    """Return the engines on which every kernel agreed with its reference."""
     return {row["engine"] for row in compared} - {
         row["engine"] for row in compared if not row["ok"]
     }
@@ -128,7 +128,7 @@ def _agreed(compared: Sequence[dict[str, Any]]) -> set[str]:
 def _litmus(
     machine: Machine, writers: list[Accessor], effort: Effort, tell: TellStep
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every pair of writers, then every reader beside the native writer."""
+    """Return rows of every pair of writers, and of every reader beside the native writer."""
     litmus = Litmus(effort.pair_s)
     try:
         pairs = list(cases(writers))
@@ -156,7 +156,7 @@ def _broken_rows(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _broken_reads(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Reads that every run relies on: snapshots, and live reads of a CPU."""
+    """Return the wrong reads that runs rely on: snapshots, and live reads of a CPU."""
     return [
         f"{row['kind']} reads of {row['reader']}"
         for row in rows

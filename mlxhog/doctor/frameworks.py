@@ -23,7 +23,7 @@ from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
-from mlxhog.doctor.checks import AGAIN, Check, Result, absent, check, failed
+from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent, check, failed
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
@@ -37,7 +37,7 @@ from mlxhog.report.metrics import Result as RunResult
 from mlxhog.training.api import train
 
 MODEL: Final = "tiny"
-BATCH, LENGTH = 2, 256  # what `mlxhog train` begins with
+BATCH, LENGTH = 2, 256  # the defaults of `mlxhog train`
 PATIENCE_S: Final = 60.0  # for the gradients of one backend
 _EXPECTED = "starts, and computes a finite gradient of the model tiny"
 
@@ -61,10 +61,10 @@ def check_backends(
     """Start each backend in a process of its own.
 
     Args:
-        machine: says what cannot be here.
-        gradients: that each computes, with one thread.
-        agreed: Metal engines on which every kernel agreed with its reference; GPU workers of these
-            are measured with the Metal kernels too, right after.
+        machine: this one.
+        gradients: number that each computes, with one thread.
+        agreed: Metal engines on which every kernel agreed with its reference; their GPU workers are
+            then also measured with the Metal kernels.
 
     Returns:
         A check per backend and form, and the speeds of those that work.
@@ -78,7 +78,7 @@ def check_backends(
             continue
         consequence = f"--workers {name} cannot train here"
         usual = "reference" if name in GPU_ENGINES else "auto"
-        result = _measure(f"backend {name}", name, usual, gradients, Result.FAIL, consequence)
+        result = _measure(f"backend {name}", name, usual, gradients, CheckResult.FAIL, consequence)
         checks.append(result.check)
         if result.tokens_per_s is None:
             continue
@@ -86,7 +86,7 @@ def check_backends(
         if GPU_ENGINES.get(name) in agreed:
             consequence = f"--kernels auto is reference on {name}, and metal fails"
             title = f"backend {name}, Metal kernels"
-            result = _measure(title, name, "metal", gradients, Result.WARN, consequence)
+            result = _measure(title, name, "metal", gradients, CheckResult.WARN, consequence)
             checks.append(result.check)
             if result.tokens_per_s is not None:
                 speeds.metal[name] = result.tokens_per_s
@@ -99,7 +99,7 @@ class _Measurement(NamedTuple):
 
 
 def _measure(
-    title: str, name: str, kernels: str, gradients: int, otherwise: Result, consequence: str
+    title: str, name: str, kernels: str, gradients: int, otherwise: CheckResult, consequence: str
 ) -> _Measurement:
     watch = LoadWatch()
     try:
@@ -115,13 +115,13 @@ def _measure(
     observed = f"loss {loss:.3f}, {speed:,.0f} tokens/s with one thread"
     if watch.look().busy:
         observed += ", or more when other programs are quiet"
-    return _Measurement(Check(title, Result.PASS, observed, _EXPECTED), speed)
+    return _Measurement(Check(title, CheckResult.PASS, observed, _EXPECTED), speed)
 
 
 def measure_gradients(lane: Lane, name: str, kernels: str, gradients: int) -> tuple[float, float]:
     """In a child: return tokens per second and the first loss.
 
-    The faster half of the gradients counts: other programs hold up the rest.
+    Only the faster half of the gradients counts, since other programs may delay the rest.
 
     Raises:
         ValueError: the gradient is not finite, or zero.
@@ -156,7 +156,7 @@ def _check_gradients(loss: float, grads: Grads) -> None:
             raise ValueError(f"the gradient of {name} is not finite, or all zero")
 
 
-# -- the ways between host memory and the frameworks' memory ---------------------------------------
+# -- sharing host memory with the frameworks -------------------------------------------------------
 
 IMPORT_BYTES: Final = 100 << 20
 QUICK_IMPORT_BYTES: Final = 4 << 20
@@ -164,25 +164,25 @@ QUICK_IMPORT_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True)
 class Probe:
-    """Something to try in a child.
+    """A function that a child calls.
 
     Attributes:
-        what: its name, should it end the child.
+        what: name of the check if the child ends.
         target: function below `mlxhog.doctor`, as `module:function`, which returns checks.
         args: of the function.
-        worst: what it means that the child ended.
-        consequence: what follows from that.
+        worst: result of the check if the child ends.
+        consequence: of that.
     """
 
     what: str
     target: str
     args: tuple[int, ...] = ()
-    worst: Result = Result.FAIL
-    consequence: str = "how this memory is shared is not known: keep to the defaults"
+    worst: CheckResult = CheckResult.FAIL
+    consequence: str = "the sharing of this memory is unknown: use the defaults"
 
 
 def check_imports(machine: Machine, *, quick: bool) -> list[Check]:
-    """Try every way between the frameworks that are installed."""
+    """Check how the installed frameworks share memory."""
     probes: list[Probe] = []
     nbytes = QUICK_IMPORT_BYTES if quick else IMPORT_BYTES
     if "mlx" in machine.frameworks:
@@ -191,13 +191,13 @@ def check_imports(machine: Machine, *, quick: bool) -> list[Check]:
         probes.append(Probe("memory of torch", "probes_torch:examine"))
     if {"mlx", "torch"} <= machine.frameworks:
         probes.append(Probe("memory of MLX and torch", "probes_torch:examine_with_mlx"))
-    if "mlx" in machine.frameworks:  # last, since Metal may end the process over it
+    if "mlx" in machine.frameworks:  # last, since Metal may end the process
         probes.append(
             Probe(
                 "import of an unaligned address",
                 "probes_mlx:unaligned",
                 (nbytes,),
-                Result.WARN,
+                CheckResult.WARN,
                 "none: mlxhog refuses such an address itself",
             )
         )
@@ -205,7 +205,7 @@ def check_imports(machine: Machine, *, quick: bool) -> list[Check]:
 
 
 def _run_probes(probes: Iterable[Probe]) -> list[Check]:
-    """Run each probe in a child, which alone imports frameworks; in a new one if it dies."""
+    """Run each probe in a child, since only children import frameworks; a dead one is replaced."""
     checks: list[Check] = []
     child: Child | None = None
     try:
@@ -220,7 +220,7 @@ def _run_probes(probes: Iterable[Probe]) -> list[Check]:
                     failed(
                         probe.what,
                         failure,
-                        "every way can be tried",
+                        "the checks run to their end",
                         probe.consequence,
                         watch.look(),
                         otherwise=probe.worst,
@@ -244,68 +244,66 @@ def call_by_name(lane: Lane, target: str, *args: Any) -> list[Check]:
 # -- a short run -----------------------------------------------------------------------------------
 
 SLOWER: Final = 0.2
-_FEWEST_STEPS: Final = 20  # steps in the first half whose time means something
+_FEWEST_STEPS: Final = 20  # in the first half; the time of fewer means little
 _STEP_TIME: Final = "step time"
 _SAME_PACE: Final = f"second half of a run less than {SLOWER:.0%} slower than the first"
 
 
 class PaceSample(NamedTuple):
-    """Where a run was at some time, all its workers at work since the first sample."""
+    """Time and steps of a run; all its workers have run since the first sample."""
 
     elapsed_s: float
     steps: int
 
 
 def judge_pace(samples: Sequence[PaceSample], load: Load) -> Check:
-    """Compare the time from step to step in the first half of a run with that in the second.
+    """Compare the time per step in the first half of a run with that in the second.
 
     Args:
         samples: in the order of time.
         load: of the machine meanwhile.
     """
     if len(samples) < 3:
-        return absent(_STEP_TIME, f"{len(samples)} samples are too few to tell", _SAME_PACE)
+        return absent(_STEP_TIME, f"{len(samples)} samples are too few", _SAME_PACE)
     first, last = samples[0], samples[-1]
     half = (first.elapsed_s + last.elapsed_s) / 2
     middle = min(samples[1:-1], key=lambda sample: abs(sample.elapsed_s - half))
     steps = middle.steps - first.steps
     if steps < _FEWEST_STEPS:
-        return absent(_STEP_TIME, f"{steps} steps are too few to tell", _SAME_PACE)
+        return absent(_STEP_TIME, f"{steps} steps are too few", _SAME_PACE)
     early = (middle.elapsed_s - first.elapsed_s) / steps
     late = (last.elapsed_s - middle.elapsed_s) / max(last.steps - middle.steps, 1)
     observed = f"{early * 1e3:.1f} ms, then {late * 1e3:.1f} ms ({late / early - 1:+.0%})"
     slower = late >= (1 + SLOWER) * early
     if slower and load.busy:
-        return Check(_STEP_TIME, Result.UNTOLD, f"{load}: {observed}", _SAME_PACE, AGAIN)
+        return Check(_STEP_TIME, CheckResult.UNCLEAR, f"{load}: {observed}", _SAME_PACE, AGAIN)
     return check(
         _STEP_TIME,
         not slower,
         observed,
         _SAME_PACE,
         "the chip is hot: see `pmset -g therm` on a Mac; long runs will be slower",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
-STEPS: Final = (
-    600  # some while the worker is replaced, the rest to see whether they keep their pace
-)
-FEWEST_STEPS: Final = 100  # from which on a loss is judged; text that repeats itself takes 20
+STEPS: Final = 600  # some while the worker is replaced; the rest measure the time per step
+FEWEST_STEPS: Final = 100  # with fewer the loss is not judged; a repeated text takes 20
 MOST_S: Final = 60.0
-LEARNT: Final = 1.0  # nats below guessing; text that repeats itself is learnt at once
+LEARNT: Final = 1.0  # nats below a uniform guess; a repeated text is learnt at once
 _TEXT: Final = "Never wait: read, compute, add without a lock. " * 4000
 _KILL_AT: Final = 10  # steps
 _RUN: Final = "a run"
 
 
 def check_training(steps: int = STEPS) -> list[Check]:
-    """Train the default model on a text that repeats itself.
+    """Train the default model on a repeated text.
 
     Args:
-        steps: as many, or those of `MOST_S`.
+        steps: limit, beside that of `MOST_S`.
 
     Returns:
-        What became of the run, and whether its steps kept their pace.
+        A check of the run, and one of its time per step.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -323,7 +321,7 @@ def check_training(steps: int = STEPS) -> list[Check]:
                 observer=watch,
             )  # fmt: skip
         except MlxhogError as error:
-            return [Check(_RUN, Result.FAIL, str(error), expected, "no training here")]
+            return [Check(_RUN, CheckResult.FAIL, str(error), expected, "no training here")]
     if result.status == "interrupted":
         raise KeyboardInterrupt
     load = load_watch.look()
@@ -334,11 +332,11 @@ def check_training(steps: int = STEPS) -> list[Check]:
 
 
 class WorkerKiller:
-    """An observer that kills a worker once the run is under way.
+    """An observer that kills a worker after `_KILL_AT` steps.
 
     Attributes:
         loss: the last one, infinite before the first.
-        samples: where the run was, from the time when the killed worker was replaced.
+        samples: of the run, from the replacement of the killed worker on.
     """
 
     def __init__(self) -> None:
@@ -347,7 +345,7 @@ class WorkerKiller:
         self._killed: int | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Look at the run."""
+        """Observe the run."""
         self.loss = self.loss if progress.loss is None else progress.loss
         if self._killed is not None:
             self._sample(progress)
@@ -356,20 +354,20 @@ class WorkerKiller:
             os.kill(self._killed, signal.SIGKILL)
 
     def _sample(self, progress: Progress) -> None:
-        """Note where the run is, unless a worker is missing or training is over."""
+        """Add a sample, unless a worker is missing or training is over."""
         whole = all(w.state == "running" and w.pid != self._killed for w in progress.workers)
         if whole and (not self.samples or progress.elapsed_s > self.samples[-1].elapsed_s):
             self.samples.append(PaceSample(progress.elapsed_s, progress.step))
 
 
 def judge_run(result: RunResult, loss: float, highest: float, expected: str, load: Load) -> Check:
-    """Return what a finished run shows, by its steps.
+    """Return the check of a finished run.
 
     Args:
         result: of the run.
         loss: the last one.
-        highest: that a run that learns has after `FEWEST_STEPS`.
-        expected: of the run, in words.
+        highest: limit of the loss after `FEWEST_STEPS`.
+        expected: text of the check.
         load: of the machine meanwhile.
     """
     workers = ",".join(worker.backend for worker in result.workers)
@@ -379,6 +377,6 @@ def judge_run(result: RunResult, loss: float, highest: float, expected: str, loa
     )
     good = result.status == "done" and loss < highest and result.restarts >= 1
     if not good and result.status == "done" and result.steps < FEWEST_STEPS:
-        why = str(load) if load.busy else f"too few steps in {MOST_S:.0f} s to tell"
-        return Check(_RUN, Result.UNTOLD, f"{why}: {observed}", expected, AGAIN)
-    return check(_RUN, good, observed, expected, "look at it with: mlxhog train --time 1m")
+        why = str(load) if load.busy else f"too few steps in {MOST_S:.0f} s"
+        return Check(_RUN, CheckResult.UNCLEAR, f"{why}: {observed}", expected, AGAIN)
+    return check(_RUN, good, observed, expected, "to see more: mlxhog train --time 1m")

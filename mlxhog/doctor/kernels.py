@@ -1,4 +1,4 @@
-"""Every Metal kernel against its NumPy reference on every engine, and the text MLX makes of it."""
+"""Every Metal kernel against its NumPy reference on every engine, and against MLX's text of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.verdicts import NONE
 from mlxhog.metal import engine as engines
@@ -32,7 +32,7 @@ class Engines:
     """The engines of this machine, each in a process that can be replaced.
 
     Args:
-        names: as `mlxhog.metal.engine.create` knows them.
+        names: arguments of `mlxhog.metal.engine.create`.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -44,7 +44,7 @@ class Engines:
         checks: list[Check] = []
         usable: list[str] = []
         for name in self.names:
-            expected = "starts, imports memory without a copy, adds in place; a NaN hangs nothing"
+            expected = "starts, imports memory without a copy, adds in place; no hang at a NaN"
             try:
                 problem = self._child(name).call(START_S + _COMPILE_S, write_imported, name)
             except Failed as failure:
@@ -57,7 +57,7 @@ class Engines:
                     problem or "as expected",
                     expected,
                     _consequence(name),
-                    otherwise=Result.WARN,
+                    otherwise=CheckResult.WARN,
                 )
             )
             usable += [] if problem else [name]
@@ -102,12 +102,12 @@ class Engines:
 
 def _consequence(engine: str) -> str:
     if engine.startswith("emulated:"):
-        return "no Metal source is tried on it here"
+        return "no Metal source is tested on it here"
     return "no --gpu-write metal and no Metal kernels of ours here; MLX and torch work without"
 
 
 def write_imported(lane: Lane, name: str) -> str:
-    """In a child: return what is wrong with the engine, "" for nothing."""
+    """In a child: return an error of the engine, or ""."""
     engine = lane.keep(name, lambda: engines.create(name))
     host = np.frombuffer(mmap.mmap(-1, _PAGE), np.float32)
     arena = engine.adopt(host)
@@ -116,7 +116,7 @@ def write_imported(lane: Lane, name: str) -> str:
     expected = np.ones_like(host)
     expected[32:96] = 3.0
     if not np.array_equal(host, expected):
-        return f"imported memory holds other values in {int((host != expected).sum())} places"
+        return f"imported memory has {int((host != expected).sum())} wrong values"
     words = np.frombuffer(mmap.mmap(-1, _PAGE), np.uint32)
     halves = words.view(np.float16)
     halves[:16] = np.nan
@@ -124,16 +124,16 @@ def write_imported(lane: Lane, name: str) -> str:
     ones = engine.array(np.ones(32, np.float16).view(np.uint32))
     engine.run(packed16_add(engine.adopt(words), ones, failures, offset=0, instance="half"))
     if not (np.isnan(halves[:16]).all() and (halves[16:32] == 1).all()):
-        return "a NaN among halves spreads, or goes away"
+        return "a NaN among halves spreads, or disappears"
     failed_words = int(engine.host(failures)[0])
-    return f"{failed_words} words with a NaN were given up" if failed_words else ""
+    return f"{failed_words} words with a NaN were not added" if failed_words else ""
 
 
 def difference(lane: Lane, name: str, kernel_name: str, instance: str) -> float:
     """In a child: return the largest error of a kernel against its reference.
 
-    Relative to the largest value of each array that is above 1; where one side is NaN and the other
-    is not, the error is infinite.
+    The error is relative to the largest value of each array, if that is above 1. It is infinite if
+    only one of the two is NaN.
     """
     engine = lane.keep(name, lambda: engines.create(name))
     kernel = KERNELS[kernel_name]
@@ -174,7 +174,7 @@ def _error(actual: NDArray[Any], expected: NDArray[Any], packed: str) -> float:
 
 
 def _numbers(array: NDArray[Any], packed: str) -> NDArray[np.float64]:
-    """What an array means; in 32-bit words of `packed` 16-bit floats each holds two numbers."""
+    """Return the numbers of an array; a 32-bit word of `packed` 16-bit floats holds two."""
     if array.dtype != np.uint32 or not packed:
         return array.astype(np.float64)
     if packed == "half":
@@ -187,27 +187,27 @@ def _numbers(array: NDArray[Any], packed: str) -> NDArray[np.float64]:
 
 
 def check_mlx_text() -> Check:
-    """Ask MLX for the text of every kernel, and compare it with our statement of its rules."""
+    """Compare MLX's text of every kernel with the one that our statement of its rules gives."""
     name, expected = "MLX's text of our kernels", "the text that was emulated and tested"
     if not mlx_text.mlx_version():
         return absent(name, f"mlx is {NONE}", expected)
     requests = [mlx_text.request_of(kernel, instance) for kernel, instance in instances()]
-    consequence = "emulated results say less: this MLX passes arguments in another way"
+    consequence = "emulated results prove less: this MLX passes arguments in another way"
     try:
         texts = mlx_text.captured(requests, build.kernel_cache())
     except (MlxhogError, subprocess.TimeoutExpired) as error:
-        return Check(name, Result.WARN, str(error), expected, consequence)
+        return Check(name, CheckResult.WARN, str(error), expected, consequence)
     others = [
         each.name
         for each, text in zip(requests, texts, strict=True)
         if _words(text) != _words(mlx_text.stated(each))
     ]
-    agreement = f"{len(requests) - len(others)} of {len(requests)} equal, but for spaces and names"
+    agreement = f"{len(requests) - len(others)} of {len(requests)} equal, up to spaces and names"
     if others:
         agreement += f"; not {', '.join(others)}"
-    return check(name, not others, agreement, expected, consequence, otherwise=Result.WARN)
+    return check(name, not others, agreement, expected, consequence, otherwise=CheckResult.WARN)
 
 
 def _words(text: str) -> list[str]:
-    """What matters in a text: not white space, and not the name that MLX makes up."""
+    """Return the words of a text, without white space and the name that MLX generates."""
     return re.sub(r"custom_kernel_\w+", "custom_kernel", text).split()

@@ -1,19 +1,19 @@
-"""Two writers at once, and a reader beside a writer: what was lost, what tore, how fast it was.
+"""Two writers at once, and a reader beside a writer: lost adds, torn values and speed.
 
-Both writers stand at a start line, then add 1.0 to every element, pass after pass, until the time
-is over or the elements stop counting exactly; meanwhile this process reads. Afterwards every
-element must be the number of adds it was given. A value that is not a whole number, is larger than
-it can be, or (where nothing may be lost) falls, is torn.
+Both writers wait at a start line, then add 1.0 to every element, pass after pass, until the time is
+over or float32 could no longer count exactly; meanwhile this process reads. Afterwards every
+element must equal the number of its adds. A value is torn if it is not a whole number, is too
+large, or (in modes that lose nothing) falls.
 
 Concurrency promises tested: lossless and cas lose nothing; racy and naive writers may, but no
 value tears.
 
 A reader in another process must see whole values, in order and soon:
 
-    counting    the writer adds 1.0; what is read must be whole numbers that never fall
-    flipping    the writer goes between two values without a byte in common, by adding their
-                difference; what is read must be one of the two, or it is torn
-    publishing  the writer adds 1.0 and waits; the reader says when it sees that
+    counting    the writer adds 1.0; the reader must see whole numbers that never fall
+    flipping    the writer alternates between two values without a common byte, by adding their
+                difference; any third value is torn
+    publishing  the writer adds 1.0 and waits until the reader has seen it
 
 A snapshot may hold elements of different ages; each of them must be whole.
 """
@@ -39,8 +39,8 @@ from mlxhog.doctor.accessors import (
     LIMITS,
     Accessor,
     Bench,
+    LitmusReader,
     Pass,
-    Reader,
     Writer,
     create_arena,
 )
@@ -55,14 +55,14 @@ LANES: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
     "threads": ((0, 0), (0, 1)),
     "processes": ((0, 0), (1, 0)),
 }
-"""Child and lane of both writers."""
+"""Child and lane of each writer."""
 _LOOK_S = 0.001
-_GRACE_S = 30.0  # for one who has to compile its kernel, or waits for a core
+_GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 
 
 @dataclass(frozen=True)
 class Case:
-    """Two writers, what they add to, where they live and how they add."""
+    """Two writers, the kernel and the write mode, in threads or processes."""
 
     writers: tuple[Accessor, Accessor]
     kernel: str
@@ -70,16 +70,16 @@ class Case:
     mode: str
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return it as a line."""
         a, b = (kind.name for kind in self.writers)
         return f"{a} + {b}, {self.kernel}, {self.where}, {self.mode}"
 
 
 def cases(writers: Sequence[Accessor]) -> Iterator[Case]:
-    """Every pair of writers, also of a kind with itself, in every mode that makes sense.
+    """Yield every pair of writers, also of equal ones, in every mode that is possible.
 
-    A Metal writer is atomic, so who stands beside it has to use `cas`. Halves have `cas` only.
-    Naive writers meet each other, on a GPU only themselves. Only native code is tried as racy.
+    A Metal writer is atomic, so a writer beside it must use `cas`. Halves have `cas` only. Naive
+    writers meet each other, on a GPU only themselves. Only native code is tested as racy.
     """
     for a, b in combinations_with_replacement(writers, 2):
         for mode in _modes(a, b):
@@ -101,7 +101,7 @@ def _modes(a: Accessor, b: Accessor) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Passes:
-    """What one writer did in one round."""
+    """Passes of one writer in one round, and their time."""
 
     passes: int
     seconds: float
@@ -110,7 +110,7 @@ class Passes:
 def add_until(
     lane: Lane, kind: Accessor, kernel: str, mode: str, seconds: float, limit: int, writers: int
 ) -> Passes:
-    """In a child: line up, then add 1.0 until the time is over or `limit` passes are done."""
+    """In a child: line up, then add 1.0 until the time is over, at most `limit` passes."""
     place = lane.keep("bench", lambda: Bench(lane.arena))
     writer: Writer = lane.keep(kind, lambda: kind.make(place, lane.slot))
     add = lane.keep((kind, kernel, mode), lambda: writer.adder(kernel, mode, 1.0))
@@ -128,9 +128,9 @@ class Litmus:
     """The two children that write, and the arena they write to.
 
     Args:
-        seconds: how long the writers of one case add.
+        seconds: time for which the writers of one case add.
 
-    Concurrency: used by one thread; close it, or no child is ended before this process.
+    Concurrency: used by one thread; without `close`, the children live as long as this process.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -155,15 +155,16 @@ class Litmus:
         self._children = []
 
     def close(self) -> None:
-        """End the children and let go of the arena."""
+        """End the children and close the arena."""
         self.give_up()
         del self.bench
         self.arena.close()
 
     def run(self, case: Case) -> dict[str, Any]:
-        """Try one case; the failure of a writer stands in `error`, and ends nothing else.
+        """Run one case; returns a row of the record.
 
-        `untold` says why nothing follows from that: the machine was too busy.
+        `error` has the failure of a writer. `untold` is there if it proves nothing, because the
+        machine was too busy.
         """
         watch = LoadWatch()
         row: dict[str, Any] = {
@@ -187,7 +188,7 @@ class Litmus:
         return row
 
     def _warm_up(self, case: Case) -> None:
-        """Let each writer import, compile and make one pass, alone, before any clock runs."""
+        """Let each writer import, compile and make one pass, alone, before the time counts."""
         for kind, at in zip(case.writers, LANES[case.where], strict=True):
             if (kind, case.kernel, at) in self._warm:
                 continue
@@ -199,7 +200,7 @@ class Litmus:
             self._warm.add((kind, case.kernel, at))
 
     def _measure(self, case: Case) -> dict[str, Any]:
-        """Rounds until the time is over; each ends before its elements stop counting exactly."""
+        """Run rounds until the time is over; each ends while float32 still counts exactly."""
         adds, lost, torn, seconds = 0, 0, 0, 0.0
         limit = LIMITS[case.kernel]
         while seconds < self.seconds:
@@ -212,7 +213,7 @@ class Litmus:
         return {"adds": adds, "lost": lost, "torn": torn, "adds_per_s": adds / seconds}
 
     def _round(self, case: Case, seconds: float, limit: int) -> tuple[list[Passes], int]:
-        """One round from zero; returns what the writers did and how many torn values were seen."""
+        """Run one round from zero; returns the writers' passes and the number of torn values."""
         self.bench.fill(case.kernel)
         self.bench.start_line()
         places = [(self.children[child], lane) for child, lane in LANES[case.where]]
@@ -236,8 +237,8 @@ class ValueMonitor:
     """Counts values that no order of whole adds can explain.
 
     Args:
-        case: what is being added.
-        passes: the most that both writers can make.
+        case: that runs.
+        passes: largest number of passes of both writers.
     """
 
     def __init__(self, case: Case, passes: int) -> None:
@@ -255,10 +256,10 @@ class ValueMonitor:
 
 
 def count_lost(values: Float32, kernel: str, passes: int) -> tuple[int, int]:
-    """Compare the end of a round with what was added.
+    """Compare the values after a round with the number of adds.
 
     Returns:
-        Adds that never arrived, and elements that hold what no lost add explains.
+        The number of lost adds, and of elements that no lost add explains.
     """
     expected = passes * COUNTS[kernel].astype(np.float64)
     sane = (values <= expected) & (values == np.rint(values)) & (values >= 0)
@@ -267,10 +268,10 @@ def count_lost(values: Float32, kernel: str, passes: int) -> tuple[int, int]:
 
 
 def broken(row: Mapping[str, Any]) -> bool:
-    """Whether a row breaks a promise of mlxhog's.
+    """Whether a row breaks a promise of mlxhog.
 
     Its writers on a CPU, and its Metal source under emulation, must not fail, lose or tear; racy
-    ones may lose. A real GPU that loses is a fact and no error.
+    ones may lose. Losses of a real GPU are a fact, not an error.
     """
     if "untold" in row and not (row["lost"] or row["torn"]):
         return False
@@ -298,19 +299,19 @@ def try_reader(
     *,
     patience_s: float = PATIENCE_S,
 ) -> dict[str, Any]:
-    """Try one reader beside one writer, each in a process of its own.
+    """Run one reader beside one writer, each in a process of its own.
 
     Args:
-        litmus: the children, and for how long to read.
+        litmus: has the children and the time to read.
         kind: "snapshot" or "live".
         reader: of this kind.
-        writer: who adds meanwhile.
-        mode: how it adds.
-        patience_s: how long a write may take to be seen.
+        writer: adds meanwhile.
+        mode: of its writes.
+        patience_s: limit of the time until the reader sees a write.
 
     Returns:
-        A row of the record: `samples` values looked at; `torn` that were never written;
-        `backwards` that fell; `visible_s`, the longest time until a write was seen.
+        A row of the record: `samples` values read; `torn` of them never written; `backwards` that
+        fell; `visible_s`, the longest time until the reader saw a write.
     """
     row: dict[str, Any] = {
         "reader": reader.name,
@@ -352,7 +353,7 @@ def try_reader(
 
 
 def _failed(failure: Failed, watch: LoadWatch) -> dict[str, str]:
-    """What a row says of a failure, and of a busy machine that had no time for its processes."""
+    """Return the fields of a failure; `untold` if a busy machine had no time for the processes."""
     load = watch.look()
     untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
     return {"error": str(failure), **untold}
@@ -360,7 +361,7 @@ def _failed(failure: Failed, watch: LoadWatch) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """How many values a reader looked at, and how many of them no writer can explain."""
+    """Number of values read, and of those that no writer can explain."""
 
     samples: int
     torn: int
@@ -368,12 +369,12 @@ class ReadCounts:
 
 
 def make_reader(lane: Lane, reader: Accessor) -> None:
-    """In a child: import what the reader needs and read once, before any clock runs."""
+    """In a child: create the reader and read once, before the time counts."""
     _reader(lane, reader).read()
 
 
 def read_until(lane: Lane, reader: Accessor, seconds: float, flipping: bool) -> ReadCounts:
-    """In a child: line up, then read and judge what was read until the time is over."""
+    """In a child: line up, then read and count wrong values until the time is over."""
     source = _reader(lane, reader)
     _bench(lane).line_up(2)
     samples = torn = backwards = 0
@@ -403,7 +404,7 @@ def write_until(lane: Lane, writer: Accessor, mode: str, seconds: float, flippin
 
 
 def publish(lane: Lane, writer: Accessor, mode: str) -> None:
-    """In a child: add 1.0, say when, and wait until the reader has seen it; some times over."""
+    """In a child: add 1.0, publish the time and wait for the reader; `_PUBLISHED` times."""
     place = _bench(lane)
     (add,) = _adders(lane, writer, mode, (1.0,))
     counters = place.arena.counters
@@ -416,10 +417,10 @@ def publish(lane: Lane, writer: Accessor, mode: str) -> None:
 
 
 def see(lane: Lane, reader: Accessor, patience_s: float) -> float:
-    """In a child: return the longest time in seconds that a published value took to be seen.
+    """In a child: return the longest time in seconds until a published value was visible.
 
     Raises:
-        TimeoutError: a value never became visible.
+        TimeoutError: a value did not become visible.
     """
     place, source = _bench(lane), _reader(lane, reader)
     counters = place.arena.counters
@@ -440,8 +441,8 @@ def _bench(lane: Lane) -> Bench:
     return lane.keep("bench", lambda: Bench(lane.arena))
 
 
-def _reader(lane: Lane, reader: Accessor) -> Reader:
-    source: Reader = lane.keep(reader, lambda: reader.make(_bench(lane), lane.slot))
+def _reader(lane: Lane, reader: Accessor) -> LitmusReader:
+    source: LitmusReader = lane.keep(reader, lambda: reader.make(_bench(lane), lane.slot))
     return source
 
 

@@ -1,4 +1,4 @@
-"""Probes of MLX, run in a child: how it shares memory, and how it accesses the arena."""
+"""Probes of MLX, run in a child: shared memory, and access to the arena."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx.nn.layers.linear import Linear
 
 from mlxhog.arena.child import Lane
 from mlxhog.doctor.accessors import FLOATS, Bench, CPUWriter, Increments
-from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
 
@@ -24,7 +24,7 @@ _ADOPT = "mx.asarray(host, copy=False)"
 
 
 def examine(lane: Lane, nbytes: int) -> list[Check]:
-    """In a child: try each way with `nbytes` of memory, a multiple of 16 KiB."""
+    """In a child: run each check with `nbytes` of memory, a multiple of 16 KiB."""
     checks = [_numpy_view(), _refresh(nbytes)]
     if not mx.metal.is_available():
         return [*checks, *(_refused(name, expected) for name, expected in _NEEDS_METAL.items())]
@@ -34,18 +34,18 @@ def examine(lane: Lane, nbytes: int) -> list[Check]:
 
 _NEEDS_METAL: Final = {
     _ADOPT: "MLX sees what NumPy writes afterwards",
-    "donation of imported memory": "`W += 1`, item assignment and an optimizer step leave it alone",
+    "donation of imported memory": "unchanged by `W += 1`, item assignment and an optimizer step",
 }
 
 
 def _gpu() -> Check:
     info = mx.device_info()
     description = ", ".join(f"{key} {value}" for key, value in sorted(info.items()))
-    return Check("GPU", Result.PASS, description, "a Metal device")
+    return Check("GPU", CheckResult.PASS, description, "a Metal device")
 
 
 def _refused(name: str, expected: str) -> Check:
-    """Without Metal, MLX has to refuse the import rather than copy in silence."""
+    """Check that MLX refuses the import without Metal, in place of a silent copy."""
     if name != _ADOPT:
         return absent(name, NO_GPU, expected)
     try:
@@ -54,10 +54,10 @@ def _refused(name: str, expected: str) -> Check:
         return absent(name, f"{NO_GPU}; refused with ValueError, as documented", expected)
     return Check(
         name,
-        Result.WARN,
+        CheckResult.WARN,
         "no error without Metal",
         "ValueError, or an alias",
-        "MLX changed: mlxhog reads by snapshot all the same",
+        "MLX changed: mlxhog still reads by snapshot",
     )
 
 
@@ -77,16 +77,16 @@ def _numpy_view() -> Check:
 
 
 def _refresh(nbytes: int) -> Check:
-    """Copy an arena's worth of floats into a flat MLX array, and compute with the new ones."""
+    """Copy as many floats as an arena has into a flat MLX array, and compute with them."""
     name = "refresh of a flat MLX array"
     flat = mx.zeros(nbytes // 4)
     mx.eval(flat)
     view: Float32 = np.array(flat, copy=False)
     host = np.ones(nbytes // 4, np.float32)
-    np.copyto(view, host)  # the first touches the pages
+    np.copyto(view, host)  # the first copy touches the pages
     host[:] = 2.0
     times = []
-    for _ in range(3):  # of which other programs may hold up some
+    for _ in range(3):  # other programs may delay some
         begin = time.perf_counter()
         np.copyto(view, host)
         times.append(time.perf_counter() - begin)
@@ -96,10 +96,12 @@ def _refresh(nbytes: int) -> Check:
     speed = f"{per_100_mb * 1e3:.1f} ms per 100 MB"
     expected = f"exact, and at most {REFRESHED_S * 1e3:g} ms per 100 MB on a Mac"
     if not exact:
-        return Check(name, Result.FAIL, f"{speed}, other values", expected, "snapshots are wrong")
+        return Check(
+            name, CheckResult.FAIL, f"{speed}, other values", expected, "snapshots are wrong"
+        )
     slow = mx.metal.is_available() and per_100_mb > REFRESHED_S
     return check(
-        name, not slow, speed, expected, "steps of large models wait", otherwise=Result.WARN
+        name, not slow, speed, expected, "steps of large models wait", otherwise=CheckResult.WARN
     )
 
 
@@ -117,7 +119,7 @@ def _adopt(host: Float32) -> Check:
         f"{'the same' if shared else 'other'} bytes, in {took_s * 1e3:.2f} ms",
         _NEEDS_METAL[_ADOPT],
         "no --read live and no --gpu-write metal; snapshots instead",
-        otherwise=Result.WARN,
+        otherwise=CheckResult.WARN,
     )
 
 
@@ -135,7 +137,7 @@ def _donation(host: Float32) -> Check:
 
 
 def _write_to_copies(host: Float32) -> None:
-    """Do to imported arrays what must end in memory of MLX's own."""
+    """Run operations on imported arrays whose results MLX must write to memory of its own."""
     weight: Any = mx.asarray(host, copy=False)
     weight += 1
     mx.eval(weight)
@@ -151,9 +153,9 @@ def _write_to_copies(host: Float32) -> None:
 
 
 def unaligned(lane: Lane, nbytes: int) -> list[Check]:
-    """In a child that this may end: import memory that begins inside a page.
+    """In a child, which this may end: import memory that begins inside a page.
 
-    MLX expects Metal to return no buffer. Under Metal's own checks (MTL_DEBUG_LAYER) it asserts.
+    MLX expects that Metal returns no buffer. Metal's own checks (MTL_DEBUG_LAYER) assert instead.
     """
     name, expected = "import of an unaligned address", "ValueError"
     if not mx.metal.is_available():
@@ -162,13 +164,13 @@ def unaligned(lane: Lane, nbytes: int) -> list[Check]:
     try:
         mx.asarray(host, copy=False)
     except ValueError:
-        return [Check(name, Result.PASS, "ValueError", expected)]
-    consequence = "imports cannot be trusted: keep to --read snapshot and --gpu-write cpu"
-    return [Check(name, Result.WARN, "no error", expected, consequence)]
+        return [Check(name, CheckResult.PASS, "ValueError", expected)]
+    consequence = "imports are not safe: use --read snapshot and --gpu-write cpu"
+    return [Check(name, CheckResult.WARN, "no error", expected, consequence)]
 
 
 def _pages(nbytes: int) -> Float32:
-    """Whole pages, as an arena has them."""
+    """Return whole pages, as in an arena."""
     return np.frombuffer(mmap.mmap(-1, nbytes), np.float32)
 
 
@@ -180,7 +182,7 @@ class SnapshotReader:
 
     Args:
         bench: the arena.
-        slot: not needed.
+        slot: unused.
         device: "cpu" or "gpu".
     """
 
@@ -192,7 +194,7 @@ class SnapshotReader:
         self._inbox: Float32 = np.array(self._flat, copy=False)
 
     def read(self) -> Float32:
-        """Return the values as they are seen now."""
+        """Return the values that it sees now."""
         updates.snapshot(self._inbox, self._bench.shared("dense"))
         return _evaluated(self._flat, self._device)
 
@@ -206,12 +208,12 @@ class LiveReader:
         self._live = flat[slot_of.offset : slot_of.offset + slot_of.size]
 
     def read(self) -> Float32:
-        """Return the values as they are seen now."""
+        """Return the values that it sees now."""
         return _evaluated(self._live, mx.Device(mx.gpu))
 
 
 def _evaluated(array: mx.array, device: mx.Device) -> Float32:
-    """What a computation on the device sees: the product is a new array."""
+    """Return the values that a computation on the device sees: the product is a new array."""
     values = mx.multiply(array, 1.0, stream=device)
     mx.eval(values)
     return np.array(values, copy=False)
@@ -221,7 +223,7 @@ def _evaluated(array: mx.array, device: mx.Device) -> Float32:
 
 
 def cpu_writer(bench: Bench, slot: int) -> CPUWriter:
-    """Make a writer whose increments are evaluated by MLX on the CPU, anew in each pass."""
+    """Create a writer whose increments MLX evaluates on the CPU, anew in each pass."""
 
     def fresh(shape: tuple[int, ...], value: float, half: bool) -> Increments:
         dtype = mx.float16 if half else mx.float32

@@ -1,4 +1,4 @@
-"""Probes of PyTorch, run in a child: how it shares memory, and how it accesses the arena."""
+"""Probes of PyTorch, run in a child: shared memory, and access to the arena."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch.utils.dlpack
 
 from mlxhog.arena.child import Lane
 from mlxhog.doctor.accessors import FLOATS, Bench, CPUWriter, Increments, Pass
-from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
 
 
 def examine(lane: Lane) -> list[Check]:
-    """In a child: try each way that needs torch alone."""
+    """In a child: run the checks that need torch alone."""
     return [_from_numpy(), _cuda()]
 
 
@@ -33,12 +33,12 @@ def _from_numpy() -> Check:
         there and back,
         "one memory" if there and back else "two memories",
         "torch and NumPy see each other's writes",
-        "torch:cpu workers cannot read live; snapshots do not reach torch",
+        "no --read live for torch:cpu workers, and snapshots do not reach torch",
     )
 
 
 def _cuda() -> Check:
-    name, expected = "torch without CUDA on Linux", "the CPU build where there is no CUDA device"
+    name, expected = "torch without CUDA on Linux", "the CPU build if there is no CUDA"
     if sys.platform != "linux":
         return absent(name, "not Linux", expected)
     wasted = torch.version.cuda is not None and not torch.cuda.is_available()
@@ -47,28 +47,27 @@ def _cuda() -> Check:
         not wasted,
         f"torch {torch.__version__}",
         expected,
-        "gigabytes that nothing here uses; the CPU build: python -m pip install torch "
-        "with the index that the selector on pytorch.org names",
-        otherwise=Result.WARN,
+        "unused gigabytes; for the CPU build: python -m pip install torch with the index that the "
+        "selector on pytorch.org names",
+        otherwise=CheckResult.WARN,
     )
 
 
 # -- memory of MLX and torch together --------------------------------------------------------------
 
-# Nothing synchronises them: MLX has to have evaluated before torch looks, torch to have finished
-# before MLX does.
+# There is no synchronisation: MLX must evaluate before torch reads, and torch must finish before
+# MLX reads.
 
 NO_MPS: Final = "no Apple GPU that torch sees"
 _SHARED_FLOATS: Final = 64
 
 
 def examine_with_mlx(lane: Lane) -> list[Check]:
-    """In a child: try DLPack on the CPU and on MPS."""
+    """In a child: check DLPack on the CPU and on MPS."""
     mps = "DLPack from MLX to torch on MPS"
     expected = "each sees what the other writes"
     if torch.backends.mps.is_available():
-        there = _shared(mps, expected, "--gpu-write metal is not for torch:mps workers here")
-        return [there]
+        return [_shared(mps, expected, "no --gpu-write metal for torch:mps workers here")]
     on_cpu = _shared(
         "DLPack from MLX to torch on the CPU",
         expected,
@@ -78,7 +77,7 @@ def examine_with_mlx(lane: Lane) -> list[Check]:
 
 
 def _shared(name: str, expected: str, consequence: str) -> Check:
-    import mlx.core as mx  # the other probes here do without it
+    import mlx.core as mx  # the other probes here do not need it
 
     array = mx.zeros(_SHARED_FLOATS)
     mx.eval(array)
@@ -90,7 +89,7 @@ def _shared(name: str, expected: str, consequence: str) -> Check:
         torch.mps.synchronize()
     back = bool(mx.all(array == 3.0).item())
     memory = f"on {tensor.device}: " + ("one memory" if there and back else "two memories")
-    return check(name, there and back, memory, expected, consequence, otherwise=Result.WARN)
+    return check(name, there and back, memory, expected, consequence, otherwise=CheckResult.WARN)
 
 
 # -- PyTorch as a reader: of a snapshot, and on the CPU of the shared bytes ------------------------
@@ -101,7 +100,7 @@ class SnapshotReader:
 
     Args:
         bench: the arena.
-        slot: not needed.
+        slot: unused.
         device: "cpu" or "mps".
     """
 
@@ -113,7 +112,7 @@ class SnapshotReader:
         self._inbox: Float32 = self._host.numpy()
 
     def read(self) -> Float32:
-        """Return the values as they are seen now."""
+        """Return the values that it sees now."""
         updates.snapshot(self._inbox, self._bench.shared("dense"))
         return _computed(self._host.to(self._device))
 
@@ -126,21 +125,21 @@ class LiveReader:
         self._live = torch.from_numpy(bench.shared("dense"))
 
     def read(self) -> Float32:
-        """Return the values as they are seen now."""
+        """Return the values that it sees now."""
         return _computed(self._live)
 
 
 def _computed(tensor: torch.Tensor) -> Float32:
-    """What a computation on the device sees: the product is a new tensor."""
+    """Return the values that a computation on the device sees: the product is a new tensor."""
     values: Float32 = (tensor * 1.0).cpu().numpy()
     return values
 
 
-# -- PyTorch as a writer: as workers use it, and as a program without mlxhog would -----------------
+# -- PyTorch as a writer: as in workers, and as in a program without mlxhog ------------------------
 
 
 def cpu_writer(bench: Bench, slot: int) -> CPUWriter:
-    """Make a writer whose increments are computed by torch, anew in each pass."""
+    """Create a writer whose increments torch computes, anew in each pass."""
     torch.set_num_threads(1)
 
     def fresh(shape: tuple[int, ...], value: float, half: bool) -> Increments:

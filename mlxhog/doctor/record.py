@@ -1,6 +1,6 @@
-"""The record of doctor: what follows from it for runs, and its tables.
+"""The record of doctor: its consequences for runs, and its tables.
 
-`mlxhog.machine.verdicts` writes and reads the file that is kept.
+`mlxhog.machine.verdicts` writes and reads the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from mlxhog.doctor.accessors import KERNELS
-from mlxhog.doctor.checks import AGAIN, Result
+from mlxhog.doctor.checks import AGAIN, CheckResult
 from mlxhog.doctor.litmus import broken
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files.quantities import format_bytes, format_count
@@ -22,22 +22,23 @@ from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
-TROUBLE = (Result.WARN, Result.FAIL, Result.UNTOLD)
-BUSY = f"cannot be told on a busy machine ({AGAIN})"
+TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
+BUSY = f"unclear on a busy machine ({AGAIN})"
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
 
 
 def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
-    """Return what options that depend on a record choose with this one.
+    """Return the choices of options that depend on a record.
 
     Args:
         verdicts: the record, as a run would load it.
         machine: this one.
 
     Returns:
-        For `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto` the choice
-        and why; for `--read live` and `--gpu-write metal` whether each backend may, and why.
+        The choice and its reason for `--workers auto`, `--gpu-write auto` and, for each backend,
+        `--kernels auto`; whether each backend may use `--read live` and `--gpu-write metal`, and
+        why.
     """
     workers, backends = _workers(verdicts, machine)
     here = [name for name in BACKENDS if missing(name, machine) is None]
@@ -64,7 +65,7 @@ def _workers(verdicts: Verdicts, machine: Machine) -> tuple[dict[str, str], list
 
 
 def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
-    """Choice of `--kernels auto` for workers of a backend, and why."""
+    """Return the choice of `--kernels auto` for workers of a backend, and its reason."""
     framework, device = name.split(":")
     verdict = verdicts.model_kernels(name)
     chosen = kernels.resolve(framework, "auto", device, metal_verified=verdict.ok)
@@ -75,7 +76,7 @@ def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
 
 
 def _gpu_write(verdicts: Verdicts, backends: list[str]) -> dict[str, str]:
-    """What `--gpu-write auto` does with the mix of `--workers auto`."""
+    """Return the choice of `--gpu-write auto` for the workers of `--workers auto`."""
     refusal = why_not_metal(backends, verdicts)
     if refusal is None:
         return {"auto": "metal", "why": verdicts.gpu_write(backends).reason}
@@ -83,7 +84,7 @@ def _gpu_write(verdicts: Verdicts, backends: list[str]) -> dict[str, str]:
 
 
 def _metal(verdicts: Verdicts, name: str) -> dict[str, Any]:
-    """Whether one worker of a kind, alone, may add its own steps."""
+    """Return whether a single worker of a backend may add its own steps, and the reason."""
     refusal = doctors_refusal([name], verdicts)
     return {"ok": refusal is None, "reason": refusal or verdicts.gpu_write([name]).reason}
 
@@ -92,18 +93,19 @@ def _metal(verdicts: Verdicts, name: str) -> dict[str, Any]:
 
 Row = Mapping[str, Any]
 _LEGEND = (
-    "lossless: stripe locks; cas: compare-and-swap; both promise to lose nothing.",
-    "racy: plain adds of ours; naive: x += g of a framework; neither promises anything.",
+    "lossless: stripe locks; cas: compare-and-swap; both promise to lose no add.",
+    "racy: our plain adds; naive: x += g of a framework; neither promises anything.",
     "lossy: such adds were lost; lucky: none this time. Neither is a fault of this machine.",
 )
 
 
 def sections(record: Row, *, everything: bool) -> list[Section]:
-    """Arrange a record, verdict included, for `mlxhog.report.table.show`.
+    """Return the tables of a record for `mlxhog.report.table.show`.
 
     Args:
-        record: verdict included.
-        everything: all tables; else the answer, what failed, and what `mlxhog train` will do.
+        record: with its verdict.
+        everything: whether to return all tables; else the answer, the failures and the choices of
+            `mlxhog train`.
     """
     if not everything:
         return [
@@ -123,20 +125,20 @@ def sections(record: Row, *, everything: bool) -> list[Section]:
 
 
 def answer(record: Row) -> str:
-    """Whether all is well, in a line."""
+    """Return a line that says whether all promises hold."""
     failed, tried = record["failed"], len(_tried(record))
     if failed:
-        return FailureNote(f"FAILED: {len(failed)} of {tried} things tried do not hold here.")
+        return FailureNote(f"FAILED: {len(failed)} of {tried} checks fail here.")
     if untold := [row for row in _tried(record) if _untold(row)]:
-        return FailureNote(f"{len(untold)} of {tried} things tried {BUSY}; the others hold here.")
+        return FailureNote(f"{len(untold)} of {tried} checks are {BUSY}; the others pass here.")
     if not record["verdict"]["workers"]["auto"]:
         return FailureNote(f"No worker can run here: {record['verdict']['workers']['why']}")
-    return AnswerNote("Every promise tried holds here; `mlxhog train` needs no options.")
+    return AnswerNote("Every promise holds here; `mlxhog train` needs no options.")
 
 
 def _untold(row: Row) -> bool:
-    """Whether a busy machine let nothing be told of it."""
-    return row.get("result") == Result.UNTOLD or "untold" in row
+    """Whether a row has no result, because the machine was busy."""
+    return row.get("result") == CheckResult.UNCLEAR or "untold" in row
 
 
 def _tried(record: Row) -> list[Any]:
@@ -145,7 +147,7 @@ def _tried(record: Row) -> list[Any]:
 
 
 def _trouble_sections(record: Row) -> Iterator[Section]:
-    """What failed and what is not as it should be, where there is such."""
+    """Yield a table of the failures and warnings, if there are any."""
     checks = (*record["checks"], *record["backends"], *record["imports"])
     rows = _check_rows(check for check in checks if check["result"] in TROUBLE)
     notes = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
@@ -154,14 +156,14 @@ def _trouble_sections(record: Row) -> Iterator[Section]:
 
 
 def _choices_section(record: Row) -> Section:
-    """What runs will do here, and where the rest is."""
+    """Return the choices of runs here."""
     verdict = record["verdict"]
     rows = [
         ("--workers auto", verdict["workers"]["auto"] or "none"),
         *((f"--kernels auto, {name}", each["auto"]) for name, each in verdict["kernels"].items()),
         ("--gpu-write auto", verdict["gpu_write"]["auto"]),
     ]
-    notes = [*_about_record(record), f"--all shows all {len(_tried(record))} things tried."]
+    notes = [*_about_record(record), f"--all shows all {len(_tried(record))} checks."]
     return Section("", ("option", "here"), rows, notes)
 
 
@@ -194,7 +196,7 @@ def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
 
 
 def _litmus_section(rows: Sequence[Row]) -> Section:
-    """One line per pair and mode; threads and processes together, all rows are in the JSON."""
+    """Return one line per pair and mode, of threads and processes; the JSON has all rows."""
 
     def key(row: Row) -> tuple[tuple[str, ...], str]:
         return tuple(row["writers"]), row["mode"]
@@ -229,10 +231,10 @@ def _pair(writers: Sequence[str]) -> str:
 
 
 def _fact(trials: Sequence[Row]) -> str:
-    """Adds that are lost where nobody promised to keep them are no failure."""
+    """Return the result of some rows; lost adds are no failure without a promise."""
     promised = trials[0]["mode"] not in ("racy", "naive")
     if any(map(_untold, trials)):
-        return str(Result.UNTOLD)
+        return str(CheckResult.UNCLEAR)
     if not any(row["lost"] or row["torn"] or "error" in row for row in trials):
         return "PASS" if promised else "lucky"
     return "WARN" if promised else "lossy"
@@ -251,7 +253,7 @@ def _reads_section(rows: Sequence[Row]) -> Section:
         good = not (row["torn"] or row["backwards"] or "error" in row)
         lines.append(
             (
-                str(Result.UNTOLD) if _untold(row) else "PASS" if good else "FAIL",
+                str(CheckResult.UNCLEAR) if _untold(row) else "PASS" if good else "FAIL",
                 f"{row['reader']} {row['kind']}",
                 row["mode"],
                 format_count(row["samples"]),
@@ -288,7 +290,7 @@ def _kernels_section(rows: Sequence[Row]) -> Section:
         "Metal kernels against their references",
         ("", "engine", "kernels", ""),
         lines,
-        [] if rows else ["none ran: no Metal engine works here, see the checks"],
+        [] if rows else ["no kernel ran: no Metal engine works here, see the checks"],
     )
 
 
@@ -311,7 +313,7 @@ def _verdict_section(record: Row) -> Section:
             (f"--gpu-write metal, {name}", _may(each), each["reason"])
             for name, each in verdict["gpu_write_metal"].items()
         ),
-        ("--read snapshot", "yes", "the default; a private copy for every step"),
+        ("--read snapshot", "yes", "the default: a private copy for every step"),
         *(
             (f"--read live, {name}", _may(each), each["reason"])
             for name, each in verdict["read_live"].items()
@@ -323,9 +325,9 @@ def _verdict_section(record: Row) -> Section:
 
 def _about_record(record: Row) -> Iterator[str]:
     path = record["stored"]
-    yield f"kept in {path}" if path else str(record["not_stored"])
+    yield f"stored in {path}" if path else str(record["not_stored"])
     if not record["facts"]["apple_gpu"]:
-        yield "No Apple GPU: Metal rows are emulated, and say nothing about a Mac's GPU."
+        yield "No Apple GPU: Metal rows are emulated and prove nothing about a Mac's GPU."
 
 
 def _may(verdict: Row) -> str:

@@ -2,5 +2,5 @@
 
     from mlxhog.nn.torch import MLSTM, SLSTM, XLSTMBlock
 
-Each of the two loads its framework; this package alone loads neither.
+Each of the two imports its framework; `mlxhog.nn` itself imports neither.
 """

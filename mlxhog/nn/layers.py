@@ -1,7 +1,7 @@
-"""xLSTM layers one after another, as an array of any framework passes through them.
+"""Stacks of xLSTM layers, for arrays of any framework.
 
 The equations are those of the language models: `models/xlstm_v1/model.py` for the variant "v1", the
-layers of the first paper, and `models/xlstm_large/model.py` for "large", those of xLSTM-7B.
+layers of the first paper, and `models/xlstm_large/model.py` for "large", the layers of xLSTM-7B.
 Parameters have the names and layouts of the xlstm package:
 
     one layer                    conv1d.conv.weight, ...
@@ -10,7 +10,7 @@ Parameters have the names and layouts of the xlstm package:
 
 A state is a tuple with one entry per layer, a tuple of float32 arrays with rows first:
 
-    SLSTM            last inputs of the convolution (B, K - 1, d), where there is one;
+    SLSTM            last inputs of the convolution (B, K - 1, d), if there is one;
                      h, c, n, m (B, NH, DH) each
     MLSTM, v1        last inputs of the convolution (B, K - 1, I), C (B, NH, DK, DV), n (B, NH, DK),
                      m (B, NH)
@@ -46,13 +46,14 @@ class Stack:
     """Layers of one kind, each the input of the next.
 
     Attributes:
-        cfg: a language model of which these are layers.
+        cfg: the language model that has these layers.
         cell: of the layers.
-        blocks: which of that model's blocks.
-        whole_blocks: whether a layer is a block with its norms and residuals, or what is in it.
+        blocks: numbers of the model's blocks.
+        whole_blocks: whether a layer is a block with its norms and residuals, or the cell's layer
+            in it.
         input_size: width of the input.
-        batch_first: whether arrays are (B, S, width), or (S, B, width).
-        kernels: which operators; see `models.ops.kernels.resolve`.
+        batch_first: whether arrays are (B, S, width); else (S, B, width).
+        kernels: form of the operators; see `models.ops.kernels.resolve`.
     """
 
     cfg: XLSTMV1Config | XLSTMLargeConfig
@@ -70,7 +71,7 @@ class Stack:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Name of a layer's parameters here, up to the layer -> their name in the model."""
+        """Prefix of a layer's parameters here -> prefix in the model."""
         one = len(self.blocks) == 1
         if isinstance(self.cfg, XLSTMLargeConfig):
             prefixes, inner = map(xlstm_large.block_name, self.blocks), "mlstm_layer."
@@ -83,7 +84,7 @@ class Stack:
 
     @cached_property
     def parameters(self) -> dict[str, ParamSpec]:
-        """Name -> what it is; the name of the latter is the model's."""
+        """Parameters by their names here; a `ParamSpec` has the name in the model."""
         if isinstance(self.cfg, XLSTMLargeConfig):
             specs = list(xlstm_large.param_spec(self.cfg).values())
         else:
@@ -112,7 +113,7 @@ class Stack:
 
     @cached_property
     def dropout_sites(self) -> dict[str, tuple[int, float]]:
-        """Name -> width and rate of every place that drops units while training."""
+        """Width and rate of dropout by the name of its place."""
         if isinstance(self.cfg, XLSTMLargeConfig):
             return {}
         prefixes = tuple(f"{xlstm_v1.block_name(block)}." for block in self.blocks)
@@ -129,10 +130,10 @@ class Stack:
         return ", ".join([*parts, f"batch_first={self.batch_first}"])
 
     def translate(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Bring a state dict of the xlstm package to the layout here.
+        """Return a state dict of the xlstm package in the layout here.
 
-        That of its CUDA sLSTM is transposed, and matrices of weight_mode "fused" are stacked; see
-        `models/translation.py`. What is not known passes through.
+        Its CUDA sLSTM has transposed weights, and weight_mode "fused" stacks matrices; see
+        `models/translation.py`. Unknown names stay as they are.
         """
         there = {self._renamed(name, self.names): array for name, array in arrays.items()}
         back = {prefix: here for here, prefix in self.names.items()}
@@ -146,10 +147,14 @@ class Stack:
         return name
 
     def check(self, shape: Sequence[int], state: State | None) -> None:
-        """Refuse a batch (B, S, input_size), or a state, of another shape.
+        """Refuse a batch or a state of a wrong shape.
+
+        Args:
+            shape: of the batch, expected (B, S, input_size).
+            state: None, or the state for these B rows.
 
         Raises:
-            ShapeError: that is so; the message says which.
+            ShapeError: one of them has another shape.
         """
         form = ("B", "S") if self.batch_first else ("S", "B")
         expected_form = f"({form[0]}, {form[1]}, {self.input_size}), batch_first={self.batch_first}"
@@ -158,8 +163,8 @@ class Stack:
             raise ShapeError(f"the input has shape {tuple(own)}; give it as {expected_form}")
         if 0 in shape:
             raise ShapeError(
-                f"the input has {shape[0]} rows of {shape[1]} positions, and at least one of each "
-                "is needed; leave the call out"
+                f"the input has {shape[0]} rows of {shape[1]} positions, but both must be at least "
+                "1; skip the call"
             )
         if state is None:
             return
@@ -167,18 +172,18 @@ class Stack:
         expected = [[(shape[0], *x) for x in layer] for layer in self.state_shapes]
         if shapes != expected:
             raise ShapeError(
-                f"the state has the shapes {shapes}, and this module with {shape[0]} rows "
-                f"{expected}; give the state that it returned for the same rows, or None"
+                f"the state has the shapes {shapes}, but this module needs {expected} for "
+                f"{shape[0]} rows; give the state that it returned for the same rows, or None"
             )
 
     @staticmethod
     def check_float32(dtypes: Mapping[str, Any], float32: object, conversion: str) -> None:
-        """Refuse arrays of another type.
+        """Refuse arrays that are not float32.
 
         Args:
-            dtypes: of each array, by what it is.
-            float32: the type they are to have.
-            conversion: how an array is converted to it.
+            dtypes: by the name of the array.
+            float32: this type in the framework.
+            conversion: code that converts an array to it.
 
         Raises:
             ConfigError: one has another type.
@@ -186,7 +191,7 @@ class Stack:
         for name, dtype in dtypes.items():
             if dtype != float32:
                 raise ConfigError(
-                    f"{name} is {dtype}, and these layers compute in float32; give it as "
+                    f"{name} is {dtype}, but these layers compute in float32; give it as "
                     f"{conversion}"
                 )
 
@@ -209,14 +214,13 @@ class Stack:
             x: (B, S, input_size).
             state: before the first position; None is zeros.
             ops: the operators.
-            lengths: which positions count, as `find_positions` takes it, in what NumPy can read.
+            lengths: as of `find_positions`, readable by NumPy.
             mask: likewise.
             reverse: likewise.
             drop: (shape, rate) -> an array of 0 and 1 / (1 - rate); None outside of training.
 
         Returns:
-            y (B, S, width), 0 at positions that do not count, and the state after the last that
-            does.
+            y (B, S, width), 0 at padding, and the state after the last position that counts.
 
         Raises:
             ShapeError, ConfigError: see `find_positions`.
@@ -248,7 +252,7 @@ class Stack:
         return x, tuple(after)
 
     def _layer(self, block: int) -> Callable[..., tuple[Array, tuple[Array, ...]]]:
-        """Return (params, x, state, run) -> y, state of a block, or of the layer in it."""
+        """Return the function (params, x, state, run) -> y, state of a block or its layer."""
         if isinstance(self.cfg, XLSTMLargeConfig):
             cfg, large = self.cfg, xlstm_large.model
             if self.whole_blocks:
@@ -264,13 +268,13 @@ class Stack:
 
 
 def check_directions(forwards: Stack, backwards: Stack) -> None:
-    """Refuse two stacks whose arrays differ in the order of their axes.
+    """Refuse two stacks that differ in `batch_first`.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: they differ.
     """
     if forwards.batch_first != backwards.batch_first:
-        raise ConfigError("one of the two is batch_first, the other is not; make both alike")
+        raise ConfigError("one of the two is batch_first, the other is not; use the same for both")
 
 
 def both_directions(
@@ -280,7 +284,7 @@ def both_directions(
     state: Sequence[Any] | None,
     positions: Mapping[str, Any],
 ) -> tuple[Any, Any, tuple[Any, Any]]:
-    """Run one module over x from the beginning and another from the end.
+    """Run one module over x forwards and another backwards.
 
     Returns:
         The output of each, and their states as a pair.

@@ -2,15 +2,15 @@
 
     layer = SLSTM(16, 64)
     output, state = layer(x)                    # x (B, S, 16), output (B, S, 64)
-    output, state = layer(more, state)          # goes on where the last call ended
+    output, state = layer(more, state)          # continues after the last call
     output, state = layer(x, lengths=lengths)   # rows of different lengths
 
-On a CPU the cells and the products around them run as native kernels, which evaluate their inputs:
-inside of `mx.compile` and `mx.vmap` use `kernels="reference"`, operations of MLX. Their threads are
-set by `set_threads`. All numbers are float32.
+On a CPU the cells and the products around them run as native kernels, which evaluate their inputs.
+So inside `mx.compile` and `mx.vmap` use `kernels="reference"`, operations of MLX. `set_threads`
+sets the threads of native kernels. All numbers are float32.
 
-MLX takes no parameter whose name begins with an underscore: the package's `_recurrent_kernel_` and
-`_bias_` of an sLSTM cell are `recurrent_kernel` and `bias` here. `load_weights` takes either.
+MLX has no parameters whose names begin with an underscore: `_recurrent_kernel_` and `_bias_` of the
+package's sLSTM cell are `recurrent_kernel` and `bias` here. `load_weights` reads both.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mlxhog.nn.options import (
 )
 
 State: TypeAlias = tuple[tuple[array, ...], ...]
-"""One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
+"""One entry per layer, see `mlxhog/nn/layers.py`."""
 
 Lengths: TypeAlias = array | list[int]
 
@@ -47,10 +47,10 @@ __all__ = ["MLSTM", "SLSTM", "Bidirectional", "XLSTMBlock", "set_threads"]
 
 
 class Layers(Module):
-    """What the modules have in common: their parameters and their forward pass."""
+    """Parameters and forward pass of all modules."""
 
     def __init__(self, stack: Stack) -> None:
-        """Make the parameters of some layers; `mx.random.seed` decides their values."""
+        """Create the parameters of some layers; their values depend on `mx.random.seed`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.stack = stack
         seed = int(cast(int, mx.random.randint(0, 2**31 - 1).item()))
@@ -71,21 +71,21 @@ class Layers(Module):
         """Run the layers over a batch.
 
         Args:
-            x: (B, S, input_size), float32; (S, B, input_size) where not `batch_first`.
-            state: as returned for the same rows by an earlier call; None is zeros.
-            lengths: (B,), how many positions of each row count, from the first; the others are
-                padding.
-            mask: (B, S), true where a position counts, anywhere in the row.
+            x: (B, S, input_size), float32; (S, B, input_size) unless `batch_first`.
+            state: result of an earlier call for the same rows; None is zeros.
+            lengths: (B,), number of positions of each row that count, from the first; the others
+                are padding.
+            mask: (B, S), true at positions that count, anywhere in the row.
             reverse: read every row from its last position that counts to its first; the output
-                stays at its positions, and the state is that after the first.
+                keeps its positions, and the state is that after the first position.
 
         Returns:
-            The output, as x but `hidden_size` wide, 0 at padding, and the state of every row after
-            its last position that counts.
+            The output, like x but of width `hidden_size` and 0 at padding, and the state of every
+            row after its last position that counts.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
-            ConfigError: another type than float32, or a length out of range.
+            ConfigError: a type other than float32, or a length out of range.
         """
         rows = x if self.stack.batch_first or x.ndim != 3 else x.swapaxes(0, 1)
         self.stack.check(rows.shape, state)
@@ -106,12 +106,12 @@ class Layers(Module):
         return y if self.stack.batch_first else y.swapaxes(0, 1), last
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
-        """Take parameters by their names, as `mlx.nn.Module.load_weights` does.
+        """Load parameters by name, like `mlx.nn.Module.load_weights`.
 
         Args:
             file_or_weights: a file of MLX or safetensors, or pairs of name and array, of MLX or
-                NumPy: also those of a state dict of the xlstm package, as it lays them out.
-            strict: every parameter, and no other.
+                NumPy; also a state dict of the xlstm package, in its layout.
+            strict: whether to refuse missing and unknown names.
         """
         if isinstance(file_or_weights, str | Path):
             file_or_weights = list(cast(Any, mx.load(str(file_or_weights))).items())
@@ -127,7 +127,7 @@ class Layers(Module):
 class SLSTM(Layers):
     """sLSTM layers: the package's sLSTMLayer, `num_layers` times.
 
-    Its output is normalised within each head, so nothing has to follow.
+    Its output is normalised within each head, so it needs no norm behind it.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class MLSTM(Layers):
 
 
 class XLSTMBlock(Layers):
-    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer where it has one.
+    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer if it has one.
 
     The package's mLSTMBlock or sLSTMBlock; with `variant="large"` the block of xLSTM-7B.
     """
@@ -192,10 +192,10 @@ class XLSTMBlock(Layers):
 
 
 class Bidirectional(Module):
-    """Two modules of this file over the same rows, one from each end; outputs beside each other."""
+    """Two modules of this file over the same rows, one from each end; outputs are concatenated."""
 
     def __init__(self, forwards: Layers, backwards: Layers) -> None:
-        """Take both; they have to agree in `batch_first`."""
+        """Take both, with equal `batch_first`."""
         super().__init__()  # type: ignore[no-untyped-call]
         check_directions(forwards.stack, backwards.stack)
         self.forwards, self.backwards = forwards, backwards
@@ -203,7 +203,7 @@ class Bidirectional(Module):
     def __call__(
         self, x: array, state: tuple[State, State] | None = None, **positions: Any
     ) -> tuple[array, tuple[State, State]]:
-        """Run both; arguments as of each. The state has one entry per direction."""
+        """Run both; arguments as of each module. The state has one entry per direction."""
         there, back, last = both_directions(self.forwards, self.backwards, x, state, positions)
         return mx.concatenate([there, back], -1), last
 
@@ -213,13 +213,13 @@ def _drop(shape: tuple[int, ...], rate: float) -> array:
 
 
 def _own(name: str) -> str:
-    """The name here of a parameter of the package."""
+    """Return the name here of a parameter of the package."""
     *path, leaf = name.split(".")
     return ".".join([*path, leaf.strip("_")])
 
 
 def _modules(tree: Any) -> Any:
-    """Return a tree of arrays with modules for its mappings, so that any part may be frozen."""
+    """Return a tree of arrays with modules for its mappings, so that any part can be frozen."""
     if isinstance(tree, list):
         return [_modules(branch) for branch in tree]
     if not isinstance(tree, dict):

@@ -1,4 +1,4 @@
-"""Options of layers by the names of the xlstm package, and the layers that they describe."""
+"""Options of layers, with the names of the xlstm package, and the stacks that they describe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mlxhog.nn.layers import Cell, Stack
 
 OF_LSTM = {
     "bidirectional": "two layers in Bidirectional(there, back) read both ways",
-    "proj_size": "a linear layer behind it does the same",
+    "proj_size": "add a linear layer behind it",
     "device": "call .to(device) of the module",
     "dtype": "these layers compute in float32",
-    "bias": "the cell of an sLSTM has a bias always",
+    "bias": "the cell of an sLSTM always has a bias",
 }
-"""Arguments of `nn.LSTM` that these layers do not have -> what to do instead."""
+"""Arguments of `nn.LSTM` that these layers do not have, each with its replacement."""
 
 
 class SLSTMOptions(TypedDict, total=False):
@@ -34,7 +34,7 @@ class SLSTMOptions(TypedDict, total=False):
 
 
 class MLSTMOptions(TypedDict, total=False):
-    """Fields of the package's two mLSTMLayerConfigs; `chunk_size` changes speed alone."""
+    """Fields of the package's two mLSTMLayerConfigs; `chunk_size` changes only the speed."""
 
     num_heads: int
     chunk_size: int
@@ -55,7 +55,7 @@ class MLSTMOptions(TypedDict, total=False):
 
 
 class BlockOptions(SLSTMOptions, MLSTMOptions, total=False):
-    """Those of the layer inside, and of the feed-forward layer behind it.
+    """Options of the layer in a block and of the feed-forward layer behind it.
 
     `feedforward` has the fields of the package's FeedForwardConfig, for an sLSTM block of "v1";
     None leaves that layer out. The last two are of "large".
@@ -68,7 +68,7 @@ class BlockOptions(SLSTMOptions, MLSTMOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every module of layers is asked for."""
+    """Arguments of all modules."""
 
     batch_first: bool
     dropout: float
@@ -133,7 +133,7 @@ def _stack(
         raise ConfigError(f"kernels is {common.kernels!r}; choose one of {', '.join(CHOICES)}")
     if cfg.extra:
         names = [_plain(name) for name in _leaves(cfg.extra)]
-        raise ConfigError(f"{', '.join(names)}: without effect here; leave it out")
+        raise ConfigError(f"{', '.join(names)}: no effect here; leave it out")
     return Stack(
         cfg=cfg,
         cell=cell,
@@ -160,10 +160,10 @@ def _config(
             f"variant is {variant!r}; choose v1, as in the first paper, or large, as in xLSTM-7B"
         )
     if cell == "slstm":
-        raise ConfigError("cell is 'slstm', and xLSTM Large has mLSTM blocks alone; use variant v1")
+        raise ConfigError("cell is 'slstm', but xLSTM Large has only mLSTM blocks; use variant v1")
     if dropout:
         raise ConfigError(
-            f"dropout is {dropout}, and xLSTM Large drops nothing; use variant v1, or a dropout "
+            f"dropout is {dropout}, but xLSTM Large has no dropout; use variant v1, or a dropout "
             "module of the framework behind it"
         )
     sizes = {"vocab_size": 1, "hidden_size": d, "num_hidden_layers": num_blocks, "num_heads": 4}
@@ -216,14 +216,14 @@ _WORDS = {
 
 
 def _plain(message: str) -> str:
-    """Return a message about a model's configuration in the words of a layer's arguments."""
+    """Return a message on a model's configuration with the names of a layer's arguments."""
     for word, ours in _WORDS.items():
         message = message.replace(word, ours)
     return _SECTION.sub("", message)
 
 
 def _leaves(tree: Mapping[str, Any]) -> list[str]:
-    """The names in a tree of mappings, without those of the branches."""
+    """Return the names of the leaves in a tree of mappings."""
     return [
         name
         for key, value in tree.items()

@@ -1,7 +1,7 @@
 """Sequences of different lengths in a batch: positions that count, and operators that skip others.
 
-Rows are brought to one form: the positions that count first, in the order of reading, then the
-padding. There the input gate is shut and the forget gate open, so that the memory stays as it is:
+Each row is sorted: first the positions that count, in the order of reading, then the padding. At
+padding the input gate is shut and the forget gate open, so that the memory does not change:
 
     i = -1e4, f = 1e4     logsig(f) = 0, m' = max(m, i) = m, exp(i - m') = 0, exp(m - m') = 1
 
@@ -21,7 +21,7 @@ from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models.ops.arrays import Array, Arrays
 
 SHUT, OPEN = -1e4, 1e4
-"""Pre-activations of an input gate that lets nothing in, and of a forget gate that keeps all."""
+"""Pre-activations of a closed input gate and of an open forget gate."""
 
 Index = NDArray[np.int64]
 
@@ -31,9 +31,9 @@ class Positions:
     """The positions of a batch that count.
 
     Attributes:
-        lengths: (B,), how many of each row.
+        lengths: (B,), their number in each row.
         order: (B, S), the positions of each row in the order of reading, those that count first;
-            None where they are in that order.
+            None if they are in that order.
     """
 
     lengths: Index
@@ -44,7 +44,7 @@ class Positions:
         return x if self.order is None else take(x, self.order, xp)
 
     def unsort(self, x: Array, xp: Arrays[Array]) -> Array:
-        """Return x (B, S, ...), which is in the order of reading, in its own."""
+        """Return x (B, S, ...) from the order of reading in the original order."""
         return x if self.order is None else take(x, np.argsort(self.order, axis=1), xp)
 
 
@@ -56,14 +56,14 @@ def find_positions(
     mask: object,
     reverse: bool,
 ) -> Positions | None:
-    """Return which positions of a batch count; None where all do, in their own order.
+    """Return the positions of a batch that count; None if all count, in their original order.
 
     Args:
         B: rows.
         S: positions of a row.
-        lengths: (B,) integers from 0 to S, a list or an array on the CPU: so many positions from
-            the first.
-        mask: (B, S), true or 1 where a position counts; anywhere in the row.
+        lengths: (B,) integers from 0 to S, a list or an array on the CPU: number of positions that
+            count, from the first.
+        mask: (B, S), true or 1 at positions that count, anywhere in the row.
         reverse: read from the last position that counts to the first.
 
     Raises:
@@ -71,7 +71,7 @@ def find_positions(
         ConfigError: both are given, or a value is out of range.
     """
     if lengths is not None and mask is not None:
-        raise ConfigError("lengths and mask both say which positions count; give one of them")
+        raise ConfigError("lengths and mask both select positions; give one of them")
     if lengths is not None:
         counts = np.arange(S) < _checked_lengths(np.asarray(lengths), B, S)[:, None]
     elif mask is not None:
@@ -92,7 +92,7 @@ def find_positions(
 def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
     if lengths.shape != (B,):
         raise ShapeError(
-            f"lengths have shape {lengths.shape}, and the batch has {B} rows; give one length per "
+            f"lengths have shape {lengths.shape}, but the batch has {B} rows; give one length per "
             f"row, shape ({B},)"
         )
     if lengths.dtype.kind not in "iu":
@@ -100,7 +100,7 @@ def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
     for row, length in enumerate(lengths):
         if not 0 <= length <= S:
             raise ConfigError(
-                f"the length of row {row} is {length}, and a row has {S} positions; give 0 to {S}"
+                f"the length of row {row} is {length}, but a row has {S} positions; give 0 to {S}"
             )
     return lengths
 
@@ -108,13 +108,13 @@ def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
 def _checked_mask(mask: NDArray[Any], B: int, S: int) -> NDArray[np.bool_]:
     if mask.shape != (B, S):
         raise ShapeError(
-            f"the mask has shape {mask.shape}, and the batch {B} rows of {S} positions; give it "
-            f"the shape ({B}, {S}), rows first"
+            f"the mask has shape {mask.shape}, but the batch has {B} rows of {S} positions; give "
+            f"it the shape ({B}, {S}), rows first"
         )
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise ConfigError(
-            f"the mask has other values than 0 and 1, such as {mask[~np.isin(mask, (0, 1))][0]}; "
-            "make it true where a position counts"
+            f"the mask has values other than 0 and 1, such as {mask[~np.isin(mask, (0, 1))][0]}; "
+            "make it true at positions that count"
         )
     return mask.astype(bool)
 
@@ -127,7 +127,7 @@ def take(x: Array, index: Index, xp: Arrays[Array]) -> Array:
 
 
 class SkippingForm:
-    """Operators whose states are those after the last position of a row that counts.
+    """Operators that return the state after the last position of a row that counts.
 
     Attributes:
         padded: (B, S) bool, true at padding, which is at the end of each row.
@@ -138,7 +138,7 @@ class SkippingForm:
 
         Args:
             form: computes the operators, see `Ops`.
-            lengths: (B,), how many positions of each row count.
+            lengths: (B,), number of positions of each row that count.
             x: the batch (B, S, ...).
         """
         self._form, self._lengths = form, lengths
@@ -147,24 +147,24 @@ class SkippingForm:
         self._empty = self.xp.from_numpy(lengths == 0, like=x) if (lengths == 0).any() else None
 
     def __getattr__(self, name: str) -> Any:
-        """Return an operator that has no memory."""
+        """Return an operator without memory."""
         return getattr(self._form, name)
 
     def mlstm_cell(self, q: Array, k: Array, v: Array, *gates: Array, **how: Any) -> Any:
-        """Run the cell; the state stays as it is over padding."""
+        """Run the cell; padding does not change the state."""
         return self._form.mlstm_cell(q, k, v, *self._held(*gates), **how)
 
     def slstm_cell(
         self, i: Array, f: Array, *others: Array, state: Sequence[Array] | None, **how: Any
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Run the cell; the state stays as it is over padding."""
+        """Run the cell; padding does not change the state."""
         h, (_, c, n, m) = self._form.slstm_cell(*self._held(i, f), *others, state=state, **how)
-        # The output gate moves h over padding, so its last value is looked up.
+        # The output gate changes h over padding, so h is taken from the last position.
         last = np.maximum(self._lengths - 1, 0)[:, None]
         end = (take(h, last, self.xp)[:, 0], c, n, m)
         if self._empty is None:
             return h, end
-        # A cell whose n is 0 takes m from the input gate, whatever that is.
+        # A cell whose n is 0 takes m from the input gate, also from a shut one.
         first = state or [self.xp.zeros_like(x) for x in end]
         empty = self._empty[:, None, None]
         return h, tuple(self.xp.where(empty, a, x) for a, x in zip(first, end, strict=True))

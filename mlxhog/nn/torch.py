@@ -1,12 +1,12 @@
-"""xLSTM layers as modules of PyTorch, where `torch.nn.LSTM` stands or in models of their own.
+"""xLSTM layers as modules of PyTorch, in place of `torch.nn.LSTM` or in new models.
 
     layer = SLSTM(16, 64, batch_first=True)
     output, state = layer(x)                    # x (B, S, 16), output (B, S, 64)
-    output, state = layer(more, state)          # goes on where the last call ended
+    output, state = layer(more, state)          # continues after the last call
     output, state = layer(x, lengths=lengths)   # rows of different lengths
 
 On a CPU the cells and the products around them run as native kernels, on other devices as
-operations of PyTorch; either way with exact gradients of inputs, states and parameters, in float32.
+operations of PyTorch. Both give exact gradients of inputs, states and parameters, in float32.
 Gradients of gradients and `torch.func` need `kernels="reference"`.
 """
 
@@ -36,7 +36,7 @@ from mlxhog.nn.options import (
 )
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
-"""One entry per layer; `mlxhog/nn/layers.py` says what is in it."""
+"""One entry per layer, see `mlxhog/nn/layers.py`."""
 
 Lengths: TypeAlias = Tensor | list[int]
 
@@ -44,10 +44,10 @@ __all__ = ["MLSTM", "SLSTM", "Bidirectional", "XLSTMBlock", "detach"]
 
 
 class Layers(nn.Module):
-    """What the modules have in common: their parameters and their forward pass."""
+    """Parameters and forward pass of all modules."""
 
     def __init__(self, stack: Stack) -> None:
-        """Make the parameters of some layers; `torch.manual_seed` decides their values."""
+        """Create the parameters of some layers; their values depend on `torch.manual_seed`."""
         super().__init__()
         self.stack = stack
         for name, spec in stack.parameters.items():
@@ -62,7 +62,7 @@ class Layers(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw initial values, those of the xlstm package, anew."""
+        """Draw the initial values of the xlstm package anew."""
         seed = int(torch.randint(2**31 - 1, (), device="cpu"))
         with torch.no_grad():
             for name, spec in self.stack.parameters.items():
@@ -80,26 +80,26 @@ class Layers(nn.Module):
         """Run the layers over a batch.
 
         Args:
-            x: (S, B, input_size), or (B, S, input_size) where `batch_first`, float32; or a
+            x: (S, B, input_size), or (B, S, input_size) if `batch_first`, float32; or a
                 PackedSequence.
-            state: as returned for the same rows by an earlier call; None is zeros.
-            lengths: (B,), how many positions of each row count, from the first; the others are
-                padding.
-            mask: (B, S), true where a position counts, anywhere in the row.
+            state: result of an earlier call for the same rows; None is zeros.
+            lengths: (B,), number of positions of each row that count, from the first; the others
+                are padding.
+            mask: (B, S), true at positions that count, anywhere in the row.
             reverse: read every row from its last position that counts to its first; the output
-                stays at its positions, and the state is that after the first.
+                keeps its positions, and the state is that after the first position.
 
         Returns:
-            The output, as x but `hidden_size` wide, 0 at padding; or a PackedSequence. And the
-            state of every row after its last position that counts.
+            The output, like x but of width `hidden_size` and 0 at padding, or a PackedSequence;
+            and the state of every row after its last position that counts.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
-            ConfigError: another type than float32, or a length out of range.
+            ConfigError: a type other than float32, or a length out of range.
         """
         if isinstance(x, PackedSequence):
             if lengths is not None or mask is not None:
-                raise ConfigError("a PackedSequence has lengths of its own; leave the others out")
+                raise ConfigError("a PackedSequence has its own lengths; leave out the others")
             return self._packed(x, state, reverse)
         rows = x if self.stack.batch_first or x.dim() != 3 else x.transpose(0, 1)
         y, last = self._rows(rows, state, lengths, mask, reverse)
@@ -225,7 +225,7 @@ class MLSTM(Layers):
 
 
 class XLSTMBlock(Layers):
-    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer where it has one.
+    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer if it has one.
 
     The package's mLSTMBlock or sLSTMBlock; with `variant="large"` the block of xLSTM-7B.
     """
@@ -265,10 +265,10 @@ class XLSTMBlock(Layers):
 
 
 class Bidirectional(nn.Module):
-    """Two modules of this file over the same rows, one from each end; outputs beside each other."""
+    """Two modules of this file over the same rows, one from each end; outputs are concatenated."""
 
     def __init__(self, forwards: Layers, backwards: Layers) -> None:
-        """Take both; they have to agree in `batch_first`."""
+        """Take both, with equal `batch_first`."""
         super().__init__()
         check_directions(forwards.stack, backwards.stack)
         self.forwards, self.backwards = forwards, backwards
@@ -276,7 +276,7 @@ class Bidirectional(nn.Module):
     def forward(
         self, x: Any, state: tuple[State, State] | None = None, **positions: Any
     ) -> tuple[Any, tuple[State, State]]:
-        """Run both; arguments as of each. The state has one entry per direction."""
+        """Run both; arguments as of each module. The state has one entry per direction."""
         there, back, last = both_directions(self.forwards, self.backwards, x, state, positions)
         if isinstance(x, PackedSequence):
             return there._replace(data=torch.cat([there.data, back.data], -1)), last
@@ -284,7 +284,7 @@ class Bidirectional(nn.Module):
 
 
 def detach(state: Any) -> Any:
-    """Return a state, or a pair of them, as constants, so that no gradient reaches further back."""
+    """Return a state, or a pair of states, as constants, through which no gradient flows."""
     return state.detach() if isinstance(state, Tensor) else tuple(map(detach, state))
 
 
@@ -293,7 +293,7 @@ def _on_cpu(x: Lengths | None) -> Lengths | None:
 
 
 def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Bring the layouts of the package's CUDA backend and of fused weights to the one here."""
+    """Convert layouts of the package's CUDA backend and of fused weights to the one here."""
     own = {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
     expected: Mapping[str, Any] = module.stack.parameters
     if all(k in expected and tuple(v.shape) == expected[k].shape for k, v in own.items()):

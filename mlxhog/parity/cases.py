@@ -1,8 +1,8 @@
 """Recorded cases: `NAME.safetensors` with every tensor, `NAME.json` with the config beside it.
 
 The format is that of the golden data set xlstm (its README lists the names): a language model with
-parameters, tokens, outputs and gradients; a cell alone; or single operators. Reading is pure. It
-renames and reorders into the names and layouts of this package, and computes nothing.
+parameters, tokens, outputs and gradients; a cell alone; or single operators. Reading renames and
+reorders into the names and layouts of this package, and computes nothing.
 
     in the file                            here
     param.X, grad.X                        our name of X; fused rows split
@@ -33,26 +33,26 @@ from mlxhog.parity.subject import (
     ComponentsPlan,
     MlstmPlan,
     ModelPlan,
+    ParitySubject,
     Plan,
     Results,
     SlstmPlan,
-    Subject,
     next_labels,
 )
 
 RECORDED = "recorded"
 
 
-def read(path: Path, *, steps: int) -> Subject:
+def read(path: Path, *, steps: int) -> ParitySubject:
     """Read a recorded case.
 
     Args:
         path: the .safetensors file; the .json file lies beside it.
-        steps: updates that a model is taken with each optimizer.
+        steps: updates with each optimizer, of a model.
 
     Raises:
-        DataError: a file is missing or damaged, or is no case of this format.
-        ConfigError: the architecture in it is not one of ours.
+        DataError: a file is missing or damaged, or has another format.
+        ConfigError: its architecture is unknown.
     """
     path = path.with_suffix(".safetensors") if path.suffix == ".json" else path
     if not path.is_file():
@@ -69,16 +69,16 @@ def read(path: Path, *, steps: int) -> Subject:
             return _model(title, path, arrays, meta, steps)
         subject = _without_model(title, arrays, meta)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Arrays of other shapes than the format's: what fails is NumPy's to choose.
+        # Arrays of other shapes than the format's: NumPy decides which error they raise.
         raise DataError(
             f"{path}: its arrays and facts do not fit together ({message_of(error)}); "
             "record it again"
         ) from error
     if subject is None:
         raise DataError(
-            f"{path} is no case of a kind known here: it has {', '.join(names[:6])} ..; "
-            "wanted input_ids with param.*, q k v i f with h_weight, Wx R b with y_weight, or x "
-            "with the outputs *.y of operators"
+            f"{path} is no known kind of case: it has {', '.join(names[:6])} ..; wanted input_ids "
+            "with param.*, q k v i f with h_weight, Wx R b with y_weight, or x with the outputs "
+            "*.y of operators"
         )
     return subject
 
@@ -98,7 +98,7 @@ def _meta(path: Path) -> Mapping[str, Any]:
 
 def _model(
     title: str, path: Path, arrays: dict[str, Array], meta: Mapping[str, Any], steps: int
-) -> Subject:
+) -> ParitySubject:
     if not isinstance(meta.get("config"), dict):
         raise DataError(f"{path.with_suffix('.json')}: lacks the field config, the architecture")
     cfg = _config(meta["config"])
@@ -133,17 +133,17 @@ def _model(
     names = [name.removeprefix("init/") for name in recorded.get(RECORDED, {})]
     plan = ModelPlan(cfg, steps, greedy, tuple(name for name in names if name in params))
     inputs = {name: np.asarray(value, np.float32) for name, value in params.items()}
-    return Subject(title, plan, inputs, fixed, recorded, tuple(notes))
+    return ParitySubject(title, plan, inputs, fixed, recorded, tuple(notes))
 
 
 def _as_it_ran(
     cfg: ModelConfig, params: dict[str, Array], grads: dict[str, Array]
 ) -> tuple[ModelConfig, list[str]]:
-    """Return the model that the parameters are of, where its package does not do what it says.
+    """Return the model that the package ran, which may differ from its config; and notes on that.
 
-    With `use_bias` the final norm of the xlstm package has a bias, and that of transformers none.
-    transformers applies that norm whatever `add_out_norm` says, and ties no head. A second name of
-    a tied head is taken away.
+    With `use_bias` the final norm of the xlstm package has a bias, that of transformers has none.
+    transformers applies this norm even with `add_out_norm` false, and ties no head. If a head is
+    tied, its second name is removed from `params` and `grads`.
     """
     changes: dict[str, Any] = {}
     notes: list[str] = []
@@ -151,7 +151,7 @@ def _as_it_ran(
         changes["out_norm_bias"] = f"{OUT_NORM}.bias" in params
         if not cfg.add_out_norm and f"{OUT_NORM}.weight" in params:
             changes["add_out_norm"] = True
-            notes.append("add_out_norm is false, and the final norm that was recorded is applied")
+            notes.append("add_out_norm is false, but the recorded model applies the final norm")
     head, embedding = families.of(cfg).head, families.embedding(cfg)
     if cfg.tie_word_embeddings and head in params and embedding in params:
         if np.array_equal(params[head], params[embedding]):
@@ -160,12 +160,12 @@ def _as_it_ran(
         else:
             large = isinstance(cfg, XLSTMLargeConfig)
             changes["tie_word_embeddings" if large else "tie_weights"] = False
-            notes.append("the head is tied by the config, and recorded as a matrix of its own")
+            notes.append("the config ties the head, but the recorded head is a separate matrix")
     return dataclasses.replace(cfg, **changes), notes  # type: ignore[type-var]
 
 
 def _config(fields: Mapping[str, Any]) -> ModelConfig:
-    """Read a config of either package; only that of the v1 stack names kinds of blocks."""
+    """Read a config of either package; only the v1 stack has fields for two kinds of blocks."""
     v1 = "mlstm_block" in fields or "slstm_block" in fields
     return families.read({"model_type": "xlstm_v1", **fields} if v1 else fields)
 
@@ -177,19 +177,19 @@ def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
 def _check_params(path: Path, params: Mapping[str, Array], spec: Mapping[str, Any]) -> None:
     lacking = [name for name in spec if name not in params]
     if lacking:
-        raise DataError(f"{path}: lacks param.{lacking[0]}, which its config asks for")
+        raise DataError(f"{path}: lacks param.{lacking[0]}, which its config needs")
     for name, value in params.items():
         if name not in spec:
-            raise DataError(f"{path}: holds param.{name}, which its config has no place for")
+            raise DataError(f"{path}: holds param.{name}, which its config does not have")
         if value.shape != spec[name].shape:
             raise DataError(
-                f"{path}: param.{name} has shape {value.shape}, and its config says "
+                f"{path}: param.{name} has shape {value.shape}, but its config says "
                 f"{spec[name].shape}"
             )
 
 
 def _continuation(ids: Array, prompt: Array) -> Array:
-    """What follows the prompt: transformers' generate repeats it, that of xlstm does not."""
+    """Tokens after the prompt: transformers' generate repeats the prompt, xlstm's does not."""
     P = prompt.shape[1]
     repeats = ids.shape[1] > P and np.array_equal(ids[:, :P], prompt)
     return ids[:, P:] if repeats else ids
@@ -222,8 +222,8 @@ def _shaped(name: str, value: Array) -> Array:
 
 def _without_model(
     title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
-) -> Subject | None:
-    """Return the cell or the operators that were recorded, or None where these are neither.
+) -> ParitySubject | None:
+    """Return the recorded cell or operators, or None if there is neither.
 
     Raises:
         DataError: a fact is missing.
@@ -241,7 +241,7 @@ def _without_model(
     return None
 
 
-def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Subject:
+def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> ParitySubject:
     inputs = {letter: _positions_second(arrays[letter]) for letter in "qkvif"}
     if "c_initial" in arrays:
         inputs |= {
@@ -259,7 +259,7 @@ def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> 
         form, side = _form(recorded_form, arrays)
         v1 = recorded_form.startswith("v1_")
         if recorded_form.endswith("_custbw") and what.startswith("grad_"):
-            continue  # treats the denominator as a constant: not the gradient
+            continue  # not the gradient: it treats the denominator as a constant
         name, ours = _mlstm_result(what, value, scale if v1 else 1.0)
         if name is None:
             notes.append(f"not compared: {key}, a name unknown here")
@@ -273,7 +273,7 @@ def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> 
 
 
 def _form(recorded: str, arrays: Mapping[str, Array]) -> tuple[str, str]:
-    """Return the form that a recorded one is, and the side whose result it is."""
+    """Return the form of a recorded name, and its side."""
     f64 = "_f64" if recorded.endswith("_f64") else ""
     base = recorded.removesuffix("_f64")
     form, side = base, RECORDED
@@ -282,13 +282,13 @@ def _form(recorded: str, arrays: Mapping[str, Array]) -> tuple[str, str]:
             form, side = cut(form, mark), f"{side}_{mark.strip('_')}"
     if form.endswith("_padded"):
         form = form.removesuffix("_padded")
-        if f"{form}{f64}.h" in arrays:  # recorded without padding too
+        if f"{form}{f64}.h" in arrays:  # also recorded without padding
             side += "_padded"
     return form, side + f64
 
 
 def _mlstm_result(what: str, value: Array, scale: float) -> tuple[str | None, Array]:
-    """Return our name and layout; `scale` is what v1 keeps in the key and we in the query."""
+    """Return a result in our name and layout; v1 has `scale` in the key, we in the query."""
     if what == "h":
         return "h", _positions_second(value)
     if what == "C":
@@ -312,13 +312,13 @@ def _in_float32(
     fixed: Mapping[str, Array],
     recorded: Mapping[str, Results],
     notes: Sequence[str],
-) -> Subject:
-    """A subject whose every side gets the same numbers; only NumPy computes in more."""
+) -> ParitySubject:
+    """Return a subject in float32, so that all sides get the same numbers, NumPy's float64 too."""
     narrow, weights = (
         {name: np.asarray(value, np.float32) for name, value in arrays.items()}
         for arrays in (inputs, fixed)
     )
-    return Subject(title, plan, narrow, weights, recorded, tuple(notes))
+    return ParitySubject(title, plan, narrow, weights, recorded, tuple(notes))
 
 
 def _positions_second(x: Array) -> Array:
@@ -326,7 +326,7 @@ def _positions_second(x: Array) -> Array:
     return np.ascontiguousarray(x.swapaxes(1, 2))
 
 
-def _slstm(title: str, arrays: Mapping[str, Array]) -> Subject:
+def _slstm(title: str, arrays: Mapping[str, Array]) -> ParitySubject:
     NH, _, DH = arrays["R"].shape
     S, B, _ = arrays["Wx"].shape
 
@@ -376,7 +376,7 @@ def _slstm(title: str, arrays: Mapping[str, Array]) -> Subject:
     return _in_float32(title, SlstmPlan(), inputs, fixed, recorded, notes)
 
 
-def _components(title: str, arrays: Mapping[str, Array]) -> Subject:
+def _components(title: str, arrays: Mapping[str, Array]) -> ParitySubject:
     recorded: dict[str, dict[str, Array]] = {}
     inputs, names, notes = {}, [], []
     for key, value in arrays.items():

@@ -1,9 +1,9 @@
-"""Two sides' arrays of one name, side by side, and which sides are compared.
+"""Which sides are compared, and the comparison of two arrays.
 
 every side                  with the reference, NumPy where it runs
-every side                  with whatever was recorded
+every side                  with all recorded results
 an MLX side                 with the PyTorch side of the same kernels
-every side                  with PyTorch's plain kernels, in what the reference does not compute
+every side                  with PyTorch's plain kernels, in results that the reference lacks
 every side, step by step    with itself, over the whole sequence
 every side's optimizers     with their formulas, on that side's gradients
 every side's operators      with the reference where it is NumPy, in units in the last place
@@ -24,48 +24,50 @@ from mlxhog.parity import operators, tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
 from mlxhog.parity.subject import (
     NUMPY,
+    RULES,
     Array,
     ModelPlan,
+    ParitySide,
+    ParitySubject,
     Results,
-    Side,
-    Subject,
     first,
     parameter_after,
 )
 
 Pairs = Sequence[tuple[str, str]]
-"""Names of what is judged, and of what it is judged by."""
+"""Names of a result and of the one that it is compared with."""
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
 _PIECE = 1 << 22  # elements compared at a time, so that float64 copies stay small
 PLAIN = "torch:cpu+reference"
 OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
-"""Backends whose errors the noise of a gradient was compared with."""
+"""Backends for which the noise of a gradient has been calibrated."""
 STEPWISE = "stepwise/"
 ELSEWHERE = ("operator/", "step/")
-"""What stands before names of results that have comparisons of their own."""
+"""Prefixes of results that have comparisons of their own."""
 WHOLE = ("", "recurrent/", "sequence/")
-"""What stands before a name of the whole sequence: of a model, of either cell."""
+"""Prefixes of results over the whole sequence: of a model, of either cell."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedTensor:
     """One tensor of two sides.
 
     Attributes:
-        a: the side that is judged.
-        b: the side it is judged by.
-        what: name of the tensor, of both; `against` is that of b where it is another.
-        kind: what it is a case of, the word before its own name.
-        tolerance: what `max_abs` may be.
-        reason: why it may, or what keeps the two from being compared.
-        max_abs: largest difference; None where one of the two is not finite or has another shape.
-        max_rel: the same relative to the largest entry of b's tensor, or for a parameter after some
-            steps to how far it has moved; None if that is 0.
+        a: the side that is compared.
+        b: the side that it is compared with.
+        what: name of a's tensor.
+        against: name of b's tensor.
+        kind: of the tensor, the word before its own name.
+        tolerance: largest allowed `max_abs`.
+        reason: of the tolerance; or why the two cannot be compared.
+        max_abs: largest difference; None if one of the two is not finite or has another shape.
+        max_rel: the same relative to the largest entry of b's tensor, or, for a parameter after
+            some steps, to its largest movement; None if that is 0.
         ok: whether `max_abs` is within the tolerance.
-        where: index of the largest difference, or of what is not finite.
+        where: index of the largest difference, or of an entry that is not finite.
         got: a's value there.
         wanted: b's value there.
-        unit: what `max_abs` and `tolerance` are counted in; "" for plain numbers.
+        unit: of `max_abs` and `tolerance`; "" for plain numbers.
     """
 
     a: str
@@ -85,7 +87,7 @@ class Row:
 
     @property
     def pressure(self) -> float:
-        """Difference as a share of what is allowed: how near this row is to failing."""
+        """Difference as a share of the tolerance."""
         if self.max_abs is None:
             return float("inf")
         if self.tolerance == 0.0:
@@ -93,7 +95,7 @@ class Row:
         return self.max_abs / self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name; the reasons of tolerances are the same for all of a kind."""
+        """Return the fields by name, without the reason of the tolerance, which is its kind's."""
         fields = asdict(self)
         if self.max_abs is not None:
             del fields["reason"]
@@ -101,23 +103,23 @@ class Row:
 
 
 def rows(
-    subject: Subject,
-    sides: Sequence[Side],
+    subject: ParitySubject,
+    sides: Sequence[ParitySide],
     computed: Mapping[str, Results],
     conditions: Mapping[str, float],
-) -> Iterator[Row]:
+) -> Iterator[ComparedTensor]:
     """Compare all that can be compared.
 
     Args:
-        subject: what was computed.
-        sides: who computed it, the reference first.
+        subject: of the computation.
+        sides: that computed it, the reference first.
         computed: results by the name of their side.
         conditions: of the reference, see `tolerances.py`.
     """
     steps = subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0
 
     def judged(
-        side: Side,
+        side: ParitySide,
         other: str,
         expected: Results,
         precision: str,
@@ -125,7 +127,7 @@ def rows(
         *,
         noise: bool = False,
         **sizes: int,
-    ) -> Iterator[Row]:
+    ) -> Iterator[ComparedTensor]:
         return tensor_rows(
             side.name,
             computed[side.name],
@@ -140,8 +142,8 @@ def rows(
         )
 
     def judged_by(
-        side: Side, other: Side, leave_out: Results = MappingProxyType({})
-    ) -> Iterator[Row]:
+        side: ParitySide, other: ParitySide, leave_out: Results = MappingProxyType({})
+    ) -> Iterator[ComparedTensor]:
         precision = "float64" if side.float64 and other.float64 else "float32"
         expected = computed[other.name]
         pairs = [
@@ -189,24 +191,26 @@ def rows(
     for side in sides:
         mine = computed[side.name]
         if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
-            continue  # its cells know no other way than step by step
+            continue  # its cells always compute step by step
         precision, inexact = ("float64", 1) if side.float64 else ("float32", 2)
         yield from judged(side, side.name, mine, precision, _steps(mine), inexact=inexact)
 
 
-def first_bad(rows: Sequence[Row], computed: Mapping[str, Results]) -> Row | None:
-    """Return the disagreement that comes first in the order of the computation."""
+def first_bad(
+    rows: Sequence[ComparedTensor], computed: Mapping[str, Results]
+) -> ComparedTensor | None:
+    """Return the first disagreement in the order of the computation."""
     places = [{name: place for place, name in enumerate(mine)} for mine in computed.values()]
 
-    def place(row: Row) -> int:
+    def place(row: ComparedTensor) -> int:
         return min((names[row.what] for names in places if row.what in names), default=0)
 
     return min((row for row in rows if not row.ok), key=place, default=None)
 
 
 def _pairs(mine: Results, theirs: Results, precision: str) -> Pairs:
-    """Names that belong together: equal ones, or another form of a cell and the recurrent one."""
-    # The parallel form takes eps at another scale, which float64 can see.
+    """Return pairs of equal names, or of another form of a cell and the recurrent one."""
+    # In the parallel form eps has another scale, which float64 can see.
     forms = ("chunkwise",) if precision == "float64" else ("chunkwise", "parallel")
 
     def recurrent(name: str) -> str:
@@ -223,24 +227,24 @@ def _pairs(mine: Results, theirs: Results, precision: str) -> Pairs:
     return pairs
 
 
-def _precision(subject: Subject, side: Side, recorded: str) -> str:
+def _precision(subject: ParitySubject, side: ParitySide, recorded: str) -> str:
     if not (side.float64 and recorded.endswith("_f64")):
         return "float32"
     plan = subject.plan
-    # The xlstm package runs the v1 stack with the parallel form of the cell, we the recurrence.
+    # The xlstm package runs the v1 stack with the parallel form of the cell; we run the recurrence.
     parallel = isinstance(plan, ModelPlan) and isinstance(plan.cfg, XLSTMV1Config)
     return "forms" if parallel else "float64"
 
 
 def _counterpart(name: str) -> str:
-    """Name of the PyTorch side that an MLX side is compared with; "" for others."""
+    """Return the PyTorch side that an MLX side is compared with; "" for other sides."""
     backend, plus, form = name.partition("+")
     counterpart = {"mlx:cpu": "torch:cpu", "mlx:gpu": "torch:mps"}.get(backend)
     return f"{counterpart}{plus}{form}" if counterpart else ""
 
 
 def _steps(mine: Results) -> Pairs:
-    """Names of results step by step, and of what they are over the whole sequence."""
+    """Return names of results step by step, each with its name over the whole sequence."""
     pairs = []
     for name in mine:
         rest = name.removeprefix(STEPWISE)
@@ -251,7 +255,7 @@ def _steps(mine: Results) -> Pairs:
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a result by its name in `subject.py`, a key of `tolerances.FLOAT32`."""
+    """Return the kind of a result, a key of `tolerances.FLOAT32`."""
     parts = name.split("/")
     if parts[0] in FORMS:
         parts = parts[1:]
@@ -271,22 +275,22 @@ def tensor_rows(
     steps: int = 0,
     inexact: int = 1,
     noise: bool = False,
-) -> Iterator[Row]:
+) -> Iterator[ComparedTensor]:
     """Compare arrays of two sides.
 
     Args:
-        a: the side that is judged.
+        a: the side that is compared.
         results: its arrays.
-        b: the side it is judged by.
+        b: the side that it is compared with.
         expected: its arrays.
-        precision: which tolerances hold, a key of `tolerances.TABLES`.
-        start: parameters before the steps of an optimizer. What is after them is measured by how
-            far the parameter has moved.
+        precision: a key of `tolerances.TABLES`.
+        start: parameters before the steps of an optimizer; parameters after them are measured by
+            their movement.
         conditions: of results, from `tolerances.split`.
         pairs: names in `results` and in `expected`.
-        steps: of an optimizer, before what is after them.
-        inexact: how many of the two arrays are off by what is allowed, 1 or 2.
-        noise: whether the noise of gradients holds for both sides, see `tolerances.py`.
+        steps: of each optimizer.
+        inexact: how many of the two arrays may be off by the tolerance, 1 or 2.
+        noise: whether the noise of gradients applies to both sides, see `tolerances.py`.
     """
     largest = {other: _size(other, expected[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
@@ -294,7 +298,7 @@ def tensor_rows(
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
         kind, after = kind_of(other), parameter_after(other) is not None
-        sizes = tolerances.Sizes(
+        sizes = tolerances.TensorScale(
             largest=largest[other],
             of_all=of_kind[kind],
             value=_largest(expected[other]) if after else largest[other],
@@ -304,12 +308,12 @@ def tensor_rows(
         )
         condition = tolerances.condition_of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
-        row = Row(a, b, name, other, kind, inexact * tolerance, reason)
+        row = ComparedTensor(a, b, name, other, kind, inexact * tolerance, reason)
         yield _measured(row, results[name], expected[other], largest[other])
 
 
 def _amplified(name: str, steps: int, largest_gradient: float) -> float:
-    """What an optimizer makes of an error of one largest gradient at every step; else 0."""
+    """Return the effect on a parameter of an error of the largest gradient at every step, or 0."""
     if parameter_after(name) is None:
         return 0.0
     return AMPLIFICATION[name.split("/")[1]] * steps * largest_gradient
@@ -317,15 +321,15 @@ def _amplified(name: str, steps: int, largest_gradient: float) -> float:
 
 def operator_rows(
     a: str, results: Results, b: str, exact: Results, *, gpu: bool = False
-) -> Iterator[Row]:
-    """Compare operators alone with float64: each entry, and the root mean square of all."""
+) -> Iterator[ComparedTensor]:
+    """Compare single operators with float64: each entry, and the root mean square of all."""
     for name, expected in exact.items():
         kind, _, operator = name.partition("/")
         if kind != "operator" or name not in results:
             continue
         y = results[name]
         ulps, most_rms = operators.OPERATORS[operator].allowed(gpu=gpu)
-        row = Row(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
+        row = ComparedTensor(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
         row = replace(row, unit=LAST_PLACES)
         if y.shape != expected.shape or not np.isfinite(y).all():
             yield _measured(row, y, expected, 0.0)
@@ -337,20 +341,22 @@ def operator_rows(
         yield _within(replace(row, what=f"{name}/rms", tolerance=most_rms), rms)
 
 
-def step_rows(a: str, results: Results) -> Iterator[Row]:
-    """Compare what a side's optimizers made of its own gradients with what their formulas do."""
+def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
+    """Compare a side's steps with their formulas on its own gradients."""
     for name, value in results.items():
         if not name.startswith("step/"):
             continue
         off, at, mine, formula = (float(x) for x in value)
-        after = results[name.replace("step/", "after/", 1)]
+        _, rule, parameter = name.split("/", 2)
+        most = tolerances.STEP if rule in RULES else tolerances.PLUGIN_STEP
         reason = tolerances.of("step", "float32").reason
-        row = Row(a, "formula", name, name, "step", tolerances.STEP, reason)
+        row = ComparedTensor(a, "formula", name, name, "step", most, reason)
         located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
             yield replace(located, reason="not finite")
             continue
-        where = tuple(int(i) for i in np.unravel_index(int(at), after.shape))
+        shape = results[f"grad/{parameter}"].shape
+        where = tuple(int(i) for i in np.unravel_index(int(at), shape))
         yield _within(replace(located, where=where), off)
 
 
@@ -358,11 +364,11 @@ LAST_PLACES = "units in the last place"
 ROUNDINGS = "roundings of the parameter per step"
 
 
-def _within(row: Row, off: float) -> Row:
+def _within(row: ComparedTensor, off: float) -> ComparedTensor:
     return replace(row, max_abs=off, ok=off <= row.tolerance)
 
 
-def _measured(row: Row, x: Array, y: Array, largest: float) -> Row:
+def _measured(row: ComparedTensor, x: Array, y: Array, largest: float) -> ComparedTensor:
     if x.shape != y.shape:
         return replace(row, reason=f"the shapes are {x.shape} and {y.shape}")
     if not x.size:
@@ -376,13 +382,13 @@ def _measured(row: Row, x: Array, y: Array, largest: float) -> Row:
 
 
 def _size(name: str, x: Array, start: Results) -> float:
-    """What a difference is relative to: the largest entry, or the longest way moved."""
+    """Return the largest entry of a result, or the largest movement of a parameter."""
     parameter = parameter_after(name)
     return _largest(x if parameter is None else x - start[parameter])
 
 
 def _largest(x: Array) -> float:
-    """Largest finite magnitude."""
+    """Return the largest finite magnitude."""
     flat = x.reshape(-1)
     largest = 0.0
     for begin in range(0, flat.size, _PIECE):
@@ -392,7 +398,7 @@ def _largest(x: Array) -> float:
 
 
 def _worst(x: Array, y: Array) -> tuple[float, tuple[int, ...]]:
-    """Largest difference and its index; infinite at the first entry that is not finite."""
+    """Return the largest difference and its index; infinite at an entry that is not finite."""
     worst, at = -1.0, 0
     x_flat, y_flat = x.reshape(-1), y.reshape(-1)
     for begin in range(0, x_flat.size, _PIECE):

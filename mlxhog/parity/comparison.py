@@ -12,43 +12,43 @@ import numpy as np
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.parity import compare, tolerances
-from mlxhog.parity.compare import Row
+from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.compute import Perturbation, computed_results
-from mlxhog.parity.subject import Results, Side, Subject, perturbed
+from mlxhog.parity.subject import ParitySide, ParitySubject, Results, perturbed
 from mlxhog.report.views import TellStep
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The outcome of a comparison.
+class ParityReport:
+    """The result of a comparison.
 
     Attributes:
-        subject: what was computed.
-        sides: who computed it, the reference first.
-        rows: every two tensors that were compared.
-        first_bad: the disagreement that comes first in the computation; None where all agree.
-        perturbation: what one side got another value of.
-        seconds: how long it took.
+        subject: of the computation.
+        sides: that computed it, the reference first.
+        rows: all compared tensors.
+        first_bad: the first disagreement in the computation; None if all agree.
+        perturbation: an input that one side got another value of.
+        seconds: duration.
     """
 
-    subject: Subject
-    sides: Sequence[Side]
-    rows: Sequence[Row]
-    first_bad: Row | None
+    subject: ParitySubject
+    sides: Sequence[ParitySide]
+    rows: Sequence[ComparedTensor]
+    first_bad: ComparedTensor | None
     perturbation: Perturbation | None
     seconds: float
 
     @property
     def missed(self) -> bool:
-        """Whether a parameter was perturbed and no comparison shows it."""
+        """Whether a parameter was perturbed and no comparison failed."""
         return self.perturbation is not None and self.first_bad is None
 
     @property
     def unmet(self) -> list[str]:
-        """Recorded results that no side computed, and which are therefore not compared."""
+        """Notes on recorded results that no side computed."""
         met = {(row.b, row.against) for row in self.rows}
         return [
-            f"not compared: {side} {name}, which nobody computed"
+            f"not compared: {side} {name}, which no side computes"
             for side, results in self.subject.recorded.items()
             for name in results
             if (side, name) not in met
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether everything agrees, and a perturbed parameter was not overlooked."""
+        """Whether everything agrees and no perturbation was missed."""
         return self.first_bad is None and not self.missed
 
     def to_json(self) -> dict[str, Any]:
@@ -79,21 +79,21 @@ class Comparison:
 
 
 def compare_sides(
-    subject: Subject,
-    sides: Sequence[Side],
+    subject: ParitySubject,
+    sides: Sequence[ParitySide],
     tell: TellStep,
     *,
     perturb: str | None = None,
     seed: int = 0,
     save: Path | None = None,
-) -> Comparison:
+) -> ParityReport:
     """Compute a subject by every side and compare every number.
 
     Args:
-        subject: what to compute, checked.
-        sides: who computes it, the reference first.
+        subject: checked.
+        sides: that compute it, the reference first.
         tell: called with (side, "") when a side begins.
-        perturb: an input that the first side after the reference gets another value of.
+        perturb: an input whose value is changed for the first side after the reference.
         seed: of that value.
         save: .npz file for all arrays.
 
@@ -104,8 +104,8 @@ def compare_sides(
     """
     if len(sides) + len(subject.recorded) < 2:
         raise ConfigError(
-            f"{sides[0].name} alone has nothing to be compared with; give --backends two names, or "
-            "a recorded case"
+            f"{sides[0].name} is the only side; give --backends two names, or compare a recorded "
+            "case"
         )
     begin = time.perf_counter()
     perturbation = None
@@ -123,21 +123,21 @@ def compare_sides(
                 raise EnvironmentLacks(
                     f"--save {save}: {error.strerror or error}; choose another place"
                 ) from error
-    return Comparison(subject, sides, rows, bad, perturbation, time.perf_counter() - begin)
+    return ParityReport(subject, sides, rows, bad, perturbation, time.perf_counter() - begin)
 
 
 def compare_all(
-    subject: Subject, sides: Sequence[Side], results: Mapping[str, Results]
-) -> tuple[list[Row], dict[str, Results]]:
+    subject: ParitySubject, sides: Sequence[ParitySide], results: Mapping[str, Results]
+) -> tuple[list[ComparedTensor], dict[str, Results]]:
     """Compare all that can be compared.
 
     Args:
-        subject: what was computed.
-        sides: who computed it, the reference first.
+        subject: of the computation.
+        sides: that computed it, the reference first.
         results: of every side by its name, as `computed_results` yields them.
 
     Returns:
-        A row for every two tensors, and the results without the conditions among them.
+        The compared tensors, and the results without the conditions among them.
     """
     computed: dict[str, Results] = {}
     conditions: dict[str, float] = {}
@@ -148,10 +148,10 @@ def compare_all(
 
 
 def check_save_path(path: Path) -> None:
-    """Refuse a file that `save` could not write, before anything is computed for it.
+    """Refuse a file that `save` could not write, before the computation.
 
     Raises:
-        ConfigError: it is a directory, or its directory is missing or cannot be written into.
+        ConfigError: it is a directory, or its directory is missing or not writable.
     """
     try:
         if path.is_dir():
@@ -161,15 +161,15 @@ def check_save_path(path: Path) -> None:
         partial.unlink()
     except OSError as error:
         raise ConfigError(
-            f"--save {path}: {error.strerror or error}; name a file in a directory that is there "
-            "and can be written into"
+            f"--save {path}: {error.strerror or error}; name a file in a directory that exists "
+            "and is writable"
         ) from error
 
 
 def save_arrays(
     path: Path, computed: Mapping[str, Results], recorded: Mapping[str, Results]
 ) -> None:
-    """Write every array as SIDE/NAME into an uncompressed .npz file, which appears whole.
+    """Write every array as SIDE/NAME into an uncompressed .npz file, atomically.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,7 +1,7 @@
 """Compute the results of every side, each backend in a child process of its own.
 
-The parent's part is `computed_results`, the child's `compute_side`. Arrays travel by files in a
-folder that is gone when the block ends, whatever ended it; processes are spawned, and end with
+`computed_results` runs in the parent, `compute_side` in the child. Arrays travel by files in a
+folder that is removed when the block ends, also by an error. Processes are spawned and end with
 their parent.
 """
 
@@ -23,18 +23,18 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
 from mlxhog.parity import operators, optimizers, results, tolerances
-from mlxhog.parity.engines import Engine, NumPyEngine, RoundingEngine
+from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (
     NUMPY,
     PEERS,
     Array,
     MlstmPlan,
     ModelPlan,
+    ParitySide,
+    ParitySubject,
     Plan,
     Results,
-    Side,
     SlstmPlan,
-    Subject,
 )
 from mlxhog.report.views import TellStep
 
@@ -46,7 +46,7 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Perturbation:
-    """An input that one side gets another value of."""
+    """Another value of an input, for one side."""
 
     side: str
     name: str
@@ -55,31 +55,31 @@ class Perturbation:
 
 @dataclass
 class _Task:
-    """A child, and the sides it has yet to compute."""
+    """A child, its waiting sides, and the one that it computes now."""
 
     child: Child
-    waiting: list[Side]
-    now: Side | None = field(default=None)
+    waiting: list[ParitySide]
+    now: ParitySide | None = field(default=None)
 
 
 @contextmanager
 def computed_results(
-    subject: Subject,
-    sides: Sequence[Side],
+    subject: ParitySubject,
+    sides: Sequence[ParitySide],
     perturbation: Perturbation | None,
     tell: TellStep,
 ) -> Iterator[dict[str, Results]]:
-    """Compute the results of every side; they are there until the block ends.
+    """Compute the results of every side; their files exist until the block ends.
 
     Args:
-        subject: what to compute.
-        sides: who computes; those of one backend in a row.
-        perturbation: an input that one side gets another value of.
-        tell: called with (side, what it does).
+        subject: of the computation.
+        sides: that compute it; those of one backend follow each other.
+        perturbation: another value of an input, for one side.
+        tell: called with (side, "") when a side begins.
 
     Raises:
-        ConfigError: the model cannot be computed, such as a layer of the user's own.
-        WorkerFailed: a side could not compute it, or its process died; says what it said last.
+        ConfigError: the model cannot be computed, for example a layer of a plugin.
+        WorkerFailed: a side could not compute it, or its process died; has its last words.
     """
     with tempfile.TemporaryDirectory(prefix="mlxhog-parity-") as name, ExitStack() as stack:
         folder = Path(name)
@@ -88,12 +88,12 @@ def computed_results(
         if perturbation is not None:
             save_file({INPUT + perturbation.name: perturbation.value}, folder / PERTURBED)
         groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
-        # The last ones first: peers take longest to import.
+        # The last sides first: peers take longest to import.
         tasks = [_Task(stack.enter_context(Child()), group) for group in reversed(groups)]
         orders: dict[str, list[str]] = {}
 
         def begin(task: _Task) -> None:
-            """Let a child begin with its next side, or end it."""
+            """Start the next side of a child, or end the child."""
             task.now = task.waiting.pop(0) if task.waiting else None
             if task.now is None:
                 task.child.close()
@@ -120,7 +120,7 @@ def computed_results(
         yield by_side
 
 
-def _flat(subject: Subject) -> dict[str, Array]:
+def _flat(subject: ParitySubject) -> dict[str, Array]:
     inputs = {INPUT + name: value for name, value in subject.inputs.items()}
     fixed = {FIXED + name: value for name, value in subject.fixed.items()}
     return {
@@ -129,18 +129,18 @@ def _flat(subject: Subject) -> dict[str, Array]:
     }
 
 
-def _file(folder: Path, side: Side) -> Path:
+def _file(folder: Path, side: ParitySide) -> Path:
     return folder / f"{side.name.replace(':', '-')}.safetensors"
 
 
-def _take(task: _Task) -> tuple[Side, list[str]]:
-    """Return what has arrived: whose results, and their names in their order."""
+def _take(task: _Task) -> tuple[ParitySide, list[str]]:
+    """Return the side whose results have arrived, and their names in order."""
     assert task.now is not None
     try:
         names: list[str] = task.child.take(0, PATIENCE_S)
     except Failed as failure:
         problem = str(failure)
-        if problem.startswith("ConfigError: "):  # such as that of a layer of the user's own
+        if problem.startswith("ConfigError: "):  # for example of a layer of a plugin
             problem = problem.removeprefix("ConfigError: ")
             raise ConfigError(f"{task.now.name} cannot compute it: {problem}") from failure
         raise WorkerFailed(f"{task.now.name} cannot compute it: {failure}") from failure
@@ -149,20 +149,20 @@ def _take(task: _Task) -> tuple[Side, list[str]]:
 
 def compute_side(
     lane: Lane,
-    side: Side,
+    side: ParitySide,
     plan: Plan,
     subject: Path,
     replacements: Path | None,
     target: Path,
 ) -> list[str]:
-    """Compute a side's results; returns their names in the order in which they came about.
+    """Compute a side's results; returns their names in the order of the computation.
 
     Args:
-        lane: the child's own.
-        side: who computes.
-        plan: what.
+        lane: of the child.
+        side: that computes.
+        plan: of the computation.
         subject: file with the subject's arrays.
-        replacements: file with inputs that replace some of them; None for none.
+        replacements: file with inputs that replace some of them, or None.
         target: file to write.
     """
     arrays = dict(tensors.read(subject))
@@ -179,22 +179,23 @@ def compute_side(
 
 
 def side_results(
-    side: Side, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+    side: ParitySide, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Iterator[tuple[str, Array]]:
-    """Compute a side's results in this process; arguments as `compute_side`."""
+    """Compute a side's results in this process; arguments as of `compute_side`."""
     if side.backend == NUMPY:
         yield from _reference(plan, inputs, fixed)
         return
     if side.backend in PEERS:
         from mlxhog.parity import peers_torch
 
-        assert isinstance(plan, ModelPlan), "peers are asked for models only"
+        assert isinstance(plan, ModelPlan), "peers compute models alone"
         yield from peers_torch.results(side.backend, plan, inputs, fixed)
         return
     engine = engine_of(side)
     if isinstance(plan, ModelPlan):
         yield from operators.results(engine, plan)
-        yield from results.model(engine, plan, inputs, fixed, optimizers.ours)
+        steps = partial(optimizers.ours, plugins=plan.plugins)
+        yield from results.model(engine, plan, inputs, fixed, steps)
     elif isinstance(plan, MlstmPlan):
         yield from results.mlstm(engine, plan, inputs, fixed["h_weight"])
     elif isinstance(plan, SlstmPlan):
@@ -206,7 +207,7 @@ def side_results(
 def _reference(
     plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Iterator[tuple[str, Array]]:
-    """NumPy's results, and how well conditioned they are."""
+    """Yield NumPy's results and their conditions."""
     if isinstance(plan, ModelPlan):
         yield from results.fixed_init(plan)
         yield from operators.reference(plan)
@@ -242,7 +243,7 @@ def _float64(
     return results.components_reference(plan, inputs)
 
 
-def engine_of(side: Side) -> Engine:
+def engine_of(side: ParitySide) -> FrameworkEngine:
     """Import the side's framework and start it."""
     framework, _, device = side.backend.partition(":")
-    return Engine(framework, device, side.kernels, THREADS)
+    return FrameworkEngine(framework, device, side.kernels, THREADS)

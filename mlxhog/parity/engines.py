@@ -1,7 +1,7 @@
 """Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
-`NumPyEngine` runs the float64 references of models, `RoundingEngine` the same as if every result on
-the way were float32. `Engine` runs models and operators alone by one
+`NumPyEngine` runs the float64 references of models, `RoundingEngine` the same with every
+intermediate result rounded to float32. `FrameworkEngine` runs models and single operators by one
 framework, on one device and with one form of the operators.
 """
 
@@ -20,7 +20,7 @@ from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.parity.subject import Array
 
 State = Any
-"""The engine's own arrays; callers hand it back, or ask for `parts`."""
+"""Arrays of the engine; callers pass it to the next call, or to `parts`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Forward:
     state: State
 
 
-class Engine:
+class FrameworkEngine:
     """One framework on one device; holds one model at a time.
 
     Args:
@@ -53,7 +53,7 @@ class Engine:
         self._name, self._device, self._kernels = framework, device, kernels
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Take a model's parameters, float32 under our names; a copy is made."""
+        """Copy a model's parameters, float32 under our names."""
         self._cfg = cfg
         self._params = {name: self._array(value) for name, value in params.items()}
 
@@ -135,10 +135,10 @@ class Engine:
 
 
 class NumPyEngine:
-    """The references of models in float64; methods as those of `Engine`."""
+    """The references of models in float64; methods as of `FrameworkEngine`."""
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Take a model's parameters; keeps the arrays as they are, and writes none."""
+        """Take a model's parameters; they are neither copied nor written."""
         self._cfg, self._params = cfg, params
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
@@ -168,15 +168,15 @@ class NumPyEngine:
 
 
 class RoundingEngine(NumPyEngine):
-    """The references of models, every result of NumPy on the way rounded to float32."""
+    """The references of models, with every intermediate result rounded to float32."""
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Take a model's parameters; those are not rounded."""
+        """Take a model's parameters, which are not rounded."""
         super().load(cfg, {n: x.astype(np.float64).view(_Rounding) for n, x in params.items()})
 
 
 class _Rounding(np.ndarray[Any, Any]):
-    """Float64 numbers; what NumPy makes of them is rounded to float32, and rounds on."""
+    """Float64 numbers; results that NumPy computes from them are rounded to float32, and so on."""
 
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any
@@ -200,12 +200,12 @@ def _rounded(y: Any, *, in_place: bool = False) -> Any:
         return tuple(_rounded(one, in_place=in_place) for one in y)
     if not isinstance(y, np.ndarray | np.floating) or y.dtype != np.float64:
         return y
-    with np.errstate(over="ignore"):  # which float32 cannot hold: the noise is infinite then
+    with np.errstate(over="ignore"):  # beyond float32: the noise is infinite then
         near = np.asarray(y).astype(np.float32).astype(np.float64)
     if in_place:
         np.asarray(y)[...] = near
     return near.view(_Rounding)
 
 
-ModelEngine = Engine | NumPyEngine
+ModelEngine = FrameworkEngine | NumPyEngine
 """Computes a model in the process that made it."""

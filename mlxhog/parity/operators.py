@@ -1,16 +1,16 @@
-"""Every operator of a family alone, compared with float64 in units in the last place.
+"""Every single operator of a family, compared with float64 in units in the last place.
 
 A whole model cannot show an error of a few units in one operator: rounding adds up to more than
-that from block to block. An operator alone can. Its inputs here are well conditioned: no sum
-cancels, and the products that linear maps sum up are of small integers, exact in float32 whatever
-their order. So each entry of a right operator's result is within `Operator.ulps` units of
-float64's, and their root mean square is within `RMS`: 0 for both where all is exact.
+that from block to block. A single operator can. Its inputs here are well conditioned: no sum
+cancels, and linear maps sum products of small integers, which float32 computes exactly in any
+order. So each entry of a right result is within `Operator.ulps` units of float64, and their root
+mean square is within `RMS`; both are 0 if the result is exact.
 
-What that finds (`tests/parity/test_faults.py`): an operator whose results are all off by 4 units,
-or each up or down by 4 at random, since the root mean square of right ones is at most half of that.
-A single entry that is off by 4 units is found where results are exact. Elsewhere as much rounding
-of the other sign may hide it, and what is surely found is one that is off by `2 * ulps`. Gradients
-of operators are not compared here, but in the cases of cells and in the gradients of models.
+This finds (`tests/parity/test_faults.py`) an operator whose results are all off by 4 units, or each
+up or down by 4 at random: the root mean square of right ones is at most half of that. A single
+entry that is off by 4 units is found if results are exact. In other operators rounding of the other
+sign may hide it; one that is off by more than `2 * ulps` is always found. Gradients of operators
+are compared in the cases of cells and in the gradients of models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, recurrences_numpy
-from mlxhog.parity.engines import Engine
+from mlxhog.parity.engines import FrameworkEngine
 from mlxhog.parity.subject import Array, ModelPlan
 
 Inputs = Mapping[str, Any]
@@ -36,22 +36,22 @@ ROWS, VOCAB = 6, 33
 
 EXACT = 0.0
 ROUNDED = 10.0
-"""Units in the last place. Seen: up to 5.7, of MLX's gelu and of the sLSTM's normaliser."""
+"""Units in the last place. Seen: up to 5.7, in MLX's gelu and in the sLSTM's normaliser."""
 RMS = 3.0
-"""Of their root mean square. Seen: up to 1.8, of the sLSTM cell; an operator off by 4 has more."""
+"""Of their root mean square. Seen: up to 1.8, in the sLSTM cell; an operator off by 4 has more."""
 GPU = 2.0
-"""As much more on a GPU, whose exp and tanh promise 4 and 5 units where a CPU's keep within 2. An
-operator off by 4 units is found there only where results are exact."""
+"""Factor on a GPU, whose exp and tanh promise 4 and 5 units; those of a CPU stay within 2. There an
+operator off by 4 units is found only if results are exact."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator, and what is asked of it.
+    """One operator, its inputs and its tolerance.
 
     Attributes:
-        draw: its inputs, float32, or int32 labels.
+        draw: draws its inputs, float32, or int32 labels.
         call: from operators and inputs to a result and further ones.
-        ulps: units in the last place that an entry may be off by: 0 where all sums are exact.
+        ulps: units in the last place that an entry may be off by; 0 if all sums are exact.
     """
 
     draw: Draw
@@ -59,12 +59,12 @@ class Operator:
     ulps: float = ROUNDED
 
     def allowed(self, *, gpu: bool) -> tuple[float, float]:
-        """Return what an entry and what the root mean square of all may be off by."""
+        """Return the largest error of an entry and the largest root mean square error."""
         factor = GPU if gpu else 1.0
         return factor * self.ulps, factor * RMS if self.ulps else 0.0
 
 
-def results(engine: Engine, plan: ModelPlan) -> Iterator[tuple[str, Array]]:
+def results(engine: FrameworkEngine, plan: ModelPlan) -> Iterator[tuple[str, Array]]:
     """Compute the operators of the plan's family by an engine."""
     for name in names(plan):
         operator = OPERATORS[name]
@@ -84,7 +84,7 @@ def reference(plan: ModelPlan) -> Iterator[tuple[str, Array]]:
 
 
 def names(plan: ModelPlan) -> tuple[str, ...]:
-    """Return the operators that the plan's family calls and NumPy has a reference of."""
+    """Return the operators that the plan's family calls and that have a NumPy reference."""
     return FAMILIES.get(plan.cfg.model_type, ())
 
 
@@ -105,7 +105,7 @@ def _positive(r: np.random.Generator, *shape: int, low: float = 0.5, high: float
 
 
 def _signed(r: np.random.Generator, *shape: int, high: float = 2.0) -> Array:
-    """Numbers away from 0, as many below as above in each run of the last axis."""
+    """Numbers away from 0, as many below as above along the last axis."""
     signs = np.ones(shape, np.float32)
     signs[..., 1::2] = -1.0
     signed: Array = _positive(r, *shape, high=high) * r.permuted(signs, axis=-1)
@@ -146,7 +146,7 @@ def _heads(r: np.random.Generator) -> dict[str, Array]:
         "h": h,
         "o": _signed(r, B, S, D),
         "z": _positive(r, B, S, D),
-        "c": flat * _positive(r, B, S, D),  # of the norm's sign, so that their sum cancels nothing
+        "c": flat * _positive(r, B, S, D),  # has the norm's sign, so that no sum cancels
         "w": _positive(r, D),
         "skip": _positive(r, D),
     }
@@ -158,7 +158,7 @@ def _logits(r: np.random.Generator) -> dict[str, Array]:
 
 
 def _pair(r: np.random.Generator) -> dict[str, Array]:
-    """A gate, where no activation cancels, and what it is multiplied with."""
+    """A gate at which no activation cancels, and its factor."""
     return {"gate": _positive(r, 20, 33, low=0.25, high=4.0), "up": _positive(r, 20, 33)}
 
 
@@ -209,7 +209,7 @@ SLSTM = ("i", "f", "z", "o", "R", "b")
 
 
 def _nats(ops: Any, t: Inputs, cap: float | None) -> tuple[Any, Sequence[Any]]:
-    """Every row alone: the operator returns a sum, and one number would show little."""
+    """Each row separately: the operator returns a sum, and one number would show little."""
     rows = [
         ops.capped_cross_entropy(t["logits"][n : n + 1], t["labels"][n : n + 1], cap)[0]
         for n in range(ROWS)

@@ -1,33 +1,41 @@
-"""A few steps of SGD, momentum and AdamW on one batch: ours in float32, their formulas in float64.
+"""A few steps of each optimizer on one batch: the native ones in float32, formulas in float64.
 
-Two things are asked of them. A side's steps have to be what the formula makes of the side's own
-gradients, to a few units in the last place of each parameter (`Formula`): that is the optimizer
-alone. And where they lead has to be where the reference's steps lead, as near as float32 can know
-(`tolerances.py`): that is gradients, optimizer and the parameters' way back into the model.
+Two comparisons use them. The steps of a side have to be the formula's on that side's own gradients,
+to a few units in the last place of each parameter (`Formula`): this tests the optimizer alone. And
+SGD, momentum and AdamW have to lead where the reference's steps lead, as near as float32 can
+(`tolerances.py`): this tests gradients, optimizer and the parameters' way back into the model.
+
+An optimizer of a plugin is compared by the first alone. How far it may lead from the reference is
+unknown, since that depends on how it enlarges errors of gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from mlxhog import arena, optim
 from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
+from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.optim.adamw import adamw_reference
+from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.sgd import momentum_reference, sgd_reference
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.parity.subject import RULES, Array
 
 LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
-"""Steps far above the rounding of a parameter, and too short for chaos."""
+"""Steps far above the rounding of a parameter, but too short for chaos."""
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.1
 BETA1, BETA2 = 0.9, 0.95
 EPS = 1e-2
-"""AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr, in a
-direction that noise chooses, and no two programs would agree on it."""
+"""AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr in a
+random direction, so that no two programs would agree."""
 
 CHOICES: Mapping[str, OptimizerChoice] = {
     choice.name: choice
@@ -43,47 +51,74 @@ AMPLIFICATION = {
     Momentum.name: LR[Momentum.name] / (1.0 - MOMENTUM),
     AdamW.name: 2.0 * LR[AdamW.name] / EPS,
 }
-"""How much further a step may lead at most, per unit of error in every gradient: AdamW divides by
-no less than eps, once in its numerator's error and once in its denominator's."""
+"""Largest error of a step per unit of error in every gradient. AdamW divides by at least eps, for
+the error of its numerator and for that of its denominator."""
 
 Gradient = Callable[[Mapping[str, Array], int], Mapping[str, Array]]
-"""From parameters by name, and the number of the step from 1 on, to their gradients."""
+"""From parameters by name, and the number of the step from 1 on, to gradients by name."""
 After = tuple[str, Mapping[str, Array], Mapping[str, Array]]
-"""A rule, every parameter after the last of its steps, and how far those are from the formula."""
+"""An optimizer, parameters after its last step, and their differences from the formula."""
 
 
 class Formula:
-    """One rule in float64, following the gradients it is shown.
+    """An optimizer in float64, on given gradients.
 
-    A parameter is measured in units of its own rounding: the spacing of float32 at the largest
-    value it had on its way, and at the largest step of its tensor.
+    It takes the steps of a method of the optimizer, `reference(w, g, *state, lr, decay, count)`,
+    which returns the step of one parameter and then its new state in the order of `state_segments`.
+    `decay` says whether weight decay applies to the parameter, `count` is the number of the step,
+    from 1 on. `SGD`, `Momentum` and `AdamW` have `_reference` for it. Without such a method it
+    takes those of `update`, with the references of native steps in place of these.
+
+    Differences of a parameter are measured in units of its rounding: the spacing of float32 at its
+    largest value so far, plus that at the largest step of its tensor.
     """
 
-    def __init__(self, cfg: ModelConfig, rule: str, params: Mapping[str, Array]) -> None:
+    def __init__(
+        self, cfg: ModelConfig, choice: OptimizerChoice, params: Mapping[str, Array]
+    ) -> None:
         """Start from float32 parameters by name."""
-        self._rule, self._spec, self._step = rule, param_spec(cfg), 0
-        self.now = {name: value.astype(np.float64) for name, value in params.items()}
-        self._m = {name: np.zeros_like(value) for name, value in self.now.items()}
-        self._v = {name: np.zeros_like(value) for name, value in self.now.items()}
+        fitted = choice.fitted(hidden=True)
+        self.optimizer: Any = optim.rule_of(fitted, optim.Use())
+        self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
+        own = partial(_reference, choice.name) if choice.name in LR else None
+        self._reference = own or getattr(self.optimizer, "reference", None)
+        self._target, self.now = _new_target(np.float64, cfg, params, self.optimizer)
         self._reach = {name: np.abs(value) for name, value in self.now.items()}
         self._pace = dict.fromkeys(self.now, 0.0)
+        self._step = 0
 
     def step(self, grads: Mapping[str, Array]) -> None:
-        """Take the next step."""
+        """Take the next step.
+
+        Raises:
+            ConfigError: the optimizer of a plugin cannot compute in float64.
+        """
         self._step += 1
-        for name, grad in grads.items():
-            delta, self._m[name], self._v[name] = _delta(
-                self._rule,
-                self.now[name],
-                grad.astype(np.float64),
-                self._m[name],
-                self._v[name],
-                self._step,
-                self._spec[name].decay,
-            )
-            self.now[name] = self.now[name] + delta
-            np.maximum(self._reach[name], np.abs(self.now[name]), out=self._reach[name])
-            self._pace[name] = max(self._pace[name], float(np.abs(delta).max(initial=0.0)))
+        before = {name: value.copy() for name, value in self.now.items()}
+        slots = self._target.slots
+        pairs = [(slots[name], grad.astype(np.float64)) for name, grad in grads.items()]
+        try:
+            self._update(pairs)
+        except Exception as error:
+            raise ConfigError(
+                f"{type(self.optimizer).__name__} fails in float64: {message_of(error)}; give it "
+                "a method `reference`, see docs/parity.md"
+            ) from error
+        for name, value in self.now.items():
+            np.maximum(self._reach[name], np.abs(value), out=self._reach[name])
+            delta = np.abs(value - before[name])
+            self._pace[name] = max(self._pace[name], float(delta.max(initial=0.0)))
+
+    def _update(self, pairs: Any) -> None:
+        target, lr, count = self._target, self.lr, self._step
+        if self._reference is None:
+            step = optim.Step(lr=lr, count=count, shared_count=count, seed=0, grad_scale=1.0)
+            self.optimizer.update(target, pairs, step)
+            return
+        for slot, grad in pairs:
+            state = [target.state(name, slot) for name in self.optimizer.state_segments]
+            rates = {"lr": lr, "decay": slot.name in target.decay, "count": count}
+            _advance(self._reference, self.now[slot.name], grad, state, rates)
 
     def apart(self, name: str, value: Array) -> Array:
         """Measure how far a float32 parameter is from the formula's.
@@ -99,62 +134,103 @@ class Formula:
         return np.array([off[at], at, value.reshape(-1)[at], self.now[name].reshape(-1)[at]])
 
 
-def ours(
-    cfg: ModelConfig, params: Mapping[str, Array], gradient: Gradient, steps: int
-) -> Iterator[After]:
-    """Take the native steps of `mlxhog.optim`, in float32."""
+def _reference(
+    rule: str, w: Array, g: Array, *state: Array, lr: float, decay: bool, count: int
+) -> tuple[Array, ...]:
+    rates = {"lr": lr, "weight_decay": WEIGHT_DECAY if decay else 0.0, "grad_scale": 1.0}
+    if rule == SGD.name:
+        return (sgd_reference(w, g, **rates),)
+    if rule == Momentum.name:
+        return momentum_reference(w, g, *state, momentum=MOMENTUM, nesterov=False, **rates)
+    biases = {"bias1": 1.0 - BETA1**count, "bias2": 1.0 - BETA2**count}
+    return adamw_reference(w, g, *state, beta1=BETA1, beta2=BETA2, eps=EPS, **biases, **rates)
+
+
+class _Float64Target(optim.Target):
+    """A target in float64, where native steps are replaced by their references."""
+
+    def apply(
+        self, dense: Any, rows: Any, slot: Any, grad: Any, state: Any, rates: Mapping[str, Any]
+    ) -> None:
+        rates = {name: rate for name, rate in rates.items() if name not in ("seed", "shared")}
+        w, *parts = (parameter(flat, slot) for flat in (self.flat, *state))
+        _advance(_REFERENCES[dense.__name__], w, grad, parts, rates)
+
+
+_REFERENCES: Mapping[str, Callable[..., Any]] = {
+    "sgd_step": lambda *x, **rates: (sgd_reference(*x, **rates),),
+    "momentum_step": momentum_reference,
+    "adamw_step": adamw_reference,
+}
+
+
+def _advance(
+    reference: Callable[..., Any], w: Array, g: Array, state: Any, rates: Mapping[str, Any]
+) -> None:
+    """Write a parameter and its state as a formula says."""
+    delta, *after = reference(w, g, *state, **rates)
+    w += delta
+    for part, value in zip(state, after, strict=True):
+        part[...] = value
+
+
+def _new_target(
+    dtype: Any, cfg: ModelConfig, params: Mapping[str, Array], optimizer: optim.Optimizer
+) -> tuple[optim.Target, dict[str, Array]]:
+    """Return a target without an arena, and its view of each parameter."""
     spec = param_spec(cfg)
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
+    n, slots = layout.n_floats, layout.slots
+    shapes = optimizer.state_shapes({name: slot.shape for name, slot in slots.items()})
+    state, places = new_state(optimizer.state_segments, shapes, n)
+    private = {name: segment.astype(dtype) for name, segment in state.items()}
+    shared = {name: np.zeros(n, dtype) for name in optimizer.shared_segments}
+    flat = np.zeros(n, dtype)
+    views = {name: parameter(flat, slot) for name, slot in slots.items()}
+    for name, view in views.items():
+        view[...] = params[name]
     decay = frozenset(name for name, one in spec.items() if one.decay)
-    for rule in RULES:
-        optimizer = optim.rule_of(CHOICES[rule], optim.Use())
-        flat = np.zeros(layout.n_floats, np.float32)
-        views = {
-            name: flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for name, slot in layout.slots.items()
-        }
-        for name, view in views.items():
-            view[...] = params[name]
-        private = {name: np.zeros_like(flat) for name in optimizer.state_segments}
-        target = optim.Target(flat, layout.slots, None, WRITE_MODES["racy"], private, {}, decay)
-        formula = Formula(cfg, rule, params)
+    racy, kind = WRITE_MODES["racy"], _Float64Target if dtype is np.float64 else optim.Target
+    return kind(flat, slots, None, racy, private, shared, decay, places=places), views
+
+
+def ours(
+    cfg: ModelConfig,
+    params: Mapping[str, Array],
+    gradient: Gradient,
+    steps: int,
+    plugins: Sequence[OptimizerChoice] = (),
+) -> Iterator[After]:
+    """Take the steps of `mlxhog.optim` and of `plugins` in float32.
+
+    Every second step gets twice the gradient and a `grad_scale` of 1/2, and is added to `pending`
+    in place of the parameters. Neither may change where it leads.
+    """
+    for choice in (*CHOICES.values(), *plugins):
+        formula = Formula(cfg, choice, params)
+        optimizer, lr = formula.optimizer, formula.lr
+        target, views = _new_target(np.float32, cfg, params, optimizer)
         for step in range(1, steps + 1):
             grads = {name: np.ascontiguousarray(g) for name, g in gradient(views, step).items()}
-            optimizer.step(target, grads, lr=LR[rule], step=step)
             formula.step(grads)
-        yield rule, views, {name: formula.apart(name, view) for name, view in views.items()}
+            if step % 2:
+                optimizer.step(target, grads, lr=lr, step=step)
+                continue
+            before, pending = target.flat.copy(), np.zeros_like(target.flat)
+            grads = {name: 2 * grad for name, grad in grads.items()}
+            apart = replace(target, pending=pending)
+            optimizer.step(apart, grads, lr=lr, step=step, grad_scale=0.5)
+            np.add(before, pending, out=target.flat)
+        differences = {name: formula.apart(name, view) for name, view in views.items()}
+        yield choice.name, views if choice.name in LR else {}, differences
 
 
 def reference(
     cfg: ModelConfig, params: Mapping[str, Array], gradient: Gradient, steps: int
 ) -> Iterator[After]:
-    """Take the same steps by their formulas, in float64; how far they are from it is empty."""
-    for rule in RULES:
-        formula = Formula(cfg, rule, params)
+    """Take the steps of `RULES` by their formulas, in float64, without differences."""
+    for rule, choice in CHOICES.items():
+        formula = Formula(cfg, choice, params)
         for step in range(1, steps + 1):
             formula.step(gradient(formula.now, step))
         yield rule, formula.now, {}
-
-
-def _delta(
-    rule: str, w: Array, g: Array, m: Array, v: Array, step: int, decays: bool
-) -> tuple[Array, Array, Array]:
-    """Return the step of one parameter, and both moments after it."""
-    rates = {"lr": LR[rule], "weight_decay": WEIGHT_DECAY if decays else 0.0, "grad_scale": 1.0}
-    if rule == SGD.name:
-        return sgd_reference(w, g, **rates), m, v
-    if rule == Momentum.name:
-        delta, m = momentum_reference(w, g, m, momentum=MOMENTUM, nesterov=False, **rates)
-        return delta, m, v
-    return adamw_reference(
-        w,
-        g,
-        m,
-        v,
-        beta1=BETA1,
-        beta2=BETA2,
-        eps=EPS,
-        bias1=1.0 - BETA1**step,
-        bias2=1.0 - BETA2**step,
-        **rates,
-    )

@@ -1,7 +1,7 @@
 """The peers' results: their own modules with our parameters, trained by PyTorch.
 
-Loss and steps are PyTorch's, `cross_entropy` and `torch.optim`, so nothing of ours but the numbers
-of the optimizers enters.
+Loss and steps are PyTorch's, `cross_entropy` and `torch.optim`. Of our code only the numbers of the
+optimizers enter.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity.optimizers import (
     BETA1,
     BETA2,
+    CHOICES,
     EPS,
     LR,
     MOMENTUM,
@@ -36,7 +37,7 @@ KERNELS = {
     "chunkwise_kernel": "chunkwise--native_autograd",
     "sequence_kernel": "native_sequence__native",
     "step_kernel": "native",
-    "mode": "inference",  # the only one that takes every length
+    "mode": "inference",  # the only mode that takes every length
     "return_last_states": True,
     "autocast_kernel_dtype": "float32",
     "inference_state_dtype": "float32",
@@ -45,16 +46,16 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A module of a peer, and where its parts are.
+    """A module of a peer and access to its parts.
 
     Attributes:
         module: the model.
         trace: the modules whose results are `hidden`: embedding, blocks, final norm.
         logits: tokens (B, S) -> logits (B, S, V).
-        step: one token (B, 1) and a state, None at first -> logits and the next state; None where
-            the peer cannot.
-        parts: a state of `step` as C, n, m of every block.
-        package: whether names are the xlstm package's, else they are ours.
+        step: one token (B, 1) and a state, None at first -> logits and the next state; None if the
+            peer has no such call.
+        parts: a state of `step` -> C, n, m of every block.
+        package: whether names are those of the xlstm package; else they are ours.
     """
 
     module: nn.Module
@@ -68,7 +69,7 @@ class Peer:
 def results(
     name: str, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> NamedArrays:
-    """Compute a peer's results; arguments as `results.model`."""
+    """Compute a peer's results; arguments as of `results.model`."""
     torch.set_num_threads(1)
     peer = create(name, plan.cfg)
     _load(peer, plan.cfg, params)
@@ -91,7 +92,7 @@ def results(
 
 
 def create(name: str, cfg: ModelConfig) -> Peer:
-    """Build a peer's model, in its evaluation mode: nothing is dropped."""
+    """Build a peer's model in evaluation mode, without dropout."""
     if name == TRANSFORMERS:
         assert isinstance(cfg, XLSTMLargeConfig)
         return _transformers(cfg)
@@ -107,7 +108,7 @@ def _transformers(cfg: XLSTMLargeConfig) -> Peer:
     return Peer(
         module=model,
         trace=[backbone.embeddings, *backbone.blocks, backbone.out_norm],
-        # Its cache is written in place, which no gradient survives.
+        # It writes its cache in place, so that no gradient could be computed.
         logits=lambda ids: model(ids, use_cache=False).logits,
         package=False,
     )
@@ -171,7 +172,7 @@ def _known(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(peer: Peer, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-    """Give the module our parameters; one that only it has stays 0 and is not trained."""
+    """Set the module's parameters to ours; one that we do not have stays 0 and is not trained."""
     theirs = to_xlstm(params, cfg) if peer.package else params
     own = dict(peer.module.named_parameters())
     with torch.no_grad():
@@ -262,7 +263,7 @@ def _steps(
         optimizer = torch.optim.SGD(
             groups, lr=LR[rule], momentum=MOMENTUM * (rule == Momentum.name)
         )
-    formula = Formula(plan.cfg, rule, params)
+    formula = Formula(plan.cfg, CHOICES[rule], params)
     for _ in range(plan.steps):
         optimizer.zero_grad()
         _loss(peer, tokens, targets).backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Every result, in the order in which it comes about: of a model, a cell, or single operators.
+"""All results of a model, a cell or single operators, in the order of the computation.
 
 The recorded case "components" has these operators:
 
@@ -25,7 +25,7 @@ from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.spec import initial_value
-from mlxhog.parity.engines import Engine, Forward, ModelEngine, NumPyEngine
+from mlxhog.parity.engines import Forward, FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.parity.operators import FLOAT64
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan
@@ -54,15 +54,15 @@ def model(
     *,
     tokenwise: bool = True,
 ) -> NamedArrays:
-    """Compute what the plan asks for; of some families NumPy has a forward pass and no more.
+    """Compute the results of a plan; NumPy has only the forward pass of some families.
 
     Args:
-        engine: who computes.
-        plan: what.
+        engine: that computes.
+        plan: of the computation.
         params: parameters of the model.
-        fixed: tokens, targets, greedy_prompt; see `Subject`.
-        steps: `optimizers.ours`, or another form of it.
-        tokenwise: False leaves out what is computed one token at a time.
+        fixed: tokens, targets, greedy_prompt; see `ParitySubject`.
+        steps: `optimizers.ours` or `optimizers.reference`.
+        tokenwise: whether to compute one token at a time, too.
     """
     grads: dict[str, Array] = {}
     for name, value in once(engine, plan, params, fixed):
@@ -87,7 +87,7 @@ def _after(
     grads: Mapping[str, Array],
     steps: Steps,
 ) -> NamedArrays:
-    """Take the steps of every optimizer; arguments as `model`, and the gradient at `params`."""
+    """Take the steps of every optimizer; arguments as of `model`, and the gradient at `params`."""
 
     def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
         if step == 1:
@@ -109,7 +109,7 @@ def _forward_only(engine: ModelEngine, plan: ModelPlan) -> bool:
 def once(
     engine: ModelEngine, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> NamedArrays:
-    """Compute what one forward and one backward pass give; arguments as `model`."""
+    """Compute the results of one forward and one backward pass; arguments as of `model`."""
     engine.load(plan.cfg, params)
     whole = engine.forward(fixed["tokens"])
     yield from _hidden(plan, whole)
@@ -134,9 +134,9 @@ def _hidden(plan: ModelPlan, whole: Forward) -> NamedArrays:
 
 
 def _state(plan: ModelPlan, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
-    """Name the parts of every block's state: C n m or h c n m of the cell, after a conv's.
+    """Name the parts of every block's state: C n m or h c n m of the cell, after those of a conv.
 
-    Those of MAD layers have numbers, and so has what follows the last layer, the positions read.
+    Parts of MAD layers have numbers, and so do the positions read, which follow the last layer.
     """
     for layer, parts in enumerate(blocks):
         if isinstance(plan.cfg, MADConfig):
@@ -159,7 +159,7 @@ def _stepwise(plan: ModelPlan, engine: ModelEngine, tokens: Array) -> NamedArray
 
 
 def greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
-    """Return the `count` likeliest tokens that follow, (B, count) int32."""
+    """Return the `count` most likely next tokens, (B, count) int32."""
     ids: list[Array] = []
     token, state = prompt, None
     while len(ids) < count:
@@ -171,7 +171,7 @@ def greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
 
 
 def fixed_init(plan: ModelPlan) -> NamedArrays:
-    """Initial values that a formula gives, of the parameters that are asked for."""
+    """Yield the initial values of `plan.fixed_init` that are not random."""
     spec = families.param_spec(plan.cfg)
     for name in plan.fixed_init:
         if spec[name].init.partition(":")[0] not in RANDOM:
@@ -179,12 +179,12 @@ def fixed_init(plan: ModelPlan) -> NamedArrays:
 
 
 def mlstm(
-    engine: Engine, plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array
+    engine: FrameworkEngine, plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array
 ) -> NamedArrays:
-    """Compute the forms that the operators have: `mlstm_cell` on the sequence, and step by step.
+    """Compute all forms of `mlstm_cell` over the sequence, and the cell step by step.
 
-    Chunks of the recorded size, chunks that hold the whole sequence (the parallel form), and
-    chunks of one (the recurrent form) are one operator.
+    One operator has the three forms: chunks of the recorded size, one chunk for the whole sequence
+    (the parallel form), and chunks of one position (the recurrent form).
     """
     S = inputs["q"].shape[1]
     sizes = {"parallel": S, "chunkwise": plan.chunk_size, "recurrent": 1}
@@ -212,13 +212,13 @@ def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
 
 
 def _steps(
-    engine: Engine,
+    engine: FrameworkEngine,
     call: OperatorCall,
     inputs: Mapping[str, Array],
     sequence: Iterable[str],
     start: Iterable[str],
 ) -> Iterator[tuple[Array, list[Array]]]:
-    """Apply a cell to one position after another: the output and the state of each."""
+    """Yield the output and the state of a cell after each position."""
     now = dict(inputs)
     S = next(inputs[name].shape[1] for name in sequence)
     for t in range(S):
@@ -229,7 +229,7 @@ def _steps(
 
 
 def mlstm_reference(plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
-    """Compute the forms in float64; the chunkwise one, equal to the recurrent, without gradient."""
+    """Compute the forms in float64; the chunkwise one equals the recurrent: without gradient."""
     exact = {name: value.astype(np.float64) for name, value in inputs.items()}
     sequence = [exact[letter] for letter in MLSTM_SEQUENCE]
     state = tuple(exact[name] for name in MLSTM_STATE) if "C0" in exact else None
@@ -257,7 +257,7 @@ def _last_state(form: str, state: Any) -> NamedArrays:
         yield f"{form}/state/{letter}", part
 
 
-def slstm(engine: Engine, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+def slstm(engine: FrameworkEngine, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
     """Compute the cell with the operators of an engine."""
 
     def call(ops: Any, xs: Inputs) -> tuple[Any, Any]:
@@ -279,7 +279,7 @@ def slstm(engine: Engine, inputs: Mapping[str, Array], weight: Array) -> NamedAr
 
 
 def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
-    """Compute the cell in float64; step by step is what it does anyway."""
+    """Compute the cell in float64, step by step."""
     exact = {name: value.astype(np.float64) for name, value in inputs.items()}
     names = (*SLSTM_SEQUENCE, *SLSTM_WEIGHTS)
     states, back = recurrences_numpy.slstm_cell(
@@ -295,7 +295,7 @@ def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
 
 
 def _trace(states: list[Array]) -> NamedArrays:
-    """h, c, n and m after every position, each (B, S, NH, DH)."""
+    """Yield h, c, n and m after every position, each (B, S, NH, DH)."""
     yield "stepwise/h", states[0]
     for letter, part in zip(SLSTM_STATE[1:], states[1:], strict=True):
         yield f"stepwise/states/{letter}", part
@@ -325,7 +325,9 @@ def call_of(name: str) -> Call | None:
     return CALLS.get(name)
 
 
-def components(engine: Engine, plan: ComponentsPlan, inputs: Mapping[str, Array]) -> NamedArrays:
+def components(
+    engine: FrameworkEngine, plan: ComponentsPlan, inputs: Mapping[str, Array]
+) -> NamedArrays:
     """Compute every operator."""
     for name in plan.names:
         call = call_of(name)
@@ -344,7 +346,7 @@ def components_reference(plan: ComponentsPlan, inputs: Mapping[str, Array]) -> N
 
 
 def _alone(call: Call) -> OperatorCall:
-    """Return a call that has no other results."""
+    """Return a call without further results."""
     return lambda ops, t: (call(ops, t), ())
 
 

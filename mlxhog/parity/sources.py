@@ -1,7 +1,7 @@
 """Subjects of a comparison: an architecture, a checkpoint or a recorded case.
 
-What it will compute is known first, and its parameters are drawn or read only when they are needed,
-so that a model which this machine cannot hold is refused before.
+The plan of a subject is known first; its parameters are drawn or read only when they are needed. So
+a model that is too large for this machine is refused before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate
 from mlxhog.parity import cases
-from mlxhog.parity.subject import Array, ModelPlan, Plan, Side, Subject, check, next_labels
+from mlxhog.parity.subject import (
+    Array,
+    ModelPlan,
+    ParitySide,
+    ParitySubject,
+    Plan,
+    check,
+    next_labels,
+)
 
 NOISE = 0.1
 EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient
@@ -36,19 +44,19 @@ PERTURBED = (
 )
 OWN = "parameters are the checkpoint's own"
 FORWARD = (
-    "numpy computes the forward pass of this family and nothing else: gradients, states, steps and "
-    "tokens one by one are compared between the backends, and with PyTorch's plain operators"
+    "numpy computes the forward pass of this family alone: gradients, states, steps and single "
+    "tokens are compared between the backends, and with PyTorch's plain operators"
 )
-WHOLE = "an auto-encoder reads whole sequences: nothing is computed token by token"
+WHOLE = "an auto-encoder reads whole sequences: no results token by token"
 MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
-"""Copies of the parameters in one process: values, leaves, gradients and results; then what
-optimizers keep, their formulas in float64, and three results."""
+"""Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
+state, formulas in float64, and three results."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What an architecture or a checkpoint is tried with.
+class TrialSettings:
+    """Inputs and steps for an architecture or a checkpoint.
 
     Attributes:
         seed: of tokens and noise.
@@ -64,24 +72,24 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A subject to come.
+class SubjectSource:
+    """A subject before its arrays are made.
 
     Attributes:
-        title: what it is.
-        plan: what it computes.
-        shape: of its tokens, (B, S); () where it has none.
-        make: draws or reads it, and checks its numbers.
+        title: its name in the output.
+        plan: of the computation.
+        shape: of its tokens, (B, S); () without tokens.
+        make: draws or reads the arrays, and checks them.
     """
 
     title: str
     plan: Plan
     shape: tuple[int, ...]
-    make: Callable[[], Subject]
+    make: Callable[[], ParitySubject]
 
 
-def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
-    """Find what a command names.
+def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> SubjectSource:
+    """Open the subject of a command.
 
     Args:
         kind: "config", "checkpoint" or "case".
@@ -91,8 +99,8 @@ def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
 
     Raises:
         ConfigError: the architecture is unknown, or its fields contradict each other.
-        CheckpointError, RunError: there is no such checkpoint, or it is damaged.
-        DataError: there is no such case, or it is damaged.
+        CheckpointError, RunError: the checkpoint is missing or damaged.
+        DataError: the case is missing or damaged.
     """
     if kind == "case":
         return _case(Path(where), sizes)
@@ -101,17 +109,19 @@ def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
     is_line = " " in where and not Path(where).exists()
     cfg = load_candidate(where) if is_line else load_architecture(where)
 
-    def make() -> Subject:
+    def make() -> ParitySubject:
         params = perturbed_init(cfg, sizes.seed)
         return model_subject(where, cfg, params, sizes, PERTURBED)
 
-    return Source(where, ModelPlan(cfg, sizes.steps), (sizes.batch_size, sizes.seq_len), make)
+    return SubjectSource(
+        where, ModelPlan(cfg, sizes.steps), (sizes.batch_size, sizes.seq_len), make
+    )
 
 
-def _checkpoint(path: Path, sizes: Sizes) -> Source:
+def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:
     opened = formats.open(path)
 
-    def make() -> Subject:
+    def make() -> ParitySubject:
         params: dict[str, Array] = {
             name: np.empty(value.shape, np.float32) for name, value in opened.tensors.items()
         }
@@ -120,31 +130,31 @@ def _checkpoint(path: Path, sizes: Sizes) -> Source:
         return model_subject(title, opened.config, params, sizes, note)
 
     shape = (sizes.batch_size, sizes.seq_len)
-    return Source(str(path), ModelPlan(opened.config, sizes.steps), shape, make)
+    return SubjectSource(str(path), ModelPlan(opened.config, sizes.steps), shape, make)
 
 
-def _case(path: Path, sizes: Sizes) -> Source:
+def _case(path: Path, sizes: TrialSettings) -> SubjectSource:
     subject = cases.read(path, steps=sizes.steps)
 
-    def make() -> Subject:
+    def make() -> ParitySubject:
         check(subject)
         return subject
 
     shape = subject.fixed["tokens"].shape if "tokens" in subject.fixed else ()
-    return Source(subject.title, subject.plan, shape, make)
+    return SubjectSource(subject.title, subject.plan, shape, make)
 
 
 def model_subject(
-    title: str, cfg: ModelConfig, params: dict[str, Array], sizes: Sizes, note: str
-) -> Subject:
+    title: str, cfg: ModelConfig, params: dict[str, Array], sizes: TrialSettings, note: str
+) -> ParitySubject:
     """Return a model with random tokens.
 
     Args:
         title: its name.
         cfg: the architecture.
         params: its parameters, float32.
-        sizes: how many tokens and steps.
-        note: what the parameters are.
+        sizes: tokens and steps.
+        note: origin of the parameters.
     """
     ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
     fixed = {"tokens": ids}
@@ -159,14 +169,16 @@ def model_subject(
         targets[:, 1:][rng.random(targets[:, 1:].shape) < LEFT_OUT] = -100
         fixed["targets"] = targets
     else:
-        notes.append("one token has no next one: no loss, no gradient, no steps")
-    return Subject(title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes))
+        notes.append("a single token has no target: no loss, no gradient, no steps")
+    return ParitySubject(
+        title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes)
+    )
 
 
 def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
-    """Return initial values with noise of std 0.1, less where a row sums over many inputs.
+    """Return initial values with noise of std 0.1, or less if a row sums over many inputs.
 
-    Initial values alone would hide mistakes: gates are closed and matrices zero, so that whole
+    Initial values alone would hide errors: gates are closed and matrices zero, so that whole
     gradients vanish.
     """
     values, embedding = families.init_params(cfg, seed), families.embedding(cfg)
@@ -176,25 +188,25 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
         std = EMBEDDING_NOISE if name == embedding else min(NOISE, inputs**-0.5)
         noise = rng.standard_normal(spec.shape, np.float32)
         value = values[name]
-        if spec.init.startswith("constant:"):  # an input gate of -10 would let nothing in
+        if spec.init.startswith("constant:"):  # an input gate of -10 would stay closed
             value = np.maximum(value, np.float32(OPEN_GATE))
         values[name] = value + np.float32(std) * noise
     return values
 
 
 def tokens(cfg: ModelConfig, B: int, S: int, seed: int) -> Array:
-    """Random tokens (B, S) int32; of a model that resets, with a document's start in the middle."""
+    """Draw tokens (B, S) int32; for a model that resets, a document begins in the middle."""
     ids = np.random.default_rng(seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
     if (bos := families.reset_token(cfg)) is not None:
         ids[:, 0] = ids[:, S // 2] = bos
     return ids
 
 
-def check_memory(source: Source, sides: Sequence[Side]) -> None:
-    """Refuse a model that this machine's memory does not hold once for every backend.
+def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
+    """Refuse a model that does not fit into this machine's memory once for every backend.
 
     Raises:
-        EnvironmentLacks: says how much is needed, and what takes less.
+        EnvironmentLacks: says how much is needed, and which options need less.
     """
     if not isinstance(source.plan, ModelPlan):
         return
@@ -204,14 +216,14 @@ def check_memory(source: Source, sides: Sequence[Side]) -> None:
         backends = sorted({side.backend for side in sides})
         raise EnvironmentLacks(
             f"parity of {source.title} needs about {format_bytes(needed)} in {len(backends)} "
-            f"processes, and {MEMORY_SHARE:.0%} of this machine's memory are "
-            f"{format_bytes(int(MEMORY_SHARE * present))}; fewer --backends, --steps 0, a smaller "
-            "--batch-size or --seq-len take less"
+            f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
+            f"{format_bytes(int(MEMORY_SHARE * present))}; use fewer --backends, --steps 0, or a "
+            "smaller --batch-size or --seq-len"
         )
 
 
-def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Side]) -> int:
-    """Estimate the memory of all processes together, for tokens of `shape` (B, S)."""
+def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[ParitySide]) -> int:
+    """Estimate the memory of all processes together for tokens of `shape` (B, S)."""
     copies = COPIES + (COPIES_OF_STEPS if plan.steps else 0)
     B, S = shape
     params = families.param_count(plan.cfg)
@@ -225,17 +237,15 @@ def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Side])
 
 _TOKENS = 64
 _ROUNDING = 1e-4
-"""Of the largest logit: what another order of the same sums may change."""
+"""Of the largest logit: the possible effect of another order of the same sums."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """What the logits of two checkpoints after `tokens` random tokens differ in.
-
-    They are the same model if those are the same.
+class LogitDifference:
+    """The difference of two checkpoints' logits on random tokens.
 
     Attributes:
-        tokens: how many were read.
+        tokens: number of tokens read.
         largest_difference: between two logits.
         largest: logit, in absolute value.
     """
@@ -250,22 +260,22 @@ class Difference:
         return self.largest_difference <= _ROUNDING * self.largest
 
     def __str__(self) -> str:
-        """Spell it for people."""
+        """Return it as a clause."""
         return (
             f"after {self.tokens} tokens the largest logit is {self.largest:.3g} and the largest "
             f"difference {self.largest_difference:.2g}"
         )
 
 
-def compare_logits(a: Opened, b: Opened) -> Difference:
+def compare_logits(a: Opened, b: Opened) -> LogitDifference:
     """Compute with both models in float32, one after the other, on the CPU with PyTorch.
 
     Raises:
-        CheckpointError: tensors are not finite; they are named.
+        CheckpointError: tensors are not finite; names them.
         EnvironmentLacks: torch is not installed.
     """
     of_a, of_b = _logits(a), _logits(b)
-    return Difference(
+    return LogitDifference(
         tokens=_TOKENS,
         largest_difference=float(np.abs(of_a - of_b).max()),
         largest=float(np.abs(of_a).max()),

@@ -1,11 +1,11 @@
 """The subject of a comparison, and the sides that compute it.
 
-A subject has settings, which travel by pickle, and arrays, which travel by file. Its sides are
+Processes get the settings of a subject by pickle and its arrays by file. Its sides are
 
     numpy                   float64, the reference of the others
     torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
     torch:cpu+reference     the same backend with another form of its kernels
-    transformers, xlstm     the peers, where the extra [peers] is installed and they can build it
+    transformers, xlstm     the peers, if the extra [peers] is installed and they can build it
 
 Names of results, the same for every side:
 
@@ -13,19 +13,19 @@ Names of results, the same for every side:
     hidden/out_norm          and after the last norm
     logits, loss             (B, S, V) after the cap; mean nats of the targets other than -100
     hidden/decoder.0 ..      between those of an auto-encoder
-    state/L/PART             state of block L after the sequence; parts as `_state` in
-                             `results.py` names them
+    state/L/PART             state of block L after the sequence; `_state` in `results.py` names
+                             its parts
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
-    after/RULE/NAME          a parameter after some steps of an optimizer on the same batch
-    step/RULE/NAME           how far those steps are from their formula, on the side's own gradients
+    after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch
+    step/RULE/NAME           difference of those steps from their formula, on this side's gradients
     greedy_ids               (B, n) tokens that follow `greedy_prompt`
     init/NAME                initial value of a parameter that is not random
 
     FORM/h, FORM/state/PART, FORM/grad/NAME   a cell; FORM is parallel, chunkwise, recurrent, and
                                               sequence or stepwise of an sLSTM cell
     OP/y                                      an operator alone
-    operator/OP                               the same beside a model, on inputs of `operators.py`
+    operator/OP                               the same with a model, on inputs of `operators.py`
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.optimizers import SGD, AdamW, Momentum
+from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, did_you_mean
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
@@ -52,24 +52,26 @@ Array = NDArray[Any]
 Results = Mapping[str, Array]
 
 RULES = (SGD.name, Momentum.name, AdamW.name)
-"""Optimizers that a model is taken some steps with."""
+"""Optimizers of the package that are compared."""
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """A language model: all of its results.
+    """All results of a language model.
 
     Attributes:
         cfg: the architecture, a config of a family.
-        steps: updates with each of `RULES`; 0 for none.
-        greedy: tokens to append to `greedy_prompt`; 0 where there is none.
-        fixed_init: parameters whose initial values are wanted.
+        steps: updates with each optimizer; 0 for none.
+        greedy: tokens to append to `greedy_prompt`; 0 without one.
+        fixed_init: parameters whose initial values are compared.
+        plugins: optimizers of plugins, compared beside `RULES`.
     """
 
     cfg: Any
     steps: int = 0
     greedy: int = 0
     fixed_init: tuple[str, ...] = ()
+    plugins: tuple[OptimizerChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class MlstmPlan:
 
 @dataclass(frozen=True)
 class SlstmPlan:
-    """The sLSTM cell alone, over the sequence and step by step; gradient as `MlstmPlan`."""
+    """The sLSTM cell alone, over the sequence and step by step; gradient as of `MlstmPlan`."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,17 @@ Plan = ModelPlan | MlstmPlan | SlstmPlan | ComponentsPlan
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A computation, and what is known of its results.
+class ParitySubject:
+    """A computation and its recorded results.
 
     Attributes:
-        title: what it is, for people.
-        plan: the facts.
-        inputs: parameters and other inputs, one of which `--perturb` changes, float32, by name.
-        fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 where nothing is scored,
+        title: its name in the output.
+        plan: its settings.
+        inputs: parameters and other float32 inputs, by name; `--perturb` changes one of them.
+        fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 if not scored,
             `greedy_prompt` (B, P) int32, or weights of the outputs of a cell.
-        recorded: results of others by the name of their side.
-        notes: what the user should know: what is not compared, and how values were made.
+        recorded: recorded results by the name of their side.
+        notes: for the user: which results are not compared, and the origin of the values.
     """
 
     title: str
@@ -117,18 +119,18 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-def check(subject: Subject) -> None:
-    """Refuse inputs that nothing sensible can come of.
+def check(subject: ParitySubject) -> None:
+    """Refuse numbers that are not finite and tokens out of range.
 
     Raises:
-        DataError: a number is not finite, or a token is out of range; named with its place.
+        DataError: names the first of them and its place.
     """
     for name, value in subject.inputs.items():
         if not np.isfinite(value).all():
             at = first(~np.isfinite(value))
             raise DataError(
-                f"{name} is {value[at]} at {list(at)}; parity wants finite numbers, so look where "
-                "the file comes from"
+                f"{name} is {value[at]} at {list(at)}; parity needs finite numbers: check the "
+                "source of this file"
             )
     if isinstance(subject.plan, ModelPlan):
         size = subject.plan.cfg.vocab_size
@@ -144,15 +146,15 @@ def _check_tokens(name: str, ids: Array | None, low: int, size: int) -> None:
     if wrong.any():
         at = first(wrong)
         raise DataError(
-            f"{name} holds {ids[at]} at {list(at)}, wanted 0 to {size - 1}; tokens and model do "
-            "not belong together"
+            f"{name} holds {ids[at]} at {list(at)}, wanted 0 to {size - 1}: these tokens are not "
+            "for this model"
         )
 
 
 def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
-    """Return the input `name` with noise of a tenth of its size on it.
+    """Return the input `name` plus noise of a tenth of its size.
 
-    Noise, because a factor could vanish in a norm.
+    A factor in place of noise could vanish in a norm.
 
     Raises:
         ConfigError: there is no such input.
@@ -172,13 +174,13 @@ def next_labels(labels: Array) -> Array:
 
 
 def parameter_after(name: str) -> str | None:
-    """Return which parameter a result after/RULE/NAME is the value of; None for other results."""
+    """Return the parameter NAME of a result after/RULE/NAME; None for other results."""
     kind, _, rest = name.partition("/")
     return rest.partition("/")[2] if kind == "after" else None
 
 
 def first(where: Array) -> tuple[int, ...]:
-    """Index of the first true entry."""
+    """Return the index of the first true entry."""
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
 
 
@@ -189,13 +191,13 @@ EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu", *PEERS)
 
 
 @dataclass(frozen=True)
-class Side:
-    """One that computes.
+class ParitySide:
+    """Computes a subject.
 
     Attributes:
         name: as above.
-        backend: one of `EVERYONE`; those of one backend share a process.
-        kernels: form of the operators; "" where there is one form only.
+        backend: one of `EVERYONE`; sides of one backend share a process.
+        kernels: form of the operators; "" if there is one form only.
     """
 
     name: str
@@ -208,17 +210,17 @@ class Side:
         return self.backend == NUMPY
 
 
-def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]]:
-    """Return the sides, the reference first, and notes on what is not there.
+def choose(backends: str, forms: str, plan: Plan) -> tuple[list[ParitySide], list[str]]:
+    """Return the sides, the reference first, and notes on those that are left out.
 
     Args:
-        backends: "auto" for everything present, or a list of `EVERYONE`, by commas.
+        backends: "auto" for all that are present, or names of `EVERYONE`, by commas.
         forms: "all" of every backend, or one of `kernels.CHOICES`.
-        plan: what they are to compute; peers compute models, and not all of them.
+        plan: the computation; peers compute some models alone.
 
     Raises:
         ConfigError: an unknown name, or kernels that a backend cannot run.
-        EnvironmentLacks: a backend that was asked for by name is not here.
+        EnvironmentLacks: a backend that `backends` names is missing.
     """
     here = machine.here()
     named = [] if backends == "auto" else [name.strip() for name in backends.split(",")]
@@ -228,7 +230,7 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]
                 f"--backends: no backend {name!r}; wanted auto, or some of "
                 f"{', '.join(EVERYONE)}{did_you_mean(name, EVERYONE)}"
             )
-    sides: list[Side] = []
+    sides: list[ParitySide] = []
     notes = []
     for name in EVERYONE:
         if named and name not in named:
@@ -244,7 +246,7 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]
 
 
 def lacking(name: str, here: machine.Machine, plan: Plan) -> str | None:
-    """Return why a backend or peer cannot compute a plan here; None where it can."""
+    """Return why a backend or peer cannot compute a plan here; None if it can."""
     if name in BACKENDS:
         return missing(name, here)
     if name not in PEERS:
@@ -258,9 +260,9 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _of_backend(name: str, forms: str) -> Sequence[Side]:
+def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
     if name not in BACKENDS:
-        return [Side(name, name)]
+        return [ParitySide(name, name)]
     framework, device = name.split(":")
     resolve = partial(
         kernels.resolve,
@@ -271,18 +273,18 @@ def _of_backend(name: str, forms: str) -> Sequence[Side]:
     usual = resolve("auto")
     if forms != "all":
         form = resolve(forms)
-        return [Side(name if form == usual else f"{name}+{form}", name, form)]
+        return [ParitySide(name if form == usual else f"{name}+{form}", name, form)]
     others = ["reference"] if device == "cpu" else ["reference", "metal"]
     return [
-        Side(name, name, usual),
-        *(Side(f"{name}+{form}", name, form) for form in others if form != usual),
+        ParitySide(name, name, usual),
+        *(ParitySide(f"{name}+{form}", name, form) for form in others if form != usual),
     ]
 
 
 def not_computable(name: str, plan: Plan) -> str | None:
-    """Return why a peer cannot compute a plan; None where it can."""
+    """Return why a peer cannot compute a plan; None if it can."""
     if not isinstance(plan, ModelPlan):
-        return f"{name} computes models, no operators alone"
+        return f"{name} computes models, not single operators"
     cfg = plan.cfg
     if isinstance(cfg, MADConfig):
         return f"{name} has no models of MAD layers"

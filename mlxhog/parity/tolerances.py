@@ -1,43 +1,43 @@
 """The tolerances: how far two sides may differ, and why, in one table.
 
-What is allowed between a tensor and its exact value is the sum of
+A tensor may differ from its exact value by the sum of
 
-1. what rounding makes of the inputs: `roundings` times the movement that the reference shows when
-   each of its inputs is rounded once more (`measure`), or where that is more, as much of
-   the largest entry of the wanted tensor as the table says (`of_largest`);
-2. what it makes of terms that cancel at any input: `of_all` of the largest entry of all tensors of
-   that kind. A gradient that ought to vanish (behind a closed gate) is measured by the others.
-   Between our own CPU backends a gradient is allowed less, where the reference shows (`noise`)
-   that the terms of this one are smaller;
-3. what it makes of the result itself: a few times the spacing of float32 at its largest entry,
-   `LAST_PLACES`, and for a parameter after some steps one more for every step;
-4. for a parameter after some steps, what its optimizer makes of 2. in its gradients
+1. the effect of rounding the inputs: `roundings` times the movement of the reference when each of
+   its inputs is rounded once more (`measure`), or, if that is more, the share `of_largest` of the
+   largest entry of the expected tensor;
+2. the effect of rounding on terms that cancel at any input: the share `of_all` of the largest entry
+   of all tensors of this kind. So other tensors measure a gradient that should vanish (behind a
+   closed gate). Between our own CPU backends a gradient is allowed less if the reference shows
+   (`noise`) that its terms are smaller;
+3. the rounding of the result itself: `LAST_PLACES` times the spacing of float32 at its largest
+   entry; for a parameter after some steps, one more for each step;
+4. for a parameter after some steps, the effect of 2. in its gradients on the steps
    (`optimizers.AMPLIFICATION`);
 5. `atol`.
 
-Two sides of float32 are each off by that, and may differ by twice as much. Where no condition is
-known (families that NumPy has no gradient of), the table says all.
+Two float32 sides may each be off by that, so they may differ by twice as much. If no condition is
+known (NumPy has no gradient for some families), only the table counts.
 
 Conditions: how far results move when every input is rounded once more. A denominator that nearly
-cancels enlarges every rounding error, whoever computes, and steps of an optimizer enlarge it again:
-of a model with 8 layers, one rounding of the parameters moved the third gradient by 1 % of it. So
-the reference computes everything again, from parameters that are off by 1, 16 and 32 half units in
-the last place of float32, and the steps of every optimizer from there on. The largest movement per
-half unit is a result's condition; tolerances grow with it.
+cancels enlarges the rounding errors of every program, and steps of an optimizer enlarge them again:
+in a model with 8 layers, one rounding of the parameters moved the third gradient by 1 % of it. So
+the reference computes everything again, steps of optimizers included, from parameters that are off
+by 1, 16 and 32 half units in the last place of float32. The largest movement per half unit is the
+condition of a result; its tolerance grows with it.
 
-The larger amounts, each in a direction and in the opposite one, are there for what is not smooth:
-the slope of relu and selu at 0, or of a maximum whose sides change places. An entry within a few
-roundings of such a place has either gradient in float32, and a single rounding would not show it.
-One selu in 200 random models was 3e-7 from 0, and moved its gradient by 2 % of the largest.
+The larger amounts, each in two opposite directions, are for functions that are not smooth: relu and
+selu at 0, or a maximum whose arguments change places. In float32, an entry within a few roundings
+of such a point may have either gradient, and a single rounding would not show that. One selu in 200
+random models was 3e-7 from 0, and moved its gradient by 2 % of the largest.
 
-Rounding the inputs says nothing of sums that cancel at any input, like the gradient of a gate that
-the normaliser divides out. Those are what `Tolerance.of_all` is for. How large their terms are is
-measured as well, one gradient at a time: the reference computes it again with every result on the
-way rounded to float32, at three inputs, and the largest movement of an entry is the noise of this
-gradient. Errors of the CPU backends in 100 random models were up to 7 times that, or up to 0.2
-roundings of the largest gradient where the reference's terms cancel exactly. Without it a wrong
-sign passed in one model of 200: of an entry that every backend knew to 1/200, in a gradient of
-1/40,000 of the largest, which `of_all` alone allowed to be off by 28 times what any of them was.
+Rounding the inputs does not show sums that cancel at any input, like the gradient of a gate that
+the normaliser divides out. `Tolerance.of_all` is for those. The size of their terms is measured for
+each gradient: the reference computes it again at three inputs, with every intermediate result
+rounded to float32. The largest movement of an entry is the noise of this gradient. Errors of the
+CPU backends in 100 random models were up to 7 times the noise, or up to 0.2 roundings of the
+largest gradient if the reference's terms cancel exactly. Without the noise a wrong sign passed in
+one of 200 models: all backends knew this entry to 1/200, but its gradient was 1/40,000 of the
+largest, and `of_all` alone allowed 28 times the error of any backend.
 """
 
 from __future__ import annotations
@@ -60,22 +60,22 @@ class Tolerance:
     of_largest: float = 0.0
     of_all: float = 0.0
     roundings: float = 64.0
-    """Of every input, that the computation may amount to. Seen: 20, in logits computed step by step
-    and over the whole sequence (architecture tiny with seed 2, off by 2.9e-4)."""
+    """Roundings of every input that the error may equal. Seen: 20, between logits step by step and
+    over the whole sequence (architecture tiny with seed 2, off by 2.9e-4)."""
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What the allowed difference of a tensor is relative to.
+class TensorScale:
+    """Magnitudes that the tolerance of a tensor is relative to.
 
     Attributes:
-        largest: its largest entry, or of a parameter after some steps the longest way moved.
-        of_all: the same over all tensors of the kind.
+        largest: its largest entry; for a parameter after some steps, its largest movement.
+        of_all: the same over all tensors of this kind.
         value: its largest entry in any case.
-        steps: of the optimizer that led there; 0 for other tensors.
-        gradient: what its errors are multiplied with: largest entry of all gradients, times what
-            the optimizer makes of an error in all steps together.
-        noise: of a gradient, see above; None where it is not known.
+        steps: steps of the optimizer before it; 0 for other tensors.
+        gradient: largest entry of all gradients, times the effect of a gradient error on all steps
+            together.
+        noise: noise of a gradient, see above; None if unknown.
     """
 
     largest: float
@@ -98,7 +98,7 @@ FLOAT32 = {
     ),
     "loss": Tolerance("float32 rounding of a mean of order 4", atol=1e-5),
     "state": Tolerance(
-        "C and n carry the scale exp(-m), so only their size relative to the largest means a thing",
+        "C and n carry the scale exp(-m), so only their size relative to the largest counts",
         atol=1e-5,
         of_largest=1e-4,
     ),
@@ -111,8 +111,8 @@ FLOAT32 = {
         of_all=1e-7,
     ),
     "after": Tolerance(
-        "relative to the way moved, gradients within their own tolerance; AdamW divides by them, "
-        "softened by its eps; and float32 rounding of the parameter itself",
+        "relative to the movement, with gradients within their own tolerance; AdamW divides by "
+        "them, softened by its eps; and float32 rounding of the parameter itself",
         atol=2e-6,
         of_largest=1e-2,
     ),
@@ -126,22 +126,22 @@ FLOAT32 = {
 
 MEASURED = FLOAT32 | {
     "grad": Tolerance(
-        "64 times what one rounding of the parameters moves it, the xlstm package's stabiliser "
-        "held constant (1e-5 of the largest entry), and 64 roundings of the largest gradient, of "
-        "terms that cancel behind the normaliser whatever the parameters (seen: 32)",
+        "64 times its movement under one rounding of the parameters; the xlstm package's "
+        "stabiliser held constant (1e-5 of the largest entry); and 64 roundings of the largest "
+        "gradient, for terms that cancel behind the normaliser at any parameters (seen: 32)",
         of_largest=3e-5,
         of_all=64 * 2.0**-24,
     ),
     "after": Tolerance(
-        "256 times what one rounding of the parameters moves the way they take: every step "
-        "enlarges it by a factor of its own, which three tries know roughly (seen: 52); and the "
-        "rounding of the parameter at every step. The optimizer alone is compared as `step`",
+        "256 times its movement under one rounding of the parameters: every step enlarges that "
+        "by its own factor, of which three tries give a rough idea (seen: 52); and the rounding "
+        "of the parameter at every step. `step` compares the optimizer alone",
         of_largest=1e-4,
         of_all=2e-6,
         roundings=256.0,
     ),
 }
-"""In place of `FLOAT32` where the condition is known."""
+"""In place of `FLOAT32` if the condition is known."""
 
 FLOAT64 = {
     kind: Tolerance("two float64 programs", atol=1e-9, of_largest=1e-9)
@@ -155,7 +155,7 @@ FLOAT64 = {
 
 FORMS = FLOAT64 | {
     kind: Tolerance(
-        "two float64 programs, one with the parallel form of the cell, where eps enters at another "
+        "two float64 programs, one with the parallel form of the cell, in which eps has another "
         "scale: up to 5e-7 of an output, before later layers",
         atol=1e-6,
         of_largest=2e-6,
@@ -164,12 +164,15 @@ FORMS = FLOAT64 | {
 }
 
 TABLES = {"float32": FLOAT32, "float64": FLOAT64, "forms": FORMS}
-"""By what two sides are: one in float32 at least, both in float64, or that with different forms."""
+"""For two sides of which one or both are float32; both float64; both float64 in other forms."""
 
 
 STEP = 2.0
-"""Units of a parameter's rounding that one step of an optimizer may be off by: it rounds the
-parameter once or twice, half a unit each, and the step itself. Seen: 0.9."""
+"""Error of one step of an optimizer, in units of the parameter's rounding: it rounds the parameter
+once or twice, half a unit each, and the step itself. Seen: 0.9."""
+PLUGIN_STEP = 16.0
+"""The same for an optimizer of a plugin, which may enlarge rounding errors of its state. Seen: 10,
+with `half=1e-6` in examples/my_optimizer.py."""
 
 
 def of(kind: str, precision: str) -> Tolerance:
@@ -177,15 +180,17 @@ def of(kind: str, precision: str) -> Tolerance:
     return TABLES[precision][kind]
 
 
-def allowed(kind: str, precision: str, sizes: Sizes, condition: float | None) -> tuple[float, str]:
+def allowed(
+    kind: str, precision: str, sizes: TensorScale, condition: float | None
+) -> tuple[float, str]:
     """Return the largest difference that is no disagreement, and the reason.
 
     Args:
         kind: of tensor.
         precision: a key of `TABLES`.
         sizes: of the wanted tensor.
-        condition: what one rounding of the inputs moves it, as a share of its largest entry; None
-            where that is not known, and between two float64 programs, for which it says nothing.
+        condition: its movement under one rounding of the inputs, as a share of its largest entry;
+            None if unknown. It means nothing between two float64 programs.
     """
     if precision == "float64" or kind == "greedy_ids":
         condition = None
@@ -207,18 +212,18 @@ def allowed(kind: str, precision: str, sizes: Sizes, condition: float | None) ->
 PREFIX = "condition/"
 ROUNDING = 2.0**-24
 AMOUNTS = (1, 16, -16, 32, -32)
-NOISE = 16.0  # times the noise of a gradient, that its error may be; seen: 7
-LEAST_OF_ALL = 4.0 * ROUNDING  # of the largest gradient, that any error may be; seen: 0.2
+NOISE = 16.0  # allowed error of a gradient in units of its noise; seen: 7
+LEAST_OF_ALL = 4.0 * ROUNDING  # allowed error as a share of the largest gradient; seen: 0.2
 NOISE_PREFIX = "noise/"
 _OTHER_NAMES = ("", "recurrent/", "sequence/", "grad/")
-"""Where the condition of a result stands that has none of its own: of another form of a cell, or,
-for a parameter after some steps, of its gradient."""
+"""Prefixes of the condition of a result that has none of its own: that of another form of a cell,
+or, for a parameter after some steps, of its gradient."""
 
 
 def rounded(inputs: Mapping[str, Array], amount: int) -> dict[str, Array]:
     """Return the inputs off by up to `amount` half units in the last place, in float64.
 
-    The opposite amount is the opposite direction.
+    `-amount` moves them in the opposite direction.
     """
     rng = np.random.default_rng(abs(amount))
     return {
@@ -232,14 +237,14 @@ def measure(
     inputs: Mapping[str, Array],
     compute: Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]],
 ) -> Iterator[tuple[str, Array]]:
-    """Yield how far each result moves per half unit, as a share of its largest entry.
+    """Yield the movement of each result per half unit, as a share of its largest entry.
 
-    Of a parameter after some steps it is how far its way moves, as a share of the longest way.
+    For a parameter after some steps: how far its change moves, as a share of the largest change.
 
     Args:
         exact: results by name.
-        inputs: what they are computed from.
-        compute: does that again, or a part of it.
+        inputs: their inputs.
+        compute: computes all or some of the results from other inputs.
     """
     shares: dict[str, float] = {}
     for amount in AMOUNTS:
@@ -263,13 +268,13 @@ def measure_noise(
     exact: Callable[[Mapping[str, Array]], Mapping[str, Array]],
     rounding: Callable[[Mapping[str, Array]], Mapping[str, Array]],
 ) -> Iterator[tuple[str, Array]]:
-    """Yield how far any entry of a gradient moves where every result on the way is rounded.
+    """Yield how far any entry of a gradient moves if every intermediate result is rounded.
 
     Args:
-        inputs: what gradients are computed from; roundings at others beside these are measured, so
-            that one that happens to be small does not count.
-        exact: computes them.
-        rounding: computes them, rounding each result to float32.
+        inputs: of the gradients; other inputs near these are measured too, since the movement at
+            one of them may be small by chance.
+        exact: computes the gradients.
+        rounding: computes them with each result rounded to float32.
     """
     noise: dict[str, float] = {}
     for amount in (0, *AMOUNTS[:2]):
@@ -277,7 +282,7 @@ def measure_noise(
         near = rounding(moved)
         for name, grad in exact(moved).items():
             off = float(np.abs(near[name] - grad).max(initial=0.0))
-            known = np.isfinite(off)  # not where a result is beyond float32
+            known = np.isfinite(off)  # not if a result is beyond float32
             noise[name] = max(noise.get(name, 0.0), off if known else math.inf)
     for name, off in noise.items():
         yield f"{PREFIX}{NOISE_PREFIX}grad/{name}", np.asarray(off)
@@ -295,7 +300,7 @@ def split(results: Results) -> tuple[dict[str, Array], dict[str, float]]:
 
 
 def condition_of(name: str, conditions: Mapping[str, float]) -> float | None:
-    """Return the condition of a result, or of what it stands for; None where it is not known."""
+    """Return the condition of a result, or of a related one (`_OTHER_NAMES`); None if unknown."""
     parameter = parameter_after(name)
     rest = name.partition("/")[2] if parameter is None else parameter
     for candidate in (name, *(before + rest for before in _OTHER_NAMES)):

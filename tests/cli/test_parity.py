@@ -125,8 +125,8 @@ def test_save_writes_what_was_compared(
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("nowhere/arrays.npz", "No such file or directory; name a file in a directory that is"),
-        ("small.yaml/arrays.npz", "Not a directory; name a file in a directory that is there"),
+        ("nowhere/arrays.npz", "No such file or directory; name a file in a directory that"),
+        ("small.yaml/arrays.npz", "Not a directory; name a file in a directory that exists"),
         (".", "is a directory; name a file in it, like arrays.npz"),
         ("n" * 300, "File name too long; name a file in a directory"),
     ],
@@ -231,7 +231,7 @@ def test_one_token_is_compared_without_a_loss(
         (["--case", "gone.safetensors"], 2, "no case gone.safetensors"),
         (["--checkpoint", "gone"], 2, "gone"),
         (["tiny", "--backends", "torhc:cpu"], 2, "did you mean 'torch:cpu'?"),
-        (["tiny", "--backends", "numpy"], 2, "alone has nothing to be compared with"),
+        (["tiny", "--backends", "numpy"], 2, "numpy is the only side"),
         (["tiny", "--steps", "-1"], 2, "wanted a whole number at least 0"),
         (["tiny", "--kernel", "auto"], 2, "did you mean '--kernels'?"),
         (["7b"], 3, "fewer --backends"),

@@ -13,7 +13,7 @@ from mlxhog.doctor.accessors import COUNTS, Accessor, Bench, Pass
 from mlxhog.optim.updates import Float32
 
 NATIVE = Accessor("native", "mlxhog.doctor.accessors:native_writer")
-EVERY = 4  # of so many passes the dropper leaves one out
+EVERY = 4  # the dropper leaves out one of this number of passes
 
 
 class Dropper:

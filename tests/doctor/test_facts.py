@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlxhog.doctor import checks
-from mlxhog.doctor.checks import Check, Result
+from mlxhog.doctor.checks import Check, CheckResult
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import machine
 from mlxhog.machine.machine import Machine
@@ -32,7 +32,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_a_good_mac_passes(mac: Machine) -> None:
-    assert {check.result for check in by_name(mac, GOOD).values()} == {Result.PASS}
+    assert {check.result for check in by_name(mac, GOOD).values()} == {CheckResult.PASS}
 
 
 @pytest.mark.parametrize(
@@ -47,30 +47,30 @@ def test_what_is_too_old_or_other_fails_with_a_consequence(
     mac: Machine, name: str, change: Mapping[str, Any], message: str
 ) -> None:
     check = by_name(mac, {**GOOD, **change})[name]
-    assert (check.result, check.found) == (Result.FAIL, message)
+    assert (check.result, check.found) == (CheckResult.FAIL, message)
     assert check.consequence
 
 
 def test_a_framework_that_is_not_installed_is_absent(mac: Machine) -> None:
     facts = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
-    assert by_name(mac, facts)["torch"].result == Result.ABSENT
+    assert by_name(mac, facts)["torch"].result == CheckResult.ABSENT
 
 
 def test_spinning_gpu_fences_are_refused(mac: Machine) -> None:
     check = by_name(mac, GOOD, MLX_METAL_FAST_SYNCH="1")["MLX_METAL_FAST_SYNCH"]
-    assert check.result == Result.FAIL
+    assert check.result == CheckResult.FAIL
     assert "unset it" in check.consequence
 
 
 def test_an_intel_python_on_apple_silicon_is_told(mac: Machine) -> None:
     check = by_name(replace(mac, translated=True), GOOD)["Rosetta"]
-    assert check.result == Result.FAIL
+    assert check.result == CheckResult.FAIL
     assert "install one for Apple silicon" in check.consequence
 
 
 def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("13.6", ("", "", ""), "arm64"))
-    assert by_name(mac, GOOD)["macOS"].result == Result.FAIL
+    assert by_name(mac, GOOD)["macOS"].result == CheckResult.FAIL
 
 
 def test_a_native_module_older_than_its_sources_is_told(
@@ -82,12 +82,12 @@ def test_a_native_module_older_than_its_sources_is_told(
     os.utime(source, (4e9, 4e9))
     monkeypatch.setattr(checks, "files", lambda package: tmp_path)
     check = by_name(mac, GOOD)["native module"]
-    assert check.result == Result.WARN
+    assert check.result == CheckResult.WARN
     assert "pip install" in check.consequence
 
 
 def test_the_installed_mlx_spares_imported_memory() -> None:
-    assert checks._donation().result == Result.PASS
+    assert checks._donation().result == CheckResult.PASS
 
 
 def test_this_machine_is_described_in_plain_values() -> None:
@@ -99,9 +99,12 @@ def test_this_machine_is_described_in_plain_values() -> None:
 
 def test_shared_memory_here_keeps_what_a_killed_child_wrote() -> None:
     large, killed = checks.check_shared_memory()
-    assert large.result in (Result.PASS, Result.WARN)  # WARN: a container with little /dev/shm
+    assert large.result in (
+        CheckResult.PASS,
+        CheckResult.WARN,
+    )  # WARN: a container with little /dev/shm
     assert "mode 0600, without a name" in large.found
-    assert killed.result == Result.PASS
+    assert killed.result == CheckResult.PASS
 
 
 def test_a_machine_without_shared_memory_cannot_train(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +113,4 @@ def test_a_machine_without_shared_memory_cannot_train(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(checks.segment, "create", refuse)
     check = checks._large()
-    assert (check.result, check.found) == (Result.FAIL, "there is none")
+    assert (check.result, check.found) == (CheckResult.FAIL, "there is none")

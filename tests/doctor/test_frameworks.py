@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.arena.child import Failed
 from mlxhog.doctor import frameworks
-from mlxhog.doctor.checks import Result
+from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.frameworks import PaceSample, Probe, judge_pace
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import machine
@@ -30,7 +30,7 @@ def test_backends_here_compute_a_gradient_and_are_measured() -> None:
     assert [check.name for check in checks] == [f"backend {name}" for name in BACKENDS]
     for check, name in zip(checks, BACKENDS, strict=True):
         lack = missing(name, machine.here())
-        assert check.result == (Result.PASS if lack is None else Result.ABSENT), check
+        assert check.result == (CheckResult.PASS if lack is None else CheckResult.ABSENT), check
         assert (name in speeds) == (lack is None)
     assert all(speed > 0 for speed in speeds.values())
 
@@ -41,7 +41,7 @@ def test_a_backend_that_does_not_start_fails_and_is_not_measured() -> None:
     mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx"}))
     checks, speeds = frameworks.check_backends(mac, gradients=1)
     gpu = next(check for check in checks if check.name == "backend mlx:gpu")
-    assert gpu.result == Result.FAIL
+    assert gpu.result == CheckResult.FAIL
     assert "Metal" in gpu.found
     assert "--workers mlx:gpu cannot train here" in gpu.consequence
     assert set(speeds.usual) == {"mlx:cpu"}
@@ -87,22 +87,22 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(
     ]
     assert speeds.usual == dict.fromkeys(BACKENDS, 200.0)
     assert speeds.metal == {"mlx:gpu": 300.0}
-    assert {check.result for check in checks} == {Result.PASS}
+    assert {check.result for check in checks} == {CheckResult.PASS}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernels", "result", "asked"),
-    [("metal", Result.WARN, 2), ("reference", Result.FAIL, 1)],
+    [("metal", CheckResult.WARN, 2), ("reference", CheckResult.FAIL, 1)],
 )
 def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
-    monkeypatch: pytest.MonkeyPatch, kernels: str, result: Result, asked: int
+    monkeypatch: pytest.MonkeyPatch, kernels: str, result: CheckResult, asked: int
 ) -> None:
     child = FakeChild()
     child.failing = {("mlx:gpu", kernels)}
     monkeypatch.setattr(frameworks, "Child", lambda: child)
     checks, speeds = frameworks.check_backends(MAC, 4, agreed={"mlx", "mps"})
-    (bad,) = [check for check in checks if check.result != Result.PASS]
+    (bad,) = [check for check in checks if check.result != CheckResult.PASS]
     assert (bad.result, bad.found) == (result, "the GPU is gone")
     assert "mlx:gpu" in bad.consequence
     assert len([name for name, _ in child.asked if name == "mlx:gpu"]) == asked
@@ -119,7 +119,7 @@ def test_a_gradient_that_is_zero_or_not_finite_is_refused(bad: np.ndarray) -> No
         frameworks._check_gradients(float("nan"), {})
 
 
-# -- ways between host memory and the frameworks: what works here, and failures that are told ------
+# -- sharing host memory with the frameworks: results here, and reported failures ------------------
 
 
 @pytest.mark.slow
@@ -132,14 +132,14 @@ def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one() -> None:
         "torch.from_numpy",
         "DLPack from MLX to torch on the CPU",
     ):
-        assert by_name[name].result == Result.PASS, by_name[name]
+        assert by_name[name].result == CheckResult.PASS, by_name[name]
     for name in (
         "mx.asarray(host, copy=False)",
         "donation of imported memory",
         "import of an unaligned address",
         "DLPack from MLX to torch on MPS",
     ):
-        assert by_name[name].result == Result.ABSENT
+        assert by_name[name].result == CheckResult.ABSENT
         assert "no Apple GPU" in by_name[name].found
         assert by_name[name].expected
 
@@ -157,10 +157,10 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
             Probe("memory of torch", "probes_torch:examine"),
         ]
     )[:2]
-    assert (broken.name, broken.result) == ("memory of MLX", Result.FAIL)
+    assert (broken.name, broken.result) == ("memory of MLX", CheckResult.FAIL)
     assert "ModuleNotFoundError" in broken.found
-    assert "keep to the defaults" in broken.consequence
-    assert good.result == Result.PASS
+    assert "use the defaults" in broken.consequence
+    assert good.result == CheckResult.PASS
 
 
 # -- a short run in which a worker is killed shows whether this machine can train ------------------
@@ -169,10 +169,10 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
 @pytest.mark.slow
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
     run, pace = frameworks.check_training(steps=120)
-    assert run.result == Result.PASS, run.found
+    assert run.result == CheckResult.PASS, run.found
     assert "1 replaced" in run.found
     assert pace.name == "step time"
-    assert pace.result != Result.FAIL
+    assert pace.result != CheckResult.FAIL
 
 
 @pytest.mark.slow
@@ -190,16 +190,16 @@ def test_a_run_that_learns_nothing_or_loses_a_worker_fails(
     loss: float, changes: dict[str, object]
 ) -> None:
     good = replace(RESULT, steps=100, restarts=1)
-    assert frameworks.judge_run(good, 4.0, 4.7, "", QUIET).result == Result.PASS
+    assert frameworks.judge_run(good, 4.0, 4.7, "", QUIET).result == CheckResult.PASS
     for load in (QUIET, BUSY):  # enough steps are enough, however long they took
         judged = frameworks.judge_run(replace(good, **changes), loss, 4.7, "", load)
-        assert judged.result == Result.FAIL
+        assert judged.result == CheckResult.FAIL
 
 
 def test_a_run_with_few_steps_is_not_judged_and_says_how_busy_the_machine_is() -> None:
     few = replace(RESULT, steps=99, restarts=0)
     busy = frameworks.judge_run(few, 5.0, 4.7, "", BUSY)
-    assert busy.result == Result.UNTOLD
+    assert busy.result == CheckResult.UNCLEAR
     assert busy.found.startswith(
         "cannot be told: busy machine (load average 9.3 on 2 processors): "
     )
@@ -213,7 +213,7 @@ def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(frameworks, "train", refuse)
     (check,) = frameworks.check_training()
-    assert (check.result, check.found) == (Result.FAIL, "no memory")
+    assert (check.result, check.found) == (CheckResult.FAIL, "no memory")
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
     for seconds, state, pid in (
         (0.0, "running", 2),
         (0.2, "running", 2),  # killed here
-        (0.5, "running", 2),  # nobody has noticed
+        (0.5, "running", 2),  # not noticed yet
         (1.0, "starting", 3),
         (1.5, "running", 3),
         (2.0, "running", 3),
@@ -253,7 +253,7 @@ def test_an_interrupt_during_the_run_interrupts_doctor(monkeypatch: pytest.Monke
         frameworks.check_training()
 
 
-# -- steps that grow slower are told; too few of them tell nothing ---------------------------------
+# -- steps that grow slower are reported; too few steps have no result -----------------------------
 
 
 def run(*spans: tuple[float, float]) -> list[PaceSample]:
@@ -269,27 +269,27 @@ def run(*spans: tuple[float, float]) -> list[PaceSample]:
 @pytest.mark.parametrize(
     ("second", "result"),
     [
-        (0.010, Result.PASS),
-        (0.0115, Result.PASS),
-        (0.005, Result.PASS),
-        (0.0125, Result.WARN),
-        (9.0, Result.WARN),
+        (0.010, CheckResult.PASS),
+        (0.0115, CheckResult.PASS),
+        (0.005, CheckResult.PASS),
+        (0.0125, CheckResult.WARN),
+        (9.0, CheckResult.WARN),
     ],
 )
 def test_a_second_half_a_fifth_slower_than_the_first_is_a_warning(
-    second: float, result: Result
+    second: float, result: CheckResult
 ) -> None:
     pace = judge_pace(run((3, 0.01), (3, second)), QUIET)
     assert pace.result == result, pace
     assert pace.found.startswith("10.0 ms, then ")
-    assert ("pmset -g therm" in pace.consequence) == (result == Result.WARN)
+    assert ("pmset -g therm" in pace.consequence) == (result == CheckResult.WARN)
 
 
 def test_steps_that_grow_slower_beside_other_programs_say_nothing_of_this_machine() -> None:
     pace = judge_pace(run((3, 0.01), (3, 0.03)), BUSY)
-    assert pace.result == Result.UNTOLD
+    assert pace.result == CheckResult.UNCLEAR
     assert str(BUSY) in pace.found
-    assert judge_pace(run((3, 0.01), (3, 0.01)), BUSY).result == Result.PASS
+    assert judge_pace(run((3, 0.01), (3, 0.01)), BUSY).result == CheckResult.PASS
 
 
 def test_halves_are_halves_of_the_time_not_of_the_steps() -> None:
@@ -309,5 +309,5 @@ def test_a_run_with_few_samples_or_steps_tells_nothing(
     samples: list[PaceSample], message: str
 ) -> None:
     pace = judge_pace(samples, QUIET)
-    assert pace.result == Result.ABSENT
+    assert pace.result == CheckResult.ABSENT
     assert message in pace.found

@@ -132,7 +132,7 @@ def test_a_value_that_tears_is_seen_while_it_is_written(litmus: Litmus) -> None:
 @pytest.mark.parametrize(
     ("name", "message"), [("Crasher", "the GPU is gone"), ("Refuser", "no such device")]
 )
-def test_a_writer_that_fails_is_told_and_the_next_pair_is_tried(
+def test_a_writer_that_fails_is_reported_and_the_next_pair_runs(
     litmus: Litmus, name: str, message: str
 ) -> None:
     row = litmus.run(Case((NATIVE, planted(name)), "dense", "processes", "cas"))
@@ -219,7 +219,7 @@ def test_a_reader_of_old_values_is_caught(reading: Litmus, monkeypatch: pytest.M
     assert row["backwards"] > 0
 
 
-def test_a_reader_that_never_sees_a_write_is_told(reading: Litmus) -> None:
+def test_a_reader_that_never_sees_a_write_is_reported(reading: Litmus) -> None:
     blind = planted("BlindReader")
     row = try_reader(reading, "live", blind, NATIVE, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
@@ -239,4 +239,4 @@ def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(
     assert not broken({**late, "error": "no answer within 30 s", "untold": row["untold"]})
 
     crashing = Case((NATIVE, planted("Crasher")), "dense", "processes", "cas")
-    assert broken(reading.run(crashing))  # that it failed can be told
+    assert broken(reading.run(crashing))  # a crash is no late answer

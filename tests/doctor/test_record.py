@@ -73,7 +73,7 @@ def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(
     assert message in verdict["gpu_write"]["why"]
 
 
-def test_auto_kernels_are_told_for_every_backend() -> None:
+def test_auto_kernels_are_reported_for_every_backend() -> None:
     speeds = {"tokens_per_s": FAST_GPU, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
     lines = conclude(record(kernels=[kernel("mlx")], **speeds), MAC)["kernels"]
     assert {name: each["auto"] for name, each in lines.items()} == {
@@ -101,7 +101,7 @@ def test_a_machine_without_a_framework_has_no_workers() -> None:
     assert verdict["gpu_write"]["auto"] == "cpu"
 
 
-def test_every_backend_that_can_run_is_told_apart() -> None:
+def test_every_backend_that_can_run_has_a_verdict() -> None:
     verdict = conclude(record(), MAC)
     assert set(verdict["gpu_write_metal"]) | set(verdict["read_live"]) == set(BACKENDS) - {
         "mlx:cpu"

@@ -42,7 +42,7 @@ def test_a_packed_sequence_comes_back_packed_alike(enforce_sorted: bool):
     assert_close(padded.detach(), expected.detach(), LOGITS_F32)
     for part, own in zip(last[0], end[0], strict=True):
         assert_close(part.detach(), own.detach(), LOGITS_F32)
-    with pytest.raises(ConfigError, match="a PackedSequence has lengths of its own"):
+    with pytest.raises(ConfigError, match="a PackedSequence has its own lengths"):
         layer(packed, lengths=lengths)
     pair = Bidirectional(layer, SIDES["torch"].kind("slstm-block"))
     both, _ = pad_packed_sequence(pair(packed)[0], batch_first=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Here:
-    """Stands in for `mlxhog.arena.child.Child`: computes where it is started."""
+    """Replaces `mlxhog.arena.child.Child`: computes in the process that starts it."""
 
     def __init__(self) -> None:
         self.pipe, self._end = Pipe()

@@ -1,4 +1,4 @@
-"""Recorded cases that nobody recorded: written in the format by the float64 reference."""
+"""Cases in the recorded format, computed by the float64 reference."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import pytest
 from mlxhog.arena.child import Lane
 from mlxhog.parity import compute
 from mlxhog.parity.compute import compute_side, engine_of
-from mlxhog.parity.engines import Engine
-from mlxhog.parity.subject import Array, Side
+from mlxhog.parity.engines import FrameworkEngine
+from mlxhog.parity.subject import Array, ParitySide
 
 ENTRIES = ("all", "random", "one")
 
@@ -66,8 +66,8 @@ Fault = OperatorFault | SignFault
 
 
 @contextmanager
-def planted(engine: Engine, fault: Fault | None) -> Iterator[None]:
-    """Let an engine compute with a fault until the block ends; None is none."""
+def planted(engine: FrameworkEngine, fault: Fault | None) -> Iterator[None]:
+    """Let an engine compute with a fault, if any, until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(fault, OperatorFault):
             ops = engine._ops()
@@ -77,7 +77,9 @@ def planted(engine: Engine, fault: Fault | None) -> Iterator[None]:
         yield
 
 
-def _off(engine: Engine, right: Callable[..., Any], fault: OperatorFault) -> Callable[..., Any]:
+def _off(
+    engine: FrameworkEngine, right: Callable[..., Any], fault: OperatorFault
+) -> Callable[..., Any]:
     """An operator whose first result y is y + offset(y); gradients are those of y."""
 
     xp = engine._ops().xp
@@ -107,10 +109,10 @@ def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
 
 @contextmanager
 def every_engine(fault: Fault | None) -> Iterator[None]:
-    """Let sides compute with a fault in this process until the block ends; None is none."""
+    """Let sides compute with a fault, if any, in this process until the block ends."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
 
-        def faulty_engine(side: Side) -> Engine:
+        def faulty_engine(side: ParitySide) -> FrameworkEngine:
             engine = engine_of(side)
             stack.enter_context(planted(engine, fault))
             return engine
@@ -131,7 +133,7 @@ class FaultySide:
     name: str
     fault: Fault
 
-    def __call__(self, lane: Lane, side: Side, *arguments: Any) -> list[str]:
+    def __call__(self, lane: Lane, side: ParitySide, *arguments: Any) -> list[str]:
         """Compute a side's results; returns their names."""
         if side.name != self.name:
             return compute_side(lane, side, *arguments)

@@ -12,7 +12,7 @@ from mlxhog.models import families, lm_numpy
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity import subject as subjects
 from mlxhog.parity.sources import (
-    Sizes,
+    TrialSettings,
     check_memory,
     model_subject,
     open_source,
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
 def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> None:
     cfg = load_architecture(name)
-    subject = model_subject(name, cfg, perturbed_init(cfg, 0), Sizes(seq_len=12), "")
+    subject = model_subject(name, cfg, perturbed_init(cfg, 0), TrialSettings(seq_len=12), "")
     _, grads = lm_numpy.differentiate(
         cfg, subject.inputs, subject.fixed["tokens"], subject.fixed["targets"]
     )
@@ -46,7 +46,9 @@ def test_the_same_seed_gives_the_same_subject() -> None:
 
 def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
     cfg = config()
-    subject = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(batch_size=8, seq_len=200), "")
+    subject = model_subject(
+        "x", cfg, perturbed_init(cfg, 0), TrialSettings(batch_size=8, seq_len=200), ""
+    )
     targets = subject.fixed["targets"]
     assert (targets[:, -1] == -100).all()
     assert 0.05 < (targets[:, :-1] == -100).mean() < 0.15
@@ -54,7 +56,7 @@ def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
 
 def test_one_token_has_no_loss_and_says_so() -> None:
     cfg = config()
-    subject = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(seq_len=1), "")
+    subject = model_subject("x", cfg, perturbed_init(cfg, 0), TrialSettings(seq_len=1), "")
     assert "targets" not in subject.fixed
     assert any("no loss" in note for note in subject.notes)
 
@@ -65,7 +67,7 @@ def test_a_model_that_resets_has_a_document_beginning_in_the_middle() -> None:
 
 
 def test_the_published_model_is_refused_before_anything_is_drawn() -> None:
-    source = open_source("config", "7b", Sizes(), Path("runs"))
+    source = open_source("config", "7b", TrialSettings(), Path("runs"))
     chosen, _ = subjects.choose("numpy,torch:cpu", "auto", source.plan)
     with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
         check_memory(source, chosen)
@@ -100,6 +102,8 @@ def test_a_peer_that_cannot_build_a_model_is_left_out_with_the_reason() -> None:
 
 
 def test_families_know_every_architecture_that_parity_is_asked_for() -> None:
-    source = open_source("config", str(ROOT / "models" / "tiny.yaml"), Sizes(), Path("runs"))
+    source = open_source(
+        "config", str(ROOT / "models" / "tiny.yaml"), TrialSettings(), Path("runs")
+    )
     assert isinstance(source.plan, ModelPlan)
     assert families.of(source.plan.cfg).title == "xLSTM Large"

@@ -73,8 +73,8 @@ def test_fused_parameters_and_gradients_are_split_by_rows(tmp_path: Path) -> Non
     [
         ({"use_bias": True, "out_norm_bias": True}, {"out_norm_bias": None}, ""),
         ({"use_bias": True}, {}, ""),
-        ({}, {"add_out_norm": False}, "the final norm that was recorded is applied"),
-        ({}, {"tie_word_embeddings": True}, "recorded as a matrix of its own"),
+        ({}, {"add_out_norm": False}, "the recorded model applies the final norm"),
+        ({}, {"tie_word_embeddings": True}, "the recorded head is a separate matrix"),
     ],
     ids=["xlstm's bias of the final norm", "none", "transformers' final norm", "an untied head"],
 )
@@ -150,7 +150,7 @@ def test_a_name_that_is_unknown_is_said_not_to_be_compared(tmp_path: Path) -> No
 @each_of(
     ("tensors", "facts", "message"),
     [
-        ({"a": np.zeros(1)}, "{}", "no case of a kind known here: it has a"),
+        ({"a": np.zeros(1)}, "{}", "no known kind of case: it has a"),
         ({"input_ids": np.zeros((1, 2), np.int64)}, "{}", "lacks the field config"),
         ({"a": np.zeros(1)}, "[]", "holds a list, wanted an object"),
         ({"a": np.zeros(1)}, "{", "cannot read the facts of a case"),

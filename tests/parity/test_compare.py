@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mlxhog.parity import compare, tolerances
-from mlxhog.parity.compare import Row
-from mlxhog.parity.subject import Array, MlstmPlan, Results, Side, Subject
+from mlxhog.parity.compare import ComparedTensor
+from mlxhog.parity.subject import Array, MlstmPlan, ParitySide, ParitySubject, Results
 from tests.pairs import each_of
 
 
-def one(name: str, actual: Array, expected: Array, start: Results | None = None) -> Row:
+def one(name: str, actual: Array, expected: Array, start: Results | None = None) -> ComparedTensor:
     (row,) = compare.tensor_rows(
         "a", {name: actual}, "b", {name: expected}, precision="float32", start=start or {},
         conditions={}, pairs=[(name, name)],
@@ -66,7 +66,9 @@ def test_a_parameter_after_steps_is_measured_by_how_far_it_moved() -> None:
     assert not one("after/sgd/w", expected + 1e-2, expected, start).ok
 
 
-def conditioned(name: str, actual: Array, expected: Array, condition: float, **more: Any) -> Row:
+def conditioned(
+    name: str, actual: Array, expected: Array, condition: float, **more: Any
+) -> ComparedTensor:
     (row,) = compare.tensor_rows(
         "a", {name: actual}, "b", {name: expected}, precision="float32",
         conditions={name: condition}, pairs=[(name, name)], **{"start": {}} | more,
@@ -152,11 +154,15 @@ def test_every_tolerance_has_a_reason() -> None:
         assert all(tolerance.reason for tolerance in table.values())
 
 
-def subject(recorded: dict[str, Results] | None = None) -> Subject:
-    return Subject("made up", MlstmPlan(4, 1e-6), {}, {}, recorded or {})
+def subject(recorded: dict[str, Results] | None = None) -> ParitySubject:
+    return ParitySubject("made up", MlstmPlan(4, 1e-6), {}, {}, recorded or {})
 
 
-NUMPY, TORCH, MLX = Side("numpy", "numpy"), Side("torch:cpu", "torch:cpu"), Side("mlx:cpu", "mlx")
+NUMPY, TORCH, MLX = (
+    ParitySide("numpy", "numpy"),
+    ParitySide("torch:cpu", "torch:cpu"),
+    ParitySide("mlx:cpu", "mlx"),
+)
 
 
 def test_every_side_meets_the_reference_the_recorded_its_twin_and_itself() -> None:

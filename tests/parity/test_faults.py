@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 
 from mlxhog.parity import compute, operators, tolerances
-from mlxhog.parity.compare import Row, operator_rows
+from mlxhog.parity.compare import ComparedTensor, operator_rows
 from mlxhog.parity.comparison import compare_sides
 from mlxhog.parity.engines import NumPyEngine
-from mlxhog.parity.subject import ModelPlan, Results, Side, Subject
+from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject, Results
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.parity.planted import ENTRIES, Fault, FaultySide, OperatorFault, SignFault, planted
 
 pytestmark = pytest.mark.slow
 
-NUMPY = Side("numpy", "numpy")
+NUMPY = ParitySide("numpy", "numpy")
 OTHERS = (
-    Side("torch:cpu", "torch:cpu", "native"),
-    Side("torch:cpu+reference", "torch:cpu", "reference"),
-    Side("mlx:cpu", "mlx:cpu", "native"),
-    Side("mlx:cpu+reference", "mlx:cpu", "reference"),
+    ParitySide("torch:cpu", "torch:cpu", "native"),
+    ParitySide("torch:cpu+reference", "torch:cpu", "reference"),
+    ParitySide("mlx:cpu", "mlx:cpu", "native"),
+    ParitySide("mlx:cpu+reference", "mlx:cpu", "reference"),
 )
 PLANS = {"xlstm": ModelPlan(config()), "xlstm_v1": ModelPlan(v1_config())}
 
 
-def results_alone(side: Side, plan: ModelPlan, fault: OperatorFault | None) -> Results:
+def results_alone(side: ParitySide, plan: ModelPlan, fault: OperatorFault | None) -> Results:
     engine = compute.engine_of(side)
     with planted(engine, fault):
         return dict(operators.results(engine, plan))
@@ -40,7 +40,9 @@ def operator_names(plan: ModelPlan) -> list[str]:
 
 @pytest.mark.parametrize("side", OTHERS, ids=lambda side: side.name)
 @pytest.mark.parametrize("family", PLANS)
-def test_right_operators_agree_and_one_off_by_4_units_does_not(family: str, side: Side) -> None:
+def test_right_operators_agree_and_one_off_by_4_units_does_not(
+    family: str, side: ParitySide
+) -> None:
     plan = PLANS[family]
     exact = dict(operators.reference(plan))
     rows = list(operator_rows(side.name, results_alone(side, plan, None), "numpy", exact))
@@ -58,7 +60,7 @@ def test_right_operators_agree_and_one_off_by_4_units_does_not(family: str, side
 
 
 @pytest.mark.parametrize("side", OTHERS, ids=lambda side: side.name)
-def test_a_single_entry_off_by_4_units_is_found_where_results_are_exact(side: Side) -> None:
+def test_a_single_entry_off_by_4_units_is_found_where_results_are_exact(side: ParitySide) -> None:
     plan = PLANS["xlstm_v1"]
     exact = dict(operators.reference(plan))
     for name in ("linears", "block_diagonal", "causal_conv"):
@@ -68,7 +70,9 @@ def test_a_single_entry_off_by_4_units_is_found_where_results_are_exact(side: Si
 
 
 @pytest.mark.parametrize("side", OTHERS, ids=lambda side: side.name)
-def test_a_single_entry_off_by_twice_what_is_allowed_is_found_in_every_operator(side: Side) -> None:
+def test_a_single_entry_off_by_twice_what_is_allowed_is_found_in_every_operator(
+    side: ParitySide,
+) -> None:
     ulps = 2 * int(operators.ROUNDED) + 1
     for plan in PLANS.values():
         exact = dict(operators.reference(plan))
@@ -86,20 +90,25 @@ def test_entries_of_a_fault_are_off_by_units_of_their_own() -> None:
     assert (units["one"] == [0, 4, 0]).all()
 
 
-def small(**changes: Any) -> Subject:
+def small(**changes: Any) -> ParitySubject:
     cfg = config(**changes)
     tokens, targets = batch(cfg, 2, 9, seed=1)
     plan = ModelPlan(cfg, steps=2)
-    return Subject("small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets})
+    return ParitySubject(
+        "small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets}
+    )
 
 
 def quiet(side: str, step: str) -> None:
-    """Nobody watches."""
+    """No output."""
 
 
 def first_bad(
-    monkeypatch: pytest.MonkeyPatch, side: Side, fault: Fault, subject: Subject | None = None
-) -> Row:
+    monkeypatch: pytest.MonkeyPatch,
+    side: ParitySide,
+    fault: Fault,
+    subject: ParitySubject | None = None,
+) -> ComparedTensor:
     """Where a comparison of NumPy and a faulty side disagrees first."""
     monkeypatch.setattr(compute, "compute_side", FaultySide(side.name, fault))
     row = compare_sides(subject or small(), [NUMPY, side], quiet).first_bad
@@ -129,7 +138,7 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others(
     cfg = config(num_hidden_layers=1)
     tokens, targets = batch(cfg, 1, 2, seed=2)  # of two positions the head norm hides most of k
     params = perturbed_params(cfg, 2)
-    subject = Subject("small", ModelPlan(cfg), params, {"tokens": tokens, "targets": targets})
+    subject = ParitySubject("small", ModelPlan(cfg), params, {"tokens": tokens, "targets": targets})
     assert compare_sides(subject, [NUMPY, *OTHERS], quiet).ok
     engine = NumPyEngine()
     engine.load(cfg, params)

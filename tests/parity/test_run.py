@@ -16,22 +16,22 @@ from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import lm_numpy
 from mlxhog.models.families import param_spec
 from mlxhog.parity import cases, optimizers, tolerances
-from mlxhog.parity.comparison import Comparison, compare_sides
+from mlxhog.parity.comparison import ParityReport, compare_sides
 from mlxhog.parity.compute import computed_results
-from mlxhog.parity.subject import Array, ModelPlan, Side, Subject
+from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
 
 pytestmark = pytest.mark.slow
 
-NUMPY = Side("numpy", "numpy")
-MLX = Side("mlx:cpu", "mlx:cpu", "native")
+NUMPY = ParitySide("numpy", "numpy")
+MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
 EVERY = (
     NUMPY,
-    Side("torch:cpu", "torch:cpu", "native"),
-    Side("torch:cpu+reference", "torch:cpu", "reference"),
+    ParitySide("torch:cpu", "torch:cpu", "native"),
+    ParitySide("torch:cpu+reference", "torch:cpu", "reference"),
     MLX,
-    Side("mlx:cpu+reference", "mlx:cpu", "reference"),
+    ParitySide("mlx:cpu+reference", "mlx:cpu", "reference"),
 )
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 
@@ -46,10 +46,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def quiet(side: str, step: str) -> None:
-    """Nobody watches."""
+    """No output."""
 
 
-def failures(result: Comparison) -> list[str]:
+def failures(result: ParityReport) -> list[str]:
     return [f"{row.a} {row.b} {row.what}" for row in result.rows if not row.ok]
 
 
@@ -78,10 +78,10 @@ def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("sides_here")
-def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
+def test_a_recorded_result_that_no_side_computes_is_reported(tmp_path: Path) -> None:
     path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
     comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert comparison.unmet == ["not compared: recorded state/9/C, which nobody computed"]
+    assert comparison.unmet == ["not compared: recorded state/9/C, which no side computes"]
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -119,11 +119,13 @@ def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None
     assert failures(comparison) == ["numpy recorded_f64 recurrent/grad/i"]
 
 
-def small() -> Subject:
+def small() -> ParitySubject:
     cfg = config()
     tokens, targets = batch(cfg, 2, 9, seed=1)
     plan = ModelPlan(cfg, steps=2)
-    return Subject("small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets})
+    return ParitySubject(
+        "small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets}
+    )
 
 
 @pytest.mark.usefixtures("sides_here")
@@ -138,10 +140,10 @@ def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: st
     assert (comparison.first_bad.what, comparison.first_bad.a) == (first, "mlx:cpu")
 
 
-def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
+def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure() -> None:
     cfg = config()
     subject = small()
-    unused = Subject(
+    unused = ParitySubject(
         "one id", ModelPlan(cfg), subject.inputs | {"unused": np.ones(3, np.float32)}, subject.fixed
     )
     comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
@@ -149,12 +151,12 @@ def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
     assert not comparison.ok
 
 
-NUMPY_TWICE = Side("numpy again", "numpy")
+NUMPY_TWICE = ParitySide("numpy again", "numpy")
 
 
 @pytest.mark.usefixtures("sides_here")
 def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
-    peers = (Side("transformers", "transformers"), Side("xlstm", "xlstm"))
+    peers = (ParitySide("transformers", "transformers"), ParitySide("xlstm", "xlstm"))
     comparison = compare_sides(small(), (NUMPY, *peers), quiet)
     assert comparison.ok, failures(comparison)
     for peer in peers:
@@ -221,14 +223,14 @@ class Deadly:
 
 
 def test_a_child_that_dies_is_named_with_its_last_words(scratch: Path) -> None:
-    subject = Subject("deadly", Deadly(), {}, {})  # type: ignore[arg-type]
+    subject = ParitySubject("deadly", Deadly(), {}, {})  # type: ignore[arg-type]
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
         compare_sides(subject, [NUMPY, NUMPY_TWICE], quiet)
     assert not list(scratch.iterdir())
 
 
 def test_an_error_in_a_child_is_named_with_its_side(scratch: Path) -> None:
-    odd = Side("torch:cpu", "torch:cpu", "metal")
+    odd = ParitySide("torch:cpu", "torch:cpu", "metal")
     with pytest.raises(ConfigError, match="torch:cpu cannot compute it: kernels is"):
         compare_sides(small(), [NUMPY, odd], quiet)
     assert not list(scratch.iterdir())
@@ -246,5 +248,5 @@ def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> No
 
 
 def test_one_side_alone_has_nothing_to_be_compared_with() -> None:
-    with pytest.raises(ConfigError, match="numpy alone has nothing to be compared with"):
+    with pytest.raises(ConfigError, match="numpy is the only side"):
         compare_sides(small(), [NUMPY], quiet)

@@ -1,0 +1,124 @@
+"""An optimizer of a plugin is compared with float64, and one that breaks a promise is found."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.optim.rule import parameter
+from mlxhog.parity import optimizers, tolerances
+from mlxhog.parity.subject import Array
+from tests.another_process import mlxhog
+from tests.models.sample import config, perturbed_params
+from tests.pairs import each_of
+from tests.parity.test_run import one_gradient
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
+
+
+@pytest.fixture
+def own() -> Any:
+    """The class of the example, fresh."""
+    return runpy.run_path(str(EXAMPLE))["MyOptimizer"]
+
+
+def worst(choice: Any) -> float:
+    """How far a parameter is from the formula after three steps, in roundings per step."""
+    steps = optimizers.ours(
+        config(), perturbed_params(config(), 1), lambda _, step: one_gradient(step), 3, [choice]
+    )
+    *_, (rule, after, apart) = steps
+    assert rule == "my_optimizer"
+    assert not after
+    return max(float(off[0]) for off in apart.values())
+
+
+def formula(half: float) -> Callable[..., tuple[Array, Array]]:
+    def reference(
+        own: Any, w: Array, g: Array, m: Array, *, lr: float, decay: bool, count: int
+    ) -> tuple[Array, Array]:
+        m = own.beta * m + (1.0 - own.beta) * g
+        return -lr * (m / (abs(m) + half) + decay * own.weight_decay * w), m
+
+    return reference
+
+
+def test_the_example_takes_the_steps_that_it_takes_in_float64(own: Any) -> None:
+    assert worst(own()) < tolerances.PLUGIN_STEP / 4
+
+
+@each_of(("half", "ok"), [(1e-3, True), (1.01e-3, False)])
+def test_a_reference_of_its_own_takes_the_place_of_its_update(
+    own: Any, half: float, ok: bool
+) -> None:
+    own.reference = formula(half)
+    assert (worst(own()) <= tolerances.PLUGIN_STEP) is ok
+
+
+def ignores_grad_scale(own: Any, target: Any, pairs: Any, step: Any) -> None:
+    for slot, grad in pairs:
+        target.add(slot, slice(None), np.float32(-step.lr) * grad)
+
+
+def writes_the_parameters_itself(own: Any, target: Any, pairs: Any, step: Any) -> None:
+    for slot, grad in pairs:
+        parameter(target.flat, slot)[...] -= np.float32(step.lr * step.grad_scale) * grad
+
+
+def keeps_its_state_outside_of_the_arena(own: Any, target: Any, pairs: Any, step: Any) -> None:
+    for slot, grad in pairs:
+        m = own.means.get(slot.name, 0.0) + np.float32(step.grad_scale) * grad
+        own.means[slot.name] = m
+        target.add(slot, slice(None), np.float32(-step.lr) * m)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [ignores_grad_scale, writes_the_parameters_itself, keeps_its_state_outside_of_the_arena],
+)
+def test_an_update_that_breaks_a_promise_is_found(own: Any, update: Callable[..., None]) -> None:
+    own.update, own.means = update, {}
+    assert worst(own()) > 100 * tolerances.PLUGIN_STEP
+
+
+def test_an_update_that_takes_float32_alone_is_asked_for_a_reference(own: Any) -> None:
+    update = own.update
+
+    def narrow(self: Any, target: Any, pairs: Any, step: Any) -> None:
+        if target.flat.dtype != np.float32:
+            raise TypeError("float32 alone")
+        update(self, target, pairs, step)
+
+    own.update = narrow
+    with pytest.raises(ConfigError, match="float32 alone; give it a method `reference`"):
+        worst(own())
+    own.reference = formula(own().half)
+    assert worst(own()) <= tolerances.PLUGIN_STEP
+
+
+@pytest.mark.slow
+def test_the_command_compares_it_and_names_a_wrong_one(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        EXAMPLE.read_text().replace('"grad_scale": step.grad_scale', '"grad_scale": 1')
+    )
+    quick = ("--backends", "numpy,torch:cpu", "--kernels", "auto", "--seq-len", "5", "--steps", "2")
+    right = mlxhog(tmp_path, "parity", "--plugin", str(EXAMPLE), *quick, "--json")
+    assert right.code == 0, right.err
+    record = json.loads(right.out)
+    steps = [row for row in record["rows"] if row["what"].startswith("step/my_optimizer/")]
+    assert record["subject"] == "tiny"
+    assert {(row["a"], row["b"]) for row in steps} == {("torch:cpu", "formula")}
+    found = mlxhog(tmp_path, "parity", "tiny", "--plugin", str(wrong), *quick)
+    assert found.code == 1
+    assert "disagree: step/my_optimizer/" in found.err
+    assert "FAIL  step/my_optimizer" in found.out
+    untaken = mlxhog(tmp_path, "parity", "tiny", "--plugin", str(EXAMPLE), *quick, "--steps", "0")
+    assert "not compared: my_optimizer, which takes no step" in untaken.out
