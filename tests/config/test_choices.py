@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.config.choices import KINDS, SCHEDULES, Kind, UnknownChoice
+from mlxhog.config.choices import KINDS, OPTIMIZERS, SCHEDULES, Kind, UnknownChoice
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
@@ -139,6 +139,36 @@ def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind: Ki
             values: Any = {kind.title: name, flat: number.option.default}
             with pytest.raises(ConfigError, match=f"{name} has no {flat}; .* ha(s|ve)"):
                 TrainConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "other", "number"),
+    [
+        (OPTIMIZERS, "adamw", "beta2", "beta2_half_life"),
+        (SCHEDULES, "backoff", "backoff_steps", "backoff_epochs"),
+    ],
+)
+def test_a_number_is_refused_beside_the_one_that_takes_its_place_in_every_spelling(
+    tmp_path: Path, kind: Kind, name: str, other: str, number: str
+) -> None:
+    flat: dict[str, Any] = {other: 0.9 if other == "beta2" else 5, number: 2}
+    lines = "".join(f"{flat_name}: {value}\n" for flat_name, value in flat.items())
+    inside = f"{name}({other}={flat[other]}, {number}=2)"
+    file = f"{kind.title}: {name}\n{other}: {flat[other]}\n"
+    spellings = [
+        lambda: given(**{kind.title: name}, **flat),
+        lambda: given(**{kind.title: inside}),
+        lambda: given(f"{kind.title}: {name}\n{lines}", folder=tmp_path),
+        lambda: given(f"{kind.title}: {inside}\n", folder=tmp_path),
+        lambda: given(file, folder=tmp_path, **{number: 2}),
+        lambda: TrainConfig(**{kind.title: name}, **flat),
+        lambda: kind.make(kind.find(name), flat),
+    ]
+    for spelling in spellings:
+        with pytest.raises(ConfigError, match=f"{other} is .*{number} takes its place; keep one"):
+            spelling()
+    off: Any = {kind.title: name, other: flat[other], number: "off"}
+    assert given(**off) == TrainConfig(**{kind.title: f"{name}({other}={flat[other]})"})
 
 
 def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import SGD, AdamW, Apollo, Muon
 from mlxhog.config.options import options, to_flag
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.schedules import Constant
+from mlxhog.config.schedules import Backoff, Constant
 from mlxhog.config.sources import Assignment, read_stored, read_yaml, resolve
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
@@ -312,6 +312,12 @@ def test_the_configuration_of_a_run_of_version_0_2_is_read_though_it_has_values_
     (tmp_path / "config.yaml").write_text(f"{old}eps: 0.5\nlr_floor: 0.5\nschedule: constant\n")
     config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
     assert (config.optimizer, config.schedule) == (SGD(), Constant())
+    (tmp_path / "config.yaml").write_text(
+        "optimizer: adamw\nbeta2: 0.9\nbeta2_half_life: 1000\n"
+        "schedule: backoff\nbackoff_steps: 5\nbackoff_epochs: 2\n"
+    )
+    config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
+    assert (config.optimizer, config.schedule) == (AdamW(beta2_half_life=1000), Backoff(epochs=2))
 
 
 def test_what_every_run_without_copies_for_readers_has_is_no_contradiction():
