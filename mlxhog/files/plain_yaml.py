@@ -157,7 +157,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node without tag, anchor or alias, and not too deep."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if event.anchor is not None or getattr(event, "tag", None) is not None:
             problem = "a tag, anchor or alias (!, & or *) is not supported; write the value itself"
             raise _problem(problem, event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,24 +152,26 @@ def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind: Ki
 def test_a_number_is_refused_beside_the_one_that_takes_its_place_in_every_spelling(
     tmp_path: Path, kind: Kind, name: str, other: str, number: str
 ) -> None:
-    flat: dict[str, Any] = {other: 0.9 if other == "beta2" else 5, number: 2}
-    lines = "".join(f"{flat_name}: {value}\n" for flat_name, value in flat.items())
-    inside = f"{name}({other}={flat[other]}, {number}=2)"
-    file = f"{kind.title}: {name}\n{other}: {flat[other]}\n"
-    spellings = [
-        lambda: given(**{kind.title: name}, **flat),
-        lambda: given(**{kind.title: inside}),
-        lambda: given(f"{kind.title}: {name}\n{lines}", folder=tmp_path),
-        lambda: given(f"{kind.title}: {inside}\n", folder=tmp_path),
-        lambda: given(file, folder=tmp_path, **{number: 2}),
-        lambda: TrainConfig(**{kind.title: name}, **flat),
-        lambda: kind.make(kind.find(name), flat),
+    value = 0.9 if other == "beta2" else 5
+    chosen: dict[str, Any] = {kind.title: name}
+    both: dict[str, Any] = {other: value, number: 2}
+    inside: dict[str, Any] = {kind.title: f"{name}({other}={value}, {number}=2)"}
+    later: dict[str, Any] = {number: 2}
+    file = f"{kind.title}: {name}\n{other}: {value}\n"
+    spellings: list[Callable[[], object]] = [
+        lambda: given(**chosen, **both),
+        lambda: given(**inside),
+        lambda: given(f"{file}{number}: 2\n", folder=tmp_path),
+        lambda: given(f"{kind.title}: {inside[kind.title]}\n", folder=tmp_path),
+        lambda: given(file, folder=tmp_path, **later),
+        lambda: TrainConfig(**chosen, **both),
+        lambda: kind.make(kind.find(name), both),
     ]
     for spelling in spellings:
         with pytest.raises(ConfigError, match=f"{other} is .*{number} takes its place; keep one"):
             spelling()
-    off: Any = {kind.title: name, other: flat[other], number: "off"}
-    assert given(**off) == TrainConfig(**{kind.title: f"{name}({other}={flat[other]})"})
+    both[number] = "off"
+    assert given(**chosen, **both) == given(file, folder=tmp_path)
 
 
 def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path: Path) -> None:
