@@ -241,7 +241,7 @@ class Flags:
 
     def _unknown(self, extra: Sequence[str]) -> Iterable[str]:
         after_unknown = False
-        for word, after in zip(extra, [*extra[1:], ""], strict=True):
+        for word, after in zip(extra, [*extra[1:], ""], strict=False):
             if word.startswith("-") and word != "-":
                 flag, equals, value = word.partition("=")
                 hint = self._inside(flag, value if equals else after)
