@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxhog.config import plugins
-from mlxhog.config.choices import Kind
+from mlxhog.config.choices import KINDS, Kind
 from mlxhog.config.options import Option, option, options, to_flag
 from mlxhog.config.sources import Assignment, resolve, suggestion
 from mlxhog.errors import ConfigError
@@ -200,11 +200,9 @@ class Flags:
             other, extra = read(arguments, argparse.Namespace(values=[]))
         except ConfigError as error:
             raise ConfigError(self._explained(str(error))) from None
-        parsed = Parsed(other.values, other, list(self._unknown(extra)))
-        if not parsed.problems:
-            for file in getattr(other, "plugin", ()):
-                plugins.load(file)
-        return parsed
+        for file in getattr(other, "plugin", ()):
+            plugins.load(file)
+        return Parsed(other.values, other, list(self._unknown(extra)))
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
         """Add the options of a dataclass, and read a command line; returns its values, too.
@@ -241,13 +239,15 @@ class Flags:
             return f"{names} is missing{what}; as in `mlxhog {self._example}`"
         return f"{message}{what}" if message.endswith("expected one argument") else message
 
-    def _unknown(self, extra: Iterable[str]) -> Iterable[str]:
+    def _unknown(self, extra: Sequence[str]) -> Iterable[str]:
         after_unknown = False
-        for word in extra:
+        for word, after in zip(extra, [*extra[1:], ""], strict=False):
             if word.startswith("-") and word != "-":
-                flag = word.partition("=")[0]
-                yield f"no flag {flag!r}{suggestion(flag, self._known) or self._otherwise}"
-                after_unknown = "=" not in word
+                flag, equals, value = word.partition("=")
+                hint = self._inside(flag, value if equals else after)
+                hint = hint or suggestion(flag, self._known) or self._otherwise
+                yield f"no flag {flag!r}{hint}"
+                after_unknown = not equals
                 continue
             is_flag = f"--{word}" in self._known
             if is_flag:
@@ -257,6 +257,14 @@ class Flags:
                 hint = f"; text is named by a flag: --data {word}" if names_text else ""
                 yield f"unexpected argument {word!r}{hint}"
             after_unknown = is_flag
+
+    def _inside(self, flag: str, value: str) -> str:
+        """Say how a number of a choice of the user's own is written; it has no flag."""
+        for kind in (kind for kind in KINDS if to_flag(kind.title) in self._known):
+            for name, (_, (owner, *_)) in kind.numbers().items():
+                if to_flag(name) == flag and not owner.__module__.startswith("mlxhog."):
+                    return f'; write {to_flag(kind.title)} "{owner.name}({name}={value})"'
+        return ""
 
 
 def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:

@@ -30,7 +30,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from mlxhog.config.options import Option, convert_fields, options, spelt
+from mlxhog.config.options import Option, convert_fields, is_set, options, spelt
 from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
@@ -158,13 +158,24 @@ class Choice:
         Raises:
             ConfigError: naming every wrong number and every broken rule.
         """
-        problems = convert_fields(self) or list(self.broken_rules())
+        problems = convert_fields(self) or [*self._replaced(), *self.broken_rules()]
         if problems:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
     def broken_rules(self) -> Iterable[str]:
         """Yield what the numbers of this choice must not be together, with the way out."""
         return ()
+
+    def _replaced(self) -> Iterable[str]:
+        """Yield the numbers that are given although another number takes their place."""
+        specs = options(type(self))
+        for name, spec in specs.items():
+            other = specs.get(spec.replaces)
+            if other and getattr(self, name) is not None and is_set(self, other.name):
+                yield (
+                    f"{other.flat} is {getattr(self, other.name)}, and {spec.flat} takes its "
+                    f"place; keep one: {other.flat}={other.default} or {spec.flat}={spec.none}"
+                )
 
     def __str__(self) -> str:
         """Spell it, with the numbers that are not the defaults; `Kind.read` reads it back."""
@@ -274,6 +285,18 @@ class Kind(Registry[type[Choice]]):
             for spec in options(choice).values():
                 owners.setdefault(spec.flat, Number(spec, [])).owners.append(choice)
         return owners
+
+    def replaced(self, values: Mapping[str, object]) -> dict[str, Option]:
+        """Return the numbers without effect, each with the number that takes its place.
+
+        Args:
+            values: of numbers, by flat names.
+        """
+        return {
+            options(owners[0])[spec.replaces].flat: spec
+            for spec, owners in self.numbers().values()
+            if spec.replaces and values.get(spec.flat) not in (None, spec.none)
+        }
 
     def lacks(self, choice: type[Choice], number: str) -> str:
         """Say that a choice has no such number, and which choices have it."""

@@ -140,6 +140,7 @@ class Averaging(Decayed):
         unit="tokens",
         low=1,
         none="off",
+        replaces="beta2",
     )
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:

@@ -48,6 +48,7 @@ def option(
     flat: str = "",
     kind: "Chooses | None" = None,
     old: object = None,
+    replaces: str = "",
 ) -> Any:  # like dataclasses.field, so that any annotation fits
     """Declare a dataclass field that is also a YAML key and a flag.
 
@@ -67,6 +68,7 @@ def option(
         flat: of a number of a choice, its name outside of the choice; the same name by default.
         kind: of a choice, what reads it.
         old: the default that version 0.2 wrote into its files, if that is another one.
+        replaces: of a number of a choice, another number that it takes the place of.
     """
     extra = {
         "help": help,
@@ -83,6 +85,7 @@ def option(
         "flat": flat,
         "kind": kind,
         "old": old,
+        "replaces": replaces,
     }
     return dataclasses.field(default=default, metadata={_METADATA: extra})
 
@@ -109,6 +112,7 @@ class Option:
     flat: str
     kind: "Chooses | None"
     old: object
+    replaces: str
 
     @property
     def flag(self) -> str:

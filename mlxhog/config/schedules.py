@@ -140,7 +140,7 @@ class Falling(Schedule):
     epochs: int | None = option(
         None,
         "passes over the text instead of steps; the step size changes between them only",
-        low=1, none="off", flat="backoff_epochs",
+        low=1, none="off", flat="backoff_epochs", replaces="steps",
     )  # fmt: skip
 
     def of_run(self, lr: float, epochs: Epochs) -> Rate:

@@ -88,7 +88,7 @@ def read_stored(path: Path) -> list[Assignment]:
         (value,) = (entry.value for entry in entries if entry.name == kind.title)
         choice = kind.known().get(kind.parts(value)[0])
         foreign = [flat for flat, one in kind.numbers().items() if choice not in one.owners]
-        unused |= set(foreign if choice else ())
+        unused |= {*(foreign if choice else ()), *kind.replaced(values)}
     return [entry for entry in entries if entry.name not in unused]
 
 

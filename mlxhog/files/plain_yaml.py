@@ -1,36 +1,35 @@
-"""YAML with plain values only: null, booleans, numbers, text, lists and mappings.
+"""YAML with plain values only: null, true, false, numbers, text, lists and mappings.
 
 The text is a file, or assignments in one line as in `--set`.
 
-PyYAML's safe loader also makes dates, sets and bytes; it takes the last of two equal keys; it
-raises `KeyError` for `!!bool maybe`; and all aliases of an anchor share one object, so that a few
-hundred bytes expand to gigabytes of text. Here a date is text, and each of the other cases is an
-error with its line number.
+PyYAML's safe loader reads `no` as false, `010` as 8, `1:30` as 90 and a date as an object, and
+takes the last of two equal keys. Here these words are text, which an option converts to its type,
+and a key that occurs twice is an error. So are tags, anchors and aliases: with them a few hundred
+bytes can expand to gigabytes. `yaml.safe_dump` writes nothing that is read differently here.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
 from mlxhog.errors import message_of, shown
-from mlxhog.files.reading import MOST_CONFIG_BYTES, MOST_DEPTH, MOST_DIGITS
+from mlxhog.files.reading import MOST_DEPTH
 
-_TAG = "tag:yaml.org,2002:"
-_PLAIN_TAGS = tuple(
-    f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
-)
-_SPELLINGS = {
-    f"{_TAG}{name}": tuple(f"{_TAG}{one}" for one in tags)
-    for name, tags in {"bool": ["bool"], "int": ["int"], "float": ["float", "int"]}.items()
+_FORMS = {
+    "null": "~|null|Null|NULL|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?(0|[1-9][0-9]{0,99})",
+    "float": r"([-+]?[0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""For each tag, the tags that PyYAML may infer from a scalar's text."""
+"""Types of a word without quotes; every other word is text, also `1e-3`, as PyYAML has it."""
 ASSIGNMENT = "NAME=VALUE, such as hidden_size=256"
-MOST_CHARACTERS = MOST_CONFIG_BYTES
-"""Limit for all values together, with every alias expanded."""
 
 
 class NotYaml(ValueError):
@@ -50,32 +49,27 @@ def loads(text: str) -> Any:  # any plain value
     """Return the value of a text; None if it is empty.
 
     Raises:
-        NotYaml: the text is not YAML, has a key twice, has a value that is not plain, or exceeds
-            the limits of `mlxhog.files.reading`.
+        NotYaml: the text is not YAML, has a key twice, has a value that is not plain, or is nested
+            more than `MOST_DEPTH` deep.
     """
-    with _Reading(text) as loader:
-        node = loader.get_single_node()
-        return None if node is None else loader.construct_document(node)
+    with _reading(text) as loader:
+        return loader.get_single_data()
 
 
 def entries(text: str) -> list[tuple[str, Any, int]] | None:
-    """Return (key, value, line) of every entry of a mapping; a key may occur twice.
+    """Return (key, value, line) of every entry of a mapping.
 
     An empty text has no entries. If the text is not a mapping, the result is None.
 
     Raises:
         NotYaml: as `loads`.
     """
-    with _Reading(text) as loader:
-        loader.repeats_on_top = True
+    with _reading(text) as loader:
         node = loader.get_single_node()
         if node is None:
             return []
         if not isinstance(node, yaml.MappingNode):
             return None
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise NotYaml("a list or mapping is not a name", key.start_mark.line + 1)
         return [
             (str(key.value), loader.construct_document(value), key.start_mark.line + 1)
             for key, value in node.value
@@ -137,110 +131,56 @@ def _parts(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-class _Reading:
-    """A loader whose every failure becomes `NotYaml`."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __enter__(self) -> _Loader:
-        if len(self._text) > MOST_CHARACTERS:
-            raise NotYaml(f"it has more than {MOST_CHARACTERS:,} characters")
-        try:
-            return _Loader(self._text)  # its constructor checks every character
-        except yaml.YAMLError as error:
-            raise NotYaml(message_of(error)) from error
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, yaml.MarkedYAMLError):
-            line = error.problem_mark.line + 1 if error.problem_mark else None
-            raise NotYaml(str(error.problem or error.context), line) from error
-        # An escape beyond Unicode, or a %YAML directive of a thousand digits.
-        if isinstance(error, yaml.YAMLError | ValueError | OverflowError | RecursionError):
-            if not isinstance(error, NotYaml):
-                raise NotYaml(message_of(error)) from error
+@contextmanager
+def _reading(text: str) -> Iterator[_Loader]:
+    """Give a loader whose every failure becomes `NotYaml`."""
+    try:
+        yield _Loader(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise NotYaml(str(error.problem or error.context), line) from error
+    # A character or an escape beyond Unicode, or a %YAML directive of a thousand digits.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise NotYaml(message_of(error)) from error
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with fewer types and more refusals."""
 
     yaml_implicit_resolvers = {
-        first: [
-            (tag, form) for tag, form in forms if tag not in (f"{_TAG}timestamp", f"{_TAG}value")
+        None: [
+            (f"tag:yaml.org,2002:{name}", re.compile(rf"({form})\Z"))
+            for name, form in _FORMS.items()
         ]
-        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.repeats_on_top = False
-        self._depth = 0
-        self._characters = 0
-        self._weights: dict[int, int] = {}  # of every composed node, by its id
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node within the limits; an alias weighs as much as its anchor."""
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        if self.check_event(yaml.AliasEvent):
-            node = super().compose_node(parent, index)
-            if id(node) not in self._weights:
-                raise _problem("a list or mapping contains an alias of itself", mark)
-            self._count(self._weights[id(node)], mark)
-            return node
+        """Compose a node without tag, anchor or alias, and not too deep."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None or getattr(event, "tag", None) is not None:
+            problem = "a tag, anchor or alias (!, & or *) is not supported; write the value itself"
+            raise _problem(problem, event)
         self._depth += 1
         if self._depth > MOST_DEPTH:
-            raise _problem(f"lists or mappings are nested more than {MOST_DEPTH} deep", mark)
-        before = self._characters
+            raise _problem(f"lists or mappings are nested more than {MOST_DEPTH} deep", event)
         node = super().compose_node(parent, index)
-        assert node is not None, "there is an event, and no alias"
         self._depth -= 1
-        self._count(1 + len(node.value) * isinstance(node, yaml.ScalarNode), mark)
-        self._weights[id(node)] = self._characters - before
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """Compose a mapping, and refuse a second value for one of its keys."""
+        """Compose a mapping; each of its keys is a word, and occurs once."""
         node = super().compose_mapping_node(anchor)
-        lines: dict[tuple[str, str], int] = {}
+        lines: dict[str, int] = {}
         for key, _ in node.value:
-            if self.repeats_on_top and self._depth == 1:
-                break
-            if isinstance(key, yaml.ScalarNode):
-                name = (key.tag, key.value)
-                if name in lines:
-                    raise _problem(
-                        f"{shown(key.value)} is already in line {lines[name]}", key.start_mark
-                    )
-                lines[name] = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise _problem("a list or mapping is not a name", key)
+            if key.value in lines:
+                raise _problem(f"{shown(key.value)} is already in line {lines[key.value]}", key)
+            lines[key.value] = key.start_mark.line + 1
         return node
 
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Make a plain value; its text must be a valid spelling of its type."""
-        if node.tag not in _PLAIN_TAGS:
-            raise _problem(
-                f"the tag {shown(node.tag.replace(_TAG, '!!'))} is not supported; wanted text, "
-                "numbers, true, false, null, lists and mappings",
-                node.start_mark,
-            )
-        allowed = _SPELLINGS.get(node.tag)
-        if allowed and isinstance(node, yaml.ScalarNode):
-            looks = self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
-            if looks not in allowed:
-                kind = node.tag.removeprefix(_TAG)
-                raise _problem(f"{shown(node.value)} is not of type {kind}", node.start_mark)
-            if len(node.value) > MOST_DIGITS:
-                raise _problem(f"a number has more than {MOST_DIGITS} digits", node.start_mark)
-        return super().construct_object(node, deep)
 
-    def _count(self, characters: int, mark: Any) -> None:
-        self._characters += characters
-        if self._characters > MOST_CHARACTERS:
-            raise _problem(
-                f"the values have more than {MOST_CHARACTERS:,} characters with all aliases "
-                "written out",
-                mark,
-            )
-
-
-def _problem(what: str, mark: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
+def _problem(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    """Return the error for a fault at an event or a node."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)

@@ -136,7 +136,7 @@ class Interval:
         """
         if isinstance(value, Interval):
             return value
-        if value is None or value is False:  # YAML reads `off` as False
+        if value is None or value is False:
             return cls()
         text = _without_spaces(value)
         if text in ("off", "none", "0", "-1"):

@@ -97,7 +97,7 @@ class Protocol:
 
     @property
     def unused(self) -> list[str]:
-        """Options that the schedule does not take, each with the way out.
+        """Options without effect, each with the way out.
 
         They are refused where somebody types them; a study keeps the protocol it began with.
         """
@@ -107,11 +107,16 @@ class Protocol:
             for name, number in SCHEDULES.numbers().items()
             if name in own and is_set(self, name)
         }
-        return [
+        unused = [
             f"{to_flag(name)} is for --schedule {' or '.join(choices)}, not {self.schedule}; "
             "leave it out"
             for name, choices in owners.items()
             if self.schedule not in choices
+        ]
+        return unused + [
+            f"{to_flag(other)} has no effect beside {to_flag(spec.flat)}; leave one out"
+            for other, spec in SCHEDULES.replaced(asdict(self)).items()
+            if is_set(self, other)
         ]
 
     def to_dict(self) -> dict[str, Any]:

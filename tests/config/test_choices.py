@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlxhog.config.choices import KINDS, SCHEDULES, Kind, UnknownChoice
+from mlxhog.config.choices import KINDS, OPTIMIZERS, SCHEDULES, Kind, UnknownChoice
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
@@ -139,6 +140,38 @@ def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind: Ki
             values: Any = {kind.title: name, flat: number.option.default}
             with pytest.raises(ConfigError, match=f"{name} has no {flat}; .* ha(s|ve)"):
                 TrainConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "other", "number"),
+    [
+        (OPTIMIZERS, "adamw", "beta2", "beta2_half_life"),
+        (SCHEDULES, "backoff", "backoff_steps", "backoff_epochs"),
+    ],
+)
+def test_a_number_is_refused_beside_the_one_that_takes_its_place_in_every_spelling(
+    tmp_path: Path, kind: Kind, name: str, other: str, number: str
+) -> None:
+    value = 0.9 if other == "beta2" else 5
+    chosen: dict[str, Any] = {kind.title: name}
+    both: dict[str, Any] = {other: value, number: 2}
+    inside: dict[str, Any] = {kind.title: f"{name}({other}={value}, {number}=2)"}
+    later: dict[str, Any] = {number: 2}
+    file = f"{kind.title}: {name}\n{other}: {value}\n"
+    spellings: list[Callable[[], object]] = [
+        lambda: given(**chosen, **both),
+        lambda: given(**inside),
+        lambda: given(f"{file}{number}: 2\n", folder=tmp_path),
+        lambda: given(f"{kind.title}: {inside[kind.title]}\n", folder=tmp_path),
+        lambda: given(file, folder=tmp_path, **later),
+        lambda: TrainConfig(**chosen, **both),
+        lambda: kind.make(kind.find(name), both),
+    ]
+    for spelling in spellings:
+        with pytest.raises(ConfigError, match=f"{other} is .*{number} takes its place; keep one"):
+            spelling()
+    both[number] = "off"
+    assert given(**chosen, **both) == given(file, folder=tmp_path)
 
 
 def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path: Path) -> None:

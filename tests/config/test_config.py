@@ -17,7 +17,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import SGD, AdamW, Apollo, Muon
 from mlxhog.config.options import options, to_flag
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.schedules import Constant
+from mlxhog.config.schedules import Backoff, Constant
 from mlxhog.config.sources import Assignment, read_stored, read_yaml, resolve
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
@@ -91,7 +91,21 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
     assert resolve(TrainConfig, [written(tmp_path, "lr: 1e-3\n")]).lr == 1e-3
 
 
-@each_of("text", ["off", "'off'", "none", "0", "-1", "null", "no"])
+@each_of(
+    ("line", "name", "value"),
+    [
+        ("name: no", "name", "no"),
+        ("name: 2024-01-01", "name", "2024-01-01"),
+        ("live: on", "live", "on"),
+        ("seed: 010", "seed", 10),
+        ("steps: 1_000", "steps", 1000),
+    ],
+)
+def test_no_word_of_yaml_is_read_as_something_else_than_it_says(tmp_path, line, name, value):
+    assert getattr(resolve(TrainConfig, [written(tmp_path, line)]), name) == value
+
+
+@each_of("text", ["off", "'off'", "none", "0", "-1", "null"])
 def test_yaml_can_switch_an_interval_off(tmp_path, text):
     config = resolve(TrainConfig, [written(tmp_path, f"eval_every: {text}\n")])
     assert config.eval_every == Interval()
@@ -138,7 +152,7 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
 
 @each_of("text", ["lr: 1\nlr: 2\n", "lr: 1\nlearning_rate: 2\n"])
 def test_an_option_written_twice_in_a_file_is_an_error(tmp_path, text):
-    with pytest.raises(ConfigError, match=r"conf.yaml:2: .*conf.yaml:1"):
+    with pytest.raises(ConfigError, match=r"conf.yaml:2: .*(conf.yaml:|line )1"):
         resolve(TrainConfig, [written(tmp_path, text)])
 
 
@@ -298,6 +312,12 @@ def test_the_configuration_of_a_run_of_version_0_2_is_read_though_it_has_values_
     (tmp_path / "config.yaml").write_text(f"{old}eps: 0.5\nlr_floor: 0.5\nschedule: constant\n")
     config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
     assert (config.optimizer, config.schedule) == (SGD(), Constant())
+    (tmp_path / "config.yaml").write_text(
+        "optimizer: adamw\nbeta2: 0.9\nbeta2_half_life: 1000\n"
+        "schedule: backoff\nbackoff_steps: 5\nbackoff_epochs: 2\n"
+    )
+    config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
+    assert (config.optimizer, config.schedule) == (AdamW(beta2_half_life=1000), Backoff(epochs=2))
 
 
 def test_what_every_run_without_copies_for_readers_has_is_no_contradiction():

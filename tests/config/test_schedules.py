@@ -88,7 +88,7 @@ def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
 
 @pytest.mark.parametrize("name", ["backoff", "inverse"])
 def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
-    by_epoch = replace(SCHEDULES[name], epochs=3).of_run(2.0, EPOCHS)
+    by_epoch = replace(SCHEDULES[name], steps=1000, epochs=3).of_run(2.0, EPOCHS)
     by_update = replace(SCHEDULES[name], steps=3).of_run(2.0, EPOCHS)
     for update in range(400):
         assert by_epoch(0.0, update) == by_update(0.0, update // EPOCHS.n)

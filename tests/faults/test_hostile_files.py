@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlxhog import cli
-from mlxhog.checkpoint import creation, formats
+from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
@@ -29,13 +29,12 @@ from mlxhog.errors import (
     StudyError,
     shown,
 )
-from mlxhog.files import plain_json, plain_yaml
+from mlxhog.files import plain_json
 from mlxhog.machine import verdicts
 from mlxhog.mad.search import space as space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families
-from mlxhog.models.registry import load_architecture
 from tests.faults import loaders
 from tests.faults.mutations import BOMB
 from tests.faults.subjects import LARGE, V1
@@ -49,18 +48,11 @@ pytestmark = pytest.mark.slow
 @each_of(
     ("text", "message"),
     [
-        ("lr: !!int z", "conf.yaml:1: not YAML: 'z' is not of type int"),
-        ("\nlr: !!bool z", "conf.yaml:2: not YAML: 'z' is not of type bool"),
-        ("lr: !!float z", "'z' is not of type float"),
-        ("lr: !!timestamp z", "the tag '!!timestamp' is not supported"),
-        ("lr: !!binary =", "the tag '!!binary' is not supported"),
-        ("lr: !!set {a}", "the tag '!!set' is not supported"),
-        (f"steps: {'9' * 5000}", "a number has more than 100 digits"),
-        (f"steps: 0x{'f' * 5000}", "a number has more than 100 digits"),
+        ("\nlr: !!int 3", "conf.yaml:2: not YAML: a tag, anchor or alias"),
+        (BOMB, "conf.yaml:1: not YAML: a tag, anchor or alias"),
+        (f"steps: {'9' * 5000}", "; wanted a whole number"),
         (f"lr: {'[' * 3000}", "nested more than 64 deep"),
         ("lr:\n" + "".join(f"{' ' * k}a:\n" for k in range(1, 300)), "nested more than 64 deep"),
-        (f"lr: [{BOMB}", "not YAML"),
-        ("lr: &a [*a]", "a list or mapping contains an alias of itself"),
         ("lr: {a: 1, a: 2}", "'a' is already in line 1"),
         ("? [a]\n: 1", "a list or mapping is not a name"),
         ('lr: "\\UFFFFFFFF"', "not YAML"),
@@ -84,40 +76,6 @@ def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(
         resolve(TrainConfig, [read_yaml(path)])
     assert message in str(caught.value)
     assert len(str(caught.value)) < 1000
-
-
-def test_a_date_in_yaml_is_text(tmp_path: Path) -> None:
-    (tmp_path / "conf.yaml").write_text("name: 2024-01-01\nout: 2024-01-01 10:00:00\n")
-    config = resolve(TrainConfig, [read_yaml(tmp_path / "conf.yaml")])
-    assert (config.name, config.out) == ("2024-01-01", "2024-01-01 10:00:00")
-
-
-@each_of(
-    "read",
-    [
-        lambda path: read_yaml(path),
-        lambda path: load_architecture(path),
-        lambda path: space_file.read_space(path),
-        lambda path: formats.opening.read_config(path),
-    ],
-    ids=["train", "architecture", "space", "config of a checkpoint"],
-)
-def test_a_bomb_of_anchors_costs_no_memory(tmp_path: Path, read: Any) -> None:
-    path = tmp_path / "bomb.yaml"
-    path.write_text(BOMB)
-    assert path.stat().st_size < 600, "500 bytes that stood for 522 MB"
-    with pytest.raises(ConfigError, match="with all aliases written out") as caught:
-        read(path)
-    assert len(str(caught.value)) < 300
-
-
-def test_aliases_and_merged_mappings_of_a_sane_size_are_read() -> None:
-    text = "a: &a {heads: 2}\nb: *a\nc: {<<: *a, conv: 4}\n"
-    assert plain_yaml.loads(text) == {
-        "a": {"heads": 2},
-        "b": {"heads": 2},
-        "c": {"heads": 2, "conv": 4},
-    }
 
 
 def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
@@ -306,8 +264,6 @@ def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
         ("dim: null", "dim: .nan", "has dim nan"),
         ("protocol: {}", "protocol: {stepz: 2}", "has a protocol that is none of this mlxhog"),
         ("protocol: {}", "protocol: {steps: 0}", "has a protocol that is none of this mlxhog"),
-        ("format: 1", f"format: [{'9' * 200}]", "cannot be read: line 1: a number has more"),
-        ("suite: smoke", "suite: !!int z", "'z' is not of type int"),
         ("suite: smoke", "suite: " + "[" * 3000, "nested more than"),
     ],
 )

@@ -20,16 +20,13 @@ pytestmark = [linux_only, pytest.mark.slow]
 TRAIN = """
 import json, os, sys
 from pathlib import Path
-from mlxhog import train
-from mlxhog.training import reporting
 from tests.training.small import small_config
 from tests.training.test_deaths import Killer
 if __name__ == "__main__":
     options = json.loads(sys.argv[2])
     killer = Killer(kills=options.pop("kills"))
-    reporting.REPORT_S = 0.0  # it is called at every look
-    result = train(small_config(Path(sys.argv[1]), **options), observer=killer)
-    print(json.dumps([result.status, result.restarts, result.steps, killer.left]))
+    result = killer.train(small_config(Path(sys.argv[1]), **options))
+    print(json.dumps([result.status, result.restarts, result.steps]))
 """
 
 
@@ -37,8 +34,8 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     options = {"kills": 2, "workers": "mlx:cpu*2", "steps": 80}
     log = tmp_path / "qos"
     printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_QOS_LOG=log)
-    status, restarts, steps, left = json.loads(printed.splitlines()[-1])
-    assert (status, restarts, left) == ("done", 2, 0)
+    status, restarts, steps = json.loads(printed.splitlines()[-1])
+    assert (status, restarts) == ("done", 2)
     assert steps >= 78  # a step that died with its worker is not taken
     assert len(set(log.read_text().split())) == 4, "every worker asks for performance cores"
 

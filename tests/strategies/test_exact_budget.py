@@ -36,6 +36,8 @@ pytestmark = pytest.mark.slow
 
 STEPS = 6
 WORKERS = 2
+LEAD = 2
+"""Steps that a lock-free worker may be ahead of a living victim, which so takes at least two."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Kind:
             optimizer="sgd", weight_decay=0.0, schedule="constant", warmup=0.0,
         )  # fmt: skip
         return build(config, WORKERS)
+
+    @property
+    def may_starve(self) -> bool:
+        """Whether one worker may take all steps, since no worker waits for another."""
+        return issubclass(self.dies_in, HogwildWorker) and self.async_after == 0
 
 
 KINDS = [
@@ -89,6 +96,8 @@ class Run:
         extra = self.strategy.segments(len(params))
         self.arena = Arena.create(plan(params, max_workers=WORKERS, n_tickets=8, extra=extra))
         self.ledger = Ledger(self.arena)
+        self.taken = dict.fromkeys(range(1, WORKERS + 1), 0)  # steps, by slot
+        self.is_dead = False  # the victim
 
     def begin(self, kept: Mapping[str, Any] | None = None) -> None:
         self.strategy.begin(self.arena, kept)
@@ -106,17 +115,30 @@ class Run:
         )
         return self.strategy.worker(ctx)
 
-    def work(self, worker: StrategyWorker) -> None:
-        """What a worker does until the run is over."""
-        while (lease := worker.claim()) is not Idle.DONE or self.done() < self.steps:
+    def work(self, worker: Any, victim: Any = None) -> None:
+        """What a worker does until the run is over; a victim beside it is left steps to die in."""
+        while True:
+            if victim is not None and self._is_ahead(worker, victim):
+                let_others_run()
+                continue
+            lease = worker.claim()
             if isinstance(lease, Lease):
                 worker.read()
                 gradient = np.ones(4, np.float32)
                 worker.write({"a": gradient, "b": gradient}, lease, samples=1)
                 if worker.counts_step():
                     self.arena.counters.add("steps", 1)
+                self.taken[worker.context.slot] += 1
+            elif lease is Idle.DONE and self.done() >= self.steps:
+                return
             else:
                 let_others_run()
+
+    def _is_ahead(self, worker: Any, victim: Any) -> bool:
+        """Whether a lock-free worker would take steps that a living victim needs."""
+        lead = self.taken[worker.context.slot] - self.taken[victim.context.slot]
+        is_over = self.is_dead or self.done() >= self.steps
+        return self.kind.may_starve and lead >= LEAD and not is_over
 
     def done(self) -> int:
         return self.strategy.steps_done(self.arena, self.ledger)
@@ -125,8 +147,9 @@ class Run:
         in_threads(self.work, self.workers)
 
     def mark_dead(self, worker: Any) -> None:
-        """What the supervisor does first when one is dead: its locks may be taken over."""
+        """What the supervisor does first when a worker is dead: its locks may be taken over."""
         self.arena.workers.mark_dead(worker.context.slot)
+        self.is_dead = True
 
     def reap(self) -> None:
         """What the supervisor does first when all are dead."""
@@ -135,12 +158,12 @@ class Run:
             self.ledger.reap(self.arena.workers.entry(slot).incarnation)
 
     def successors_hold_still(self) -> bool:
-        """Whether those who replace the dead take nothing while a checkpoint is taken."""
+        """Whether the workers that replace the dead take nothing while a checkpoint is taken."""
         self.arena.counters.store("pause", 1)
         return all(isinstance(self.worker(k + 1).claim(), Idle) for k in range(WORKERS))
 
-    def bury(self) -> None:
-        """What is done when the dead are not replaced, up to the checkpoint."""
+    def end(self) -> None:
+        """What is done up to the checkpoint when the dead are not replaced."""
         self.reap()
         self.strategy.settle(self.arena, self.ledger)
 
@@ -171,21 +194,22 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
         run.begin()
         victim, other = run.workers if number % 2 else reversed(run.workers)
         reached += die_together(
-            partial(run.work, victim), partial(run.work, other), kind.dies_in, (method, number),
-            times=1 if method == "_enter" else 2, reap=partial(run.mark_dead, victim),
+            partial(run.work, victim), partial(run.work, other, victim), kind.dies_in,
+            (method, number), times=1 if method == "_enter" else 2,
+            reap=partial(run.mark_dead, victim),
         )  # fmt: skip
         run.reap()
         if run.strategy.between_steps(run.arena):
             assert run.successors_hold_still(), f"{method}+{number}"
             still += 1
-        run.bury()
+        run.end()
         before = run.arena.counters.load("steps")
         where = f"{method}+{number}, {before} steps before"
         assert before == run.done() <= STEPS, where
         if before < STEPS:
             after = run.resumed()
             after.finish()
-            after.bury()
+            after.end()
             assert before + after.arena.counters.load("steps") == STEPS, where
             check(kind, after, where)
             after.arena.close()

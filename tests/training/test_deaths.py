@@ -1,4 +1,4 @@
-"""Workers and supervisors die at any instruction; a run goes on, or can be taken up again."""
+"""Workers and supervisors die at any instruction; a run continues, or can be resumed."""
 
 import json
 import os
@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena.control import Command
+from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import WorkerFailed
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Result
 from mlxhog.training import session
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
@@ -58,47 +60,63 @@ def wait_until(condition, limit_s: float, what: str) -> None:
 
 
 class Killer:
-    """Kills workers of a run from an observer, while `train` runs in this process.
+    """Kills workers of a run that trains in this process, each after a step of its own.
 
-    Past the half of the budget those that live are stopped until all are up and the next is killed:
-    the run does not end before, however late this process gets to look. Whose turn it is, is drawn,
-    or is that of a backend.
+    From a kill until every worker is up again none may take a batch, if another kill is to come: so
+    the run cannot end before it, however slow the machine is. The next victim is drawn, or is the
+    worker of a backend.
     """
 
-    def __init__(self, kills: int, backends: Sequence[str] = ()) -> None:
-        self.left, self.random, self.backends = kills, random.Random(0), backends
-        self.killed: set[int] = set()
-        self._stopped: set[int] = set()
+    def __init__(
+        self, kills: int, backends: Sequence[str] = (), before: Callable[[], object] = lambda: None
+    ) -> None:
+        self.left, self.backends = kills, backends
+        self._before, self._random, self._killed = before, random.Random(0), set[int]()
+        self._slot = self._steps = 0  # of the next victim, when it was chosen
 
-    def __call__(self, progress: Progress) -> None:
-        pids = [w.pid for w in progress.workers if w.state == "running"]
-        fresh = {pid for pid in pids if pid not in self.killed and alive(pid)}
-        if not self.left or progress.step < 1:
-            return
-        if len(fresh) < len(progress.workers):
-            if progress.budget_fraction > 0.5:
-                for pid in fresh - self._stopped:
-                    os.kill(pid, signal.SIGSTOP)
-                self._stopped |= fresh
-            return
-        if self.backends:
-            name = self.backends[self.left - 1]
-            fresh = {w.pid for w in progress.workers if w.pid in fresh and w.backend == name}
-        victim = self.random.choice(sorted(fresh))
-        time.sleep(self.random.random() * 0.02)
-        os.kill(victim, signal.SIGKILL)
-        self.killed.add(victim)
-        self.left -= 1
-        for pid in self._stopped - self.killed:
-            os.kill(pid, signal.SIGCONT)
-        self._stopped.clear()
+    def train(self, config: TrainConfig) -> Result:
+        """Train, and kill."""
+        poll = Supervisor.poll
+
+        def poll_and_kill(supervisor: Supervisor, timeout_s: float) -> None:
+            poll(supervisor, timeout_s)
+            if self.left:
+                self._look(supervisor)
+
+        with mock.patch.object(Supervisor, "poll", poll_and_kill):
+            result = train(config)
+        assert self.left == 0, "the run ended before every kill was done"
+        return result
+
+    def _look(self, supervisor: Supervisor) -> None:
+        entries, counters = supervisor.arena.workers, supervisor.arena.counters
+        up = {
+            seat.slot: seat.spec.backend
+            for seat in supervisor.seats
+            if supervisor.entry(seat).state == State.RUNNING
+            and supervisor.entry(seat).pid not in self._killed
+        }
+        if len(up) < len(supervisor.seats):
+            counters.store("pause", 1)
+        elif not self._slot:
+            name = self.backends[self.left - 1] if self.backends else ""
+            self._slot = self._random.choice([k for k in up if name in ("", up[k])])
+            self._steps = entries.entry(self._slot).steps
+            counters.store("pause", 0)
+        elif entries.entry(self._slot).steps > self._steps:
+            self._before()
+            time.sleep(self._random.random() * 0.02)  # into any part of a step
+            pid = entries.entry(self._slot).pid
+            os.kill(pid, signal.SIGKILL)
+            self._killed.add(pid)
+            self.left -= 1
+            self._slot = 0
+            counters.store("pause", int(self.left > 0))
 
 
 def train_and_kill_twice(config: TrainConfig) -> Result:
     """A killed worker is replaced, and the run reaches its last step."""
-    killer = Killer(kills=2)
-    result = train(config, observer=killer)
-    assert killer.left == 0, "the run ended before every kill was done"
+    result = Killer(kills=2).train(config)
     assert (result.status, result.restarts) == ("done", 2)
     assert result.steps == config.steps  # exactly: a torn one counts, one given back is done again
     assert result.torn <= 2
@@ -127,10 +145,8 @@ def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(
     tmp_path: Path, strategy: str
 ) -> None:
     backends = ["mlx:cpu", "torch:cpu"]
-    killer = Killer(kills=2, backends=backends)
     config = small_config(tmp_path, workers=",".join(backends), strategy=strategy, steps=200)
-    result = train(config, observer=killer)
-    assert killer.left == 0, "the run ended before every kill was done"
+    result = Killer(kills=2, backends=backends).train(config)
     assert (result.status, result.restarts, result.steps) == ("done", 2, 200)
     assert [worker.backend for worker in result.workers] == backends
     assert all(worker.steps > 0 for worker in result.workers)
@@ -146,16 +162,8 @@ def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
     architecture = tmp_path / "edited.yaml"
     architecture.write_text("model: {dim: 16, layers: [edited, swiglu]}")
     options = {"model": str(architecture), "plugin": str(file), "workers": "mlx:cpu*2"}
-    killer = Killer(kills=1)
-
-    def edit_and_kill(progress: Progress) -> None:
-        if progress.step >= 1:
-            file.write_text("x = (\n")
-        killer(progress)
-
-    config = small_config(tmp_path, **options, steps=200)
-    result = train(config, observer=edit_and_kill)
-    assert killer.left == 0
+    killer = Killer(kills=1, before=lambda: file.write_text("x = (\n"))
+    result = killer.train(small_config(tmp_path, **options, steps=200))
     assert file.read_text() == "x = (\n"
     assert (result.status, result.restarts, result.steps) == ("done", 1, 200)
 
@@ -257,10 +265,9 @@ def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
-    killer = Killer(kills=10)
     config = small_config(tmp_path, steps=100_000, restarts=1)
     with pytest.raises(WorkerFailed, match="SIGKILL.*--restarts"):
-        train(config, observer=killer)
+        Killer(kills=10).train(config)
     run = json.loads((next((tmp_path / "runs").iterdir()) / "run.json").read_text())
     assert run["status"] == "failed"
 

@@ -1,29 +1,25 @@
-"""A run follows a folder: what comes is trained once, in order, and never lost by a kill."""
+"""A run follows a folder: it trains on new text once and in order, also after kills."""
 
-import gzip
 import json
-import lzma
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.segments import StreamSegment, TrainingRow, read_all
-from mlxhog.data.stream import StreamWriter, append_examples
+from mlxhog.data.segments import StreamSegment, read_all
+from mlxhog.data.stream import append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
@@ -97,11 +93,11 @@ def followed(config: TrainConfig, act: Callable[[Path], object]) -> tuple[Result
     return result, client.messages
 
 
-def trained_all(directory: Path, rows_there: int) -> Callable[[], bool]:
-    """Whether so many rows are published, and a checkpoint counts all tickets as trained."""
+def trained_all(directory: Path, n: int) -> Callable[[], bool]:
+    """Whether n rows are published, and a checkpoint counts all tickets as trained."""
 
     def condition() -> bool:
-        if len(rows(directory)) < rows_there:
+        if len(rows(directory)) < n:
             return False
         ask(directory, "checkpoint")
         return done(directory) == segments(directory)[-1].end_ticket
@@ -117,7 +113,7 @@ def looking_often(monkeypatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("looking_often")
-def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
+def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     config = following(tmp_path, workers="mlx:cpu*2", batch_size=2)
     folder = Path(config.follow)
     (folder / "first.txt").write_text("the first text " * 3)
@@ -149,7 +145,7 @@ def test_files_and_examples_that_come_are_trained_once_in_order(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("looking_often")
-def test_a_run_trains_on_its_text_and_on_what_comes_in_turn(tmp_path):
+def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
     first = train(small_config(tmp_path, steps=7))
     config = replace(following(tmp_path), resume=first.run)  # which has used up its own budget
     (Path(str(config.follow)) / "new.txt").write_text("something new " * 30)
@@ -175,7 +171,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
+def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
     script = tmp_path / "follow.py"
     script.write_text(RUN)
     config = following(tmp_path)
@@ -207,7 +203,7 @@ def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
             send(directory, 10)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            send(directory, 3)  # nobody is there
+            send(directory, 3)  # no process runs
             process = start(str(directory))
         files = {f"file {k + 1}" for k in range(len(sent))}
         wait_for(lambda: seen(directory) >= set(sent) | files, "all of them")
@@ -220,253 +216,6 @@ def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
     published = [row.decode() for row in rows(directory)]
     assert sorted(published) == sorted([*sent, *files])  # each once
     assert done(directory) == segments(directory)[-1].end_ticket
-
-
-@pytest.fixture
-def follower(tmp_path, monkeypatch) -> Any:
-    """Of a folder whose files are whole at once."""
-    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
-    folder = tmp_path / "new"
-    folder.mkdir()
-    writer = StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1)
-    return Follower(folder, writer)
-
-
-def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_path):
-    for name, content in [
-        ("a.txt", b"good"),
-        ("b.txt", b"\0binary"),
-        ("c.jsonl", b'{"prompt": "long ' + b"x" * 20 + b'", "answer": "a"}\n'),
-        ("d.jsonl", b"{not json\n"),
-        ("e.txt", b""),
-        ("f.part", b"unfinished"),
-        (".g.txt", b"hidden"),
-        ("h.png", b"a picture"),
-    ]:
-        (follower.folder / name).write_bytes(content)
-    assert follower.look()
-    assert rows(tmp_path) == [b"good"]
-    messages = list(follower.messages)
-    assert [text.partition(" ")[0] for text in messages] == ["b.txt", "c.jsonl", "d.jsonl"]
-    assert "not text: a zero byte" in messages[0]
-    assert "a row of the run has at most 16" in messages[1]
-    assert not follower.look()
-    again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))
-    assert not again.look()
-    (follower.folder / "a.txt").write_bytes(b"changed")
-    assert not follower.look()
-    assert not follower.look()
-    assert list(follower.messages)[3:] == [
-        "a.txt has changed since it was read; only new files are trained"
-    ]
-
-
-def test_a_name_that_is_not_utf8_is_named_once_and_all_others_are_trained(follower, tmp_path):
-    for name in (b"caf\xe9.txt", b"fold\xff/b.txt", b"a.txt"):
-        path = Path(os.fsdecode(bytes(follower.folder) + b"/" + name))
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"good")
-    append_examples(accepting(tmp_path), [{"prompt": "say", "answer": " it"}], TOKENIZER)
-    assert follower.look()
-    assert not follower.look()
-    assert rows(tmp_path) == [b"good", b"say it"]
-    assert sorted(follower.messages) == [
-        r"caf\xe9.txt is left out: its name is not UTF-8; rename it",
-        r"fold\xff/b.txt is left out: its name is not UTF-8; rename it",
-    ]
-
-
-def accepting(run: Path) -> Path:
-    StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1).accept_examples()
-    return run
-
-
-def test_what_is_no_regular_file_is_never_opened_and_named_once(follower, tmp_path):
-    os.mkfifo(follower.folder / "a-pipe.txt")
-    os.symlink("/dev/zero", follower.folder / "b-device.txt")
-    os.symlink(follower.folder / "a-pipe.txt", follower.folder / "c-link.txt")
-    (follower.folder / "d-folder.txt").mkdir()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(follower.folder / "e-socket.txt"))
-    (follower.folder / "f.txt").write_text("good")
-    assert follower.look()
-    assert not follower.look()
-    assert rows(tmp_path) == [b"good"]
-    messages = sorted(follower.messages)
-    assert [text[0] for text in messages] == ["a", "b", "c", "e"]
-    assert all("is no regular file" in text for text in messages)
-
-
-def test_a_pipe_that_takes_the_place_of_a_file_holds_up_nothing(follower, tmp_path, monkeypatch):
-    (follower.folder / "a.txt").write_text("a file")
-    settled = follower._settled()
-    monkeypatch.setattr(follower, "_settled", lambda: settled)
-    (follower.folder / "a.txt").unlink()
-    os.mkfifo(follower.folder / "a.txt")
-    assert follower.look()
-    assert rows(tmp_path) == []
-    assert "not a regular file" in follower.messages[0]
-
-
-def packed(suffix: str, text: bytes) -> bytes:
-    if suffix == ".gz":
-        return gzip.compress(text)
-    if suffix == ".xz":
-        return lzma.compress(text)
-    zstandard = pytest.importorskip("zstandard")
-    return bytes(zstandard.compress(text))
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
-def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
-    follower, tmp_path, monkeypatch, suffix, kind
-):
-    monkeypatch.setattr(follower, "_bounds", replace(follower._bounds, most=100_000))
-    line = b'{"text": "word word"}\n'
-    for name, size in (("bomb", 200_000), ("fits", 90_000)):
-        path = follower.folder / f"{name}{kind}{suffix}"
-        path.write_bytes(packed(suffix, line * (size // len(line))))
-        assert path.stat().st_size < 10_000
-    assert follower.look()
-    (message,) = follower.messages
-    assert message.startswith("bomb")
-    assert "it holds more than 100,000 bytes, unpacked" in message
-    expected = 90_000 // len(line) * (len(line) if kind == ".txt" else len(b"word word"))
-    bytes_trained = sum(map(len, rows(tmp_path)))
-    assert expected <= bytes_trained <= 1.1 * expected  # neighbouring rows overlap
-
-
-def test_a_table_whose_few_texts_stand_in_many_rows_is_left_out(follower, tmp_path, monkeypatch):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(follower, "_bounds", replace(follower._bounds, most=100_000))
-    for name, count in (("bomb", 500), ("fits", 20)):
-        table = pyarrow.table({"text": ["word " * 200] * count, "number": range(count)})
-        parquet.write_table(table, follower.folder / f"{name}.parquet")
-    assert follower.look()
-    (message,) = follower.messages
-    assert message.startswith("bomb.parquet is left out: it holds more than 100,000 bytes")
-    assert sum(map(len, rows(tmp_path))) >= 20_000
-
-
-@pytest.mark.slow
-def test_reading_a_large_file_takes_little_more_memory_than_its_text(tmp_path):
-    """In a process of its own: the most memory a process has had is never forgotten."""
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "large.txt").write_bytes(b"a line of text that is not so short\n" * 670_000)
-    process = subprocess.run(
-        [sys.executable, "-c", LARGE, str(tmp_path)], capture_output=True, check=True, cwd=ROOT
-    )
-    before, after = map(int, process.stdout.split())
-    assert (after - before) * 1024 < 120 << 20, process.stdout  # of 24 MB
-
-
-LARGE = """
-import resource, sys
-from pathlib import Path
-from mlxhog.data.stream import StreamWriter
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.training import follow
-follow.SETTLED_S = 0.0
-run = Path(sys.argv[1])
-writer = StreamWriter(run, ByteTokenizer(), seq_len=64, batch_size=8)
-follower = follow.Follower(run / "new", writer)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-assert follower.look()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_a_file_in_hand_is_left_to_whoever_resumes_when_the_run_ends(follower, tmp_path):
-    for name in ("a", "b"):
-        (follower.folder / f"{name}.txt").write_text(name * 2000)
-    reading, ended = threading.Event(), threading.Event()
-    real = follower._rows
-
-    def slow(path: Path) -> Iterator[TrainingRow]:
-        for row in real(path):
-            yield row
-            reading.set()
-            assert ended.wait(LIMIT_S)
-
-    follower._rows = slow
-    with follower:
-        assert reading.wait(LIMIT_S)
-        follower._over.set()
-        ended.set()
-    assert not follower._thread.is_alive()
-    assert (follower.fault, rows(tmp_path)) == (None, [])
-    assert set((tmp_path / "stream").iterdir()) == set()
-    assert new_follower(follower.folder, tmp_path).look()
-    assert {row[:1] for row in rows(tmp_path)} == {b"a", b"b"}
-
-
-def new_follower(folder: Path, run: Path) -> Follower:
-    return Follower(folder, StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1))
-
-
-def test_a_disk_that_does_not_answer_holds_up_no_end(follower, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "LEAVE_S", 0.01)
-    (follower.folder / "a.txt").write_text("text")
-    reading, answers = threading.Event(), threading.Event()
-    real = follower._rows
-
-    def hangs(path: Path) -> Iterator[TrainingRow]:
-        yield from real(path)
-        reading.set()
-        assert answers.wait(LIMIT_S)
-        follower._over.clear()  # as if the end had not been noticed
-
-    follower._rows = hangs
-    with follower:
-        assert reading.wait(LIMIT_S)
-    again = new_follower(follower.folder, tmp_path)
-    assert again.look()
-    answers.set()
-    follower._thread.join(LIMIT_S)
-    assert rows(tmp_path) == [b"text"]  # the late one has published nothing
-
-
-def test_a_reader_that_fails_in_its_own_way_costs_its_file_alone(follower, tmp_path):
-    (follower.folder / "a.txt").write_text("bad")
-    (follower.folder / "b.txt").write_text("good")
-    real = follower._rows
-
-    def fails(path: Path) -> Iterator[TrainingRow]:
-        yield from real(path)
-        if path.name == "a.txt":
-            raise RuntimeError("what no one has thought of")
-
-    follower._rows = fails
-    assert follower.look()
-    assert rows(tmp_path) == [b"good"]
-    assert list(follower.messages) == [
-        "a.txt is left out: RuntimeError: what no one has thought of"
-    ]
-
-
-@pytest.mark.parametrize("lack", [EnvironmentLacks("reading it needs a package"), MemoryError()])
-def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed(
-    follower, tmp_path, lack
-):
-    (follower.folder / "a.txt").write_text("later")
-    (follower.folder / "b.txt").write_text("good")
-    real = follower._rows
-
-    def fails(path: Path) -> Iterator[TrainingRow]:
-        yield from real(path)
-        if path.name == "a.txt":
-            raise lack
-
-    follower._rows = fails
-    assert follower.look()
-    assert not follower.look()
-    assert rows(tmp_path) == [b"good"]
-    (message,) = follower.messages
-    assert message.startswith("a.txt is left out until the run is resumed: ")
-    again = Follower(follower.folder, StreamWriter(tmp_path, TOKENIZER, seq_len=16, batch_size=1))
-    assert again.look()
-    assert rows(tmp_path) == [b"good", b"later"]
 
 
 @pytest.mark.slow
@@ -503,21 +252,6 @@ def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_s
     wait = trained_all(Path(result.run), 1)
     followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))
     assert rows(Path(result.run)) == [b"x" * 31]
-
-
-def test_a_file_that_still_grows_is_left_until_it_stands_still(follower, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "SETTLED_S", 1000.0)
-    clock = [0.0]
-    monkeypatch.setattr(follow.time, "monotonic", lambda: clock[0])
-    path = follower.folder / "a.txt"
-    for text in ("begin", "begin and end"):
-        path.write_text(text)
-        for _ in range(3):
-            assert not follower.look()
-            clock[0] += 400.0
-    clock[0] += 400.0
-    assert follower.look()
-    assert rows(tmp_path) == [b"begin and end"]
 
 
 def test_following_is_for_workers_that_take_any_batch(tmp_path):

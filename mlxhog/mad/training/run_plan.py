@@ -148,7 +148,8 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> Callable[[], sch
     if protocol.schedule in schedules.FALLING:
         chosen = SCHEDULES.find(protocol.schedule)
         own = {one.flat for one in options(chosen).values()}
-        numbers = {name: value for name, value in asdict(protocol).items() if name in own}
+        values = asdict(protocol)
+        numbers = {name: values[name] for name in own - SCHEDULES.replaced(values).keys()}
         by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, protocol.lr, epochs)
