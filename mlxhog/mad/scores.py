@@ -25,7 +25,7 @@ import numpy as np
 
 from mlxhog.errors import StudyError
 from mlxhog.mad.search.budget import params
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
@@ -64,7 +64,7 @@ class BestRun(Cell):
         ceiling: the best accuracy that is possible.
     """
 
-    run: Record
+    run: StudyRecord
     acc_macro: float
     acc_token: float
     val_macro: float | None
@@ -81,13 +81,13 @@ def cells(suite: Suite, seeds: Sequence[int]) -> list[Cell]:
     ]
 
 
-def by_cell(records: Iterable[Record], suite: Suite) -> dict[str, dict[Cell, Record]]:
+def by_cell(records: Iterable[StudyRecord], suite: Suite) -> dict[str, dict[Cell, StudyRecord]]:
     """Return every candidate's runs by their places; the last one where there are several.
 
     Runs whose setting or point is not of the suite are left out.
     """
     labels = {(setting.task, setting.label) for setting in suite.settings}
-    by_candidate: dict[str, dict[Cell, Record]] = {}
+    by_candidate: dict[str, dict[Cell, StudyRecord]] = {}
     for run in records:
         task, protocol = run.config["task"], run.config["protocol"]
         for number, point in enumerate(suite.points):
@@ -98,7 +98,7 @@ def by_cell(records: Iterable[Record], suite: Suite) -> dict[str, dict[Cell, Rec
     return by_candidate
 
 
-def best_points(runs: Mapping[Cell, Record], select: Select) -> list[BestRun]:
+def best_points(runs: Mapping[Cell, StudyRecord], select: Select) -> list[BestRun]:
     """Return the best point of every seed and setting that has a run; the first of equal ones.
 
     Raises:
@@ -131,7 +131,7 @@ UNFINISHED = ("partial", "pruned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CandidateScore:
     """The score of one candidate.
 
     Attributes:
@@ -186,11 +186,11 @@ class Row:
 
 
 def scores(
-    records: Iterable[Record],
+    records: Iterable[StudyRecord],
     suite: Suite,
     select: Select = "test",
     seeds: Sequence[int] | None = None,
-) -> list[Row]:
+) -> list[CandidateScore]:
     """Return a row for every candidate: finished ones first, the best first, small ones before.
 
     Args:
@@ -221,11 +221,11 @@ def scores(
 
 def _row(
     candidate: str,
-    runs: Mapping[Cell, Record],
+    runs: Mapping[Cell, StudyRecord],
     expected: Sequence[Cell],
     suite: Suite,
     select: Select,
-) -> Row:
+) -> CandidateScore:
     missing = [cell for cell in expected if cell not in runs]
     whole = {cell.seed for cell in expected} - {cell.seed for cell in missing}
     counted = [one for one in best_points(runs, select) if one.seed in whole or not whole]
@@ -236,7 +236,7 @@ def _row(
     val = [(one.task, one.val_macro) for one in counted if one.val_macro is not None]
     config = next(iter(runs.values())).config
     statuses = [run.status for run in runs.values()]
-    return Row(
+    return CandidateScore(
         candidate=candidate,
         layers=tuple(candidate.split()),
         score=fmean(seeds.values()),

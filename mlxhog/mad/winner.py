@@ -31,7 +31,7 @@ from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files.durable import replace_file
 from mlxhog.files.paths import expanded
 from mlxhog.mad.report.ranking import read_ranking
-from mlxhog.mad.scores import UNFINISHED, Row
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
 from mlxhog.mad.suites import suite
@@ -42,7 +42,7 @@ from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_candidate
 
 
-def finished(store: Store) -> list[Row]:
+def finished(store: Store) -> list[CandidateScore]:
     """Return the candidates of a study that lack no runs, the best first; StudyError if none."""
     rows = read_ranking(store).rows
     finished_rows = [row for row in rows if row.status not in UNFINISHED]
@@ -113,7 +113,7 @@ Scored = tuple[tuple[str, ...], float]
 
 
 @dataclass(frozen=True)
-class Slot:
+class SlotVote:
     """The vote on one slot: layer -> votes, the winner first."""
 
     votes: Mapping[str, int]
@@ -134,7 +134,7 @@ class Vote:
         cluster: the candidates that were considered; those of another depth did not vote.
     """
 
-    slots: tuple[Slot, ...]
+    slots: tuple[SlotVote, ...]
     voters: tuple[Scored, ...]
     cluster: tuple[Scored, ...]
 
@@ -173,12 +173,12 @@ def upper_part(falling: Sequence[float]) -> int:
     return int(np.argmin(within)) + 1
 
 
-def _slot(voters: Sequence[Scored], number: int) -> Slot:
+def _slot(voters: Sequence[Scored], number: int) -> SlotVote:
     scores: dict[str, list[float]] = {}
     for layers, score in voters:
         scores.setdefault(layers[number], []).append(score)
     order = sorted(scores, key=lambda layer: (-len(scores[layer]), -fmean(scores[layer])))
-    return Slot({layer: len(scores[layer]) for layer in order})
+    return SlotVote({layer: len(scores[layer]) for layer in order})
 
 
 How = Literal["stack", "stretch"]

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from mlxhog.errors import StudyError
 from mlxhog.mad.report.ranking import ranks, spearman
 from mlxhog.mad.scores import half_width, scores
-from tests.mad.search.recorded import Record, layers, record, setting, suite
+from tests.mad.search.recorded import StudyRecord, layers, record, setting, suite
 
 A = "gated-conv swiglu"
 B = "swiglu gated-conv"
 TWO_TASKS = suite(setting("one"), setting("two"))
 
 
-def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[Record]:
+def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[StudyRecord]:
     return [
         record(candidate, "one", one, seed=seed),
         record(candidate, "two", two, seed=seed),

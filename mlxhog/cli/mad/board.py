@@ -37,7 +37,7 @@ LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardConfig:
+class LeaderboardConfig:
     """Options of `mlxhog mad board`."""
 
     csv: str | None = option(None, "write a table with every number to this file; - is stdout")
@@ -57,7 +57,7 @@ def run_board(arguments: list[str]) -> int:
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="again and again until the study stops")
-    parsed, config = flags.read(BoardConfig, arguments)
+    parsed, config = flags.read(LeaderboardConfig, arguments)
     if parsed.other.watch and (config.csv or config.markdown):
         raise ConfigError("--watch goes with the table and --json; write files without it")
     from mlxhog.mad.report.ranking import read_ranking
@@ -159,7 +159,7 @@ PAGE = "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
+class StudyPlotConfig:
     """Options of `mlxhog mad plot`."""
 
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
@@ -180,7 +180,7 @@ def run_plot(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
-    parsed, config = flags.read(PlotConfig, arguments)
+    parsed, config = flags.read(StudyPlotConfig, arguments)
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
     from mlxhog.mad.report.ranking import read_ranking

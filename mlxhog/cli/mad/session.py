@@ -24,7 +24,7 @@ from mlxhog.report.views import Observer, Silence, may_redraw
 if TYPE_CHECKING:
     from mlxhog.mad.options import ExecutionConfig
     from mlxhog.mad.study.progress import StudyProgress
-    from mlxhog.mad.study.scheduler import Outcome
+    from mlxhog.mad.study.scheduler import SessionResult
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
@@ -311,7 +311,7 @@ def go(
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
 
 
-def record(store: Store, outcome: Outcome) -> dict[str, Any]:
+def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
     """Return how a session ended, as JSON has it."""
     statuses = ("done", "failed", "pruned", "diverged")
     best = None if outcome.best is None or _all_failed(outcome) else asdict(outcome.best)
@@ -324,7 +324,7 @@ def record(store: Store, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
+def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:
     """Say how a session ended, what is best, and what to type next."""
     ended = sum(outcome.statuses.values())
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
@@ -350,7 +350,7 @@ def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
     return "\n".join(lines)
 
 
-def _all_failed(outcome: Outcome) -> bool:
+def _all_failed(outcome: SessionResult) -> bool:
     """No run of the study has a score that means anything."""
     return outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
 

@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ModelPart:
     """One layer with its norm, or what is before and after all layers.
 
     Attributes:
@@ -97,7 +97,7 @@ class Summary:
     seq_len: int
     position: str
     backbone: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     params: int
     state: int
 
@@ -122,7 +122,7 @@ def summarise(cfg: MADConfig, seq_len: int) -> Summary:
     )
 
 
-def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
+def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[ModelPart, ...]:
     """Every part in the order in which the model uses them."""
     from mlxhog.models.mad import param_spec, state_sizes
     from mlxhog.models.mad.layers import to_dict
@@ -141,7 +141,7 @@ def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
         number = numbers.get(prefix)
         layer = None if number is None else cfg.layers[number]
         parts.append(
-            Part(
+            ModelPart(
                 layer=number,
                 text=prefix if layer is None else canonical([layer]),
                 kind="" if layer is None else layer.kind,

@@ -14,7 +14,7 @@ from mlxhog.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlxhog.mad.scores import Row
+    from mlxhog.mad.scores import CandidateScore
     from mlxhog.mad.winner import Vote
     from mlxhog.report.table import Section
 
@@ -65,7 +65,7 @@ def run_vote(arguments: list[str]) -> int:
 
 
 def _facts(
-    result: Vote, rows: Sequence[Row], measured: Row | None, out: str | None
+    result: Vote, rows: Sequence[CandidateScore], measured: CandidateScore | None, out: str | None
 ) -> dict[str, object]:
     return {
         "layers": " ".join(result.layers),
@@ -82,7 +82,11 @@ def _facts(
 
 
 def _section(
-    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig, study: str
+    result: Vote,
+    rows: Sequence[CandidateScore],
+    measured: CandidateScore | None,
+    config: VoteConfig,
+    study: str,
 ) -> Section:
     from mlxhog.report.table import Section
 
@@ -99,7 +103,7 @@ def _section(
     )
 
 
-def _who(result: Vote, rows: Sequence[Row], top: int | None) -> str:
+def _who(result: Vote, rows: Sequence[CandidateScore], top: int | None) -> str:
     scores = [score for _, score in result.cluster]
     text = (
         f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to {scores[-1]:.3f}"
@@ -110,7 +114,7 @@ def _who(result: Vote, rows: Sequence[Row], top: int | None) -> str:
     return text
 
 
-def _measured(measured: Row | None, rows: Sequence[Row]) -> str:
+def _measured(measured: CandidateScore | None, rows: Sequence[CandidateScore]) -> str:
     if measured is None:
         return "no candidate of the study has these layers: their score is not known"
     rank = rows.index(measured) + 1

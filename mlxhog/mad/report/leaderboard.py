@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
-from mlxhog.mad.report.ranking import Comparison, Ranking
-from mlxhog.mad.scores import LOST, Row
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.report.ranking import OrderComparison, Ranking
+from mlxhog.mad.scores import LOST, CandidateScore
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.tasks import find
 from mlxhog.report.streams import cell, printable
 from mlxhog.report.table import GAP, aligned
@@ -51,7 +51,7 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def _against(against: Comparison | None) -> dict[str, Any] | None:
+def _against(against: OrderComparison | None) -> dict[str, Any] | None:
     if against is None:
         return None
     return {
@@ -62,7 +62,7 @@ def _against(against: Comparison | None) -> dict[str, Any] | None:
     }
 
 
-def _candidate(row: Row) -> dict[str, Any]:
+def _candidate(row: CandidateScore) -> dict[str, Any]:
     return {
         "layers": row.candidate,
         "score": row.score,
@@ -162,12 +162,12 @@ def _markdown_table(ranking: Ranking) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
 
 
-def has_validation(rows: Sequence[Row]) -> bool:
+def has_validation(rows: Sequence[CandidateScore]) -> bool:
     """Whether any candidate has a score on validation rows, which is shown beside the other."""
     return any(row.val_score is not None for row in rows)
 
 
-def status(row: Row) -> str:
+def status(row: CandidateScore) -> str:
     """Say how complete a row is, and how many of its runs counted as 0."""
     parts = [row.status]
     if row.missing:
@@ -188,12 +188,12 @@ def troubles(ranking: Ranking) -> list[str]:
     ]
 
 
-def lost(ranking: Ranking) -> list[Record]:
+def lost(ranking: Ranking) -> list[StudyRecord]:
     """Return the runs that count with a score of 0."""
     return [record for record in ranking.records if record.status in LOST]
 
 
-def run_name(record: Record) -> str:
+def run_name(record: StudyRecord) -> str:
     """Name a run within its candidate: task, setting, optimiser point, seed."""
     protocol: Mapping[str, Any] = record.config.get("protocol", {})
     decay = protocol.get("weight_decay", 0)
@@ -282,7 +282,7 @@ def _heading(ranking: Ranking) -> str:
     )
 
 
-def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list[str]:
+def _table(rows: Sequence[CandidateScore], tasks: Sequence[str], width: int | None) -> list[str]:
     if not rows:
         return []
     rank = _Column("#", [str(k + 1) for k in range(len(rows))])

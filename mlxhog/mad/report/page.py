@@ -11,7 +11,7 @@ from mlxhog.files.quantities import format_duration
 from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, order_note, run_name
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
-from mlxhog.mad.scores import Row
+from mlxhog.mad.scores import CandidateScore
 from mlxhog.report.charts import DARK, LIGHT
 from mlxhog.report.page import document, facts, table
 
@@ -66,7 +66,7 @@ def _leaderboard(ranking: Ranking) -> str:
     )
 
 
-def _row(ranking: Ranking, header: Sequence[str], texts: Sequence[str], row: Row) -> str:
+def _row(ranking: Ranking, header: Sequence[str], texts: Sequence[str], row: CandidateScore) -> str:
     """A row's cells, those of tasks in a color that rises with the accuracy."""
     rank, layers, score, *numbers, status = map(escape, texts)
     accuracies: list[float | None] = [row.tasks.get(task) for task in ranking.tasks]

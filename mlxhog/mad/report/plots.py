@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mlxhog.mad.report.board import short
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, Row
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend_below, panel, png, style
 
 if TYPE_CHECKING:
@@ -105,22 +105,22 @@ _WIDE = 8.0
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """What a candidate costs: `of` a row, on an axis with a `label`, in a file of that `name`."""
 
     name: str
     label: str
-    of: Callable[[Row], float]
+    of: Callable[[CandidateScore], float]
 
 
 COSTS = (
-    Cost("params", "parameters of the layers", lambda row: float(row.params)),
-    Cost("state", "state: numbers kept per sequence", lambda row: float(row.state)),
-    Cost("seconds", "seconds of training, all runs", lambda row: row.seconds),
+    CostAxis("params", "parameters of the layers", lambda row: float(row.params)),
+    CostAxis("state", "state: numbers kept per sequence", lambda row: float(row.state)),
+    CostAxis("seconds", "seconds of training, all runs", lambda row: row.seconds),
 )
 
 
-def on_front(ranking: Ranking, cost: Cost) -> list[int]:
+def on_front(ranking: Ranking, cost: CostAxis) -> list[int]:
     """Return the indices in `ranking.rows` of the candidates on the front, the cheapest first.
 
     Candidates that lack runs may still move, and are left out.
@@ -130,7 +130,7 @@ def on_front(ranking: Ranking, cost: Cost) -> list[int]:
     return [whole[i] for i in front(points)]
 
 
-def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
+def draw_costs(ranking: Ranking, cost: CostAxis, theme: Theme) -> Figure:
     """Draw every candidate with its interval; those that lack runs are hollow."""
     figure, axes = panel(theme, WIDTH, HEIGHT)
     best = on_front(ranking, cost)
@@ -250,7 +250,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Slot:
+class SlotScores:
     """What was tried at one place of the sequence.
 
     Attributes:
@@ -267,7 +267,7 @@ class Slot:
     share: float
 
 
-def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[Slot]:
+def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[SlotScores]:
     """Return every slot in order; none where nothing was scored.
 
     The scores are fitted by least squares with one number for every layer of every slot,
@@ -300,11 +300,11 @@ def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[Slot]:
     ]
 
 
-def _slot(number: int, chosen: Sequence[str], scores: Floats, share: float) -> Slot:
+def _slot(number: int, chosen: Sequence[str], scores: Floats, share: float) -> SlotScores:
     names = np.array(chosen)
     groups = {str(name): scores[names == name] for name in np.unique(names)}
     best_first = sorted(groups, key=lambda name: -groups[name].mean())
-    return Slot(
+    return SlotScores(
         number=number,
         means={name: float(groups[name].mean()) for name in best_first},
         counts={name: len(groups[name]) for name in best_first},
@@ -343,18 +343,18 @@ def _shares(chosen: Sequence[NDArray[np.intp]], scores: Floats) -> list[float]:
     return shares
 
 
-def choices(ranking: Ranking) -> list[Slot]:
+def choices(ranking: Ranking) -> list[SlotScores]:
     """Return the slots in which the candidates that lack no runs differ."""
     scored = [(row.layers, row.score) for row in ranking.rows if row.status not in UNFINISHED]
     return [slot for slot in slots(scored) if len(slot.means) > 1]
 
 
-def too_few(shown_slots: Sequence[Slot]) -> bool:
+def too_few(shown_slots: Sequence[SlotScores]) -> bool:
     """Whether the candidates are too few to tell the slots apart."""
     return any(math.isnan(slot.share) for slot in shown_slots)
 
 
-def draw_slots(shown_slots: list[Slot], theme: Theme) -> Figure:
+def draw_slots(shown_slots: list[SlotScores], theme: Theme) -> Figure:
     """Draw a bar per slot above a table of mean scores, layers down, slots across.
 
     Without bars where the candidates are too few to tell how much a slot decides.
@@ -409,7 +409,7 @@ def label_of(ranking: Ranking, task: str) -> str:
     return BASELINE if BASELINE in labels or not labels else labels[0]
 
 
-def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, Record, Sequence[Point]]]:
+def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, StudyRecord, Sequence[Point]]]:
     """The rank, the run and the points of each curve; the best last, so that it lies on top."""
     label = label_of(ranking, task)
     for rank, row in reversed(list(enumerate(ranking.rows))):

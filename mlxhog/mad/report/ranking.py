@@ -20,17 +20,17 @@ from mlxhog.errors import StudyError
 from mlxhog.files.quantities import format_value
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, Row, Select, scores
+from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Record, Store, is_study
+from mlxhog.mad.study.store import Store, StudyRecord, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class OrderComparison:
     """The order of the candidates beside that of another study.
 
     Attributes:
@@ -65,14 +65,14 @@ class Ranking:
 
     study: str
     suite: str
-    rows: tuple[Row, ...]
-    records: tuple[Record, ...]
+    rows: tuple[CandidateScore, ...]
+    records: tuple[StudyRecord, ...]
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     planned: int | None
     running: bool = False
     facts: tuple[tuple[str, str], ...] = ()
     shared: bool = False
-    against: Comparison | None = None
+    against: OrderComparison | None = None
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -148,7 +148,7 @@ def read_ranking(
     )
 
 
-def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:
+def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[CandidateScore]) -> int:
     """Runs of a list or a grid, or of what another sampler has proposed so far.
 
     Runs that a pruned candidate skips do not count.
@@ -160,7 +160,7 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -
     return len(proposed) * measured.runs * len(study.seeds) - skipped
 
 
-def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:
+def _against(study: Study, rows: Sequence[CandidateScore], other: Store) -> OrderComparison:
     theirs = studies.read(other)
     scored = {
         row.candidate: row.score
@@ -173,7 +173,7 @@ def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:
         if row.status not in UNFINISHED and row.candidate in scored
     }
     here, there = zip(*pairs.values(), strict=True) if pairs else ((), ())
-    return Comparison(
+    return OrderComparison(
         study=other.name,
         shared=study.share_embedding and not theirs.share_embedding,
         spearman=spearman(here, there) if pairs else math.nan,
@@ -198,7 +198,7 @@ def _facts(
     measured: Suite,
     protocol: Protocol,
     select: Select,
-    records: Sequence[Record],
+    records: Sequence[StudyRecord],
 ) -> tuple[tuple[str, str], ...]:
     """What was run, in words: the protocol, where it differs from the reference's."""
     points = "; ".join(

@@ -41,7 +41,7 @@ INNER_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class SizeBudget:
     """Bounds of one candidate; None is no bound.
 
     Attributes:
@@ -69,7 +69,7 @@ class Cost:
 class Scale:
     """A budget at width d; `length` counts where the budget has none."""
 
-    def __init__(self, budget: Budget, d: int, length: int) -> None:
+    def __init__(self, budget: SizeBudget, d: int, length: int) -> None:
         self.budget = budget
         self._d = d
         self._length = budget.length or length

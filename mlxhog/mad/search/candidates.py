@@ -24,7 +24,7 @@ from mlxhog.models.mad.sequence import canonical
 Layers = tuple[Layer, ...]
 
 
-class Candidates:
+class CandidateSet:
     """The sequences of a space that keep to its counts and its budget at width d, in a fixed order.
 
     Where the budget rescales, a candidate is a sequence as the space writes it (its *plan*) made

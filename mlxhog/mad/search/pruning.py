@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.training.evaluation import most_steps
 
@@ -42,7 +42,7 @@ class Pruner:
         """Return whether the runs of a candidate that have not begun are to be skipped."""
         return False
 
-    def ended(self, run: PlannedRun, record: Record) -> None:
+    def ended(self, run: PlannedRun, record: StudyRecord) -> None:
         """Learn what became of a run, or became of it in an earlier session."""
 
 
@@ -105,7 +105,7 @@ class Halving(Pruner):
         """Whether the rest of a candidate's runs need not be made."""
         return candidate in self._pruned
 
-    def ended(self, run: PlannedRun, record: Record) -> None:
+    def ended(self, run: PlannedRun, record: StudyRecord) -> None:
         """Give a run that ended its last accuracy at every later rung.
 
         A run that was lost scores 0 at every rung.
@@ -144,7 +144,7 @@ def _cell(run: PlannedRun) -> _Cell:
     return _Cell(config.task, run.label, config.seed, protocol.lr, protocol.weight_decay)
 
 
-def _at_the_end(run: PlannedRun, record: Record) -> float:
+def _at_the_end(run: PlannedRun, record: StudyRecord) -> float:
     """Accuracy on the rows that decide, which those of the curve are, too."""
     if run.config.protocol.select == "val" and record.val_macro is not None:
         return record.val_macro

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
-from mlxhog.mad.search.candidates import Candidates, Layers
+from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.space import Space
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-class Sampler(ABC):
+class CandidateSampler(ABC):
     """Proposes candidates; one process uses it."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Sampler(ABC):
         """Take the score of a candidate, in the order in which candidates end."""
 
 
-class Listed(Sampler):
+class ListSampler(CandidateSampler):
     """A sampler of given architectures, in their order."""
 
     def __init__(self, candidates: list[Layers]) -> None:
@@ -58,10 +58,10 @@ class Listed(Sampler):
         """Ignore the score."""
 
 
-class SpaceSampler(Sampler):
+class SpaceSampler(CandidateSampler):
     """A sampler of a space, with what it has proposed and the scores that came."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}
         self.scores: dict[Layers, float] = {}  # in the order in which they came
@@ -130,7 +130,7 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
 class Grid(SpaceSampler):
     """Proposes every candidate in the order of the space; the seed has no effect."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order: Iterator[int] = iter(range(candidates.count))
 
@@ -142,7 +142,7 @@ class Grid(SpaceSampler):
 class RandomSampler(Grid):
     """Proposes every candidate in an order that depends on the seed alone."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order = shuffled(candidates.count, random.Random(f"{seed}"))
 
@@ -159,7 +159,7 @@ class Evolution(SpaceSampler):
     """
 
     def __init__(
-        self, candidates: Candidates, seed: int, *, population: int = 16, sample: int = 4
+        self, candidates: CandidateSet, seed: int, *, population: int = 16, sample: int = 4
     ) -> None:
         super().__init__(candidates, seed)
         self._population = population
@@ -267,12 +267,12 @@ MOST_TRIALS = 24
 class TPE(SpaceSampler):
     """Tree-structured Parzen estimator: what good candidates have in each slot and bad ones lack.
 
-    Optuna's, by ask and tell: the depth and every slot is one categorical choice. Candidates are
+    Optuna's, by ask and tell: the depth and every slot is one categorical choice. CandidateSet are
     random until `start` of them have ended.
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
     """
 
-    def __init__(self, candidates: Candidates, seed: int, *, start: int = 10) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
         try:
             import optuna
         except ImportError as error:
@@ -362,7 +362,7 @@ class TPE(SpaceSampler):
         return words
 
 
-SAMPLERS: Mapping[str, Callable[[Candidates, int], Sampler]] = {
+SAMPLERS: Mapping[str, Callable[[CandidateSet, int], CandidateSampler]] = {
     "grid": Grid,
     "random": RandomSampler,
     "evolution": Evolution,
@@ -371,7 +371,7 @@ SAMPLERS: Mapping[str, Callable[[Candidates, int], Sampler]] = {
 """Every sampler by its name."""
 
 
-def make_sampler(name: str, candidates: Candidates, seed: int) -> Sampler:
+def make_sampler(name: str, candidates: CandidateSet, seed: int) -> CandidateSampler:
     """Make a sampler, by a key of `SAMPLERS`; the seed is of everything it draws.
 
     Raises:

@@ -31,7 +31,7 @@ from typing import Any
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.quantities import parse_count
-from mlxhog.mad.search.budget import Budget
+from mlxhog.mad.search.budget import SizeBudget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
@@ -63,7 +63,7 @@ class Space:
     mixers: tuple[Layer, ...]
     channels: tuple[Layer, ...]
     max_count: Mapping[str, int] = field(default_factory=dict)
-    budget: Budget = Budget()
+    budget: SizeBudget = SizeBudget()
     start: tuple[tuple[Layer, ...], ...] = ()
     dim: int | None = None
     position: str = "none"
@@ -296,7 +296,7 @@ def _max_count(value: object, choices: Sequence[Layer]) -> dict[str, int]:
     return {name: _count(f"max_count of {name}", count) for name, count in counts.items()}
 
 
-def _budget(value: object) -> Budget:
+def _budget(value: object) -> SizeBudget:
     keys = _mapping("budget", value, ("params", "state", "length", "rescale"))
     rescale = keys.get("rescale", False)
     if not isinstance(rescale, bool):
@@ -306,7 +306,7 @@ def _budget(value: object) -> Budget:
         for name in ("params", "state", "length")
         if keys.get(name) is not None
     }
-    return Budget(**numbers, rescale=rescale)
+    return SizeBudget(**numbers, rescale=rescale)
 
 
 def _start(

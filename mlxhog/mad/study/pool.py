@@ -103,7 +103,7 @@ MOST_FAILED_STARTS = 3
 TICK_S = 0.5
 
 
-class Died(Exception):
+class WorkerDied(Exception):
     """A worker is gone; `killed` says that somebody ended it, not its own doing."""
 
     def __init__(self, how: str, *, killed: bool) -> None:
@@ -111,7 +111,7 @@ class Died(Exception):
         self.killed = killed
 
 
-class Worker(Protocol):
+class PoolWorker(Protocol):
     """One process that serves runs, see `serve`."""
 
     def send(self, message: Task | bool) -> None:
@@ -121,7 +121,7 @@ class Worker(Protocol):
         """Return what it has said since the last call, without waiting.
 
         Raises:
-            Died: it is gone, and everything it said has been returned.
+            WorkerDied: it is gone, and everything it said has been returned.
         """
 
     def end(self, *, dump: bool = False) -> None:
@@ -131,7 +131,7 @@ class Worker(Protocol):
 @dataclass
 class _Slot:
     name: str
-    worker: Worker | None = None
+    worker: PoolWorker | None = None
     runs: set[str] = field(default_factory=set)  # keys of what it has and has not ended
     together: bool = False  # with others, which may have ended by now
     host: str | None = None  # None before it is ready
@@ -149,7 +149,7 @@ class Pool:
     def __init__(
         self,
         parallel: int,
-        start_worker: Callable[[int], Worker],
+        start_worker: Callable[[int], PoolWorker],
         wait: Callable[[Sequence[Any], float], None],
         *,
         silence_s: float,
@@ -205,7 +205,7 @@ class Pool:
                 events += self._handle(slot, *message)
                 if slot.worker is None:
                     return events
-        except Died as error:
+        except WorkerDied as error:
             return events + self._reap(slot, error)
         return events + self._check_silence(slot)
 
@@ -245,13 +245,15 @@ class Pool:
             if silent_s <= max(START_S, self._silence_s):
                 return []
             self._stop(slot)
-            return self._reap(slot, Died(f"did not start within {silent_s:.0f} s", killed=False))
+            return self._reap(
+                slot, WorkerDied(f"did not start within {silent_s:.0f} s", killed=False)
+            )
         if silent_s <= self._silence_s:
             return []
         self._stop(slot, dump=True)
         return self._fail(slot, f"gave no sign of life for {self._silence_s:g} s and was ended")
 
-    def _reap(self, slot: _Slot, error: Died) -> list[Event]:
+    def _reap(self, slot: _Slot, error: WorkerDied) -> list[Event]:
         slot.worker = None
         if slot.host is None:
             self._failed_starts += 1

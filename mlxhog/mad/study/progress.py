@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mlxhog.mad.run import Point
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 
 
@@ -163,7 +163,7 @@ class Eta:
         return max([work / parallel, *under_way])
 
 
-def seconds_used(records: Iterable[Record]) -> float:
+def seconds_used(records: Iterable[StudyRecord]) -> float:
     """Return the time during which any of some runs was in progress."""
     spans = []
     for record in records:

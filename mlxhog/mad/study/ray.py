@@ -32,7 +32,7 @@ from mlxhog.arena.process import process_start_time
 from mlxhog.arena.worker_pool import WorkerProcess
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import SIGNALS
-from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
+from mlxhog.mad.study.pool import Pool, RunFunction, Task, WorkerDied
 from mlxhog.mad.study.worker import DUMP_S, Process, explain
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -151,7 +151,7 @@ def _wait(workers: Sequence[_ActorWorker], timeout_s: float) -> None:
 
 
 class _ActorWorker:
-    """An actor, as a `Worker` of the pool."""
+    """An actor, as a `PoolWorker` of the pool."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -170,10 +170,10 @@ class _ActorWorker:
         try:
             messages: list[tuple[Any, ...]] = ray.get(self.pending)
         except ray.exceptions.RayError as error:
-            raise Died(f"is lost with its machine: {explain(error)}", killed=True) from None
+            raise WorkerDied(f"is lost with its machine: {explain(error)}", killed=True) from None
         if messages and messages[0][0] == "died":
             self.end()
-            raise Died(messages[0][1], killed=messages[0][2])
+            raise WorkerDied(messages[0][1], killed=messages[0][2])
         self.pending = self._actor.events.remote()
         return messages
 
@@ -216,7 +216,7 @@ class _Actor:
         connection.wait([self._process.pipe], EVENTS_S)
         try:
             return self._process.receive_all()
-        except Died as death:
+        except WorkerDied as death:
             return [("died", str(death), death.killed)]
 
     def dump(self) -> None:

@@ -18,7 +18,7 @@ from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunResult, failed
 from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.search.samplers import Sampler
+from mlxhog.mad.search.samplers import CandidateSampler
 from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Task
 from mlxhog.mad.study.progress import (
     Best,
@@ -28,7 +28,7 @@ from mlxhog.mad.study.progress import (
     Trouble,
     seconds_used,
 )
-from mlxhog.mad.study.store import RESULT_FIELDS, Record, Store
+from mlxhog.mad.study.store import RESULT_FIELDS, Store, StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
@@ -42,7 +42,7 @@ MOST_LOSSES = 4
 Plan = Callable[[str], Sequence[PlannedRun]]
 """Returns the runs of a candidate, in the order in which they should be executed."""
 
-Judge = Callable[[str, Sequence[Record]], Best]
+Judge = Callable[[str, Sequence[StudyRecord]], Best]
 """Returns the score of a candidate from its records."""
 
 
@@ -54,7 +54,7 @@ class Proposals:
         untold: those whose score has not been told.
     """
 
-    def __init__(self, sampler: Sampler, store: Store) -> None:
+    def __init__(self, sampler: CandidateSampler, store: Store) -> None:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
         self.untold: set[str] = set()
@@ -94,7 +94,7 @@ class Proposals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SessionResult:
     """How a session of a study ended.
 
     Attributes:
@@ -147,7 +147,7 @@ class Scheduler:
         self._pruner, self._total, self._batch = pruner or Pruner(), total, batch
         self._queue: deque[PlannedRun] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
-        self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
+        self._records: dict[str, list[StudyRecord]] = {}  # of candidates that are not complete
         self._finished: set[str] = set()
         self._skipped = 0  # runs of candidates that were pruned before they began
         self._active: dict[str, RunInProgress] = {}  # by the key of the run
@@ -160,7 +160,7 @@ class Scheduler:
 
     # -- a session -------------------------------------------------------------------------------
 
-    def run(self) -> Outcome:
+    def run(self) -> SessionResult:
         """Execute runs until there are no more, the limit is reached, or Ctrl-C.
 
         The first Ctrl-C lets the runs in progress end, the second one drops them.
@@ -191,7 +191,7 @@ class Scheduler:
             interrupted = interrupts.count > 0
         status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
         self._show()
-        return Outcome(
+        return SessionResult(
             status=status,
             statuses=dict(self._statuses),
             seconds=time.monotonic() - self._began_s,
@@ -273,7 +273,7 @@ class Scheduler:
         score = self._update_best(candidate, self._records.pop(candidate))
         self._candidates.tell(candidate, score)
 
-    def _update_best(self, candidate: str, records: Sequence[Record]) -> float:
+    def _update_best(self, candidate: str, records: Sequence[StudyRecord]) -> float:
         """Return a candidate's score, and remember the best."""
         result = self._judge(candidate, records)
         if self._best is None or result.score > self._best.score:
@@ -318,7 +318,7 @@ class Scheduler:
 
     def _record(self, run: PlannedRun, result: RunResult, host: str) -> None:
         reached = {name: getattr(result, name) for name in RESULT_FIELDS}
-        ended = Record(
+        ended = StudyRecord(
             key=run.key,
             candidate=run.candidate,
             config=run.config.to_dict(),
@@ -350,7 +350,7 @@ class Scheduler:
         if not missing:
             self._complete(run.candidate)
 
-    def _count(self, ended: Record) -> None:
+    def _count(self, ended: StudyRecord) -> None:
         self._finished.add(ended.key)
         self._statuses[ended.status] += 1
         self._eta.ended((ended.task, ended.label), ended.seconds)
@@ -362,7 +362,7 @@ class Scheduler:
         """Go on where earlier sessions ended, however they did."""
         records = self._store.records()
         self._seconds_before = seconds_used(records)
-        records_of: dict[str, list[Record]] = {}
+        records_of: dict[str, list[StudyRecord]] = {}
         for ended in records:
             records_of.setdefault(ended.candidate, []).append(ended)
             if not (retry_failed and ended.status == "failed"):

@@ -17,15 +17,15 @@ from mlxhog.mad import tasks
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.budget import state
-from mlxhog.mad.search.candidates import Candidates
+from mlxhog.mad.search.candidates import CandidateSet
 from mlxhog.mad.search.pruning import Halving, Pruner
-from mlxhog.mad.search.samplers import Listed, Sampler, make_sampler
+from mlxhog.mad.search.samplers import CandidateSampler, ListSampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.pool import Pool, RunFunction
 from mlxhog.mad.study.progress import Best, StudyProgress
-from mlxhog.mad.study.scheduler import Outcome, Proposals, Scheduler
-from mlxhog.mad.study.store import Record, Store
+from mlxhog.mad.study.scheduler import Proposals, Scheduler, SessionResult
+from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.study.worker import local
 from mlxhog.mad.suites import Suite, expand
@@ -40,7 +40,7 @@ from mlxhog.report.views import Observer
 
 
 @dataclass(frozen=True)
-class Cost:
+class StudyCost:
     """What a study asks for at most: runs, and steps of all of them."""
 
     runs: int
@@ -60,9 +60,9 @@ class Planning:
         self.dim = study.dim or self.suite.dim
         listed = (at_width(parse(text), self.dim) for text in study.candidates)
         self.listed = list(dict.fromkeys(listed))
-        self._space: Candidates | None = None
+        self._space: CandidateSet | None = None
         if study.space:
-            self._space = Candidates(to_space(study.space), self.dim, self._longest)
+            self._space = CandidateSet(to_space(study.space), self.dim, self._longest)
         for candidate in study.candidates:
             self.runs(candidate)  # whether it can be built
 
@@ -94,7 +94,7 @@ class Planning:
         """Runs of all candidates."""
         return self.candidates * self.suite.runs * len(self.study.seeds)
 
-    def sampler(self) -> Sampler:
+    def sampler(self) -> CandidateSampler:
         """Return the sampler as it is at the beginning.
 
         Raises:
@@ -102,7 +102,7 @@ class Planning:
             EnvironmentLacks: it needs a package that is not installed.
         """
         if self._space is None:
-            return Listed(self.listed)
+            return ListSampler(self.listed)
         return make_sampler(self.study.sampler, self._space, self.study.sampler_seed)
 
     def pruner(self, store: Store) -> Pruner:
@@ -138,12 +138,12 @@ class Planning:
             for setting, config in configs
         ]
 
-    def cost(self) -> Cost:
+    def cost(self) -> StudyCost:
         """Return the most that the study asks for."""
         steps = sum(most_steps(run.config) for run in self.runs(self.first))
-        return Cost(self.total, self.candidates * steps)
+        return StudyCost(self.total, self.candidates * steps)
 
-    def judge(self, candidate: str, records: Sequence[Record]) -> Best:
+    def judge(self, candidate: str, records: Sequence[StudyRecord]) -> Best:
         """Return the score of a candidate: of validation rows, where the study selects by them.
 
         One that was pruned scores 0 on the runs that were skipped. They may be harder than those it
@@ -163,7 +163,7 @@ EFFICIENCY = 0.4
 have on torch CPU. Wide ones have more, recurrent ones less."""
 
 
-def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) -> float:
+def seconds_of_a_run(planning: Planning, records: Sequence[StudyRecord], cores: int) -> float:
     """Return the mean seconds of the runs that ended, or a guess.
 
     The guess is that a step costs 6 operations per weight and token, forward and backward, at the
@@ -223,7 +223,7 @@ def execute(
     *,
     retry_failed: bool = False,
     run: RunFunction = train,
-) -> Outcome:
+) -> SessionResult:
     """Go through a session.
 
     Args:

@@ -4,7 +4,7 @@ studies/<name>/
   lock                held while a scheduler lives; names its process
   study.yaml          what the study consists of, see `study`; written once
   candidates.jsonl    what the sampler proposed and was told, in order
-  runs.jsonl          one line per run that ended, see `Record`
+  runs.jsonl          one line per run that ended, see `StudyRecord`
   curves/<key>.jsonl  evaluations of a run; whole once its line in runs.jsonl is there
 
 A kill loses the runs in progress at most: a line is flushed to the disk at once, and what is left
@@ -83,7 +83,7 @@ RESULT_FIELDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class StudyRecord:
     """A run that ended.
 
     Attributes:
@@ -130,7 +130,7 @@ class Record:
         return int(self.config["seed"])
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Record:
+    def from_dict(cls, entry: Mapping[str, Any]) -> StudyRecord:
         """Read a line of `runs.jsonl`.
 
         Raises:
@@ -160,8 +160,8 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._runs = Journal(directory / "runs.jsonl")
-        self._proposals = Journal(directory / "candidates.jsonl")
+        self._runs = LineFile(directory / "runs.jsonl")
+        self._proposals = LineFile(directory / "candidates.jsonl")
 
     @property
     def name(self) -> str:
@@ -218,7 +218,7 @@ class Store:
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[StudyRecord]:
         """Return the runs that ended, one per key, in the order in which they did.
 
         A run that was tried again counts with its last record.
@@ -226,14 +226,14 @@ class Store:
         Raises:
             StudyError: a line is damaged, or of another version.
         """
-        records: dict[str, Record] = {}
+        records: dict[str, StudyRecord] = {}
         for entry in self._runs.read():
-            record = Record.from_dict(entry)
+            record = StudyRecord.from_dict(entry)
             records.pop(record.key, None)
             records[record.key] = record
         return list(records.values())
 
-    def append(self, record: Record, curve: Iterable[Point] = ()) -> None:
+    def append(self, record: StudyRecord, curve: Iterable[Point] = ()) -> None:
         """Write a run that ended, its curve first.
 
         Raises:
@@ -253,7 +253,7 @@ class Store:
         Raises:
             StudyError: a line before the last is damaged.
         """
-        journal = Journal(self._curve_path(key))
+        journal = LineFile(self._curve_path(key))
         points = []
         for entry in journal.read():
             entry = {name: math.nan if value is None else value for name, value in entry.items()}
@@ -362,7 +362,7 @@ def _line(point: Point) -> bytes:
     return plain_json.dumps(asdict(point)) + b"\n"
 
 
-class Journal:
+class LineFile:
     """One file, in a directory that exists; it appears with the first line.
 
     Concurrency: any number of processes append, and read meanwhile. They see whole lines only, but

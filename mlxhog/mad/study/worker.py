@@ -29,7 +29,7 @@ from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_bytes
 from mlxhog.mad.run import Callbacks, Point, RunResult, failed
-from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
+from mlxhog.mad.study.pool import Pool, RunFunction, Task, WorkerDied
 
 if TYPE_CHECKING:
     from mlxhog.mad.training.candidate import Prepare
@@ -248,13 +248,15 @@ class Process:
                 raise self._death() from None
         return messages
 
-    def _death(self) -> Died:
+    def _death(self) -> WorkerDied:
         death = self._process.reap(None)
         self._process.close()
         if death.signal_name == "SIGKILL":
-            return Died("was killed (SIGKILL), by somebody or because memory ran out", killed=True)
+            return WorkerDied(
+                "was killed (SIGKILL), by somebody or because memory ran out", killed=True
+            )
         how = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
-        return Died(f"{how}: {self._last_words()}", killed=False)
+        return WorkerDied(f"{how}: {self._last_words()}", killed=False)
 
     def _last_words(self) -> str:
         """What the log says of a death: of a fatal error its name, else the last line."""

@@ -97,7 +97,7 @@ class FuzzyInContextRecall(Settings):
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _MotifPairs:
     """Pairs as drawn: sizes (n, P), tokens (largest size, n, P), of which the first count."""
 
     k_size: Ints
@@ -127,7 +127,7 @@ def draw(
     row = np.arange(n)[:, None]
     v_size = np.where(is_asked, asked.v_size, pairs.v_size[row, first])
     v = np.where(is_asked, asked.v, pairs.v[:, row, first])
-    pairs = _Pairs(pairs.k_size, pairs.k, v_size, v)
+    pairs = _MotifPairs(pairs.k_size, pairs.k, v_size, v)
 
     length, asked_length = pairs.k_size + v_size, asked.k_size + asked.v_size
     start = np.cumsum(length, axis=1) - length
@@ -156,12 +156,12 @@ def draw(
 
 def _draw_pairs(
     s: FuzzyInContextRecall, rng: np.random.Generator, shape: tuple[int, int], train: bool
-) -> _Pairs:
+) -> _MotifPairs:
     k_size = rng.integers(1 if train else s.k_motif, s.k_motif + 1, shape, dtype=np.int32)
     v_size = rng.integers(1, s.v_motif + 1, shape, dtype=np.int32)
     k = _distinct(rng, shape, s.k_motif, s.keys)
     v = _distinct(rng, shape, s.v_motif, s.ordinary - s.keys) + s.keys
-    return _Pairs(k_size, k, v_size, v)
+    return _MotifPairs(k_size, k, v_size, v)
 
 
 def _distinct(
@@ -183,7 +183,7 @@ def _distinct(
     return task_rows
 
 
-def _codes(s: FuzzyInContextRecall, pairs: _Pairs) -> NDArray[np.int64]:
+def _codes(s: FuzzyInContextRecall, pairs: _MotifPairs) -> NDArray[np.int64]:
     """Number the keys: equal keys, equal numbers from 0."""
     code = np.zeros(pairs.k_size.shape, np.int64)
     for number in range(s.k_motif):
@@ -219,7 +219,7 @@ def _write(
     scored: Bools,
     start: Ints,
     fits: Bools,
-    pairs: _Pairs,
+    pairs: _MotifPairs,
     noisy: Bools,
     shown_before: Bools,
 ) -> None:

@@ -202,7 +202,7 @@ def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _KeyValuePairs:
     """Keys and values (n, T/2), the asked one last; `first` is where a key was shown first."""
 
     key: Ints
@@ -265,7 +265,7 @@ def _check_tokens(s: InContextRecall, findings: Findings, split: str, x: Ints, y
     return findings.rows(1, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
 
 
-def _cut(s: InContextRecall, x: Ints, y: Ints) -> _Pairs:
+def _cut(s: InContextRecall, x: Ints, y: Ints) -> _KeyValuePairs:
     """Cut sequences into pairs; a last value that is not scored is the one its key had before."""
     tokens = x if s.multi_query else np.delete(x, -2, axis=1)
     whole = np.concatenate([tokens, y[:, -1:]], axis=1)
@@ -275,11 +275,11 @@ def _cut(s: InContextRecall, x: Ints, y: Ints) -> _Pairs:
     first = first_shown(np.where(noisy, -1 - np.arange(key.shape[1]), key))
     unknown = value[:, -1] == IGNORED
     value[unknown, -1] = value[unknown, first[unknown, -1]]
-    return _Pairs(key, value, noisy, first)
+    return _KeyValuePairs(key, value, noisy, first)
 
 
 def _check_structure(
-    s: InContextRecall, findings: Findings, split: str, pairs: _Pairs, good: Bools
+    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, good: Bools
 ) -> Bools:
     """Invariant 3: (key, value) or (noise, noise), and the last key was shown."""
     K, R = s.keys, s.ordinary
@@ -300,7 +300,7 @@ def _check_structure(
     return findings.rows(3, split, np.any(wrong, axis=1), say, good)
 
 
-def _two_values(pairs: _Pairs, wrong: Bools, row: int) -> str:
+def _two_values(pairs: _KeyValuePairs, wrong: Bools, row: int) -> str:
     at = first_place(wrong[row])
     before = pairs.first[row, at]
     return (
@@ -315,7 +315,7 @@ def _not_next(dense: Ints, y: Ints, row: int) -> str:
 
 
 def _check_maps_differ(
-    s: InContextRecall, findings: Findings, split: str, pairs: _Pairs, good: Bools
+    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, good: Bools
 ) -> None:
     """Invariant 4, across sequences: the map is not one for all."""
     shown = good[:, None] & ~pairs.noisy & ~pairs.again
@@ -334,7 +334,7 @@ def _check_scoring(
     s: InContextRecall,
     findings: Findings,
     split: str,
-    pairs: _Pairs,
+    pairs: _KeyValuePairs,
     dense: Ints,
     y: Ints,
     good: Bools,
@@ -381,7 +381,7 @@ def _not_at_key(dense: Ints, y: Ints, value_wrong: Bools, row: int) -> str:
 
 
 def _check_bounds(
-    s: InContextRecall, findings: Findings, split: str, pairs: _Pairs, y: Ints, good: Bools
+    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, y: Ints, good: Bools
 ) -> None:
     key, noisy = pairs.key[good, :-1], pairs.noisy[good, :-1]
     new = ~noisy & ~pairs.again[good, :-1]

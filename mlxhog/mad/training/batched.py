@@ -114,7 +114,7 @@ RunOne = Callable[[int, Prepare], None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class TimedChoice:
     """Which way is faster, for one step of one run.
 
     Attributes:
@@ -130,7 +130,7 @@ class Choice:
     why: str
 
 
-def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) -> Choice:
+def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) -> TimedChoice:
     """Execute runs of one shape, together or one after the other, whichever is faster.
 
     Scores are those of single runs up to rounding.
@@ -165,7 +165,7 @@ def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) ->
     return choice
 
 
-def measure(plans: Sequence[RunPlan]) -> Choice:
+def measure(plans: Sequence[RunPlan]) -> TimedChoice:
     """Time a step of one run alone, and of all of them together."""
     plan, n = plans[0], len(plans)
     backend = plan.workers[0].backend
@@ -190,7 +190,7 @@ def measure(plans: Sequence[RunPlan]) -> Choice:
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             what = " ".join(str(error).split())[:200]
             why = f"{n} runs one after the other: as one batched computation they fail: {what}"
-            return Choice(False, math.nan, math.inf, why)
+            return TimedChoice(False, math.nan, math.inf, why)
     finally:
         one.close()
     together_s = all_s / n
@@ -200,7 +200,7 @@ def measure(plans: Sequence[RunPlan]) -> Choice:
         f"{n} runs {how}: a step takes {alone_s * 1e3:.2f} ms alone, "
         f"{together_s * 1e3:.2f} ms as one of {n}"
     )
-    return Choice(batched, alone_s, together_s, why)
+    return TimedChoice(batched, alone_s, together_s, why)
 
 
 def _clock(plan: RunPlan) -> Callable[[], float]:

@@ -35,9 +35,9 @@ from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import (
     SCORES_SEGMENT,
+    Accuracies,
     Evaluations,
     MeanLoss,
-    Scores,
     ScoreSlot,
     interval,
     score,
@@ -133,7 +133,7 @@ class TrainingRun(Session):
             callbacks=callbacks,
             rungs=rungs,
         )
-        self.scores = Scores(0.0, 0.0)
+        self.scores = Accuracies(0.0, 0.0)
         self.losses = MeanLoss()
         self.began_ns = self.ended_ns = 0
 
@@ -180,7 +180,7 @@ class TrainingRun(Session):
         """Steps so far."""
         return self.arena.counters.load("steps")
 
-    def take(self, step: int, at_ns: int, scores: Scores) -> None:
+    def take(self, step: int, at_ns: int, scores: Accuracies) -> None:
         """Take an evaluation that was made after `step` steps."""
         self.scores, self.ended_ns = scores, at_ns
         seconds = (at_ns - self.began_ns) / 1e9
@@ -379,14 +379,14 @@ MOST_TIMED_NS = 10_000_000_000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class DurationEstimate:
     """Seconds of one step, and of a run that takes every step it may."""
 
     step_s: float
     total_s: float
 
 
-def estimate(plan: RunPlan) -> Estimate | None:
+def estimate(plan: RunPlan) -> DurationEstimate | None:
     """Train a few steps for the clock; None where several workers would have to be started."""
     if len(plan.workers) > 1:
         return None
@@ -405,4 +405,4 @@ def estimate(plan: RunPlan) -> Estimate | None:
         evaluation_s = (monotonic_ns() - began_ns) / 1e9
     every = interval(plan.config.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
-    return Estimate(step_s, total_s)
+    return DurationEstimate(step_s, total_s)

@@ -64,7 +64,7 @@ def interval(protocol: Protocol, per_epoch: int) -> int:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Accuracies:
     """Accuracies over the scored positions, in [0, 1]; see `mad/tasks/dataset.py`.
 
     Those of the validation rows are None where none were drawn.
@@ -116,7 +116,7 @@ class Evaluations:
         rungs = (rung for rung in self._rungs if rung > step)
         return min(self.limit, regular, next(rungs, self.limit))
 
-    def take(self, step: int, seconds: float, loss: float, scores: Scores) -> None:
+    def take(self, step: int, seconds: float, loss: float, scores: Accuracies) -> None:
         """Take an evaluation after `step` steps, `seconds` after the first; it may end the run."""
         before = self.curve[-1].step if self.curve else 0
         token, macro = scores.deciding(self._protocol.select)
@@ -141,11 +141,11 @@ class Evaluations:
         ):
             self.status = "pruned"
 
-    def result(self, status: str, steps: int, seconds: float, scores: Scores) -> RunResult:
+    def result(self, status: str, steps: int, seconds: float, scores: Accuracies) -> RunResult:
         """Return what the run came to; accuracies of a diverged one are 0."""
         if status == "diverged":
             none = None if scores.val_token is None else 0.0
-            scores = Scores(0.0, 0.0, none, none)
+            scores = Accuracies(0.0, 0.0, none, none)
         return RunResult(
             status=status,
             steps=steps,
@@ -187,14 +187,16 @@ WIDEST_LAYER = 8
 """Times the model's width: about what the inside of a layer keeps of a position."""
 
 
-def score(backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], None]) -> Scores:
+def score(
+    backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], None]
+) -> Accuracies:
     """Score test and validation rows at the parameters in the backend's inbox."""
     values: list[float] = []
     for split, (x, y) in rows.splits().items():
         if split != "train":
             predictions = predict(backend, x, model, beat=beat)
             values += [acc_token(y, predictions), acc_macro(y, predictions)]
-    return Scores(*values)
+    return Accuracies(*values)
 
 
 def predict(
@@ -248,21 +250,21 @@ class ScoreSlot:
         begin = 128 if count % 2 else 8
         return self._line[begin : begin + RECORD.itemsize].view(RECORD)
 
-    def leave(self, steps: int, t_ns: int, scores: Scores) -> None:
+    def leave(self, steps: int, t_ns: int, scores: Accuracies) -> None:
         """Write a score, then publish it."""
         count = self._count() + 1
         numbers = [math.nan if number is None else number for number in astuple(scores)]
         self._place(count)[0] = (steps, t_ns, *numbers)
         _native.store_u64(self._line, 0, count)
 
-    def take(self) -> tuple[int, int, Scores] | None:
+    def take(self) -> tuple[int, int, Accuracies] | None:
         """Return the newest score, as `leave` got it, if it has not been taken."""
         count = self._count()
         if count == self._last_taken:
             return None
         self._last_taken = count
         steps, t_ns, token, macro, *val = self._place(count).copy()[0].item()
-        return steps, t_ns, Scores(token, macro, *(None if math.isnan(n) else n for n in val))
+        return steps, t_ns, Accuracies(token, macro, *(None if math.isnan(n) else n for n in val))
 
 
 class ScoreJobs:

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.study.store import Record, Store, create
+from mlxhog.mad.study.store import Store, StudyRecord, create
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Setting, expand, suite
 from mlxhog.models.mad.layers import make
@@ -20,10 +20,10 @@ TASKS = tuple(dict.fromkeys(setting.task for setting in SUITE.settings))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
 
-Change = Callable[[Record], Record | None]
+Change = Callable[[StudyRecord], StudyRecord | None]
 
 
-def unchanged(record: Record) -> Record | None:
+def unchanged(record: StudyRecord) -> StudyRecord | None:
     return record
 
 
@@ -33,7 +33,7 @@ def accuracy(candidate: str, seed: int) -> float:
 
 
 @functools.cache
-def runs() -> tuple[Record, ...]:
+def runs() -> tuple[StudyRecord, ...]:
     """Every run of the study, as if all of them had ended well."""
     return tuple(
         _record(candidate, setting, config)
@@ -42,7 +42,7 @@ def runs() -> tuple[Record, ...]:
     )
 
 
-RECORD = Record(
+RECORD = StudyRecord(
     key="",
     candidate="",
     config={},
@@ -64,7 +64,7 @@ RECORD = Record(
 )
 
 
-def _record(candidate: str, setting: Setting, config: RunConfig) -> Record:
+def _record(candidate: str, setting: Setting, config: RunConfig) -> StudyRecord:
     acc = accuracy(candidate, config.seed)
     return replace(
         RECORD,
@@ -93,7 +93,7 @@ def study(
     return store
 
 
-def curve(record: Record) -> list[Point]:
+def curve(record: StudyRecord) -> list[Point]:
     return [
         Point(
             step=step,

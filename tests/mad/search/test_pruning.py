@@ -9,7 +9,7 @@ from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving, rungs_of
 from mlxhog.mad.study import study as definition
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import expand, suite
 from tests.mad.report.sample import CONV, runs
@@ -44,7 +44,7 @@ class Study:
 
     def __init__(self) -> None:
         self.curves: dict[str, list[Point]] = {}
-        self.records: list[tuple[PlannedRun, Record]] = []
+        self.records: list[tuple[PlannedRun, StudyRecord]] = []
         self.pruner = self.fresh()
 
     def fresh(self) -> Halving:
@@ -67,7 +67,7 @@ class Study:
     ) -> None:
         last = curve[-1]
         self.curves[run.key] = list(curve)
-        record = Record(
+        record = StudyRecord(
             key=run.key,
             candidate=run.candidate,
             config=run.config.to_dict(),

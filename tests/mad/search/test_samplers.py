@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.search.candidates import Candidates, Layers
+from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates
@@ -34,7 +34,7 @@ def score(layers: Layers) -> float:
     return sum(right) + 0.5 * (kernels[:2] == [5, 2])
 
 
-def search(result: Candidates, name: str, seed: int, budget: int) -> list[Layers]:
+def search(result: CandidateSet, name: str, seed: int, budget: int) -> list[Layers]:
     """What a sampler proposes, one candidate at a time."""
     sampler = make_sampler(name, result, seed)
     proposed = []

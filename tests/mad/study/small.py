@@ -19,7 +19,7 @@ import yaml
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
-from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.study.pool import Ended, Evaluated, Event, Pool, RunFunction, Task
 from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
@@ -234,7 +234,7 @@ def processes(store: Store, run, *, parallel: int = 1, silence_s: float = SILENC
 def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs: int = 4,
        settings=None, executor=None, **how):  # fmt: skip
     """One session of a study; returns its outcome."""
-    sampler = how.pop("sampler", None) or Listed([parse(text) for text in texts(candidates)])
+    sampler = how.pop("sampler", None) or ListSampler([parse(text) for text in texts(candidates)])
     with store.lock():
         with executor or Threads(run, parallel) as execute:
             return Scheduler(

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.mad.options import Limit
-from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.study.pool import Ended, Task
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.study import PlannedRun
@@ -39,7 +39,7 @@ def plan(candidate: str) -> list[PlannedRun]:
 
 def schedule(store, executor, **how) -> Scheduler:
     layers = small_run().layers
-    return Scheduler(store, Proposals(Listed([layers]), store), plan, judge, executor, **how)
+    return Scheduler(store, Proposals(ListSampler([layers]), store), plan, judge, executor, **how)
 
 
 class Notes:

@@ -12,14 +12,14 @@ from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.progress import Eta
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Record, Store, create, find
+from mlxhog.mad.study.store import Store, StudyRecord, create, find
 from mlxhog.mad.study.study import Study, read, refuse_another
 from tests.mad.study.small import config
 
 
-def ended(n: int = 0, **changes) -> Record:
+def ended(n: int = 0, **changes) -> StudyRecord:
     of_run = config(n=n)
-    values = Record(
+    values = StudyRecord(
         key=of_run.key(), candidate="gated-conv", config=of_run.to_dict(), label=f"n={n}",
         status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
         loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",

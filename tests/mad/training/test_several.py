@@ -18,7 +18,7 @@ from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.training.evaluation import Scores, score
+from mlxhog.mad.training.evaluation import Accuracies, score
 from mlxhog.mad.training.run_plan import make_run_plan
 from tests.mad.training.small_runs import Recorder, small_run
 
@@ -36,7 +36,7 @@ class Kept:
     def __call__(self, arena: Arena) -> None:
         self.flat = arena.params.copy()
 
-    def scores(self, config: RunConfig) -> Scores:
+    def scores(self, config: RunConfig) -> Accuracies:
         """Score these parameters in this process."""
         plan = make_run_plan(config)
         backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
@@ -188,9 +188,9 @@ def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
     other = evaluation.ScoreSlot(memory, 1)
     assert supervisor.take() is None
     for steps in (10, 20, 30):
-        worker.leave(steps, 1, Scores(0.5, 0.25, 0.75, 0.125))
+        worker.leave(steps, 1, Accuracies(0.5, 0.25, 0.75, 0.125))
         if steps == 10:
             continue
-        assert supervisor.take() == (steps, 1, Scores(0.5, 0.25, 0.75, 0.125))
+        assert supervisor.take() == (steps, 1, Accuracies(0.5, 0.25, 0.75, 0.125))
         assert supervisor.take() is None
     assert other.take() is None
