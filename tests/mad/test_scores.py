@@ -46,7 +46,7 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
     assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
     assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
     assert row.score == pytest.approx((0.6 + 0.2) / 2)
-    assert [one.point for one in row.best] == [1, 0, 0]
+    assert [run.config["protocol"]["lr"] for run in row.best] == [1e-4, 1e-3, 1e-3]
     assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
 
 

@@ -151,7 +151,7 @@ def test_the_same_depth_changes_nothing(how):
 @pytest.mark.parametrize(
     ("depth", "unit", "message"),
     [
-        (3, 1, "depth 3 is less than the 4 layers there are"),
+        (3, 1, "depth 3 is less than the 4 layers of the model"),
         (7, 2, "give 6 or 8, or --unit layer"),
     ],
 )

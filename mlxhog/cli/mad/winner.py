@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mlxhog.report.table import Section
 
 VOTE_ABOUT = """\
-Let the best candidates of a study vote on every slot, and write what they agree on as a model file
-that `mlxhog train --model` takes. The scores are split in two where the variance within both parts
-is least, and the upper part votes; --top takes the K best instead."""
+Let the best candidates of a study vote on every slot, and write the result as a model file for
+`mlxhog train --model`. The scores are split in two with the least variance within both parts, and
+the upper part votes; with --top the K best vote."""
 VOTE_EXAMPLES = (
     "mad vote first",
     "mad vote first --top 5 --out winner.yaml",
@@ -33,8 +33,8 @@ VOTE_EXAMPLES = (
 class VoteConfig:
     """Options of `mlxhog mad vote`."""
 
-    top: int | None = option(None, "so many of the best vote", low=1, none="auto")
-    out: str | None = option(None, "model file to write; one that is there is replaced")
+    top: int | None = option(None, "number of voters, the best", low=1, none="auto")
+    out: str | None = option(None, "model file to write or replace")
 
 
 def run_vote(arguments: list[str]) -> int:
@@ -116,7 +116,7 @@ def _who(result: Vote, rows: Sequence[CandidateScore], top: int | None) -> str:
 
 def _measured(measured: CandidateScore | None, rows: Sequence[CandidateScore]) -> str:
     if measured is None:
-        return "no candidate of the study has these layers: their score is not known"
+        return "no candidate of the study has these layers: their score is unknown"
     rank = rows.index(measured) + 1
     return f"place {rank} of {len(rows)} in the study, score {measured.score:.3f}"
 
@@ -133,11 +133,12 @@ def _next(result: Vote, config: VoteConfig, study: str) -> list[str]:
 
 
 SCALE_ABOUT = """\
-Make an architecture deeper, and write it as a model file that `mlxhog train --model` takes. WHAT is
-a study, whose best candidate is taken, or what `mlxhog mad show` takes: a YAML file, a name, a line
-of layers. `stack` repeats the whole sequence; `stretch` repeats every part where it stands. What
-was searched at few layers stacks well, what was searched at 16 or more stretches (Composer,
-arXiv:2510.00379). Blocks of a mixer and a channel map stay together."""
+Make an architecture deeper, and write it as a model file for `mlxhog train --model`. WHAT is a
+study (its best candidate), or an argument of `mlxhog mad show`: a YAML file, a name, a line of
+layers.
+`stack` repeats the whole sequence, `stretch` every part in its place. Results of a search with few
+layers are better stacked, those with 16 or more stretched (Composer, arXiv:2510.00379). Blocks of a
+mixer and a channel map stay together."""
 SCALE_EXAMPLES = (
     "mad scale first --depth 16 --out deep.yaml",
     "mad scale winner.yaml --depth 24 --how stretch --dim 256 --out deep.yaml",
@@ -152,12 +153,12 @@ class ScaleConfig:
 
     depth: int | None = option(None, "layers of the new model", low=1)
     how: str = option(
-        "stack", "copies on top of each other, or in place", choices=("stack", "stretch")
+        "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
     )
-    out: str | None = option(None, "model file to write; one that is there is replaced")
+    out: str | None = option(None, "model file to write or replace")
     unit: str = option(
         "auto",
-        "what stays together; auto: blocks where there are",
+        "unit of repetition; auto: blocks if the layers are blocks",
         choices=("auto", "layer", "block"),
     )
     dim: int | None = option(None, "width of the new model", low=1, none="its own")

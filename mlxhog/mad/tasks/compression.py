@@ -1,7 +1,7 @@
-"""Compression: random tokens, all of which must be told from the vector of the last position.
+"""Compression: random tokens, to be reconstructed from the vector of the last position.
 
-Targets are the inputs, the compression token at the end among them. Noise tokens are not scored;
-the reference masks them in a copy that it does not return.
+Targets are the inputs, with the compression token at the end. Noise tokens are not scored; the
+reference masks them in a copy that it does not return.
 
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
@@ -92,10 +92,10 @@ def _check_rows(s: Compression, findings: Findings, split: str, x: Ints, y: Ints
         expected = f"{V - 1}" if at == T - 1 else f"0..{most - 1}"
         same = "the input as target"
         if s.frac_noise:
-            same = "no target where noise is, else the input"
+            same = "no target for noise, else the input"
         return (
             f"input {x[row, at]} and target {y[row, at]} at {at}, "
-            f"wanted input {expected} and {same}"
+            f"expected input {expected} and {same}"
         )
 
     good = findings.rows(16, split, ~right.all(1), say, np.ones(len(x), bool))
@@ -113,5 +113,5 @@ COMPRESSION = TaskType(
     draw,
     backbone="autoencoder",
     check=check,
-    about="random tokens given back from the vector of the last position alone",
+    about="random tokens reconstructed from the vector of the last position",
 )

@@ -248,8 +248,8 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():
     planning = Planning(definition.Study(candidates=(CONV,), suite="smoke", seeds=(0,)))
     whole = [each for each in runs() if each.candidate == CONV and each.seed == 0]
-    assert planning.judge(CONV, whole).score == pytest.approx(0.89)
+    assert planning.judge(whole).score == pytest.approx(0.89)
     easy = [*whole[:2], replace(whole[2], status="pruned")]  # the three that follow are spared
-    assert planning.judge(CONV, easy).score == pytest.approx(0.89 / 2)
+    assert planning.judge(easy).score == pytest.approx(0.89 / 2)
     half = whole[:3]  # of one that is still to be run, what is known is its score
-    assert planning.judge(CONV, half).score == pytest.approx(0.89)
+    assert planning.judge(half).score == pytest.approx(0.89)

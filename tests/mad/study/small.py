@@ -58,8 +58,8 @@ def plan(candidate: str, *, runs: int = 4, **settings) -> list[PlannedRun]:
     return results
 
 
-def judge(candidate, records) -> Best:
-    return Best(candidate=candidate, score=fmean(record.acc_macro for record in records))
+def judge(records) -> Best:
+    return Best(candidate=records[0].candidate, score=fmean(record.acc_macro for record in records))
 
 
 def result(of: RunConfig, *, status: str = "done", curve: tuple[Point, ...] = ()) -> RunResult:

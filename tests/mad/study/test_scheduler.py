@@ -39,7 +39,7 @@ def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
     assert (reports[-1].done, reports[-1].total, reports[-1].running) == (12, 12, ())
-    scores = {one: small.judge(one, [r for r in store.records() if r.candidate == one]).score
+    scores = {one: small.judge([r for r in store.records() if r.candidate == one]).score
               for one in texts(3)}  # fmt: skip
     assert outcome.best == reports[-1].best
     assert outcome.best.candidate == max(scores, key=scores.get)
@@ -201,9 +201,7 @@ def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
     assert go(store, small.quick, candidates=1, settings=settings).statuses["failed"] == 1
     outcome = go(store, small.quick, candidates=1, settings=settings, retry_failed=True)
     assert outcome.statuses == {"done": 4}
-    assert outcome.best.score == pytest.approx(
-        small.judge("", store.records()).score
-    )  # of all four
+    assert outcome.best.score == pytest.approx(small.judge(store.records()).score)  # of all four
 
 
 def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, monkeypatch):

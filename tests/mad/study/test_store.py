@@ -149,10 +149,10 @@ def test_a_study_reads_back_as_it_was_written(tmp_path):
     ("change", "named"),
     [
         ({"space": {"depth": 6}}, "space: it has nothing, asked for was"),
-        ({"suite": "lite"}, "suite: it has smoke, asked for was lite"),
-        ({"protocol": {"steps": 5}}, "protocol: it has nothing, asked for was {'steps': 5}"),
-        ({"seeds": (1, 2)}, r"seeds: it has \[0\], asked for was \[1, 2\]"),
-        ({"dim": 256}, "dim: it has nothing, asked for was 256"),
+        ({"suite": "lite"}, "suite: it has smoke, the command lite"),
+        ({"protocol": {"steps": 5}}, "protocol: it has nothing, the command {'steps': 5}"),
+        ({"seeds": (1, 2)}, r"seeds: it has \[0\], the command \[1, 2\]"),
+        ({"dim": 256}, "dim: it has nothing, the command 256"),
     ],
 )
 def test_another_study_in_its_directory_is_refused_with_every_difference(store, change, named):
@@ -172,7 +172,7 @@ def test_another_study_in_its_directory_is_refused_with_every_difference(store, 
 def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, value, words):
     path = store.directory / "study.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: value}))
-    with pytest.raises(StudyError, match=rf"{words}.*(go on with the version|give another)"):
+    with pytest.raises(StudyError, match=rf"{words}.*(continue with the version|give another)"):
         read(store)
 
 
