@@ -1,4 +1,4 @@
-"""`mlxhog replay`: a recorded run again, bit for bit."""
+"""`mlxhog replay`: repeat a recorded run, bit for bit."""
 
 import json
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 
 ABOUT = """\
-Do a recorded run again and compare it bit for bit: train --determinism record keeps a log of the
+Repeat a recorded run and compare it bit for bit. train --determinism record keeps a log of the
 order in which its lock-free workers read and wrote every stripe of the parameters, of their batches
-and step sizes, and of deaths. The replay starts the same workers, lets each access wait for its
-turn, and checks the weights that each step reads, the norm of each gradient, and the SHA-256 of
-weights and optimizer state at the end. Exit code 1: something differs; the first difference is
-named by worker, step and stripe."""
+and step sizes, and of deaths. The replay starts the same workers, delays each access until its
+turn, and checks the weights of each step, the norm of each gradient, and the SHA-256 of weights and
+optimizer state at the end. Exit code 1: they differ; the output names worker, step and stripe of
+the first difference."""
 EXAMPLES = (
     "replay latest",
     "replay runs/20260102-101500-sotu --json",

@@ -114,35 +114,23 @@ Scored = tuple[tuple[str, ...], float]
 
 
 @dataclass(frozen=True)
-class SlotVote:
-    """The vote on one slot: layer -> votes, the winner first."""
-
-    votes: Mapping[str, int]
-
-    @property
-    def winner(self) -> str:
-        """The layer with most votes."""
-        return next(iter(self.votes))
-
-
-@dataclass(frozen=True)
 class Vote:
     """The result of a vote.
 
     Attributes:
-        slots: in order.
+        slots: layer -> votes in each slot, the winner first.
         voters: the candidates that voted, the best first.
         cluster: the considered candidates; those of another depth did not vote.
     """
 
-    slots: tuple[SlotVote, ...]
+    slots: tuple[Mapping[str, int], ...]
     voters: tuple[Scored, ...]
     cluster: tuple[Scored, ...]
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The winning sequence."""
-        return tuple(slot.winner for slot in self.slots)
+        return tuple(next(iter(votes)) for votes in self.slots)
 
 
 def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
@@ -174,12 +162,12 @@ def upper_part(falling: Sequence[float]) -> int:
     return int(np.argmin(within)) + 1
 
 
-def _slot(voters: Sequence[Scored], number: int) -> SlotVote:
+def _slot(voters: Sequence[Scored], number: int) -> dict[str, int]:
     scores: dict[str, list[float]] = {}
     for layers, score in voters:
         scores.setdefault(layers[number], []).append(score)
     order = sorted(scores, key=lambda layer: (-len(scores[layer]), -fmean(scores[layer])))
-    return SlotVote({layer: len(scores[layer]) for layer in order})
+    return {layer: len(scores[layer]) for layer in order}
 
 
 How = Literal["stack", "stretch"]

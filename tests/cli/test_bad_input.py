@@ -158,7 +158,7 @@ def test_a_path_that_the_system_refuses_is_named(
         words = ["train", "--model=small.yaml", "--data=good.txt", *SMALL, option, "others/closed"]
         assert main(words) == 2
         out, err = capsys.readouterr()
-        assert err.startswith("the system does not let us use 'others/closed'")
+        assert err.startswith("no permission for 'others/closed'")
         assert len(err.splitlines()) == 1
         assert out == ""
 

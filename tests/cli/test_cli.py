@@ -378,7 +378,7 @@ def test_the_help_of_a_command_with_many_options_shows_those_that_matter(capsys)
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = capsys.readouterr().out
-    listed, _, rest = out.partition("what matters most:")[2].partition("--help-all lists all")
+    listed, _, rest = out.partition("main options:")[2].partition("--help-all lists all")
     assert sum(line.startswith("  -") for line in listed.splitlines()) == 15
     assert int(rest.split()[0]) > 100
     assert "--orthogonalization" not in out

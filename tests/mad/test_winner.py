@@ -29,7 +29,7 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
         )
     )
     assert winner.layers == ("a", "x", "b", "y")
-    assert [dict(slot.votes) for slot in winner.slots] == [
+    assert list(winner.slots) == [
         {"a": 2, "b": 1},
         {"x": 3},
         {"b": 2, "c": 1},

@@ -12,7 +12,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlxhog.mad.scores import CandidateScore
     from mlxhog.mad.winner import Vote
@@ -64,14 +64,20 @@ def run_vote(arguments: list[str]) -> int:
     return 0
 
 
+def _slots(result: Vote) -> Iterator[tuple[str, Mapping[str, int]]]:
+    return zip(result.layers, result.slots, strict=True)
+
+
 def _facts(
     result: Vote, rows: Sequence[CandidateScore], measured: CandidateScore | None, out: str | None
 ) -> dict[str, object]:
     return {
         "layers": " ".join(result.layers),
         "slots": [
-            {"slot": number, "layer": slot.winner, "votes": dict(slot.votes)}
-            for number, slot in enumerate(result.slots, start=1)
+            {"slot": number, "layer": layer, "votes": votes}
+            for number, (layer, votes) in enumerate(
+                zip(result.layers, result.slots, strict=True), start=1
+            )
         ],
         "voters": [{"layers": " ".join(layers), "score": score} for layers, score in result.voters],
         "cluster": len(result.cluster),
@@ -92,8 +98,10 @@ def _section(
 
     layers = " ".join(result.layers)
     cells = [
-        (str(number), slot.winner, ", ".join(f"{name} {n}" for name, n in slot.votes.items()))
-        for number, slot in enumerate(result.slots, start=1)
+        (str(number), layer, ", ".join(f"{name} {n}" for name, n in votes.items()))
+        for number, (layer, votes) in enumerate(
+            zip(result.layers, result.slots, strict=True), start=1
+        )
     ]
     return Section(
         _who(result, rows, config.top),

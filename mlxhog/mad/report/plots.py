@@ -253,14 +253,12 @@ class SlotScores:
     Attributes:
         number: counted from 1.
         means: layer -> mean score of the candidates with it here, the best first.
-        counts: layer -> number of those candidates.
         share: of the variance of all scores, in [0, 1]; 0 without a choice, NaN if the candidates
             are too few.
     """
 
     number: int
     means: Mapping[str, float]
-    counts: Mapping[str, int]
     share: float
 
 
@@ -304,7 +302,6 @@ def _slot(number: int, chosen: Sequence[str], scores: Floats, share: float) -> S
     return SlotScores(
         number=number,
         means={name: float(groups[name].mean()) for name in best_first},
-        counts={name: len(groups[name]) for name in best_first},
         share=share,
     )
 

@@ -148,7 +148,7 @@ def test_the_table_has_the_numbers(ranking, parsed):
         "lr 0.002",
         "Runs that count as 0",
         "<killed> & gone",
-        "What is missing",
+        "Missing runs",
         f"{TASKS[0]} baseline lr 0.002 weight_decay 0 seed 2",
     ],
 )
