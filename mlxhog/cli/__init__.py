@@ -1,7 +1,7 @@
 """The command line: find the command, run it, turn errors into messages and exit codes.
 
-Dispatch looks at the first word before any parser is built, so a command imports only what it
-needs, and a mistyped one is answered before any framework is loaded.
+Dispatch looks at the first word before it builds a parser, so a command imports only its own
+modules, and a mistyped one is reported before a framework is loaded.
 """
 
 import errno

@@ -129,7 +129,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-# -- what is compared ------------------------------------------------------------------------------
+# -- the sides -------------------------------------------------------------------------------------
 
 
 def _with_quoted(arguments: Sequence[str]) -> list[str]:
@@ -316,7 +316,7 @@ def sections(record: Record) -> list[Section]:
     """Return the report as sections."""
     from mlxhog.report.table import Section
 
-    comparison, told = record.comparison, record.pairs[: record.outcome.pairs]
+    comparison, pairs = record.comparison, record.pairs[: record.outcome.pairs]
     rows = [
         (
             str(number),
@@ -327,7 +327,7 @@ def sections(record: Record) -> list[Section]:
             f"{pair.a.tokens / pair.a.seconds:,.0f}",
             f"{pair.b.tokens / pair.b.seconds:,.0f}",
         )
-        for number, pair in enumerate(told, start=1)
+        for number, pair in enumerate(pairs, start=1)
     ]
     header = ("pair", "seed", "A", "B", "B - A", "A tok/s", "B tok/s")
     differing = [(name, str(a), str(b)) for name, (a, b) in comparison.differing().items()]

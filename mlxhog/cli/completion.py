@@ -139,7 +139,7 @@ def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str
         module = f"mad.{module}"
     prefix = [rest.pop(0)] if command == "classic" and rest[:1] == ["predict"] else []
     if command == "classic" and not rest and not prefix:
-        yield "predict", "what a solved problem says of a file"
+        yield "predict", "the predictions of a solved problem for a file"
     yield from _of_command(_words(module, function, prefix), rest, current)
 
 

@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         raise ConfigError(
             f"runs lists all runs and takes no {arguments[0]!r}; `mlxhog runs rm RUN` removes "
-            "one, `mlxhog show RUN` says what it was"
+            "one, `mlxhog show RUN` describes one"
         )
     flags = Flags("runs", ABOUT, EXAMPLES)
     flags.argument("--json", action="store_true", help="one JSON object per line")

@@ -149,10 +149,10 @@ def wait_for(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> str:
 
 
 def next_lines(output: str) -> Iterator[str]:
-    """Yield the commands of `next:` and `go on:` lines, and those below them."""
+    """Yield the commands of `next:` and `continue:` lines, and those below them."""
     below = False
     for line in output.splitlines():
-        said = re.match(r"(?:next|go on): (.*)", line)
+        said = re.match(r"(?:next|continue): (.*)", line)
         if said:
             yield said[1]
         elif below and line.startswith("      mlxhog "):

@@ -73,7 +73,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
         yield plot(
             "seeds",
             "Seeds",
-            "Candidates whose intervals overlap widely are not told apart by these seeds.",
+            "Candidates with widely overlapping intervals cannot be distinguished by these seeds.",
             partial(draw_seeds, ranking),
         )
     if slots_with_choice := choices(ranking):

@@ -42,7 +42,7 @@ INNER_STEP = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SizeBudget:
-    """Bounds of one candidate; None is no bound.
+    """Bounds of one candidate; None for no bound.
 
     Attributes:
         params: parameters of its layers, see `params`.

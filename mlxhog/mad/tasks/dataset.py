@@ -110,7 +110,7 @@ def read(path: Path) -> Dataset:
             stored = {name: file[name] for name in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except Exception as error:  # the bytes of a damaged archive choose what its readers raise
+    except Exception as error:  # the readers of a damaged archive may raise anything
         # NumPy's message suggests pickle, which is unsafe for an unknown file.
         raise DataError(
             f"{path}: not an .npz file of plain arrays, or a damaged one; "
