@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 
@@ -21,11 +21,10 @@ HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardConfig:
+class BoardConfig(RunFolder):
     """Options of `mlxhog board`."""
 
     port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
@@ -32,7 +32,7 @@ SOURCE, TARGET = "SRC", "DST"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(RunFolder):
     """Options of `mlxhog convert`."""
 
     to: str | None = option(
@@ -50,7 +50,6 @@ class ConvertConfig:
         "vanilla", "layout of sLSTM cells (--to xlstm, v1)", choices=("vanilla", "cuda")
     )
     force: bool = option(False, "replace an existing checkpoint at DST")
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ HELD_OUT = "held-out text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(RunFolder):
     """Options of `mlxhog eval`."""
 
     data: str | None = option(
@@ -63,7 +63,6 @@ class EvalConfig:
     backend: str = option(
         "auto", "backend; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
     )
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:

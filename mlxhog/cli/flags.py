@@ -21,7 +21,7 @@ RUN_HELP = "a path, a run's name or a part of it, or latest"
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """The only option of a command on a run by its name."""
+    """The option of commands on runs."""
 
     out: str = option("runs", "folder that holds the runs")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError
@@ -37,7 +37,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling):
+class GenerateConfig(Sampling, RunFolder):
     """Options of `mlxhog generate`."""
 
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
@@ -60,7 +60,6 @@ class GenerateConfig(Sampling):
         choices=MODES,
     )
     wait: float = wait_option()
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import number
@@ -37,14 +37,13 @@ _ASCII = "_.-=+*#@"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
+class PlotConfig(RunFolder):
     """Options of `mlxhog plot`."""
 
     to: str | None = option(
         None, f"PNG file to write; {NAME} in the run's folder, or here for several", none="auto"
     )
     over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:

@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 
 ABOUT = """\
 Repeat a recorded run and compare it bit for bit. train --determinism record keeps a log of the
@@ -23,13 +22,12 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
+class ReplayConfig(RunFolder):
     """Options of `mlxhog replay`."""
 
     anyway: bool = option(
         False, "continue although versions or the processor differ from those of the run"
     )
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:
@@ -38,9 +36,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.plugin()
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.options(ReplayConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ReplayConfig, [parsed.values], parsed.problems)
+    parsed, config = flags.read(ReplayConfig, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.training.replay import replay
 

@@ -12,14 +12,13 @@ from mlxhog.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinConfig:
+class JoinConfig(RunFolder):
     """Options of `mlxhog join`."""
 
     workers: str = option("1", "a number, or backends such as torch:cpu*2")
     threads: int | None = option(
         None, "threads of each; auto is the run's, or shares the cores", low=1, none="auto"
     )
-    out: str = option("runs", "folder that holds the runs")
 
 
 def join(arguments: list[str]) -> int:
