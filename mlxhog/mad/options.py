@@ -163,7 +163,7 @@ class ExecutionConfig:
     )  # fmt: skip
     memory_limit: str | None = option(
         None,
-        "a run whose process needs more memory, such as over 2GB, has failed",
+        "most memory of a run, such as 2GB; one that needs more has failed",
         group=_GROUP,
     )
     silence: float = option(

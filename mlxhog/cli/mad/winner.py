@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -64,8 +65,8 @@ def run_vote(arguments: list[str]) -> int:
     return 0
 
 
-def _slots(result: Vote) -> Iterator[tuple[str, Mapping[str, int]]]:
-    return zip(result.layers, result.slots, strict=True)
+def _slots(result: Vote) -> Iterator[tuple[int, str, Mapping[str, int]]]:
+    return zip(itertools.count(1), result.layers, result.slots, strict=False)
 
 
 def _facts(
@@ -75,9 +76,7 @@ def _facts(
         "layers": " ".join(result.layers),
         "slots": [
             {"slot": number, "layer": layer, "votes": votes}
-            for number, (layer, votes) in enumerate(
-                zip(result.layers, result.slots, strict=True), start=1
-            )
+            for number, layer, votes in _slots(result)
         ],
         "voters": [{"layers": " ".join(layers), "score": score} for layers, score in result.voters],
         "cluster": len(result.cluster),
@@ -99,9 +98,7 @@ def _section(
     layers = " ".join(result.layers)
     cells = [
         (str(number), layer, ", ".join(f"{name} {n}" for name, n in votes.items()))
-        for number, (layer, votes) in enumerate(
-            zip(result.layers, result.slots, strict=True), start=1
-        )
+        for number, layer, votes in _slots(result)
     ]
     return Section(
         _who(result, rows, config.top),
@@ -143,10 +140,9 @@ def _next(result: Vote, config: VoteConfig, study: str) -> list[str]:
 SCALE_ABOUT = """\
 Make an architecture deeper, and write it as a model file for `mlxhog train --model`. WHAT is a
 study (its best candidate), or an argument of `mlxhog mad show`: a YAML file, a name, a line of
-layers.
-`stack` repeats the whole sequence, `stretch` every part in its place. Results of a search with few
-layers are better stacked, those with 16 or more stretched (Composer, arXiv:2510.00379). Blocks of a
-mixer and a channel map stay together."""
+layers. `stack` repeats the whole sequence, `stretch` every part in its place. Results of a search
+with few layers are better stacked, those with 16 or more stretched (Composer, arXiv:2510.00379).
+Blocks of a mixer and a channel map stay together."""
 SCALE_EXAMPLES = (
     "mad scale first --depth 16 --out deep.yaml",
     "mad scale winner.yaml --depth 24 --how stretch --dim 256 --out deep.yaml",

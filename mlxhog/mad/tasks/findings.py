@@ -167,7 +167,8 @@ class Findings:
         def hold(rule: str, split: str, count: int, pairs: float, what: str) -> None:
             expected = pairs * chance
             bound = _rare_count(expected)
-            message = f"{count:,} {what}; expected {expected:.2g}, {bound:,} are rare"
+            chance_text = f"{expected:.2g} are expected by chance, {bound:,} would be rare"
+            message = f"{count:,} {what}; {chance_text}"
             self.holds(rule, split, count < bound, message)
 
         rows = {split: [row.tobytes() for row in x] for split, (x, _) in data.splits().items()}
