@@ -20,28 +20,21 @@ from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
-    Settings,
     TaskType,
-    frac_noise,
-    noise_problems,
-    noise_vocab,
     seq_len,
     too_small,
-    vocab,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compression(Settings):
+class Compression(NoiseSettings):
     """Settings; tokens are 0 .. R-1, noise R .. V-2, the compression token V-1."""
 
     task: ClassVar[str] = "compression"
 
-    vocab: int = vocab(16)
     seq_len: int = seq_len(32)
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
 
     @property
     def ordinary(self) -> int:
@@ -53,7 +46,7 @@ class Compression(Settings):
         why = f"a token beside the compression token and {self.noise_vocab} for noise"
         yield from too_small("vocab", self.vocab, why, 2 + self.noise_vocab)
         yield from too_small("seq_len", self.seq_len, "a token and the compression token", 2)
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from super().broken_rules()
 
 
 def draw(

@@ -30,31 +30,22 @@ from mlxhog.mad.tasks.task import (
     QUERY_HELP,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
-    Settings,
     TaskType,
-    frac_noise,
-    noise_problems,
-    noise_vocab,
-    seq_len,
     too_small,
-    vocab,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuzzyInContextRecall(Settings):
+class FuzzyInContextRecall(NoiseSettings):
     """Settings; keys are made of 0 .. K-1, values of K .. R-1, noise of R .. R+N-1."""
 
     task: ClassVar[str] = "fuzzy-in-context-recall"
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(128)
     k_motif: int = option(3, "most tokens of a key", low=1, aliases=("k_motif_size",))
     v_motif: int = option(3, "most tokens of a value", low=1, aliases=("v_motif_size",))
     multi_query: bool = option(True, QUERY_HELP)
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
     fuzzy_compat: bool = option(
         False, "compat: as in the reference, some final queries have no answer"
     )
@@ -81,7 +72,7 @@ class FuzzyInContextRecall(Settings):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from super().broken_rules()
         special = self.vocab - self.ordinary
         least = max(2 * self.k_motif, 2 * self.v_motif - 1) + special
         why = (

@@ -31,13 +31,12 @@ from mlxhog.mad.tasks.task import (
     QUERY_HELP,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
     Settings,
     TaskType,
     frac_noise,
-    noise_problems,
     noise_vocab,
-    seq_len,
     too_small,
     vocab,
 )
@@ -49,8 +48,6 @@ class InContextRecall(Settings):
 
     task: ClassVar[str] = "in-context-recall"
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(128)
     multi_query: bool = option(True, QUERY_HELP)
 
     @property
@@ -92,7 +89,7 @@ class InContextRecall(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyInContextRecall(InContextRecall):
+class NoisyInContextRecall(InContextRecall, NoiseSettings):
     """Settings of the variant with noise between the pairs."""
 
     task: ClassVar[str] = "noisy-in-context-recall"
@@ -109,7 +106,7 @@ class NoisyInContextRecall(InContextRecall):
     def broken_rules(self) -> Iterator[str]:
         """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from NoiseSettings.broken_rules(self)
 
 
 def draw(

@@ -21,12 +21,9 @@ from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
-    Settings,
     TaskType,
-    frac_noise,
-    noise_problems,
-    noise_vocab,
     rows,
     seq_len,
     too_small,
@@ -35,7 +32,7 @@ from mlxhog.mad.tasks.task import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memorization(Settings):
+class Memorization(NoiseSettings):
     """Settings; keys are 0 .. K-1, values K .. R-1, noise R .. V-2, the insert marker V-1."""
 
     task: ClassVar[str] = "memorization"
@@ -43,8 +40,6 @@ class Memorization(Settings):
     vocab: int = vocab(256)
     seq_len: int = seq_len(32)
     train_rows: int = rows(256, "training", "num_train")
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
 
     @property
     def ordinary(self) -> int:
@@ -65,7 +60,7 @@ class Memorization(Settings):
             )
         why = f"a key and a value beside the insert marker and {self.noise_vocab} for noise"
         yield from too_small("vocab", self.vocab, why, 3 + self.noise_vocab)
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from super().broken_rules()
 
 
 def draw_map(s: Memorization, rng: np.random.Generator) -> Fixed:

@@ -30,7 +30,6 @@ from mlxhog.mad.tasks.task import (
     TaskType,
     seq_len,
     too_small,
-    vocab,
 )
 
 
@@ -40,7 +39,6 @@ class SelectiveCopying(Settings):
 
     task: ClassVar[str] = "selective-copying"
 
-    vocab: int = vocab(16)
     seq_len: int = seq_len(256)
     tokens_to_copy: int = option(
         16, "C, tokens to copy", low=1, aliases=("num_tokens_to_copy", "copy")

@@ -23,8 +23,6 @@ GENERATOR_VERSION = 1
 VOCAB_HELP = "V, number of tokens; ids are 0 .. V-1"
 LENGTH_HELP = "T, the sequence length of the benchmark"
 QUERY_HELP = "score every value with an earlier key, not only the last value"
-NOISE_VOCAB_HELP = "N, the number of noise tokens among the V tokens"
-FRAC_NOISE_HELP = "probability of noise in place of a token or a pair"
 
 
 def vocab(default: int) -> Any:  # a dataclass field
@@ -39,12 +37,17 @@ def seq_len(default: int) -> Any:  # a dataclass field
 
 def noise_vocab(default: int) -> Any:  # a dataclass field
     """Declare N."""
-    return option(default, NOISE_VOCAB_HELP, low=0, aliases=("noise_vocab_size",))
+    return option(
+        default,
+        "N, the number of noise tokens among the V tokens",
+        low=0,
+        aliases=("noise_vocab_size",),
+    )
 
 
 def frac_noise(default: float) -> Any:  # a dataclass field
     """Declare the share of noise."""
-    return option(default, FRAC_NOISE_HELP, low=0, below=1)
+    return option(default, "probability of noise in place of a token or a pair", low=0, below=1)
 
 
 def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a dataclass field
@@ -85,19 +88,26 @@ class Settings:
         yield from ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings(Settings):
+    """Settings of a task in which noise may replace a token or a pair."""
+
+    noise_vocab: int = noise_vocab(0)
+    frac_noise: float = frac_noise(0.0)
+
+    def broken_rules(self) -> Iterator[str]:
+        """Yield a message if there is noise without noise tokens."""
+        if self.frac_noise > 0 and self.noise_vocab == 0:
+            yield (
+                f"frac_noise is {self.frac_noise:g} and noise_vocab 0; noise needs tokens of its "
+                "own: noise_vocab at least 1, or frac_noise 0"
+            )
+
+
 def too_small(name: str, value: int, why: str, least: int) -> Iterator[str]:
     """Yield a message if a number is below its least value."""
     if value < least:
         yield f"{name} is {value}; {why}: at least {least}"
-
-
-def noise_problems(share: float, noise_vocab: int) -> Iterator[str]:
-    """Yield a message if there is noise without noise tokens."""
-    if share > 0 and noise_vocab == 0:
-        yield (
-            f"frac_noise is {share:g} and noise_vocab 0; noise needs tokens of its own: "
-            "noise_vocab at least 1, or frac_noise 0"
-        )
 
 
 IGNORED = -100
