@@ -66,16 +66,11 @@ def run_search(arguments: list[str]) -> int:
         if any(one.name == "prune" for one in parsed.values):
             raise ConfigError("--prune and --no-prune are both given; keep one")
         config = replace(config, prune=False)
-    return _search(config, shared, how, parsed)
-
-
-def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
-    # These import NumPy: wrong flags are answered before.
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.search.space import read_space
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
 
-    assert config.space is not None
     space = read_space(config.space)
     study = Study(
         space=space.to_dict(),
@@ -129,11 +124,7 @@ def run_bench(arguments: list[str]) -> int:
         if any(option.name == "seeds" for option in parsed.values):
             raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
         shared = replace(shared, seeds=f"{parsed.other.seed},")
-    return _bench(shared, how, parsed)
-
-
-def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
-    # These import NumPy: wrong flags are answered before.
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse
@@ -198,11 +189,8 @@ def run_resume(arguments: list[str]) -> int:
     flags.plugin()
     session.add_output(flags)
     parsed, how = flags.read(ExecutionConfig, arguments)
-    return _resume(how, parsed.other)
-
-
-def _resume(how: ExecutionConfig, other: Any) -> int:
-    # These import NumPy: wrong flags are answered before.
+    other = parsed.other
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study import study as studies
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.store import find
@@ -214,11 +202,5 @@ def _resume(how: ExecutionConfig, other: Any) -> int:
     check_execution(how, planning.study)
     if other.dry_run:
         return session.dry_run(planning, store.name, how, store, as_json=other.json)
-    return session.go(
-        store,
-        planning,
-        how,
-        as_json=other.json,
-        quiet=other.quiet,
-        retry_failed=other.retry_failed,
-    )
+    shown = {"as_json": other.json, "quiet": other.quiet}
+    return session.go(store, planning, how, **shown, retry_failed=other.retry_failed)
