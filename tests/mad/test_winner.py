@@ -1,4 +1,4 @@
-"""A vote takes the layers that the best candidates agree on; scaling keeps the proportions."""
+"""A vote takes the most frequent layers of the best candidates; scaling keeps the proportions."""
 
 from __future__ import annotations
 

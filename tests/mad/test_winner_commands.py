@@ -1,4 +1,4 @@
-"""`mad vote` and `mad scale`: from a study to a model that `mlxhog train` takes."""
+"""`mad vote` and `mad scale`: from a study to a model for `mlxhog train`."""
 
 import json
 from pathlib import Path

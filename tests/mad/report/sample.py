@@ -1,4 +1,4 @@
-"""Studies made by hand: every number of a report is known before."""
+"""Studies made by hand, with known numbers of a report."""
 
 import functools
 from collections.abc import Callable
@@ -28,13 +28,13 @@ def unchanged(record: StudyRecord) -> StudyRecord | None:
 
 
 def accuracy(candidate: str, seed: int) -> float:
-    """Scores of the seeds 0, 1, 2 lie 0.01 apart around the candidate's worth."""
+    """Scores of the seeds 0, 1, 2 differ by 0.01 around the candidate's worth."""
     return WORTH[candidate] + 0.01 * (seed - 1)
 
 
 @functools.cache
 def runs() -> tuple[StudyRecord, ...]:
-    """Every run of the study, as if all of them had ended well."""
+    """Every run of the study, all with status done."""
     return tuple(
         _record(candidate, setting, config)
         for candidate in CANDIDATES
@@ -86,7 +86,7 @@ def study(
 ) -> Store:
     """Write a study directory; `change` may change a record, or leave it out with None."""
     described = Study(candidates=CANDIDATES, suite="smoke", seeds=SEEDS)
-    with patch("os.fsync"):  # a crash of the machine is not what these tests are about
+    with patch("os.fsync"):  # these tests do not concern a crash of the machine
         store = create(root, name, replace(described, **definition).to_dict())
         for record in filter(None, map(change, runs())):
             store.append(record, curve(record))

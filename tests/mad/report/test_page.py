@@ -1,4 +1,4 @@
-"""The plots and the page of a study: everything is on it, and it needs nothing from elsewhere."""
+"""The plots and the page of a study: the page is complete, and needs no other file."""
 
 import base64
 import re
@@ -20,7 +20,7 @@ __all__ = ["chromium", "visit"]  # fixtures
 
 pytestmark = pytest.mark.slow
 
-TASKS = ALL_TASKS[:2]  # a picture takes long
+TASKS = ALL_TASKS[:2]  # a picture is slow
 PNG = b"\x89PNG\r\n\x1a\n"
 EXPECTED = {
     *("score-params", "score-state", "score-seconds", "seeds", "slots"),
@@ -29,7 +29,7 @@ EXPECTED = {
 
 
 class Page(HTMLParser):
-    """Tags, text, and whatever a browser would fetch."""
+    """Tags, text, and everything that a browser would fetch."""
 
     VOID = ("meta", "img", "source", "br")
 

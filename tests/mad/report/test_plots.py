@@ -1,4 +1,4 @@
-"""What plots show: how much each slot matters, and the Pareto front."""
+"""The numbers of plots: importance of the slots, and the Pareto front."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def point(step: int, accuracy: float) -> Point:
 
 
 class Study:
-    """Runs that end, and a pruner that hears of them."""
+    """Runs that end, and a pruner that takes their results."""
 
     def __init__(self) -> None:
         self.curves: dict[str, list[Point]] = {}
@@ -51,7 +51,7 @@ class Study:
         return Halving(lambda key: self.curves[key])
 
     def rebuilt(self) -> Halving:
-        """What a resumed study has."""
+        """The state of a resumed study."""
         pruner = self.fresh()
         for run, record in self.records:
             pruner.ended(run, record)
@@ -120,8 +120,8 @@ def test_the_best_third_goes_on_and_the_others_are_given_up():
         study.finish(candidate, COPY, accuracy, 1.0)
         study.finish(candidate, COMPRESS, accuracy, 1.0)
     for candidate, accuracy, goes_on in (
-        (C, 0.4, False),  # the worst of three, of which one goes on
-        (D, 0.55, True),  # the second of four, of which two go on
+        (C, 0.4, False),  # the worst of three, of which one continues
+        (D, 0.55, True),  # the second of four, of which two continue
         (E, 0.54, False),  # the third of five
     ):
         study.finish(candidate, COPY, accuracy, 1.0)
@@ -251,5 +251,5 @@ def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_throu
     assert planning.judge(whole).score == pytest.approx(0.89)
     easy = [*whole[:2], replace(whole[2], status="pruned")]  # the three that follow are spared
     assert planning.judge(easy).score == pytest.approx(0.89 / 2)
-    half = whole[:3]  # of one that is still to be run, what is known is its score
+    half = whole[:3]  # without its missing runs, the score is that of the others
     assert planning.judge(half).score == pytest.approx(0.89)

@@ -35,7 +35,7 @@ def score(layers: Layers) -> float:
 
 
 def search(result: CandidateSet, name: str, seed: int, budget: int) -> list[Layers]:
-    """What a sampler proposes, one candidate at a time."""
+    """The proposals of a sampler, one candidate at a time."""
     sampler = make_sampler(name, result, seed)
     proposed = []
     while len(proposed) < budget and (layers := sampler.ask()) is not None:
@@ -152,7 +152,7 @@ def test_children_differ_from_a_recent_candidate_in_one_change():
         layers = sampler.ask()
         sampler.tell(layers, score(layers))
         last = layers
-    for number in range(12):  # the last told is always the best of those that live
+    for number in range(12):  # the last one is always the best of the population
         child = sampler.ask()
         sampler.tell(child, 10.0 + number)
         if number:

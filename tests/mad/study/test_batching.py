@@ -1,4 +1,4 @@
-"""Runs of one shape are handed to one worker, and come to what each comes to alone."""
+"""Runs of one shape go to one worker, with the results of single runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def schedule(store, executor, **how) -> Scheduler:
 
 
 class Notes:
-    """An executor that keeps what it is given, and ends it at once."""
+    """An executor that keeps its tasks, and ends them at once."""
 
     def __init__(self, seats: int = 1) -> None:
         self.given: list[tuple[str, ...]] = []

@@ -131,7 +131,7 @@ def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tm
         find("first", tmp_path / "nothing")
 
 
-# -- what it is ------------------------------------------------------------------------------------
+# -- the definition --------------------------------------------------------------------------------
 
 
 def test_a_study_reads_back_as_it_was_written(tmp_path):
@@ -246,7 +246,7 @@ def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
         assert (store.directory / "runs.jsonl").stat().st_size in flushed
 
 
-# -- the time that is left -------------------------------------------------------------------------
+# -- the time to the end ---------------------------------------------------------------------------
 
 
 def eta(**spent: list[float]) -> Eta:

@@ -1,4 +1,4 @@
-"""When a run is evaluated, what ends it, and the mean loss in between."""
+"""The steps of evaluations, the end of a run, and the mean loss between evaluations."""
 
 from __future__ import annotations
 
