@@ -148,7 +148,7 @@ def test_a_study_reads_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"space": {"depth": 6}}, "space: it has nothing, asked for was"),
+        ({"space": {"depth": 6}}, "space: it has nothing, the command"),
         ({"suite": "lite"}, "suite: it has smoke, the command lite"),
         ({"protocol": {"steps": 5}}, "protocol: it has nothing, the command {'steps': 5}"),
         ({"seeds": (1, 2)}, r"seeds: it has \[0\], the command \[1, 2\]"),
